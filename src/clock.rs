@@ -1,0 +1,91 @@
+//! What time it is: the system's, or one that a test sets.
+//!
+//! The one place that asks the operating system. It tells the time of day, which may jump when the system's clock is
+//! set; what measures a duration uses `std::time::Instant`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The time of day. Clones show the same time, also after one of them was moved.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    /// Nanoseconds since 1970.
+    Fixed(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands at `unix_seconds` (seconds since 1970, until the year 2554) until it is moved, for tests.
+    pub fn fixed(unix_seconds: u64) -> Self {
+        Self(Source::Fixed(Arc::new(AtomicU64::new(unix_seconds.saturating_mul(NANOS_PER_SECOND)))))
+    }
+
+    /// Moves a fixed clock, and all its clones, forward by `duration` (at most 584 years in all). The system's clock is
+    /// not ours to move: there it does nothing.
+    pub fn advance(&self, duration: Duration) {
+        if let Source::Fixed(nanos) = &self.0 {
+            let by = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+            let move_on = |now: u64| Some(now.saturating_add(by));
+            // Cannot fail: the closure never returns `None`.
+            let _ = nanos.fetch_update(Ordering::AcqRel, Ordering::Acquire, move_on);
+        }
+    }
+
+    /// Whole seconds since 1970, as `exp` and `iat` of a token count them.
+    pub fn unix_seconds(&self) -> u64 {
+        self.unix_time().as_secs()
+    }
+
+    /// The time since 1970, in nanoseconds as far as the system has them; zero when its clock stands before 1970.
+    pub fn unix_time(&self) -> Duration {
+        match &self.0 {
+            Source::System => {
+                #[expect(clippy::disallowed_methods, reason = "this is the Clock that everybody else asks")]
+                let now = SystemTime::now();
+                now.duration_since(UNIX_EPOCH).unwrap_or_default()
+            }
+            Source::Fixed(nanos) => Duration::from_nanos(nanos.load(Ordering::Acquire)),
+        }
+    }
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fixed_clock_moves_only_when_told_and_with_its_clones() {
+        let clock = Clock::fixed(1_700_000_000);
+        let clone = clock.clone();
+        assert_eq!(clock.unix_time(), Duration::from_secs(1_700_000_000));
+        clone.advance(Duration::from_millis(1_500));
+        assert_eq!(clock.unix_seconds(), 1_700_000_001);
+        assert_eq!(clock.unix_time(), Duration::from_millis(1_700_000_001_500));
+    }
+
+    #[test]
+    fn absurd_times_stop_at_the_end_instead_of_wrapping() {
+        let clock = Clock::fixed(u64::MAX);
+        clock.advance(Duration::MAX);
+        assert_eq!(clock.unix_time(), Duration::from_nanos(u64::MAX));
+    }
+
+    #[test]
+    fn the_system_clock_is_in_this_century_and_does_not_obey() {
+        let clock = Clock::system();
+        let before = clock.unix_seconds();
+        clock.advance(Duration::from_secs(1_000_000));
+        assert!(before > 1_600_000_000 && clock.unix_seconds() < before + 1_000);
+    }
+}

@@ -1,0 +1,224 @@
+//! How many requests a client, or a caller, may make in a time: GCRA by `governor`, in this process.
+//!
+//! A `Limit` owns its counters, and there is one for all workers, so that the budget holds for the process. It bounds
+//! both the rate of each key and the number of keys that it remembers (`store`). It never sleeps and never queues: a
+//! request is let through or told when to come again.
+//!
+//! With `count = "failures"` the cell is taken on entry and given back when the answer was none, so that guesses made in
+//! parallel gain nothing. No more is given back than is left of the cell: a request that was held open until its cell had
+//! been replenished anyway must not pay for a guess made since.
+
+use std::cell::Cell as Slot;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use governor::clock::{Clock as _, FakeRelativeClock};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::{Quota, RateLimiter};
+
+use self::store::{Asked, Key, Store};
+
+mod store;
+
+/// What a limit allows, and of whom. Two limits of equal settings may share their counters across a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many requests of one key may come at once, and in each `per`.
+    pub requests: NonZeroU32,
+    /// The time in which all `requests` are replenished, one after the other; taken as 1 ms to 366 days.
+    pub per: Duration,
+    /// How many leading bits of an IPv6 address name a client: 0 to 128, more counts as 128.
+    pub ipv6_prefix: u8,
+    /// Which requests count.
+    pub count: Count,
+    /// Whom a request is counted against.
+    pub key: KeyKind,
+    /// Count and log, refuse nothing. The limit itself answers alike: it is for its caller to let the request through.
+    pub observe: bool,
+    /// How many keys are remembered at the same time, at least 1. Each costs about 50 bytes. When this many are
+    /// remembered, keys that are not among them are refused.
+    pub max_clients: usize,
+}
+
+/// Which requests count against a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Every request.
+    All,
+    /// Those that failed: of the others, the cell is to be given back.
+    Failures,
+}
+
+/// Whom a request is counted against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// The client's address: before authentication, by [`Limit::take_client`].
+    Client,
+    /// The caller: after authentication, by [`Limit::take_subject`].
+    Subject,
+}
+
+/// A budget of requests for each client or caller.
+#[derive(Debug)]
+pub struct Limit {
+    name: Box<str>,
+    settings: Settings,
+    limiter: RateLimiter<Asked, Store, Timer, NoOpMiddleware<Nanos>>,
+    store: Store,
+}
+
+impl Limit {
+    /// A limit whose counters all stand at zero. `name` is the section's, for logs and metrics.
+    pub fn new(name: &str, settings: Settings) -> Self {
+        Self::with_timer(name, settings, Timer::Monotonic(Instant::now()))
+    }
+
+    /// As [`Limit::new`], but time passes only when `clock` is moved, for tests.
+    pub fn with_clock(name: &str, settings: Settings, clock: FakeRelativeClock) -> Self {
+        Self::with_timer(name, settings, Timer::Set { start: clock.now(), clock })
+    }
+
+    fn with_timer(name: &str, settings: Settings, timer: Timer) -> Self {
+        let interval = emission_interval(&settings);
+        let quota = Quota::with_period(interval).map(|quota| quota.allow_burst(settings.requests));
+        let quota = quota.expect("the emission interval is at least a nanosecond");
+        let store = Store::new(interval, settings.requests, settings.max_clients);
+        Self { name: name.into(), limiter: RateLimiter::new(quota, store.clone(), timer), store, settings }
+    }
+
+    /// The section's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was made of.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether it only counts: a request that exceeds it is let through nevertheless.
+    pub fn observes(&self) -> bool {
+        self.settings.observe
+    }
+
+    /// Takes one cell for the client at `ip`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is that IPv4 address;
+    /// IPv6 addresses count by their prefix.
+    pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
+        self.take(match ip.to_canonical() {
+            IpAddr::V4(ip) => Key::V4(ip.octets()),
+            IpAddr::V6(ip) => Key::V6(masked(ip, self.settings.ipv6_prefix)),
+        })
+    }
+
+    /// Takes one cell for the caller that is known as `subject` at `issuer`.
+    pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
+        self.take(Key::Digest(digest_of(issuer, subject)))
+    }
+
+    /// Gives a cell back, as though the request had not been made, as far as it has not been replenished meanwhile.
+    #[expect(clippy::needless_pass_by_value, reason = "a cell can be given back only once")]
+    pub fn give_back(&self, cell: Cell) {
+        self.store.give_back(&cell.key, cell.until, self.limiter.clock().now().as_u64());
+    }
+
+    /// How many keys are remembered, at most `max_clients`.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether no key is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the keys whose budget is whole again, and returns their memory. For a timer, every minute or so.
+    pub fn prune(&self) {
+        self.store.prune(self.limiter.clock().now().as_u64());
+    }
+
+    fn take(&self, key: Key) -> Result<Cell, Exceeded> {
+        let asked = Asked { key, until: Slot::new(0) };
+        match self.limiter.check_key(&asked) {
+            Ok(()) => Ok(Cell { key, until: asked.until.get() }),
+            Err(not_until) => Err(Exceeded { retry_after: not_until.wait_time_from(self.limiter.clock().now()) }),
+        }
+    }
+}
+
+/// One request's share of a budget. Dropping it leaves it taken.
+#[derive(Debug)]
+#[must_use = "what is not given back stays taken: say so with `drop`"]
+pub struct Cell {
+    key: Key,
+    /// The theoretical arrival time that the cell left behind, in nanoseconds of the limiter's clock.
+    until: u64,
+}
+
+/// There was no cell left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rate limit is exceeded, and has room again in {retry_after:?}")]
+pub struct Exceeded {
+    /// The time after which a request can pass, when nobody else takes its place before.
+    pub retry_after: Duration,
+}
+
+impl Exceeded {
+    /// The value of `Retry-After` (RFC 9110 §10.2.3): whole seconds, rounded up so that a client that waits for them is
+    /// not refused again, and at least 1.
+    pub fn retry_after_seconds(&self) -> u64 {
+        let part = u64::from(self.retry_after.subsec_nanos() > 0);
+        self.retry_after.as_secs().saturating_add(part).max(1)
+    }
+}
+
+/// The limiter's own clock: monotonic, so that setting the time of day neither opens nor shuts a limit. It begins at zero,
+/// because governor hands its store the time since the limiter was made.
+#[derive(Debug)]
+enum Timer {
+    Monotonic(Instant),
+    Set { clock: FakeRelativeClock, start: Nanos },
+}
+
+impl governor::clock::Clock for Timer {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        match self {
+            Self::Monotonic(start) => Nanos::from(start.elapsed()),
+            Self::Set { clock, start } => clock.now().saturating_sub(*start),
+        }
+    }
+}
+
+/// The time in which one cell is replenished.
+fn emission_interval(settings: &Settings) -> Duration {
+    let per = settings.per.clamp(SHORTEST_PER, LONGEST_PER);
+    (per / settings.requests.get()).max(Duration::from_nanos(1))
+}
+
+fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
+    let mask = u128::MAX.checked_shl(128_u32.saturating_sub(u32::from(prefix))).unwrap_or(0);
+    (u128::from(ip) & mask).to_be_bytes()
+}
+
+/// Half of SHA-256 over both with their lengths in front, so that no two pairs read the same: to find another pair with
+/// the digest of somebody else takes 2^128 attempts.
+fn digest_of(issuer: &str, subject: &str) -> [u8; 16] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [issuer, subject] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let mut half = [0; 16];
+    half.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    half
+}
+
+const SHORTEST_PER: Duration = Duration::from_millis(1);
+const LONGEST_PER: Duration = Duration::from_hours(366 * 24);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Where the counters of a limit are: a bounded number of keys, each with its theoretical arrival time (TAT).
+//!
+//! The TAT is the moment at which the key's budget is whole again; a key whose TAT has passed need not be remembered.
+//! When a shard is full, such keys make room; when there are none, a new key is refused, because forgetting a known one
+//! would hand a fresh budget to whoever can send from many addresses.
+
+use std::cell::Cell as Slot;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+
+/// Whom a cell belongs to. Small, and of one size whatever the client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    V4([u8; 4]),
+    V6([u8; 16]),
+    Digest([u8; 16]),
+}
+
+/// A key, and the place where the store leaves the TAT that it wrote: governor tells its caller only yes or no.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) key: Key,
+    pub(super) until: Slot<u64>,
+}
+
+impl PartialEq for Asked {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Asked {}
+
+impl Hash for Asked {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+/// The counters. Clones are the same store.
+#[derive(Clone, Debug)]
+pub(super) struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Seeded at random in each process, so that nobody can aim at one shard or one bucket.
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+    keys_per_shard: usize,
+    /// What one cell adds to the TAT, in nanoseconds.
+    interval: u64,
+    /// How far the TAT may lie ahead for a request to pass, in nanoseconds.
+    tolerance: u64,
+    /// How long a shard is left alone after a search that found little to forget, in nanoseconds.
+    pause: u64,
+}
+
+#[derive(Debug)]
+struct Shard {
+    tats: HashMap<Key, u64, RandomState>,
+    /// Before this moment keys to forget are not searched for again.
+    next_search: u64,
+    /// When the first key could be forgotten, as of the last search: what a refused key is told.
+    room_at: u64,
+}
+
+impl Store {
+    pub(super) fn new(interval: Duration, requests: NonZeroU32, max_keys: usize) -> Self {
+        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        let tolerance = interval.saturating_mul(u64::from(requests.get() - 1));
+        let whole = interval.saturating_add(tolerance);
+        let shards = shard_count(max_keys);
+        let hasher = RandomState::new();
+        let shard = || Mutex::new(Shard { tats: HashMap::with_hasher(hasher.clone()), next_search: 0, room_at: 0 });
+        Self(Arc::new(Inner {
+            shards: (0..shards).map(|_| shard()).collect(),
+            keys_per_shard: max_keys.max(1) / shards,
+            interval,
+            tolerance,
+            pause: (whole / SEARCHES_PER_PERIOD).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+            hasher,
+        }))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.shards.iter().map(|shard| lock(shard).tats.len()).sum()
+    }
+
+    pub(super) fn prune(&self, now: u64) {
+        for shard in &self.0.shards {
+            let mut shard = lock(shard);
+            shard.tats.retain(|_, tat| *tat > now);
+            // Room for the double stays, so that a steady load does not shrink and grow again every time.
+            let room = shard.tats.len() * 2;
+            shard.tats.shrink_to(room);
+            shard.next_search = 0;
+        }
+    }
+
+    /// Takes one interval off the TAT, but no more than is left of the cell that ends at `until`.
+    pub(super) fn give_back(&self, key: &Key, until: u64, now: u64) {
+        let refund = until.saturating_sub(now).min(self.0.interval);
+        if refund == 0 {
+            return;
+        }
+        let mut shard = self.0.shard_of(key);
+        let Some(tat) = shard.tats.get_mut(key) else { return };
+        *tat = tat.saturating_sub(refund);
+        if *tat <= now {
+            shard.tats.remove(key);
+        }
+    }
+}
+
+impl StateStore for Store {
+    type Key = Asked;
+
+    fn measure_and_replace<T, F, E>(&self, asked: &Asked, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let inner = &*self.0;
+        let mut shard = inner.shard_of(&asked.key);
+        if let Some(tat) = shard.tats.get_mut(&asked.key) {
+            let (outcome, next) = decide(Some(Nanos::new(*tat)))?;
+            *tat = next.as_u64();
+            asked.until.set(*tat);
+            return Ok(outcome);
+        }
+        let (outcome, next) = decide(None)?;
+        if shard.tats.len() >= inner.keys_per_shard {
+            // A first cell ends one interval from now.
+            let now = next.as_u64().saturating_sub(inner.interval);
+            if let Err(room_at) = shard.make_room(now, inner.keys_per_shard, inner.pause) {
+                // Only `decide` can make a refusal, and this TAT makes it one that lasts until `room_at`, in the future.
+                let (outcome, _) = decide(Some(Nanos::new(room_at.saturating_add(inner.tolerance))))?;
+                return Ok(outcome);
+            }
+        }
+        shard.tats.insert(asked.key, next.as_u64());
+        asked.until.set(next.as_u64());
+        Ok(outcome)
+    }
+}
+
+impl Inner {
+    fn shard_of(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        // The map inside uses the low and the top bits of the same hash; these are between them.
+        let hash = self.hasher.hash_one(key) >> 24;
+        lock(&self.shards[hash as usize & (self.shards.len() - 1)])
+    }
+}
+
+impl Shard {
+    /// Forgets keys whose TAT has passed, or tells when it is worth asking again, which is always later than `now`.
+    ///
+    /// A search looks at every key of the shard. One that frees a quarter is paid for by the requests that fill it again;
+    /// after one that frees less, `pause` must pass, so that a flood of new keys does not search for each of them.
+    fn make_room(&mut self, now: u64, capacity: usize, pause: u64) -> Result<(), u64> {
+        if now >= self.next_search {
+            let before = self.tats.len();
+            let mut first = u64::MAX;
+            self.tats.retain(|_, tat| {
+                let keep = *tat > now;
+                first = if keep { first.min(*tat) } else { first };
+                keep
+            });
+            let freed = before - self.tats.len();
+            self.next_search = if freed * 4 >= before { now } else { now.saturating_add(pause) };
+            self.room_at = first;
+        }
+        if self.tats.len() < capacity {
+            return Ok(());
+        }
+        Err(self.room_at.max(self.next_search).max(now + 1))
+    }
+}
+
+/// A panic cannot happen between two writes that belong together, so a poisoned shard is as good as any.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As many shards as keep a thousand keys each, so that chance fills them about evenly; a power of two up to 64.
+fn shard_count(max_keys: usize) -> usize {
+    let wanted = (max_keys / 1024).clamp(1, 64);
+    1 << wanted.ilog2()
+}
+
+const SEARCHES_PER_PERIOD: u64 = 16;
+const SHORTEST_PAUSE: u64 = 10_000_000;
+const LONGEST_PAUSE: u64 = 1_000_000_000;

@@ -1,0 +1,274 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn settings(requests: u32, per: Duration) -> Settings {
+    Settings {
+        requests: NonZeroU32::new(requests).unwrap(),
+        per,
+        ipv6_prefix: 64,
+        count: Count::All,
+        key: KeyKind::Client,
+        observe: false,
+        max_clients: 10_000,
+    }
+}
+
+fn limit(settings: Settings) -> (Limit, FakeRelativeClock) {
+    let clock = FakeRelativeClock::default();
+    (Limit::with_clock("test", settings, clock.clone()), clock)
+}
+
+fn passes(limit: &Limit, ip: &str) -> bool {
+    limit.take_client(ip.parse().unwrap()).is_ok()
+}
+
+#[test]
+fn a_burst_passes_then_the_budget_is_replenished_evenly() {
+    let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
+    let passed = (0..10).filter(|_| passes(&limit, "192.0.2.1")).count();
+    assert_eq!(passed, 5);
+    let exceeded = limit.take_client("192.0.2.1".parse().unwrap()).unwrap_err();
+    assert_eq!(exceeded.retry_after, Duration::from_secs(12));
+    clock.advance(Duration::from_millis(11_999));
+    let exceeded = limit.take_client("192.0.2.1".parse().unwrap()).unwrap_err();
+    assert_eq!(exceeded.retry_after_seconds(), 1);
+    clock.advance(Duration::from_millis(1));
+    assert!(passes(&limit, "192.0.2.1"));
+    assert!(!passes(&limit, "192.0.2.1"));
+    assert!(passes(&limit, "192.0.2.2"), "another client has a budget of its own");
+}
+
+#[test]
+fn retry_after_is_rounded_up_and_never_zero() {
+    let seconds = |millis| Exceeded { retry_after: Duration::from_millis(millis) }.retry_after_seconds();
+    assert_eq!([0, 1, 999, 1_000, 1_001, 59_500].map(seconds), [1, 1, 1, 1, 2, 60]);
+    assert_eq!(Exceeded { retry_after: Duration::MAX }.retry_after_seconds(), u64::MAX);
+}
+
+#[test]
+fn addresses_are_folded_to_clients() {
+    let (limit, _) = limit(settings(1, Duration::from_mins(1)));
+    assert!(passes(&limit, "192.0.2.1"));
+    assert!(!passes(&limit, "::ffff:192.0.2.1"), "the same host over a dual-stack socket");
+    assert!(passes(&limit, "2001:db8:0:1::1"));
+    assert!(!passes(&limit, "2001:db8:0:1:ffff::2"), "the same /64");
+    assert!(passes(&limit, "2001:db8:0:2::1"));
+}
+
+#[test]
+fn every_prefix_length_is_taken() {
+    let all: Ipv6Addr = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+    assert_eq!(masked(all, 0), [0; 16]);
+    assert_eq!(masked(all, 1)[0], 0x80);
+    assert_eq!(masked(all, 127)[15], 0xfe);
+    assert_eq!(masked(all, 128), [0xff; 16]);
+    assert_eq!(masked(all, 255), [0xff; 16]);
+}
+
+#[test]
+fn subjects_do_not_run_into_each_other() {
+    let (limit, _) = limit(settings(1, Duration::from_mins(1)));
+    assert!(limit.take_subject("ab", "c").is_ok());
+    assert!(limit.take_subject("a", "bc").is_ok());
+    assert!(limit.take_subject("", "abc").is_ok());
+    assert!(limit.take_subject("ab", "c").is_err());
+}
+
+#[test]
+fn a_cell_given_back_can_be_taken_again() {
+    let (limit, _) = limit(settings(2, Duration::from_mins(1)));
+    let ip = "192.0.2.1".parse().unwrap();
+    for _ in 0..100 {
+        let cell = limit.take_client(ip).unwrap();
+        limit.give_back(cell);
+    }
+    assert!(limit.is_empty(), "whose budget is whole is forgotten");
+    let first = limit.take_client(ip).unwrap();
+    let _second = limit.take_client(ip).unwrap();
+    assert!(limit.take_client(ip).is_err());
+    limit.give_back(first);
+    assert!(limit.take_client(ip).is_ok());
+    assert!(limit.take_client(ip).is_err());
+}
+
+#[test]
+fn requests_held_open_do_not_pay_for_guesses_made_since() {
+    let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
+    let ip = "192.0.2.1".parse().unwrap();
+    let held: Vec<_> = (0..5).map(|_| limit.take_client(ip).unwrap()).collect();
+    clock.advance(Duration::from_mins(1));
+    let guesses = (0..10).filter(|_| limit.take_client(ip).is_ok()).count();
+    assert_eq!(guesses, 5);
+    for cell in held {
+        limit.give_back(cell);
+    }
+    assert!(limit.take_client(ip).is_err());
+}
+
+#[test]
+fn a_million_addresses_stay_within_the_cap() {
+    let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
+    let mut refused = 0_u32;
+    for number in 0..1_000_000_u32 {
+        // An odd factor visits every address once, in no order that a hash would notice.
+        let ip = Ipv6Addr::from(u128::from(number.wrapping_mul(2_654_435_761)) << 64);
+        refused += u32::from(limit.take_client(ip.into()).is_err());
+        if number % 1_000 == 0 {
+            assert!(limit.len() <= 10_000);
+            clock.advance(Duration::from_millis(10));
+        }
+    }
+    assert!(limit.len() <= 10_000);
+    assert!(refused > 900_000);
+    clock.advance(Duration::from_mins(1));
+    assert!(passes(&limit, "192.0.2.1"), "room is made without a timer");
+    limit.prune();
+    assert_eq!(limit.len(), 1);
+    clock.advance(Duration::from_mins(1));
+    limit.prune();
+    assert!(limit.is_empty());
+}
+
+#[test]
+fn when_full_known_clients_go_on_and_new_ones_are_told_when_there_is_room() {
+    let (limit, clock) = limit(Settings { max_clients: 2, ..settings(2, Duration::from_mins(1)) });
+    assert!(passes(&limit, "192.0.2.1"));
+    clock.advance(Duration::from_secs(10));
+    assert!(passes(&limit, "192.0.2.2"));
+    let exceeded = limit.take_client("192.0.2.3".parse().unwrap()).unwrap_err();
+    assert_eq!(exceeded.retry_after, Duration::from_secs(20), "the first client is forgotten at 30 s");
+    assert!(passes(&limit, "192.0.2.2"));
+    assert!(!passes(&limit, "192.0.2.2"));
+    clock.advance(Duration::from_secs(20));
+    assert!(passes(&limit, "192.0.2.3"));
+    assert_eq!(limit.len(), 2);
+}
+
+#[test]
+fn extreme_settings_neither_panic_nor_open() {
+    for (requests, per, max_clients) in
+        [(1, Duration::ZERO, 0), (u32::MAX, Duration::MAX, usize::MAX >> 20), (u32::MAX, Duration::ZERO, 1), (1, Duration::MAX, 1)]
+    {
+        let (limit, clock) = limit(Settings { max_clients, ..settings(requests, per) });
+        assert!(passes(&limit, "192.0.2.1"));
+        if requests == 1 {
+            assert!(!passes(&limit, "192.0.2.1"));
+        }
+        clock.advance(LONGEST_PER);
+        assert!(passes(&limit, "192.0.2.1"));
+    }
+}
+
+#[test]
+fn threads_together_never_get_more_than_the_budget() {
+    let limit = Limit::new("test", settings(100, LONGEST_PER));
+    let ip: IpAddr = "192.0.2.1".parse().unwrap();
+    let (inside, most, passed) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (limit, inside, most, passed) = (&limit, &inside, &most, &passed);
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for turn in 0..20_000 {
+                    if let Ok(cell) = limit.take_client(ip) {
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        held.push(cell);
+                    }
+                    if turn % (7 + thread) == 0
+                        && let Some(cell) = held.pop()
+                    {
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        limit.give_back(cell);
+                    }
+                }
+                passed.fetch_add(held.len() as u32, Ordering::SeqCst);
+            });
+        }
+    });
+    assert!(most.load(Ordering::SeqCst) <= 100);
+    assert!(passed.load(Ordering::SeqCst) <= 100);
+}
+
+/// What the limit is meant to be, in its plainest form: a leaky bucket per key that never forgets one.
+#[derive(Default)]
+struct Model {
+    tats: HashMap<u8, u64>,
+    now: u64,
+}
+
+impl Model {
+    fn take(&mut self, key: u8, interval: u64, requests: u64) -> Result<u64, u64> {
+        let tat = self.tats.entry(key).or_default();
+        let level = tat.saturating_sub(self.now);
+        let most = interval * (requests - 1);
+        if level > most {
+            return Err(level - most);
+        }
+        *tat = (*tat).max(self.now) + interval;
+        Ok(*tat)
+    }
+
+    fn give_back(&mut self, key: u8, until: u64, interval: u64) {
+        let left = until.saturating_sub(self.now).min(interval);
+        self.tats.entry(key).and_modify(|tat| *tat = tat.saturating_sub(left));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Take(u8),
+    GiveBack(usize),
+    Wait(u64),
+    Prune,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0_u8..4).prop_map(Step::Take),
+        3 => any::<usize>().prop_map(Step::GiveBack),
+        3 => (0_u64..3_000_000_000).prop_map(Step::Wait),
+        1 => Just(Step::Prune),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_decides_as_the_model_does(
+        requests in 1_u32..8,
+        per_ms in 1_u64..10_000,
+        steps in prop::collection::vec(step(), 1..200),
+    ) {
+        let settings = settings(requests, Duration::from_millis(per_ms));
+        let interval = emission_interval(&settings).as_nanos() as u64;
+        let (limit, clock) = limit(settings);
+        let mut model = Model::default();
+        let mut held = Vec::new();
+        for step in steps {
+            match step {
+                Step::Take(key) => {
+                    let real = limit.take_client(IpAddr::from([192, 0, 2, key]));
+                    match (real, model.take(key, interval, u64::from(requests))) {
+                        (Ok(cell), Ok(until)) => held.push((key, until, cell)),
+                        (Err(exceeded), Err(wait)) => prop_assert_eq!(exceeded.retry_after, Duration::from_nanos(wait)),
+                        (real, model) => prop_assert!(false, "the limit said {real:?}, the model {model:?}"),
+                    }
+                }
+                Step::GiveBack(index) if !held.is_empty() => {
+                    let (key, until, cell) = held.swap_remove(index % held.len());
+                    limit.give_back(cell);
+                    model.give_back(key, until, interval);
+                }
+                Step::GiveBack(_) => {}
+                Step::Wait(nanos) => {
+                    clock.advance(Duration::from_nanos(nanos));
+                    model.now += nanos;
+                }
+                Step::Prune => limit.prune(),
+            }
+        }
+    }
+}

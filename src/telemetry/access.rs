@@ -1,0 +1,224 @@
+//! The access log: one line for each request.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::escape::{escaped, json, milliseconds, print, quoted, timestamp};
+use super::log::Format;
+
+/// What the access log says of one request. There is no field for a query, a header, a cookie or a body.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessRecord<'a> {
+    /// When the request arrived: the time since 1970, until the end of the year 9999.
+    pub timestamp: Duration,
+    /// The request's id.
+    pub request_id: &'a str,
+    /// The trace it belongs to.
+    pub trace_id: &'a str,
+    /// Who made it, or whom a trusted proxy vouched for.
+    pub client_address: Option<IpAddr>,
+    /// The method, as received.
+    pub method: &'a str,
+    /// The path without its query, as received.
+    pub path: &'a str,
+    /// The name of the route.
+    pub route: Option<&'a str>,
+    /// The status of the answer.
+    pub status: u16,
+    /// From the first byte of the head to the end of the body or tunnel.
+    pub duration: Duration,
+    /// From the request's leaving to the head of the upstream's answer.
+    pub upstream: Option<Duration>,
+    /// Bytes of body that the client sent.
+    pub bytes_in: u64,
+    /// Bytes of body that it got.
+    pub bytes_out: u64,
+    /// `allowed`, `refused`, `would_refuse` or `failed`.
+    pub outcome: &'static str,
+    /// The decision's stable code.
+    pub reason: &'static str,
+    /// Who vouches for the caller.
+    pub issuer: Option<&'a str>,
+    /// The caller.
+    pub subject: Option<&'a str>,
+    /// The caller's session.
+    pub sid: Option<&'a str>,
+}
+
+impl AccessRecord<'_> {
+    /// Appends the record as `format` has it.
+    pub fn write(&self, format: Format, out: &mut Vec<u8>) {
+        match format {
+            Format::Json => self.write_json(out),
+            Format::Text => self.write_text(out),
+        }
+    }
+
+    /// Appends one flat JSON object and a line feed. The names are part of the contract.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"timestamp\":\"");
+        timestamp(out, self.timestamp);
+        out.extend_from_slice(b"\",\"request_id\":");
+        json(out, self.request_id);
+        out.extend_from_slice(b",\"trace_id\":");
+        json(out, self.trace_id);
+        out.extend_from_slice(b",\"client.address\":");
+        match self.client_address {
+            Some(address) => print(out, format_args!("\"{address}\"")),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"http.request.method\":");
+        json(out, self.method);
+        out.extend_from_slice(b",\"url.path\":");
+        json(out, self.path);
+        out.extend_from_slice(b",\"http.route\":");
+        json_or_null(out, self.route);
+        print(out, format_args!(",\"http.response.status_code\":{},\"duration_ms\":", self.status));
+        milliseconds(out, self.duration);
+        out.extend_from_slice(b",\"upstream_ms\":");
+        match self.upstream {
+            Some(upstream) => milliseconds(out, upstream),
+            None => out.extend_from_slice(b"null"),
+        }
+        print(out, format_args!(",\"bytes_in\":{},\"bytes_out\":{},\"outcome\":", self.bytes_in, self.bytes_out));
+        json(out, self.outcome);
+        out.extend_from_slice(b",\"reason\":");
+        json(out, self.reason);
+        for (name, value) in [("issuer", self.issuer), ("subject", self.subject), ("sid", self.sid)] {
+            print(out, format_args!(",\"{name}\":"));
+            json_or_null(out, value);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Appends one line for people and a line feed. What a client can choose is quoted and escaped.
+    pub fn write_text(&self, out: &mut Vec<u8>) {
+        timestamp(out, self.timestamp);
+        out.push(b' ');
+        escaped(out, self.method);
+        out.push(b' ');
+        quoted(out, self.path);
+        print(out, format_args!(" {} ", self.status));
+        milliseconds(out, self.duration);
+        print(out, format_args!("ms {} {}", self.outcome, self.reason));
+        if let Some(address) = self.client_address {
+            print(out, format_args!(" client={address}"));
+        }
+        if let Some(upstream) = self.upstream {
+            out.extend_from_slice(b" upstream=");
+            milliseconds(out, upstream);
+            out.extend_from_slice(b"ms");
+        }
+        print(out, format_args!(" in={} out={}", self.bytes_in, self.bytes_out));
+        for (name, value) in [
+            ("route", self.route),
+            ("issuer", self.issuer),
+            ("subject", self.subject),
+            ("sid", self.sid),
+            ("request_id", Some(self.request_id)),
+            ("trace_id", Some(self.trace_id)),
+        ] {
+            if let Some(value) = value {
+                print(out, format_args!(" {name}="));
+                quoted(out, value);
+            }
+        }
+        out.push(b'\n');
+    }
+}
+
+fn json_or_null(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => json(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn record<'a>(path: &'a str, subject: Option<&'a str>) -> AccessRecord<'a> {
+        AccessRecord {
+            timestamp: Duration::from_micros(1_700_000_000_000_001),
+            request_id: "r1",
+            trace_id: "t1",
+            client_address: Some(IpAddr::from([192, 0, 2, 1])),
+            method: "GET",
+            path,
+            route: None,
+            status: 200,
+            duration: Duration::from_micros(1_234_567),
+            upstream: None,
+            bytes_in: 0,
+            bytes_out: u64::MAX,
+            outcome: "allowed",
+            reason: "authorized",
+            issuer: None,
+            subject,
+            sid: None,
+        }
+    }
+
+    fn line(write: impl Fn(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_json_line_is_the_contracts_letter_for_letter() {
+        let mut full = record("/reports/q3", Some("u-17"));
+        (full.route, full.upstream, full.sid) = (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
+        let text = line(|out| full.write_json(out));
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"timestamp":"2023-11-14T22:13:20.000001Z","request_id":"r1","trace_id":"t1","client.address":"192.0.2.1","#,
+                r#""http.request.method":"GET","url.path":"/reports/q3","http.route":"reports","http.response.status_code":200,"#,
+                r#""duration_ms":1234.567,"upstream_ms":3.000,"bytes_in":0,"bytes_out":18446744073709551615,"outcome":"allowed","#,
+                r#""reason":"authorized","issuer":null,"subject":"u-17","sid":"s"}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_absent_is_null() {
+        let mut bare = record("/", None);
+        bare.client_address = None;
+        let value: Value = serde_json::from_str(&line(|out| bare.write_json(out))).unwrap();
+        for name in ["client.address", "http.route", "upstream_ms", "issuer", "subject", "sid"] {
+            assert_eq!(value[name], Value::Null, "{name}");
+        }
+        assert_eq!(value.as_object().unwrap().len(), 17);
+    }
+
+    #[test]
+    fn the_text_line_is_readable() {
+        assert_eq!(
+            line(|out| record("/a\n2023 forged", Some("u\" x=\"")).write_text(out)),
+            "2023-11-14T22:13:20.000001Z GET \"/a\\n2023 forged\" 200 1234.567ms allowed authorized client=192.0.2.1 in=0 \
+             out=18446744073709551615 subject=\"u\\\" x=\\\"\" request_id=\"r1\" trace_id=\"t1\"\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_is_one_json_line_and_is_read_back(path in any::<String>(), subject in any::<Option<String>>(), method in any::<String>()) {
+            let mut record = record(&path, subject.as_deref());
+            record.method = &method;
+            let text = line(|out| record.write_json(out));
+            prop_assert_eq!(text.bytes().filter(|byte| *byte < 0x20).count(), 1);
+            let value: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&value["url.path"], &json!(path));
+            prop_assert_eq!(&value["subject"], &json!(subject));
+            prop_assert_eq!(&value["http.request.method"], &json!(method));
+            let text = line(|out| record.write_text(out));
+            prop_assert_eq!(text.chars().filter(|letter| letter.is_control()).count(), 1);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Ids for requests and traces, and the `traceparent` header (W3C Trace Context, level 1).
+//!
+//! They are unique, not secret: a fast generator in each thread, seeded by the crypto library, makes them.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use aws_lc_rs::rand;
+
+/// An id in lower-case hexadecimal digits, as long as its type says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hex<const DIGITS: usize>([u8; DIGITS]);
+
+impl<const DIGITS: usize> Hex<DIGITS> {
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        // Only hexadecimal digits are ever put in, so the other arm is never taken.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// A new one, and not the one that is all zeros, which W3C Trace Context forbids.
+    fn random() -> Self {
+        let mut digits = [b'0'; DIGITS];
+        while digits.iter().all(|digit| *digit == b'0') {
+            for chunk in digits.chunks_mut(16) {
+                let mut bits = GENERATOR.with_borrow_mut(Generator::next);
+                for digit in chunk {
+                    *digit = HEX_DIGITS[(bits & 0xf) as usize];
+                    bits >>= 4;
+                }
+            }
+        }
+        Self(digits)
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let digits: [u8; DIGITS] = text.try_into().ok()?;
+        digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(digits))
+    }
+
+    fn is_zero(&self) -> bool {
+        self.0.iter().all(|digit| *digit == b'0')
+    }
+}
+
+impl<const DIGITS: usize> AsRef<str> for Hex<DIGITS> {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl<const DIGITS: usize> fmt::Display for Hex<DIGITS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<const DIGITS: usize> fmt::Debug for Hex<DIGITS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A new id for a request: `X-Request-Id`, and `request_id` of the log.
+pub fn request_id() -> Hex<32> {
+    Hex::random()
+}
+
+/// A new id for a trace.
+pub fn trace_id() -> Hex<32> {
+    Hex::random()
+}
+
+/// A new id for a span: one hop of a trace.
+pub fn span_id() -> Hex<16> {
+    Hex::random()
+}
+
+/// What `traceparent` says: which trace a request belongs to, and which span sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traceparent {
+    trace_id: Hex<32>,
+    parent_id: Hex<16>,
+    sampled: bool,
+}
+
+impl Traceparent {
+    /// The start of a new trace. It is marked as sampled: otherwise applications that follow their parent's decision,
+    /// which is OpenTelemetry's default, would record nothing behind the gateway.
+    pub fn begin() -> Self {
+        Self { trace_id: trace_id(), parent_id: span_id(), sampled: true }
+    }
+
+    /// The trace's id.
+    pub fn trace_id(&self) -> Hex<32> {
+        self.trace_id
+    }
+
+    /// The id of the span that sent the request.
+    pub fn parent_id(&self) -> Hex<16> {
+        self.parent_id
+    }
+
+    /// Whether the sender may have recorded its span.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    /// The header's value for a new span of the same trace: 55 ASCII characters, of version 00 whatever was received,
+    /// because that is the version whose rules we follow (W3C Trace Context §4.3).
+    pub fn child(&self) -> String {
+        Self { parent_id: span_id(), ..*self }.header()
+    }
+
+    /// The header's value for this span: 55 ASCII characters.
+    pub fn header(&self) -> String {
+        format!("00-{}-{}-0{}", self.trace_id, self.parent_id, u8::from(self.sampled))
+    }
+}
+
+/// Reads a `traceparent` header as W3C Trace Context §3.2 and §4.3 say: version 00 to the letter, of a later version the
+/// fields that 00 knows, provided that what follows them is set off by a dash. Anything else is `None`.
+pub fn parse_traceparent(value: &[u8]) -> Option<Traceparent> {
+    let (known, rest) = value.split_at_checked(VERSION_00_LENGTH)?;
+    let version = &Hex::<2>::parse(&known[..2])?.0;
+    let well_ended = match (version, rest) {
+        (b"ff", _) => false,
+        (_, []) => true,
+        (b"00", _) => false,
+        (_, rest) => rest[0] == b'-',
+    };
+    if !well_ended || [known[2], known[35], known[52]] != *b"---" {
+        return None;
+    }
+    let trace_id = Hex::parse(&known[3..35])?;
+    let parent_id = Hex::parse(&known[36..52])?;
+    let flags = Hex::<2>::parse(&known[53..])?;
+    if trace_id.is_zero() || parent_id.is_zero() {
+        return None;
+    }
+    let low = (flags.0[1] as char).to_digit(16)?;
+    Some(Traceparent { trace_id, parent_id, sampled: low & 1 == 1 })
+}
+
+thread_local! {
+    static GENERATOR: RefCell<Generator> = RefCell::new(Generator::seeded());
+}
+
+/// xoshiro256++ by Blackman and Vigna (2019).
+struct Generator([u64; 4]);
+
+impl Generator {
+    fn seeded() -> Self {
+        let mut state = [0; 4];
+        for word in &mut state {
+            let mut seed = [0; 8];
+            // Should the crypto library have no randomness to give, then what std took for its hash maps must do: the
+            // generator must not begin with zeros, and these are ids, not secrets.
+            *word = match rand::fill(&mut seed) {
+                Ok(()) => u64::from_ne_bytes(seed),
+                Err(_) => RandomState::new().hash_one(std::thread::current().id()),
+            };
+        }
+        state[0] |= 1;
+        Self(state)
+    }
+
+    fn next(&mut self) -> u64 {
+        let s = &mut self.0;
+        let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
+        let shifted = s[1] << 17;
+        s[2] ^= s[0];
+        s[3] ^= s[1];
+        s[1] ^= s[2];
+        s[0] ^= s[3];
+        s[2] ^= shifted;
+        s[3] = s[3].rotate_left(45);
+        result
+    }
+}
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
+const VERSION_00_LENGTH: usize = 55;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_generator_is_xoshiro256_plus_plus() {
+        // The first outputs of the reference implementation for the state 1, 2, 3, 4.
+        let mut generator = Generator([1, 2, 3, 4]);
+        let first: Vec<u64> = (0..4).map(|_| generator.next()).collect();
+        assert_eq!(first, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
+    }
+
+    #[test]
+    fn ids_do_not_repeat_within_or_across_threads() {
+        let make = || (0..20_000).map(|_| request_id()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
+        let ids: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        assert!(ids.iter().all(|id| id.as_str().len() == 32 && id.as_str().bytes().all(|b| b.is_ascii_hexdigit())));
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 80_000);
+    }
+
+    #[test]
+    fn the_specifications_example_is_read_and_written_back() {
+        let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let parsed = parse_traceparent(header.as_bytes()).unwrap();
+        assert_eq!(parsed.header(), header);
+        assert_eq!(parsed.trace_id().as_str(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(parsed.is_sampled());
+        let child = parse_traceparent(parsed.child().as_bytes()).unwrap();
+        assert_eq!(child.trace_id(), parsed.trace_id());
+        assert_ne!(child.parent_id(), parsed.parent_id());
+        assert!(child.is_sampled());
+    }
+
+    #[test]
+    fn what_the_specification_allows_and_forbids() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+        for good in [format!("00-{id}-00"), format!("00-{id}-ff"), format!("01-{id}-01"), format!("cc-{id}-01-what-the-future")] {
+            assert!(parse_traceparent(good.as_bytes()).is_some(), "{good}");
+        }
+        for bad in [
+            String::new(),
+            format!("00-{id}-0"),
+            format!("00-{id}-01 "),
+            format!("00-{id}-01-"),
+            format!("00-{id}-01-extra"),
+            format!("01-{id}-01extra"),
+            format!("ff-{id}-01"),
+            format!("0g-{id}-01"),
+            format!("00-{}-01", id.to_uppercase()),
+            format!("00_{id}-01"),
+            format!("00-{id}-0G"),
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01".into(),
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01".into(),
+        ] {
+            assert!(parse_traceparent(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_written_as_version_00(value in prop::collection::vec(any::<u8>(), 0..80)) {
+            prop_assert!(parse_traceparent(&value).is_none_or(|parsed| parse_traceparent(parsed.header().as_bytes()) == Some(parsed)));
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Every metric that the gateway has, and what `/metrics` answers.
+//!
+//! Labels come from the file (route, limit) and from closed vocabularies, never from a request: a client cannot make a
+//! series. What a request counts is resolved once for its route (`route`) and touches no lock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+pub use self::route::RouteMetrics;
+use self::route::Series;
+
+mod route;
+
+/// The `Content-Type` of what [`Metrics::encode`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All families. Clones count into the same ones.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
+    registry: Registry,
+    routes: Arc<Routes>,
+    dropped_lines: Arc<DroppedLines>,
+    rate_limited: Family<[(&'static str, String); 1], Counter>,
+    reloads: Family<[(&'static str, &'static str); 1], Counter>,
+    last_reload_success: Gauge,
+    last_reload_timestamp: Gauge,
+    connections: Gauge,
+    connections_refused: Counter,
+    tunnels: Gauge,
+}
+
+impl Metrics {
+    /// All families at zero. One is made for the process.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("portcullis");
+        let mut families = Families {
+            registry: Registry::default(),
+            routes: Arc::default(),
+            dropped_lines: Arc::default(),
+            rate_limited: Family::default(),
+            reloads: Family::default(),
+            last_reload_success: Gauge::default(),
+            last_reload_timestamp: Gauge::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            tunnels: Gauge::default(),
+        };
+        // The library appends a full stop to each sentence, `_total` to counters and `_info` to infos.
+        registry.register_collector(Box::new(Arc::clone(&families.routes)));
+        registry.register_collector(Box::new(Arc::clone(&families.dropped_lines)));
+        let f = &families;
+        registry.register("rate_limited", "Requests that exceeded a limit, also where it only observes", f.rate_limited.clone());
+        registry.register("config_reloads", "Attempts to load the file again, by outcome", f.reloads.clone());
+        registry.register("config_last_reload_success", "Whether the last attempt succeeded", f.last_reload_success.clone());
+        registry.register(
+            "config_last_reload_timestamp_seconds",
+            "When the configuration that is in force was loaded, in seconds since 1970",
+            f.last_reload_timestamp.clone(),
+        );
+        registry.register("connections", "Open connections of clients", f.connections.clone());
+        registry.register("connections_refused", "Connections that were closed at once, for want of room", f.connections_refused.clone());
+        registry.register("tunnels", "Open tunnels, such as WebSockets", f.tunnels.clone());
+        registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        for outcome in [RELOADED, REJECTED] {
+            drop(families.reloads.get_or_create(&[("outcome", outcome)]));
+        }
+        families.registry = registry;
+        Self(Arc::new(families))
+    }
+
+    /// Where the requests of the route of this name are counted; the empty name is for requests that no route matched.
+    /// Cheap: nothing is allocated but the name before the first request. Equal names count together, so that counters
+    /// survive a reload.
+    pub fn route(&self, route: &str) -> RouteMetrics {
+        RouteMetrics::new(Arc::clone(&self.0.routes), route)
+    }
+
+    /// Forgets the series of routes whose name `keep` does not want, after a reload that removed them.
+    pub fn retain_routes(&self, keep: impl Fn(&str) -> bool) {
+        self.0.routes.lock().retain(|name, _| keep(name));
+    }
+
+    /// The counter of the requests that exceeded the limit of this name. To be asked once for each limit, not for each
+    /// request.
+    pub fn rate_limited(&self, limit: &str) -> Counter {
+        self.0.rate_limited.get_or_create_owned(&[("limit", limit.to_owned())])
+    }
+
+    /// Notes that the configuration of the start is in force.
+    pub fn started(&self, unix_seconds: u64) {
+        self.0.last_reload_success.set(1);
+        self.0.last_reload_timestamp.set(unix_seconds.cast_signed());
+    }
+
+    /// Notes a reload that took effect.
+    pub fn reloaded(&self, unix_seconds: u64) {
+        self.started(unix_seconds);
+        self.0.reloads.get_or_create(&[("outcome", RELOADED)]).inc();
+    }
+
+    /// Notes a reload that was rejected: the configuration in force stays, and so does its time.
+    pub fn reload_rejected(&self) {
+        self.0.last_reload_success.set(0);
+        self.0.reloads.get_or_create(&[("outcome", REJECTED)]).inc();
+    }
+
+    /// Counts a connection as open until what is returned is dropped.
+    pub fn connection(&self) -> Open {
+        Open::new(&self.0.connections)
+    }
+
+    /// Counts a connection that was closed at once.
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
+    /// Counts a tunnel as open until what is returned is dropped.
+    pub fn tunnel(&self) -> Open {
+        Open::new(&self.0.tunnels)
+    }
+
+    /// Shows `dropped` as `log_lines_dropped_total`. The first one given stays.
+    pub fn show_dropped_lines(&self, dropped: Arc<AtomicU64>) {
+        // Another one can only be that of a second log, which there is not.
+        let _ = self.0.dropped_lines.0.set(dropped);
+    }
+
+    /// All series in the OpenMetrics text format, whose type is [`CONTENT_TYPE`].
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        // Writing into a string cannot fail, and the encoders fail for no other reason.
+        let _ = text::encode(&mut out, &self.0.registry);
+        out
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Something that is counted while it is open.
+#[derive(Debug)]
+#[must_use = "it counts as open only as long as this lives"]
+pub struct Open(Gauge);
+
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The series of all routes that had a request, by name.
+#[derive(Debug, Default)]
+struct Routes(Mutex<BTreeMap<Arc<str>, Arc<Series>>>);
+
+impl Routes {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Series>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Routes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // Requests go on meanwhile: the lock is held for the copy of the list only.
+        let routes: Vec<_> = self.lock().iter().map(|(name, series)| (Arc::clone(name), Arc::clone(series))).collect();
+        route::encode(&routes, &mut encoder)
+    }
+}
+
+/// The counter of the log's writer, once there is one.
+#[derive(Debug, Default)]
+struct DroppedLines(OnceLock<Arc<AtomicU64>>);
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let dropped = self.0.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed));
+        let help = "Log lines that were lost because nobody read them in time.";
+        let encoder = encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
+        prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(dropped), encoder)
+    }
+}
+
+const RELOADED: &str = "succeeded";
+const REJECTED: &str = "rejected";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value_of(metrics: &Metrics, series: &str) -> Option<String> {
+        let text = metrics.encode();
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))
+    }
+
+    #[test]
+    fn names_are_the_contracts() {
+        let metrics = Metrics::new();
+        let route = metrics.route("reports");
+        route.request("GET", 200, 0.003, Some(0.002));
+        route.decision("allowed", "authorized");
+        metrics.rate_limited("login").inc();
+        metrics.connection_refused();
+        metrics.reloaded(1_700_000_000);
+        let _tunnel = metrics.tunnel();
+        drop(metrics.connection());
+        metrics.show_dropped_lines(Arc::new(AtomicU64::new(7)));
+        let version = concat!("portcullis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
+        for (series, value) in [
+            (r#"portcullis_requests_total{route="reports",method="GET",status="200"}"#, "1"),
+            (r#"portcullis_request_duration_seconds_count{route="reports"}"#, "1"),
+            (r#"portcullis_request_duration_seconds_sum{route="reports"}"#, "0.003"),
+            (r#"portcullis_request_duration_seconds_bucket{le="0.005",route="reports"}"#, "1"),
+            (r#"portcullis_request_duration_seconds_bucket{le="+Inf",route="reports"}"#, "1"),
+            (r#"portcullis_upstream_duration_seconds_count{route="reports"}"#, "1"),
+            (r#"portcullis_auth_decisions_total{route="reports",outcome="allowed",reason="authorized"}"#, "1"),
+            (r#"portcullis_rate_limited_total{limit="login"}"#, "1"),
+            ("portcullis_config_last_reload_success", "1"),
+            ("portcullis_config_last_reload_timestamp_seconds", "1700000000"),
+            (r#"portcullis_config_reloads_total{outcome="succeeded"}"#, "1"),
+            (r#"portcullis_config_reloads_total{outcome="rejected"}"#, "0"),
+            ("portcullis_connections", "0"),
+            ("portcullis_connections_refused_total", "1"),
+            ("portcullis_tunnels", "1"),
+            ("portcullis_log_lines_dropped_total", "7"),
+            (version, "1"),
+        ] {
+            assert_eq!(value_of(&metrics, series).as_deref(), Some(value), "{series}\n{}", metrics.encode());
+        }
+        let text = metrics.encode();
+        assert!(text.ends_with("# EOF\n") && !text.contains("_total_total") && !text.contains(".."));
+    }
+
+    #[test]
+    fn a_rejected_reload_keeps_the_time_of_what_is_in_force() {
+        let metrics = Metrics::new();
+        metrics.started(100);
+        metrics.reload_rejected();
+        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_success").as_deref(), Some("0"));
+        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_timestamp_seconds").as_deref(), Some("100"));
+        assert_eq!(value_of(&metrics, r#"portcullis_config_reloads_total{outcome="rejected"}"#).as_deref(), Some("1"));
+        metrics.reloaded(200);
+        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_success").as_deref(), Some("1"));
+        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_timestamp_seconds").as_deref(), Some("200"));
+    }
+
+    #[test]
+    fn a_routes_name_cannot_forge_a_series() {
+        let metrics = Metrics::new();
+        metrics.route("a\"} 1\nforged\\").request("GET", 200, 0.0, None);
+        let text = metrics.encode();
+        assert!(text.contains(r#"{route="a\"} 1\nforged\\",method="GET",status="200"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn routes_count_across_reloads_until_they_are_removed() {
+        let metrics = Metrics::new();
+        let series = r#"portcullis_requests_total{route="a",method="GET",status="200"}"#;
+        metrics.route("a").request("GET", 200, 0.0, None);
+        let idle = metrics.route("idle");
+        metrics.route("a").request("GET", 200, 0.0, None);
+        assert_eq!(value_of(&metrics, series).as_deref(), Some("2"));
+        assert!(!metrics.encode().contains("idle"), "a route without requests has no series");
+        metrics.retain_routes(|name| name != "a");
+        assert_eq!(value_of(&metrics, series), None);
+        idle.request("GET", 200, 0.0, None);
+        assert!(metrics.encode().contains("idle"));
+    }
+}

@@ -1,0 +1,319 @@
+//! The one thread that writes log lines. Whoever logs appends to a bounded buffer in memory and goes on.
+//!
+//! When whatever reads the log is slow or gone, lines are dropped and counted: a gateway that stops answering because
+//! nobody reads its log would be worse. The buffer is swapped out as a whole, so that a batch is one `write`, and the
+//! thread lingers for a moment after each, so that a busy gateway does not pay for a wake-up with every line.
+
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Takes log lines and never blocks. Clones feed the same thread.
+#[derive(Clone, Debug)]
+pub struct LogWriter(Arc<Shared>);
+
+/// Keeps the thread. Dropping it writes what is still waiting, for which a target that stalls has 5 seconds; lines that
+/// come later are dropped and counted.
+#[derive(Debug)]
+#[must_use = "dropping the guard ends the log"]
+pub struct LogGuard {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to write, or the end has come.
+    work: Condvar,
+    /// The buffer was emptied.
+    room: Condvar,
+    dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    lines: u64,
+    /// The thread waits for `work`: only then does a line wake it.
+    idle: bool,
+    /// Somebody waited in vain for room, and there has been none since.
+    stalled: bool,
+    /// No line is taken any more: the guard was dropped, or the target is gone for good.
+    closed: bool,
+}
+
+impl LogWriter {
+    /// Starts the thread that writes to `target`. Fails when the system has no thread to give.
+    pub fn start(target: impl Write + Send + 'static) -> std::io::Result<(Self, LogGuard)> {
+        let shared = Arc::new(Shared::default());
+        let served = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("log".into()).spawn(move || served.write_until_closed(target))?;
+        Ok((Self(Arc::clone(&shared)), LogGuard { shared, thread: Some(thread) }))
+    }
+
+    /// Queues one line, its line feed included. False when there was no room: then it was dropped, and counted.
+    pub fn try_line(&self, line: &[u8]) -> bool {
+        self.0.append(self.0.lock(), line)
+    }
+
+    /// As [`LogWriter::try_line`], but waits up to `patience` for room. For what must not be lost lightly. It blocks the
+    /// thread, so one wait in vain is enough: until the buffer was emptied again, nobody waits any more.
+    pub fn line_within(&self, line: &[u8], patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut queue = self.0.lock();
+        while !queue.closed && !queue.stalled && !queue.has_room(line) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                queue.stalled = true;
+                break;
+            }
+            queue = self.0.room.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        self.0.append(queue, line)
+    }
+
+    /// How many lines were dropped so far, as a counter that goes on counting.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.dropped)
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work.notify_all();
+        self.shared.room.notify_all();
+        let deadline = Instant::now() + LAST_FLUSH;
+        if let Some(thread) = self.thread.take() {
+            // A join has no deadline of its own, and a process must be able to end while nobody reads its output.
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(LINGER / 4);
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// A line longer than the buffer passes when it is alone.
+    fn has_room(&self, line: &[u8]) -> bool {
+        self.bytes.is_empty() || (self.lines < MOST_LINES && self.bytes.len() + line.len() <= MOST_BYTES)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, mut queue: MutexGuard<'_, Queue>, line: &[u8]) -> bool {
+        if queue.closed || !queue.has_room(line) {
+            drop(queue);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        queue.bytes.extend_from_slice(line);
+        queue.lines += 1;
+        let wake = std::mem::take(&mut queue.idle);
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        true
+    }
+
+    fn write_until_closed(&self, mut target: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let lines = self.next_batch(&mut batch);
+            if batch.is_empty() {
+                return;
+            }
+            if let Err(error) = write_batch(&mut target, &batch) {
+                self.dropped.fetch_add(lines, Ordering::Relaxed);
+                // A pipe without a reader never gets one back; a full disk may.
+                if error.kind() == ErrorKind::BrokenPipe {
+                    self.give_up();
+                    return;
+                }
+            }
+            batch.clear();
+            batch.shrink_to(KEPT_BYTES);
+            thread::sleep(LINGER);
+        }
+    }
+
+    /// Waits for lines and swaps them into `batch`, which stays empty when the end has come and nothing is left.
+    fn next_batch(&self, batch: &mut Vec<u8>) -> u64 {
+        let mut queue = self.lock();
+        while queue.bytes.is_empty() && !queue.closed {
+            queue.idle = true;
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.idle = false;
+        queue.stalled = false;
+        std::mem::swap(batch, &mut queue.bytes);
+        let lines = std::mem::take(&mut queue.lines);
+        drop(queue);
+        self.room.notify_all();
+        lines
+    }
+
+    fn give_up(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        self.dropped.fetch_add(std::mem::take(&mut queue.lines), Ordering::Relaxed);
+        queue.bytes = Vec::new();
+        drop(queue);
+        self.room.notify_all();
+    }
+}
+
+/// `write_all`, for a target that may be a pipe which somebody else has set to non-blocking.
+fn write_batch(target: &mut impl Write, mut batch: &[u8]) -> std::io::Result<()> {
+    while !batch.is_empty() {
+        match target.write(batch) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => batch = &batch[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LINGER),
+            Err(error) => return Err(error),
+        }
+    }
+    target.flush()
+}
+
+/// Lines and bytes that wait at most; as many bytes again are being written.
+const MOST_LINES: u64 = 65_536;
+const MOST_BYTES: usize = 8 << 20;
+/// What a buffer keeps of its memory after a burst.
+const KEPT_BYTES: usize = 1 << 20;
+/// How long lines are collected after a batch: they appear that much later at most, and cost a wake-up that seldom.
+const LINGER: Duration = Duration::from_millis(2);
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A target whose writes the test lets through one by one, with an outcome of its choice.
+    struct Gate {
+        outcomes: mpsc::Receiver<Result<(), ErrorKind>>,
+        written: Arc<Mutex<Vec<u8>>>,
+        entered: mpsc::Sender<()>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.entered.send(());
+            if let Ok(Err(kind)) = self.outcomes.recv() {
+                return Err(kind.into());
+            }
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    type Ends = (mpsc::Sender<Result<(), ErrorKind>>, Arc<Mutex<Vec<u8>>>, mpsc::Receiver<()>);
+
+    fn gate() -> (Gate, Ends) {
+        let (open, outcomes) = mpsc::channel();
+        let (entered, entries) = mpsc::channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        (Gate { outcomes, written: Arc::clone(&written), entered }, (open, written, entries))
+    }
+
+    #[test]
+    fn everything_that_was_taken_is_written_in_order_before_the_guard_is_gone() {
+        let (target, (open, written, _)) = gate();
+        drop(open);
+        let (log, guard) = LogWriter::start(target).unwrap();
+        let expected: String = (0..50_000).flat_map(|number| ["line ".to_owned(), number.to_string(), "\n".to_owned()]).collect();
+        assert!(expected.split_inclusive('\n').all(|line| log.try_line(line.as_bytes())));
+        drop(guard);
+        assert!(*written.lock().unwrap() == expected.as_bytes());
+        assert!(!log.try_line(b"too late\n"));
+        assert_eq!(log.dropped().load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_lines_not_time_and_memory() {
+        let (target, (open, written, entries)) = gate();
+        let (log, guard) = LogWriter::start(target).unwrap();
+        assert!(log.try_line(b"first\n"));
+        entries.recv().unwrap();
+        let line = [b'x'; 1_000];
+        let taken = (0..20_000).filter(|_| log.try_line(&line)).count();
+        assert_eq!(taken, MOST_BYTES / line.len());
+        assert_eq!(log.dropped().load(Ordering::Relaxed), 20_000 - taken as u64);
+        let patient = log.clone();
+        let waiting = thread::spawn(move || patient.line_within(b"warning\n", Duration::from_mins(1)));
+        drop(open);
+        assert!(waiting.join().unwrap());
+        drop(guard);
+        assert!(written.lock().unwrap().ends_with(b"warning\n"));
+    }
+
+    #[test]
+    fn one_wait_in_vain_is_enough() {
+        let (target, (open, written, entries)) = gate();
+        let (log, guard) = LogWriter::start(target).unwrap();
+        assert!(log.try_line(b"first\n"));
+        entries.recv().unwrap();
+        assert!(log.try_line(&vec![b'x'; MOST_BYTES]));
+        assert!(!log.line_within(b"lost\n", Duration::from_millis(1)));
+        assert!(!log.line_within(b"lost without a wait\n", Duration::from_hours(1)));
+        open.send(Ok(())).unwrap();
+        entries.recv().unwrap();
+        assert!(log.line_within(b"last\n", Duration::from_hours(1)));
+        drop(open);
+        drop(guard);
+        assert!(written.lock().unwrap().ends_with(b"last\n"));
+    }
+
+    #[test]
+    fn the_number_of_lines_is_bounded_too() {
+        let (target, (open, _, entries)) = gate();
+        let (log, guard) = LogWriter::start(target).unwrap();
+        assert!(log.try_line(b"\n"));
+        entries.recv().unwrap();
+        assert_eq!((0..100_000).filter(|_| log.try_line(b"\n")).count() as u64, MOST_LINES);
+        drop(open);
+        drop(guard);
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_the_log_and_nothing_else() {
+        let (target, (open, _, _)) = gate();
+        let (log, mut guard) = LogWriter::start(target).unwrap();
+        assert!(log.try_line(b"lost\n"));
+        open.send(Err(ErrorKind::BrokenPipe)).unwrap();
+        guard.thread.take().unwrap().join().unwrap();
+        assert!(!log.try_line(b"lost as well\n"));
+        assert!(!log.line_within(b"this too, without waiting\n", Duration::from_hours(1)));
+        assert_eq!(log.dropped().load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn other_failures_cost_their_batch_only() {
+        let (target, (open, written, entries)) = gate();
+        let (log, guard) = LogWriter::start(target).unwrap();
+        assert!(log.try_line(b"lost\n"));
+        entries.recv().unwrap();
+        assert!(log.try_line(b"kept\n"));
+        for outcome in [Err(ErrorKind::StorageFull), Err(ErrorKind::Interrupted), Err(ErrorKind::WouldBlock), Ok(())] {
+            open.send(outcome).unwrap();
+        }
+        drop(guard);
+        assert_eq!(*written.lock().unwrap(), b"kept\n");
+        assert_eq!(log.dropped().load(Ordering::Relaxed), 1);
+    }
+}

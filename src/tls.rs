@@ -1,0 +1,239 @@
+//! PEM files into rustls configurations, for both sides.
+//!
+//! The aws-lc provider is named each time, so that nothing depends on which one the process has installed. Early data
+//! (0-RTT) stays off: it could be replayed. What is wrong with a file is told so that whoever wrote it can mend it; no
+//! error carries any of a file's contents.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ProducesTickets;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+
+/// What a listener needs to speak TLS 1.2 and 1.3 with `h2` and `http/1.1`: the chain, the server's own certificate
+/// first, and its private key (PKCS #8, PKCS #1 or SEC 1), both as PEM.
+///
+/// The handshake does not look at the certificate's dates: [`expires`] tells them.
+pub fn server_config(certificate_pem: &[u8], private_key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
+    let chain = certificates(certificate_pem)?;
+    let key = private_key(private_key_pem)?;
+    let provider = provider();
+    let signing_key = provider.key_provider.load_private_key(key.clone_key()).map_err(TlsError::KeyUnusable)?;
+    let belongs =
+        |certificate: &CertificateDer<'static>| CertifiedKey::new(vec![certificate.clone()], Arc::clone(&signing_key)).keys_match();
+    match chain.first().map(belongs) {
+        None => return Err(TlsError::NoCertificate),
+        // A key that cannot tell its public half is given the benefit of the doubt, as rustls does.
+        Some(Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown))) => {}
+        Some(Err(rustls::Error::InconsistentKeys(_))) if chain[1..].iter().any(|other| belongs(other).is_ok()) => {
+            return Err(TlsError::OwnCertificateNotFirst);
+        }
+        Some(Err(rustls::Error::InconsistentKeys(_))) => return Err(TlsError::KeyMismatch),
+        Some(Err(error)) => return Err(TlsError::CertificateUnusable(error)),
+    }
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(VERSIONS).map_err(TlsError::Library)?;
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(TlsError::CertificateUnusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = ticketer()?;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+/// What a connection to an upstream or a key server needs to speak TLS 1.2 and 1.3 with `http/1.1`: it trusts exactly the
+/// certificates in `ca_pem`, or without it those that the system trusts, which are read from disk each time.
+pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
+    let roots = match ca_pem {
+        Some(pem) => given_roots(pem)?,
+        None => system_roots()?,
+    };
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).map_err(TlsError::Library)?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.enable_early_data = false;
+    Ok(config)
+}
+
+/// When the first certificate of a PEM file expires, as the time since 1970; zero when before. `None` when there is no
+/// certificate or its dates cannot be read. For a notice: an expired certificate serves, and its clients object.
+pub fn expires(certificate_pem: &[u8]) -> Option<Duration> {
+    not_after(&CertificateDer::from_pem_slice(certificate_pem).ok()?)
+}
+
+/// Why files do not make a TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate file holds no certificate.
+    #[error("there is no certificate in the file: it must hold `-----BEGIN CERTIFICATE-----` (PEM; DER has to be converted)")]
+    NoCertificate,
+    /// The certificate file holds a private key instead.
+    #[error("the file holds a private key, but a certificate is wanted here: are the two files swapped?")]
+    CertificateIsKey,
+    /// A certificate section of the file is cut off or no base64.
+    #[error("the certificate file is damaged")]
+    CertificateDamaged(#[source] pem::Error),
+    /// A certificate of the file is none that rustls can use.
+    #[error("a certificate in the file cannot be used")]
+    CertificateUnusable(#[source] rustls::Error),
+    /// The private key belongs to another certificate of the chain.
+    #[error(
+        "the private key belongs to a certificate that is not the first in its file: the server's own must come first, its issuers after it"
+    )]
+    OwnCertificateNotFirst,
+    /// The key file holds no private key.
+    #[error("there is no private key in the file: it must hold `-----BEGIN PRIVATE KEY-----` (PEM; DER has to be converted)")]
+    NoKey,
+    /// The key file holds a certificate instead.
+    #[error("the file holds a certificate, but a private key is wanted here: are the two files swapped?")]
+    KeyIsCertificate,
+    /// The private key is protected by a passphrase.
+    #[error(
+        "the private key is encrypted, and there is nobody to ask for its passphrase: decrypt it with `openssl pkey -in FILE -out NEW_FILE`"
+    )]
+    KeyEncrypted,
+    /// The private key's section is cut off or no base64.
+    #[error("the private key file is damaged")]
+    KeyDamaged(#[source] pem::Error),
+    /// The private key is of a kind or length that rustls cannot use.
+    #[error("the private key cannot be used: RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, and Ed25519 can")]
+    KeyUnusable(#[source] rustls::Error),
+    /// Private key and certificate are not a pair.
+    #[error("the private key does not belong to the certificate")]
+    KeyMismatch,
+    /// A certificate authority's certificate cannot serve as a trust anchor.
+    #[error("certificate number {number} of the CA file cannot be used as a trust anchor")]
+    AnchorUnusable {
+        /// Which one, the first being 1.
+        number: usize,
+        /// What rustls says.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The system trusts nobody, as in an image without `ca-certificates`.
+    #[error(
+        "the system has no trusted certificates: install `ca-certificates`, or name the trusted ones with `tls = {{ ca = \"ca.pem\" }}`"
+    )]
+    NoSystemRoots(#[source] Option<rustls_native_certs::Error>),
+    /// The TLS library refuses to work, for reasons that no file can mend.
+    #[error("TLS cannot be set up")]
+    Library(#[source] rustls::Error),
+}
+
+impl TlsError {
+    /// Whether it is the private key's file that has to be looked at, rather than the certificate's.
+    pub const fn concerns_key(&self) -> bool {
+        matches!(
+            self,
+            Self::NoKey | Self::KeyIsCertificate | Self::KeyEncrypted | Self::KeyDamaged(_) | Self::KeyUnusable(_) | Self::KeyMismatch
+        )
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(TlsError::CertificateDamaged)?;
+    match chain.is_empty() {
+        false => Ok(chain),
+        true if is_encrypted(pem) || PrivateKeyDer::from_pem_slice(pem).is_ok() => Err(TlsError::CertificateIsKey),
+        true => Err(TlsError::NoCertificate),
+    }
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    if is_encrypted(pem) {
+        return Err(TlsError::KeyEncrypted);
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        pem::Error::NoItemsFound if CertificateDer::from_pem_slice(pem).is_ok() => TlsError::KeyIsCertificate,
+        pem::Error::NoItemsFound => TlsError::NoKey,
+        error => TlsError::KeyDamaged(error),
+    })
+}
+
+/// PKCS #8 (RFC 7468 §11) has a label of its own, the older form a header (RFC 1421 §4.6.1.1).
+fn is_encrypted(pem: &[u8]) -> bool {
+    let contains = |needle: &[u8]| pem.windows(needle.len()).any(|window| window == needle);
+    contains(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(b"Proc-Type: 4,ENCRYPTED")
+}
+
+fn given_roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in certificates(pem)?.into_iter().enumerate() {
+        roots.add(certificate).map_err(|source| TlsError::AnchorUnusable { number: index + 1, source })?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // A system's collection may hold oddities that rustls cannot read: the rest counts.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() { Err(TlsError::NoSystemRoots(found.errors.into_iter().next())) } else { Ok(roots) }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Tickets let a client resume without our keeping its session in memory. Their keys change every few hours.
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
+    aws_lc_rs::Ticketer::new().map_err(TlsError::Library)
+}
+
+/// The `notAfter` of a certificate (RFC 5280 §4.1): the second date of the fourth element of `TBSCertificate`, which the
+/// version precedes where there is one.
+fn not_after(certificate: &[u8]) -> Option<Duration> {
+    let (_, certificate, _) = der_element(certificate)?;
+    let (_, mut fields, _) = der_element(certificate)?;
+    if fields.first() == Some(&DER_VERSION) {
+        fields = der_element(fields)?.2;
+    }
+    // Serial number, signature algorithm, issuer.
+    for _ in 0..3 {
+        fields = der_element(fields)?.2;
+    }
+    let (_, validity, _) = der_element(fields)?;
+    let (_, _, dates) = der_element(validity)?;
+    let (tag, date, _) = der_element(dates)?;
+    let date = std::str::from_utf8(date).ok().filter(|date| date.is_ascii())?;
+    let (year, rest) = match tag {
+        // Two digits stand for 1950 to 2049.
+        DER_UTC_TIME => {
+            let year: u16 = date.get(..2)?.parse().ok()?;
+            (if year < 50 { 2000 + year } else { 1900 + year }, date.get(2..)?)
+        }
+        DER_GENERALIZED_TIME => (date.get(..4)?.parse().ok()?, date.get(4..)?),
+        _ => return None,
+    };
+    let part = |index: usize| rest.get(2 * index..2 * index + 2);
+    let rfc3339 = format!("{year:04}-{}-{}T{}:{}:{}Z", part(0)?, part(1)?, part(2)?, part(3)?, part(4)?);
+    // What is before 1970 cannot be told from what cannot be read, and neither is a certificate of today.
+    let time = humantime::parse_rfc3339(&rfc3339).ok()?;
+    Some(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Tag, contents and what follows of the first element (X.690 §8.1), with a length of up to three bytes.
+fn der_element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[tag, first], rest) = input.split_first_chunk::<2>()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x83 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let (contents, rest) = rest.split_at_checked(length)?;
+    Some((tag, contents, rest))
+}
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+const DER_VERSION: u8 = 0xa0;
+const DER_UTC_TIME: u8 = 0x17;
+const DER_GENERALIZED_TIME: u8 = 0x18;
+
+#[cfg(test)]
+mod tests;

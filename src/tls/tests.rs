@@ -1,0 +1,131 @@
+use std::io;
+
+use proptest::prelude::*;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ProtocolVersion, ServerConnection};
+
+use super::*;
+
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+fn pair() -> Pair {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    Pair { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
+}
+
+fn refusal(certificate: &str, key: &str) -> TlsError {
+    server_config(certificate.as_bytes(), key.as_bytes()).unwrap_err()
+}
+
+/// Shakes hands in memory, and tells what the two agreed on.
+fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(ProtocolVersion, Vec<u8>), rustls::Error> {
+    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap())?;
+    let mut server = ServerConnection::new(Arc::new(server))?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        server.read_tls(&mut io::Cursor::new(wire)).unwrap();
+        server.process_new_packets()?;
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        client.read_tls(&mut io::Cursor::new(wire)).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok((client.protocol_version().unwrap(), client.alpn_protocol().unwrap().to_vec()))
+}
+
+#[test]
+fn the_two_sides_shake_hands_and_a_stranger_is_not_trusted() {
+    let pair = pair();
+    let server = || server_config(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap();
+    let client = || client_config(Some(pair.certificate.as_bytes())).unwrap();
+    assert_eq!(handshake(client(), server()).unwrap(), (ProtocolVersion::TLSv1_3, b"http/1.1".to_vec()));
+    let mut modern = client();
+    modern.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+    assert_eq!(handshake(modern, server()).unwrap().1, b"h2");
+    let mut old = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS12])
+        .unwrap()
+        .with_root_certificates(given_roots(pair.certificate.as_bytes()).unwrap())
+        .with_no_client_auth();
+    old.alpn_protocols = vec![b"http/1.1".to_vec()];
+    assert_eq!(handshake(old, server()).unwrap().0, ProtocolVersion::TLSv1_2);
+    let stranger = client_config(Some(self::pair().certificate.as_bytes())).unwrap();
+    assert!(matches!(handshake(stranger, server()), Err(rustls::Error::InvalidCertificate(_))));
+    assert_eq!(server().max_early_data_size, 0);
+}
+
+#[test]
+fn what_is_wrong_is_told_apart() {
+    let (a, b) = (pair(), pair());
+    assert!(matches!(refusal("", &a.key), TlsError::NoCertificate));
+    assert!(matches!(refusal("garbage\0\u{fffd}", &a.key), TlsError::NoCertificate));
+    assert!(matches!(refusal(&a.key, &a.certificate), TlsError::CertificateIsKey));
+    assert!(matches!(refusal(&a.certificate, ""), TlsError::NoKey));
+    assert!(matches!(refusal(&a.certificate, &a.certificate), TlsError::KeyIsCertificate));
+    assert!(matches!(refusal(&a.certificate, &b.key), TlsError::KeyMismatch));
+    assert!(matches!(refusal(&(b.certificate.clone() + &a.certificate), &a.key), TlsError::OwnCertificateNotFirst));
+    assert!(matches!(refusal(&a.certificate[..200], &a.key), TlsError::CertificateDamaged(_)));
+    assert!(matches!(refusal(&a.certificate, &a.key[..100]), TlsError::KeyDamaged(_)));
+    let nonsense = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+    assert!(matches!(refusal(&nonsense("CERTIFICATE"), &a.key), TlsError::CertificateUnusable(_)));
+    assert!(matches!(refusal(&a.certificate, &nonsense("PRIVATE KEY")), TlsError::KeyUnusable(_)));
+    assert!(matches!(refusal(&a.certificate, &nonsense("ENCRYPTED PRIVATE KEY")), TlsError::KeyEncrypted));
+    let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    assert!(matches!(refusal(&a.certificate, old), TlsError::KeyEncrypted));
+}
+
+#[test]
+fn a_ca_file_is_taken_whole_or_not_at_all() {
+    let good = pair().certificate;
+    let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    assert!(client_config(Some(good.repeat(2).as_bytes())).is_ok());
+    let error = client_config(Some((good + bad).as_bytes())).unwrap_err();
+    assert!(matches!(error, TlsError::AnchorUnusable { number: 2, .. }));
+    assert!(matches!(client_config(Some(b"")), Err(TlsError::NoCertificate)));
+    assert!(matches!(client_config(Some(pair().key.as_bytes())), Err(TlsError::CertificateIsKey)));
+}
+
+#[test]
+fn the_systems_roots_are_loaded_or_their_absence_is_told() {
+    match client_config(None) {
+        Ok(config) => assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]),
+        Err(error) => assert!(error.to_string().contains("tls = { ca = \"ca.pem\" }"), "{error}"),
+    }
+}
+
+#[test]
+fn expiry_is_read_in_both_forms_of_a_date() {
+    let key = KeyPair::generate().unwrap();
+    for (year, seconds) in [(2020, 1_577_836_800), (2049, 2_493_072_000), (2050, 2_524_608_000), (4096, 67_090_377_600_u64)] {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        let expected = humantime::parse_rfc3339(&format!("{year}-01-01T00:00:00Z")).unwrap().duration_since(UNIX_EPOCH).unwrap();
+        assert_eq!(expires(certificate.pem().as_bytes()), Some(expected));
+        assert!(year > 2050 || expected.as_secs() == seconds, "{year}");
+        assert!(server_config(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).is_ok(), "expired or not, it serves");
+    }
+    assert_eq!(expires(b"garbage"), None);
+}
+
+proptest! {
+    #[test]
+    fn no_certificate_is_too_strange_to_be_looked_at(mut der in prop::collection::vec(any::<u8>(), 0..300), at in any::<prop::sample::Index>(), byte: u8) {
+        let _ = not_after(&der);
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        der = made.cert.der().to_vec();
+        let at = at.index(der.len());
+        der[at] = byte;
+        let _ = not_after(&der);
+        let _ = not_after(&der[..at]);
+    }
+}
