@@ -1,0 +1,352 @@
+//! Finds what must never be printed: secrets that stand in the file itself, also in a file that is no TOML.
+//!
+//! This reads text, not the parsed tree: a message about a missing quote is drawn from a file that has no tree. Where it is in doubt it
+//! hides too much.
+
+use std::ops::Range;
+
+use super::value::distance;
+
+/// The byte ranges of secrets, in order and apart from each other.
+pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
+    let mut scanner = Scanner { text, found: Vec::new() };
+    scanner.scan(0..text.len(), &Context::default(), Inside::File);
+    scanner.passwords_in_urls();
+    let mut found = scanner.found;
+    found.retain(|range| !range.is_empty());
+    found.sort_by_key(|range| range.start);
+    let mut apart: Vec<Range<usize>> = Vec::with_capacity(found.len());
+    for range in found {
+        match apart.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => apart.push(range),
+        }
+    }
+    apart
+}
+
+/// The byte ranges of passwords in URLs alone: for messages, which are no TOML.
+pub(super) fn secrets_in_urls(text: &str) -> Vec<Range<usize>> {
+    let mut scanner = Scanner { text, found: Vec::new() };
+    scanner.passwords_in_urls();
+    scanner.found
+}
+
+/// The text with a `*` for each character in the ranges, which are in order; ends of lines stay.
+pub(super) fn masked(text: &str, offset: usize, secrets: &[Range<usize>]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut next = secrets.partition_point(|secret| secret.end <= offset);
+    for (at, c) in text.char_indices() {
+        while secrets.get(next).is_some_and(|secret| secret.end <= offset + at) {
+            next += 1;
+        }
+        let hidden = secrets.get(next).is_some_and(|secret| secret.contains(&(offset + at)));
+        shown.push(if hidden && !matches!(c, '\n' | '\r') { '*' } else { c });
+    }
+    shown
+}
+
+/// What the place of a value says about it.
+#[derive(Clone, Copy, Default)]
+struct Context {
+    /// Strings here are secret, but for the `env` and `file` of a reference.
+    secret: bool,
+    /// In `[store]`, where `key` is a secret.
+    store: bool,
+}
+
+/// Text within text is looked at once more, in case a quote is missing before it; not again within that.
+#[derive(Clone, Copy, PartialEq)]
+enum Inside {
+    File,
+    Text,
+}
+
+struct Scanner<'a> {
+    text: &'a str,
+    found: Vec<Range<usize>>,
+}
+
+impl Scanner<'_> {
+    /// Walks over keys and values. Returns whether it ended between a secret's `=` and its value.
+    fn scan(&mut self, range: Range<usize>, outer: &Context, inside: Inside) -> bool {
+        let bytes = self.text.as_bytes();
+        let end = range.end;
+        let mut section = *outer;
+        let mut frames: Vec<Context> = Vec::new();
+        // What the last key says about its value, until the line or the item ends; and whether any of the value was seen.
+        let mut value: Option<Context> = None;
+        let mut value_seen = false;
+        let mut line_start = true;
+        let mut at = range.start;
+        while at < end {
+            let byte = bytes[at];
+            let here = value.or(frames.last().copied()).unwrap_or(section);
+            let started_line = std::mem::take(&mut line_start);
+            match byte {
+                b'\n' => {
+                    line_start = true;
+                    if value_seen {
+                        value = None;
+                    }
+                    at += 1;
+                }
+                b' ' | b'\t' | b'\r' => {
+                    line_start = started_line;
+                    at += 1;
+                }
+                b'#' => {
+                    let stop = self.line_end(at).min(end);
+                    if inside == Inside::File {
+                        self.scan(at + 1..stop, &section, Inside::Text);
+                    }
+                    at = stop;
+                }
+                b'[' if started_line && self.header(at, end).is_some() => {
+                    let (context, stop) = self.header(at, end).expect("it was just looked at");
+                    section = context;
+                    frames.clear();
+                    value = None;
+                    at = stop;
+                }
+                b'[' | b'{' => {
+                    frames.push(here);
+                    value = None;
+                    at += 1;
+                }
+                b']' | b'}' => {
+                    value = frames.pop();
+                    value_seen = true;
+                    at += 1;
+                }
+                b',' => {
+                    value = None;
+                    at += 1;
+                }
+                b'"' | b'\'' | b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => {
+                    let key = self.key(at, end);
+                    let context = key.context(self.text, &frames, section);
+                    if key.assigned {
+                        value = Some(context);
+                        value_seen = false;
+                        at = key.end + 1;
+                    } else if value.is_none() && !here.secret && key.names_secret(self.text) && frames.is_empty() {
+                        // `secret "…"` and `secret: "…"`: no TOML, and still nobody's business.
+                        value = Some(context);
+                        value_seen = false;
+                        at = key.end;
+                    } else if matches!(byte, b'"' | b'\'') {
+                        at = self.string(at, end, here, inside);
+                        value_seen = true;
+                    } else {
+                        // A bare value of a secret is no TOML: who wrote it meant all of the line.
+                        let stop = if here.secret { self.line_end(at).min(end) } else { key.end };
+                        if here.secret {
+                            self.found.push(at..stop);
+                        }
+                        value_seen = true;
+                        at = stop;
+                    }
+                }
+                _ => {
+                    let stop = if here.secret && byte != b'=' && byte != b':' { self.line_end(at).min(end) } else { at + 1 };
+                    if stop > at + 1 {
+                        self.found.push(at..stop);
+                        value_seen = true;
+                    }
+                    at = stop;
+                    while at < end && !self.text.is_char_boundary(at) {
+                        at += 1;
+                    }
+                }
+            }
+        }
+        value.is_some_and(|value| value.secret) && !value_seen
+    }
+
+    /// Walks over a string, and returns where it ends.
+    fn string(&mut self, at: usize, end: usize, here: Context, inside: Inside) -> usize {
+        let (content, mut stop) = self.quoted(at, end);
+        if here.secret {
+            self.found.push(content);
+            // `"ab"cd"`: a quote within the secret.
+            let clean = matches!(self.text.as_bytes().get(stop), None | Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b'}' | b']'));
+            if !clean {
+                let line = self.line_end(stop);
+                self.found.push(stop..line);
+                stop = line;
+            }
+        } else if self.text[content.clone()].contains('\n') && inside == Inside::File && self.scan(content, &here, Inside::Text) {
+            // The quotes that ended this string were meant to begin a secret: the quotes of an earlier one are missing.
+            let quotes = &self.text[stop - 3..stop];
+            let secret_end = self.text[stop..end].find(quotes).map_or(end, |found| stop + found);
+            self.found.push(stop..secret_end);
+            stop = (secret_end + 3).min(end);
+        }
+        stop
+    }
+
+    /// The content of the string that begins here, and where it ends. A quote that is never closed closes at the end of its line, but
+    /// three of them hold to the end when they follow a key, so that a secret is not half hidden.
+    fn quoted(&self, at: usize, end: usize) -> (Range<usize>, usize) {
+        let bytes = self.text.as_bytes();
+        let quote = bytes[at];
+        let escapes = quote == b'"';
+        let three = bytes[at..end].starts_with(&[quote; 3]);
+        let start = at + if three { 3 } else { 1 };
+        let mut i = start;
+        while i < end {
+            match bytes[i] {
+                b'\\' if escapes && !(!three && bytes.get(i + 1) == Some(&b'\n')) => i += 1,
+                b'\n' if !three => return (start..i, i),
+                byte if byte == quote && !three => return (start..i, i + 1),
+                byte if byte == quote && bytes[i..end].starts_with(&[quote; 3]) => {
+                    // Up to two more quotes belong to the content.
+                    let more = bytes[i + 3..end].iter().take(2).take_while(|byte| **byte == quote).count();
+                    return (start..i + more, i + 3 + more);
+                }
+                _ => {}
+            }
+            i += 1;
+        }
+        let unclosed = if three && !self.follows_secret(at) { self.line_end(start).min(end) } else { end };
+        (start..unclosed.max(start), unclosed.max(start))
+    }
+
+    /// Whether the line so far names a secret.
+    fn follows_secret(&self, at: usize) -> bool {
+        let line = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        self.text[line..at].split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'))).any(|word| is_secret(word) || word == "key")
+    }
+
+    /// `[a.b]` or `[[a.b]]`: what it says about its keys, and where it ends. A list of strings at the start of a line is not one.
+    fn header(&self, at: usize, end: usize) -> Option<(Context, usize)> {
+        let bytes = self.text.as_bytes();
+        let mut start = at + 1;
+        while start < end && matches!(bytes[start], b'[' | b' ' | b'\t') {
+            start += 1;
+        }
+        if !bytes.get(start)?.is_ascii_alphabetic() {
+            return None;
+        }
+        let key = self.key(start, end);
+        let words: Vec<&str> = key.words.iter().map(|word| &self.text[word.clone()]).collect();
+        if matches!(words.as_slice(), ["true" | "false" | "inf" | "nan"]) {
+            return None;
+        }
+        let first = words.first().copied().unwrap_or_default();
+        // `[issuer.token]` is an issuer of that name; `[issuer.corp.secret]` is a secret.
+        let named = usize::from(matches!(first, "issuer" | "limit" | "upstream" | "route" | "test"));
+        let secret = words.iter().skip(1 + named).any(|word| is_secret(word)) || (first == "store" && words.get(1) == Some(&"key"));
+        Some((Context { secret, store: first == "store" }, self.line_or_bracket(key.end, end)))
+    }
+
+    fn line_or_bracket(&self, from: usize, end: usize) -> usize {
+        let rest = &self.text.as_bytes()[from..end];
+        let mut stop = from + rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        while stop < end && self.text.as_bytes()[stop] == b']' {
+            stop += 1;
+        }
+        stop
+    }
+
+    /// The dotted name that begins here.
+    fn key(&self, at: usize, end: usize) -> Key {
+        let bytes = self.text.as_bytes();
+        let blanks = |mut i: usize| {
+            while i < end && matches!(bytes[i], b' ' | b'\t') {
+                i += 1;
+            }
+            i
+        };
+        let mut words = Vec::new();
+        let mut i = at;
+        loop {
+            let start = i;
+            if matches!(bytes.get(i), Some(b'"' | b'\'')) && i < end {
+                let (content, stop) = self.quoted(i, end);
+                words.push(content);
+                i = stop;
+            } else {
+                while i < end && (bytes[i].is_ascii_alphanumeric() || matches!(bytes[i], b'_' | b'-')) {
+                    i += 1;
+                }
+                words.push(start..i);
+            }
+            let next = blanks(i);
+            if next < end && bytes[next] == b'.' {
+                i = blanks(next + 1);
+            } else {
+                let assigned = next < end && bytes[next] == b'=';
+                return Key { words, end: if assigned { next } else { i }, assigned };
+            }
+        }
+    }
+
+    fn line_end(&self, at: usize) -> usize {
+        self.text[at..].find('\n').map_or(self.text.len(), |found| at + found)
+    }
+
+    /// `scheme://user:password@host`, wherever it stands.
+    fn passwords_in_urls(&mut self) {
+        let text = self.text;
+        for (scheme_end, _) in text.match_indices("://") {
+            let start = scheme_end + 3;
+            let rest = &text[start..];
+            let rest = &rest[..rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',')).unwrap_or(rest.len())];
+            let Some(colon) = rest.find(':') else { continue };
+            let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+            // A password may hold a `/` that should have been encoded; a port is digits.
+            let after = &rest[colon + 1..];
+            let port = after.find(['/', '?', '#']).is_some_and(|slash| after[..slash].bytes().all(|byte| byte.is_ascii_digit()));
+            let last = if port || authority.contains('@') { authority.rfind('@') } else { rest.rfind('@') };
+            if let Some(last) = last.filter(|last| *last > colon) {
+                self.found.push(start + colon + 1..start + last);
+            }
+        }
+    }
+}
+
+/// A dotted name, and whether `=` follows it (then `end` is the place of that `=`).
+struct Key {
+    words: Vec<Range<usize>>,
+    end: usize,
+    assigned: bool,
+}
+
+impl Key {
+    fn context(&self, text: &str, frames: &[Context], section: Context) -> Context {
+        let outer = frames.last().copied().unwrap_or(section);
+        let words: Vec<&str> = self.words.iter().map(|word| text.get(word.clone()).unwrap_or_default()).collect();
+        let last = words.last().copied().unwrap_or_default();
+        let store = outer.store || words.first() == Some(&"store");
+        let in_secret = outer.secret || words[..words.len().saturating_sub(1)].iter().any(|word| is_secret(word));
+        let reference = in_secret && matches!(last, "env" | "file" | "create");
+        Context { secret: !reference && (in_secret || is_secret(last) || (store && last == "key")), store }
+    }
+
+    fn names_secret(&self, text: &str) -> bool {
+        self.words.last().is_some_and(|word| text.get(word.clone()).is_some_and(is_secret))
+    }
+}
+
+/// Whether the value of a key of this name is a secret, or would be one if the name were spelled correctly.
+fn is_secret(name: &str) -> bool {
+    if name.len() > 64 {
+        return false;
+    }
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    if name.starts_with("insecure_") || name == "password_min_length" {
+        return false;
+    }
+    let exact = ["secret", "password", "passwd", "private_key", "api_key"].iter().any(|word| name.contains(word))
+        || name == "token"
+        || name.ends_with("_token")
+        || name == "authorization";
+    let letters: Vec<char> = name.chars().collect();
+    let close = |word: &str, errors: usize| {
+        let word: Vec<char> = word.chars().collect();
+        letters.len().abs_diff(word.len()) <= errors && distance(&letters, &word) <= errors
+    };
+    exact || close("secret", 2) || close("password", 2) || close("private_key", 3) || close("token", 1)
+}

@@ -1,0 +1,419 @@
+//! What is wrong with a file, and how it is shown: place, caret, remedy.
+//!
+//! Secrets never appear: whatever is drawn or logged from here is masked first.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde_json::json;
+
+use super::mask;
+
+/// One thing that is wrong, or unwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Whether it keeps the file from being used.
+    pub severity: Severity,
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// Where, as a byte range of the file. None: of the file as a whole.
+    pub span: Option<Range<usize>>,
+    /// Other places that one needs to see, with a word on each.
+    pub related: Vec<(Range<usize>, String)>,
+    /// What to do about it.
+    pub help: Option<String>,
+    label: Option<Box<str>>,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file is used.
+    Warning,
+}
+
+impl Severity {
+    /// The word for it: `error` or `warning`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl Problem {
+    /// The file is refused because of this.
+    pub fn error(span: impl Into<Option<Range<usize>>>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, message: message.into(), span: span.into(), related: Vec::new(), help: None, label: None }
+    }
+
+    /// The file is used all the same.
+    pub fn warning(span: impl Into<Option<Range<usize>>>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    /// A word beside the caret.
+    #[must_use]
+    pub fn label(mut self, text: impl Into<String>) -> Self {
+        self.label = Some(text.into().into_boxed_str());
+        self
+    }
+
+    /// Another place that one needs to see.
+    #[must_use]
+    pub fn related(mut self, span: Range<usize>, text: impl Into<String>) -> Self {
+        self.related.push((span, text.into()));
+        self
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+}
+
+/// A configuration file as it was read. Cloning shares the text.
+#[derive(Clone)]
+pub struct Source {
+    path: PathBuf,
+    text: Arc<str>,
+}
+
+impl Source {
+    /// A file's path, as it is to be shown, and its text.
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<Arc<str>>) -> Self {
+        Self { path: path.into(), text: text.into() }
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text. May hold secrets.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The folder that relative paths start at.
+    pub fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+
+    /// Line and column of a byte, both from 1, the column in characters.
+    pub fn location(&self, offset: usize) -> (usize, usize) {
+        Lines::new(&self.text).location(offset)
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Source").field("path", &self.path).field("bytes", &self.text.len()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Display for Problem {
+    /// Message and help on one line, for a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "; {help}"))
+    }
+}
+
+/// All that was found in a file.
+#[derive(Debug, Clone)]
+pub struct Problems {
+    /// The file. None: the problems are not of one file.
+    pub source: Option<Source>,
+    /// The problems, in any order: they are shown by their place.
+    pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// Problems of a file.
+    pub fn new(source: Source, list: Vec<Problem>) -> Self {
+        Self { source: Some(source), list }
+    }
+
+    /// Whether any of them is an error.
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// Draws them for a terminal, by place, and counts them in the last line. Ends with a newline.
+    pub fn draw(&self, colour: bool) -> String {
+        let painter = Painter::new(self.source.as_ref(), colour);
+        let mut drawn = String::new();
+        for problem in self.in_order().take(SHOWN) {
+            drawn.push_str(&painter.draw(problem));
+            drawn.push_str("\n\n");
+        }
+        if let Some(more) = self.list.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            drawn.push_str(&format!("… and {more} more\n\n"));
+        }
+        drawn.push_str(&painter.title(self.worst(), &self.count()));
+        drawn.push('\n');
+        drawn
+    }
+
+    /// The same for a log event: a list of `{severity, message, file, line, column, help}`, by place.
+    pub fn to_json(&self) -> serde_json::Value {
+        let painter = Painter::new(self.source.as_ref(), false);
+        let file = self.source.as_ref().map(|source| source.path.display().to_string());
+        let mut list: Vec<serde_json::Value> = self
+            .in_order()
+            .take(SHOWN)
+            .map(|problem| {
+                let place = problem.span.as_ref().filter(|_| file.is_some()).map(|span| painter.lines.location(span.start));
+                json!({
+                    "severity": problem.severity.word(),
+                    "message": painter.mask(&problem.message),
+                    "file": file,
+                    "line": place.map(|(line, _)| line),
+                    "column": place.map(|(_, column)| column),
+                    "help": problem.help.as_ref().map(|help| painter.mask(help)),
+                })
+            })
+            .collect();
+        if let Some(more) = self.list.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            let severity = self.worst().word();
+            list.push(json!({ "severity": severity, "message": format!("… and {more} more"), "file": file, "line": null, "column": null, "help": null }));
+        }
+        list.into()
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = &Problem> {
+        let mut ordered: Vec<&Problem> = self.list.iter().collect();
+        ordered.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        ordered.into_iter()
+    }
+
+    fn worst(&self) -> Severity {
+        if self.has_errors() { Severity::Error } else { Severity::Warning }
+    }
+
+    fn count(&self) -> String {
+        let errors = self.list.iter().filter(|problem| problem.severity == Severity::Error).count();
+        let counted = [(errors, "problem"), (self.list.len() - errors, "warning")]
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
+            .collect::<Vec<_>>();
+        let counted = if counted.is_empty() { "no problems".to_owned() } else { counted.join(", ") };
+        match &self.source {
+            Some(source) => format!("{}: {counted}", source.path.display()),
+            None => counted,
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.draw(false))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// As many are shown: who has more has one cause for most of them.
+const SHOWN: usize = 100;
+
+/// Places that are further apart, in lines, are drawn apart.
+const FAR: usize = 200;
+
+/// Characters of a line that are drawn, at most, before and behind the place.
+const WIDE: usize = 400;
+
+/// What drawing needs to know of a file, found once for all problems.
+struct Painter<'a> {
+    path: String,
+    lines: Lines<'a>,
+    secrets: Vec<Range<usize>>,
+    renderer: Renderer,
+}
+
+impl<'a> Painter<'a> {
+    fn new(source: Option<&'a Source>, colour: bool) -> Self {
+        let text = source.map_or("", |source| source.text());
+        Self {
+            path: source.map(|source| source.path.display().to_string()).unwrap_or_default(),
+            lines: Lines::new(text),
+            secrets: mask::secrets(text),
+            renderer: if colour { Renderer::styled().hyperlink(false) } else { Renderer::plain() },
+        }
+    }
+
+    fn title(&self, severity: Severity, text: &str) -> String {
+        self.renderer.render(&[Group::with_title(level(severity).primary_title(text.to_owned()))])
+    }
+
+    fn draw(&self, problem: &Problem) -> String {
+        let mut group = Group::with_title(level(problem.severity).primary_title(self.mask(&problem.message)));
+        if let Some(span) = problem.span.clone().filter(|_| !self.lines.text.is_empty()) {
+            let label = problem.label.as_deref().map(|label| self.mask(label));
+            let mut marks = vec![self.mark(span, AnnotationKind::Primary, label)];
+            marks
+                .extend(problem.related.iter().map(|(span, text)| self.mark(span.clone(), AnnotationKind::Context, Some(self.mask(text)))));
+            group = self.snippets(group, marks);
+        } else if !self.path.is_empty() {
+            group = group.element(Origin::path(self.path.clone()));
+        }
+        if let Some(help) = &problem.help {
+            group = group.element(Level::HELP.message(self.mask(help)));
+        }
+        self.renderer.render(&[group])
+    }
+
+    /// Draws the primary place first, with those that are near it; then the others.
+    fn snippets(&self, mut group: Group<'a>, marks: Vec<Mark>) -> Group<'a> {
+        let mut left = marks;
+        while !left.is_empty() {
+            let (mut first, mut last) = (left[0].line, left[0].line);
+            let mut near: Vec<Mark> = Vec::new();
+            let mut far: Vec<Mark> = Vec::new();
+            for mark in left {
+                if mark.line + FAR >= last && mark.line <= first + FAR {
+                    (first, last) = (first.min(mark.line), last.max(mark.line));
+                    near.push(mark);
+                } else {
+                    far.push(mark);
+                }
+            }
+            group = self.snippet(group, &near, first..=last);
+            left = far;
+        }
+        group
+    }
+
+    fn snippet(&self, group: Group<'a>, marks: &[Mark], lines: std::ops::RangeInclusive<usize>) -> Group<'a> {
+        let first = *lines.start();
+        let mut text = String::new();
+        let mut spans: Vec<Option<Range<usize>>> = vec![None; marks.len()];
+        let mut cut = false;
+        for line in lines {
+            let whole = self.lines.range(line);
+            let here: Vec<usize> = (0..marks.len()).filter(|index| marks[*index].line == line).collect();
+            // A line without a mark is folded away, unless it stands between two that have one.
+            let shown = match here.first() {
+                Some(index) => self.lines.window(whole.clone(), &marks[*index].span),
+                None => self.lines.window(whole.clone(), &(whole.start..whole.start)),
+            };
+            cut |= shown.start > whole.start && here.first() == Some(&0);
+            let start = text.len();
+            text.push_str(&mask::masked(&self.lines.text[shown.clone()], shown.start, &self.secrets));
+            for index in here {
+                let place = |offset: usize| {
+                    let offset = offset.clamp(shown.start, shown.end);
+                    // A masked character may be shorter than what it hides.
+                    start + mask::masked(&self.lines.text[shown.start..offset], shown.start, &self.secrets).len()
+                };
+                spans[index] = Some(place(marks[index].span.start)..place(marks[index].span.end));
+            }
+            text.push('\n');
+        }
+        let mut group = group;
+        let mut snippet = Snippet::source(text).line_start(first);
+        if cut {
+            // The library would count the column from the cut.
+            let (line, column) = self.lines.location(marks[0].span.start);
+            group = group.element(Origin::path(self.path.clone()).line(line).char_column(column));
+        } else {
+            snippet = snippet.path(self.path.clone());
+        }
+        group.element(
+            snippet.annotations(marks.iter().zip(spans).filter_map(|(mark, span)| Some(mark.kind.span(span?).label(mark.label.clone())))),
+        )
+    }
+
+    /// A place on one line: a long table is pointed at by its first.
+    fn mark(&self, span: Range<usize>, kind: AnnotationKind, label: Option<String>) -> Mark {
+        let start = self.lines.floor(span.start);
+        let line = self.lines.line(start);
+        let end = self.lines.floor(span.end).clamp(start, self.lines.range(line).end.max(start));
+        Mark { line, span: start..end, kind, label }
+    }
+
+    /// Text of ours may quote the file.
+    fn mask(&self, text: &str) -> String {
+        let mut shown = text.to_owned();
+        for secret in &self.secrets {
+            let secret = &self.lines.text[secret.clone()];
+            // Shorter ones are parts of words.
+            if secret.len() >= 4 && shown.contains(secret) {
+                shown = shown.replace(secret, &"*".repeat(secret.chars().count()));
+            }
+        }
+        let found = mask::secrets_in_urls(&shown);
+        mask::masked(&shown, 0, &found)
+    }
+}
+
+struct Mark {
+    line: usize,
+    span: Range<usize>,
+    kind: AnnotationKind,
+    label: Option<String>,
+}
+
+fn level(severity: Severity) -> Level<'static> {
+    match severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    }
+}
+
+/// Where the lines of a text begin. Lines count from 1.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a str) -> Self {
+        let starts = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
+    /// The bytes of a line, without what ends it.
+    fn range(&self, line: usize) -> Range<usize> {
+        let start = self.starts[line - 1];
+        let end = self.starts.get(line).map_or(self.text.len(), |next| next - 1);
+        let end = if end > start && self.text.as_bytes()[end - 1] == b'\r' { end - 1 } else { end };
+        start..end
+    }
+
+    /// The part of a line that is drawn: all of it, or what is around the place.
+    fn window(&self, line: Range<usize>, place: &Range<usize>) -> Range<usize> {
+        if line.len() <= 2 * WIDE {
+            return line;
+        }
+        let start = self.floor(place.start.saturating_sub(WIDE).max(line.start));
+        start..self.floor((place.start + WIDE).min(line.end))
+    }
+
+    fn location(&self, offset: usize) -> (usize, usize) {
+        let offset = self.floor(offset);
+        let line = self.line(offset);
+        (line, self.text[self.starts[line - 1]..offset].chars().count() + 1)
+    }
+
+    /// The place itself, or the character that it is within.
+    fn floor(&self, offset: usize) -> usize {
+        self.text.floor_char_boundary(offset)
+    }
+}
