@@ -1,0 +1,54 @@
+//! A name that a token or a key file brought along, made fit for a message.
+
+use std::fmt;
+
+/// A short, escaped copy of a name that came from outside (`kid`, `iss`, `alg`, the name of a member), for messages to operators.
+///
+/// At most 64 characters are kept. Control characters, quotes and invisible characters are escaped, so that a token cannot forge a
+/// line of the log or recolour a terminal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Excerpt(Box<str>);
+
+impl Excerpt {
+    /// Copies the beginning of `text`.
+    pub fn of(text: &str) -> Self {
+        let mut kept: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+        if text.chars().nth(LONGEST).is_some() {
+            kept.push('…');
+        }
+        Self(kept.into())
+    }
+
+    /// The escaped text, without quotes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0)
+    }
+}
+
+impl fmt::Debug for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How many characters of the original are kept.
+const LONGEST: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_hostile_names_are_tamed() {
+        assert_eq!(Excerpt::of("key-1").to_string(), "\"key-1\"");
+        assert_eq!(Excerpt::of("a\nb\u{1b}[31m\"\u{202e}").to_string(), "\"a\\nb\\u{1b}[31m\\\"\\u{202e}\"");
+        let long = Excerpt::of(&"x".repeat(5000)).to_string();
+        assert_eq!(long.chars().count(), 64 + 1 + 2);
+    }
+}

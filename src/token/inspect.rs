@@ -1,0 +1,82 @@
+//! Showing what a token says, to a person, without believing it.
+
+use base64::Engine;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde_json::{Map, Value};
+
+use super::claims::parse_object;
+use super::invalid::{InvalidToken, Malformed, Part};
+use super::jws::Jws;
+
+/// What a token says. **None of it is verified.**
+#[derive(Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// Its header.
+    pub header: Map<String, Value>,
+    /// Its claims; `None` for an encrypted token (JWE, five parts), whose claims only its recipient can read.
+    pub claims: Option<Map<String, Value>>,
+    /// Whether it has a signature at all. It was not checked.
+    pub signed: bool,
+    /// What is wrong with its form, so that it would be refused whatever the keys are.
+    pub fault: Option<InvalidToken>,
+}
+
+impl Inspected {
+    /// Whether it is an encrypted token (JWE), which no gateway that expects signed ones can read.
+    pub fn is_encrypted(&self) -> bool {
+        self.claims.is_none()
+    }
+}
+
+impl std::fmt::Debug for Inspected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inspected").field("signed", &self.signed).field("fault", &self.fault).finish_non_exhaustive()
+    }
+}
+
+/// Decodes a token **without verifying it**, more kindly than the gateway would: white space around it, a `Bearer` in front, quotes,
+/// padding and standard base64 are overlooked here; `fault` tells what the gateway would say to the token itself.
+///
+/// # Errors
+///
+/// [`InvalidToken::Malformed`] when header or payload cannot be read even so.
+pub fn inspect(token: &str) -> Result<Inspected, InvalidToken> {
+    let token = bare(token);
+    if token.len() > LONGEST {
+        return Err(Malformed::TooLong { length: token.len() }.into());
+    }
+    let parts: Vec<&str> = token.splitn(6, '.').collect();
+    match parts[..] {
+        [header, _, _, _, _] => {
+            Ok(Inspected { header: read(Part::Header, header)?, claims: None, signed: false, fault: Some(Malformed::Encrypted.into()) })
+        }
+        [header, payload, ref signature @ ..] if signature.len() <= 1 => Ok(Inspected {
+            header: read(Part::Header, header)?,
+            claims: Some(read(Part::Payload, payload)?),
+            signed: signature.first().is_some_and(|signature| !signature.is_empty()),
+            fault: Jws::parse(token).and_then(|jws| Ok(jws.claims()?)).err(),
+        }),
+        _ => Err(Malformed::Parts { count: parts.len() }.into()),
+    }
+}
+
+/// The token itself, from what people paste.
+fn bare(text: &str) -> &str {
+    let text = text.trim().trim_matches(['"', '\'']);
+    match text.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => rest.trim(),
+        _ => text,
+    }
+}
+
+fn read(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
+    let kind = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true);
+    let alphabet = if text.contains(['+', '/']) { STANDARD } else { URL_SAFE };
+    let bytes = GeneralPurpose::new(&alphabet, kind).decode(text).map_err(|_| Malformed::Base64(part))?;
+    parse_object(&bytes).map_err(|fault| Malformed::Json(part, fault))
+}
+
+const SCHEME: &str = "Bearer ";
+/// The longest text that is looked at, in bytes: more than the gateway reads, so that a token that is too long can be shown too.
+const LONGEST: usize = 1024 * 1024;

@@ -1,0 +1,217 @@
+//! Why a token was not believed: one variant a reason, with a detail for the operator.
+
+use super::algorithms::Algorithms;
+use super::excerpt::Excerpt;
+
+/// Why a token was refused. The variant is the reason that clients may learn; the detail inside is for the log.
+///
+/// No variant holds any part of the token but short, escaped excerpts of names ([`Excerpt`]).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidToken {
+    /// It is no JWS in compact form whose header and payload are JSON objects without duplicate members, or it asks for a header
+    /// extension (RFC 7515 §4.1.11, §7.1).
+    #[error("the token cannot be read: {0}")]
+    Malformed(#[from] Malformed),
+    /// Its `alg` is missing, `none`, unknown, not allowed for its issuer, or not one that the key is for (RFC 8725 §3.1).
+    #[error("the token's algorithm is not accepted: {0}")]
+    Algorithm(#[from] AlgorithmFault),
+    /// The issuer has no key of this `kid`, or no key at all. A remote key set may have a newer one.
+    #[error("no key of the issuer has the token's kid {}", kid.as_ref().map_or("(it has none)", Excerpt::as_str))]
+    KeyUnknown {
+        /// The token's `kid`, when it has one.
+        kid: Option<Excerpt>,
+    },
+    /// No key of the issuer made this signature.
+    #[error("the token's signature was not made by the issuer's key")]
+    Signature,
+    /// Its `exp`, with the leeway, has passed (RFC 7519 §4.1.4).
+    #[error("the token expired at {at}, {} s ago", now.saturating_sub(*at))]
+    Expired {
+        /// Its `exp`, in Unix seconds.
+        at: u64,
+        /// The time of the check, in Unix seconds.
+        now: u64,
+    },
+    /// Its `nbf` or `iat`, less the leeway, is still to come (RFC 7519 §4.1.5, §4.1.6).
+    #[error("the token's {claim} is {} s in the future", at.saturating_sub(*now))]
+    NotYetValid {
+        /// `nbf` or `iat`.
+        claim: &'static str,
+        /// The claim, in Unix seconds.
+        at: u64,
+        /// The time of the check, in Unix seconds.
+        now: u64,
+    },
+    /// No section accepts tokens of its issuer (RFC 7519 §4.1.1).
+    #[error("the token's issuer is not accepted: {0}")]
+    Issuer(#[from] IssuerFault),
+    /// It is meant for somebody else (RFC 7519 §4.1.3).
+    #[error("the token is not for this audience: {0}")]
+    Audience(#[from] AudienceFault),
+    /// A claim that is needed is missing, or a claim has a type that it must not have.
+    #[error("the token's claims are not usable: {0}")]
+    Claims(#[from] ClaimFault),
+    /// It is valid for longer than `max_token_lifetime` allows.
+    #[error("the token is valid for {lifetime} s, more than the {most} s that are allowed")]
+    Lifetime {
+        /// `exp` less `iat`, or less the time of the check when there is no `iat`, in seconds.
+        lifetime: u64,
+        /// The most that the issuer's section allows, in seconds.
+        most: u64,
+    },
+}
+
+/// What makes a token unreadable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It is longer than any token that is read.
+    #[error("it is {length} bytes long, more than the 16384 that are read")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// It does not consist of three parts.
+    #[error("it has {count} parts where a signed token has three")]
+    Parts {
+        /// How many parts were found (counting stops at six).
+        count: usize,
+    },
+    /// It is a JWE (RFC 7516 §7.1): five parts.
+    #[error("it has five parts: an encrypted token (JWE); only signed tokens (JWS) are accepted")]
+    Encrypted,
+    /// A part is not base64url without padding (RFC 7515 §2).
+    #[error("its {0} is not base64url without padding")]
+    Base64(Part),
+    /// A part is not one JSON object with distinct member names.
+    #[error("its {0} {1}")]
+    Json(Part, JsonFault),
+    /// A header member has a type or value that it must not have.
+    #[error("its header has a {0} that is not usable")]
+    Header(&'static str),
+    /// The header asks for extensions (`crit`); none is implemented, so it must be refused (RFC 7515 §4.1.11).
+    #[error("its header asks for extensions (crit), and none is supported")]
+    Critical,
+    /// It is a token of another kind, by its `typ` (RFC 8725 §3.11).
+    #[error("its typ is {0}, where JWT or at+jwt is accepted")]
+    Type(Excerpt),
+}
+
+/// A part of a JWS in compact form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The first part.
+    Header,
+    /// The second part.
+    Payload,
+    /// The third part.
+    Signature,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Header => "header",
+            Self::Payload => "payload",
+            Self::Signature => "signature",
+        })
+    }
+}
+
+/// Why some bytes are not one JSON object that can mean one thing only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonFault {
+    /// It is not JSON (RFC 8259), or not UTF-8.
+    #[error("is not JSON")]
+    Syntax,
+    /// It is JSON, but not an object.
+    #[error("is not a JSON object")]
+    NotAnObject,
+    /// A member name occurs twice in one object, at any depth: readers differ in which one they believe (RFC 8725 §2.4 and §3.10).
+    #[error("has the member {0} twice")]
+    Duplicate(Excerpt),
+    /// Objects and arrays are nested too deeply.
+    #[error("is nested more than 32 deep")]
+    TooDeep,
+}
+
+/// What is wrong with a token's algorithm.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AlgorithmFault {
+    /// The header names none.
+    #[error("its header has no alg")]
+    Missing,
+    /// `none`, misspelt, or not supported.
+    #[error("{0} is not a signature algorithm that is supported")]
+    Unknown(Excerpt),
+    /// The issuer's section does not list it.
+    #[error("{found} is not among the issuer's: {accepted}")]
+    NotConfigured {
+        /// The token's `alg`.
+        found: &'static str,
+        /// The issuer's `algorithms`.
+        accepted: Algorithms,
+    },
+    /// The key that the token names, or every key of the issuer, is for other algorithms: the key chooses, not the token.
+    #[error("{found} is not what the issuer's key is for")]
+    NotTheKeys {
+        /// The token's `alg`.
+        found: &'static str,
+    },
+}
+
+/// What is wrong with a token's issuer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssuerFault {
+    /// The token has no `iss`, and no section has `insecure_any_issuer`.
+    #[error("it has no iss")]
+    Missing,
+    /// No section has this `iss`. Comparison is exact: a slash at the end counts.
+    #[error("{0} is not configured")]
+    Unknown(Excerpt),
+    /// The caller named a section that does not exist (only for tokens that are assumed, not verified).
+    #[error("there is no issuer section named {0}")]
+    NoSuchSection(Excerpt),
+}
+
+/// What is wrong with a token's audience.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AudienceFault {
+    /// The token has no `aud`.
+    #[error("it has no aud")]
+    Missing,
+    /// `aud` names others only; the first of them is shown.
+    #[error("its aud names {0}, not us")]
+    Other(Excerpt),
+    /// `aud` is an empty array.
+    #[error("its aud is empty")]
+    Empty,
+}
+
+/// What is wrong with a claim. `claim` is the claim's name, or its path joined by dots.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimFault {
+    /// The claim is needed and absent.
+    #[error("{claim} is missing")]
+    Missing {
+        /// Which claim.
+        claim: Excerpt,
+    },
+    /// The claim has another type, or a value out of range.
+    #[error("{claim} is not {expected}")]
+    Type {
+        /// Which claim.
+        claim: Excerpt,
+        /// What it has to be.
+        expected: &'static str,
+    },
+}
+
+impl ClaimFault {
+    pub(super) fn missing(claim: impl AsRef<str>) -> Self {
+        Self::Missing { claim: Excerpt::of(claim.as_ref()) }
+    }
+
+    pub(super) fn not(claim: impl AsRef<str>, expected: &'static str) -> Self {
+        Self::Type { claim: Excerpt::of(claim.as_ref()), expected }
+    }
+}

@@ -1,0 +1,134 @@
+//! The claims of a token whose signature holds (RFC 7519 §4.1): types first, then values.
+
+use serde_json::{Map, Value};
+
+use super::IssuerSettings;
+use crate::token::claims::{ClaimPath, digits, find_believable, string_list};
+use crate::token::excerpt::Excerpt;
+use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
+
+/// What the checks read out of the claims. Times are in Unix seconds.
+pub(super) struct Checked {
+    pub(super) subject: String,
+    pub(super) roles: Vec<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) expires_at: u64,
+    pub(super) issued_at: Option<u64>,
+}
+
+impl Checked {
+    /// Checks everything that an issuer's section asks of the claims, at the time `now` in Unix seconds.
+    pub(super) fn check(settings: &IssuerSettings, claims: &Map<String, Value>, now: u64) -> Result<Self, InvalidToken> {
+        let expires_at = time(claims, "exp")?;
+        let not_before = time(claims, "nbf")?;
+        let issued_at = time(claims, "iat")?;
+        for name in ["jti", "sid"] {
+            if claims.get(name).is_some_and(|value| !value.is_string()) {
+                return Err(ClaimFault::not(name, "a string").into());
+            }
+        }
+        if claims.get("sub").is_some_and(|value| text(value).is_none()) {
+            return Err(ClaimFault::not("sub", "a string or a whole number").into());
+        }
+        let named = audience(claims)?;
+        let expires_at = expires_at.ok_or_else(|| ClaimFault::missing("exp"))?;
+        let scopes = scopes(claims)?;
+        let roles = list(claims, &settings.roles)?;
+
+        check_audience(settings, &named)?;
+        check_times(settings, expires_at, not_before, issued_at, now)?;
+        let subject = subject(settings, claims)?;
+        Ok(Self { subject, roles, scopes, expires_at, issued_at })
+    }
+}
+
+/// A NumericDate (RFC 7519 §2): a number, perhaps with a fraction, which is cut off. Beyond 2^53 a double has no single seconds.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, ClaimFault> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = match value {
+        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole_seconds)),
+        _ => None,
+    };
+    seconds.filter(|&seconds| seconds < LATEST).map(Some).ok_or_else(|| ClaimFault::not(name, "a time in seconds since 1970"))
+}
+
+#[expect(clippy::cast_sign_loss, reason = "the range is checked first")]
+fn whole_seconds(value: f64) -> Option<u64> {
+    (value.is_finite() && (0.0..LATEST as f64).contains(&value)).then_some(value as u64)
+}
+
+/// `aud`: one string or an array of strings (RFC 7519 §4.1.3). `None` when it is absent.
+fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, ClaimFault> {
+    let wrong = || ClaimFault::not("aud", "a string or an array of strings");
+    match claims.get("aud") {
+        None => Ok(None),
+        Some(Value::String(one)) => Ok(Some(vec![one])),
+        Some(Value::Array(several)) => several.iter().map(|one| one.as_str().ok_or_else(wrong)).collect::<Result<_, _>>().map(Some),
+        Some(_) => Err(wrong()),
+    }
+}
+
+fn check_audience(settings: &IssuerSettings, named: &Option<Vec<&str>>) -> Result<(), AudienceFault> {
+    let Some(accepted) = &settings.audience else { return Ok(()) };
+    let named = named.as_ref().ok_or(AudienceFault::Missing)?;
+    if named.iter().any(|name| accepted.iter().any(|own| own == name)) {
+        return Ok(());
+    }
+    Err(named.first().map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::of(other))))
+}
+
+fn check_times(
+    settings: &IssuerSettings,
+    expires_at: u64,
+    not_before: Option<u64>,
+    issued_at: Option<u64>,
+    now: u64,
+) -> Result<(), InvalidToken> {
+    let leeway = settings.leeway.as_secs();
+    // RFC 7519 §4.1.4: "on or after" exp it is not accepted.
+    if expires_at.saturating_add(leeway) <= now {
+        return Err(InvalidToken::Expired { at: expires_at, now });
+    }
+    for (claim, at) in [("nbf", not_before), ("iat", issued_at)] {
+        if let Some(at) = at.filter(|&at| at > now.saturating_add(leeway)) {
+            return Err(InvalidToken::NotYetValid { claim, at, now });
+        }
+    }
+    let most = settings.max_token_lifetime.as_secs();
+    let lifetime = expires_at.saturating_sub(issued_at.unwrap_or(now));
+    if lifetime > most { Err(InvalidToken::Lifetime { lifetime, most }) } else { Ok(()) }
+}
+
+fn subject(settings: &IssuerSettings, claims: &Map<String, Value>) -> Result<String, ClaimFault> {
+    let path = &settings.subject;
+    let value = find_believable(claims, path).ok_or_else(|| ClaimFault::missing(path.to_string()))?;
+    let subject = text(value).ok_or_else(|| ClaimFault::not(path.to_string(), "a string or a whole number"))?;
+    if subject.is_empty() { Err(ClaimFault::not(path.to_string(), "a string with something in it")) } else { Ok(subject) }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => digits(number),
+        _ => None,
+    }
+}
+
+fn list(claims: &Map<String, Value>, path: &ClaimPath) -> Result<Vec<String>, ClaimFault> {
+    let value = find_believable(claims, path).unwrap_or(&Value::Null);
+    string_list(value).map_err(|_| ClaimFault::not(path.to_string(), "a string or an array of strings"))
+}
+
+/// Every scope, once: `scope` is RFC 8693 §4.2, `scp` what some issuers write instead.
+fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimFault> {
+    let mut all = list(claims, &ClaimPath::new(["scope"]))?;
+    for scope in list(claims, &ClaimPath::new(["scp"]))? {
+        if !all.contains(&scope) {
+            all.push(scope);
+        }
+    }
+    Ok(all)
+}
+
+/// The first second that is no longer read as a time: 2^53.
+const LATEST: u64 = 1 << 53;

@@ -1,0 +1,234 @@
+//! JWK Sets (RFC 7517): read strictly, key by key, keeping what can be trusted and saying what was left out.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+
+use super::algorithms::{Algorithm, Algorithms, Family};
+use super::claims::parse_object;
+use super::excerpt::Excerpt;
+use super::keys::{Key, KeyError, KeySet};
+use super::rsa::RsaFault;
+
+impl KeySet {
+    /// Reads a JWK Set. Keys that cannot or must not be used are left out, with the reason (RFC 7517 §5 asks for the former); the set may
+    /// end up empty, which the caller has to judge. A key is used with `algorithms`, less those that do not suit its type, its curve or
+    /// its `alg`.
+    ///
+    /// # Errors
+    ///
+    /// A [`KeyError`] when the bytes are no JWK Set at all; its text says what they are instead.
+    pub fn from_jwks(bytes: &[u8], algorithms: Algorithms) -> Result<(Self, Vec<LeftOut>), KeyError> {
+        let members = key_members(bytes)?;
+        let mut left_out = Vec::new();
+        let mut usable = Vec::new();
+        for (index, member) in members.iter().enumerate() {
+            let kid = member.as_object().and_then(|jwk| jwk.get("kid")).and_then(Value::as_str);
+            match read_key(member, algorithms) {
+                Ok(key) => usable.push((index, key)),
+                Err(reason) => left_out.push(LeftOut { index, kid: kid.map(Excerpt::of), reason }),
+            }
+        }
+        // Two keys of one name and type: whoever put the second there may want to be taken for the first. Neither is used.
+        let mut namesakes: HashMap<(Box<str>, u8), usize> = HashMap::new();
+        for (_, key) in &usable {
+            if let Some(kid) = key.kid() {
+                *namesakes.entry((kid.into(), family_index(key.family()))).or_default() += 1;
+            }
+        }
+        let mut set = Self::default();
+        for (index, key) in usable {
+            match key.kid() {
+                Some(kid) if namesakes.get(&(kid.into(), family_index(key.family()))) != Some(&1) => {
+                    left_out.push(LeftOut { index, kid: Some(Excerpt::of(kid)), reason: LeftOutReason::DuplicateKid });
+                }
+                _ => set.add(key),
+            }
+        }
+        left_out.sort_by_key(|left| left.index);
+        Ok((set, left_out))
+    }
+}
+
+/// A key of a JWK Set that is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("key {index}{} of the set is left out: {reason}", kid.as_ref().map(|kid| format!(" (kid {kid})")).unwrap_or_default())]
+pub struct LeftOut {
+    /// Its place in `keys`, from 0.
+    pub index: usize,
+    /// Its `kid`, if it has one.
+    pub kid: Option<Excerpt>,
+    /// Why it is not used.
+    pub reason: LeftOutReason,
+}
+
+/// Why a key of a JWK Set is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeftOutReason {
+    /// An element of `keys` that is not an object.
+    #[error("it is not a JSON object")]
+    NotAnObject,
+    /// `kty` is `oct`: whoever can read the set could sign.
+    #[error("it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`")]
+    Symmetric,
+    /// It has a member that only private keys have (RFC 7518 §6.2.2, §6.3.2): whoever can read the set can sign.
+    #[error("it holds its private part; whoever reads the set can sign with it. Publish the public part of a new key")]
+    Private,
+    /// `use` is not `sig` (RFC 7517 §4.2).
+    #[error("its use is {0}, not sig")]
+    Use(Excerpt),
+    /// `key_ops` lacks `verify` (RFC 7517 §4.3).
+    #[error("its key_ops do not include verify")]
+    KeyOps,
+    /// `kty` is not one that a supported algorithm uses.
+    #[error("its kty {0} is not supported")]
+    KeyType(Excerpt),
+    /// `crv` is not one that a supported algorithm uses.
+    #[error("its crv {0} is not supported")]
+    Curve(Excerpt),
+    /// `alg` is not among the configured algorithms, or does not suit the key.
+    #[error("its alg {0} is not configured for this issuer, or does not suit the key")]
+    Algorithm(Excerpt),
+    /// It suits none of the configured algorithms.
+    #[error("it is for {own}, and none of these is configured for this issuer")]
+    NotConfigured {
+        /// What it could be used with.
+        own: Algorithms,
+    },
+    /// A member that the key type needs is absent.
+    #[error("it has no {0}")]
+    Missing(&'static str),
+    /// A member has the wrong type, or is not base64url without padding.
+    #[error("its {0} is not usable")]
+    Member(&'static str),
+    /// The coordinates are no point of the curve, or have the wrong length.
+    #[error("its coordinates are no point of the curve")]
+    Point,
+    /// The RSA key must not be trusted.
+    #[error("{0}")]
+    Rsa(#[from] RsaFault),
+    /// Another key of the set has the same `kid` and type; both are left out.
+    #[error("another key of the set has the same kid")]
+    DuplicateKid,
+}
+
+/// The elements of `keys`, or an error that tells what the document is instead.
+fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
+    if bytes.len() > LARGEST_SET {
+        return Err(KeyError::TooLarge { length: bytes.len(), most: LARGEST_SET });
+    }
+    let text = bytes.trim_ascii();
+    match text {
+        [] => return Err(KeyError::Empty),
+        [b'<', ..] => return Err(KeyError::Html),
+        _ if text.starts_with(b"-----BEGIN") => return Err(KeyError::PemNotJson),
+        _ => {}
+    }
+    let mut document = parse_object(text).map_err(KeyError::Json)?;
+    match document.remove("keys") {
+        Some(Value::Array(keys)) if keys.len() > MOST_KEYS => Err(KeyError::TooManyKeys { count: keys.len(), most: MOST_KEYS }),
+        Some(Value::Array(keys)) => Ok(keys),
+        _ if document.contains_key("kty") => Err(KeyError::SingleJwk),
+        _ if document.contains_key("jwks_uri") => Err(KeyError::DiscoveryDocument),
+        _ => Err(KeyError::NotAKeySet),
+    }
+}
+
+fn read_key(member: &Value, configured: Algorithms) -> Result<Key, LeftOutReason> {
+    let jwk = Jwk(member.as_object().ok_or(LeftOutReason::NotAnObject)?);
+    let kty = jwk.text("kty")?.ok_or(LeftOutReason::Missing("kty"))?;
+    if kty == "oct" {
+        return Err(LeftOutReason::Symmetric);
+    }
+    if let Some(purpose) = jwk.text("use")?.filter(|purpose| *purpose != "sig") {
+        return Err(LeftOutReason::Use(Excerpt::of(purpose)));
+    }
+    jwk.check_operations()?;
+    let kid = jwk.text("kid")?.map(Into::into);
+    let alg = jwk.text("alg")?;
+    let key = match kty {
+        "RSA" => Key::rsa(&jwk.bytes("n")?, &jwk.bytes("e")?)?,
+        "EC" => elliptic(&jwk)?,
+        "OKP" => match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
+            "Ed25519" => Key::edwards(&jwk.bytes("x")?).ok_or(LeftOutReason::Point)?,
+            other => return Err(LeftOutReason::Curve(Excerpt::of(other))),
+        },
+        other => return Err(LeftOutReason::KeyType(Excerpt::of(other))),
+    };
+    // `d` is the private part of all three types; nothing public is named so.
+    if jwk.0.contains_key("d") {
+        return Err(LeftOutReason::Private);
+    }
+    let own = key.algorithms();
+    let allowed = match alg {
+        Some(name) => {
+            let unusable = || LeftOutReason::Algorithm(Excerpt::of(name));
+            let named = Algorithms::parse(name).map(Algorithms::from).ok_or_else(unusable)?;
+            if named.intersection(own).intersection(configured).is_empty() {
+                return Err(unusable());
+            }
+            named.intersection(configured)
+        }
+        None => configured,
+    };
+    Ok(key.restricted(allowed).ok_or(LeftOutReason::NotConfigured { own })?.named(kid))
+}
+
+/// RFC 7518 §6.2.1: both coordinates have the full length of the curve's field, zeros in front included.
+fn elliptic(jwk: &Jwk<'_>) -> Result<Key, LeftOutReason> {
+    let (algorithm, length) = match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
+        "P-256" => (Algorithm::ES256, 32),
+        "P-384" => (Algorithm::ES384, 48),
+        other => return Err(LeftOutReason::Curve(Excerpt::of(other))),
+    };
+    let (x, y) = (jwk.bytes("x")?, jwk.bytes("y")?);
+    if x.len() != length || y.len() != length {
+        return Err(LeftOutReason::Point);
+    }
+    Key::elliptic(algorithm, &[&[UNCOMPRESSED], &x[..], &y[..]].concat()).ok_or(LeftOutReason::Point)
+}
+
+/// One JWK, with readers for the types that its members must have. Members that we do not know are ignored (RFC 7517 §4).
+struct Jwk<'a>(&'a Map<String, Value>);
+
+impl<'a> Jwk<'a> {
+    fn text(&self, name: &'static str) -> Result<Option<&'a str>, LeftOutReason> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(LeftOutReason::Member(name)),
+        }
+    }
+
+    fn bytes(&self, name: &'static str) -> Result<Vec<u8>, LeftOutReason> {
+        let text = self.text(name)?.ok_or(LeftOutReason::Missing(name))?;
+        URL_SAFE_NO_PAD.decode(text).map_err(|_| LeftOutReason::Member(name))
+    }
+
+    fn check_operations(&self) -> Result<(), LeftOutReason> {
+        match self.0.get("key_ops") {
+            None => Ok(()),
+            Some(Value::Array(operations)) if operations.iter().any(|operation| operation == "verify") => Ok(()),
+            Some(Value::Array(_)) => Err(LeftOutReason::KeyOps),
+            Some(_) => Err(LeftOutReason::Member("key_ops")),
+        }
+    }
+}
+
+fn family_index(family: Family) -> u8 {
+    match family {
+        Family::Hmac => 0,
+        Family::Rsa => 1,
+        Family::Ec => 2,
+        Family::Ed => 3,
+    }
+}
+
+/// The first byte of an uncompressed point (SEC 1 §2.3.3).
+const UNCOMPRESSED: u8 = 4;
+/// The most bytes of a JWK Set that are read.
+const LARGEST_SET: usize = 1024 * 1024;
+/// The most keys of a JWK Set that are read.
+const MOST_KEYS: usize = 1000;

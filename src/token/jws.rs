@@ -1,0 +1,128 @@
+//! JWS compact serialization (RFC 7515 §7.1), read strictly and once.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+
+use super::algorithms::{Algorithm, Algorithms};
+use super::claims::parse_object;
+use super::excerpt::Excerpt;
+use super::invalid::{AlgorithmFault, InvalidToken, Malformed, Part};
+
+/// A token taken apart: well formed, and not yet believed.
+pub(super) struct Jws<'t> {
+    /// The first two parts with the dot between them, as received: what the signature is over.
+    pub(super) signing_input: &'t str,
+    /// The third part, still in base64url (which was checked).
+    pub(super) signature: &'t str,
+    /// `alg`.
+    pub(super) algorithm: Algorithm,
+    /// `kid`.
+    pub(super) kid: Option<String>,
+    payload: Vec<u8>,
+}
+
+impl<'t> Jws<'t> {
+    /// Takes a token apart. Base64url is read without padding, white space or bits left over (RFC 7515 §2), so that a token has one
+    /// spelling.
+    ///
+    /// Of the header, `alg`, `kid`, `typ`, `crit` and `b64` are read. `jwk`, `jku`, `x5c` and `x5u` are not looked at: a token does not
+    /// bring its own key (RFC 8725 §3.10).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidToken::Malformed`], or [`InvalidToken::Algorithm`] when `alg` is missing, `none`, or unknown.
+    pub(super) fn parse(token: &'t str) -> Result<Self, InvalidToken> {
+        let Parts { header, payload, signature, signing_input } = split(token)?;
+        let header = object(Part::Header, header)?;
+        let algorithm = algorithm(&header)?;
+        let kid = check_header(header)?;
+        let payload = decode(Part::Payload, payload)?;
+        decode(Part::Signature, signature)?;
+        Ok(Self { signing_input, signature, algorithm, kid, payload })
+    }
+
+    /// The claims: the payload as one JSON object without duplicate members (RFC 7519 §7.2).
+    pub(super) fn claims(&self) -> Result<Map<String, Value>, Malformed> {
+        parse_object(&self.payload).map_err(|fault| Malformed::Json(Part::Payload, fault))
+    }
+}
+
+/// The three parts of a compact JWS, still encoded.
+pub(super) struct Parts<'t> {
+    pub(super) header: &'t str,
+    pub(super) payload: &'t str,
+    pub(super) signature: &'t str,
+    pub(super) signing_input: &'t str,
+}
+
+/// Splits at the dots, after looking at the length.
+pub(super) fn split(token: &str) -> Result<Parts<'_>, Malformed> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(Malformed::TooLong { length: token.len() });
+    }
+    let mut dots = token.match_indices('.').map(|(index, _)| index);
+    match (dots.next(), dots.next(), dots.next()) {
+        (Some(first), Some(second), None) => Ok(Parts {
+            header: &token[..first],
+            payload: &token[first + 1..second],
+            signature: &token[second + 1..],
+            signing_input: &token[..second],
+        }),
+        (_, _, Some(_)) if dots.next().is_some() && dots.next().is_none() => Err(Malformed::Encrypted),
+        _ => Err(Malformed::Parts { count: token.split('.').take(6).count() }),
+    }
+}
+
+/// Decodes a part and reads it as a JSON object.
+pub(super) fn object(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
+    parse_object(&decode(part, text)?).map_err(|fault| Malformed::Json(part, fault))
+}
+
+fn decode(part: Part, text: &str) -> Result<Vec<u8>, Malformed> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed::Base64(part))
+}
+
+fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
+    match header.get("alg") {
+        None => Err(AlgorithmFault::Missing.into()),
+        Some(Value::String(name)) => Ok(Algorithms::parse(name).ok_or_else(|| AlgorithmFault::Unknown(Excerpt::of(name)))?),
+        Some(_) => Err(Malformed::Header("alg").into()),
+    }
+}
+
+/// Refuses what changes the meaning of the token, and hands out `kid`.
+fn check_header(mut header: Map<String, Value>) -> Result<Option<String>, Malformed> {
+    if header.contains_key("crit") {
+        return Err(Malformed::Critical);
+    }
+    // RFC 7797 §3: an unencoded payload. Such a header must have `crit` too; one that forgets it is not to be read either way.
+    if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+        return Err(Malformed::Header("b64"));
+    }
+    match header.get("typ") {
+        None => {}
+        Some(Value::String(typ)) if is_accepted_type(typ) => {}
+        Some(Value::String(typ)) => return Err(Malformed::Type(Excerpt::of(typ))),
+        Some(_) => return Err(Malformed::Header("typ")),
+    }
+    match header.remove("kid") {
+        None => Ok(None),
+        Some(Value::String(kid)) => Ok(Some(kid)),
+        Some(_) => Err(Malformed::Header("kid")),
+    }
+}
+
+/// RFC 7515 §4.1.9: media types are compared without case, and `application/` may be left out.
+fn is_accepted_type(typ: &str) -> bool {
+    let bare = match typ.split_at_checked(PREFIX.len()) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => rest,
+        _ => typ,
+    };
+    bare.eq_ignore_ascii_case("JWT") || bare.eq_ignore_ascii_case("at+jwt")
+}
+
+const PREFIX: &str = "application/";
+
+/// The longest token that is read, in bytes. Header fields of that size are refused by most servers.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

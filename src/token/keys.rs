@@ -1,0 +1,294 @@
+//! Verification keys: which there are, and which algorithms each may be used with.
+//!
+//! The key chooses the algorithm (RFC 8725 §3.1): every [`Key`] carries the set that it may be used with, and a token's `alg` is only
+//! ever looked up in that set.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, VerificationAlgorithm};
+use jsonwebtoken::DecodingKey;
+
+use super::algorithms::{Algorithm, Algorithms, Family};
+use super::excerpt::Excerpt;
+use super::invalid::{AlgorithmFault, InvalidToken, JsonFault};
+use super::rsa::{self, RsaFault};
+
+/// One verification key, with the `kid` that tokens may name it by and the algorithms that it may be used with.
+pub struct Key {
+    kid: Option<Box<str>>,
+    algorithms: Algorithms,
+    material: DecodingKey,
+}
+
+impl Key {
+    /// The name that tokens use for the key. A key without one (PEM, secret) is tried whatever `kid` a token has.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// What kind of key it is.
+    pub fn family(&self) -> Family {
+        self.material.family()
+    }
+
+    /// The algorithms that the key may be used with.
+    pub fn algorithms(&self) -> Algorithms {
+        self.algorithms
+    }
+
+    pub(super) fn named(self, kid: Option<Box<str>>) -> Self {
+        Self { kid, ..self }
+    }
+
+    /// The key, for `allowed` only; without what is left when that is nothing.
+    pub(super) fn restricted(self, allowed: Algorithms) -> Option<Self> {
+        let algorithms = self.algorithms.intersection(allowed);
+        (!algorithms.is_empty()).then_some(Self { algorithms, ..self })
+    }
+
+    pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, RsaFault> {
+        let material = rsa::decoding_key(modulus, exponent)?;
+        Ok(Self { kid: None, algorithms: Algorithms::of_family(Family::Rsa), material })
+    }
+
+    /// A key on the curve that fixes `algorithm`, from an uncompressed point (SEC 1 §2.3.3); `None` when the point is not on the curve.
+    pub(super) fn elliptic(algorithm: Algorithm, point: &[u8]) -> Option<Self> {
+        let curve: &'static dyn VerificationAlgorithm = match algorithm {
+            Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
+            Algorithm::ES384 => &ECDSA_P384_SHA384_FIXED,
+            _ => return None,
+        };
+        ParsedPublicKey::new(curve, point).ok()?;
+        Some(Self { kid: None, algorithms: algorithm.into(), material: DecodingKey::from_ec_der(point) })
+    }
+
+    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5).
+    pub(super) fn edwards(public: &[u8]) -> Option<Self> {
+        if public.len() != 32 || ParsedPublicKey::new(&ED25519, public).is_err() {
+            return None;
+        }
+        Some(Self { kid: None, algorithms: Algorithm::EdDSA.into(), material: DecodingKey::from_ed_der(public) })
+    }
+
+    /// Whether this key made `signature` (base64url) over `message` by `algorithm`, which must be one of the key's own.
+    fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
+        self.algorithms.contains(algorithm)
+            && matches!(jsonwebtoken::crypto::verify(signature, message, &self.material, algorithm), Ok(true))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kid = self.kid().map(Excerpt::of);
+        f.debug_struct("Key").field("kid", &kid).field("algorithms", &self.algorithms).finish_non_exhaustive()
+    }
+}
+
+/// The keys of one issuer.
+#[derive(Debug, Default)]
+pub struct KeySet {
+    keys: Vec<Key>,
+    by_kid: HashMap<Box<str>, Vec<usize>>,
+    unnamed: Vec<usize>,
+}
+
+impl KeySet {
+    /// The set of one shared secret, used as the HMAC key byte for byte. Whether it is long enough is the caller's decision:
+    /// [`secret_is_short`].
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::SecretEmpty`]; [`KeyError::NotForAlgorithms`] when `algorithms` holds no HMAC algorithm.
+    pub fn from_secret(secret: &[u8], algorithms: Algorithms) -> Result<Self, KeyError> {
+        if secret.is_empty() {
+            return Err(KeyError::SecretEmpty);
+        }
+        let key = Key { kid: None, algorithms: Algorithms::of_family(Family::Hmac), material: DecodingKey::from_secret(secret) };
+        Self::from_keys(vec![key], algorithms)
+    }
+
+    /// The set of these keys, each for those of `algorithms` that suit it.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::NotForAlgorithms`] when a key suits none of them.
+    pub fn from_keys(keys: Vec<Key>, algorithms: Algorithms) -> Result<Self, KeyError> {
+        let mut set = Self::default();
+        for key in keys {
+            let own = key.algorithms;
+            set.add(key.restricted(algorithms).ok_or(KeyError::NotForAlgorithms { own, configured: algorithms })?);
+        }
+        Ok(set)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    pub(super) fn add(&mut self, key: Key) {
+        let index = self.keys.len();
+        match &key.kid {
+            Some(kid) => self.by_kid.entry(kid.clone()).or_default().push(index),
+            None => self.unnamed.push(index),
+        }
+        self.keys.push(key);
+    }
+
+    /// The signature step: whether a key that the token may use made `signature` (base64url) over `signing_input`.
+    ///
+    /// A `kid` that the set knows leaves only the keys of exactly that name; one that it does not know, only keys without a name.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidToken::KeyUnknown`] when no key comes into question, also when a set with named keys has no key of this name and no
+    /// unnamed key fits; [`InvalidToken::Algorithm`] when the keys that do are for other algorithms; [`InvalidToken::Signature`].
+    pub(super) fn verify_signature(
+        &self,
+        signing_input: &[u8],
+        signature: &str,
+        algorithm: Algorithm,
+        kid: Option<&str>,
+    ) -> Result<(), InvalidToken> {
+        let unknown = || InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
+        let named = kid.and_then(|kid| self.by_kid.get(kid));
+        let candidates = match (kid, named) {
+            (Some(_), Some(named)) => named.as_slice(),
+            (Some(_), None) => self.unnamed.as_slice(),
+            (None, _) => &[],
+        };
+        let candidates: Vec<&Key> = match kid {
+            Some(_) => candidates.iter().filter_map(|&index| self.keys.get(index)).collect(),
+            None => self.keys.iter().collect(),
+        };
+        if candidates.is_empty() {
+            return Err(unknown());
+        }
+        let mut fitting = candidates.into_iter().filter(|key| key.algorithms.contains(algorithm)).take(MOST_TRIED).peekable();
+        if fitting.peek().is_none() {
+            return Err(AlgorithmFault::NotTheKeys { found: Algorithms::name(algorithm) }.into());
+        }
+        if fitting.any(|key| key.verifies(algorithm, signing_input, signature)) {
+            return Ok(());
+        }
+        // A name that a set with names does not know may be that of a newer key, even if some older key has no name.
+        if kid.is_some() && named.is_none() && !self.by_kid.is_empty() { Err(unknown()) } else { Err(InvalidToken::Signature) }
+    }
+}
+
+/// The length in bytes that a secret for these algorithms needs, if `length` is below it: as long as the hash (RFC 7518 §3.2).
+pub fn secret_is_short(length: usize, algorithms: Algorithms) -> Option<usize> {
+    let needed = algorithms.iter().map(|algorithm| match algorithm {
+        Algorithm::HS256 => 32,
+        Algorithm::HS384 => 48,
+        Algorithm::HS512 => 64,
+        _ => 0,
+    });
+    needed.max().filter(|&needed| length < needed)
+}
+
+/// Why a key, or a set of keys, cannot be loaded. The texts are for whoever wrote the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A secret of no bytes.
+    #[error("the secret is empty")]
+    SecretEmpty,
+    /// The key and the configured algorithms have nothing in common.
+    #[error("the key is for {own}, but the configured algorithms are {configured}")]
+    NotForAlgorithms {
+        /// What the key could be used with.
+        own: Algorithms,
+        /// What the section lists.
+        configured: Algorithms,
+    },
+    /// No bytes, or only white space.
+    #[error("there is no key: the file is empty")]
+    Empty,
+    /// More bytes than a key file of this kind has.
+    #[error("the file has {length} bytes; at most {most} are read")]
+    TooLarge {
+        /// Its length in bytes.
+        length: usize,
+        /// The most that is read, in bytes.
+        most: usize,
+    },
+    /// No PEM block was found.
+    #[error("this is not PEM: no \"-----BEGIN PUBLIC KEY-----\" was found")]
+    NotPem,
+    /// A key in DER.
+    #[error("this looks like a key in DER; convert it: openssl pkey -pubin -inform DER -in key.der -pubout -out key.pem")]
+    Der,
+    /// An OpenSSH key.
+    #[error("this is an OpenSSH key; convert it: ssh-keygen -e -m PKCS8 -f key.pub > key.pem")]
+    OpenSsh,
+    /// A JWK or JWK Set where PEM was expected.
+    #[error("this is JSON, not PEM; a JWK Set belongs in jwks_file")]
+    JsonNotPem,
+    /// The PEM block cannot be decoded.
+    #[error("the PEM block is damaged: its base64 or its BEGIN and END lines are wrong")]
+    PemDamaged,
+    /// More than one PEM block.
+    #[error("the file has {count} PEM blocks where one key is expected; put each key in a file of its own and list them all")]
+    Several {
+        /// How many blocks there are.
+        count: usize,
+    },
+    /// An X.509 certificate.
+    #[error("this is a certificate, not a key; take the public key out of it: openssl x509 -in cert.pem -pubkey -noout > key.pem")]
+    Certificate,
+    /// A private key under a password.
+    #[error("this is an encrypted private key; only the public key is needed: openssl pkey -in key.pem -pubout -out public.pem")]
+    EncryptedPrivateKey,
+    /// A PEM block of another kind.
+    #[error("the PEM block is a {0}; a \"PUBLIC KEY\" is expected")]
+    Label(Excerpt),
+    /// A key type or curve that no supported algorithm uses.
+    #[error("{0} keys are not supported; use RSA of at least 2048 bits, EC on P-256 or P-384, or Ed25519")]
+    Unsupported(&'static str),
+    /// The content of the PEM block is not a key that can be read.
+    #[error("the key cannot be read: it is damaged, or of a kind that is not supported (RSA, EC on P-256 or P-384, Ed25519)")]
+    Unreadable,
+    /// An RSA key that must not be trusted.
+    #[error("the key is refused: {0}")]
+    Rsa(#[from] RsaFault),
+    /// A web page.
+    #[error("this is HTML, not a JWK Set: the address leads to a web page (a login page, or an error page)")]
+    Html,
+    /// PEM where a JWK Set was expected.
+    #[error("this is PEM, not a JWK Set; a PEM key belongs in public_keys")]
+    PemNotJson,
+    /// Not one JSON object with distinct member names.
+    #[error("the JWK Set {0}")]
+    Json(JsonFault),
+    /// One key instead of a set.
+    #[error("this is a single JWK; wrap it into a set: {{\"keys\": [ … ]}}")]
+    SingleJwk,
+    /// An OpenID Connect discovery document.
+    #[error("this is a discovery document, not a JWK Set; set discovery = true, or use the address in its jwks_uri")]
+    DiscoveryDocument,
+    /// A JSON object without an array `keys`.
+    #[error("this is no JWK Set (RFC 7517, section 5): it has no array \"keys\"")]
+    NotAKeySet,
+    /// More keys than are read.
+    #[error("the JWK Set has {count} keys; at most {most} are read")]
+    TooManyKeys {
+        /// How many it has.
+        count: usize,
+        /// The most that are read.
+        most: usize,
+    },
+}
+
+/// How many keys are tried for a token that names none: an issuer has two or three at a time, and each try costs a signature check.
+const MOST_TRIED: usize = 16;

@@ -1,0 +1,115 @@
+//! RSA public keys that must not be trusted, whoever vouches for them.
+
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use jsonwebtoken::DecodingKey;
+
+/// Why an RSA public key is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RsaFault {
+    /// The modulus is shorter than 2048 bits (RFC 7518 §3.3).
+    #[error("its RSA modulus has {bits} bits; at least 2048 are needed (RFC 7518, section 3.3). Make a new key")]
+    TooShort {
+        /// The length of the modulus in bits.
+        bits: usize,
+    },
+    /// The modulus is longer than 8192 bits: too slow to check for every request.
+    #[error("its RSA modulus has {bits} bits; at most 8192 are supported")]
+    TooLong {
+        /// The length of the modulus in bits.
+        bits: usize,
+    },
+    /// The public exponent is 1 (then anyone can sign), even, zero, or longer than 32 bits.
+    #[error("its RSA exponent is 1, even, or longer than 32 bits; 65537 (\"AQAB\") is usual")]
+    Exponent,
+    /// The modulus has the fingerprint of the Infineon key generator (CVE-2017-15361, "ROCA"): it can be factored.
+    #[error("its RSA modulus was made by a faulty generator and can be factored (ROCA, CVE-2017-15361). Make a new key")]
+    Roca,
+    /// The numbers do not form an RSA key.
+    #[error("its numbers do not form an RSA public key")]
+    Invalid,
+}
+
+/// Makes a verification key of a modulus and an exponent (big-endian; zeros in front do not count, though RFC 7518 §6.3.1 forbids them).
+pub(super) fn decoding_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, RsaFault> {
+    let (n, e) = (trimmed(modulus), trimmed(exponent));
+    let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    if bits < 2048 {
+        return Err(RsaFault::TooShort { bits });
+    }
+    if bits > 8192 {
+        return Err(RsaFault::TooLong { bits });
+    }
+    let odd = e.last().is_some_and(|byte| byte % 2 == 1);
+    if !odd || e == [1] || e.len() > 4 {
+        return Err(RsaFault::Exponent);
+    }
+    if has_roca_fingerprint(n) {
+        return Err(RsaFault::Roca);
+    }
+    // Proof that the numbers work: through DER, because only that reader runs the library's check of the key.
+    RsaPublicKeyComponents { n, e }
+        .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+        .and_then(|key| aws_lc_rs::rsa::PublicKey::from_der(key.as_ref()))
+        .map_err(|_| RsaFault::Invalid)?;
+    Ok(DecodingKey::from_rsa_raw_components(n, e))
+}
+
+/// The faulty generator made primes of the form k·M + (65537^a mod M), with M a product of small primes. A modulus of two such primes
+/// is a power of 65537 modulo each of them (Nemec et al., "The Return of Coppersmith's Attack", 2017, §2.3). The chance that a sound
+/// modulus is too is about 2^-28 for these primes.
+fn has_roca_fingerprint(modulus: &[u8]) -> bool {
+    PRIMES.iter().all(|&prime| {
+        let residue = modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime);
+        let mut power = 1;
+        for _ in 0..prime {
+            if power == residue {
+                return true;
+            }
+            power = power * (65537 % prime) % prime;
+        }
+        false
+    })
+}
+
+fn trimmed(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|&&byte| byte == 0).count();
+    &number[zeros..]
+}
+
+const PRIMES: [u32; 38] = [
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137,
+    139, 149, 151, 157, 163, 167,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weak_numbers_are_refused() {
+        let sound = crate::token::samples::rsa_modulus();
+        let even: Vec<u8> = sound.iter().copied().take(255).chain([0]).collect();
+        let fault = |n: &[u8], e: &[u8]| decoding_key(n, e).err();
+        assert_eq!(fault(&sound, &[1, 0, 1]), None);
+        assert_eq!(fault(&sound, &[3]), None);
+        assert_eq!(fault(&[&[0], &sound[..]].concat(), &[0, 1, 0, 1]), None);
+        assert_eq!(fault(&sound, &[1]), Some(RsaFault::Exponent));
+        assert_eq!(fault(&sound, &[0, 1]), Some(RsaFault::Exponent));
+        assert_eq!(fault(&sound, &[1, 0, 0]), Some(RsaFault::Exponent));
+        assert_eq!(fault(&sound, &[]), Some(RsaFault::Exponent));
+        assert_eq!(fault(&sound, &[1, 0, 0, 0, 1]), Some(RsaFault::Exponent));
+        assert_eq!(fault(&sound[..128], &[1, 0, 1]), Some(RsaFault::TooShort { bits: 1024 }));
+        assert_eq!(fault(&[], &[1, 0, 1]), Some(RsaFault::TooShort { bits: 0 }));
+        assert_eq!(fault(&[&sound[..], &[1]].concat().repeat(5), &[1, 0, 1]).map(|f| matches!(f, RsaFault::TooLong { .. })), Some(true));
+        assert_eq!(fault(&even, &[1, 0, 1]), Some(RsaFault::Invalid));
+    }
+
+    #[test]
+    fn powers_of_65537_have_the_roca_fingerprint() {
+        assert!(has_roca_fingerprint(&[1]));
+        assert!(has_roca_fingerprint(&[1, 0, 1]));
+        assert!(has_roca_fingerprint(&[1, 0, 2, 0, 1]));
+        assert!(!has_roca_fingerprint(&[1, 0, 3]));
+        assert!(!has_roca_fingerprint(&crate::token::samples::rsa_modulus()));
+    }
+}
