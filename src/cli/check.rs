@@ -1,0 +1,46 @@
+//! `portcullis check`
+
+use std::path::Path;
+
+use super::{Failure, is_terminal, print};
+use crate::clock::Clock;
+use crate::config;
+use crate::config::value::CreateFiles;
+use crate::gateway::Snapshot;
+use crate::gateway::snapshot::{CompileOptions, Compiled};
+use crate::telemetry::metrics::Metrics;
+
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    let loaded = config::load(path)?;
+    let tests = loaded.file.test.len();
+    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: Clock::system().unix_seconds() };
+    let Compiled { snapshot, warnings } = Snapshot::compile(loaded, &options)?;
+    if !warnings.list.is_empty() {
+        eprintln!("{}", warnings.draw(is_terminal()));
+    }
+    print(&format!("{}: {}\n{}", path.display(), counted(&snapshot, tests), weakened(&snapshot)))
+}
+
+fn counted(snapshot: &Snapshot, tests: usize) -> String {
+    let parts = [
+        (snapshot.routes.routes().len(), "route"),
+        (snapshot.issuers.iter().count(), "issuer"),
+        (snapshot.upstreams.len(), "upstream"),
+        (snapshot.counters.len(), "limit"),
+    ];
+    let parts = parts.map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }));
+    let tests = match tests {
+        0 => "no tests".to_owned(),
+        1 => "1 test passed".to_owned(),
+        _ => format!("{tests} tests passed"),
+    };
+    format!("ok: {}, {tests}", parts.join(", "))
+}
+
+/// Every setting that weakens a guarantee, so that a reviewer sees them in one place.
+fn weakened(snapshot: &Snapshot) -> String {
+    if snapshot.weakened.is_empty() {
+        return String::new();
+    }
+    format!("weakened guarantees:\n  {}\n", snapshot.weakened.join("\n  "))
+}

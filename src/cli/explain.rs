@@ -1,0 +1,112 @@
+//! `portcullis explain`
+
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::{Failure, print};
+use crate::clock::Clock;
+use crate::config::value::CreateFiles;
+use crate::gateway::Snapshot;
+use crate::gateway::explain::{Explanation, Question, explain as walk};
+use crate::process;
+use crate::telemetry::metrics::Metrics;
+use crate::token::VerifiedToken;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The request method.
+    #[arg(value_name = "METHOD")]
+    method: String,
+    /// The URL, or the path alone where the host does not matter.
+    #[arg(value_name = "URL")]
+    url: String,
+    /// A request header field; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// A bearer token; it is verified.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Claims that stand in for a verified token.
+    #[arg(long, value_name = "JSON", conflicts_with = "token")]
+    claims: Option<String>,
+    /// The issuer section whose token the claims stand in for; needed where there are several.
+    #[arg(long, value_name = "NAME", requires = "claims")]
+    issuer: Option<String>,
+    /// The address of the socket's other end.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    peer: IpAddr,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let clock = Clock::system();
+    let snapshot = process::compile(path, None, CreateFiles::No, &Metrics::new(), &clock)?.snapshot;
+    let question = Question {
+        method: arguments.method.parse::<Method>().map_err(|_| Failure::Usage(format!("`{}` is no method", arguments.method)))?,
+        url: arguments.url.clone(),
+        headers: headers(arguments)?,
+        peer: arguments.peer,
+        assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
+    };
+    let told = walk(&snapshot, &question, clock.unix_seconds());
+    if arguments.json { print(&format!("{:#}\n", told.to_json())) } else { print(&drawn(&told)) }
+}
+
+fn headers(arguments: &Arguments) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    for field in &arguments.headers {
+        let malformed = || Failure::Usage(format!("`{field}` is no header field; write -H 'Name: value'"));
+        let (name, value) = field.split_once(':').ok_or_else(malformed)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| malformed())?;
+        headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| malformed())?);
+    }
+    if let Some(token) = &arguments.token {
+        let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| Failure::Usage("the token is not ASCII".to_owned()))?;
+        headers.append(header::AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
+fn assumed(arguments: &Arguments, snapshot: &Snapshot, now: u64) -> Result<Option<Arc<VerifiedToken>>, Failure> {
+    let Some(json) = &arguments.claims else { return Ok(None) };
+    let claims = serde_json::from_str(json).map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
+    let names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+    let issuer = match (&arguments.issuer, names.as_slice()) {
+        (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
+        (Some(issuer), _) => return Err(Failure::Usage(format!("there is no [issuer.{issuer}]; there is {}", names.join(", ")))),
+        (None, [only]) => *only,
+        (None, _) => return Err(Failure::Usage(format!("say whose token it is with --issuer; there is {}", names.join(", ")))),
+    };
+    let caller = snapshot.issuers.assume(issuer, claims, now);
+    caller
+        .map(|caller| Some(Arc::new(caller)))
+        .map_err(|error| Failure::Other(format!("no token of `{issuer}` could hold these claims: {error}")))
+}
+
+fn drawn(told: &Explanation) -> String {
+    let mut text = String::new();
+    for step in &told.steps {
+        let mark = match step.outcome {
+            "ok" => "ok",
+            "skipped" => "--",
+            _ => "NO",
+        };
+        let _ = writeln!(text, "{mark}  {:<13} {}", step.step, step.detail);
+    }
+    for (name, value) in &told.set {
+        let _ = writeln!(text, "    set           {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    }
+    for name in &told.removed {
+        let _ = writeln!(text, "    removed       {name}");
+    }
+    let verdict = if told.allow { "allow" } else { "refuse" };
+    let _ = writeln!(text, "{verdict}: {} {}", told.status, told.reason.as_str());
+    text
+}

@@ -1,0 +1,47 @@
+//! `portcullis healthcheck`
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::{self, value};
+
+/// How long a probe may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
+    // The file alone says where: nothing else of it matters, and a key that cannot be read here is no reason to fail.
+    let loaded = config::load(path)?;
+    let address = match &loaded.file.admin.listen {
+        None => SocketAddr::from(([127, 0, 0, 1], 9901)),
+        Some(text) => value::listen(text)
+            .ok()
+            .and_then(|addresses| addresses.first().copied())
+            .ok_or_else(|| Failure::Other(format!("admin.listen `{}` is no address; `portcullis check` says more", text.get_ref())))?,
+    };
+    let status = probe(reachable(address)).map_err(|error| Failure::Other(format!("{address}/readyz does not answer: {error}")))?;
+    if status == 200 { Ok(()) } else { Err(Failure::Other(format!("{address}/readyz answers {status}: not ready"))) }
+}
+
+/// A listener on every address answers on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn probe(address: SocketAddr) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head)?;
+    let status = std::str::from_utf8(&head).ok().and_then(|head| head.strip_prefix("HTTP/1.1 ")?.parse().ok());
+    status.ok_or_else(|| std::io::Error::other("the answer is no HTTP; is this the gateway's admin listener?"))
+}

@@ -1,0 +1,164 @@
+//! The command line: one file a command.
+
+mod check;
+mod demo;
+mod explain;
+mod healthcheck;
+mod token;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, Problems};
+use crate::process::{self, ProcessError};
+
+/// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// An authentication gateway: it stands in front of applications that have no login of their own, decides who is calling and whether they
+/// may, and tells the application so in headers that it can trust.
+///
+/// Without a command it serves (`run`). To see it work at once: `portcullis demo`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    after_help = "Signals: SIGHUP reloads the file; SIGTERM and SIGINT drain, a second one ends at once.\nExit: 0 well; 78 the configuration is wrong; 2 the command line is wrong; 1 anything else."
+)]
+struct CommandLine {
+    #[command(flatten)]
+    config: ConfigFile,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Debug, Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long = "config", short = 'c', value_name = "FILE", default_value = "gateway.toml", env = "PORTCULLIS_CONFIG", global = true)]
+    path: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (the default).
+    Run,
+    /// Compile the file, run its [[test]] blocks, and print every problem at once.
+    Check,
+    /// Tell the whole decision for one request, and why. Nothing is sent.
+    Explain(explain::Arguments),
+    /// Make or look into tokens.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Try it: a gateway before a built-in application, two tokens, and curl lines to paste.
+    Demo,
+    /// Ask the running gateway's /readyz; exit 0 when it is ready. For images without curl.
+    Healthcheck,
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff).
+    Man,
+}
+
+/// Why a command ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The configuration is wrong.
+    #[error("{}", .0.draw(is_terminal()))]
+    Config(Box<Problems>),
+    /// Serving.
+    #[error("error: {0}")]
+    Process(ProcessError),
+    /// The command's arguments do not fit together.
+    #[error("error: {0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("error: {0}")]
+    Other(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => EXIT_CONFIG,
+            Self::Usage(_) => 2,
+            Self::Process(_) | Self::Other(_) => 1,
+        }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::Config(Box::new(problems))
+    }
+}
+
+impl From<ProcessError> for Failure {
+    fn from(error: ProcessError) -> Self {
+        match error {
+            ProcessError::Config(problems) => Self::Config(problems),
+            other => Self::Process(other),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Parses the command line, runs the command, prints its error, and returns the exit code.
+pub fn main() -> ExitCode {
+    let CommandLine { config, command } = CommandLine::parse();
+    crate::token::install_crypto();
+    let outcome = match command.unwrap_or(Command::Run) {
+        Command::Run => process::run(&config.path, |_| ()).map_err(Failure::from),
+        Command::Check => check::check(&config.path),
+        Command::Explain(arguments) => explain::explain(&config.path, &arguments),
+        Command::Token(command) => token::token(&config.path, &command),
+        Command::Demo => demo::demo(),
+        Command::Healthcheck => healthcheck::healthcheck(&config.path),
+        Command::Schema => print(&format!("{:#}\n", config::schema())),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "portcullis", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => manual().and_then(|page| print(&page)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn manual() -> Result<String, Failure> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(CommandLine::command()).render(&mut page)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}

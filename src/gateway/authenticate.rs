@@ -1,0 +1,299 @@
+//! One credential, from the places that the route allows, to the caller that it proves.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, header};
+
+use super::client::ClientAddress;
+use super::route::{Access, Route, TokenPlaces};
+use super::target::{Target, decode_form, query_values};
+use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, VerifiedToken};
+
+/// Names under which a token may stand outside `Authorization`.
+#[derive(Clone, Debug)]
+pub struct TokenNames {
+    /// The cookie.
+    pub cookie: String,
+    /// The query parameter.
+    pub query: String,
+}
+
+impl Default for TokenNames {
+    fn default() -> Self {
+        Self { cookie: "__Host-portcullis".to_owned(), query: "access_token".to_owned() }
+    }
+}
+
+impl TokenNames {
+    /// Whether a cookie is ours: never sent to an upstream, never set by one.
+    pub fn owns_cookie(&self, name: &str) -> bool {
+        let name = name.trim();
+        name.eq_ignore_ascii_case(&self.cookie) || name.eq_ignore_ascii_case("__Host-portcullis")
+    }
+}
+
+/// Why nobody was recognised.
+#[derive(Debug, thiserror::Error)]
+pub enum Unauthenticated {
+    /// No credentials in a place that this route reads.
+    #[error("no credentials")]
+    Missing,
+    /// `Authorization: Bearer` with something that is no token.
+    #[error("the credentials are malformed")]
+    Malformed,
+    /// More than one credential.
+    #[error("more than one credential")]
+    Ambiguous,
+    /// The token is not valid.
+    #[error(transparent)]
+    Invalid(#[from] InvalidToken),
+    /// Known by its cookie, but asked for from another origin.
+    #[error("a request with a cookie came from another origin")]
+    ForeignOrigin,
+}
+
+/// A token as it stood in the request, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Credential {
+    token: String,
+    by_cookie: bool,
+}
+
+/// Recognises the caller. `Ok(None)` on a public route, and without credentials where they are optional.
+///
+/// # Errors
+/// [`Unauthenticated`]
+pub fn authenticate(
+    route: &Route,
+    request: &http::request::Parts,
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+    issuers: &Issuers,
+    now: u64,
+) -> Result<Option<Arc<VerifiedToken>>, Unauthenticated> {
+    if route.access == Access::Public {
+        return Ok(None);
+    }
+    let Some(credential) = credential(route.token_from, &request.headers, target, names)? else {
+        return if route.access == Access::Optional { Ok(None) } else { Err(Unauthenticated::Missing) };
+    };
+    if credential.by_cookie && !is_own_request(request, target, client) {
+        return Err(Unauthenticated::ForeignOrigin);
+    }
+    Ok(Some(Arc::new(issuers.verify(&credential.token, now)?)))
+}
+
+/// The one credential of a request.
+///
+/// # Errors
+/// [`Unauthenticated::Malformed`] and [`Unauthenticated::Ambiguous`].
+pub fn credential(
+    places: TokenPlaces,
+    headers: &HeaderMap,
+    target: &Target,
+    names: &TokenNames,
+) -> Result<Option<Credential>, Unauthenticated> {
+    let mut found = None;
+    let mut find = |token: String, by_cookie| match found.replace(Credential { token, by_cookie }) {
+        None => Ok(()),
+        Some(_) => Err(Unauthenticated::Ambiguous),
+    };
+    if places.header {
+        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+        let line = lines.next();
+        if lines.next().is_some() {
+            return Err(Unauthenticated::Ambiguous);
+        }
+        if let Some(token) = line.map(|line| bearer(line.as_bytes())).transpose()?.flatten() {
+            find(token, false)?;
+        }
+    }
+    if places.cookie {
+        for token in cookies(headers).filter_map(|(name, value)| (name == names.cookie).then_some(value)) {
+            find(token.to_owned(), true)?;
+        }
+    }
+    if places.query
+        && let Some(query) = target.query()
+    {
+        for value in query_values(query, &names.query) {
+            let token = decode_form(value).and_then(|token| String::from_utf8(token).ok()).ok_or(Unauthenticated::Malformed)?;
+            if !is_token68(token.as_bytes()) {
+                return Err(Unauthenticated::Malformed);
+            }
+            find(token, false)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The token of a `Bearer` credential (RFC 6750 §2.1); `None` for another scheme. The scheme is compared in any case (RFC 9110 §11.1).
+fn bearer(line: &[u8]) -> Result<Option<String>, Unauthenticated> {
+    let line = line.trim_ascii();
+    let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
+    let (scheme, rest) = line.split_at(end);
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Ok(None);
+    }
+    let token = rest.trim_ascii();
+    if !is_token68(token) {
+        return Err(Unauthenticated::Malformed);
+    }
+    if token.len() > MAX_TOKEN_BYTES {
+        // Not copied, not read: the verifier refuses it by its length.
+        return Err(InvalidToken::from(Malformed::TooLong { length: token.len() }).into());
+    }
+    String::from_utf8(token.to_vec()).map(Some).map_err(|_| Unauthenticated::Malformed)
+}
+
+/// RFC 9110 §11.2.
+fn is_token68(token: &[u8]) -> bool {
+    let unpadded = token.iter().rposition(|&byte| byte != b'=').map_or(0, |last| last + 1);
+    unpadded > 0
+        && token[..unpadded].iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/'))
+}
+
+/// The cookies of a request, in one list however many fields they came in (RFC 9113 §8.2.3).
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';')).filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim(), value.trim().trim_matches('"')))
+    })
+}
+
+/// Whether a request that is known by its cookie was made by our own pages: needed for what changes state, and for upgrades, which no
+/// same-origin policy holds back.
+fn is_own_request(request: &http::request::Parts, target: &Target, client: &ClientAddress) -> bool {
+    let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if safe && !request.headers.contains_key(header::UPGRADE) {
+        return true;
+    }
+    let mut origins = request.headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (Some(origin), None) => is_own_origin(origin.as_bytes(), target, client),
+        (Some(_), Some(_)) => false,
+        (None, _) => {
+            let mut sites = request.headers.get_all("sec-fetch-site").iter();
+            sites.next().is_some_and(|site| site == "same-origin") && sites.next().is_none()
+        }
+    }
+}
+
+/// Whether an `Origin` (RFC 6454 §6.2) is the scheme and authority that the client used.
+fn is_own_origin(origin: &[u8], target: &Target, client: &ClientAddress) -> bool {
+    let scheme = client.scheme().as_str();
+    let default_port: &[u8] = if scheme == "https" { b":443" } else { b":80" };
+    let Some(authority) = origin.strip_prefix(scheme.as_bytes()).and_then(|rest| rest.strip_prefix(b"://")) else { return false };
+    let bare = |authority: &[u8]| authority.strip_suffix(default_port).unwrap_or(authority).to_ascii_lowercase();
+    bare(authority) == bare(target.authority().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderValue, Version};
+
+    const ALL: TokenPlaces = TokenPlaces { header: true, cookie: true, query: true };
+    const HEADER: TokenPlaces = TokenPlaces { header: true, cookie: false, query: false };
+
+    fn read(places: TokenPlaces, path: &str, fields: &[(&'static str, &str)]) -> Result<Option<Credential>, Unauthenticated> {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("a.test"));
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let target = Target::parse(&Method::GET, &path.parse().unwrap(), Version::HTTP_11, &headers).unwrap();
+        credential(places, &headers, &target, &TokenNames::default())
+    }
+
+    #[test]
+    fn a_bearer_token_in_any_case_of_the_scheme() {
+        for line in ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c", " bEaReR a.b.c "] {
+            assert_eq!(read(HEADER, "/", &[("authorization", line)]).unwrap().unwrap().token, "a.b.c");
+        }
+    }
+
+    #[test]
+    fn another_scheme_is_no_credential() {
+        for line in ["Basic YTpi", "", "Token a.b.c", "Bearerx a.b.c", "bear"] {
+            assert!(read(HEADER, "/", &[("authorization", line)]).unwrap().is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_malformed() {
+        for line in [
+            "Bearer",
+            "Bearer ",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer \"a\"",
+            "Bearer a.b.c, Bearer d",
+            "Bearer ==",
+            "Bearer a=b",
+            "Bearer a\u{e9}",
+        ] {
+            assert!(matches!(read(HEADER, "/", &[("authorization", line)]), Err(Unauthenticated::Malformed)), "{line}");
+        }
+    }
+
+    #[test]
+    fn two_credentials_are_ambiguous() {
+        let bearer = ("authorization", "Bearer a.b.c");
+        let cookie = ("cookie", "x=1; __Host-portcullis=a.b.c");
+        for (places, path, fields) in [
+            (HEADER, "/", vec![bearer, bearer]),
+            (HEADER, "/", vec![bearer, ("authorization", "Basic YTpi")]),
+            (ALL, "/", vec![bearer, cookie]),
+            (ALL, "/", vec![cookie, cookie]),
+            (ALL, "/?access_token=a.b.c", vec![cookie]),
+            (ALL, "/?access_token=a.b.c", vec![bearer]),
+            (ALL, "/?access_token=a&access_token=a", vec![]),
+            (ALL, "/?access_token=a&access%5ftoken=a", vec![]),
+        ] {
+            assert!(matches!(read(places, path, &fields), Err(Unauthenticated::Ambiguous)), "{path} {fields:?}");
+        }
+        // Places that the route does not name are not read.
+        assert_eq!(read(HEADER, "/?access_token=d", &[bearer, cookie]).unwrap().unwrap().token, "a.b.c");
+    }
+
+    #[test]
+    fn a_cookie_and_a_query_are_read_where_allowed() {
+        assert!(read(ALL, "/", &[("cookie", "a=b"), ("cookie", "__Host-portcullis=t.o.k")]).unwrap().unwrap().by_cookie);
+        assert_eq!(read(ALL, "/?a=b&access_token=t%2Eo.k", &[]).unwrap().unwrap().token, "t.o.k");
+        assert!(matches!(read(ALL, "/?access_token=", &[]), Err(Unauthenticated::Malformed)));
+    }
+
+    #[test]
+    fn a_token_that_is_too_long_is_not_read() {
+        let line = format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1));
+        assert!(matches!(read(HEADER, "/", &[("authorization", &line)]), Err(Unauthenticated::Invalid(_))));
+    }
+
+    #[test]
+    fn unsafe_requests_by_cookie_need_our_origin() {
+        use super::super::client::{Peer, TrustedProxies};
+        let own = |method: &str, fields: &[(&'static str, &'static str)]| {
+            let mut request = http::Request::builder().method(method).uri("/").header("host", "a.test:8080");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
+            let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
+            is_own_request(&parts, &target, &TrustedProxies::default().client(&peer, &parts.headers))
+        };
+        assert!(own("GET", &[]));
+        assert!(!own("GET", &[("upgrade", "websocket")]));
+        assert!(!own("POST", &[]));
+        assert!(own("POST", &[("origin", "http://a.test:8080")]));
+        assert!(own("POST", &[("origin", "http://A.test:8080")]));
+        assert!(!own("POST", &[("origin", "https://a.test:8080")]));
+        assert!(!own("POST", &[("origin", "http://a.test")]));
+        assert!(!own("POST", &[("origin", "null"), ("sec-fetch-site", "same-origin")]));
+        assert!(own("POST", &[("sec-fetch-site", "same-origin")]));
+        assert!(!own("POST", &[("sec-fetch-site", "same-site")]));
+        assert!(!own("POST", &[("origin", "http://a.test:8080"), ("origin", "http://evil.test")]));
+    }
+}

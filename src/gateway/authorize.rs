@@ -1,0 +1,108 @@
+//! A caller and a route make a permit: the proof that this request may pass.
+
+use std::sync::Arc;
+
+use super::reason::Reason;
+use super::route::{Access, Demands, Route};
+use crate::token::VerifiedToken;
+
+/// The proof that a request may take its route, and as whom.
+#[derive(Debug)]
+pub struct Permit<'route> {
+    route: &'route Route,
+    caller: Option<Arc<VerifiedToken>>,
+    reason: Reason,
+}
+
+impl<'route> Permit<'route> {
+    /// The route that it is for.
+    pub fn route(&self) -> &'route Route {
+        self.route
+    }
+
+    /// Who may; `None` where nobody is known. The upstream is told of nobody else.
+    pub fn caller(&self) -> Option<&Arc<VerifiedToken>> {
+        self.caller.as_ref()
+    }
+
+    /// Why: one of the reasons of a pass, or the refusal's own on a route that does not enforce.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// A permit for nobody, on a route that only counts its refusals.
+    ///
+    /// `None` where the route enforces, or the reason is none that may be softened.
+    pub fn unenforced(route: &'route Route, reason: Reason) -> Option<Self> {
+        let softened = matches!(reason.status().as_u16(), 401 | 403) && reason != Reason::OriginForeign;
+        (!route.enforce && softened).then_some(Self { route, caller: None, reason })
+    }
+}
+
+/// What a known caller lacks.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Denied {
+    /// The route takes callers of other issuers.
+    #[error("issuer `{0}` is not among the route's issuers")]
+    Issuer(Arc<str>),
+    /// None of `roles`, or not all of `all_roles`.
+    #[error("the caller lacks the role {0}")]
+    Role(String),
+    /// Not all of `scopes`.
+    #[error("the caller lacks the scope `{0}`")]
+    Scope(String),
+    /// A claim without any of its values.
+    #[error("the claim `{0}` has none of the values asked for")]
+    Claim(String),
+}
+
+/// Decides whether a caller may take a route. No caller comes here only on public routes and where credentials are optional.
+///
+/// # Errors
+/// [`Denied`]
+pub fn authorize(route: &Route, caller: Option<Arc<VerifiedToken>>) -> Result<Permit<'_>, Denied> {
+    let reason = match &caller {
+        None if route.access == Access::Public => Reason::Public,
+        None => Reason::Anonymous,
+        Some(caller) => {
+            meets(&route.demands, caller)?;
+            if route.demands.any() { Reason::Authorized } else { Reason::Authenticated }
+        }
+    };
+    Ok(Permit { route, caller, reason })
+}
+
+fn meets(demands: &Demands, caller: &VerifiedToken) -> Result<(), Denied> {
+    if let Some(issuers) = &demands.issuers
+        && !issuers.contains(caller.issuer_name())
+    {
+        return Err(Denied::Issuer(Arc::clone(caller.issuer_name())));
+    }
+    let holds = |role: &String| caller.roles().contains(role);
+    if !demands.any_role.is_empty() && !demands.any_role.iter().any(holds) {
+        return Err(Denied::Role(listed(&demands.any_role)));
+    }
+    if let Some(role) = demands.all_roles.iter().find(|role| !holds(role)) {
+        return Err(Denied::Role(listed(std::slice::from_ref(role))));
+    }
+    if let Some(scope) = demands.scopes.iter().find(|scope| !caller.scopes().contains(scope)) {
+        return Err(Denied::Scope(scope.clone()));
+    }
+    for (path, wanted) in &demands.claims {
+        let found = caller.claim(path);
+        let has = |value: &serde_json::Value| wanted.iter().any(|wanted| wanted.matches(value));
+        let meets = match found {
+            Some(serde_json::Value::Array(values)) => values.iter().any(has),
+            Some(value) => has(value),
+            None => false,
+        };
+        if !meets {
+            return Err(Denied::Claim(path.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn listed(roles: &[String]) -> String {
+    roles.iter().map(|role| format!("`{role}`")).collect::<Vec<_>>().join(" or ")
+}

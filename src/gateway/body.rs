@@ -1,0 +1,341 @@
+//! What flows through: the client's body on its way to the upstream, and the bodies of responses.
+//!
+//! Nothing is collected. A frame is handed on when the other side asks for one, so a slow reader slows the writer (back-pressure).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::upstream::UpstreamBody;
+
+/// A response body: what came from the upstream, or what we wrote.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// Written here.
+    Bytes(Bytes),
+    /// From the wire, unbuffered.
+    Upstream(UpstreamBody),
+}
+
+/// A response body that broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The upstream closed, or broke its framing.
+    #[error("the upstream broke off its response")]
+    Upstream(#[source] hyper::Error),
+    /// The upstream sent nothing for its `idle_timeout`.
+    #[error("the upstream stopped in the middle of its response")]
+    Idle,
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            body @ Self::Bytes(_) => match std::mem::replace(body, Self::Empty) {
+                Self::Bytes(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+            Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Bytes(bytes) => bytes.is_empty(),
+            Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A timer that runs only while something is awaited, and is moved only when it fires.
+///
+/// Resetting a timer for every frame costs more than the frame; this one looks at the clock when it fires and sleeps on.
+#[derive(Debug, Default)]
+pub struct IdleTimer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    waiting_since: Option<Instant>,
+}
+
+impl IdleTimer {
+    /// Call it while pending: ready once that has gone on for `idle` without a [`reset`](Self::reset).
+    pub fn poll(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        self.poll_until(since + idle, cx)
+    }
+
+    /// Ready at `deadline`, which may move from call to call.
+    pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+
+    /// What was awaited has come.
+    pub fn reset(&mut self) {
+        self.waiting_since = None;
+    }
+}
+
+/// What is known of a request body while it is under way: shared between the body, which the connection to the upstream owns, and the
+/// exchange that waits for the answer.
+#[derive(Debug)]
+pub struct Upload {
+    begun: Instant,
+    /// Milliseconds from `begun` to the last byte.
+    last: AtomicU64,
+    bytes: AtomicU64,
+    failure: AtomicU8,
+    complete: AtomicBool,
+}
+
+/// Why a request body did not arrive.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UploadFailure {
+    /// More bytes than `max_body`.
+    #[error("the body is larger than max_body")]
+    TooLarge,
+    /// No byte for `body_idle_timeout`.
+    #[error("the client stopped in the middle of the body")]
+    Idle,
+    /// The client broke its framing, or went away.
+    #[error("the client broke off the body")]
+    Broken,
+}
+
+impl Upload {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begun: Instant::now(),
+            last: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            failure: AtomicU8::new(0),
+            complete: AtomicBool::new(false),
+        })
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// When the last byte passed.
+    pub fn last_progress(&self) -> Instant {
+        self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
+    /// Why it failed, if it did.
+    pub fn failure(&self) -> Option<UploadFailure> {
+        match self.failure.load(Ordering::Acquire) {
+            1 => Some(UploadFailure::TooLarge),
+            2 => Some(UploadFailure::Idle),
+            3 => Some(UploadFailure::Broken),
+            _ => None,
+        }
+    }
+
+    /// Whether the last byte has passed.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    fn progressed(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.last.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn fail(&self, failure: UploadFailure) -> UploadFailure {
+        let code = match failure {
+            UploadFailure::TooLarge => 1,
+            UploadFailure::Idle => 2,
+            UploadFailure::Broken => 3,
+        };
+        self.failure.store(code, Ordering::Release);
+        failure
+    }
+}
+
+/// The client's body on its way to the upstream.
+#[derive(Debug, Default)]
+pub struct ClientBody(Option<Box<Streaming>>);
+
+#[derive(Debug)]
+struct Streaming {
+    inner: Incoming,
+    upload: Arc<Upload>,
+    max: u64,
+    idle: Duration,
+    timer: IdleTimer,
+    /// Trailer fields that may pass (RFC 9110 §6.5).
+    trailers: Vec<HeaderName>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl ClientBody {
+    /// A body of at most `max` bytes, with at most `idle` between them. Trailer fields pass if they are among `trailers`.
+    pub fn new(
+        inner: Incoming,
+        max: u64,
+        idle: Duration,
+        trailers: Vec<HeaderName>,
+        gate: Option<Arc<Gate>>,
+    ) -> (Self, Option<Arc<Upload>>) {
+        if inner.is_end_stream() {
+            return (Self(None), None);
+        }
+        let upload = Upload::new();
+        let streaming = Streaming { inner, upload: Arc::clone(&upload), max, idle, timer: IdleTimer::default(), trailers, gate };
+        (Self(Some(Box::new(streaming))), Some(upload))
+    }
+
+    /// How many bytes were announced, if that is known.
+    pub fn announced(&self) -> Option<u64> {
+        self.0.as_ref().and_then(|streaming| streaming.inner.size_hint().exact())
+    }
+}
+
+impl HttpBody for ClientBody {
+    type Data = Bytes;
+    type Error = UploadFailure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
+        match &mut self.0 {
+            None => Poll::Ready(None),
+            Some(streaming) => streaming.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|streaming| streaming.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.inner.size_hint())
+    }
+}
+
+impl Streaming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
+        if let Some(gate) = &self.gate {
+            ready!(gate.poll_open(&mut self.timer, cx));
+            self.gate = None;
+            self.timer.reset();
+        }
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(self.timer.poll(self.idle, cx));
+                return Poll::Ready(Some(Err(self.upload.fail(UploadFailure::Idle))));
+            }
+            Poll::Ready(frame) => frame,
+        };
+        self.timer.reset();
+        Poll::Ready(match frame {
+            None => {
+                self.upload.complete.store(true, Ordering::Release);
+                None
+            }
+            Some(Err(_)) => Some(Err(self.upload.fail(UploadFailure::Broken))),
+            Some(Ok(frame)) => self.pass(frame),
+        })
+    }
+
+    fn pass(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, UploadFailure>> {
+        if let Some(data) = frame.data_ref() {
+            self.upload.progressed(data.len());
+            if self.upload.bytes() > self.max {
+                return Some(Err(self.upload.fail(UploadFailure::TooLarge)));
+            }
+            if self.inner.is_end_stream() {
+                self.upload.complete.store(true, Ordering::Release);
+            }
+            return Some(Ok(frame));
+        }
+        let trailers = frame.into_trailers().ok()?;
+        self.upload.complete.store(true, Ordering::Release);
+        let mut passed = HeaderMap::new();
+        for name in &self.trailers {
+            for value in trailers.get_all(name) {
+                passed.append(name.clone(), value.clone());
+            }
+        }
+        if passed.is_empty() { None } else { Some(Ok(Frame::trailers(passed))) }
+    }
+}
+
+/// Holds a request body back until the upstream has said `100 Continue` (RFC 9110 §10.1.1).
+///
+/// The client is asked for its body only when the body is read, so an upstream that refuses at once spares the client the upload.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: AtomicU8,
+    waker: std::sync::Mutex<Option<Waker>>,
+}
+
+/// How long an upstream that never says `100 Continue` is waited for; it need not say it (RFC 9110 §10.1.1).
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Gate {
+    const OPEN: u8 = 1;
+    const SHUT: u8 = 2;
+
+    /// The upstream wants the body.
+    pub fn open(&self) {
+        self.turn(Self::OPEN);
+    }
+
+    /// The upstream has answered without it: it is never read. Returns whether the body had not begun.
+    pub fn shut(&self) -> bool {
+        self.turn(Self::SHUT)
+    }
+
+    fn turn(&self, state: u8) -> bool {
+        let turned = self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if turned && let Some(waker) = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            waker.wake();
+        }
+        turned
+    }
+
+    fn poll_open(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> Poll<()> {
+        *self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(cx.waker().clone());
+        match self.state.load(Ordering::Acquire) {
+            Self::OPEN => Poll::Ready(()),
+            Self::SHUT => Poll::Pending,
+            _ => {
+                ready!(timer.poll(CONTINUE_TIMEOUT, cx));
+                self.open();
+                if self.state.load(Ordering::Acquire) == Self::OPEN { Poll::Ready(()) } else { Poll::Pending }
+            }
+        }
+    }
+}

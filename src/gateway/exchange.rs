@@ -1,0 +1,269 @@
+//! One request's record: begun with the request, written when its response or tunnel ends.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::Telemetry;
+use super::authorize::Permit;
+use super::body::{Body, BodyError, Upload};
+use super::client::Peer;
+use super::outgoing::ExchangeIds;
+use super::reason::{Outcome, Reason};
+use super::refusal::Refusal;
+use super::route::Route;
+use super::snapshot::Snapshot;
+use crate::limit::{Cell, Count, Limit};
+use crate::telemetry::access::AccessRecord;
+use crate::token::VerifiedToken;
+
+/// The status of a request whose client went away before there was one, as nginx writes it.
+const CLIENT_GONE: u16 = 499;
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub struct Exchange {
+    telemetry: Arc<Telemetry>,
+    snapshot: Arc<Snapshot>,
+    begun: Instant,
+    timestamp: Duration,
+    method: Method,
+    path: Box<str>,
+    ids: Option<ExchangeIds>,
+    client: IpAddr,
+    route: Option<usize>,
+    caller: Option<Arc<VerifiedToken>>,
+    decision: Option<Reason>,
+    outcome: Outcome,
+    status: Option<u16>,
+    upstream_begun: Option<Instant>,
+    upstream: Option<Duration>,
+    upload: Option<Arc<Upload>>,
+    bytes_out: u64,
+    tunnel: Option<Arc<TunnelBytes>>,
+    cells: Vec<(Arc<Limit>, Cell)>,
+}
+
+/// Bytes that a tunnel has carried.
+#[derive(Debug, Default)]
+pub struct TunnelBytes {
+    /// From the client.
+    pub up: AtomicU64,
+    /// To the client.
+    pub down: AtomicU64,
+}
+
+impl Exchange {
+    /// Begins the record of a request.
+    pub fn begin<B>(request: &Request<B>, peer: &Peer, snapshot: Arc<Snapshot>, telemetry: Arc<Telemetry>) -> Self {
+        Self {
+            begun: Instant::now(),
+            timestamp: telemetry.clock.unix_time(),
+            telemetry,
+            snapshot,
+            method: request.method().clone(),
+            path: request.uri().path().into(),
+            ids: None,
+            client: peer.address,
+            route: None,
+            caller: None,
+            decision: None,
+            outcome: Outcome::Allowed,
+            status: None,
+            upstream_begun: None,
+            upstream: None,
+            upload: None,
+            bytes_out: 0,
+            tunnel: None,
+            cells: Vec::new(),
+        }
+    }
+
+    /// Who asks, and under which id.
+    pub fn identified(&mut self, client: IpAddr, ids: ExchangeIds) {
+        self.client = client;
+        self.ids = Some(ids);
+    }
+
+    /// The ids of this exchange; a request that was refused before they were read gets its own.
+    pub fn ids(&mut self) -> &ExchangeIds {
+        self.ids.get_or_insert_with(|| ExchangeIds::new(&http::HeaderMap::new(), false))
+    }
+
+    /// The route was found.
+    pub fn routed(&mut self, route: usize) {
+        self.route = Some(route);
+    }
+
+    /// A limit counted this request.
+    pub fn counted(&mut self, limit: Arc<Limit>, cell: Cell) {
+        self.cells.push((limit, cell));
+    }
+
+    /// The caller is known.
+    pub fn recognised(&mut self, caller: &Arc<VerifiedToken>) {
+        self.caller = Some(Arc::clone(caller));
+    }
+
+    /// It may pass.
+    pub fn permitted(&mut self, permit: &Permit<'_>) {
+        self.decision = Some(permit.reason());
+        self.outcome = if permit.reason().is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
+    }
+
+    /// It is on its way to the upstream.
+    pub fn sent(&mut self, upload: Option<Arc<Upload>>) {
+        self.upstream_begun = Some(Instant::now());
+        self.upload = upload;
+    }
+
+    /// The upstream's answer has begun, or there is none.
+    pub fn answered(&mut self) {
+        self.upstream = self.upstream_begun.map(|begun| begun.elapsed());
+    }
+
+    /// It is answered here.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        self.outcome = Outcome::of_refusal(reason);
+        self.decision = Some(reason);
+        let request_id = self.request_id().to_owned();
+        let route = self.route().map(|route| Arc::clone(&route.name));
+        if self.outcome == Outcome::Failed {
+            tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "the upstream gave no answer");
+        } else {
+            tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
+        }
+    }
+
+    /// The id that the client is told.
+    pub fn request_id(&mut self) -> &str {
+        self.ids().request_id.to_str().unwrap_or_default()
+    }
+
+    /// Attaches the record to the response: it is written when the body ends or is dropped.
+    pub fn finish(mut self, response: Response<Body>) -> Response<RecordedBody> {
+        self.head(response.status().as_u16());
+        response.map(|body| RecordedBody { body, exchange: Some(Box::new(self)) })
+    }
+
+    /// Attaches the record to a tunnel: it is written when this is dropped.
+    pub fn tunnelled(&mut self, bytes: Arc<TunnelBytes>) {
+        self.tunnel = Some(bytes);
+    }
+
+    /// The status is known. Cells of limits that count failures are given back where it is none.
+    pub fn head(&mut self, status: u16) {
+        self.status = Some(status);
+        let failed = matches!(status, 401 | 403 | 429);
+        for (limit, cell) in self.cells.drain(..) {
+            if limit.settings().count == Count::Failures && !failed {
+                limit.give_back(cell);
+            }
+        }
+    }
+
+    fn route(&self) -> Option<&Route> {
+        self.route.and_then(|index| self.snapshot.routes.routes().get(index))
+    }
+
+    fn broke_off(&mut self, error: &BodyError) {
+        self.outcome = Outcome::Failed;
+        self.decision = Some(match error {
+            BodyError::Upstream(_) => Reason::UpstreamFailed,
+            BodyError::Idle => Reason::UpstreamTimeout,
+        });
+        let request_id = self.request_id().to_owned();
+        tracing::warn!(request_id, route = self.route().map(|route| &*route.name), cause = %error, "the response broke off");
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let duration = self.begun.elapsed();
+        let status = self.status.unwrap_or(CLIENT_GONE);
+        let reason = self.decision.map_or("", Reason::as_str);
+        let outcome = self.outcome.as_str();
+        let (bytes_in, bytes_out) = match &self.tunnel {
+            Some(tunnel) => (tunnel.up.load(Ordering::Relaxed), tunnel.down.load(Ordering::Relaxed)),
+            None => (self.upload.as_ref().map_or(0, |upload| upload.bytes()), self.bytes_out),
+        };
+        let seconds = duration.as_secs_f64();
+        let upstream_seconds = self.upstream.map(|duration| duration.as_secs_f64());
+        let metrics = self.route().map_or(&self.telemetry.unrouted, |route| &route.metrics);
+        metrics.request(self.method.as_str(), status, seconds, upstream_seconds);
+        metrics.decision(outcome, reason);
+        if !self.snapshot.access_log {
+            return;
+        }
+        self.ids();
+        let Some(ids) = &self.ids else { return };
+        let caller = self.caller.as_deref();
+        let trace_id = ids.trace.trace_id();
+        let record = AccessRecord {
+            timestamp: self.timestamp,
+            request_id: ids.request_id.to_str().unwrap_or_default(),
+            trace_id: trace_id.as_str(),
+            client_address: Some(self.client),
+            method: self.method.as_str(),
+            path: &self.path,
+            route: self.route().map(|route| &*route.name),
+            status,
+            duration,
+            upstream: self.upstream,
+            bytes_in,
+            bytes_out,
+            outcome,
+            reason,
+            issuer: caller.map(|caller| &**caller.issuer_name()),
+            subject: caller.map(VerifiedToken::subject),
+            sid: caller.and_then(VerifiedToken::sid),
+        };
+        self.telemetry.write(&record);
+    }
+}
+
+/// A response body with the record of its exchange.
+#[derive(Debug)]
+pub struct RecordedBody {
+    body: Body,
+    exchange: Option<Box<Exchange>>,
+}
+
+impl RecordedBody {
+    /// A body whose exchange is recorded elsewhere.
+    pub fn unrecorded(body: Body) -> Self {
+        Self { body, exchange: None }
+    }
+}
+
+impl HttpBody for RecordedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let recorded = self.get_mut();
+        let frame = ready!(Pin::new(&mut recorded.body).poll_frame(cx));
+        match (&frame, &mut recorded.exchange) {
+            (Some(Ok(frame)), Some(exchange)) => exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+            (Some(Err(error)), Some(exchange)) => exchange.broke_off(error),
+            _ => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,263 @@
+//! The decision for one request, told: the steps of [`Gateway::pass`](super::Gateway) with what each one found. Nothing is sent.
+//!
+//! `explain` on the command line prints it, and `[[test]]` blocks are held against it. Every step calls what the data path calls.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use serde_json::{Map, Value, json};
+
+use super::authenticate::authenticate;
+use super::client::{ClientAddress, Peer};
+use super::outgoing::{ExchangeIds, Outgoing};
+use super::reason::Reason;
+use super::refusal::Refusal;
+use super::route::{Access, HostPattern, Methods, Route, Segment};
+use super::snapshot::Snapshot;
+use super::target::{Ambiguity, Target};
+use super::{overridden, permit};
+use crate::token::VerifiedToken;
+
+/// A request that is not made.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The method.
+    pub method: Method,
+    /// An absolute URL, or a path alone.
+    pub url: String,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// The socket's other end.
+    pub peer: IpAddr,
+    /// A caller that is taken for verified.
+    pub assumed: Option<Arc<VerifiedToken>>,
+}
+
+/// What was decided, and how.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Whether the request would be passed on.
+    pub allow: bool,
+    /// 200, or the status of the refusal.
+    pub status: u16,
+    /// Why.
+    pub reason: Reason,
+    /// The name of the route.
+    pub route: Option<String>,
+    /// The target as it was matched.
+    pub target: Option<String>,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// Who is calling.
+    pub caller: Option<Arc<VerifiedToken>>,
+    /// What the upstream would see that differs from what the client sent.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Fields that the upstream would not see.
+    pub removed: Vec<HeaderName>,
+    /// What was done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step of the line.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its name.
+    pub step: &'static str,
+    /// `ok`, `refused` or `skipped`.
+    pub outcome: &'static str,
+    /// In words.
+    pub detail: String,
+}
+
+impl Explanation {
+    /// As JSON (CONTRACT §1).
+    pub fn to_json(&self) -> Value {
+        let mut set = Map::new();
+        for (name, value) in &self.set {
+            set.insert(name.to_string(), String::from_utf8_lossy(value.as_bytes()).into());
+        }
+        json!({
+            "verdict": if self.allow { "allow" } else { "refuse" },
+            "status": self.status,
+            "reason": self.reason.as_str(),
+            "route": self.route,
+            "target": self.target,
+            "client": self.client.map(|client| client.to_string()),
+            "issuer": self.caller.as_ref().map(|caller| caller.issuer_name().to_string()),
+            "subject": self.caller.as_ref().map(|caller| caller.subject()),
+            "roles": self.caller.as_ref().map(|caller| caller.roles()),
+            "headers": { "set": set, "removed": self.removed.iter().map(HeaderName::as_str).collect::<Vec<_>>() },
+            "steps": self.steps.iter().map(|step| json!({ "step": step.step, "outcome": step.outcome, "detail": step.detail })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Walks the line for a question. `now` is in Unix seconds.
+pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanation {
+    let mut told = Explanation {
+        allow: false,
+        status: 0,
+        reason: Reason::Public,
+        route: None,
+        target: None,
+        client: None,
+        caller: question.assumed.clone(),
+        set: Vec::new(),
+        removed: Vec::new(),
+        steps: Vec::new(),
+    };
+    let verdict = walk(snapshot, question, now, &mut told);
+    told.reason = match &verdict {
+        Ok(reason) => *reason,
+        Err((step, refusal)) => {
+            told.steps.push(Step { step, outcome: "refused", detail: refusal.to_string() });
+            refusal.reason()
+        }
+    };
+    told.allow = verdict.is_ok();
+    told.status = if told.allow { 200 } else { told.reason.status().as_u16() };
+    told
+}
+
+type Failed = (&'static str, Refusal);
+
+fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanation) -> Result<Reason, Failed> {
+    let (parts, tls) = request(question).map_err(|ambiguity| ("target", Refusal::Rewrite(ambiguity)))?;
+    let peer = Peer { address: question.peer.to_canonical(), tls };
+    let client = snapshot.proxies.client(&peer, &parts.headers);
+    told.client = Some(client.ip());
+    told.ok("client", describe_client(&client));
+
+    let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).map_err(|error| ("target", error.into()))?;
+    told.target = Some(format!("{}{}", target.host(), target.path()));
+    told.ok("target", describe_target(&target));
+
+    let route = snapshot.routes.find(&parts.method, &target).map_err(|error| ("route", error.into()))?;
+    told.route = Some(route.name.to_string());
+    told.ok("route", describe_route(route));
+    let also = overridden(snapshot, route, &parts, &target).map_err(|refusal| ("route", refusal))?;
+    match &route.limit {
+        Some(limit) => told.skipped("limit", format!("`{}` would count this request; nothing is counted offline", limit.name())),
+        None => told.skipped("limit", "the route has none".to_owned()),
+    }
+
+    if let Some(also) = also {
+        let caller = recognise(snapshot, also, question, &parts, &target, &client, now);
+        permit(also, caller).map_err(|refusal| ("authorize", refusal))?;
+        told.ok("authorize", format!("route `{}`, for the overriding method", also.name));
+    }
+    let caller = recognise(snapshot, route, question, &parts, &target, &client, now);
+    match &caller {
+        Ok(Some(caller)) => {
+            told.ok("authenticate", describe_caller(caller));
+            told.caller = Some(Arc::clone(caller));
+        }
+        Ok(None) if route.access == Access::Public => told.skipped("authenticate", "the route is public".to_owned()),
+        Ok(None) => told.ok("authenticate", "no credentials, and none are asked for".to_owned()),
+        Err(_) => {}
+    }
+    let step = if caller.is_ok() { "authorize" } else { "authenticate" };
+    let permit = permit(route, caller).map_err(|refusal| (step, refusal))?;
+    told.ok("authorize", describe_permit(route, permit.reason()));
+
+    let before = parts.headers.clone();
+    let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
+    let outgoing =
+        Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules).map_err(|error| ("outgoing", error.into()))?;
+    let differs = |name: &HeaderName, value: &HeaderValue| !before.get_all(name).iter().any(|sent| sent == value);
+    told.set =
+        outgoing.headers().iter().filter(|(name, value)| differs(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    told.removed = outgoing.removed().to_vec();
+    told.ok("outgoing", format!("{} {} to upstream `{}`", outgoing.method(), outgoing.target(), route.upstream.settings().name));
+    Ok(permit.reason())
+}
+
+fn recognise(
+    snapshot: &Snapshot,
+    route: &Route,
+    question: &Question,
+    parts: &Parts,
+    target: &Target,
+    client: &ClientAddress,
+    now: u64,
+) -> Result<Option<Arc<VerifiedToken>>, Refusal> {
+    match &question.assumed {
+        Some(caller) if route.access != Access::Public => Ok(Some(Arc::clone(caller))),
+        _ => authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now).map_err(Refusal::from),
+    }
+}
+
+/// The request as hyper would hand it over, and whether it came over TLS.
+fn request(question: &Question) -> Result<(Parts, bool), Ambiguity> {
+    // hyper drops a fragment before anybody sees it, so it must be looked for in the text.
+    if question.url.contains('#') {
+        return Err(Ambiguity::Fragment);
+    }
+    let (scheme, rest) = question.url.split_once("://").unwrap_or(("http", &question.url));
+    let at = if question.url.contains("://") { rest.find(['/', '?']).unwrap_or(rest.len()) } else { 0 };
+    let (authority, target) = rest.split_at(at);
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let uri: Uri = target.parse().map_err(|_| Ambiguity::PathByte)?;
+    let mut request = Request::new(());
+    *request.method_mut() = question.method.clone();
+    *request.uri_mut() = uri;
+    request.headers_mut().clone_from(&question.headers);
+    if !request.headers().contains_key(header::HOST) {
+        let authority = if authority.is_empty() { "localhost" } else { authority };
+        let host = HeaderValue::from_str(authority).map_err(|_| Ambiguity::HostMalformed)?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    Ok((request.into_parts().0, scheme.eq_ignore_ascii_case("https")))
+}
+
+impl Explanation {
+    fn ok(&mut self, step: &'static str, detail: String) {
+        self.steps.push(Step { step, outcome: "ok", detail });
+    }
+
+    fn skipped(&mut self, step: &'static str, detail: String) {
+        self.steps.push(Step { step, outcome: "skipped", detail });
+    }
+}
+
+fn describe_client(client: &ClientAddress) -> String {
+    format!("{} over {}: {}", client.ip(), client.scheme().as_str(), client.through())
+}
+
+fn describe_target(target: &Target) -> String {
+    let relaxed = target.relaxed().to_string();
+    let read = if relaxed.is_empty() { String::new() } else { format!(", read with {relaxed}") };
+    format!("host `{}`, path `{}`{read}; `{}` is what is sent", target.host(), target.path(), target.sent())
+}
+
+fn describe_route(route: &Route) -> String {
+    let host = match &route.pattern.host {
+        HostPattern::Exact(name) => format!("the exact host `{name}`"),
+        HostPattern::Suffix(name) => format!("the wildcard host `*{name}`"),
+        HostPattern::Any => "every host".to_owned(),
+    };
+    let kind = if route.pattern.subtree { "the longest subtree" } else { "an exact path" };
+    let methods = match &route.pattern.methods {
+        Methods::All => "every method".to_owned(),
+        Methods::Only(methods) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
+    };
+    let literal = route.pattern.segments.iter().filter(|segment| matches!(segment, Segment::Literal(_))).count();
+    format!("`{}`: {host}, {kind} with {literal} literal segments, {methods}", route.name)
+}
+
+fn describe_caller(caller: &VerifiedToken) -> String {
+    let roles = if caller.roles().is_empty() { "no roles".to_owned() } else { format!("roles {}", caller.roles().join(", ")) };
+    format!("`{}` of issuer `{}`, {roles}", caller.subject(), caller.issuer_name())
+}
+
+fn describe_permit(route: &Route, reason: Reason) -> String {
+    match reason {
+        Reason::Public => "everybody may".to_owned(),
+        Reason::Anonymous => "credentials are optional here".to_owned(),
+        Reason::Authenticated => "every caller may".to_owned(),
+        Reason::Authorized => "the caller holds what the route asks for".to_owned(),
+        refused => format!("would be refused ({}), but route `{}` does not enforce", refused.as_str(), route.name),
+    }
+}

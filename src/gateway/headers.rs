@@ -1,0 +1,317 @@
+//! Which header fields are ours, in any spelling that an application may read as them.
+//!
+//! CGI, WSGI, Rack and PHP turn `X-Auth-User` into `HTTP_X_AUTH_USER`, and some turn `X_Auth_User`, `X.Auth.User` or `X~Auth~User` into
+//! the same. So names are compared folded: in lower case, with every sign that is neither letter nor digit as `-`.
+
+use std::collections::HashSet;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+
+use crate::token::{ClaimPath, VerifiedToken};
+
+/// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
+const ALWAYS: [&str; 25] = [
+    "authorization",
+    // Hop by hop (RFC 9110 §7.6.1).
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    // What could move the application's idea of the request.
+    "x-original-url",
+    "x-original-host",
+    "x-rewrite-url",
+    "forwarded",
+    "x-real-ip",
+    "client-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "proxy",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    // RFC 8470 §5.1: only the gateway's own TLS could say it.
+    "early-data",
+    "expect",
+];
+
+/// Kept where the route says `method_override = true`, folded.
+pub const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// Every folded name that begins with this is removed.
+const FORWARDED_PREFIX: &[u8] = b"x-forwarded";
+
+/// The longest name that can be ours, in bytes.
+pub const LONGEST: usize = 256;
+
+/// The default `[identity_headers]`: header and claim.
+pub const DEFAULT_IDENTITY: [(&str, &str); 5] =
+    [("x-auth-user", "sub"), ("x-auth-email", "email"), ("x-auth-name", "name"), ("x-auth-roles", "roles"), ("x-auth-issuer", "iss")];
+
+/// Every name that a client cannot send through.
+#[derive(Clone, Debug)]
+pub struct OwnedNames {
+    /// Folded names.
+    names: HashSet<Box<[u8]>>,
+    /// Bit n: some name has n bytes. Spares most fields the folding.
+    lengths: u128,
+}
+
+impl OwnedNames {
+    /// The fixed names, the default identity headers, and these identity headers of the file.
+    pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let mut owned = Self { names: HashSet::new(), lengths: 0 };
+        for name in ALWAYS.into_iter().chain(METHOD_OVERRIDES).chain(DEFAULT_IDENTITY.map(|(name, _)| name)) {
+            owned.insert(name.as_bytes());
+        }
+        for name in identity {
+            owned.insert(name.as_str().as_bytes());
+        }
+        owned
+    }
+
+    fn insert(&mut self, name: &[u8]) {
+        let folded: Box<[u8]> = name.iter().copied().map(fold).collect();
+        self.lengths |= length_bit(folded.len());
+        self.names.insert(folded);
+    }
+
+    /// Whether an application may read a field of this name as one of ours.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        if name.len() >= FORWARDED_PREFIX.len() && name.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix) {
+            return true;
+        }
+        if self.lengths & length_bit(name.len()) == 0 {
+            return false;
+        }
+        let mut folded = [0_u8; LONGEST];
+        let Some(folded) = folded.get_mut(..name.len()) else { return false };
+        for (to, from) in folded.iter_mut().zip(name) {
+            *to = fold(*from);
+        }
+        self.names.contains(&*folded)
+    }
+}
+
+fn length_bit(length: usize) -> u128 {
+    1 << length.min(127)
+}
+
+/// One byte of a folded name.
+pub const fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+/// Whether two names are the same once folded.
+pub fn same_folded(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
+}
+
+/// The names that `Connection` lists: they are for this hop alone (RFC 9110 §7.6.1).
+pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+/// What upstreams are told about a caller: header = claim.
+#[derive(Clone, Debug)]
+pub struct IdentityHeaders(Vec<(HeaderName, Claim)>);
+
+/// Where the value of an identity header comes from.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    /// What the issuer section extracts as the subject.
+    Subject,
+    /// What the issuer section extracts as the roles.
+    Roles,
+    /// Any other claim.
+    Path(ClaimPath),
+}
+
+impl Claim {
+    /// The claim that these segments name.
+    pub fn new(segments: Vec<String>) -> Self {
+        match segments.as_slice() {
+            [one] if one == "sub" => Self::Subject,
+            [one] if one == "roles" => Self::Roles,
+            _ => Self::Path(ClaimPath::new(segments)),
+        }
+    }
+}
+
+impl Default for IdentityHeaders {
+    fn default() -> Self {
+        Self(DEFAULT_IDENTITY.map(|(name, claim)| (HeaderName::from_static(name), Claim::new(vec![claim.to_owned()]))).to_vec())
+    }
+}
+
+impl IdentityHeaders {
+    /// These headers, and no others.
+    pub fn new(headers: Vec<(HeaderName, Claim)>) -> Self {
+        Self(headers)
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter().map(|(name, _)| name)
+    }
+
+    /// Sets one value of each, and none where the claim is absent or an object.
+    pub fn set(&self, caller: &VerifiedToken, headers: &mut HeaderMap) {
+        for (name, claim) in &self.0 {
+            let value = match claim {
+                Claim::Subject => text_value(caller.subject()),
+                Claim::Roles => list_value(caller.roles().iter().map(String::as_str)),
+                Claim::Path(path) => caller.claim(path).and_then(claim_value),
+            };
+            if let Some(value) = value {
+                headers.insert(name.clone(), value);
+            }
+        }
+    }
+}
+
+/// A claim as a header value: `None` for null, an object, and a list with nothing to say.
+fn claim_value(claim: &Value) -> Option<HeaderValue> {
+    match claim {
+        Value::Null | Value::Object(_) => None,
+        Value::String(text) => text_value(text),
+        Value::Bool(_) | Value::Number(_) => text_value(&claim.to_string()),
+        Value::Array(items) => {
+            let items: Vec<String> = items
+                .iter()
+                .filter_map(|item| match item {
+                    Value::String(text) => Some(text.clone()),
+                    Value::Bool(_) | Value::Number(_) => Some(item.to_string()),
+                    Value::Null | Value::Object(_) | Value::Array(_) => None,
+                })
+                .collect();
+            list_value(items.iter().map(String::as_str))
+        }
+    }
+}
+
+fn text_value(text: &str) -> Option<HeaderValue> {
+    let mut out = Vec::with_capacity(text.len());
+    encode(text, false, &mut out);
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(out)).ok()
+}
+
+fn list_value<'a>(items: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
+    let mut out = Vec::new();
+    let mut any = false;
+    for item in items {
+        if any {
+            out.push(b',');
+        }
+        any = true;
+        encode(item, true, &mut out);
+    }
+    if any { HeaderValue::from_maybe_shared(bytes::Bytes::from(out)).ok() } else { None }
+}
+
+/// Writes a value so that nothing of it is lost or read as something else: `%`, control bytes, bytes outside ASCII, a space at either
+/// end, and in a list the comma, are percent-encoded.
+fn encode(text: &str, in_list: bool, out: &mut Vec<u8>) {
+    let last = text.len().saturating_sub(1);
+    for (at, byte) in text.bytes().enumerate() {
+        let escaped = match byte {
+            b'%' | 0..0x20 | 0x7f.. => true,
+            b' ' => at == 0 || at == last,
+            b',' => in_list,
+            _ => false,
+        };
+        if escaped {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            out.extend([b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_spelling_of_an_owned_name_is_owned() {
+        let owned = OwnedNames::new([&HeaderName::from_static("x-remote-user")]);
+        for name in [
+            "x-auth-user",
+            "x_auth_user",
+            "x.auth.user",
+            "x-auth_user",
+            "x~auth~user",
+            "x!auth|user",
+            "x_remote_user",
+            "authorization",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded-anything",
+            "x-forwarded",
+            "x.forwarded.host",
+            "forwarded",
+            "x_real_ip",
+            "proxy",
+            "x-original-url",
+            "x_rewrite_url",
+            "x-http-method-override",
+            "x_http_method",
+            "transfer_encoding",
+            "x-request-id",
+        ] {
+            assert!(owned.contains(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in
+            ["host", "accept", "x-auth-users", "x-authuser", "x-requested-with", "cookie", "content-type", "x-forward", "xforwardedfor"]
+        {
+            assert!(!owned.contains(&HeaderName::from_static(name)), "{name}");
+        }
+        let long = HeaderName::from_bytes(&[b'x'; 1000]).unwrap();
+        assert!(!owned.contains(&long));
+    }
+
+    #[test]
+    fn long_owned_names_are_found() {
+        let long = HeaderName::from_bytes(&[b'y'; 200]).unwrap();
+        assert!(OwnedNames::new([&long]).contains(&long));
+    }
+
+    #[test]
+    fn values_are_exact() {
+        for (claim, expected) in [
+            (json!("alice"), Some("alice")),
+            (json!("a b"), Some("a b")),
+            (json!(" a "), Some("%20a%20")),
+            (json!(" "), Some("%20")),
+            (json!("100%"), Some("100%25")),
+            (json!("a\r\nX: y"), Some("a%0D%0AX: y")),
+            (json!("é"), Some("%C3%A9")),
+            (json!("a,b"), Some("a,b")),
+            (json!(17), Some("17")),
+            (json!(1.5), Some("1.5")),
+            (json!(true), Some("true")),
+            (json!(["a", "b,c", 3, null, {"x": 1}]), Some("a,b%2Cc,3")),
+            (json!([]), None),
+            (json!(null), None),
+            (json!({"a": 1}), None),
+            (json!(""), Some("")),
+        ] {
+            assert_eq!(claim_value(&claim).as_ref().map(|value| value.to_str().unwrap()), expected, "{claim}");
+        }
+    }
+}

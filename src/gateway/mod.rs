@@ -1,0 +1,374 @@
+//! What a request walks through, in walking order.
+//!
+//! [`Gateway::pass`] is the whole policy, read from top to bottom. Each step hands the next one a proof: a [`Target`] has one meaning, a
+//! [`VerifiedToken`](crate::token::VerifiedToken) was verified, a [`Permit`] was granted, and only an [`Outgoing`] can be sent.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod body;
+pub mod client;
+mod echo;
+pub mod exchange;
+pub mod explain;
+pub mod headers;
+pub mod outgoing;
+pub mod reason;
+pub mod refusal;
+pub mod route;
+pub mod snapshot;
+pub mod target;
+mod tunnel;
+pub mod upstream;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::authenticate::authenticate;
+use self::authorize::{Permit, authorize};
+use self::body::{Body, ClientBody, Gate};
+use self::client::{ClientAddress, Peer};
+use self::exchange::{Exchange, RecordedBody, TunnelBytes};
+use self::outgoing::{ExchangeIds, Outgoing, strip_response};
+use self::refusal::Refusal;
+use self::route::Route;
+pub use self::snapshot::Snapshot;
+use self::target::Target;
+use self::upstream::{Application, Lease, UpstreamBody, UpstreamFailure};
+use crate::clock::Clock;
+use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+use crate::telemetry::access::AccessRecord;
+use crate::telemetry::log::Format;
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
+use crate::telemetry::writer::LogWriter;
+use crate::token::VerifiedToken;
+
+/// The gateway: one current snapshot, and what outlives all snapshots.
+#[derive(Debug)]
+pub struct Gateway {
+    current: ArcSwap<Snapshot>,
+    telemetry: Arc<Telemetry>,
+    /// Tunnels: they have left hyper's connection, so the drain waits for them here.
+    tunnels: TaskTracker,
+    /// Cuts the tunnels at the drain deadline.
+    cut: CancellationToken,
+    draining: AtomicBool,
+}
+
+thread_local! {
+    /// Where a worker writes its access lines, one after the other.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where exchanges are written.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// Every metric family.
+    pub metrics: Metrics,
+    /// Counters of requests that no route took.
+    pub unrouted: RouteMetrics,
+    /// The time.
+    pub clock: Clock,
+    log: LogWriter,
+    format: Format,
+}
+
+impl Telemetry {
+    /// Writes access lines to `log` in this format.
+    pub fn new(metrics: Metrics, clock: Clock, log: LogWriter, format: Format) -> Self {
+        let unrouted = metrics.route("");
+        Self { metrics, unrouted, clock, log, format }
+    }
+
+    fn write(&self, record: &AccessRecord<'_>) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            record.write(self.format, line);
+            // A full queue drops the line and counts it: a log must never hold a request up.
+            self.log.try_line(line);
+        });
+    }
+}
+
+impl Gateway {
+    /// A gateway that serves under this snapshot.
+    pub fn new(snapshot: Snapshot, telemetry: Telemetry) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(snapshot),
+            telemetry: Arc::new(telemetry),
+            tunnels: TaskTracker::new(),
+            cut: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The snapshot that new requests begin under.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Serves new requests under another snapshot. Those in flight finish under the one they began with.
+    pub fn install(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+
+    /// Metrics, clock and log.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
+    /// Asks clients to go elsewhere: answers on HTTP/1.1 close their connections from now on.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The tunnels that are open.
+    pub fn tunnels(&self) -> &TaskTracker {
+        &self.tunnels
+    }
+
+    /// Cuts every tunnel: the drain deadline has come.
+    pub fn cut_tunnels(&self) {
+        self.cut.cancel();
+    }
+
+    /// Answers one request. `worker` is the index of the calling worker.
+    pub async fn handle(&self, worker: usize, peer: &Peer, request: Request<Incoming>) -> Response<RecordedBody> {
+        // One config for this request, from its first byte to its last.
+        let snapshot = self.current.load_full();
+        let version = request.version();
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&snapshot), Arc::clone(&self.telemetry));
+        let mut response = match self.pass(&snapshot, worker, peer, request, &mut exchange).await {
+            Ok(Passed::Response(response)) => response,
+            Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
+            Err(refusal) => {
+                exchange.refused(&refusal);
+                refusal.into_response(exchange.request_id())
+            }
+        };
+        if self.is_draining() && version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        exchange.finish(response)
+    }
+
+    async fn pass(
+        &self,
+        snapshot: &Snapshot,
+        worker: usize,
+        peer: &Peer,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Passed, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let client = snapshot.proxies.client(peer, &parts.headers);
+        exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, client.peer_is_trusted()));
+        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        let route = snapshot.routes.find(&parts.method, &target)?;
+        exchange.routed(route.index);
+        let also = overridden(snapshot, route, &parts, &target)?;
+        for route in std::iter::once(route).chain(also) {
+            self.limit_client(route, &client, exchange)?;
+        }
+        if let Some(also) = also {
+            self.admit(snapshot, also, &parts, &target, &client, exchange)?;
+        }
+        let permit = self.admit(snapshot, route, &parts, &target, &client, exchange)?;
+        exchange.permitted(&permit);
+
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let outgoing = Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
+        self.send(snapshot, worker, route, outgoing, body, on_upgrade, exchange).await
+    }
+
+    /// Who is calling, and whether they may take this route.
+    fn admit<'snapshot>(
+        &self,
+        snapshot: &'snapshot Snapshot,
+        route: &'snapshot Route,
+        parts: &Parts,
+        target: &Target,
+        client: &ClientAddress,
+        exchange: &mut Exchange,
+    ) -> Result<Permit<'snapshot>, Refusal> {
+        let now = self.telemetry.clock.unix_seconds();
+        let caller = authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now);
+        if let Ok(Some(caller)) = &caller {
+            exchange.recognised(caller);
+            self.limit_subject(route, caller, exchange)?;
+        }
+        permit(route, caller.map_err(Refusal::from))
+    }
+
+    fn limit_client(&self, route: &Route, client: &ClientAddress, exchange: &mut Exchange) -> Result<(), Refusal> {
+        match &route.limit {
+            Some(limit) if limit.settings().key == KeyKind::Client => self.count(limit, limit.take_client(client.ip()), exchange),
+            _ => Ok(()),
+        }
+    }
+
+    fn limit_subject(&self, route: &Route, caller: &VerifiedToken, exchange: &mut Exchange) -> Result<(), Refusal> {
+        match &route.limit {
+            Some(limit) if limit.settings().key == KeyKind::Subject => {
+                self.count(limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&self, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
+        let exceeded = match taken {
+            Ok(cell) => {
+                exchange.counted(Arc::clone(limit), cell);
+                return Ok(());
+            }
+            Err(exceeded) => exceeded,
+        };
+        self.telemetry.metrics.rate_limited(limit.name()).inc();
+        if limit.settings().observe {
+            tracing::info!(limit = limit.name(), request_id = exchange.request_id(), "would be limited");
+            return Ok(());
+        }
+        Err(Refusal::Limited { limit: limit.name().to_owned(), retry_after: exceeded.retry_after_seconds() })
+    }
+
+    /// Sends the request and makes the upstream's answer ours.
+    #[expect(clippy::too_many_arguments, reason = "the last step of the line gathers what the others made")]
+    async fn send(
+        &self,
+        snapshot: &Snapshot,
+        worker: usize,
+        route: &Route,
+        outgoing: Outgoing,
+        body: Incoming,
+        on_upgrade: Option<OnUpgrade>,
+        exchange: &mut Exchange,
+    ) -> Result<Passed, Refusal> {
+        let is_echo = route.upstream.settings().application == Application::Echo;
+        let asks = outgoing.asks().clone();
+        let gate = (asks.expects_continue && !is_echo).then(Arc::<Gate>::default);
+        let (body, upload) =
+            ClientBody::new(body, snapshot.max_body, snapshot.body_idle_timeout, asks.request_trailers.clone(), gate.clone());
+        if body.announced().is_some_and(|bytes| bytes > snapshot.max_body) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        exchange.sent(upload.clone());
+        if is_echo {
+            let response = echo::answer(outgoing, body).await.map_err(UpstreamFailure::from)?;
+            exchange.answered();
+            return Ok(Passed::Response(response));
+        }
+        let request = outgoing.into_request(body, gate.clone());
+        let sent = route.upstream.send(worker, request, upload.as_deref()).await;
+        exchange.answered();
+        let (mut response, mut lease) = sent?;
+        if gate.is_some_and(|gate| gate.shut()) {
+            lease.close_after();
+        }
+        lease.observe(response.headers());
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let to_websocket = switches && asks.websocket && upgrades_to_websocket(response.headers());
+        if switches && !to_websocket {
+            return Err(UpstreamFailure::Protocol.into());
+        }
+        strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
+        *response.version_mut() = Version::HTTP_11;
+        if !to_websocket {
+            return Ok(Passed::Response(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, asks.trailers)))));
+        }
+        let upstream = hyper::upgrade::on(&mut response);
+        let client = on_upgrade.ok_or(UpstreamFailure::Protocol)?;
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        Ok(Passed::Tunnel(Box::new(Tunnel { response: response.map(|_| Body::Empty), client, upstream, lease })))
+    }
+
+    /// Answers 101 and splices the two streams in a task of their own.
+    fn tunnel(&self, tunnel: Tunnel, mut exchange: Exchange) -> Response<RecordedBody> {
+        let Tunnel { response, client, upstream, lease } = tunnel;
+        let bytes = Arc::new(TunnelBytes::default());
+        exchange.head(response.status().as_u16());
+        exchange.tunnelled(Arc::clone(&bytes));
+        let (cut, open) = (self.cut.clone(), self.telemetry.metrics.tunnel());
+        self.tunnels.spawn(async move {
+            cut.run_until_cancelled(tunnel::run(client, upstream, bytes, lease, exchange)).await;
+            drop(open);
+        });
+        response.map(RecordedBody::unrecorded)
+    }
+}
+
+/// What came of a request that was let through.
+#[expect(clippy::large_enum_variant, reason = "a response is what nearly every request ends with: boxing it would cost each an allocation")]
+enum Passed {
+    Response(Response<Body>),
+    Tunnel(Box<Tunnel>),
+}
+
+/// A WebSocket that the upstream has agreed to.
+struct Tunnel {
+    response: Response<Body>,
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    lease: Lease,
+}
+
+/// The permit for a recognised caller, or for nobody where the route only counts its refusals.
+///
+/// # Errors
+/// The refusal of authentication or authorization.
+pub fn permit(route: &Route, caller: Result<Option<Arc<VerifiedToken>>, Refusal>) -> Result<Permit<'_>, Refusal> {
+    caller
+        .and_then(|caller| authorize(route, caller).map_err(Refusal::from))
+        .or_else(|refusal| Permit::unenforced(route, refusal.reason()).ok_or(refusal))
+}
+
+/// The route of the method that an application would read from an override field, where the chosen route lets such fields through.
+///
+/// # Errors
+/// [`Refusal::MethodOverride`], or that no route takes the other method.
+pub fn overridden<'snapshot>(
+    snapshot: &'snapshot Snapshot,
+    route: &Route,
+    parts: &Parts,
+    target: &Target,
+) -> Result<Option<&'snapshot Route>, Refusal> {
+    if !route.method_override {
+        return Ok(None);
+    }
+    let Some(method) = override_method(&parts.headers)? else { return Ok(None) };
+    let other = snapshot.routes.find(&method, target)?;
+    Ok((other.index != route.index).then_some(other))
+}
+
+fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
+    let mut found = None;
+    for (name, value) in headers {
+        if !self::headers::METHOD_OVERRIDES.iter().any(|own| self::headers::same_folded(own, name.as_str())) {
+            continue;
+        }
+        let upper = value.as_bytes().trim_ascii().to_ascii_uppercase();
+        let method = Method::from_bytes(&upper).map_err(|_| Refusal::MethodOverride)?;
+        if found.replace(method.clone()).is_some_and(|earlier| earlier != method) {
+            return Err(Refusal::MethodOverride);
+        }
+    }
+    Ok(found)
+}
+
+fn upgrades_to_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}

@@ -1,0 +1,330 @@
+//! The only request that can be sent upstream: stripped, then set.
+//!
+//! An [`Outgoing`] can be made from a [`Permit`] alone, so nothing is forwarded unchecked.
+
+use std::sync::Arc;
+
+use http::header::{self, Entry};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+
+use super::authenticate::TokenNames;
+use super::authorize::Permit;
+use super::body::Gate;
+use super::client::ClientAddress;
+use super::headers::{METHOD_OVERRIDES, OwnedNames, connection_names, same_folded};
+use super::target::{Ambiguity, Target};
+use crate::telemetry::ids::{self, Traceparent};
+
+/// What one config says about every outgoing request.
+#[derive(Clone, Debug)]
+pub struct HeaderRules {
+    /// The names that no client can send through.
+    pub owned: OwnedNames,
+    /// Our cookie and query parameter.
+    pub token_names: TokenNames,
+}
+
+/// The ids of one exchange.
+#[derive(Clone, Debug)]
+pub struct ExchangeIds {
+    /// `X-Request-Id`: a trusted proxy's, or ours.
+    pub request_id: HeaderValue,
+    /// The W3C trace that this request belongs to.
+    pub trace: Traceparent,
+    /// Whether the trace was begun by a trusted proxy.
+    pub trace_is_continued: bool,
+}
+
+impl ExchangeIds {
+    /// Keeps what a trusted proxy says, and begins what nobody said.
+    pub fn new(headers: &HeaderMap, trusted: bool) -> Self {
+        let kept = |name: &str| if trusted { single(headers, name) } else { None };
+        let request_id = kept("x-request-id").filter(|id| is_request_id(id.as_bytes())).cloned();
+        let trace = kept("traceparent").and_then(|value| ids::parse_traceparent(value.as_bytes()));
+        Self {
+            request_id: request_id.unwrap_or_else(|| ascii(ids::request_id().as_str())),
+            trace_is_continued: trace.is_some(),
+            trace: trace.unwrap_or_else(Traceparent::begin),
+        }
+    }
+}
+
+/// A request that may leave.
+#[derive(Debug)]
+pub struct Outgoing {
+    method: Method,
+    target: PathAndQuery,
+    headers: HeaderMap,
+    asks: Asks,
+    removed: Vec<HeaderName>,
+}
+
+/// What of the client's connection the upstream's answer depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Asks {
+    /// An upgrade to WebSocket (RFC 6455).
+    pub websocket: bool,
+    /// Trailers are welcome (`TE: trailers`, RFC 9110 §10.1.4).
+    pub trailers: bool,
+    /// The request trailers that may pass.
+    pub request_trailers: Vec<HeaderName>,
+    /// `Expect: 100-continue`.
+    pub expects_continue: bool,
+}
+
+impl Outgoing {
+    /// Strips everything that a client could use to pose as someone or to move the application's idea of the request, then sets what the
+    /// upstream may rely on (CONTRACT §4).
+    ///
+    /// # Errors
+    /// [`Ambiguity`], when a prefix cannot be cut off without cutting a segment in two.
+    pub fn prepare(
+        request: Parts,
+        target: &Target,
+        client: &ClientAddress,
+        permit: &Permit<'_>,
+        ids: &ExchangeIds,
+        rules: &HeaderRules,
+    ) -> Result<Self, Ambiguity> {
+        let route = permit.route();
+        let Parts { method, mut headers, version, .. } = request;
+        let asks = Asks::read(&method, version, &headers, rules);
+        let tracestate = if ids.trace_is_continued { headers.get_all("tracestate").iter().cloned().collect() } else { Vec::new() };
+        // With `enforce = false` a request goes on without its credentials: nobody has vouched for them.
+        let keep_authorization = route.forward_authorization && (permit.reason().is_pass());
+        let removed = strip(&mut headers, rules, |name| {
+            (keep_authorization && name == header::AUTHORIZATION) || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
+        });
+        strip_cookies(&mut headers, &rules.token_names);
+
+        if let Some(caller) = permit.caller() {
+            route.identity.set(caller, &mut headers);
+        }
+        headers.insert(header::HOST, route.upstream.settings().host.clone().unwrap_or_else(|| target.authority().clone()));
+        headers.insert(X_REQUEST_ID, ids.request_id.clone());
+        headers.insert(X_FORWARDED_FOR, ascii(&client.ip().to_string()));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));
+        headers.insert(X_FORWARDED_HOST, target.authority().clone());
+        headers.insert(TRACEPARENT, ascii(&ids.trace.header()));
+        for value in tracestate {
+            headers.append(TRACESTATE, value);
+        }
+        asks.set(&mut headers);
+
+        let parameter = route.token_from.query.then_some(rules.token_names.query.as_str());
+        let target = target.rewritten(route.strip_segments, parameter)?;
+        Ok(Self { method, target, headers, asks, removed })
+    }
+
+    /// What is sent.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The path and query that are sent.
+    pub fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    /// The method that is sent.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The names of the fields that were taken away, for `explain`.
+    pub fn removed(&self) -> &[HeaderName] {
+        &self.removed
+    }
+
+    /// What the client's connection asks for.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
+    }
+
+    /// The request for the wire. An upstream that answers `100 Continue` opens `gate`.
+    pub fn into_request<B>(self, body: B, gate: Option<Arc<Gate>>) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = Uri::from(self.target);
+        *request.headers_mut() = self.headers;
+        if let Some(gate) = gate {
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == http::StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+        request
+    }
+}
+
+impl Asks {
+    fn read(method: &Method, version: Version, headers: &HeaderMap, rules: &HeaderRules) -> Self {
+        let is_http_11 = version == Version::HTTP_11;
+        let websocket = is_http_11
+            && method == Method::GET
+            && single(headers, "upgrade").is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+            && has_token(headers, &header::CONNECTION, b"upgrade");
+        Self {
+            websocket,
+            trailers: has_token(headers, &header::TE, b"trailers"),
+            request_trailers: declared_trailers(headers, rules),
+            expects_continue: version >= Version::HTTP_11 && has_token(headers, &header::EXPECT, b"100-continue"),
+        }
+    }
+
+    /// Says again, for the next hop, what was said for the last one.
+    fn set(&self, headers: &mut HeaderMap) {
+        if self.websocket {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        } else if self.trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+        if !self.request_trailers.is_empty() {
+            let names: Vec<&str> = self.request_trailers.iter().map(HeaderName::as_str).collect();
+            headers.insert(header::TRAILER, ascii(&names.join(", ")));
+        }
+        if self.expects_continue {
+            headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+        }
+    }
+}
+
+/// Removes what is for this hop alone and every name that is ours, and tells which.
+fn strip(headers: &mut HeaderMap, rules: &HeaderRules, keep: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    let mut doomed = connection_names(headers);
+    doomed.extend(headers.keys().filter(|name| rules.owned.contains(name) && !keep(name)).cloned());
+    doomed.retain(|name| headers.remove(name).is_some());
+    doomed
+}
+
+/// Takes our cookies out of the request and leaves the others.
+fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
+    let ours = |pair: &str| names.owns_cookie(pair.split_once('=').map_or(pair, |(name, _)| name));
+    let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return };
+    let lines: Vec<&str> = cookies.iter().filter_map(|line| line.to_str().ok()).collect();
+    // A line that is not ASCII is nobody's to read; it is left alone only if it cannot hold a cookie of ours.
+    let readable = lines.len() == cookies.iter().count();
+    if readable && lines.len() == 1 && !lines[0].split(';').any(ours) {
+        return;
+    }
+    let text = cookies
+        .iter()
+        .map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned())
+        .flat_map(|line| line.split(';').map(|pair| pair.trim().to_owned()).collect::<Vec<_>>())
+        .filter(|pair| !pair.is_empty() && !ours(pair))
+        .collect::<Vec<_>>()
+        .join("; ");
+    match HeaderValue::from_bytes(text.as_bytes()) {
+        Ok(value) if !text.is_empty() => {
+            headers.insert(header::COOKIE, value);
+        }
+        _ => {
+            headers.remove(header::COOKIE);
+        }
+    }
+}
+
+/// Takes out of an upstream's answer what is for that hop alone, and cookies that only we may set.
+pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
+    let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
+    for name in connection_names(headers) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if let Some(declared) = declared {
+        headers.insert(header::TRAILER, declared);
+    }
+    let ours = |line: &HeaderValue| {
+        let bytes = line.as_bytes();
+        let name = bytes.split(|&byte| byte == b'=' || byte == b';').next().unwrap_or_default();
+        std::str::from_utf8(name).is_ok_and(|name| names.owns_cookie(name))
+    };
+    if headers.get_all(header::SET_COOKIE).iter().any(ours) {
+        let kept: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().filter(|line| !ours(line)).cloned().collect();
+        headers.remove(header::SET_COOKIE);
+        for line in kept {
+            headers.append(header::SET_COOKIE, line);
+        }
+    }
+}
+
+/// The request trailers that `Trailer` declares, less our names and those that may not stand in a trailer (RFC 9110 §6.5.1).
+fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName> {
+    let mut names: Vec<HeaderName> = Vec::new();
+    let declared = headers.get_all(header::TRAILER).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    for name in declared.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()) {
+        let forbidden = rules.owned.contains(&name) || NOT_IN_TRAILERS.iter().any(|other| same_folded(name.as_str(), other));
+        if !forbidden && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The only value of a field; `None` when there is none, or more than one.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
+/// Whether a comma-separated field has this member.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
+    let members = headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// A request id that can be logged and forwarded as it is.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Response fields for one hop (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that frame, route, authenticate or describe a message (RFC 9110 §6.5.1).
+const NOT_IN_TRAILERS: [&str; 16] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "cookie",
+    "set-cookie",
+    "cache-control",
+    "max-forwards",
+    "range",
+    "if-match",
+    "if-none-match",
+    "origin",
+    "referer",
+    "location",
+    "sec-fetch-site",
+];

@@ -1,0 +1,229 @@
+//! The one vocabulary of decisions: response bodies, the access log, metric labels, `explain` and the reference all use these words.
+
+use http::StatusCode;
+
+/// Why a request was let through or refused. No variant carries data: what a client may learn is exactly this word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The route is public.
+    Public,
+    /// The route's access is optional and the request held no token.
+    Anonymous,
+    /// A valid token, and the route asks for no more.
+    Authenticated,
+    /// A valid token that holds a role, scope or claim that the route asks for.
+    Authorized,
+    /// The target or the host can be read in more than one way.
+    TargetAmbiguous,
+    /// The message's framing is broken, or its body did not arrive whole.
+    FramingInvalid,
+    /// `Authorization: Bearer` with something that is no token.
+    CredentialsMalformed,
+    /// Two credentials.
+    CredentialsAmbiguous,
+    /// Another defect of the request.
+    RequestInvalid,
+    /// No credentials that this route reads.
+    CredentialsMissing,
+    /// Not a JWS in compact form with a JSON object as claims.
+    TokenMalformed,
+    /// An algorithm that is unknown, `none`, or not the key's.
+    TokenAlgorithm,
+    /// No key of the issuer has the token's `kid`.
+    TokenKeyUnknown,
+    /// The signature is wrong.
+    TokenSignature,
+    /// `exp` has passed.
+    TokenExpired,
+    /// `nbf` or `iat` lies in the future.
+    TokenNotYetValid,
+    /// `iss` is missing or nobody's that is known here.
+    TokenIssuer,
+    /// `aud` is missing or another's.
+    TokenAudience,
+    /// A claim is missing or of the wrong type.
+    TokenClaims,
+    /// The token lives longer than its issuer section allows.
+    TokenLifetime,
+    /// A role is missing.
+    RoleMissing,
+    /// A scope is missing.
+    ScopeMissing,
+    /// A claim has none of the values asked for.
+    ClaimMismatch,
+    /// The route does not take callers of this issuer.
+    IssuerNotAllowed,
+    /// A request known by its cookie came from another origin.
+    OriginForeign,
+    /// No route for this host and path.
+    RouteNotFound,
+    /// The path has routes, none for this method.
+    MethodNotAllowed,
+    /// The body is larger than `max_body`.
+    BodyTooLarge,
+    /// The head is larger than `max_header_bytes`.
+    HeadersTooLarge,
+    /// A limit is used up.
+    RateLimited,
+    /// No connection to the upstream.
+    UpstreamUnreachable,
+    /// The upstream closed early or spoke no HTTP.
+    UpstreamFailed,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// More connections than `max_connections`.
+    Overloaded,
+    /// The gateway is about to stop.
+    Draining,
+}
+
+impl Reason {
+    /// Every reason, for the reference and its test.
+    pub const ALL: [Self; 35] = [
+        Self::Public,
+        Self::Anonymous,
+        Self::Authenticated,
+        Self::Authorized,
+        Self::TargetAmbiguous,
+        Self::FramingInvalid,
+        Self::CredentialsMalformed,
+        Self::CredentialsAmbiguous,
+        Self::RequestInvalid,
+        Self::CredentialsMissing,
+        Self::TokenMalformed,
+        Self::TokenAlgorithm,
+        Self::TokenKeyUnknown,
+        Self::TokenSignature,
+        Self::TokenExpired,
+        Self::TokenNotYetValid,
+        Self::TokenIssuer,
+        Self::TokenAudience,
+        Self::TokenClaims,
+        Self::TokenLifetime,
+        Self::RoleMissing,
+        Self::ScopeMissing,
+        Self::ClaimMismatch,
+        Self::IssuerNotAllowed,
+        Self::OriginForeign,
+        Self::RouteNotFound,
+        Self::MethodNotAllowed,
+        Self::BodyTooLarge,
+        Self::HeadersTooLarge,
+        Self::RateLimited,
+        Self::UpstreamUnreachable,
+        Self::UpstreamFailed,
+        Self::UpstreamTimeout,
+        Self::Overloaded,
+        Self::Draining,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Anonymous => "anonymous",
+            Self::Authenticated => "authenticated",
+            Self::Authorized => "authorized",
+            Self::TargetAmbiguous => "target_ambiguous",
+            Self::FramingInvalid => "framing_invalid",
+            Self::CredentialsMalformed => "credentials_malformed",
+            Self::CredentialsAmbiguous => "credentials_ambiguous",
+            Self::RequestInvalid => "request_invalid",
+            Self::CredentialsMissing => "credentials_missing",
+            Self::TokenMalformed => "token_malformed",
+            Self::TokenAlgorithm => "token_algorithm",
+            Self::TokenKeyUnknown => "token_key_unknown",
+            Self::TokenSignature => "token_signature",
+            Self::TokenExpired => "token_expired",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::TokenIssuer => "token_issuer",
+            Self::TokenAudience => "token_audience",
+            Self::TokenClaims => "token_claims",
+            Self::TokenLifetime => "token_lifetime",
+            Self::RoleMissing => "role_missing",
+            Self::ScopeMissing => "scope_missing",
+            Self::ClaimMismatch => "claim_mismatch",
+            Self::IssuerNotAllowed => "issuer_not_allowed",
+            Self::OriginForeign => "origin_foreign",
+            Self::RouteNotFound => "route_not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::RateLimited => "rate_limited",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// What a refusal with this reason is answered with; 200 for the reasons of a pass.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized => StatusCode::OK,
+            Self::TargetAmbiguous
+            | Self::FramingInvalid
+            | Self::CredentialsMalformed
+            | Self::CredentialsAmbiguous
+            | Self::RequestInvalid => StatusCode::BAD_REQUEST,
+            Self::CredentialsMissing
+            | Self::TokenMalformed
+            | Self::TokenAlgorithm
+            | Self::TokenKeyUnknown
+            | Self::TokenSignature
+            | Self::TokenExpired
+            | Self::TokenNotYetValid
+            | Self::TokenIssuer
+            | Self::TokenAudience
+            | Self::TokenClaims
+            | Self::TokenLifetime => StatusCode::UNAUTHORIZED,
+            Self::RoleMissing | Self::ScopeMissing | Self::ClaimMismatch | Self::IssuerNotAllowed | Self::OriginForeign => {
+                StatusCode::FORBIDDEN
+            }
+            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Whether it lets the request through.
+    pub const fn is_pass(self) -> bool {
+        matches!(self, Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized)
+    }
+}
+
+/// How a request ended, in the access log and in `auth_decisions_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Passed on and answered.
+    Allowed,
+    /// Refused: the client's doing.
+    Refused,
+    /// Passed on although it would be refused, because the route does not enforce.
+    WouldRefuse,
+    /// Our fault or the upstream's.
+    Failed,
+}
+
+impl Outcome {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+            Self::WouldRefuse => "would_refuse",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What a refusal counts as.
+    pub const fn of_refusal(reason: Reason) -> Self {
+        if reason.status().as_u16() >= 500 { Self::Failed } else { Self::Refused }
+    }
+}

@@ -1,0 +1,185 @@
+//! Every answer that is ours.
+//!
+//! A client gets a status, a reason and a request id (RFC 9457), written from [`Reason`] alone: no variant's text ever leaves. What an
+//! operator needs stands in the variants, and goes to the log.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+
+use super::authenticate::Unauthenticated;
+use super::authorize::Denied;
+use super::body::{Body, UploadFailure};
+use super::reason::Reason;
+use super::route::NoRoute;
+use super::target::{Ambiguity, TargetError};
+use super::upstream::{ConnectError, UpstreamFailure};
+use crate::token::InvalidToken;
+
+/// Why a request is answered here.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The target.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A rewriting that cannot be made.
+    #[error("the prefix cannot be cut off: {0}")]
+    Rewrite(#[from] Ambiguity),
+    /// The route.
+    #[error(transparent)]
+    NoRoute(#[from] NoRoute),
+    /// The limit.
+    #[error("limit `{limit}` is used up for this client")]
+    Limited {
+        /// Its name.
+        limit: String,
+        /// Whole seconds until it is worth trying again.
+        retry_after: u64,
+    },
+    /// Who is calling.
+    #[error(transparent)]
+    Unauthenticated(#[from] Unauthenticated),
+    /// Whether they may.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// A method override that is no method, or two that differ.
+    #[error("the method override is not one method")]
+    MethodOverride,
+    /// The announced length.
+    #[error("the body is larger than max_body")]
+    BodyTooLarge,
+    /// The upstream.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFailure),
+}
+
+impl Refusal {
+    /// Its reason.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Target(TargetError::Ambiguous(_))
+            | Self::Rewrite(_)
+            | Self::NoRoute(NoRoute::Ambiguous(_) | NoRoute::NotPermitted(..)) => Reason::TargetAmbiguous,
+            Self::Target(TargetError::Method) | Self::NoRoute(NoRoute::Method { .. }) => Reason::MethodNotAllowed,
+            Self::NoRoute(NoRoute::NotFound) => Reason::RouteNotFound,
+            Self::Limited { .. } => Reason::RateLimited,
+            Self::Unauthenticated(unauthenticated) => match unauthenticated {
+                Unauthenticated::Missing => Reason::CredentialsMissing,
+                Unauthenticated::Malformed => Reason::CredentialsMalformed,
+                Unauthenticated::Ambiguous => Reason::CredentialsAmbiguous,
+                Unauthenticated::ForeignOrigin => Reason::OriginForeign,
+                Unauthenticated::Invalid(invalid) => invalid_token(invalid),
+            },
+            Self::Denied(denied) => match denied {
+                Denied::Issuer(_) => Reason::IssuerNotAllowed,
+                Denied::Role(_) => Reason::RoleMissing,
+                Denied::Scope(_) => Reason::ScopeMissing,
+                Denied::Claim(_) => Reason::ClaimMismatch,
+            },
+            Self::MethodOverride => Reason::RequestInvalid,
+            Self::BodyTooLarge | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => Reason::BodyTooLarge,
+            Self::Upstream(failure) => match failure {
+                UpstreamFailure::Unreachable(ConnectError::Timeout) | UpstreamFailure::Timeout => Reason::UpstreamTimeout,
+                UpstreamFailure::Unreachable(_) => Reason::UpstreamUnreachable,
+                UpstreamFailure::Failed(_) | UpstreamFailure::Protocol => Reason::UpstreamFailed,
+                UpstreamFailure::Upload(_) => Reason::FramingInvalid,
+            },
+        }
+    }
+
+    /// The answer.
+    pub fn into_response(self, request_id: &str) -> Response<Body> {
+        let reason = self.reason();
+        let mut response = problem(reason, request_id);
+        let headers = response.headers_mut();
+        match self {
+            Self::NoRoute(NoRoute::Method { allow }) => {
+                headers.insert(header::ALLOW, allow);
+            }
+            Self::Target(TargetError::Method) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+            }
+            Self::Limited { retry_after, .. } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn invalid_token(invalid: &InvalidToken) -> Reason {
+    match invalid {
+        InvalidToken::Malformed(_) => Reason::TokenMalformed,
+        InvalidToken::Algorithm(_) => Reason::TokenAlgorithm,
+        InvalidToken::KeyUnknown { .. } => Reason::TokenKeyUnknown,
+        InvalidToken::Signature => Reason::TokenSignature,
+        InvalidToken::Expired { .. } => Reason::TokenExpired,
+        InvalidToken::NotYetValid { .. } => Reason::TokenNotYetValid,
+        InvalidToken::Issuer(_) => Reason::TokenIssuer,
+        InvalidToken::Audience(_) => Reason::TokenAudience,
+        InvalidToken::Claims(_) => Reason::TokenClaims,
+        InvalidToken::Lifetime { .. } => Reason::TokenLifetime,
+    }
+}
+
+/// An answer that says a reason and nothing else.
+pub fn problem(reason: Reason, request_id: &str) -> Response<Body> {
+    let status = reason.status();
+    let mut response = Response::new(Body::Bytes(problem_body(reason, request_id)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = challenge(reason) {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    if status.as_u16() == 503 {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The body of such an answer.
+pub fn problem_body(reason: Reason, request_id: &str) -> Bytes {
+    let status = reason.status();
+    // A request id holds printable ASCII only; these two would end the string.
+    let request_id = request_id.replace('\\', "\\\\").replace('"', "\\\"");
+    let title = status.canonical_reason().unwrap_or("Refused");
+    let (status, reason) = (status.as_u16(), reason.as_str());
+    Bytes::from(format!("{{\"title\":\"{title}\",\"status\":{status},\"reason\":\"{reason}\",\"request_id\":\"{request_id}\"}}\n"))
+}
+
+/// RFC 6750 §3: what the client could do better. Without credentials there is no error to tell (§3.1).
+fn challenge(reason: Reason) -> Option<&'static str> {
+    Some(match (reason, reason.status().as_u16()) {
+        (Reason::CredentialsMissing | Reason::OriginForeign, _) => "Bearer realm=\"portcullis\"",
+        (Reason::CredentialsMalformed | Reason::CredentialsAmbiguous, _) => "Bearer realm=\"portcullis\", error=\"invalid_request\"",
+        (_, 401) => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
+        (_, 403) => "Bearer realm=\"portcullis\", error=\"insufficient_scope\"",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn every_refusal_says_its_reason_and_nothing_else() {
+        for reason in Reason::ALL.into_iter().filter(|reason| !reason.is_pass()) {
+            let response = problem(reason, "id\"1");
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            let status = response.status().as_u16();
+            assert_eq!(matches!(status, 401 | 403), response.headers().contains_key("www-authenticate") && status != 400, "{reason:?}");
+            assert_eq!(status == 503, response.headers().contains_key("retry-after"), "{reason:?}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["status"], status);
+            assert_eq!(body["reason"], reason.as_str());
+            assert_eq!(body["request_id"], "id\"1");
+            assert!(body["title"].is_string());
+        }
+    }
+}

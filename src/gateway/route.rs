@@ -1,0 +1,642 @@
+//! The route table: which requests go where, and who may make them.
+//!
+//! Host, then path, then method: an exact host before a wildcard before none, an exact path before a subtree, longer before shorter, a
+//! literal before `{x}`. The order in the file never counts, and a method never falls through to a less specific path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderValue, Method};
+
+use super::headers::IdentityHeaders;
+use super::target::{Ambiguity, Relaxations, Target};
+use super::upstream::Upstream;
+use crate::limit::Limit;
+use crate::telemetry::metrics::RouteMetrics;
+use crate::token::ClaimPath;
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Route {
+    /// Its place in the table; set by [`RouteTable::new`].
+    pub index: usize,
+    /// Log field and metric label.
+    pub name: Arc<str>,
+    /// Which requests it is for.
+    pub pattern: Pattern,
+    /// Who may.
+    pub access: Access,
+    /// What a caller must hold.
+    pub demands: Demands,
+    /// Where a token may stand.
+    pub token_from: TokenPlaces,
+    /// Checked before, or for a limit by subject after, authentication.
+    pub limit: Option<Arc<Limit>>,
+    /// Where it leads.
+    pub upstream: Arc<Upstream>,
+    /// What the upstream is told about the caller.
+    pub identity: Arc<IdentityHeaders>,
+    /// Leave `Authorization` in the request.
+    pub forward_authorization: bool,
+    /// Leading segments that are not sent.
+    pub strip_segments: usize,
+    /// Ambiguities that the application needs.
+    pub permitted: Relaxations,
+    /// Let method override fields through, and decide for both methods.
+    pub method_override: bool,
+    /// false: refusals of authentication and authorization are only counted.
+    pub enforce: bool,
+    /// Its counters.
+    pub metrics: RouteMetrics,
+}
+
+/// Which requests a route is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The host.
+    pub host: HostPattern,
+    /// The segments of its path, decoded.
+    pub segments: Vec<Segment>,
+    /// Whether everything below belongs to it.
+    pub subtree: bool,
+    /// The methods.
+    pub methods: Methods,
+    /// Whether it is compared in lower case.
+    pub fold_case: bool,
+}
+
+/// The host of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// This name, in lower case.
+    Exact(Box<str>),
+    /// Every name that ends in this, such as `.example.com`.
+    Suffix(Box<str>),
+    /// Every host.
+    Any,
+}
+
+/// A segment of a route's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// This text.
+    Literal(Box<str>),
+    /// `{x}`: any text but none.
+    Any,
+}
+
+/// Who may take a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody; no credentials are read.
+    Public,
+    /// Everybody without credentials, and callers with valid ones.
+    Optional,
+    /// Callers with valid credentials.
+    Authenticated,
+}
+
+/// What a caller must hold; all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Demands {
+    /// Any one of these roles; empty: none is asked for.
+    pub any_role: Vec<String>,
+    /// Every one of these roles.
+    pub all_roles: Vec<String>,
+    /// Every one of these scopes.
+    pub scopes: Vec<String>,
+    /// Each claim must have one of its values.
+    pub claims: Vec<(ClaimPath, Vec<crate::config::value::Scalar>)>,
+    /// Callers of these issuer sections only; `None`: of all.
+    pub issuers: Option<Vec<Arc<str>>>,
+}
+
+impl Demands {
+    /// Whether a role, scope or claim is asked for.
+    pub fn any(&self) -> bool {
+        !(self.any_role.is_empty() && self.all_roles.is_empty() && self.scopes.is_empty() && self.claims.is_empty())
+    }
+}
+
+/// Where a token may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenPlaces {
+    /// `Authorization: Bearer`.
+    pub header: bool,
+    /// The token cookie.
+    pub cookie: bool,
+    /// The token query parameter.
+    pub query: bool,
+}
+
+/// A set of methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Methods {
+    /// Every method.
+    All,
+    /// These; `GET` brings `HEAD`.
+    Only(Vec<Method>),
+}
+
+impl Methods {
+    /// These methods, and `HEAD` where `GET` is among them.
+    pub fn only(mut methods: Vec<Method>) -> Self {
+        if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
+            methods.push(Method::HEAD);
+        }
+        Self::Only(methods)
+    }
+
+    /// Whether `method` is among them.
+    pub fn contain(&self, method: &Method) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(methods) => methods.contains(method),
+        }
+    }
+
+    /// A method that is in both.
+    pub fn overlap(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, Self::Only(methods)) | (Self::Only(methods), Self::All) => !methods.is_empty(),
+            (Self::All, Self::All) => true,
+            (Self::Only(one), Self::Only(other)) => one.iter().any(|method| other.contains(method)),
+        }
+    }
+}
+
+/// Why no route takes a request.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoute {
+    /// None for this host and path.
+    #[error("no route has this host and path")]
+    NotFound,
+    /// None for this method.
+    #[error("the path has routes, but none for this method")]
+    Method {
+        /// The `Allow` to answer with.
+        allow: HeaderValue,
+    },
+    /// The route does not permit what had to be relaxed to match it.
+    #[error("{0}, which route `{1}` does not permit")]
+    NotPermitted(Ambiguity, Arc<str>),
+    /// Nothing matches, and the path was not canonical.
+    #[error("{0}")]
+    Ambiguous(Ambiguity),
+}
+
+/// Every route of a snapshot.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<Route>,
+    exact: HashMap<Box<str>, HostTable>,
+    suffix: HashMap<Box<str>, HostTable>,
+    any: HostTable,
+}
+
+/// Two routes that match the same requests: the index of the earlier one, and of the one that cannot be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The route that stands.
+    pub taken: usize,
+    /// The route that could never be chosen.
+    pub refused: usize,
+}
+
+impl RouteTable {
+    /// Builds the table, and names every pair of routes that match the same requests.
+    pub fn new(mut routes: Vec<Route>) -> (Self, Vec<Conflict>) {
+        let mut table = Self::default();
+        let mut conflicts = Vec::new();
+        for (index, route) in routes.iter_mut().enumerate() {
+            route.index = index;
+        }
+        let mut folded: HashMap<(HostPattern, String, bool), Vec<usize>> = HashMap::new();
+        for (index, route) in routes.iter().enumerate() {
+            let key = (route.pattern.host.clone(), route.pattern.shape(usize::MAX), route.pattern.subtree);
+            let rivals = folded.entry(key).or_default();
+            let taken = rivals.iter().copied().find(|&rival| collide(&routes[rival].pattern, &route.pattern));
+            rivals.push(index);
+            if let Some(taken) = taken {
+                conflicts.push(Conflict { taken, refused: index });
+                continue;
+            }
+            let host = match &route.pattern.host {
+                HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
+                HostPattern::Suffix(name) => table.suffix.entry(name.clone()).or_default(),
+                HostPattern::Any => &mut table.any,
+            };
+            let trie = if route.pattern.fold_case { &mut host.folded } else { &mut host.literal };
+            trie.insert(&route.pattern, index);
+        }
+        table.routes = routes;
+        (table, conflicts)
+    }
+
+    /// All routes, in the order of the file.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The one route for a request.
+    ///
+    /// # Errors
+    /// [`NoRoute`]
+    pub fn find(&self, method: &Method, target: &Target) -> Result<&Route, NoRoute> {
+        let not_canonical = target.relaxed().first_beyond(Relaxations::NONE);
+        let Some(terminal) = self.hosts(target.host()).find_map(|host| host.find(target.path())) else {
+            return Err(not_canonical.map_or(NoRoute::NotFound, NoRoute::Ambiguous));
+        };
+        let chosen = terminal.routes.iter().filter_map(|&index| self.routes.get(index)).find(|route| route.pattern.methods.contain(method));
+        let Some(route) = chosen else {
+            return Err(not_canonical.map_or_else(|| NoRoute::Method { allow: self.allow(terminal) }, NoRoute::Ambiguous));
+        };
+        match target.relaxed().first_beyond(route.permitted) {
+            Some(ambiguity) => Err(NoRoute::NotPermitted(ambiguity, Arc::clone(&route.name))),
+            None => Ok(route),
+        }
+    }
+
+    /// The tables that a host's requests are looked up in, the most specific first.
+    fn hosts<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a HostTable> {
+        let suffixes = host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
+        let wildcards = if self.suffix.is_empty() { None } else { Some(suffixes.filter_map(|suffix| self.suffix.get(suffix))) };
+        self.exact.get(host).into_iter().chain(wildcards.into_iter().flatten()).chain(std::iter::once(&self.any))
+    }
+
+    fn allow(&self, terminal: &Terminal) -> HeaderValue {
+        let mut names: Vec<&str> = Vec::new();
+        for route in terminal.routes.iter().filter_map(|&index| self.routes.get(index)) {
+            if let Methods::Only(methods) = &route.pattern.methods {
+                names.extend(methods.iter().map(Method::as_str));
+            }
+        }
+        names.sort_unstable();
+        HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+/// Whether two patterns of one host and folded shape match a request in common.
+fn collide(one: &Pattern, other: &Pattern) -> bool {
+    one.methods.overlap(&other.methods) && (one.fold_case || other.fold_case || one.segments == other.segments)
+}
+
+impl Pattern {
+    /// Its first `length` segments in lower case, the names of parameters left out: patterns with different shapes never collide.
+    pub fn shape(&self, length: usize) -> String {
+        let mut shape = String::new();
+        for segment in self.segments.iter().take(length) {
+            shape.push('/');
+            match segment {
+                Segment::Literal(text) => shape.push_str(&text.to_lowercase()),
+                // A NUL stands in no literal: targets and route paths with one are refused.
+                Segment::Any => shape.push('\0'),
+            }
+        }
+        shape
+    }
+
+    /// Whether its path has a letter, so that it could be written in another case.
+    pub fn has_letters(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment, Segment::Literal(text) if text.chars().any(char::is_alphabetic)))
+    }
+
+    fn rank(&self) -> Rank {
+        let literals = self
+            .segments
+            .iter()
+            .take(64)
+            .enumerate()
+            .fold(0, |mask, (at, segment)| mask | if matches!(segment, Segment::Literal(_)) { 1 << (63 - at) } else { 0 });
+        Rank { exact: !self.subtree, segments: self.segments.len(), literals }
+    }
+}
+
+/// The routes of one host: those that compare as written, and those that compare in lower case.
+#[derive(Debug, Default)]
+struct HostTable {
+    literal: Trie,
+    folded: Trie,
+}
+
+impl HostTable {
+    fn find(&self, path: &str) -> Option<&Terminal> {
+        let as_written = self.literal.find(path);
+        if self.folded.is_empty() {
+            return as_written;
+        }
+        let in_lower_case = self.folded.find(&path.to_lowercase());
+        match (as_written, in_lower_case) {
+            (Some(one), Some(other)) => Some(if one.rank >= other.rank { one } else { other }),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+/// How specific a match is; the greater wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    exact: bool,
+    segments: usize,
+    /// Bit 63 for the first segment: a literal before `{x}`, from the left.
+    literals: u64,
+}
+
+/// Routes with one path, told apart by method.
+#[derive(Debug, Default)]
+struct Terminal {
+    rank: Rank,
+    routes: Vec<usize>,
+}
+
+/// Paths by segment.
+#[derive(Debug, Default)]
+struct Trie {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    literal: HashMap<Box<str>, usize>,
+    any: Option<usize>,
+    exact: Option<Terminal>,
+    subtree: Option<Terminal>,
+}
+
+impl Trie {
+    fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    fn insert(&mut self, pattern: &Pattern, route: usize) {
+        if self.nodes.is_empty() {
+            self.nodes.push(Node::default());
+        }
+        let mut at = 0;
+        for segment in &pattern.segments {
+            let next = self.nodes.len();
+            let node = &mut self.nodes[at];
+            let child = match segment {
+                Segment::Literal(text) => {
+                    let text = if pattern.fold_case { text.to_lowercase().into_boxed_str() } else { text.clone() };
+                    *node.literal.entry(text).or_insert(next)
+                }
+                Segment::Any => *node.any.get_or_insert(next),
+            };
+            if child == next {
+                self.nodes.push(Node::default());
+            }
+            at = child;
+        }
+        let node = &mut self.nodes[at];
+        let terminal = if pattern.subtree { &mut node.subtree } else { &mut node.exact };
+        let terminal = terminal.get_or_insert_with(|| Terminal { rank: pattern.rank(), routes: Vec::new() });
+        terminal.routes.push(route);
+    }
+
+    fn find(&self, path: &str) -> Option<&Terminal> {
+        let mut best = None;
+        self.search(self.nodes.first()?, path.strip_prefix('/'), &mut best);
+        best
+    }
+
+    /// Looks below `node` for what matches `rest`; returns true once nothing better can be found.
+    fn search<'a>(&'a self, node: &'a Node, rest: Option<&str>, best: &mut Option<&'a Terminal>) -> bool {
+        if let Some(subtree) = &node.subtree
+            && best.is_none_or(|best| best.rank < subtree.rank)
+        {
+            *best = Some(subtree);
+        }
+        let Some(rest) = rest else {
+            if let Some(exact) = &node.exact {
+                // Literals are searched first, so the first exact match is the most specific one.
+                *best = Some(exact);
+            }
+            return node.exact.is_some();
+        };
+        let (segment, after) = rest.split_once('/').map_or((rest, None), |(segment, after)| (segment, Some(after)));
+        let literal = node.literal.get(segment).and_then(|&child| self.nodes.get(child));
+        if literal.is_some_and(|child| self.search(child, after, best)) {
+            return true;
+        }
+        let any = if segment.is_empty() { None } else { node.any.and_then(|child| self.nodes.get(child)) };
+        any.is_some_and(|child| self.search(child, after, best))
+    }
+}
+
+impl Pattern {
+    /// Reads a route's path as the file writes it.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that fit behind "the path".
+    pub fn parse_path(path: &str) -> Result<(Vec<Segment>, bool), &'static str> {
+        let Some(below) = path.strip_prefix('/') else { return Err("must begin with `/`") };
+        let (body, subtree) = match below.strip_suffix('*') {
+            Some("") => return Ok((Vec::new(), true)),
+            Some(body) => (body.strip_suffix('/').ok_or("may have `*` only as its last segment, as in `/reports/*`")?, true),
+            None => (below, false),
+        };
+        let mut segments = Vec::new();
+        for segment in body.split('/') {
+            segments.push(match segment {
+                "." | ".." => return Err("has a dot segment; requests with one are refused"),
+                "" if subtree || segments.len() + 1 < body.split('/').count() => {
+                    return Err("has an empty segment; requests with one are refused, or read as if it were not there");
+                }
+                _ if segment.starts_with('{')
+                    && segment.ends_with('}')
+                    && segment.len() > 2
+                    && !segment[1..segment.len() - 1].contains(['{', '}']) =>
+                {
+                    Segment::Any
+                }
+                _ if segment.contains(['{', '}']) => return Err("may have `{x}` only as a whole segment"),
+                _ if segment.contains('*') => return Err("may have `*` only as its last segment, as in `/reports/*`"),
+                _ if segment.contains(['\\', ';', '?', '#']) || segment.chars().any(char::is_control) => {
+                    return Err("has a character that no request path can have after decoding");
+                }
+                _ => Segment::Literal(segment.into()),
+            });
+        }
+        if segments.len() > 64 {
+            return Err("has more than 64 segments");
+        }
+        Ok((segments, subtree))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::gateway::upstream::{Application, UpstreamSettings};
+    use crate::telemetry::metrics::Metrics;
+    use http::{HeaderMap, Uri, Version};
+    use std::time::Duration;
+
+    /// A route to nowhere, for tests of the table.
+    pub(in crate::gateway) fn route(host: &str, path: &str, methods: &[&str], fold_case: bool) -> Route {
+        let (segments, subtree) = Pattern::parse_path(path).unwrap();
+        let host = match host {
+            "" => HostPattern::Any,
+            _ => host.strip_prefix('*').map_or_else(|| HostPattern::Exact(host.into()), |suffix| HostPattern::Suffix(suffix.into())),
+        };
+        let methods = match methods {
+            [] => Methods::All,
+            _ => Methods::only(methods.iter().map(|method| method.parse().unwrap()).collect()),
+        };
+        let second = Duration::from_secs(1);
+        let upstream = UpstreamSettings {
+            name: "echo".into(),
+            application: Application::Echo,
+            host: None,
+            connect_timeout: second,
+            response_timeout: second,
+            idle_timeout: second,
+            folds_case: fold_case,
+            ca: None,
+        };
+        Route {
+            index: 0,
+            name: path.into(),
+            pattern: Pattern { host, segments, subtree, methods, fold_case },
+            access: Access::Authenticated,
+            demands: Demands::default(),
+            token_from: TokenPlaces { header: true, cookie: false, query: false },
+            limit: None,
+            upstream: Arc::new(Upstream::new(upstream, None, 1)),
+            identity: Arc::new(IdentityHeaders::default()),
+            forward_authorization: false,
+            strip_segments: 0,
+            permitted: Relaxations::NONE,
+            method_override: false,
+            enforce: true,
+            metrics: Metrics::new().route(path),
+        }
+    }
+
+    fn find(table: &RouteTable, method: &str, host: &str, path: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_str(host).unwrap());
+        let target = Target::parse(&Method::GET, &path.parse::<Uri>().unwrap(), Version::HTTP_11, &headers).unwrap();
+        match table.find(&method.parse().unwrap(), &target) {
+            Ok(route) => format!("{} {}", host_text(&route.pattern.host), route.name),
+            Err(NoRoute::Method { allow }) => format!("405 {}", allow.to_str().unwrap()),
+            Err(NoRoute::NotFound) => "404".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn host_text(host: &HostPattern) -> String {
+        match host {
+            HostPattern::Any => "-".into(),
+            HostPattern::Exact(name) => name.to_string(),
+            HostPattern::Suffix(name) => format!("*{name}"),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_wins_whatever_the_order() {
+        let rows = [
+            ("", "/*"),
+            ("", "/reports"),
+            ("", "/reports/*"),
+            ("", "/reports/{id}"),
+            ("", "/reports/latest/*"),
+            ("", "/{any}/x/y"),
+            ("", "/reports/{id}/y"),
+            ("a.test", "/reports/*"),
+            ("*.test", "/w/*"),
+            ("*.b.test", "/w/*"),
+        ];
+        let cases = [
+            ("x", "/", "- /*"),
+            ("x", "/reports", "- /reports"),
+            ("x", "/reports/", "- /reports/*"),
+            ("x", "/reports/7", "- /reports/{id}"),
+            // An exact path before a subtree, even where that is more literal.
+            ("x", "/reports/latest", "- /reports/{id}"),
+            ("x", "/reports/latest/z", "- /reports/latest/*"),
+            ("x", "/reports/x/y", "- /reports/{id}/y"),
+            ("x", "/q/x/y", "- /{any}/x/y"),
+            ("x", "/reportsx", "- /*"),
+            ("a.test", "/reports", "a.test /reports/*"),
+            ("a.test", "/reports/7", "a.test /reports/*"),
+            ("a.test", "/w/1", "*.test /w/*"),
+            ("c.b.test", "/w", "*.b.test /w/*"),
+            ("b.test", "/w", "*.test /w/*"),
+            ("a.test", "/other", "- /*"),
+            ("test", "/w/1", "- /*"),
+        ];
+        for reversed in [false, true] {
+            let mut routes: Vec<Route> = rows.iter().map(|(host, path)| route(host, path, &[], false)).collect();
+            if reversed {
+                routes.reverse();
+            }
+            let (table, conflicts) = RouteTable::new(routes);
+            assert_eq!(conflicts, []);
+            for (host, path, expected) in cases {
+                assert_eq!(find(&table, "GET", host, path), expected, "{host}{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_method_never_falls_through() {
+        let routes = vec![route("", "/a", &["GET"], false), route("", "/a", &["POST", "PUT"], false), route("", "/*", &[], false)];
+        let (table, conflicts) = RouteTable::new(routes);
+        assert_eq!(conflicts, []);
+        assert_eq!(find(&table, "HEAD", "x", "/a"), "- /a");
+        assert_eq!(find(&table, "PUT", "x", "/a"), "- /a");
+        assert_eq!(find(&table, "DELETE", "x", "/a"), "405 GET, HEAD, POST, PUT");
+    }
+
+    #[test]
+    fn routes_that_match_the_same_requests_conflict() {
+        for (one, other, conflict) in [
+            (route("", "/a/{x}", &[], false), route("", "/a/{y}", &[], false), true),
+            (route("", "/a", &["GET"], false), route("", "/a", &["HEAD"], false), true),
+            (route("", "/a", &["GET"], false), route("", "/a", &["POST"], false), false),
+            (route("", "/a", &[], false), route("", "/a/*", &[], false), false),
+            (route("", "/a", &[], false), route("h", "/a", &[], false), false),
+            (route("", "/A", &[], false), route("", "/a", &[], false), false),
+            (route("", "/A", &[], true), route("", "/a", &[], false), true),
+            (route("", "/a/b", &[], false), route("", "/a/{x}", &[], false), false),
+        ] {
+            let names = (one.name.clone(), other.name.clone());
+            assert_eq!(!RouteTable::new(vec![one, other]).1.is_empty(), conflict, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn routes_to_an_application_that_folds_case_compete_folded() {
+        let (table, conflicts) =
+            RouteTable::new(vec![route("", "/*", &[], true), route("", "/Admin/*", &[], true), route("", "/static/*", &[], false)]);
+        assert_eq!(conflicts, []);
+        assert_eq!(find(&table, "GET", "x", "/aDMIN/x"), "- /Admin/*");
+        assert_eq!(find(&table, "GET", "x", "/static/x"), "- /static/*");
+        assert_eq!(find(&table, "GET", "x", "/STATIC/x"), "- /*");
+    }
+
+    #[test]
+    fn relaxations_need_the_chosen_routes_permission() {
+        let mut lenient = route("", "/old/*", &[], false);
+        lenient.permitted = Relaxations::MERGE_SLASHES;
+        let (table, _) = RouteTable::new(vec![lenient, route("", "/new/*", &[], false)]);
+        assert_eq!(find(&table, "GET", "x", "//old//a"), "- /old/*");
+        assert_eq!(find(&table, "GET", "x", "/old/a;b"), "the path has a parameter, which route `/old/*` does not permit");
+        assert_eq!(find(&table, "GET", "x", "/new//a"), "the path has an empty segment, which route `/new/*` does not permit");
+        assert_eq!(find(&table, "GET", "x", "//nowhere"), "the path has an empty segment");
+    }
+
+    #[test]
+    fn paths_are_read_or_refused() {
+        for path in ["/", "/*", "/a", "/a/", "/a/*", "/{x}", "/{x}/*", "/a b", "/é"] {
+            assert!(Pattern::parse_path(path).is_ok(), "{path}");
+        }
+        for path in
+            ["", "a", "/a*", "/*/a", "/a/../b", "/.", "//", "/a//b", "/a//*", "/a{x}", "/{}", "/{x", "/a;b", "/a?b", "/a\\b", "/{{x}}"]
+        {
+            assert!(Pattern::parse_path(path).is_err(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! `[server]`, `[admin]`, `[log]`, `[limit.*]`, and the keys that are not supported yet.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::{Compiler, ConnectionLimits, StartSettings};
+use crate::config::Problem;
+use crate::config::file::Text;
+use crate::config::value::OneOrMany;
+use crate::config::value::{self, Unsupported};
+use crate::gateway::authenticate::TokenNames;
+use crate::gateway::client::{ForwardingHeader, TrustedProxies};
+use crate::limit::{Count, KeyKind, Limit, Settings};
+use crate::telemetry::log::Format;
+use crate::tls;
+
+/// The public listener's certificate: the ready configuration, and what it was made from.
+#[derive(Debug)]
+pub struct Tls {
+    /// For the acceptor.
+    pub config: Arc<rustls::ServerConfig>,
+    certificate: Vec<u8>,
+    key_digest: [u8; 32],
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+impl Compiler<'_> {
+    pub(super) fn start(&mut self) -> Option<StartSettings> {
+        let file = self.file;
+        let listen = match &file.server.listen {
+            None => Some(vec![([127, 0, 0, 1], 8080).into()]),
+            Some(listen) => self.listen(listen),
+        };
+        let admin = match &file.admin.listen {
+            None => Some(([127, 0, 0, 1], 9901).into()),
+            Some(text) => self.take(value::listen(text)).and_then(|addresses| addresses.first().copied()),
+        };
+        let workers = match &file.server.workers {
+            None => Some(0),
+            Some(workers) => self.number(workers, 0, 1024),
+        };
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let log_format = match &file.log.format {
+            None => Some(Format::Json),
+            Some(text) => self.take(value::choice(text, &[("json", Format::Json), ("text", Format::Text)])),
+        };
+        let log_level = match &file.log.level {
+            None => Some(tracing::Level::INFO),
+            Some(text) => self.take(value::choice(
+                text,
+                &[
+                    ("error", tracing::Level::ERROR),
+                    ("warn", tracing::Level::WARN),
+                    ("info", tracing::Level::INFO),
+                    ("debug", tracing::Level::DEBUG),
+                    ("trace", tracing::Level::TRACE),
+                ],
+            )),
+        };
+        let workers = workers.map(|workers| if workers == 0 { cores() } else { workers });
+        let start = StartSettings { listen: listen?, admin: admin?, workers: workers?, log_format: log_format?, log_level: log_level? };
+        self.refuse_changed_start(&start);
+        Some(start)
+    }
+
+    fn listen(&mut self, listen: &Spanned<OneOrMany>) -> Option<Vec<std::net::SocketAddr>> {
+        let items = &listen.get_ref().0;
+        if items.is_empty() {
+            self.error(Problem::error(listen.span(), "there is no address to listen on").help("write `listen = \"127.0.0.1:8080\"`"));
+        }
+        let mut addresses = Vec::new();
+        for text in items {
+            for address in self.take(value::listen(text))? {
+                if addresses.contains(&address) && address.port() != 0 {
+                    self.error(Problem::error(text.span(), format!("`{address}` is named twice")).help("name each address once"));
+                }
+                addresses.push(address);
+            }
+        }
+        (!addresses.is_empty()).then_some(addresses)
+    }
+
+    /// Sockets, threads and the log are made once.
+    fn refuse_changed_start(&mut self, start: &StartSettings) {
+        let Some(previous) = self.previous.map(|previous| &previous.start) else { return };
+        let file = self.file;
+        let span_of = |text: &Option<Text>| text.as_ref().map_or(0..0, Spanned::span);
+        let changes: [(bool, &str, Range<usize>); 5] = [
+            (start.listen != previous.listen, "server.listen", file.server.listen.as_ref().map_or(0..0, Spanned::span)),
+            (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
+            (start.workers != previous.workers, "server.workers", file.server.workers.as_ref().map_or(0..0, Spanned::span)),
+            (start.log_format != previous.log_format, "log.format", span_of(&file.log.format)),
+            (start.log_level != previous.log_level, "log.level", span_of(&file.log.level)),
+        ];
+        for (_, key, span) in changes.into_iter().filter(|(changed, ..)| *changed) {
+            self.error(
+                Problem::error(span, format!("`{key}` is read at start and cannot be changed by a reload"))
+                    .help("restart the gateway to change it, or put the old value back"),
+            );
+        }
+    }
+
+    pub(super) fn connection_limits(&mut self) -> ConnectionLimits {
+        let limits = &self.file.server.limits;
+        let max_connections = limits.max_connections.as_ref().and_then(|number| self.number(number, 1, 1_000_000)).unwrap_or(10_000);
+        let max_headers = limits.max_headers.as_ref().and_then(|number| self.number(number, 10, 10_000)).unwrap_or(100);
+        let max_header_bytes = limits.max_header_bytes.as_ref().and_then(|text| {
+            let bytes = self.take(value::size(text))?;
+            if (8 * 1024..=1024 * 1024).contains(&bytes) {
+                return usize::try_from(bytes).ok();
+            }
+            self.error(Problem::error(text.span(), "a request head needs between 8KiB and 1MiB").help("the default is \"32KiB\""));
+            None
+        });
+        ConnectionLimits {
+            max_connections,
+            header_timeout: self.duration(limits.header_timeout.as_ref(), "10s"),
+            idle_timeout: self.duration(limits.idle_timeout.as_ref(), "75s"),
+            max_header_bytes: max_header_bytes.unwrap_or(32 * 1024),
+            max_headers,
+        }
+    }
+
+    pub(super) fn max_body(&mut self) -> u64 {
+        match &self.file.server.limits.max_body {
+            None => u64::MAX,
+            Some(text) if text.get_ref() == "unlimited" => u64::MAX,
+            Some(text) => self.take(value::size(text)).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub(super) fn server_tls(&mut self) -> Option<Arc<Tls>> {
+        let written = self.file.server.tls.as_ref()?.get_ref();
+        let certificate = self.read_file(&written.certificate, "a PEM file with the certificate, then its intermediates");
+        let key = self.read_secret(&written.private_key, false);
+        let (certificate, key) = (certificate?, key?);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.expose());
+        let key_digest: [u8; 32] = digest.as_ref().try_into().unwrap_or_default();
+        if let Some(kept) = self.previous.and_then(|previous| previous.tls.as_ref())
+            && kept.certificate == certificate
+            && kept.key_digest == key_digest
+        {
+            // The same pair keeps its session tickets.
+            return Some(Arc::clone(kept));
+        }
+        match tls::server_config(&certificate, key.expose()) {
+            Ok(config) => Some(Arc::new(Tls { config: Arc::new(config), certificate, key_digest })),
+            Err(error) => {
+                let span = if error.concerns_key() { written.private_key.span() } else { written.certificate.span() };
+                self.error(Problem::error(span, error.to_string()));
+                None
+            }
+        }
+    }
+
+    pub(super) fn proxies(&mut self) -> TrustedProxies {
+        let server = &self.file.server;
+        let mut networks = Vec::new();
+        for text in &server.trusted_proxies {
+            let Some(network) = self.take(value::network(text)) else { continue };
+            if network.prefix_len() == 0 && !server.insecure_trust_every_proxy {
+                self.error(
+                    Problem::error(text.span(), "every address would be believed about who the client is")
+                        .help("name the networks of your load balancers, or set `insecure_trust_every_proxy = true`"),
+                );
+            }
+            networks.push(network);
+        }
+        if server.insecure_trust_every_proxy {
+            self.weakened.push("server.insecure_trust_every_proxy: any peer may say who the client is".to_owned());
+        }
+        let words = [("x-forwarded-for", ForwardingHeader::XForwardedFor), ("forwarded", ForwardingHeader::Forwarded)];
+        let header = server.forwarded.as_ref().and_then(|text| self.take(value::choice(text, &words)));
+        TrustedProxies::new(networks, header.unwrap_or_default())
+    }
+
+    pub(super) fn token_names(&mut self) -> TokenNames {
+        let mut names = TokenNames::default();
+        let is_token = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+        for (written, name, what) in [
+            (&self.file.server.token_cookie, &mut names.cookie, "cookie"),
+            (&self.file.server.token_query, &mut names.query, "query parameter"),
+        ] {
+            let Some(text) = written else { continue };
+            if is_token(text.get_ref()) {
+                name.clone_from(text.get_ref());
+            } else {
+                let message = format!("`{}` is no name for a {what}", text.get_ref().escape_debug());
+                self.problems.push(Problem::error(text.span(), message).help("use letters, digits, `-`, `_`, `.` and `~`"));
+            }
+        }
+        names
+    }
+
+    pub(super) fn limits(&mut self) -> BTreeMap<String, Arc<Limit>> {
+        let mut limits = BTreeMap::new();
+        for (name, written) in &self.file.limit {
+            let Some(settings) = self.limit(written) else { continue };
+            let previous = self.previous.into_iter().flat_map(|previous| &previous.counters);
+            let kept = previous.into_iter().find(|limit| limit.name() == name.get_ref() && *limit.settings() == settings);
+            // An unchanged limit keeps its counters: a reload must not give a guesser new tries.
+            let limit = kept.cloned().unwrap_or_else(|| Arc::new(Limit::new(name.get_ref(), settings)));
+            limits.insert(name.get_ref().clone(), limit);
+        }
+        limits
+    }
+
+    fn limit(&mut self, written: &crate::config::file::Limit) -> Option<Settings> {
+        let requests = self.number(&written.requests, 1, 1_000_000_000);
+        let per = self.take(value::duration(&written.per, Duration::from_secs(1)..=DAY * 31));
+        let key = match &written.key {
+            None => Some(KeyKind::Client),
+            Some(text) if text.get_ref() == "client+account" => {
+                self.error(
+                    Problem::error(text.span(), "`client+account` is for routes of the built-in issuer, which is not supported yet")
+                        .help("use `key = \"client\"`"),
+                );
+                None
+            }
+            Some(text) => self.take(value::choice(text, &[("client", KeyKind::Client), ("subject", KeyKind::Subject)])),
+        };
+        let count = match &written.count {
+            None => Some(Count::All),
+            Some(text) => self.take(value::choice(text, &[("all", Count::All), ("failures", Count::Failures)])),
+        };
+        let ipv6_prefix = written.ipv6_prefix.as_ref().map_or(Some(64), |number| self.number(number, 1, 128));
+        let max_clients = written.max_clients.as_ref().map_or(Some(100_000), |number| self.number(number, 1_000, 100_000_000));
+        Some(Settings {
+            requests: NonZeroU32::new(u32::try_from(requests?).ok()?)?,
+            per: per?,
+            ipv6_prefix: u8::try_from(ipv6_prefix?).ok()?,
+            count: count?,
+            key: key?,
+            observe: written.observe,
+            max_clients: max_clients?,
+        })
+    }
+
+    /// A whole number in a range.
+    pub(super) fn number(&mut self, number: &Spanned<i64>, least: i64, most: i64) -> Option<usize> {
+        if (least..=most).contains(number.get_ref()) {
+            return usize::try_from(*number.get_ref()).ok();
+        }
+        let message = format!("{} is out of range", number.get_ref());
+        self.error(Problem::error(number.span(), message).help(format!("write a whole number from {least} to {most}")));
+        None
+    }
+
+    /// A duration, or its default. Zero is allowed for none of them but the drain's.
+    pub(super) fn duration(&mut self, text: Option<&Text>, default: &str) -> Duration {
+        let parsed = text.and_then(|text| self.take(value::duration(text, Duration::ZERO..=DAY)));
+        parsed.or_else(|| humantime::parse_duration(default).ok()).unwrap_or_default()
+    }
+
+    /// Keys of features that do not exist yet are refused: a key that is silently ignored is a hole.
+    pub(super) fn refuse_what_is_not_due(&mut self) {
+        let file = self.file;
+        let mut look = |value: &'_ Option<Spanned<Unsupported>>, key: &str| {
+            if let Some(value) = value {
+                self.problems
+                    .push(Problem::error(value.span(), format!("`{key}` is not supported yet")).help("remove it; it would have no effect"));
+            }
+        };
+        look(&file.store, "store");
+        look(&file.identity, "identity");
+        look(&file.server.proxy_protocol, "server.proxy_protocol");
+        if let Some(tls) = &file.server.tls {
+            look(&tls.get_ref().client_ca, "server.tls.client_ca");
+        }
+        look(&file.admin.token, "admin.token");
+        for (name, issuer) in &file.issuer {
+            for (value, key) in [
+                (&issuer.jwks_url, "jwks_url"),
+                (&issuer.discovery, "discovery"),
+                (&issuer.jwks_refresh, "jwks_refresh"),
+                (&issuer.jwks_refetch_cooldown, "jwks_refetch_cooldown"),
+                (&issuer.jwks_max_stale, "jwks_max_stale"),
+                (&issuer.backchannel_logout, "backchannel_logout"),
+            ] {
+                look(value, &format!("issuer.{}.{key}", name.get_ref()));
+            }
+        }
+        for (name, upstream) in &file.upstream {
+            look(&upstream.http2, &format!("upstream.{}.http2", name.get_ref()));
+            if let Some(tls) = &upstream.tls {
+                look(&tls.get_ref().certificate, "tls.certificate");
+                look(&tls.get_ref().private_key, "tls.private_key");
+            }
+        }
+        for route in &file.route {
+            look(&route.get_ref().identity, "route.identity");
+            look(&route.get_ref().streams, "route.streams");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `[upstream.*]`
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+use toml::Spanned;
+
+use super::Compiler;
+use crate::config::Problem;
+use crate::config::file::Text;
+use crate::config::file::Upstream as Written;
+use crate::config::value;
+use crate::gateway::upstream::{Application, Upstream, UpstreamSettings};
+use crate::tls;
+
+impl Compiler<'_> {
+    pub(super) fn upstreams(&mut self, workers: usize) -> BTreeMap<String, Arc<Upstream>> {
+        let mut upstreams = BTreeMap::new();
+        for (name, written) in &self.file.upstream {
+            let Some(settings) = self.upstream(name, written) else { continue };
+            let previous = self.previous.into_iter().flat_map(|previous| &previous.upstreams);
+            let upstream = match previous.into_iter().find(|upstream| *upstream.settings() == settings) {
+                // An unchanged upstream keeps its connections.
+                Some(kept) => Arc::clone(kept),
+                None => match self.connector(name, written, &settings) {
+                    Some(tls) => Arc::new(Upstream::new(settings, tls, workers)),
+                    None => continue,
+                },
+            };
+            upstreams.insert(name.get_ref().clone(), upstream);
+        }
+        upstreams
+    }
+
+    fn upstream(&mut self, name: &Text, written: &Written) -> Option<UpstreamSettings> {
+        let application = self.application(name, written);
+        let host = match &written.host {
+            None => Some(None),
+            Some(text) => self.host_header(text).map(Some),
+        };
+        let path_case = match &written.path_case {
+            None => Some(false),
+            Some(text) => self.take(value::choice(text, &[("sensitive", false), ("insensitive", true)])),
+        };
+        let ca = written.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref());
+        let ca = match ca {
+            None => Some(None),
+            Some(text) => self.read_file(text, "a PEM file with the certificates that are trusted").map(Some),
+        };
+        Some(UpstreamSettings {
+            name: name.get_ref().clone(),
+            application: application?,
+            host: host?,
+            connect_timeout: self.timeout(written.connect_timeout.as_ref(), "2s"),
+            response_timeout: self.timeout(written.response_timeout.as_ref(), "60s"),
+            idle_timeout: self.timeout(written.idle_timeout.as_ref(), "5m"),
+            folds_case: path_case?,
+            ca: ca?,
+        })
+    }
+
+    /// A time that must pass before somebody gives up: zero would give up at once.
+    fn timeout(&mut self, text: Option<&Text>, default: &str) -> Duration {
+        let timeout = self.duration(text, default);
+        if let (Some(text), true) = (text, timeout.is_zero()) {
+            self.error(
+                Problem::error(text.span(), "a timeout of nothing would fail every request").help(format!("the default is \"{default}\"")),
+            );
+        }
+        timeout
+    }
+
+    fn application(&mut self, name: &Text, written: &Written) -> Option<Application> {
+        match (&written.url, &written.builtin) {
+            (Some(url), None) => self.url(url, written),
+            (None, Some(builtin)) => {
+                if let Some(tls) = &written.tls {
+                    self.error(Problem::error(tls.span(), "the built-in application has no TLS").help("remove `tls`"));
+                }
+                self.take(value::choice(builtin, &[("echo", ())])).map(|()| Application::Echo)
+            }
+            (Some(url), Some(builtin)) => {
+                self.error(
+                    Problem::error(builtin.span(), "`url` and `builtin` contradict each other")
+                        .related(url.span(), "the other")
+                        .help("keep one of them"),
+                );
+                None
+            }
+            (None, None) => {
+                self.error(
+                    Problem::error(name.span(), format!("upstream `{}` leads nowhere", name.get_ref()))
+                        .help("add `url = \"http://127.0.0.1:3000\"`, or `builtin = \"echo\"` to try things out"),
+                );
+                None
+            }
+        }
+    }
+
+    fn url(&mut self, text: &Text, written: &Written) -> Option<Application> {
+        let fail = |message: &str, help: &str| Problem::error(text.span(), message.to_owned()).help(help.to_owned());
+        let example = "write scheme, host and port alone, such as \"http://127.0.0.1:3000\"";
+        let Some((scheme, rest)) = text.get_ref().split_once("://") else {
+            self.error(fail("the URL has no scheme", example));
+            return None;
+        };
+        let tls = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            _ => {
+                self.error(fail("the scheme is neither http nor https", example));
+                return None;
+            }
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#']) {
+            self.error(fail(
+                "an upstream's URL has no path",
+                "routes choose the path; see `strip_prefix` for a prefix that the application does not know",
+            ));
+            return None;
+        }
+        if authority.contains('@') {
+            self.error(fail("the URL has a user name or password", "remove it; the gateway sends no credentials of its own"));
+            return None;
+        }
+        if let (Some(settings), false) = (&written.tls, tls) {
+            self.error(
+                Problem::error(settings.span(), "`tls` is for https:// upstreams")
+                    .related(text.span(), "this one is cleartext")
+                    .help("remove `tls`, or write https://"),
+            );
+            return None;
+        }
+        let parsed: Option<http::uri::Authority> = authority.parse().ok();
+        let Some(parsed) =
+            parsed.filter(|parsed| !parsed.host().is_empty() && (parsed.port_u16().is_some() || parsed.as_str() == parsed.host()))
+        else {
+            self.error(fail("the URL has no host and port that can be read", example));
+            return None;
+        };
+        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = parsed.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        if port == 0 {
+            self.error(fail("port 0 is no application's", example));
+            return None;
+        }
+        Some(Application::Http { host, port, tls })
+    }
+
+    fn host_header(&mut self, text: &Text) -> Option<HeaderValue> {
+        let valid = text.get_ref().parse::<http::uri::Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
+        match HeaderValue::from_str(text.get_ref()) {
+            Ok(value) if valid => Some(value),
+            _ => {
+                self.error(
+                    Problem::error(text.span(), "this cannot be a Host")
+                        .help("write a host name, with `:port` where the application wants it"),
+                );
+                None
+            }
+        }
+    }
+
+    /// How TLS to it is done; `Some(None)` where there is none.
+    #[expect(clippy::type_complexity, reason = "outer: a problem was found; inner: cleartext")]
+    fn connector(
+        &mut self,
+        name: &Text,
+        written: &Written,
+        settings: &UpstreamSettings,
+    ) -> Option<Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>> {
+        let Application::Http { host, tls: true, .. } = &settings.application else { return Some(None) };
+        let span = written.url.as_ref().map_or(name.span(), Spanned::span);
+        let Ok(server_name) = ServerName::try_from(host.clone()) else {
+            self.error(Problem::error(span, "this host cannot be in a certificate").help("write a DNS name or an IP address"));
+            return None;
+        };
+        match tls::client_config(settings.ca.as_deref()) {
+            Ok(config) => Some(Some((Arc::new(config), server_name))),
+            Err(error) => {
+                let span = written.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref()).map_or(span, Spanned::span);
+                self.error(Problem::error(span, error.to_string()));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! An application behind the gateway: where it is, how long it may take, and the connections that are kept to it.
+//!
+//! Each worker keeps its own connections, so that none is touched by two cores. A connection is used again only after its response was
+//! read to the end; one that a request was cancelled on is closed, so that an answer can never reach the wrong request.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::body::{BodyError, ClientBody, IdleTimer, Upload, UploadFailure};
+
+/// What an `[upstream.NAME]` section says, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// The section's name.
+    pub name: String,
+    /// Where the application is.
+    pub application: Application,
+    /// The `Host` to send instead of the received one.
+    pub host: Option<HeaderValue>,
+    /// Until connected, TLS included.
+    pub connect_timeout: Duration,
+    /// From the last byte of the request to the response head.
+    pub response_timeout: Duration,
+    /// Between bytes of a response body or a tunnel.
+    pub idle_timeout: Duration,
+    /// Whether the application folds case in paths.
+    pub folds_case: bool,
+    /// The PEM text that its certificate is checked against; `None`: the system's roots.
+    pub ca: Option<Vec<u8>>,
+}
+
+impl UpstreamSettings {
+    /// Whether it is the built-in application.
+    pub fn is_builtin(&self) -> bool {
+        self.application == Application::Echo
+    }
+}
+
+/// Where an application is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Application {
+    /// Over HTTP/1.1.
+    Http {
+        /// Host name or address, without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Whether it is spoken to over TLS.
+        tls: bool,
+    },
+    /// The one that is built in: it answers with what it was sent.
+    Echo,
+}
+
+/// An application and the connections to it.
+pub struct Upstream {
+    settings: UpstreamSettings,
+    tls: Option<(tokio_rustls::TlsConnector, ServerName<'static>)>,
+    /// One list a worker, the oldest first.
+    idle: Box<[Mutex<VecDeque<Idle>>]>,
+}
+
+/// A connection that waits for its next request.
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    /// How long it may wait.
+    keep: Duration,
+}
+
+/// A connection to the application; dropping it closes it.
+struct Connection {
+    sender: SendRequest<ClientBody>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Why there was no response.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamFailure {
+    /// No address, no connection, or no TLS session.
+    #[error("no connection: {0}")]
+    Unreachable(#[source] ConnectError),
+    /// The connection broke, or what came was no HTTP.
+    #[error("the upstream broke off: {0}")]
+    Failed(#[source] hyper::Error),
+    /// A 101 that nobody asked for, or for another protocol.
+    #[error("the upstream switched to a protocol that was not asked for")]
+    Protocol,
+    /// No response head in time.
+    #[error("the upstream did not answer within its response_timeout")]
+    Timeout,
+    /// The request body did not arrive.
+    #[error("{0}")]
+    Upload(#[from] UploadFailure),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Name resolution, TCP or TLS failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// It took longer than `connect_timeout`.
+    #[error("it took longer than connect_timeout")]
+    Timeout,
+    /// The name resolves to nothing.
+    #[error("the name has no address")]
+    NoAddress,
+    /// The HTTP handshake failed.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// How long an idle connection is kept where the upstream does not say. Below what Node (5 s) and most others close at.
+const KEEP: Duration = Duration::from_secs(4);
+
+/// The longest that an upstream's own `Keep-Alive: timeout` is believed.
+const KEEP_MOST: Duration = Duration::from_mins(1);
+
+/// Idle connections that one worker keeps to one upstream.
+const MAX_IDLE: usize = 512;
+
+impl Upstream {
+    /// An upstream for this many workers. `tls` is given exactly for `https://`.
+    pub fn new(settings: UpstreamSettings, tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>, workers: usize) -> Self {
+        let tls = tls.map(|(config, name)| (tokio_rustls::TlsConnector::from(config), name));
+        let idle = (0..workers.max(1)).map(|_| Mutex::new(VecDeque::new())).collect();
+        Self { settings, tls, idle }
+    }
+
+    /// What its section says.
+    pub fn settings(&self) -> &UpstreamSettings {
+        &self.settings
+    }
+
+    /// Closes the connections that have waited long enough. Returns how many still wait.
+    pub fn sweep(&self, worker: usize) -> usize {
+        let now = Instant::now();
+        let mut idle = self.idle(worker);
+        idle.retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < idle.keep);
+        idle.len()
+    }
+
+    /// Sends a request and waits for the response head.
+    ///
+    /// It is sent again only if a kept connection was dead before a byte of the request had left.
+    ///
+    /// # Errors
+    /// [`UpstreamFailure`], whose fault it was told apart.
+    pub async fn send(
+        self: &Arc<Self>,
+        worker: usize,
+        mut request: Request<ClientBody>,
+        upload: Option<&Upload>,
+    ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
+        while let Some(mut connection) = self.take_idle(worker) {
+            match self.exchange(connection.sender.try_send_request(request), upload).await? {
+                Ok(response) => return Ok((response, self.lease(worker, connection))),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(failure(error.into_error(), upload)),
+                },
+            }
+        }
+        let connected = tokio::time::timeout(self.settings.connect_timeout, self.connect()).await;
+        let mut connection = connected.unwrap_or(Err(ConnectError::Timeout)).map_err(UpstreamFailure::Unreachable)?;
+        match self.exchange(connection.sender.send_request(request), upload).await? {
+            Ok(response) => Ok((response, self.lease(worker, connection))),
+            Err(error) => Err(failure(error, upload)),
+        }
+    }
+
+    /// Waits for the response head; the time counts from the last byte of the request.
+    async fn exchange<T>(&self, response: impl Future<Output = T>, upload: Option<&Upload>) -> Result<T, UpstreamFailure> {
+        let mut response = std::pin::pin!(response);
+        let begun = Instant::now();
+        let mut timer = IdleTimer::default();
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(Ok(response));
+            }
+            if let Some(failure) = upload.and_then(Upload::failure) {
+                return Poll::Ready(Err(failure.into()));
+            }
+            loop {
+                let since = upload.map_or(begun, |upload| upload.last_progress().max(begun));
+                ready!(timer.poll_until(since + self.settings.response_timeout, cx));
+                if upload.is_none_or(|upload| upload.last_progress().max(begun) <= since) {
+                    return Poll::Ready(Err(UpstreamFailure::Timeout));
+                }
+            }
+        })
+        .await
+    }
+
+    fn idle(&self, worker: usize) -> MutexGuard<'_, VecDeque<Idle>> {
+        self.idle[worker % self.idle.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that was used last and is ready for a request.
+    fn take_idle(&self, worker: usize) -> Option<Connection> {
+        let now = Instant::now();
+        let mut idle = self.idle(worker);
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            let candidate = idle.get(at)?;
+            if candidate.connection.sender.is_closed() || now.duration_since(candidate.since) >= candidate.keep {
+                idle.remove(at);
+            } else if candidate.connection.sender.is_ready() {
+                return idle.remove(at).map(|idle| idle.connection);
+            }
+        }
+        None
+    }
+
+    fn lease(self: &Arc<Self>, worker: usize, connection: Connection) -> Lease {
+        Lease { upstream: Arc::clone(self), worker, connection: Some(connection), keep_for: KEEP }
+    }
+
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let Application::Http { host, port, .. } = &self.settings.application else { return Err(ConnectError::NoAddress) };
+        let stream = dial(host, *port).await?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => handshake(stream).await,
+            Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Connects to the first address that answers.
+async fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    if let Ok(ip) = host.parse() {
+        return Ok(TcpStream::connect(SocketAddr::new(ip, port)).await?);
+    }
+    let mut last = ConnectError::NoAddress;
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection, ConnectError> {
+    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
+    #[expect(clippy::disallowed_methods, reason = "the handle is kept beside the sender and ends the task with it")]
+    let task = tokio::spawn(async move {
+        // What goes wrong is told to whoever waits for the response.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(Connection { sender, _task: AbortOnDropHandle::new(task) })
+}
+
+/// A broken exchange: the client's fault where its body broke off, otherwise the upstream's.
+fn failure(error: hyper::Error, upload: Option<&Upload>) -> UpstreamFailure {
+    match upload.and_then(Upload::failure) {
+        Some(failure) => failure.into(),
+        None => UpstreamFailure::Failed(error),
+    }
+}
+
+/// The connection that a response is being read from: kept when the response ends, closed when it is dropped before.
+pub struct Lease {
+    upstream: Arc<Upstream>,
+    worker: usize,
+    connection: Option<Connection>,
+    keep_for: Duration,
+}
+
+impl Lease {
+    /// Reads how long the upstream keeps the connection (`Keep-Alive: timeout=5`), so that ours ends a second earlier.
+    pub fn observe(&mut self, headers: &HeaderMap) {
+        let Some(seconds) = headers
+            .get("keep-alive")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok()))
+        else {
+            return;
+        };
+        if !self.keep_for.is_zero() {
+            self.keep_for = Duration::from_secs(seconds.saturating_sub(1)).min(KEEP_MOST);
+        }
+    }
+
+    /// The connection closes when the response has been read.
+    pub fn close_after(&mut self) {
+        self.keep_for = Duration::ZERO;
+    }
+
+    /// The longest silence that the upstream's section allows.
+    pub fn idle_timeout(&self) -> Duration {
+        self.upstream.settings.idle_timeout
+    }
+
+    fn keep(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if self.keep_for.is_zero() || connection.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.upstream.idle(self.worker);
+        if idle.len() >= MAX_IDLE {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { connection, since: Instant::now(), keep: self.keep_for });
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// The body of an upstream's response.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    inner: Incoming,
+    lease: Lease,
+    timer: IdleTimer,
+    /// Whether the client asked for trailers (`TE: trailers`, RFC 9110 §10.1.4).
+    trailers: bool,
+}
+
+impl UpstreamBody {
+    /// Streams `inner` and keeps the connection when it ends.
+    pub fn new(inner: Incoming, mut lease: Lease, trailers: bool) -> Self {
+        if inner.is_end_stream() {
+            lease.keep();
+        }
+        Self { inner, lease, timer: IdleTimer::default(), trailers }
+    }
+}
+
+impl HttpBody for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
+            ready!(body.timer.poll(body.lease.upstream.settings.idle_timeout, cx));
+            return Poll::Ready(Some(Err(BodyError::Idle)));
+        };
+        body.timer.reset();
+        Poll::Ready(match frame {
+            None => {
+                body.lease.keep();
+                None
+            }
+            Some(Err(error)) => {
+                body.lease.connection = None;
+                Some(Err(BodyError::Upstream(error)))
+            }
+            Some(Ok(frame)) => {
+                if body.inner.is_end_stream() {
+                    body.lease.keep();
+                }
+                match frame.into_trailers() {
+                    Err(data) => Some(Ok(data)),
+                    Ok(mut trailers) if body.trailers => {
+                        trailers.remove(header::SET_COOKIE);
+                        Some(Ok(Frame::trailers(trailers)))
+                    }
+                    Ok(_) => None,
+                }
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

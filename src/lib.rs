@@ -1,0 +1,29 @@
+//! Portcullis: an authentication gateway.
+//!
+//! A reverse proxy that stands in front of applications without a login of their own. It decides who is calling and whether they may, and
+//! tells the application so in headers that it can trust.
+//!
+//! A module uses the floors below its own, never one above (`tests/structure.rs` holds this):
+//!
+//! | floor | modules | |
+//! |---|---|---|
+//! | 6 | [`cli`], [`process`] | compose; hold no logic |
+//! | 5 | [`server`], [`admin`] | sockets and protocols |
+//! | 4 | [`gateway`] | what a request walks through |
+//! | 2 | [`token`] | verifying what others signed |
+//! | 1 | [`config`] | the file as it is written, and its problems |
+//! | 0 | [`clock`], [`limit`], [`tls`], [`telemetry`] | nothing of ours |
+//!
+//! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at [`gateway::Snapshot::compile`].
+
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod gateway;
+pub mod limit;
+pub mod process;
+pub mod server;
+pub mod telemetry;
+pub mod tls;
+pub mod token;

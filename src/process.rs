@@ -1,0 +1,298 @@
+//! Start, signals, reload, drain: the only place where everything is put together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::admin::{self, Readiness};
+use crate::clock::Clock;
+use crate::config::value::CreateFiles;
+use crate::config::{self, Problems};
+use crate::gateway::snapshot::{CompileOptions, Compiled};
+use crate::gateway::{Gateway, Snapshot, Telemetry};
+use crate::server::{Server, bind};
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::writer::LogWriter;
+use crate::token;
+
+/// How often the files are looked at where `watch` is on.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// How often limits forget clients that they need no longer remember.
+const PRUNE_EVERY: Duration = Duration::from_secs(30);
+
+/// Why the gateway did not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(Box<Problems>),
+    /// A listener.
+    #[error("cannot listen on {address}: {source}\n  help: {}", listen_help(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Threads, signals or the log.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    /// A second signal came before everything had finished.
+    #[error("ended by a second signal before every exchange had finished")]
+    Interrupted,
+}
+
+fn listen_help(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process has this port; stop it, or choose another port in [server] or [admin]",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port, or grant it",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address; `ip address` shows which it has",
+        _ => "look at `listen` in [server] and [admin]",
+    }
+}
+
+/// Loads and compiles a file.
+///
+/// # Errors
+/// Every problem of the file.
+pub fn compile(
+    path: &Path,
+    previous: Option<&Snapshot>,
+    create: CreateFiles,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<Compiled, Problems> {
+    let loaded = config::load(path)?;
+    Snapshot::compile(loaded, &CompileOptions { previous, create, metrics, now: clock.unix_seconds() })
+}
+
+/// Serves until a signal ends it.
+///
+/// `started` is called once with the addresses that are listened on.
+///
+/// # Errors
+/// [`ProcessError`]
+pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), ProcessError> {
+    token::install_crypto();
+    let (clock, metrics) = (Clock::system(), Metrics::new());
+    let compiled = compile(path, None, CreateFiles::Yes, &metrics, &clock).map_err(|problems| ProcessError::Config(Box::new(problems)))?;
+    let start = compiled.snapshot.start.clone();
+    let (log, guard) = LogWriter::start(io::stdout())?;
+    metrics.show_dropped_lines(log.dropped());
+    let stamp = clock.clone();
+    // A second run in one process, as tests do, keeps the first one's subscriber.
+    let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("portcullis-background").build()?;
+    let sets = runtime
+        .block_on(async { bind(&start.listen, start.workers) })
+        .map_err(|(address, source)| ProcessError::Listen { address, source })?;
+    let admin = runtime.block_on(TcpListener::bind(start.admin)).map_err(|source| ProcessError::Listen { address: start.admin, source })?;
+
+    tell_warnings(&compiled);
+    let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
+    let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry));
+    let server = Arc::new(Server::new(Arc::clone(&gateway)));
+    let bound: Vec<SocketAddr> = sets.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect();
+    let workers = start_workers(&server, sets)?;
+
+    let life = Life { path: path.to_owned(), gateway, server, metrics, clock, readiness: Arc::default() };
+    let ended = runtime.block_on(life.live(admin, &bound, started));
+    if ended.is_ok() {
+        for worker in workers {
+            // A worker that panicked has aborted the process already.
+            let _ = worker.join();
+        }
+    }
+    tracing::info!("stopped");
+    // Every line that was written before is on its way out when this returns.
+    drop(guard);
+    ended
+}
+
+fn start_workers(server: &Arc<Server>, sets: Vec<Vec<std::net::TcpListener>>) -> io::Result<Vec<JoinHandle<()>>> {
+    let spawn = |(worker, listeners): (usize, Vec<std::net::TcpListener>)| {
+        let server = Arc::clone(server);
+        std::thread::Builder::new().name(format!("portcullis-{worker}")).spawn(move || {
+            let serving = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                runtime.block_on(async {
+                    let listeners = listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+                    server.serve(worker, listeners).await;
+                    Ok(())
+                })
+            });
+            if let Err(error) = serving {
+                tracing::error!(worker, cause = %error, "a worker cannot serve");
+            }
+        })
+    };
+    sets.into_iter().enumerate().map(spawn).collect()
+}
+
+/// A running gateway.
+struct Life {
+    path: PathBuf,
+    gateway: Arc<Gateway>,
+    server: Arc<Server>,
+    metrics: Metrics,
+    clock: Clock,
+    readiness: Arc<Readiness>,
+}
+
+impl Life {
+    async fn live(&self, admin: TcpListener, bound: &[SocketAddr], started: impl FnOnce(&[SocketAddr])) -> Result<(), ProcessError> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let admin_address = admin.local_addr()?;
+        #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
+        let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(admin, Arc::clone(&self.readiness), self.metrics.clone())));
+        self.metrics.started(self.clock.unix_seconds());
+        self.readiness.ready();
+        let listen = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        tracing::info!(listen, admin = %admin_address, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
+        started(bound);
+
+        let mut watch = Watch::new(&self.gateway.current());
+        let mut looks = tokio::time::interval(WATCH_EVERY);
+        let mut prunes = tokio::time::interval(PRUNE_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    self.reload().await;
+                    watch = Watch::new(&self.gateway.current());
+                }
+                _ = looks.tick(), if self.gateway.current().watch => {
+                    if watch.changed().await {
+                        self.reload().await;
+                        watch.reloaded(&self.gateway.current());
+                    }
+                }
+                _ = prunes.tick() => self.gateway.current().counters.iter().for_each(|limit| limit.prune()),
+            }
+        }
+        self.drain(&mut terminate, &mut interrupt).await
+    }
+
+    /// Reads the file again. A wrong file changes nothing.
+    async fn reload(&self) {
+        let (path, gateway, metrics, clock) = (self.path.clone(), Arc::clone(&self.gateway), self.metrics.clone(), self.clock.clone());
+        let compiled = tokio::task::spawn_blocking(move || {
+            let current = gateway.current();
+            compile(&path, Some(&current), CreateFiles::Yes, &metrics, &clock)
+        })
+        .await;
+        match compiled {
+            Ok(Ok(compiled)) => {
+                tell_warnings(&compiled);
+                let routes = compiled.snapshot.routes.routes().len();
+                self.gateway.install(compiled.snapshot);
+                self.metrics.reloaded(self.clock.unix_seconds());
+                tracing::info!(file = %self.path.display(), routes, "reloaded");
+            }
+            Ok(Err(problems)) => {
+                self.metrics.reload_rejected();
+                tracing::error!(file = %self.path.display(), problems = %problems.to_json(), "the file was rejected; the running configuration stays");
+            }
+            Err(error) => {
+                self.metrics.reload_rejected();
+                tracing::error!(file = %self.path.display(), cause = %error, "the reload did not finish; the running configuration stays");
+            }
+        }
+    }
+
+    /// `/readyz` says 503, then nothing new is accepted, then everything in flight finishes or is cut at the deadline.
+    async fn drain(&self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<(), ProcessError> {
+        let snapshot = self.gateway.current();
+        self.readiness.draining();
+        self.gateway.begin_drain();
+        tracing::info!(delay = ?snapshot.drain_delay, timeout = ?snapshot.drain_timeout, connections = self.server.connections(), "draining");
+        let finish = async {
+            tokio::time::sleep(snapshot.drain_delay).await;
+            self.server.stop_accepting();
+            if tokio::time::timeout(snapshot.drain_timeout, self.server.drained()).await.is_err() {
+                tracing::warn!(
+                    connections = self.server.connections(),
+                    tunnels = self.gateway.tunnels().len(),
+                    "cut at the drain deadline"
+                );
+            }
+        };
+        let finished = tokio::select! {
+            () = finish => Ok(()),
+            _ = terminate.recv() => Err(ProcessError::Interrupted),
+            _ = interrupt.recv() => Err(ProcessError::Interrupted),
+        };
+        self.server.stop_accepting();
+        self.server.cut();
+        finished
+    }
+}
+
+fn tell_warnings(compiled: &Compiled) {
+    for warning in &compiled.warnings.list {
+        tracing::warn!(problem = %warning, "configuration");
+    }
+    for weakened in &compiled.snapshot.weakened {
+        tracing::warn!(setting = weakened, "a guarantee is weakened");
+    }
+}
+
+/// What the watched files looked like when they were last read.
+struct Watch {
+    files: Vec<PathBuf>,
+    read: Vec<Option<Mark>>,
+    seen: Vec<Option<Mark>>,
+}
+
+/// Device, inode, length and modification time of the file behind every symlink: a ConfigMap's swap changes the first two.
+type Mark = (u64, u64, u64, i64, i64);
+
+impl Watch {
+    fn new(snapshot: &Snapshot) -> Self {
+        let files = snapshot.files.clone();
+        let read: Vec<_> = files.iter().map(|file| mark(file)).collect();
+        Self { seen: read.clone(), files, read }
+    }
+
+    /// Whether a file has changed since it was read, and has then stayed as it is for one look: an editor may still be writing.
+    async fn changed(&mut self) -> bool {
+        let files = self.files.clone();
+        let Ok(now) = tokio::task::spawn_blocking(move || files.iter().map(|file| mark(file)).collect::<Vec<_>>()).await else {
+            return false;
+        };
+        let is_stable = now == self.seen;
+        self.seen = now;
+        is_stable && self.seen != self.read
+    }
+
+    /// The files were read, for good or bad.
+    fn reloaded(&mut self, snapshot: &Snapshot) {
+        let before = std::mem::take(&mut self.seen);
+        if self.files == snapshot.files {
+            // As they were when the reload began: what changed meanwhile is seen at the next look.
+            self.read.clone_from(&before);
+            self.seen = before;
+        } else {
+            *self = Self::new(snapshot);
+        }
+    }
+}
+
+fn mark(path: &Path) -> Option<Mark> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
+}

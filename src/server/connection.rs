@@ -1,0 +1,204 @@
+//! One client connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or drains.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::stream::{Busy, ClientStream, Patience, Phase};
+use crate::gateway::client::Peer;
+use crate::gateway::exchange::RecordedBody;
+use crate::gateway::{Gateway, Snapshot};
+
+/// What a client with prior knowledge of HTTP/2 sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Streams at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+
+/// Serves a connection to its end. What ends it early is the client's affair: it is logged at debug level only.
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    worker: usize,
+    stream: TcpStream,
+    peer: SocketAddr,
+    snapshot: &Snapshot,
+    draining: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(cause = %error, "the client was gone at once");
+        return;
+    }
+    let patience = Patience { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
+    let line = Line { gateway, worker, peer: Peer::new(peer, snapshot.tls.is_some()), phase: Phase::new(), patience, draining };
+    let ended = match &snapshot.tls {
+        None => line.cleartext(stream, snapshot).await,
+        Some(tls) => {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
+            match timeout(patience.header, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => line.http2(stream, Bytes::new(), snapshot).await,
+                Ok(Ok(stream)) => line.http1(stream, Bytes::new(), snapshot).await,
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer = %peer.ip(), cause = %error, "the connection ended early");
+    }
+}
+
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// What every request of a connection is handled with.
+struct Line {
+    gateway: Arc<Gateway>,
+    worker: usize,
+    peer: Peer,
+    phase: Arc<Phase>,
+    patience: Patience,
+    draining: CancellationToken,
+}
+
+impl Line {
+    /// HTTP/1.1, or HTTP/2 where the client begins with its preface.
+    async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
+        if !snapshot.h2c {
+            return self.http1(stream, Bytes::new(), snapshot).await;
+        }
+        let draining = self.draining.clone();
+        let preface = tokio::select! {
+            preface = read_preface(&mut stream, self.patience) => preface?,
+            // Nothing was asked on this connection, so nothing is lost.
+            () = draining.cancelled() => return Ok(()),
+        };
+        match preface {
+            Preface::Http2(read) => self.http2(stream, read, snapshot).await,
+            Preface::Other(read) => self.http1(stream, read, snapshot).await,
+            Preface::Nothing => Ok(()),
+        }
+    }
+
+    async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: T, prefix: Bytes, snapshot: &Snapshot) -> Ended {
+        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, true);
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(None);
+        builder.max_header_size(snapshot.limits.max_header_bytes).max_headers(snapshot.limits.max_headers);
+        let service = service_fn(|request| self.answer(request));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.draining.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+
+    async fn http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: T, prefix: Bytes, snapshot: &Snapshot) -> Ended {
+        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, false);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+        builder.max_header_list_size(u32::try_from(snapshot.limits.max_header_bytes).unwrap_or(u32::MAX));
+        builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(20));
+        let line = Arc::new(self);
+        let answering = Arc::clone(&line);
+        let service = service_fn(move |request| {
+            let line = Arc::clone(&answering);
+            async move { line.answer(request).await }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = line.draining.cancelled() => {}
+            () = line.idle() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        Ok(connection.await?)
+    }
+
+    /// Returns once no exchange has been under way for `idle_timeout`.
+    async fn idle(&self) {
+        loop {
+            let now = tokio::time::Instant::now();
+            let deadline = self.phase.idle_since().unwrap_or(now) + self.patience.idle;
+            if now >= deadline {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Held>, Infallible> {
+        let busy = self.phase.enter();
+        let response = self.gateway.handle(self.worker, &self.peer, request).await;
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            self.phase.detach();
+        }
+        Ok(response.map(|body| Held { body, _busy: busy }))
+    }
+}
+
+/// A response body that holds its connection busy until it ends.
+struct Held {
+    body: RecordedBody,
+    _busy: Busy,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = <RecordedBody as http_body::Body>::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How a cleartext connection begins.
+enum Preface {
+    Http2(Bytes),
+    Other(Bytes),
+    Nothing,
+}
+
+/// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1.
+async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<Preface> {
+    let mut read = BytesMut::with_capacity(4096);
+    let mut wait = patience.idle;
+    loop {
+        let length = timeout(wait, stream.read_buf(&mut read)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if length == 0 && read.is_empty() {
+            return Ok(Preface::Nothing);
+        }
+        let common = read.iter().zip(PREFACE).take_while(|(one, other)| one == other).count();
+        if common == PREFACE.len() {
+            return Ok(Preface::Http2(read.freeze()));
+        }
+        if common < read.len() || length == 0 {
+            return Ok(Preface::Other(read.freeze()));
+        }
+        wait = patience.header;
+    }
+}

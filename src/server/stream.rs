@@ -1,0 +1,189 @@
+//! A client's socket, with the clocks that hyper has not: one from the first byte of a head, one between requests, one for a client that
+//! does not read.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// What a connection is doing, told by the service and read by the socket.
+#[derive(Debug)]
+pub(super) struct Phase {
+    begun: Instant,
+    /// Exchanges under way.
+    active: AtomicU64,
+    /// Milliseconds from `begun` to the end of the last exchange.
+    idle_since: AtomicU64,
+}
+
+impl Phase {
+    /// A connection that has just been accepted.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { begun: Instant::now(), active: AtomicU64::new(0), idle_since: AtomicU64::new(0) })
+    }
+
+    /// The socket has become a tunnel's: its silence is no longer this connection's affair.
+    pub(super) fn detach(&self) {
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An exchange begins; it ends when this is dropped.
+    pub(super) fn enter(self: &Arc<Self>) -> Busy {
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
+    /// Since when no exchange is under way; `None` while one is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (!self.is_active()).then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
+    }
+}
+
+/// An exchange that is under way.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Phase>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.idle_since.store(now, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From the first byte of a head to its last.
+    pub(super) header: Duration,
+    /// Between requests, and for a client that does not take its response.
+    pub(super) idle: Duration,
+}
+
+/// A socket that gives up on a client that takes too long.
+#[derive(Debug)]
+pub(super) struct ClientStream<T> {
+    io: T,
+    /// Bytes that were read to tell the protocol.
+    prefix: Bytes,
+    phase: Arc<Phase>,
+    patience: Patience,
+    /// When the head that is being read began.
+    head_since: Option<Instant>,
+    stalled_since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// HTTP/2 frames come at any time: only HTTP/1.1 has heads that are read alone.
+    reads_heads: bool,
+}
+
+impl<T> ClientStream<T> {
+    /// Wraps a socket of which `prefix` was already read.
+    pub(super) fn new(io: T, prefix: Bytes, phase: Arc<Phase>, patience: Patience, reads_heads: bool) -> Self {
+        let head_since = (!prefix.is_empty()).then(Instant::now);
+        Self { io, prefix, phase, patience, head_since, stalled_since: None, sleep: None, reads_heads }
+    }
+
+    /// Ready once the client has taken too long.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(idle_since) = self.phase.idle_since() else {
+                self.head_since = None;
+                return Poll::Pending;
+            };
+            let deadline = match self.head_since {
+                Some(begun) => begun + self.patience.header,
+                None => idle_since + self.patience.idle,
+            };
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            if sleep.deadline() > deadline {
+                sleep.as_mut().reset(deadline);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+
+    /// Ready once the client has not read for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.patience.idle;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.prefix.is_empty() {
+            let length = this.prefix.len().min(buf.remaining());
+            buf.put_slice(&this.prefix[..length]);
+            this.prefix.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
+            if this.reads_heads && buf.filled().len() > before && this.head_since.is_none() && !this.phase.is_active() {
+                this.head_since = Some(Instant::now());
+            }
+            return Poll::Ready(read);
+        }
+        if this.reads_heads {
+            ready!(this.poll_deadline(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        // A request has been answered, or is being answered: its head is no longer awaited.
+        this.head_since = None;
+        if let Poll::Ready(written) = Pin::new(&mut this.io).poll_write(cx, buf) {
+            this.stalled_since = None;
+            return Poll::Ready(written);
+        }
+        ready!(this.poll_stalled(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.head_since = None;
+        if let Poll::Ready(written) = Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
+            this.stalled_since = None;
+            return Poll::Ready(written);
+        }
+        ready!(this.poll_stalled(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
