@@ -195,7 +195,7 @@ fn shown(inspected: &Inspected) -> String {
             }
         }
         None => {
-            text.push_str("It is encrypted (JWE): only its recipient can read the claims, and the gateway accepts signed tokens only.\n")
+            text.push_str("It is encrypted (JWE): only its recipient can read the claims, and the gateway accepts signed tokens only.\n");
         }
     }
     if !inspected.signed {

@@ -80,3 +80,42 @@ fn read(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
 const SCHEME: &str = "Bearer ";
 /// The longest text that is looked at, in bytes: more than the gateway reads, so that a token that is too long can be shown too.
 const LONGEST: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::samples::{signed, token};
+    use serde_json::json;
+
+    #[test]
+    fn a_person_is_shown_what_a_gateway_would_refuse() {
+        let good = token(json!({}));
+        for pasted in [good.clone(), format!(" \"{good}\"\n"), format!("Bearer {good}"), format!("bearer  {good}")] {
+            let shown = inspect(&pasted).unwrap();
+            assert_eq!((shown.header["alg"].as_str(), shown.fault.as_ref(), shown.signed), (Some("HS256"), None, true));
+            assert_eq!(shown.claims.unwrap()["sub"], "u-17");
+        }
+        let unsigned = good.rsplit_once('.').unwrap().0;
+        let shown = inspect(unsigned).unwrap();
+        assert!(!shown.signed && matches!(shown.fault, Some(InvalidToken::Malformed(Malformed::Parts { count: 2 }))));
+        let none = inspect(&signed(r#"{"alg":"none"}"#, "{}")).unwrap();
+        assert!(matches!(none.fault, Some(InvalidToken::Algorithm(_))));
+        let padded = inspect("eyJhbGciOiJIUzI1NiJ9.e30=.AA==").unwrap();
+        assert_eq!(padded.fault, Some(Malformed::Base64(Part::Payload).into()));
+    }
+
+    #[test]
+    fn an_encrypted_token_is_said_to_be_one() {
+        let shown = inspect("eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..a.b.c").unwrap();
+        assert!(shown.is_encrypted());
+        assert_eq!((shown.header["enc"].as_str(), shown.fault), (Some("A256GCM"), Some(Malformed::Encrypted.into())));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        for text in ["", "x", "a.b.c", "e30", "e30.e30.a.b", "e30.WzFd.AA"] {
+            assert!(matches!(inspect(text), Err(InvalidToken::Malformed(_))), "{text}");
+        }
+        assert!(!format!("{:?}", inspect(&token(json!({}))).unwrap()).contains("u-17"));
+    }
+}

@@ -232,3 +232,110 @@ const UNCOMPRESSED: u8 = 4;
 const LARGEST_SET: usize = 1024 * 1024;
 /// The most keys of a JWK Set that are read.
 const MOST_KEYS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::samples::p256_jwk;
+    use serde_json::json;
+
+    fn p256_with(change: Value) -> Value {
+        let mut jwk = p256_jwk();
+        for (name, value) in crate::token::samples::object(change) {
+            jwk[name] = value;
+        }
+        jwk
+    }
+
+    fn read(keys: &Value, algorithms: Algorithms) -> (KeySet, Vec<LeftOutReason>) {
+        let (set, left_out) = KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), algorithms).unwrap();
+        (set, left_out.into_iter().map(|left| left.reason).collect())
+    }
+
+    #[test]
+    fn keys_that_must_not_be_used_are_left_out() {
+        let x = p256_jwk()["x"].clone();
+        let cases = [
+            (json!(1), LeftOutReason::NotAnObject),
+            (json!({"kty": "oct", "k": "AAAA", "alg": "ES256"}), LeftOutReason::Symmetric),
+            (p256_with(json!({"use": "enc"})), LeftOutReason::Use(Excerpt::of("enc"))),
+            (p256_with(json!({"key_ops": ["encrypt"]})), LeftOutReason::KeyOps),
+            (p256_with(json!({"key_ops": []})), LeftOutReason::KeyOps),
+            (p256_with(json!({"key_ops": "verify"})), LeftOutReason::Member("key_ops")),
+            (p256_with(json!({"kid": 1})), LeftOutReason::Member("kid")),
+            (p256_with(json!({"alg": "ES384"})), LeftOutReason::Algorithm(Excerpt::of("ES384"))),
+            (p256_with(json!({"alg": "none"})), LeftOutReason::Algorithm(Excerpt::of("none"))),
+            (p256_with(json!({"alg": "RS256"})), LeftOutReason::Algorithm(Excerpt::of("RS256"))),
+            (p256_with(json!({"kty": "ec"})), LeftOutReason::KeyType(Excerpt::of("ec"))),
+            (p256_with(json!({"kty": "RSA"})), LeftOutReason::Missing("n")),
+            (p256_with(json!({"crv": "secp256k1"})), LeftOutReason::Curve(Excerpt::of("secp256k1"))),
+            (p256_with(json!({"crv": "P-384"})), LeftOutReason::Point),
+            (p256_with(json!({"y": x})), LeftOutReason::Point),
+            (p256_with(json!({"y": "AAAA"})), LeftOutReason::Point),
+            (p256_with(json!({"y": "AAAA="})), LeftOutReason::Member("y")),
+            (p256_with(json!({"d": x})), LeftOutReason::Private),
+            (json!({"kty": "OKP", "crv": "Ed448", "x": x}), LeftOutReason::Curve(Excerpt::of("Ed448"))),
+            (json!({"kty": "OKP", "crv": "X25519", "x": x}), LeftOutReason::Curve(Excerpt::of("X25519"))),
+            (json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}), LeftOutReason::Point),
+            (json!({"kty": "OKP", "x": x}), LeftOutReason::Missing("crv")),
+            (json!({"crv": "P-256"}), LeftOutReason::Missing("kty")),
+        ];
+        for (jwk, expected) in cases {
+            let (set, left_out) = read(&json!([jwk]), Algorithms::all());
+            assert_eq!((set.len(), left_out), (0, vec![expected]), "{jwk}");
+        }
+        let (set, left_out) =
+            read(&json!([p256_with(json!({"use": "sig", "key_ops": ["verify"], "alg": "ES256", "x5c": 1}))]), Algorithms::all());
+        assert_eq!((set.len(), left_out), (1, vec![]));
+    }
+
+    #[test]
+    fn a_key_is_for_configured_algorithms_only() {
+        let (set, left_out) = read(&json!([p256_jwk()]), Algorithm::RS256.into());
+        assert_eq!((set.len(), left_out), (0, vec![LeftOutReason::NotConfigured { own: Algorithm::ES256.into() }]));
+        let rsa = crate::token::samples::json_file("wycheproof/rsa_signature_2048_sha256_test.json")["testGroups"][0]["keyJwk"].clone();
+        let (set, _) = read(&json!([rsa]), Algorithms::all());
+        assert_eq!(set.keys()[0].algorithms(), Algorithm::RS256.into());
+    }
+
+    /// `JwkSet::find` of jsonwebtoken returns the first of two keys of one name.
+    #[test]
+    fn of_two_keys_with_one_name_neither_is_used() {
+        let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "a"});
+        let keys = json!([p256_with(json!({"kid": "a"})), ed, p256_with(json!({"kid": "b"})), p256_with(json!({"kid": "a"}))]);
+        let (set, left_out) = KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), Algorithms::all()).unwrap();
+        let names: Vec<_> = set.keys().iter().map(|key| (key.kid(), key.family())).collect();
+        assert_eq!(names, [(Some("a"), Family::Ed), (Some("b"), Family::Ec)]);
+        let message = left_out.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(message[0], "key 0 (kid \"a\") of the set is left out: another key of the set has the same kid");
+        assert_eq!(left_out.iter().map(|left| left.index).collect::<Vec<_>>(), [0, 3]);
+    }
+
+    #[test]
+    fn what_is_no_set_is_named() {
+        let many = format!("{{\"keys\":[{}1]}}", "1,".repeat(1000));
+        let cases: [(&str, KeyError); 14] = [
+            ("", KeyError::Empty),
+            ("<!DOCTYPE html><html>", KeyError::Html),
+            ("  \n<html>", KeyError::Html),
+            ("-----BEGIN PUBLIC KEY-----", KeyError::PemNotJson),
+            ("not json", KeyError::Json(crate::token::JsonFault::Syntax)),
+            ("[]", KeyError::Json(crate::token::JsonFault::NotAnObject)),
+            (r#"{"keys":[],"keys":[]}"#, KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("keys")))),
+            (r#"{"keys":[{"kty":"EC","kty":"RSA"}]}"#, KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("kty")))),
+            (r#"{"kty":"RSA","n":"","e":""}"#, KeyError::SingleJwk),
+            (r#"{"issuer":"x","jwks_uri":"y"}"#, KeyError::DiscoveryDocument),
+            ("{}", KeyError::NotAKeySet),
+            (r#"{"keys":{}}"#, KeyError::NotAKeySet),
+            (r#"{"error":"not found"}"#, KeyError::NotAKeySet),
+            (&many, KeyError::TooManyKeys { count: 1001, most: 1000 }),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(KeySet::from_jwks(text.as_bytes(), Algorithms::all()).map(|_| ()), Err(expected), "{text:.60}");
+        }
+        let large = " ".repeat(1024 * 1024 + 1);
+        assert!(matches!(KeySet::from_jwks(large.as_bytes(), Algorithms::all()), Err(KeyError::TooLarge { .. })));
+        let (set, left_out) = KeySet::from_jwks(br#"{"keys":[]}"#, Algorithms::all()).unwrap();
+        assert!(set.is_empty() && left_out.is_empty());
+    }
+}

@@ -63,9 +63,12 @@ impl Key {
         Some(Self { kid: None, algorithms: algorithm.into(), material: DecodingKey::from_ec_der(point) })
     }
 
-    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5).
+    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5); `None` also for the points of small order, for which anyone can sign.
     pub(super) fn edwards(public: &[u8]) -> Option<Self> {
-        if public.len() != 32 || ParsedPublicKey::new(&ED25519, public).is_err() {
+        let (&last, rest) = public.split_last()?;
+        // The highest bit is the sign of the other coordinate; a point and its opposite have the same order.
+        let weak = SMALL_ORDER.iter().any(|point| point.split_last() == Some((&(last & 0x7f), rest)));
+        if public.len() != 32 || weak || ParsedPublicKey::new(&ED25519, public).is_err() {
             return None;
         }
         Some(Self { kid: None, algorithms: Algorithm::EdDSA.into(), material: DecodingKey::from_ed_der(public) })
@@ -90,7 +93,6 @@ impl fmt::Debug for Key {
 pub struct KeySet {
     keys: Vec<Key>,
     by_kid: HashMap<Box<str>, Vec<usize>>,
-    unnamed: Vec<usize>,
 }
 
 impl KeySet {
@@ -139,9 +141,8 @@ impl KeySet {
 
     pub(super) fn add(&mut self, key: Key) {
         let index = self.keys.len();
-        match &key.kid {
-            Some(kid) => self.by_kid.entry(kid.clone()).or_default().push(index),
-            None => self.unnamed.push(index),
+        if let Some(kid) = &key.kid {
+            self.by_kid.entry(kid.clone()).or_default().push(index);
         }
         self.keys.push(key);
     }
@@ -163,14 +164,10 @@ impl KeySet {
     ) -> Result<(), InvalidToken> {
         let unknown = || InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
         let named = kid.and_then(|kid| self.by_kid.get(kid));
-        let candidates = match (kid, named) {
-            (Some(_), Some(named)) => named.as_slice(),
-            (Some(_), None) => self.unnamed.as_slice(),
-            (None, _) => &[],
-        };
-        let candidates: Vec<&Key> = match kid {
-            Some(_) => candidates.iter().filter_map(|&index| self.keys.get(index)).collect(),
-            None => self.keys.iter().collect(),
+        let candidates: Vec<&Key> = match (kid, named) {
+            (Some(_), Some(named)) => named.iter().filter_map(|&index| self.keys.get(index)).collect(),
+            (Some(_), None) => self.keys.iter().filter(|key| key.kid.is_none()).collect(),
+            (None, _) => self.keys.iter().collect(),
         };
         if candidates.is_empty() {
             return Err(unknown());
@@ -292,3 +289,125 @@ pub enum KeyError {
 
 /// How many keys are tried for a token that names none: an issuer has two or three at a time, and each try costs a signature check.
 const MOST_TRIED: usize = 16;
+
+/// The encodings, less the sign, of the Ed25519 points whose order divides eight: 0, 1, two of order eight, p - 1, p and p + 1, for the
+/// coordinate y. Under such a key a signature over one message is one over many.
+#[rustfmt::skip]
+const SMALL_ORDER: [[u8; 32]; 7] = [
+    [0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00],
+    [0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00],
+    [0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05],
+    [0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a],
+    [0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+    [0xed, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+    [0xee, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::samples::{SECRET, claims, key_file, object, p256_jwk};
+    use crate::token::{Minter, key_from_pem};
+    use serde_json::json;
+
+    #[test]
+    fn secrets() {
+        let hs256 = Algorithms::from(Algorithm::HS256);
+        assert_eq!(KeySet::from_secret(b"", hs256).map(|_| ()), Err(KeyError::SecretEmpty));
+        let own = Algorithms::of_family(Family::Hmac);
+        let configured = Algorithms::from(Algorithm::RS256);
+        assert_eq!(KeySet::from_secret(SECRET, configured).map(|_| ()), Err(KeyError::NotForAlgorithms { own, configured }));
+        assert_eq!(KeySet::from_secret(SECRET, hs256).map(|set| set.len()), Ok(1));
+
+        assert_eq!(secret_is_short(31, hs256), Some(32));
+        assert_eq!(secret_is_short(32, hs256), None);
+        assert_eq!(secret_is_short(32, own), Some(64));
+        assert_eq!(secret_is_short(0, configured), None);
+    }
+
+    #[test]
+    fn points_of_small_order_are_no_keys() {
+        for point in SMALL_ORDER {
+            let mut opposite = point;
+            opposite[31] |= 0x80;
+            assert!(Key::edwards(&point).is_none() && Key::edwards(&opposite).is_none(), "{point:?}");
+        }
+        assert!(Key::edwards(&[]).is_none() && Key::edwards(&[1; 31]).is_none());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let set = KeySet::from_secret(SECRET, Algorithms::all()).unwrap();
+        assert!(!format!("{set:?}").contains("secret of"), "{set:?}");
+        assert!(!format!("{set:?}").contains("97, 32"), "{set:?}");
+    }
+
+    /// The rules by which a token's `kid` and `alg` lead to keys. The minter's key is `p256`; `p256_jwk` is a stranger's.
+    #[test]
+    fn kid_and_alg_choose_the_keys() {
+        crate::token::install_crypto();
+        let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
+        let key = |kid: Option<&str>| key_from_pem(&key_file("p256-public.pem")).unwrap().0.named(kid.map(Into::into));
+        let rsa = |kid: Option<&str>| key_from_pem(&key_file("rsa-public.pem")).unwrap().0.named(kid.map(Into::into));
+        let stranger =
+            || KeySet::from_jwks(json!({"keys": [p256_jwk()]}).to_string().as_bytes(), Algorithms::all()).unwrap().0.keys.remove(0);
+        let not_the_keys = || InvalidToken::from(AlgorithmFault::NotTheKeys { found: "ES256" });
+        let unknown = |kid: Option<&str>| InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
+
+        let cases = [
+            ("no key", vec![], None, Err(unknown(None))),
+            ("no key, kid", vec![], Some("a"), Err(unknown(Some("a")))),
+            ("its name", vec![stranger(), key(Some("a"))], Some("a"), Ok(())),
+            ("another name", vec![key(Some("b"))], Some("a"), Err(unknown(Some("a")))),
+            ("case counts", vec![key(Some("A"))], Some("a"), Err(unknown(Some("a")))),
+            ("unnamed key, any kid", vec![key(None)], Some("a"), Ok(())),
+            ("unnamed stranger, any kid", vec![stranger()], Some("a"), Err(InvalidToken::Signature)),
+            ("named beside unnamed", vec![key(Some("b")), stranger()], Some("a"), Err(unknown(Some("a")))),
+            (
+                "an exact name leaves no other key",
+                vec![stranger().named(Some("a".into())), key(None)],
+                Some("a"),
+                Err(InvalidToken::Signature),
+            ),
+            ("no kid, all are tried", vec![rsa(Some("x")), stranger(), key(Some("b"))], None, Ok(())),
+            ("no kid, none made it", vec![stranger(), rsa(None)], None, Err(InvalidToken::Signature)),
+            ("the named key is of another type", vec![rsa(Some("a")), key(Some("b"))], Some("a"), Err(not_the_keys())),
+            ("one name, two types", vec![rsa(Some("a")), key(Some("a"))], Some("a"), Ok(())),
+            ("no key of the type", vec![rsa(None)], None, Err(not_the_keys())),
+            ("no key of the type, any kid", vec![rsa(None)], Some("a"), Err(not_the_keys())),
+        ];
+        for (what, keys, kid, expected) in cases {
+            let set = KeySet::from_keys(keys, Algorithms::all()).unwrap();
+            let token = minter.sign(Algorithm::ES256, kid, "JWT", &object(claims())).unwrap();
+            let (input, signature) = token.rsplit_once('.').unwrap();
+            assert_eq!(set.verify_signature(input.as_bytes(), signature, Algorithm::ES256, kid), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_kid_costs_a_bounded_number_of_checks() {
+        crate::token::install_crypto();
+        let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
+        let token = minter.sign(Algorithm::ES256, None, "JWT", &object(claims())).unwrap();
+        let (input, signature) = token.rsplit_once('.').unwrap();
+        for (before, found) in [(15, true), (16, false)] {
+            let set = json!({"keys": vec![p256_jwk(); before]}).to_string();
+            let (mut set, _) = KeySet::from_jwks(set.as_bytes(), Algorithms::all()).unwrap();
+            set.add(key_from_pem(&key_file("p256-public.pem")).unwrap().0);
+            assert_eq!(set.verify_signature(input.as_bytes(), signature, Algorithm::ES256, None).is_ok(), found, "{before}");
+        }
+    }
+
+    /// A key may be pinned to one algorithm of its family; the others are then not its own.
+    #[test]
+    fn a_pinned_key_refuses_its_familys_other_algorithms() {
+        crate::token::install_crypto();
+        let minter = Minter::from_private_pem(&key_file("rsa.pem")).unwrap();
+        let set = KeySet::from_keys(vec![key_from_pem(&key_file("rsa-public.pem")).unwrap().0], Algorithm::PS256.into()).unwrap();
+        for (algorithm, expected) in [(Algorithm::PS256, true), (Algorithm::RS256, false), (Algorithm::PS512, false)] {
+            let token = minter.sign(algorithm, None, "JWT", &object(claims())).unwrap();
+            let (input, signature) = token.rsplit_once('.').unwrap();
+            assert_eq!(set.verify_signature(input.as_bytes(), signature, algorithm, None).is_ok(), expected, "{algorithm:?}");
+        }
+    }
+}

@@ -113,3 +113,42 @@ pub enum MintError {
     #[error("signing failed")]
     Signing,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::samples::{SECRET, claims, key_file, object};
+    use crate::token::{KeySet, key_from_pem};
+
+    #[test]
+    fn what_is_minted_verifies() {
+        for file in ["rsa.pem", "rsa-pkcs1.pem", "p256.pem", "p256-sec1.pem", "p384.pem", "ed25519.pem", "ed25519-v2.pem"] {
+            let minter = Minter::from_private_pem(&key_file(file)).unwrap();
+            let set = KeySet::from_keys(vec![key_from_pem(&key_file(file)).unwrap().0], Algorithms::all()).unwrap();
+            assert!(minter.algorithms().contains(minter.default_algorithm()));
+            for algorithm in minter.algorithms().iter() {
+                let token = minter.sign(algorithm, Some("k"), "at+jwt", &object(claims())).unwrap();
+                let (input, signature) = token.rsplit_once('.').unwrap();
+                assert_eq!(set.verify_signature(input.as_bytes(), signature, algorithm, None), Ok(()), "{file}, {algorithm:?}");
+            }
+        }
+        let secret = Minter::from_secret(SECRET).unwrap();
+        let set = KeySet::from_secret(SECRET, Algorithms::all()).unwrap();
+        for algorithm in secret.algorithms().iter() {
+            let token = secret.sign(algorithm, None, "JWT", &object(claims())).unwrap();
+            let (input, signature) = token.rsplit_once('.').unwrap();
+            assert_eq!(set.verify_signature(input.as_bytes(), signature, algorithm, None), Ok(()), "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_minter_refuses_what_its_key_cannot_do() {
+        let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
+        let refused = minter.sign(Algorithm::ES384, None, "JWT", &object(claims())).unwrap_err();
+        assert_eq!(refused.to_string(), "the key cannot sign with ES384; it is for ES256");
+        assert_eq!(Minter::from_secret(b"").unwrap_err(), KeyError::SecretEmpty);
+        assert!(matches!(Minter::from_private_pem(&key_file("p256-public.pem")), Err(KeyError::Label(_))));
+        assert_eq!(Minter::from_private_pem(&key_file("encrypted.pem")).unwrap_err(), KeyError::EncryptedPrivateKey);
+        assert!(!format!("{minter:?}").contains("key:"));
+    }
+}

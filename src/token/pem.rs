@@ -188,3 +188,74 @@ const OTHER_KINDS: [(&[u8], &str); 12] = [
     (&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a], "RSASSA-PSS-only"),
     (&[0x06, 0x08, 0x2a, 0x81, 0x1c, 0xcf, 0x55, 0x01, 0x82, 0x2d], "EC SM2"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::samples::key_file;
+    use crate::token::{Algorithms, Family, RsaFault};
+
+    #[test]
+    fn keys_are_read_in_the_forms_that_people_have() {
+        let rsa = Algorithms::of_family(Family::Rsa);
+        let cases = [
+            ("rsa-public.pem", rsa, false),
+            ("rsa-public-pkcs1.pem", rsa, false),
+            ("rsa.pem", rsa, true),
+            ("rsa-pkcs1.pem", rsa, true),
+            ("p256-public.pem", Algorithm::ES256.into(), false),
+            ("p256.pem", Algorithm::ES256.into(), true),
+            ("p256-sec1.pem", Algorithm::ES256.into(), true),
+            ("p384-public.pem", Algorithm::ES384.into(), false),
+            ("p384.pem", Algorithm::ES384.into(), true),
+            ("ed25519-public.pem", Algorithm::EdDSA.into(), false),
+            ("ed25519.pem", Algorithm::EdDSA.into(), true),
+            ("ed25519-v2.pem", Algorithm::EdDSA.into(), true),
+        ];
+        for (file, algorithms, private) in cases {
+            let (key, note) = key_from_pem(&key_file(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert_eq!((key.algorithms(), note), (algorithms, private.then_some(PemNote::PrivateKey)), "{file}");
+            assert_eq!(key.kid(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_named() {
+        let two = [key_file("p256-public.pem"), key_file("rsa-public.pem")].concat();
+        let damaged = String::from_utf8(key_file("p256-public.pem")).unwrap().replace("MFkw", "M!kw");
+        let not_der = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+        let raw_point = format!("-----BEGIN PUBLIC KEY-----\n{}=\n-----END PUBLIC KEY-----\n", "A".repeat(43));
+        let cases = [
+            (key_file("certificate.pem"), KeyError::Certificate),
+            (key_file("encrypted.pem"), KeyError::EncryptedPrivateKey),
+            (key_file("encrypted-traditional.pem"), KeyError::EncryptedPrivateKey),
+            (key_file("secp256k1-public.pem"), KeyError::Unsupported("EC secp256k1")),
+            (key_file("secp256k1.pem"), KeyError::Unsupported("EC secp256k1")),
+            (key_file("p521-public.pem"), KeyError::Unsupported("EC P-521")),
+            (key_file("ed448-public.pem"), KeyError::Unsupported("Ed448")),
+            (key_file("x25519-public.pem"), KeyError::Unsupported("X25519")),
+            (key_file("dsa-public.pem"), KeyError::Unsupported("DSA")),
+            (key_file("rsa-1024-public.pem"), KeyError::Rsa(RsaFault::TooShort { bits: 1024 })),
+            (key_file("ed25519-public.der"), KeyError::Der),
+            (two, KeyError::Several { count: 2 }),
+            (damaged.into_bytes(), KeyError::PemDamaged),
+            (not_der.into(), KeyError::Unreadable),
+            (raw_point.into_bytes(), KeyError::Unreadable),
+            (b"".to_vec(), KeyError::Empty),
+            (b" \n\t".to_vec(), KeyError::Empty),
+            (b"hunter2".to_vec(), KeyError::NotPem),
+            (b"0123".to_vec(), KeyError::NotPem),
+            (b"{\"keys\":[]}".to_vec(), KeyError::JsonNotPem),
+            (b"ssh-ed25519 AAAA me@here".to_vec(), KeyError::OpenSsh),
+            (
+                b"-----BEGIN PGP PUBLIC KEY-----\nAAAA\n-----END PGP PUBLIC KEY-----".to_vec(),
+                KeyError::Label(Excerpt::of("PGP PUBLIC KEY")),
+            ),
+            (b"-----BEGIN PUBLIC KEY-----".to_vec(), KeyError::PemDamaged),
+            (vec![b'x'; 70_000], KeyError::TooLarge { length: 70_000, most: 65_536 }),
+        ];
+        for (file, expected) in cases {
+            assert_eq!(key_from_pem(&file).map(|_| ()), Err(expected), "{}", String::from_utf8_lossy(&file[..file.len().min(80)]));
+        }
+    }
+}

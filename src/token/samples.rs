@@ -53,7 +53,7 @@ pub(super) fn settings(algorithms: Algorithms) -> IssuerSettings {
         roles: ClaimPath::new(["realm_access", "roles"]),
         subject: ClaimPath::new(["sub"]),
         leeway: Duration::from_secs(30),
-        max_token_lifetime: Duration::from_secs(24 * 3600),
+        max_token_lifetime: Duration::from_hours(24),
     }
 }
 

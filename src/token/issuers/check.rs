@@ -35,7 +35,7 @@ impl Checked {
         let scopes = scopes(claims)?;
         let roles = list(claims, &settings.roles)?;
 
-        check_audience(settings, &named)?;
+        check_audience(settings, named.as_deref())?;
         check_times(settings, expires_at, not_before, issued_at, now)?;
         let subject = subject(settings, claims)?;
         Ok(Self { subject, roles, scopes, expires_at, issued_at })
@@ -68,9 +68,9 @@ fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, ClaimFault
     }
 }
 
-fn check_audience(settings: &IssuerSettings, named: &Option<Vec<&str>>) -> Result<(), AudienceFault> {
+fn check_audience(settings: &IssuerSettings, named: Option<&[&str]>) -> Result<(), AudienceFault> {
     let Some(accepted) = &settings.audience else { return Ok(()) };
-    let named = named.as_ref().ok_or(AudienceFault::Missing)?;
+    let named = named.ok_or(AudienceFault::Missing)?;
     if named.iter().any(|name| accepted.iter().any(|own| own == name)) {
         return Ok(());
     }

@@ -154,7 +154,7 @@ impl Issuers {
         claims.entry("exp").or_insert_with(|| json!(now.saturating_add(lifetime)));
         // Claims that name another issuer are not this one's, as on the data path.
         if !Arc::ptr_eq(self.choose(&claims)?, named) {
-            return Err(self.not_accepted(&claims));
+            return Err(not_accepted(&claims));
         }
         let checked = Checked::check(settings, &claims, now)?;
         Ok(VerifiedToken::new(settings, checked, claims))
@@ -177,19 +177,19 @@ impl Issuers {
     fn choose(&self, claims: &Map<String, Value>) -> Result<&Arc<Issuer>, InvalidToken> {
         match claims.get("iss") {
             None => self.without_iss.as_ref().ok_or_else(|| IssuerFault::Missing.into()),
-            Some(Value::String(iss)) => self.by_iss.get(iss).ok_or_else(|| self.not_accepted(claims)),
+            Some(Value::String(iss)) => self.by_iss.get(iss).ok_or_else(|| not_accepted(claims)),
             Some(_) => Err(ClaimFault::not("iss", "a string").into()),
         }
-    }
-
-    fn not_accepted(&self, claims: &Map<String, Value>) -> InvalidToken {
-        let iss = claims.get("iss").and_then(Value::as_str);
-        iss.map_or(IssuerFault::Missing, |iss| IssuerFault::Unknown(Excerpt::of(iss))).into()
     }
 
     fn named(&self, name: &str) -> Result<&Arc<Issuer>, IssuerFault> {
         self.iter().find(|issuer| &*issuer.settings.name == name).ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::of(name)))
     }
+}
+
+fn not_accepted(claims: &Map<String, Value>) -> InvalidToken {
+    let iss = claims.get("iss").and_then(Value::as_str);
+    iss.map_or(IssuerFault::Missing, |iss| IssuerFault::Unknown(Excerpt::of(iss))).into()
 }
 
 #[cfg(test)]
