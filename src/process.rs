@@ -109,7 +109,7 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     let ended = runtime.block_on(life.live(admin, &bound, started));
     if ended.is_ok() {
         for worker in workers {
-            // A worker that panicked has aborted the process already.
+            // What a worker's panic said is on standard error already.
             let _ = worker.join();
         }
     }

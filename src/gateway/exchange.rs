@@ -136,10 +136,15 @@ impl Exchange {
         self.decision = Some(reason);
         let request_id = self.request_id().to_owned();
         let route = self.route().map(|route| Arc::clone(&route.name));
-        if self.outcome == Outcome::Failed {
-            tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "the upstream gave no answer");
-        } else {
-            tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
+        match reason {
+            _ if self.outcome == Outcome::Failed => {
+                tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "the upstream gave no answer");
+            }
+            // Of these the access line says everything, and they come in floods.
+            Reason::CredentialsMissing | Reason::RouteNotFound | Reason::RateLimited => {
+                tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
+            }
+            _ => tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused"),
         }
     }
 

@@ -121,6 +121,9 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
     told
 }
 
+/// Routes that also match and are told of.
+const RIVALS: usize = 20;
+
 type Failed = (&'static str, Refusal);
 
 fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanation) -> Result<Reason, Failed> {
@@ -137,6 +140,9 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     let route = snapshot.routes.find(&parts.method, &target).map_err(|error| ("route", error.into()))?;
     told.route = Some(route.name.to_string());
     told.ok("route", describe_route(route));
+    for (rival, why) in snapshot.routes.rivals(route, &target).take(RIVALS) {
+        told.skipped("route", format!("not `{}`: {why}", rival.name));
+    }
     let also = overridden(snapshot, route, &parts, &target).map_err(|refusal| ("route", refusal))?;
     match &route.limit {
         Some(limit) => told.skipped("limit", format!("`{}` would count this request; nothing is counted offline", limit.name())),

@@ -257,6 +257,12 @@ impl RouteTable {
         }
     }
 
+    /// The other routes that have this host and path, for `explain`: why each did not win over `chosen`.
+    pub fn rivals<'a>(&'a self, chosen: &'a Route, target: &'a Target) -> impl Iterator<Item = (&'a Route, &'static str)> {
+        let rivals = self.routes.iter().filter(move |route| route.index != chosen.index && route.pattern.matches(target));
+        rivals.map(move |rival| (rival, chosen.pattern.beats(&rival.pattern)))
+    }
+
     /// The tables that a host's requests are looked up in, the most specific first.
     fn hosts<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a HostTable> {
         let suffixes = host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
@@ -294,6 +300,40 @@ impl Pattern {
             }
         }
         shape
+    }
+
+    /// Whether a request's host and path fit, whatever its method.
+    fn matches(&self, target: &Target) -> bool {
+        let host = match &self.host {
+            HostPattern::Exact(name) => **name == *target.host(),
+            HostPattern::Suffix(suffix) => target.host().len() > suffix.len() && target.host().ends_with(&**suffix),
+            HostPattern::Any => true,
+        };
+        let mut rest = target.path().strip_prefix('/').map(|path| path.split('/'));
+        let mut next = || rest.as_mut().and_then(Iterator::next);
+        let fits = |segment: &Segment, received: &str| match segment {
+            Segment::Any => !received.is_empty(),
+            Segment::Literal(text) if self.fold_case => text.to_lowercase() == received.to_lowercase(),
+            Segment::Literal(text) => **text == *received,
+        };
+        host && self.segments.iter().all(|segment| next().is_some_and(|received| fits(segment, received)))
+            && (self.subtree || next().is_none())
+    }
+
+    /// Why this pattern, which was chosen, goes before another that matches as well.
+    fn beats(&self, other: &Self) -> &'static str {
+        let host = |pattern: &Self| match &pattern.host {
+            HostPattern::Exact(_) => (2, 0),
+            HostPattern::Suffix(suffix) => (1, suffix.len()),
+            HostPattern::Any => (0, 0),
+        };
+        match (self.rank(), other.rank()) {
+            _ if host(self) != host(other) => "its host is less specific",
+            (own, theirs) if own.exact != theirs.exact => "it is a subtree, and an exact path goes first",
+            (own, theirs) if own.segments != theirs.segments => "its path is shorter",
+            (own, theirs) if own.literals != theirs.literals => "it has a parameter where the other has a literal",
+            _ => "it is for other methods",
+        }
     }
 
     /// Whether its path has a letter, so that it could be written in another case.

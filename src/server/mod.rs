@@ -116,7 +116,8 @@ impl Server {
         let snapshot = self.gateway.current();
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         let slot = Slot { server: Arc::clone(self), _gauge: self.gateway.telemetry().metrics.connection() };
-        if open >= snapshot.limits.max_connections {
+        // A tunnel has left its connection's future, and is a connection all the same.
+        if open + self.gateway.tunnels().len() >= snapshot.limits.max_connections {
             self.gateway.telemetry().metrics.connection_refused();
             if snapshot.tls.is_none() {
                 refuse(&stream);

@@ -1,0 +1,193 @@
+//! The request line without sockets: what one decision costs.
+//!
+//! `cargo bench --bench line` prints nanoseconds; `scripts/bench-line` runs it under callgrind and prints instructions, which are the same
+//! whatever else the machine does. Each case runs the very functions of the data path, in its order, once for each iteration.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{Method, Request};
+use portcullis::config;
+use portcullis::config::value::CreateFiles;
+use portcullis::gateway::Snapshot;
+use portcullis::gateway::authenticate::authenticate;
+use portcullis::gateway::authorize::authorize;
+use portcullis::gateway::client::Peer;
+use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
+use portcullis::gateway::refusal::Refusal;
+use portcullis::gateway::snapshot::CompileOptions;
+use portcullis::gateway::target::Target;
+use portcullis::telemetry::metrics::Metrics;
+use portcullis::token::{Minter, install_crypto};
+use serde_json::json;
+
+/// The time at which every token is judged, in Unix seconds.
+const NOW: u64 = 1_900_000_000;
+
+const SECRET: &[u8] = b"a benchmark's secret, long enough for HS256";
+
+fn main() {
+    install_crypto();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let only = arguments.first().map(String::as_str);
+    let iterations: u32 = arguments.get(1).and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+
+    let rsa = include_bytes!("../tests/vectors/keys/rsa.pem");
+    for (name, routes, case) in [
+        ("nothing", 1, Case::Nothing),
+        ("public, 1 route", 1, Case::Public),
+        ("public, 100 routes", 100, Case::Public),
+        ("public, 5000 routes", 5_000, Case::Public),
+        ("public, 50000 routes", 50_000, Case::Public),
+        ("HS256", 100, Case::Hs256),
+        ("RS256", 100, Case::Rs256),
+        ("bad signature", 100, Case::BadSignature),
+        ("no credentials", 100, Case::NoCredentials),
+        ("target refused", 100, Case::Ambiguous),
+    ] {
+        if wanted(name) {
+            let bench = Bench::new(routes, rsa);
+            let parts = bench.request(case);
+            let begun = Instant::now();
+            for _ in 0..iterations {
+                let _ = black_box(bench.decide(case, black_box(&parts)));
+            }
+            let nanos = begun.elapsed().as_nanos() / u128::from(iterations);
+            println!("{name:<24} {nanos:>9} ns");
+        }
+    }
+    for routes in [100, 5_000, 50_000] {
+        let name = format!("compile {routes} routes");
+        if wanted(&name) {
+            let text = table(routes);
+            let begun = Instant::now();
+            black_box(compile(text));
+            println!("{name:<24} {:>9} us", begun.elapsed().as_micros());
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Case {
+    Nothing,
+    Public,
+    Hs256,
+    Rs256,
+    BadSignature,
+    NoCredentials,
+    Ambiguous,
+}
+
+struct Bench {
+    snapshot: Snapshot,
+    hs256: String,
+    rs256: String,
+}
+
+impl Bench {
+    fn new(routes: usize, rsa: &[u8]) -> Self {
+        let mint = |issuer: &str| {
+            let claims = json!({ "iss": issuer, "aud": "app", "sub": "alice", "iat": NOW, "exp": NOW + 600, "email": "alice@example.com",
+                "name": "Alice", "roles": ["user", "auditor"], "jti": "0123456789abcdef" });
+            claims.as_object().cloned().unwrap_or_default()
+        };
+        let hmac = Minter::from_secret(SECRET).expect("the secret is not empty");
+        let rsa = Minter::from_private_pem(rsa).expect("the key is a private key");
+        let hs256 = hmac.sign(hmac.default_algorithm(), None, "JWT", &mint("hmac")).expect("it signs");
+        let rs256 = rsa.sign(rsa.default_algorithm(), None, "JWT", &mint("rsa")).expect("it signs");
+        Self { snapshot: compile(table(routes)), hs256, rs256 }
+    }
+
+    fn request(&self, case: Case) -> Parts {
+        let path = match case {
+            Case::Public | Case::Nothing => "/public/index.html?page=2",
+            Case::Ambiguous => "/app-0/%2e%2e/admin",
+            _ => "/app-0/reports/q3?page=2",
+        };
+        let mut request = Request::builder().method(Method::GET).uri(path);
+        for (name, value) in [
+            ("host", "app.example.com"),
+            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+            ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+            ("accept-language", "en-GB,en;q=0.7"),
+            ("accept-encoding", "gzip, deflate, br, zstd"),
+            ("connection", "keep-alive"),
+            ("cookie", "theme=dark; lang=en"),
+            ("x-forwarded-for", "198.51.100.7"),
+        ] {
+            request = request.header(name, value);
+        }
+        let token = match case {
+            Case::Hs256 => Some(self.hs256.clone()),
+            Case::Rs256 => Some(self.rs256.clone()),
+            Case::BadSignature => Some(format!("{}AAAA", &self.hs256[..self.hs256.len() - 4])),
+            _ => None,
+        };
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        request.body(()).expect("the request is well-formed").into_parts().0
+    }
+
+    /// The steps of `Gateway::pass`, up to the request that would be sent.
+    fn decide(&self, case: Case, parts: &Parts) -> Result<Outgoing, Refusal> {
+        let parts = parts.clone();
+        if case == Case::Nothing {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let snapshot = &self.snapshot;
+        let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
+        let client = snapshot.proxies.client(&peer, &parts.headers);
+        let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
+        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        let route = snapshot.routes.find(&parts.method, &target)?;
+        let caller = authenticate(route, &parts, &target, &client, &snapshot.rules.token_names, &snapshot.issuers, NOW)?;
+        let permit = authorize(route, caller)?;
+        Ok(Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules)?)
+    }
+}
+
+fn compile(text: String) -> Snapshot {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/keys/gateway.toml");
+    let loaded = config::parse(&folder, text).unwrap_or_else(|problems| panic!("{}", problems.draw(false)));
+    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: NOW };
+    Snapshot::compile(loaded, &options).unwrap_or_else(|problems| panic!("{}", problems.draw(false))).snapshot
+}
+
+/// A file with this many routes.
+fn table(routes: usize) -> String {
+    let secret = std::str::from_utf8(SECRET).expect("it is ASCII");
+    let mut text = format!(
+        r#"
+[upstream.app]
+builtin = "echo"
+[issuer.hmac]
+issuer = "hmac"
+audience = ["app"]
+algorithms = ["HS256"]
+secret = "{secret}"
+insecure_inline_secret = true
+[issuer.rsa]
+issuer = "rsa"
+audience = ["app"]
+algorithms = ["RS256"]
+public_keys = ["rsa.pem"]
+[[route]]
+path = "/public/*"
+upstream = "app"
+access = "public"
+"#
+    );
+    for index in 1..routes.max(2) {
+        text.push_str(&format!(
+            "[[route]]\npath = \"/app-{}/*\"\nupstream = \"app\"\nroles = [\"auditor\"]\nissuers = [\"hmac\", \"rsa\"]\n",
+            index - 1
+        ));
+    }
+    text
+}
