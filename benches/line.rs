@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
+use std::fmt::Write;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
@@ -184,10 +185,11 @@ access = "public"
 "#
     );
     for index in 1..routes.max(2) {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "[[route]]\npath = \"/app-{}/*\"\nupstream = \"app\"\nroles = [\"auditor\"]\nissuers = [\"hmac\", \"rsa\"]\n",
             index - 1
-        ));
+        );
     }
     text
 }

@@ -60,7 +60,7 @@ pub struct Server {
     /// Address and port, or a list of them; `":8080"` means every address. Default `"127.0.0.1:8080"`. Read at start.
     #[schemars(with = "Option<OneOrMany>")]
     pub listen: Option<Spanned<OneOrMany>>,
-    /// Worker threads; 0, the default, is one per core. Read at start.
+    /// Worker threads. Default 0: one per core. Read at start.
     #[schemars(with = "Option<u32>")]
     pub workers: Option<Spanned<i64>>,
     /// CIDR blocks whose forwarding header is believed. Default: none.
@@ -101,7 +101,7 @@ pub struct Server {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
-    /// PEM file: the certificate, then its intermediates.
+    /// PEM file: the certificate, then its intermediates. For example `"tls.crt"`.
     #[schemars(with = "String")]
     pub certificate: Text,
     /// The certificate's private key: `{ file = "tls.key" }` or `{ env = "NAME" }`, PEM.
@@ -233,10 +233,10 @@ pub struct Issuer {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
-    /// Requests that are let through in each `per`, all at once at first.
+    /// Requests that are let through in each `per`, all at once at first. For example `5`.
     #[schemars(with = "u32")]
     pub requests: Spanned<i64>,
-    /// The time in which they are earned back.
+    /// The time in which they are earned back. For example `"1m"`.
     #[schemars(with = "String")]
     pub per: Text,
     /// Whose requests are counted together: `"client"` (default) or `"subject"`.

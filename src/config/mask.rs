@@ -3,14 +3,17 @@
 //! This reads text, not the parsed tree: a message about a missing quote is drawn from a file that has no tree. Where it is in doubt it
 //! hides too much.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::value::distance;
 
 /// The byte ranges of secrets, in order and apart from each other.
 pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
-    let mut scanner = Scanner { text, found: Vec::new() };
-    scanner.scan(0..text.len(), &Context::default(), Inside::File);
+    let mut scanner = Scanner { text, found: Vec::new(), names: RefCell::default() };
+    scanner.keys_and_values();
+    scanner.assignments();
     scanner.passwords_in_urls();
     let mut found = scanner.found;
     found.retain(|range| !range.is_empty());
@@ -27,7 +30,7 @@ pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
 
 /// The byte ranges of passwords in URLs alone: for messages, which are no TOML.
 pub(super) fn secrets_in_urls(text: &str) -> Vec<Range<usize>> {
-    let mut scanner = Scanner { text, found: Vec::new() };
+    let mut scanner = Scanner { text, found: Vec::new(), names: RefCell::default() };
     scanner.passwords_in_urls();
     scanner.found
 }
@@ -55,30 +58,29 @@ struct Context {
     store: bool,
 }
 
-/// Text within text is looked at once more, in case a quote is missing before it; not again within that.
-#[derive(Clone, Copy, PartialEq)]
-enum Inside {
-    File,
-    Text,
-}
-
 struct Scanner<'a> {
     text: &'a str,
     found: Vec<Range<usize>>,
+    /// What is known of the names that were seen: a long file has few, and each is compared with several words.
+    names: RefCell<HashMap<&'a str, bool>>,
 }
 
-impl Scanner<'_> {
-    /// Walks over keys and values. Returns whether it ended between a secret's `=` and its value.
-    fn scan(&mut self, range: Range<usize>, outer: &Context, inside: Inside) -> bool {
+impl<'a> Scanner<'a> {
+    fn is_secret(&self, name: &'a str) -> bool {
+        *self.names.borrow_mut().entry(name).or_insert_with(|| is_secret(name))
+    }
+
+    /// Walks over keys and values, as the file is structured.
+    fn keys_and_values(&mut self) {
         let bytes = self.text.as_bytes();
-        let end = range.end;
-        let mut section = *outer;
+        let end = bytes.len();
+        let mut section = Context::default();
         let mut frames: Vec<Context> = Vec::new();
         // What the last key says about its value, until the line or the item ends; and whether any of the value was seen.
         let mut value: Option<Context> = None;
         let mut value_seen = false;
         let mut line_start = true;
-        let mut at = range.start;
+        let mut at = 0;
         while at < end {
             let byte = bytes[at];
             let here = value.or(frames.last().copied()).unwrap_or(section);
@@ -95,13 +97,7 @@ impl Scanner<'_> {
                     line_start = started_line;
                     at += 1;
                 }
-                b'#' => {
-                    let stop = self.line_end(at).min(end);
-                    if inside == Inside::File {
-                        self.scan(at + 1..stop, &section, Inside::Text);
-                    }
-                    at = stop;
-                }
+                b'#' => at = self.line_end(at),
                 b'[' if started_line && self.header(at, end).is_some() => {
                     let (context, stop) = self.header(at, end).expect("it was just looked at");
                     section = context;
@@ -125,22 +121,22 @@ impl Scanner<'_> {
                 }
                 b'"' | b'\'' | b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => {
                     let key = self.key(at, end);
-                    let context = key.context(self.text, &frames, section);
+                    let context = self.context(&key, &frames, section);
                     if key.assigned {
                         value = Some(context);
                         value_seen = false;
                         at = key.end + 1;
-                    } else if value.is_none() && !here.secret && key.names_secret(self.text) && frames.is_empty() {
+                    } else if value.is_none() && !here.secret && self.names_secret(&key) && frames.is_empty() {
                         // `secret "…"` and `secret: "…"`: no TOML, and still nobody's business.
                         value = Some(context);
                         value_seen = false;
                         at = key.end;
                     } else if matches!(byte, b'"' | b'\'') {
-                        at = self.string(at, end, here, inside);
+                        at = self.string(at, end, here);
                         value_seen = true;
                     } else {
                         // A bare value of a secret is no TOML: who wrote it meant all of the line.
-                        let stop = if here.secret { self.line_end(at).min(end) } else { key.end };
+                        let stop = if here.secret { self.line_end(at) } else { key.end };
                         if here.secret {
                             self.found.push(at..stop);
                         }
@@ -149,7 +145,7 @@ impl Scanner<'_> {
                     }
                 }
                 _ => {
-                    let stop = if here.secret && byte != b'=' && byte != b':' { self.line_end(at).min(end) } else { at + 1 };
+                    let stop = if here.secret && byte != b'=' && byte != b':' { self.line_end(at) } else { at + 1 };
                     if stop > at + 1 {
                         self.found.push(at..stop);
                         value_seen = true;
@@ -161,11 +157,10 @@ impl Scanner<'_> {
                 }
             }
         }
-        value.is_some_and(|value| value.secret) && !value_seen
     }
 
     /// Walks over a string, and returns where it ends.
-    fn string(&mut self, at: usize, end: usize, here: Context, inside: Inside) -> usize {
+    fn string(&mut self, at: usize, end: usize, here: Context) -> usize {
         let (content, mut stop) = self.quoted(at, end);
         if here.secret {
             self.found.push(content);
@@ -176,18 +171,12 @@ impl Scanner<'_> {
                 self.found.push(stop..line);
                 stop = line;
             }
-        } else if self.text[content.clone()].contains('\n') && inside == Inside::File && self.scan(content, &here, Inside::Text) {
-            // The quotes that ended this string were meant to begin a secret: the quotes of an earlier one are missing.
-            let quotes = &self.text[stop - 3..stop];
-            let secret_end = self.text[stop..end].find(quotes).map_or(end, |found| stop + found);
-            self.found.push(stop..secret_end);
-            stop = (secret_end + 3).min(end);
         }
         stop
     }
 
-    /// The content of the string that begins here, and where it ends. A quote that is never closed closes at the end of its line, but
-    /// three of them hold to the end when they follow a key, so that a secret is not half hidden.
+    /// The content of the string that begins here, and where it ends. A string that is never closed ends with its line; one of three
+    /// quotes behind the name of a secret ends with the file, so that a secret is not half hidden.
     fn quoted(&self, at: usize, end: usize) -> (Range<usize>, usize) {
         let bytes = self.text.as_bytes();
         let quote = bytes[at];
@@ -197,7 +186,7 @@ impl Scanner<'_> {
         let mut i = start;
         while i < end {
             match bytes[i] {
-                b'\\' if escapes && !(!three && bytes.get(i + 1) == Some(&b'\n')) => i += 1,
+                b'\\' if escapes && (three || bytes.get(i + 1) != Some(&b'\n')) => i += 1,
                 b'\n' if !three => return (start..i, i),
                 byte if byte == quote && !three => return (start..i, i + 1),
                 byte if byte == quote && bytes[i..end].starts_with(&[quote; 3]) => {
@@ -216,7 +205,9 @@ impl Scanner<'_> {
     /// Whether the line so far names a secret.
     fn follows_secret(&self, at: usize) -> bool {
         let line = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-        self.text[line..at].split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'))).any(|word| is_secret(word) || word == "key")
+        self.text[line..at]
+            .split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-')))
+            .any(|word| self.is_secret(word) || word == "key")
     }
 
     /// `[a.b]` or `[[a.b]]`: what it says about its keys, and where it ends. A list of strings at the start of a line is not one.
@@ -230,14 +221,14 @@ impl Scanner<'_> {
             return None;
         }
         let key = self.key(start, end);
-        let words: Vec<&str> = key.words.iter().map(|word| &self.text[word.clone()]).collect();
+        let words: Vec<&'a str> = key.words.iter().map(|word| &self.text[word.clone()]).collect();
         if matches!(words.as_slice(), ["true" | "false" | "inf" | "nan"]) {
             return None;
         }
         let first = words.first().copied().unwrap_or_default();
         // `[issuer.token]` is an issuer of that name; `[issuer.corp.secret]` is a secret.
         let named = usize::from(matches!(first, "issuer" | "limit" | "upstream" | "route" | "test"));
-        let secret = words.iter().skip(1 + named).any(|word| is_secret(word)) || (first == "store" && words.get(1) == Some(&"key"));
+        let secret = words.iter().skip(1 + named).any(|word| self.is_secret(word)) || (first == "store" && words.get(1) == Some(&"key"));
         Some((Context { secret, store: first == "store" }, self.line_or_bracket(key.end, end)))
     }
 
@@ -263,7 +254,11 @@ impl Scanner<'_> {
         let mut i = at;
         loop {
             let start = i;
-            if matches!(bytes.get(i), Some(b'"' | b'\'')) && i < end {
+            if bytes[i..end].starts_with(b"\"\"\"") || bytes[i..end].starts_with(b"'''") {
+                // No name has three quotes, and what such a string holds is looked at elsewhere.
+                return Key { words, end: i, assigned: false };
+            }
+            if i < end && matches!(bytes[i], b'"' | b'\'') {
                 let (content, stop) = self.quoted(i, end);
                 words.push(content);
                 i = stop;
@@ -283,8 +278,45 @@ impl Scanner<'_> {
         }
     }
 
+    /// What a key says about its value.
+    fn context(&self, key: &Key, frames: &[Context], section: Context) -> Context {
+        let outer = frames.last().copied().unwrap_or(section);
+        let words: Vec<&'a str> = key.words.iter().map(|word| self.text.get(word.clone()).unwrap_or_default()).collect();
+        let last = words.last().copied().unwrap_or_default();
+        let store = outer.store || words.first() == Some(&"store");
+        let in_secret = outer.secret || words[..words.len().saturating_sub(1)].iter().any(|word| self.is_secret(word));
+        let reference = in_secret && matches!(last, "env" | "file" | "create");
+        Context { secret: !reference && (in_secret || self.is_secret(last) || (store && last == "key")), store }
+    }
+
+    fn names_secret(&self, key: &Key) -> bool {
+        key.words.last().is_some_and(|word| self.text.get(word.clone()).is_some_and(|word| self.is_secret(word)))
+    }
+
     fn line_end(&self, at: usize) -> usize {
         self.text[at..].find('\n').map_or(self.text.len(), |found| at + found)
+    }
+
+    /// `secret = …` wherever it stands: in a comment, or behind a quote that was never closed, where the structure is lost.
+    fn assignments(&mut self) {
+        let text = self.text;
+        for (sign, _) in text.match_indices(['=', ':']) {
+            let before = text[..sign].trim_end_matches([' ', '\t', '"', '\'']);
+            let name = before.bytes().rev().take(65).take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')).count();
+            if !self.is_secret(&before[before.len() - name..]) {
+                continue;
+            }
+            let after = &text[sign + 1..];
+            let at = sign + 1 + (after.len() - after.trim_start_matches([' ', '\t']).len());
+            match text.as_bytes().get(at) {
+                None | Some(b'{' | b'[' | b'\n' | b'\r' | b'#') => {}
+                Some(b'"' | b'\'') => {
+                    let (content, _) = self.quoted(at, text.len());
+                    self.found.push(content);
+                }
+                Some(_) => self.found.push(at..self.line_end(at)),
+            }
+        }
     }
 
     /// `scheme://user:password@host`, wherever it stands.
@@ -314,25 +346,9 @@ struct Key {
     assigned: bool,
 }
 
-impl Key {
-    fn context(&self, text: &str, frames: &[Context], section: Context) -> Context {
-        let outer = frames.last().copied().unwrap_or(section);
-        let words: Vec<&str> = self.words.iter().map(|word| text.get(word.clone()).unwrap_or_default()).collect();
-        let last = words.last().copied().unwrap_or_default();
-        let store = outer.store || words.first() == Some(&"store");
-        let in_secret = outer.secret || words[..words.len().saturating_sub(1)].iter().any(|word| is_secret(word));
-        let reference = in_secret && matches!(last, "env" | "file" | "create");
-        Context { secret: !reference && (in_secret || is_secret(last) || (store && last == "key")), store }
-    }
-
-    fn names_secret(&self, text: &str) -> bool {
-        self.words.last().is_some_and(|word| text.get(word.clone()).is_some_and(is_secret))
-    }
-}
-
 /// Whether the value of a key of this name is a secret, or would be one if the name were spelled correctly.
 fn is_secret(name: &str) -> bool {
-    if name.len() > 64 {
+    if name.len() > 64 || name.contains(char::is_whitespace) {
         return false;
     }
     let name = name.to_ascii_lowercase().replace('-', "_");
@@ -349,4 +365,103 @@ fn is_secret(name: &str) -> bool {
         letters.len().abs_diff(word.len()) <= errors && distance(&letters, &word) <= errors
     };
     exact || close("secret", 2) || close("password", 2) || close("private_key", 3) || close("token", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hide(text: &str) -> String {
+        masked(text, 0, &secrets(text))
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_nothing_else_is() {
+        let cases = [
+            ("secret = \"hunter2\"", "secret = \"*******\""),
+            ("  secret='hünter' # why", "  secret='******' # why"),
+            ("\"secret\" = \"a\\\"b\"", "\"secret\" = \"****\""),
+            ("secret = \"\"\"\nab\ncd\"\"\"\nname = \"x\"", "secret = \"\"\"\n**\n**\"\"\"\nname = \"x\""),
+            ("secret = '''ab'c'''\nname = \"x\"", "secret = '''****'''\nname = \"x\""),
+            ("secret = { env = \"NAME\" }", "secret = { env = \"NAME\" }"),
+            ("secret = { file = \"a.b\", create = true }", "secret = { file = \"a.b\", create = true }"),
+            ("secret = { value = \"hunter2\" }", "secret = { value = \"*******\" }"),
+            ("secret = [\"a\",\n \"b\"]\nname = \"x\"", "secret = [\"*\",\n \"*\"]\nname = \"x\""),
+            ("secret.env = \"NAME\"\nsecret.value = \"v\"", "secret.env = \"NAME\"\nsecret.value = \"*\""),
+            ("[issuer.corp.secret]\nvalue = \"v\"\nenv = \"NAME\"", "[issuer.corp.secret]\nvalue = \"*\"\nenv = \"NAME\""),
+            ("[issuer.token]\nissuer = \"x\"", "[issuer.token]\nissuer = \"x\""),
+            ("[server.tls]\nprivate_key = \"-----BEGIN\"", "[server.tls]\nprivate_key = \"**********\""),
+            ("[admin]\ntoken = \"abc\"", "[admin]\ntoken = \"***\""),
+            ("[store]\nkey = \"abc\"\n[limit.x]\nkey = \"client\"", "[store]\nkey = \"***\"\n[limit.x]\nkey = \"client\""),
+            ("store = { key = \"abc\" }\nstore.key = \"abc\"", "store = { key = \"***\" }\nstore.key = \"***\""),
+            ("token_from = [\"header\"]\ntoken_cookie = \"c\"", "token_from = [\"header\"]\ntoken_cookie = \"c\""),
+            ("insecure_inline_secret = true", "insecure_inline_secret = true"),
+            ("public_keys = [\"a.pem\"]", "public_keys = [\"a.pem\"]"),
+            ("headers = { Authorization = \"Bearer x\", Accept = \"y\" }", "headers = { Authorization = \"********\", Accept = \"y\" }"),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(hide(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_hidden_in_what_is_no_toml() {
+        let cases = [
+            ("secret = \"hunter2\nname = \"x\"", "secret = \"*******\nname = \"x\""),
+            ("secret = hunter2!@x y\nname = \"x\"", "secret = ************\nname = \"x\""),
+            ("secret = $a\nname = \"x\"", "secret = **\nname = \"x\""),
+            ("secret = \"ab\"cd\"\nname = \"x\"", "secret = \"**\"***\nname = \"x\""),
+            ("secret \"hunter2\"", "secret \"*******\""),
+            ("secret: \"hunter2\"", "secret: \"*******\""),
+            ("\"secret\": \"hunter2\",", "\"secret\": \"*******\","),
+            ("secret =\n  \"hunter2\"", "secret =\n  \"*******\""),
+            ("secret = \"\"\"\nhunter2", "secret = \"\"\"\n*******"),
+            ("name = \"\"\"oops\nsecret = \"hunter2\"\n", "name = \"\"\"oops\nsecret = \"*******\"\n"),
+            ("name = '''oops\nsecret = \"\"\"\nhunter2\n\"\"\"", "name = '''oops\nsecret = \"\"\"\n*******\n\"\"\""),
+            ("name = \"\"\"oops\nsecret = \"\"\"\nhunter2\n\"\"\"\nb = 1", "name = \"\"\"oops\nsecret = \"\"\"\n*******\n\"\"\"\nb = 1"),
+            ("sercet = \"hunter2\"", "sercet = \"*******\""),
+            ("jwt_secret = \"hunter2\"", "jwt_secret = \"*******\""),
+            ("private-key = \"hunter2\"", "private-key = \"*******\""),
+            ("roles = [\"a\"\nsecret = \"hunter2\"", "roles = [\"a\"\nsecret = \"*******\""),
+            ("# secret = \"hunter2\"", "# secret = \"*******\""),
+            ("[store\nkey = \"abc\"", "[store\nkey = \"***\""),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(hide(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn passwords_in_urls_are_hidden() {
+        let cases = [
+            ("postgres://u:pw@h/db", "postgres://u:**@h/db"),
+            ("redis://:pw@h", "redis://:**@h"),
+            ("a = \"postgres://u:p/w@h\"", "a = \"postgres://u:***@h\""),
+            ("a = \"http://u:p@w@h/x\" # http://h:80/a@b", "a = \"http://u:***@h/x\" # http://h:80/a@b"),
+            ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+            ("http://user@h", "http://user@h"),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(hide(text), wanted, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_secret_on_a_line_is_hidden_whatever_is_before_it(
+            before in "([a=.,#\\[\\]{}:\n\\\\ ]|\"|\"\"\"|'''|'|secret|env){0,12}",
+            after in "(\n|\"|\"\"\"|'''|'|=|secret){0,8}",
+        ) {
+            for written in ["secret = \"hunter2\"", "secret = 'hunter2'", "secret = \"\"\"\nhunter2\n\"\"\""] {
+                let text = format!("{before}\n{written}\n{after}");
+                assert!(!hide(&text).contains("hunter2"), "{text}\n---\n{}", hide(&text));
+            }
+        }
+
+        #[test]
+        fn any_text_can_be_looked_at(text in "[a-z=\\[\\]{}\"'#.,:/@\n\\\\ ü]{0,60}(secret ?= ?[\"'{]{1,3}[ü\n\"]{0,4})?") {
+            let shown = hide(&text);
+            assert_eq!(shown.chars().count(), text.chars().count());
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Secrets never appear: whatever is drawn or logged from here is masked first.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -160,7 +161,7 @@ impl Problems {
             drawn.push_str("\n\n");
         }
         if let Some(more) = self.list.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            drawn.push_str(&format!("… and {more} more\n\n"));
+            drawn.extend(["… and ", &more.to_string(), " more\n\n"]);
         }
         drawn.push_str(&painter.title(self.worst(), &self.count()));
         drawn.push('\n');
@@ -240,16 +241,23 @@ struct Painter<'a> {
     path: String,
     lines: Lines<'a>,
     secrets: Vec<Range<usize>>,
+    /// What they are, each once, longer ones first: one may be the beginning of another. Without the shortest, which are parts of words.
+    secret_texts: Vec<&'a str>,
     renderer: Renderer,
 }
 
 impl<'a> Painter<'a> {
     fn new(source: Option<&'a Source>, colour: bool) -> Self {
         let text = source.map_or("", |source| source.text());
+        let secrets = mask::secrets(text);
+        let distinct: BTreeSet<&str> = secrets.iter().map(|secret| &text[secret.clone()]).filter(|secret| secret.len() >= 4).collect();
+        let mut secret_texts: Vec<&str> = distinct.into_iter().collect();
+        secret_texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Self {
             path: source.map(|source| source.path.display().to_string()).unwrap_or_default(),
             lines: Lines::new(text),
-            secrets: mask::secrets(text),
+            secret_texts,
+            secrets,
             renderer: if colour { Renderer::styled().hyperlink(false) } else { Renderer::plain() },
         }
     }
@@ -272,7 +280,9 @@ impl<'a> Painter<'a> {
         if let Some(help) = &problem.help {
             group = group.element(Level::HELP.message(self.mask(help)));
         }
-        self.renderer.render(&[group])
+        let drawn = self.renderer.render(&[group]);
+        // Blank lines of a help text are padded.
+        drawn.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
     /// Draws the primary place first, with those that are near it; then the others.
@@ -347,10 +357,8 @@ impl<'a> Painter<'a> {
     /// Text of ours may quote the file.
     fn mask(&self, text: &str) -> String {
         let mut shown = text.to_owned();
-        for secret in &self.secrets {
-            let secret = &self.lines.text[secret.clone()];
-            // Shorter ones are parts of words.
-            if secret.len() >= 4 && shown.contains(secret) {
+        for secret in &self.secret_texts {
+            if shown.contains(secret) {
                 shown = shown.replace(secret, &"*".repeat(secret.chars().count()));
             }
         }
@@ -415,5 +423,174 @@ impl<'a> Lines<'a> {
     /// The place itself, or the character that it is within.
     fn floor(&self, offset: usize) -> usize {
         self.text.floor_char_boundary(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The place of a text, or of its n-th repetition.
+    fn place(text: &str, wanted: &str, nth: usize) -> Range<usize> {
+        let (start, found) = text.match_indices(wanted).nth(nth).expect("the test names a text that is there");
+        start..start + found.len()
+    }
+
+    fn draw(text: &str, list: Vec<Problem>) -> String {
+        Problems::new(Source::new("gateway.toml", text), list).draw(false)
+    }
+
+    #[test]
+    fn a_problem_is_drawn_with_its_related_places() {
+        let text = "\n\n\n[[route]]\npath = \"/reports/*\"\nupstream = \"a\"\n\n[[route]]\npath = \"/reports/*\"\nupstream = \"b\"\n";
+        let problem = Problem::error(place(text, "\"/reports/*\"", 1), "two routes match the same requests")
+            .label("this route can never be chosen")
+            .related(place(text, "\"/reports/*\"", 0), "already taken here")
+            .help("give one of them a `host`, or a longer path");
+        insta::assert_snapshot!(draw(text, vec![problem]), @r#"
+        error: two routes match the same requests
+         --> gateway.toml:9:8
+          |
+        5 | path = "/reports/*"
+          |        ------------ already taken here
+        ...
+        9 | path = "/reports/*"
+          |        ^^^^^^^^^^^^ this route can never be chosen
+          |
+          = help: give one of them a `host`, or a longer path
+
+        error: gateway.toml: 1 problem
+        "#);
+    }
+
+    #[test]
+    fn problems_are_ordered_and_counted() {
+        let text = "a = 1\nb = 2\n";
+        let list = vec![
+            Problem::error(place(text, "2", 0), "second"),
+            Problem::warning(place(text, "1", 0), "first"),
+            Problem::error(None, "whole"),
+        ];
+        insta::assert_snapshot!(draw(text, list), @r"
+        error: whole
+        --> gateway.toml
+
+        warning: first
+         --> gateway.toml:1:5
+          |
+        1 | a = 1
+          |     ^
+
+        error: second
+         --> gateway.toml:2:5
+          |
+        2 | b = 2
+          |     ^
+
+        error: gateway.toml: 2 problems, 1 warning
+        ");
+    }
+
+    #[test]
+    fn places_that_are_far_apart_are_drawn_apart() {
+        let text = format!("a = 1\n{}b = 2\n", "#\n".repeat(1000));
+        let problem = Problem::error(place(&text, "2", 0), "taken").related(place(&text, "1", 0), "here");
+        insta::assert_snapshot!(draw(&text, vec![problem]), @r"
+        error: taken
+            --> gateway.toml:1002:5
+             |
+        1002 | b = 2
+             |     ^
+             |
+            ::: gateway.toml:1:5
+             |
+           1 | a = 1
+             |     - here
+
+        error: gateway.toml: 1 problem
+        ");
+    }
+
+    #[test]
+    fn the_column_of_a_long_line_is_its_own() {
+        let text = format!("a = [{}1]\n", "0, ".repeat(1000));
+        let drawn = draw(&text, vec![Problem::error(place(&text, "1", 0), "odd")]);
+        assert!(drawn.contains("--> gateway.toml:1:3006\n"), "{drawn}");
+        assert!(drawn.len() < 1000, "{drawn}");
+    }
+
+    #[test]
+    fn any_span_is_drawn() {
+        let text = "näme = \"ü\"\r\n[x]\r\n";
+        for start in 0..=text.len() + 2 {
+            for end in start..=text.len() + 2 {
+                let drawn = draw(text, vec![Problem::error(start..end, "here")]);
+                assert!(drawn.starts_with("error: here\n --> gateway.toml:"), "{start}..{end}: {drawn}");
+            }
+        }
+        assert!(draw("", vec![Problem::error(0..0, "here")]).contains("gateway.toml"));
+    }
+
+    #[test]
+    fn secrets_are_masked_wherever_they_show() {
+        let text = "[issuer.a]\nsecret = \"hünter2hunter2\"\nissuer = \"https://u:pässword@h/\"\n";
+        let problem = Problem::error(place(text, "\"https://u:pässword@h/\"", 0), "`hünter2hunter2` and https://u:pässword@h/ are wrong")
+            .label("hünter2hunter2")
+            .related(place(text, "\"hünter2hunter2\"", 0), "hünter2hunter2")
+            .help("postgres://u:pw@h");
+        let problems = Problems::new(Source::new("gateway.toml", text), vec![problem]);
+        insta::assert_snapshot!(problems.draw(false), @r#"
+        error: `**************` and https://u:********@h/ are wrong
+         --> gateway.toml:3:10
+          |
+        2 | secret = "**************"
+          |          ---------------- **************
+        3 | issuer = "https://u:********@h/"
+          |          ^^^^^^^^^^^^^^^^^^^^^^^ **************
+          |
+          = help: postgres://u:**@h
+
+        error: gateway.toml: 1 problem
+        "#);
+        let json = problems.to_json().to_string();
+        for shown in [problems.draw(true), problems.to_string(), json, format!("{:?}", problems.source)] {
+            assert!(!shown.contains("hünter2") && !shown.contains("pässword") && !shown.contains(":pw@"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_log_event_has_the_place() {
+        let text = "a = 1\nbä = 2\n";
+        let problem = Problem::error(place(text, "2", 0), "odd").help("make it even");
+        let json = Problems::new(Source::new("gateway.toml", text), vec![problem]).to_json();
+        let wanted = json!([{
+            "severity": "error", "message": "odd", "file": "gateway.toml", "line": 2, "column": 6, "help": "make it even",
+        }]);
+        assert_eq!(json, wanted);
+    }
+
+    #[test]
+    fn a_hundred_are_shown_of_very_many() {
+        let text = "a = 1\n".repeat(5000);
+        let list: Vec<Problem> = (0..5000).map(|line| Problem::error(line * 6..line * 6 + 1, "odd")).collect();
+        let problems = Problems::new(Source::new("gateway.toml", text), list);
+        let drawn = problems.draw(false);
+        assert!(drawn.ends_with("… and 4900 more\n\nerror: gateway.toml: 5000 problems\n"), "{drawn}");
+        assert_eq!(drawn.matches("-->").count(), 100);
+        assert_eq!(problems.to_json().as_array().map(Vec::len), Some(101));
+    }
+
+    #[test]
+    fn colours_are_for_those_who_ask() {
+        let problems = Problems::new(Source::new("gateway.toml", "a = 1\n"), vec![Problem::warning(0..1, "odd")]);
+        assert!(problems.draw(true).contains('\u{1b}') && !problems.draw(false).contains('\u{1b}'));
+        assert!(!problems.has_errors());
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_folder_of_the_file() {
+        for (path, folder) in [("gateway.toml", "."), ("/etc/portcullis/gateway.toml", "/etc/portcullis"), ("a/b.toml", "a")] {
+            assert_eq!(Source::new(path, "").folder(), Path::new(folder), "{path}");
+        }
     }
 }

@@ -367,7 +367,7 @@ fn example(description: &str) -> Option<String> {
     match rest.strip_prefix('`') {
         Some(quoted) => quoted.split_once('`').map(|(value, _)| value.to_owned()),
         None => rest
-            .split([' ', '.', ';', ','])
+            .split([' ', '.', ';', ',', ':'])
             .next()
             .filter(|word| word.parse::<i64>().is_ok() || matches!(*word, "true" | "false"))
             .map(str::to_owned),

@@ -3,6 +3,7 @@
 //! The types are what serde fills in; the functions judge text when the file is compiled, so that a rejected value is a [`Problem`] with
 //! its place and its remedy, beside all the others.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -119,8 +120,8 @@ impl Scalar {
             },
             (Self::Float(float), Value::Number(claim)) => match claim.as_i64() {
                 Some(claim) => whole(*float) == Some(claim),
-                // Bits, not `==`: what was written is what is asked for, and zero is whole on both sides.
-                None => claim.as_f64().is_some_and(|claim| claim.to_bits() == float.to_bits()),
+                // Exactly: what is written is what is asked for.
+                None => claim.as_f64().is_some_and(|claim| claim.partial_cmp(float) == Some(Ordering::Equal)),
             },
             _ => false,
         }
@@ -734,5 +735,251 @@ fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(&error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn text(written: &str) -> Text {
+        Spanned::new(0..written.len(), written.to_owned())
+    }
+
+    fn told<T>(result: Result<T, Problem>) -> String {
+        let problem = result.err().expect("it is refused");
+        format!("{}; {}", problem.message, problem.help.unwrap_or_default())
+    }
+
+    #[test]
+    fn durations() {
+        let range = Duration::from_secs(1)..=Duration::from_mins(5);
+        for (written, seconds) in [("30s", 30), ("1m 30s", 90), (" 5m ", 300), ("1000ms", 1)] {
+            assert_eq!(duration(&text(written), range.clone()).ok(), Some(Duration::from_secs(seconds)), "{written}");
+        }
+        for (written, wanted) in [
+            ("30", "`\"30\"` is not a duration; add a unit: `\"30s\"`, `\"30ms\"`, `\"30m\"` (minutes)"),
+            ("soon", "`\"soon\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`"),
+            ("", "`\"\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`"),
+            ("6m", "`\"6m\"` is too long; from `\"1s\"` to `\"5m\"`"),
+            ("0s", "`\"0s\"` is too short; from `\"1s\"` to `\"5m\"`"),
+        ] {
+            assert_eq!(told(duration(&text(written), range.clone())), wanted, "{written}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (written, bytes) in
+            [("1024", 1024), ("32KiB", 32768), ("1MB", 1_000_000), ("10 MiB", 10 << 20), ("7b", 7), ("1gib", 1 << 30), ("0", 0)]
+        {
+            assert_eq!(size(&text(written)).ok(), Some(bytes), "{written}");
+        }
+        let help = "write a whole number and a unit: `\"512\"` (bytes), `\"32KiB\"`, `\"10MiB\"`, `\"1GB\"`";
+        for (written, wanted) in [
+            ("10M", "`\"10M\"` is not a size; write `\"10MiB\"` (powers of 1024) or `\"10MB\"` (powers of 1000)".to_owned()),
+            ("1.5MiB", format!("`\"1.5MiB\"` is not a size; {help}")),
+            ("-1", format!("`\"-1\"` is not a size; {help}")),
+            ("", format!("`\"\"` is not a size; {help}")),
+            ("KiB", format!("`\"KiB\"` is not a size; {help}")),
+            ("99999999TiB", format!("`\"99999999TiB\"` is more bytes than can be counted; {help}")),
+        ] {
+            assert_eq!(told(size(&text(written))), wanted, "{written}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (written, wanted) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("::1", "::1/128"),
+            ("fd00::/8", "fd00::/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+        ] {
+            assert_eq!(network(&text(written)).ok().map(|network| network.to_string()).as_deref(), Some(wanted), "{written}");
+        }
+        for (written, wanted) in [
+            ("10.1.2.3/8", "has address bits behind its prefix; write `\"10.0.0.0/8\"` for the block, or `\"10.1.2.3\"` for the address"),
+            ("10.0.0.0/33", "is not a network; an IPv4 prefix is a number from 0 to 32, as in `\"10.0.0.0/8\"`"),
+            ("::/129", "is not a network; an IPv6 prefix is a number from 0 to 128, as in `\"fd00::/8\"`"),
+            (
+                "proxy.local",
+                "is not a network; write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; names are not looked up",
+            ),
+        ] {
+            assert_eq!(told(network(&text(written))), format!("`\"{written}\"` {wanted}"), "{written}");
+        }
+    }
+
+    #[test]
+    fn addresses_to_listen_on() {
+        for (written, wanted) in
+            [(":8080", "[::]:8080"), ("127.0.0.1:8080", "127.0.0.1:8080"), ("[::1]:0", "[::1]:0"), ("localhost:8080", "127.0.0.1:8080")]
+        {
+            assert_eq!(listen(&text(written)).ok(), Some(vec![wanted.parse().expect("an address")]), "{written}");
+        }
+        for (written, help) in [
+            ("8080", "write `\":8080\"` for every address, or `\"127.0.0.1:8080\"` for this machine only"),
+            ("127.0.0.1", "add a port: `\"127.0.0.1:8080\"`"),
+            ("::1", "add a port: `\"[::1]:8080\"`"),
+            ("*:80", "write `\":80\"` for every address"),
+            ("http://127.0.0.1:80/", "leave the scheme out: `\"127.0.0.1:80\"`"),
+            ("127.0.0.1:99999", "a port is a number from 0 to 65535; 0 lets the system choose"),
+            ("127.0.0.1:+80", "a port is a number from 0 to 65535; 0 lets the system choose"),
+            ("app.example.com:80", "names are not looked up: write an address of this machine, or `\":80\"` for every address"),
+            ("", "write an address and a port: `\"127.0.0.1:8080\"`, or `\":8080\"` for every address"),
+        ] {
+            assert_eq!(told(listen(&text(written))), format!("`\"{written}\"` is not an address to listen on; {help}"), "{written}");
+        }
+    }
+
+    #[test]
+    fn choices() {
+        let words = [("authenticated", 1), ("optional", 2), ("public", 3)];
+        let list = "`\"authenticated\"`, `\"optional\"` or `\"public\"`";
+        assert_eq!(choice(&text("public"), &words).ok(), Some(3));
+        let wanted = format!("`\"Public\"` is not one of the choices; did you mean `\"public\"`? The choices are {list}");
+        assert_eq!(told(choice(&text("Public"), &words)), wanted);
+        assert_eq!(told(choice(&text("nobody"), &words)), format!("`\"nobody\"` is not one of the choices; write {list}"));
+    }
+
+    #[test]
+    fn the_nearest_word() {
+        let words = ["trusted_proxies", "listen", "workers", "path", "host", "h2c"];
+        for (word, wanted) in [
+            ("trusted-proxies", Some("trusted_proxies")),
+            ("trustedProxies", Some("trusted_proxies")),
+            ("trusted_proxy", Some("trusted_proxies")),
+            ("lsiten", Some("listen")),
+            ("worker", Some("workers")),
+            ("paht", Some("path")),
+            ("h2", Some("h2c")),
+            ("x", None),
+            ("", None),
+            ("upstream", None),
+        ] {
+            assert_eq!(nearest(word, words), wanted, "{word}");
+        }
+        assert_eq!(nearest(&"x".repeat(1_000_000), words), None);
+    }
+
+    #[test]
+    fn scalars_compare_by_value() {
+        let cases = [
+            (Scalar::Text("a".into()), json!("a"), true),
+            (Scalar::Text("1".into()), json!(1), false),
+            (Scalar::Integer(1), json!(1), true),
+            (Scalar::Integer(1), json!(1.0), true),
+            (Scalar::Integer(1), json!(1.5), false),
+            (Scalar::Integer(1), json!("1"), false),
+            (Scalar::Integer(1), json!(true), false),
+            (Scalar::Integer(i64::MAX), json!(9_223_372_036_854_775_808_u64), false),
+            (Scalar::Integer(9_007_199_254_740_993), json!(9_007_199_254_740_992.0), false),
+            (Scalar::Float(1.5), json!(1.5), true),
+            (Scalar::Float(2.0), json!(2), true),
+            (Scalar::Float(-0.0), json!(0.0), true),
+            (Scalar::Boolean(true), json!(true), true),
+            (Scalar::Boolean(true), json!("true"), false),
+            (Scalar::Text("a".into()), json!(["a"]), false),
+        ];
+        for (scalar, claim, wanted) in cases {
+            assert_eq!(scalar.matches(&claim), wanted, "{scalar:?} {claim}");
+        }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Holder {
+        one: Spanned<OneOrMany>,
+        secret: SecretRef,
+        #[serde(rename = "any")]
+        _any: Unsupported,
+    }
+
+    fn secret(written: &str) -> SecretRef {
+        let holder: Holder = toml::from_str(&format!("one = \"x\"\nany = {{ a = 1 }}\nsecret = {written}")).expect("it is TOML");
+        holder.secret
+    }
+
+    #[test]
+    fn one_text_has_its_place() {
+        let holder: Holder = toml::from_str("one = \"x\"\nany = []\nsecret = \"y\"").expect("it is TOML");
+        assert_eq!((holder.one.span(), holder.one.get_ref().0[0].span()), (6..9, 6..9));
+        assert_eq!(holder.secret.span(), 28..31);
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let shown = format!("{:?} {:?}", secret("\"hunter2\""), SecretBytes::new(b"hunter2".to_vec()));
+        assert!(shown.contains("[secret]") && !shown.contains("hunter2"), "{shown}");
+        assert!(toml::from_str::<Holder>("one = \"x\"\nany = 1\nsecret = { emv = \"x\" }").is_err());
+    }
+
+    #[test]
+    fn secrets_are_read_from_where_they_are() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let write = |name: &str, content: &[u8], mode: u32| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+        };
+        write("plain", b"hunter2", 0o600);
+        write("newline", b"hunter2\n", 0o600);
+        write("crlf", b"hunter2\r\n", 0o600);
+        write("two", b"hunter2\n\n", 0o600);
+        write("open", b"hunter2", 0o640);
+        write("empty", b"\n", 0o600);
+        write("long", &vec![b'x'; LONGEST as usize + 1], 0o600);
+        fs::create_dir(folder.path().join("dir")).expect("made");
+        let read = |written: &str| secret(written).read(folder.path(), CreateFiles::Yes);
+        let bytes = |written: &str| read(written).map(|secret| String::from_utf8_lossy(secret.bytes.expose()).into_owned());
+        assert_eq!(bytes("\"inline\"").as_deref(), Ok("inline"));
+        for (name, wanted) in [("plain", "hunter2"), ("newline", "hunter2"), ("crlf", "hunter2"), ("two", "hunter2\n")] {
+            assert_eq!(bytes(&format!("{{ file = \"{name}\" }}")).as_deref(), Ok(wanted), "{name}");
+        }
+        let open = read("{ file = \"open\" }").expect("it is readable").warning.expect("others may read it");
+        assert!(open.severity == super::super::Severity::Warning && open.message.ends_with("(mode 640)"), "{open:?}");
+        assert!(read("{ file = \"plain\" }").expect("it is readable").warning.is_none());
+        // Cargo sets this one for every test.
+        assert_eq!(bytes("{ env = \"CARGO_PKG_NAME\" }").as_deref(), Ok("portcullis"));
+        for (written, wanted) in [
+            ("{ file = \"none\" }", "there is no file"),
+            ("{ file = \"empty\" }", "is empty"),
+            ("{ file = \"long\" }", "is longer than a secret can be"),
+            ("{ file = \"dir\" }", "is a directory"),
+            ("{ file = \"/dev/null\" }", "is not a regular file"),
+            ("{ env = \"PORTCULLIS_NOT_SET\" }", "the environment variable `PORTCULLIS_NOT_SET` is not set"),
+            ("{ env = \"$HOME_NOT_SET\" }", "write its name without `$`: `{ env = \"HOME_NOT_SET\" }`"),
+            ("{ env = \"A=B\" }", "is not the name of an environment variable"),
+            ("{ env = \"A\", file = \"b\" }", "this names two"),
+            ("{ env = \"A\", create = true }", "only a file can be created"),
+            ("{}", "this does not say where the secret is"),
+            ("\"\"", "the secret is empty"),
+        ] {
+            let told = told(read(written));
+            assert!(told.contains(wanted), "{written}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_missing_secret_is_made_once() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join("new");
+        let reference = secret("{ file = \"new\", create = true }");
+        let forgotten = reference.read(folder.path(), CreateFiles::No).expect("a random one");
+        assert!(forgotten.bytes.expose().len() == 43 && !path.exists());
+        let made: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let start = || reference.read(folder.path(), CreateFiles::Yes).expect("made or found").bytes.expose().to_vec();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert!(made.iter().all(|secret| *secret == made[0] && secret.len() == 43));
+        assert_eq!(fs::metadata(&path).expect("made").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).expect("made"), [made[0].as_slice(), b"\n"].concat());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+        let nowhere = secret("{ file = \"missing/new\", create = true }").read(folder.path(), CreateFiles::Yes);
+        assert!(told(nowhere).contains("cannot be created"));
     }
 }

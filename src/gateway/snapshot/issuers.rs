@@ -228,7 +228,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let bytes = self.read_secret(secret, written.insecure_inline_secret)?;
+        let bytes = self.read_secret(secret, if written.insecure_inline_secret { Inline::Permitted } else { Inline::NotPermitted })?;
         if let Some(needed) = secret_is_short(bytes.expose().len(), algorithms) {
             if written.insecure_short_secret {
                 self.weakened.push(format!("issuer.{}.insecure_short_secret: the secret is shorter than the hash", name.get_ref()));
@@ -326,11 +326,16 @@ impl Compiler<'_> {
     }
 
     /// Reads a secret reference; an inline one needs its permission.
-    pub(super) fn read_secret(&mut self, secret: &Spanned<SecretRef>, inline_is_permitted: bool) -> Option<SecretBytes> {
-        if secret.get_ref().is_inline() && !inline_is_permitted {
-            self.error(Problem::error(secret.span(), "a secret in the file itself").help(
-                "write `{ env = \"NAME\" }` or `{ file = \"path\" }`; to keep it here, set `insecure_inline_secret = true` in this section",
-            ));
+    pub(super) fn read_secret(&mut self, secret: &Spanned<SecretRef>, inline: Inline) -> Option<SecretBytes> {
+        let references = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
+        let help = match inline {
+            _ if !secret.get_ref().is_inline() => None,
+            Inline::Permitted => None,
+            Inline::NotPermitted => Some(format!("{references}; to keep it here, set `insecure_inline_secret = true` in this section")),
+            Inline::Never => Some(references.to_owned()),
+        };
+        if let Some(help) = help {
+            self.error(Problem::error(secret.span(), "a secret in the file itself").help(help));
             return None;
         }
         self.files.extend(secret.get_ref().file(self.source.folder()));
@@ -364,6 +369,17 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// Whether a secret may stand in the configuration file itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Inline {
+    /// The section says so.
+    Permitted,
+    /// The section could say so.
+    NotPermitted,
+    /// No key permits it.
+    Never,
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::issuers::Inline;
 use super::{Compiler, ConnectionLimits, StartSettings};
 use crate::config::Problem;
 use crate::config::file::Text;
@@ -138,7 +139,7 @@ impl Compiler<'_> {
     pub(super) fn server_tls(&mut self) -> Option<Arc<Tls>> {
         let written = self.file.server.tls.as_ref()?.get_ref();
         let certificate = self.read_file(&written.certificate, "a PEM file with the certificate, then its intermediates");
-        let key = self.read_secret(&written.private_key, false);
+        let key = self.read_secret(&written.private_key, Inline::Never);
         let (certificate, key) = (certificate?, key?);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.expose());
         let key_digest: [u8; 32] = digest.as_ref().try_into().unwrap_or_default();

@@ -166,7 +166,7 @@ impl Compiler<'_> {
     }
 
     /// How TLS to it is done; `Some(None)` where there is none.
-    #[expect(clippy::type_complexity, reason = "outer: a problem was found; inner: cleartext")]
+    #[expect(clippy::option_option, reason = "outer: a problem was found; inner: cleartext")]
     fn connector(
         &mut self,
         name: &Text,
