@@ -60,14 +60,14 @@ pub const DEFAULT_IDENTITY: [(&str, &str); 5] =
 pub struct OwnedNames {
     /// Folded names.
     names: HashSet<Box<[u8]>>,
-    /// Bit n: some name has n bytes. Spares most fields the folding.
-    lengths: u128,
+    /// For each length, the first letters of the names that have it: spares most fields the folding.
+    first_letters: Box<[u64; LONGEST + 1]>,
 }
 
 impl OwnedNames {
     /// The fixed names, the default identity headers, and these identity headers of the file.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let mut owned = Self { names: HashSet::new(), lengths: 0 };
+        let mut owned = Self { names: HashSet::new(), first_letters: Box::new([0; LONGEST + 1]) };
         for name in ALWAYS.into_iter().chain(METHOD_OVERRIDES).chain(DEFAULT_IDENTITY.map(|(name, _)| name)) {
             owned.insert(name.as_bytes());
         }
@@ -79,7 +79,9 @@ impl OwnedNames {
 
     fn insert(&mut self, name: &[u8]) {
         let folded: Box<[u8]> = name.iter().copied().map(fold).collect();
-        self.lengths |= length_bit(folded.len());
+        if let (Some(letters), Some(first)) = (self.first_letters.get_mut(folded.len()), folded.first()) {
+            *letters |= letter_bit(*first);
+        }
         self.names.insert(folded);
     }
 
@@ -89,7 +91,8 @@ impl OwnedNames {
         if name.len() >= FORWARDED_PREFIX.len() && name.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix) {
             return true;
         }
-        if self.lengths & length_bit(name.len()) == 0 {
+        let Some(first) = name.first() else { return false };
+        if self.first_letters.get(name.len()).is_none_or(|letters| letters & letter_bit(fold(*first)) == 0) {
             return false;
         }
         let mut folded = [0_u8; LONGEST];
@@ -101,8 +104,8 @@ impl OwnedNames {
     }
 }
 
-fn length_bit(length: usize) -> u128 {
-    1 << length.min(127)
+fn letter_bit(letter: u8) -> u64 {
+    1 << (letter & 63)
 }
 
 /// One byte of a folded name.

@@ -44,17 +44,10 @@ pub(super) async fn serve(
     }
     let patience = Patience { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
     let line = Line { gateway, worker, peer: Peer::new(peer, snapshot.tls.is_some()), phase: Phase::new(), patience, draining };
+    // Boxed: a connection pays for the protocol that it speaks, not for the largest.
     let ended = match &snapshot.tls {
         None => line.cleartext(stream, snapshot).await,
-        Some(tls) => {
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
-            match timeout(patience.header, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => line.http2(stream, Bytes::new(), snapshot).await,
-                Ok(Ok(stream)) => line.http1(stream, Bytes::new(), snapshot).await,
-                Ok(Err(error)) => Err(error.into()),
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            }
-        }
+        Some(tls) => Box::pin(line.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
     };
     if let Err(error) = ended {
         tracing::debug!(peer = %peer.ip(), cause = %error, "the connection ended early");
@@ -74,10 +67,21 @@ struct Line {
 }
 
 impl Line {
+    /// HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
+    async fn over_tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>, snapshot: &Snapshot) -> Ended {
+        let accepting = tokio_rustls::TlsAcceptor::from(config).accept(stream);
+        let stream = timeout(self.patience.header, accepting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            Box::pin(self.http2(stream, Bytes::new(), snapshot)).await
+        } else {
+            Box::pin(self.http1(stream, Bytes::new(), snapshot)).await
+        }
+    }
+
     /// HTTP/1.1, or HTTP/2 where the client begins with its preface.
     async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
         if !snapshot.h2c {
-            return self.http1(stream, Bytes::new(), snapshot).await;
+            return Box::pin(self.http1(stream, Bytes::new(), snapshot)).await;
         }
         let draining = self.draining.clone();
         let preface = tokio::select! {
@@ -86,8 +90,8 @@ impl Line {
             () = draining.cancelled() => return Ok(()),
         };
         match preface {
-            Preface::Http2(read) => self.http2(stream, read, snapshot).await,
-            Preface::Other(read) => self.http1(stream, read, snapshot).await,
+            Preface::Http2(read) => Box::pin(self.http2(stream, read, snapshot)).await,
+            Preface::Other(read) => Box::pin(self.http1(stream, read, snapshot)).await,
             Preface::Nothing => Ok(()),
         }
     }
