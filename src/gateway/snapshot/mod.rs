@@ -2,11 +2,13 @@
 //!
 //! Compiling *is* validation: `check`, start and reload come through [`Snapshot::compile`], and every problem of a file is told at once.
 
+mod demands;
 mod expectations;
 mod issuers;
 mod routes;
 mod server;
 mod upstreams;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -7,18 +7,19 @@ use http::{HeaderName, Method};
 use toml::Spanned;
 
 use super::Compiler;
+use crate::config::Problem;
 use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
-use crate::config::{Problem, Severity};
 use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames};
-use crate::gateway::route::{Access, Conflict, Demands, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces};
+use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
-use crate::token::{ClaimPath, Issuers};
+use crate::token::Issuers;
 
-type Named<T> = BTreeMap<String, Arc<T>>;
+/// Compiled sections by name.
+pub(super) type Named<T> = BTreeMap<String, Arc<T>>;
 
 impl Compiler<'_> {
     pub(super) fn routes(&mut self, issuers: &Issuers, limits: &Named<Limit>, upstreams: &Named<Upstream>) -> (RouteTable, OwnedNames) {
@@ -289,96 +290,6 @@ impl Compiler<'_> {
         permitted
     }
 
-    fn demands(&mut self, written: &Written, issuers: &Issuers, access: Option<Access>) -> Option<Demands> {
-        let before = self.problems.len();
-        let asked = [&written.roles, &written.all_roles, &written.scopes, &written.issuers];
-        for list in asked.into_iter().flatten() {
-            if list.get_ref().is_empty() {
-                self.error(
-                    Problem::error(list.span(), "the list is empty: nobody could ever pass").help("remove it, or name at least one"),
-                );
-            }
-            for text in list.get_ref().iter().filter(|text| text.get_ref().is_empty()) {
-                self.error(Problem::error(text.span(), "an empty name, which no caller can hold").help("remove it"));
-            }
-        }
-        let spans = asked.into_iter().flatten().map(Spanned::span).chain(written.claims.as_ref().map(Spanned::span));
-        let spans: Vec<_> = spans.collect();
-        match access {
-            Some(Access::Public) => {
-                for span in spans {
-                    self.error(
-                        Problem::error(span, "a public route asks nobody who they are").help("remove this, or `access = \"public\"`"),
-                    );
-                }
-            }
-            Some(Access::Optional) => {
-                for span in spans {
-                    self.problems.push(
-                        Problem::warning(span, "a request without a token passes all the same")
-                            .help("`access = \"optional\"` asks only callers with a token"),
-                    );
-                }
-            }
-            Some(Access::Authenticated) | None => {}
-        }
-        for text in written.scopes.iter().flat_map(toml::Spanned::get_ref).filter(|text| text.get_ref().contains(char::is_whitespace)) {
-            self.error(
-                Problem::error(text.span(), "a scope has no space in it (RFC 6749 §3.3): nobody could ever pass")
-                    .help("write each scope as an item of its own"),
-            );
-        }
-        let claims = self.claims(written);
-        let issuers = self.route_issuers(written, issuers);
-        let list = |list: &Option<Spanned<Vec<Text>>>| -> Vec<String> {
-            list.iter().flat_map(toml::Spanned::get_ref).map(|text| text.get_ref().clone()).collect()
-        };
-        let sound = !self.problems[before..].iter().any(|problem| problem.severity == Severity::Error);
-        sound.then(|| Demands {
-            any_role: list(&written.roles),
-            all_roles: list(&written.all_roles),
-            scopes: list(&written.scopes),
-            claims,
-            issuers,
-        })
-    }
-
-    fn claims(&mut self, written: &Written) -> Vec<(ClaimPath, Vec<value::Scalar>)> {
-        let mut claims = Vec::new();
-        for (name, values) in written.claims.iter().flat_map(toml::Spanned::get_ref) {
-            let segments: Vec<String> = name.get_ref().split('.').map(str::to_owned).collect();
-            if segments.iter().any(String::is_empty) {
-                self.error(
-                    Problem::error(name.span(), "a claim name with an empty part")
-                        .help("write `tenant`, or `\"realm.tenant\"` for a nested claim"),
-                );
-            }
-            if values.get_ref().is_empty() {
-                self.error(Problem::error(values.span(), "the list is empty: nobody could ever pass").help("name at least one value"));
-            }
-            claims.push((ClaimPath::new(segments), values.get_ref().clone()));
-        }
-        claims
-    }
-
-    fn route_issuers(&mut self, written: &Written, issuers: &Issuers) -> Option<Vec<Arc<str>>> {
-        let listed = written.issuers.as_ref()?;
-        let mut found = Vec::new();
-        for text in listed.get_ref() {
-            match issuers.iter().map(|issuer| &issuer.settings().name).find(|name| ***name == **text.get_ref()) {
-                Some(name) => found.push(Arc::clone(name)),
-                None if self.file.issuer.keys().any(|name| name.get_ref() == text.get_ref()) => {}
-                None => {
-                    let names: Vec<&str> = self.file.issuer.keys().map(|name| name.get_ref().as_str()).collect();
-                    let help = value::nearest(text.get_ref(), names.iter().copied())
-                        .map_or_else(|| format!("the issuers are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-                    self.error(Problem::error(text.span(), format!("there is no `[issuer.{}]`", text.get_ref())).help(help));
-                }
-            }
-        }
-        Some(found)
-    }
-
     fn identity_headers(&mut self, table: &BTreeMap<Text, Spanned<ClaimName>>) -> IdentityHeaders {
         let mut headers = Vec::new();
         for (name, claim) in table {
@@ -448,93 +359,6 @@ impl Compiler<'_> {
         }
         if written.access.as_ref().is_some_and(|access| access.get_ref() == "optional") {
             self.weakened.push(format!("route `{name}`: access = \"optional\" lets requests without a token through"));
-        }
-    }
-
-    fn warn_about_unused(&mut self, upstreams: &Named<Upstream>, limits: &Named<Limit>) {
-        let used = |of: fn(&Written) -> Option<&Text>| -> HashSet<&str> {
-            self.file.route.iter().filter_map(|row| of(row.get_ref())).map(|name| name.get_ref().as_str()).collect()
-        };
-        let (used_upstreams, used_limits) = (used(|route| route.upstream.as_ref()), used(|route| route.limit.as_ref()));
-        let unused_upstreams = self
-            .file
-            .upstream
-            .keys()
-            .filter(|name| upstreams.contains_key(name.get_ref()) && !used_upstreams.contains(name.get_ref().as_str()));
-        let unused_limits =
-            self.file.limit.keys().filter(|name| limits.contains_key(name.get_ref()) && !used_limits.contains(name.get_ref().as_str()));
-        let (unused_upstreams, unused_limits) =
-            (unused_upstreams.map(|name| ("upstream", name)), unused_limits.map(|name| ("limit", name)));
-        let unused: Vec<_> = unused_upstreams.chain(unused_limits).collect();
-        for (kind, name) in unused {
-            self.problems.push(
-                Problem::warning(name.span(), format!("no route uses {kind} `{}`", name.get_ref()))
-                    .help("remove it, or name it in a route"),
-            );
-        }
-    }
-
-    /// What compiles and may still not be what was meant (CONTRACT §2, rules 3 and 7).
-    fn warn_about_routes(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
-        let place = |index: usize| written.get(index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
-        let several_issuers = self.file.issuer.len() > 1;
-        for route in table.routes() {
-            if several_issuers && route.access != Access::Public && route.demands.issuers.is_none() {
-                self.problems.push(
-                    Problem::warning(place(route.index), format!("route `{}` takes callers of every issuer", route.name))
-                        .help("name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer"),
-                );
-            }
-        }
-        // By path, so that a table of many thousand routes is looked through once.
-        let mut with_host: HashMap<(String, bool), &Route> = HashMap::new();
-        let mut subtrees: HashMap<(&str, String), &Route> = HashMap::new();
-        for route in table.routes().iter().filter(|route| route.access == Access::Public) {
-            let shape = route.pattern.shape(route.pattern.segments.len());
-            if route.pattern.host != HostPattern::Any {
-                with_host.insert((shape.clone(), route.pattern.subtree), route);
-            }
-            if route.pattern.subtree {
-                subtrees.insert((&route.upstream.settings().name, shape), route);
-            }
-        }
-        let undecided: HashSet<&str> = self
-            .file
-            .upstream
-            .iter()
-            .filter(|(_, upstream)| upstream.path_case.is_none() && upstream.builtin.is_none())
-            .map(|(name, _)| name.get_ref().as_str())
-            .collect();
-        for route in table.routes().iter().filter(|route| route.access != Access::Public) {
-            let upstream = route.upstream.settings().name.as_str();
-            let length = route.pattern.segments.len();
-            for shape in (0..=length).map(|length| route.pattern.shape(length)) {
-                let whole = shape.len() == route.pattern.shape(length).len();
-                let subtree = with_host.get(&(shape.clone(), true));
-                let exact = if whole { with_host.get(&(shape.clone(), false)) } else { None };
-                if let (Some(public), HostPattern::Any) = (subtree.or(exact), &route.pattern.host) {
-                    self.problems.push(
-                        Problem::warning(
-                            place(public.index),
-                            format!("on its host, this public route takes requests of the protected route `{}`", route.name),
-                        )
-                        .related(place(route.index), "protected, for every host")
-                        .help("give the protected route this host as well if it should hold there"),
-                    );
-                }
-                if let (Some(public), true, false) =
-                    (subtrees.get(&(upstream, shape)), undecided.contains(upstream) && route.pattern.has_letters(), whole)
-                {
-                    self.problems.push(
-                        Problem::warning(
-                            place(public.index),
-                            format!("this public subtree surrounds the protected route `{}`", route.name),
-                        )
-                        .related(place(route.index), "an application that folds case would read other spellings as this path")
-                        .help("say `path_case = \"insensitive\"` in the upstream's section if it does, or \"sensitive\" if it does not"),
-                    );
-                }
-            }
         }
     }
 }

@@ -1,0 +1,105 @@
+//! What compiles and may still not be what was meant.
+
+use std::collections::{HashMap, HashSet};
+
+use toml::Spanned;
+
+use super::Compiler;
+use super::routes::Named;
+use crate::config::Problem;
+use crate::config::file::{Route as Written, Text};
+use crate::gateway::route::{Access, HostPattern, Route, RouteTable};
+use crate::gateway::upstream::Upstream;
+use crate::limit::Limit;
+
+impl Compiler<'_> {
+    pub(super) fn warn_about_unused(&mut self, upstreams: &Named<Upstream>, limits: &Named<Limit>) {
+        let used = |of: fn(&Written) -> Option<&Text>| -> HashSet<&str> {
+            self.file.route.iter().filter_map(|row| of(row.get_ref())).map(|name| name.get_ref().as_str()).collect()
+        };
+        let (used_upstreams, used_limits) = (used(|route| route.upstream.as_ref()), used(|route| route.limit.as_ref()));
+        let unused_upstreams = self
+            .file
+            .upstream
+            .keys()
+            .filter(|name| upstreams.contains_key(name.get_ref()) && !used_upstreams.contains(name.get_ref().as_str()));
+        let unused_limits =
+            self.file.limit.keys().filter(|name| limits.contains_key(name.get_ref()) && !used_limits.contains(name.get_ref().as_str()));
+        let (unused_upstreams, unused_limits) =
+            (unused_upstreams.map(|name| ("upstream", name)), unused_limits.map(|name| ("limit", name)));
+        let unused: Vec<_> = unused_upstreams.chain(unused_limits).collect();
+        for (kind, name) in unused {
+            self.problems.push(
+                Problem::warning(name.span(), format!("no route uses {kind} `{}`", name.get_ref()))
+                    .help("remove it, or name it in a route"),
+            );
+        }
+    }
+
+    /// What compiles and may still not be what was meant (CONTRACT §2, rules 3 and 7).
+    pub(super) fn warn_about_routes(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
+        let place = |index: usize| written.get(index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
+        let several_issuers = self.file.issuer.len() > 1;
+        for route in table.routes() {
+            if several_issuers && route.access != Access::Public && route.demands.issuers.is_none() {
+                self.problems.push(
+                    Problem::warning(place(route.index), format!("route `{}` takes callers of every issuer", route.name))
+                        .help("name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer"),
+                );
+            }
+        }
+        // By path, so that a table of many thousand routes is looked through once.
+        let mut with_host: HashMap<(String, bool), &Route> = HashMap::new();
+        let mut subtrees: HashMap<(&str, &HostPattern, String), &Route> = HashMap::new();
+        for route in table.routes().iter().filter(|route| route.access == Access::Public) {
+            let shape = route.pattern.shape(route.pattern.segments.len());
+            if route.pattern.host != HostPattern::Any {
+                with_host.insert((shape.clone(), route.pattern.subtree), route);
+            }
+            if route.pattern.subtree {
+                subtrees.insert((&route.upstream.settings().name, &route.pattern.host, shape), route);
+            }
+        }
+        let undecided: HashSet<&str> = self
+            .file
+            .upstream
+            .iter()
+            .filter(|(_, upstream)| upstream.path_case.is_none() && upstream.builtin.is_none())
+            .map(|(name, _)| name.get_ref().as_str())
+            .collect();
+        for route in table.routes().iter().filter(|route| route.access != Access::Public) {
+            let upstream = route.upstream.settings().name.as_str();
+            let length = route.pattern.segments.len();
+            for depth in 0..=length {
+                let shape = route.pattern.shape(depth);
+                let subtree = with_host.get(&(shape.clone(), true));
+                let exact = if depth == length { with_host.get(&(shape.clone(), false)) } else { None };
+                if let (Some(public), HostPattern::Any) = (subtree.or(exact), &route.pattern.host) {
+                    self.problems.push(
+                        Problem::warning(
+                            place(public.index),
+                            format!("on its host, this public route takes requests of the protected route `{}`", route.name),
+                        )
+                        .related(place(route.index), "protected, for every host")
+                        .help("give the protected route this host as well if it should hold there"),
+                    );
+                }
+                if depth == length || !undecided.contains(upstream) || !route.pattern.has_letters() {
+                    continue;
+                }
+                // Where its own host lacks a path, a request falls to the routes of every host.
+                let own = subtrees.get(&(upstream, &route.pattern.host, shape.clone()));
+                if let Some(public) = own.or_else(|| subtrees.get(&(upstream, &HostPattern::Any, shape))) {
+                    self.problems.push(
+                        Problem::warning(
+                            place(public.index),
+                            format!("this public subtree surrounds the protected route `{}`", route.name),
+                        )
+                        .related(place(route.index), "an application that folds case would read other spellings as this path")
+                        .help("say `path_case = \"insensitive\"` in the upstream's section if it does, or \"sensitive\" if it does not"),
+                    );
+                }
+            }
+        }
+    }
+}
