@@ -21,18 +21,26 @@ pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
             .and_then(|addresses| addresses.first().copied())
             .ok_or_else(|| Failure::Other(format!("admin.listen `{}` is no address; `portcullis check` says more", text.get_ref())))?,
     };
-    let status = probe(reachable(address)).map_err(|error| Failure::Other(format!("{address}/readyz does not answer: {error}")))?;
-    if status == 200 { Ok(()) } else { Err(Failure::Other(format!("{address}/readyz answers {status}: not ready"))) }
+    let mut failed = None;
+    for address in reachable(address) {
+        match probe(address) {
+            Ok(200) => return Ok(()),
+            Ok(status) => return Err(Failure::Other(format!("{address}/readyz answers {status}: not ready"))),
+            Err(error) => failed = Some((address, error)),
+        }
+    }
+    let (address, error) = failed.unwrap_or((address, std::io::ErrorKind::AddrNotAvailable.into()));
+    Err(Failure::Other(format!("{address}/readyz does not answer: {error}")))
 }
 
-/// A listener on every address answers on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+/// Where it answers from here: a listener on every address does so on loopback, on IPv6 where there is any.
+fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
+    let on = |ip: IpAddr| SocketAddr::new(ip, address.port());
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![on(Ipv4Addr::LOCALHOST.into())],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![on(Ipv6Addr::LOCALHOST.into()), on(Ipv4Addr::LOCALHOST.into())],
+        _ => vec![address],
+    }
 }
 
 fn probe(address: SocketAddr) -> std::io::Result<u16> {

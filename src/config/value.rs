@@ -705,7 +705,7 @@ fn without_newline(bytes: Vec<u8>) -> Option<SecretBytes> {
 }
 
 fn random_secret(file: &Text) -> Result<SecretBytes, Problem> {
-    let mut random = Zeroizing::new([0u8; 32]);
+    let mut random = Zeroizing::new([0u8; 48]);
     aws_lc_rs::rand::fill(random.as_mut())
         .map_err(|_| Problem::error(file.span(), "the system gave no random numbers for a new secret"))?;
     Ok(SecretBytes::new(BASE64_URL_SAFE_NO_PAD.encode(random.as_ref()).into_bytes()))
@@ -969,13 +969,13 @@ mod tests {
         let path = folder.path().join("new");
         let reference = secret("{ file = \"new\", create = true }");
         let forgotten = reference.read(folder.path(), CreateFiles::No).expect("a random one");
-        assert!(forgotten.bytes.expose().len() == 43 && !path.exists());
+        assert!(forgotten.bytes.expose().len() == 64 && !path.exists());
         let made: Vec<Vec<u8>> = std::thread::scope(|scope| {
             let start = || reference.read(folder.path(), CreateFiles::Yes).expect("made or found").bytes.expose().to_vec();
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
-        assert!(made.iter().all(|secret| *secret == made[0] && secret.len() == 43));
+        assert!(made.iter().all(|secret| *secret == made[0] && secret.len() == 64));
         assert_eq!(fs::metadata(&path).expect("made").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read(&path).expect("made"), [made[0].as_slice(), b"\n"].concat());
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);

@@ -218,6 +218,11 @@ impl ClientBody {
         (Self(Some(Box::new(streaming))), Some(upload))
     }
 
+    /// Whether there is a body, and nobody knows how long it will be.
+    pub fn has_unknown_length(&self) -> bool {
+        self.0.as_ref().is_some_and(|streaming| streaming.inner.size_hint().exact().is_none())
+    }
+
     /// How many bytes were announced, if that is known.
     pub fn announced(&self) -> Option<u64> {
         self.0.as_ref().and_then(|streaming| streaming.inner.size_hint().exact())

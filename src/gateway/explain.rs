@@ -52,6 +52,8 @@ pub struct Explanation {
     pub client: Option<IpAddr>,
     /// Who is calling.
     pub caller: Option<Arc<VerifiedToken>>,
+    /// Every field that the upstream would see.
+    pub sent: HeaderMap,
     /// What the upstream would see that differs from what the client sent.
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Fields that the upstream would not see.
@@ -104,6 +106,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         target: None,
         client: None,
         caller: question.assumed.clone(),
+        sent: HeaderMap::new(),
         set: Vec::new(),
         removed: Vec::new(),
         steps: Vec::new(),
@@ -127,7 +130,7 @@ const RIVALS: usize = 20;
 type Failed = (&'static str, Refusal);
 
 fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanation) -> Result<Reason, Failed> {
-    let (parts, tls) = request(question).map_err(|ambiguity| ("target", Refusal::Rewrite(ambiguity)))?;
+    let (parts, tls) = request(question).map_err(|ambiguity| ("target", Refusal::Target(ambiguity.into())))?;
     let peer = Peer { address: question.peer.to_canonical(), tls };
     let client = snapshot.proxies.client(&peer, &parts.headers);
     told.client = Some(client.ip());
@@ -175,6 +178,7 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     let differs = |name: &HeaderName, value: &HeaderValue| !before.get_all(name).iter().any(|sent| sent == value);
     told.set =
         outgoing.headers().iter().filter(|(name, value)| differs(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    told.sent = outgoing.headers().clone();
     told.removed = outgoing.removed().to_vec();
     told.ok("outgoing", format!("{} {} to upstream `{}`", outgoing.method(), outgoing.target(), route.upstream.settings().name));
     Ok(permit.reason())

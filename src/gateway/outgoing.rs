@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::authenticate::TokenNames;
 use super::authorize::Permit;
-use super::body::Gate;
+use super::body::{ClientBody, Gate};
 use super::client::ClientAddress;
 use super::headers::{METHOD_OVERRIDES, OwnedNames, connection_names, same_folded};
 use super::target::{Ambiguity, Target};
@@ -144,7 +144,11 @@ impl Outgoing {
     }
 
     /// The request for the wire. An upstream that answers `100 Continue` opens `gate`.
-    pub fn into_request<B>(self, body: B, gate: Option<Arc<Gate>>) -> Request<B> {
+    pub fn into_request(mut self, body: ClientBody, gate: Option<Arc<Gate>>) -> Request<ClientBody> {
+        if body.has_unknown_length() {
+            // Said aloud: hyper takes a GET without either length for one without a body, and would drop it.
+            self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let mut request = Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = Uri::from(self.target);

@@ -135,8 +135,9 @@ fn compare(expect: &Spanned<Expect>, told: &Explanation, request: Range<usize>) 
         differs(route.span(), "route", route.get_ref(), told.route.as_deref().unwrap_or("none"));
     }
     for (name, value) in &expected.headers {
-        let sent = told.set.iter().find(|(sent, _)| sent.as_str().eq_ignore_ascii_case(name.get_ref()));
-        let sent = sent.map(|(_, value)| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default();
+        let sent: Vec<_> =
+            told.sent.get_all(name.get_ref().as_str()).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let sent = sent.join(", ");
         if sent != *value.get_ref() {
             let shown = if sent.is_empty() { "absent" } else { &sent };
             differs(

@@ -173,7 +173,7 @@ impl Compiler<'_> {
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, owned) = self.routes(&issuers, &counters, &upstreams);
         let max_body = self.max_body();
-        let body_idle_timeout = self.duration(self.file.server.limits.body_idle_timeout.as_ref(), "30s");
+        let body_idle_timeout = self.timeout(self.file.server.limits.body_idle_timeout.as_ref(), "30s");
         let drain_delay = self.duration(self.file.server.drain_delay.as_ref(), "5s");
         let drain_timeout = self.duration(self.file.server.drain_timeout.as_ref(), "30s");
         Some(Snapshot {

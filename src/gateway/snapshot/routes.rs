@@ -11,7 +11,7 @@ use crate::config::Problem;
 use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
-use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames};
+use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded};
 use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
@@ -295,6 +295,12 @@ impl Compiler<'_> {
         for (name, claim) in table {
             let segments = self.claim_segments(claim);
             let Some(parsed) = self.identity_name(name) else { continue };
+            if headers.iter().any(|(other, _): &(HeaderName, Claim)| same_folded(other.as_str(), parsed.as_str())) {
+                self.error(
+                    Problem::error(name.span(), format!("an application may read `{}` as another header of this table", name.get_ref()))
+                        .help("give each header a name that differs in more than its case and signs"),
+                );
+            }
             if let Some(segments) = segments {
                 headers.push((parsed, Claim::new(segments)));
             }
@@ -311,9 +317,8 @@ impl Compiler<'_> {
             self.error(Problem::error(name.span(), format!("an identity header's name has at most {LONGEST} bytes")));
             return None;
         }
-        let reserved = RESERVED.contains(&parsed.as_str())
-            || METHOD_OVERRIDES.contains(&parsed.as_str())
-            || ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"].contains(&parsed.as_str());
+        let own = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        let reserved = RESERVED.iter().chain(&METHOD_OVERRIDES).chain(&own).any(|name| same_folded(name, parsed.as_str()));
         if reserved {
             self.error(
                 Problem::error(name.span(), format!("`{}` has a meaning of its own and cannot tell who is calling", name.get_ref()))
@@ -371,7 +376,14 @@ fn place_of(written: &Written) -> Place<'_> {
 }
 
 /// Names that frame, route or describe a message; hop-by-hop names among them (RFC 9110 §7.6.1).
-const RESERVED: [&str; 31] = [
+const RESERVED: [&str; 38] = [
+    "cf-connecting-ip",
+    "client-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
     "accept",
     "accept-encoding",
     "authorization",

@@ -121,8 +121,8 @@ impl Compiler<'_> {
         });
         ConnectionLimits {
             max_connections,
-            header_timeout: self.duration(limits.header_timeout.as_ref(), "10s"),
-            idle_timeout: self.duration(limits.idle_timeout.as_ref(), "75s"),
+            header_timeout: self.timeout(limits.header_timeout.as_ref(), "10s"),
+            idle_timeout: self.timeout(limits.idle_timeout.as_ref(), "75s"),
             max_header_bytes: max_header_bytes.unwrap_or(32 * 1024),
             max_headers,
         }
@@ -253,7 +253,18 @@ impl Compiler<'_> {
         None
     }
 
-    /// A duration, or its default. Zero is allowed for none of them but the drain's.
+    /// A time that must pass before somebody gives up: zero would give up at once.
+    pub(super) fn timeout(&mut self, text: Option<&Text>, default: &str) -> Duration {
+        let timeout = self.duration(text, default);
+        if let (Some(text), true) = (text, timeout.is_zero()) {
+            self.error(
+                Problem::error(text.span(), "a timeout of nothing would fail every request").help(format!("the default is \"{default}\"")),
+            );
+        }
+        timeout
+    }
+
+    /// A duration, or its default; zero is one.
     pub(super) fn duration(&mut self, text: Option<&Text>, default: &str) -> Duration {
         let parsed = text.and_then(|text| self.take(value::duration(text, Duration::ZERO..=DAY)));
         parsed.or_else(|| humantime::parse_duration(default).ok()).unwrap_or_default()

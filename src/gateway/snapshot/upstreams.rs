@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
@@ -60,17 +59,6 @@ impl Compiler<'_> {
             folds_case: path_case?,
             ca: ca?,
         })
-    }
-
-    /// A time that must pass before somebody gives up: zero would give up at once.
-    fn timeout(&mut self, text: Option<&Text>, default: &str) -> Duration {
-        let timeout = self.duration(text, default);
-        if let (Some(text), true) = (text, timeout.is_zero()) {
-            self.error(
-                Problem::error(text.span(), "a timeout of nothing would fail every request").help(format!("the default is \"{default}\"")),
-            );
-        }
-        timeout
     }
 
     fn application(&mut self, name: &Text, written: &Written) -> Option<Application> {

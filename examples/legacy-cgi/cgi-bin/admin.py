@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""Does what admins do. It asks nobody: only admins get here."""
+
+import os
+
+print("Content-Type: text/plain; charset=utf-8")
+print()
+print(f"hello {os.environ.get('HTTP_X_AUTH_USER', '')}, this is the admin script at {os.environ.get('PATH_INFO') or '/'}")

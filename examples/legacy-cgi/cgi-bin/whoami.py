@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Says who the gateway says is calling."""
+
+import os
+import urllib.parse
+
+# The gateway percent-encodes what a header field cannot hold as it is.
+user = urllib.parse.unquote(os.environ.get("HTTP_X_AUTH_USER", ""))
+roles = [urllib.parse.unquote(role) for role in os.environ.get("HTTP_X_AUTH_ROLES", "").split(",") if role]
+
+print("Content-Type: text/plain; charset=utf-8")
+print()
+print(f"user:   {user or 'nobody'}")
+print(f"roles:  {', '.join(roles) or 'none'}")
+print(f"client: {os.environ.get('HTTP_X_FORWARDED_FOR', '')}")
