@@ -360,7 +360,7 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     } else {
         text
     };
-    Ok((Some(text.into_boxed_str()), relaxed))
+    Ok(((text != path).then(|| text.into_boxed_str()), relaxed))
 }
 
 /// Whether a path means itself: nothing to decode, nothing to doubt.
