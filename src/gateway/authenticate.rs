@@ -25,10 +25,14 @@ impl Default for TokenNames {
 }
 
 impl TokenNames {
-    /// Whether a cookie is ours: never sent to an upstream, never set by one.
-    pub fn owns_cookie(&self, name: &str) -> bool {
-        let name = name.trim();
-        name.eq_ignore_ascii_case(&self.cookie) || name.eq_ignore_ascii_case("__Host-portcullis")
+    /// Whether a `name=value` pair is a cookie of ours: never sent to an upstream, never set by one.
+    ///
+    /// A cookie without a name is read by its value: a browser that was given `=a=b` sends `a=b` (RFC 6265bis §5.6).
+    pub fn own_cookie(&self, pair: &[u8]) -> bool {
+        let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'=';
+        let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());
+        let name = pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+        name.eq_ignore_ascii_case(self.cookie.as_bytes()) || name.eq_ignore_ascii_case(b"__Host-portcullis")
     }
 }
 
@@ -110,8 +114,8 @@ pub fn credential(
         }
     }
     if places.cookie {
-        for token in cookies(headers).filter_map(|(name, value)| (name == names.cookie).then_some(value)) {
-            find(token.to_owned(), true)?;
+        for value in cookie_values(headers, &names.cookie) {
+            find(String::from_utf8_lossy(value).into_owned(), true)?;
         }
     }
     if places.query
@@ -154,11 +158,14 @@ fn is_token68(token: &[u8]) -> bool {
         && token[..unpadded].iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/'))
 }
 
-/// The cookies of a request, in one list however many fields they came in (RFC 9113 §8.2.3).
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';')).filter_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        Some((name.trim(), value.trim().trim_matches('"')))
+/// The values of a cookie, however many fields they came in (RFC 9113 §8.2.3). Other cookies may hold any bytes.
+fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(move |pair| {
+        let at = pair.iter().position(|&byte| byte == b'=')?;
+        let value = pair[at + 1..].trim_ascii();
+        let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+        (pair[..at].trim_ascii() == name.as_bytes()).then_some(value)
     })
 }
 

@@ -117,6 +117,8 @@ pub struct Upload {
     bytes: AtomicU64,
     failure: AtomicU8,
     complete: AtomicBool,
+    /// Whether it is the client's turn.
+    awaits_client: AtomicBool,
 }
 
 /// Why a request body did not arrive.
@@ -141,6 +143,7 @@ impl Upload {
             bytes: AtomicU64::new(0),
             failure: AtomicU8::new(0),
             complete: AtomicBool::new(false),
+            awaits_client: AtomicBool::new(false),
         })
     }
 
@@ -167,6 +170,11 @@ impl Upload {
     /// Whether the last byte has passed.
     pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether the upstream has taken all that the client has sent so far, and there is more to come.
+    pub fn awaits_client(&self) -> bool {
+        self.awaits_client.load(Ordering::Acquire)
     }
 
     fn progressed(&self, bytes: usize) {
@@ -258,12 +266,14 @@ impl Streaming {
         }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Pending => {
+                self.upload.awaits_client.store(true, Ordering::Release);
                 ready!(self.timer.poll(self.idle, cx));
                 return Poll::Ready(Some(Err(self.upload.fail(UploadFailure::Idle))));
             }
             Poll::Ready(frame) => frame,
         };
         self.timer.reset();
+        self.upload.awaits_client.store(false, Ordering::Release);
         Poll::Ready(match frame {
             None => {
                 self.upload.complete.store(true, Ordering::Release);

@@ -152,8 +152,8 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
         None => told.skipped("limit", "the route has none".to_owned()),
     }
 
-    if let Some(also) = also {
-        let caller = recognise(snapshot, also, question, &parts, &target, &client, now);
+    if let Some((also, parts)) = &also {
+        let caller = recognise(snapshot, also, question, parts, &target, &client, now);
         permit(also, caller).map_err(|refusal| ("authorize", refusal))?;
         told.ok("authorize", format!("route `{}`, for the overriding method", also.name));
     }

@@ -41,7 +41,7 @@ use self::outgoing::{ExchangeIds, Outgoing, strip_response};
 use self::refusal::Refusal;
 use self::route::Route;
 pub use self::snapshot::Snapshot;
-use self::target::Target;
+use self::target::{Target, TargetError};
 use self::upstream::{Application, Lease, UpstreamBody, UpstreamFailure};
 use crate::clock::Clock;
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
@@ -179,12 +179,13 @@ impl Gateway {
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
-        let also = overridden(snapshot, route, &parts, &target)?;
-        for route in std::iter::once(route).chain(also) {
-            self.limit_client(route, &client, exchange)?;
-        }
-        if let Some(also) = also {
-            self.admit(snapshot, also, &parts, &target, &client, exchange)?;
+        let overridden = overridden(snapshot, route, &parts, &target)?;
+        self.limit_client(route, &client, exchange)?;
+        if let Some((also, parts)) = &overridden {
+            if also.index != route.index {
+                self.limit_client(also, &client, exchange)?;
+            }
+            self.admit(snapshot, also, parts, &target, &client, exchange)?;
         }
         let permit = self.admit(snapshot, route, &parts, &target, &client, exchange)?;
         exchange.permitted(&permit);
@@ -336,22 +337,28 @@ pub fn permit(route: &Route, caller: Result<Option<Arc<VerifiedToken>>, Refusal>
         .or_else(|refusal| Permit::unenforced(route, refusal.reason()).ok_or(refusal))
 }
 
-/// The route of the method that an application would read from an override field, where the chosen route lets such fields through.
+/// The request as an application would read it that obeys an override field, and its route, where the chosen route lets such fields
+/// through: it must be let through as well.
 ///
 /// # Errors
-/// [`Refusal::MethodOverride`], or that no route takes the other method.
+/// [`Refusal::MethodOverride`], a method that is never forwarded, or that no route takes it.
 pub fn overridden<'snapshot>(
     snapshot: &'snapshot Snapshot,
     route: &Route,
     parts: &Parts,
     target: &Target,
-) -> Result<Option<&'snapshot Route>, Refusal> {
+) -> Result<Option<(&'snapshot Route, Parts)>, Refusal> {
     if !route.method_override {
         return Ok(None);
     }
     let Some(method) = override_method(&parts.headers)? else { return Ok(None) };
+    if method == Method::CONNECT || method == Method::TRACE {
+        return Err(TargetError::Method.into());
+    }
     let other = snapshot.routes.find(&method, target)?;
-    Ok((other.index != route.index).then_some(other))
+    let mut parts = parts.clone();
+    parts.method = method;
+    Ok(Some((other, parts)))
 }
 
 fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {

@@ -206,25 +206,17 @@ fn strip(headers: &mut HeaderMap, rules: &HeaderRules, keep: impl Fn(&HeaderName
     doomed
 }
 
-/// Takes our cookies out of the request and leaves the others.
+/// Takes our cookies out of the request and leaves the others, byte for byte, in one field (RFC 9113 §8.2.3).
 fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
-    let ours = |pair: &str| names.owns_cookie(pair.split_once('=').map_or(pair, |(name, _)| name));
     let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return };
-    let lines: Vec<&str> = cookies.iter().filter_map(|line| line.to_str().ok()).collect();
-    // A line that is not ASCII is nobody's to read; it is left alone only if it cannot hold a cookie of ours.
-    let readable = lines.len() == cookies.iter().count();
-    if readable && lines.len() == 1 && !lines[0].split(';').any(ours) {
+    let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    if cookies.iter().nth(1).is_none() && !pairs().any(|pair| names.own_cookie(pair)) {
         return;
     }
-    let text = cookies
-        .iter()
-        .map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned())
-        .flat_map(|line| line.split(';').map(|pair| pair.trim().to_owned()).collect::<Vec<_>>())
-        .filter(|pair| !pair.is_empty() && !ours(pair))
-        .collect::<Vec<_>>()
-        .join("; ");
-    match HeaderValue::from_bytes(text.as_bytes()) {
-        Ok(value) if !text.is_empty() => {
+    let kept: Vec<&[u8]> = pairs().map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty() && !names.own_cookie(pair)).collect();
+    // Every byte of it stood in a header value.
+    match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
+        Ok(value) if !kept.is_empty() => {
             headers.insert(header::COOKIE, value);
         }
         _ => {
@@ -245,11 +237,7 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
     if let Some(declared) = declared {
         headers.insert(header::TRAILER, declared);
     }
-    let ours = |line: &HeaderValue| {
-        let bytes = line.as_bytes();
-        let name = bytes.split(|&byte| byte == b'=' || byte == b';').next().unwrap_or_default();
-        std::str::from_utf8(name).is_ok_and(|name| names.owns_cookie(name))
-    };
+    let ours = |line: &HeaderValue| names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default());
     if headers.get_all(header::SET_COOKIE).iter().any(ours) {
         let kept: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().filter(|line| !ours(line)).cloned().collect();
         headers.remove(header::SET_COOKIE);

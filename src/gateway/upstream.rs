@@ -199,10 +199,15 @@ impl Upstream {
                 return Poll::Ready(Err(failure.into()));
             }
             loop {
-                let since = upload.map_or(begun, |upload| upload.last_progress().max(begun));
+                let since = last_progress(begun, upload);
                 ready!(timer.poll_until(since + self.settings.response_timeout, cx));
-                if upload.is_none_or(|upload| upload.last_progress().max(begun) <= since) {
-                    return Poll::Ready(Err(UpstreamFailure::Timeout));
+                // A client that pauses in its upload is not the upstream's fault: its own clock is running.
+                match upload {
+                    Some(upload) if upload.awaits_client() => {
+                        ready!(timer.poll_until(Instant::now() + self.settings.response_timeout, cx));
+                    }
+                    _ if last_progress(begun, upload) <= since => return Poll::Ready(Err(UpstreamFailure::Timeout)),
+                    _ => {}
                 }
             }
         })
@@ -249,6 +254,11 @@ impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
     }
+}
+
+/// When the request last moved.
+fn last_progress(begun: Instant, upload: Option<&Upload>) -> Instant {
+    upload.map_or(begun, |upload| upload.last_progress().max(begun))
 }
 
 /// Connects to the first address that answers.

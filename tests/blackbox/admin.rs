@@ -1,0 +1,104 @@
+//! The second listener (CONTRACT §5, §6).
+
+use crate::harness::client::Request;
+use crate::harness::{Gateway, mint, within};
+
+const ROUTES: &str = "[[route]]\nname = 'in'\npath = '/in/*'\nupstream = 'app'\n[[route]]\nname = 'all'\npath = '/*'\nupstream = 'app'\naccess = 'public'\nlimit = 'few'\n\
+                      [limit.few]\nrequests = 100\nper = '1h'";
+
+#[tokio::test]
+async fn health_and_readiness_are_told() {
+    let gateway = Gateway::start(ROUTES).await;
+    assert_eq!(gateway.admin("/livez").await.status, 200);
+    let ready = gateway.admin("/readyz").await;
+    assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
+    assert_eq!((&ready.json()["status"], &ready.json()["problems"]), (&"ready".into(), &serde_json::json!({})));
+    assert_eq!(gateway.admin("/").await.status, 404);
+    assert_eq!(gateway.admin("/in").await.status, 404);
+    let post = Request::new(gateway.admin_address(), "POST", "/readyz").send().await;
+    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
+    assert_eq!(Request::new(gateway.admin_address(), "HEAD", "/readyz").send().await.status, 200);
+}
+
+#[tokio::test]
+async fn the_public_listener_has_none_of_it() {
+    let gateway = Gateway::start("route = [{ path = '/a', upstream = 'app', access = 'public' }]").await;
+    for path in ["/livez", "/readyz", "/metrics"] {
+        gateway.get(path).send().await.is(404, "route_not_found");
+    }
+    let gateway = Gateway::start(ROUTES).await;
+    assert_eq!(gateway.get("/metrics").send().await.text(), "ok");
+}
+
+#[tokio::test]
+async fn metrics_have_the_names_and_labels_of_the_contract() {
+    let gateway = Gateway::start(ROUTES).await;
+    assert_eq!(gateway.get("/a").send().await.status, 200);
+    assert_eq!(gateway.request("POST", "/a").send().await.status, 200);
+    gateway.get("/in").send().await.is(401, "credentials_missing");
+    gateway.get("/in").bearer(&mint::token(&[])).send().await;
+    gateway.get("/a/../b").send().await.is(400, "target_ambiguous");
+    gateway.access("/a/../b").await;
+    for (family, labels, value) in [
+        ("requests_total", &["route=\"all\"", "method=\"GET\"", "status=\"200\""][..], 1.0),
+        ("requests_total", &["route=\"all\"", "method=\"POST\"", "status=\"200\""], 1.0),
+        ("requests_total", &["route=\"in\"", "method=\"GET\"", "status=\"401\""], 1.0),
+        ("requests_total", &["route=\"\"", "status=\"400\""], 1.0),
+        ("request_duration_seconds_count", &["route=\"all\""], 2.0),
+        ("upstream_duration_seconds_count", &["route=\"all\""], 2.0),
+        ("upstream_duration_seconds_count", &["route=\"in\""], 1.0),
+        ("auth_decisions_total", &["route=\"in\"", "outcome=\"refused\"", "reason=\"credentials_missing\""], 1.0),
+        ("auth_decisions_total", &["route=\"in\"", "outcome=\"allowed\"", "reason=\"authenticated\""], 1.0),
+        ("auth_decisions_total", &["route=\"all\"", "outcome=\"allowed\"", "reason=\"public\""], 2.0),
+        ("config_last_reload_success", &[], 1.0),
+        ("tunnels", &[], 0.0),
+        ("build_info", &["version="], 1.0),
+    ] {
+        let found = gateway.metric_value(&format!("portcullis_{family}"), labels).await;
+        assert_eq!(found, Some(value), "{family} {labels:?}\n{}", gateway.admin("/metrics").await.text());
+    }
+    assert!(gateway.metric_value("portcullis_config_last_reload_timestamp_seconds", &[]).await.unwrap() > 1.7e9);
+}
+
+#[tokio::test]
+async fn connections_are_counted_until_they_end() {
+    let gateway = Gateway::start(ROUTES).await;
+    let connections = async || gateway.metric_value("portcullis_connections", &[]).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        open.push(gateway.connect().await);
+        gateway.get("/a").send_on(open.last_mut().unwrap()).await;
+    }
+    assert!(connections().await >= 5.0);
+    drop(open);
+    within(async { while connections().await > 0.0 {} }).await;
+}
+
+#[tokio::test]
+async fn every_listener_is_served() {
+    let gateway = Gateway::start(&format!("server.listen = ['127.0.0.1:0', '[::1]:0']\n{ROUTES}")).await;
+    let ready = gateway.log().until("it is ready", |line| line["message"] == "ready").await;
+    let addresses: Vec<std::net::SocketAddr> =
+        ready["listen"].as_str().unwrap().split(' ').map(|address| address.parse().unwrap()).collect();
+    assert!(addresses.len() == 2 && addresses[1].is_ipv6());
+    for (address, client) in addresses.into_iter().zip(["127.0.0.1", "::1"]) {
+        assert_eq!(Request::new(address, "GET", "/a").send().await.status, 200);
+        assert_eq!(gateway.upstream().last().header("x-forwarded-for"), Some(client));
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics_and_never_grow_by_what_clients_write() {
+    let gateway = Gateway::start(ROUTES).await;
+    for index in 0..20 {
+        let method = format!("METHOD{index}");
+        gateway.request(&method, &format!("/path-{index}")).host(&format!("host-{index}.test")).send().await;
+    }
+    let metrics = gateway.admin("/metrics").await;
+    assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    let text = metrics.text();
+    assert!(text.ends_with("# EOF\n"));
+    for written in ["path-", "host-", "METHOD7"] {
+        assert!(!text.contains(written), "{written}");
+    }
+}

@@ -1,0 +1,115 @@
+//! SIGTERM: what is in flight finishes, nothing new is taken, and it ends in time (CONTRACT §1).
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::harness::upstream::write;
+use crate::harness::{Connection, Gateway, Step, within};
+
+const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
+
+/// A gateway with one request in flight, and the connection that waits for its answer.
+async fn in_flight(config: &str) -> (Gateway, Connection) {
+    let gateway = Gateway::start(config).await;
+    gateway.upstream().does_at("/slow", vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")]);
+    let mut connection = gateway.connect().await;
+    connection.write("GET /slow HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    gateway.upstream().until(|seen| seen.requests.len() == 1).await;
+    (gateway, connection)
+}
+
+/// Waits until the listener is gone.
+async fn refused(gateway: &Gateway) {
+    within(async {
+        while let Ok(stream) = TcpStream::connect(gateway.address()).await {
+            drop(stream);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_in_flight_finishes_and_the_exit_is_clean() {
+    for signal in ["TERM", "INT"] {
+        let (gateway, mut connection) = in_flight(PUBLIC).await;
+        gateway.signal(signal);
+        gateway.log().until("it drains", |line| line["message"] == "draining").await;
+        refused(&gateway).await;
+        gateway.upstream().release();
+        let response = connection.response().await;
+        assert_eq!((response.status, response.text().as_str(), response.header("connection")), (200, "late", Some("close")));
+        assert!(connection.closed().await.is_empty());
+        assert_eq!(gateway.exited().await.code(), Some(0));
+        gateway.access("/slow").await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_gateway_ends_at_once() {
+    let gateway = Gateway::start(PUBLIC).await;
+    let mut idle = gateway.connect().await;
+    let mut silent = gateway.connect().await;
+    assert_eq!(gateway.get("/").send_on(&mut idle).await.status, 200);
+    let begun = Instant::now();
+    gateway.signal("TERM");
+    idle.closed().await;
+    silent.closed().await;
+    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn during_the_delay_readiness_is_gone_and_requests_are_served() {
+    let gateway = Gateway::start(&format!("server.drain_delay = '20s'\n{PUBLIC}")).await;
+    assert_eq!(gateway.admin("/readyz").await.status, 200);
+    gateway.signal("TERM");
+    gateway.log().until("it drains", |line| line["message"] == "draining").await;
+    let ready = gateway.admin("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["status"]), (503, &"unready".into()));
+    assert!(ready.header("retry-after").is_some() && ready.json()["problems"].to_string().contains("draining"));
+    assert_eq!(gateway.admin("/livez").await.status, 200);
+    let mut connection = gateway.connect().await;
+    let response = gateway.get("/").send_on(&mut connection).await;
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    connection.closed().await;
+}
+
+#[tokio::test]
+async fn the_drain_timeout_cuts_what_is_left() {
+    let (gateway, mut connection) = in_flight(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
+    gateway.signal("TERM");
+    assert!(connection.closed().await.is_empty());
+    assert_eq!(gateway.exited().await.code(), Some(0));
+    let line = gateway.access("/slow").await;
+    assert_ne!(line["http.response.status_code"], 200, "{line}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let (gateway, mut connection) = in_flight(&format!("server.drain_delay = '1h'\n{PUBLIC}")).await;
+    gateway.signal("TERM");
+    gateway.log().until("it drains", |line| line["message"] == "draining").await;
+    gateway.signal("INT");
+    assert_eq!(gateway.exited().await.code(), Some(1));
+    assert!(connection.closed().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_tunnel_is_waited_for_and_cut_at_the_deadline() {
+    let gateway = Gateway::start(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
+    gateway
+        .upstream()
+        .does(vec![write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"), Step::Echo]);
+    let mut connection = gateway.connect().await;
+    connection.write("GET /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
+    assert_eq!(connection.response().await.status, 101);
+    gateway.signal("TERM");
+    gateway.log().until("it drains", |line| line["message"] == "draining").await;
+    connection.write("still").await;
+    assert_eq!(connection.exactly(5).await.unwrap(), b"still");
+    connection.closed().await;
+    gateway.exited().await;
+    gateway.access("/ws").await;
+}

@@ -1,0 +1,102 @@
+//! A certificate authority for tests, and TLS clients and servers that use it.
+
+use std::sync::{Arc, OnceLock};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{Connection, Gateway, within};
+
+/// An authority.
+pub struct Authority {
+    pub pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its private key, as PEM.
+pub struct Certificate {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    pub fn issue(&self, names: &[&str]) -> Certificate {
+        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let chain = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Certificate { chain, key: key.serialize_pem() }
+    }
+}
+
+/// The authority that everybody trusts.
+pub fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(Authority::new)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl Certificate {
+    /// For an application that speaks TLS.
+    pub fn server(&self) -> ServerConfig {
+        let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let versions = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        versions.with_no_client_auth().with_single_cert(chain, key).unwrap()
+    }
+}
+
+/// A TLS client's wishes.
+pub struct Client {
+    pub alpn: Vec<&'static str>,
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { alpn: Vec::new(), versions: rustls::ALL_VERSIONS.to_vec() }
+    }
+}
+
+impl Client {
+    /// A handshake with the gateway as `app.test`.
+    pub async fn connect(&self, gateway: &Gateway) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority().pem.as_bytes()).unwrap()).unwrap();
+        let versions = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&self.versions).unwrap();
+        let mut config = versions.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let stream = within(TcpStream::connect(gateway.address())).await?;
+        let name = ServerName::try_from("app.test").unwrap();
+        within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    }
+}
+
+/// An HTTP/1.1 connection over TLS.
+pub async fn connect(gateway: &Gateway) -> Connection {
+    Connection::over(Client::default().connect(gateway).await.unwrap())
+}
+
+/// The certificate that a handshake ended with, and the version of TLS.
+pub fn facts(stream: &TlsStream<TcpStream>) -> (Vec<u8>, ProtocolVersion, Option<Vec<u8>>) {
+    let session = stream.get_ref().1;
+    let certificate = session.peer_certificates().unwrap()[0].to_vec();
+    (certificate, session.protocol_version().unwrap(), session.alpn_protocol().map(<[u8]>::to_vec))
+}

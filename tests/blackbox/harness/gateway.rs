@@ -1,0 +1,302 @@
+//! The built binary in a temporary folder, its log, and its signals.
+
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use toml::Table;
+
+use super::client::Request;
+use super::{Connection, Response, Upstream, mint, within};
+
+/// A running gateway. It is killed when this is dropped.
+pub struct Gateway {
+    folder: TempDir,
+    upstream: Upstream,
+    child: Mutex<Child>,
+    log: Log,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// What a gateway is started with.
+pub struct Setup {
+    config: String,
+    upstream: Option<Upstream>,
+    folder: TempDir,
+}
+
+impl Setup {
+    /// Puts a file beside the configuration.
+    pub fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
+        std::fs::write(self.folder.path().join(name), contents).unwrap();
+        self
+    }
+
+    /// In front of this application.
+    pub fn upstream(mut self, upstream: Upstream) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// The folder of the configuration, for what `file` cannot make.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub async fn start(self) -> Gateway {
+        let upstream = match self.upstream {
+            Some(upstream) => upstream,
+            None => Upstream::start().await,
+        };
+        let folder = self.folder;
+        let config = folder.path().join("gateway.toml");
+        if !config.exists() {
+            std::fs::write(&config, complete(&self.config, &upstream)).unwrap();
+        }
+        let secret = folder.path().join("corp.secret");
+        std::fs::write(&secret, mint::SECRET).unwrap();
+        std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::read(child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let child = Mutex::new(child);
+        let ready = log.until("the gateway is ready", |line| line["message"] == "ready").await;
+        let address = |name: &str| ready[name].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
+        let (address, admin) = (address("listen"), address("admin"));
+        Gateway { folder, upstream, child, log, address, admin }
+    }
+}
+
+impl Gateway {
+    /// With this configuration, in front of a recording upstream. What it does not say is filled in ([`complete`]).
+    pub async fn start(config: &str) -> Self {
+        Self::setup(config).start().await
+    }
+
+    pub fn setup(config: &str) -> Setup {
+        Setup { config: config.to_owned(), upstream: None, folder: TempDir::new().unwrap() }
+    }
+
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn get(&self, target: &str) -> Request {
+        self.request("GET", target)
+    }
+
+    pub fn request(&self, method: &str, target: &str) -> Request {
+        Request::new(self.address, method, target)
+    }
+
+    pub async fn connect(&self) -> Connection {
+        Connection::open(self.address).await
+    }
+
+    /// Sends bytes on a connection of their own and reads one response.
+    pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> Response {
+        let mut connection = self.connect().await;
+        connection.write(bytes).await;
+        connection.response().await
+    }
+
+    /// Asks the second listener.
+    pub async fn admin(&self, path: &str) -> Response {
+        Request::new(self.admin, "GET", path).host("admin.test").send().await
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The lines of `/metrics` that belong to a family, without help and type.
+    pub async fn metric(&self, family: &str) -> Vec<String> {
+        let metrics = self.admin("/metrics").await.text();
+        metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(family)).map(str::to_owned).collect()
+    }
+
+    /// The value of the one line of a family that has all of these labels.
+    pub async fn metric_value(&self, family: &str, labels: &[&str]) -> Option<f64> {
+        let lines = self.metric(family).await;
+        let found: Vec<_> = lines.iter().filter(|line| labels.iter().all(|label| line.contains(label))).collect();
+        assert!(found.len() < 2, "{found:?}");
+        found.first().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Replaces the file as [`Gateway::start`] wrote it, and does nothing else.
+    pub fn write(&self, config: &str) {
+        let next = self.path("gateway.toml.next");
+        std::fs::write(&next, complete(config, &self.upstream)).unwrap();
+        std::fs::rename(next, self.path("gateway.toml")).unwrap();
+    }
+
+    /// Replaces the file, sends SIGHUP and waits for what the log says of it.
+    pub async fn reload(&self, config: &str) -> Value {
+        self.write(config);
+        self.hang_up().await
+    }
+
+    /// Sends SIGHUP and waits for what the log says of it.
+    pub async fn hang_up(&self) -> Value {
+        let mark = self.log.mark();
+        self.signal("HUP");
+        self.log.after(mark, "the reload is told", is_reload).await
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let id = self.child.lock().unwrap().id();
+        assert!(Command::new("kill").arg(format!("-{signal}")).arg(id.to_string()).status().unwrap().success());
+    }
+
+    /// Waits for the end of the process.
+    pub async fn exited(&self) -> ExitStatus {
+        within(self.log.ended()).await;
+        self.child.lock().unwrap().wait().unwrap()
+    }
+
+    /// The first line of the access log that has this path.
+    pub async fn access(&self, path: &str) -> Value {
+        self.log.until("the access line is written", |line| line["url.path"] == path).await
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let mut child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Whether a line of the log tells of a reload.
+pub fn is_reload(line: &Value) -> bool {
+    line["message"].as_str().is_some_and(|message| message == "reloaded" || message.starts_with("the file was rejected"))
+}
+
+/// A configuration with what every test would have to say: `$UPSTREAM` is the recording upstream, which is `[upstream.app]` where there is
+/// no such section; the listeners are on port 0; `[issuer.corp]` takes tokens of `mint` unless there is an issuer; one worker; no delay of
+/// the drain.
+pub fn complete(config: &str, upstream: &Upstream) -> String {
+    let mut file: Table = config.replace("$UPSTREAM", &upstream.address().to_string()).parse().unwrap();
+    let server = section(&mut file, "server");
+    server.entry("listen").or_insert_with(|| "127.0.0.1:0".into());
+    server.entry("drain_delay").or_insert_with(|| "0s".into());
+    server.entry("workers").or_insert_with(|| 1.into());
+    section(&mut file, "admin").entry("listen").or_insert_with(|| "127.0.0.1:0".into());
+    let app = section(section(&mut file, "upstream"), "app");
+    if app.is_empty() || !(app.contains_key("url") || app.contains_key("builtin")) {
+        app.insert("url".into(), format!("http://{}", upstream.address()).into());
+    }
+    if !file.contains_key("issuer") {
+        let corp: Table = mint::CORP.parse().unwrap();
+        section(&mut file, "issuer").insert("corp".into(), corp.into());
+    }
+    toml::to_string(&file).unwrap()
+}
+
+fn section<'a>(table: &'a mut Table, name: &str) -> &'a mut Table {
+    table.entry(name).or_insert_with(|| Table::new().into()).as_table_mut().unwrap()
+}
+
+/// What the gateway writes, as it writes it.
+#[derive(Clone)]
+pub struct Log(watch::Receiver<Written>);
+
+#[derive(Clone, Debug, Default)]
+struct Written {
+    lines: Vec<Value>,
+    errors: String,
+    ended: bool,
+}
+
+impl Log {
+    fn read(stdout: impl Read + Send + 'static, mut stderr: impl Read + Send + 'static) -> Self {
+        let sender = Arc::new(watch::Sender::<Written>::default());
+        let log = Self(sender.subscribe());
+        let of_errors = Arc::clone(&sender);
+        let errors = std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(length @ 1..) = stderr.read(&mut chunk) {
+                of_errors.send_modify(|written| written.errors.push_str(&String::from_utf8_lossy(&chunk[..length])));
+            }
+        });
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                sender.send_modify(|written| written.lines.push(line));
+            }
+            errors.join().unwrap();
+            sender.send_modify(|written| written.ended = true);
+        });
+        log
+    }
+
+    /// How many lines there are so far.
+    pub fn mark(&self) -> usize {
+        self.0.borrow().lines.len()
+    }
+
+    pub fn lines(&self) -> Vec<Value> {
+        self.0.borrow().lines.clone()
+    }
+
+    pub fn errors(&self) -> String {
+        self.0.borrow().errors.clone()
+    }
+
+    /// The first line that is like this, when it comes.
+    pub async fn until(&self, what: &str, like: impl FnMut(&Value) -> bool) -> Value {
+        self.after(0, what, like).await
+    }
+
+    /// The first line behind a mark that is like this, when it comes.
+    pub async fn after(&self, mark: usize, what: &str, mut like: impl FnMut(&Value) -> bool) -> Value {
+        let mut log = self.0.clone();
+        let mut found = None;
+        let looked = tokio::time::timeout(
+            super::PATIENCE,
+            log.wait_for(|written| {
+                found = written.lines.iter().skip(mark).find(|line| like(line)).cloned();
+                found.is_some() || written.ended
+            }),
+        )
+        .await
+        .map(|_| ());
+        found.unwrap_or_else(|| {
+            let written = self.0.borrow();
+            let lines: Vec<String> = written.lines.iter().map(ToString::to_string).collect();
+            panic!("{what}: {looked:?}\n{}\n{}", lines.join("\n"), written.errors)
+        })
+    }
+
+    async fn ended(&self) {
+        let mut log = self.0.clone();
+        log.wait_for(|written| written.ended).await.unwrap();
+    }
+}

@@ -1,0 +1,28 @@
+//! The contract, from outside: the built binary, real sockets, and an upstream that records every byte.
+//!
+//! One module a capability, over `harness`. Nothing here knows the gateway's code; `portcullis::` is not imported. Tests never sleep to
+//! wait for something: they wait for the byte, the line of the log or the end of the connection that says so.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::needless_pass_by_value,
+    reason = "a test that fails should panic, its tasks end with its runtime, and `json!` is passed as it is written"
+)]
+#![expect(unreachable_pub, reason = "`pub` marks what tests use of the harness")]
+
+mod harness;
+
+mod admin;
+mod bearer;
+mod drain;
+mod headers;
+mod http2;
+mod limits;
+mod malformed;
+mod reload;
+mod roles;
+mod routing;
+mod streaming;
+mod target;
+mod tls;
+mod websocket;

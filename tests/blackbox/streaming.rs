@@ -1,0 +1,454 @@
+//! Bodies flow through as they come, and what breaks off is told apart (CONTRACT §3, §2 `[server.limits]`, `[upstream.*]`).
+
+use std::time::{Duration, Instant};
+
+use crate::harness::upstream::{answer, write};
+use crate::harness::{Connection, Gateway, Response, Step, mint, within};
+
+const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
+
+/// A public route, and these lines in the sections.
+fn with(server_limits: &str, upstream: &str) -> String {
+    format!("{PUBLIC}\n[server.limits]\n{server_limits}\n[upstream.app]\n{upstream}")
+}
+
+/// Writes until the other side takes no more for a while; how much it took.
+async fn write_until_stalled(connection: &mut Connection, most: usize) -> usize {
+    let (chunk, mut written) = (vec![b'x'; 64 * 1024], 0);
+    while written < most {
+        match tokio::time::timeout(Duration::from_millis(500), connection.write_some(&chunk)).await {
+            Ok(Ok(length)) => written += length,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(_) => return written,
+        }
+    }
+    written
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_reads_stalls_the_client() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does([vec![Step::Hold], answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nread")].concat());
+    let mut connection = gateway.connect().await;
+    let whole = 64 * 1024 * 1024;
+    connection.write(format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {whole}\r\n\r\n")).await;
+    let written = write_until_stalled(&mut connection, whole).await;
+    assert!(written < whole / 2, "{written} bytes were taken in although nobody read them");
+    gateway.upstream().release();
+    let rest = vec![b'y'; whole - written];
+    connection.write(&rest).await;
+    assert_eq!(connection.response().await.text(), "read");
+    assert_eq!(gateway.upstream().last().body.len(), whole);
+}
+
+#[tokio::test]
+async fn a_download_that_nobody_reads_stalls_the_upstream() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(vec![
+        Step::ReadBody,
+        write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+        Step::Hold,
+        write("1\r\nd\r\n0\r\n\r\n"),
+    ]);
+    let mut connection = gateway.connect().await;
+    connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    let mut response = connection.head().await.unwrap();
+    // The first chunk arrives while the upstream is still at it.
+    assert_eq!(connection.chunk(&mut response).await.unwrap(), b"abc");
+    gateway.upstream().release();
+    assert_eq!(connection.chunk(&mut response).await.unwrap(), b"d");
+    assert_eq!(connection.chunk(&mut response).await, None);
+    assert!(response.complete);
+}
+
+#[tokio::test]
+async fn an_endless_download_takes_no_memory() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood]);
+    let mut connection = gateway.connect().await;
+    connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    for _ in 0..1024 {
+        assert!(connection.exactly(64 * 1024).await.is_some());
+    }
+    drop(connection);
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    let line = gateway.access("/").await;
+    let out = line["bytes_out"].as_u64().unwrap();
+    assert!((64 << 20..256 << 20).contains(&out), "{out}");
+}
+
+#[tokio::test]
+async fn an_upload_is_passed_on_while_it_comes() {
+    let gateway = Gateway::start(PUBLIC).await;
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
+    gateway.upstream().until(|seen| seen.requests.last().is_some_and(|request| request.body == b"abc")).await;
+    connection.write("1\r\nd\r\n0\r\n\r\n").await;
+    assert_eq!(connection.response().await.status, 200);
+    assert_eq!(gateway.upstream().last().body, b"abcd");
+    assert_eq!(gateway.access("/").await["bytes_in"], 4);
+}
+
+#[tokio::test]
+async fn the_framing_of_a_body_stays_as_it_is() {
+    let gateway = Gateway::start(PUBLIC).await;
+    assert_eq!(gateway.request("POST", "/").body("hello").send().await.status, 200);
+    let received = gateway.upstream().last();
+    assert_eq!(
+        (received.header("content-length"), received.header("transfer-encoding"), received.body.as_slice()),
+        (Some("5"), None, &b"hello"[..])
+    );
+    assert_eq!(gateway.request("POST", "/").body("").send().await.status, 200);
+    assert_eq!(gateway.upstream().last().header("content-length"), Some("0"));
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    assert_eq!(gateway.upstream().last().header("content-length"), None);
+    assert_eq!(gateway.get("/").body("a body of a GET").send().await.status, 200);
+    assert_eq!(gateway.upstream().last().body, b"a body of a GET");
+}
+
+#[tokio::test]
+async fn trailers_come_back_where_they_are_welcome() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().answers("HTTP/1.1 200 OK\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Checksum: 1\r\nSet-Cookie: a=1\r\n\r\n");
+    for (te, trailers) in [(Some("trailers"), 1), (Some("gzip;q=0.5, trailers"), 1), (None, 0)] {
+        let request = te.iter().fold(gateway.get("/"), |request, te| request.header("TE", te).header("Connection", "TE"));
+        let response = request.send().await;
+        assert_eq!(response.text(), "ok");
+        assert!(response.complete);
+        assert_eq!(response.trailers.len(), trailers, "{te:?}: {response:?}");
+        assert_eq!(gateway.upstream().last().header("te"), te.map(|_| "trailers"));
+    }
+}
+
+#[tokio::test]
+async fn the_body_is_asked_for_only_after_authorization() {
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['admin'] }]").await;
+    gateway.upstream().does(vec![
+        write("HTTP/1.1 100 Continue\r\n\r\n"),
+        Step::ReadBody,
+        write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    ]);
+    let head = |token: &str| {
+        format!("POST / HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    };
+    let mut connection = gateway.connect().await;
+    connection.write(head(&mint::token(&["user"]))).await;
+    let refused = connection.response().await;
+    refused.is(403, "role_missing");
+    assert!(refused.informational.is_empty());
+    let mut connection = gateway.connect().await;
+    connection.write(head(&mint::token(&["admin"]))).await;
+    assert_eq!(connection.next_head().await.unwrap().status, 100);
+    assert!(gateway.upstream().last().body.is_empty());
+    connection.write("hello").await;
+    assert_eq!(connection.response().await.status, 200);
+    assert_eq!(gateway.upstream().last().body, b"hello");
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_at_once_spares_the_client_the_upload() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(vec![write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!"), Step::Hold]);
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    let response = connection.response().await;
+    assert_eq!((response.status, response.text().as_str(), response.informational.len()), (413, "no!", 0));
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_says_continue_gets_the_body_all_the_same() {
+    let gateway = Gateway::start(PUBLIC).await;
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(connection.next_head().await.unwrap().status, 100);
+    connection.write("hello").await;
+    assert_eq!(connection.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_arrives() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(vec![write("HTTP/1.1 409 Conflict\r\nContent-Length: 4\r\n\r\nstop"), Step::Hold]);
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome").await;
+    let response = connection.response().await;
+    assert_eq!((response.status, response.text().as_str()), (409, "stop"));
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_arrives_although_the_upstream_closes() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(vec![write("HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"), Step::Close]);
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome").await;
+    assert_eq!(connection.response().await.status, 409);
+}
+
+#[tokio::test]
+async fn when_the_client_goes_the_upstream_is_told() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at("/waits", vec![Step::ReadBody, Step::Hold]);
+    gateway
+        .upstream()
+        .does_at("/streams", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"), Step::Hold]);
+    gateway.upstream().does_at("/reads", vec![Step::ReadBody, Step::Hold]);
+    for (closed, (path, rest)) in
+        [("/waits", "\r\n"), ("/streams", "\r\n"), ("/reads", "Content-Length: 9\r\n\r\nsome")].into_iter().enumerate()
+    {
+        let mut connection = gateway.connect().await;
+        connection.write(format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n{rest}")).await;
+        gateway.upstream().until(|seen| seen.requests.len() == closed + 1).await;
+        if path == "/streams" {
+            connection.head().await.unwrap();
+        }
+        drop(connection);
+        gateway.upstream().until(|seen| seen.closed == closed + 1).await;
+        let line = gateway.access(path).await;
+        // A body that breaks off may also be called one: its client is gone, or has only stopped sending.
+        let statuses: &[u64] = if path == "/streams" {
+            &[200]
+        } else if path == "/reads" {
+            &[400, 499]
+        } else {
+            &[499]
+        };
+        assert!(statuses.contains(&line["http.response.status_code"].as_u64().unwrap()), "{line}");
+    }
+}
+
+async fn timed(gateway: &Gateway, path: &str) -> (Response, Duration) {
+    let begun = Instant::now();
+    (gateway.get(path).send().await, begun.elapsed())
+}
+
+#[tokio::test]
+async fn a_slow_upstream_is_a_504() {
+    let gateway = Gateway::start(&with("", "response_timeout = '300ms'\nconnect_timeout = '300ms'")).await;
+    gateway.upstream().does(vec![Step::ReadBody, Step::Hold]);
+    let (response, took) = timed(&gateway, "/slow").await;
+    response.is(504, "upstream_timeout");
+    assert!((Duration::from_millis(290)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert_eq!(gateway.access("/slow").await["outcome"], "failed");
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    gateway.upstream().does(vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nX: "), Step::Hold]);
+    timed(&gateway, "/half").await.0.is(504, "upstream_timeout");
+}
+
+#[tokio::test]
+async fn the_response_timeout_counts_from_the_end_of_the_request() {
+    let gateway = Gateway::start(&with("", "response_timeout = '400ms'")).await;
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        connection.write("1\r\nx\r\n").await;
+    }
+    connection.write("0\r\n\r\n").await;
+    assert_eq!(connection.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_in_its_upload_is_not_the_upstreams_fault() {
+    let gateway = Gateway::start(&with("body_idle_timeout = '20s'", "response_timeout = '300ms'")).await;
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\n\r\nx").await;
+    gateway.upstream().until(|seen| seen.requests.last().is_some_and(|request| request.body == b"x")).await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    connection.write("y").await;
+    let response = connection.response().await;
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{response:?}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_take_the_upload_is_a_504() {
+    let gateway = Gateway::start(&with("", "response_timeout = '300ms'")).await;
+    gateway.upstream().does(vec![Step::Hold]);
+    let mut connection = gateway.connect().await;
+    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000000\r\n\r\n").await;
+    let begun = Instant::now();
+    let chunk = vec![b'x'; 64 * 1024];
+    while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(100), connection.write_some(&chunk)).await {}
+    connection.response().await.is(504, "upstream_timeout");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_that_has_left_is_not_sent_again() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at("/boom", vec![Step::ReadBody, Step::Close]);
+    for method in ["GET", "POST"] {
+        assert_eq!(gateway.get("/").send().await.status, 200);
+        let before = gateway.upstream().count();
+        gateway.request(method, "/boom").send().await.is(502, "upstream_failed");
+        assert_eq!(gateway.upstream().count(), before + 1, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_let_go() {
+    let gateway = Gateway::start(&format!("server.limits.idle_timeout = '500ms'\n{PUBLIC}")).await;
+    gateway.upstream().does(vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood]);
+    let mut connection = gateway.connect().await;
+    connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    drop(connection);
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_a_502_or_504() {
+    let refused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = refused.local_addr().unwrap().port();
+    drop(refused);
+    let gateway = Gateway::start(&format!(
+        "[[route]]\npath = '/refused'\nupstream = 'app'\naccess = 'public'\n[[route]]\npath = '/silent'\nupstream = 'silent'\naccess = 'public'\n\
+         [[route]]\npath = '/nowhere'\nupstream = 'nowhere'\naccess = 'public'\n[upstream.app]\nurl = 'http://127.0.0.1:{port}'\n\
+         [upstream.silent]\nurl = 'https://$UPSTREAM'\nconnect_timeout = '300ms'\n[upstream.nowhere]\nurl = 'http://nowhere.invalid'"
+    ))
+    .await;
+    gateway.get("/refused").send().await.is(502, "upstream_unreachable");
+    gateway.get("/nowhere").send().await.is(502, "upstream_unreachable");
+    // It accepts, and never says a word of TLS.
+    let (response, took) = timed(&gateway, "/silent").await;
+    response.is(504, "upstream_timeout");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_breaks_off_is_a_502() {
+    let gateway = Gateway::start(PUBLIC).await;
+    for (path, steps) in [
+        ("/close", vec![Step::ReadBody, Step::Close]),
+        ("/reset", vec![Step::ReadBody, Step::Reset]),
+        ("/close-at-once", vec![Step::Close]),
+        ("/half", vec![Step::ReadBody, write("HTTP/1.1 200 O"), Step::Close]),
+        ("/garbage", vec![Step::ReadBody, write("SSH-2.0-OpenSSH\r\n\r\n"), Step::Hold]),
+        ("/http2", vec![Step::ReadBody, write("HTTP/2.0 200 OK\r\n\r\n"), Step::Hold]),
+        ("/lengths", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), Step::Hold]),
+        ("/header", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nA B: 1\r\nContent-Length: 0\r\n\r\n"), Step::Hold]),
+        (
+            "/101",
+            vec![
+                Step::ReadBody,
+                write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"),
+                Step::Hold,
+            ],
+        ),
+    ] {
+        gateway.upstream().does_at(path, steps);
+        let response = gateway.get(path).send().await;
+        assert_eq!(response.refusal(), (502, "upstream_failed".to_owned()), "{path}");
+        let line = gateway.access(path).await;
+        assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &"upstream_failed".into()), "{line}");
+    }
+    assert_eq!(gateway.get("/").send().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_is_seen_to_be_cut() {
+    let gateway = Gateway::start(&with("", "idle_timeout = '300ms'")).await;
+    for (path, head, reason) in [
+        ("/length", "Content-Length: 10\r\n\r\nabc", "upstream_failed"),
+        ("/chunked", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "upstream_failed"),
+        ("/bad-chunk", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n", "upstream_failed"),
+        ("/silent", "Content-Length: 10\r\n\r\nabc", "upstream_timeout"),
+    ] {
+        let end = if path == "/silent" { Step::Hold } else { Step::Close };
+        gateway.upstream().does_at(path, vec![Step::ReadBody, write(&format!("HTTP/1.1 200 OK\r\n{head}")), end]);
+        let response = gateway.get(path).send().await;
+        assert_eq!((response.status, response.text().as_str(), response.complete), (200, "abc", false), "{path}");
+        let line = gateway.access(path).await;
+        assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &reason.into()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let gateway = Gateway::start(&with("max_body = '1KiB'", "")).await;
+    let refused = gateway.request("POST", "/").header("Content-Length", "1025").send().await;
+    refused.is(413, "body_too_large");
+    assert_eq!(gateway.upstream().count(), 0);
+    assert_eq!(gateway.request("POST", "/").body([b'x'; 1024]).send().await.status, 200);
+    let mut connection = gateway.connect().await;
+    connection.write("POST /chunked HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    connection.write(format!("401\r\n{}\r\n0\r\n\r\n", "x".repeat(1025))).await;
+    connection.response().await.is(413, "body_too_large");
+    let seen = gateway.upstream().until(|seen| seen.closed > 0).await;
+    assert!(
+        !seen.requests.iter().any(|request| request.target == "/chunked" && request.complete),
+        "an upload that is cut must not look whole"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_the_middle_of_its_body_is_let_go() {
+    let gateway = Gateway::start(&with("body_idle_timeout = '300ms'", "")).await;
+    for (path, framing) in [("/length", "Content-Length: 9\r\n\r\nsome"), ("/chunked", "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")] {
+        let mut connection = gateway.connect().await;
+        connection.write(format!("POST {path} HTTP/1.1\r\nHost: app.test\r\n{framing}")).await;
+        let response = connection.response().await;
+        assert!(matches!(response.status, 400 | 408), "{response:?}");
+        connection.closed().await;
+    }
+    let seen = gateway.upstream().until(|seen| seen.closed == 2).await;
+    assert!(seen.requests.iter().all(|request| !request.complete));
+}
+
+#[tokio::test]
+async fn connections_to_the_upstream_are_kept_and_dead_ones_are_not_used() {
+    let gateway = Gateway::start(PUBLIC).await;
+    for _ in 0..5 {
+        assert_eq!(gateway.request("POST", "/").body("x").send().await.status, 200);
+    }
+    assert_eq!(gateway.upstream().seen().accepted, 1);
+    // The upstream closes after its answer without a word: the next request gets a connection of its own.
+    gateway.upstream().does([answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), vec![Step::Close]].concat());
+    for expected in 1..5 {
+        assert_eq!(gateway.request("POST", "/").body("x").send().await.status, 200);
+        gateway.upstream().until(|seen| seen.closed == expected).await;
+    }
+    assert_eq!(gateway.upstream().count(), 9, "no request was sent twice");
+}
+
+#[tokio::test]
+async fn a_response_never_goes_to_another_request() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at("/gone", vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")]);
+    let mut connection = gateway.connect().await;
+    connection.write("GET /gone HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    gateway.upstream().until(|seen| seen.requests.len() == 1).await;
+    drop(connection);
+    gateway.upstream().until(|seen| seen.closed == 1).await;
+    assert_eq!(gateway.get("/").send().await.text(), "ok");
+    // Nor does a second answer that nobody asked for.
+    gateway.upstream().answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").send().await.text(), "ok");
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at("/1", answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1"));
+    gateway.upstream().does_at("/2", answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2"));
+    let mut connection = gateway.connect().await;
+    connection.write("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /../ HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(connection.response().await.text(), "1");
+    assert_eq!(connection.response().await.status, 400);
+    assert_eq!(connection.response().await.text(), "2");
+}
+
+#[tokio::test]
+async fn an_answer_without_length_ends_with_the_connection() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does([answer("HTTP/1.0 200 OK\r\n\r\nall of it"), vec![Step::Close]].concat());
+    let response = within(gateway.get("/").send()).await;
+    assert_eq!((response.text().as_str(), response.complete), ("all of it", true));
+    for status in ["204 No Content", "304 Not Modified"] {
+        gateway.upstream().answers(&format!("HTTP/1.1 {status}\r\nETag: \"x\"\r\n\r\n"));
+        let response = gateway.get("/").send().await;
+        assert_eq!((response.status.to_string().as_str(), response.header("etag")), (&status[..3], Some("\"x\"")));
+    }
+}

@@ -1,0 +1,696 @@
+//! Holds the documents to the program: every file that they show compiles, and everything that has a name has its entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use portcullis::config;
+use portcullis::config::file::File;
+use portcullis::config::value::CreateFiles;
+use portcullis::config::{Problems, Severity};
+use portcullis::gateway::reason::{Outcome, Reason};
+use portcullis::gateway::snapshot::{CompileOptions, Compiled};
+use portcullis::gateway::{Snapshot, reason};
+use portcullis::telemetry::access::AccessRecord;
+use portcullis::telemetry::metrics::Metrics;
+use serde_json::Value;
+
+/// Some time in 2026, for `[[test]]` blocks.
+const NOW: u64 = 1_780_000_000;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Every Markdown file that readers get, by its path from the root.
+fn documents() -> Vec<String> {
+    let mut found: Vec<String> = ["README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"]
+        .into_iter()
+        .filter(|name| root().join(name).exists())
+        .map(str::to_owned)
+        .collect();
+    let mut folders: Vec<PathBuf> = ["docs", "examples", "tests", "fuzz", "benches"].iter().map(|name| root().join(name)).collect();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for path in entries.map(|entry| entry.expect("it can be read").path()) {
+            // What was fetched or built is nobody's document.
+            let is_ours = !["node_modules", "target", "corpus"].iter().any(|name| path.ends_with(name));
+            if path.is_dir() && is_ours {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(path.strip_prefix(root()).expect("it is below the root").display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+// --- files that the documents show -----------------------------------------------------------------------------------------------------
+
+/// What a fence says after its backticks, and what stands in it, with the line that it begins at.
+fn fences(text: &str) -> Vec<(usize, String, String)> {
+    let mut found = Vec::new();
+    let mut open: Option<(usize, String, String)> = None;
+    for (line, text) in text.lines().enumerate() {
+        let fence = text.trim_start().strip_prefix("```");
+        match (&mut open, fence) {
+            (None, Some(info)) => open = Some((line + 1, info.trim().to_owned(), String::new())),
+            (Some(_), Some(rest)) if rest.trim().is_empty() => found.extend(open.take()),
+            (Some((_, _, inside)), _) => {
+                inside.push_str(text);
+                inside.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a fence is not closed");
+    found
+}
+
+fn compile(path: &Path, text: String) -> Result<Compiled, Problems> {
+    portcullis::token::install_crypto();
+    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: NOW };
+    Snapshot::compile(config::parse(path, text)?, &options)
+}
+
+/// What keeps a text from being read as a file: syntax, types, unknown keys.
+fn unreadable(text: &str) -> Option<String> {
+    match config::parse(Path::new("gateway.toml"), text.to_owned()) {
+        Err(problems) => Some(problems.to_string()),
+        Ok(loaded) => {
+            let errors: Vec<_> = loaded.problems.into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+            (!errors.is_empty()).then(|| Problems::new(loaded.source, errors).to_string())
+        }
+    }
+}
+
+#[test]
+fn every_file_in_the_documents_compiles() {
+    let (mut whole, mut fragments) = (0, 0);
+    let mut wrong = Vec::new();
+    for name in documents() {
+        for (line, info, text) in fences(&read(&name)) {
+            match info.as_str() {
+                "toml fragment" => {
+                    fragments += 1;
+                    wrong.extend(unreadable(&text).map(|problems| format!("{name}:{line}: {problems}")));
+                }
+                "toml" => {
+                    whole += 1;
+                    let folder = tempfile::tempdir().expect("a temporary folder");
+                    // A variable of the reader's machine is a file here.
+                    let text = text.replace("{ env = \"", "{ file = \"");
+                    let made =
+                        config::parse(Path::new("gateway.toml"), text.clone()).map(|loaded| make_named_files(&loaded.file, folder.path()));
+                    if let Err(problems) = made.and_then(|()| compile(&folder.path().join("gateway.toml"), text)) {
+                        wrong.push(format!("{name}:{line}: {problems}"));
+                    }
+                }
+                info => assert!(!info.starts_with("toml"), "{name}:{line}: write `toml` or `toml fragment`, not `{info}`"),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(whole > 0 && fragments > 0, "no fences were found");
+}
+
+/// Makes the keys and certificates that a file names, of the kinds that it asks for.
+fn make_named_files(file: &File, folder: &Path) {
+    let write = |name: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder can be made");
+        fs::write(&path, text).expect("a file can be made");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("a mode can be set");
+    };
+    let texts = |list: &Option<toml::Spanned<Vec<toml::Spanned<String>>>>| -> Vec<String> {
+        list.iter().flat_map(|list| list.get_ref()).map(|text| text.get_ref().clone()).collect()
+    };
+    for issuer in file.issuer.values() {
+        let algorithms = texts(&issuer.algorithms);
+        for name in texts(&issuer.public_keys) {
+            write(&name, &public_key(algorithms.first().map_or("", String::as_str)));
+        }
+        if let Some(name) = &issuer.jwks_file {
+            let keys: Vec<String> = algorithms.iter().map(|algorithm| jwk(algorithm)).collect();
+            write(name.get_ref(), &format!("{{\"keys\": [{}]}}", keys.join(",")));
+        }
+        let secret = issuer.secret.as_ref().and_then(|secret| secret.get_ref().file(folder));
+        if let Some(path) = secret {
+            write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), &"0123456789abcdef".repeat(5));
+        }
+    }
+    let made = rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
+    if let Some(tls) = &file.server.tls {
+        write(tls.get_ref().certificate.get_ref(), &made.cert.pem());
+        if let Some(path) = tls.get_ref().private_key.get_ref().file(folder) {
+            write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), &made.signing_key.serialize_pem());
+        }
+    }
+    for upstream in file.upstream.values() {
+        if let Some(ca) = upstream.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref()) {
+            write(ca.get_ref(), &made.cert.pem());
+        }
+    }
+}
+
+fn public_key(algorithm: &str) -> String {
+    let made = match algorithm {
+        "ES256" => rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+        "ES384" => rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+        "EdDSA" => rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519),
+        _ => rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048),
+    };
+    made.expect("a key can be made").public_key_pem()
+}
+
+fn jwk(algorithm: &str) -> String {
+    use rcgen::PublicKeyData;
+    let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    if algorithm == "ES256" {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key can be made");
+        let point = key.der_bytes();
+        let (x, y) = (text(&point[1..33]), text(&point[33..]));
+        return format!(r#"{{"kty":"EC","crv":"P-256","kid":"{algorithm}","x":"{x}","y":"{y}"}}"#);
+    }
+    // A modulus of 2048 bits: only its form is looked at.
+    let modulus: Vec<u8> = (0..256_u32).map(|at| if at == 0 || at == 255 { 0xc5 } else { (at * 37 % 251) as u8 }).collect();
+    format!(r#"{{"kty":"RSA","kid":"{algorithm}","alg":"{algorithm}","n":"{}","e":"AQAB"}}"#, text(&modulus))
+}
+
+#[test]
+fn every_example_compiles() {
+    let mut found = 0;
+    for entry in fs::read_dir(root().join("examples")).expect("there are examples") {
+        let path = entry.expect("it can be read").path().join("gateway.toml");
+        if !path.exists() {
+            continue;
+        }
+        found += 1;
+        let text = fs::read_to_string(&path).expect("it can be read");
+        let compiled = compile(&path, text.clone()).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(compiled.warnings.list.is_empty(), "{}", compiled.warnings);
+        assert!(text.contains("[[test]]"), "{}: an example says what must hold", path.display());
+        assert!(path.with_file_name("README.md").exists(), "{} has no README.md", path.display());
+    }
+    assert!(found >= 3, "{found} examples");
+}
+
+// --- gateway.toml ----------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_default_file_compiles_without_a_warning() {
+    let compiled = compile(Path::new("gateway.toml"), read("gateway.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(compiled.warnings.list.is_empty(), "{}", compiled.warnings);
+    assert!(compiled.snapshot.weakened.is_empty(), "{:?}", compiled.snapshot.weakened);
+}
+
+/// What a commented line would be as a key.
+fn commented(line: &str) -> Option<(&str, &str)> {
+    let written = line.strip_prefix("# ")?;
+    let (key, _) = written.split_once(" = ")?;
+    let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_key.then_some((written, key))
+}
+
+/// Commented lines that stand for something else than their default, so that the file means something else with them.
+const NO_DEFAULT: [&str; 12] = [
+    "url",
+    "host",
+    "tls",
+    "methods",
+    "all_roles",
+    "scopes",
+    "claims",
+    "issuers",
+    "identity_headers",
+    "private_key",
+    "certificate",
+    "audience",
+];
+
+/// Each commented line is a key, and where it shows a default the file means the same with it.
+#[test]
+fn every_commented_default_is_the_default() {
+    let text = read("gateway.toml");
+    let lines: Vec<&str> = text.lines().collect();
+    let as_is = meaning(&text);
+    let (mut keys, mut sections) = (0, 0);
+    let mut at = 0;
+    while at < lines.len() {
+        // A section that is commented out as a whole goes in as a whole.
+        let is_section = lines[at].starts_with("# [");
+        let end = if is_section {
+            lines[at..].iter().position(|line| !line.starts_with("# ")).map_or(lines.len(), |end| at + end)
+        } else {
+            at + 1
+        };
+        let uncommented: Vec<&str> = lines[at..end].iter().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+        let written = [&lines[..at], &uncommented, &lines[end..]].concat().join("\n");
+        if is_section {
+            sections += 1;
+            // Its two sources of keys are alternatives: such a section need not compile, but be read.
+            if let Some(problems) = unreadable(&written) {
+                panic!("gateway.toml with the section of line {} uncommented: {problems}", at + 1);
+            }
+        } else if let Some((line, key)) = commented(lines[at]) {
+            keys += 1;
+            if let Some(problems) = unreadable(&written) {
+                panic!("gateway.toml with line {} uncommented: {problems}", at + 1);
+            }
+            if !NO_DEFAULT.contains(&key) {
+                assert_eq!(meaning(&written), as_is, "`{line}` of line {} is not the default", at + 1);
+            }
+        }
+        at = end;
+    }
+    assert!(keys >= 40 && sections >= 2, "{keys} keys and {sections} sections were found");
+}
+
+/// What a file means, as text, without what is made anew each time: keys, counters, connections.
+fn meaning(text: &str) -> String {
+    let Compiled { snapshot, .. } = compile(Path::new("gateway.toml"), text.to_owned()).unwrap_or_else(|problems| panic!("{problems}"));
+    let Snapshot { start, limits, h2c, proxies, max_body, body_idle_timeout, access_log, drain_delay, drain_timeout, watch, .. } =
+        &snapshot;
+    let issuers: Vec<String> = snapshot.issuers.iter().map(|issuer| format!("{:?}", issuer.settings())).collect();
+    let upstreams: Vec<String> = snapshot.upstreams.iter().map(|upstream| format!("{:?}", upstream.settings())).collect();
+    let counters: Vec<String> = snapshot.counters.iter().map(|limit| format!("{} {:?}", limit.name(), limit.settings())).collect();
+    let names = &snapshot.rules.token_names;
+    let routes: Vec<String> = snapshot
+        .routes
+        .routes()
+        .iter()
+        .map(|route| {
+            let limit = route.limit.as_ref().map(|limit| limit.name());
+            format!(
+                "{} {:?} {:?} {:?} {:?} {limit:?} {:?} {} {} {:?} {} {}",
+                route.name,
+                route.pattern,
+                route.access,
+                route.demands,
+                route.token_from,
+                route.identity,
+                route.forward_authorization,
+                route.strip_segments,
+                route.permitted,
+                route.method_override,
+                route.enforce
+            )
+        })
+        .collect();
+    format!(
+        "{start:?} {limits:?} {h2c} {proxies:?} {max_body} {body_idle_timeout:?} {access_log} {drain_delay:?} {drain_timeout:?} {watch} \
+         {names:?}\n{issuers:#?}\n{upstreams:#?}\n{counters:#?}\n{routes:#?}"
+    )
+}
+
+#[test]
+fn the_default_file_names_every_key() {
+    let text = read("gateway.toml");
+    let mut sections: BTreeMap<String, String> = BTreeMap::new();
+    let mut section = String::new();
+    for line in text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)) {
+        if line.starts_with('[') {
+            let title = line.split_once(" #").map_or(line, |(title, _)| title).trim();
+            let named = ["issuer", "limit", "upstream"].into_iter().find(|kind| title.starts_with(&format!("[{kind}.")));
+            section = named.map_or_else(|| title.to_owned(), |kind| format!("[{kind}.NAME]"));
+        }
+        sections.entry(section.clone()).or_default().push_str(&format!("{line}\n"));
+    }
+    let names = |key: &Key| {
+        let Some(text) = sections.get(&key.section) else { return false };
+        let name = &key.name;
+        text.lines().any(|line| {
+            line.starts_with(&format!("{name} = ")) || ["{", ","].iter().any(|before| line.contains(&format!("{before} {name} = ")))
+        })
+    };
+    let missing: Vec<String> =
+        keys().into_iter().filter(|key| !key.unsupported && !key.is_section && !names(key)).map(|key| key.place()).collect();
+    // Keys of a `[[test]]` that the file has no use for.
+    assert_eq!(missing, ["[[test]] issuer", "[[test]] peer"]);
+}
+
+// --- the reference ---------------------------------------------------------------------------------------------------------------------
+
+/// A key of the file.
+#[derive(Debug)]
+struct Key {
+    /// The section's heading.
+    section: String,
+    /// For a key of an inline table: the key that holds the table.
+    within: Option<String>,
+    name: String,
+    unsupported: bool,
+    is_section: bool,
+}
+
+impl Key {
+    fn place(&self) -> String {
+        format!("{} {}", self.section, self.name)
+    }
+}
+
+fn schema() -> Value {
+    let printed = Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("schema").output().expect("the binary runs");
+    assert!(printed.status.success());
+    serde_json::from_slice(&printed.stdout).expect("a schema is JSON")
+}
+
+/// Every key that the schema has, with the heading of its section.
+fn keys() -> Vec<Key> {
+    let schema = schema();
+    let mut keys = Vec::new();
+    for (name, property) in schema["properties"].as_object().expect("the file has keys") {
+        let (section, definition) = if let Some(one) = reference(property) {
+            (format!("[{name}]"), Some(one))
+        } else if let Some(many) = named(property).filter(|many| schema["$defs"][many]["properties"].is_object()) {
+            (format!("[{name}.NAME]"), Some(many))
+        } else if let Some(items) = reference(&property["items"]) {
+            (format!("[[{name}]]"), Some(items))
+        } else {
+            (format!("[{name}]"), None)
+        };
+        let unsupported = is_unsupported(property);
+        keys.push(Key { section: section.clone(), within: None, name: name.clone(), unsupported, is_section: true });
+        if let Some(definition) = definition.filter(|definition| schema["$defs"][definition]["properties"].is_object()) {
+            section_keys(&schema, &definition, &section, &mut keys);
+        }
+    }
+    assert!(keys.len() > 80, "the schema was not read: {keys:#?}");
+    keys
+}
+
+fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<Key>) {
+    for (name, property) in schema["$defs"][definition]["properties"].as_object().expect("a section has keys") {
+        let below = reference(property).filter(|below| schema["$defs"][below]["properties"].is_object());
+        let unsupported = is_unsupported(property);
+        let sections = ["[server.tls]", "[server.limits]"].map(str::to_owned);
+        let own = format!("[{}.{name}]", section.trim_matches(['[', ']']));
+        let is_section = below.is_some() && sections.contains(&own);
+        let heading = if is_section { own.clone() } else { section.to_owned() };
+        keys.push(Key { section: heading, within: None, name: name.clone(), unsupported, is_section });
+        match below {
+            Some(below) if is_section => section_keys(schema, &below, &own, keys),
+            Some(below) => {
+                for (inner, property) in schema["$defs"][&below]["properties"].as_object().expect("a table has keys") {
+                    let unsupported = is_unsupported(property);
+                    let within = Some(name.clone());
+                    keys.push(Key { section: section.to_owned(), within, name: inner.clone(), unsupported, is_section: false });
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// The definition of what stands under names of the writer's choice.
+fn named(property: &Value) -> Option<String> {
+    reference(&property["additionalProperties"])
+}
+
+/// The definition that a schema refers to, however it is wrapped.
+fn reference(schema: &Value) -> Option<String> {
+    let direct = |schema: &Value| schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")).map(str::to_owned);
+    direct(schema).or_else(|| ["anyOf", "allOf", "oneOf"].iter().find_map(|any| schema[any].as_array()?.iter().find_map(direct)))
+}
+
+fn is_unsupported(property: &Value) -> bool {
+    property["description"].as_str().is_some_and(|text| text.ends_with("Not supported yet."))
+}
+
+/// The headings of a document, each with its level and what follows up to the next of its level or above.
+fn headings(text: &str) -> Vec<(usize, String, String)> {
+    let mut found: Vec<(usize, String, String)> = Vec::new();
+    let mut in_fence = false;
+    for line in text.lines() {
+        in_fence ^= line.trim_start().starts_with("```");
+        let level = line.bytes().take_while(|byte| *byte == b'#').count();
+        if !in_fence && (1..=6).contains(&level) && line[level..].starts_with(' ') {
+            found.push((level, line[level..].trim().to_owned(), String::new()));
+        }
+        let open: Vec<usize> = (0..found.len()).filter(|at| found[at + 1..].iter().all(|(other, ..)| *other > found[*at].0)).collect();
+        for at in open {
+            found[at].2.push_str(line);
+            found[at].2.push('\n');
+        }
+    }
+    found
+}
+
+#[test]
+fn every_key_has_its_entry() {
+    let reference = read("docs/reference/configuration.md");
+    let headings = headings(&reference);
+    let sections: BTreeMap<&str, &str> =
+        headings.iter().filter(|(level, ..)| *level == 2).map(|(_, title, body)| (title.as_str(), body.as_str())).collect();
+    let entries = |section: &str| -> BTreeMap<String, String> {
+        let body = sections.get(section).copied().unwrap_or_default();
+        self::headings(body)
+            .into_iter()
+            .filter(|(level, ..)| *level == 3)
+            .map(|(_, title, body)| (title.trim_matches('`').to_owned(), body))
+            .collect()
+    };
+    let unsupported = sections.get("Not supported yet").copied().unwrap_or_default();
+    let mut missing = Vec::new();
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for key in keys() {
+        let named = |text: &str| text.contains(&format!("`{}`", key.name));
+        let is_there = match &key.within {
+            _ if key.unsupported => {
+                let whole = key.within.as_ref().map(|within| format!("`{within}.{}`", key.name));
+                named(unsupported)
+                    || unsupported.contains(&format!("`[{}]`", key.name))
+                    || whole.is_some_and(|whole| unsupported.contains(&whole))
+            }
+            _ if key.is_section => sections.contains_key(key.section.as_str()),
+            Some(within) => entries(&key.section).get(within).is_some_and(|body| named(body)),
+            None => entries(&key.section).contains_key(&key.name),
+        };
+        if !is_there {
+            missing.push(key.place());
+        }
+        if !key.is_section && key.within.is_none() {
+            known.entry(key.section.clone()).or_default().insert(key.name);
+        }
+    }
+    assert!(missing.is_empty(), "without an entry in docs/reference/configuration.md: {missing:#?}");
+    for (section, keys) in &known {
+        let stale: Vec<String> = entries(section).into_keys().filter(|entry| !keys.contains(entry)).collect();
+        assert!(stale.is_empty(), "{section} has no {stale:?}, but docs/reference/configuration.md has");
+    }
+}
+
+/// An entry is a sentence, type and default, meaning, example: at least, there is an example that holds the key.
+#[test]
+fn every_entry_of_a_key_has_an_example() {
+    let reference = read("docs/reference/configuration.md");
+    for (_, title, body) in headings(&reference).into_iter().filter(|(level, ..)| *level == 3) {
+        let key = title.trim_matches('`');
+        let shown = fences(&body).iter().any(|(_, info, text)| info.starts_with("toml") && text.contains(key));
+        assert!(shown, "`{key}` has no example in docs/reference/configuration.md");
+    }
+}
+
+/// Compares names with the headings of a level 3 that stand in backticks.
+fn compare(document: &str, names: &BTreeSet<String>) {
+    let headings = headings(&read(document));
+    let entries: BTreeSet<String> =
+        headings.iter().filter_map(|(_, title, _)| title.strip_prefix('`')?.strip_suffix('`')).map(str::to_owned).collect();
+    let missing: Vec<_> = names.difference(&entries).collect();
+    let stale: Vec<_> = entries.difference(names).collect();
+    assert!(missing.is_empty(), "{document} has no heading for {missing:?}");
+    assert!(stale.is_empty(), "{document} has headings for what does not exist: {stale:?}");
+}
+
+#[test]
+fn every_reason_has_its_entry() {
+    let names = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
+    compare("docs/reference/reasons.md", &names);
+    // Each refusal stands under its status.
+    let text = read("docs/reference/reasons.md");
+    for (_, title, body) in headings(&text).into_iter().filter(|(level, ..)| *level == 2) {
+        let statuses: Vec<u16> = title.split([',', ' ']).filter_map(|word| word.parse().ok()).collect();
+        for reason in Reason::ALL.iter().filter(|reason| !reason.is_pass() && body.contains(&format!("### `{}`", reason.as_str()))) {
+            assert!(statuses.contains(&reason.status().as_u16()), "`{}` stands under \"{title}\"", reason.as_str());
+        }
+    }
+}
+
+#[test]
+fn every_metric_has_its_entry() {
+    let metrics = Metrics::new();
+    metrics.started(NOW);
+    let route = metrics.route("app");
+    route.request("GET", 200, 0.01, Some(0.005));
+    route.decision(Outcome::Allowed.as_str(), reason::Reason::Public.as_str());
+    metrics.rate_limited("login").inc();
+    let text = metrics.encode();
+    let names: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| {
+            let (name, kind) = line.split_once(' ').expect("a type");
+            match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            }
+        })
+        .collect();
+    assert!(names.len() > 8 && names.iter().all(|name| name.starts_with("portcullis_")), "{text}");
+    compare("docs/reference/metrics.md", &names);
+    // Every label is spoken of in its metric's entry.
+    let document = read("docs/reference/metrics.md");
+    for (_, title, body) in headings(&document) {
+        let name = title.trim_matches('`');
+        let series = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name}_bucket{{")));
+        for label in series.filter_map(|line| line.split_once('{')?.1.split_once('}')).flat_map(|(labels, _)| labels.split("\",")) {
+            let label = label.split('=').next().unwrap_or_default();
+            assert!(
+                label == "le" || body.contains(&format!("`{label}")) || body.contains(&format!("{label}`")),
+                "{name}: nothing of `{label}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_field_of_the_access_log_has_its_entry() {
+    let record = AccessRecord {
+        timestamp: Duration::from_secs(NOW),
+        request_id: "id",
+        trace_id: "trace",
+        client_address: None,
+        method: "GET",
+        path: "/",
+        route: None,
+        status: 200,
+        duration: Duration::ZERO,
+        upstream: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        outcome: "allowed",
+        reason: "public",
+        issuer: None,
+        subject: None,
+        sid: None,
+    };
+    let mut line = Vec::new();
+    record.write_json(&mut line);
+    let line: Value = serde_json::from_slice(&line).expect("a line is JSON");
+    let document = read("docs/reference/log.md");
+    let rows: BTreeSet<&str> =
+        document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    for name in line.as_object().expect("an object").keys() {
+        assert!(rows.contains(name.as_str()), "docs/reference/log.md has no row for `{name}`");
+    }
+    for outcome in [Outcome::Allowed, Outcome::Refused, Outcome::WouldRefuse, Outcome::Failed] {
+        assert!(document.contains(&format!("`{}`", outcome.as_str())), "docs/reference/log.md does not say `{}`", outcome.as_str());
+    }
+}
+
+#[test]
+fn every_command_has_its_entry() {
+    let help = |arguments: &[&str]| {
+        let printed = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(arguments).arg("--help").output().expect("the binary runs");
+        String::from_utf8(printed.stdout).expect("help is UTF-8")
+    };
+    let commands = |help: &str| -> Vec<String> {
+        let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
+        let names = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| *name != "help").map(str::to_owned).collect()
+    };
+    let document = headings(&read("docs/reference/command-line.md"));
+    let mut names = BTreeSet::new();
+    for command in commands(&help(&[])) {
+        let below = commands(&help(&[&command]));
+        let whole = if below.is_empty() { vec![command.clone()] } else { below.iter().map(|name| format!("{command} {name}")).collect() };
+        for name in whole {
+            let words: Vec<&str> = name.split(' ').collect();
+            let body = document.iter().find(|(_, title, _)| *title == format!("`{name}`")).map(|(.., body)| body.as_str());
+            let body = body.unwrap_or_else(|| panic!("docs/reference/command-line.md has no heading for `{name}`"));
+            // Every option of its own, with two dashes.
+            let options = help(&words);
+            for option in options.split(|letter: char| letter.is_whitespace() || letter == ',').filter(|word| word.starts_with("--")) {
+                let is_common = ["--config", "--help"].contains(&option);
+                assert!(is_common || body.contains(option), "docs/reference/command-line.md: `{name}` does not tell of `{option}`");
+            }
+            names.insert(name);
+        }
+    }
+    assert!(names.len() >= 10, "{names:?}");
+    compare("docs/reference/command-line.md", &names);
+}
+
+#[test]
+fn the_schema_that_is_kept_is_the_schema_that_is_printed() {
+    // Kept only where somebody needs it without the binary.
+    if let Ok(kept) = fs::read_to_string(root().join("docs/gateway.schema.json")) {
+        let kept: Value = serde_json::from_str(&kept).expect("it is JSON");
+        assert_eq!(kept, schema(), "write it anew: portcullis schema > docs/gateway.schema.json");
+    }
+}
+
+// --- links -----------------------------------------------------------------------------------------------------------------------------
+
+/// The text of a document without its fences and code spans, in which nothing is a link.
+fn without_code(text: &str) -> String {
+    let mut in_fence = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        let is_fence = line.trim_start().starts_with("```");
+        in_fence ^= is_fence;
+        if !in_fence && !is_fence {
+            kept.extend(line.split('`').step_by(2));
+        }
+        kept.push('\n');
+    }
+    kept
+}
+
+/// The anchor that a heading gets.
+fn anchor(title: &str) -> String {
+    let kept = title.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
+    kept.map(|letter| if letter == ' ' { '-' } else { letter.to_ascii_lowercase() }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut wrong = Vec::new();
+    let mut links = 0;
+    for name in documents() {
+        let text = read(&name);
+        let folder = root().join(&name).parent().expect("a folder").to_owned();
+        let plain = without_code(&text);
+        for (at, _) in plain.match_indices("](") {
+            let Some((target, _)) = plain[at + 2..].split_once(')') else { continue };
+            let target = target.split_whitespace().next().unwrap_or_default();
+            if target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            links += 1;
+            let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let file = if path.is_empty() { root().join(&name) } else { folder.join(path) };
+            if !file.exists() {
+                wrong.push(format!("{name}: {target} is not there"));
+            } else if !fragment.is_empty() && file.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&file).expect("it can be read");
+                if !headings(&text).iter().any(|(_, title, _)| anchor(title) == fragment) {
+                    wrong.push(format!("{name}: {target} has no such heading"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(links > 10, "no links were found");
+}

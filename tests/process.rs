@@ -1,0 +1,2297 @@
+//! Drives the built binary from outside, in a folder of its own: exit codes, messages, signals.
+//!
+//! The messages are reviewed snapshots. Each is held to four things: one problem is told once, it says what to do, it never shows a
+//! secret, and it is never a stack trace. Nothing here sleeps: a test waits for a line of the log, or for the process to end.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+
+/// An application, and one public route to it.
+const APP: &str = r#"
+[upstream.app]
+builtin = "echo"
+
+[[route]]
+name = "app"
+path = "/*"
+upstream = "app"
+access = "public"
+"#;
+
+/// The longest that anything here may take. It is reached only when something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder that the binary is run in.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// A folder with this `gateway.toml`.
+    fn with(text: &str) -> Self {
+        let folder = Self::new();
+        folder.write("gateway.toml", text);
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path().join(name);
+        fs::write(&path, text).expect("a file in the temporary folder");
+        path
+    }
+
+    /// A file that only its owner may read, as keys should be.
+    fn write_private(&self, name: &str, text: impl AsRef<[u8]>) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.write(name, text);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(arguments).current_dir(self.path()).env_remove("PORTCULLIS_CONFIG").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Told {
+        self.told(&self.command(arguments).output().expect("the binary runs"))
+    }
+
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> Told {
+        let mut command = self.command(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads its input");
+        self.told(&child.wait_with_output().expect("it ends"))
+    }
+
+    fn told(&self, output: &Output) -> Told {
+        let text = |bytes: &[u8]| -> String {
+            // The drawn help of several lines ends some of them with spaces.
+            let text = std::str::from_utf8(bytes).expect("output is UTF-8").replace(&self.path().display().to_string(), "[folder]");
+            text.split('\n').map(str::trim_end).collect::<Vec<_>>().join("\n")
+        };
+        let told = Told { code: output.status.code().expect("it ends by itself"), out: text(&output.stdout), err: text(&output.stderr) };
+        for trace in ["panicked", "RUST_BACKTRACE", "src/", ".rs:"] {
+            assert!(!told.err.contains(trace) && !told.out.contains(trace), "a stack trace, or something like it: {told:?}");
+        }
+        told
+    }
+}
+
+/// What a run of the binary ended with.
+#[derive(Debug)]
+struct Told {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Told {
+    /// What it printed, where it ended well.
+    fn ok(self) -> String {
+        assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
+        self.out
+    }
+
+    /// What it says against a configuration.
+    fn rejected(self) -> String {
+        assert_eq!((self.code, self.out.as_str()), (78, ""), "{}", self.err);
+        self.err
+    }
+
+    /// What it says of a configuration that it takes all the same.
+    fn warned(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.err);
+        assert!(self.err.starts_with("warning: "), "{}", self.err);
+        self.err
+    }
+}
+
+/// What `check` says of a file that is wrong.
+fn rejected(text: &str) -> String {
+    Folder::with(text).run(&["check"]).rejected()
+}
+
+/// What `check` warns of in a file that works.
+fn warned(text: &str) -> String {
+    Folder::with(text).run(&["check"]).warned()
+}
+
+fn with_app(text: &str) -> String {
+    format!("{text}\n{APP}")
+}
+
+// --- the command line ------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_command_has_a_help_text() {
+    let folder = Folder::new();
+    let overview = folder.run(&["--help"]).ok();
+    let commands = [
+        &["run"][..],
+        &["check"],
+        &["explain"],
+        &["token"],
+        &["token", "mint"],
+        &["token", "inspect"],
+        &["demo"],
+        &["healthcheck"],
+        &["schema"],
+        &["completions"],
+        &["man"],
+    ];
+    for command in commands {
+        let listed = if command.len() == 1 { overview.clone() } else { folder.run(&[command[0], "--help"]).ok() };
+        let name = command.last().expect("a name");
+        assert!(listed.lines().any(|line| line.starts_with(&format!("  {name} "))), "`{name}` is not listed:\n{listed}");
+        let help = folder.run(&[command, &["--help"]].concat()).ok();
+        assert!(help.contains("Usage: portcullis"), "{help}");
+        assert!(help.lines().next().is_some_and(|line| line.len() > 10), "{help}");
+    }
+    for word in ["SIGHUP", "SIGTERM", "SIGINT", "78", "portcullis demo", "PORTCULLIS_CONFIG"] {
+        assert!(overview.contains(word), "the overview does not speak of {word}:\n{overview}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_2() {
+    let folder = Folder::with(&with_app(ISSUER));
+    for arguments in [
+        &["chekc"][..],
+        &["check", "--confg", "gateway.toml"],
+        &["check", "--config"],
+        &["explain"],
+        &["explain", "GET"],
+        &["explain", "GE T", "/"],
+        &["explain", "GET", "/", "-H", "no colon"],
+        &["explain", "GET", "/", "--claims", "{"],
+        &["explain", "GET", "/", "--claims", "{}", "--token", "x"],
+        &["explain", "GET", "/", "--claims", "{}", "--issuer", "nobody"],
+        &["explain", "GET", "/", "--peer", "localhost"],
+        &["token"],
+        &["token", "mint", "--issuer", "nobody", "--sub", "alice"],
+        &["token", "mint", "--issuer", "local"],
+        &["token", "mint", "--issuer", "local", "--sub", "alice", "--ttl", "soon"],
+        &["token", "mint", "--issuer", "local", "--sub", "alice", "--claim", "role"],
+        &["token", "mint", "--issuer", "local", "--sub", "alice", "--algorithm", "RS256"],
+        &["completions", "teletype"],
+    ] {
+        let told = folder.run(arguments);
+        assert_eq!((told.code, told.out.as_str()), (2, ""), "{arguments:?}: {}", told.err);
+        assert!(told.err.starts_with("error: ") || told.err.contains("Usage: portcullis"), "{arguments:?}: {}", told.err);
+    }
+    assert_snapshot!(folder.run(&["chekc"]).err, @r"
+    error: unrecognized subcommand 'chekc'
+
+      tip: some similar subcommands exist: 'schema', 'check'
+
+    Usage: portcullis [OPTIONS] [COMMAND]
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(folder.run(&["explain", "GET", "/", "--claims", "{}", "--issuer", "nobody"]).err, @"error: there is no [issuer.nobody]; there is local");
+    assert_snapshot!(folder.run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--ttl", "soon"]).err, @"error: `soon` is no duration; write 15m or 8h");
+}
+
+#[test]
+fn the_file_is_the_default_the_argument_or_the_variable() {
+    let folder = Folder::with(APP);
+    folder.write("other.toml", format!("{APP}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 200 }}\n"));
+    assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, no tests");
+    assert_snapshot!(folder.run(&["check", "--config", "other.toml"]).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
+    assert_snapshot!(folder.run(&["-c", "other.toml", "check"]).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
+    let by_variable = folder.command(&["check"]).env("PORTCULLIS_CONFIG", "other.toml").output().expect("the binary runs");
+    assert_snapshot!(folder.told(&by_variable).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
+}
+
+#[test]
+fn the_default_file_passes_its_own_check() {
+    let folder = Folder::with(include_str!("../gateway.toml"));
+    assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 4 routes, 1 issuer, 1 upstream, 1 limit, 5 tests passed");
+    assert!(!folder.path().join("portcullis.secret").exists(), "`check` makes no files");
+}
+
+#[test]
+fn schema_is_a_json_schema_with_every_key() {
+    let schema: Value = serde_json::from_str(&Folder::new().run(&["schema"]).ok()).expect("JSON");
+    let properties = |name: &str| -> Vec<String> {
+        let of = if name.is_empty() { &schema } else { &schema["$defs"][name] };
+        of["properties"].as_object().unwrap_or_else(|| panic!("{name} has properties")).keys().cloned().collect()
+    };
+    assert!(schema["$schema"].as_str().is_some_and(|dialect| dialect.contains("json-schema.org")), "{}", schema["$schema"]);
+    let sections = "admin identity identity_headers issuer limit log route server store test upstream";
+    assert_eq!(properties("").join(" "), sections);
+    // A key of each section, from the contract.
+    for (name, keys) in [
+        ("Server", "listen workers trusted_proxies forwarded proxy_protocol h2c drain_delay drain_timeout watch tls limits"),
+        ("ServerTls", "certificate private_key client_ca"),
+        ("ServerLimits", "max_connections header_timeout idle_timeout max_header_bytes max_headers max_body body_idle_timeout"),
+        ("Admin", "listen token"),
+        ("Log", "format level access"),
+        (
+            "Issuer",
+            "issuer audience algorithms discovery jwks_url jwks_file public_keys secret roles subject leeway insecure_any_issuer \
+             insecure_any_audience max_token_lifetime jwks_refresh jwks_refetch_cooldown jwks_max_stale backchannel_logout",
+        ),
+        ("Limit", "requests per key ipv6_prefix count observe"),
+        ("Upstream", "url builtin host connect_timeout response_timeout idle_timeout http2 tls path_case"),
+        ("UpstreamTls", "ca certificate private_key"),
+        (
+            "Route",
+            "name host path methods upstream identity access roles all_roles scopes claims issuers limit token_from \
+             forward_authorization strip_prefix insecure_path method_override enforce streams identity_headers",
+        ),
+        ("Test", "request claims roles issuer headers peer expect"),
+        ("Expect", "status reason route headers"),
+    ] {
+        let found = properties(name);
+        for key in keys.split_whitespace() {
+            assert!(found.iter().any(|found| found == key), "{name} has no `{key}`: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn completions_and_the_manual_page_are_printed() {
+    let folder = Folder::new();
+    for (shell, word) in
+        [("bash", "complete -F"), ("zsh", "#compdef portcullis"), ("fish", "complete -c portcullis"), ("elvish", "edit:completion")]
+    {
+        let script = folder.run(&["completions", shell]).ok();
+        assert!(script.contains(word) && script.contains("explain"), "{shell}:\n{script}");
+    }
+    let script = folder.run(&["completions", "bash"]).ok();
+    let parsed = Command::new("bash").args(["-n", "-c", &script]).output().expect("bash runs");
+    assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
+    let manual = folder.run(&["man"]).ok();
+    for part in [".TH portcullis 1", ".SH NAME", ".SH SYNOPSIS", "SIGHUP"] {
+        assert!(manual.contains(part), "no {part}:\n{manual}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = Folder::new();
+    let mut child = folder.command(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    let told = folder.told(&child.wait_with_output().expect("it ends"));
+    assert_eq!((told.code, told.err.as_str()), (0, ""));
+}
+
+// --- files that are none ---------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_missing_file() {
+    assert_snapshot!(Folder::new().run(&["check", "--config", "missing.toml"]).rejected(), @r"
+    error: there is no such file
+    --> missing.toml
+     = help: name another with `--config PATH`, or make this one; `portcullis demo` shows a gateway without one
+
+    error: missing.toml: 1 problem
+    ");
+}
+
+/// Every command that reads the file says the same of it.
+#[test]
+fn every_command_that_reads_the_file_exits_78_without_it() {
+    let folder = Folder::new();
+    let told = folder.run(&["check"]).rejected();
+    for arguments in
+        [&["run"][..], &[], &["explain", "GET", "/"], &["token", "mint", "--issuer", "local", "--sub", "alice"], &["healthcheck"]]
+    {
+        assert_eq!(folder.run(arguments).rejected(), told, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_directory() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path().join("gateway.toml")).expect("a folder");
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r"
+    error: this is a directory
+    --> gateway.toml
+     = help: name the file in it, for example `--config gateway.toml`
+
+    error: gateway.toml: 1 problem
+    ");
+}
+
+#[test]
+fn an_empty_file() {
+    assert_snapshot!(rejected(""), @r#"
+    error: the file has no routes: nothing would be reachable
+    --> gateway.toml
+     = help: begin with one application and one route:
+
+             [upstream.app]
+             url = "http://127.0.0.1:3000"
+
+             [[route]]
+             path     = "/*"
+             upstream = "app"
+             access   = "public"
+
+    error: gateway.toml: 1 problem
+    "#);
+    assert_eq!(rejected("# nothing yet\n\n"), rejected(""));
+}
+
+#[test]
+fn a_file_of_50_megabytes() {
+    let folder = Folder::new();
+    let file = fs::File::create(folder.path().join("gateway.toml")).expect("a file");
+    file.set_len(50_000_000).expect("it may be that long");
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r"
+    error: the file is longer than 32 MiB
+    --> gateway.toml
+     = help: is it the right file? `--config PATH` names another
+
+    error: gateway.toml: 1 problem
+    ");
+}
+
+#[test]
+fn a_file_that_is_not_utf_8() {
+    let folder = Folder::new();
+    folder.write("gateway.toml", b"[server]\nlisten = \"\xff\xfe\"\n");
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r"
+    error: line 2 is not UTF-8: its byte 11 is 0xff
+    --> gateway.toml
+     = help: save the file as UTF-8
+
+    error: gateway.toml: 1 problem
+    ");
+    folder.write("gateway.toml", b"\xff\xfe[\0s\0e\0r\0v\0e\0r\0]\0");
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r"
+    error: the file is UTF-16, and TOML is UTF-8
+    --> gateway.toml
+     = help: save it as UTF-8
+
+    error: gateway.toml: 1 problem
+    ");
+}
+
+/// Reading a device or a pipe for ever would hang a start.
+#[test]
+fn a_file_that_never_ends() {
+    assert_snapshot!(Folder::new().run(&["check", "--config", "/dev/zero"]).rejected(), @r"
+    error: the file is longer than 32 MiB
+    --> /dev/zero
+     = help: is it the right file? `--config PATH` names another
+
+    error: /dev/zero: 1 problem
+    ");
+}
+
+// --- what is not TOML, or has the wrong shape ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_syntax_error() {
+    assert_snapshot!(rejected("[server\nlisten = \"127.0.0.1:0\"\n"), @r"
+    error: this is not TOML: unclosed table, expected `]`
+     --> gateway.toml:1:8
+      |
+    1 | [server
+      |        ^
+      |
+      = help: close the section's name with `]`, or `]]`
+
+    error: gateway.toml: 1 problem
+    ");
+    assert_snapshot!(rejected("[[route]]\npath = /reports\nupstream = \"app\n"), @r#"
+    error: this is not TOML: string values must be quoted, expected literal string
+     --> gateway.toml:2:8
+      |
+    2 | path = /reports
+      |        ^^^^^^^^
+      |
+      = help: put it in quotes: `key = "value"`
+
+    error: this is not TOML: invalid basic string, expected `"`
+     --> gateway.toml:3:16
+      |
+    3 | upstream = "app
+      |                ^
+      |
+      = help: close the string with `"` on its line; a `\` in it is written `\\`
+
+    error: gateway.toml: 2 problems
+    "#);
+}
+
+#[test]
+fn a_section_that_is_given_twice() {
+    assert_snapshot!(rejected("[server]\nlisten = \"127.0.0.1:0\"\n\n[server]\nworkers = 1\n"), @r"
+    error: this is not TOML: duplicate key
+     --> gateway.toml:4:2
+      |
+    4 | [server]
+      |  ^^^^^^
+      |
+      = help: keep one of them; a list of sections is written `[[route]]`, in two brackets
+
+    error: gateway.toml: 1 problem
+    ");
+}
+
+#[test]
+fn values_of_the_wrong_type() {
+    assert_snapshot!(
+        rejected(
+            r#"
+[server]
+workers = "four"
+h2c = "yes"
+listen = 8080
+
+[[route]]
+name = "app"
+path = ["/*"]
+upstream = "app"
+roles = "admin"
+"#
+        ),
+        @r#"
+        error: `workers` is a string, and a whole number is wanted
+         --> gateway.toml:3:11
+          |
+        3 | workers = "four"
+          |           ^^^^^^
+          |
+          = help: for example `workers = 10`
+
+        error: `h2c` is a string, and `true` or `false` is wanted
+         --> gateway.toml:4:7
+          |
+        4 | h2c = "yes"
+          |       ^^^^^
+          |
+          = help: for example `h2c = true`
+
+        error: `listen` is a whole number, and a string or a list of strings is wanted
+         --> gateway.toml:5:10
+          |
+        5 | listen = 8080
+          |          ^^^^
+          |
+          = help: for example `listen = "127.0.0.1:8080"`
+
+        error: `path` is a list, and a string is wanted
+         --> gateway.toml:9:8
+          |
+        9 | path = ["/*"]
+          |        ^^^^^^
+          |
+          = help: for example `path = "…"`
+
+        error: `roles` is a string, and a list of strings is wanted
+          --> gateway.toml:11:9
+           |
+        11 | roles = "admin"
+           |         ^^^^^^^
+           |
+           = help: write `roles = ["admin"]`
+
+        error: gateway.toml: 5 problems
+        "#
+    );
+}
+
+#[test]
+fn one_bracket_where_two_belong() {
+    assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[route]\npath = \"/*\"\nupstream = \"app\"\n"), @r"
+    error: `route` is a table, and a list of sections is wanted
+     --> gateway.toml:4:1
+      |
+    4 | [route]
+      | ^^^^^^^
+      |
+      = help: write `[[route]]`, in two brackets: there can be several
+
+    error: gateway.toml: 1 problem
+    ");
+}
+
+#[test]
+fn unknown_keys_with_the_nearest_known() {
+    assert_snapshot!(
+        rejected(
+            r#"
+[sever]
+listen = "127.0.0.1:0"
+
+[upstream.app]
+bultin = "echo"
+
+[[route]]
+name = "app"
+path = "/*"
+upstream = "app"
+acces = "public"
+role = ["admin"]
+colour = "blue"
+"#
+        ),
+        @r#"
+        error: unknown key `sever` in the file
+         --> gateway.toml:2:2
+          |
+        2 | [sever]
+          |  ^^^^^
+          |
+          = help: did you mean `server`?
+
+        error: upstream `app` leads nowhere
+         --> gateway.toml:5:11
+          |
+        5 | [upstream.app]
+          |           ^^^
+          |
+          = help: add `url = "http://127.0.0.1:3000"`, or `builtin = "echo"` to try things out
+
+        error: unknown key `bultin` in `[upstream.app]`
+         --> gateway.toml:6:1
+          |
+        6 | bultin = "echo"
+          | ^^^^^^
+          |
+          = help: did you mean `builtin`?
+
+        error: the route needs a caller, but there is no issuer whose tokens are accepted
+          --> gateway.toml:10:8
+           |
+        10 | path = "/*"
+           |        ^^^^
+           |
+           = help: add an `[issuer.NAME]` section, or open the route with `access = "public"`
+
+        error: unknown key `acces` in `[[route]]`
+          --> gateway.toml:12:1
+           |
+        12 | acces = "public"
+           | ^^^^^
+           |
+           = help: did you mean `access`?
+
+        error: unknown key `role` in `[[route]]`
+          --> gateway.toml:13:1
+           |
+        13 | role = ["admin"]
+           | ^^^^
+           |
+           = help: did you mean `roles`?
+
+        error: unknown key `colour` in `[[route]]`
+          --> gateway.toml:14:1
+           |
+        14 | colour = "blue"
+           | ^^^^^^
+           |
+           = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `streams`, `strip_prefix`, `token_from` and `upstream`
+
+        error: gateway.toml: 7 problems
+        "#
+    );
+}
+
+#[test]
+fn several_problems_at_once() {
+    assert_snapshot!(
+        rejected(
+            r#"
+[server]
+trusted_proxies = ["10.0.0.1/8"]
+drain_delay = "5"
+
+[limit.login]
+requests = 0
+per = "1 minute"
+count = "failure"
+
+[upstream.app]
+url = "http://127.0.0.1:3000/app"
+
+[[route]]
+path = "/reports/../admin"
+upstream = "ap"
+access = "public"
+limit = "logn"
+"#
+        ),
+        @r#"
+        error: `"10.0.0.1/8"` has address bits behind its prefix
+         --> gateway.toml:3:20
+          |
+        3 | trusted_proxies = ["10.0.0.1/8"]
+          |                    ^^^^^^^^^^^^
+          |
+          = help: write `"10.0.0.0/8"` for the block, or `"10.0.0.1"` for the address
+
+        error: `"5"` is not a duration
+         --> gateway.toml:4:15
+          |
+        4 | drain_delay = "5"
+          |               ^^^
+          |
+          = help: add a unit: `"5s"`, `"5ms"`, `"5m"` (minutes)
+
+        error: 0 is out of range
+         --> gateway.toml:7:12
+          |
+        7 | requests = 0
+          |            ^
+          |
+          = help: write a whole number from 1 to 1000000000
+
+        error: `"failure"` is not one of the choices
+         --> gateway.toml:9:9
+          |
+        9 | count = "failure"
+          |         ^^^^^^^^^
+          |
+          = help: did you mean `"failures"`? The choices are `"all"` or `"failures"`
+
+        error: an upstream's URL has no path
+          --> gateway.toml:12:7
+           |
+        12 | url = "http://127.0.0.1:3000/app"
+           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: routes choose the path; see `strip_prefix` for a prefix that the application does not know
+
+        error: the path has a dot segment; requests with one are refused
+          --> gateway.toml:15:8
+           |
+        15 | path = "/reports/../admin"
+           |        ^^^^^^^^^^^^^^^^^^^
+           |
+           = help: a path is `/reports`, `/reports/*` or `/reports/{id}/pages`
+
+        error: there is no `[upstream.ap]`
+          --> gateway.toml:16:12
+           |
+        16 | upstream = "ap"
+           |            ^^^^
+           |
+           = help: did you mean `app`?
+
+        error: there is no `[limit.logn]`
+          --> gateway.toml:18:9
+           |
+        18 | limit = "logn"
+           |         ^^^^^^
+           |
+           = help: did you mean `login`?
+
+        error: gateway.toml: 8 problems
+        "#
+    );
+}
+
+// --- routes ----------------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_route_that_is_written_twice() {
+    assert_snapshot!(
+        rejected(
+            r#"
+[upstream.app]
+builtin = "echo"
+
+[[route]]
+name = "reports"
+path = "/reports/*"
+upstream = "app"
+access = "public"
+
+[[route]]
+name = "reports again"
+path = "/reports/*"
+upstream = "app"
+access = "public"
+"#
+        ),
+        @r#"
+        error: two routes match the same requests
+          --> gateway.toml:13:8
+           |
+         7 | path = "/reports/*"
+           |        ------------ already taken here
+        ...
+        13 | path = "/reports/*"
+           |        ^^^^^^^^^^^^ this route can never be chosen
+           |
+           = help: give one of them a `host`, other `methods` or a longer path
+
+        error: gateway.toml: 1 problem
+        "#
+    );
+}
+
+#[test]
+fn two_routes_of_one_name() {
+    assert_snapshot!(
+        rejected(&format!("{APP}\n[[route]]\nname = \"app\"\npath = \"/other\"\nupstream = \"app\"\naccess = \"public\"\n")),
+        @r#"
+        error: a second route is called `app`
+          --> gateway.toml:12:8
+           |
+        12 | name = "app"
+           |        ^^^^^
+           |
+           = help: give each route a `name` of its own: logs and metrics tell them apart by it
+
+        error: gateway.toml: 1 problem
+        "#
+    );
+}
+
+#[test]
+fn no_routes() {
+    assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n"), @r"
+    error: there are no routes: every request would be answered with 404
+     --> gateway.toml:1:1
+      |
+    1 | [upstream.app]
+      | ^
+      |
+      = help: add a `[[route]]`
+
+    warning: no route uses upstream `app`
+     --> gateway.toml:1:11
+      |
+    1 | [upstream.app]
+      |           ^^^
+      |
+      = help: remove it, or name it in a route
+
+    error: gateway.toml: 1 problem, 1 warning
+    ");
+}
+
+#[test]
+fn a_route_without_path_or_upstream() {
+    assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\nname = \"app\"\naccess = \"public\"\n"), @r#"
+    warning: no route uses upstream `app`
+     --> gateway.toml:1:11
+      |
+    1 | [upstream.app]
+      |           ^^^
+      |
+      = help: remove it, or name it in a route
+
+    error: the route has no `path`
+     --> gateway.toml:4:1
+      |
+    4 | [[route]]
+      | ^^^^^^^^^
+      |
+      = help: add `path = "/*"` for everything, or `path = "/reports/*"`
+
+    error: the route has no `upstream`
+     --> gateway.toml:4:1
+      |
+    4 | [[route]]
+      | ^^^^^^^^^
+      |
+      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`
+
+    error: gateway.toml: 2 problems, 1 warning
+    "#);
+}
+
+#[test]
+fn an_upstream_that_no_route_uses() {
+    let folder =
+        Folder::with(&format!("{APP}\n[upstream.old]\nurl = \"http://127.0.0.1:3000\"\n\n[limit.old]\nrequests = 5\nper = \"1m\"\n"));
+    let told = folder.run(&["check"]);
+    assert_snapshot!(told.out, @"gateway.toml: ok: 1 route, 0 issuers, 2 upstreams, 1 limit, no tests");
+    assert_snapshot!(told.warned(), @r"
+    warning: no route uses upstream `old`
+      --> gateway.toml:11:11
+       |
+    11 | [upstream.old]
+       |           ^^^
+       |
+       = help: remove it, or name it in a route
+
+    warning: no route uses limit `old`
+      --> gateway.toml:14:8
+       |
+    14 | [limit.old]
+       |        ^^^
+       |
+       = help: remove it, or name it in a route
+
+    warning: gateway.toml: 2 warnings
+    ");
+}
+
+#[test]
+fn a_role_list_that_can_never_match() {
+    assert_snapshot!(
+        rejected(&with_protected("roles = []\nall_roles = [\"\"]\nscopes = [\"read write\"]\nclaims = { tenant = [] }\nissuers = [\"corp\"]")),
+        @r#"
+        error: the list is empty: nobody could ever pass
+          --> gateway.toml:15:9
+           |
+        15 | roles = []
+           |         ^^
+           |
+           = help: remove it, or name at least one
+
+        error: an empty name, which no caller can hold
+          --> gateway.toml:16:14
+           |
+        16 | all_roles = [""]
+           |              ^^
+           |
+           = help: remove it
+
+        error: a scope has no space in it (RFC 6749 §3.3): nobody could ever pass
+          --> gateway.toml:17:11
+           |
+        17 | scopes = ["read write"]
+           |           ^^^^^^^^^^^^
+           |
+           = help: write each scope as an item of its own
+
+        error: the list is empty: nobody could ever pass
+          --> gateway.toml:18:21
+           |
+        18 | claims = { tenant = [] }
+           |                     ^^
+           |
+           = help: name at least one value
+
+        error: there is no `[issuer.corp]`
+          --> gateway.toml:19:12
+           |
+        19 | issuers = ["corp"]
+           |            ^^^^^^
+           |
+           = help: the issuers are local
+
+        error: gateway.toml: 5 problems
+        "#
+    );
+}
+
+#[test]
+fn a_protected_route_without_an_issuer() {
+    assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\npath = \"/*\"\nupstream = \"app\"\n"), @r#"
+    error: the route needs a caller, but there is no issuer whose tokens are accepted
+     --> gateway.toml:5:8
+      |
+    5 | path = "/*"
+      |        ^^^^
+      |
+      = help: add an `[issuer.NAME]` section, or open the route with `access = "public"`
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn a_public_route_with_roles() {
+    assert_snapshot!(rejected(&format!("{}roles = [\"admin\"]\n", with_app(ISSUER))), @r#"
+    error: a public route asks nobody who they are
+      --> gateway.toml:17:9
+       |
+    17 | roles = ["admin"]
+       |         ^^^^^^^^^
+       |
+       = help: remove this, or `access = "public"`
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+/// What is allowed and still hardly meant (CONTRACT §2, rules 3 and 7).
+#[test]
+fn routes_that_deserve_a_look() {
+    let text = r#"
+[issuer.one]
+issuer = "https://one.example"
+audience = ["app"]
+algorithms = ["HS256"]
+secret = { file = "one.secret", create = true }
+
+[issuer.two]
+issuer = "https://two.example"
+audience = ["app"]
+algorithms = ["HS256"]
+secret = { file = "two.secret", create = true }
+
+[upstream.app]
+url = "http://127.0.0.1:3000"
+
+[[route]]
+name = "shop"
+host = "shop.example.com"
+path = "/*"
+upstream = "app"
+access = "public"
+
+[[route]]
+name = "assets"
+path = "/assets/*"
+upstream = "app"
+access = "public"
+
+[[route]]
+name = "private assets"
+path = "/assets/private/*"
+upstream = "app"
+"#;
+    assert_snapshot!(warned(text), @r#"
+    warning: on its host, this public route takes requests of the protected route `private assets`
+      --> gateway.toml:20:8
+       |
+    20 | path = "/*"
+       |        ^^^^
+    ...
+    32 | path = "/assets/private/*"
+       |        ------------------- protected, for every host
+       |
+       = help: give the protected route this host as well if it should hold there
+
+    warning: this public subtree surrounds the protected route `private assets`
+      --> gateway.toml:20:8
+       |
+    20 | path = "/*"
+       |        ^^^^
+    ...
+    32 | path = "/assets/private/*"
+       |        ------------------- an application that folds case would read other spellings as this path
+       |
+       = help: say `path_case = "insensitive"` in the upstream's section if it does, or "sensitive" if it does not
+
+    warning: this public subtree surrounds the protected route `private assets`
+      --> gateway.toml:26:8
+       |
+    26 | path = "/assets/*"
+       |        ^^^^^^^^^^^
+    ...
+    32 | path = "/assets/private/*"
+       |        ------------------- an application that folds case would read other spellings as this path
+       |
+       = help: say `path_case = "insensitive"` in the upstream's section if it does, or "sensitive" if it does not
+
+    warning: route `private assets` takes callers of every issuer
+      --> gateway.toml:32:8
+       |
+    32 | path = "/assets/private/*"
+       |        ^^^^^^^^^^^^^^^^^^^
+       |
+       = help: name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer
+
+    warning: gateway.toml: 4 warnings
+    "#);
+}
+
+#[test]
+fn a_certificate_and_a_key_that_do_not_belong_together() {
+    let made = rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
+    let folder = Folder::with(&with_app("[server.tls]\ncertificate = \"tls.crt\"\nprivate_key = { file = \"tls.key\" }\n"));
+    folder.write("tls.crt", made.cert.pem());
+    folder.write_private("tls.key", made.signing_key.serialize_pem());
+    assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, no tests");
+    folder.write_private("tls.key", rcgen::KeyPair::generate().expect("a key").serialize_pem());
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
+    error: the private key does not belong to the certificate
+     --> gateway.toml:3:15
+      |
+    3 | private_key = { file = "tls.key" }
+      |               ^^^^^^^^^^^^^^^^^^^^
+
+    error: gateway.toml: 1 problem
+    "#);
+    folder.write_private("tls.key", made.cert.pem());
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
+    error: the file holds a certificate, but a private key is wanted here: are the two files swapped?
+     --> gateway.toml:3:15
+      |
+    3 | private_key = { file = "tls.key" }
+      |               ^^^^^^^^^^^^^^^^^^^^
+
+    error: gateway.toml: 1 problem
+    "#);
+    folder.write("tls.crt", made.signing_key.serialize_pem());
+    let told = folder.run(&["check"]).rejected();
+    assert!(!told.contains("PRIVATE KEY-----"), "{told}");
+    assert_snapshot!(told, @r#"
+    error: the file holds a private key, but a certificate is wanted here: are the two files swapped?
+     --> gateway.toml:2:15
+      |
+    2 | certificate = "tls.crt"
+      |               ^^^^^^^^^
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn identity_headers_that_cannot_be() {
+    assert_snapshot!(
+        rejected(&with_app("[identity_headers]\nConnection = \"sub\"\n\"X Auth\" = \"sub\"\nX-Auth-Group = \"groups..name\"\n")),
+        @r#"
+        error: `Connection` has a meaning of its own and cannot tell who is calling
+         --> gateway.toml:2:1
+          |
+        2 | Connection = "sub"
+          | ^^^^^^^^^^
+          |
+          = help: choose a name such as `X-Auth-User`
+
+        error: this is no header name
+         --> gateway.toml:3:1
+          |
+        3 | "X Auth" = "sub"
+          | ^^^^^^^^
+          |
+          = help: use letters, digits and `-`, such as `X-Auth-User`
+
+        error: a claim name with an empty part
+         --> gateway.toml:4:16
+          |
+        4 | X-Auth-Group = "groups..name"
+          |                ^^^^^^^^^^^^^^
+          |
+          = help: write `"realm_access.roles"`, or `["one exact name"]`
+
+        error: gateway.toml: 3 problems
+        "#
+    );
+}
+
+// --- issuers, keys, secrets ------------------------------------------------------------------------------------------------------------
+
+/// An issuer whose key is made where it is missing.
+const ISSUER: &str = r#"
+[issuer.local]
+issuer = "https://issuer.example"
+audience = ["app"]
+algorithms = ["HS256"]
+secret = { file = "local.secret", create = true }
+"#;
+
+/// A file with a protected route, and these keys in it.
+fn with_protected(route: &str) -> String {
+    format!("{ISSUER}\n[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\nname = \"app\"\npath = \"/*\"\nupstream = \"app\"\n{route}\n")
+}
+
+/// A file whose issuer has public keys.
+fn with_keys(keys: &str) -> String {
+    format!(
+        "[issuer.corp]\nissuer = \"https://corp.example\"\naudience = [\"app\"]\nalgorithms = [\"ES256\"]\n{keys}\n\n[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\nname = \"app\"\npath = \"/*\"\nupstream = \"app\"\n"
+    )
+}
+
+#[test]
+fn an_issuer_that_says_nothing() {
+    assert_snapshot!(rejected(&with_app("[issuer.corp]\n")), @r#"
+    error: issuer `corp` has no `algorithms`
+     --> gateway.toml:1:9
+      |
+    1 | [issuer.corp]
+      |         ^^^^
+      |
+      = help: add `algorithms = ["RS256"]`, or what its tokens are signed with
+
+    error: issuer `corp` has no `issuer`
+     --> gateway.toml:1:9
+      |
+    1 | [issuer.corp]
+      |         ^^^^
+      |
+      = help: add `issuer = "…"`, the `iss` of its tokens; for tokens without one, `insecure_any_issuer = true`
+
+    error: issuer `corp` has no `audience`
+     --> gateway.toml:1:9
+      |
+    1 | [issuer.corp]
+      |         ^^^^
+      |
+      = help: add `audience = ["…"]`, the `aud` of its tokens; for tokens without one, `insecure_any_audience = true`
+
+    error: gateway.toml: 3 problems
+    "#);
+}
+
+#[test]
+fn an_issuer_with_two_sources_of_keys() {
+    assert_snapshot!(rejected(&with_keys("public_keys = [\"corp.pem\"]\njwks_file = \"keys.json\"")), @r#"
+    error: a second source of keys
+     --> gateway.toml:6:13
+      |
+    5 | public_keys = ["corp.pem"]
+      |               ------------ the first
+    6 | jwks_file = "keys.json"
+      |             ^^^^^^^^^^^
+      |
+      = help: keep exactly one of `secret`, `public_keys` and `jwks_file`
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn a_key_file_that_is_missing() {
+    assert_snapshot!(rejected(&with_keys("public_keys = [\"corp.pem\"]")), @r#"
+    error: cannot read `corp.pem`: No such file or directory (os error 2)
+     --> gateway.toml:5:16
+      |
+    5 | public_keys = ["corp.pem"]
+      |                ^^^^^^^^^^
+      |
+      = help: ./corp.pem is not there; relative paths start at the folder of the configuration file
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn a_key_file_that_is_a_certificate() {
+    let made = rcgen::generate_simple_self_signed(["corp.example".to_owned()]).expect("a certificate");
+    let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
+    folder.write("corp.pem", made.cert.pem());
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
+    error: `corp.pem`: this is a certificate, not a key; take the public key out of it: openssl x509 -in cert.pem -pubkey -noout > key.pem
+     --> gateway.toml:5:16
+      |
+    5 | public_keys = ["corp.pem"]
+      |                ^^^^^^^^^^
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn a_private_key_where_a_public_one_belongs() {
+    let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
+    folder.write_private("corp.pem", rcgen::KeyPair::generate().expect("a key").serialize_pem());
+    assert_snapshot!(folder.run(&["check"]).warned(), @r#"
+    warning: the file holds a private key, which a gateway that only verifies should not have; keep the public part: openssl pkey -in key.pem -pubout -out public.pem
+     --> gateway.toml:5:16
+      |
+    5 | public_keys = ["corp.pem"]
+      |                ^^^^^^^^^^
+
+    warning: gateway.toml: 1 warning
+    "#);
+}
+
+#[test]
+fn key_files_that_are_none() {
+    let folder = Folder::with(&with_keys("public_keys = [\"text.pem\", \"empty.pem\", \"folder.pem\", \"huge.pem\", \"broken.pem\"]"));
+    folder.write("text.pem", "not a key\n");
+    folder.write("empty.pem", "");
+    fs::create_dir(folder.path().join("folder.pem")).expect("a folder");
+    fs::File::create(folder.path().join("huge.pem")).expect("a file").set_len(50_000_000).expect("it may be that long");
+    folder.write("broken.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
+    error: `text.pem`: this is not PEM: no "-----BEGIN PUBLIC KEY-----" was found
+     --> gateway.toml:5:16
+      |
+    5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
+      |                ^^^^^^^^^^
+
+    error: `empty.pem`: there is no key: the file is empty
+     --> gateway.toml:5:28
+      |
+    5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
+      |                            ^^^^^^^^^^^
+
+    error: cannot read `folder.pem`: it is a folder
+     --> gateway.toml:5:41
+      |
+    5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
+      |                                         ^^^^^^^^^^^^
+      |
+      = help: it must be a PEM file with a public key
+
+    error: cannot read `huge.pem`: it is larger than 4194304 bytes
+     --> gateway.toml:5:55
+      |
+    5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
+      |                                                       ^^^^^^^^^^
+      |
+      = help: it must be a PEM file with a public key
+
+    error: `broken.pem`: the key cannot be read: it is damaged, or of a kind that is not supported (RSA, EC on P-256 or P-384, Ed25519)
+     --> gateway.toml:5:67
+      |
+    5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
+      |                                                                   ^^^^^^^^^^^^
+
+    error: gateway.toml: 5 problems
+    "#);
+}
+
+#[test]
+fn a_key_that_does_not_fit_its_algorithms() {
+    let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]").replace("ES256", "RS256"));
+    folder.write("corp.pem", rcgen::KeyPair::generate().expect("a key").public_key_pem());
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
+    error: the key is for ES256, but the configured algorithms are RS256
+     --> gateway.toml:5:15
+      |
+    5 | public_keys = ["corp.pem"]
+      |               ^^^^^^^^^^^^
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn a_jwk_set_that_is_none() {
+    let folder = Folder::with(&with_keys("jwks_file = \"keys.json\""));
+    folder.write("keys.json", "{\"keys\": [");
+    assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
+    error: `keys.json`: the JWK Set is not JSON
+     --> gateway.toml:5:13
+      |
+    5 | jwks_file = "keys.json"
+      |             ^^^^^^^^^^^
+
+    error: gateway.toml: 1 problem
+    "#);
+    folder.write("keys.json", "{\"keys\": []}");
+    let told = folder.run(&["check"]).rejected();
+    assert!(told.contains("keys.json") && told.contains(": 1 problem\n"), "{told}");
+    assert!(!told.contains("the warnings say"), "there are no warnings to look at:\n{told}");
+    folder.write("keys.json", r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ", "kid": "hmac"}]}"#);
+    let told = folder.run(&["check"]).rejected();
+    assert!(!told.contains("c2VjcmV0"), "{told}");
+    assert_snapshot!(told, @r#"
+    warning: key 0 (kid "hmac") of the set is left out: it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`
+     --> gateway.toml:5:13
+      |
+    5 | jwks_file = "keys.json"
+      |             ^^^^^^^^^^^
+
+    error: no key of this set can be used
+     --> gateway.toml:5:13
+      |
+    5 | jwks_file = "keys.json"
+      |             ^^^^^^^^^^^
+      |
+      = help: the warnings say why each was left out; look at `algorithms` as well
+
+    error: gateway.toml: 1 problem, 1 warning
+    "#);
+}
+
+#[test]
+fn a_secret_that_is_shorter_than_the_hash() {
+    let folder = Folder::with(&with_protected("").replace(", create = true", ""));
+    folder.write_private("local.secret", "hunter2\n");
+    let told = folder.run(&["check"]).rejected();
+    assert!(!told.contains("hunter2"), "{told}");
+    assert_snapshot!(told, @r#"
+    error: the secret has 7 bytes; these algorithms need 32
+     --> gateway.toml:6:10
+      |
+    6 | secret = { file = "local.secret" }
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: make a longer one, such as `openssl rand -base64 48`; to go on with this one, set `insecure_short_secret = true` (RFC 7518 §3.2)
+
+    error: gateway.toml: 1 problem
+    "#);
+}
+
+#[test]
+fn a_secret_that_others_may_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::with(&with_protected("").replace(", create = true", ""));
+    let secret = folder.write("local.secret", "a secret of more than thirty-two bytes\n");
+    fs::set_permissions(secret, fs::Permissions::from_mode(0o644)).expect("a mode");
+    let told = folder.run(&["check"]).warned();
+    assert!(!told.contains("thirty-two"), "{told}");
+    assert_snapshot!(told, @r#"
+    warning: other users may access `./local.secret` (mode 644)
+     --> gateway.toml:6:19
+      |
+    6 | secret = { file = "local.secret" }
+      |                   ^^^^^^^^^^^^^^
+      |
+      = help: `chmod 600 ./local.secret`
+
+    warning: gateway.toml: 1 warning
+    "#);
+}
+
+#[test]
+fn secrets_that_are_not_there() {
+    let missing = with_protected("").replace(", create = true", "");
+    assert_snapshot!(rejected(&missing), @r#"
+    error: there is no file `./local.secret`
+     --> gateway.toml:6:19
+      |
+    6 | secret = { file = "local.secret" }
+      |                   ^^^^^^^^^^^^^^
+      |
+      = help: make it, or correct the path: it starts at the folder of the configuration file
+
+    error: gateway.toml: 1 problem
+    "#);
+    assert_snapshot!(rejected(&missing.replace("{ file = \"local.secret\" }", "{ env = \"PORTCULLIS_TEST_NOT_SET\" }")), @r#"
+    error: the environment variable `PORTCULLIS_TEST_NOT_SET` is not set
+     --> gateway.toml:6:18
+      |
+    6 | secret = { env = "PORTCULLIS_TEST_NOT_SET" }
+      |                  ^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: set it where the gateway is started, or write `{ file = "path" }`
+
+    error: gateway.toml: 1 problem
+    "#);
+    let told = rejected(&missing.replace("{ file = \"local.secret\" }", "{ path = \"local.secret\" }"));
+    assert!(told.contains("`{ env = \"NAME\" }` or `{ file = \"path\" }`"), "{told}");
+}
+
+/// Whatever else is wrong with the file: what stands in it as a secret is never shown.
+#[test]
+fn a_secret_in_the_file_is_refused_and_never_shown() {
+    const SECRET: &str = "correct-horse-battery-staple-and-more";
+    let inline = with_protected("").replace("{ file = \"local.secret\", create = true }", &format!("\"{SECRET}\""));
+    let told = rejected(&inline);
+    assert!(!told.contains(SECRET), "{told}");
+    assert_snapshot!(told, @r#"
+    error: a secret in the file itself
+     --> gateway.toml:6:10
+      |
+    6 | secret = "*************************************"
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: write `{ env = "NAME" }` or `{ file = "path" }`; to keep it here, set `insecure_inline_secret = true` in this section
+
+    error: gateway.toml: 1 problem
+    "#);
+    for (what, text) in [
+        ("permitted", inline.replace("\naudience", "\ninsecure_inline_secret = true\naudience")),
+        ("permitted and too short", inline.replace("\naudience", "\ninsecure_inline_secret = true\naudience").replace("HS256", "HS512")),
+        ("of a wrong algorithm", inline.replace("\naudience", "\ninsecure_inline_secret = true\naudience").replace("HS256", "RS256")),
+        ("before a syntax error", format!("{inline}\n[server\n")),
+        ("in a line that is no TOML", inline.replace(&format!("\"{SECRET}\""), &format!("\"{SECRET}"))),
+        ("without quotes", inline.replace(&format!("\"{SECRET}\""), SECRET)),
+        ("of the wrong type", inline.replace(&format!("\"{SECRET}\""), &format!("[\"{SECRET}\"]"))),
+        ("in a table", inline.replace(&format!("\"{SECRET}\""), &format!("{{ value = \"{SECRET}\" }}"))),
+        (
+            "as an environment variable's name",
+            inline.replace(&format!("\"{SECRET}\""), &format!("{{ env = \"\", inline = \"{SECRET}\" }}")),
+        ),
+        ("under an unknown key", inline.replace("\nsecret =", "\nclient_secret =")),
+        ("under a key with a typo", inline.replace("\nsecret =", "\nsecrte =")),
+        ("as a password", format!("{}\npassword = \"{SECRET}\"\n", with_protected(""))),
+        ("as an admin token", format!("{}\n[admin]\ntoken = \"{SECRET}\"\n", with_protected(""))),
+        ("in a database URL", format!("{}\n[store]\ndatabase = \"postgres://gateway:{SECRET}@db.example/gateway\"\n", with_protected(""))),
+        (
+            "in an upstream's URL",
+            with_protected("").replace("builtin = \"echo\"", &format!("url = \"http://app:{SECRET}@127.0.0.1:3000\"")),
+        ),
+        ("as a private key", format!("{}\n[server.tls]\ncertificate = \"tls.crt\"\nprivate_key = \"{SECRET}\"\n", with_protected(""))),
+    ] {
+        let told = Folder::with(&text).run(&["check"]);
+        assert!(!told.err.contains(SECRET) && !told.out.contains(SECRET), "a secret {what}: {}{}", told.out, told.err);
+        assert!(told.code == 78 || what == "permitted", "a secret {what}: {told:?}");
+        let explained = Folder::with(&text).run(&["explain", "GET", "/"]);
+        assert!(!explained.err.contains(SECRET) && !explained.out.contains(SECRET), "a secret {what}: {explained:?}");
+    }
+}
+
+#[test]
+fn networks_with_host_bits() {
+    assert_snapshot!(
+        rejected(&with_app("[server]\ntrusted_proxies = [\"10.0.0.1/8\", \"2001:db8::1/32\", \"10.0.0.0/33\", \"lb.internal\", \"0.0.0.0/0\"]\n")),
+        @r#"
+        error: `"10.0.0.1/8"` has address bits behind its prefix
+         --> gateway.toml:2:20
+          |
+        2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
+          |                    ^^^^^^^^^^^^
+          |
+          = help: write `"10.0.0.0/8"` for the block, or `"10.0.0.1"` for the address
+
+        error: `"2001:db8::1/32"` has address bits behind its prefix
+         --> gateway.toml:2:34
+          |
+        2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
+          |                                  ^^^^^^^^^^^^^^^^
+          |
+          = help: write `"2001:db8::/32"` for the block, or `"2001:db8::1"` for the address
+
+        error: `"10.0.0.0/33"` is not a network
+         --> gateway.toml:2:52
+          |
+        2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
+          |                                                    ^^^^^^^^^^^^^
+          |
+          = help: an IPv4 prefix is a number from 0 to 32, as in `"10.0.0.0/8"`
+
+        error: `"lb.internal"` is not a network
+         --> gateway.toml:2:67
+          |
+        2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
+          |                                                                   ^^^^^^^^^^^^^
+          |
+          = help: write an address or a block: `"192.0.2.7"`, `"10.0.0.0/8"`, `"fd00::/8"`; names are not looked up
+
+        error: every address would be believed about who the client is
+         --> gateway.toml:2:82
+          |
+        2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
+          |                                                                                  ^^^^^^^^^^^
+          |
+          = help: name the networks of your load balancers, or set `insecure_trust_every_proxy = true`
+
+        error: gateway.toml: 5 problems
+        "#
+    );
+}
+
+#[test]
+fn keys_that_are_not_supported_yet() {
+    assert_snapshot!(
+        rejected(
+            r#"
+[server]
+proxy_protocol = true
+
+[server.tls]
+certificate = "tls.crt"
+private_key = { file = "tls.key" }
+client_ca = "clients.pem"
+
+[admin]
+token = { file = "admin.token" }
+
+[store]
+database = "sqlite:portcullis.db"
+
+[identity]
+issuer = "https://app.example.com/auth"
+
+[issuer.corp]
+issuer = "https://login.example.com"
+audience = ["app"]
+algorithms = ["RS256"]
+discovery = true
+jwks_refresh = "5m"
+
+[limit.login]
+requests = 5
+per = "1m"
+key = "client+account"
+
+[upstream.app]
+url = "https://127.0.0.1:3000"
+http2 = true
+tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+
+[[route]]
+name = "login"
+path = "/auth/*"
+identity = true
+access = "public"
+streams = "session"
+limit = "login"
+"#
+        ),
+        @r#"
+        error: `server.proxy_protocol` is not supported yet
+         --> gateway.toml:3:18
+          |
+        3 | proxy_protocol = true
+          |                  ^^^^
+          |
+          = help: remove it; it would have no effect
+
+        error: cannot read `tls.crt`: No such file or directory (os error 2)
+         --> gateway.toml:6:15
+          |
+        6 | certificate = "tls.crt"
+          |               ^^^^^^^^^
+          |
+          = help: ./tls.crt is not there; relative paths start at the folder of the configuration file
+
+        error: there is no file `./tls.key`
+         --> gateway.toml:7:24
+          |
+        7 | private_key = { file = "tls.key" }
+          |                        ^^^^^^^^^
+          |
+          = help: make it, or correct the path: it starts at the folder of the configuration file
+
+        error: `server.tls.client_ca` is not supported yet
+         --> gateway.toml:8:13
+          |
+        8 | client_ca = "clients.pem"
+          |             ^^^^^^^^^^^^^
+          |
+          = help: remove it; it would have no effect
+
+        error: `admin.token` is not supported yet
+          --> gateway.toml:11:9
+           |
+        11 | token = { file = "admin.token" }
+           |         ^^^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `store` is not supported yet
+          --> gateway.toml:13:1
+           |
+        13 | [store]
+           | ^^^^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `identity` is not supported yet
+          --> gateway.toml:16:1
+           |
+        16 | [identity]
+           | ^^^^^^^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `issuer.corp.discovery` is not supported yet
+          --> gateway.toml:23:13
+           |
+        23 | discovery = true
+           |             ^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `issuer.corp.jwks_refresh` is not supported yet
+          --> gateway.toml:24:16
+           |
+        24 | jwks_refresh = "5m"
+           |                ^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `client+account` is for routes of the built-in issuer, which is not supported yet
+          --> gateway.toml:29:7
+           |
+        29 | key = "client+account"
+           |       ^^^^^^^^^^^^^^^^
+           |
+           = help: use `key = "client"`
+
+        warning: no route uses upstream `app`
+          --> gateway.toml:31:11
+           |
+        31 | [upstream.app]
+           |           ^^^
+           |
+           = help: remove it, or name it in a route
+
+        error: `upstream.app.http2` is not supported yet
+          --> gateway.toml:33:9
+           |
+        33 | http2 = true
+           |         ^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `tls.certificate` is not supported yet
+          --> gateway.toml:34:23
+           |
+        34 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+           |                       ^^^^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `tls.private_key` is not supported yet
+          --> gateway.toml:34:46
+           |
+        34 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+           |                                              ^^^^^^^^^^^^^^^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `route.identity` is not supported yet
+          --> gateway.toml:39:12
+           |
+        39 | identity = true
+           |            ^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: `route.streams` is not supported yet
+          --> gateway.toml:41:11
+           |
+        41 | streams = "session"
+           |           ^^^^^^^^^
+           |
+           = help: remove it; it would have no effect
+
+        error: gateway.toml: 15 problems, 1 warning
+        "#
+    );
+}
+
+/// Such a key is refused alone, too: nothing of the file has to be wrong besides.
+#[test]
+fn each_key_that_is_not_supported_yet_is_refused_alone() {
+    for (section, line) in [
+        ("[server]", "proxy_protocol = false"),
+        ("[admin]", "token = \"x\""),
+        ("[issuer.local]", "jwks_max_stale = \"24h\""),
+        ("[issuer.local]", "jwks_refetch_cooldown = \"10s\""),
+        ("[issuer.local]", "backchannel_logout = \"/logout\""),
+        ("[upstream.app]", "http2 = false"),
+        ("[[route]]", "streams = \"token\""),
+        ("[[route]]", "identity = false"),
+    ] {
+        let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
+        let told = rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));
+        assert!(told.contains("is not supported yet") && told.contains("1 problem\n"), "{section} {line}: {told}");
+    }
+    for section in ["store", "identity"] {
+        let told = rejected(&format!("{}\n[{section}]\n", with_protected("")));
+        assert!(told.contains(&format!("`{section}` is not supported yet")), "{told}");
+    }
+}
+
+#[test]
+fn weakened_guarantees_are_listed() {
+    let folder = Folder::with(
+        r#"
+[server]
+trusted_proxies = ["0.0.0.0/0"]
+insecure_trust_every_proxy = true
+
+[issuer.old]
+insecure_any_issuer = true
+insecure_any_audience = true
+algorithms = ["HS256"]
+secret = "short"
+insecure_short_secret = true
+insecure_inline_secret = true
+
+[upstream.app]
+builtin = "echo"
+
+[[route]]
+name = "old"
+path = "/old/*"
+upstream = "app"
+insecure_path = ["merge_slashes", "parameters", "encoded_slash"]
+method_override = true
+enforce = false
+
+[[route]]
+name = "perhaps"
+path = "/*"
+upstream = "app"
+access = "optional"
+"#,
+    );
+    assert_snapshot!(folder.run(&["check"]).ok(), @r#"
+    gateway.toml: ok: 2 routes, 1 issuer, 1 upstream, 0 limits, no tests
+    weakened guarantees:
+      server.insecure_trust_every_proxy: any peer may say who the client is
+      issuer.old.insecure_any_issuer: tokens without `iss` are accepted
+      issuer.old.insecure_any_audience: tokens for anybody are accepted
+      issuer.old.insecure_short_secret: the secret is shorter than the hash
+      issuer.old.insecure_inline_secret: the secret stands in the file
+      route `old`: insecure_path accepts merge_slashes, parameters, encoded_slash
+      route `old`: enforce = false lets refused requests through without an identity
+      route `old`: method_override lets the application read another method
+      route `perhaps`: access = "optional" lets requests without a token through
+    "#);
+}
+
+#[test]
+fn tests_that_fail() {
+    assert_snapshot!(
+        rejected(&format!(
+            "{}{}",
+            with_protected("roles = [\"admin\"]"),
+            r#"
+[[test]]
+request = "GET /reports"
+roles = ["user"]
+expect = { status = 200, route = "app", headers = { X-Auth-User = "alice" } }
+
+[[test]]
+request = "GET /a/../b"
+expect = { reason = "route_not_found" }
+
+[[test]]
+request = "GET /reports"
+roles = ["admin"]
+claims = { sub = "alice" }
+issuer = "corp"
+expect = { status = 200 }
+
+[[test]]
+expect = { status = 200 }
+"#
+        )),
+        @r#"
+        error: the test expects status 200, but it is 403 (role_missing)
+          --> gateway.toml:20:21
+           |
+        18 | request = "GET /reports"
+           |           -------------- this request
+        19 | roles = ["user"]
+        20 | expect = { status = 200, route = "app", headers = { X-Auth-User = "alice" } }
+           |                     ^^^
+           |
+           = help: authorize: the caller lacks the role `admin`
+
+        error: the test expects X-Auth-User to be alice, but it is absent
+          --> gateway.toml:20:67
+           |
+        18 | request = "GET /reports"
+           |           -------------- this request
+        19 | roles = ["user"]
+        20 | expect = { status = 200, route = "app", headers = { X-Auth-User = "alice" } }
+           |                                                                   ^^^^^^^
+           |
+           = help: authorize: the caller lacks the role `admin`
+
+        error: the test expects reason route_not_found, but it is target_ambiguous
+          --> gateway.toml:24:21
+           |
+        23 | request = "GET /a/../b"
+           |           ------------- this request
+        24 | expect = { reason = "route_not_found" }
+           |                     ^^^^^^^^^^^^^^^^^
+           |
+           = help: target: the path has a dot segment
+
+        error: `roles` and `claims` contradict each other
+          --> gateway.toml:28:9
+           |
+        28 | roles = ["admin"]
+           |         ^^^^^^^^^
+        29 | claims = { sub = "alice" }
+           |          ----------------- the other
+           |
+           = help: keep one
+
+        error: the test has no `request`
+          --> gateway.toml:33:1
+           |
+        33 | [[test]]
+           | ^^^^^^^^
+           |
+           = help: add `request = "GET /reports"`
+
+        error: gateway.toml: 5 problems
+        "#
+    );
+}
+
+#[test]
+fn tests_that_hold_are_counted() {
+    let folder = Folder::with(&format!(
+        "{}{}",
+        with_protected("roles = [\"admin\"]"),
+        r#"
+[[test]]
+request = "GET http://app.example.com/reports"
+claims = { sub = "alice", roles = ["admin"] }
+headers = { X-Auth-User = "root" }
+expect = { status = 200, reason = "authorized", route = "app", headers = { X-Auth-User = "alice", X-Auth-Email = "" } }
+
+[[test]]
+request = "GET /reports"
+expect = { status = 401, reason = "credentials_missing" }
+"#
+    ));
+    assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 1 route, 1 issuer, 1 upstream, 0 limits, 2 tests passed");
+}
+
+// --- one request, explained ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn explain_tells_every_step() {
+    let folder = Folder::with(include_str!("../gateway.toml"));
+    let told = folder.run(&["explain", "GET", "http://app.example.com/public/../admin/users"]).ok();
+    assert_snapshot!(told, @r"
+    ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
+    NO  target        the path has a dot segment
+    refuse: 400 target_ambiguous
+    ");
+    let claims = r#"{"sub": "alice", "roles": ["user"], "email": "alice@example.com", "email_verified": false}"#;
+    let told = folder.run(&["explain", "POST", "/admin/users", "--claims", claims]).ok();
+    assert_snapshot!(told, @r"
+    ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
+    ok  target        host `localhost`, path `/admin/users`; `/admin/users` is what is sent
+    ok  route         `admin`: every host, the longest subtree with 1 literal segments, every method
+    --  limit         the route has none
+    ok  authenticate  `alice` of issuer `local`, roles user
+    NO  authorize     the caller lacks the role `admin`
+    refuse: 403 role_missing
+    ");
+    let told = folder.run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X_Auth_User: root", "-H", "Cookie: a=b"]).ok();
+    assert_snapshot!(without_ids(&told), @r"
+    ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
+    ok  target        host `localhost`, path `/reports/q3`; `/reports/q3` is what is sent
+    ok  route         `app`: every host, the longest subtree with 0 literal segments, every method
+    --  limit         the route has none
+    ok  authenticate  `alice` of issuer `local`, roles user
+    ok  authorize     every caller may
+    ok  outgoing      GET /reports/q3 to upstream `app`
+        set           x-auth-issuer: https://portcullis.invalid/local
+        set           x-auth-roles: user
+        set           x-auth-user: alice
+        set           x-request-id: [random]
+        set           x-forwarded-for: 127.0.0.1
+        set           x-forwarded-proto: http
+        set           x-forwarded-host: localhost
+        set           traceparent: [random]
+        removed       x_auth_user
+    allow: 200 authenticated
+    ");
+}
+
+/// The ids of an exchange are random.
+fn without_ids(told: &str) -> String {
+    let line = |line: &str| match line.split_once(": ") {
+        Some((name, _)) if name.ends_with("x-request-id") || name.ends_with("traceparent") => format!("{name}: [random]\n"),
+        _ => format!("{line}\n"),
+    };
+    told.lines().map(line).collect()
+}
+
+#[test]
+fn explain_in_json_has_the_fields_of_the_contract() {
+    let folder = Folder::with(include_str!("../gateway.toml"));
+    let ask = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&folder.run(&[&["explain", "--json"], arguments].concat()).ok()).expect("JSON")
+    };
+    let claims = r#"{"sub": "root", "roles": ["user", "admin"]}"#;
+    let told =
+        ask(&["GET", "http://app.example.com/admin/users?page=2", "--claims", claims, "--peer", "203.0.113.7", "-H", "X_Auth_User: x"]);
+    let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(keys(&told), "client headers issuer reason roles route status steps subject target verdict");
+    assert_eq!(told["verdict"], "allow");
+    assert_eq!(told["status"], 200);
+    assert_eq!(told["reason"], "authorized");
+    assert_eq!(told["route"], "admin");
+    assert_eq!(told["client"], "203.0.113.7");
+    assert_eq!(told["issuer"], "local");
+    assert_eq!(told["subject"], "root");
+    assert_eq!(told["roles"], json!(["user", "admin"]));
+    assert_eq!(keys(&told["headers"]), "removed set");
+    assert_eq!(told["headers"]["set"]["x-auth-user"], "root");
+    assert_eq!(told["headers"]["set"]["x-auth-roles"], "user,admin");
+    assert_eq!(told["headers"]["removed"], json!(["x_auth_user"]));
+    assert_eq!(keys(&told["steps"][0]), "detail outcome step");
+
+    let told = ask(&["GET", "/admin/users", "--claims", r#"{"sub": "alice"}"#]);
+    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("refuse"), &json!(403), &json!("role_missing")));
+    assert_eq!(keys(&told), "client headers issuer reason roles route status steps subject target verdict");
+
+    let told = ask(&["GET", "/admin/users"]);
+    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("refuse"), &json!(401), &json!("credentials_missing")));
+    assert_eq!((&told["issuer"], &told["subject"]), (&Value::Null, &Value::Null));
+
+    let told = ask(&["GET", "/a#b"]);
+    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("refuse"), &json!(400), &json!("target_ambiguous")));
+
+    let told = ask(&["GET", "/public/x"]);
+    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("allow"), &json!(200), &json!("public")));
+}
+
+#[test]
+fn explain_verifies_a_token() {
+    let folder = Folder::with(include_str!("../gateway.toml"));
+    let token = folder.run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--role", "admin"]).ok();
+    let token = token.trim();
+    let told = folder.run(&["explain", "GET", "/admin/users", "--token", token]).ok();
+    assert!(told.ends_with("allow: 200 authorized\n"), "{told}");
+    assert!(!told.contains(token), "a token is never shown: {told}");
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    let told = folder.run(&["explain", "GET", "/admin/users", "--token", &forged]).ok();
+    assert!(told.contains("refuse: 401 token_"), "{told}");
+    assert!(!told.contains(&forged), "a token is never shown: {told}");
+}
+
+// --- tokens ----------------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_minted_token_can_be_looked_into() {
+    let folder = Folder::with(&with_protected("").replace("audience =", "roles = \"realm_access.roles\"\naudience ="));
+    let arguments = [
+        "token",
+        "mint",
+        "--issuer",
+        "local",
+        "--sub",
+        "alice",
+        "--role",
+        "user",
+        "--role",
+        "admin",
+        "--claim",
+        "tenant=\"acme\"",
+        "--claim",
+        "level=3",
+        "--ttl",
+        "1h",
+    ];
+    let token = folder.run(&arguments).ok();
+    let told = folder.run(&["token", "inspect", token.trim()]).ok();
+    for word in
+        ["NOT VERIFIED", "HS256", "\"alice\"", "realm_access", "\"admin\"", "\"acme\"", "3", "https://issuer.example", "exp", "iat", "jti"]
+    {
+        assert!(told.contains(word), "no {word}:\n{told}");
+    }
+    for input in [&["token", "inspect"][..], &["token", "inspect", "-"]] {
+        assert_eq!(folder.run_with_input(input, &token).ok(), told);
+        assert_eq!(folder.run_with_input(input, &format!("Bearer {token}\n")).ok(), told);
+    }
+}
+
+#[test]
+fn a_token_is_minted_with_a_private_key() {
+    let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    folder.write_private("corp.pem", key.serialize_pem());
+    let token = folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).ok();
+    let told = folder.run(&["explain", "GET", "/", "--token", token.trim()]).ok();
+    assert!(told.ends_with("allow: 200 authenticated\n"), "{told}");
+
+    folder.write("corp.pem", key.public_key_pem());
+    let told = folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""));
+    assert_snapshot!(told.err, @"error: the file holds nothing to sign with: `token mint` needs an issuer with `secret`, or a private key among its `public_keys`");
+}
+
+#[test]
+fn what_is_no_token_is_told_so() {
+    let folder = Folder::new();
+    for text in ["", "x", "a.b.c", "e30.bm9uZQ.e30"] {
+        let told = folder.run_with_input(&["token", "inspect"], text);
+        assert_eq!((told.code, told.out.as_str()), (1, ""), "{text}");
+        assert!(told.err.starts_with("error: this is no token: "), "{}", told.err);
+    }
+    assert_snapshot!(folder.run(&["token", "inspect", "a.b.c"]).err, @"error: this is no token: the token cannot be read: its header is not base64url without padding");
+}
+
+#[test]
+fn a_mint_for_an_unknown_issuer_names_the_known() {
+    let folder = Folder::with(&with_protected(""));
+    assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; there is local");
+    let told = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
+    assert!(told.code == 2 && !told.err.trim_end().ends_with("there is"), "a sentence without an end: {}", told.err);
+    let told = Folder::with(APP).run(&["explain", "GET", "/", "--claims", "{\"sub\": \"alice\"}"]);
+    assert!(told.code == 2 && !told.err.trim_end().ends_with("there is"), "a sentence without an end: {}", told.err);
+}
+
+// --- serving ---------------------------------------------------------------------------------------------------------------------------
+
+/// A gateway that serves, and the lines of its log.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Running {
+    /// Starts `run` and waits until it is ready.
+    fn start(folder: &Folder) -> Self {
+        let mut child = folder.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let lines = lines(&mut child);
+        let mut running = Self { child, lines, listen: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
+        let ready = running.event("ready");
+        let address = |field: &str| ready[field].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        (running.listen, running.admin) = (address("listen"), address("admin"));
+        running
+    }
+
+    /// Waits for the next event with this message.
+    fn event(&self, message: &str) -> Value {
+        let began = Instant::now();
+        let mut seen = String::new();
+        loop {
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("the log does not say \"{message}\":\n{seen}"));
+            let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("a line of the log is no JSON: {line}"));
+            if event["message"] == message {
+                return event;
+            }
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// Waits for its end.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let mut err = String::new();
+        self.child.stderr.take().expect("a pipe").read_to_string(&mut err).expect("messages are UTF-8");
+        (wait(&mut self.child), err)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A process that has ended cannot be killed, and need not.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines that a child writes to standard output.
+fn lines(child: &mut Child) -> Receiver<String> {
+    let out = child.stdout.take().expect("a pipe");
+    let (sender, lines) = channel();
+    std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    lines
+}
+
+/// The shell's own `kill`: a small machine has no other.
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().expect("a shell");
+    assert!(sent.success(), "SIG{name} could not be sent");
+}
+
+/// The exit code of a child that is about to end: it closes its standard error when it does, so this waits for no more than a moment.
+fn wait(child: &mut Child) -> Option<i32> {
+    child.wait().expect("it ends").code()
+}
+
+/// Status and body of a request.
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads the request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no HTTP: {answer}"));
+    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+/// `APP` on ports that are free, and a drain that lasts as long as this.
+fn serving(drain_delay: &str) -> String {
+    format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain_delay = \"{drain_delay}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n{APP}")
+}
+
+#[test]
+fn a_port_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let folder = Folder::with(&serving("0s").replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1));
+    let told = folder.run(&["run"]);
+    assert_eq!(told.code, 1);
+    assert_snapshot!(told.err.replace(&port, "[port]"), @r"
+    error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
+      help: another process has this port; stop it, or choose another port in [server] or [admin]
+    ");
+
+    let folder = Folder::with(&with_app(&format!("[server]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:{port}\"\n")));
+    let told = folder.run(&["run"]);
+    assert_eq!(told.code, 1);
+    assert_snapshot!(told.err.replace(&port, "[port]"), @r"
+    error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
+      help: another process has this port; stop it, or choose another port in [server] or [admin]
+    ");
+}
+
+#[test]
+fn addresses_that_cannot_be_listened_on() {
+    let told = rejected(&with_app("[server]\nlisten = [\"8080\", \"app.internal:8080\", \"127.0.0.1:99999\", \"\"]\n"));
+    for address in ["8080", "app.internal:8080", "127.0.0.1:99999", ""] {
+        assert!(told.contains(&format!("error: `\"{address}\"` is not an address to listen on\n")), "nothing of `{address}`:\n{told}");
+    }
+    // An address of the documentation's own network (RFC 5737): no machine has it.
+    let told = Folder::with(&with_app("[server]\nlisten = \"192.0.2.1:8080\"\n")).run(&["run"]);
+    assert_eq!(told.code, 1);
+    assert_snapshot!(told.err, @r"
+    error: cannot listen on 192.0.2.1:8080: Cannot assign requested address (os error 99)
+      help: this machine does not have that address; `ip address` shows which it has
+    ");
+}
+
+#[test]
+fn a_wrong_file_does_not_start() {
+    let folder = Folder::with(&serving("0s").replace("builtin", "bultin"));
+    assert_eq!(folder.run(&["run"]).rejected(), folder.run(&["check"]).rejected());
+    // Nor does one whose tests fail.
+    let folder = Folder::with(&format!("{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n", serving("0s")));
+    assert_eq!(folder.run(&["run"]).rejected(), folder.run(&["check"]).rejected());
+}
+
+#[test]
+fn it_serves_drains_and_ends_well() {
+    for name in ["TERM", "INT"] {
+        let folder = Folder::with(&serving("0s"));
+        let running = Running::start(&folder);
+        assert_eq!(get(running.listen, "/hello").0, 200);
+        assert_eq!(get(running.admin, "/livez").0, 200);
+        assert_eq!(get(running.admin, "/readyz").0, 200);
+        running.signal(name);
+        running.event("draining");
+        running.event("stopped");
+        assert_eq!(running.ended(), (Some(0), String::new()), "SIG{name}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
+        let folder = Folder::with(&serving("10m"));
+        let running = Running::start(&folder);
+        running.signal(first);
+        running.event("draining");
+        let draining = (get(running.admin, "/readyz").0, get(running.listen, "/").0);
+        assert_eq!(draining, (503, 200), "it says that it is about to stop, and still serves");
+        running.signal(second);
+        let (code, err) = running.ended();
+        let said = "error: ended by a second signal before every exchange had finished\n";
+        assert_eq!((code, err.as_str()), (Some(1), said), "SIG{first}, SIG{second}");
+    }
+}
+
+#[test]
+fn sighup_takes_a_good_file() {
+    let folder = Folder::with(&serving("0s"));
+    let running = Running::start(&folder);
+    assert_eq!(get(running.listen, "/hello").0, 200);
+    folder.write("gateway.toml", serving("0s").replace("path = \"/*\"", "path = \"/other/*\""));
+    running.signal("HUP");
+    let event = running.event("reloaded");
+    assert_eq!((&event["level"], &event["file"]), (&json!("info"), &json!("gateway.toml")));
+    assert_eq!((get(running.listen, "/hello").0, get(running.listen, "/other").0), (404, 200));
+    let metrics = get(running.admin, "/metrics").1;
+    assert!(metrics.contains("\nportcullis_config_last_reload_success 1\n"), "{metrics}");
+    assert!(metrics.contains("\nportcullis_config_reloads_total{outcome=\"succeeded\"} 1\n"), "{metrics}");
+}
+
+#[test]
+fn sighup_with_a_wrong_file_changes_nothing() {
+    let folder = Folder::with(&serving("0s"));
+    let running = Running::start(&folder);
+    for (what, text) in [
+        ("two problems", serving("soon").replace("builtin", "bultin")),
+        ("no TOML", "[server".to_owned()),
+        ("an empty file", String::new()),
+        ("what is read at start", serving("0s").replace("workers = 1", "workers = 2")),
+        ("a failing test", format!("{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n", serving("0s"))),
+    ] {
+        folder.write("gateway.toml", text);
+        running.signal("HUP");
+        let event = running.event("the file was rejected; the running configuration stays");
+        assert_eq!(event["level"], "error", "{what}");
+        // One event holds every problem, each with its place.
+        let problems = match &event["problems"] {
+            Value::String(text) => serde_json::from_str(text).expect("JSON"),
+            problems => problems.clone(),
+        };
+        let problems = problems.as_array().expect("a list");
+        assert!(!problems.is_empty() && problems.iter().all(|problem| problem["message"].is_string()), "{what}: {event}");
+        assert_eq!(problems.len() >= 2, what == "two problems", "{what}: {event}");
+        assert_eq!((get(running.listen, "/hello").0, get(running.admin, "/readyz").0), (200, 200), "{what}");
+    }
+    fs::remove_file(folder.path().join("gateway.toml")).expect("it was there");
+    running.signal("HUP");
+    running.event("the file was rejected; the running configuration stays");
+    let metrics = get(running.admin, "/metrics").1;
+    assert!(metrics.contains("\nportcullis_config_last_reload_success 0\n"), "{metrics}");
+    assert!(metrics.contains("\nportcullis_config_reloads_total{outcome=\"rejected\"} 6\n"), "{metrics}");
+    running.signal("TERM");
+    assert_eq!(running.ended().0, Some(0));
+}
+
+#[test]
+fn start_makes_the_secret_that_may_be_made() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::with(&format!("{ISSUER}\n{}", serving("0s")));
+    let running = Running::start(&folder);
+    let secret = fs::metadata(folder.path().join("local.secret")).expect("it was made");
+    assert_eq!(secret.permissions().mode() & 0o777, 0o600);
+    assert!(secret.len() >= 32);
+    drop(running);
+}
+
+#[test]
+fn healthcheck_asks_the_running_gateway() {
+    let folder = Folder::with(&serving("10m"));
+    let running = Running::start(&folder);
+    folder.write("probe.toml", format!("[admin]\nlisten = \"{}\"\n{APP}", running.admin));
+    assert_eq!(folder.run(&["healthcheck", "--config", "probe.toml"]).ok(), "");
+    let port = running.admin.port().to_string();
+
+    running.signal("TERM");
+    running.event("draining");
+    let told = folder.run(&["healthcheck", "--config", "probe.toml"]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""));
+    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz answers 503: not ready");
+
+    drop(running);
+    let told = folder.run(&["healthcheck", "--config", "probe.toml"]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""));
+    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz does not answer: Connection refused (os error 111)");
+}
+
+/// Everything that the demo prints is meant to be pasted, so it is.
+#[test]
+fn the_demo_prints_lines_that_work() {
+    let folder = Folder::new();
+    let mut command = folder.command(&["demo"]);
+    let mut child = command.env("TMPDIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let lines = lines(&mut child);
+    // Ends with this function, also where an assertion fails.
+    let running = Running { child, lines, listen: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
+    let mut told = Vec::new();
+    while !told.last().is_some_and(|line: &String| line.contains("Ctrl-C")) {
+        told.push(running.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the demo does not say how it ends: {told:#?}")));
+    }
+    let made = || fs::read_dir(folder.path()).expect("the folder").count();
+    assert_eq!(made(), 1, "the demo has a folder of its own");
+
+    let exports: String = told.iter().filter(|line| line.starts_with("export ")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(exports.lines().count(), 2, "{told:#?}");
+    let pasted: Vec<&String> = told.iter().filter(|line| line.starts_with("curl ") || line.starts_with("for ")).collect();
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "curl is missing, and here every test must run");
+        eprintln!("SKIPPED: curl is not installed, so the lines of the demo were not tried");
+        return;
+    }
+    let statuses: Vec<String> = pasted
+        .iter()
+        .map(|line| {
+            let output = Command::new("bash").args(["-c", &format!("{exports}{line}")]).output().expect("bash runs");
+            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            if line.starts_with("for ") {
+                return answer.split_whitespace().collect::<Vec<_>>().join(" ");
+            }
+            assert!(!answer.contains("root") || line.contains("public") || line.contains("ADMIN"), "{line}: {answer}");
+            answer.split_whitespace().nth(1).unwrap_or_default().to_owned()
+        })
+        .collect();
+    assert_eq!(statuses, ["200", "401", "200", "200", "403", "200", "400", "200 200 200 200 200 429"], "{pasted:#?}");
+
+    running.signal("INT");
+    assert_eq!(running.ended(), (Some(0), String::new()));
+    assert_eq!(made(), 0, "the demo leaves nothing behind");
+}

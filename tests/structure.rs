@@ -1,0 +1,437 @@
+//! Holds the house to its plan: which module may know which, how long a file may be, and what no file may hold.
+//!
+//! The floors are read from the table in `src/lib.rs`, so that what a reader is told is what is held. What is granted beyond them stands
+//! in the tables below, each with its reason; a grant that nothing uses is an error too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Imports between modules of one floor.
+const NEIGHBOURS: [(&str, &str, &str); 1] = [("cli", "process", "`run` and `demo` are commands that serve")];
+
+/// What the floor of sockets may know of the gateway.
+const KNOWN_TO_SERVER: [(&str, &str); 6] = [
+    ("Gateway", "a connection hands its requests to `Gateway::handle`"),
+    ("Snapshot", "the limits and the certificate of a connection are those of the file that is in force"),
+    ("client::Peer", "`handle` is told who holds the socket's other end"),
+    ("exchange::RecordedBody", "the body of every response, for hyper to send"),
+    ("reason::Reason", "a connection too many is refused before there is a request"),
+    ("refusal::problem_body", "and in the same words as every refusal"),
+];
+
+/// The gateway's files in walking order: each may know those before it.
+const WALK: [&str; 17] = [
+    "reason",
+    "target",
+    "client",
+    "headers",
+    "body",
+    "upstream",
+    "route",
+    "authenticate",
+    "authorize",
+    "outgoing",
+    "echo",
+    "refusal",
+    "snapshot",
+    "exchange",
+    "tunnel",
+    "explain",
+    "mod",
+];
+
+/// Imports against the walk.
+const AGAINST_THE_WALK: [(&str, &str, &str); 4] = [
+    ("body", "upstream", "`Body` is one enum, unboxed: one of its kinds is an upstream's body, which gives its connection back at its end"),
+    ("snapshot", "explain", "`[[test]]` blocks are judged by the same walk as `explain`, before a file is accepted"),
+    ("exchange", "mod", "an exchange is written to the gateway's `Telemetry` when it ends"),
+    ("explain", "mod", "`explain` takes the steps of the line itself: `permit` and `overridden`"),
+];
+
+/// The most lines of code that a file may have: neither comments nor tests count.
+const LONGEST: usize = 420;
+
+/// Files that are longer.
+const LONG: [(&str, &str); 1] =
+    [("config/value.rs", "a row of small values that do not know each other, each with its form, its schema and its messages")];
+
+#[test]
+fn every_module_uses_only_the_floors_below() {
+    let house = House::read();
+    let floors = house.floors();
+    let mut used = BTreeSet::new();
+    let mut breaches = Vec::new();
+    for file in house.code() {
+        let from = file.module[0].as_str();
+        let Some(&floor) = floors.get(from) else { continue };
+        for path in file.paths() {
+            let to = path[0].as_str();
+            let Some(&other) = floors.get(to).filter(|_| to != from) else { continue };
+            if let Some((from, to, _)) = NEIGHBOURS.iter().find(|(one, another, _)| (*one, *another) == (from, to)) {
+                used.insert((*from, *to));
+            } else if other >= floor {
+                breaches.push(format!("{}: `{from}` (floor {floor}) knows {}, of floor {other}", file.name, path.join("::")));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+    assert_eq!(used.len(), NEIGHBOURS.len(), "a grant that nothing uses; used are {used:?}");
+}
+
+#[test]
+fn the_floor_of_sockets_knows_little_of_the_gateway() {
+    let house = House::read();
+    let mut used = BTreeSet::new();
+    let mut breaches = Vec::new();
+    for file in house.code().filter(|file| ["server", "admin"].contains(&file.module[0].as_str())) {
+        for path in file.paths().into_iter().filter(|path| path[0] == "gateway") {
+            let of = path[1..].join("::");
+            match KNOWN_TO_SERVER.iter().find(|(known, _)| of == *known || of.starts_with(&format!("{known}::"))) {
+                Some((known, _)) if file.module[0] == "server" => {
+                    used.insert(*known);
+                }
+                _ => breaches.push(format!("{} knows gateway::{of}", file.name)),
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+    assert_eq!(used.len(), KNOWN_TO_SERVER.len(), "a grant that nothing uses; used are {used:?}");
+}
+
+#[test]
+fn a_file_of_the_gateway_knows_only_what_was_walked_before() {
+    let house = House::read();
+    let place = |name: &str| WALK.iter().position(|file| *file == name);
+    let mut used = BTreeSet::new();
+    let mut breaches = Vec::new();
+    for file in house.code().filter(|file| file.module[0] == "gateway") {
+        let from = file.module.get(1).map_or("mod", String::as_str);
+        let Some(here) = place(from) else {
+            breaches.push(format!("{}: not in the walk; say where it belongs", file.name));
+            continue;
+        };
+        for path in file.paths().into_iter().filter(|path| path[0] == "gateway") {
+            // What is no file of the gateway is an item of its front door, or one of the files by another name.
+            let to = path.get(1).map_or("mod", String::as_str);
+            let to = if place(to).is_some() { to } else { house.reexported(to) };
+            if let Some((from, to, _)) = AGAINST_THE_WALK.iter().find(|(one, another, _)| (*one, *another) == (from, to)) {
+                used.insert((*from, *to));
+            } else if to != from && place(to).is_none_or(|there| there > here) {
+                breaches.push(format!("{}: `{from}` knows {}, which comes later", file.name, path.join("::")));
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+    assert_eq!(used.len(), AGAINST_THE_WALK.len(), "a grant that nothing uses; used are {used:?}");
+    for name in WALK {
+        assert!(house.files.iter().any(|file| file.module == ["gateway", name]) || name == "mod", "there is no gateway/{name}");
+    }
+}
+
+/// A token is expired, not `401`: only what speaks HTTP knows status codes.
+#[test]
+fn status_codes_appear_only_where_http_is_spoken() {
+    let house = House::read();
+    for file in house.code().filter(|file| !["gateway", "server", "admin"].contains(&file.module[0].as_str())) {
+        assert!(!file.code.contains("StatusCode"), "{}: a status code below or above the floors that speak HTTP", file.name);
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let house = House::read();
+    for file in house.files.iter().filter(|file| file.module.is_empty()).chain(house.code()) {
+        let said = file.text.lines().next().is_some_and(|line| line.strip_prefix("//! ").is_some_and(|text| text.len() > 10));
+        assert!(said, "{} does not begin with a `//!` that says what it is for", file.name);
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let house = House::read();
+    let lines = |file: &File| file.code.lines().filter(|line| !line.trim().is_empty()).count();
+    let long: Vec<(&str, usize)> =
+        house.code().map(|file| (file.name.as_str(), lines(file))).filter(|(_, lines)| *lines > LONGEST).collect();
+    let unexplained: Vec<_> = long.iter().filter(|(name, _)| !LONG.iter().any(|(known, _)| known == name)).collect();
+    assert!(unexplained.is_empty(), "at most {LONGEST} lines of code, or a reason: {unexplained:?}");
+    assert_eq!(long.len(), LONG.len(), "an exception that is no longer needed; long are {long:?}");
+}
+
+#[test]
+fn what_no_file_may_hold() {
+    for file in House::read().code() {
+        for (what, instead) in [
+            (".unwrap()", "`expect(\"why it holds\")`, or an error"),
+            ("env::var(", "secrets are references in the file"),
+            ("env::vars(", "secrets are references in the file"),
+            ("todo!(", "finish it"),
+            ("unimplemented!(", "finish it"),
+            ("dbg!(", "an event"),
+            ("#[allow(", "`#[expect(…, reason = \"…\")]`"),
+        ] {
+            if let Some((before, _)) = file.code.split_once(what) {
+                panic!("{}:{}: `{what}`; write instead: {instead}", file.name, before.lines().count().max(1));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reader_of_the_source_reads_it() {
+    let text = "//! About `crate::one`.\nuse crate::{two::{self, Three}, four as Four};\nuse super::five::*;\n// crate::six\n\
+                const TEXT: &str = \"crate::seven \\\" crate::eight\"; const RAW: &str = r#\"crate::nine \" \"#; const C: char = '\"';\n\
+                fn f<'a>(x: &'a str) -> crate::ten::Eleven { /* crate::twelve */ crate::thirteen::<u8>(x) }\n\
+                #[cfg(test)]\nmod tests { use crate::fourteen; fn g() { x.unwrap(); } }\nuse crate::fifteen;\n#[cfg(test)]\nmod samples;\n";
+    let file = File::new("gateway/mod.rs".to_owned(), text.to_owned());
+    let found: Vec<String> = file.paths().iter().map(|path| path.join("::")).collect();
+    assert_eq!(found, ["two", "two::Three", "four", "five::*", "ten::Eleven", "thirteen", "fifteen"]);
+    assert!(!file.code.contains(".unwrap()") && file.code.contains("fn f"));
+    assert_eq!(file.test_modules, ["samples"]);
+}
+
+/// The source.
+struct House {
+    files: Vec<File>,
+}
+
+/// A file of it.
+struct File {
+    /// Its path below `src`.
+    name: String,
+    /// Its path as a module, without `crate`.
+    module: Vec<String>,
+    text: String,
+    /// Neither comments, nor the insides of strings, nor test code.
+    code: String,
+    /// Modules that it declares for tests only.
+    test_modules: Vec<String>,
+}
+
+impl House {
+    fn read() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut files = Vec::new();
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("src can be read") {
+                let path: PathBuf = entry.expect("src can be read").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let name = path.strip_prefix(&root).expect("it is below src").display().to_string();
+                    files.push(File::new(name, fs::read_to_string(&path).expect("it can be read")));
+                }
+            }
+        }
+        files.sort_by(|one, another| one.name.cmp(&another.name));
+        assert!(files.len() > 40, "the source was not found");
+        Self { files }
+    }
+
+    /// Every file of a module, tests apart.
+    fn code(&self) -> impl Iterator<Item = &File> {
+        let tests: BTreeSet<Vec<String>> = self
+            .files
+            .iter()
+            .flat_map(|file| file.test_modules.iter().map(|name| file.module.iter().cloned().chain([name.clone()]).collect()))
+            .collect();
+        self.files.iter().filter(move |file| !file.module.is_empty() && !tests.contains(&file.module))
+    }
+
+    /// The table in `lib.rs`: module and floor. It must name every module, and no other.
+    fn floors(&self) -> BTreeMap<String, u32> {
+        let lib = &self.files.iter().find(|file| file.name == "lib.rs").expect("there is a lib.rs").text;
+        let mut floors = BTreeMap::new();
+        for row in lib.lines().filter_map(|line| line.strip_prefix("//! | ")) {
+            let mut cells = row.split('|').map(str::trim);
+            let Some(floor) = cells.next().and_then(|cell| cell.parse().ok()) else { continue };
+            for module in cells.next().unwrap_or_default().split(',') {
+                floors.insert(module.trim().trim_matches(['[', ']', '`']).to_owned(), floor);
+            }
+        }
+        let declared: BTreeSet<&str> =
+            lib.lines().filter_map(|line| line.strip_prefix("pub mod ").or(line.strip_prefix("mod "))?.strip_suffix(';')).collect();
+        assert_eq!(floors.keys().map(String::as_str).collect::<BTreeSet<_>>(), declared, "the table in lib.rs names every module");
+        floors
+    }
+
+    /// The gateway's file that an item of its front door comes from.
+    fn reexported(&self, item: &str) -> &'static str {
+        let door = self.files.iter().find(|file| file.name == "gateway/mod.rs").expect("there is a gateway");
+        let found = WALK.iter().find(|file| {
+            [format!("pub use self::{file}::{item};"), format!("pub use {file}::{item};")].iter().any(|line| door.code.contains(line))
+        });
+        found.copied().unwrap_or("mod")
+    }
+}
+
+impl File {
+    fn new(name: String, text: String) -> Self {
+        let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        if module.last().is_some_and(|last| last == "mod") || ["lib", "main"].contains(&module[0].as_str()) {
+            module.pop();
+        }
+        let (code, test_modules) = without_tests(&without_text(&text));
+        Self { name, module, text, code, test_modules }
+    }
+
+    /// Every path into the crate, from its root.
+    fn paths(&self) -> Vec<Vec<String>> {
+        let mut found = Vec::new();
+        let bytes = self.code.as_bytes();
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        for (start, keyword) in ["crate::", "super::", "self::"].iter().flat_map(|word| self.code.match_indices(word)) {
+            // Not the middle of a path, and no other word.
+            if start > 0 && (is_word(bytes[start - 1]) || bytes[start - 1] == b':' || bytes[start - 1] == b'$') {
+                continue;
+            }
+            let mut base = match keyword {
+                "crate::" => Vec::new(),
+                "super::" => self.module[..self.module.len().saturating_sub(1)].to_vec(),
+                _ => self.module.clone(),
+            };
+            let mut at = start + keyword.len();
+            while self.code[at..].starts_with("super::") {
+                base.pop();
+                at += "super::".len();
+            }
+            tree(&self.code[at..], &base, &mut found, start);
+        }
+        found.sort_by_key(|(start, _)| *start);
+        found.into_iter().map(|(_, path)| path).filter(|path| !path.is_empty()).collect()
+    }
+}
+
+/// Reads a path or a tree of them, and returns what is left.
+fn tree<'a>(text: &'a str, base: &[String], found: &mut Vec<(usize, Vec<String>)>, start: usize) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        while !rest.trim_start().starts_with('}') && !rest.is_empty() {
+            rest = tree(rest, base, found, start).trim_start();
+            rest = rest.strip_prefix(',').unwrap_or(rest);
+        }
+        return rest.trim_start().strip_prefix('}').unwrap_or_default();
+    }
+    let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '*').unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    let mut path = base.to_vec();
+    if word != "self" && !word.is_empty() {
+        path.push(word.to_owned());
+    }
+    match rest.strip_prefix("::") {
+        Some(below) if below.starts_with(|letter: char| letter.is_alphabetic() || "_{*".contains(letter)) => {
+            tree(below, &path, found, start)
+        }
+        _ => {
+            found.push((start, path));
+            match rest.trim_start().strip_prefix("as ") {
+                Some(renamed) => &renamed[renamed.find([',', '}', ';', '\n']).unwrap_or(renamed.len())..],
+                // An empty word would be read for ever.
+                None if word.is_empty() => rest.get(1..).unwrap_or_default(),
+                None => rest,
+            }
+        }
+    }
+}
+
+/// The text with comments and the insides of strings and characters as spaces, byte for byte.
+fn without_text(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    let blank = |out: &mut Vec<u8>, range: std::ops::Range<usize>| {
+        for byte in &mut out[range] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+    };
+    while at < bytes.len() {
+        let rest = &text.as_bytes()[at..];
+        let end = if rest.starts_with(b"//") {
+            at + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len())
+        } else if rest.starts_with(b"/*") {
+            at + rest.windows(2).position(|two| two == b"*/").map_or(rest.len(), |end| end + 2)
+        } else if let Some(hashes) = raw_string(bytes, at) {
+            let close = format!("\"{}", "#".repeat(hashes));
+            let body = at + 2 + hashes;
+            body + bytes[body..]
+                .windows(close.len())
+                .position(|found| found == close.as_bytes())
+                .map_or(rest.len(), |end| end + close.len())
+        } else if rest[0] == b'"' {
+            let mut end = at + 1;
+            while end < bytes.len() && bytes[end] != b'"' {
+                end += if bytes[end] == b'\\' { 2 } else { 1 };
+            }
+            end + 1
+        } else if rest[0] == b'\'' {
+            // A lifetime has no closing quote where a character has one.
+            let length = if rest.get(1) == Some(&b'\\') {
+                rest[3..].iter().position(|byte| *byte == b'\'').map(|end| end + 4)
+            } else {
+                let width = text[at + 1..].chars().next().map_or(1, char::len_utf8);
+                (rest.get(1 + width) == Some(&b'\'')).then_some(width + 2)
+            };
+            at + length.unwrap_or(0)
+        } else {
+            at
+        };
+        let end = end.min(bytes.len());
+        blank(&mut out, at..end);
+        at = end.max(at + 1);
+    }
+    String::from_utf8(out).unwrap_or_else(|_| unreachable!("whole characters were replaced"))
+}
+
+/// The number of `#` of a raw string that begins here.
+fn raw_string(bytes: &[u8], at: usize) -> Option<usize> {
+    let starts =
+        bytes[at] == b'r' && (at == 0 || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_') || bytes[at - 1] == b'b');
+    let hashes = bytes[at + 1..].iter().take_while(|byte| **byte == b'#').count();
+    (starts && bytes.get(at + 1 + hashes) == Some(&b'"')).then_some(hashes)
+}
+
+/// Cuts what is under `#[cfg(test)]`, and tells the modules that are declared there.
+fn without_tests(code: &str) -> (String, Vec<String>) {
+    let mut modules = Vec::new();
+    let mut cut: Vec<std::ops::Range<usize>> = Vec::new();
+    for (start, _) in code.match_indices("#[cfg(test)]") {
+        if cut.last().is_some_and(|last| last.contains(&start)) {
+            continue;
+        }
+        let (mut depth, mut end) = (0_u32, code.len());
+        for (at, byte) in code.bytes().enumerate().skip(start + "#[cfg(test)]".len()) {
+            match byte {
+                b'{' => depth += 1,
+                b'}' => {
+                    depth = depth.saturating_sub(1);
+                    if depth == 0 {
+                        end = at + 1;
+                        break;
+                    }
+                }
+                b';' if depth == 0 => {
+                    end = at + 1;
+                    let item = code[start..end].split_whitespace().collect::<Vec<_>>();
+                    if let Some(module) = item.iter().position(|word| *word == "mod").and_then(|at| item.get(at + 1)) {
+                        modules.push(module.trim_end_matches(';').to_owned());
+                    }
+                    break;
+                }
+                _ => {}
+            }
+        }
+        cut.push(start..end);
+    }
+    let mut kept = code.as_bytes().to_vec();
+    for range in &cut {
+        for byte in &mut kept[range.clone()] {
+            if *byte != b'\n' {
+                *byte = b' ';
+            }
+        }
+    }
+    (String::from_utf8(kept).expect("whole items were cut"), modules)
+}
