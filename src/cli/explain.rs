@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use super::token::no_issuer;
 use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
@@ -80,8 +81,9 @@ fn assumed(arguments: &Arguments, snapshot: &Snapshot, now: u64) -> Result<Optio
     let names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
     let issuer = match (&arguments.issuer, names.as_slice()) {
         (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
-        (Some(issuer), _) => return Err(Failure::Usage(format!("there is no [issuer.{issuer}]; there is {}", names.join(", ")))),
+        (Some(issuer), _) => return Err(no_issuer(issuer, &names)),
         (None, [only]) => *only,
+        (None, []) => return Err(Failure::Usage("the file has no issuer whose token the claims could stand in for".to_owned())),
         (None, _) => return Err(Failure::Usage(format!("say whose token it is with --issuer; there is {}", names.join(", ")))),
     };
     let caller = snapshot.issuers.assume(issuer, claims, now);

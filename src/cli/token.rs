@@ -82,7 +82,7 @@ pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure
     let Loaded { source, file, problems } = config::load(path)?;
     let Some((_, written)) = file.issuer.iter().find(|(name, _)| *name.get_ref() == request.issuer) else {
         let names: Vec<&str> = file.issuer.keys().map(|name| name.get_ref().as_str()).collect();
-        return Err(Failure::Usage(format!("there is no [issuer.{}]; there is {}", request.issuer, names.join(", "))));
+        return Err(no_issuer(&request.issuer, &names));
     };
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Problems::new(source, problems).into());
@@ -91,6 +91,14 @@ pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure
     let algorithm = algorithm(written, &minter, request.algorithm.as_deref())?;
     let claims = claims(written, request)?;
     minter.sign(algorithm, None, "JWT", &claims).map_err(|error| Failure::Other(error.to_string()))
+}
+
+/// What to say where a section is named that is not there.
+pub(super) fn no_issuer(asked: &str, known: &[&str]) -> Failure {
+    Failure::Usage(match known {
+        [] => format!("there is no [issuer.{asked}]: the file has no issuer; add such a section"),
+        _ => format!("there is no [issuer.{asked}]; there is {}", known.join(", ")),
+    })
 }
 
 fn minter(source: &config::Source, written: &Written) -> Result<Minter, Failure> {

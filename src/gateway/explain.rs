@@ -46,7 +46,9 @@ pub struct Explanation {
     pub reason: Reason,
     /// The name of the route.
     pub route: Option<String>,
-    /// The target as it was matched.
+    /// The host as it was matched.
+    pub host: Option<String>,
+    /// The decoded path that was matched.
     pub target: Option<String>,
     /// The client's address.
     pub client: Option<IpAddr>,
@@ -85,6 +87,7 @@ impl Explanation {
             "status": self.status,
             "reason": self.reason.as_str(),
             "route": self.route,
+            "host": self.host,
             "target": self.target,
             "client": self.client.map(|client| client.to_string()),
             "issuer": self.caller.as_ref().map(|caller| caller.issuer_name().to_string()),
@@ -103,6 +106,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         status: 0,
         reason: Reason::Public,
         route: None,
+        host: None,
         target: None,
         client: None,
         caller: question.assumed.clone(),
@@ -137,7 +141,8 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     told.ok("client", describe_client(&client));
 
     let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).map_err(|error| ("target", error.into()))?;
-    told.target = Some(format!("{}{}", target.host(), target.path()));
+    told.host = Some(target.host().to_owned());
+    told.target = Some(target.path().to_owned());
     told.ok("target", describe_target(&target));
 
     let route = snapshot.routes.find(&parts.method, &target).map_err(|error| ("route", error.into()))?;

@@ -203,10 +203,22 @@ pub fn bind(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<std::net
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    let (socket, address) = match address {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, address),
+        SocketAddr::V6(v6) => match TcpSocket::new_v6() {
+            // Every address, on a machine without IPv6, is every IPv4 address.
+            Err(error) if v6.ip().is_unspecified() && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+                (TcpSocket::new_v4()?, SocketAddr::from(([0, 0, 0, 0], v6.port())))
+            }
+            made => (made?, address),
+        },
+    };
     // Sockets of a gateway that has just stopped are in TIME_WAIT: they do not keep the next one out.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(shared)?;
     socket.bind(address)?;
     Ok(socket)
 }
+
+/// "Address family not supported", as Linux numbers it.
+const EAFNOSUPPORT: i32 = 97;

@@ -285,10 +285,13 @@ impl Compiler<'_> {
                     self.error(Problem::warning(file.span(), left_out.to_string()));
                 }
                 if keys.is_empty() {
-                    self.error(
-                        Problem::error(file.span(), "no key of this set can be used")
+                    let problem = match left_out.as_slice() {
+                        [] => Problem::error(file.span(), "the set has no keys")
+                            .help("a JWK Set is `{\"keys\": [ … ]}` with at least one public key (RFC 7517 §5)"),
+                        _ => Problem::error(file.span(), "no key of this set can be used")
                             .help("the warnings say why each was left out; look at `algorithms` as well"),
-                    );
+                    };
+                    self.error(problem);
                     return None;
                 }
                 Some(keys)

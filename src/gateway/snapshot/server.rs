@@ -77,14 +77,14 @@ impl Compiler<'_> {
         }
         let mut addresses = Vec::new();
         for text in items {
-            for address in self.take(value::listen(text))? {
+            for address in self.take(value::listen(text)).into_iter().flatten() {
                 if addresses.contains(&address) && address.port() != 0 {
                     self.error(Problem::error(text.span(), format!("`{address}` is named twice")).help("name each address once"));
                 }
                 addresses.push(address);
             }
         }
-        (!addresses.is_empty()).then_some(addresses)
+        (addresses.len() >= items.len() && !addresses.is_empty()).then_some(addresses)
     }
 
     /// Sockets, threads and the log are made once.
