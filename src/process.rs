@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{self, Readiness};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
-use crate::config::{self, Problems};
+use crate::config::{self, Mark, Problems};
 use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::server::{Server, bind};
@@ -171,13 +171,11 @@ impl Life {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
-                    self.reload().await;
-                    watch = Watch::new(&self.gateway.current());
+                    self.reload(&mut watch).await;
                 }
                 _ = looks.tick(), if self.gateway.current().watch => {
                     if watch.changed().await {
-                        self.reload().await;
-                        watch.reloaded(&self.gateway.current());
+                        self.reload(&mut watch).await;
                     }
                 }
                 _ = prunes.tick() => self.gateway.current().counters.iter().for_each(|limit| limit.prune()),
@@ -187,7 +185,8 @@ impl Life {
     }
 
     /// Reads the file again. A wrong file changes nothing.
-    async fn reload(&self) {
+    async fn reload(&self, watch: &mut Watch) {
+        let before = watch.look().await;
         let (path, gateway, metrics, clock) = (self.path.clone(), Arc::clone(&self.gateway), self.metrics.clone(), self.clock.clone());
         let compiled = tokio::task::spawn_blocking(move || {
             let current = gateway.current();
@@ -199,14 +198,17 @@ impl Life {
                 tell_warnings(&compiled);
                 let routes = compiled.snapshot.routes.routes().len();
                 self.gateway.install(compiled.snapshot);
+                *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());
                 tracing::info!(file = %self.path.display(), routes, "reloaded");
             }
             Ok(Err(problems)) => {
+                watch.rejected(before);
                 self.metrics.reload_rejected();
                 tracing::error!(file = %self.path.display(), problems = %problems.to_json(), "the file was rejected; the running configuration stays");
             }
             Err(error) => {
+                watch.rejected(before);
                 self.metrics.reload_rejected();
                 tracing::error!(file = %self.path.display(), cause = %error, "the reload did not finish; the running configuration stays");
             }
@@ -257,42 +259,31 @@ struct Watch {
     seen: Vec<Option<Mark>>,
 }
 
-/// Device, inode, length and modification time of the file behind every symlink: a ConfigMap's swap changes the first two.
-type Mark = (u64, u64, u64, i64, i64);
-
 impl Watch {
+    /// Begins with the versions that the snapshot was made from: what was written since then is a change.
     fn new(snapshot: &Snapshot) -> Self {
-        let files = snapshot.files.clone();
-        let read: Vec<_> = files.iter().map(|file| mark(file)).collect();
+        let (files, read): (Vec<_>, Vec<_>) = snapshot.files.iter().cloned().unzip();
         Self { seen: read.clone(), files, read }
+    }
+
+    /// The versions that are there now.
+    async fn look(&self) -> Vec<Option<Mark>> {
+        let files = self.files.clone();
+        let looking = tokio::task::spawn_blocking(move || files.iter().map(|file| Mark::of(file)).collect());
+        looking.await.unwrap_or_else(|_| self.seen.clone())
     }
 
     /// Whether a file has changed since it was read, and has then stayed as it is for one look: an editor may still be writing.
     async fn changed(&mut self) -> bool {
-        let files = self.files.clone();
-        let Ok(now) = tokio::task::spawn_blocking(move || files.iter().map(|file| mark(file)).collect::<Vec<_>>()).await else {
-            return false;
-        };
+        let now = self.look().await;
         let is_stable = now == self.seen;
         self.seen = now;
         is_stable && self.seen != self.read
     }
 
-    /// The files were read, for good or bad.
-    fn reloaded(&mut self, snapshot: &Snapshot) {
-        let before = std::mem::take(&mut self.seen);
-        if self.files == snapshot.files {
-            // As they were when the reload began: what changed meanwhile is seen at the next look.
-            self.read.clone_from(&before);
-            self.seen = before;
-        } else {
-            *self = Self::new(snapshot);
-        }
+    /// These versions were read and rejected: they are not tried again.
+    fn rejected(&mut self, versions: Vec<Option<Mark>>) {
+        self.seen.clone_from(&versions);
+        self.read = versions;
     }
-}
-
-fn mark(path: &Path) -> Option<Mark> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }

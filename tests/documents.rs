@@ -133,7 +133,7 @@ fn make_named_files(file: &File, folder: &Path) {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("a mode can be set");
     };
     let texts = |list: &Option<toml::Spanned<Vec<toml::Spanned<String>>>>| -> Vec<String> {
-        list.iter().flat_map(|list| list.get_ref()).map(|text| text.get_ref().clone()).collect()
+        list.iter().flat_map(toml::Spanned::get_ref).map(|text| text.get_ref().clone()).collect()
     };
     for issuer in file.issuer.values() {
         let algorithms = texts(&issuer.algorithms);
@@ -324,7 +324,9 @@ fn the_default_file_names_every_key() {
             let named = ["issuer", "limit", "upstream"].into_iter().find(|kind| title.starts_with(&format!("[{kind}.")));
             section = named.map_or_else(|| title.to_owned(), |kind| format!("[{kind}.NAME]"));
         }
-        sections.entry(section.clone()).or_default().push_str(&format!("{line}\n"));
+        let text = sections.entry(section.clone()).or_default();
+        text.push_str(line);
+        text.push('\n');
     }
     let names = |key: &Key| {
         let Some(text) = sections.get(&key.section) else { return false };
@@ -648,9 +650,9 @@ fn without_code(text: &str) -> String {
     let mut in_fence = false;
     let mut kept = String::new();
     for line in text.lines() {
-        let is_fence = line.trim_start().starts_with("```");
-        in_fence ^= is_fence;
-        if !in_fence && !is_fence {
+        let delimits = line.trim_start().starts_with("```");
+        in_fence ^= delimits;
+        if !in_fence && !delimits {
             kept.extend(line.split('`').step_by(2));
         }
         kept.push('\n');
@@ -667,7 +669,7 @@ fn anchor(title: &str) -> String {
 #[test]
 fn every_link_leads_somewhere() {
     let mut wrong = Vec::new();
-    let mut links = 0;
+    let mut followed = 0;
     for name in documents() {
         let text = read(&name);
         let folder = root().join(&name).parent().expect("a folder").to_owned();
@@ -678,7 +680,7 @@ fn every_link_leads_somewhere() {
             if target.contains("://") || target.starts_with("mailto:") {
                 continue;
             }
-            links += 1;
+            followed += 1;
             let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
             let file = if path.is_empty() { root().join(&name) } else { folder.join(path) };
             if !file.exists() {
@@ -692,5 +694,5 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(links > 10, "no links were found");
+    assert!(followed > 10, "no links were found");
 }

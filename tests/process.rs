@@ -27,7 +27,7 @@ access = "public"
 "#;
 
 /// The longest that anything here may take. It is reached only when something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder that the binary is run in.
 struct Folder(tempfile::TempDir);
@@ -402,18 +402,18 @@ fn a_file_that_never_ends() {
 #[test]
 fn a_syntax_error() {
     assert_snapshot!(rejected("[server\nlisten = \"127.0.0.1:0\"\n"), @r"
-    error: this is not TOML: unclosed table, expected `]`
+    error: this is not TOML: unclosed table
      --> gateway.toml:1:8
       |
     1 | [server
       |        ^
       |
-      = help: close the section's name with `]`, or `]]`
+      = help: close the section's name with `]`
 
     error: gateway.toml: 1 problem
     ");
     assert_snapshot!(rejected("[[route]]\npath = /reports\nupstream = \"app\n"), @r#"
-    error: this is not TOML: string values must be quoted, expected literal string
+    error: this is not TOML: string values must be quoted
      --> gateway.toml:2:8
       |
     2 | path = /reports
@@ -421,13 +421,13 @@ fn a_syntax_error() {
       |
       = help: put it in quotes: `key = "value"`
 
-    error: this is not TOML: invalid basic string, expected `"`
+    error: this is not TOML: invalid basic string
      --> gateway.toml:3:16
       |
     3 | upstream = "app
       |                ^
       |
-      = help: close the string with `"` on its line; a `\` in it is written `\\`
+      = help: close the string with `"` on its line
 
     error: gateway.toml: 2 problems
     "#);
@@ -442,7 +442,7 @@ fn a_section_that_is_given_twice() {
     4 | [server]
       |  ^^^^^^
       |
-      = help: keep one of them; a list of sections is written `[[route]]`, in two brackets
+      = help: keep one of them; of what there can be several, each begins with two brackets: `[[route]]`
 
     error: gateway.toml: 1 problem
     ");
@@ -472,7 +472,7 @@ roles = "admin"
         3 | workers = "four"
           |           ^^^^^^
           |
-          = help: for example `workers = 10`
+          = help: for example `workers = 0`
 
         error: `h2c` is a string, and `true` or `false` is wanted
          --> gateway.toml:4:7
@@ -971,17 +971,6 @@ upstream = "app"
        = help: give the protected route this host as well if it should hold there
 
     warning: this public subtree surrounds the protected route `private assets`
-      --> gateway.toml:20:8
-       |
-    20 | path = "/*"
-       |        ^^^^
-    ...
-    32 | path = "/assets/private/*"
-       |        ------------------- an application that folds case would read other spellings as this path
-       |
-       = help: say `path_case = "insensitive"` in the upstream's section if it does, or "sensitive" if it does not
-
-    warning: this public subtree surrounds the protected route `private assets`
       --> gateway.toml:26:8
        |
     26 | path = "/assets/*"
@@ -1000,7 +989,7 @@ upstream = "app"
        |
        = help: name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer
 
-    warning: gateway.toml: 4 warnings
+    warning: gateway.toml: 3 warnings
     "#);
 }
 
@@ -1241,6 +1230,24 @@ fn key_files_that_are_none() {
 
     error: gateway.toml: 5 problems
     "#);
+}
+
+/// A device says that it has no bytes, and never ends. Memory is bounded here, so that a gateway that reads on does not take the machine's.
+#[test]
+fn a_key_file_that_never_ends() {
+    for text in [
+        with_keys("public_keys = [\"/dev/zero\"]"),
+        with_keys("jwks_file = \"/dev/zero\""),
+        with_protected("").replace("{ file = \"local.secret\", create = true }", "{ file = \"/dev/zero\" }"),
+    ] {
+        let folder = Folder::with(&text);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -v 4000000; exec '{}' check", env!("CARGO_BIN_EXE_portcullis"))]);
+        let output = command.current_dir(folder.path()).env_remove("PORTCULLIS_CONFIG").output().expect("a shell");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{text}\n{err}");
+        assert!(err.contains("/dev/zero") && err.contains(": 1 problem"), "{err}");
+    }
 }
 
 #[test]
@@ -1840,6 +1847,7 @@ fn explain_tells_every_step() {
     ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
     ok  target        host `localhost`, path `/admin/users`; `/admin/users` is what is sent
     ok  route         `admin`: every host, the longest subtree with 1 literal segments, every method
+    --  route         not `app`: its path is shorter
     --  limit         the route has none
     ok  authenticate  `alice` of issuer `local`, roles user
     NO  authorize     the caller lacks the role `admin`
@@ -2268,7 +2276,8 @@ fn the_demo_prints_lines_that_work() {
     let made = || fs::read_dir(folder.path()).expect("the folder").count();
     assert_eq!(made(), 1, "the demo has a folder of its own");
 
-    let exports: String = told.iter().filter(|line| line.starts_with("export ")).map(|line| format!("{line}\n")).collect();
+    let exports: Vec<&str> = told.iter().map(String::as_str).filter(|line| line.starts_with("export ")).collect();
+    let exports = exports.join("\n") + "\n";
     assert_eq!(exports.lines().count(), 2, "{told:#?}");
     let pasted: Vec<&String> = told.iter().filter(|line| line.starts_with("curl ") || line.starts_with("for ")).collect();
     if Command::new("curl").arg("--version").output().is_err() {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 const NEIGHBOURS: [(&str, &str, &str); 1] = [("cli", "process", "`run` and `demo` are commands that serve")];
 
 /// What the floor of sockets may know of the gateway.
-const KNOWN_TO_SERVER: [(&str, &str); 6] = [
+const KNOWN_TO_SERVER: [(&str, &str); 7] = [
+    ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
     ("Snapshot", "the limits and the certificate of a connection are those of the file that is in force"),
     ("client::Peer", "`handle` is told who holds the socket's other end"),

@@ -16,7 +16,7 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: Clock::system().unix_seconds() };
     let Compiled { snapshot, warnings } = Snapshot::compile(loaded, &options)?;
     if !warnings.list.is_empty() {
-        eprintln!("{}", warnings.draw(is_terminal()));
+        eprint!("{}", warnings.draw(is_terminal()));
     }
     print(&format!("{}: {}\n{}", path.display(), counted(&snapshot, tests), weakened(&snapshot)))
 }

@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            eprintln!("{}", failure.to_string().trim_end());
             ExitCode::from(failure.exit_code())
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn token(path: &Path, command: &Command) -> Result<(), Failure> {
 
 /// Signs a token as an issuer section of the file would accept it.
 pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure> {
-    let Loaded { source, file, problems } = config::load(path)?;
+    let Loaded { source, file, problems, .. } = config::load(path)?;
     let Some((_, written)) = file.issuer.iter().find(|(name, _)| *name.get_ref() == request.issuer) else {
         let names: Vec<&str> = file.issuer.keys().map(|name| name.get_ref().as_str()).collect();
         return Err(no_issuer(&request.issuer, &names));

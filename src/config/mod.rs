@@ -11,6 +11,7 @@ pub mod value;
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -19,9 +20,30 @@ use toml::de::DeTable;
 pub use file::File;
 pub use problem::{Problem, Problems, Severity, Source};
 
+/// Which version of a file was read: device, inode, length and modification time of what is behind every symlink. A ConfigMap's swap
+/// changes the first two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Mark {
+    /// The version that is there now; `None` when none is. Take it before reading: what is written meanwhile is then another one.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Some(Self { device: metadata.dev(), inode: metadata.ino(), length: metadata.size(), modified })
+    }
+}
+
 /// A file that could be read.
 #[derive(Debug)]
 pub struct Loaded {
+    /// Its version, taken before it was read; `None` for a text that is no file.
+    pub mark: Option<Mark>,
     /// Its path and text.
     pub source: Source,
     /// What is written.
@@ -32,8 +54,9 @@ pub struct Loaded {
 
 /// Reads a file.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let mark = Mark::of(path);
     let text = read(path).map_err(|problem| Problems::new(Source::new(path, ""), vec![problem]))?;
-    parse(path, text)
+    Ok(Loaded { mark, ..parse(path, text)? })
 }
 
 /// Reads a text as if it stood in the file at `path`.
@@ -54,7 +77,7 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
         return Err(Problems::new(source, wrong));
     }
     match File::deserialize(toml::de::Deserializer::from(root)) {
-        Ok(file) => Ok(Loaded { source, file, problems: unknown }),
+        Ok(file) => Ok(Loaded { mark: None, source, file, problems: unknown }),
         // The walk has seen every type, so this is for what a later key might bring. serde's own words may quote a value: they are left out.
         Err(error) => {
             let mut problems = unknown;

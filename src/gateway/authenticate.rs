@@ -56,11 +56,31 @@ pub enum Unauthenticated {
     ForeignOrigin,
 }
 
+/// Where a token stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `Authorization: Bearer`.
+    Header,
+    /// The token cookie.
+    Cookie,
+    /// The token query parameter.
+    Query,
+}
+
 /// A token as it stood in the request, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Credential {
     token: String,
-    by_cookie: bool,
+    place: Place,
+}
+
+/// Whoever is at the line, and how they are known.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What their token proves.
+    pub token: Arc<VerifiedToken>,
+    /// Where it stood.
+    pub place: Place,
 }
 
 /// Recognises the caller. `Ok(None)` on a public route, and without credentials where they are optional.
@@ -75,17 +95,17 @@ pub fn authenticate(
     names: &TokenNames,
     issuers: &Issuers,
     now: u64,
-) -> Result<Option<Arc<VerifiedToken>>, Unauthenticated> {
+) -> Result<Option<Caller>, Unauthenticated> {
     if route.access == Access::Public {
         return Ok(None);
     }
     let Some(credential) = credential(route.token_from, &request.headers, target, names)? else {
         return if route.access == Access::Optional { Ok(None) } else { Err(Unauthenticated::Missing) };
     };
-    if credential.by_cookie && !is_own_request(request, target, client) {
+    if credential.place == Place::Cookie && !is_own_request(request, target, client) {
         return Err(Unauthenticated::ForeignOrigin);
     }
-    Ok(Some(Arc::new(issuers.verify(&credential.token, now)?)))
+    Ok(Some(Caller { token: Arc::new(issuers.verify(&credential.token, now)?), place: credential.place }))
 }
 
 /// The one credential of a request.
@@ -99,7 +119,7 @@ pub fn credential(
     names: &TokenNames,
 ) -> Result<Option<Credential>, Unauthenticated> {
     let mut found = None;
-    let mut find = |token: String, by_cookie| match found.replace(Credential { token, by_cookie }) {
+    let mut find = |token: String, place| match found.replace(Credential { token, place }) {
         None => Ok(()),
         Some(_) => Err(Unauthenticated::Ambiguous),
     };
@@ -110,12 +130,12 @@ pub fn credential(
             return Err(Unauthenticated::Ambiguous);
         }
         if let Some(token) = line.map(|line| bearer(line.as_bytes())).transpose()?.flatten() {
-            find(token, false)?;
+            find(token, Place::Header)?;
         }
     }
     if places.cookie {
         for value in cookie_values(headers, &names.cookie) {
-            find(String::from_utf8_lossy(value).into_owned(), true)?;
+            find(String::from_utf8_lossy(value).into_owned(), Place::Cookie)?;
         }
     }
     if places.query
@@ -126,7 +146,7 @@ pub fn credential(
             if !is_token68(token.as_bytes()) {
                 return Err(Unauthenticated::Malformed);
             }
-            find(token, false)?;
+            find(token, Place::Query)?;
         }
     }
     Ok(found)
@@ -267,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_cookie_and_a_query_are_read_where_allowed() {
-        assert!(read(ALL, "/", &[("cookie", "a=b"), ("cookie", "__Host-portcullis=t.o.k")]).unwrap().unwrap().by_cookie);
+        assert!(read(ALL, "/", &[("cookie", "a=b"), ("cookie", "__Host-portcullis=t.o.k")]).unwrap().unwrap().place == Place::Cookie);
         assert_eq!(read(ALL, "/?a=b&access_token=t%2Eo.k", &[]).unwrap().unwrap().token, "t.o.k");
         assert!(matches!(read(ALL, "/?access_token=", &[]), Err(Unauthenticated::Malformed)));
     }

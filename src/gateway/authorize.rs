@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::authenticate::{Caller, Place};
 use super::reason::Reason;
 use super::route::{Access, Demands, Route};
 use crate::token::VerifiedToken;
@@ -10,7 +11,7 @@ use crate::token::VerifiedToken;
 #[derive(Debug)]
 pub struct Permit<'route> {
     route: &'route Route,
-    caller: Option<Arc<VerifiedToken>>,
+    caller: Option<Caller>,
     reason: Reason,
 }
 
@@ -22,7 +23,16 @@ impl<'route> Permit<'route> {
 
     /// Who may; `None` where nobody is known. The upstream is told of nobody else.
     pub fn caller(&self) -> Option<&Arc<VerifiedToken>> {
-        self.caller.as_ref()
+        self.caller.as_ref().map(|caller| &caller.token)
+    }
+
+    /// Whether `Authorization` may go on where the route forwards it: a credential that nobody has verified never stands beside an
+    /// identity, or where an application would take it for verified.
+    pub fn vouches_for_authorization(&self) -> bool {
+        match &self.caller {
+            Some(caller) => caller.place == Place::Header,
+            None => self.reason == Reason::Public,
+        }
     }
 
     /// Why: one of the reasons of a pass, or the refusal's own on a route that does not enforce.
@@ -60,12 +70,12 @@ pub enum Denied {
 ///
 /// # Errors
 /// [`Denied`]
-pub fn authorize(route: &Route, caller: Option<Arc<VerifiedToken>>) -> Result<Permit<'_>, Denied> {
+pub fn authorize(route: &Route, caller: Option<Caller>) -> Result<Permit<'_>, Denied> {
     let reason = match &caller {
         None if route.access == Access::Public => Reason::Public,
         None => Reason::Anonymous,
         Some(caller) => {
-            meets(&route.demands, caller)?;
+            meets(&route.demands, &caller.token)?;
             if route.demands.any() { Reason::Authorized } else { Reason::Authenticated }
         }
     };

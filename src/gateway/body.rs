@@ -36,6 +36,9 @@ pub enum BodyError {
     /// The upstream sent nothing for its `idle_timeout`.
     #[error("the upstream stopped in the middle of its response")]
     Idle,
+    /// The client did not read for `idle_timeout`.
+    #[error("the client did not read its response")]
+    Unread,
 }
 
 impl HttpBody for Body {

@@ -180,11 +180,14 @@ impl Exchange {
     }
 
     fn broke_off(&mut self, error: &BodyError) {
-        self.outcome = Outcome::Failed;
-        self.decision = Some(match error {
+        let reason = match error {
             BodyError::Upstream(_) => Reason::UpstreamFailed,
             BodyError::Idle => Reason::UpstreamTimeout,
-        });
+            // The client's own doing: the decision about it stands.
+            BodyError::Unread => return,
+        };
+        self.outcome = Outcome::Failed;
+        self.decision = Some(reason);
         let request_id = self.request_id().to_owned();
         tracing::warn!(request_id, route = self.route().map(|route| &*route.name), cause = %error, "the response broke off");
     }

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use serde_json::{Map, Value, json};
 
-use super::authenticate::authenticate;
+use super::authenticate::{Caller, Place, authenticate};
 use super::client::{ClientAddress, Peer};
 use super::outgoing::{ExchangeIds, Outgoing};
 use super::reason::Reason;
@@ -46,8 +46,6 @@ pub struct Explanation {
     pub reason: Reason,
     /// The name of the route.
     pub route: Option<String>,
-    /// The host as it was matched.
-    pub host: Option<String>,
     /// The decoded path that was matched.
     pub target: Option<String>,
     /// The client's address.
@@ -87,7 +85,6 @@ impl Explanation {
             "status": self.status,
             "reason": self.reason.as_str(),
             "route": self.route,
-            "host": self.host,
             "target": self.target,
             "client": self.client.map(|client| client.to_string()),
             "issuer": self.caller.as_ref().map(|caller| caller.issuer_name().to_string()),
@@ -106,7 +103,6 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         status: 0,
         reason: Reason::Public,
         route: None,
-        host: None,
         target: None,
         client: None,
         caller: question.assumed.clone(),
@@ -141,7 +137,6 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     told.ok("client", describe_client(&client));
 
     let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).map_err(|error| ("target", error.into()))?;
-    told.host = Some(target.host().to_owned());
     told.target = Some(target.path().to_owned());
     told.ok("target", describe_target(&target));
 
@@ -165,8 +160,8 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     let caller = recognise(snapshot, route, question, &parts, &target, &client, now);
     match &caller {
         Ok(Some(caller)) => {
-            told.ok("authenticate", describe_caller(caller));
-            told.caller = Some(Arc::clone(caller));
+            told.ok("authenticate", describe_caller(&caller.token));
+            told.caller = Some(Arc::clone(&caller.token));
         }
         Ok(None) if route.access == Access::Public => told.skipped("authenticate", "the route is public".to_owned()),
         Ok(None) => told.ok("authenticate", "no credentials, and none are asked for".to_owned()),
@@ -197,9 +192,9 @@ fn recognise(
     target: &Target,
     client: &ClientAddress,
     now: u64,
-) -> Result<Option<Arc<VerifiedToken>>, Refusal> {
+) -> Result<Option<Caller>, Refusal> {
     match &question.assumed {
-        Some(caller) if route.access != Access::Public => Ok(Some(Arc::clone(caller))),
+        Some(token) if route.access != Access::Public => Ok(Some(Caller { token: Arc::clone(token), place: Place::Header })),
         _ => authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now).map_err(Refusal::from),
     }
 }

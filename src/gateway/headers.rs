@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
-const ALWAYS: [&str; 25] = [
+const ALWAYS: [&str; 29] = [
     "authorization",
     // Hop by hop (RFC 9110 §7.6.1).
     "connection",
@@ -40,7 +40,14 @@ const ALWAYS: [&str; 25] = [
     // RFC 8470 §5.1: only the gateway's own TLS could say it.
     "early-data",
     "expect",
+    "x-original-uri",
+    "x-original-method",
+    "x-rewrite-uri",
+    "x-cluster-client-ip",
 ];
+
+/// Fields that mean what they say, and that another spelling must not say again: CGI has one `CONTENT_LENGTH`.
+const SPELT_ONE_WAY: [&str; 2] = ["content-length", "content-type"];
 
 /// Kept where the route says `method_override = true`, folded.
 pub const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
@@ -68,7 +75,7 @@ impl OwnedNames {
     /// The fixed names, the default identity headers, and these identity headers of the file.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut owned = Self { names: HashSet::new(), first_letters: Box::new([0; LONGEST + 1]) };
-        for name in ALWAYS.into_iter().chain(METHOD_OVERRIDES).chain(DEFAULT_IDENTITY.map(|(name, _)| name)) {
+        for name in ALWAYS.into_iter().chain(SPELT_ONE_WAY).chain(METHOD_OVERRIDES).chain(DEFAULT_IDENTITY.map(|(name, _)| name)) {
             owned.insert(name.as_bytes());
         }
         for name in identity {
@@ -100,7 +107,7 @@ impl OwnedNames {
         for (to, from) in folded.iter_mut().zip(name) {
             *to = fold(*from);
         }
-        self.names.contains(&*folded)
+        self.names.contains(&*folded) && !SPELT_ONE_WAY.iter().any(|spelt| spelt.as_bytes() == name)
     }
 }
 

@@ -27,12 +27,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::authenticate::authenticate;
+use self::authenticate::{Caller, authenticate};
 use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
@@ -176,13 +177,18 @@ impl Gateway {
         let (mut parts, body) = request.into_parts();
         let client = snapshot.proxies.client(peer, &parts.headers);
         exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, client.peer_is_trusted()));
+        if parts.headers.len() > snapshot.limits.max_headers {
+            // hyper counts them on HTTP/1.1 only.
+            return Err(Refusal::HeadersTooLarge);
+        }
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
         let overridden = overridden(snapshot, route, &parts, &target)?;
         self.limit_client(route, &client, exchange)?;
         if let Some((also, parts)) = &overridden {
-            if also.index != route.index {
+            let same = |one: &Arc<Limit>| route.limit.as_ref().is_some_and(|other| Arc::ptr_eq(one, other));
+            if !also.limit.as_ref().is_some_and(same) {
                 self.limit_client(also, &client, exchange)?;
             }
             self.admit(snapshot, also, parts, &target, &client, exchange)?;
@@ -208,8 +214,8 @@ impl Gateway {
         let now = self.telemetry.clock.unix_seconds();
         let caller = authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now);
         if let Ok(Some(caller)) = &caller {
-            exchange.recognised(caller);
-            self.limit_subject(route, caller, exchange)?;
+            exchange.recognised(&caller.token);
+            self.limit_subject(route, &caller.token, exchange)?;
         }
         permit(route, caller.map_err(Refusal::from))
     }
@@ -260,7 +266,8 @@ impl Gateway {
     ) -> Result<Passed, Refusal> {
         let is_echo = route.upstream.settings().application == Application::Echo;
         let asks = outgoing.asks().clone();
-        let gate = (asks.expects_continue && !is_echo).then(Arc::<Gate>::default);
+        let gate = (asks.expects_continue && !is_echo && !body.is_end_stream()).then(Arc::<Gate>::default);
+        let is_head = *outgoing.method() == Method::HEAD;
         let (body, upload) =
             ClientBody::new(body, snapshot.max_body, snapshot.body_idle_timeout, asks.request_trailers.clone(), gate.clone());
         if body.announced().is_some_and(|bytes| bytes > snapshot.max_body) {
@@ -276,7 +283,7 @@ impl Gateway {
         let sent = route.upstream.send(worker, request, upload.as_deref()).await;
         exchange.answered();
         let (mut response, mut lease) = sent?;
-        if gate.is_some_and(|gate| gate.shut()) {
+        if gate.is_some_and(|gate| gate.shut()) || may_be_followed(&response, is_head) {
             lease.close_after();
         }
         lease.observe(response.headers());
@@ -331,7 +338,7 @@ struct Tunnel {
 ///
 /// # Errors
 /// The refusal of authentication or authorization.
-pub fn permit(route: &Route, caller: Result<Option<Arc<VerifiedToken>>, Refusal>) -> Result<Permit<'_>, Refusal> {
+pub fn permit(route: &Route, caller: Result<Option<Caller>, Refusal>) -> Result<Permit<'_>, Refusal> {
     caller
         .and_then(|caller| authorize(route, caller).map_err(Refusal::from))
         .or_else(|refusal| Permit::unenforced(route, refusal.reason()).ok_or(refusal))
@@ -374,6 +381,15 @@ fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
         }
     }
     Ok(found)
+}
+
+/// Whether bytes may follow this answer that would be read as the next one: a body where none may be, or one of two lengths.
+fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
+    let headers = response.headers();
+    let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let length = headers.get(header::CONTENT_LENGTH);
+    if bodiless { chunked || length.is_some_and(|length| length != "0") } else { chunked && length.is_some() }
 }
 
 fn upgrades_to_websocket(headers: &HeaderMap) -> bool {

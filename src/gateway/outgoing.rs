@@ -92,8 +92,7 @@ impl Outgoing {
         let Parts { method, mut headers, version, .. } = request;
         let asks = Asks::read(&method, version, &headers, rules);
         let tracestate = if ids.trace_is_continued { headers.get_all("tracestate").iter().cloned().collect() } else { Vec::new() };
-        // With `enforce = false` a request goes on without its credentials: nobody has vouched for them.
-        let keep_authorization = route.forward_authorization && (permit.reason().is_pass());
+        let keep_authorization = route.forward_authorization && permit.vouches_for_authorization();
         let removed = strip(&mut headers, rules, |name| {
             (keep_authorization && name == header::AUTHORIZATION) || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
         });
@@ -228,6 +227,10 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
 /// Takes out of an upstream's answer what is for that hop alone, and cookies that only we may set.
 pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
     let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The length that was not used to read the body must not be used to read it again (RFC 9112 §6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
     for name in connection_names(headers) {
         headers.remove(name);
     }

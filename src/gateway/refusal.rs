@@ -44,6 +44,9 @@ pub enum Refusal {
     /// A method override that is no method, or two that differ.
     #[error("the method override is not one method")]
     MethodOverride,
+    /// The number of fields.
+    #[error("the request has more fields than max_headers")]
+    HeadersTooLarge,
     /// The announced length.
     #[error("the body is larger than max_body")]
     BodyTooLarge,
@@ -76,6 +79,7 @@ impl Refusal {
                 Denied::Claim(_) => Reason::ClaimMismatch,
             },
             Self::MethodOverride => Reason::RequestInvalid,
+            Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::BodyTooLarge | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => Reason::BodyTooLarge,
             Self::Upstream(failure) => match failure {
                 UpstreamFailure::Unreachable(ConnectError::Timeout) | UpstreamFailure::Timeout => Reason::UpstreamTimeout,

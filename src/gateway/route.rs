@@ -287,6 +287,11 @@ fn collide(one: &Pattern, other: &Pattern) -> bool {
     one.methods.overlap(&other.methods) && (one.fold_case || other.fold_case || one.segments == other.segments)
 }
 
+/// What an application that folds case may compare: by upper case, as Java does, `ſ` is `s` and `ı` is `i`; by lower case they are not.
+fn fold_case(text: &str) -> String {
+    text.to_uppercase().to_lowercase()
+}
+
 impl Pattern {
     /// Its first `length` segments in lower case, the names of parameters left out: patterns with different shapes never collide.
     pub fn shape(&self, length: usize) -> String {
@@ -294,7 +299,7 @@ impl Pattern {
         for segment in self.segments.iter().take(length) {
             shape.push('/');
             match segment {
-                Segment::Literal(text) => shape.push_str(&text.to_lowercase()),
+                Segment::Literal(text) => shape.push_str(&fold_case(text)),
                 // A NUL stands in no literal: targets and route paths with one are refused.
                 Segment::Any => shape.push('\0'),
             }
@@ -313,7 +318,7 @@ impl Pattern {
         let mut next = || rest.as_mut().and_then(Iterator::next);
         let fits = |segment: &Segment, received: &str| match segment {
             Segment::Any => !received.is_empty(),
-            Segment::Literal(text) if self.fold_case => text.to_lowercase() == received.to_lowercase(),
+            Segment::Literal(text) if self.fold_case => fold_case(text) == fold_case(received),
             Segment::Literal(text) => **text == *received,
         };
         host && self.segments.iter().all(|segment| next().is_some_and(|received| fits(segment, received)))
@@ -365,7 +370,7 @@ impl HostTable {
         if self.folded.is_empty() {
             return as_written;
         }
-        let in_lower_case = self.folded.find(&path.to_lowercase());
+        let in_lower_case = self.folded.find(&fold_case(path));
         match (as_written, in_lower_case) {
             (Some(one), Some(other)) => Some(if one.rank >= other.rank { one } else { other }),
             (one, other) => one.or(other),
@@ -418,7 +423,7 @@ impl Trie {
             let node = &mut self.nodes[at];
             let child = match segment {
                 Segment::Literal(text) => {
-                    let text = if pattern.fold_case { text.to_lowercase().into_boxed_str() } else { text.clone() };
+                    let text = if pattern.fold_case { fold_case(text).into_boxed_str() } else { text.clone() };
                     *node.literal.entry(text).or_insert(next)
                 }
                 Segment::Any => *node.any.get_or_insert(next),
@@ -653,6 +658,7 @@ pub(super) mod tests {
             RouteTable::new(vec![route("", "/*", &[], true), route("", "/Admin/*", &[], true), route("", "/static/*", &[], false)]);
         assert_eq!(conflicts, []);
         assert_eq!(find(&table, "GET", "x", "/aDMIN/x"), "- /Admin/*");
+        assert_eq!(find(&table, "GET", "x", "/adm%C4%B1n/x"), "- /Admin/*");
         assert_eq!(find(&table, "GET", "x", "/static/x"), "- /static/*");
         assert_eq!(find(&table, "GET", "x", "/STATIC/x"), "- /*");
     }

@@ -147,14 +147,19 @@ pub fn decode_form(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The received path less its first `count` segments, without a leading slash.
+///
+/// Segments are counted as they were matched: one that is empty, or holds a parameter alone, was merged away and does not count.
 fn without_segments(path: &str, count: usize) -> Result<&str, Ambiguity> {
     let mut rest = path.trim_start_matches('/');
-    for _ in 0..count {
+    let mut left = count;
+    while left > 0 && !rest.is_empty() {
         let (segment, after) = rest.split_once('/').unwrap_or((rest, ""));
         if segment.as_bytes().windows(3).any(|window| window.eq_ignore_ascii_case(b"%2f")) {
             return Err(Ambiguity::EncodedSlash);
         }
-        // Only a route that merges slashes gets here with an empty segment.
+        if !segment.split(';').next().unwrap_or_default().is_empty() {
+            left -= 1;
+        }
         rest = after.trim_start_matches('/');
     }
     Ok(rest)
@@ -342,14 +347,18 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     if is_plain(bytes) {
         return Ok((None, Relaxations::NONE));
     }
-    let (decoded, mut relaxed) = decoded(bytes)?;
-    let text = String::from_utf8(decoded).map_err(|_| Ambiguity::NotUtf8)?;
-    if text.chars().any(char::is_control) {
+    let Decoded { whole, path: kept, mut relaxed } = decoded(bytes)?;
+    let whole = String::from_utf8(whole).map_err(|_| Ambiguity::NotUtf8)?;
+    if whole.chars().any(char::is_control) {
         return Err(Ambiguity::Control);
     }
-    if text.as_bytes().windows(3).any(|window| window[0] == b'%' && window[1].is_ascii_hexdigit() && window[2].is_ascii_hexdigit()) {
+    if whole.as_bytes().windows(3).any(|window| window[0] == b'%' && window[1].is_ascii_hexdigit() && window[2].is_ascii_hexdigit()) {
         return Err(Ambiguity::DoubleEncoding);
     }
+    let text = match kept {
+        None => whole,
+        Some(kept) => String::from_utf8(kept).map_err(|_| Ambiguity::NotUtf8)?,
+    };
     // Last, on what the relaxations left: "/a/..;x/b" and "/a%2F../b" end here.
     if text.split('/').any(|segment| segment == "." || segment == "..") {
         return Err(Ambiguity::DotSegment);
@@ -378,9 +387,18 @@ fn is_plain(path: &[u8]) -> bool {
     true
 }
 
-/// Decodes every escape once and leaves parameters out.
-fn decoded(path: &[u8]) -> Result<(Vec<u8>, Relaxations), Ambiguity> {
-    let mut out = Vec::with_capacity(path.len());
+/// A path with every escape decoded once.
+struct Decoded {
+    /// All of it.
+    whole: Vec<u8>,
+    /// Without parameters, where there are any.
+    path: Option<Vec<u8>>,
+    relaxed: Relaxations,
+}
+
+fn decoded(path: &[u8]) -> Result<Decoded, Ambiguity> {
+    let mut whole = Vec::with_capacity(path.len());
+    let mut kept: Option<Vec<u8>> = None;
     let mut relaxed = Relaxations::NONE;
     let mut in_parameter = false;
     let mut at = 0;
@@ -396,7 +414,8 @@ fn decoded(path: &[u8]) -> Result<(Vec<u8>, Relaxations), Ambiguity> {
             (Class::Other, b';') => {
                 relaxed = relaxed.with(Relaxations::PARAMETERS);
                 in_parameter = true;
-                continue;
+                kept.get_or_insert_with(|| whole.clone());
+                byte
             }
             (Class::Other, b'%') => {
                 let decoded = escape(path, at - 1).ok_or(Ambiguity::BrokenEncoding)?;
@@ -413,11 +432,12 @@ fn decoded(path: &[u8]) -> Result<(Vec<u8>, Relaxations), Ambiguity> {
             }
             (Class::Other, _) => return Err(Ambiguity::PathByte),
         };
-        if !in_parameter {
-            out.push(decoded);
+        whole.push(decoded);
+        if let (Some(kept), false) = (&mut kept, in_parameter) {
+            kept.push(decoded);
         }
     }
-    Ok((out, relaxed))
+    Ok(Decoded { whole, path: kept, relaxed })
 }
 
 /// The byte that the escape at `at` stands for.
@@ -550,6 +570,9 @@ mod tests {
             ("/%E9", Ambiguity::NotUtf8),
             ("/%ED%A0%80", Ambiguity::NotUtf8),
             ("/;x=%2F", Ambiguity::EncodedSlash),
+            ("/a;%f2b", Ambiguity::NotUtf8),
+            ("/a;%252f", Ambiguity::DoubleEncoding),
+            ("/a;%C2%85", Ambiguity::Control),
             ("/a\"b", Ambiguity::PathByte),
             ("/a|b", Ambiguity::PathByte),
             ("/a{b}", Ambiguity::PathByte),
@@ -642,6 +665,10 @@ mod tests {
             ("/a/b/c%2Fd", 2, None, "/c%2Fd"),
             ("/a//b//c", 1, None, "/b//c"),
             ("/a;x/b", 1, None, "/b"),
+            ("/;x/s/t/admin", 2, None, "/admin"),
+            ("/;/s/t/q", 2, None, "/q"),
+            ("/s/;/t/q", 2, None, "/q"),
+            ("/;x/;x/s/t/admin", 2, None, "/admin"),
             ("/a?access_token=t", 0, Some("access_token"), "/a"),
             ("/a?x=1&access_token=t&y=2", 0, Some("access_token"), "/a?x=1&y=2"),
             ("/a?access%5Ftoken=t&y", 0, Some("access_token"), "/a?y"),
@@ -654,6 +681,19 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn what_is_sent_is_what_was_matched_less_its_prefix(text in "/([a-c;/]|%2f|%61){0,16}", count in 0_usize..4) {
+            if let Ok(target) = path(&text) {
+                let segments: Vec<&str> = target.path()[1..].split('/').collect();
+                let matched = segments.len().checked_sub(count).map(|_| format!("/{}", segments[count..].join("/")));
+                if let (Ok(sent), Some(matched)) = (target.rewritten(count, None), matched) {
+                    let (read, _) = canonical(sent.path()).unwrap();
+                    let read = read.as_deref().unwrap_or(sent.path()).to_owned();
+                    proptest::prop_assert_eq!(read, matched, "{} less {}", text, count);
+                }
+            }
+        }
+
         #[test]
         fn what_is_accepted_has_no_second_reading(text in "/[a-c./%;2eEfF5\\\\0-9]{0,24}") {
             if let Ok((matched, _)) = canonical(&text) {

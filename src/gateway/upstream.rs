@@ -133,6 +133,9 @@ const KEEP: Duration = Duration::from_secs(4);
 /// The longest that an upstream's own `Keep-Alive: timeout` is believed.
 const KEEP_MOST: Duration = Duration::from_mins(1);
 
+/// Bytes of a response that are read ahead of the client, and the longest response head.
+const BUFFER: usize = 64 * 1024;
+
 /// Idle connections that one worker keeps to one upstream.
 const MAX_IDLE: usize = 512;
 
@@ -277,7 +280,7 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
 }
 
 async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection, ConnectError> {
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await?;
+    let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
     #[expect(clippy::disallowed_methods, reason = "the handle is kept beside the sender and ends the task with it")]
     let task = tokio::spawn(async move {
         // What goes wrong is told to whoever waits for the response.

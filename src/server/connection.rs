@@ -15,9 +15,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, Patience, Phase};
 use crate::gateway::client::Peer;
 use crate::gateway::exchange::RecordedBody;
@@ -25,6 +26,12 @@ use crate::gateway::{Gateway, Snapshot};
 
 /// What a client with prior knowledge of HTTP/2 sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of a response that wait for a client to read them: on HTTP/2, for each stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How long an HTTP/2 client may take to close a connection after GOAWAY, when its exchanges have ended.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Streams at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
@@ -101,7 +108,12 @@ impl Line {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(None);
         builder.max_header_size(snapshot.limits.max_header_bytes).max_headers(snapshot.limits.max_headers);
-        let service = service_fn(|request| self.answer(request));
+        builder.max_buf_size(snapshot.limits.max_header_bytes.max(SEND_BUFFER));
+        let line = &self;
+        let service = service_fn(|request| async move {
+            let (response, busy) = line.answer(request).await;
+            Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
+        });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
@@ -116,27 +128,39 @@ impl Line {
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
         builder.max_header_list_size(u32::try_from(snapshot.limits.max_header_bytes).unwrap_or(u32::MAX));
         builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(20));
+        // What a client does not read waits here, for each of its streams.
+        builder.max_send_buf_size(SEND_BUFFER);
         let line = Arc::new(self);
-        let answering = Arc::clone(&line);
+        let stalls = Arc::new(Stalls::new());
+        let (answering, watching) = (Arc::clone(&line), Arc::clone(&stalls));
         let service = service_fn(move |request| {
-            let line = Arc::clone(&answering);
-            async move { line.answer(request).await }
+            let (line, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
+            async move {
+                let (response, busy) = line.answer(request).await;
+                Ok::<_, Infallible>(response.map(|body| stalls.watch(body, busy)))
+            }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = line.draining.cancelled() => {}
-            () = line.idle() => {}
+            () = line.idle(Instant::now(), line.patience.idle) => {}
+            () = stalls.end_stalled(line.patience.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
-        Ok(connection.await?)
+        tokio::select! {
+            ended = connection => Ok(ended?),
+            () = stalls.end_stalled(line.patience.idle) => Ok(()),
+            // Streams that nobody reads, or a client that does not say goodbye, would hold it open for ever.
+            () = line.idle(Instant::now(), GOODBYE) => Ok(()),
+        }
     }
 
-    /// Returns once no exchange has been under way for `idle_timeout`.
-    async fn idle(&self) {
+    /// Returns once no exchange has been under way for `patience`, counted from `begun` at the earliest.
+    async fn idle(&self, begun: Instant, patience: Duration) {
         loop {
-            let now = tokio::time::Instant::now();
-            let deadline = self.phase.idle_since().unwrap_or(now) + self.patience.idle;
+            let now = Instant::now();
+            let deadline = self.phase.idle_since().unwrap_or(now).max(begun) + patience;
             if now >= deadline {
                 return;
             }
@@ -144,13 +168,13 @@ impl Line {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Held>, Infallible> {
+    async fn answer(&self, request: Request<Incoming>) -> (Response<RecordedBody>, Busy) {
         let busy = self.phase.enter();
         let response = self.gateway.handle(self.worker, &self.peer, request).await;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.phase.detach();
         }
-        Ok(response.map(|body| Held { body, _busy: busy }))
+        (response, busy)
     }
 }
 
@@ -190,9 +214,9 @@ enum Preface {
 /// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1.
 async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<Preface> {
     let mut read = BytesMut::with_capacity(4096);
-    let mut wait = patience.idle;
+    let mut deadline = Instant::now() + patience.idle;
     loop {
-        let length = timeout(wait, stream.read_buf(&mut read)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let length = timeout_at(deadline, stream.read_buf(&mut read)).await.map_err(|_| io::ErrorKind::TimedOut)??;
         if length == 0 && read.is_empty() {
             return Ok(Preface::Nothing);
         }
@@ -203,6 +227,9 @@ async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<
         if common < read.len() || length == 0 {
             return Ok(Preface::Other(read.freeze()));
         }
-        wait = patience.header;
+        if length == read.len() {
+            // The first bytes: the head's clock runs from here.
+            deadline = Instant::now() + patience.header;
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! lets hyper parse, and calls [`Gateway::handle`].
 
 mod connection;
+mod stalls;
 mod stream;
 
 use std::io;

@@ -1,6 +1,9 @@
 //! SIGHUP and `watch`: a right file takes effect, a wrong one changes nothing, and no request is lost (CONTRACT §1, §2 rule 1).
 
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -164,6 +167,43 @@ async fn a_config_map_swap_is_seen() {
     std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     std::fs::remove_dir_all(folder.join("..1")).unwrap();
     gateway.log().after(mark, "the swapped file is loaded", is_reload).await;
+    assert_eq!(gateway.get("/two").send().await.status, 200);
+}
+
+/// Tokens of nobody, by a key whose file is a pipe: whoever reads the configuration waits there until [`change_meanwhile`] has changed it.
+const SLOW: &str = "server.watch = true\n[[route]]\npath = '/one'\nupstream = 'app'\naccess = 'public'\n\
+                    [issuer.slow]\nissuer = 'slow'\naudience = ['x']\nalgorithms = ['ES256']\npublic_keys = ['pipe.pem']";
+
+/// Once the configuration has been read, puts `next` in its place, and lets the reader go on.
+fn change_meanwhile(folder: &Path, next: String) {
+    let (folder, pipe) = (folder.to_owned(), folder.join("pipe.pem"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::thread::spawn(move || {
+        // Opening a pipe waits for the reader.
+        let mut pipe = std::fs::File::options().write(true).open(pipe).unwrap();
+        std::fs::write(folder.join("next"), next).unwrap();
+        std::fs::rename(folder.join("next"), folder.join("gateway.toml")).unwrap();
+        pipe.write_all(mint::keys().p256.public.as_bytes()).unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_change_during_the_start_is_not_lost() {
+    let upstream = Upstream::start().await;
+    let setup = Gateway::setup(SLOW).upstream(upstream.clone());
+    change_meanwhile(setup.path(), complete(&format!("server.watch = true\n{TWO}"), &upstream));
+    let gateway = setup.start().await;
+    gateway.log().until("the changed file is loaded", is_reload).await;
+    assert_eq!(gateway.get("/two").send().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_change_during_a_reload_is_not_lost() {
+    let gateway = Gateway::start(&format!("server.watch = true\n{TWO}")).await;
+    change_meanwhile(gateway.path("gateway.toml").parent().unwrap(), complete(&format!("server.watch = true\n{TWO}"), gateway.upstream()));
+    assert_eq!(gateway.reload(SLOW).await["message"], "reloaded");
+    let mark = gateway.log().mark();
+    gateway.log().after(mark, "the changed file is loaded", is_reload).await;
     assert_eq!(gateway.get("/two").send().await.status, 200);
 }
 

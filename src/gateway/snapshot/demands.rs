@@ -71,10 +71,9 @@ impl Compiler<'_> {
         let mut claims = Vec::new();
         for (name, values) in written.claims.iter().flat_map(toml::Spanned::get_ref) {
             // A key cannot be a list, so a URL, which no path looks like, is taken for one exact name.
-            let segments: Vec<String> = match name.get_ref().contains("://") {
-                true => vec![name.get_ref().clone()],
-                false => name.get_ref().split('.').map(str::to_owned).collect(),
-            };
+            let exact = name.get_ref().contains("://");
+            let segments: Vec<String> =
+                if exact { vec![name.get_ref().clone()] } else { name.get_ref().split('.').map(str::to_owned).collect() };
             if segments.iter().any(String::is_empty) {
                 self.error(
                     Problem::error(name.span(), "a claim name with an empty part")

@@ -341,7 +341,9 @@ impl Compiler<'_> {
             self.error(Problem::error(secret.span(), "a secret in the file itself").help(help));
             return None;
         }
-        self.files.extend(secret.get_ref().file(self.source.folder()));
+        if let Some(file) = secret.get_ref().file(self.source.folder()) {
+            self.named_file(file);
+        }
         match secret.get_ref().read(self.source.folder(), self.create) {
             Ok(read) => {
                 self.problems.extend(read.warning);
@@ -356,7 +358,7 @@ impl Compiler<'_> {
 
     /// Reads a file that a section names.
     pub(super) fn read_file(&mut self, text: &Text, what: &str) -> Option<Vec<u8>> {
-        let path = self.named_file(text.get_ref());
+        let path = self.named_file(self.source.folder().join(text.get_ref()));
         match read_bounded(&path) {
             Ok(bytes) => Some(bytes),
             Err(error) => {

@@ -20,7 +20,7 @@ use super::outgoing::HeaderRules;
 use super::route::RouteTable;
 use super::upstream::Upstream;
 use crate::config::value::CreateFiles;
-use crate::config::{File, Loaded, Problem, Problems, Severity, Source};
+use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
 use crate::limit::Limit;
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::Metrics;
@@ -61,8 +61,8 @@ pub struct Snapshot {
     pub drain_timeout: Duration,
     /// Reload when one of `files` changes.
     pub watch: bool,
-    /// The configuration file and every file that it names.
-    pub files: Vec<PathBuf>,
+    /// The configuration file and every file that it names, each with the version that was read.
+    pub files: Vec<(PathBuf, Option<Mark>)>,
     /// The settings that weaken a guarantee, in words.
     pub weakened: Vec<String>,
 }
@@ -127,8 +127,8 @@ impl Snapshot {
     /// # Errors
     /// Every problem of the file, at once.
     pub fn compile(loaded: Loaded, options: &CompileOptions<'_>) -> Result<Compiled, Problems> {
-        let Loaded { source, file, problems } = loaded;
-        let files = vec![source.path().to_owned()];
+        let Loaded { mark, source, file, problems } = loaded;
+        let files = vec![(source.path().to_owned(), mark)];
         let CompileOptions { previous, create, metrics, now } = options;
         let (previous, create) = (*previous, *create);
         let mut compiler = Compiler { source: &source, file: &file, previous, create, metrics, problems, files, weakened: Vec::new() };
@@ -155,7 +155,7 @@ struct Compiler<'a> {
     create: CreateFiles,
     metrics: &'a Metrics,
     problems: Vec<Problem>,
-    files: Vec<PathBuf>,
+    files: Vec<(PathBuf, Option<Mark>)>,
     weakened: Vec<String>,
 }
 
@@ -207,10 +207,9 @@ impl Compiler<'_> {
         checked.map_err(|problem| self.problems.push(problem)).ok()
     }
 
-    /// Remembers a file that the configuration names, so that a watch sees it change.
-    fn named_file(&mut self, relative: &str) -> PathBuf {
-        let path = self.source.folder().join(relative);
-        self.files.push(path.clone());
+    /// Remembers a file that is about to be read, so that a watch sees it change.
+    fn named_file(&mut self, path: PathBuf) -> PathBuf {
+        self.files.push((path.clone(), Mark::of(&path)));
         path
     }
 }

@@ -207,6 +207,8 @@ impl Compiler<'_> {
             let kept = previous.into_iter().find(|limit| limit.name() == name.get_ref() && *limit.settings() == settings);
             // An unchanged limit keeps its counters: a reload must not give a guesser new tries.
             let limit = kept.cloned().unwrap_or_else(|| Arc::new(Limit::new(name.get_ref(), settings)));
+            // Its series begins at zero, so that an alert on its rate sees the first refusal.
+            self.metrics.rate_limited(name.get_ref());
             limits.insert(name.get_ref().clone(), limit);
         }
         limits
