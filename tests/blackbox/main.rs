@@ -13,6 +13,7 @@
 mod harness;
 
 mod admin;
+mod attacks;
 mod bearer;
 mod drain;
 mod headers;

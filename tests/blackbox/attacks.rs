@@ -1,0 +1,139 @@
+//! Ways in that were found by attacking the gateway, each closed for good.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::harness::client::Response;
+use crate::harness::h2::{self, get};
+use crate::harness::upstream::{answer, write};
+use crate::harness::{Gateway, Step, mint};
+
+#[tokio::test]
+async fn a_segment_that_is_a_parameter_alone_does_not_count_as_prefix() {
+    let gateway = Gateway::start(
+        "[[route]]\npath = '/s/t/*'\nupstream = 'app'\naccess = 'public'\nstrip_prefix = true\ninsecure_path = ['parameters', 'merge_slashes']\n\
+         [[route]]\npath = '/s/t/t/*'\nupstream = 'app'\nstrip_prefix = true\ninsecure_path = ['parameters', 'merge_slashes']",
+    )
+    .await;
+    gateway.get("/s/t/t/admin").send().await.is(401, "credentials_missing");
+    for target in ["/;x/s/t/admin", "/;/s/t/admin", "/s/;/t/admin", "/;x/;x/s/t/admin", "/s//t/admin"] {
+        assert_eq!(gateway.get(target).send().await.status, 200, "{target}");
+        assert_eq!(gateway.upstream().last().target, "/admin", "{target}");
+    }
+}
+
+/// An upstream that announces a body where none may be, and writes it late: it must not be read as the answer to somebody else.
+#[tokio::test]
+async fn a_late_body_never_answers_the_next_request() {
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let poison = "HTTP/1.1 200 OK\r\nX-Poison: 1\r\nContent-Length: 6\r\n\r\nPOISON";
+    let late = |head: &str| vec![write(head), Step::Hold, write(poison)];
+    gateway.upstream().does_at("/head", late("HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n"));
+    gateway.upstream().does_at("/204", late("HTTP/1.1 204 No Content\r\nContent-Length: 80\r\n\r\n"));
+    gateway.upstream().does_at("/304", late("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    for (method, target, status) in [("HEAD", "/head", 200), ("GET", "/204", 204), ("GET", "/304", 304)] {
+        let mut connection = gateway.connect().await;
+        let request = gateway.request(method, target).bytes();
+        connection.write(request).await;
+        assert_eq!(connection.response_to(method).await.status, status, "{target}");
+        let before = gateway.upstream().seen().accepted;
+        gateway.upstream().release();
+        let next = gateway.get("/next").send().await;
+        assert_eq!((next.status, next.header("x-poison"), next.text().as_str()), (200, None, "ok"), "{target}");
+        assert_eq!(gateway.upstream().seen().accepted, before + 1, "{target}: on a connection of its own");
+    }
+}
+
+#[tokio::test]
+async fn authorization_is_forwarded_only_if_it_is_what_was_verified() {
+    let gateway = Gateway::start(
+        "[[route]]\npath = '/*'\nupstream = 'app'\ntoken_from = ['header', 'cookie', 'query']\nforward_authorization = true\n\
+         [[route]]\npath = '/cookie/*'\nupstream = 'app'\ntoken_from = ['cookie']\nforward_authorization = true\n\
+         [[route]]\npath = '/optional/*'\nupstream = 'app'\naccess = 'optional'\nforward_authorization = true\n\
+         [[route]]\npath = '/public/*'\nupstream = 'app'\naccess = 'public'\nforward_authorization = true",
+    )
+    .await;
+    let token = mint::token(&[]);
+    let cookie = format!("__Host-portcullis={token}");
+    let seen = |response: Response| {
+        assert_eq!(response.status, 200, "{response:?}");
+        gateway.upstream().last().header("authorization").map(str::to_owned)
+    };
+    let forged = mint::hmac().raw(r#"{"alg":"none"}"#, &json!({ "sub": "admin" }).to_string());
+    let forged = format!("Bearer {forged}");
+    assert_eq!(seen(gateway.get("/cookie").header("Cookie", &cookie).header("Authorization", &forged).send().await), None);
+    for other in ["Basic YTpi", "JWT a.b.c", "Bearerx a.b.c"] {
+        assert_eq!(seen(gateway.get("/").header("Cookie", &cookie).header("Authorization", other).send().await), None, "{other}");
+        assert_eq!(seen(gateway.get(&format!("/?access_token={token}")).header("Authorization", other).send().await), None, "{other}");
+        assert_eq!(seen(gateway.get("/optional").header("Authorization", other).send().await), None, "{other}");
+        assert_eq!(seen(gateway.get("/public").header("Authorization", other).send().await).as_deref(), Some(other));
+    }
+    assert_eq!(seen(gateway.get("/optional").bearer(&token).send().await), Some(format!("Bearer {token}")));
+}
+
+#[tokio::test]
+async fn the_length_that_was_not_used_is_not_passed_back() {
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    gateway
+        .upstream()
+        .does_at("/two", answer("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nabcdefgh\r\n0\r\n\r\n"));
+    let response = gateway.get("/two").send().await;
+    assert_eq!((response.header("content-length"), response.text().as_str()), (None, "abcdefgh"));
+    let mut client = h2::Connection::open(&gateway).await;
+    let answer = client.send(get("http://app.test/two")).await;
+    assert_eq!((answer.headers.get("content-length"), answer.body.as_slice()), (None, &b"abcdefgh"[..]));
+}
+
+#[tokio::test]
+async fn max_headers_holds_on_http2_too() {
+    let gateway =
+        Gateway::start("server = { limits = { max_headers = 20 } }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let mut client = h2::Connection::open(&gateway).await;
+    let with = |count: usize| {
+        let fields = (0..count).fold(Request::get("http://app.test/"), |request, index| request.header(format!("x-{index}"), "v"));
+        fields.body(Full::<Bytes>::default()).unwrap()
+    };
+    assert_eq!(client.send(with(10)).await.status, 200);
+    let answer = client.send(with(40)).await;
+    assert_eq!((answer.status, answer.reason().as_str()), (431, "headers_too_large"));
+    assert_eq!(gateway.upstream().count(), 1);
+}
+
+/// A client that opens streams and no window must not hold the connections to the upstream.
+#[tokio::test]
+async fn streams_that_nobody_reads_let_go_of_the_upstream() {
+    let gateway =
+        Gateway::start("server = { limits = { idle_timeout = '400ms' } }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]")
+            .await;
+    gateway.upstream().does_at("/flood", vec![write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"), Step::Flood]);
+    let mut client = h2::Connection::open(&gateway).await;
+    // Held and never read: the window is used up and not opened again.
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(client.head(get("http://app.test/flood")).await.unwrap());
+    }
+    gateway.upstream().until(|seen| seen.accepted == 5 && seen.closed == 5).await;
+    drop(held);
+}
+
+#[tokio::test]
+async fn other_spellings_of_a_length_or_type_are_removed() {
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let response = gateway
+        .request("POST", "/")
+        .header("Content_Length", "99")
+        .header("Content.Type", "text/evil")
+        .header("X-Original-URI", "/admin")
+        .header("Content-Type", "text/plain")
+        .body("body")
+        .send()
+        .await;
+    assert_eq!(response.status, 200);
+    let received = gateway.upstream().last();
+    assert_eq!((received.header("content-length"), received.header("content-type")), (Some("4"), Some("text/plain")));
+    for name in ["content_length", "content.type", "x-original-uri"] {
+        assert_eq!(received.header(name), None, "{name}");
+    }
+}
