@@ -49,9 +49,12 @@ impl<'route> Permit<'route> {
     }
 }
 
-/// What a known caller lacks.
+/// What a caller lacks.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Denied {
+    /// There is none, and the route needs one.
+    #[error("no caller")]
+    Nobody,
     /// The route takes callers of other issuers.
     #[error("issuer `{0}` is not among the route's issuers")]
     Issuer(Arc<str>),
@@ -66,14 +69,18 @@ pub enum Denied {
     Claim(String),
 }
 
-/// Decides whether a caller may take a route. No caller comes here only on public routes and where credentials are optional.
+/// Decides whether a caller, or nobody, may take a route.
 ///
 /// # Errors
 /// [`Denied`]
 pub fn authorize(route: &Route, caller: Option<Caller>) -> Result<Permit<'_>, Denied> {
     let reason = match &caller {
-        None if route.access == Access::Public => Reason::Public,
-        None => Reason::Anonymous,
+        None => match route.access {
+            Access::Public => Reason::Public,
+            Access::Optional => Reason::Anonymous,
+            // Authentication has refused already; this door does not rely on it.
+            Access::Authenticated => return Err(Denied::Nobody),
+        },
         Some(caller) => {
             meets(&route.demands, &caller.token)?;
             if route.demands.any() { Reason::Authorized } else { Reason::Authenticated }

@@ -73,6 +73,7 @@ impl Refusal {
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
             },
             Self::Denied(denied) => match denied {
+                Denied::Nobody => Reason::CredentialsMissing,
                 Denied::Issuer(_) => Reason::IssuerNotAllowed,
                 Denied::Role(_) => Reason::RoleMissing,
                 Denied::Scope(_) => Reason::ScopeMissing,
