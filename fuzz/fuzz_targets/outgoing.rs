@@ -12,6 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::config;
 use portcullis::config::value::CreateFiles;
 use portcullis::gateway::Snapshot;
+use portcullis::gateway::authenticate::{Caller, Place};
 use portcullis::gateway::authorize::{Permit, authorize};
 use portcullis::gateway::client::Peer;
 use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
@@ -182,7 +183,7 @@ fuzz_target!(|data: &[u8]| {
     let permit = match (route.access, Permit::unenforced(route, Reason::CredentialsMissing), choices & 16 != 0) {
         (Access::Public, ..) => authorize(route, None).expect("everybody may"),
         (_, Some(permit), false) => permit,
-        _ => authorize(route, Some(caller())).expect("every caller may"),
+        _ => authorize(route, Some(Caller { token: caller(), place: Place::Header })).expect("every caller may"),
     };
     let is_known = permit.caller().is_some();
     let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
