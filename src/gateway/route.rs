@@ -204,23 +204,11 @@ pub struct Conflict {
 }
 
 impl RouteTable {
-    /// Builds the table, and names every pair of routes that match the same requests.
-    pub fn new(mut routes: Vec<Route>) -> (Self, Vec<Conflict>) {
+    /// Builds the table. Of routes that match the same requests ([`conflicts`]) the first in the file stands.
+    pub fn new(mut routes: Vec<Route>) -> Self {
         let mut table = Self::default();
-        let mut conflicts = Vec::new();
         for (index, route) in routes.iter_mut().enumerate() {
             route.index = index;
-        }
-        let mut folded: HashMap<(HostPattern, String, bool), Vec<usize>> = HashMap::new();
-        for (index, route) in routes.iter().enumerate() {
-            let key = (route.pattern.host.clone(), route.pattern.shape(usize::MAX), route.pattern.subtree);
-            let rivals = folded.entry(key).or_default();
-            let taken = rivals.iter().copied().find(|&rival| collide(&routes[rival].pattern, &route.pattern));
-            rivals.push(index);
-            if let Some(taken) = taken {
-                conflicts.push(Conflict { taken, refused: index });
-                continue;
-            }
             let host = match &route.pattern.host {
                 HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
                 HostPattern::Suffix(name) => table.suffix.entry(name.clone()).or_default(),
@@ -230,7 +218,7 @@ impl RouteTable {
             trie.insert(&route.pattern, index);
         }
         table.routes = routes;
-        (table, conflicts)
+        table
     }
 
     /// All routes, in the order of the file.
@@ -280,6 +268,20 @@ impl RouteTable {
         names.sort_unstable();
         HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static(""))
     }
+}
+
+/// Every pattern that matches the same requests as an earlier one.
+pub fn conflicts(patterns: &[&Pattern]) -> Vec<Conflict> {
+    let mut conflicts = Vec::new();
+    let mut by_shape: HashMap<(&HostPattern, String, bool), Vec<usize>> = HashMap::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        let rivals = by_shape.entry((&pattern.host, pattern.shape(usize::MAX), pattern.subtree)).or_default();
+        if let Some(&taken) = rivals.iter().find(|&&rival| collide(patterns[rival], pattern)) {
+            conflicts.push(Conflict { taken, refused: index });
+        }
+        rivals.push(index);
+    }
+    conflicts
 }
 
 /// Whether two patterns of one host and folded shape match a request in common.
@@ -617,8 +619,8 @@ pub(super) mod tests {
             if reversed {
                 routes.reverse();
             }
-            let (table, conflicts) = RouteTable::new(routes);
-            assert_eq!(conflicts, []);
+            assert_eq!(conflicts(&routes.iter().map(|route| &route.pattern).collect::<Vec<_>>()), []);
+            let table = RouteTable::new(routes);
             for (host, path, expected) in cases {
                 assert_eq!(find(&table, "GET", host, path), expected, "{host}{path}");
             }
@@ -628,8 +630,8 @@ pub(super) mod tests {
     #[test]
     fn a_method_never_falls_through() {
         let routes = vec![route("", "/a", &["GET"], false), route("", "/a", &["POST", "PUT"], false), route("", "/*", &[], false)];
-        let (table, conflicts) = RouteTable::new(routes);
-        assert_eq!(conflicts, []);
+        assert_eq!(conflicts(&routes.iter().map(|route| &route.pattern).collect::<Vec<_>>()), []);
+        let table = RouteTable::new(routes);
         assert_eq!(find(&table, "HEAD", "x", "/a"), "- /a");
         assert_eq!(find(&table, "PUT", "x", "/a"), "- /a");
         assert_eq!(find(&table, "DELETE", "x", "/a"), "405 GET, HEAD, POST, PUT");
@@ -648,15 +650,14 @@ pub(super) mod tests {
             (route("", "/a/b", &[], false), route("", "/a/{x}", &[], false), false),
         ] {
             let names = (one.name.clone(), other.name.clone());
-            assert_eq!(!RouteTable::new(vec![one, other]).1.is_empty(), conflict, "{names:?}");
+            assert_eq!(!conflicts(&[&one.pattern, &other.pattern]).is_empty(), conflict, "{names:?}");
         }
     }
 
     #[test]
     fn routes_to_an_application_that_folds_case_compete_folded() {
-        let (table, conflicts) =
-            RouteTable::new(vec![route("", "/*", &[], true), route("", "/Admin/*", &[], true), route("", "/static/*", &[], false)]);
-        assert_eq!(conflicts, []);
+        let table = RouteTable::new(vec![route("", "/*", &[], true), route("", "/Admin/*", &[], true), route("", "/static/*", &[], false)]);
+
         assert_eq!(find(&table, "GET", "x", "/aDMIN/x"), "- /Admin/*");
         assert_eq!(find(&table, "GET", "x", "/adm%C4%B1n/x"), "- /Admin/*");
         assert_eq!(find(&table, "GET", "x", "/static/x"), "- /static/*");
@@ -667,7 +668,7 @@ pub(super) mod tests {
     fn relaxations_need_the_chosen_routes_permission() {
         let mut lenient = route("", "/old/*", &[], false);
         lenient.permitted = Relaxations::MERGE_SLASHES;
-        let (table, _) = RouteTable::new(vec![lenient, route("", "/new/*", &[], false)]);
+        let table = RouteTable::new(vec![lenient, route("", "/new/*", &[], false)]);
         assert_eq!(find(&table, "GET", "x", "//old//a"), "- /old/*");
         assert_eq!(find(&table, "GET", "x", "/old/a;b"), "the path has a parameter, which route `/old/*` does not permit");
         assert_eq!(find(&table, "GET", "x", "/new//a"), "the path has an empty segment, which route `/new/*` does not permit");

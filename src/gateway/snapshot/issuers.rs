@@ -61,12 +61,16 @@ impl Compiler<'_> {
             None => Some(Duration::from_hours(24)),
             Some(text) => self.take(value::duration(text, Duration::from_secs(1)..=Duration::from_hours(87840))),
         };
-        let keys = self.keys(name, written, algorithms?);
+        let Some(algorithms) = algorithms else {
+            self.look_at_key_files(written);
+            return None;
+        };
+        let keys = self.keys(name, written, algorithms);
         let settings = IssuerSettings {
             name: name.get_ref().as_str().into(),
             issuer: issuer?,
             audience: audience?,
-            algorithms: algorithms?,
+            algorithms,
             roles: self.claim_path(written.roles.as_ref(), "roles"),
             subject: self.claim_path(written.subject.as_ref(), "sub"),
             leeway: leeway?,
@@ -215,6 +219,16 @@ impl Compiler<'_> {
             (Some(files), _) => self.pem_keys(files, algorithms),
             (None, Some(file)) => self.jwks_keys(file, algorithms),
             (None, None) => None,
+        }
+    }
+
+    /// Tells of key files that are not there, where the algorithms are not known that would tell more of them.
+    fn look_at_key_files(&mut self, written: &Written) {
+        for file in written.public_keys.iter().flat_map(Spanned::get_ref) {
+            self.read_file(file, "a PEM file with a public key");
+        }
+        if let Some(file) = &written.jwks_file {
+            self.read_file(file, "a JWK Set");
         }
     }
 

@@ -1,6 +1,7 @@
 //! `[[route]]` and `[identity_headers]`
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
@@ -12,7 +13,7 @@ use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
 use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded};
-use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces};
+use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
@@ -20,6 +21,14 @@ use crate::token::Issuers;
 
 /// Compiled sections by name.
 pub(super) type Named<T> = BTreeMap<String, Arc<T>>;
+
+/// What routes refer to by name, compiled.
+struct Sections<'a> {
+    issuers: &'a Issuers,
+    limits: &'a Named<Limit>,
+    upstreams: &'a Named<Upstream>,
+    identity: Arc<IdentityHeaders>,
+}
 
 impl Compiler<'_> {
     pub(super) fn routes(&mut self, issuers: &Issuers, limits: &Named<Limit>, upstreams: &Named<Upstream>) -> (RouteTable, OwnedNames) {
@@ -30,7 +39,7 @@ impl Compiler<'_> {
             None => IdentityHeaders::default(),
             Some(table) => self.identity_headers(table),
         };
-        let identity = Arc::new(identity);
+        let sections = Sections { issuers, limits, upstreams, identity: Arc::new(identity) };
         let mut routes = Vec::with_capacity(self.file.route.len());
         let mut written = Vec::with_capacity(self.file.route.len());
         let mut names: HashSet<String> = HashSet::new();
@@ -38,14 +47,14 @@ impl Compiler<'_> {
         for row in &self.file.route {
             *places.entry(place_of(row.get_ref())).or_default() += 1;
         }
+        // Also of routes that have another problem: all are told at once.
+        let mut patterns: Vec<(Pattern, &Spanned<Written>)> = Vec::with_capacity(self.file.route.len());
         for row in &self.file.route {
-            if let Some(route) = self.route(row, issuers, limits, upstreams, &identity, &places) {
+            let pattern = self.pattern(row, upstreams);
+            patterns.extend(pattern.clone().map(|pattern| (pattern, row)));
+            if let Some(route) = self.route(row, pattern, &sections, &places) {
                 if !names.insert(route.name.to_string()) {
-                    let span = row
-                        .get_ref()
-                        .name
-                        .as_ref()
-                        .map_or_else(|| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span), Spanned::span);
+                    let span = row.get_ref().name.as_ref().map_or_else(|| place(row), Spanned::span);
                     self.error(
                         Problem::error(span, format!("a second route is called `{}`", route.name))
                             .help("give each route a `name` of its own: logs and metrics tell them apart by it"),
@@ -55,10 +64,10 @@ impl Compiler<'_> {
                 written.push(row);
             }
         }
-        let owned = OwnedNames::new(routes.iter().flat_map(|route| route.identity.names()).chain(identity.names()));
-        let (table, conflicts) = RouteTable::new(routes);
-        for Conflict { taken, refused } in conflicts {
-            let place = |index: usize| written.get(index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
+        let owned = OwnedNames::new(routes.iter().flat_map(|route| route.identity.names()).chain(sections.identity.names()));
+        let table = RouteTable::new(routes);
+        for Conflict { taken, refused } in conflicts(&patterns.iter().map(|(pattern, _)| pattern).collect::<Vec<_>>()) {
+            let place = |index: usize| patterns.get(index).map_or(0..0, |(_, row)| place(row));
             self.error(
                 Problem::error(place(refused), "two routes match the same requests")
                     .label("this route can never be chosen")
@@ -74,23 +83,13 @@ impl Compiler<'_> {
     fn route(
         &mut self,
         row: &Spanned<Written>,
-        issuers: &Issuers,
-        limits: &Named<Limit>,
-        upstreams: &Named<Upstream>,
-        identity: &Arc<IdentityHeaders>,
+        pattern: Option<Pattern>,
+        sections: &Sections<'_>,
         places: &HashMap<Place<'_>, usize>,
     ) -> Option<Route> {
+        let Sections { issuers, limits, upstreams, identity } = sections;
         let written = row.get_ref();
-        let place = written.path.as_ref().map_or(row.span(), Spanned::span);
-        let path = self.path(row);
-        let host = match &written.host {
-            None => Some(HostPattern::Any),
-            Some(text) => self.host(text),
-        };
-        let methods = match &written.methods {
-            None => Some(Methods::All),
-            Some(methods) => self.methods(methods),
-        };
+        let place = place(row);
         let access = match &written.access {
             None => Some(Access::Authenticated),
             Some(text) => self.take(value::choice(
@@ -113,7 +112,6 @@ impl Compiler<'_> {
             None => Arc::clone(identity),
             Some(table) => Arc::new(self.identity_headers(table)),
         };
-        let (segments, subtree) = path?;
         let access = access?;
         if access != Access::Public && self.file.issuer.is_empty() {
             self.error(
@@ -128,37 +126,49 @@ impl Compiler<'_> {
             self.error(Problem::error(text.span(), "a public route has no subject to count").help("use a limit with `key = \"client\"`"));
         }
         let strip = written.strip_prefix.as_ref().filter(|strip| *strip.get_ref());
-        if let (Some(strip), false) = (strip, subtree) {
+        if let (Some(strip), Some(Pattern { subtree: false, .. })) = (strip, &pattern) {
             self.error(
                 Problem::error(strip.span(), "`strip_prefix` needs a path that ends in `/*`").related(place.clone(), "this path is exact"),
             );
         }
         let name = self.route_name(row, places)?;
         self.note_weakened(&name, written, permitted);
-        let upstream = upstream?;
+        let pattern = pattern?;
         Some(Route {
             index: 0,
             metrics: self.metrics.route(&name),
             name: name.into(),
-            pattern: Pattern {
-                host: host?,
-                segments: segments.clone(),
-                subtree,
-                methods: methods?,
-                fold_case: upstream.settings().folds_case,
-            },
+            strip_segments: if strip.is_some() { pattern.segments.len() } else { 0 },
+            pattern,
             access,
             demands: demands?,
             token_from: token_from?,
             limit,
-            upstream,
+            upstream: upstream?,
             identity,
             forward_authorization: written.forward_authorization,
-            strip_segments: if strip.is_some() { segments.len() } else { 0 },
             permitted,
             method_override: written.method_override.as_ref().is_some_and(|flag| *flag.get_ref()),
             enforce: written.enforce.as_ref().is_none_or(|flag| *flag.get_ref()),
         })
+    }
+
+    /// Which requests a route is for, as far as the file says so.
+    fn pattern(&mut self, row: &Spanned<Written>, upstreams: &Named<Upstream>) -> Option<Pattern> {
+        let written = row.get_ref();
+        let path = self.path(row);
+        let host = match &written.host {
+            None => Some(HostPattern::Any),
+            Some(text) => self.host(text),
+        };
+        let methods = match &written.methods {
+            None => Some(Methods::All),
+            Some(methods) => self.methods(methods),
+        };
+        let upstream = written.upstream.as_ref().and_then(|name| upstreams.get(name.get_ref()));
+        let (segments, subtree) = path?;
+        let fold_case = upstream.is_some_and(|upstream| upstream.settings().folds_case);
+        Some(Pattern { host: host?, segments, subtree, methods: methods?, fold_case })
     }
 
     fn path(&mut self, row: &Spanned<Written>) -> Option<(Vec<Segment>, bool)> {
@@ -366,6 +376,11 @@ impl Compiler<'_> {
             self.weakened.push(format!("route `{name}`: access = \"optional\" lets requests without a token through"));
         }
     }
+}
+
+/// Where a route is pointed at.
+fn place(row: &Spanned<Written>) -> Range<usize> {
+    row.get_ref().path.as_ref().map_or(row.span(), Spanned::span)
 }
 
 /// The host and path of a route, as written.
