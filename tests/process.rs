@@ -1142,7 +1142,7 @@ fn an_issuer_with_two_sources_of_keys() {
 #[test]
 fn a_key_file_that_is_missing() {
     assert_snapshot!(rejected(&with_keys("public_keys = [\"corp.pem\"]")), @r#"
-    error: cannot read `corp.pem`: No such file or directory (os error 2)
+    error: cannot read `corp.pem`: there is no such file
      --> gateway.toml:5:16
       |
     5 | public_keys = ["corp.pem"]
@@ -1530,7 +1530,7 @@ limit = "login"
           |
           = help: remove it; it would have no effect
 
-        error: cannot read `tls.crt`: No such file or directory (os error 2)
+        error: cannot read `tls.crt`: there is no such file
          --> gateway.toml:6:15
           |
         6 | certificate = "tls.crt"

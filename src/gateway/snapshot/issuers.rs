@@ -383,7 +383,12 @@ impl Compiler<'_> {
                     std::io::ErrorKind::PermissionDenied => format!("let the user that runs the gateway read {}", path.display()),
                     _ => format!("it must be {what}"),
                 };
-                self.error(Problem::error(text.span(), format!("cannot read `{}`: {error}", text.get_ref())).help(help));
+                let cause = match error.kind() {
+                    std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+                    _ => error.to_string(),
+                };
+                self.error(Problem::error(text.span(), format!("cannot read `{}`: {cause}", text.get_ref())).help(help));
                 None
             }
         }
