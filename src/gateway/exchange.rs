@@ -107,6 +107,11 @@ impl Exchange {
         self.cells.push((limit, cell));
     }
 
+    /// Whether a limit has counted this request: two routes that share it count once.
+    pub fn was_counted(&self, limit: &Arc<Limit>) -> bool {
+        self.cells.iter().any(|(counted, _)| Arc::ptr_eq(counted, limit))
+    }
+
     /// The caller is known.
     pub fn recognised(&mut self, caller: &Arc<VerifiedToken>) {
         self.caller = Some(Arc::clone(caller));

@@ -177,8 +177,9 @@ impl Gateway {
         let (mut parts, body) = request.into_parts();
         let client = snapshot.proxies.client(peer, &parts.headers);
         exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, client.peer_is_trusted()));
-        if parts.headers.len() > snapshot.limits.max_headers {
-            // hyper counts them on HTTP/1.1 only.
+        // hyper counts them on HTTP/1.1 only. On HTTP/2 a client may write each cookie as a field of its own (RFC 9113 §8.2.3).
+        let more_cookies = parts.headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
+        if parts.headers.len() - more_cookies > snapshot.limits.max_headers {
             return Err(Refusal::HeadersTooLarge);
         }
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
@@ -187,10 +188,7 @@ impl Gateway {
         let overridden = overridden(snapshot, route, &parts, &target)?;
         self.limit_client(route, &client, exchange)?;
         if let Some((also, parts)) = &overridden {
-            let same = |one: &Arc<Limit>| route.limit.as_ref().is_some_and(|other| Arc::ptr_eq(one, other));
-            if !also.limit.as_ref().is_some_and(same) {
-                self.limit_client(also, &client, exchange)?;
-            }
+            self.limit_client(also, &client, exchange)?;
             self.admit(snapshot, also, parts, &target, &client, exchange)?;
         }
         let permit = self.admit(snapshot, route, &parts, &target, &client, exchange)?;
@@ -222,14 +220,16 @@ impl Gateway {
 
     fn limit_client(&self, route: &Route, client: &ClientAddress, exchange: &mut Exchange) -> Result<(), Refusal> {
         match &route.limit {
-            Some(limit) if limit.settings().key == KeyKind::Client => self.count(limit, limit.take_client(client.ip()), exchange),
+            Some(limit) if limit.settings().key == KeyKind::Client && !exchange.was_counted(limit) => {
+                self.count(limit, limit.take_client(client.ip()), exchange)
+            }
             _ => Ok(()),
         }
     }
 
     fn limit_subject(&self, route: &Route, caller: &VerifiedToken, exchange: &mut Exchange) -> Result<(), Refusal> {
         match &route.limit {
-            Some(limit) if limit.settings().key == KeyKind::Subject => {
+            Some(limit) if limit.settings().key == KeyKind::Subject && !exchange.was_counted(limit) => {
                 self.count(limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
             }
             _ => Ok(()),

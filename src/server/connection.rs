@@ -144,7 +144,7 @@ impl Line {
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = line.draining.cancelled() => {}
-            () = line.idle(Instant::now(), line.patience.idle) => {}
+            () = line.idle() => {}
             () = stalls.end_stalled(line.patience.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
@@ -152,15 +152,35 @@ impl Line {
             ended = connection => Ok(ended?),
             () = stalls.end_stalled(line.patience.idle) => Ok(()),
             // Streams that nobody reads, or a client that does not say goodbye, would hold it open for ever.
-            () = line.idle(Instant::now(), GOODBYE) => Ok(()),
+            () = line.goodbye() => Ok(()),
         }
     }
 
-    /// Returns once no exchange has been under way for `patience`, counted from `begun` at the earliest.
-    async fn idle(&self, begun: Instant, patience: Duration) {
+    /// Returns once no exchange has been under way for `idle_timeout`.
+    async fn idle(&self) {
         loop {
             let now = Instant::now();
-            let deadline = self.phase.idle_since().unwrap_or(now).max(begun) + patience;
+            let deadline = self.phase.idle_since().unwrap_or(now) + self.patience.idle;
+            if now >= deadline {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
+    }
+
+    /// Returns once the client has had its time to close a connection after GOAWAY: from the last exchange, and from the last byte that
+    /// it took, since the end of a response may still be on its way. But not for ever: pings are answered, and answers are bytes.
+    async fn goodbye(&self) {
+        let begun = Instant::now();
+        loop {
+            let now = Instant::now();
+            let deadline = match self.phase.idle_since() {
+                None => now + GOODBYE,
+                Some(idle) => {
+                    let idle = idle.max(begun);
+                    (idle.max(self.phase.last_write()) + GOODBYE).min(idle + self.patience.idle.max(GOODBYE))
+                }
+            };
             if now >= deadline {
                 return;
             }

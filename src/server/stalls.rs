@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,10 +27,22 @@ pub(super) struct Stalls {
 /// A body, and since when its last frame has not been taken.
 #[derive(Debug)]
 struct Held {
-    body: Mutex<Option<(RecordedBody, Busy)>>,
+    body: Mutex<Option<UnderWay>>,
     /// Milliseconds from the connection's beginning, plus one; 0: the next frame is being asked for.
     yielded: AtomicU64,
 }
+
+/// What is left of a body, and the exchange that it holds busy.
+#[derive(Debug)]
+struct UnderWay {
+    body: RecordedBody,
+    /// The rest of a frame that was too large to hand out at once.
+    rest: Bytes,
+    _busy: Busy,
+}
+
+/// Bytes that are handed out at once: a client that takes fewer within `idle_timeout` does not read.
+const PORTION: usize = 16 * 1024;
 
 /// A body that lets go of the upstream when the client stops reading.
 #[derive(Debug)]
@@ -47,7 +59,8 @@ impl Stalls {
 
     /// Watches a body. `busy` ends with it.
     pub(super) fn watch(&self, body: RecordedBody, busy: Busy) -> WatchedBody {
-        let held = Arc::new(Held { body: Mutex::new(Some((body, busy))), yielded: AtomicU64::new(0) });
+        let held =
+            Arc::new(Held { body: Mutex::new(Some(UnderWay { body, rest: Bytes::new(), _busy: busy })), yielded: AtomicU64::new(0) });
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         if bodies.len() == bodies.capacity() {
             // Before it grows: what has ended is forgotten.
@@ -89,21 +102,43 @@ impl Body for WatchedBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut body = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((body, _)) = &mut *body else { return Poll::Ready(Some(Err(BodyError::Unread))) };
-        let polled = Pin::new(body).poll_frame(cx);
+        let mut under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(under_way) = &mut *under_way else { return Poll::Ready(Some(Err(BodyError::Unread))) };
+        let polled = under_way.poll_portion(cx);
         let yielded = if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) { elapsed(self.begun) } else { 0 };
         self.held.yielded.store(yielded, Ordering::Release);
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let body = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        body.as_ref().is_some_and(|(body, _)| body.is_end_stream())
+        let under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.as_ref().is_some_and(|under_way| under_way.rest.is_empty() && under_way.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let body = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        body.as_ref().map_or_else(SizeHint::default, |(body, _)| body.size_hint())
+        let under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(under_way) = under_way.as_ref() else { return SizeHint::default() };
+        let (left, rest) = (under_way.body.size_hint(), under_way.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower() + rest);
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+impl UnderWay {
+    /// The next frame, of at most [`PORTION`] bytes.
+    fn poll_portion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(self.rest.len().min(PORTION))))))
     }
 }

@@ -20,12 +20,14 @@ pub(super) struct Phase {
     active: AtomicU64,
     /// Milliseconds from `begun` to the end of the last exchange.
     idle_since: AtomicU64,
+    /// Milliseconds from `begun` to the last byte that the client's socket took.
+    last_write: AtomicU64,
 }
 
 impl Phase {
     /// A connection that has just been accepted.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Instant::now(), active: AtomicU64::new(0), idle_since: AtomicU64::new(0) })
+        Arc::new(Self { begun: Instant::now(), active: AtomicU64::new(0), idle_since: AtomicU64::new(0), last_write: AtomicU64::new(0) })
     }
 
     /// The socket has become a tunnel's: its silence is no longer this connection's affair.
@@ -37,6 +39,19 @@ impl Phase {
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
+    }
+
+    /// When the client's socket last took a byte.
+    pub(super) fn last_write(&self) -> Instant {
+        self.begun + Duration::from_millis(self.last_write.load(Ordering::Relaxed))
+    }
+
+    fn wrote(&self) {
+        self.last_write.store(self.elapsed(), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn is_active(&self) -> bool {
@@ -55,8 +70,7 @@ pub(super) struct Busy(Arc<Phase>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let now = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.idle_since.store(now, Ordering::Relaxed);
+        self.0.idle_since.store(self.0.elapsed(), Ordering::Relaxed);
         self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -158,6 +172,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         this.head_since = None;
         if let Poll::Ready(written) = Pin::new(&mut this.io).poll_write(cx, buf) {
             this.stalled_since = None;
+            if !this.reads_heads {
+                this.phase.wrote();
+            }
             return Poll::Ready(written);
         }
         ready!(this.poll_stalled(cx));
@@ -169,6 +186,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         this.head_since = None;
         if let Poll::Ready(written) = Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
             this.stalled_since = None;
+            if !this.reads_heads {
+                this.phase.wrote();
+            }
             return Poll::Ready(written);
         }
         ready!(this.poll_stalled(cx));

@@ -137,3 +137,40 @@ async fn other_spellings_of_a_length_or_type_are_removed() {
         assert_eq!(received.header(name), None, "{name}");
     }
 }
+
+#[tokio::test]
+async fn cookies_in_fields_of_their_own_are_one_field() {
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let mut client = h2::Connection::open(&gateway).await;
+    let crumbs = (0..150).fold(Request::get("http://app.test/"), |request, index| request.header("cookie", format!("c{index}=v")));
+    assert_eq!(client.send(crumbs.body(Full::<Bytes>::default()).unwrap()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_method_override_counts_once() {
+    let gateway = Gateway::start(
+        "[limit.few]\nrequests = 3\nper = '1h'\nkey = 'subject'\n[[route]]\npath = '/*'\nupstream = 'app'\nlimit = 'few'\nmethod_override = true",
+    )
+    .await;
+    let token = mint::token(&[]);
+    for expected in [200, 200, 200, 429] {
+        assert_eq!(gateway.get("/").bearer(&token).header("X-HTTP-Method", "GET").send().await.status, expected);
+    }
+}
+
+/// Large frames are handed out in portions: none may be lost, and the length that was announced holds.
+#[tokio::test]
+async fn large_responses_arrive_whole_over_http2() {
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let body = "abcdefghijklmnopqrstuvwxyz".repeat(8_000);
+    gateway.upstream().does_at("/large", answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())));
+    gateway.upstream().does_at(
+        "/chunked",
+        answer(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len())),
+    );
+    let mut client = h2::Connection::open(&gateway).await;
+    for target in ["http://app.test/large", "http://app.test/chunked"] {
+        let answer = client.send(get(target)).await;
+        assert!(answer.body == body.as_bytes(), "{target}: {} bytes", answer.body.len());
+    }
+}

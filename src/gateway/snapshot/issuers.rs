@@ -7,10 +7,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Compiler;
-use crate::config::Problem;
 use crate::config::file::Issuer as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName, SecretBytes, SecretRef};
+use crate::config::{Mark, Problem};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers, KeySet, key_from_pem, secret_is_short};
 
 /// The largest file that a section may name, in bytes.
@@ -360,6 +360,10 @@ impl Compiler<'_> {
         }
         match secret.get_ref().read(self.source.folder(), self.create) {
             Ok(read) => {
+                // One that was just created has a version only now.
+                if let Some((path, mark @ None)) = self.files.last_mut() {
+                    *mark = Mark::of(path);
+                }
                 self.problems.extend(read.warning);
                 Some(read.bytes)
             }
