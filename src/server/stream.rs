@@ -130,6 +130,21 @@ impl<T> ClientStream<T> {
         }
     }
 
+    /// Notes what came of a write; a client that takes nothing for too long ends the connection.
+    fn after_write(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // A request has been answered, or is being answered: its head is no longer awaited.
+        self.head_since = None;
+        if let Poll::Ready(written) = polled {
+            self.stalled_since = None;
+            if !self.reads_heads {
+                self.phase.wrote();
+            }
+            return Poll::Ready(written);
+        }
+        ready!(self.poll_stalled(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Ready once the client has not read for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.patience.idle;
@@ -167,32 +182,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        // A request has been answered, or is being answered: its head is no longer awaited.
-        this.head_since = None;
-        if let Poll::Ready(written) = Pin::new(&mut this.io).poll_write(cx, buf) {
-            this.stalled_since = None;
-            if !this.reads_heads {
-                this.phase.wrote();
-            }
-            return Poll::Ready(written);
-        }
-        ready!(this.poll_stalled(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.after_write(polled, cx)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        this.head_since = None;
-        if let Poll::Ready(written) = Pin::new(&mut this.io).poll_write_vectored(cx, bufs) {
-            this.stalled_since = None;
-            if !this.reads_heads {
-                this.phase.wrote();
-            }
-            return Poll::Ready(written);
-        }
-        ready!(this.poll_stalled(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.after_write(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
