@@ -5,7 +5,6 @@
 //! error carries any of a file's contents.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
@@ -17,7 +16,7 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, Suppor
 /// What a listener needs to speak TLS 1.2 and 1.3 with `h2` and `http/1.1`: the chain, the server's own certificate
 /// first, and its private key (PKCS #8, PKCS #1 or SEC 1), both as PEM.
 ///
-/// The handshake does not look at the certificate's dates: [`expires`] tells them.
+/// The certificate's dates are not looked at: one that has expired serves, and its clients object.
 pub fn server_config(certificate_pem: &[u8], private_key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
     let chain = certificates(certificate_pem)?;
     let key = private_key(private_key_pem)?;
@@ -55,12 +54,6 @@ pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_early_data = false;
     Ok(config)
-}
-
-/// When the first certificate of a PEM file expires, as the time since 1970; zero when before. `None` when there is no
-/// certificate or its dates cannot be read. For a notice: an expired certificate serves, and its clients object.
-pub fn expires(certificate_pem: &[u8]) -> Option<Duration> {
-    not_after(&CertificateDer::from_pem_slice(certificate_pem).ok()?)
 }
 
 /// Why files do not make a TLS configuration.
@@ -183,57 +176,7 @@ fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
     aws_lc_rs::Ticketer::new().map_err(TlsError::Library)
 }
 
-/// The `notAfter` of a certificate (RFC 5280 §4.1): the second date of the fourth element of `TBSCertificate`, which the
-/// version precedes where there is one.
-fn not_after(certificate: &[u8]) -> Option<Duration> {
-    let (_, certificate, _) = der_element(certificate)?;
-    let (_, mut fields, _) = der_element(certificate)?;
-    if fields.first() == Some(&DER_VERSION) {
-        fields = der_element(fields)?.2;
-    }
-    // Serial number, signature algorithm, issuer.
-    for _ in 0..3 {
-        fields = der_element(fields)?.2;
-    }
-    let (_, validity, _) = der_element(fields)?;
-    let (_, _, dates) = der_element(validity)?;
-    let (tag, date, _) = der_element(dates)?;
-    let date = std::str::from_utf8(date).ok().filter(|date| date.is_ascii())?;
-    let (year, rest) = match tag {
-        // Two digits stand for 1950 to 2049.
-        DER_UTC_TIME => {
-            let year: u16 = date.get(..2)?.parse().ok()?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, date.get(2..)?)
-        }
-        DER_GENERALIZED_TIME => (date.get(..4)?.parse().ok()?, date.get(4..)?),
-        _ => return None,
-    };
-    let part = |index: usize| rest.get(2 * index..2 * index + 2);
-    let rfc3339 = format!("{year:04}-{}-{}T{}:{}:{}Z", part(0)?, part(1)?, part(2)?, part(3)?, part(4)?);
-    // What is before 1970 cannot be told from what cannot be read, and neither is a certificate of today.
-    let time = humantime::parse_rfc3339(&rfc3339).ok()?;
-    Some(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-/// Tag, contents and what follows of the first element (X.690 §8.1), with a length of up to three bytes.
-fn der_element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&[tag, first], rest) = input.split_first_chunk::<2>()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x83 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    let (contents, rest) = rest.split_at_checked(length)?;
-    Some((tag, contents, rest))
-}
-
 const VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
-const DER_VERSION: u8 = 0xa0;
-const DER_UTC_TIME: u8 = 0x17;
-const DER_GENERALIZED_TIME: u8 = 0x18;
 
 #[cfg(test)]
 mod tests;

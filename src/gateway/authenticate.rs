@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, header};
 
-use super::client::ClientAddress;
+use super::client::{ClientAddress, Scheme};
 use super::route::{Access, Route, TokenPlaces};
-use super::target::{Target, decode_form, query_values};
+use super::target::{Target, decode_form, query_values, same_authority};
 use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, VerifiedToken};
 
 /// Names under which a token may stand outside `Authorization`.
@@ -210,10 +210,8 @@ fn is_own_request(request: &http::request::Parts, target: &Target, client: &Clie
 /// Whether an `Origin` (RFC 6454 §6.2) is the scheme and authority that the client used.
 fn is_own_origin(origin: &[u8], target: &Target, client: &ClientAddress) -> bool {
     let scheme = client.scheme().as_str();
-    let default_port: &[u8] = if scheme == "https" { b":443" } else { b":80" };
     let Some(authority) = origin.strip_prefix(scheme.as_bytes()).and_then(|rest| rest.strip_prefix(b"://")) else { return false };
-    let bare = |authority: &[u8]| authority.strip_suffix(default_port).unwrap_or(authority).to_ascii_lowercase();
-    bare(authority) == bare(target.authority().as_bytes())
+    same_authority(authority, target.authority().as_bytes(), client.scheme() == Scheme::Https)
 }
 
 #[cfg(test)]

@@ -186,9 +186,9 @@ impl Gateway {
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
         let overridden = overridden(snapshot, route, &parts, &target)?;
-        self.limit_client(route, &client, exchange)?;
+        Self::limit_client(route, &client, exchange)?;
         if let Some((also, parts)) = &overridden {
-            self.limit_client(also, &client, exchange)?;
+            Self::limit_client(also, &client, exchange)?;
             self.admit(snapshot, also, parts, &target, &client, exchange)?;
         }
         let permit = self.admit(snapshot, route, &parts, &target, &client, exchange)?;
@@ -213,43 +213,27 @@ impl Gateway {
         let caller = authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now);
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
-            self.limit_subject(route, &caller.token, exchange)?;
+            Self::limit_subject(route, &caller.token, exchange)?;
         }
         permit(route, caller.map_err(Refusal::from))
     }
 
-    fn limit_client(&self, route: &Route, client: &ClientAddress, exchange: &mut Exchange) -> Result<(), Refusal> {
+    fn limit_client(route: &Route, client: &ClientAddress, exchange: &mut Exchange) -> Result<(), Refusal> {
         match &route.limit {
             Some(limit) if limit.settings().key == KeyKind::Client && !exchange.was_counted(limit) => {
-                self.count(limit, limit.take_client(client.ip()), exchange)
+                count(route, limit, limit.take_client(client.ip()), exchange)
             }
             _ => Ok(()),
         }
     }
 
-    fn limit_subject(&self, route: &Route, caller: &VerifiedToken, exchange: &mut Exchange) -> Result<(), Refusal> {
+    fn limit_subject(route: &Route, caller: &VerifiedToken, exchange: &mut Exchange) -> Result<(), Refusal> {
         match &route.limit {
             Some(limit) if limit.settings().key == KeyKind::Subject && !exchange.was_counted(limit) => {
-                self.count(limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
+                count(route, limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
             }
             _ => Ok(()),
         }
-    }
-
-    fn count(&self, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
-        let exceeded = match taken {
-            Ok(cell) => {
-                exchange.counted(Arc::clone(limit), cell);
-                return Ok(());
-            }
-            Err(exceeded) => exceeded,
-        };
-        self.telemetry.metrics.rate_limited(limit.name()).inc();
-        if limit.settings().observe {
-            tracing::info!(limit = limit.name(), request_id = exchange.request_id(), "would be limited");
-            return Ok(());
-        }
-        Err(Refusal::Limited { limit: limit.name().to_owned(), retry_after: exceeded.retry_after_seconds() })
     }
 
     /// Sends the request and makes the upstream's answer ours.
@@ -332,6 +316,25 @@ struct Tunnel {
     client: OnUpgrade,
     upstream: OnUpgrade,
     lease: Lease,
+}
+
+/// What a limit says of a request: its cell is kept with the exchange, or the request goes no further.
+fn count(route: &Route, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
+    let exceeded = match taken {
+        Ok(cell) => {
+            exchange.counted(Arc::clone(limit), cell);
+            return Ok(());
+        }
+        Err(exceeded) => exceeded,
+    };
+    if let Some(limited) = &route.limited {
+        limited.inc();
+    }
+    if limit.observes() {
+        tracing::info!(limit = limit.name(), request_id = exchange.request_id(), "would be limited");
+        return Ok(());
+    }
+    Err(Refusal::Limited { limit: limit.name().to_owned(), retry_after: exceeded.retry_after_seconds() })
 }
 
 /// The permit for a recognised caller, or for nobody where the route only counts its refusals.

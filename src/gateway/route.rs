@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
+use prometheus_client::metrics::counter::Counter;
 
 use super::headers::IdentityHeaders;
 use super::target::{Ambiguity, Relaxations, Target};
@@ -32,6 +33,8 @@ pub struct Route {
     pub token_from: TokenPlaces,
     /// Checked before, or for a limit by subject after, authentication.
     pub limit: Option<Arc<Limit>>,
+    /// How often `limit` was exceeded.
+    pub limited: Option<Counter>,
     /// Where it leads.
     pub upstream: Arc<Upstream>,
     /// What the upstream is told about the caller.
@@ -550,6 +553,7 @@ pub(super) mod tests {
             demands: Demands::default(),
             token_from: TokenPlaces { header: true, cookie: false, query: false },
             limit: None,
+            limited: None,
             upstream: Arc::new(Upstream::new(upstream, None, 1)),
             identity: Arc::new(IdentityHeaders::default()),
             forward_authorization: false,

@@ -299,7 +299,7 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
         return Err(Ambiguity::NoPath);
     }
     match host {
-        Some(host) if same_authority(host.as_bytes(), in_target.as_str().as_bytes(), uri.scheme_str()) => Ok(host.clone()),
+        Some(host) if same_authority(host.as_bytes(), in_target.as_str().as_bytes(), uri.scheme_str() == Some("https")) => Ok(host.clone()),
         Some(_) => Err(Ambiguity::HostDisagrees),
         // HTTP/2 names it in `:authority` alone (RFC 9113 §8.3.1); HTTP/1.1 always has Host (RFC 9112 §3.2).
         None if version >= Version::HTTP_2 => HeaderValue::from_str(in_target.as_str()).map_err(|_| Ambiguity::HostMalformed),
@@ -308,8 +308,8 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
 }
 
 /// Whether two authorities name the same host and port; the scheme's own port may be left out.
-fn same_authority(one: &[u8], other: &[u8], scheme: Option<&str>) -> bool {
-    let own: &[u8] = if scheme == Some("https") { b":443" } else { b":80" };
+pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
+    let own: &[u8] = if https { b":443" } else { b":80" };
     let bare = |authority: &[u8]| authority.strip_suffix(own).unwrap_or(authority).to_ascii_lowercase();
     one.eq_ignore_ascii_case(other) || bare(one) == bare(other)
 }

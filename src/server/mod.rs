@@ -132,7 +132,7 @@ impl Server {
         });
     }
 
-    /// Closes upstream connections that have waited too long, and forgets clients that limits need no longer remember.
+    /// Closes upstream connections of this worker that have waited too long.
     async fn sweep(&self, worker: usize) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {

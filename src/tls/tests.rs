@@ -1,6 +1,5 @@
 use std::io;
 
-use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ProtocolVersion, ServerConnection};
@@ -103,29 +102,10 @@ fn the_systems_roots_are_loaded_or_their_absence_is_told() {
 }
 
 #[test]
-fn expiry_is_read_in_both_forms_of_a_date() {
+fn an_expired_certificate_serves() {
     let key = KeyPair::generate().unwrap();
-    for (year, seconds) in [(2020, 1_577_836_800), (2049, 2_493_072_000), (2050, 2_524_608_000), (4096, 67_090_377_600_u64)] {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.not_after = date_time_ymd(year, 1, 1);
-        let certificate = params.self_signed(&key).unwrap();
-        let expected = humantime::parse_rfc3339(&format!("{year}-01-01T00:00:00Z")).unwrap().duration_since(UNIX_EPOCH).unwrap();
-        assert_eq!(expires(certificate.pem().as_bytes()), Some(expected));
-        assert!(year > 2050 || expected.as_secs() == seconds, "{year}");
-        assert!(server_config(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).is_ok(), "expired or not, it serves");
-    }
-    assert_eq!(expires(b"garbage"), None);
-}
-
-proptest! {
-    #[test]
-    fn no_certificate_is_too_strange_to_be_looked_at(mut der in prop::collection::vec(any::<u8>(), 0..300), at in any::<prop::sample::Index>(), byte: u8) {
-        let _ = not_after(&der);
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        der = made.cert.der().to_vec();
-        let at = at.index(der.len());
-        der[at] = byte;
-        let _ = not_after(&der);
-        let _ = not_after(&der[..at]);
-    }
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(2020, 1, 1);
+    let certificate = params.self_signed(&key).unwrap();
+    assert!(server_config(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).is_ok());
 }

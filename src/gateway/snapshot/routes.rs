@@ -143,6 +143,7 @@ impl Compiler<'_> {
             access,
             demands: demands?,
             token_from: token_from?,
+            limited: limit.as_ref().map(|limit| self.metrics.rate_limited(limit.name())),
             limit,
             upstream: upstream?,
             identity,
