@@ -10,7 +10,7 @@
 //! | 6 | [`cli`], [`process`] | compose; hold no logic |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | what a request walks through |
-//! | 2 | [`token`] | verifying what others signed |
+//! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
 //! | 0 | [`clock`], [`limit`], [`tls`], [`telemetry`] | nothing of ours |
 //!
@@ -24,6 +24,7 @@ pub mod gateway;
 pub mod limit;
 pub mod process;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod token;

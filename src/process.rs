@@ -18,6 +18,7 @@ use crate::config::{self, Mark, Problems};
 use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::server::{Server, bind};
+use crate::store::{Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::LogWriter;
@@ -43,6 +44,9 @@ pub enum ProcessError {
         /// What the system says.
         source: io::Error,
     },
+    /// The database.
+    #[error("{0}")]
+    Store(#[from] StoreError),
     /// Threads, signals or the log.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -98,6 +102,11 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
         .map_err(|(address, source)| ProcessError::Listen { address, source })?;
     let admin = runtime.block_on(TcpListener::bind(start.admin)).map_err(|source| ProcessError::Listen { address: start.admin, source })?;
 
+    let store = match &start.store {
+        Some(settings) => Some(runtime.block_on(Store::open(settings))?),
+        None => None,
+    };
+
     tell_warnings(&compiled);
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
     let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry));
@@ -112,6 +121,9 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
             // What a worker's panic said is on standard error already.
             let _ = worker.join();
         }
+    }
+    if let Some(store) = store {
+        runtime.block_on(store.close());
     }
     tracing::info!("stopped");
     // Every line that was written before is on its way out when this returns.

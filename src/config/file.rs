@@ -27,9 +27,9 @@ pub struct File {
     pub admin: Admin,
     /// What is written to standard output.
     pub log: Log,
-    /// The database of the built-in issuer. Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub store: Option<Spanned<Unsupported>>,
+    /// What outlives the process: accounts, sessions, signing keys, revocations. Absent: none, unless there is `[identity]`.
+    #[schemars(with = "Option<Store>")]
+    pub store: Option<Spanned<Store>>,
     /// Whose tokens are accepted, by a name of your choice.
     #[schemars(with = "BTreeMap<String, Issuer>")]
     pub issuer: BTreeMap<Text, Issuer>,
@@ -163,6 +163,22 @@ pub struct Log {
     pub level: Option<Text>,
     /// One line for each request. Default true.
     pub access: Option<bool>,
+}
+
+/// `[store]`: what outlives the process.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// `"sqlite:PATH"`, or `{ env = "DATABASE_URL" }`. Default `"sqlite:portcullis.db"`. Read at start.
+    #[schemars(with = "Option<SecretRef>")]
+    pub database: Option<Spanned<SecretRef>>,
+    /// Seals signing keys and the refresh key in the database; made at first start, mode 0600. Default `{ file = "portcullis.key" }`.
+    /// Read at start.
+    #[schemars(with = "Option<SecretRef>")]
+    pub key: Option<Spanned<SecretRef>>,
+    /// Not supported yet.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub redis: Option<Spanned<Unsupported>>,
 }
 
 /// `[issuer.NAME]`: whose tokens are accepted.

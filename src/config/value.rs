@@ -219,6 +219,22 @@ impl SecretRef {
         matches!(self.form, SecretForm::Inline(_))
     }
 
+    /// A file of this name, made with a random secret where there is none.
+    pub fn created_file(name: &str) -> Self {
+        let file = Some(Spanned::new(0..0, name.to_owned()));
+        Self { span: 0..0, form: SecretForm::Table { env: None, file, create: None } }.created()
+    }
+
+    /// The same, but a file that is not there is made.
+    #[must_use]
+    pub fn created(&self) -> Self {
+        let mut created = self.clone();
+        if let SecretForm::Table { file: Some(_), create, .. } = &mut created.form {
+            create.get_or_insert(Spanned::new(0..0, true));
+        }
+        created
+    }
+
     /// The file that it is read from, when it is one: what `watch` looks at.
     pub fn file(&self, folder: &Path) -> Option<PathBuf> {
         match &self.form {

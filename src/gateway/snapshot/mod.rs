@@ -7,6 +7,7 @@ mod expectations;
 mod issuers;
 mod routes;
 mod server;
+mod store;
 mod upstreams;
 mod warnings;
 
@@ -22,6 +23,7 @@ use super::upstream::Upstream;
 use crate::config::value::CreateFiles;
 use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
 use crate::limit::Limit;
+use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::Metrics;
 use crate::token::Issuers;
@@ -80,6 +82,8 @@ pub struct StartSettings {
     pub log_format: Format,
     /// Which events are written.
     pub log_level: tracing::Level,
+    /// What outlives the process; `None`: nothing does.
+    pub store: Option<StoreSettings>,
 }
 
 /// What one client may ask of the gateway.

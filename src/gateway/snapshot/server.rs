@@ -12,11 +12,11 @@ use super::issuers::Inline;
 use super::{Compiler, ConnectionLimits, StartSettings};
 use crate::config::Problem;
 use crate::config::file::Text;
-use crate::config::value::OneOrMany;
-use crate::config::value::{self, Unsupported};
+use crate::config::value::{self, OneOrMany, SecretRef, Unsupported};
 use crate::gateway::authenticate::TokenNames;
 use crate::gateway::client::{ForwardingHeader, TrustedProxies};
 use crate::limit::{Count, KeyKind, Limit, Settings};
+use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
 use crate::tls;
 
@@ -65,7 +65,15 @@ impl Compiler<'_> {
             )),
         };
         let workers = workers.map(|workers| if workers == 0 { cores() } else { workers });
-        let start = StartSettings { listen: listen?, admin: admin?, workers: workers?, log_format: log_format?, log_level: log_level? };
+        let store = self.store();
+        let start = StartSettings {
+            listen: listen?,
+            admin: admin?,
+            workers: workers?,
+            log_format: log_format?,
+            log_level: log_level?,
+            store: store?,
+        };
         self.refuse_changed_start(&start);
         Some(start)
     }
@@ -92,12 +100,23 @@ impl Compiler<'_> {
         let Some(previous) = self.previous.map(|previous| &previous.start) else { return };
         let file = self.file;
         let span_of = |text: &Option<Text>| text.as_ref().map_or(0..0, Spanned::span);
-        let changes: [(bool, &str, Range<usize>); 5] = [
+        let store = |store: &Option<StoreSettings>| store.as_ref().map(|store| store.database.clone());
+        let key = |store: &Option<StoreSettings>| store.as_ref().map(|store| store.key.clone());
+        let section = file.store.as_ref();
+        let written = section.map(Spanned::get_ref);
+        let span_in = |value: Option<&Spanned<SecretRef>>| value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0);
+        let changes: [(bool, &str, Range<usize>); 7] = [
             (start.listen != previous.listen, "server.listen", file.server.listen.as_ref().map_or(0..0, Spanned::span)),
             (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
             (start.workers != previous.workers, "server.workers", file.server.workers.as_ref().map_or(0..0, Spanned::span)),
             (start.log_format != previous.log_format, "log.format", span_of(&file.log.format)),
             (start.log_level != previous.log_level, "log.level", span_of(&file.log.level)),
+            (
+                store(&start.store) != store(&previous.store),
+                "store.database",
+                span_in(written.and_then(|written| written.database.as_ref())),
+            ),
+            (key(&start.store) != key(&previous.store), "store.key", span_in(written.and_then(|written| written.key.as_ref()))),
         ];
         for (_, key, span) in changes.into_iter().filter(|(changed, ..)| *changed) {
             self.error(
@@ -281,7 +300,9 @@ impl Compiler<'_> {
                     .push(Problem::error(value.span(), format!("`{key}` is not supported yet")).help("remove it; it would have no effect"));
             }
         };
-        look(&file.store, "store");
+        if let Some(store) = &file.store {
+            look(&store.get_ref().redis, "store.redis");
+        }
         look(&file.identity, "identity");
         look(&file.server.proxy_protocol, "server.proxy_protocol");
         if let Some(tls) = &file.server.tls {

@@ -1,0 +1,69 @@
+//! `[store]`: where what outlives the process is kept.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::Compiler;
+use super::issuers::Inline;
+use crate::config::Problem;
+use crate::config::value::SecretRef;
+use crate::store::StoreSettings;
+
+impl Compiler<'_> {
+    /// Outer `None`: a problem was found; inner: there is no store.
+    #[expect(clippy::option_option, reason = "outer: a problem was found; inner: nothing outlives the process")]
+    pub(super) fn store(&mut self) -> Option<Option<StoreSettings>> {
+        let file = self.file;
+        if file.store.is_none() && file.identity.is_none() {
+            return Some(None);
+        }
+        let written = file.store.as_ref().map(Spanned::get_ref);
+        let database = match written.and_then(|written| written.database.as_ref()) {
+            None => Some(self.source.folder().join("portcullis.db")),
+            Some(written) => self.database(written),
+        };
+        let default = Spanned::new(0..0, SecretRef::created_file("portcullis.key"));
+        let key = match written.and_then(|written| written.key.as_ref()) {
+            None => self.read_secret(&default, Inline::Never),
+            Some(written) => {
+                let created = Spanned::new(written.span(), written.get_ref().created());
+                self.read_secret(&created, Inline::Never)
+            }
+        };
+        let (database, key) = (database?, key?);
+        if key.expose().len() < SHORTEST_KEY {
+            let span = written.and_then(|written| written.key.as_ref()).map_or(0..0, Spanned::span);
+            self.error(
+                Problem::error(span, format!("the key has {} bytes; it needs at least {SHORTEST_KEY}", key.expose().len()))
+                    .help("let the gateway make it (name a file that is not there yet), or `openssl rand -base64 48`"),
+            );
+            return None;
+        }
+        Some(Some(StoreSettings { database, key }))
+    }
+
+    /// The file of a `sqlite:` URL.
+    fn database(&mut self, written: &Spanned<SecretRef>) -> Option<PathBuf> {
+        // Without a password in it, a database's address is no secret.
+        let read = self.read_secret(written, Inline::Permitted)?;
+        let help = "write `database = \"sqlite:portcullis.db\"`; relative paths start at this file's folder";
+        let Ok(url) = std::str::from_utf8(read.expose()) else {
+            self.error(Problem::error(written.span(), "the database's address is not UTF-8").help(help));
+            return None;
+        };
+        let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
+        let problem = match path {
+            Some("" | ":memory:") => "the database needs a file: what is in memory only would be lost at a restart",
+            Some(path) if path.contains('?') => "parameters of a `sqlite:` address are not read",
+            Some(path) => return Some(self.source.folder().join(path)),
+            None if url.starts_with("postgres") => "PostgreSQL is not supported yet",
+            None => "this is no database that is supported",
+        };
+        self.error(Problem::error(written.span(), problem).help(help));
+        None
+    }
+}
+
+/// 128 bits as base64url, and some more.
+const SHORTEST_KEY: usize = 32;

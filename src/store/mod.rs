@@ -1,0 +1,233 @@
+//! What must outlive the process: one database, opened once, migrated at start.
+//!
+//! One SQL dialect for SQLite now and PostgreSQL later (CONTRACT §8): `TEXT`, `BIGINT` (Unix seconds) and `SMALLINT` (0, 1) columns,
+//! `$1` placeholders, no vendor functions, atomicity by conditional `UPDATE` and never by reading first. Each table's verbs stand in a
+//! file of their own, as `impl Store`; verbs that need the time are given `now`. What is secret is sealed with `[store] key` before it
+//! is written ([`Sealer`]): a leaked backup of the database forges nothing.
+//!
+//! Lives as long as the process, and its tasks on the background runtime: a request line never waits for it, but for a login.
+
+mod seal;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::MigrateError;
+use sqlx::{AnyPool, Executor};
+
+pub use self::seal::{SealError, Sealer};
+use crate::config::value::SecretBytes;
+
+/// What a `[store]` section says, checked. Read at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The database file.
+    pub database: PathBuf,
+    /// Seals what is secret in it.
+    pub key: SecretBytes,
+}
+
+impl StoreSettings {
+    /// The folder of the database, where other files that outlive the process may be kept.
+    pub fn folder(&self) -> &Path {
+        self.database.parent().unwrap_or(Path::new("."))
+    }
+}
+
+/// The database, and the key that seals what is secret in it. Clones share both.
+#[derive(Clone)]
+pub struct Store {
+    pool: AnyPool,
+    sealer: Sealer,
+}
+
+/// Why the store cannot be used. `Display` says what to do where something can be done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be made or opened.
+    #[error("the database {} cannot be opened: {source}; let the user that runs the gateway write to it and to its folder", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A newer version wrote it.
+    #[error("the database {} was made by a newer version of portcullis (its schema has step {step}, which this one does not know); start that version, or put a backup back", path.display())]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// The first unknown step.
+        step: i64,
+    },
+    /// Its schema cannot be brought up to date.
+    #[error("the database's schema cannot be brought up to date: {0}")]
+    Migrate(#[source] MigrateError),
+    /// A statement failed.
+    #[error("the database does not answer: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Something sealed cannot be opened.
+    #[error("{0}")]
+    Seal(#[from] SealError),
+}
+
+impl Store {
+    /// Opens the database, makes it where there is none (mode 0600), and brings its schema up to date.
+    ///
+    /// Several processes may have it open: the gateway, and a command such as `user add`.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let path = &settings.database;
+        create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).after_connect(|connection, _| {
+            Box::pin(async move {
+                for pragma in PRAGMAS {
+                    connection.execute(pragma).await?;
+                }
+                Ok(())
+            })
+        });
+        let pool = options.connect(&url(path)).await?;
+        match MIGRATIONS.run(&pool).await {
+            Ok(()) => {
+                let store = Self { pool, sealer: Sealer::new(settings.key.expose()) };
+                store.check_key().await?;
+                Ok(store)
+            }
+            Err(MigrateError::VersionMissing(step)) => Err(StoreError::Newer { path: path.clone(), step }),
+            Err(error) => Err(StoreError::Migrate(error)),
+        }
+    }
+
+    /// Whether this is the key that the database was first opened with: a lost key must be told at start, not at the first login.
+    async fn check_key(&self) -> Result<(), StoreError> {
+        let sealed = self.sealer.seal(KEY_CHECK, b"")?;
+        sqlx::query("INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+            .bind(KEY_CHECK)
+            .bind(sealed)
+            .execute(&self.pool)
+            .await?;
+        let (sealed,): (String,) = sqlx::query_as("SELECT value FROM facts WHERE name = $1").bind(KEY_CHECK).fetch_one(&self.pool).await?;
+        self.sealer.open(KEY_CHECK, &sealed)?;
+        Ok(())
+    }
+
+    /// Waits for what is under way and closes the database.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// Makes the file for its owner alone. SQLite gives the files beside it (`-wal`, `-shm`) the same mode.
+fn create_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let metadata = std::fs::metadata(path)?;
+            if metadata.permissions().mode() & 0o077 != 0 {
+                tracing::warn!(file = %path.display(), "other users may access the database; chmod 600 it");
+            }
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A URL of this path, with what is special in URLs encoded.
+fn url(path: &Path) -> String {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let mut url = String::from("sqlite://");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            // Writing into a string cannot fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+    }
+    url
+}
+
+/// The fact that only the right key opens.
+const KEY_CHECK: &str = "key_check";
+
+/// Connections to the database: SQLite has one writer at a time, and readers beside it.
+const CONNECTIONS: u32 = 4;
+
+/// How long a verb waits for a connection before it fails.
+const ACQUIRE: Duration = Duration::from_secs(10);
+
+/// `synchronous = FULL`: what was acknowledged survives a loss of power.
+const PRAGMAS: [&str; 4] =
+    ["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"];
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(folder: &Path) -> StoreSettings {
+        StoreSettings { database: folder.join("a b%.db"), key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()) }
+    }
+
+    #[tokio::test]
+    async fn a_store_is_private_durable_and_opened_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let other = Store::open(&settings).await.unwrap();
+        let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("a b%.db"), mode("a b%.db-wal")), (0o600, 0o600));
+        for (pragma, wanted) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)] {
+            let (value,): (i64,) = sqlx::query_as(pragma).fetch_one(&other.pool).await.unwrap();
+            assert_eq!(value, wanted, "{pragma}");
+        }
+        let (journal,): (String,) = sqlx::query_as("PRAGMA journal_mode").fetch_one(&store.pool).await.unwrap();
+        assert_eq!(journal, "wal");
+        store.close().await;
+        other.close().await;
+    }
+
+    #[tokio::test]
+    async fn another_key_is_refused_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        Store::open(&settings).await.unwrap().close().await;
+        let other = StoreSettings { key: SecretBytes::new(b"another key, that belongs to another database".to_vec()), ..settings.clone() };
+        let error = Store::open(&other).await.unwrap_err();
+        assert!(error.to_string().contains("`[store] key`"), "{error}");
+        Store::open(&settings).await.unwrap().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        store
+            .pool
+            .execute("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', 1, x'00', 0)")
+            .await
+            .unwrap();
+        store.close().await;
+        let error = Store::open(&settings).await.unwrap_err();
+        assert!(matches!(error, StoreError::Newer { step: 9999, .. }), "{error}");
+    }
+}
