@@ -34,7 +34,7 @@ pub use self::claims::{ClaimPath, NotAList, string_list};
 pub use self::excerpt::Excerpt;
 pub use self::inspect::{Inspected, inspect};
 pub use self::invalid::{AlgorithmFault, AudienceFault, ClaimFault, InvalidToken, IssuerFault, JsonFault, Malformed, Part};
-pub use self::issuers::{DuplicateIssuer, Issuer, IssuerSettings, Issuers, VerifiedToken};
+pub use self::issuers::{DuplicateIssuer, Issuer, IssuerSettings, Issuers, LiveKeys, VerifiedToken};
 pub use self::jwk::{LeftOut, LeftOutReason};
 pub use self::jws::MAX_TOKEN_BYTES;
 pub use self::keys::{Key, KeyError, KeySet, secret_is_short};

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use self::check::Checked;
@@ -39,16 +40,42 @@ pub struct IssuerSettings {
     pub max_token_lifetime: Duration,
 }
 
+/// The keys of one issuer as they are now. Whoever owns them may replace them; each verification reads them once.
+#[derive(Debug)]
+pub struct LiveKeys(ArcSwap<KeySet>);
+
+impl LiveKeys {
+    /// Begins with these keys.
+    pub fn new(keys: KeySet) -> Self {
+        Self(ArcSwap::from_pointee(keys))
+    }
+
+    /// The keys that hold now. What was verified with them is good only while this very set is the one that holds.
+    pub fn load(&self) -> Arc<KeySet> {
+        self.0.load_full()
+    }
+
+    /// From now on these keys hold, and no others.
+    pub fn replace(&self, keys: KeySet) {
+        self.0.store(Arc::new(keys));
+    }
+}
+
 /// One issuer: its settings and its keys.
 #[derive(Debug)]
 pub struct Issuer {
     settings: IssuerSettings,
-    keys: KeySet,
+    keys: Arc<LiveKeys>,
 }
 
 impl Issuer {
     /// An issuer with these keys.
     pub fn new(settings: IssuerSettings, keys: KeySet) -> Self {
+        Self::with_live_keys(settings, Arc::new(LiveKeys::new(keys)))
+    }
+
+    /// An issuer whose keys change while it is in use.
+    pub fn with_live_keys(settings: IssuerSettings, keys: Arc<LiveKeys>) -> Self {
         Self { settings, keys }
     }
 
@@ -58,7 +85,7 @@ impl Issuer {
     }
 
     /// Its keys.
-    pub fn keys(&self) -> &KeySet {
+    pub fn keys(&self) -> &Arc<LiveKeys> {
         &self.keys
     }
 
@@ -68,7 +95,7 @@ impl Issuer {
             let found = Algorithms::name(jws.algorithm);
             return Err(AlgorithmFault::NotConfigured { found, accepted: self.settings.algorithms }.into());
         }
-        self.keys.verify_signature(jws.signing_input.as_bytes(), jws.signature, jws.algorithm, jws.kid.as_deref())
+        self.keys.load().verify_signature(jws.signing_input.as_bytes(), jws.signature, jws.algorithm, jws.kid.as_deref())
     }
 }
 
