@@ -14,7 +14,7 @@ use super::client::{ClientAddress, Peer};
 use super::outgoing::{ExchangeIds, Outgoing};
 use super::reason::Reason;
 use super::refusal::Refusal;
-use super::route::{Access, HostPattern, Methods, Route, Segment};
+use super::route::{Access, Destination, HostPattern, Methods, Route, Segment};
 use super::snapshot::Snapshot;
 use super::target::{Ambiguity, Target};
 use super::{overridden, permit};
@@ -180,7 +180,8 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
         outgoing.headers().iter().filter(|(name, value)| differs(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect();
     told.sent = outgoing.headers().clone();
     told.removed = outgoing.removed().to_vec();
-    told.ok("outgoing", format!("{} {} to upstream `{}`", outgoing.method(), outgoing.target(), route.upstream.settings().name));
+    let Destination::Upstream(upstream) = &route.destination;
+    told.ok("outgoing", format!("{} {} to upstream `{}`", outgoing.method(), outgoing.target(), upstream.settings().name));
     Ok(permit.reason())
 }
 

@@ -40,10 +40,10 @@ use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes};
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
 use self::refusal::Refusal;
-use self::route::Route;
+use self::route::{Destination, Route};
 pub use self::snapshot::Snapshot;
 use self::target::{Target, TargetError};
-use self::upstream::{Application, Lease, UpstreamBody, UpstreamFailure};
+use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
 use crate::clock::Clock;
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 use crate::telemetry::access::AccessRecord;
@@ -196,7 +196,9 @@ impl Gateway {
 
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let outgoing = Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
-        self.send(snapshot, worker, route, outgoing, body, on_upgrade, exchange).await
+        match &route.destination {
+            Destination::Upstream(upstream) => self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await,
+        }
     }
 
     /// Who is calling, and whether they may take this route.
@@ -242,13 +244,13 @@ impl Gateway {
         &self,
         snapshot: &Snapshot,
         worker: usize,
-        route: &Route,
+        application: &Arc<Upstream>,
         outgoing: Outgoing,
         body: Incoming,
         on_upgrade: Option<OnUpgrade>,
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
-        let is_echo = route.upstream.settings().application == Application::Echo;
+        let is_echo = application.settings().application == Application::Echo;
         let asks = outgoing.asks().clone();
         let gate = (asks.expects_continue && !is_echo && !body.is_end_stream()).then(Arc::<Gate>::default);
         let is_head = *outgoing.method() == Method::HEAD;
@@ -264,7 +266,7 @@ impl Gateway {
             return Ok(Passed::Response(response));
         }
         let request = outgoing.into_request(body, gate.clone());
-        let sent = route.upstream.send(worker, request, upload.as_deref()).await;
+        let sent = application.send(worker, request, upload.as_deref()).await;
         exchange.answered();
         let (mut response, mut lease) = sent?;
         if gate.is_some_and(|gate| gate.shut()) || may_be_followed(&response, is_head) {

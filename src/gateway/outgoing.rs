@@ -101,7 +101,8 @@ impl Outgoing {
         if let Some(caller) = permit.caller() {
             route.identity.set(caller, &mut headers);
         }
-        headers.insert(header::HOST, route.upstream.settings().host.clone().unwrap_or_else(|| target.authority().clone()));
+        let host = route.destination.upstream().and_then(|upstream| upstream.settings().host.clone());
+        headers.insert(header::HOST, host.unwrap_or_else(|| target.authority().clone()));
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
         headers.insert(X_FORWARDED_FOR, ascii(&client.ip().to_string()));
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));

@@ -36,7 +36,7 @@ pub struct Route {
     /// How often `limit` was exceeded.
     pub limited: Option<Counter>,
     /// Where it leads.
-    pub upstream: Arc<Upstream>,
+    pub destination: Destination,
     /// What the upstream is told about the caller.
     pub identity: Arc<IdentityHeaders>,
     /// Leave `Authorization` in the request.
@@ -51,6 +51,22 @@ pub struct Route {
     pub enforce: bool,
     /// Its counters.
     pub metrics: RouteMetrics,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// To an application.
+    Upstream(Arc<Upstream>),
+}
+
+impl Destination {
+    /// The application, where it leads to one.
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match self {
+            Self::Upstream(upstream) => Some(upstream),
+        }
+    }
 }
 
 /// Which requests a route is for.
@@ -554,7 +570,7 @@ pub(super) mod tests {
             token_from: TokenPlaces { header: true, cookie: false, query: false },
             limit: None,
             limited: None,
-            upstream: Arc::new(Upstream::new(upstream, None, 1)),
+            destination: Destination::Upstream(Arc::new(Upstream::new(upstream, None, 1))),
             identity: Arc::new(IdentityHeaders::default()),
             forward_authorization: false,
             strip_segments: 0,

@@ -13,7 +13,7 @@ use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
 use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded};
-use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts};
+use crate::gateway::route::{Access, Conflict, Destination, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
@@ -145,7 +145,7 @@ impl Compiler<'_> {
             token_from: token_from?,
             limited: limit.as_ref().map(|limit| self.metrics.rate_limited(limit.name())),
             limit,
-            upstream: upstream?,
+            destination: Destination::Upstream(upstream?),
             identity,
             forward_authorization: written.forward_authorization,
             permitted,

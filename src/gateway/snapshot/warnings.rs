@@ -56,8 +56,8 @@ impl Compiler<'_> {
             if route.pattern.host != HostPattern::Any {
                 with_host.insert((shape.clone(), route.pattern.subtree), route);
             }
-            if route.pattern.subtree {
-                subtrees.insert((&route.upstream.settings().name, &route.pattern.host, shape), route);
+            if let (true, Some(upstream)) = (route.pattern.subtree, route.destination.upstream()) {
+                subtrees.insert((&upstream.settings().name, &route.pattern.host, shape), route);
             }
         }
         let undecided: HashSet<&str> = self
@@ -68,7 +68,7 @@ impl Compiler<'_> {
             .map(|(name, _)| name.get_ref().as_str())
             .collect();
         for route in table.routes().iter().filter(|route| route.access != Access::Public) {
-            let upstream = route.upstream.settings().name.as_str();
+            let upstream = route.destination.upstream().map_or("", |upstream| &upstream.settings().name);
             let length = route.pattern.segments.len();
             for depth in 0..=length {
                 let shape = route.pattern.shape(depth);
