@@ -99,12 +99,12 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_in_its_place_only() {
         let sealer = Sealer::new(b"secret");
-        let sealed = sealer.seal("keys/1", b"private").unwrap();
-        assert_eq!(&**sealer.open("keys/1", &sealed).unwrap(), b"private");
-        assert_ne!(sealed, sealer.seal("keys/1", b"private").unwrap());
-        assert!(sealer.open("keys/2", &sealed).is_err());
-        assert!(Sealer::new(b"other").open("keys/1", &sealed).is_err());
-        for broken in ["", "AAAA", "!", &sealed[1..], &sealed[..sealed.len() - 1]] {
+        let closed = sealer.seal("keys/1", b"private").unwrap();
+        assert_eq!(&**sealer.open("keys/1", &closed).unwrap(), b"private");
+        assert_ne!(closed, sealer.seal("keys/1", b"private").unwrap());
+        assert!(sealer.open("keys/2", &closed).is_err());
+        assert!(Sealer::new(b"other").open("keys/1", &closed).is_err());
+        for broken in ["", "AAAA", "!", &closed[1..], &closed[..closed.len() - 1]] {
             assert!(sealer.open("keys/1", broken).is_err(), "{broken}");
         }
     }

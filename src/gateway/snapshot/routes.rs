@@ -13,7 +13,9 @@ use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
 use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded};
-use crate::gateway::route::{Access, Conflict, Destination, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts};
+use crate::gateway::route::{
+    Access, Conflict, Destination, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts,
+};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
