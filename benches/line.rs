@@ -15,7 +15,7 @@ use http::{Method, Request};
 use portcullis::config;
 use portcullis::config::value::CreateFiles;
 use portcullis::gateway::Snapshot;
-use portcullis::gateway::authenticate::authenticate;
+use portcullis::gateway::authenticate::{Verifier, authenticate};
 use portcullis::gateway::authorize::authorize;
 use portcullis::gateway::client::Peer;
 use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
@@ -23,7 +23,7 @@ use portcullis::gateway::refusal::Refusal;
 use portcullis::gateway::snapshot::CompileOptions;
 use portcullis::gateway::target::Target;
 use portcullis::telemetry::metrics::Metrics;
-use portcullis::token::{Minter, install_crypto};
+use portcullis::token::{Minter, Revocation, RevocationList, RevokedBy, Scope, install_crypto};
 use serde_json::json;
 
 /// The time at which every token is judged, in Unix seconds.
@@ -46,6 +46,7 @@ fn main() {
         ("public, 5000 routes", 5_000, Case::Public),
         ("public, 50000 routes", 50_000, Case::Public),
         ("HS256", 100, Case::Hs256),
+        ("HS256, 500000 revoked", 100, Case::Revocations),
         ("RS256", 100, Case::Rs256),
         ("bad signature", 100, Case::BadSignature),
         ("no credentials", 100, Case::NoCredentials),
@@ -53,6 +54,9 @@ fn main() {
     ] {
         if wanted(name) {
             let bench = Bench::new(routes, rsa);
+            if case == Case::Revocations {
+                bench.revoked.add(revocations());
+            }
             let parts = bench.request(case);
             let begun = Instant::now();
             for _ in 0..iterations {
@@ -61,6 +65,17 @@ fn main() {
             let nanos = begun.elapsed().as_nanos() / u128::from(iterations);
             println!("{name:<24} {nanos:>9} ns");
         }
+    }
+    if wanted("one more revocation") {
+        let list = RevocationList::new();
+        list.add(revocations());
+        let more: Vec<_> = (0..iterations).map(|index| revocation(RevokedBy::Sid, 1_000_000 + index)).collect();
+        let begun = Instant::now();
+        for one in more {
+            list.add([one]);
+        }
+        let nanos = begun.elapsed().as_nanos() / u128::from(iterations);
+        println!("{:<24} {nanos:>9} ns", "one more revocation");
     }
     for routes in [100, 5_000, 50_000] {
         let name = format!("compile {routes} routes");
@@ -73,11 +88,21 @@ fn main() {
     }
 }
 
+fn revocations() -> impl Iterator<Item = Revocation> {
+    RevokedBy::ALL.into_iter().flat_map(|by| (0..500_000 / 3).map(move |index| revocation(by, index)))
+}
+
+fn revocation(by: RevokedBy, index: u32) -> Revocation {
+    Revocation { scope: Scope::Every, by, value: format!("{index:032x}-{index}").into(), at: NOW }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Case {
     Nothing,
     Public,
     Hs256,
+    /// As many revocations of each kind as a large logout leaves.
+    Revocations,
     Rs256,
     BadSignature,
     NoCredentials,
@@ -86,6 +111,7 @@ enum Case {
 
 struct Bench {
     snapshot: Snapshot,
+    revoked: RevocationList,
     hs256: String,
     rs256: String,
 }
@@ -101,7 +127,7 @@ impl Bench {
         let rsa = Minter::from_private_pem(rsa).expect("the key is a private key");
         let hs256 = hmac.sign(hmac.default_algorithm(), None, "JWT", &mint("hmac")).expect("it signs");
         let rs256 = rsa.sign(rsa.default_algorithm(), None, "JWT", &mint("rsa")).expect("it signs");
-        Self { snapshot: compile(table(routes)), hs256, rs256 }
+        Self { snapshot: compile(table(routes)), revoked: RevocationList::new(), hs256, rs256 }
     }
 
     fn request(&self, case: Case) -> Parts {
@@ -124,7 +150,7 @@ impl Bench {
             request = request.header(name, value);
         }
         let token = match case {
-            Case::Hs256 => Some(self.hs256.clone()),
+            Case::Hs256 | Case::Revocations => Some(self.hs256.clone()),
             Case::Rs256 => Some(self.rs256.clone()),
             Case::BadSignature => Some(format!("{}AAAA", &self.hs256[..self.hs256.len() - 4])),
             _ => None,
@@ -148,7 +174,8 @@ impl Bench {
         let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
-        let caller = authenticate(route, &parts, &target, &client, &snapshot.rules.token_names, &snapshot.issuers, NOW)?;
+        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, revoked: &self.revoked };
+        let caller = authenticate(route, &parts, &target, &client, verifier, NOW)?;
         let permit = authorize(route, caller)?;
         Ok(Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules)?)
     }

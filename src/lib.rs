@@ -10,6 +10,7 @@
 //! | 6 | [`cli`], [`process`] | compose; hold no logic |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | what a request walks through |
+//! | 3 | [`revocation`] | what is revoked: the list that requests are held against, and its place in the store |
 //! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
 //! | 0 | [`clock`], [`limit`], [`tls`], [`telemetry`] | nothing of ours |
@@ -23,6 +24,7 @@ pub mod config;
 pub mod gateway;
 pub mod limit;
 pub mod process;
+pub mod revocation;
 pub mod server;
 pub mod store;
 pub mod telemetry;

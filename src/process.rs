@@ -17,6 +17,7 @@ use crate::config::value::CreateFiles;
 use crate::config::{self, Mark, Problems};
 use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
+use crate::revocation::{Retention, Revocations};
 use crate::server::{Server, bind};
 use crate::store::{Store, StoreError};
 use crate::telemetry::log;
@@ -108,13 +109,15 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     };
 
     tell_warnings(&compiled);
+    let retention = Retention::of(&compiled.snapshot.issuers);
+    let revocations = runtime.block_on(Revocations::load(store.clone(), retention, clock.clone(), metrics.clone()))?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
-    let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry));
+    let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations)));
     let server = Arc::new(Server::new(Arc::clone(&gateway)));
     let bound: Vec<SocketAddr> = sets.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = start_workers(&server, sets)?;
 
-    let life = Life { path: path.to_owned(), gateway, server, metrics, clock, readiness: Arc::default() };
+    let life = Life { path: path.to_owned(), gateway, revocations, server, metrics, clock, readiness: Arc::default() };
     let ended = runtime.block_on(life.live(admin, &bound, started));
     if ended.is_ok() {
         for worker in workers {
@@ -154,6 +157,7 @@ fn start_workers(server: &Arc<Server>, sets: Vec<Vec<std::net::TcpListener>>) ->
 struct Life {
     path: PathBuf,
     gateway: Arc<Gateway>,
+    revocations: Arc<Revocations>,
     server: Arc<Server>,
     metrics: Metrics,
     clock: Clock,
@@ -168,6 +172,8 @@ impl Life {
         let admin_address = admin.local_addr()?;
         #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(admin, Arc::clone(&self.readiness), self.metrics.clone())));
+        #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
+        let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow()));
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
         let listen = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -209,6 +215,7 @@ impl Life {
             Ok(Ok(compiled)) => {
                 tell_warnings(&compiled);
                 let routes = compiled.snapshot.routes.routes().len();
+                self.revocations.keep_for(&compiled.snapshot.issuers);
                 self.gateway.install(compiled.snapshot);
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());

@@ -55,6 +55,7 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         headers: headers(arguments)?,
         peer: arguments.peer,
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
+        revoked: Arc::default(),
     };
     let told = walk(&snapshot, &question, clock.unix_seconds());
     if arguments.json { print(&format!("{:#}\n", told.to_json())) } else { print(&drawn(&told)) }

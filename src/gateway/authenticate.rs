@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, header};
 use super::client::{ClientAddress, Scheme};
 use super::route::{Access, Route, TokenPlaces};
 use super::target::{Target, decode_form, query_values, same_authority};
-use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, VerifiedToken};
+use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, VerifiedToken};
 
 /// Names under which a token may stand outside `Authorization`.
 #[derive(Clone, Debug)]
@@ -56,6 +56,35 @@ pub enum Unauthenticated {
     ForeignOrigin,
 }
 
+/// What tokens are held against.
+#[derive(Clone, Copy, Debug)]
+pub struct Verifier<'a> {
+    /// Where else than in `Authorization` they may stand.
+    pub names: &'a TokenNames,
+    /// Whose are accepted.
+    pub issuers: &'a Issuers,
+    /// Which of them no longer are.
+    pub revoked: &'a RevocationList,
+}
+
+impl Verifier<'_> {
+    /// The one way from a token's text to a caller: it is verified, and then held against what was revoked since.
+    fn verify(&self, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
+        self.hold(Arc::new(self.issuers.verify(token, now)?))
+    }
+
+    /// A token that was verified, now or earlier, if it was not revoked.
+    ///
+    /// # Errors
+    /// [`InvalidToken::Revoked`]
+    pub fn hold(&self, token: Arc<VerifiedToken>) -> Result<Arc<VerifiedToken>, InvalidToken> {
+        match self.revoked.find(&token) {
+            None => Ok(token),
+            Some(by) => Err(InvalidToken::Revoked(by)),
+        }
+    }
+}
+
 /// Where a token stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -92,20 +121,19 @@ pub fn authenticate(
     request: &http::request::Parts,
     target: &Target,
     client: &ClientAddress,
-    names: &TokenNames,
-    issuers: &Issuers,
+    verifier: Verifier<'_>,
     now: u64,
 ) -> Result<Option<Caller>, Unauthenticated> {
     if route.access == Access::Public {
         return Ok(None);
     }
-    let Some(credential) = credential(route.token_from, &request.headers, target, names)? else {
+    let Some(credential) = credential(route.token_from, &request.headers, target, verifier.names)? else {
         return if route.access == Access::Optional { Ok(None) } else { Err(Unauthenticated::Missing) };
     };
     if credential.place == Place::Cookie && !is_own_request(request, target, client) {
         return Err(Unauthenticated::ForeignOrigin);
     }
-    Ok(Some(Caller { token: Arc::new(issuers.verify(&credential.token, now)?), place: credential.place }))
+    Ok(Some(Caller { token: verifier.verify(&credential.token, now)?, place: credential.place }))
 }
 
 /// The one credential of a request.

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use serde_json::{Map, Value, json};
 
-use super::authenticate::{Caller, Place, authenticate};
+use super::authenticate::{Caller, Place, Unauthenticated, Verifier, authenticate};
 use super::client::{ClientAddress, Peer};
 use super::outgoing::{ExchangeIds, Outgoing};
 use super::reason::Reason;
@@ -18,7 +18,7 @@ use super::route::{Access, Destination, HostPattern, Methods, Route, Segment};
 use super::snapshot::Snapshot;
 use super::target::{Ambiguity, Target};
 use super::{overridden, permit};
-use crate::token::VerifiedToken;
+use crate::token::{RevocationList, VerifiedToken};
 
 /// A request that is not made.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Question {
     pub peer: IpAddr,
     /// A caller that is taken for verified.
     pub assumed: Option<Arc<VerifiedToken>>,
+    /// What tokens are held against.
+    pub revoked: Arc<RevocationList>,
 }
 
 /// What was decided, and how.
@@ -194,9 +196,13 @@ fn recognise(
     client: &ClientAddress,
     now: u64,
 ) -> Result<Option<Caller>, Refusal> {
+    let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, revoked: &question.revoked };
     match &question.assumed {
-        Some(token) if route.access != Access::Public => Ok(Some(Caller { token: Arc::clone(token), place: Place::Header })),
-        _ => authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now).map_err(Refusal::from),
+        Some(token) if route.access != Access::Public => {
+            let token = verifier.hold(Arc::clone(token)).map_err(Unauthenticated::from)?;
+            Ok(Some(Caller { token, place: Place::Header }))
+        }
+        _ => authenticate(route, parts, target, client, verifier, now).map_err(Refusal::from),
     }
 }
 

@@ -33,7 +33,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::authenticate::{Caller, authenticate};
+use self::authenticate::{Caller, Verifier, authenticate};
 use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
@@ -46,6 +46,7 @@ use self::target::{Target, TargetError};
 use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
 use crate::clock::Clock;
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+use crate::revocation::Revocations;
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -57,6 +58,7 @@ use crate::token::VerifiedToken;
 pub struct Gateway {
     current: ArcSwap<Snapshot>,
     telemetry: Arc<Telemetry>,
+    revocations: Arc<Revocations>,
     /// Tunnels: they have left hyper's connection, so the drain waits for them here.
     tunnels: TaskTracker,
     /// Cuts the tunnels at the drain deadline.
@@ -101,10 +103,11 @@ impl Telemetry {
 
 impl Gateway {
     /// A gateway that serves under this snapshot.
-    pub fn new(snapshot: Snapshot, telemetry: Telemetry) -> Self {
+    pub fn new(snapshot: Snapshot, telemetry: Telemetry, revocations: Arc<Revocations>) -> Self {
         Self {
             current: ArcSwap::from_pointee(snapshot),
             telemetry: Arc::new(telemetry),
+            revocations,
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             draining: AtomicBool::new(false),
@@ -212,7 +215,8 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Permit<'snapshot>, Refusal> {
         let now = self.telemetry.clock.unix_seconds();
-        let caller = authenticate(route, parts, target, client, &snapshot.rules.token_names, &snapshot.issuers, now);
+        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, revoked: self.revocations.list() };
+        let caller = authenticate(route, parts, target, client, verifier, now);
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
             Self::limit_subject(route, &caller.token, exchange)?;

@@ -45,6 +45,8 @@ pub enum Reason {
     TokenClaims,
     /// The token lives longer than its issuer section allows.
     TokenLifetime,
+    /// The token, its session or its subject was revoked.
+    TokenRevoked,
     /// A role is missing.
     RoleMissing,
     /// A scope is missing.
@@ -79,7 +81,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for the reference and its test.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -100,6 +102,7 @@ impl Reason {
         Self::TokenAudience,
         Self::TokenClaims,
         Self::TokenLifetime,
+        Self::TokenRevoked,
         Self::RoleMissing,
         Self::ScopeMissing,
         Self::ClaimMismatch,
@@ -140,6 +143,7 @@ impl Reason {
             Self::TokenAudience => "token_audience",
             Self::TokenClaims => "token_claims",
             Self::TokenLifetime => "token_lifetime",
+            Self::TokenRevoked => "token_revoked",
             Self::RoleMissing => "role_missing",
             Self::ScopeMissing => "scope_missing",
             Self::ClaimMismatch => "claim_mismatch",
@@ -177,7 +181,8 @@ impl Reason {
             | Self::TokenIssuer
             | Self::TokenAudience
             | Self::TokenClaims
-            | Self::TokenLifetime => StatusCode::UNAUTHORIZED,
+            | Self::TokenLifetime
+            | Self::TokenRevoked => StatusCode::UNAUTHORIZED,
             Self::RoleMissing | Self::ScopeMissing | Self::ClaimMismatch | Self::IssuerNotAllowed | Self::OriginForeign => {
                 StatusCode::FORBIDDEN
             }

@@ -124,6 +124,7 @@ fn invalid_token(invalid: &InvalidToken) -> Reason {
         InvalidToken::Audience(_) => Reason::TokenAudience,
         InvalidToken::Claims(_) => Reason::TokenClaims,
         InvalidToken::Lifetime { .. } => Reason::TokenLifetime,
+        InvalidToken::Revoked(_) => Reason::TokenRevoked,
     }
 }
 

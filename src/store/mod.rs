@@ -7,6 +7,7 @@
 //!
 //! Lives as long as the process, and its tasks on the background runtime: a request line never waits for it, but for a login.
 
+mod revocations;
 mod seal;
 
 use std::fs::OpenOptions;
@@ -20,6 +21,7 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Executor};
 
+pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 use crate::config::value::SecretBytes;
 
@@ -71,6 +73,9 @@ pub enum StoreError {
     /// A statement failed.
     #[error("the database does not answer: {0}")]
     Database(#[from] sqlx::Error),
+    /// The process is about to end.
+    #[error("the gateway is about to stop")]
+    Closed,
     /// Something sealed cannot be opened.
     #[error("{0}")]
     Seal(#[from] SealError),
@@ -183,7 +188,7 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migration
 mod tests {
     use super::*;
 
-    fn settings(folder: &Path) -> StoreSettings {
+    pub(super) fn settings(folder: &Path) -> StoreSettings {
         StoreSettings { database: folder.join("a b%.db"), key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()) }
     }
 

@@ -2,6 +2,7 @@
 
 use super::algorithms::Algorithms;
 use super::excerpt::Excerpt;
+use super::revocation::RevokedBy;
 
 /// Why a token was refused. The variant is the reason that clients may learn; the detail inside is for the log.
 ///
@@ -51,6 +52,9 @@ pub enum InvalidToken {
     /// A claim that is needed is missing, or a claim has a type that it must not have.
     #[error("the token's claims are not usable: {0}")]
     Claims(#[from] ClaimFault),
+    /// Its `jti`, its session or its subject was revoked.
+    #[error("the token was revoked by its {0}")]
+    Revoked(RevokedBy),
     /// It is valid for longer than `max_token_lifetime` allows.
     #[error("the token is valid for {lifetime} s, more than the {most} s that are allowed")]
     Lifetime {

@@ -23,6 +23,7 @@ mod jws;
 mod keys;
 mod mint;
 mod pem;
+mod revocation;
 mod rsa;
 #[cfg(test)]
 mod samples;
@@ -40,6 +41,7 @@ pub use self::jws::MAX_TOKEN_BYTES;
 pub use self::keys::{Key, KeyError, KeySet, secret_is_short};
 pub use self::mint::{MintError, Minter};
 pub use self::pem::{PemNote, key_from_pem};
+pub use self::revocation::{Revocation, RevocationList, RevokedBy, Scope};
 pub use self::rsa::RsaFault;
 
 /// Installs the cryptography that `jsonwebtoken` and `rustls` use in this process: aws-lc in both.

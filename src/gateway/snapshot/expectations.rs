@@ -37,6 +37,7 @@ fn run(file: &File, test: &Spanned<Test>, snapshot: &Snapshot, now: u64) -> Resu
         headers: headers(&written.headers)?,
         peer: peer(written.peer.as_ref())?,
         assumed: caller(file, written, snapshot, now)?,
+        revoked: Arc::default(),
     };
     let told = explain(snapshot, &question, now);
     Ok(compare(expect, &told, request.span()))

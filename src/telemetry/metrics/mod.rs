@@ -41,6 +41,7 @@ struct Families {
     connections: Gauge,
     connections_refused: Counter,
     tunnels: Gauge,
+    revocations: Gauge,
 }
 
 impl Metrics {
@@ -58,6 +59,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             tunnels: Gauge::default(),
+            revocations: Gauge::default(),
         };
         // The library appends a full stop to each sentence, `_total` to counters and `_info` to infos.
         registry.register_collector(Box::new(Arc::clone(&families.routes)));
@@ -74,6 +76,7 @@ impl Metrics {
         registry.register("connections", "Open connections of clients", f.connections.clone());
         registry.register("connections_refused", "Connections that were closed at once, for want of room", f.connections_refused.clone());
         registry.register("tunnels", "Open tunnels, such as WebSockets", f.tunnels.clone());
+        registry.register("revocations_active", "Revocations that requests are held against", f.revocations.clone());
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         for outcome in [RELOADED, REJECTED] {
             drop(families.reloads.get_or_create(&[("outcome", outcome)]));
@@ -126,6 +129,11 @@ impl Metrics {
     /// Counts a tunnel as open until what is returned is dropped.
     pub fn tunnel(&self) -> Open {
         Open::new(&self.0.tunnels)
+    }
+
+    /// Notes how many revocations there are.
+    pub fn revocations(&self, active: usize) {
+        self.0.revocations.set(i64::try_from(active).unwrap_or(i64::MAX));
     }
 
     /// Shows `dropped` as `log_lines_dropped_total`. The first one given stays.
@@ -221,6 +229,7 @@ mod tests {
         metrics.reloaded(1_700_000_000);
         let _tunnel = metrics.tunnel();
         drop(metrics.connection());
+        metrics.revocations(3);
         metrics.show_dropped_lines(Arc::new(AtomicU64::new(7)));
         let version = concat!("portcullis_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}");
         for (series, value) in [
@@ -239,6 +248,7 @@ mod tests {
             ("portcullis_connections", "0"),
             ("portcullis_connections_refused_total", "1"),
             ("portcullis_tunnels", "1"),
+            ("portcullis_revocations_active", "3"),
             ("portcullis_log_lines_dropped_total", "7"),
             (version, "1"),
         ] {

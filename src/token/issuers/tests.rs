@@ -23,6 +23,7 @@ fn outcome(result: &Result<VerifiedToken, InvalidToken>) -> &'static str {
         Err(InvalidToken::Audience(_)) => "audience",
         Err(InvalidToken::Claims(_)) => "claims",
         Err(InvalidToken::Lifetime { .. }) => "lifetime",
+        Err(InvalidToken::Revoked(_)) => "revoked",
     }
 }
 

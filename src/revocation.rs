@@ -1,0 +1,361 @@
+//! Who owns what is revoked: the list that the request line reads, and the table in the store that it is kept in.
+//!
+//! One for the process. A revocation is written to the store first and then to the list, so that what was acknowledged survives a restart
+//! and no worker accepts the token any more. What other processes write (`portcullis revoke`) is read from the store twice a second.
+//! Without a store the list is all there is. Nothing here is ever on the way of a request.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::store::{REVOCATIONS_PAGE, RevocationRow, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
+use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
+
+/// How long revocations are kept: as long as a token that they are about could still be accepted, by what the file says now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Seconds, for the tokens of each issuer.
+    of: HashMap<Scope, u64>,
+    /// For those of every issuer, and of issuers that are not in the file now.
+    longest: u64,
+}
+
+impl Retention {
+    /// By the settings of these issuers.
+    pub fn of(issuers: &Issuers) -> Self {
+        let of: HashMap<_, _> =
+            issuers.iter().map(|issuer| (Scope::of(issuer.settings()), Self::of_issuer(issuer.settings()).as_secs())).collect();
+        let longest = of.values().copied().max().unwrap_or(0).max(LEAST_FOR_ANY.as_secs());
+        Self { of, longest }
+    }
+
+    /// A token that is accepted now has an `iat` that is at most `leeway` ahead, an `exp` that is at most `max_token_lifetime` after that,
+    /// and is accepted for `leeway` longer.
+    fn of_issuer(settings: &IssuerSettings) -> Duration {
+        settings.max_token_lifetime.saturating_add(settings.leeway.saturating_mul(2)).saturating_add(Duration::from_secs(1))
+    }
+
+    /// How many seconds a revocation of this scope is kept.
+    pub fn seconds(&self, scope: &Scope) -> u64 {
+        self.of.get(scope).copied().unwrap_or(self.longest)
+    }
+}
+
+/// The owner. One for the process.
+#[derive(Debug)]
+pub struct Revocations {
+    list: Arc<RevocationList>,
+    store: Option<Store>,
+    clock: Clock,
+    metrics: Metrics,
+    /// The runtime that the store is used on: a worker waits for a task of it.
+    background: Handle,
+    /// Writes that are under way. They end whether or not whoever asked still waits.
+    writes: TaskTracker,
+    /// How much of the table the list holds.
+    seen: AtomicI64,
+    retention: RwLock<Retention>,
+}
+
+impl Revocations {
+    /// Reads what the store holds. To be called, and its tasks to be run, on the background runtime; before the first request.
+    ///
+    /// # Errors
+    /// The store cannot be read: without its revocations, nothing must be served.
+    pub async fn load(store: Option<Store>, retention: Retention, clock: Clock, metrics: Metrics) -> Result<Arc<Self>, StoreError> {
+        let revocations = Self {
+            list: Arc::new(RevocationList::new()),
+            store,
+            clock,
+            metrics,
+            background: Handle::current(),
+            writes: TaskTracker::new(),
+            seen: AtomicI64::new(0),
+            retention: RwLock::new(retention),
+        };
+        revocations.catch_up().await?;
+        revocations.prune_list();
+        Ok(Arc::new(revocations))
+    }
+
+    /// What the request line asks.
+    pub fn list(&self) -> &Arc<RevocationList> {
+        &self.list
+    }
+
+    /// Whether revocations outlive the process.
+    pub fn is_kept(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Revokes. When this returns, it is in the store and no worker accepts such a token any more. May be called on any runtime.
+    ///
+    /// # Errors
+    /// It is in neither, as far as the store can tell.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
+        self.revoke_all(vec![revocation]).await
+    }
+
+    /// Revokes all of them or none.
+    ///
+    /// # Errors
+    /// As [`Revocations::revoke`].
+    pub async fn revoke_all(&self, revocations: Vec<Revocation>) -> Result<(), StoreError> {
+        let (store, list, metrics) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
+        // A client that goes away while it waits must not leave a revocation that is in the store and not in the list.
+        let write = async move {
+            if let Some(store) = store {
+                let rows: Vec<_> = revocations.iter().map(row).collect();
+                store.revoke(&rows).await?;
+            }
+            list.add(revocations);
+            metrics.revocations(list.len());
+            Ok(())
+        };
+        self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// From now on revocations are kept as long as these issuers need: a file was installed.
+    pub fn keep_for(&self, issuers: &Issuers) {
+        *self.retention.write().unwrap_or_else(PoisonError::into_inner) = Retention::of(issuers);
+    }
+
+    /// Follows the store and forgets what is over, until it is dropped.
+    pub async fn follow(self: Arc<Self>) {
+        let mut polls = tokio::time::interval_at(Instant::now() + POLL_EVERY, POLL_EVERY);
+        let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_EVERY, PRUNE_EVERY);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_behind = false;
+        loop {
+            let done = tokio::select! {
+                _ = polls.tick(), if self.store.is_some() => self.catch_up().await,
+                _ = prunes.tick() => self.prune().await,
+            };
+            match done {
+                Ok(()) if is_behind => {
+                    is_behind = false;
+                    tracing::info!(active = self.list.len(), "revocations are read from the store again");
+                }
+                Err(error) if !is_behind => {
+                    is_behind = true;
+                    tracing::warn!(cause = %error, "revocations of other processes cannot be read; those known so far hold");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds to the list what the store has beyond what was seen.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        loop {
+            let rows = store.revocations_after(self.seen.load(Ordering::Relaxed)).await?;
+            let (Some(last), is_last_page) = (rows.last().map(|row| row.seq), rows.len() < REVOCATIONS_PAGE) else { return Ok(()) };
+            self.list.add(rows.iter().filter_map(revocation));
+            self.seen.store(last, Ordering::Relaxed);
+            self.metrics.revocations(self.list.len());
+            if is_last_page {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn prune(&self) -> Result<(), StoreError> {
+        self.prune_list();
+        let Some(store) = &self.store else { return Ok(()) };
+        let now = self.clock.unix_seconds();
+        let before = |seconds: u64| now.saturating_sub(seconds).cast_signed();
+        let retention = self.retention();
+        for (scope, &seconds) in &retention.of {
+            store.prune_revocations(Some(&written(scope)), before(seconds)).await?;
+        }
+        store.prune_revocations(None, before(retention.longest)).await
+    }
+
+    fn prune_list(&self) {
+        let (now, retention) = (self.clock.unix_seconds(), self.retention());
+        self.list.prune(|scope, at| at.saturating_add(retention.seconds(scope)) < now);
+        self.metrics.revocations(self.list.len());
+    }
+
+    fn retention(&self) -> Retention {
+        self.retention.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn row(revocation: &Revocation) -> RevocationRow {
+    let Revocation { scope, by, value, at } = revocation;
+    RevocationRow { kind: by.as_str().to_owned(), value: value.to_string(), scope: written(scope), revoked_at: at.cast_signed(), seq: 0 }
+}
+
+fn revocation(row: &RevocationRow) -> Option<Revocation> {
+    let by = RevokedBy::ALL.into_iter().find(|by| by.as_str() == row.kind);
+    let scope = if row.scope == "*" { Some(Scope::Every) } else { row.scope.strip_prefix('=').map(|iss| Scope::Issuer(iss.into())) };
+    let (Some(by), Some(scope)) = (by, scope) else {
+        tracing::error!(kind = row.kind, scope = row.scope, "a revocation in the store cannot be read");
+        return None;
+    };
+    Some(Revocation { scope, by, value: row.value.as_str().into(), at: row.revoked_at.cast_unsigned() })
+}
+
+/// A scope as the table holds it.
+fn written(scope: &Scope) -> String {
+    match scope {
+        Scope::Every => "*".to_owned(),
+        Scope::Issuer(iss) => format!("={iss}"),
+    }
+}
+
+/// How often the store is asked for what others wrote: within a second it holds here.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+
+/// How often what is over is forgotten.
+const PRUNE_EVERY: Duration = Duration::from_mins(1);
+
+/// How long revocations of every issuer are kept at least: a section may be taken out of the file and put back.
+const LEAST_FOR_ANY: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::SecretBytes;
+    use crate::store::StoreSettings;
+    use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, KeySet};
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn issuers(lifetime: Duration) -> Issuers {
+        let algorithms = Algorithms::from(Algorithm::HS256);
+        let settings = IssuerSettings {
+            name: "corp".into(),
+            issuer: Some("corp".to_owned()),
+            audience: None,
+            algorithms,
+            roles: ClaimPath::new(["roles"]),
+            subject: ClaimPath::new(["sub"]),
+            leeway: Duration::from_secs(30),
+            max_token_lifetime: lifetime,
+        };
+        let keys = KeySet::from_secret(b"a secret for tests", algorithms).unwrap();
+        Issuers::new(vec![Arc::new(Issuer::new(settings, keys))]).unwrap()
+    }
+
+    async fn store(folder: &tempfile::TempDir) -> Store {
+        let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
+        Store::open(&StoreSettings { database: folder.path().join("test.db"), key }).await.unwrap()
+    }
+
+    async fn load(store: Option<Store>, clock: &Clock) -> Arc<Revocations> {
+        let retention = Retention::of(&issuers(Duration::from_hours(1)));
+        Revocations::load(store, retention, clock.clone(), Metrics::new()).await.unwrap()
+    }
+
+    fn sid(value: &str, scope: Scope, at: u64) -> Revocation {
+        Revocation { scope, by: RevokedBy::Sid, value: value.into(), at }
+    }
+
+    fn corp() -> Scope {
+        Scope::Issuer("corp".into())
+    }
+
+    #[tokio::test]
+    async fn what_was_revoked_survives_and_is_seen_by_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::fixed(NOW);
+        let here = load(Some(store(&folder).await), &clock).await;
+        let there = load(Some(store(&folder).await), &clock).await;
+        let all: Vec<_> = [Scope::Every, corp(), Scope::Issuer("".into()), Scope::Issuer("*".into())]
+            .into_iter()
+            .enumerate()
+            .flat_map(|(index, scope)| {
+                RevokedBy::ALL.map(|by| Revocation { scope: scope.clone(), by, value: "v".into(), at: NOW + index as u64 })
+            })
+            .collect();
+        here.revoke_all(all.clone()).await.unwrap();
+        assert_eq!((here.list().len(), there.list().len()), (12, 0));
+        there.catch_up().await.unwrap();
+        let later = load(Some(store(&folder).await), &clock).await;
+        for list in [there.list(), later.list()] {
+            assert_eq!(list.len(), 12);
+            assert_eq!(
+                (list.cutoff("corp", "v"), list.cutoff("", "v"), list.cutoff("*", "v")),
+                (Some(NOW + 1), Some(NOW + 2), Some(NOW + 3))
+            );
+            assert_eq!(list.cutoff("another", "v"), Some(NOW));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failing_store_revokes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        let revocations = load(Some(store.clone()), &Clock::fixed(NOW)).await;
+        store.close().await;
+        assert!(revocations.revoke(sid("s", Scope::Every, NOW)).await.is_err());
+        assert!(revocations.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_leaves_nothing_half_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let revocations = load(Some(store(&folder).await), &Clock::fixed(NOW)).await;
+        let asking = revocations.revoke(sid("s", Scope::Every, NOW));
+        // Polled once and dropped.
+        let _ = tokio::time::timeout(Duration::ZERO, asking).await;
+        revocations.writes.close();
+        revocations.writes.wait().await;
+        assert_eq!(revocations.list().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn many_pages_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = load(Some(store(&folder).await), &Clock::fixed(NOW)).await;
+        let count = REVOCATIONS_PAGE * 2;
+        here.revoke_all((0..count).map(|index| sid(&index.to_string(), corp(), NOW)).collect()).await.unwrap();
+        assert_eq!(load(Some(store(&folder).await), &Clock::fixed(NOW)).await.list().len(), count);
+    }
+
+    #[tokio::test]
+    async fn revocations_are_kept_as_long_as_a_token_could_be_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::fixed(NOW);
+        let revocations = load(Some(store(&folder).await), &clock).await;
+        revocations
+            .revoke_all(vec![sid("a", corp(), NOW), sid("b", Scope::Every, NOW), sid("c", Scope::Issuer("gone".into()), NOW)])
+            .await
+            .unwrap();
+        // One hour, and half a minute of leeway at both ends.
+        clock.advance(Duration::from_mins(61));
+        revocations.prune().await.unwrap();
+        assert_eq!(revocations.list().len(), 3);
+        // A longer lifetime that is configured meanwhile counts for what is there.
+        revocations.keep_for(&issuers(Duration::from_hours(3)));
+        clock.advance(Duration::from_hours(2));
+        revocations.prune().await.unwrap();
+        assert_eq!(revocations.list().len(), 3);
+        clock.advance(Duration::from_secs(2));
+        revocations.prune().await.unwrap();
+        assert_eq!(revocations.list().len(), 2, "those of every issuer, and of one that is not in the file, stay for a day");
+        assert_eq!(load(Some(store(&folder).await), &clock).await.list().len(), 2);
+        clock.advance(Duration::from_hours(24));
+        revocations.prune().await.unwrap();
+        assert!(revocations.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn without_a_store_the_list_is_all_there_is() {
+        let revocations = load(None, &Clock::fixed(NOW)).await;
+        revocations.revoke(sid("a", corp(), NOW)).await.unwrap();
+        assert!(revocations.list().len() == 1 && !revocations.is_kept());
+        assert!(load(None, &Clock::fixed(NOW)).await.list().is_empty());
+    }
+}

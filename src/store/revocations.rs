@@ -1,0 +1,137 @@
+//! The table of revocations: written by the gateway and by `portcullis revoke`, followed by every process that has it open.
+
+use super::{Store, StoreError};
+
+/// A row: by what, of whom, since when.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct RevocationRow {
+    /// `jti`, `sid` or `subject`.
+    pub kind: String,
+    /// The value of that claim.
+    pub value: String,
+    /// `*`, or `=` and an `iss`.
+    pub scope: String,
+    /// Unix seconds.
+    pub revoked_at: i64,
+    /// Its place in the order of writes; chosen when it is written.
+    pub seq: i64,
+}
+
+impl Store {
+    /// Writes revocations, all or none. One that is there already keeps the later time, and is told to those who follow again.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        for row in rows {
+            sqlx::query(INSERT).bind(&row.kind).bind(&row.value).bind(&row.scope).bind(row.revoked_at).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// What was written after `seq`, in the order of writes, at most [`REVOCATIONS_PAGE`] rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
+        let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
+        Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(&self.pool).await?)
+    }
+
+    /// Deletes the revocations of this scope that are older than `before`, in Unix seconds; `None`: of every scope.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn prune_revocations(&self, scope: Option<&str>, before: i64) -> Result<(), StoreError> {
+        match scope {
+            Some(scope) => sqlx::query(PRUNE_SCOPE).bind(before).bind(scope),
+            None => sqlx::query(PRUNE).bind(before),
+        }
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The most rows that are read at a time.
+pub const REVOCATIONS_PAGE: usize = 10_000;
+
+/// `WHERE true` tells SQLite's parser that `ON CONFLICT` is no join.
+const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq) \
+    SELECT $1, $2, $3, $4, COALESCE(MAX(seq), 0) + 1 FROM revocations WHERE true \
+    ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, revoked_at = CASE \
+    WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END";
+
+const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
+
+const PRUNE: &str = "DELETE FROM revocations WHERE revoked_at < $1 AND seq < (SELECT MAX(seq) FROM revocations)";
+
+const PRUNE_SCOPE: &str = "DELETE FROM revocations WHERE revoked_at < $1 AND scope = $2 AND seq < (SELECT MAX(seq) FROM revocations)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::settings;
+
+    fn row(kind: &str, value: &str, scope: &str, revoked_at: i64) -> RevocationRow {
+        RevocationRow { kind: kind.into(), value: value.into(), scope: scope.into(), revoked_at, seq: 0 }
+    }
+
+    async fn read(store: &Store, after: i64) -> Vec<(String, i64, i64)> {
+        let rows = store.revocations_after(after).await.unwrap();
+        rows.into_iter().map(|row| (format!("{} {} {}", row.kind, row.value, row.scope), row.revoked_at, row.seq)).collect()
+    }
+
+    #[tokio::test]
+    async fn rows_are_told_in_order_and_again_when_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.revoke(&[row("jti", "a", "*", 100), row("sid", "a", "=x", 100)]).await.unwrap();
+        assert_eq!(read(&store, 0).await, [("jti a *".into(), 100, 1), ("sid a =x".into(), 100, 2)]);
+        // Another process, with an older time: the later one stays.
+        let other = Store::open(&settings(folder.path())).await.unwrap();
+        other.revoke(&[row("jti", "a", "*", 90), row("jti", "a", "=", 90)]).await.unwrap();
+        assert_eq!(read(&store, 2).await, [("jti a *".into(), 100, 3), ("jti a =".into(), 90, 4)]);
+        other.revoke(&[row("jti", "a", "*", 110)]).await.unwrap();
+        assert_eq!(read(&store, 4).await, [("jti a *".into(), 110, 5)]);
+        store.revoke(&[]).await.unwrap();
+        assert!(read(&store, 5).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn pruning_never_frees_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.revoke(&[row("jti", "a", "*", 100), row("jti", "b", "=x", 100), row("jti", "c", "=x", 100)]).await.unwrap();
+        store.prune_revocations(Some("=x"), 100).await.unwrap();
+        assert_eq!(read(&store, 0).await.len(), 3, "as old as `before` is not older");
+        store.prune_revocations(Some("=x"), 101).await.unwrap();
+        assert_eq!(read(&store, 0).await, [("jti a *".into(), 100, 1), ("jti c =x".into(), 100, 3)]);
+        store.prune_revocations(None, 101).await.unwrap();
+        assert_eq!(read(&store, 0).await, [("jti c =x".into(), 100, 3)]);
+        store.revoke(&[row("jti", "d", "*", 1)]).await.unwrap();
+        assert_eq!(read(&store, 3).await, [("jti d *".into(), 1, 4)]);
+    }
+
+    #[tokio::test]
+    async fn writers_at_the_same_time_get_numbers_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let writers: Vec<_> = (0..40)
+            .map(|index| {
+                let store = store.clone();
+                async move { store.revoke(&[row("jti", &index.to_string(), "*", 1), row("sid", &index.to_string(), "*", 1)]).await }
+            })
+            .collect();
+        let mut tasks = tokio::task::JoinSet::new();
+        for writer in writers {
+            tasks.spawn(writer);
+        }
+        while let Some(written) = tasks.join_next().await {
+            written.unwrap().unwrap();
+        }
+        let seqs: Vec<i64> = read(&store, 0).await.into_iter().map(|(.., seq)| seq).collect();
+        assert_eq!(seqs, (1..=80).collect::<Vec<_>>());
+    }
+}

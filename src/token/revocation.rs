@@ -1,0 +1,386 @@
+//! Tokens that die before their `exp`: what was revoked, as the request line asks for it.
+//!
+//! The list is in memory, one for the process. Reading takes no lock and, while nothing is revoked, touches one counter for each kind.
+//! It is written by its owner ([`Revocations`](crate::revocation::Revocations)), which keeps what stands here in the store as well. Each
+//! kind is spread over many small maps that are copied when they change, so that one more revocation costs the same with ten entries and
+//! with half a million.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::issuers::{IssuerSettings, VerifiedToken};
+
+/// What a revocation goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RevokedBy {
+    /// One token, by its `jti`.
+    Jti,
+    /// Every token of a session, by their `sid`.
+    Sid,
+    /// Every token of a subject that was issued at the time of the revocation or before, or does not say when.
+    Subject,
+}
+
+impl RevokedBy {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Jti, Self::Sid, Self::Subject];
+
+    /// The word for it, in the store, in requests and in what operators read.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jti => "jti",
+            Self::Sid => "sid",
+            Self::Subject => "subject",
+        }
+    }
+}
+
+impl fmt::Display for RevokedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whose tokens a revocation is about.
+///
+/// Not by the section's name: a section that is renamed must not bring revoked tokens back to life, and one whose `issuer` changes accepts
+/// none of them anyway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Every issuer's.
+    Every,
+    /// Those with this `iss`; empty: those without.
+    Issuer(Arc<str>),
+}
+
+impl Scope {
+    /// The tokens that an issuer's section accepts.
+    pub fn of(settings: &IssuerSettings) -> Self {
+        // An `issuer` is never empty, so that tokens without `iss` cannot be mistaken for those of another section.
+        Self::Issuer(settings.issuer.as_deref().unwrap_or_default().into())
+    }
+
+    fn covers(&self, iss: &str) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Issuer(own) => **own == *iss,
+        }
+    }
+}
+
+/// One revocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Whose tokens.
+    pub scope: Scope,
+    /// By what.
+    pub by: RevokedBy,
+    /// The `jti`, `sid` or subject.
+    pub value: Arc<str>,
+    /// When it was revoked, in Unix seconds: the cut-off of a subject.
+    pub at: u64,
+}
+
+/// Everything that is revoked. Owned by the process.
+pub struct RevocationList {
+    tables: [Table; 3],
+    /// Chooses the map of a value. Its keys are random, so that nobody can choose values that meet in one map.
+    hasher: RandomState,
+    /// Whoever writes holds it.
+    writing: Mutex<()>,
+}
+
+/// The revocations of one kind.
+struct Table {
+    /// How many there are: nothing else is looked at while it is zero.
+    count: AtomicUsize,
+    shards: Box<[ArcSwap<Shard>]>,
+}
+
+type Shard = HashMap<Arc<str>, Marks>;
+
+/// Of whom a value is revoked, and since when. Nearly always one.
+type Marks = Arc<[Mark]>;
+
+#[derive(Clone, Debug)]
+struct Mark {
+    scope: Scope,
+    at: u64,
+}
+
+impl RevocationList {
+    /// Nothing is revoked.
+    pub fn new() -> Self {
+        Self { tables: [Table::new(), Table::new(), Table::new()], hasher: RandomState::new(), writing: Mutex::new(()) }
+    }
+
+    /// By what a token is revoked, if it is. Asked on every request, also where the token was verified earlier.
+    pub fn find(&self, token: &VerifiedToken) -> Option<RevokedBy> {
+        let iss = token.issuer().unwrap_or_default();
+        if let Some(jti) = token.jti()
+            && self.latest(RevokedBy::Jti, iss, jti).is_some()
+        {
+            return Some(RevokedBy::Jti);
+        }
+        if let Some(sid) = token.sid()
+            && self.latest(RevokedBy::Sid, iss, sid).is_some()
+        {
+            return Some(RevokedBy::Sid);
+        }
+        let cutoff = self.latest(RevokedBy::Subject, iss, token.subject())?;
+        token.issued_at().is_none_or(|issued| issued <= cutoff).then_some(RevokedBy::Subject)
+    }
+
+    /// The cut-off of a subject: a token of this `iss` that is to be accepted must be issued after it.
+    pub fn cutoff(&self, iss: &str, subject: &str) -> Option<u64> {
+        self.latest(RevokedBy::Subject, iss, subject)
+    }
+
+    /// When this value was last revoked for tokens of this `iss`.
+    fn latest(&self, by: RevokedBy, iss: &str, value: &str) -> Option<u64> {
+        let table = self.table(by);
+        if table.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let shard = table.shards[self.place(value)].load();
+        shard.get(value)?.iter().filter(|mark| mark.scope.covers(iss)).map(|mark| mark.at).max()
+    }
+
+    /// Adds revocations. When this returns, whoever asks is told of them. What is there already keeps the later time.
+    pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
+        let mut of_shards: HashMap<(RevokedBy, usize), Vec<Revocation>> = HashMap::new();
+        for revocation in revocations {
+            of_shards.entry((revocation.by, self.place(&revocation.value))).or_default().push(revocation);
+        }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((by, place), revocations) in of_shards {
+            let table = self.table(by);
+            let mut shard = Shard::clone(&table.shards[place].load());
+            let added = revocations.into_iter().map(|revocation| usize::from(insert(&mut shard, revocation))).sum();
+            table.shards[place].store(Arc::new(shard));
+            table.count.fetch_add(added, Ordering::Release);
+        }
+    }
+
+    /// Forgets what is of no more use: `is_over` is asked of each, with its scope and the time of its revocation.
+    pub fn prune(&self, is_over: impl Fn(&Scope, u64) -> bool) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        for table in &self.tables {
+            if table.count.load(Ordering::Acquire) == 0 {
+                continue;
+            }
+            for place in &table.shards {
+                let shard = place.load();
+                if !shard.values().any(|marks| marks.iter().any(|mark| is_over(&mark.scope, mark.at))) {
+                    continue;
+                }
+                let mut kept = Shard::with_capacity(shard.len());
+                for (value, marks) in shard.iter() {
+                    let marks: Marks = marks.iter().filter(|mark| !is_over(&mark.scope, mark.at)).cloned().collect();
+                    if !marks.is_empty() {
+                        kept.insert(Arc::clone(value), marks);
+                    }
+                }
+                let count = |shard: &Shard| shard.values().map(|marks| marks.len()).sum::<usize>();
+                let gone = count(&shard) - count(&kept);
+                place.store(Arc::new(kept));
+                table.count.fetch_sub(gone, Ordering::Release);
+            }
+        }
+    }
+
+    /// How many revocations there are.
+    pub fn len(&self) -> usize {
+        self.tables.iter().map(|table| table.count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether nothing is revoked.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn table(&self, by: RevokedBy) -> &Table {
+        match by {
+            RevokedBy::Jti => &self.tables[0],
+            RevokedBy::Sid => &self.tables[1],
+            RevokedBy::Subject => &self.tables[2],
+        }
+    }
+
+    fn place(&self, value: &str) -> usize {
+        self.hasher.hash_one(value) as usize % SHARDS
+    }
+}
+
+impl Default for RevocationList {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for RevocationList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RevocationList").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    fn new() -> Self {
+        let empty = Arc::new(Shard::new());
+        Self { count: AtomicUsize::new(0), shards: (0..SHARDS).map(|_| ArcSwap::new(Arc::clone(&empty))).collect() }
+    }
+}
+
+/// Whether there is one more than before.
+fn insert(shard: &mut Shard, revocation: Revocation) -> bool {
+    let Revocation { scope, value, at, .. } = revocation;
+    let Some(marks) = shard.get_mut(&value) else {
+        shard.insert(value, Arc::new([Mark { scope, at }]));
+        return true;
+    };
+    let mut all = marks.to_vec();
+    let known = all.iter_mut().find(|mark| mark.scope == scope);
+    let is_new = known.is_none();
+    match known {
+        Some(mark) => mark.at = mark.at.max(at),
+        None => all.push(Mark { scope, at }),
+    }
+    *marks = all.into();
+    is_new
+}
+
+/// Maps of each kind: with half a million entries, one more copies a hundred and twenty.
+const SHARDS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::samples::{NOW, claims_with, issuers};
+    use serde_json::{Value, json};
+
+    fn revocation(by: RevokedBy, value: &str, scope: Scope, at: u64) -> Revocation {
+        Revocation { scope, by, value: value.into(), at }
+    }
+
+    fn of(iss: &str) -> Scope {
+        Scope::Issuer(iss.into())
+    }
+
+    /// A token of `https://corp.example` for `u-17`, with these claims in place of the usual ones.
+    fn token(change: Value) -> VerifiedToken {
+        issuers(|_| {}).assume("corp", claims_with(change), NOW).unwrap()
+    }
+
+    fn find(list: &RevocationList, change: Value) -> Option<RevokedBy> {
+        list.find(&token(change))
+    }
+
+    #[test]
+    fn a_token_dies_by_its_jti_its_session_or_its_subject() {
+        let usual = || json!({"jti": "t", "sid": "s"});
+        let list = RevocationList::new();
+        assert_eq!(find(&list, usual()), None);
+        for (by, value) in [(RevokedBy::Jti, "t"), (RevokedBy::Sid, "s"), (RevokedBy::Subject, "u-17")] {
+            let list = RevocationList::new();
+            // The value counts for its own kind only.
+            for other in RevokedBy::ALL.into_iter().filter(|other| *other != by) {
+                list.add([revocation(other, value, Scope::Every, NOW)]);
+            }
+            assert_eq!(find(&list, usual()), None, "{by}");
+            list.add([revocation(by, value, Scope::Every, NOW)]);
+            assert_eq!(find(&list, usual()), Some(by));
+            assert_eq!(find(&list, json!({"jti": "T", "sid": "S", "sub": "U-17"})), None, "{by}: case counts");
+            assert_eq!(find(&list, json!({"sub": "u-18"})), None, "{by}: a token without jti and sid");
+        }
+    }
+
+    #[test]
+    fn a_subjects_cut_off_is_a_time() {
+        let list = RevocationList::new();
+        list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW)]);
+        for (iat, dead) in [(json!(NOW - 1), true), (json!(NOW), true), (json!(NOW + 1), false), (json!(null), true)] {
+            assert_eq!(find(&list, json!({"iat": iat})).is_some(), dead, "{iat}");
+        }
+        // An earlier cut-off changes nothing, a later one does.
+        list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW - 100)]);
+        assert!(find(&list, json!({"iat": NOW})).is_some());
+        list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW + 1)]);
+        assert!(find(&list, json!({"iat": NOW + 1})).is_some());
+        assert_eq!((list.len(), list.cutoff("https://corp.example", "u-17")), (1, Some(NOW + 1)));
+        assert_eq!(list.cutoff("https://other.example", "u-17"), None);
+    }
+
+    #[test]
+    fn a_revocation_is_of_one_issuer_or_of_every() {
+        let session = || json!({"sid": "s"});
+        for (scope, dead) in [
+            (Scope::Every, true),
+            (of("https://corp.example"), true),
+            (of("https://corp.example/"), false),
+            (of(""), false),
+            (of("*"), false),
+        ] {
+            let list = RevocationList::new();
+            list.add([
+                revocation(RevokedBy::Sid, "s", of("https://other.example"), NOW),
+                revocation(RevokedBy::Sid, "s", scope.clone(), NOW),
+            ]);
+            assert_eq!((find(&list, session()).is_some(), list.len()), (dead, 2), "{scope:?}");
+        }
+        // Tokens without `iss` have a scope of their own.
+        let nameless = issuers(|settings| settings.issuer = None);
+        let token = nameless.assume("corp", claims_with(json!({"iss": null, "sid": "s"})), NOW).unwrap();
+        for (scope, dead) in [(Scope::Every, true), (of(""), true), (of("https://corp.example"), false)] {
+            let list = RevocationList::new();
+            list.add([revocation(RevokedBy::Sid, "s", scope.clone(), NOW)]);
+            assert_eq!(list.find(&token).is_some(), dead, "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten_and_nothing_else() {
+        let list = RevocationList::new();
+        let all = |scope: &Scope| {
+            (0..1_000_u64).map(move |index| revocation(RevokedBy::Jti, &format!("t{index}"), scope.clone(), index)).collect::<Vec<_>>()
+        };
+        list.add(all(&Scope::Every));
+        list.add(all(&of("https://corp.example")));
+        list.add(all(&of("https://corp.example")));
+        assert_eq!(list.len(), 2_000);
+        list.prune(|scope, at| *scope == Scope::Every && at < 600);
+        assert_eq!(list.len(), 1_400);
+        assert!(find(&list, json!({"jti": "t5"})).is_some(), "its issuer's own is kept");
+        list.prune(|scope, at| *scope != Scope::Every || at < 600);
+        assert_eq!((list.len(), list.is_empty()), (400, false));
+        assert_eq!((find(&list, json!({"jti": "t599"})), find(&list, json!({"jti": "t600"}))), (None, Some(RevokedBy::Jti)));
+        list.prune(|_, _| true);
+        assert!(list.is_empty());
+    }
+
+    /// Readers see every revocation that was added before they ask, whatever else is being written.
+    #[test]
+    fn readers_and_writers_meet() {
+        let list = RevocationList::new();
+        std::thread::scope(|scope| {
+            for writer in 0..4_u64 {
+                let list = &list;
+                scope.spawn(move || {
+                    for index in 0..500 {
+                        let value = format!("{writer}-{index}");
+                        list.add([revocation(RevokedBy::Sid, &value, Scope::Every, NOW)]);
+                        assert!(list.latest(RevokedBy::Sid, "", &value).is_some());
+                        if index % 100 == 0 {
+                            list.prune(|_, at| at < NOW);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(list.len(), 2_000);
+    }
+}
