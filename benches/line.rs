@@ -174,7 +174,7 @@ impl Bench {
         let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
-        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, revoked: &self.revoked };
+        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known: None, revoked: &self.revoked };
         let caller = authenticate(route, &parts, &target, &client, verifier, NOW)?;
         let permit = authorize(route, caller)?;
         Ok(Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules)?)

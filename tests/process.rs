@@ -233,7 +233,7 @@ fn schema_is_a_json_schema_with_every_key() {
         of["properties"].as_object().unwrap_or_else(|| panic!("{name} has properties")).keys().cloned().collect()
     };
     assert!(schema["$schema"].as_str().is_some_and(|dialect| dialect.contains("json-schema.org")), "{}", schema["$schema"]);
-    let sections = "admin identity identity_headers issuer limit log route server store test upstream";
+    let sections = "admin identity identity_headers issuer limit log route server store test token_cache upstream";
     assert_eq!(properties("").join(" "), sections);
     // A key of each section, from the contract.
     for (name, keys) in [

@@ -11,18 +11,19 @@ use std::path::{Path, PathBuf};
 const NEIGHBOURS: [(&str, &str, &str); 1] = [("cli", "process", "`run` and `demo` are commands that serve")];
 
 /// What the floor of sockets may know of the gateway.
-const KNOWN_TO_SERVER: [(&str, &str); 7] = [
+const KNOWN_TO_SERVER: [(&str, &str); 8] = [
     ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
     ("Snapshot", "the limits and the certificate of a connection are those of the file that is in force"),
     ("client::Peer", "`handle` is told who holds the socket's other end"),
     ("exchange::RecordedBody", "the body of every response, for hyper to send"),
     ("reason::Reason", "a connection too many is refused before there is a request"),
+    ("worker::Worker", "each worker keeps its own things, and hands them to `Gateway::handle`"),
     ("refusal::problem_body", "and in the same words as every refusal"),
 ];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 17] = [
+const WALK: [&str; 18] = [
     "reason",
     "target",
     "client",
@@ -36,6 +37,7 @@ const WALK: [&str; 17] = [
     "echo",
     "refusal",
     "snapshot",
+    "worker",
     "exchange",
     "tunnel",
     "explain",

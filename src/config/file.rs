@@ -36,6 +36,8 @@ pub struct File {
     /// The built-in issuer. Not supported yet.
     #[schemars(with = "Option<serde_json::Value>")]
     pub identity: Option<Spanned<Unsupported>>,
+    /// What is remembered of tokens that were verified.
+    pub token_cache: TokenCache,
     /// Rate limits, by a name that routes refer to.
     #[schemars(with = "BTreeMap<String, Limit>")]
     pub limit: BTreeMap<Text, Limit>,
@@ -137,6 +139,18 @@ pub struct ServerLimits {
     /// Between bytes of a request body. Default `"30s"`.
     #[schemars(with = "Option<String>")]
     pub body_idle_timeout: Option<Text>,
+}
+
+/// `[token_cache]`
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenCache {
+    /// Verified tokens that all workers together remember; 0: none. Default 100000.
+    #[schemars(with = "Option<u32>")]
+    pub max_entries: Option<Spanned<i64>>,
+    /// About how much memory they may take. Default `"64MiB"`.
+    #[schemars(with = "Option<String>")]
+    pub max_bytes: Option<Text>,
 }
 
 /// `[admin]`

@@ -1,13 +1,13 @@
 //! One credential, from the places that the route allows, to the caller that it proves.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, header};
 
 use super::client::{ClientAddress, Scheme};
 use super::route::{Access, Route, TokenPlaces};
 use super::target::{Target, decode_form, query_values, same_authority};
-use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, VerifiedToken};
+use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken};
 
 /// Names under which a token may stand outside `Authorization`.
 #[derive(Clone, Debug)]
@@ -62,7 +62,9 @@ pub struct Verifier<'a> {
     /// Where else than in `Authorization` they may stand.
     pub names: &'a TokenNames,
     /// Whose are accepted.
-    pub issuers: &'a Issuers,
+    pub issuers: &'a Arc<Issuers>,
+    /// Where those are remembered that were verified before.
+    pub known: Option<&'a Mutex<TokenCache>>,
     /// Which of them no longer are.
     pub revoked: &'a RevocationList,
 }
@@ -70,7 +72,10 @@ pub struct Verifier<'a> {
 impl Verifier<'_> {
     /// The one way from a token's text to a caller: it is verified, and then held against what was revoked since.
     fn verify(&self, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
-        self.hold(Arc::new(self.issuers.verify(token, now)?))
+        self.hold(match self.known {
+            Some(known) => known.lock().unwrap_or_else(PoisonError::into_inner).verify(self.issuers, token, now)?,
+            None => Arc::new(self.issuers.verify(token, now)?),
+        })
     }
 
     /// A token that was verified, now or earlier, if it was not revoked.

@@ -196,7 +196,7 @@ fn recognise(
     client: &ClientAddress,
     now: u64,
 ) -> Result<Option<Caller>, Refusal> {
-    let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, revoked: &question.revoked };
+    let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known: None, revoked: &question.revoked };
     match &question.assumed {
         Some(token) if route.access != Access::Public => {
             let token = verifier.hold(Arc::clone(token)).map_err(Unauthenticated::from)?;

@@ -19,6 +19,7 @@ pub mod snapshot;
 pub mod target;
 mod tunnel;
 pub mod upstream;
+pub mod worker;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use self::route::{Destination, Route};
 pub use self::snapshot::Snapshot;
 use self::target::{Target, TargetError};
 use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
+use self::worker::Worker;
 use crate::clock::Clock;
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 use crate::revocation::Revocations;
@@ -149,8 +151,18 @@ impl Gateway {
         self.cut.cancel();
     }
 
-    /// Answers one request. `worker` is the index of the calling worker.
-    pub async fn handle(&self, worker: usize, peer: &Peer, request: Request<Incoming>) -> Response<RecordedBody> {
+    /// A worker of this index, from 0: whoever calls [`Gateway::handle`] keeps one for its thread.
+    pub fn worker(&self, index: usize) -> Worker {
+        Worker::new(index, &self.current(), &self.telemetry.metrics)
+    }
+
+    /// Lets go of what a worker need no longer keep. For a timer, every second or so.
+    pub fn tidy(&self, worker: &Worker) {
+        worker.tidy(&self.current(), self.telemetry.clock.unix_seconds());
+    }
+
+    /// Answers one request, on the calling worker.
+    pub async fn handle(&self, worker: &Worker, peer: &Peer, request: Request<Incoming>) -> Response<RecordedBody> {
         // One config for this request, from its first byte to its last.
         let snapshot = self.current.load_full();
         let version = request.version();
@@ -172,7 +184,7 @@ impl Gateway {
     async fn pass(
         &self,
         snapshot: &Snapshot,
-        worker: usize,
+        worker: &Worker,
         peer: &Peer,
         request: Request<Incoming>,
         exchange: &mut Exchange,
@@ -192,9 +204,9 @@ impl Gateway {
         Self::limit_client(route, &client, exchange)?;
         if let Some((also, parts)) = &overridden {
             Self::limit_client(also, &client, exchange)?;
-            self.admit(snapshot, also, parts, &target, &client, exchange)?;
+            self.admit(snapshot, worker, also, parts, &target, &client, exchange)?;
         }
-        let permit = self.admit(snapshot, route, &parts, &target, &client, exchange)?;
+        let permit = self.admit(snapshot, worker, route, &parts, &target, &client, exchange)?;
         exchange.permitted(&permit);
 
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
@@ -205,9 +217,11 @@ impl Gateway {
     }
 
     /// Who is calling, and whether they may take this route.
+    #[expect(clippy::too_many_arguments, reason = "the two steps between which a limit stands, for both methods of an override")]
     fn admit<'snapshot>(
         &self,
         snapshot: &'snapshot Snapshot,
+        worker: &Worker,
         route: &'snapshot Route,
         parts: &Parts,
         target: &Target,
@@ -215,7 +229,12 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Permit<'snapshot>, Refusal> {
         let now = self.telemetry.clock.unix_seconds();
-        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, revoked: self.revocations.list() };
+        let verifier = Verifier {
+            names: &snapshot.rules.token_names,
+            issuers: &snapshot.issuers,
+            known: Some(worker.tokens()),
+            revoked: self.revocations.list(),
+        };
         let caller = authenticate(route, parts, target, client, verifier, now);
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
@@ -247,7 +266,7 @@ impl Gateway {
     async fn send(
         &self,
         snapshot: &Snapshot,
-        worker: usize,
+        worker: &Worker,
         application: &Arc<Upstream>,
         outgoing: Outgoing,
         body: Incoming,
@@ -270,7 +289,7 @@ impl Gateway {
             return Ok(Passed::Response(response));
         }
         let request = outgoing.into_request(body, gate.clone());
-        let sent = application.send(worker, request, upload.as_deref()).await;
+        let sent = application.send(worker.index(), request, upload.as_deref()).await;
         exchange.answered();
         let (mut response, mut lease) = sent?;
         if gate.is_some_and(|gate| gate.shut()) || may_be_followed(&response, is_head) {

@@ -22,6 +22,7 @@ use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, Patience, Phase};
 use crate::gateway::client::Peer;
 use crate::gateway::exchange::RecordedBody;
+use crate::gateway::worker::Worker;
 use crate::gateway::{Gateway, Snapshot};
 
 /// What a client with prior knowledge of HTTP/2 sends first (RFC 9113 §3.4).
@@ -39,7 +40,7 @@ const MAX_STREAMS: u32 = 100;
 /// Serves a connection to its end. What ends it early is the client's affair: it is logged at debug level only.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
-    worker: usize,
+    worker: Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
     snapshot: &Snapshot,
@@ -66,7 +67,7 @@ type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// What every request of a connection is handled with.
 struct Line {
     gateway: Arc<Gateway>,
-    worker: usize,
+    worker: Arc<Worker>,
     peer: Peer,
     phase: Arc<Phase>,
     patience: Patience,
@@ -190,7 +191,7 @@ impl Line {
 
     async fn answer(&self, request: Request<Incoming>) -> (Response<RecordedBody>, Busy) {
         let busy = self.phase.enter();
-        let response = self.gateway.handle(self.worker, &self.peer, request).await;
+        let response = self.gateway.handle(&self.worker, &self.peer, request).await;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.phase.detach();
         }

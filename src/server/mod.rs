@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::Gateway;
 use crate::gateway::reason::Reason;
 use crate::gateway::refusal::problem_body;
+use crate::gateway::worker::Worker;
 use crate::telemetry::ids;
 
 /// Sockets that wait to be accepted, for each listener.
@@ -77,14 +78,15 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Serves these listeners on the calling worker until everything has drained or been cut.
-    pub async fn serve(self: &Arc<Self>, worker: usize, listeners: Vec<TcpListener>) {
+    /// Serves these listeners on the calling worker, the one of this index, until everything has drained or been cut.
+    pub async fn serve(self: &Arc<Self>, index: usize, listeners: Vec<TcpListener>) {
+        let worker = Arc::new(self.gateway.worker(index));
         let accepting = TaskTracker::new();
         for listener in listeners {
-            accepting.spawn(Arc::clone(self).accept(worker, listener));
+            accepting.spawn(Arc::clone(self).accept(Arc::clone(&worker), listener));
         }
         accepting.close();
-        let sweeping = self.sweep(worker);
+        let sweeping = self.tidy(&worker);
         tokio::select! {
             () = accepting.wait() => {}
             () = sweeping => {}
@@ -95,7 +97,7 @@ impl Server {
         }
     }
 
-    async fn accept(self: Arc<Self>, worker: usize, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, worker: Arc<Worker>, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -103,17 +105,17 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(worker, stream, peer),
+                Ok((stream, peer)) => self.admit(&worker, stream, peer),
                 Err(error) => pause_after(&error).await,
             }
         }
         // What the kernel has already taken would be reset by closing the socket: serve it.
         while let Ok(Ok((stream, peer))) = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await {
-            self.admit(worker, stream, peer);
+            self.admit(&worker, stream, peer);
         }
     }
 
-    fn admit(self: &Arc<Self>, worker: usize, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Arc<Self>, worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr) {
         let snapshot = self.gateway.current();
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         let slot = Slot { server: Arc::clone(self), _gauge: self.gateway.telemetry().metrics.connection() };
@@ -125,22 +127,20 @@ impl Server {
             }
             return;
         }
-        let (gateway, draining, cut) = (Arc::clone(&self.gateway), self.stop_accepting.clone(), self.cut.clone());
+        let (gateway, worker) = (Arc::clone(&self.gateway), Arc::clone(worker));
+        let (draining, cut) = (self.stop_accepting.clone(), self.cut.clone());
         self.tracker.spawn(async move {
             let _slot = slot;
             cut.run_until_cancelled(connection::serve(gateway, worker, stream, peer, &snapshot, draining)).await;
         });
     }
 
-    /// Closes upstream connections of this worker that have waited too long.
-    async fn sweep(&self, worker: usize) {
+    /// Lets go, each second, of what this worker need no longer keep.
+    async fn tidy(&self, worker: &Worker) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            let snapshot = self.gateway.current();
-            for upstream in &snapshot.upstreams {
-                upstream.sweep(worker);
-            }
+            self.gateway.tidy(worker);
         }
     }
 }

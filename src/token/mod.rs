@@ -6,13 +6,14 @@
 //! claims that it was told to check).
 //!
 //! Owned here: reading a JWS in compact form, strictly (`jws`, `claims`); keys and which algorithm each may be used with (`keys`, `pem`,
-//! `jwk`, `rsa`); choosing the issuer and checking its claims (`issuers`). Beside the line stand [`Minter`], which signs tokens for trying
+//! `jwk`, `rsa`); choosing the issuer and checking its claims (`issuers`); and remembering what was verified (`cache`). Beside the line stand [`Minter`], which signs tokens for trying
 //! things out, and [`inspect`], which shows what a token says without believing it.
 //!
 //! Nothing here does input or output, asks for the time, or knows of HTTP: a token is `Expired`, and what that means to a client is the
 //! gateway's to say. No error or `Debug` form holds a token, a secret, or the value of a claim beyond a short, escaped excerpt of a name.
 
 mod algorithms;
+mod cache;
 mod claims;
 mod excerpt;
 mod inspect;
@@ -31,6 +32,7 @@ mod samples;
 mod vectors;
 
 pub use self::algorithms::{Algorithm, Algorithms, Family};
+pub use self::cache::{CacheBounds, TokenCache};
 pub use self::claims::{ClaimPath, NotAList, string_list};
 pub use self::excerpt::Excerpt;
 pub use self::inspect::{Inspected, inspect};

@@ -26,4 +26,5 @@ mod routing;
 mod streaming;
 mod target;
 mod tls;
+mod token_cache;
 mod websocket;

@@ -26,7 +26,7 @@ use crate::limit::Limit;
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::Metrics;
-use crate::token::Issuers;
+use crate::token::{CacheBounds, Issuers};
 
 /// A compiled configuration file.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub proxies: TrustedProxies,
     /// Whose tokens are accepted.
     pub issuers: Arc<Issuers>,
+    /// How many verified tokens all workers together remember.
+    pub token_cache: CacheBounds,
     /// Which requests go where.
     pub routes: RouteTable,
     /// What every outgoing request is held to.
@@ -187,6 +189,7 @@ impl Compiler<'_> {
             h2c: self.file.server.h2c.unwrap_or(true),
             proxies,
             issuers: Arc::new(issuers),
+            token_cache: self.token_cache(),
             routes,
             rules: HeaderRules { owned, token_names },
             upstreams: upstreams.into_values().collect(),

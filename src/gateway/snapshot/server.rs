@@ -19,6 +19,7 @@ use crate::limit::{Count, KeyKind, Limit, Settings};
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
 use crate::tls;
+use crate::token::CacheBounds;
 
 /// The public listener's certificate: the ready configuration, and what it was made from.
 #[derive(Debug)]
@@ -145,6 +146,13 @@ impl Compiler<'_> {
             max_header_bytes: max_header_bytes.unwrap_or(32 * 1024),
             max_headers,
         }
+    }
+
+    pub(super) fn token_cache(&mut self) -> CacheBounds {
+        let written = &self.file.token_cache;
+        let entries = written.max_entries.as_ref().and_then(|number| self.number(number, 0, 100_000_000)).unwrap_or(100_000);
+        let bytes = written.max_bytes.as_ref().and_then(|text| self.take(value::size(text))).unwrap_or(64 << 20);
+        CacheBounds { entries, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
 
     pub(super) fn max_body(&mut self) -> u64 {

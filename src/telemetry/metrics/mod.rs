@@ -19,8 +19,10 @@ use prometheus_client::registry::Registry;
 
 pub use self::route::RouteMetrics;
 use self::route::Series;
+pub use self::tokens::TokenCacheCounts;
 
 mod route;
+mod tokens;
 
 /// The `Content-Type` of what [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,6 +36,7 @@ struct Families {
     registry: Registry,
     routes: Arc<Routes>,
     dropped_lines: Arc<DroppedLines>,
+    token_caches: Arc<tokens::Caches>,
     rate_limited: Family<[(&'static str, String); 1], Counter>,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     last_reload_success: Gauge,
@@ -52,6 +55,7 @@ impl Metrics {
             registry: Registry::default(),
             routes: Arc::default(),
             dropped_lines: Arc::default(),
+            token_caches: Arc::default(),
             rate_limited: Family::default(),
             reloads: Family::default(),
             last_reload_success: Gauge::default(),
@@ -64,6 +68,7 @@ impl Metrics {
         // The library appends a full stop to each sentence, `_total` to counters and `_info` to infos.
         registry.register_collector(Box::new(Arc::clone(&families.routes)));
         registry.register_collector(Box::new(Arc::clone(&families.dropped_lines)));
+        registry.register_collector(Box::new(Arc::clone(&families.token_caches)));
         let f = &families;
         registry.register("rate_limited", "Requests that exceeded a limit, also where it only observes", f.rate_limited.clone());
         registry.register("config_reloads", "Attempts to load the file again, by outcome", f.reloads.clone());
@@ -96,6 +101,11 @@ impl Metrics {
     /// request.
     pub fn rate_limited(&self, limit: &str) -> Counter {
         self.0.rate_limited.get_or_create_owned(&[("limit", limit.to_owned())])
+    }
+
+    /// Where one worker counts what its cache of verified tokens does.
+    pub fn token_cache(&self) -> Arc<TokenCacheCounts> {
+        self.0.token_caches.another()
     }
 
     /// Notes that the configuration of the start is in force.

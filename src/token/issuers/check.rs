@@ -7,12 +7,19 @@ use crate::token::claims::{ClaimPath, digits, find_believable, string_list};
 use crate::token::excerpt::Excerpt;
 use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
 
-/// What the checks read out of the claims. Times are in Unix seconds.
+/// What the checks read out of the claims.
 pub(super) struct Checked {
     pub(super) subject: String,
     pub(super) roles: Vec<String>,
     pub(super) scopes: Vec<String>,
+    pub(super) times: Times,
+}
+
+/// The claims that the clock is held against, in Unix seconds.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
     pub(super) expires_at: u64,
+    pub(super) not_before: Option<u64>,
     pub(super) issued_at: Option<u64>,
 }
 
@@ -36,9 +43,30 @@ impl Checked {
         let roles = list(claims, &settings.roles)?;
 
         check_audience(settings, named.as_deref())?;
-        check_times(settings, expires_at, not_before, issued_at, now)?;
+        let times = Times { expires_at, not_before, issued_at };
+        times.check(settings, now)?;
         let subject = subject(settings, claims)?;
-        Ok(Self { subject, roles, scopes, expires_at, issued_at })
+        Ok(Self { subject, roles, scopes, times })
+    }
+}
+
+impl Times {
+    /// The one check whose outcome depends on the time: of a token that once passed, it is all that may change without a new key or file.
+    pub(super) fn check(self, settings: &IssuerSettings, now: u64) -> Result<(), InvalidToken> {
+        let Self { expires_at, not_before, issued_at } = self;
+        let leeway = settings.leeway.as_secs();
+        // RFC 7519 §4.1.4: "on or after" exp it is not accepted.
+        if expires_at.saturating_add(leeway) <= now {
+            return Err(InvalidToken::Expired { at: expires_at, now });
+        }
+        for (claim, at) in [("nbf", not_before), ("iat", issued_at)] {
+            if let Some(at) = at.filter(|&at| at > now.saturating_add(leeway)) {
+                return Err(InvalidToken::NotYetValid { claim, at, now });
+            }
+        }
+        let most = settings.max_token_lifetime.as_secs();
+        let lifetime = expires_at.saturating_sub(issued_at.unwrap_or(now));
+        if lifetime > most { Err(InvalidToken::Lifetime { lifetime, most }) } else { Ok(()) }
     }
 }
 
@@ -75,28 +103,6 @@ fn check_audience(settings: &IssuerSettings, named: Option<&[&str]>) -> Result<(
         return Ok(());
     }
     Err(named.first().map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::of(other))))
-}
-
-fn check_times(
-    settings: &IssuerSettings,
-    expires_at: u64,
-    not_before: Option<u64>,
-    issued_at: Option<u64>,
-    now: u64,
-) -> Result<(), InvalidToken> {
-    let leeway = settings.leeway.as_secs();
-    // RFC 7519 §4.1.4: "on or after" exp it is not accepted.
-    if expires_at.saturating_add(leeway) <= now {
-        return Err(InvalidToken::Expired { at: expires_at, now });
-    }
-    for (claim, at) in [("nbf", not_before), ("iat", issued_at)] {
-        if let Some(at) = at.filter(|&at| at > now.saturating_add(leeway)) {
-            return Err(InvalidToken::NotYetValid { claim, at, now });
-        }
-    }
-    let most = settings.max_token_lifetime.as_secs();
-    let lifetime = expires_at.saturating_sub(issued_at.unwrap_or(now));
-    if lifetime > most { Err(InvalidToken::Lifetime { lifetime, most }) } else { Ok(()) }
 }
 
 fn subject(settings: &IssuerSettings, claims: &Map<String, Value>) -> Result<String, ClaimFault> {

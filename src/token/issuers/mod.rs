@@ -55,6 +55,11 @@ impl LiveKeys {
         self.0.load_full()
     }
 
+    /// Whether this very set is the one that holds now.
+    pub fn is(&self, set: &Arc<KeySet>) -> bool {
+        Arc::ptr_eq(&self.0.load(), set)
+    }
+
     /// From now on these keys hold, and no others.
     pub fn replace(&self, keys: KeySet) {
         self.0.store(Arc::new(keys));
@@ -89,13 +94,15 @@ impl Issuer {
         &self.keys
     }
 
-    /// The signature step, after the algorithm was found to be one of the issuer's.
-    fn check_signature(&self, jws: &Jws<'_>) -> Result<(), InvalidToken> {
+    /// The signature step, after the algorithm was found to be one of the issuer's. Returns the keys that it was made with.
+    fn check_signature(&self, jws: &Jws<'_>) -> Result<Arc<KeySet>, InvalidToken> {
         if !self.settings.algorithms.contains(jws.algorithm) {
             let found = Algorithms::name(jws.algorithm);
             return Err(AlgorithmFault::NotConfigured { found, accepted: self.settings.algorithms }.into());
         }
-        self.keys.load().verify_signature(jws.signing_input.as_bytes(), jws.signature, jws.algorithm, jws.kid.as_deref())
+        let keys = self.keys.load();
+        keys.verify_signature(jws.signing_input.as_bytes(), jws.signature, jws.algorithm, jws.kid.as_deref())?;
+        Ok(keys)
     }
 }
 
@@ -153,12 +160,26 @@ impl Issuers {
     ///
     /// The first thing that is wrong, as an [`InvalidToken`].
     pub fn verify(&self, token: &str, now: u64) -> Result<VerifiedToken, InvalidToken> {
+        self.verify_and_tell_keys(token, now).map(|(token, _)| token)
+    }
+
+    /// [`Issuers::verify`], and the very set of keys that the signature was checked with.
+    pub(super) fn verify_and_tell_keys(&self, token: &str, now: u64) -> Result<(VerifiedToken, Arc<KeySet>), InvalidToken> {
         let jws = Jws::parse(token)?;
         let claims = jws.claims()?;
         let issuer = self.choose(&claims)?;
-        issuer.check_signature(&jws)?;
+        let keys = issuer.check_signature(&jws)?;
         let checked = Checked::check(&issuer.settings, &claims, now)?;
-        Ok(VerifiedToken::new(&issuer.settings, checked, claims))
+        Ok((VerifiedToken::new(issuer, checked, claims), keys))
+    }
+
+    /// Whether this very issuer is in the table: the claims that once led to it still do.
+    pub(super) fn accept(&self, issuer: &Arc<Issuer>) -> bool {
+        let holds = match &issuer.settings.issuer {
+            Some(iss) => self.by_iss.get(iss),
+            None => self.without_iss.as_ref(),
+        };
+        holds.is_some_and(|holds| Arc::ptr_eq(holds, issuer))
     }
 
     /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks: **nothing is signed and nothing is verified, so the
@@ -184,7 +205,7 @@ impl Issuers {
             return Err(not_accepted(&claims));
         }
         let checked = Checked::check(settings, &claims, now)?;
-        Ok(VerifiedToken::new(settings, checked, claims))
+        Ok(VerifiedToken::new(named, checked, claims))
     }
 
     /// [`Issuers::assume`] for a caller of whom just the roles matter: its subject is `test`. The data path never calls this either.

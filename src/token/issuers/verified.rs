@@ -5,25 +5,43 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::IssuerSettings;
+use super::Issuer;
 use super::check::Checked;
 use crate::token::claims::{ClaimPath, find_believable};
+use crate::token::invalid::InvalidToken;
 
 /// A token that its issuer signed, that is meant for us, and that is valid now. Only [`super::Issuers`] makes one.
 pub struct VerifiedToken {
-    issuer_name: Arc<str>,
+    issuer: Arc<Issuer>,
     checked: Checked,
     claims: Map<String, Value>,
 }
 
 impl VerifiedToken {
-    pub(super) fn new(settings: &IssuerSettings, checked: Checked, claims: Map<String, Value>) -> Self {
-        Self { issuer_name: settings.name.clone(), checked, claims }
+    pub(super) fn new(issuer: &Arc<Issuer>, checked: Checked, claims: Map<String, Value>) -> Self {
+        Self { issuer: Arc::clone(issuer), checked, claims }
+    }
+
+    /// The issuer that it was verified for: its settings are what the claims were held against.
+    pub(in crate::token) fn verified_for(&self) -> &Arc<Issuer> {
+        &self.issuer
+    }
+
+    /// Whether a fresh verification with the same keys would accept it at `now`, in Unix seconds, or what it would say instead.
+    pub(in crate::token) fn check_time(&self, now: u64) -> Result<(), InvalidToken> {
+        self.checked.times.check(&self.issuer.settings, now)
+    }
+
+    /// About how many bytes it takes in memory.
+    pub(in crate::token) fn footprint(&self) -> usize {
+        let Checked { subject, roles, scopes, times: _ } = &self.checked;
+        let lists = roles.iter().chain(scopes).map(|word| size_of::<String>() + block(word.len())).sum::<usize>();
+        size_of::<Self>() + block(subject.len()) + lists + members_footprint(&self.claims)
     }
 
     /// The name of the issuer's section.
     pub fn issuer_name(&self) -> &Arc<str> {
-        &self.issuer_name
+        &self.issuer.settings.name
     }
 
     /// `iss`; `None` when the token came by a section with `insecure_any_issuer`.
@@ -53,12 +71,12 @@ impl VerifiedToken {
 
     /// `exp`, in Unix seconds, without leeway.
     pub fn expires_at(&self) -> u64 {
-        self.checked.expires_at
+        self.checked.times.expires_at
     }
 
     /// `iat`, in Unix seconds.
     pub fn issued_at(&self) -> Option<u64> {
-        self.checked.issued_at
+        self.checked.times.issued_at
     }
 
     /// `jti`: the token's own name, if it has one.
@@ -83,6 +101,31 @@ impl VerifiedToken {
 
 impl fmt::Debug for VerifiedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedToken").field("issuer_name", &self.issuer_name).finish_non_exhaustive()
+        f.debug_struct("VerifiedToken").field("issuer_name", self.issuer_name()).finish_non_exhaustive()
     }
 }
+
+/// What an allocation of this many bytes takes, with what the allocator adds.
+fn block(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + ALLOCATION).next_multiple_of(16) }
+}
+
+fn value_footprint(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => block(text.capacity()),
+        Value::Array(items) => block(items.capacity() * size_of::<Value>()) + items.iter().map(value_footprint).sum::<usize>(),
+        Value::Object(members) => members_footprint(members),
+    }
+}
+
+fn members_footprint(members: &Map<String, Value>) -> usize {
+    let nodes = members.len().div_ceil(MEMBERS_IN_A_NODE) * block(NODE);
+    nodes + members.iter().map(|(name, value)| block(name.capacity()) + value_footprint(value)).sum::<usize>()
+}
+
+/// What the allocator keeps beside each block.
+const ALLOCATION: usize = 8;
+/// A node of a B-tree has room for eleven members; where it has grown by splitting, about six are taken.
+const NODE: usize = 16 + 11 * (size_of::<String>() + size_of::<Value>());
+const MEMBERS_IN_A_NODE: usize = 8;

@@ -1,0 +1,526 @@
+//! Tokens whose signature was checked before: one cache a worker, touched by no other.
+//!
+//! A hit decides exactly as a fresh verification would at that moment. What can change between the two is asked again each time: whether
+//! the same issuer is still accepted, whether the very set of keys that the signature was checked with still holds, and the clock. All
+//! else depends on the token's bytes and the issuer's section alone. Revocation is asked by whoever is handed the token, on both paths.
+//!
+//! **The key** is HMAC-SHA-256 over the whole token, under a secret that is made with the cache and never leaves it. Two tokens of one
+//! digest would give one caller the other's identity: nobody can make such a pair, nor aim at a place in the table, nor learn from the time
+//! that a comparison takes, since digests can be neither predicted nor chosen. The token itself is not kept: what lies in memory cannot be
+//! presented to anybody. Keying by the token's bytes would cost less (docs/benchmarks.md) and leave thousands of valid bearer tokens in
+//! every core dump.
+//!
+//! **Bounds.** Only what was verified is kept, so a flood of garbage makes nothing grow and drives nothing out. When there is no room,
+//! entries that were not asked for since the hand last passed them make it (CLOCK).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use aws_lc_rs::{hmac, rand};
+
+use super::invalid::InvalidToken;
+use super::issuers::{Issuers, VerifiedToken};
+use super::jws::MAX_TOKEN_BYTES;
+use super::keys::KeySet;
+use crate::telemetry::metrics::TokenCacheCounts;
+
+/// How much a cache may hold. Zero entries or bytes: nothing is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBounds {
+    /// Tokens.
+    pub entries: usize,
+    /// About how many bytes of memory, all told.
+    pub bytes: usize,
+}
+
+impl CacheBounds {
+    /// What each of `workers` may hold, so that together they hold no more than this.
+    #[must_use]
+    pub fn share(self, workers: usize) -> Self {
+        Self { entries: self.entries / workers.max(1), bytes: self.bytes / workers.max(1) }
+    }
+}
+
+/// Verified tokens, by a digest of their bytes.
+pub struct TokenCache {
+    secret: hmac::Key,
+    bounds: CacheBounds,
+    /// The issuers that were asked last. What was checked against them needs no second look.
+    issuers: Arc<Issuers>,
+    generation: u64,
+    /// Where in `entries` a digest is.
+    places: HashMap<Digest, usize, BuildHasherDefault<Prehashed>>,
+    entries: Vec<Entry>,
+    /// The next entry that may have to make room.
+    hand: usize,
+    /// The next entry that [`TokenCache::tidy`] looks at.
+    broom: usize,
+    bytes: usize,
+    counts: Arc<TokenCacheCounts>,
+}
+
+struct Entry {
+    digest: Digest,
+    token: Arc<VerifiedToken>,
+    keys: Arc<KeySet>,
+    /// As of which `generation` its issuer is known to be accepted.
+    generation: u64,
+    bytes: usize,
+    asked_for: bool,
+}
+
+type Digest = [u8; 32];
+
+impl TokenCache {
+    /// An empty cache. It counts into `counts`.
+    pub fn new(bounds: CacheBounds, counts: Arc<TokenCacheCounts>) -> Self {
+        let mut secret = [0; 32];
+        // Without randomness nothing may be kept: digests could be aimed at.
+        let bounds = if rand::fill(&mut secret).is_ok() { bounds } else { CacheBounds { entries: 0, bytes: 0 } };
+        Self {
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            bounds,
+            issuers: Arc::default(),
+            generation: 0,
+            places: HashMap::default(),
+            entries: Vec::new(),
+            hand: 0,
+            broom: 0,
+            bytes: 0,
+            counts,
+        }
+    }
+
+    /// What [`Issuers::verify`] says of a token, at less cost where it was verified before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Issuers::verify`]. Refusals are not kept.
+    pub fn verify(&mut self, issuers: &Arc<Issuers>, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
+        if self.bounds.entries == 0 || token.len() > MAX_TOKEN_BYTES {
+            return issuers.verify(token, now).map(Arc::new);
+        }
+        self.ask(issuers);
+        let digest = self.digest(token);
+        if let Some(&place) = self.places.get(&digest) {
+            if self.holds(place) {
+                self.counts.hit();
+                let entry = &mut self.entries[place];
+                entry.asked_for = true;
+                let token = Arc::clone(&entry.token);
+                return token.check_time(now).map(|()| token);
+            }
+            self.remove(place);
+        }
+        self.counts.miss();
+        let (token, keys) = issuers.verify_and_tell_keys(token, now)?;
+        let token = Arc::new(token);
+        self.insert(digest, Arc::clone(&token), keys);
+        Ok(token)
+    }
+
+    /// Takes other bounds from now on. What is beyond them goes.
+    pub fn bound(&mut self, bounds: CacheBounds) {
+        if self.bounds != bounds {
+            self.bounds = bounds;
+            while self.entries.len() > bounds.entries || self.bytes > bounds.bytes {
+                self.remove(self.entries.len() - 1);
+            }
+            self.entries.shrink_to_fit();
+            self.places.shrink_to_fit();
+        }
+    }
+
+    /// Forgets what can never be a hit again: tokens past their time, of keys that were replaced, of issuers that `issuers` has not. For a
+    /// timer; each call looks at some thousand entries, so that none holds a worker up.
+    pub fn tidy(&mut self, issuers: &Arc<Issuers>, now: u64) {
+        self.ask(issuers);
+        for _ in 0..self.entries.len().min(TIDIED_AT_ONCE) {
+            if self.broom >= self.entries.len() {
+                self.broom = 0;
+            }
+            let Some(entry) = self.entries.get(self.broom) else { return };
+            let expired = matches!(entry.token.check_time(now), Err(InvalidToken::Expired { .. }));
+            if expired || !self.holds(self.broom) {
+                self.remove(self.broom);
+            } else {
+                self.broom += 1;
+            }
+        }
+        if self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to(self.entries.len() * 2);
+            self.places.shrink_to(self.entries.len() * 2);
+        }
+    }
+
+    /// How many tokens are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// These issuers are asked from now on: each entry has to show that its own is among them.
+    fn ask(&mut self, issuers: &Arc<Issuers>) {
+        if !Arc::ptr_eq(&self.issuers, issuers) {
+            self.issuers = Arc::clone(issuers);
+            self.generation += 1;
+        }
+    }
+
+    fn digest(&self, token: &str) -> Digest {
+        let tag = hmac::sign(&self.secret, token.as_bytes());
+        tag.as_ref().try_into().expect("a tag of HMAC-SHA-256 has 32 bytes")
+    }
+
+    /// Whether the same issuer is still accepted, with the same keys.
+    fn holds(&mut self, place: usize) -> bool {
+        let entry = &mut self.entries[place];
+        let issuer = entry.token.verified_for();
+        if entry.generation != self.generation {
+            if !self.issuers.accept(issuer) {
+                return false;
+            }
+            entry.generation = self.generation;
+        }
+        issuer.keys().is(&entry.keys)
+    }
+
+    fn insert(&mut self, digest: Digest, token: Arc<VerifiedToken>, keys: Arc<KeySet>) {
+        let bytes = token.footprint() + BESIDE;
+        if bytes > self.bounds.bytes {
+            return;
+        }
+        while self.entries.len() >= self.bounds.entries || self.bytes + bytes > self.bounds.bytes {
+            self.make_room();
+        }
+        self.bytes += bytes;
+        self.places.insert(digest, self.entries.len());
+        self.entries.push(Entry { digest, token, keys, generation: self.generation, bytes, asked_for: false });
+        self.counts.holds(self.entries.len());
+    }
+
+    /// Removes one entry: the next that was not asked for since the hand last passed it. The search is bounded; where everything is in use,
+    /// one of it goes.
+    fn make_room(&mut self) {
+        for _ in 0..PASSED_AT_MOST {
+            self.hand = if self.hand >= self.entries.len() { 0 } else { self.hand };
+            match self.entries.get_mut(self.hand) {
+                Some(entry) if entry.asked_for => entry.asked_for = false,
+                _ => break,
+            }
+            self.hand += 1;
+        }
+        self.remove(self.hand % self.entries.len());
+    }
+
+    fn remove(&mut self, place: usize) {
+        let gone = self.entries.swap_remove(place);
+        self.places.remove(&gone.digest);
+        self.bytes -= gone.bytes;
+        if let Some(moved) = self.entries.get(place) {
+            self.places.insert(moved.digest, place);
+        }
+        self.counts.holds(self.entries.len());
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCache").field("bounds", &self.bounds).field("entries", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
+/// Takes the first eight bytes of a digest for its hash: they are as good as random to everybody else.
+#[derive(Default)]
+struct Prehashed(u64);
+
+impl Hasher for Prehashed {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    // The length of an array, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What an entry takes beside its token: its places in both tables, with the room that these keep to grow.
+const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>());
+/// Entries that the hand passes for one that it removes.
+const PASSED_AT_MOST: usize = 64;
+const TIDIED_AT_ONCE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+    use crate::token::samples::{NOW, SECRET, issuers, settings, token};
+    use crate::token::{Algorithm, Algorithms, Issuer, IssuerSettings, Revocation, RevocationList, RevokedBy, Scope};
+
+    const ROOM: CacheBounds = CacheBounds { entries: 8, bytes: 1 << 20 };
+
+    struct Bench {
+        cache: TokenCache,
+        metrics: Metrics,
+    }
+
+    fn bench(bounds: CacheBounds) -> Bench {
+        let metrics = Metrics::new();
+        Bench { cache: TokenCache::new(bounds, metrics.token_cache()), metrics }
+    }
+
+    impl Bench {
+        /// Hits, misses and entries, as `/metrics` tells them.
+        fn counts(&self) -> [u64; 3] {
+            let text = self.metrics.encode();
+            ["hits_total", "misses_total", "entries"].map(|name| {
+                let prefix = format!("portcullis_token_cache_{name} ");
+                text.lines().find_map(|line| line.strip_prefix(&prefix)?.parse().ok()).unwrap()
+            })
+        }
+
+        /// The tables and the sum of bytes agree with the entries.
+        fn assert_sound(&self) {
+            let cache = &self.cache;
+            assert_eq!(cache.places.len(), cache.entries.len());
+            assert_eq!(cache.bytes, cache.entries.iter().map(|entry| entry.bytes).sum::<usize>());
+            assert!(cache.entries.len() <= cache.bounds.entries && cache.bytes <= cache.bounds.bytes);
+            for (place, entry) in cache.entries.iter().enumerate() {
+                assert_eq!(cache.places.get(&entry.digest), Some(&place));
+            }
+        }
+    }
+
+    fn numbered(number: u64) -> String {
+        token(json!({"jti": number.to_string()}))
+    }
+
+    #[test]
+    fn a_token_is_verified_once() {
+        let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
+        let token = numbered(1);
+        let first = bench.cache.verify(&issuers, &token, NOW).unwrap();
+        let second = bench.cache.verify(&issuers, &token, NOW).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(bench.counts(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn every_byte_of_a_token_counts() {
+        let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
+        let good = numbered(1);
+        bench.cache.verify(&issuers, &good, NOW).unwrap();
+        for at in 0..good.len() {
+            let mut other = good.clone().into_bytes();
+            other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+            let other = String::from_utf8(other).unwrap();
+            assert!(bench.cache.verify(&issuers, &other, NOW).is_err(), "{at}");
+        }
+        for other in [format!("{good}A"), good[1..].to_owned(), good[..good.len() - 1].to_owned(), String::new()] {
+            assert!(bench.cache.verify(&issuers, &other, NOW).is_err());
+        }
+        assert_eq!(bench.cache.len(), 1);
+    }
+
+    #[test]
+    fn garbage_grows_nothing_and_drives_nothing_out() {
+        let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
+        let good: Vec<String> = (0..8).map(numbered).collect();
+        for token in &good {
+            bench.cache.verify(&issuers, token, NOW).unwrap();
+        }
+        let forged = crate::token::samples::signed(r#"{"alg":"HS384"}"#, "{}");
+        for number in 0..1_000_usize {
+            let stolen = format!("{}{number:04}", &good[0][..good[0].len() - 4]);
+            for garbage in [&stolen, &forged, &"x".repeat(number), &token(json!({"exp": NOW - 600 - number as u64}))] {
+                assert!(bench.cache.verify(&issuers, garbage, NOW).is_err());
+            }
+        }
+        let [hits, ..] = bench.counts();
+        for token in &good {
+            bench.cache.verify(&issuers, token, NOW).unwrap();
+        }
+        assert_eq!(bench.counts()[0], hits + 8);
+        bench.assert_sound();
+    }
+
+    #[test]
+    fn both_bounds_hold_and_what_is_asked_for_stays() {
+        let issuers = Arc::new(issuers(|_| {}));
+        for bounds in [CacheBounds { entries: 16, ..ROOM }, CacheBounds { entries: 1_000, bytes: 32 << 10 }] {
+            let mut bench = bench(bounds);
+            let hot = numbered(0);
+            let first = bench.cache.verify(&issuers, &hot, NOW).unwrap();
+            for number in 1..200 {
+                bench.cache.verify(&issuers, &numbered(number), NOW).unwrap();
+                assert!(Arc::ptr_eq(&first, &bench.cache.verify(&issuers, &hot, NOW).unwrap()), "{number}");
+                bench.assert_sound();
+            }
+            assert!(bench.cache.len() >= 10, "{}", bench.cache.len());
+            bench.cache.bound(CacheBounds { entries: 3, ..ROOM });
+            bench.assert_sound();
+        }
+        let mut none = bench(CacheBounds { entries: 0, ..ROOM });
+        none.cache.verify(&issuers, &numbered(1), NOW).unwrap();
+        assert!(none.cache.is_empty() && none.counts() == [0, 0, 0]);
+        let mut small = bench(CacheBounds { entries: 8, bytes: 100 });
+        small.cache.verify(&issuers, &numbered(1), NOW).unwrap();
+        assert!(small.cache.is_empty());
+    }
+
+    #[test]
+    fn tidying_forgets_what_can_be_no_hit_again() {
+        let mut settings = settings(Algorithm::HS256.into());
+        settings.leeway = Duration::from_secs(30);
+        let table = |settings: &IssuerSettings| Arc::new(Issuers::new(vec![Arc::new(issuer(settings, 0))]).unwrap());
+        let issuers = table(&settings);
+        let mut bench = bench(ROOM);
+        for number in 0..3 {
+            bench.cache.verify(&issuers, &numbered(number), NOW).unwrap();
+        }
+        bench.cache.verify(&issuers, &token(json!({"exp": NOW + 60})), NOW).unwrap();
+        bench.cache.tidy(&issuers, NOW + 89);
+        assert_eq!(bench.cache.len(), 4);
+        bench.cache.tidy(&issuers, NOW + 90);
+        assert_eq!(bench.cache.len(), 3);
+        bench.cache.tidy(&table(&settings), NOW);
+        assert!(bench.cache.is_empty());
+
+        bench.cache.verify(&issuers, &numbered(1), NOW).unwrap();
+        issuers.iter().for_each(|issuer| issuer.keys().replace(keys(1)));
+        bench.cache.tidy(&issuers, NOW);
+        assert!(bench.cache.is_empty());
+        bench.assert_sound();
+    }
+
+    /// The nth secret of a test: the first is the one that tokens are signed with.
+    fn keys(number: usize) -> KeySet {
+        let secret = [SECRET, b"another secret of exactly 64 bytes, which no token was signed by"][number];
+        KeySet::from_secret(secret, Algorithms::from(Algorithm::HS256)).unwrap()
+    }
+
+    fn issuer(settings: &IssuerSettings, secret: usize) -> Issuer {
+        Issuer::new(settings.clone(), keys(secret))
+    }
+
+    /// What may happen between two requests.
+    #[derive(Clone, Debug)]
+    enum Event {
+        /// A request with one of the tokens.
+        Ask(usize),
+        /// The clock moves, back as well.
+        Move(i64),
+        /// The keys are replaced: by others, or by equal ones.
+        Rotate(usize),
+        /// The file is read again, with or without a change in the section, keeping the issuer or not.
+        Reload {
+            leeway: u64,
+            lifetime: u64,
+            other_audience: bool,
+            keep: bool,
+        },
+        /// The section goes.
+        Remove,
+        /// One of the tokens, by its `jti`, or all of its subject until now.
+        Revoke(usize, bool),
+        Tidy,
+    }
+
+    fn events() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            12 => (0..TOKENS.len()).prop_map(Event::Ask),
+            2 => (-400_i64..400).prop_map(Event::Move),
+            1 => (0..2_usize).prop_map(Event::Rotate),
+            1 => (0_u64..60, 300_u64..1_200, prop::bool::weighted(0.2), any::<bool>())
+                .prop_map(|(leeway, lifetime, other_audience, keep)| Event::Reload { leeway, lifetime, other_audience, keep }),
+            1 => Just(Event::Remove),
+            1 => (0..TOKENS.len(), prop::bool::weighted(0.2)).prop_map(|(which, all)| Event::Revoke(which, all)),
+            1 => Just(Event::Tidy),
+        ]
+    }
+
+    /// What is put over the good claims, times relative to `NOW`: (exp, nbf, iat).
+    const TOKENS: [(i64, Option<i64>, Option<i64>); 8] = [
+        (600, None, Some(0)),
+        (600, None, None),
+        (60, None, None),
+        (1_000, Some(100), None),
+        (500, None, Some(-300)),
+        (900, Some(-50), Some(50)),
+        (-100, None, None),
+        (700, None, Some(200)),
+    ];
+
+    fn at(offset: i64) -> u64 {
+        NOW.saturating_add_signed(offset)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        /// Whatever happens, the cache says what a fresh verification says at that moment, word for word.
+        #[test]
+        fn a_hit_decides_as_a_fresh_verification_would(events in prop::collection::vec(events(), 1..120), entries in 1..9_usize) {
+            let tokens: Vec<String> = TOKENS.iter().zip('a'..).map(|(&(exp, nbf, iat), jti)| {
+                token(json!({"exp": at(exp), "nbf": nbf.map(at), "iat": iat.map(at), "jti": jti.to_string()}))
+            }).collect();
+            let revoked = RevocationList::new();
+            let mut settings = settings(Algorithm::HS256.into());
+            let mut issuers = Arc::new(Issuers::new(vec![Arc::new(issuer(&settings, 0))]).unwrap());
+            let mut bench = bench(CacheBounds { entries, bytes: 1 << 20 });
+            let mut now = NOW;
+            for event in events {
+                match event {
+                    Event::Ask(which) => {
+                        let told = bench.cache.verify(&issuers, &tokens[which], now);
+                        let fresh = issuers.verify(&tokens[which], now);
+                        match (&told, &fresh) {
+                            (Ok(told), Ok(fresh)) => {
+                                prop_assert_eq!((told.subject(), told.claims()), (fresh.subject(), fresh.claims()));
+                                prop_assert!(Arc::ptr_eq(told.verified_for(), fresh.verified_for()));
+                                prop_assert_eq!(revoked.find(told), revoked.find(fresh));
+                            }
+                            (Err(told), Err(fresh)) => prop_assert_eq!(told, fresh),
+                            _ => prop_assert!(false, "the cache says {:?}, a fresh verification {:?}", told, fresh),
+                        }
+                    }
+                    Event::Move(by) => now = now.saturating_add_signed(by),
+                    Event::Rotate(secret) => issuers.iter().for_each(|issuer| issuer.keys().replace(keys(secret))),
+                    Event::Reload { leeway, lifetime, other_audience, keep } => {
+                        let kept = issuers.iter().next().cloned().filter(|_| keep);
+                        settings.leeway = Duration::from_secs(leeway);
+                        settings.max_token_lifetime = Duration::from_secs(lifetime);
+                        settings.audience = Some(vec![if other_audience { "elsewhere" } else { "reports" }.to_owned()]);
+                        let issuer = kept.unwrap_or_else(|| Arc::new(issuer(&settings, 0)));
+                        issuers = Arc::new(Issuers::new(vec![issuer]).unwrap());
+                    }
+                    Event::Remove => issuers = Arc::default(),
+                    Event::Revoke(which, all) => revoked.add([Revocation {
+                        scope: Scope::Every,
+                        by: if all { RevokedBy::Subject } else { RevokedBy::Jti },
+                        value: if all { "u-17".into() } else { "abcdefgh"[which..=which].into() },
+                        at: now,
+                    }]),
+                    Event::Tidy => bench.cache.tidy(&issuers, now),
+                }
+                bench.assert_sound();
+            }
+        }
+    }
+}
