@@ -10,7 +10,7 @@
 //! | 6 | [`cli`], [`process`] | compose; hold no logic |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | what a request walks through |
-//! | 3 | [`revocation`] | what is revoked: the list that requests are held against, and its place in the store |
+//! | 3 | [`identity`], [`revocation`] | the built-in issuer; what is revoked: the list that requests are held against, and its place in the store |
 //! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
 //! | 0 | [`clock`], [`limit`], [`tls`], [`telemetry`] | nothing of ours |
@@ -22,6 +22,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod gateway;
+pub mod identity;
 pub mod limit;
 pub mod process;
 pub mod revocation;

@@ -577,7 +577,7 @@ colour = "blue"
         10 | path = "/*"
            |        ^^^^
            |
-           = help: add an `[issuer.NAME]` section, or open the route with `access = "public"`
+           = help: add an `[issuer.NAME]` section, or `[identity]`; or open the route with `access = "public"`
 
         error: unknown key `acces` in `[[route]]`
           --> gateway.toml:12:1
@@ -808,7 +808,7 @@ fn a_route_without_path_or_upstream() {
     4 | [[route]]
       | ^^^^^^^^^
       |
-      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`
+      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer
 
     error: gateway.toml: 2 problems, 1 warning
     "#);
@@ -900,7 +900,7 @@ fn a_protected_route_without_an_issuer() {
     5 | path = "/*"
       |        ^^^^
       |
-      = help: add an `[issuer.NAME]` section, or open the route with `access = "public"`
+      = help: add an `[issuer.NAME]` section, or `[identity]`; or open the route with `access = "public"`
 
     error: gateway.toml: 1 problem
     "#);
@@ -1489,12 +1489,6 @@ client_ca = "clients.pem"
 [admin]
 token = { file = "admin.token" }
 
-[store]
-database = "sqlite:portcullis.db"
-
-[identity]
-issuer = "https://app.example.com/auth"
-
 [issuer.corp]
 issuer = "https://login.example.com"
 audience = ["app"]
@@ -1505,7 +1499,6 @@ jwks_refresh = "5m"
 [limit.login]
 requests = 5
 per = "1m"
-key = "client+account"
 
 [upstream.app]
 url = "https://127.0.0.1:3000"
@@ -1515,7 +1508,7 @@ tls = { certificate = "c.pem", private_key = { file = "c.key" } }
 [[route]]
 name = "login"
 path = "/auth/*"
-identity = true
+upstream = "app"
 access = "public"
 streams = "session"
 limit = "login"
@@ -1562,95 +1555,55 @@ limit = "login"
            |
            = help: remove it; it would have no effect
 
-        error: `store` is not supported yet
-          --> gateway.toml:13:1
-           |
-        13 | [store]
-           | ^^^^^^^
-           |
-           = help: remove it; it would have no effect
-
-        error: `identity` is not supported yet
-          --> gateway.toml:16:1
-           |
-        16 | [identity]
-           | ^^^^^^^^^^
-           |
-           = help: remove it; it would have no effect
-
         error: `issuer.corp.discovery` is not supported yet
-          --> gateway.toml:23:13
+          --> gateway.toml:17:13
            |
-        23 | discovery = true
+        17 | discovery = true
            |             ^^^^
            |
            = help: remove it; it would have no effect
 
         error: `issuer.corp.jwks_refresh` is not supported yet
-          --> gateway.toml:24:16
+          --> gateway.toml:18:16
            |
-        24 | jwks_refresh = "5m"
+        18 | jwks_refresh = "5m"
            |                ^^^^
            |
            = help: remove it; it would have no effect
 
-        error: `client+account` is for routes of the built-in issuer, which is not supported yet
-          --> gateway.toml:29:7
-           |
-        29 | key = "client+account"
-           |       ^^^^^^^^^^^^^^^^
-           |
-           = help: use `key = "client"`
-
-        warning: no route uses upstream `app`
-          --> gateway.toml:31:11
-           |
-        31 | [upstream.app]
-           |           ^^^
-           |
-           = help: remove it, or name it in a route
-
         error: `upstream.app.http2` is not supported yet
-          --> gateway.toml:33:9
+          --> gateway.toml:26:9
            |
-        33 | http2 = true
+        26 | http2 = true
            |         ^^^^
            |
            = help: remove it; it would have no effect
 
         error: `tls.certificate` is not supported yet
-          --> gateway.toml:34:23
+          --> gateway.toml:27:23
            |
-        34 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+        27 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                       ^^^^^^^
            |
            = help: remove it; it would have no effect
 
         error: `tls.private_key` is not supported yet
-          --> gateway.toml:34:46
+          --> gateway.toml:27:46
            |
-        34 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+        27 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                                              ^^^^^^^^^^^^^^^^^^
            |
            = help: remove it; it would have no effect
 
-        error: `route.identity` is not supported yet
-          --> gateway.toml:39:12
-           |
-        39 | identity = true
-           |            ^^^^
-           |
-           = help: remove it; it would have no effect
-
         error: `route.streams` is not supported yet
-          --> gateway.toml:41:11
+          --> gateway.toml:34:11
            |
-        41 | streams = "session"
+        34 | streams = "session"
            |           ^^^^^^^^^
            |
            = help: remove it; it would have no effect
 
-        error: gateway.toml: 15 problems, 1 warning
+        error: gateway.toml: 11 problems
         "#
     );
 }
@@ -1666,15 +1619,10 @@ fn each_key_that_is_not_supported_yet_is_refused_alone() {
         ("[issuer.local]", "backchannel_logout = \"/logout\""),
         ("[upstream.app]", "http2 = false"),
         ("[[route]]", "streams = \"token\""),
-        ("[[route]]", "identity = false"),
     ] {
         let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
         let told = rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));
         assert!(told.contains("is not supported yet") && told.contains("1 problem\n"), "{section} {line}: {told}");
-    }
-    for section in ["store", "identity"] {
-        let told = rejected(&format!("{}\n[{section}]\n", with_protected("")));
-        assert!(told.contains(&format!("`{section}` is not supported yet")), "{told}");
     }
 }
 

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::identity::Identity;
 use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, Unsupported};
 
 /// A text value with its place in the file.
@@ -33,11 +34,11 @@ pub struct File {
     /// Whose tokens are accepted, by a name of your choice.
     #[schemars(with = "BTreeMap<String, Issuer>")]
     pub issuer: BTreeMap<Text, Issuer>,
-    /// The built-in issuer. Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub identity: Option<Spanned<Unsupported>>,
     /// What is remembered of tokens that were verified.
     pub token_cache: TokenCache,
+    /// The built-in issuer. Absent: none.
+    #[schemars(with = "Option<Identity>")]
+    pub identity: Option<Spanned<Identity>>,
     /// Rate limits, by a name that routes refer to.
     #[schemars(with = "BTreeMap<String, Limit>")]
     pub limit: BTreeMap<Text, Limit>,
@@ -269,7 +270,7 @@ pub struct Limit {
     /// The time in which they are earned back. For example `"1m"`.
     #[schemars(with = "String")]
     pub per: Text,
-    /// Whose requests are counted together: `"client"` (default) or `"subject"`.
+    /// Whose requests are counted together: `"client"` (default), `"subject"`, or `"client+account"` on routes with `identity`.
     #[schemars(with = "Option<String>")]
     pub key: Option<Text>,
     /// IPv6 addresses with these leading bits in common are one client. 1 to 128, default 64.
@@ -353,9 +354,9 @@ pub struct Route {
     /// The name of an `[upstream.NAME]`.
     #[schemars(with = "Option<String>")]
     pub upstream: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<bool>")]
-    pub identity: Option<Spanned<Unsupported>>,
+    /// true: it leads to the built-in issuer instead of an upstream. Only for paths that end in `/*`. Default false.
+    #[schemars(with = "bool")]
+    pub identity: Option<Spanned<bool>>,
     /// `"authenticated"` (default), `"optional"` or `"public"`.
     #[schemars(with = "Option<String>")]
     pub access: Option<Text>,

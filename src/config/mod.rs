@@ -4,6 +4,7 @@
 //! known here.
 
 pub mod file;
+pub mod identity;
 mod mask;
 pub mod problem;
 mod shape;
@@ -300,7 +301,7 @@ mod tests {
         let text = "[server]\nworkers = \"two\"\ntrusted-proxies = []\ndrain_delay = 10\nh2c = \"true\"\nroles = 1\n\
             [server.limits]\nmax_headers = \"7\"\n[admin]\nlisten = true\n\
             [issuer.a]\naudience = \"x\"\nalgorithms = [1]\nsecret = { enf = \"X\" }\nroles = 3\n\
-            [limit.a]\nrequests = 1.5\n[route]\n[[log]]\n[identity]\nx = [99999999999999999999]\n";
+            [limit.a]\nrequests = 1.5\n[route]\n[[log]]\n[identity]\npassword_min_length = 99999999999999999999\n";
         let wanted = [
             "2:11 `workers` is a string, and a whole number is wanted (for example `workers = 0`)",
             "3:1 unknown key `trusted-proxies` in `[server]` (did you mean `trusted_proxies`?)",
@@ -317,7 +318,7 @@ mod tests {
             "17:12 `requests` is a number, and a whole number is wanted (for example `requests = 5`)",
             "18:1 `route` is a table, and a list of sections is wanted (write `[[route]]`, in two brackets: there can be several)",
             "19:3 `log` is a list, and a table is wanted (write `[log]`, in one bracket: there is one)",
-            "21:6 this number is too large (write one that fits in 64 bits)",
+            "21:23 this number is too large (write one that fits in 64 bits)",
         ];
         assert_eq!(brief(text), wanted);
     }

@@ -173,6 +173,10 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     let permit = permit(route, caller).map_err(|refusal| (step, refusal))?;
     told.ok("authorize", describe_permit(route, permit.reason()));
 
+    let Destination::Upstream(upstream) = &route.destination else {
+        told.ok("identity", format!("the built-in issuer answers {} {}", parts.method, target.path()));
+        return Ok(permit.reason());
+    };
     let before = parts.headers.clone();
     let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
     let outgoing =
@@ -182,7 +186,6 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
         outgoing.headers().iter().filter(|(name, value)| differs(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect();
     told.sent = outgoing.headers().clone();
     told.removed = outgoing.removed().to_vec();
-    let Destination::Upstream(upstream) = &route.destination;
     told.ok("outgoing", format!("{} {} to upstream `{}`", outgoing.method(), outgoing.target(), upstream.settings().name));
     Ok(permit.reason())
 }

@@ -41,7 +41,7 @@ use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes};
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
 use self::refusal::Refusal;
-use self::route::{Destination, Route};
+use self::route::{Destination, NoRoute, Route};
 pub use self::snapshot::Snapshot;
 use self::target::{Target, TargetError};
 use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
@@ -213,6 +213,7 @@ impl Gateway {
         let outgoing = Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
         match &route.destination {
             Destination::Upstream(upstream) => self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await,
+            Destination::Identity(_) => Err(NoRoute::NotFound.into()),
         }
     }
 

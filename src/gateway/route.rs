@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::headers::IdentityHeaders;
 use super::target::{Ambiguity, Relaxations, Target};
 use super::upstream::Upstream;
+use crate::identity::Mount;
 use crate::limit::Limit;
 use crate::telemetry::metrics::RouteMetrics;
 use crate::token::ClaimPath;
@@ -58,6 +59,8 @@ pub struct Route {
 pub enum Destination {
     /// To an application.
     Upstream(Arc<Upstream>),
+    /// To the built-in issuer.
+    Identity(Mount),
 }
 
 impl Destination {
@@ -65,6 +68,7 @@ impl Destination {
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         match self {
             Self::Upstream(upstream) => Some(upstream),
+            Self::Identity(_) => None,
         }
     }
 }

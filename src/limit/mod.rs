@@ -59,6 +59,8 @@ pub enum KeyKind {
     Client,
     /// The caller: after authentication, by [`Limit::take_subject`].
     Subject,
+    /// The client's address together with the account that it names: by [`Limit::take_client_and_account`].
+    ClientAndAccount,
 }
 
 /// A budget of requests for each client or caller.
@@ -107,15 +109,26 @@ impl Limit {
     /// Takes one cell for the client at `ip`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is that IPv4 address;
     /// IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
-        self.take(match ip.to_canonical() {
-            IpAddr::V4(ip) => Key::V4(ip.octets()),
-            IpAddr::V6(ip) => Key::V6(masked(ip, self.settings.ipv6_prefix)),
-        })
+        self.take(self.client(ip))
+    }
+
+    /// Takes one cell for the client at `ip` as far as it tries `account`, in the account's one form; without one, for the client alone.
+    pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
+        match (account, self.client(ip)) {
+            ("", client) => self.take(client),
+            (account, Key::V4(ip)) => self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()]))),
+            (account, Key::V6(ip) | Key::Digest(ip)) => self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()]))),
+        }
+    }
+
+    /// Takes one cell for `account`, whoever tries it.
+    pub fn take_account(&self, account: &str) -> Result<Cell, Exceeded> {
+        self.take(Key::Digest(digest_of(&[account.as_bytes()])))
     }
 
     /// Takes one cell for the caller that is known as `subject` at `issuer`.
     pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
-        self.take(Key::Digest(digest_of(issuer, subject)))
+        self.take(Key::Digest(digest_of(&[issuer.as_bytes(), subject.as_bytes()])))
     }
 
     /// Gives a cell back, as though the request had not been made, as far as it has not been replenished meanwhile.
@@ -137,6 +150,13 @@ impl Limit {
     /// Forgets the keys whose budget is whole again, and returns their memory. For a timer, every minute or so.
     pub fn prune(&self) {
         self.store.prune(self.limiter.clock().now().as_u64());
+    }
+
+    fn client(&self, ip: IpAddr) -> Key {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Key::V4(ip.octets()),
+            IpAddr::V6(ip) => Key::V6(masked(ip, self.settings.ipv6_prefix)),
+        }
     }
 
     fn take(&self, key: Key) -> Result<Cell, Exceeded> {
@@ -204,13 +224,13 @@ fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
     (u128::from(ip) & mask).to_be_bytes()
 }
 
-/// Half of SHA-256 over both with their lengths in front, so that no two pairs read the same: to find another pair with
+/// Half of SHA-256 over the parts with their lengths in front, so that no two lists read the same: to find another one with
 /// the digest of somebody else takes 2^128 attempts.
-fn digest_of(issuer: &str, subject: &str) -> [u8; 16] {
+fn digest_of(parts: &[&[u8]]) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
-    for part in [issuer, subject] {
+    for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part.as_bytes());
+        context.update(part);
     }
     let mut half = [0; 16];
     half.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);

@@ -98,6 +98,9 @@ pub enum Malformed {
     /// It is a token of another kind, by its `typ` (RFC 8725 §3.11).
     #[error("its typ is {0}, where JWT or at+jwt is accepted")]
     Type(Excerpt),
+    /// A token of the built-in issuer whose `typ` is not `at+jwt`.
+    #[error("its typ is not at+jwt, as that of every access token of the built-in issuer is")]
+    NotAnAccessToken,
 }
 
 /// A part of a JWS in compact form.

@@ -19,6 +19,8 @@ pub(super) struct Jws<'t> {
     pub(super) algorithm: Algorithm,
     /// `kid`.
     pub(super) kid: Option<String>,
+    /// Whether `typ` says `at+jwt` (RFC 9068 §2.1).
+    pub(super) is_access_token: bool,
     payload: Vec<u8>,
 }
 
@@ -36,10 +38,10 @@ impl<'t> Jws<'t> {
         let Parts { header, payload, signature, signing_input } = split(token)?;
         let header = object(Part::Header, header)?;
         let algorithm = algorithm(&header)?;
-        let kid = check_header(header)?;
+        let (kid, is_access_token) = check_header(header)?;
         let payload = decode(Part::Payload, payload)?;
         decode(Part::Signature, signature)?;
-        Ok(Self { signing_input, signature, algorithm, kid, payload })
+        Ok(Self { signing_input, signature, algorithm, kid, is_access_token, payload })
     }
 
     /// The claims: the payload as one JSON object without duplicate members (RFC 7519 §7.2).
@@ -91,8 +93,8 @@ fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
     }
 }
 
-/// Refuses what changes the meaning of the token, and hands out `kid`.
-fn check_header(mut header: Map<String, Value>) -> Result<Option<String>, Malformed> {
+/// Refuses what changes the meaning of the token, and hands out `kid`, and whether `typ` is `at+jwt`.
+fn check_header(mut header: Map<String, Value>) -> Result<(Option<String>, bool), Malformed> {
     if header.contains_key("crit") {
         return Err(Malformed::Critical);
     }
@@ -100,26 +102,26 @@ fn check_header(mut header: Map<String, Value>) -> Result<Option<String>, Malfor
     if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
         return Err(Malformed::Header("b64"));
     }
-    match header.get("typ") {
-        None => {}
-        Some(Value::String(typ)) if is_accepted_type(typ) => {}
+    let is_access_token = match header.get("typ") {
+        None => false,
+        Some(Value::String(typ)) if bare(typ).eq_ignore_ascii_case("at+jwt") => true,
+        Some(Value::String(typ)) if bare(typ).eq_ignore_ascii_case("JWT") => false,
         Some(Value::String(typ)) => return Err(Malformed::Type(Excerpt::of(typ))),
         Some(_) => return Err(Malformed::Header("typ")),
-    }
+    };
     match header.remove("kid") {
-        None => Ok(None),
-        Some(Value::String(kid)) => Ok(Some(kid)),
+        None => Ok((None, is_access_token)),
+        Some(Value::String(kid)) => Ok((Some(kid), is_access_token)),
         Some(_) => Err(Malformed::Header("kid")),
     }
 }
 
 /// RFC 7515 §4.1.9: media types are compared without case, and `application/` may be left out.
-fn is_accepted_type(typ: &str) -> bool {
-    let bare = match typ.split_at_checked(PREFIX.len()) {
+fn bare(typ: &str) -> &str {
+    match typ.split_at_checked(PREFIX.len()) {
         Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => rest,
         _ => typ,
-    };
-    bare.eq_ignore_ascii_case("JWT") || bare.eq_ignore_ascii_case("at+jwt")
+    }
 }
 
 const PREFIX: &str = "application/";

@@ -6,22 +6,31 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::Compiler;
+use super::{Compiler, identity};
 use crate::config::file::Issuer as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName, SecretBytes, SecretRef};
 use crate::config::{Mark, Problem};
+use crate::identity::Policy;
 use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers, KeySet, key_from_pem, secret_is_short};
 
 /// The largest file that a section may name, in bytes.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 impl Compiler<'_> {
-    pub(super) fn issuers(&mut self) -> Issuers {
-        let mut issuers: Vec<Arc<Issuer>> = Vec::new();
+    pub(super) fn issuers(&mut self, built_in: Option<&Policy>) -> Issuers {
+        let mut issuers: Vec<Arc<Issuer>> = built_in.map(|policy| self.built_in_issuer(policy)).into_iter().collect();
         let mut any: Option<&Text> = None;
-        let mut taken: Vec<&Text> = Vec::new();
+        let mut taken: Vec<&Text> = self.file.identity.iter().filter_map(|identity| identity.get_ref().issuer.as_ref()).collect();
         for (name, written) in &self.file.issuer {
+            if let (true, Some(section)) = (name.get_ref() == identity::NAME, &self.file.identity) {
+                self.error(
+                    Problem::error(name.span(), "`identity` is the name of the built-in issuer")
+                        .related(section.span(), "which is set up here")
+                        .help("give this issuer another name"),
+                );
+                continue;
+            }
             if is_true(written.insecure_any_issuer.as_ref())
                 && let Some(other) = any.replace(name)
             {
@@ -75,6 +84,7 @@ impl Compiler<'_> {
             subject: self.claim_path(written.subject.as_ref(), "sub"),
             leeway: leeway?,
             max_token_lifetime: max_token_lifetime?,
+            is_built_in: false,
         };
         Some(Issuer::new(settings, keys?))
     }

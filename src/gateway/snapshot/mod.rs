@@ -3,7 +3,9 @@
 //! Compiling *is* validation: `check`, start and reload come through [`Snapshot::compile`], and every problem of a file is told at once.
 
 mod demands;
+mod destination;
 mod expectations;
+mod identity;
 mod issuers;
 mod routes;
 mod server;
@@ -22,6 +24,7 @@ use super::route::RouteTable;
 use super::upstream::Upstream;
 use crate::config::value::CreateFiles;
 use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
+use crate::identity::Policy;
 use crate::limit::Limit;
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
@@ -45,6 +48,8 @@ pub struct Snapshot {
     pub issuers: Arc<Issuers>,
     /// How many verified tokens all workers together remember.
     pub token_cache: CacheBounds,
+    /// How the built-in issuer behaves; `None`: there is none.
+    pub identity: Option<Arc<Policy>>,
     /// Which requests go where.
     pub routes: RouteTable,
     /// What every outgoing request is held to.
@@ -174,7 +179,8 @@ impl Compiler<'_> {
         let tls = self.server_tls();
         let proxies = self.proxies();
         let token_names = self.token_names();
-        let issuers = self.issuers();
+        let identity = self.identity();
+        let issuers = self.issuers(identity.as_ref());
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, owned) = self.routes(&issuers, &counters, &upstreams);
@@ -190,6 +196,7 @@ impl Compiler<'_> {
             proxies,
             issuers: Arc::new(issuers),
             token_cache: self.token_cache(),
+            identity: identity.map(Arc::new),
             routes,
             rules: HeaderRules { owned, token_names },
             upstreams: upstreams.into_values().collect(),

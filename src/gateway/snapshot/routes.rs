@@ -8,14 +8,13 @@ use http::{HeaderName, Method};
 use toml::Spanned;
 
 use super::Compiler;
+use super::destination::leads_to_identity;
 use crate::config::Problem;
 use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
 use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded};
-use crate::gateway::route::{
-    Access, Conflict, Destination, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts,
-};
+use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
@@ -93,19 +92,14 @@ impl Compiler<'_> {
         let written = row.get_ref();
         let place = place(row);
         let access = match &written.access {
+            None if leads_to_identity(written) => Some(Access::Public),
             None => Some(Access::Authenticated),
             Some(text) => self.take(value::choice(
                 text,
                 &[("authenticated", Access::Authenticated), ("optional", Access::Optional), ("public", Access::Public)],
             )),
         };
-        let upstream = self.named(written.upstream.as_ref(), upstreams, "upstream", self.file.upstream.keys());
-        if written.upstream.is_none() && written.identity.is_none() {
-            self.error(
-                Problem::error(place.clone(), "the route has no `upstream`")
-                    .help("add `upstream = \"…\"` with the name of an `[upstream.NAME]`"),
-            );
-        }
+        let destination = self.destination(row, pattern.as_ref(), upstreams);
         let limit = self.named(written.limit.as_ref(), limits, "limit", self.file.limit.keys());
         let token_from = self.token_places(written.token_from.as_ref());
         let permitted = self.relaxations(written);
@@ -115,10 +109,10 @@ impl Compiler<'_> {
             Some(table) => Arc::new(self.identity_headers(table)),
         };
         let access = access?;
-        if access != Access::Public && self.file.issuer.is_empty() {
+        if access != Access::Public && self.file.issuer.is_empty() && self.file.identity.is_none() {
             self.error(
                 Problem::error(place.clone(), "the route needs a caller, but there is no issuer whose tokens are accepted")
-                    .help("add an `[issuer.NAME]` section, or open the route with `access = \"public\"`"),
+                    .help("add an `[issuer.NAME]` section, or `[identity]`; or open the route with `access = \"public\"`"),
             );
         }
         if access == Access::Public
@@ -126,6 +120,14 @@ impl Compiler<'_> {
             && limit.settings().key == KeyKind::Subject
         {
             self.error(Problem::error(text.span(), "a public route has no subject to count").help("use a limit with `key = \"client\"`"));
+        }
+        if let (Some(text), Some(limit), false) = (&written.limit, &limit, leads_to_identity(written))
+            && limit.settings().key == KeyKind::ClientAndAccount
+        {
+            self.error(
+                Problem::error(text.span(), "only requests to the built-in issuer name an account")
+                    .help("use a limit with `key = \"client\"` or `key = \"subject\"`, or `identity = true`"),
+            );
         }
         let strip = written.strip_prefix.as_ref().filter(|strip| *strip.get_ref());
         if let (Some(strip), Some(Pattern { subtree: false, .. })) = (strip, &pattern) {
@@ -147,7 +149,7 @@ impl Compiler<'_> {
             token_from: token_from?,
             limited: limit.as_ref().map(|limit| self.metrics.rate_limited(limit.name())),
             limit,
-            destination: Destination::Upstream(upstream?),
+            destination: destination?,
             identity,
             forward_authorization: written.forward_authorization,
             permitted,
@@ -249,7 +251,7 @@ impl Compiler<'_> {
     }
 
     /// Looks a section up by the name that a route gives.
-    fn named<'n, T>(
+    pub(super) fn named<'n, T>(
         &mut self,
         name: Option<&Text>,
         compiled: &Named<T>,
@@ -382,7 +384,7 @@ impl Compiler<'_> {
 }
 
 /// Where a route is pointed at.
-fn place(row: &Spanned<Written>) -> Range<usize> {
+pub(super) fn place(row: &Spanned<Written>) -> Range<usize> {
     row.get_ref().path.as_ref().map_or(row.span(), Spanned::span)
 }
 

@@ -246,14 +246,10 @@ impl Compiler<'_> {
         let per = self.take(value::duration(&written.per, Duration::from_secs(1)..=DAY * 31));
         let key = match &written.key {
             None => Some(KeyKind::Client),
-            Some(text) if text.get_ref() == "client+account" => {
-                self.error(
-                    Problem::error(text.span(), "`client+account` is for routes of the built-in issuer, which is not supported yet")
-                        .help("use `key = \"client\"`"),
-                );
-                None
+            Some(text) => {
+                let words = [("client", KeyKind::Client), ("subject", KeyKind::Subject), ("client+account", KeyKind::ClientAndAccount)];
+                self.take(value::choice(text, &words))
             }
-            Some(text) => self.take(value::choice(text, &[("client", KeyKind::Client), ("subject", KeyKind::Subject)])),
         };
         let count = match &written.count {
             None => Some(Count::All),
@@ -311,7 +307,6 @@ impl Compiler<'_> {
         if let Some(store) = &file.store {
             look(&store.get_ref().redis, "store.redis");
         }
-        look(&file.identity, "identity");
         look(&file.server.proxy_protocol, "server.proxy_protocol");
         if let Some(tls) = &file.server.tls {
             look(&tls.get_ref().client_ca, "server.tls.client_ca");
@@ -337,7 +332,6 @@ impl Compiler<'_> {
             }
         }
         for route in &file.route {
-            look(&route.get_ref().identity, "route.identity");
             look(&route.get_ref().streams, "route.streams");
         }
     }

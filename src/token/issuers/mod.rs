@@ -15,7 +15,7 @@ pub use self::verified::VerifiedToken;
 use super::algorithms::Algorithms;
 use super::claims::ClaimPath;
 use super::excerpt::Excerpt;
-use super::invalid::{AlgorithmFault, ClaimFault, InvalidToken, IssuerFault};
+use super::invalid::{AlgorithmFault, ClaimFault, InvalidToken, IssuerFault, Malformed};
 use super::jws::Jws;
 use super::keys::KeySet;
 
@@ -38,6 +38,8 @@ pub struct IssuerSettings {
     pub leeway: Duration,
     /// The longest that its tokens may be valid, from `iat` (or now) to `exp`. Whole seconds count.
     pub max_token_lifetime: Duration,
+    /// Whether it is ours: then only `typ` `at+jwt` is taken, and `exp` holds without leeway, since it was our clock that set it.
+    pub is_built_in: bool,
 }
 
 /// The keys of one issuer as they are now. Whoever owns them may replace them; each verification reads them once.
@@ -168,6 +170,9 @@ impl Issuers {
         let jws = Jws::parse(token)?;
         let claims = jws.claims()?;
         let issuer = self.choose(&claims)?;
+        if issuer.settings.is_built_in && !jws.is_access_token {
+            return Err(Malformed::NotAnAccessToken.into());
+        }
         let keys = issuer.check_signature(&jws)?;
         let checked = Checked::check(&issuer.settings, &claims, now)?;
         Ok((VerifiedToken::new(issuer, checked, claims), keys))

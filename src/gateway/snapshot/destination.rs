@@ -1,0 +1,101 @@
+//! Where a route leads: `upstream`, or `identity`.
+
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::Compiler;
+use super::routes::{Named, place};
+use crate::config::Problem;
+use crate::config::file::Route as Written;
+use crate::gateway::route::{Destination, Pattern, Segment};
+use crate::gateway::upstream::Upstream;
+use crate::identity::Mount;
+
+/// Whether a route says that it leads to the built-in issuer.
+pub(super) fn leads_to_identity(written: &Written) -> bool {
+    written.identity.as_ref().is_some_and(|identity| *identity.get_ref())
+}
+
+impl Compiler<'_> {
+    pub(super) fn destination(
+        &mut self,
+        row: &Spanned<Written>,
+        pattern: Option<&Pattern>,
+        upstreams: &Named<Upstream>,
+    ) -> Option<Destination> {
+        let written = row.get_ref();
+        match (&written.upstream, &written.identity) {
+            (_, Some(identity)) if *identity.get_ref() => self.mount(row, identity.span(), pattern).map(Destination::Identity),
+            (Some(_), _) => {
+                self.named(written.upstream.as_ref(), upstreams, "upstream", self.file.upstream.keys()).map(Destination::Upstream)
+            }
+            (None, _) => {
+                self.error(
+                    Problem::error(place(row), "the route has no `upstream`")
+                        .help("add `upstream = \"…\"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Where the built-in issuer's endpoints begin.
+    fn mount(&mut self, row: &Spanned<Written>, identity: Range<usize>, pattern: Option<&Pattern>) -> Option<Mount> {
+        let written = row.get_ref();
+        let before = self.problems.len();
+        if self.file.identity.is_none() {
+            self.error(
+                Problem::error(identity.clone(), "there is no `[identity]`: nobody could answer here")
+                    .help("add `[identity]` with `issuer = \"…\"`, the URL of this route"),
+            );
+        }
+        if let Some(upstream) = &written.upstream {
+            self.error(
+                Problem::error(upstream.span(), "`upstream` and `identity` contradict each other")
+                    .related(identity.clone(), "the built-in issuer answers")
+                    .help("keep one of them"),
+            );
+        }
+        if let Some(access) = written.access.as_ref().filter(|access| access.get_ref() != "public") {
+            self.error(
+                Problem::error(access.span(), "everybody may reach the built-in issuer: its endpoints decide for themselves")
+                    .help("remove `access`, or write `access = \"public\"`"),
+            );
+        }
+        let without_effect = [
+            (written.token_from.as_ref().map(Spanned::span), "token_from"),
+            (written.forward_authorization.then(|| identity.clone()), "forward_authorization"),
+            (written.strip_prefix.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span), "strip_prefix"),
+            (written.insecure_path.first().map(Spanned::span), "insecure_path"),
+            (written.method_override.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span), "method_override"),
+            (written.enforce.as_ref().filter(|flag| !*flag.get_ref()).map(Spanned::span), "enforce"),
+            (written.identity_headers.as_ref().map(|_| identity.clone()), "identity_headers"),
+        ];
+        for (span, key) in without_effect.into_iter().filter_map(|(span, key)| Some((span?, key))) {
+            self.error(
+                Problem::error(span, format!("`{key}` has no meaning where the built-in issuer answers")).help(format!("remove `{key}`")),
+            );
+        }
+        let pattern = pattern?;
+        let literals: Option<Vec<&str>> = pattern
+            .segments
+            .iter()
+            .map(|segment| match segment {
+                Segment::Literal(text) => Some(&**text),
+                Segment::Any => None,
+            })
+            .collect();
+        match literals {
+            Some(literals) if pattern.subtree && self.problems.len() == before => Some(Mount::new(literals)),
+            Some(_) if pattern.subtree => None,
+            _ => {
+                self.error(
+                    Problem::error(place(row), "the built-in issuer's endpoints are below one fixed path")
+                        .help("write `path = \"/auth/*\"`"),
+                );
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `[identity]`: the built-in issuer's policy, and itself as one more issuer whose tokens are accepted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::Compiler;
+use super::issuers::Inline;
+use crate::config::Problem;
+use crate::config::file::Text;
+use crate::config::identity::{Identity as Written, Mail};
+use crate::config::value;
+use crate::identity::policy::LONGEST_ACCESS_TOKEN;
+use crate::identity::{MailSettings, Policy, Registration};
+use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
+
+/// The name of the built-in issuer among the others.
+pub(super) const NAME: &str = "identity";
+
+impl Compiler<'_> {
+    /// What `[identity]` says; `None` where there is none, or it has a problem.
+    pub(super) fn identity(&mut self) -> Option<Policy> {
+        let section = self.file.identity.as_ref()?;
+        let written = section.get_ref();
+        let issuer = self.issuer_url(section);
+        let lifetime = |least: Duration| least..=DAY * 3650;
+        let access_token_ttl = self.lifetime(written.access_token_ttl.as_ref(), "15m", SECOND..=LONGEST_ACCESS_TOKEN);
+        let refresh_token_ttl = self.lifetime(written.refresh_token_ttl.as_ref(), "7d", lifetime(SECOND));
+        let session_lifetime = self.lifetime(written.session_lifetime.as_ref(), "30d", lifetime(SECOND));
+        let refresh_reuse_interval = self.lifetime(written.refresh_reuse_interval.as_ref(), "10s", Duration::ZERO..=Duration::from_mins(5));
+        let key_rotation = self.lifetime(written.key_rotation.as_ref(), "90d", Duration::from_hours(1)..=DAY * 3650);
+        let algorithm = match &written.algorithm {
+            None => Some(Algorithm::ES256),
+            Some(text) => self.take(value::choice(text, &ALGORITHMS)),
+        };
+        let registration = match &written.registration {
+            None => Some(Registration::Closed),
+            Some(text) => self.take(value::choice(text, &[("closed", Registration::Closed), ("open", Registration::Open)])),
+        };
+        let claims = self.token_claims(written.token_claims.as_ref());
+        let password_min_length = written.password_min_length.as_ref().map_or(Some(8), |number| self.number(number, 8, 128));
+        let mail = match &written.mail {
+            None => Some(None),
+            Some(mail) => self.mail(mail).map(Some),
+        };
+        let audience = self.words(written.audience.as_ref(), "audience", &["portcullis"]);
+        let default_roles = self.default_roles(written);
+        if written.verify_email && written.mail.is_none() {
+            self.error(
+                Problem::error(section.span(), "`verify_email` needs a way for mail to leave")
+                    .help("add `mail = { folder = \"mail\" }` to try it, or `mail = { smtp = …, from = … }`"),
+            );
+        }
+        let (tells_email, tells_name) = claims?;
+        Some(Policy {
+            issuer: issuer?,
+            audience: audience?,
+            algorithm: algorithm?,
+            access_token_ttl: access_token_ttl?,
+            refresh_token_ttl: refresh_token_ttl?,
+            refresh_reuse_interval: refresh_reuse_interval?,
+            session_lifetime: session_lifetime?,
+            key_rotation: key_rotation?,
+            registration: registration?,
+            default_roles: default_roles?,
+            tells_email,
+            tells_name,
+            verify_email: written.verify_email,
+            password_min_length: password_min_length?,
+            mail: mail?,
+        })
+    }
+
+    /// The built-in issuer as one of those whose tokens are accepted. A reload keeps its keys.
+    pub(super) fn built_in_issuer(&mut self, policy: &Policy) -> Arc<Issuer> {
+        let settings = IssuerSettings {
+            name: NAME.into(),
+            issuer: Some(policy.issuer.clone()),
+            audience: Some(policy.audience.clone()),
+            // Tokens that an earlier key signed with another algorithm are good until they expire; each key is for its own alone.
+            algorithms: ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect::<Algorithms>(),
+            roles: ClaimPath::new(["roles"]),
+            subject: ClaimPath::new(["sub"]),
+            leeway: LEEWAY,
+            max_token_lifetime: LONGEST_ACCESS_TOKEN + LEEWAY,
+            is_built_in: true,
+        };
+        let previous = self.previous.and_then(|previous| previous.identity.as_ref().map(|_| &previous.issuers));
+        match previous.and_then(|issuers| issuers.iter().find(|issuer| *issuer.settings().name == *NAME)) {
+            Some(kept) if *kept.settings() == settings => Arc::clone(kept),
+            Some(kept) => Arc::new(Issuer::with_live_keys(settings, Arc::clone(kept.keys()))),
+            None => Arc::new(Issuer::with_live_keys(settings, Arc::new(LiveKeys::new(KeySet::default())))),
+        }
+    }
+
+    /// `issuer`: an absolute URL of a host, without what an `iss` must not have (RFC 8414 §2).
+    fn issuer_url(&mut self, section: &Spanned<Written>) -> Option<String> {
+        let example = "write the URL of the route with `identity = true`, such as \"https://app.example.com/auth\"";
+        let Some(text) = &section.get_ref().issuer else {
+            self.error(Problem::error(section.span(), "`[identity]` has no `issuer`").help(example));
+            return None;
+        };
+        let url = text.get_ref();
+        let uri: Option<http::Uri> = url.parse().ok();
+        let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?, uri.path(), uri.query())));
+        let problem = match parts {
+            None => "this is no absolute URL",
+            Some((scheme, ..)) if scheme != "https" && scheme != "http" => "the scheme is neither http nor https",
+            Some((_, authority, ..)) if authority.as_str().contains('@') || authority.host().is_empty() => "the URL has no plain host",
+            Some((.., Some(_))) => "an issuer's URL has no query",
+            Some((_, _, path, None)) if url.contains('#') || (path.len() > 1 && path.ends_with('/')) => {
+                "an issuer's URL ends without a slash and has no fragment"
+            }
+            Some((scheme, authority, path, None)) => {
+                let host = authority.host().trim_matches(['[', ']']);
+                let is_local = host == "localhost"
+                    || host.ends_with(".localhost")
+                    || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+                if scheme == "http" && !is_local {
+                    self.error(
+                        Problem::warning(
+                            text.span(),
+                            "browsers keep no login on http:// beyond this machine, and mailed links can be read",
+                        )
+                        .help("write https://, also where a load balancer does the TLS"),
+                    );
+                }
+                return Some(if path == "/" { url.trim_end_matches('/').to_owned() } else { url.clone() });
+            }
+        };
+        self.error(Problem::error(text.span(), problem).help(example));
+        None
+    }
+
+    fn lifetime(&mut self, text: Option<&Text>, default: &str, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+        match text {
+            None => humantime::parse_duration(default).ok(),
+            Some(text) => self.take(value::duration(text, range)),
+        }
+    }
+
+    /// A list of names, at least one.
+    fn words(&mut self, written: Option<&Spanned<Vec<Text>>>, key: &str, default: &[&str]) -> Option<Vec<String>> {
+        let Some(written) = written else { return Some(default.iter().map(|&word| word.to_owned()).collect()) };
+        let words: Vec<String> = written.get_ref().iter().map(|text| text.get_ref().clone()).collect();
+        if words.is_empty() || words.iter().any(String::is_empty) {
+            self.error(Problem::error(written.span(), format!("`{key}` has an empty name, or none")).help("remove it for the default"));
+            return None;
+        }
+        Some(words)
+    }
+
+    fn default_roles(&mut self, written: &Written) -> Option<Vec<String>> {
+        let Some(roles) = &written.default_roles else { return Some(vec!["user".to_owned()]) };
+        let mut found = Vec::new();
+        for text in roles.get_ref() {
+            if !crate::identity::account::is_role(text.get_ref()) {
+                self.error(
+                    Problem::error(text.span(), "a role is 1 to 100 characters without white space").help("write a name such as \"user\""),
+                );
+                return None;
+            }
+            found.push(text.get_ref().clone());
+        }
+        Some(found)
+    }
+
+    fn token_claims(&mut self, written: Option<&Spanned<Vec<Text>>>) -> Option<(bool, bool)> {
+        let Some(written) = written else { return Some((true, true)) };
+        let (mut email, mut name) = (false, false);
+        for text in written.get_ref() {
+            match self.take(value::choice(text, &[("email", 'e'), ("name", 'n')]))? {
+                'e' => email = true,
+                _ => name = true,
+            }
+        }
+        Some((email, name))
+    }
+
+    fn mail(&mut self, section: &Spanned<Mail>) -> Option<MailSettings> {
+        let written = section.get_ref();
+        let from = written.from.as_ref().map(|from| from.get_ref().clone());
+        match (&written.folder, &written.smtp) {
+            (Some(folder), None) => Some(MailSettings::Folder { path: self.source.folder().join(folder.get_ref()), from }),
+            (None, Some(smtp)) => {
+                // Without a password in it, a server's address is no secret.
+                let url = self.read_secret(smtp, Inline::Permitted)?;
+                let text = std::str::from_utf8(url.expose()).unwrap_or_default();
+                if !["smtp://", "smtps://"].iter().any(|scheme| text.starts_with(scheme)) {
+                    self.error(
+                        Problem::error(smtp.span(), "this is no address of a mail server")
+                            .help("write `smtp = \"smtps://mail.example.com\"`"),
+                    );
+                    return None;
+                }
+                if smtp.get_ref().is_inline() && text.contains('@') {
+                    self.error(
+                        Problem::error(smtp.span(), "a password in the file itself")
+                            .help("put the whole URL where `{ env = \"NAME\" }` or `{ file = \"path\" }` finds it"),
+                    );
+                    return None;
+                }
+                let Some(from) = from else {
+                    self.error(
+                        Problem::error(section.span(), "`mail` does not say whom messages are from")
+                            .help("add `from = \"Example <no-reply@example.com>\"`"),
+                    );
+                    return None;
+                };
+                Some(MailSettings::Smtp { url, from })
+            }
+            (None, None) => {
+                self.error(
+                    Problem::error(section.span(), "`mail` leads nowhere")
+                        .help("write `{ folder = \"mail\" }` or `{ smtp = …, from = … }`"),
+                );
+                None
+            }
+            (Some(folder), Some(smtp)) => {
+                self.error(
+                    Problem::error(smtp.span(), "`folder` and `smtp` contradict each other")
+                        .related(folder.span(), "the other")
+                        .help("keep one of them"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// What the built-in issuer can sign with.
+const ALGORITHMS: [(&str, Algorithm); 3] = [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
+
+/// How far another replica's clock, and an `iat` past a revocation, may be ahead.
+const LEEWAY: Duration = Duration::from_secs(5);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const DAY: Duration = Duration::from_hours(24);

@@ -1,0 +1,10 @@
+//! The built-in issuer: accounts, sessions, the keys that its tokens are signed with, and the endpoints that people log in at.
+
+pub mod account;
+pub mod email;
+mod mount;
+pub mod policy;
+
+pub use self::email::{Email, NoEmail};
+pub use self::mount::Mount;
+pub use self::policy::{MailSettings, Policy, Registration};

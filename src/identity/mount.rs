@@ -1,0 +1,53 @@
+//! Where the endpoints of the built-in issuer begin.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// The path of an identity route without its `/*`, percent-encoded; empty for `/*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount(Arc<str>);
+
+impl Mount {
+    /// The mount below these segments, which are decoded.
+    pub fn new<'a>(segments: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut path = String::new();
+        for segment in segments {
+            path.push('/');
+            for byte in segment.bytes() {
+                match byte {
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => path.push(char::from(byte)),
+                    // As a URL (RFC 3986 §3.3) and the `Path` of a cookie (RFC 6265 §4.1.1) take it.
+                    _ => {
+                        // Writing into a string cannot fail.
+                        let _ = write!(path, "%{byte:02X}");
+                    }
+                }
+            }
+        }
+        Self(path.into())
+    }
+
+    /// The path of an endpoint, or of a page.
+    pub fn path(&self, below: &str) -> String {
+        format!("{}{below}", self.0)
+    }
+
+    /// The `Path` of a cookie for everything below.
+    pub fn cookie_path(&self) -> &str {
+        if self.0.is_empty() { "/" } else { &self.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_written_as_a_url_takes_it() {
+        let mount = Mount::new(["auth", "für alle;"]);
+        assert_eq!(mount.path("/login"), "/auth/f%C3%BCr%20alle%3B/login");
+        assert_eq!(mount.cookie_path(), "/auth/f%C3%BCr%20alle%3B");
+        let root = Mount::new([]);
+        assert_eq!((root.path("/login").as_str(), root.cookie_path()), ("/login", "/"));
+    }
+}

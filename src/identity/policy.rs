@@ -1,0 +1,73 @@
+//! What an `[identity]` section says, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::value::SecretBytes;
+use crate::token::Algorithm;
+
+/// How the built-in issuer behaves under one configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `iss` of its tokens, and the URL of its mount, without a slash at the end.
+    pub issuer: String,
+    /// `aud` of its tokens.
+    pub audience: Vec<String>,
+    /// What new keys sign with.
+    pub algorithm: Algorithm,
+    /// How long an access token is valid, at most [`LONGEST_ACCESS_TOKEN`].
+    pub access_token_ttl: Duration,
+    /// How long a session lasts without being used.
+    pub refresh_token_ttl: Duration,
+    /// Within it a repeated refresh gets the same successor.
+    pub refresh_reuse_interval: Duration,
+    /// How long a session lasts at most.
+    pub session_lifetime: Duration,
+    /// How long a key signs.
+    pub key_rotation: Duration,
+    /// Who may make an account.
+    pub registration: Registration,
+    /// The roles of an account that registers itself.
+    pub default_roles: Vec<String>,
+    /// Whether tokens hold `email`.
+    pub tells_email: bool,
+    /// Whether tokens hold `name`.
+    pub tells_name: bool,
+    /// Whether a login needs an address that was shown to be its owner's.
+    pub verify_email: bool,
+    /// Characters of a password.
+    pub password_min_length: usize,
+    /// How mail leaves; `None`: none does.
+    pub mail: Option<MailSettings>,
+}
+
+/// Who may make an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// Nobody from outside: `portcullis user add` does.
+    Closed,
+    /// Everybody.
+    Open,
+}
+
+/// How mail leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MailSettings {
+    /// Each message is a file in this folder.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Whom messages are from; `None`: `no-reply@` the issuer's host.
+        from: Option<String>,
+    },
+    /// Over SMTP.
+    Smtp {
+        /// The server, perhaps with a user name and password.
+        url: SecretBytes,
+        /// Whom messages are from.
+        from: String,
+    },
+}
+
+/// The longest `access_token_ttl`. What is revoked is remembered for as long.
+pub const LONGEST_ACCESS_TOKEN: Duration = Duration::from_hours(24);
