@@ -2,8 +2,11 @@
 
 pub mod account;
 pub mod email;
+pub mod hasher;
 mod mount;
+pub mod password;
 pub mod policy;
+pub mod strength;
 
 pub use self::email::{Email, NoEmail};
 pub use self::mount::Mount;

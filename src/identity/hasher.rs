@@ -1,0 +1,331 @@
+//! Where passwords are hashed: on a few threads of their own, before which a short queue stands.
+//!
+//! A hash takes tens of milliseconds and megabytes. The threads step back before those that proxy, there are few of them, and what would
+//! wait too long is refused at once: a flood of logins costs logins, not requests.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
+use tokio::sync::oneshot;
+
+use super::email::Email;
+use super::password::{Password, StoredHash};
+use super::strength::{RejectedPassword, judge};
+
+/// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the last of them.
+#[derive(Clone)]
+pub struct Hasher {
+    queue: SyncSender<Job>,
+    stand_ins: Arc<ArcSwap<StandIns>>,
+    key: Arc<hmac::Key>,
+}
+
+/// Why nothing was hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashError {
+    /// More logins at a time than the threads can do in a moment.
+    #[error("more passwords wait to be hashed than can be hashed soon")]
+    Overloaded,
+    /// The system has no memory or no random numbers.
+    #[error("a password cannot be hashed: the system has no memory or no random numbers")]
+    Failed,
+}
+
+/// What came of holding a password against an account.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is another's.
+    Wrong,
+    /// It is the account's.
+    Right {
+        /// What to store instead: the hash was made in another way than today's.
+        renewed: Option<StoredHash>,
+    },
+}
+
+/// Why a new password has no hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoNewHash {
+    /// It is too easy to guess.
+    #[error(transparent)]
+    Rejected(#[from] RejectedPassword),
+    /// It was not looked at.
+    #[error(transparent)]
+    NotHashed(#[from] HashError),
+}
+
+impl Hasher {
+    /// Starts the threads: half as many as there are cores, at least one.
+    ///
+    /// `key` chooses what an unknown account is like; it should stay the same as long as the accounts do.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(key: &[u8]) -> io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads((cores / 2).max(1), key)
+    }
+
+    fn with_threads(threads: usize, key: &[u8]) -> io::Result<Self> {
+        let (queue, jobs) = sync_channel(threads * WAITING_FOR_A_THREAD);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for index in 0..threads {
+            let jobs = Arc::clone(&jobs);
+            thread::Builder::new().name(format!("portcullis-hash-{index}")).spawn(move || work(&jobs))?;
+        }
+        let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key));
+        Ok(Self { queue, stand_ins: Arc::new(ArcSwap::from_pointee(StandIns::default())), key })
+    }
+
+    /// Judges a new password of somebody of whom `personal` is known, and hashes it.
+    ///
+    /// # Errors
+    /// [`NoNewHash`]
+    pub async fn renew(&self, password: Password, least: usize, personal: &[&str]) -> Result<StoredHash, NoNewHash> {
+        let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
+        self.run(move || {
+            let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
+            judge(&password, least, &personal)?;
+            StoredHash::of(&password).map_err(|_| HashError::Failed.into())
+        })
+        .await
+        .unwrap_or_else(|error| Err(error.into()))
+    }
+
+    /// Holds a password against the hash of an account.
+    ///
+    /// # Errors
+    /// [`HashError`]
+    pub async fn verify(&self, password: Password, hash: StoredHash) -> Result<Verdict, HashError> {
+        self.run(move || {
+            if !hash.is_of(&password) {
+                return Verdict::Wrong;
+            }
+            // The password is right all the same where no new hash can be made.
+            Verdict::Right { renewed: hash.is_outdated().then(|| StoredHash::of(&password).ok()).flatten() }
+        })
+        .await
+    }
+
+    /// Takes as long as [`Hasher::verify`] does for a wrong password: for an address without an account, or an account without a
+    /// password.
+    ///
+    /// # Errors
+    /// [`HashError`]
+    pub async fn imitate(&self, password: Password, email: &Email) -> Result<(), HashError> {
+        let digest = hmac::sign(&self.key, email.as_str().as_bytes());
+        let stand_in = self.stand_ins.load().choose(digest.as_ref());
+        self.run(move || {
+            let _ = stand_in.is_of(&password);
+        })
+        .await
+    }
+
+    /// What accounts have, so that an address without one can be like them: how each kind of hash begins ([`StoredHash::price`]), and how
+    /// many there are of it. Imported hashes take another time than ours.
+    pub fn resemble(&self, prices: &[(String, u64)]) {
+        self.stand_ins.store(Arc::new(StandIns::new(prices)));
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
+        let (answer, answered) = oneshot::channel();
+        let waiting_since = Instant::now();
+        let job = Box::new(move || {
+            // Whoever asked has gone, or would be told too late: the next one is served sooner.
+            if answer.is_closed() {
+                return;
+            }
+            if waiting_since.elapsed() > LONGEST_WAIT {
+                let _ = answer.send(Err(HashError::Overloaded));
+                return;
+            }
+            let _ = answer.send(Ok(work()));
+        });
+        self.queue.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => HashError::Overloaded,
+            TrySendError::Disconnected(_) => HashError::Failed,
+        })?;
+        answered.await.unwrap_or(Err(HashError::Failed))
+    }
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hasher").finish_non_exhaustive()
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// One thread's life: a job after the other, until nobody can bring one.
+fn work(jobs: &Mutex<Receiver<Job>>) {
+    step_back();
+    loop {
+        // Held while waiting: the others wait for the lock instead.
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::error!("hashing a password has failed in an unexpected way; what it said is on standard error");
+        }
+    }
+}
+
+/// Lets the threads that proxy go first where there are not enough cores. On Linux each thread has a priority of its own.
+#[cfg(target_os = "linux")]
+fn step_back() {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(cause = %error, "hashing threads have the same priority as those that proxy");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn step_back() {}
+
+/// What an address without an account is like.
+#[derive(Debug)]
+struct StandIns {
+    /// A hash, and how many accounts have one of its price or of those before.
+    of: Vec<(StoredHash, u64)>,
+}
+
+impl Default for StandIns {
+    fn default() -> Self {
+        Self::new(&[])
+    }
+}
+
+impl StandIns {
+    fn new(prices: &[(String, u64)]) -> Self {
+        let mut total = 0;
+        let known = prices.iter().filter_map(|(price, count)| {
+            let hash = StoredHash::stand_in(price)?;
+            total += count;
+            Some((hash, total))
+        });
+        Self { of: known.collect() }
+    }
+
+    /// The same one for the same digest while the accounts are the same, each as often as its kind is among them.
+    fn choose(&self, digest: &[u8]) -> StoredHash {
+        let total = self.of.last().map_or(0, |(_, total)| *total).max(1);
+        let at = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) % total;
+        let chosen = self.of.iter().find(|(_, until)| at < *until).map(|(hash, _)| hash.clone());
+        chosen.or_else(|| StoredHash::stand_in(TODAYS_PRICE)).expect("today's price is the price of a hash")
+    }
+}
+
+/// How the hashes begin that are made today.
+const TODAYS_PRICE: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
+
+/// Passwords that wait for each thread: about two seconds' work.
+const WAITING_FOR_A_THREAD: usize = 64;
+
+/// Who has waited longer has gone, or tries again.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Of 19: where every core is busy, a thread that hashes gets about a tenth of what one gets that proxies.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(text: &str) -> Password {
+        Password::new(text.to_owned())
+    }
+
+    #[tokio::test]
+    async fn passwords_are_hashed_verified_and_renewed() {
+        let hasher = Hasher::start(b"key").unwrap();
+        let hash = hasher.renew(password("correct horse battery"), 8, &[]).await.unwrap();
+        assert_eq!(hash.price(), TODAYS_PRICE);
+        assert_eq!(hasher.verify(password("correct horse battery"), hash.clone()).await, Ok(Verdict::Right { renewed: None }));
+        assert_eq!(hasher.verify(password("correct horse"), hash).await, Ok(Verdict::Wrong));
+        let rejected = hasher.renew(password("password"), 8, &[]).await.unwrap_err();
+        assert_eq!(rejected, NoNewHash::Rejected(RejectedPassword::Common));
+
+        let imported: StoredHash = bcrypt::hash("correct horse battery", 4).unwrap().parse().unwrap();
+        let Verdict::Right { renewed: Some(renewed) } = hasher.verify(password("correct horse battery"), imported).await.unwrap() else {
+            panic!("an imported hash is renewed");
+        };
+        assert!(renewed.is_of(&password("correct horse battery")) && !renewed.is_outdated());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_told_at_once_and_drains() {
+        let hasher = Hasher::with_threads(1, b"key").unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let mut first = tokio::task::JoinSet::new();
+        first.spawn({
+            let hasher = hasher.clone();
+            async move { hasher.run(move || held.recv().is_err()).await }
+        });
+        // One is at work, as many as the queue takes wait.
+        let mut queued = tokio::task::JoinSet::new();
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..WAITING_FOR_A_THREAD + 10 {
+            let hasher = hasher.clone();
+            queued.spawn(async move { hasher.run(|| ()).await });
+        }
+        tokio::task::yield_now().await;
+        drop(release);
+        while let Some(result) = queued.join_next().await {
+            match result.unwrap() {
+                Ok(()) => accepted += 1,
+                Err(HashError::Overloaded) => refused += 1,
+                Err(HashError::Failed) => panic!("the thread is there"),
+            }
+        }
+        assert!(refused >= 9 && accepted >= WAITING_FOR_A_THREAD - 1, "{accepted} accepted, {refused} refused");
+        assert_eq!(first.join_next().await.unwrap().unwrap(), Ok(true));
+        assert_eq!(hasher.run(|| 7).await, Ok(7), "and afterwards it works as before");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_gone_is_not_served_and_a_panic_ends_nothing() {
+        let hasher = Hasher::with_threads(1, b"key").unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let busy = hasher.run(move || held.recv().is_err());
+        let gone = hasher.run(move || tell.send(()));
+        let mut busy = Box::pin(busy);
+        // Each is put into the queue; the second is given up there.
+        assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, gone).await.is_err());
+        drop(release);
+        assert_eq!(hasher.run(|| -> () { panic!("as a test of what follows") }).await, Err(HashError::Failed));
+        assert_eq!(hasher.run(|| 7).await, Ok(7));
+        assert!(told.try_recv().is_err(), "it was not done for nobody");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn hashing_threads_step_back() {
+        let here = rustix::process::getpriority_process(None).unwrap();
+        let hasher = Hasher::with_threads(1, b"key").unwrap();
+        let there = hasher.run(|| rustix::process::getpriority_process(None).unwrap()).await.unwrap();
+        assert_eq!(there, (here + NICENESS).min(19));
+        assert_eq!(rustix::process::getpriority_process(None).unwrap(), here, "and only they");
+    }
+
+    #[tokio::test]
+    async fn unknown_accounts_are_like_known_ones() {
+        let hasher = Hasher::with_threads(1, b"key").unwrap();
+        let chosen = |hasher: &Hasher, index: usize| {
+            let digest = hmac::sign(&hasher.key, format!("{index}@example.com").as_bytes());
+            hasher.stand_ins.load().choose(digest.as_ref()).price().to_owned()
+        };
+        assert_eq!(chosen(&hasher, 0), TODAYS_PRICE);
+        hasher.resemble(&[("$2b$10$".into(), 3000), (TODAYS_PRICE.into(), 1000), ("$9$".into(), 5000)]);
+        let bcrypt = (0..1000).filter(|&index| chosen(&hasher, index) == "$2b$10$").count();
+        assert!((690..810).contains(&bcrypt), "{bcrypt} of 1000");
+        assert_eq!(chosen(&hasher, 7), chosen(&hasher, 7));
+        hasher.imitate(password("x"), &Email::parse("ann@example.com").unwrap()).await.unwrap();
+    }
+}

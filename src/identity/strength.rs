@@ -1,0 +1,175 @@
+//! Which passwords are taken: NIST SP 800-63B in spirit. Long enough, and not among those that are guessed first; no rules of which
+//! characters.
+
+use zxcvbn::{Score, feedback::Warning, zxcvbn};
+
+use super::password::{LONGEST_PASSWORD, Password};
+
+/// Why a password is not taken. `Display` tells its owner, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RejectedPassword {
+    /// Fewer characters than the file asks for.
+    #[error("The password is too short: it needs at least {least} characters.")]
+    TooShort {
+        /// `password_min_length`.
+        least: usize,
+    },
+    /// More bytes than anybody types.
+    #[error("The password is too long: it may have at most {LONGEST_PASSWORD} bytes.")]
+    TooLong,
+    /// One of those that are tried first.
+    #[error("This password is among the most common ones. Use a few words that do not belong together, or let a password manager choose.")]
+    Common,
+    /// It is their name or e-mail address, or little more.
+    #[error("The password is made of your name, your e-mail address or the name of this site. Use a few words that nobody knows of you.")]
+    Personal,
+    /// A keyboard row, a date, a repetition, …
+    #[error("The password is easy to guess: {0} Add a few words that do not belong together, or let a password manager choose.")]
+    Guessable(Weakness),
+}
+
+/// What makes a password easy to guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    /// `qwertzuiop`.
+    Keyboard,
+    /// `aaaaaaaa`, `abcabcabc`.
+    Repetition,
+    /// `abcdefgh`, `87654321`.
+    Sequence,
+    /// `24.12.1990`.
+    Date,
+    /// `elizabeth`.
+    Word,
+    /// Anything else.
+    Short,
+}
+
+impl std::fmt::Display for Weakness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Keyboard => "it follows the keys of a keyboard.",
+            Self::Repetition => "it repeats itself.",
+            Self::Sequence => "it follows the alphabet or counts.",
+            Self::Date => "it is a year or a date.",
+            Self::Word => "it is little more than a word or a name.",
+            Self::Short => "too little of it is unexpected.",
+        })
+    }
+}
+
+/// Judges a new password of somebody with this address, name and site (all are known to whoever guesses).
+///
+/// Takes milliseconds, so it is done where hashes are.
+///
+/// # Errors
+/// [`RejectedPassword`]
+pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(), RejectedPassword> {
+    if password.is_too_long() {
+        return Err(RejectedPassword::TooLong);
+    }
+    let password = password.folded();
+    if password.chars().count() < least {
+        return Err(RejectedPassword::TooShort { least });
+    }
+    // The estimate's price grows faster than the length.
+    let head = password.char_indices().nth(JUDGED).map_or(password, |(end, _)| &password[..end]);
+    let known: Vec<String> = personal
+        .iter()
+        .flat_map(|text| {
+            let parts = text.split(|letter: char| letter == '@' || letter.is_whitespace());
+            std::iter::once(*text).chain(parts).chain(text.split(|letter: char| !letter.is_alphanumeric()))
+        })
+        .filter(|word| word.chars().count() >= SHORTEST_WORD)
+        .map(|word| word.chars().take(JUDGED).collect())
+        .take(MOST_WORDS)
+        .collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let estimate = zxcvbn(head, &known);
+    if estimate.score() >= ENOUGH {
+        return Ok(());
+    }
+    // Without what is personal it would have done: that is what is wrong with it.
+    if zxcvbn(head, &[]).score() >= ENOUGH {
+        return Err(RejectedPassword::Personal);
+    }
+    Err(match estimate.feedback().and_then(zxcvbn::feedback::Feedback::warning) {
+        Some(Warning::ThisIsATop10Password | Warning::ThisIsATop100Password | Warning::ThisIsACommonPassword) => RejectedPassword::Common,
+        warning => RejectedPassword::Guessable(weakness(warning)),
+    })
+}
+
+fn weakness(warning: Option<Warning>) -> Weakness {
+    match warning {
+        Some(Warning::StraightRowsOfKeysAreEasyToGuess | Warning::ShortKeyboardPatternsAreEasyToGuess) => Weakness::Keyboard,
+        Some(Warning::RepeatsLikeAaaAreEasyToGuess | Warning::RepeatsLikeAbcAbcAreOnlySlightlyHarderToGuess) => Weakness::Repetition,
+        Some(Warning::SequencesLikeAbcAreEasyToGuess) => Weakness::Sequence,
+        Some(Warning::RecentYearsAreEasyToGuess | Warning::DatesAreOftenEasyToGuess) => Weakness::Date,
+        Some(
+            Warning::ThisIsSimilarToACommonlyUsedPassword
+            | Warning::AWordByItselfIsEasyToGuess
+            | Warning::NamesAndSurnamesByThemselvesAreEasyToGuess
+            | Warning::CommonNamesAndSurnamesAreEasyToGuess,
+        ) => Weakness::Word,
+        _ => Weakness::Short,
+    }
+}
+
+/// More than a million guesses: with the limits of a login, years for one account.
+const ENOUGH: Score = Score::Two;
+
+/// Characters that are judged: a password whose first hundred are weak is weak.
+const JUDGED: usize = 100;
+
+/// Letters of a personal word that counts.
+const SHORTEST_WORD: usize = 3;
+
+/// Personal words that count.
+const MOST_WORDS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(password: &str) -> Result<(), RejectedPassword> {
+        judge(&Password::new(password.to_owned()), 8, &["grace.hopper@navy.example", "Grace Hopper", "app.example.com"])
+    }
+
+    #[test]
+    fn weak_passwords_are_refused_with_their_reason() {
+        for (password, told) in [
+            ("", RejectedPassword::TooShort { least: 8 }),
+            ("a1!B2?c", RejectedPassword::TooShort { least: 8 }),
+            // Seven characters of three bytes each, and eight that fold to four.
+            ("日本語日本語日", RejectedPassword::TooShort { least: 8 }),
+            ("e\u{301}e\u{301}e\u{301}e\u{301}", RejectedPassword::TooShort { least: 8 }),
+            (&"x".repeat(1025), RejectedPassword::TooLong),
+            ("password", RejectedPassword::Common),
+            ("12345678", RejectedPassword::Common),
+            ("ｐａｓｓｗｏｒｄ", RejectedPassword::Common),
+            ("grace.hopper", RejectedPassword::Personal),
+            ("grace.hopper@navy.example", RejectedPassword::Personal),
+            ("aaaaaaaaaa", RejectedPassword::Guessable(Weakness::Repetition)),
+            (&"a".repeat(1000), RejectedPassword::Guessable(Weakness::Repetition)),
+            ("abcdefghijklmnop", RejectedPassword::Guessable(Weakness::Sequence)),
+            ("24.12.1990", RejectedPassword::Guessable(Weakness::Date)),
+        ] {
+            assert_eq!(verdict(password), Err(told), "{password}");
+        }
+        assert_eq!(
+            RejectedPassword::Guessable(Weakness::Keyboard).to_string(),
+            "The password is easy to guess: it follows the keys of a keyboard. Add a few words that do not belong together, or let a \
+             password manager choose."
+        );
+    }
+
+    #[test]
+    fn whatever_is_hard_to_guess_is_taken() {
+        for password in
+            ["correct horse battery staple", "zV9qLw2k", "nur kleinbuchstaben hier", "пароль который никто не знает", "日本語の長い合言葉"]
+        {
+            assert_eq!(verdict(password), Ok(()), "{password}");
+        }
+        assert_eq!(verdict(&"The quick brown fox. ".repeat(48)), Ok(()));
+    }
+}
