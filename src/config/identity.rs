@@ -62,10 +62,13 @@ pub struct Mail {
     /// A folder that each message is written into, for trying things out.
     #[schemars(with = "Option<String>")]
     pub folder: Option<Text>,
-    /// The server that takes messages: `"smtps://mail.example.com"`, or a reference where the URL holds a password.
+    /// The server that takes messages: `"smtps://mail.example.com"`, `"smtp://mail.example.com:587"` for STARTTLS, or a reference where
+    /// the URL holds a password.
     #[schemars(with = "Option<SecretRef>")]
     pub smtp: Option<Spanned<SecretRef>>,
     /// Whom messages are from. For example `"Example <no-reply@example.com>"`. Needed beside `smtp`.
     #[schemars(with = "Option<String>")]
     pub from: Option<Text>,
+    /// Speak to an `smtp://` server on another machine without TLS: links and passwords can then be read on the way.
+    pub insecure_plaintext: bool,
 }

@@ -3,11 +3,13 @@
 pub mod account;
 pub mod email;
 pub mod hasher;
+pub mod mail;
 mod mount;
 pub mod password;
 pub mod policy;
 pub mod strength;
 
 pub use self::email::{Email, NoEmail};
+pub use self::mail::MailSettings;
 pub use self::mount::Mount;
-pub use self::policy::{MailSettings, Policy, Registration};
+pub use self::policy::{Policy, Registration};

@@ -1,9 +1,8 @@
 //! What an `[identity]` section says, checked.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::value::SecretBytes;
+use super::mail::MailSettings;
 use crate::token::Algorithm;
 
 /// How the built-in issuer behaves under one configuration.
@@ -48,25 +47,6 @@ pub enum Registration {
     Closed,
     /// Everybody.
     Open,
-}
-
-/// How mail leaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MailSettings {
-    /// Each message is a file in this folder.
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Whom messages are from; `None`: `no-reply@` the issuer's host.
-        from: Option<String>,
-    },
-    /// Over SMTP.
-    Smtp {
-        /// The server, perhaps with a user name and password.
-        url: SecretBytes,
-        /// Whom messages are from.
-        from: String,
-    },
 }
 
 /// The longest `access_token_ttl`. What is revoked is remembered for as long.

@@ -6,13 +6,12 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Compiler;
-use super::issuers::Inline;
 use crate::config::Problem;
 use crate::config::file::Text;
-use crate::config::identity::{Identity as Written, Mail};
+use crate::config::identity::Identity as Written;
 use crate::config::value;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
-use crate::identity::{MailSettings, Policy, Registration};
+use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
 
 /// The name of the built-in issuer among the others.
@@ -42,7 +41,7 @@ impl Compiler<'_> {
         let password_min_length = written.password_min_length.as_ref().map_or(Some(8), |number| self.number(number, 8, 128));
         let mail = match &written.mail {
             None => Some(None),
-            Some(mail) => self.mail(mail).map(Some),
+            Some(mail) => self.mail(mail, issuer.as_deref()).map(Some),
         };
         let audience = self.words(written.audience.as_ref(), "audience", &["portcullis"]);
         let default_roles = self.default_roles(written);
@@ -176,56 +175,6 @@ impl Compiler<'_> {
             }
         }
         Some((email, name))
-    }
-
-    fn mail(&mut self, section: &Spanned<Mail>) -> Option<MailSettings> {
-        let written = section.get_ref();
-        let from = written.from.as_ref().map(|from| from.get_ref().clone());
-        match (&written.folder, &written.smtp) {
-            (Some(folder), None) => Some(MailSettings::Folder { path: self.source.folder().join(folder.get_ref()), from }),
-            (None, Some(smtp)) => {
-                // Without a password in it, a server's address is no secret.
-                let url = self.read_secret(smtp, Inline::Permitted)?;
-                let text = std::str::from_utf8(url.expose()).unwrap_or_default();
-                if !["smtp://", "smtps://"].iter().any(|scheme| text.starts_with(scheme)) {
-                    self.error(
-                        Problem::error(smtp.span(), "this is no address of a mail server")
-                            .help("write `smtp = \"smtps://mail.example.com\"`"),
-                    );
-                    return None;
-                }
-                if smtp.get_ref().is_inline() && text.contains('@') {
-                    self.error(
-                        Problem::error(smtp.span(), "a password in the file itself")
-                            .help("put the whole URL where `{ env = \"NAME\" }` or `{ file = \"path\" }` finds it"),
-                    );
-                    return None;
-                }
-                let Some(from) = from else {
-                    self.error(
-                        Problem::error(section.span(), "`mail` does not say whom messages are from")
-                            .help("add `from = \"Example <no-reply@example.com>\"`"),
-                    );
-                    return None;
-                };
-                Some(MailSettings::Smtp { url, from })
-            }
-            (None, None) => {
-                self.error(
-                    Problem::error(section.span(), "`mail` leads nowhere")
-                        .help("write `{ folder = \"mail\" }` or `{ smtp = …, from = … }`"),
-                );
-                None
-            }
-            (Some(folder), Some(smtp)) => {
-                self.error(
-                    Problem::error(smtp.span(), "`folder` and `smtp` contradict each other")
-                        .related(folder.span(), "the other")
-                        .help("keep one of them"),
-                );
-                None
-            }
-        }
     }
 }
 

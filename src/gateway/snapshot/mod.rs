@@ -7,6 +7,7 @@ mod destination;
 mod expectations;
 mod identity;
 mod issuers;
+mod mail;
 mod routes;
 mod server;
 mod store;
