@@ -395,7 +395,7 @@ fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<
     for (name, property) in schema["$defs"][definition]["properties"].as_object().expect("a section has keys") {
         let below = reference(property).filter(|below| schema["$defs"][below]["properties"].is_object());
         let unsupported = is_unsupported(property);
-        let sections = ["[server.tls]", "[server.limits]"].map(str::to_owned);
+        let sections = ["[server.tls]", "[server.limits]", "[identity.brand]"].map(str::to_owned);
         let own = format!("[{}.{name}]", section.trim_matches(['[', ']']));
         let is_section = below.is_some() && sections.contains(&own);
         let heading = if is_section { own.clone() } else { section.to_owned() };

@@ -543,7 +543,7 @@ path = "/*"
 upstream = "app"
 acces = "public"
 role = ["admin"]
-colour = "blue"
+weight = "high"
 "#
         ),
         @r#"
@@ -595,10 +595,10 @@ colour = "blue"
            |
            = help: did you mean `roles`?
 
-        error: unknown key `colour` in `[[route]]`
+        error: unknown key `weight` in `[[route]]`
           --> gateway.toml:14:1
            |
-        14 | colour = "blue"
+        14 | weight = "high"
            | ^^^^^^
            |
            = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `streams`, `strip_prefix`, `token_from` and `upstream`

@@ -53,6 +53,23 @@ pub struct Identity {
     /// How mail leaves. Absent: none does, and nobody can reset a password by mail.
     #[schemars(with = "Option<Mail>")]
     pub mail: Option<Spanned<Mail>>,
+    /// How the pages look.
+    pub brand: Option<Brand>,
+}
+
+/// `[identity.brand]`: whose pages these are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Brand {
+    /// The name above each page, and in mails. Default: the host of `issuer`.
+    #[schemars(with = "Option<String>")]
+    pub name: Option<Text>,
+    /// A PNG or SVG file of at most 256 KiB, shown instead of the name above each page.
+    #[schemars(with = "Option<String>")]
+    pub logo: Option<Text>,
+    /// Of buttons and links: `"#rrggbb"`. Default `"#1f4fb8"`.
+    #[schemars(with = "Option<String>")]
+    pub colour: Option<Text>,
 }
 
 /// `mail = { … }` of `[identity]`: exactly one of `folder` and `smtp`.

@@ -1,7 +1,9 @@
 //! What an `[identity]` section says, checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Brand;
 use super::mail::MailSettings;
 use crate::token::Algorithm;
 
@@ -38,6 +40,8 @@ pub struct Policy {
     pub password_min_length: usize,
     /// How mail leaves; `None`: none does.
     pub mail: Option<MailSettings>,
+    /// How the pages look.
+    pub brand: Arc<Brand>,
 }
 
 /// Who may make an account.

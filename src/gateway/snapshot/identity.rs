@@ -51,6 +51,7 @@ impl Compiler<'_> {
                     .help("add `mail = { folder = \"mail\" }` to try it, or `mail = { smtp = …, from = … }`"),
             );
         }
+        let brand = self.brand(written.brand.as_ref(), issuer.as_deref());
         let (tells_email, tells_name) = claims?;
         Some(Policy {
             issuer: issuer?,
@@ -68,6 +69,7 @@ impl Compiler<'_> {
             verify_email: written.verify_email,
             password_min_length: password_min_length?,
             mail: mail?,
+            brand: Arc::new(brand?),
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Compiling *is* validation: `check`, start and reload come through [`Snapshot::compile`], and every problem of a file is told at once.
 
+mod brand;
 mod demands;
 mod destination;
 mod expectations;

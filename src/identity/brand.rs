@@ -1,0 +1,172 @@
+//! How the pages look: whose they are, in which colour.
+
+use askama::Template;
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+
+use super::pages::colour::Colour;
+
+/// `[identity.brand]`, checked, and the files that pages need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brand {
+    /// Whose pages and mails these are.
+    pub name: String,
+    /// The mark above each page.
+    pub logo: Option<Asset>,
+    /// The style sheet.
+    pub style: Asset,
+}
+
+/// A file that pages name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asset {
+    /// Its content.
+    pub bytes: Bytes,
+    /// `Content-Type`
+    pub content_type: &'static str,
+    /// Another one for other content: with it in its URL, a browser may keep it for good.
+    pub version: String,
+}
+
+/// Why a file is no logo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotALogo {
+    /// Of another kind.
+    #[error("it is neither PNG nor SVG")]
+    Kind,
+    /// Every page waits for it.
+    #[error("it is larger than {} KiB", Brand::LARGEST_LOGO / 1024)]
+    TooLarge,
+}
+
+/// The style sheet, with the brand's colours for light and for dark.
+#[derive(Template)]
+#[template(path = "pages/style.css", escape = "none")]
+struct Style {
+    light: Palette,
+    dark: Palette,
+}
+
+/// A brand's colour on one ground.
+#[derive(Clone, Copy)]
+struct Palette {
+    /// Of buttons.
+    accent: Colour,
+    /// Of buttons under the pointer.
+    hover: Colour,
+    /// Of their text.
+    text: Colour,
+    /// Of their edge, which stands out from the ground.
+    edge: Colour,
+    /// Of links.
+    link: Colour,
+}
+
+impl Brand {
+    /// A brand. `colour`: [`Brand::COLOUR`] where none is chosen.
+    pub fn new(name: String, colour: Colour, logo: Option<Asset>) -> Self {
+        let palette = |ground: Colour| {
+            let text = colour.text_on();
+            Palette {
+                accent: colour,
+                // Away from the text, so that it is read better, not worse.
+                hover: colour.mixed(text.text_on(), 12),
+                text,
+                edge: colour.legible_on(ground, 3.0),
+                link: colour.legible_on(ground, 4.5),
+            }
+        };
+        let style = Style { light: palette(LIGHT), dark: palette(DARK) };
+        // Writing colours into a string cannot fail.
+        let style = style.render().unwrap_or_default();
+        Self { name, logo, style: Asset::new(Bytes::from(style), "text/css; charset=utf-8") }
+    }
+
+    /// The mark in a file, which tells by its content what it is.
+    ///
+    /// # Errors
+    /// [`NotALogo`]
+    pub fn logo(bytes: Vec<u8>) -> Result<Asset, NotALogo> {
+        if bytes.len() > Self::LARGEST_LOGO {
+            return Err(NotALogo::TooLarge);
+        }
+        let content_type = if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
+            "image/png"
+        } else if std::str::from_utf8(&bytes).is_ok_and(is_svg) {
+            "image/svg+xml"
+        } else {
+            return Err(NotALogo::Kind);
+        };
+        Ok(Asset::new(Bytes::from(bytes), content_type))
+    }
+
+    /// A quiet blue.
+    pub const COLOUR: Colour = Colour::new(0x1f, 0x4f, 0xb8);
+
+    /// Bytes of a logo.
+    pub const LARGEST_LOGO: usize = 256 * 1024;
+}
+
+impl Asset {
+    fn new(bytes: Bytes, content_type: &'static str) -> Self {
+        let digest = digest::digest(&digest::SHA256, &bytes);
+        let version = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
+        Self { bytes, content_type, version }
+    }
+}
+
+/// Whether the first element is `svg`. Nothing in it can run: it is shown as an image, and served with a policy that permits nothing.
+fn is_svg(text: &str) -> bool {
+    let mut rest = text.trim_start_matches('\u{feff}').trim_start();
+    loop {
+        let end = match rest {
+            _ if rest.starts_with("<?") => "?>",
+            _ if rest.starts_with("<!--") => "-->",
+            _ if rest.starts_with("<!") => ">",
+            _ => break,
+        };
+        let Some((_, after)) = rest.split_once(end) else { return false };
+        rest = after.trim_start();
+    }
+    rest.strip_prefix("<svg").is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n', '>', '/']))
+}
+
+/// What forms stand on, as the style sheet has it.
+const LIGHT: Colour = Colour::new(0xff, 0xff, 0xff);
+
+/// The same where the system is dark.
+const DARK: Colour = Colour::new(0x1b, 0x1f, 0x25);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logo_is_told_by_its_content() {
+        let kind = |bytes: &[u8]| Brand::logo(bytes.to_vec()).map(|logo| logo.content_type);
+        assert_eq!(kind(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Ok("image/png"));
+        for svg in ["<svg xmlns='x'/>", "\u{feff}<?xml version='1.0'?>\n<!-- made by hand -->\n<!DOCTYPE svg>\n<svg>", "  <svg/>"] {
+            assert_eq!(kind(svg.as_bytes()), Ok("image/svg+xml"), "{svg}");
+        }
+        for other in ["", "GIF89a", "<html><svg>", "<svgx>", "<!-- <svg>", "PNG", "<?xml <svg>"] {
+            assert_eq!(kind(other.as_bytes()), Err(NotALogo::Kind), "{other}");
+        }
+        assert_eq!(kind(&[0xff, 0xd8, 0xff]), Err(NotALogo::Kind));
+        assert_eq!(kind(&vec![b' '; Brand::LARGEST_LOGO + 1]), Err(NotALogo::TooLarge));
+    }
+
+    #[test]
+    fn the_style_sheet_has_the_grounds_that_contrast_is_computed_on_and_the_brands_colour() {
+        let style = |colour: &str| Brand::new("x".to_owned(), Colour::parse(colour).unwrap(), None).style;
+        let text = String::from_utf8(style("#ffd400").bytes.to_vec()).unwrap();
+        for wanted in
+            [format!("--surface: {LIGHT};"), format!("--surface: {DARK};"), "--accent: #ffd400;".into(), "--on-accent: #000000;".into()]
+        {
+            assert!(text.contains(&wanted), "{wanted}: {text}");
+        }
+        assert_ne!(style("#ffd400").version, style("#ffd401").version);
+        assert_eq!(style("#ffd400").version.len(), 16);
+    }
+}
