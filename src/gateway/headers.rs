@@ -4,6 +4,7 @@
 //! the same. So names are compared folded: in lower case, with every sign that is neither letter nor digit as `-`.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -179,15 +180,41 @@ impl IdentityHeaders {
     }
 
     /// Sets one value of each, and none where the claim is absent or an object.
-    pub fn set(&self, caller: &VerifiedToken, headers: &mut HeaderMap) {
-        for (name, claim) in &self.0 {
-            let value = match claim {
-                Claim::Subject => text_value(caller.subject()),
-                Claim::Roles => list_value(caller.roles().iter().map(String::as_str)),
-                Claim::Path(path) => caller.claim(path).and_then(claim_value),
-            };
+    ///
+    /// They are written once for a caller that is remembered, and kept beside its token.
+    pub fn set(self: &Arc<Self>, caller: &VerifiedToken, headers: &mut HeaderMap) {
+        let Some(kept) = caller.beside(|| Mutex::new(Written::by(self, caller))) else {
+            return Written::by(self, caller).set(headers);
+        };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&kept.headers, self) {
+            *kept = Written::by(self, caller);
+        }
+        kept.set(headers);
+    }
+}
+
+/// The values of a caller's identity headers.
+struct Written {
+    headers: Arc<IdentityHeaders>,
+    /// One for each header; `None` where the claim has nothing to say.
+    values: Box<[Option<HeaderValue>]>,
+}
+
+impl Written {
+    fn by(headers: &Arc<IdentityHeaders>, caller: &VerifiedToken) -> Self {
+        let value = |claim: &Claim| match claim {
+            Claim::Subject => text_value(caller.subject()),
+            Claim::Roles => list_value(caller.roles().iter().map(String::as_str)),
+            Claim::Path(path) => caller.claim(path).and_then(claim_value),
+        };
+        Self { headers: Arc::clone(headers), values: headers.0.iter().map(|(_, claim)| value(claim)).collect() }
+    }
+
+    fn set(&self, headers: &mut HeaderMap) {
+        for ((name, _), value) in self.headers.0.iter().zip(&self.values) {
             if let Some(value) = value {
-                headers.insert(name.clone(), value);
+                headers.insert(name.clone(), value.clone());
             }
         }
     }

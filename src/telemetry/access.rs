@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::escape::{escaped, json, milliseconds, print, quoted, timestamp};
+use super::escape::{address, escaped, json, milliseconds, number, print, quoted, timestamp};
 use super::log::Format;
 
 /// What the access log says of one request. There is no field for a query, a header, a cookie or a body.
@@ -64,7 +64,11 @@ impl AccessRecord<'_> {
         json(out, self.trace_id);
         out.extend_from_slice(b",\"client.address\":");
         match self.client_address {
-            Some(address) => print(out, format_args!("\"{address}\"")),
+            Some(client) => {
+                out.push(b'"');
+                address(out, client);
+                out.push(b'"');
+            }
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"http.request.method\":");
@@ -73,21 +77,29 @@ impl AccessRecord<'_> {
         json(out, self.path);
         out.extend_from_slice(b",\"http.route\":");
         json_or_null(out, self.route);
-        print(out, format_args!(",\"http.response.status_code\":{},\"duration_ms\":", self.status));
+        out.extend_from_slice(b",\"http.response.status_code\":");
+        number(out, self.status.into());
+        out.extend_from_slice(b",\"duration_ms\":");
         milliseconds(out, self.duration);
         out.extend_from_slice(b",\"upstream_ms\":");
         match self.upstream {
             Some(upstream) => milliseconds(out, upstream),
             None => out.extend_from_slice(b"null"),
         }
-        print(out, format_args!(",\"bytes_in\":{},\"bytes_out\":{},\"outcome\":", self.bytes_in, self.bytes_out));
+        out.extend_from_slice(b",\"bytes_in\":");
+        number(out, self.bytes_in);
+        out.extend_from_slice(b",\"bytes_out\":");
+        number(out, self.bytes_out);
+        out.extend_from_slice(b",\"outcome\":");
         json(out, self.outcome);
         out.extend_from_slice(b",\"reason\":");
         json(out, self.reason);
-        for (name, value) in [("issuer", self.issuer), ("subject", self.subject), ("sid", self.sid)] {
-            print(out, format_args!(",\"{name}\":"));
-            json_or_null(out, value);
-        }
+        out.extend_from_slice(b",\"issuer\":");
+        json_or_null(out, self.issuer);
+        out.extend_from_slice(b",\"subject\":");
+        json_or_null(out, self.subject);
+        out.extend_from_slice(b",\"sid\":");
+        json_or_null(out, self.sid);
         out.extend_from_slice(b"}\n");
     }
 

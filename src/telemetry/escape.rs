@@ -1,13 +1,21 @@
 //! Text of strangers on a line of ours: JSON strings and quoted text in which nothing can end the line or forge another.
 
+use std::cell::Cell;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Appends `text` as a JSON string (RFC 8259 §7), quotes included.
 pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| *byte < 0x20 || matches!(*byte, b'"' | b'\\')) {
+    // Without an early end, so that the compiler looks at many bytes at once: nearly every text is plain.
+    if rest.iter().fold(true, |all, &byte| all & is_plain(byte)) {
+        out.extend_from_slice(rest);
+        out.push(b'"');
+        return;
+    }
+    while let Some(at) = rest.iter().position(|&byte| !is_plain(byte)) {
         out.extend_from_slice(&rest[..at]);
         match rest[at] {
             b'"' => out.extend_from_slice(b"\\\""),
@@ -21,6 +29,11 @@ pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     }
     out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// Whether a byte stands for itself in a JSON string.
+fn is_plain(byte: u8) -> bool {
+    byte >= 0x20 && byte != b'"' && byte != b'\\'
 }
 
 /// Appends `text` in quotes for people to read. Whatever moves a terminal's cursor or reorders its letters is written as
@@ -53,20 +66,76 @@ pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
 
 /// Appends a time since 1970 as RFC 3339 has it, in UTC with six decimals: 27 characters for every year that has four digits.
 pub(super) fn timestamp(out: &mut Vec<u8>, since_1970: Duration) {
-    let time = UNIX_EPOCH + since_1970.min(END_OF_9999);
-    print(out, format_args!("{}", humantime::format_rfc3339_micros(time)));
+    let since_1970 = since_1970.min(END_OF_9999);
+    let second = since_1970.as_secs();
+    let mut stamp = SECOND.get();
+    if stamp.0 != Some(second) {
+        // The calendar is asked once a second, not once a line.
+        let mut text = [0; 19];
+        let written = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(second)).to_string();
+        text.iter_mut().zip(written.bytes()).for_each(|(to, from)| *to = from);
+        stamp = (Some(second), text);
+        SECOND.set(stamp);
+    }
+    out.extend_from_slice(&stamp.1);
+    out.push(b'.');
+    decimals::<6>(out, since_1970.subsec_micros());
+    out.push(b'Z');
 }
 
 /// Appends a duration in milliseconds with three decimals.
 pub(super) fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
-    let micros = duration.as_micros();
-    print(out, format_args!("{}.{:03}", micros / 1_000, micros % 1_000));
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    number(out, micros / 1_000);
+    out.push(b'.');
+    decimals::<3>(out, (micros % 1_000) as u32);
+}
+
+/// Appends a number.
+pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
+/// Appends the last digits of a number, zeros in front included.
+fn decimals<const DIGITS: usize>(out: &mut Vec<u8>, mut number: u32) {
+    let mut digits = [b'0'; DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits);
+}
+
+/// Appends an address as its `Display` has it.
+pub(super) fn address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(v4) = address else { return print(out, format_args!("{address}")) };
+    for (at, part) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        number(out, part.into());
+    }
 }
 
 /// Appends formatted text.
 pub(super) fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     // Writing into a vector cannot fail.
     let _ = out.write_fmt(text);
+}
+
+thread_local! {
+    /// The second that this thread wrote last, and its text.
+    static SECOND: Cell<(Option<u64>, [u8; 19])> = const { Cell::new((None, [0; 19])) };
 }
 
 const END_OF_9999: Duration = Duration::from_secs(253_402_300_799);
@@ -89,6 +158,22 @@ mod tests {
         assert_eq!(written(|out| timestamp(out, Duration::MAX)), "9999-12-31T23:59:59.000000Z");
         assert_eq!(written(|out| milliseconds(out, Duration::from_micros(1_002_003))), "1002.003");
         assert_eq!(written(|out| milliseconds(out, Duration::from_nanos(999))), "0.000");
+        assert_eq!(written(|out| milliseconds(out, Duration::from_micros(1_000_040))), "1000.040");
+        for second in [0, 59, 60, 951_782_400, 1_700_000_000, 1_700_000_001, 1_700_000_000] {
+            let time = Duration::new(second, 120_034_999);
+            let expected = humantime::format_rfc3339_micros(UNIX_EPOCH + time).to_string();
+            assert_eq!(written(|out| timestamp(out, time)), expected);
+        }
+    }
+
+    #[test]
+    fn addresses_and_numbers_are_written_as_they_display() {
+        for text in ["0.0.0.0", "192.0.2.1", "255.255.255.255", "::1", "2001:db8::7"] {
+            assert_eq!(written(|out| address(out, text.parse().unwrap())), text);
+        }
+        for value in [0, 9, 10, 12_345, u64::MAX] {
+            assert_eq!(written(|out| number(out, value)), value.to_string());
+        }
     }
 
     #[test]

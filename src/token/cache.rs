@@ -4,11 +4,12 @@
 //! the same issuer is still accepted, whether the very set of keys that the signature was checked with still holds, and the clock. All
 //! else depends on the token's bytes and the issuer's section alone. Revocation is asked by whoever is handed the token, on both paths.
 //!
-//! **The key** is HMAC-SHA-256 over the whole token, under a secret that is made with the cache and never leaves it. Two tokens of one
-//! digest would give one caller the other's identity: nobody can make such a pair, nor aim at a place in the table, nor learn from the time
-//! that a comparison takes, since digests can be neither predicted nor chosen. The token itself is not kept: what lies in memory cannot be
-//! presented to anybody. Keying by the token's bytes would cost less (docs/benchmarks.md) and leave thousands of valid bearer tokens in
-//! every core dump.
+//! **The key** is SipHash-2-4 over the whole token, 128 bits long, under a secret of 128 bits that is made with the cache and never leaves
+//! it, and neither does a digest. SipHash is a message authentication code: who does not know the secret can do no better than guess. Two
+//! tokens of one digest would give one caller the other's identity: nobody can make such a pair (2^-128 for each attempt and entry), nor
+//! aim at a place in the table, nor learn from the time that a comparison takes. The token itself is not kept: what lies in memory cannot
+//! be presented to anybody. Keying by the token's bytes would cost less and leave thousands of valid bearer tokens in every core dump;
+//! HMAC-SHA-256 would promise the same for more than twice the price (docs/benchmarks.md).
 //!
 //! **Bounds.** Only what was verified is kept, so a flood of garbage makes nothing grow and drives nothing out. When there is no room,
 //! entries that were not asked for since the hand last passed them make it (CLOCK).
@@ -18,7 +19,8 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::rand;
+use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::invalid::InvalidToken;
 use super::issuers::{Issuers, VerifiedToken};
@@ -45,7 +47,7 @@ impl CacheBounds {
 
 /// Verified tokens, by a digest of their bytes.
 pub struct TokenCache {
-    secret: hmac::Key,
+    secret: [u8; 16],
     bounds: CacheBounds,
     /// The issuers that were asked last. What was checked against them needs no second look.
     issuers: Arc<Issuers>,
@@ -71,16 +73,16 @@ struct Entry {
     asked_for: bool,
 }
 
-type Digest = [u8; 32];
+type Digest = u128;
 
 impl TokenCache {
     /// An empty cache. It counts into `counts`.
     pub fn new(bounds: CacheBounds, counts: Arc<TokenCacheCounts>) -> Self {
-        let mut secret = [0; 32];
+        let mut secret = [0; 16];
         // Without randomness nothing may be kept: digests could be aimed at.
         let bounds = if rand::fill(&mut secret).is_ok() { bounds } else { CacheBounds { entries: 0, bytes: 0 } };
         Self {
-            secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            secret,
             bounds,
             issuers: Arc::default(),
             generation: 0,
@@ -174,8 +176,9 @@ impl TokenCache {
     }
 
     fn digest(&self, token: &str) -> Digest {
-        let tag = hmac::sign(&self.secret, token.as_bytes());
-        tag.as_ref().try_into().expect("a tag of HMAC-SHA-256 has 32 bytes")
+        let mut code = SipHasher24::new_with_key(&self.secret);
+        code.write(token.as_bytes());
+        code.finish128().into()
     }
 
     /// Whether the same issuer is still accepted, with the same keys.
@@ -236,7 +239,7 @@ impl fmt::Debug for TokenCache {
     }
 }
 
-/// Takes the first eight bytes of a digest for its hash: they are as good as random to everybody else.
+/// Takes half of a digest for its hash: to everybody else it is as good as random.
 #[derive(Default)]
 struct Prehashed(u64);
 
@@ -247,16 +250,18 @@ impl Hasher for Prehashed {
         }
     }
 
-    // The length of an array, which is always the same.
-    fn write_usize(&mut self, _: usize) {}
+    fn write_u128(&mut self, digest: u128) {
+        self.0 = digest as u64;
+    }
 
     fn finish(&self) -> u64 {
         self.0
     }
 }
 
-/// What an entry takes beside its token: its places in both tables, with the room that these keep to grow.
-const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>());
+/// What an entry takes beside its token: its places in both tables, with the room that these keep to grow, and what is kept beside the
+/// token ([`VerifiedToken::beside`]), of which only its owner knows the size.
+const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 512;
 /// Entries that the hand passes for one that it removes.
 const PASSED_AT_MOST: usize = 64;
 const TIDIED_AT_ONCE: usize = 4096;

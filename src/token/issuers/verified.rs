@@ -1,7 +1,8 @@
 //! The proof that a token was verified.
 
+use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value};
 
@@ -15,11 +16,12 @@ pub struct VerifiedToken {
     issuer: Arc<Issuer>,
     checked: Checked,
     claims: Map<String, Value>,
+    beside: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl VerifiedToken {
     pub(super) fn new(issuer: &Arc<Issuer>, checked: Checked, claims: Map<String, Value>) -> Self {
-        Self { issuer: Arc::clone(issuer), checked, claims }
+        Self { issuer: Arc::clone(issuer), checked, claims, beside: OnceLock::new() }
     }
 
     /// The issuer that it was verified for: its settings are what the claims were held against.
@@ -87,6 +89,12 @@ impl VerifiedToken {
     /// `sid`: the session that the token belongs to, if it names one.
     pub fn sid(&self) -> Option<&str> {
         self.text("sid")
+    }
+
+    /// What somebody made of this token and keeps as long as the token is remembered: made when it is first asked for. There is room for
+    /// one thing; `None` when it is of another type.
+    pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.beside.get_or_init(|| Box::new(make())).downcast_ref()
     }
 
     /// Every claim, as the issuer wrote it (an unverified `email` included).

@@ -1,5 +1,6 @@
-//! `load ADDRESS --targets FILE --tokens FILE [--connections N] [--seconds S] [--offset K]`: a closed loop of N keep-alive connections,
-//! one request in flight on each. Request n asks for target n with token n, both lists going round; K is where the tokens begin.
+//! `load ADDRESS --targets FILE --tokens FILE [--connections N] [--seconds S] [--requests R] [--offset K]`: a closed loop of N keep-alive
+//! connections, one request in flight on each, for S seconds or R requests, whichever comes first. Request n asks for target n with
+//! token n, both lists going round; K is where the tokens begin.
 //! Prints one line of JSON. Whatever is not a whole 200 is an error.
 
 use std::io;
@@ -23,6 +24,8 @@ struct Plan {
     tokens: Vec<String>,
     seconds: f64,
     next: AtomicUsize,
+    /// The number of the first request that is not made.
+    end: usize,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +47,7 @@ fn main() -> io::Result<()> {
         tokens: arguments.lines("tokens")?,
         seconds: arguments.number("seconds", 2.0)?,
         next: AtomicUsize::new(offset),
+        end: offset.saturating_add(arguments.number("requests", usize::MAX)?),
     });
     bench_proxy::on_one_thread(async move {
         let mut streams = Vec::new();
@@ -91,7 +95,9 @@ async fn drive(plan: Arc<Plan>, mut stream: TcpStream, deadline: Instant) -> Tal
         if sent >= deadline {
             return tally;
         }
-        write_request(&plan, &mut output);
+        if !write_request(&plan, &mut output) {
+            return tally;
+        }
         let left = deadline.saturating_duration_since(sent) + Duration::from_secs(5);
         let outcome = match tokio::time::timeout(left, exchange(&mut stream, &output, &mut input)).await {
             Ok(outcome) => outcome,
@@ -116,8 +122,12 @@ async fn drive(plan: Arc<Plan>, mut stream: TcpStream, deadline: Instant) -> Tal
     }
 }
 
-fn write_request(plan: &Plan, output: &mut Vec<u8>) {
+/// The next request; false when there is none left.
+fn write_request(plan: &Plan, output: &mut Vec<u8>) -> bool {
     let number = plan.next.fetch_add(1, Ordering::Relaxed);
+    if number >= plan.end {
+        return false;
+    }
     output.clear();
     output.extend_from_slice(b"GET ");
     output.extend_from_slice(plan.targets[number % plan.targets.len()].as_bytes());
@@ -125,6 +135,7 @@ fn write_request(plan: &Plan, output: &mut Vec<u8>) {
     output.extend_from_slice(FIELDS.as_bytes());
     output.extend_from_slice(plan.tokens[number % plan.tokens.len()].as_bytes());
     output.extend_from_slice(b"\r\n\r\n");
+    true
 }
 
 async fn exchange(stream: &mut TcpStream, request: &[u8], input: &mut Vec<u8>) -> Result<usize, String> {
