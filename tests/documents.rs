@@ -42,7 +42,7 @@ fn documents() -> Vec<String> {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for path in entries.map(|entry| entry.expect("it can be read").path()) {
             // What was fetched or built is nobody's document.
-            let is_ours = !["node_modules", "target", "corpus"].iter().any(|name| path.ends_with(name));
+            let is_ours = !["node_modules", "venv", "target", "corpus"].iter().any(|name| path.ends_with(name));
             if path.is_dir() && is_ours {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "md") {

@@ -20,6 +20,7 @@ mod headers;
 mod http2;
 mod limits;
 mod malformed;
+mod peers;
 mod reload;
 mod roles;
 mod routing;

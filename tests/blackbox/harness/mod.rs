@@ -1,10 +1,11 @@
-//! A real gateway on port 0, a recording upstream, a raw client, a token mint, certificates.
+//! A real gateway on port 0, a recording upstream, a raw client, a token mint, certificates, others' software.
 
 pub mod certificates;
 pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod mint;
+pub mod peers;
 pub mod upstream;
 
 use std::time::Duration;

@@ -1,0 +1,70 @@
+//! Others' software, installed below `tests/peers` by `scripts/test`: programs that read one request a line and write one answer a line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// A running program. It is killed when this is dropped.
+pub struct Peer {
+    child: Child,
+    input: ChildStdin,
+    answers: Receiver<String>,
+}
+
+impl Peer {
+    /// Starts `tests/peers/NAME`. `None`, loudly, where what it needs is not installed; that is a failure where every test must run.
+    pub fn start(name: &str) -> Option<Self> {
+        let runtime = match name.rsplit_once('.') {
+            Some((_, "py")) => folder().join("venv/bin/python"),
+            _ => PathBuf::from("node"),
+        };
+        let is_installed = match name.rsplit_once('.') {
+            Some((_, "py")) => runtime.exists(),
+            _ => folder().join("node_modules/.package-lock.json").exists(),
+        };
+        if !is_installed {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "what tests/peers/{name} needs is not installed, and CI=true");
+            eprintln!("SKIPPED: what tests/peers/{name} needs is not installed; scripts/test installs it");
+            return None;
+        }
+        let mut child = Command::new(&runtime)
+            .arg(folder().join(name))
+            .current_dir(folder())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", runtime.display()));
+        let (sender, answers) = channel();
+        let output = child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Some(Self { input: child.stdin.take().unwrap(), child, answers })
+    }
+
+    /// What it answers. What went wrong in it stands in the test's output.
+    #[track_caller]
+    pub fn ask(&mut self, request: Value) -> Value {
+        writeln!(self.input, "{request}").unwrap();
+        let answer = self.answers.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("no answer to {request}: {error}"));
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("no JSON ({error}): {answer}"))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers"))
+}
