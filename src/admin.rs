@@ -1,4 +1,6 @@
-//! The second listener: `/livez`, `/readyz` and `/metrics`. Never on the public one.
+//! The second listener: `/livez`, `/readyz`, `/metrics`, and what changes state. Never on the public one.
+
+mod revoke;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
+pub use self::revoke::Control;
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
 /// Where the process is in its life.
@@ -46,18 +49,20 @@ impl Readiness {
 }
 
 /// Serves the second listener until the runtime ends.
-pub async fn serve(listener: TcpListener, readiness: Arc<Readiness>, metrics: Metrics) {
+pub async fn serve(listener: TcpListener, readiness: Arc<Readiness>, metrics: Metrics, control: Arc<Control>) {
     let connections = TaskTracker::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (readiness, metrics) = (Arc::clone(&readiness), metrics.clone());
+        let (readiness, metrics, control) = (Arc::clone(&readiness), metrics.clone(), Arc::clone(&control));
         connections.spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&request, &readiness, &metrics);
-                async { Ok::<_, Infallible>(response) }
+            let service = service_fn(async |request: Request<Incoming>| {
+                Ok::<_, Infallible>(match request.uri().path() {
+                    "/revoke" if control.is_on() => control.revoke(request).await,
+                    _ => answer(&request, &readiness, &metrics),
+                })
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_mins(1));

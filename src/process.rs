@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Control, Readiness};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::config::{self, Mark, Problems};
@@ -117,7 +117,8 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     let bound: Vec<SocketAddr> = sets.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = start_workers(&server, sets)?;
 
-    let life = Life { path: path.to_owned(), gateway, revocations, server, metrics, clock, readiness: Arc::default() };
+    let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
+    let life = Life { path: path.to_owned(), gateway, revocations, control, server, metrics, clock, readiness: Arc::default() };
     let ended = runtime.block_on(life.live(admin, &bound, started));
     if ended.is_ok() {
         for worker in workers {
@@ -158,6 +159,7 @@ struct Life {
     path: PathBuf,
     gateway: Arc<Gateway>,
     revocations: Arc<Revocations>,
+    control: Arc<Control>,
     server: Arc<Server>,
     metrics: Metrics,
     clock: Clock,
@@ -170,8 +172,16 @@ impl Life {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let admin_address = admin.local_addr()?;
+        let snapshot = self.gateway.current();
+        self.control.permit(snapshot.admin_token.as_ref(), &snapshot.issuers);
+        drop(snapshot);
         #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
-        let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(admin, Arc::clone(&self.readiness), self.metrics.clone())));
+        let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
+            admin,
+            Arc::clone(&self.readiness),
+            self.metrics.clone(),
+            Arc::clone(&self.control),
+        )));
         #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
         let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow()));
         self.metrics.started(self.clock.unix_seconds());
@@ -216,6 +226,7 @@ impl Life {
                 tell_warnings(&compiled);
                 let routes = compiled.snapshot.routes.routes().len();
                 self.revocations.keep_for(&compiled.snapshot.issuers);
+                self.control.permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 self.gateway.install(compiled.snapshot);
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());

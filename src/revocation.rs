@@ -1,7 +1,7 @@
 //! Who owns what is revoked: the list that the request line reads, and the table in the store that it is kept in.
 //!
 //! One for the process. A revocation is written to the store first and then to the list, so that what was acknowledged survives a restart
-//! and no worker accepts the token any more. What other processes write (`portcullis revoke`) is read from the store twice a second.
+//! and no worker accepts the token any more. What other processes write (`portcullis revoke`) is read from the store four times a second.
 //! Without a store the list is all there is. Nothing here is ever on the way of a request.
 
 use std::collections::HashMap;
@@ -112,8 +112,7 @@ impl Revocations {
         // A client that goes away while it waits must not leave a revocation that is in the store and not in the list.
         let write = async move {
             if let Some(store) = store {
-                let rows: Vec<_> = revocations.iter().map(row).collect();
-                store.revoke(&rows).await?;
+                keep(&store, &revocations).await?;
             }
             list.add(revocations);
             metrics.revocations(list.len());
@@ -191,6 +190,14 @@ impl Revocations {
     }
 }
 
+/// Writes revocations to the store, and to nothing else: those who have a list follow it.
+///
+/// # Errors
+/// None of them was written.
+pub async fn keep(store: &Store, revocations: &[Revocation]) -> Result<(), StoreError> {
+    store.revoke(&revocations.iter().map(row).collect::<Vec<_>>()).await
+}
+
 fn row(revocation: &Revocation) -> RevocationRow {
     let Revocation { scope, by, value, at } = revocation;
     RevocationRow { kind: by.as_str().to_owned(), value: value.to_string(), scope: written(scope), revoked_at: at.cast_signed(), seq: 0 }
@@ -215,7 +222,7 @@ fn written(scope: &Scope) -> String {
 }
 
 /// How often the store is asked for what others wrote: within a second it holds here.
-const POLL_EVERY: Duration = Duration::from_millis(500);
+const POLL_EVERY: Duration = Duration::from_millis(250);
 
 /// How often what is over is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_mins(1);

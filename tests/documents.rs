@@ -156,6 +156,9 @@ fn make_named_files(file: &File, folder: &Path) {
             write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), &made.signing_key.serialize_pem());
         }
     }
+    if let Some(path) = file.admin.token.as_ref().and_then(|token| token.get_ref().file(folder)) {
+        write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), "0123456789abcdef0123456789abcdef");
+    }
     for upstream in file.upstream.values() {
         if let Some(ca) = upstream.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref()) {
             write(ca.get_ref(), &made.cert.pem());
@@ -223,7 +226,8 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 }
 
 /// Commented lines that stand for something else than their default, so that the file means something else with them.
-const NO_DEFAULT: [&str; 12] = [
+const NO_DEFAULT: [&str; 13] = [
+    "token",
     "url",
     "host",
     "tls",

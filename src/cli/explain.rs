@@ -15,8 +15,10 @@ use crate::config::value::CreateFiles;
 use crate::gateway::Snapshot;
 use crate::gateway::explain::{Explanation, Question, explain as walk};
 use crate::process;
+use crate::revocation::{Retention, Revocations};
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
-use crate::token::VerifiedToken;
+use crate::token::{RevocationList, VerifiedToken};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -55,10 +57,28 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         headers: headers(arguments)?,
         peer: arguments.peer,
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
-        revoked: Arc::default(),
+        revoked: revoked(&snapshot, &clock),
     };
     let told = walk(&snapshot, &question, clock.unix_seconds());
     if arguments.json { print(&format!("{:#}\n", told.to_json())) } else { print(&drawn(&told)) }
+}
+
+/// What is revoked, as far as it is in the store. Where that cannot be read, the rest can still be told.
+fn revoked(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
+    let Some(settings) = &snapshot.start.store else { return Arc::default() };
+    let read = async {
+        let Some(store) = Store::look(settings).await? else { return Ok(Arc::default()) };
+        let retention = Retention::of(&snapshot.issuers);
+        let revocations = Revocations::load(Some(store), retention, clock.clone(), Metrics::new()).await?;
+        Ok::<_, StoreError>(Arc::clone(revocations.list()))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(read).map_err(|error| error.to_string())).unwrap_or_else(
+        |error| {
+            eprintln!("warning: what is revoked cannot be read, so that a revoked token is taken for a good one: {error}");
+            Arc::default()
+        },
+    )
 }
 
 fn headers(arguments: &Arguments) -> Result<HeaderMap, Failure> {

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod explain;
 mod healthcheck;
+mod revoke;
 mod token;
 
 use std::io::Write;
@@ -53,6 +54,8 @@ enum Command {
     /// Make or look into tokens.
     #[command(subcommand)]
     Token(token::Command),
+    /// Make access tokens die before they expire, also in a gateway that runs.
+    Revoke(revoke::Arguments),
     /// Try it: a gateway before a built-in application, two tokens, and curl lines to paste.
     Demo,
     /// Ask the running gateway's /readyz; exit 0 when it is ready. For images without curl.
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Check => check::check(&config.path),
         Command::Explain(arguments) => explain::explain(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),
+        Command::Revoke(arguments) => revoke::revoke(&config.path, &arguments),
         Command::Demo => demo::demo(),
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),

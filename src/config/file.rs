@@ -161,9 +161,10 @@ pub struct Admin {
     /// Address and port of `/livez`, `/readyz` and `/metrics`. Default `"127.0.0.1:9901"`. Read at start.
     #[schemars(with = "Option<String>")]
     pub listen: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub token: Option<Spanned<Unsupported>>,
+    /// What changes state asks for it as a bearer token: `{ file = "admin.token" }` or `{ env = "NAME" }`, at least 16 bytes. Absent:
+    /// nothing can be changed from there.
+    #[schemars(with = "Option<SecretRef>")]
+    pub token: Option<Spanned<SecretRef>>,
 }
 
 /// `[log]`

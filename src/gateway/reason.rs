@@ -73,6 +73,8 @@ pub enum Reason {
     UpstreamFailed,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// The store cannot be reached or written.
+    StoreUnavailable,
     /// More connections than `max_connections`.
     Overloaded,
     /// The gateway is about to stop.
@@ -81,7 +83,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for the reference and its test.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -116,6 +118,7 @@ impl Reason {
         Self::UpstreamUnreachable,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
+        Self::StoreUnavailable,
         Self::Overloaded,
         Self::Draining,
     ];
@@ -157,6 +160,7 @@ impl Reason {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::StoreUnavailable => "store_unavailable",
             Self::Overloaded => "overloaded",
             Self::Draining => "draining",
         }
@@ -193,7 +197,7 @@ impl Reason {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StoreUnavailable | Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

@@ -89,8 +89,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
-        static DRIVERS: Once = Once::new();
-        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        install_drivers();
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).after_connect(|connection, _| {
@@ -111,6 +110,20 @@ impl Store {
             Err(MigrateError::VersionMissing(step)) => Err(StoreError::Newer { path: path.clone(), step }),
             Err(error) => Err(StoreError::Migrate(error)),
         }
+    }
+
+    /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None` where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn look(settings: &StoreSettings) -> Result<Option<Self>, StoreError> {
+        if !settings.database.exists() {
+            return Ok(None);
+        }
+        install_drivers();
+        let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
+        let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
+        Ok(Some(Self { pool, sealer: Sealer::new(settings.key.expose()) }))
     }
 
     /// Whether this is the key that the database was first opened with: a lost key must be told at start, not at the first login.
@@ -136,6 +149,11 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
+}
+
+fn install_drivers() {
+    static DRIVERS: Once = Once::new();
+    DRIVERS.call_once(sqlx::any::install_default_drivers);
 }
 
 /// Makes the file for its owner alone. SQLite gives the files beside it (`-wal`, `-shm`) the same mode.

@@ -22,6 +22,7 @@ mod limits;
 mod malformed;
 mod peers;
 mod reload;
+mod revocation;
 mod roles;
 mod routing;
 mod streaming;

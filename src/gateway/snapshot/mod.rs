@@ -2,6 +2,7 @@
 //!
 //! Compiling *is* validation: `check`, start and reload come through [`Snapshot::compile`], and every problem of a file is told at once.
 
+mod admin;
 mod brand;
 mod demands;
 mod destination;
@@ -24,7 +25,7 @@ use super::client::TrustedProxies;
 use super::outgoing::HeaderRules;
 use super::route::RouteTable;
 use super::upstream::Upstream;
-use crate::config::value::CreateFiles;
+use crate::config::value::{CreateFiles, SecretBytes};
 use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
 use crate::identity::Policy;
 use crate::limit::Limit;
@@ -64,6 +65,8 @@ pub struct Snapshot {
     pub max_body: u64,
     /// Between bytes of a request body.
     pub body_idle_timeout: Duration,
+    /// What those who may change state send to the second listener; `None`: nobody may.
+    pub admin_token: Option<SecretBytes>,
     /// Write one line for each request.
     pub access_log: bool,
     /// How long `/readyz` says 503 while requests are still served.
@@ -186,6 +189,8 @@ impl Compiler<'_> {
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, owned) = self.routes(&issuers, &counters, &upstreams);
+        let admin_token = self.admin_token();
+        self.warn_about_revocations();
         let max_body = self.max_body();
         let body_idle_timeout = self.timeout(self.file.server.limits.body_idle_timeout.as_ref(), "30s");
         let drain_delay = self.duration(self.file.server.drain_delay.as_ref(), "5s");
@@ -205,6 +210,7 @@ impl Compiler<'_> {
             counters: counters.into_values().collect(),
             max_body,
             body_idle_timeout,
+            admin_token,
             access_log: self.file.log.access.unwrap_or(true),
             drain_delay,
             drain_timeout,

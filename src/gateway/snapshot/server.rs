@@ -311,7 +311,6 @@ impl Compiler<'_> {
         if let Some(tls) = &file.server.tls {
             look(&tls.get_ref().client_ca, "server.tls.client_ca");
         }
-        look(&file.admin.token, "admin.token");
         for (name, issuer) in &file.issuer {
             for (value, key) in [
                 (&issuer.jwks_url, "jwks_url"),

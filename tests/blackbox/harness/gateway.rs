@@ -64,9 +64,24 @@ impl Setup {
         let secret = folder.path().join("corp.secret");
         std::fs::write(&secret, mint::SECRET).unwrap();
         std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
+        let Process { child, log, address, admin } = Process::start(&config).await;
+        Gateway { folder, upstream, child, log, address, admin }
+    }
+}
+
+/// A process that is ready, and where it listens.
+struct Process {
+    child: Mutex<Child>,
+    log: Log,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    async fn start(config: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["run", "--config"])
-            .arg(&config)
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -77,7 +92,7 @@ impl Setup {
         let ready = log.until("the gateway is ready", |line| line["message"] == "ready").await;
         let address = |name: &str| ready[name].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
         let (address, admin) = (address("listen"), address("admin"));
-        Gateway { folder, upstream, child, log, address, admin }
+        Self { child, log, address, admin }
     }
 }
 
@@ -172,6 +187,26 @@ impl Gateway {
     pub fn signal(&self, signal: &str) {
         let id = self.child.lock().unwrap().id();
         assert!(Command::new("kill").arg(format!("-{signal}")).arg(id.to_string()).status().unwrap().success());
+    }
+
+    /// Kills the process, as a loss of power would, and starts another one on the same folder. It listens on other ports.
+    pub async fn kill_and_restart(&mut self) {
+        {
+            let mut child = self.child.lock().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let Process { child, log, address, admin } = Process::start(&self.path("gateway.toml")).await;
+        (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
+    }
+
+    /// Runs another command on the same file, and tells its exit code, standard output and standard error.
+    pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(arguments).arg("--config").arg(self.path("gateway.toml")).stdin(Stdio::null());
+        let output = within(tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
 
     /// Waits for the end of the process.

@@ -1,0 +1,275 @@
+//! `POST /revoke`: what changes state, for operators who hold the token of `[admin]`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::Deserialize;
+
+use super::with_type;
+use crate::clock::Clock;
+use crate::config::value::SecretBytes;
+use crate::gateway::reason::Reason;
+use crate::revocation::Revocations;
+use crate::telemetry::ids;
+use crate::token::{Issuers, Revocation, RevokedBy, Scope};
+
+/// What operators may change while the gateway runs.
+#[derive(Debug)]
+pub struct Control {
+    policy: ArcSwap<Policy>,
+    revocations: Arc<Revocations>,
+    clock: Clock,
+}
+
+/// What the file that is in force says of it.
+#[derive(Debug, Default)]
+struct Policy {
+    /// SHA-256 of the token; `None`: nothing may be changed from here.
+    token: Option<[u8; 32]>,
+    /// The issuers' sections by name.
+    scopes: BTreeMap<Arc<str>, Scope>,
+}
+
+impl Control {
+    /// Nothing may be changed until [`Control::permit`] says so.
+    pub fn new(revocations: Arc<Revocations>, clock: Clock) -> Self {
+        Self { policy: ArcSwap::default(), revocations, clock }
+    }
+
+    /// From now on this token is asked for, and these are the issuers that may be named.
+    pub fn permit(&self, token: Option<&SecretBytes>, issuers: &Issuers) {
+        let token = token.map(|token| hashed(token.expose()));
+        let scopes = issuers.iter().map(|issuer| (Arc::clone(&issuer.settings().name), Scope::of(issuer.settings()))).collect();
+        self.policy.store(Arc::new(Policy { token, scopes }));
+    }
+
+    /// Whether there is anything behind the endpoint.
+    pub(super) fn is_on(&self) -> bool {
+        self.policy.load().token.is_some()
+    }
+
+    /// Answers a request for `/revoke`.
+    pub(super) async fn revoke(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        match self.try_revoke(request).await {
+            Ok(()) => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                response
+            }
+            Err(fault) => fault.into_response(),
+        }
+    }
+
+    async fn try_revoke(&self, request: Request<Incoming>) -> Result<(), Fault> {
+        // One policy for this request: the token that was asked for, and the issuers that it may name.
+        let policy = self.policy.load_full();
+        if request.method() != Method::POST {
+            return Err(Fault::Method);
+        }
+        policy.check(request.headers())?;
+        let body = Limited::new(request.into_body(), LARGEST_BODY).collect();
+        let body = tokio::time::timeout(PATIENCE, body).await.map_err(|_| Fault::Request("the body did not arrive in time".to_owned()))?;
+        let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
+            Ok(_) => Fault::TooLarge,
+            Err(error) => Fault::Request(format!("the body did not arrive whole: {error}")),
+        })?;
+        let revocation = policy.revocation(&body.to_bytes(), self.clock.unix_seconds())?;
+        let Revocation { by, value, .. } = revocation.clone();
+        self.revocations.revoke(revocation).await.map_err(|error| {
+            tracing::warn!(by = by.as_str(), value = &*value, cause = %error, "not revoked");
+            Fault::Store
+        })?;
+        tracing::info!(by = by.as_str(), value = &*value, "revoked");
+        Ok(())
+    }
+}
+
+impl Policy {
+    fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
+        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return Err(Fault::Credentials { wrong: false }) };
+        let (scheme, sent) = line.as_bytes().split_at_checked(SCHEME.len()).unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return Err(Fault::Credentials { wrong: false });
+        }
+        // The digests are compared, so that the time says nothing of how much of the token, or of its length, was right.
+        let is_right = self.token.is_some_and(|token| verify_slices_are_equal(&token, &hashed(sent.trim_ascii())).is_ok());
+        if is_right { Ok(()) } else { Err(Fault::Credentials { wrong: true }) }
+    }
+
+    /// What a body asks for. A member that is not known is refused: with `issuer` misspelt, every issuer would be meant.
+    fn revocation(&self, body: &[u8], at: u64) -> Result<Revocation, Fault> {
+        let wanted: Wanted =
+            serde_json::from_slice(body).map_err(|error| Fault::Request(format!("the body is not what is expected: {error}")))?;
+        let (by, value) = match (wanted.jti, wanted.sid, wanted.subject) {
+            (Some(jti), None, None) => (RevokedBy::Jti, jti),
+            (None, Some(sid), None) => (RevokedBy::Sid, sid),
+            (None, None, Some(subject)) => (RevokedBy::Subject, subject),
+            (None, None, None) => return Err(Fault::Request("one of `jti`, `sid` and `subject` is needed".to_owned())),
+            _ => return Err(Fault::Request("`jti`, `sid` and `subject` are asked for one at a time".to_owned())),
+        };
+        if value.is_empty() {
+            return Err(Fault::Request(format!("`{by}` is empty")));
+        }
+        let scope = match wanted.issuer {
+            None => Scope::Every,
+            Some(name) => self.scopes.get(name.as_str()).cloned().ok_or_else(|| self.unknown(&name))?,
+        };
+        Ok(Revocation { scope, by, value: value.into(), at })
+    }
+
+    fn unknown(&self, name: &str) -> Fault {
+        let known = self.scopes.keys().map(|name| &**name).collect::<Vec<_>>().join(", ");
+        Fault::Request(match known.as_str() {
+            "" => format!("there is no [issuer.{name}]: the file has no issuer"),
+            known => format!("there is no [issuer.{name}]; there is {known}"),
+        })
+    }
+}
+
+/// The body of a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    jti: Option<String>,
+    sid: Option<String>,
+    subject: Option<String>,
+    issuer: Option<String>,
+}
+
+/// Why nothing was revoked. The text is for operators: who reads it has shown the token.
+#[derive(Debug)]
+enum Fault {
+    Method,
+    Credentials { wrong: bool },
+    Request(String),
+    TooLarge,
+    Store,
+}
+
+impl Fault {
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let (reason, detail) = match &self {
+            Self::Method => (Reason::MethodNotAllowed, "only POST"),
+            Self::Credentials { wrong: false } => (Reason::CredentialsMissing, "send the token of [admin] as `Authorization: Bearer …`"),
+            Self::Credentials { wrong: true } => (Reason::CredentialsMissing, "this is not the token of [admin]"),
+            Self::Request(detail) => (Reason::RequestInvalid, detail.as_str()),
+            Self::TooLarge => (Reason::BodyTooLarge, "the body is larger than 64 KiB"),
+            Self::Store => (Reason::StoreUnavailable, "the store cannot be written; nothing was revoked. The log says why"),
+        };
+        let status = reason.status();
+        let body = serde_json::json!({
+            "title": status.canonical_reason(), "status": status.as_u16(), "reason": reason.as_str(), "detail": detail,
+            "request_id": ids::request_id().as_str(),
+        });
+        let mut response = with_type(status, "application/problem+json", Bytes::from(format!("{body}\n")));
+        let (name, value) = match self {
+            Self::Method => (header::ALLOW, "POST"),
+            Self::Credentials { wrong: false } => (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\""),
+            Self::Credentials { wrong: true } => (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\", error=\"invalid_token\""),
+            Self::Store => (header::RETRY_AFTER, "1"),
+            // What is left of the body would be read as the next request.
+            Self::TooLarge | Self::Request(_) => (header::CONNECTION, "close"),
+        };
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
+    }
+}
+
+fn hashed(token: &[u8]) -> [u8; 32] {
+    digest(&SHA256, token).as_ref().try_into().unwrap_or_default()
+}
+
+const SCHEME: &[u8] = b"Bearer ";
+
+/// Bytes of a body.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(token: Option<&str>) -> Policy {
+        let scopes = [("corp", "https://corp.example"), ("app", "")];
+        Policy {
+            token: token.map(|token| hashed(token.as_bytes())),
+            scopes: scopes.into_iter().map(|(name, iss)| (name.into(), Scope::Issuer(iss.into()))).collect(),
+        }
+    }
+
+    #[test]
+    fn only_the_token_opens() {
+        let policy = policy(Some("the-token-of-the-operators"));
+        let check = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(line).unwrap());
+            }
+            policy.check(&headers).is_ok()
+        };
+        for line in ["Bearer the-token-of-the-operators", "bearer  the-token-of-the-operators "] {
+            assert!(check(&[line]), "{line}");
+        }
+        for lines in [
+            &[][..],
+            &["Bearer"],
+            &["Bearer "],
+            &["Bearer the-token-of-the-operator"],
+            &["Bearer the-token-of-the-operatorss"],
+            &["Bearer The-token-of-the-operators"],
+            &["Basic the-token-of-the-operators"],
+            &["the-token-of-the-operators"],
+            &["Bearer the-token-of-the-operators", "Bearer the-token-of-the-operators"],
+        ] {
+            assert!(!check(lines), "{lines:?}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer "));
+        assert!(super::Policy::default().check(&headers).is_err(), "no token is no empty token");
+    }
+
+    #[test]
+    fn a_body_says_one_thing() {
+        let policy = policy(None);
+        for (body, scope, by, value) in [
+            (r#"{"jti":"t"}"#, Scope::Every, RevokedBy::Jti, "t"),
+            (r#"{"sid":"s","issuer":"corp"}"#, Scope::Issuer("https://corp.example".into()), RevokedBy::Sid, "s"),
+            (r#" {"subject":"u\u002d17","jti":null,"issuer":"app"} "#, Scope::Issuer("".into()), RevokedBy::Subject, "u-17"),
+        ] {
+            let revocation = policy.revocation(body.as_bytes(), 7).unwrap();
+            assert_eq!(revocation, Revocation { scope, by, value: value.into(), at: 7 });
+        }
+        for (body, told) in [
+            ("", "EOF"),
+            ("{", "EOF"),
+            ("[]", "expected"),
+            ("{}", "one of `jti`, `sid` and `subject`"),
+            (r#"{"issuer":"corp"}"#, "one of `jti`, `sid` and `subject`"),
+            (r#"{"jti":"a","sid":"b"}"#, "one at a time"),
+            (r#"{"jti":"a","jti":"b"}"#, "duplicate field `jti`"),
+            (r#"{"jti":""}"#, "`jti` is empty"),
+            (r#"{"subject":17}"#, "expected a string"),
+            (r#"{"subject":"u","isuer":"corp"}"#, "unknown field `isuer`"),
+            (r#"{"subject":"u","issuer":"corpp"}"#, "there is no [issuer.corpp]; there is app, corp"),
+            (r#"{"subject":"u","issuer":"https://corp.example"}"#, "there is no [issuer.https"),
+            (r#"{"subject":"u"} x"#, "trailing"),
+        ] {
+            match policy.revocation(body.as_bytes(), 7) {
+                Err(Fault::Request(detail)) => assert!(detail.contains(told), "{body}: {detail}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+    }
+}

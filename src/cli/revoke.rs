@@ -1,0 +1,119 @@
+//! `portcullis revoke`
+
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::Args;
+use toml::Spanned;
+
+use super::token::no_issuer;
+use super::{Failure, print};
+use crate::clock::Clock;
+use crate::config::value::CreateFiles;
+use crate::config::{self, Problem, Problems};
+use crate::gateway::Snapshot;
+use crate::gateway::snapshot::{CompileOptions, Compiled};
+use crate::revocation::{Retention, keep};
+use crate::store::{Store, StoreSettings};
+use crate::telemetry::metrics::Metrics;
+use crate::token::{Revocation, RevokedBy, Scope};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A gateway that runs on the same store refuses the tokens within a second; one that does not run, from its next start."
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    what: What,
+    /// The issuer section whose tokens are meant. Default: those of every issuer.
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// One token, by its `jti`.
+    #[arg(long, value_name = "JTI")]
+    jti: Option<String>,
+    /// Every token of a session, by its `sid`.
+    #[arg(long, value_name = "SID")]
+    session: Option<String>,
+    /// Every token of a subject that was issued until now.
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+}
+
+pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let (by, value) = arguments.what.asked()?;
+    let clock = Clock::system();
+    let loaded = config::load(path)?;
+    let source = loaded.source.clone();
+    let section = loaded.file.store.as_ref().map_or(0..0, Spanned::span);
+    let options = CompileOptions { previous: None, create: CreateFiles::Yes, metrics: &Metrics::new(), now: clock.unix_seconds() };
+    let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
+    let Some(settings) = &snapshot.start.store else {
+        let problem = Problem::error(section, "there is no `[store]`: a gateway that runs on this file could not be told").help(
+            "add a `[store]` section and restart the gateway; without one, `POST /revoke` of the admin listener revokes in its memory",
+        );
+        return Err(Problems::new(source, vec![problem]).into());
+    };
+    let scope = scope(&snapshot, arguments.issuer.as_deref())?;
+    let kept = Retention::of(&snapshot.issuers).seconds(&scope);
+    let revocation = Revocation { scope, by, value: value.into(), at: clock.unix_seconds() };
+    write(settings, &revocation)?;
+    print(&told(&revocation, arguments.issuer.as_deref(), kept))
+}
+
+impl What {
+    fn asked(&self) -> Result<(RevokedBy, &str), Failure> {
+        let (by, value) = match (&self.jti, &self.session, &self.subject) {
+            (Some(jti), ..) => (RevokedBy::Jti, jti),
+            (None, Some(sid), _) => (RevokedBy::Sid, sid),
+            (None, None, subject) => {
+                (RevokedBy::Subject, subject.as_ref().ok_or_else(|| Failure::Usage("name what is revoked".to_owned()))?)
+            }
+        };
+        if value.is_empty() {
+            return Err(Failure::Usage(format!("the {by} is empty: no token has such a one")));
+        }
+        Ok((by, value))
+    }
+}
+
+fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
+    let Some(name) = name else { return Ok(Scope::Every) };
+    let found = snapshot.issuers.iter().find(|issuer| &*issuer.settings().name == name);
+    found.map(|issuer| Scope::of(issuer.settings())).ok_or_else(|| {
+        let mut names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+        names.sort_unstable();
+        no_issuer(name, &names)
+    })
+}
+
+fn write(settings: &StoreSettings, revocation: &Revocation) -> Result<(), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = Store::open(settings).await.map_err(|error| failed(&error))?;
+        let revoked = keep(&store, std::slice::from_ref(revocation)).await.map_err(|error| failed(&error));
+        store.close().await;
+        revoked
+    })
+}
+
+fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64) -> String {
+    let Revocation { by, value, at, .. } = revocation;
+    let whose = issuer.map_or("of every issuer".to_owned(), |name| format!("of issuer `{name}`"));
+    let time = |seconds: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
+    let what = match by {
+        RevokedBy::Jti => format!("the token with the jti `{value}` {whose}"),
+        RevokedBy::Sid => format!("every token of the session `{value}` {whose}"),
+        RevokedBy::Subject => format!("every token of `{value}` {whose} that was issued until {}, or does not say when", time(*at)),
+    };
+    let until = time(at.saturating_add(kept));
+    format!(
+        "revoked: {what}.\nA gateway that runs on this store refuses it within a second, one that is started later at once. Kept until {until},\n\
+         when no such token can be valid any more.\n"
+    )
+}

@@ -1,0 +1,43 @@
+//! `[admin] token`, and what can be revoked.
+
+use super::Compiler;
+use super::issuers::Inline;
+use crate::config::Problem;
+use crate::config::value::SecretBytes;
+
+impl Compiler<'_> {
+    /// The token of those who may change state; `None` where nobody may, or it has a problem.
+    pub(super) fn admin_token(&mut self) -> Option<SecretBytes> {
+        let written = self.file.admin.token.as_ref()?;
+        let token = self.read_secret(written, Inline::Never)?;
+        let help = "make one with `openssl rand -base64 32`";
+        let problem = match token.expose() {
+            short if short.len() < SHORTEST_TOKEN => {
+                format!("the token has {} bytes; what can be guessed opens the door, so it needs at least {SHORTEST_TOKEN}", short.len())
+            }
+            bytes if !bytes.iter().all(u8::is_ascii_graphic) => {
+                "the token has a space, a line break or something that is not ASCII: it could not be sent as a bearer token".to_owned()
+            }
+            _ => return Some(token),
+        };
+        self.error(Problem::error(written.span(), problem).help(help));
+        None
+    }
+
+    /// What revokes without a store forgets at a restart.
+    pub(super) fn warn_about_revocations(&mut self) {
+        if self.file.store.is_some() || self.file.identity.is_some() {
+            return;
+        }
+        let revoking = self.file.admin.token.as_ref().map(|token| (token.span(), "`POST /revoke`"));
+        if let Some((span, what)) = revoking {
+            self.error(
+                Problem::warning(span, format!("{what} revokes in memory only: after a restart the tokens are accepted again"))
+                    .help("add a `[store]` section; `portcullis revoke` needs it too"),
+            );
+        }
+    }
+}
+
+/// The shortest token, in bytes.
+const SHORTEST_TOKEN: usize = 16;

@@ -1,0 +1,361 @@
+//! Tokens that die before they expire (CONTRACT §2 rule 13, §5): by jti, by session, by subject; in every worker at once, and for good.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::harness::client::Request;
+use crate::harness::mint::{claims, now, secret};
+use crate::harness::{Gateway, Response, mint, within};
+
+const OPERATOR: &str = "the-token-of-the-operators";
+
+const STORED: &str = "server.workers = 4\nadmin.token = { file = 'admin.token' }\nstore.database = 'sqlite:portcullis.db'\n\
+                      route = [{ name = 'all', path = '/*', upstream = 'app' }]";
+
+const TWO_ISSUERS: &str = "admin.token = { file = 'admin.token' }\nstore = {}\nroute = [{ path = '/*', upstream = 'app' }]\n\
+     issuer.corp = { issuer = 'https://login.test/corp', audience = ['reports'], algorithms = ['HS256'], secret = { file = 'corp.secret' } }\n\
+     issuer.app = { insecure_any_issuer = true, audience = ['reports'], algorithms = ['HS256'], secret = { file = 'corp.secret' } }";
+
+async fn start(config: &str) -> Gateway {
+    Gateway::setup(config).file("admin.token", format!("{OPERATOR}\n")).start().await
+}
+
+/// `POST /revoke` with this body, by an operator.
+async fn revoke(gateway: &Gateway, body: Value) -> Response {
+    post(gateway).bearer(OPERATOR).body(body.to_string()).send().await
+}
+
+fn post(gateway: &Gateway) -> Request {
+    Request::new(gateway.admin_address(), "POST", "/revoke")
+}
+
+async fn get(gateway: &Gateway, token: &str) -> Response {
+    gateway.get("/").bearer(token).send().await
+}
+
+/// That a revocation is acknowledged.
+async fn revoked(gateway: &Gateway, body: Value) {
+    let response = revoke(gateway, body).await;
+    assert_eq!((response.status, response.body.len()), (204, 0), "{response:?}");
+}
+
+/// That the token is refused because it was revoked.
+async fn is_dead(gateway: &Gateway, token: &str) {
+    let response = get(gateway, token).await;
+    response.is(401, "token_revoked");
+    assert_eq!(response.header("www-authenticate"), Some("Bearer realm=\"portcullis\", error=\"invalid_token\""));
+}
+
+async fn lives(gateway: &Gateway, token: &str) {
+    let response = get(gateway, token).await;
+    assert_eq!(response.status, 200, "{response:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_by_every_worker_at_once() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t-1", "sid": "s-1" }));
+    // Each connection is one worker's; each worker has verified the token, and remembers it.
+    let mut connections = Vec::new();
+    for _ in 0..16 {
+        connections.push(gateway.connect().await);
+    }
+    for connection in &mut connections {
+        assert_eq!(gateway.get("/").bearer(&token).send_on(connection).await.status, 200);
+    }
+    revoked(&gateway, json!({ "jti": "t-1" })).await;
+    for connection in &mut connections {
+        gateway.get("/").bearer(&token).send_on(connection).await.is(401, "token_revoked");
+    }
+    assert_eq!(gateway.upstream().count(), 16);
+    lives(&gateway, &claims(json!({ "jti": "t-2", "sid": "s-1" }))).await;
+    assert_eq!(gateway.metric_value("portcullis_revocations_active", &[]).await, Some(1.0));
+    assert!(
+        gateway.metric_value("portcullis_auth_decisions_total", &["reason=\"token_revoked\"", "outcome=\"refused\""]).await >= Some(16.0)
+    );
+    let told = gateway.log().until("why is told", |line| line["reason"] == "token_revoked" && line["cause"].is_string()).await;
+    assert!(told["cause"].as_str().unwrap().contains("by its jti"), "{told}");
+}
+
+#[tokio::test]
+async fn sessions_and_subjects_are_revoked_whole() {
+    let gateway = start(STORED).await;
+    let (one, two) = (claims(json!({ "jti": "a", "sid": "s" })), claims(json!({ "jti": "b", "sid": "s" })));
+    revoked(&gateway, json!({ "sid": "s" })).await;
+    is_dead(&gateway, &one).await;
+    is_dead(&gateway, &two).await;
+    lives(&gateway, &claims(json!({ "sid": "S" }))).await;
+
+    let iat = |iat: Value| claims(json!({ "sub": "u-1", "iat": iat }));
+    let (old, undated) = (iat(json!(now() - 5)), iat(Value::Null));
+    lives(&gateway, &old).await;
+    lives(&gateway, &undated).await;
+    revoked(&gateway, json!({ "subject": "u-1" })).await;
+    is_dead(&gateway, &old).await;
+    is_dead(&gateway, &undated).await;
+    // A token of the time after the cut-off; its issuer's clock may be ahead of ours.
+    lives(&gateway, &iat(json!(now() + 5))).await;
+    lives(&gateway, &claims(json!({ "sub": "u-2" }))).await;
+}
+
+#[tokio::test]
+async fn a_subject_that_is_a_number_is_revoked_by_its_digits() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "sub": 17 }));
+    lives(&gateway, &token).await;
+    revoked(&gateway, json!({ "subject": "17" })).await;
+    is_dead(&gateway, &token).await;
+}
+
+#[tokio::test]
+async fn a_revocation_is_of_one_issuer_or_of_every() {
+    let gateway = start(TWO_ISSUERS).await;
+    let (corp, app) = (claims(json!({ "sub": "ann" })), claims(json!({ "sub": "ann", "iss": null })));
+    revoked(&gateway, json!({ "subject": "ann", "issuer": "app" })).await;
+    lives(&gateway, &corp).await;
+    is_dead(&gateway, &app).await;
+    revoked(&gateway, json!({ "subject": "ann", "issuer": "corp" })).await;
+    is_dead(&gateway, &corp).await;
+    let tokens = [claims(json!({ "sid": "s" })), claims(json!({ "sid": "s", "iss": null }))];
+    revoked(&gateway, json!({ "sid": "s" })).await;
+    for token in &tokens {
+        is_dead(&gateway, token).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_loss_of_power() {
+    let mut gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    for round in 0..3 {
+        let next = claims(json!({ "sid": format!("s-{round}") }));
+        lives(&gateway, &next).await;
+        revoked(&gateway, json!({ "sid": format!("s-{round}") })).await;
+        gateway.kill_and_restart().await;
+        is_dead(&gateway, &next).await;
+    }
+    lives(&gateway, &token).await;
+    assert_eq!(gateway.metric_value("portcullis_revocations_active", &[]).await, Some(3.0));
+}
+
+#[tokio::test]
+async fn a_section_that_is_renamed_brings_nothing_back() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    revoked(&gateway, json!({ "jti": "t", "issuer": "corp" })).await;
+    let renamed = format!("{STORED}\n[issuer.company]\n{}", mint::CORP);
+    assert_eq!(gateway.reload(&renamed).await["message"], "reloaded");
+    is_dead(&gateway, &token).await;
+    // The new name is known from now on, the old one is not.
+    revoked(&gateway, json!({ "jti": "u", "issuer": "company" })).await;
+    assert_eq!(revoke(&gateway, json!({ "jti": "u", "issuer": "corp" })).await.refusal(), (400, "request_invalid".to_owned()));
+}
+
+#[tokio::test]
+async fn the_command_reaches_a_gateway_that_runs() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    lives(&gateway, &token).await;
+    let (code, told, errors) = gateway.command(&["revoke", "--jti", "t", "--issuer", "corp"]).await;
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert!(told.starts_with("revoked: the token with the jti `t` of issuer `corp`.") && told.contains("within a second"), "{told}");
+    within(async { while get(&gateway, &token).await.status == 200 {} }).await;
+    is_dead(&gateway, &token).await;
+
+    let session = claims(json!({ "sid": "s" }));
+    let (code, told, _) = gateway.command(&["revoke", "--session", "s"]).await;
+    assert!(code == 0 && told.contains("every token of the session `s` of every issuer"), "{told}");
+    within(async { while get(&gateway, &session).await.status == 200 {} }).await;
+
+    let subject = claims(json!({ "sub": "u-1" }));
+    let (code, told, _) = gateway.command(&["revoke", "--subject", "u-1"]).await;
+    assert!(code == 0 && told.contains("every token of `u-1` of every issuer that was issued until 20"), "{told}");
+    within(async { while get(&gateway, &subject).await.status == 200 {} }).await;
+}
+
+#[tokio::test]
+async fn the_command_reaches_a_gateway_that_starts_later() {
+    let mut gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    gateway.signal("TERM");
+    gateway.exited().await;
+    assert_eq!(gateway.command(&["revoke", "--jti", "t"]).await.0, 0);
+    gateway.kill_and_restart().await;
+    is_dead(&gateway, &token).await;
+}
+
+#[tokio::test]
+async fn the_command_says_what_is_wrong() {
+    let gateway = start(TWO_ISSUERS).await;
+    for (arguments, exit, told) in [
+        (&["revoke"][..], 2, "<--jti <JTI>|--session <SID>|--subject <SUBJECT>>"),
+        (&["revoke", "--jti", "a", "--session", "b"], 2, "cannot be used with"),
+        (&["revoke", "--jti", ""], 2, "the jti is empty"),
+        (&["revoke", "--jti", "a", "--issuer", "crop"], 2, "there is no [issuer.crop]; there is app, corp"),
+    ] {
+        let (code, _, errors) = gateway.command(arguments).await;
+        assert!(code == exit && errors.contains(told), "{arguments:?}: {code} {errors}");
+    }
+    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app' }]").await;
+    let (code, _, errors) = gateway.command(&["revoke", "--jti", "a"]).await;
+    assert!(code == 78 && errors.contains("there is no `[store]`") && errors.contains("add a `[store]` section"), "{code} {errors}");
+}
+
+#[tokio::test]
+async fn explain_knows_what_is_revoked() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    let explain = async || {
+        let (code, told, errors) = gateway.command(&["explain", "GET", "/", "--json", "--token", &token]).await;
+        assert_eq!((code, errors.as_str()), (0, ""));
+        serde_json::from_str::<Value>(&told).unwrap()["reason"].clone()
+    };
+    assert_eq!(explain().await, "authenticated");
+    revoked(&gateway, json!({ "jti": "t" })).await;
+    assert_eq!(explain().await, "token_revoked");
+}
+
+#[tokio::test]
+async fn only_the_token_of_the_operators_revokes() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    let body = json!({ "jti": "t" }).to_string();
+    for (line, error) in [
+        (None, ""),
+        (Some("Basic YTpi".to_owned()), ""),
+        (Some("Bearer wrong".to_owned()), ", error=\"invalid_token\""),
+        (Some(format!("Bearer {OPERATOR}x")), ", error=\"invalid_token\""),
+        // A caller's token is no operator's.
+        (Some(format!("Bearer {token}")), ", error=\"invalid_token\""),
+    ] {
+        let request = post(&gateway).body(&body);
+        let request = match &line {
+            Some(line) => request.header("Authorization", line),
+            None => request,
+        };
+        let response = request.send().await;
+        response.is(401, "credentials_missing");
+        assert_eq!(response.header("www-authenticate"), Some(format!("Bearer realm=\"portcullis\"{error}").as_str()));
+    }
+    lives(&gateway, &token).await;
+    let get = Request::new(gateway.admin_address(), "GET", "/revoke").bearer(OPERATOR).send().await;
+    assert_eq!((get.refusal(), get.header("allow")), ((405, "method_not_allowed".to_owned()), Some("POST")));
+    // Nothing of it on the public listener, whoever asks.
+    let public = gateway.request("POST", "/revoke").bearer(OPERATOR).body(&body).send().await;
+    public.is(401, "token_malformed");
+    // The token is written nowhere.
+    assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains(OPERATOR)));
+}
+
+#[tokio::test]
+async fn bodies_that_say_nothing_clear_revoke_nothing() {
+    let gateway = start(STORED).await;
+    for (body, told) in [
+        ("", "EOF"),
+        ("{\"jti\":", "EOF"),
+        ("[]", "expected"),
+        ("{}", "one of `jti`, `sid` and `subject` is needed"),
+        ("{\"jti\":\"a\",\"subject\":\"b\"}", "one at a time"),
+        ("{\"sid\":\"\"}", "`sid` is empty"),
+        ("{\"sid\":7}", "expected a string"),
+        ("{\"subject\":\"u-17\",\"isuer\":\"corp\"}", "unknown field `isuer`"),
+        ("{\"subject\":\"u-17\",\"issuer\":\"crop\"}", "there is no [issuer.crop]; there is corp"),
+    ] {
+        let response = post(&gateway).bearer(OPERATOR).body(body).send().await;
+        response.is(400, "request_invalid");
+        assert!(response.json()["detail"].as_str().unwrap().contains(told), "{body}: {response:?}");
+    }
+    let large = format!("{{\"jti\":\"{}\"}}", "a".repeat(64 * 1024));
+    post(&gateway).bearer(OPERATOR).body(large).send().await.is(413, "body_too_large");
+    assert_eq!(gateway.metric_value("portcullis_revocations_active", &[]).await, Some(0.0));
+    lives(&gateway, &mint::token(&[])).await;
+}
+
+#[tokio::test]
+async fn without_a_token_of_its_own_there_is_no_endpoint() {
+    let gateway = start(&STORED.replace("admin.token = { file = 'admin.token' }\n", "")).await;
+    assert_eq!(revoke(&gateway, json!({ "jti": "t" })).await.status, 404);
+    // A reload can set a token, another one, and take it away.
+    gateway.reload(STORED).await;
+    revoked(&gateway, json!({ "jti": "t" })).await;
+    std::fs::write(gateway.path("admin.token"), "another-token-of-the-operators").unwrap();
+    gateway.hang_up().await;
+    assert_eq!(revoke(&gateway, json!({ "jti": "u" })).await.status, 401);
+    gateway.reload(&STORED.replace("admin.token = { file = 'admin.token' }\n", "")).await;
+    assert_eq!(revoke(&gateway, json!({ "jti": "u" })).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_token_that_could_be_guessed_or_never_sent_is_refused() {
+    for (token, told) in [("short", "the token has 5 bytes"), ("two words of sixteen", "could not be sent")] {
+        let gateway = start(STORED).await;
+        std::fs::write(gateway.path("admin.token"), token).unwrap();
+        let rejected = gateway.hang_up().await;
+        assert!(rejected["problems"].to_string().contains(told), "{rejected}");
+        assert_eq!(gateway.command(&["check"]).await.0, 78);
+        revoked(&gateway, json!({ "jti": "t" })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_an_outage_and_revokes_nothing() {
+    let gateway = start(STORED).await;
+    let token = claims(json!({ "jti": "t" }));
+    // Another process that holds the database for longer than anybody waits.
+    let database = gateway.path("portcullis.db");
+    let mode = std::fs::metadata(&database).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let lock = within(hold(database.to_str().unwrap())).await;
+    let response = revoke(&gateway, json!({ "jti": "t" })).await;
+    response.is(503, "store_unavailable");
+    lives(&gateway, &token).await;
+    drop(lock);
+    revoked(&gateway, json!({ "jti": "t" })).await;
+    is_dead(&gateway, &token).await;
+}
+
+#[tokio::test]
+async fn without_a_store_it_holds_until_the_process_ends_and_check_says_so() {
+    let mut gateway = start(&STORED.replace("store.database = 'sqlite:portcullis.db'\n", "")).await;
+    let (code, _, warnings) = gateway.command(&["check"]).await;
+    assert!(code == 0 && warnings.contains("revokes in memory only"), "{warnings}");
+    let token = claims(json!({ "jti": "t" }));
+    revoked(&gateway, json!({ "jti": "t" })).await;
+    is_dead(&gateway, &token).await;
+    gateway.hang_up().await;
+    is_dead(&gateway, &token).await;
+    gateway.kill_and_restart().await;
+    lives(&gateway, &token).await;
+    let stored = start(STORED).await;
+    assert!(!stored.command(&["check"]).await.2.contains("memory"));
+}
+
+#[tokio::test]
+async fn a_forged_token_learns_nothing_of_what_is_revoked() {
+    let gateway = start(STORED).await;
+    revoked(&gateway, json!({ "jti": "t" })).await;
+    let forged =
+        secret(jsonwebtoken::Algorithm::HS256, b"another secret, of whoever forges tokens").token(json!({}), json!({ "jti": "t" }));
+    get(&gateway, &forged).await.is(401, "token_signature");
+    get(&gateway, &claims(json!({ "jti": "t", "exp": now() - 100 }))).await.is(401, "token_expired");
+}
+
+#[tokio::test]
+async fn a_route_that_only_counts_lets_a_revoked_token_through_as_nobody() {
+    let gateway = start(&STORED.replace("upstream = 'app' }", "upstream = 'app', enforce = false }")).await;
+    let token = claims(json!({ "jti": "t" }));
+    revoked(&gateway, json!({ "jti": "t" })).await;
+    lives(&gateway, &token).await;
+    assert_eq!(gateway.upstream().last().header("x-auth-user"), None);
+    let line = gateway.access("/").await;
+    assert_eq!((&line["outcome"], &line["reason"], &line["subject"]), (&"would_refuse".into(), &"token_revoked".into(), &Value::Null));
+}
+
+/// A write lock on a database, as another process would hold it, until what is returned is dropped.
+async fn hold(database: &str) -> sqlx::SqliteConnection {
+    use sqlx::{Connection as _, Executor as _};
+    let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{database}")).await.unwrap();
+    connection.execute("BEGIN IMMEDIATE").await.unwrap();
+    connection
+}
