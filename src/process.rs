@@ -17,6 +17,7 @@ use crate::config::value::CreateFiles;
 use crate::config::{self, Mark, Problems};
 use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
+use crate::identity::{self, Identity};
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Server, bind};
 use crate::store::{Store, StoreError};
@@ -48,6 +49,9 @@ pub enum ProcessError {
     /// The database.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The built-in issuer.
+    #[error("the built-in issuer cannot start: {0}")]
+    Identity(#[from] identity::StartError),
     /// Threads, signals or the log.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -112,7 +116,8 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     let retention = Retention::of(&compiled.snapshot.issuers);
     let revocations = runtime.block_on(Revocations::load(store.clone(), retention, clock.clone(), metrics.clone()))?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
-    let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations)));
+    let identity = runtime.block_on(start_identity(&compiled.snapshot, store.as_ref(), &revocations, &clock, &metrics))?;
+    let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations)).with_identity(identity.clone()));
     let server = Arc::new(Server::new(Arc::clone(&gateway)));
     let bound: Vec<SocketAddr> = sets.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = start_workers(&server, sets)?;
@@ -126,6 +131,10 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
             let _ = worker.join();
         }
     }
+    if let Some(identity) = identity {
+        // What was begun is ended and acknowledged before the store closes.
+        runtime.block_on(identity.finish());
+    }
     if let Some(store) = store {
         runtime.block_on(store.close());
     }
@@ -133,6 +142,20 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     // Every line that was written before is on its way out when this returns.
     drop(guard);
     ended
+}
+
+/// The built-in issuer, where the file has one.
+async fn start_identity(
+    snapshot: &Snapshot,
+    store: Option<&Store>,
+    revocations: &Arc<Revocations>,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Option<Arc<Identity>>, ProcessError> {
+    let built_in = snapshot.issuers.iter().find(|issuer| issuer.settings().is_built_in);
+    let (Some(policy), Some(built_in), Some(store)) = (&snapshot.identity, built_in, store) else { return Ok(None) };
+    let (keys, revocations) = (Arc::clone(built_in.keys()), Arc::clone(revocations));
+    Ok(Some(Identity::start(store.clone(), keys, revocations, policy, clock.clone(), metrics.clone()).await?))
 }
 
 fn start_workers(server: &Arc<Server>, sets: Vec<Vec<std::net::TcpListener>>) -> io::Result<Vec<JoinHandle<()>>> {
@@ -184,6 +207,10 @@ impl Life {
         )));
         #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
         let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow()));
+        let gateway = Arc::clone(&self.gateway);
+        let tending = self.gateway.identity().map(|identity| Arc::clone(identity).tend(move || gateway.current().identity.clone()));
+        #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
+        let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
         let listen = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");

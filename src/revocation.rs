@@ -121,6 +121,12 @@ impl Revocations {
         self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// What was written to the store beside something else, as its [`row`], holds here from now on.
+    pub fn written(&self, revocation: Revocation) {
+        self.list.add([revocation]);
+        self.metrics.revocations(self.list.len());
+    }
+
     /// From now on revocations are kept as long as these issuers need: a file was installed.
     pub fn keep_for(&self, issuers: &Issuers) {
         *self.retention.write().unwrap_or_else(PoisonError::into_inner) = Retention::of(issuers);
@@ -198,7 +204,8 @@ pub async fn keep(store: &Store, revocations: &[Revocation]) -> Result<(), Store
     store.revoke(&revocations.iter().map(row).collect::<Vec<_>>()).await
 }
 
-fn row(revocation: &Revocation) -> RevocationRow {
+/// A revocation as the store keeps it.
+pub fn row(revocation: &Revocation) -> RevocationRow {
     let Revocation { scope, by, value, at } = revocation;
     RevocationRow { kind: by.as_str().to_owned(), value: value.to_string(), scope: written(scope), revoked_at: at.cast_signed(), seq: 0 }
 }

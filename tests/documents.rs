@@ -540,6 +540,8 @@ fn every_metric_has_its_entry() {
     route.request("GET", 200, 0.01, Some(0.005));
     route.decision(Outcome::Allowed.as_str(), reason::Reason::Public.as_str());
     metrics.rate_limited("login").inc();
+    metrics.login("succeeded");
+    metrics.refresh("succeeded");
     let text = metrics.encode();
     let names: BTreeSet<String> = text
         .lines()

@@ -8,6 +8,8 @@ use http::{HeaderMap, Method, header};
 use super::client::{ClientAddress, Scheme};
 use super::route::{Access, Route, TokenPlaces};
 use super::target::{Target, decode_form, query_values, same_authority};
+use crate::identity::Origin;
+use crate::identity::cookie::REFRESH_COOKIE;
 use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken};
 
 /// Names under which a token may stand outside `Authorization`.
@@ -17,11 +19,22 @@ pub struct TokenNames {
     pub cookie: String,
     /// The query parameter.
     pub query: String,
+    /// Where our own pages are, by `[identity] issuer`.
+    pub issuer: Option<OwnOrigin>,
+}
+
+/// The origin of a URL (RFC 6454 §4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnOrigin {
+    /// Its scheme.
+    pub scheme: Scheme,
+    /// Host, and port where there is one.
+    pub authority: Box<str>,
 }
 
 impl Default for TokenNames {
     fn default() -> Self {
-        Self { cookie: "__Host-portcullis".to_owned(), query: "access_token".to_owned() }
+        Self { cookie: "__Host-portcullis".to_owned(), query: "access_token".to_owned(), issuer: None }
     }
 }
 
@@ -33,7 +46,7 @@ impl TokenNames {
         let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'=';
         let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());
         let name = pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-        name.eq_ignore_ascii_case(self.cookie.as_bytes()) || name.eq_ignore_ascii_case(b"__Host-portcullis")
+        [self.cookie.as_bytes(), b"__Host-portcullis", REFRESH_COOKIE.as_bytes()].iter().any(|own| name.eq_ignore_ascii_case(own))
     }
 }
 
@@ -77,6 +90,14 @@ impl Verifier<'_> {
             Some(known) => known.lock().unwrap_or_else(PoisonError::into_inner).verify(self.issuers, token, now)?,
             None => Arc::new(self.issuers.verify(token, now)?),
         })
+    }
+
+    /// Whom a credential proves.
+    ///
+    /// # Errors
+    /// [`InvalidToken`]
+    pub fn caller(&self, credential: &Credential, now: u64) -> Result<Caller, InvalidToken> {
+        Ok(Caller { token: self.verify(&credential.token, now)?, place: credential.place })
     }
 
     /// A token that was verified, now or earlier, if it was not revoked.
@@ -136,10 +157,10 @@ pub fn authenticate(
     let Some(credential) = credential(route.token_from, &request.headers, target, verifier.names)? else {
         return if route.access == Access::Optional { Ok(None) } else { Err(Unauthenticated::Missing) };
     };
-    if credential.place == Place::Cookie && !is_own_request(request, target, client) {
+    if credential.place == Place::Cookie && !is_own_request(request, target, client, verifier.names) {
         return Err(Unauthenticated::ForeignOrigin);
     }
-    Ok(Some(Caller { token: verifier.verify(&credential.token, now)?, place: credential.place }))
+    Ok(Some(verifier.caller(&credential, now)?))
 }
 
 /// The one credential of a request.
@@ -228,29 +249,51 @@ fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Ite
     })
 }
 
+/// Whether a request has the token cookie, be it good or not.
+pub fn has_token_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
+    cookie_values(headers, &names.cookie).next().is_some()
+}
+
 /// Whether a request that is known by its cookie was made by our own pages: needed for what changes state, and for upgrades, which no
 /// same-origin policy holds back.
-fn is_own_request(request: &http::request::Parts, target: &Target, client: &ClientAddress) -> bool {
+fn is_own_request(request: &http::request::Parts, target: &Target, client: &ClientAddress, names: &TokenNames) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    if safe && !request.headers.contains_key(header::UPGRADE) {
-        return true;
-    }
+    (safe && !request.headers.contains_key(header::UPGRADE)) || origin_of(request, target, client, names) == Origin::Own
+}
+
+/// Where a request was made, as far as a browser says.
+pub fn origin_of(request: &http::request::Parts, target: &Target, client: &ClientAddress, names: &TokenNames) -> Origin {
     let mut origins = request.headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
-        (Some(origin), None) => is_own_origin(origin.as_bytes(), target, client),
-        (Some(_), Some(_)) => false,
+        (Some(origin), None) if is_own_origin(origin.as_bytes(), target, client, names) => Origin::Own,
+        (Some(_), _) => Origin::Foreign,
         (None, _) => {
             let mut sites = request.headers.get_all("sec-fetch-site").iter();
-            sites.next().is_some_and(|site| site == "same-origin") && sites.next().is_none()
+            match (sites.next(), sites.next()) {
+                (None, _) => Origin::Unsaid,
+                (Some(site), None) if site == "same-origin" => Origin::Own,
+                // A person's own doing, such as an address that was typed.
+                (Some(site), None) if site == "none" => Origin::Unsaid,
+                _ => Origin::Foreign,
+            }
         }
     }
 }
 
-/// Whether an `Origin` (RFC 6454 §6.2) is the scheme and authority that the client used.
-fn is_own_origin(origin: &[u8], target: &Target, client: &ClientAddress) -> bool {
-    let scheme = client.scheme().as_str();
-    let Some(authority) = origin.strip_prefix(scheme.as_bytes()).and_then(|rest| rest.strip_prefix(b"://")) else { return false };
-    same_authority(authority, target.authority().as_bytes(), client.scheme() == Scheme::Https)
+/// Whether an `Origin` (RFC 6454 §6.2) is ours: that of the built-in issuer's pages where they are on the host that was asked, else the
+/// scheme and authority that the client used.
+fn is_own_origin(origin: &[u8], target: &Target, client: &ClientAddress, names: &TokenNames) -> bool {
+    let asked = target.authority().as_bytes();
+    let is = |scheme: Scheme, authority: &[u8]| {
+        let written = origin.strip_prefix(scheme.as_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"://"));
+        written.is_some_and(|written| same_authority(written, authority, scheme == Scheme::Https))
+    };
+    match &names.issuer {
+        Some(own) if same_authority(own.authority.as_bytes(), asked, own.scheme == Scheme::Https) => {
+            is(own.scheme, own.authority.as_bytes())
+        }
+        _ => is(client.scheme(), asked),
+    }
 }
 
 #[cfg(test)]
@@ -357,7 +400,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
             let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
-            is_own_request(&parts, &target, &TrustedProxies::default().client(&peer, &parts.headers))
+            is_own_request(&parts, &target, &TrustedProxies::default().client(&peer, &parts.headers), &TokenNames::default())
         };
         assert!(own("GET", &[]));
         assert!(!own("GET", &[("upgrade", "websocket")]));

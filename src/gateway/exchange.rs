@@ -123,6 +123,11 @@ impl Exchange {
         self.outcome = if permit.reason().is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
     }
 
+    /// Its body is read here.
+    pub fn reads(&mut self, upload: Option<Arc<Upload>>) {
+        self.upload = upload;
+    }
+
     /// It is on its way to the upstream.
     pub fn sent(&mut self, upload: Option<Arc<Upload>>) {
         self.upstream_begun = Some(Instant::now());
@@ -143,7 +148,12 @@ impl Exchange {
         let route = self.route().map(|route| Arc::clone(&route.name));
         match reason {
             _ if self.outcome == Outcome::Failed => {
-                tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "the upstream gave no answer");
+                let what = if matches!(refusal, Refusal::Identity(_)) {
+                    "the built-in issuer cannot answer"
+                } else {
+                    "the upstream gave no answer"
+                };
+                tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "{what}");
             }
             // Of these the access line says everything, and they come in floods.
             Reason::CredentialsMissing | Reason::RouteNotFound | Reason::RateLimited => {

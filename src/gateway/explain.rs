@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::authenticate::{Caller, Place, Unauthenticated, Verifier, authenticate};
 use super::client::{ClientAddress, Peer};
+use super::navigation::led;
 use super::outgoing::{ExchangeIds, Outgoing};
 use super::reason::Reason;
 use super::refusal::Refusal;
@@ -122,7 +123,10 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         }
     };
     told.allow = verdict.is_ok();
-    told.status = if told.allow { 200 } else { told.reason.status().as_u16() };
+    told.status = match &verdict {
+        Ok(_) => 200,
+        Err((_, refusal)) => refusal.status().as_u16(),
+    };
     told
 }
 
@@ -170,7 +174,7 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
         Err(_) => {}
     }
     let step = if caller.is_ok() { "authorize" } else { "authenticate" };
-    let permit = permit(route, caller).map_err(|refusal| (step, refusal))?;
+    let permit = permit(route, caller).map_err(|refusal| (step, led(snapshot, route.token_from.cookie, &parts, &target, refusal)))?;
     told.ok("authorize", describe_permit(route, permit.reason()));
 
     let Destination::Upstream(upstream) = &route.destination else {

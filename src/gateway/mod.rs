@@ -11,6 +11,8 @@ mod echo;
 pub mod exchange;
 pub mod explain;
 pub mod headers;
+mod identity;
+pub mod navigation;
 pub mod outgoing;
 pub mod reason;
 pub mod refusal;
@@ -39,9 +41,11 @@ use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes};
+use self::identity::Visit;
+use self::navigation::led;
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
 use self::refusal::Refusal;
-use self::route::{Destination, NoRoute, Route};
+use self::route::{Destination, Route};
 pub use self::snapshot::Snapshot;
 use self::target::{Target, TargetError};
 use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
@@ -61,6 +65,8 @@ pub struct Gateway {
     current: ArcSwap<Snapshot>,
     telemetry: Arc<Telemetry>,
     revocations: Arc<Revocations>,
+    /// The built-in issuer; `None`: the file that the process was started with has none.
+    identity: Option<Arc<crate::identity::Identity>>,
     /// Tunnels: they have left hyper's connection, so the drain waits for them here.
     tunnels: TaskTracker,
     /// Cuts the tunnels at the drain deadline.
@@ -110,10 +116,22 @@ impl Gateway {
             current: ArcSwap::from_pointee(snapshot),
             telemetry: Arc::new(telemetry),
             revocations,
+            identity: None,
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// With this built-in issuer.
+    #[must_use]
+    pub fn with_identity(self, identity: Option<Arc<crate::identity::Identity>>) -> Self {
+        Self { identity, ..self }
+    }
+
+    /// The built-in issuer.
+    pub fn identity(&self) -> Option<&Arc<crate::identity::Identity>> {
+        self.identity.as_ref()
     }
 
     /// The snapshot that new requests begin under.
@@ -206,15 +224,22 @@ impl Gateway {
             Self::limit_client(also, &client, exchange)?;
             self.admit(snapshot, worker, also, parts, &target, &client, exchange)?;
         }
-        let permit = self.admit(snapshot, worker, route, &parts, &target, &client, exchange)?;
+        let permit = self
+            .admit(snapshot, worker, route, &parts, &target, &client, exchange)
+            .map_err(|refusal| led(snapshot, route.token_from.cookie, &parts, &target, refusal))?;
         exchange.permitted(&permit);
+        let upstream = match &route.destination {
+            Destination::Upstream(upstream) => upstream,
+            Destination::Identity(mount) => {
+                let (verifier, now) = (self.verifier(snapshot, worker), self.telemetry.clock.unix_seconds());
+                let visit = Visit { snapshot, route, mount, target: &target, client: &client, verifier, now };
+                return self.visit(visit, parts, body, exchange).await.map(Passed::Response);
+            }
+        };
 
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let outgoing = Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
-        match &route.destination {
-            Destination::Upstream(upstream) => self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await,
-            Destination::Identity(_) => Err(NoRoute::NotFound.into()),
-        }
+        self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await
     }
 
     /// Who is calling, and whether they may take this route.
@@ -230,13 +255,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Permit<'snapshot>, Refusal> {
         let now = self.telemetry.clock.unix_seconds();
-        let verifier = Verifier {
-            names: &snapshot.rules.token_names,
-            issuers: &snapshot.issuers,
-            known: Some(worker.tokens()),
-            revoked: self.revocations.list(),
-        };
-        let caller = authenticate(route, parts, target, client, verifier, now);
+        let caller = authenticate(route, parts, target, client, self.verifier(snapshot, worker), now);
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
             Self::limit_subject(route, &caller.token, exchange)?;
@@ -244,10 +263,19 @@ impl Gateway {
         permit(route, caller.map_err(Refusal::from))
     }
 
+    fn verifier<'a>(&'a self, snapshot: &'a Snapshot, worker: &'a Worker) -> Verifier<'a> {
+        Verifier {
+            names: &snapshot.rules.token_names,
+            issuers: &snapshot.issuers,
+            known: Some(worker.tokens()),
+            revoked: self.revocations.list(),
+        }
+    }
+
     fn limit_client(route: &Route, client: &ClientAddress, exchange: &mut Exchange) -> Result<(), Refusal> {
         match &route.limit {
             Some(limit) if limit.settings().key == KeyKind::Client && !exchange.was_counted(limit) => {
-                count(route, limit, limit.take_client(client.ip()), exchange)
+                count(|| route.count_limited(), limit, limit.take_client(client.ip()), exchange)
             }
             _ => Ok(()),
         }
@@ -256,7 +284,7 @@ impl Gateway {
     fn limit_subject(route: &Route, caller: &VerifiedToken, exchange: &mut Exchange) -> Result<(), Refusal> {
         match &route.limit {
             Some(limit) if limit.settings().key == KeyKind::Subject && !exchange.was_counted(limit) => {
-                count(route, limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
+                count(|| route.count_limited(), limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
             }
             _ => Ok(()),
         }
@@ -345,7 +373,7 @@ struct Tunnel {
 }
 
 /// What a limit says of a request: its cell is kept with the exchange, or the request goes no further.
-fn count(route: &Route, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
+fn count(exceeds: impl FnOnce(), limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
     let exceeded = match taken {
         Ok(cell) => {
             exchange.counted(Arc::clone(limit), cell);
@@ -353,9 +381,7 @@ fn count(route: &Route, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, excha
         }
         Err(exceeded) => exceeded,
     };
-    if let Some(limited) = &route.limited {
-        limited.inc();
-    }
+    exceeds();
     if limit.observes() {
         tracing::info!(limit = limit.name(), request_id = exchange.request_id(), "would be limited");
         return Ok(());

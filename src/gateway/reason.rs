@@ -23,6 +23,8 @@ pub enum Reason {
     CredentialsAmbiguous,
     /// Another defect of the request.
     RequestInvalid,
+    /// A mailed link is unknown, was used, or is too old.
+    LinkInvalid,
     /// No credentials that this route reads.
     CredentialsMissing,
     /// Not a JWS in compact form with a JSON object as claims.
@@ -47,6 +49,12 @@ pub enum Reason {
     TokenLifetime,
     /// The token, its session or its subject was revoked.
     TokenRevoked,
+    /// No login with this address and password.
+    LoginFailed,
+    /// The refresh token is none, or its session has ended.
+    InvalidGrant,
+    /// The password was right, and a code is needed besides.
+    CodeRequired,
     /// A role is missing.
     RoleMissing,
     /// A scope is missing.
@@ -57,6 +65,14 @@ pub enum Reason {
     IssuerNotAllowed,
     /// A request known by its cookie came from another origin.
     OriginForeign,
+    /// Nobody registers themselves.
+    RegistrationClosed,
+    /// The e-mail address was not verified.
+    EmailUnverified,
+    /// The e-mail address has an account.
+    AccountExists,
+    /// The password is not taken.
+    PasswordRejected,
     /// No route for this host and path.
     RouteNotFound,
     /// The path has routes, none for this method.
@@ -75,7 +91,7 @@ pub enum Reason {
     UpstreamTimeout,
     /// The store cannot be reached or written.
     StoreUnavailable,
-    /// More connections than `max_connections`.
+    /// More connections than `max_connections`, or more passwords than can be hashed soon.
     Overloaded,
     /// The gateway is about to stop.
     Draining,
@@ -83,7 +99,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for the reference and its test.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 45] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -93,6 +109,7 @@ impl Reason {
         Self::CredentialsMalformed,
         Self::CredentialsAmbiguous,
         Self::RequestInvalid,
+        Self::LinkInvalid,
         Self::CredentialsMissing,
         Self::TokenMalformed,
         Self::TokenAlgorithm,
@@ -105,11 +122,18 @@ impl Reason {
         Self::TokenClaims,
         Self::TokenLifetime,
         Self::TokenRevoked,
+        Self::LoginFailed,
+        Self::InvalidGrant,
+        Self::CodeRequired,
         Self::RoleMissing,
         Self::ScopeMissing,
         Self::ClaimMismatch,
         Self::IssuerNotAllowed,
         Self::OriginForeign,
+        Self::RegistrationClosed,
+        Self::EmailUnverified,
+        Self::AccountExists,
+        Self::PasswordRejected,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
         Self::BodyTooLarge,
@@ -135,6 +159,7 @@ impl Reason {
             Self::CredentialsMalformed => "credentials_malformed",
             Self::CredentialsAmbiguous => "credentials_ambiguous",
             Self::RequestInvalid => "request_invalid",
+            Self::LinkInvalid => "link_invalid",
             Self::CredentialsMissing => "credentials_missing",
             Self::TokenMalformed => "token_malformed",
             Self::TokenAlgorithm => "token_algorithm",
@@ -147,11 +172,18 @@ impl Reason {
             Self::TokenClaims => "token_claims",
             Self::TokenLifetime => "token_lifetime",
             Self::TokenRevoked => "token_revoked",
+            Self::LoginFailed => "login_failed",
+            Self::InvalidGrant => "invalid_grant",
+            Self::CodeRequired => "code_required",
             Self::RoleMissing => "role_missing",
             Self::ScopeMissing => "scope_missing",
             Self::ClaimMismatch => "claim_mismatch",
             Self::IssuerNotAllowed => "issuer_not_allowed",
             Self::OriginForeign => "origin_foreign",
+            Self::RegistrationClosed => "registration_closed",
+            Self::EmailUnverified => "email_unverified",
+            Self::AccountExists => "account_exists",
+            Self::PasswordRejected => "password_rejected",
             Self::RouteNotFound => "route_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTooLarge => "body_too_large",
@@ -174,7 +206,8 @@ impl Reason {
             | Self::FramingInvalid
             | Self::CredentialsMalformed
             | Self::CredentialsAmbiguous
-            | Self::RequestInvalid => StatusCode::BAD_REQUEST,
+            | Self::RequestInvalid
+            | Self::LinkInvalid => StatusCode::BAD_REQUEST,
             Self::CredentialsMissing
             | Self::TokenMalformed
             | Self::TokenAlgorithm
@@ -186,10 +219,19 @@ impl Reason {
             | Self::TokenAudience
             | Self::TokenClaims
             | Self::TokenLifetime
-            | Self::TokenRevoked => StatusCode::UNAUTHORIZED,
-            Self::RoleMissing | Self::ScopeMissing | Self::ClaimMismatch | Self::IssuerNotAllowed | Self::OriginForeign => {
-                StatusCode::FORBIDDEN
-            }
+            | Self::TokenRevoked
+            | Self::LoginFailed
+            | Self::InvalidGrant
+            | Self::CodeRequired => StatusCode::UNAUTHORIZED,
+            Self::RoleMissing
+            | Self::ScopeMissing
+            | Self::ClaimMismatch
+            | Self::IssuerNotAllowed
+            | Self::OriginForeign
+            | Self::RegistrationClosed
+            | Self::EmailUnverified => StatusCode::FORBIDDEN,
+            Self::AccountExists => StatusCode::CONFLICT,
+            Self::PasswordRejected => StatusCode::UNPROCESSABLE_ENTITY,
             Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

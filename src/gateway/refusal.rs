@@ -4,7 +4,7 @@
 //! operator needs stands in the variants, and goes to the log.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
 use super::authorize::Denied;
@@ -13,6 +13,7 @@ use super::reason::Reason;
 use super::route::NoRoute;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
+use crate::identity::{IdentityError, Refused};
 use crate::token::InvalidToken;
 
 /// Why a request is answered here.
@@ -53,6 +54,17 @@ pub enum Refusal {
     /// The upstream.
     #[error(transparent)]
     Upstream(#[from] UpstreamFailure),
+    /// The built-in issuer.
+    #[error("{}", .0.error)]
+    Identity(Box<Refused>),
+    /// A browser is led to the login, or through a renewal, instead.
+    #[error("{refusal}; the browser is led to {location}")]
+    Led {
+        /// A path of this site.
+        location: String,
+        /// What anybody else is told.
+        refusal: Box<Refusal>,
+    },
 }
 
 impl Refusal {
@@ -80,6 +92,8 @@ impl Refusal {
                 Denied::Claim(_) => Reason::ClaimMismatch,
             },
             Self::MethodOverride => Reason::RequestInvalid,
+            Self::Identity(refused) => identity(&refused.error),
+            Self::Led { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::BodyTooLarge | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => Reason::BodyTooLarge,
             Self::Upstream(failure) => match failure {
@@ -91,10 +105,32 @@ impl Refusal {
         }
     }
 
+    /// What it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Led { .. } => StatusCode::SEE_OTHER,
+            _ => self.reason().status(),
+        }
+    }
+
+    /// What the client is told beside the reason: of a password that is not taken, why. Words of ours, none of the request's.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Identity(refused) => match &refused.error {
+                IdentityError::Password(rejected) => Some(rejected.to_string()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The answer.
     pub fn into_response(self, request_id: &str) -> Response<Body> {
         let reason = self.reason();
         let mut response = problem(reason, request_id);
+        if let Some(detail) = self.detail() {
+            *response.body_mut() = Body::Bytes(detailed_body(reason, request_id, &detail));
+        }
         let headers = response.headers_mut();
         match self {
             Self::NoRoute(NoRoute::Method { allow }) => {
@@ -106,10 +142,46 @@ impl Refusal {
             Self::Limited { retry_after, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
             }
+            Self::Identity(refused) => {
+                for cookie in refused.cookies {
+                    headers.append(header::SET_COOKIE, cookie);
+                }
+            }
+            Self::Led { location, .. } => return led(&location),
             _ => {}
         }
         response
     }
+}
+
+fn identity(error: &IdentityError) -> Reason {
+    match error {
+        IdentityError::Request(_) => Reason::RequestInvalid,
+        IdentityError::TooLarge => Reason::BodyTooLarge,
+        IdentityError::ForeignOrigin => Reason::OriginForeign,
+        IdentityError::Login(_) => Reason::LoginFailed,
+        IdentityError::CodeRequired => Reason::CodeRequired,
+        IdentityError::EmailUnverified => Reason::EmailUnverified,
+        IdentityError::RegistrationClosed => Reason::RegistrationClosed,
+        IdentityError::AccountExists => Reason::AccountExists,
+        IdentityError::Password(_) => Reason::PasswordRejected,
+        IdentityError::Grant(_) => Reason::InvalidGrant,
+        IdentityError::Link => Reason::LinkInvalid,
+        IdentityError::NoSession => Reason::RouteNotFound,
+        IdentityError::Nobody => Reason::CredentialsMissing,
+        IdentityError::Overloaded(_) => Reason::Overloaded,
+        IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => Reason::StoreUnavailable,
+    }
+}
+
+/// Leads a browser to a path of this site.
+fn led(location: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let location = HeaderValue::from_str(location).unwrap_or(HeaderValue::from_static("/"));
+    response.headers_mut().insert(header::LOCATION, location);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn invalid_token(invalid: &InvalidToken) -> Reason {
@@ -155,10 +227,32 @@ pub fn problem_body(reason: Reason, request_id: &str) -> Bytes {
     Bytes::from(format!("{{\"title\":\"{title}\",\"status\":{status},\"reason\":\"{reason}\",\"request_id\":\"{request_id}\"}}\n"))
 }
 
+/// The body of an answer that tells more (RFC 9457 §3.1.4).
+fn detailed_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
+    let status = reason.status();
+    let problem = serde_json::json!({
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "reason": reason.as_str(),
+        "detail": detail,
+        "request_id": request_id,
+    });
+    Bytes::from(format!("{problem}\n"))
+}
+
 /// RFC 6750 §3: what the client could do better. Without credentials there is no error to tell (§3.1).
 fn challenge(reason: Reason) -> Option<&'static str> {
     Some(match (reason, reason.status().as_u16()) {
-        (Reason::CredentialsMissing | Reason::OriginForeign, _) => "Bearer realm=\"portcullis\"",
+        (
+            Reason::CredentialsMissing
+            | Reason::OriginForeign
+            | Reason::LoginFailed
+            | Reason::InvalidGrant
+            | Reason::CodeRequired
+            | Reason::RegistrationClosed
+            | Reason::EmailUnverified,
+            _,
+        ) => "Bearer realm=\"portcullis\"",
         (Reason::CredentialsMalformed | Reason::CredentialsAmbiguous, _) => "Bearer realm=\"portcullis\", error=\"invalid_request\"",
         (_, 401) => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
         (_, 403) => "Bearer realm=\"portcullis\", error=\"insufficient_scope\"",

@@ -54,6 +54,15 @@ pub struct Route {
     pub metrics: RouteMetrics,
 }
 
+impl Route {
+    /// Its limit was exceeded.
+    pub fn count_limited(&self) {
+        if let Some(limited) = &self.limited {
+            limited.inc();
+        }
+    }
+}
+
 /// Where a route leads.
 #[derive(Clone, Debug)]
 pub enum Destination {
@@ -97,6 +106,26 @@ pub enum HostPattern {
     Suffix(Box<str>),
     /// Every host.
     Any,
+}
+
+impl HostPattern {
+    /// Whether a request's host is one of its.
+    fn is_of(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => **name == *host,
+            Self::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),
+            Self::Any => true,
+        }
+    }
+
+    /// The greater goes first.
+    fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Exact(_) => (2, 0),
+            Self::Suffix(suffix) => (1, suffix.len()),
+            Self::Any => (0, 0),
+        }
+    }
 }
 
 /// A segment of a route's path.
@@ -215,6 +244,8 @@ pub struct RouteTable {
     exact: HashMap<Box<str>, HostTable>,
     suffix: HashMap<Box<str>, HostTable>,
     any: HostTable,
+    /// Where the built-in issuer is, by host.
+    mounts: Vec<(HostPattern, Mount)>,
 }
 
 /// Two routes that match the same requests: the index of the earlier one, and of the one that cannot be.
@@ -237,6 +268,9 @@ impl RouteTable {
                 HostPattern::Suffix(name) => table.suffix.entry(name.clone()).or_default(),
                 HostPattern::Any => &mut table.any,
             };
+            if let Destination::Identity(mount) = &route.destination {
+                table.mounts.push((route.pattern.host.clone(), mount.clone()));
+            }
             let trie = if route.pattern.fold_case { &mut host.folded } else { &mut host.literal };
             trie.insert(&route.pattern, index);
         }
@@ -266,6 +300,12 @@ impl RouteTable {
             Some(ambiguity) => Err(NoRoute::NotPermitted(ambiguity, Arc::clone(&route.name))),
             None => Ok(route),
         }
+    }
+
+    /// Where the built-in issuer's endpoints are on a host; `None`: it is not there.
+    pub fn mount(&self, host: &str) -> Option<&Mount> {
+        let here = self.mounts.iter().filter(|(pattern, _)| pattern.is_of(host));
+        here.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, mount)| mount)
     }
 
     /// The other routes that have this host and path, for `explain`: why each did not win over `chosen`.
@@ -334,11 +374,7 @@ impl Pattern {
 
     /// Whether a request's host and path fit, whatever its method.
     fn matches(&self, target: &Target) -> bool {
-        let host = match &self.host {
-            HostPattern::Exact(name) => **name == *target.host(),
-            HostPattern::Suffix(suffix) => target.host().len() > suffix.len() && target.host().ends_with(&**suffix),
-            HostPattern::Any => true,
-        };
+        let host = self.host.is_of(target.host());
         let mut rest = target.path().strip_prefix('/').map(|path| path.split('/'));
         let mut next = || rest.as_mut().and_then(Iterator::next);
         let fits = |segment: &Segment, received: &str| match segment {
@@ -352,13 +388,8 @@ impl Pattern {
 
     /// Why this pattern, which was chosen, goes before another that matches as well.
     fn beats(&self, other: &Self) -> &'static str {
-        let host = |pattern: &Self| match &pattern.host {
-            HostPattern::Exact(_) => (2, 0),
-            HostPattern::Suffix(suffix) => (1, suffix.len()),
-            HostPattern::Any => (0, 0),
-        };
         match (self.rank(), other.rank()) {
-            _ if host(self) != host(other) => "its host is less specific",
+            _ if self.host.rank() != other.host.rank() => "its host is less specific",
             (own, theirs) if own.exact != theirs.exact => "it is a subtree, and an exact path goes first",
             (own, theirs) if own.segments != theirs.segments => "its path is shorter",
             (own, theirs) if own.literals != theirs.literals => "it has a parameter where the other has a literal",

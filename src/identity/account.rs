@@ -1,6 +1,200 @@
 //! Accounts: who may log in, and as what.
+//!
+//! Endpoints and the command line use these verbs alike. What a change takes away is gone when it returns: it is one step of the store
+//! with the revocation of what was issued before, and this process's list has it then; other processes read it within a second.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::email::Email;
+use super::password::StoredHash;
+use super::policy::Policy;
+use crate::revocation::{Revocations, row};
+use crate::store::{AccountChange, AccountRow, Store, StoreError};
+use crate::token::{Revocation, RevokedBy, Scope};
+
+/// Every account.
+#[derive(Clone, Debug)]
+pub struct Accounts {
+    store: Store,
+    /// This process's list; `None` for a command, whose changes the gateway reads from the store.
+    revocations: Option<Arc<Revocations>>,
+}
+
+/// An account that is about to be.
+#[derive(Debug)]
+pub struct NewAccount {
+    /// Its address.
+    pub email: Email,
+    /// What to call its owner.
+    pub name: Option<String>,
+    /// `None`: nobody can log in before a password is set by mail.
+    pub password: Option<StoredHash>,
+    /// Each [`is_role`].
+    pub roles: Vec<String>,
+    /// Whether the address was shown to be its owner's.
+    pub email_verified: bool,
+}
+
+/// Why an account is not as it was wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// The address has an account.
+    #[error("there is an account with this address")]
+    Taken,
+    /// There is no such account.
+    #[error("there is no such account")]
+    Unknown,
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl Accounts {
+    /// Accounts in this store.
+    pub fn new(store: Store, revocations: Option<Arc<Revocations>>) -> Self {
+        Self { store, revocations }
+    }
+
+    /// Adds an account. `now` is in Unix seconds.
+    ///
+    /// # Errors
+    /// [`AccountError::Taken`], [`AccountError::Store`]
+    pub async fn add(&self, new: NewAccount, now: u64) -> Result<AccountRow, AccountError> {
+        let account = new.into_row(now);
+        if self.store.insert_account(&account).await? { Ok(account) } else { Err(AccountError::Taken) }
+    }
+
+    /// Adds all of these accounts, or none: the index of the first whose address is taken.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn add_all(&self, new: Vec<NewAccount>, now: u64) -> Result<Result<(), usize>, StoreError> {
+        let accounts: Vec<AccountRow> = new.into_iter().map(|new| new.into_row(now)).collect();
+        self.store.insert_accounts(&accounts).await
+    }
+
+    /// The account with this address.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn by_email(&self, email: &Email) -> Result<Option<AccountRow>, StoreError> {
+        self.store.account_by_email(email.as_str()).await
+    }
+
+    /// The account with this id.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn by_id(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
+        self.store.account(id).await
+    }
+
+    /// Every account, by address.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn all(&self) -> Result<Vec<AccountRow>, StoreError> {
+        self.store.accounts().await
+    }
+
+    /// Gives an account other roles. Its access tokens end; its sessions go on, and their next tokens hold the new roles.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::Store`]
+    pub async fn set_roles(&self, id: &str, roles: &[String], policy: &Policy, now: u64) -> Result<(), AccountError> {
+        self.change(id, AccountChange::Roles(&roles.join(" ")), policy, now).await
+    }
+
+    /// Disables an account and ends its sessions, or lets it log in again.
+    ///
+    /// # Errors
+    /// As [`Accounts::set_roles`].
+    pub async fn set_disabled(&self, id: &str, disabled: bool, policy: &Policy, now: u64) -> Result<(), AccountError> {
+        self.change(id, AccountChange::Disabled(disabled), policy, now).await
+    }
+
+    /// Gives an account another password and ends its sessions.
+    ///
+    /// # Errors
+    /// As [`Accounts::set_roles`].
+    pub async fn set_password(&self, id: &str, password: &StoredHash, policy: &Policy, now: u64) -> Result<(), AccountError> {
+        self.change(id, AccountChange::Password(password.as_str()), policy, now).await
+    }
+
+    /// Ends every session of an account.
+    ///
+    /// # Errors
+    /// As [`Accounts::set_roles`].
+    pub async fn end_sessions(&self, id: &str, policy: &Policy, now: u64) -> Result<(), AccountError> {
+        self.change(id, AccountChange::EndSessions, policy, now).await
+    }
+
+    /// Stores another hash of the password that `account` has.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn renew_hash(&self, account: &AccountRow, renewed: &StoredHash) -> Result<(), StoreError> {
+        self.store.rehash_password(&account.id, &account.password, renewed.as_str()).await
+    }
+
+    /// Hashes of passwords, of as many accounts as tell what all are like.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn some_hashes(&self) -> Result<Vec<StoredHash>, StoreError> {
+        Ok(self.store.some_passwords().await?.iter().filter_map(|hash| hash.parse().ok()).collect())
+    }
+
+    async fn change(&self, id: &str, change: AccountChange<'_>, policy: &Policy, now: u64) -> Result<(), AccountError> {
+        let scope = Scope::Issuer(policy.issuer.as_str().into());
+        let revocation = Revocation { scope, by: RevokedBy::Subject, value: id.into(), at: now };
+        let changed = self.store.change_account(id, change, row(&revocation), now.cast_signed()).await?;
+        let cutoff = changed.ok_or(AccountError::Unknown)?;
+        if let Some(revocations) = &self.revocations {
+            revocations.written(Revocation { at: cutoff.cast_unsigned(), ..revocation });
+        }
+        Ok(())
+    }
+}
+
+impl NewAccount {
+    fn into_row(self, now: u64) -> AccountRow {
+        AccountRow {
+            id: Uuid::new_v4().to_string(),
+            email: self.email.as_str().to_owned(),
+            name: self.name,
+            password: self.password.map_or_else(String::new, |hash| hash.as_str().to_owned()),
+            roles: self.roles.join(" "),
+            disabled: 0,
+            email_verified: i16::from(self.email_verified),
+            generation: 0,
+            not_before: 0,
+            created_at: now.cast_signed(),
+            last_login_at: None,
+        }
+    }
+}
 
 /// Whether a word can be a role of an account: it is stored and told in lists, and must come out of them as it went in.
 pub fn is_role(word: &str) -> bool {
     (1..=100).contains(&word.len()) && !word.chars().any(|letter| letter.is_whitespace() || letter.is_control())
 }
+
+/// A name as it is stored: `None` for one with nothing in it.
+///
+/// # Errors
+/// It is longer than 200 characters, or holds control characters.
+pub fn name(written: &str) -> Result<Option<String>, NoName> {
+    let name = written.trim();
+    if name.chars().count() > 200 || name.chars().any(char::is_control) {
+        return Err(NoName);
+    }
+    Ok((!name.is_empty()).then(|| name.to_owned()))
+}
+
+/// What was written is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name has at most 200 characters, and none that cannot be seen")]
+pub struct NoName;

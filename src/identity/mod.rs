@@ -1,18 +1,217 @@
 //! The built-in issuer: accounts, sessions, the keys that its tokens are signed with, and the endpoints that people log in at.
+//!
+//! [`Identity`] lives as long as the process; how it behaves is a [`Policy`], one for each configuration. It is handed a request, the
+//! client's address and the policy, and never sees the gateway. Its work is done on the background runtime, in a task that ends whether or
+//! not whoever asked still waits: what it writes is whole, and a worker that serves other requests never waits for the store or a hash.
+//!
+//! Owned here: the table of endpoints ([`endpoints`]) and what each does (`actions`); accounts ([`account`]), sessions ([`session`]) and
+//! signing keys ([`issue`]) as verbs over the store; passwords ([`password`], [`hasher`], [`strength`]); cookies ([`cookie`]) and the way
+//! back ([`return_to`]). A change that takes something away is written before it is acknowledged, in one step with the revocation of what
+//! was issued before; a process that is killed at any moment has done all of it or nothing.
 
 pub mod account;
+mod actions;
+mod answer;
+mod audit;
+pub mod bodies;
 pub mod brand;
+mod budgets;
+pub mod cookie;
 pub mod email;
+pub mod endpoints;
+pub mod error;
 pub mod hasher;
+pub mod issue;
 pub mod mail;
 mod mount;
 pub mod pages;
 pub mod password;
 pub mod policy;
+pub mod request;
+pub mod return_to;
+pub mod session;
 pub mod strength;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+pub use self::account::Accounts;
 pub use self::brand::Brand;
+pub use self::budgets::Budgets;
 pub use self::email::{Email, NoEmail};
+pub use self::error::IdentityError;
+use self::hasher::Hasher;
+use self::issue::{KeysError, SigningKeys};
 pub use self::mail::MailSettings;
 pub use self::mount::Mount;
 pub use self::policy::{Policy, Registration};
+pub use self::request::{Origin, Request};
+use self::session::Sessions;
+use crate::clock::Clock;
+use crate::revocation::Revocations;
+use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
+use crate::token::LiveKeys;
+
+/// The built-in issuer. One for the process.
+#[derive(Debug)]
+pub struct Identity {
+    accounts: Accounts,
+    sessions: Sessions,
+    keys: SigningKeys,
+    hasher: Hasher,
+    budgets: Budgets,
+    revocations: Arc<Revocations>,
+    clock: Clock,
+    metrics: Metrics,
+    /// The runtime that everything but the table runs on.
+    background: Handle,
+    /// Requests that are under way.
+    tasks: TaskTracker,
+}
+
+/// Why the built-in issuer cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The signing keys.
+    #[error("{0}")]
+    Keys(#[from] KeysError),
+    /// The threads that hash.
+    #[error("the threads that hash passwords cannot be started: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// A request that is refused, and the cookies that go with the answer.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub error: IdentityError,
+    /// `Set-Cookie`: cookies that are no good any more are taken away.
+    pub cookies: Vec<HeaderValue>,
+}
+
+impl<E: Into<IdentityError>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), cookies: Vec::new() }
+    }
+}
+
+impl Identity {
+    /// Reads the keys, or makes the first one; `live` is what the gateway verifies our tokens with. To be called on the background runtime.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn start(
+        store: Store,
+        live: Arc<LiveKeys>,
+        revocations: Arc<Revocations>,
+        policy: &Policy,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, StartError> {
+        let keys = SigningKeys::load(store.clone(), live, clock.clone(), policy).await?;
+        let hasher = Hasher::start(store.stand_in_key().as_ref())?;
+        let identity = Self {
+            accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
+            sessions: Sessions::new(store, Arc::clone(&revocations)),
+            keys,
+            hasher,
+            budgets: Budgets::default(),
+            revocations,
+            clock,
+            metrics,
+            background: Handle::current(),
+            tasks: TaskTracker::new(),
+        };
+        identity.look_at_hashes().await?;
+        for limit in identity.budgets.all() {
+            // Their series begin at zero, so that an alert on their rate sees the first refusal.
+            identity.metrics.rate_limited(limit.name());
+        }
+        Ok(Arc::new(identity))
+    }
+
+    /// The limits that hold where a route names none.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// Answers a request. May be called on any runtime; the work is done on the background one, to its end.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub async fn answer(self: &Arc<Self>, request: Request, policy: Arc<Policy>) -> Result<Response<Bytes>, Box<Refused>> {
+        let identity = Arc::clone(self);
+        let work = async move { identity.act(&request, &policy).await };
+        match self.tasks.spawn_on(work, &self.background).await {
+            Ok(answered) => answered.map_err(Box::new),
+            Err(_) => Err(Box::new(IdentityError::Stopping.into())),
+        }
+    }
+
+    /// Follows what other processes do to the keys, makes the next one in time, and forgets sessions that are over; until it is dropped.
+    /// `policy` tells the policy of the configuration that is in force.
+    pub async fn tend(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut cleanings = tokio::time::interval(CLEAN_EVERY);
+        let mut is_behind = false;
+        loop {
+            let is_look = tokio::select! {
+                _ = looks.tick() => true,
+                _ = cleanings.tick() => false,
+            };
+            let Some(policy) = policy() else { continue };
+            let done = if is_look { self.keys.tend(&policy).await } else { self.clean(&policy).await.map_err(KeysError::from) };
+            match done {
+                Ok(()) => is_behind = false,
+                Err(error) if !is_behind => {
+                    is_behind = true;
+                    tracing::warn!(cause = %error, "signing keys and sessions cannot be looked after; those known so far hold");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
+        self.sessions.prune(policy, self.clock.unix_time()).await?;
+        for limit in self.budgets.all() {
+            limit.prune();
+        }
+        self.look_at_hashes().await
+    }
+
+    /// Has addresses without an account take as long as those that have one.
+    async fn look_at_hashes(&self) -> Result<(), StoreError> {
+        let mut prices: Vec<(String, u64)> = Vec::new();
+        for hash in self.accounts.some_hashes().await? {
+            match prices.iter_mut().find(|(price, _)| price == hash.price()) {
+                Some((_, count)) => *count += 1,
+                None => prices.push((hash.price().to_owned(), 1)),
+            }
+        }
+        self.hasher.resemble(&prices);
+        Ok(())
+    }
+
+    /// Waits for the requests that are under way.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// How often keys are looked at: what another process adds is known here within a second, before it signs.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often sessions that are over, and counters, are forgotten.
+const CLEAN_EVERY: Duration = Duration::from_mins(5);

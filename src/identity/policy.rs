@@ -42,6 +42,8 @@ pub struct Policy {
     pub mail: Option<MailSettings>,
     /// How the pages look.
     pub brand: Arc<Brand>,
+    /// The cookie that holds an access token: `[server] token_cookie`.
+    pub access_cookie: String,
 }
 
 /// Who may make an account.

@@ -7,8 +7,11 @@
 //!
 //! Lives as long as the process, and its tasks on the background runtime: a request line never waits for it, but for a login.
 
+mod accounts;
 mod revocations;
 mod seal;
+mod sessions;
+mod signing_keys;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -21,8 +24,11 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Executor};
 
+pub use self::accounts::{AccountChange, AccountRow};
 pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
+pub use self::sessions::{SessionRow, Stale};
+pub use self::signing_keys::SigningKeyRow;
 use crate::config::value::SecretBytes;
 
 /// What a `[store]` section says, checked. Read at start.

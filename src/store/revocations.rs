@@ -1,5 +1,7 @@
 //! The table of revocations: written by the gateway and by `portcullis revoke`, followed by every process that has it open.
 
+use sqlx::AnyConnection;
+
 use super::{Store, StoreError};
 
 /// A row: by what, of whom, since when.
@@ -24,9 +26,7 @@ impl Store {
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
-        for row in rows {
-            sqlx::query(INSERT).bind(&row.kind).bind(&row.value).bind(&row.scope).bind(row.revoked_at).execute(&mut *transaction).await?;
-        }
+        write_revocations(&mut transaction, rows).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -52,6 +52,15 @@ impl Store {
         .await?;
         Ok(())
     }
+}
+
+/// Writes revocations beside what else a transaction does.
+pub(super) async fn write_revocations(transaction: &mut AnyConnection, rows: &[RevocationRow]) -> Result<(), StoreError> {
+    for row in rows {
+        let statement = sqlx::query(INSERT).bind(&row.kind).bind(&row.value).bind(&row.scope).bind(row.revoked_at);
+        statement.execute(&mut *transaction).await?;
+    }
+    Ok(())
 }
 
 /// The most rows that are read at a time.

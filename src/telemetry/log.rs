@@ -46,7 +46,8 @@ fn subscriber(
     writer: LogWriter,
     now: impl Fn() -> Duration + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync + 'static {
-    let filter = Targets::new().with_target(OUR_CRATE, level).with_default(level.min(Level::INFO));
+    // What happens to accounts is told whatever the level.
+    let filter = Targets::new().with_target(OUR_CRATE, level).with_target(AUDIT, Level::INFO).with_default(level.min(Level::INFO));
     tracing_subscriber::registry().with(Lines { format, writer, now }.with_filter(filter))
 }
 
@@ -178,6 +179,8 @@ thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The target of events about accounts.
+pub const AUDIT: &str = "audit";
 const OUR_CRATE: &str = env!("CARGO_CRATE_NAME");
 /// How long a warning may hold its thread up while the queue is full.
 const PATIENCE: Duration = Duration::from_millis(100);

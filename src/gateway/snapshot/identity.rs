@@ -10,6 +10,7 @@ use crate::config::Problem;
 use crate::config::file::Text;
 use crate::config::identity::Identity as Written;
 use crate::config::value;
+use crate::gateway::authenticate::TokenNames;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
 use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
@@ -19,7 +20,7 @@ pub(super) const NAME: &str = "identity";
 
 impl Compiler<'_> {
     /// What `[identity]` says; `None` where there is none, or it has a problem.
-    pub(super) fn identity(&mut self) -> Option<Policy> {
+    pub(super) fn identity(&mut self, names: &TokenNames) -> Option<Policy> {
         let section = self.file.identity.as_ref()?;
         let written = section.get_ref();
         let issuer = self.issuer_url(section);
@@ -70,6 +71,7 @@ impl Compiler<'_> {
             password_min_length: password_min_length?,
             mail: mail?,
             brand: Arc::new(brand?),
+            access_cookie: names.cookie.clone(),
         })
     }
 

@@ -96,6 +96,8 @@ pub struct StartSettings {
     pub log_level: tracing::Level,
     /// What outlives the process; `None`: nothing does.
     pub store: Option<StoreSettings>,
+    /// Whether there is a built-in issuer.
+    pub has_identity: bool,
 }
 
 /// What one client may ask of the gateway.
@@ -184,7 +186,7 @@ impl Compiler<'_> {
         let tls = self.server_tls();
         let proxies = self.proxies();
         let token_names = self.token_names();
-        let identity = self.identity();
+        let identity = self.identity(&token_names);
         let issuers = self.issuers(identity.as_ref());
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));

@@ -13,8 +13,8 @@ use super::{Compiler, ConnectionLimits, StartSettings};
 use crate::config::Problem;
 use crate::config::file::Text;
 use crate::config::value::{self, OneOrMany, SecretRef, Unsupported};
-use crate::gateway::authenticate::TokenNames;
-use crate::gateway::client::{ForwardingHeader, TrustedProxies};
+use crate::gateway::authenticate::{OwnOrigin, TokenNames};
+use crate::gateway::client::{ForwardingHeader, Scheme, TrustedProxies};
 use crate::limit::{Count, KeyKind, Limit, Settings};
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
@@ -74,6 +74,7 @@ impl Compiler<'_> {
             log_format: log_format?,
             log_level: log_level?,
             store: store?,
+            has_identity: file.identity.is_some(),
         };
         self.refuse_changed_start(&start);
         Some(start)
@@ -106,7 +107,7 @@ impl Compiler<'_> {
         let section = file.store.as_ref();
         let written = section.map(Spanned::get_ref);
         let span_in = |value: Option<&Spanned<SecretRef>>| value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0);
-        let changes: [(bool, &str, Range<usize>); 7] = [
+        let changes: [(bool, &str, Range<usize>); 8] = [
             (start.listen != previous.listen, "server.listen", file.server.listen.as_ref().map_or(0..0, Spanned::span)),
             (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
             (start.workers != previous.workers, "server.workers", file.server.workers.as_ref().map_or(0..0, Spanned::span)),
@@ -117,6 +118,7 @@ impl Compiler<'_> {
                 "store.database",
                 span_in(written.and_then(|written| written.database.as_ref())),
             ),
+            (start.has_identity != previous.has_identity, "identity", file.identity.as_ref().map_or(0..0, Spanned::span)),
             (key(&start.store) != key(&previous.store), "store.key", span_in(written.and_then(|written| written.key.as_ref()))),
         ];
         for (_, key, span) in changes.into_iter().filter(|(changed, ..)| *changed) {
@@ -223,7 +225,20 @@ impl Compiler<'_> {
                 self.problems.push(Problem::error(text.span(), message).help("use letters, digits, `-`, `_`, `.` and `~`"));
             }
         }
+        names.issuer = self.own_origin();
         names
+    }
+
+    /// Where our own pages are: the scheme and authority of `[identity] issuer`.
+    fn own_origin(&self) -> Option<OwnOrigin> {
+        let issuer = self.file.identity.as_ref()?.get_ref().issuer.as_ref()?.get_ref();
+        let (scheme, rest) = issuer.split_once("://")?;
+        let scheme = match scheme {
+            "https" => Scheme::Https,
+            "http" => Scheme::Http,
+            _ => return None,
+        };
+        Some(OwnOrigin { scheme, authority: rest.split('/').next().unwrap_or_default().into() })
     }
 
     pub(super) fn limits(&mut self) -> BTreeMap<String, Arc<Limit>> {

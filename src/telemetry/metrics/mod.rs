@@ -45,6 +45,8 @@ struct Families {
     connections_refused: Counter,
     tunnels: Gauge,
     revocations: Gauge,
+    logins: Family<[(&'static str, &'static str); 1], Counter>,
+    refreshes: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Metrics {
@@ -64,6 +66,8 @@ impl Metrics {
             connections_refused: Counter::default(),
             tunnels: Gauge::default(),
             revocations: Gauge::default(),
+            logins: Family::default(),
+            refreshes: Family::default(),
         };
         // The library appends a full stop to each sentence, `_total` to counters and `_info` to infos.
         registry.register_collector(Box::new(Arc::clone(&families.routes)));
@@ -82,6 +86,8 @@ impl Metrics {
         registry.register("connections_refused", "Connections that were closed at once, for want of room", f.connections_refused.clone());
         registry.register("tunnels", "Open tunnels, such as WebSockets", f.tunnels.clone());
         registry.register("revocations_active", "Revocations that requests are held against", f.revocations.clone());
+        registry.register("logins", "Logins at the built-in issuer, by outcome", f.logins.clone());
+        registry.register("refresh", "Refreshes at the built-in issuer, by outcome", f.refreshes.clone());
         registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         for outcome in [RELOADED, REJECTED] {
             drop(families.reloads.get_or_create(&[("outcome", outcome)]));
@@ -106,6 +112,16 @@ impl Metrics {
     /// Where one worker counts what its cache of verified tokens does.
     pub fn token_cache(&self) -> Arc<TokenCacheCounts> {
         self.0.token_caches.another()
+    }
+
+    /// Counts a login by its outcome, a word of the reference.
+    pub fn login(&self, outcome: &'static str) {
+        self.0.logins.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Counts a refresh by its outcome, a word of the reference.
+    pub fn refresh(&self, outcome: &'static str) {
+        self.0.refreshes.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Notes that the configuration of the start is in force.

@@ -46,6 +46,11 @@ impl VerifiedToken {
         &self.issuer.settings.name
     }
 
+    /// Whether the built-in issuer signed it.
+    pub fn is_ours(&self) -> bool {
+        self.issuer.settings().is_built_in
+    }
+
     /// `iss`; `None` when the token came by a section with `insecure_any_issuer`.
     pub fn issuer(&self) -> Option<&str> {
         self.text("iss")

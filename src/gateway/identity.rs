@@ -1,0 +1,182 @@
+//! Handing a request to the built-in issuer: what the line knows of it, and nothing else.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::request::Parts;
+use http::{HeaderValue, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::authenticate::{Caller, Place, Unauthenticated, Verifier, credential, origin_of};
+use super::authorize::Denied;
+use super::body::{Body, ClientBody};
+use super::client::ClientAddress;
+use super::exchange::Exchange;
+use super::navigation::led;
+use super::refusal::Refusal;
+use super::route::{NoRoute, Route, TokenPlaces};
+use super::snapshot::Snapshot;
+use super::target::Target;
+use super::{Gateway, count};
+use crate::identity::endpoints::{self, CallerNeeded, Endpoint, Found};
+use crate::identity::request::account_named;
+use crate::identity::{Identity, IdentityError, Mount, Origin, Request};
+use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+
+/// A request that leads to the built-in issuer.
+pub(super) struct Visit<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) route: &'a Route,
+    pub(super) mount: &'a Mount,
+    pub(super) target: &'a Target,
+    pub(super) client: &'a ClientAddress,
+    pub(super) verifier: Verifier<'a>,
+    pub(super) now: u64,
+}
+
+impl Gateway {
+    /// Finds the endpoint, and checks what can be checked here: origin, limits, caller, size. What is left is done on the background
+    /// runtime.
+    pub(super) async fn visit(
+        &self,
+        visit: Visit<'_>,
+        parts: Parts,
+        body: Incoming,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Refusal> {
+        let (Some(identity), Some(policy)) = (self.identity(), &visit.snapshot.identity) else { return Err(NoRoute::NotFound.into()) };
+        let below = below(visit.target.path(), visit.route.pattern.segments.len());
+        let (endpoint, parameter) = match endpoints::find(parts.method.as_str(), below) {
+            Found::Endpoint(endpoint, parameter) => (endpoint, parameter),
+            Found::OtherMethods(allow) => {
+                let allow = HeaderValue::try_from(allow).unwrap_or(HeaderValue::from_static(""));
+                return Err(NoRoute::Method { allow }.into());
+            }
+            Found::Nowhere => return Err(NoRoute::NotFound.into()),
+        };
+        let origin = origin_of(&parts, visit.target, visit.client, &visit.snapshot.rules.token_names);
+        if endpoint.changes_something() && origin == Origin::Foreign {
+            return Err(Unauthenticated::ForeignOrigin.into());
+        }
+        let has_limit = visit.route.limit.is_some();
+        if let (Some(budget), false) = (endpoint.budget, has_limit)
+            && let Some((limit, taken)) = identity.budgets().by_address(budget, visit.client.ip())
+        {
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        let (caller, why_nobody) = match visit.caller(endpoint, &parts, origin) {
+            Ok(caller) => (caller, None),
+            Err(refusal) if endpoint.caller == CallerNeeded::Yes => {
+                return Err(led(visit.snapshot, true, &parts, visit.target, refusal));
+            }
+            Err(refusal) => (None, Some(refusal)),
+        };
+        if let Some(caller) = &caller {
+            exchange.recognised(&caller.token);
+        }
+        let body = read(body, visit.snapshot, exchange).await?;
+        self.count_account(&visit, identity, endpoint, &parts, &body, caller.as_ref(), exchange)?;
+        let request = Request {
+            endpoint,
+            parameter,
+            mount: visit.mount.clone(),
+            query: visit.target.query().map(str::to_owned),
+            headers: parts.headers,
+            body,
+            client: visit.client.ip(),
+            origin,
+            caller: caller.map(|caller| caller.token),
+        };
+        match identity.answer(request, Arc::clone(policy)).await {
+            Ok(response) => Ok(response.map(Body::Bytes)),
+            // Credentials that are no good are told from none at all.
+            Err(refused) if matches!(refused.error, IdentityError::Nobody) && why_nobody.is_some() => {
+                Err(why_nobody.unwrap_or(Refusal::Identity(refused)))
+            }
+            Err(refused) => Err(Refusal::Identity(refused)),
+        }
+    }
+
+    fn count_built_in(&self, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
+        let exceeds = || {
+            self.telemetry.metrics.rate_limited(limit.name()).inc();
+        };
+        count(exceeds, limit, taken, exchange)
+    }
+
+    /// Counts against whoever the request names: by the route's limit, or by the built-in one.
+    #[expect(clippy::too_many_arguments, reason = "what names an account stands in different places")]
+    fn count_account(
+        &self,
+        visit: &Visit<'_>,
+        identity: &Identity,
+        endpoint: &Endpoint,
+        parts: &Parts,
+        body: &Bytes,
+        caller: Option<&Caller>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
+        let account = || match caller {
+            Some(caller) => caller.token.subject().to_owned(),
+            None => account_named(&parts.headers, body),
+        };
+        match &visit.route.limit {
+            Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => {
+                count(|| visit.route.count_limited(), limit, limit.take_client_and_account(visit.client.ip(), &account()), exchange)
+            }
+            Some(_) => Ok(()),
+            None => {
+                let counted = endpoint.budget.and_then(|budget| identity.budgets().by_account(budget, &account()));
+                counted.map_or(Ok(()), |(limit, taken)| self.count_built_in(&limit, taken, exchange))
+            }
+        }
+    }
+}
+
+impl Visit<'_> {
+    /// Whoever calls, by an access token of ours in the header or the cookie.
+    fn caller(&self, endpoint: &Endpoint, parts: &Parts, origin: Origin) -> Result<Option<Caller>, Refusal> {
+        if endpoint.caller == CallerNeeded::No {
+            return Ok(None);
+        }
+        let places = TokenPlaces { header: true, cookie: true, query: false };
+        let Some(credential) = credential(places, &parts.headers, self.target, self.verifier.names)? else {
+            return Err(Unauthenticated::Missing.into());
+        };
+        let caller = self.verifier.caller(&credential, self.now).map_err(Unauthenticated::from)?;
+        if caller.place == Place::Cookie && endpoint.changes_something() && origin != Origin::Own {
+            return Err(Unauthenticated::ForeignOrigin.into());
+        }
+        if !caller.token.is_ours() {
+            return Err(Denied::Issuer(Arc::clone(caller.token.issuer_name())).into());
+        }
+        Ok(Some(caller))
+    }
+}
+
+/// What is left of a decoded path below so many segments.
+fn below(path: &str, segments: usize) -> &str {
+    let mut slashes = path.match_indices('/').map(|(at, _)| at);
+    slashes.nth(segments).map_or("", |at| &path[at..])
+}
+
+/// The whole body, which is short.
+async fn read(body: Incoming, snapshot: &Snapshot, exchange: &mut Exchange) -> Result<Bytes, Refusal> {
+    let most = snapshot.max_body.min(LONGEST_BODY);
+    let (mut body, upload) = ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
+    if body.announced().is_some_and(|bytes| bytes > most) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    exchange.reads(upload);
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame.map_err(super::upstream::UpstreamFailure::from)?.data_ref() {
+            read.extend_from_slice(data);
+        }
+    }
+    Ok(read.freeze())
+}
+
+/// Bytes of a body that an endpoint reads.
+const LONGEST_BODY: u64 = 16 * 1024;

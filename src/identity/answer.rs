@@ -1,0 +1,55 @@
+//! Answers of the endpoints, where all is well.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+/// JSON for whoever asked, and nobody else.
+pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Bytes> {
+    // What we answer with are strings, numbers and lists of them: it can always be written.
+    let mut text = serde_json::to_vec(body).unwrap_or_default();
+    text.push(b'\n');
+    with_type(status, "application/json", Bytes::from(text))
+}
+
+/// JSON that everybody may keep for `seconds`.
+pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
+    let mut response = with_type(StatusCode::OK, "application/json", body);
+    response.headers_mut().insert(header::CACHE_CONTROL, max_age);
+    // Pages of other origins may read it: it is public, and no cookie changes it.
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}
+
+/// Nothing to say.
+pub(super) fn done() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Leads a browser to a path of this site, with GET.
+pub(super) fn see_other(location: &str) -> Response<Bytes> {
+    let mut response = done();
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let location = HeaderValue::from_str(location).unwrap_or(HeaderValue::from_static("/"));
+    response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+/// Sets cookies with an answer.
+pub(super) fn with_cookies(mut response: Response<Bytes>, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Bytes> {
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,12 @@
+//! What happens to accounts, as events of the log: who, from where, why; never a secret. They are written at every log level.
+
+use std::net::IpAddr;
+
+use crate::telemetry::log::AUDIT;
+
+/// Writes an event. `account` is an id, or empty where there is none; `reason` one word.
+pub(super) fn record(event: &'static str, client: IpAddr, account: &str, reason: &'static str) {
+    let account = Some(account).filter(|account| !account.is_empty());
+    let reason = Some(reason).filter(|reason| !reason.is_empty());
+    tracing::info!(target: AUDIT, { client.address = %client, account, reason }, "{event}");
+}

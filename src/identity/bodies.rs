@@ -1,0 +1,192 @@
+//! What endpoints read and answer.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+use zeroize::Zeroizing;
+
+use super::password::Password;
+use crate::store::{AccountRow, SessionRow};
+
+/// A secret on its way into the hasher: it leaves no copy behind, and is never shown.
+#[derive(JsonSchema)]
+#[schemars(transparent)]
+pub struct Secret(#[schemars(with = "String")] Zeroizing<String>);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+impl Secret {
+    /// As a password.
+    pub fn password(&self) -> Password {
+        Password::new(self.0.to_string())
+    }
+}
+
+/// `POST /register`
+#[derive(Deserialize, JsonSchema)]
+pub struct Registering {
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// The password.
+    pub password: Secret,
+    /// What to call its owner.
+    pub name: Option<String>,
+}
+
+/// `POST /login`
+#[derive(Deserialize, JsonSchema)]
+pub struct Login {
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// The password.
+    pub password: Secret,
+    /// true: the tokens are set as cookies too.
+    #[serde(default, deserialize_with = "flag")]
+    pub cookie: bool,
+    /// Where a page leads afterwards: a path of this site.
+    pub return_to: Option<String>,
+}
+
+/// `POST /refresh`
+#[derive(Deserialize, JsonSchema)]
+pub struct Refresh {
+    /// The token. Absent: that of the cookie.
+    pub refresh_token: Option<String>,
+}
+
+/// `POST /logout`
+#[derive(Deserialize, JsonSchema)]
+pub struct Logout {
+    /// A token of the session. Absent: that of the access token, or of the cookie.
+    pub refresh_token: Option<String>,
+}
+
+/// `POST /password/change`
+#[derive(Deserialize, JsonSchema)]
+pub struct ChangePassword {
+    /// The password so far.
+    pub current_password: Secret,
+    /// The password from now on.
+    pub new_password: Secret,
+}
+
+/// The tokens of a session.
+#[derive(Serialize, JsonSchema)]
+pub struct Tokens {
+    /// For `Authorization: Bearer`.
+    pub access_token: String,
+    /// `Bearer`
+    pub token_type: &'static str,
+    /// Seconds.
+    pub expires_in: u64,
+    /// For `POST /refresh`. Absent where it is in a cookie that came with the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+}
+
+/// An account, as its owner sees it.
+#[derive(Serialize, JsonSchema)]
+pub struct Account {
+    /// The `sub` of its tokens.
+    pub id: String,
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// Whether the address was shown to be its owner's.
+    pub email_verified: bool,
+    /// What to call its owner.
+    pub name: Option<String>,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub created_at: String,
+    /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_login_at: Option<String>,
+}
+
+impl Account {
+    /// What its owner may see of a row.
+    pub fn of(row: &AccountRow) -> Self {
+        Self {
+            id: row.id.clone(),
+            email: row.email.clone(),
+            email_verified: row.email_verified == 1,
+            name: row.name.clone(),
+            roles: row.roles.split_whitespace().map(str::to_owned).collect(),
+            created_at: time(row.created_at),
+            last_login_at: row.last_login_at.map(time),
+        }
+    }
+}
+
+/// `GET /sessions`
+#[derive(Serialize, JsonSchema)]
+pub struct SessionList {
+    /// The one used last in front.
+    pub sessions: Vec<Session>,
+}
+
+/// Where somebody is logged in.
+#[derive(Serialize, JsonSchema)]
+pub struct Session {
+    /// The `sid` of its tokens.
+    pub sid: String,
+    /// From where it was used last.
+    pub address: String,
+    /// With what it was used last.
+    pub user_agent: String,
+    /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub created_at: String,
+    /// RFC 3339: the login, or the last refresh.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_used_at: String,
+    /// Whether it is that of the request.
+    pub current: bool,
+}
+
+impl Session {
+    /// A row, seen from the session `current`.
+    pub fn of(row: SessionRow, current: Option<&str>) -> Self {
+        Self {
+            current: current == Some(row.id.as_str()),
+            sid: row.id,
+            address: row.address,
+            user_agent: row.user_agent,
+            created_at: time(row.created_at),
+            last_used_at: time(row.rotated_at / 1000),
+        }
+    }
+}
+
+/// RFC 3339, in UTC, to the second.
+fn time(unix_seconds: i64) -> String {
+    // humantime writes the years 1970 to 9999 and fails beyond: no clock stands there.
+    let seconds = u64::try_from(unix_seconds).unwrap_or(0).min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+/// `true` in JSON, `true` or `on` in a form.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Bool(bool),
+        Text(String),
+    }
+    match Flag::deserialize(deserializer)? {
+        Flag::Bool(flag) => Ok(flag),
+        Flag::Text(text) if text == "true" || text == "on" => Ok(true),
+        Flag::Text(text) if text == "false" || text.is_empty() => Ok(false),
+        Flag::Text(_) => Err(serde::de::Error::custom("this is neither true nor false")),
+    }
+}

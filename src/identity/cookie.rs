@@ -1,0 +1,44 @@
+//! Our two cookies: the access token for every path, and the refresh token for the mount alone.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::mount::Mount;
+use super::policy::Policy;
+
+/// The cookie that holds a refresh token. Its prefix has browsers refuse it where it could have been set over cleartext.
+pub const REFRESH_COOKIE: &str = "__Secure-portcullis-refresh";
+
+/// The cookies of a session that goes on. They outlive the access token: one that has expired leads to `/renew`.
+pub fn set(access_token: &str, refresh_token: &str, policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
+    let lifetime = policy.refresh_token_ttl.min(policy.session_lifetime);
+    [
+        cookie(&policy.access_cookie, access_token, "/", Some(lifetime)),
+        cookie(REFRESH_COOKIE, refresh_token, mount.cookie_path(), Some(lifetime)),
+    ]
+}
+
+/// Takes both cookies away.
+pub fn clear(policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
+    [cookie(&policy.access_cookie, "", "/", None), cookie(REFRESH_COOKIE, "", mount.cookie_path(), None)]
+}
+
+/// `SameSite=Lax`: a link from elsewhere leads to somebody who is logged in, a form or a script from elsewhere does not.
+fn cookie(name: &str, value: &str, path: &str, lifetime: Option<Duration>) -> HeaderValue {
+    let seconds = lifetime.map_or(0, |lifetime| lifetime.as_secs());
+    let text = format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
+    // Names and paths are of the file, where they are checked; tokens are base64url and dots.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The refresh token of a request's cookie; `None` too where there are two.
+pub fn refresh_token(headers: &HeaderMap) -> Option<&str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut values = lines.flat_map(|line| line.split(';')).filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        (name.trim() == REFRESH_COOKIE).then(|| value.trim())
+    });
+    let value = values.next();
+    if values.next().is_some() { None } else { value }
+}

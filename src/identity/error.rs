@@ -1,0 +1,148 @@
+//! Why the built-in issuer does not do what it was asked to.
+
+use super::account::AccountError;
+use super::hasher::{HashError, NoNewHash};
+use super::issue::KeysError;
+use super::session::NotContinued;
+use super::strength::RejectedPassword;
+use crate::store::StoreError;
+
+/// Why a request to an endpoint fails. What a client learns of it is one word; the rest is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The body or the query is not what the endpoint reads.
+    #[error("{0}")]
+    Request(RequestFault),
+    /// The body is longer than any that an endpoint reads.
+    #[error("the body is longer than any that is read")]
+    TooLarge,
+    /// It came from another origin.
+    #[error("a request that changes something came from another origin")]
+    ForeignOrigin,
+    /// No account has this address and password, or it may not log in. Which of these it is, nobody learns.
+    #[error("no login with this address and password: {0}")]
+    Login(NoLogin),
+    /// The password was right, and a code is needed besides.
+    #[error("a code is needed besides the password")]
+    CodeRequired,
+    /// The address was not yet shown to be its owner's.
+    #[error("the e-mail address was not verified")]
+    EmailUnverified,
+    /// Nobody registers themselves.
+    #[error("registration is closed")]
+    RegistrationClosed,
+    /// The address has an account.
+    #[error("the address has an account")]
+    AccountExists,
+    /// The password cannot be taken.
+    #[error("the password is not taken: {0}")]
+    Password(#[from] RejectedPassword),
+    /// The refresh token is no good.
+    #[error(transparent)]
+    Grant(NotContinued),
+    /// A mailed link is unknown, used or too old.
+    #[error("the link is unknown, was used, or is too old")]
+    Link,
+    /// There is no such session.
+    #[error("the account has no such session")]
+    NoSession,
+    /// No credentials that are good for anybody.
+    #[error("there are no credentials of an account")]
+    Nobody,
+    /// More passwords than can be hashed soon.
+    #[error(transparent)]
+    Overloaded(HashError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The signing keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The process ends.
+    #[error("the gateway is about to stop")]
+    Stopping,
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestFault {
+    /// Neither JSON nor a form.
+    #[error("the body is neither JSON nor a form, by its Content-Type")]
+    ContentType,
+    /// Broken JSON, a missing member, or one of another type.
+    #[error("the body is not what the endpoint reads")]
+    Body,
+    /// No address.
+    #[error("there is no e-mail address in the body")]
+    Email,
+    /// The name is too long, or holds what no name does.
+    #[error("the name is too long, or holds control characters")]
+    Name,
+}
+
+/// Why nobody was logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoLogin {
+    /// The address has no account.
+    #[error("there is no such account")]
+    Unknown,
+    /// The password is another.
+    #[error("the password is wrong")]
+    Password,
+    /// The account is disabled.
+    #[error("the account is disabled")]
+    Disabled,
+    /// The account was changed while its password was checked.
+    #[error("the account was changed meanwhile")]
+    Changed,
+    /// The code is another.
+    #[error("the code is wrong")]
+    Code,
+}
+
+impl NoLogin {
+    /// The word for it, in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_account",
+            Self::Password => "wrong_password",
+            Self::Disabled => "disabled",
+            Self::Changed => "changed_meanwhile",
+            Self::Code => "wrong_code",
+        }
+    }
+}
+
+impl From<NoNewHash> for IdentityError {
+    fn from(error: NoNewHash) -> Self {
+        match error {
+            NoNewHash::Rejected(rejected) => Self::Password(rejected),
+            NoNewHash::NotHashed(error) => Self::Overloaded(error),
+        }
+    }
+}
+
+impl From<HashError> for IdentityError {
+    fn from(error: HashError) -> Self {
+        Self::Overloaded(error)
+    }
+}
+
+impl From<NotContinued> for IdentityError {
+    fn from(error: NotContinued) -> Self {
+        match error {
+            NotContinued::Store(error) => Self::Store(error),
+            other => Self::Grant(other),
+        }
+    }
+}
+
+impl From<AccountError> for IdentityError {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::Taken => Self::AccountExists,
+            AccountError::Unknown => Self::Nobody,
+            AccountError::Store(error) => Self::Store(error),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The keys that our tokens are signed with, and minting.
+//!
+//! Keys are in the store, sealed and numbered: of two processes that make the next one, one does, and the other reads it. A key is
+//! published before it signs, and stays published until the last token that it signed has expired. What the gateway verifies with is
+//! replaced before anything is signed with a new key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::policy::{LONGEST_ACCESS_TOKEN, Policy};
+use crate::clock::Clock;
+use crate::store::{AccountRow, SigningKeyRow, Store, StoreError};
+use crate::token::{
+    Algorithm, Algorithms, GenerateError, KeyError, KeySet, LiveKeys, MintError, Minter, RevocationList, generate_private_pem, public_jwk,
+};
+
+/// The keys of the built-in issuer, as this process knows them.
+#[derive(Debug)]
+pub struct SigningKeys {
+    store: Store,
+    clock: Clock,
+    /// What the gateway verifies our tokens with.
+    live: Arc<LiveKeys>,
+    ring: ArcSwap<Ring>,
+}
+
+/// Every key that is published.
+#[derive(Debug, Default)]
+struct Ring {
+    keys: Vec<SigningKey>,
+    /// The JWK Set (RFC 7517 §5).
+    published: Bytes,
+}
+
+#[derive(Debug)]
+struct SigningKey {
+    number: i64,
+    kid: String,
+    algorithm: Algorithm,
+    signs_from: u64,
+    minter: Minter,
+}
+
+/// Why keys cannot be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// No key could be made.
+    #[error("no signing key could be made: {0}")]
+    Generate(#[from] GenerateError),
+    /// A key of the store cannot be used.
+    #[error("the signing key {kid} in the store cannot be used: {source}")]
+    Unusable {
+        /// Its name.
+        kid: String,
+        /// Why.
+        source: KeyError,
+    },
+    /// The signature failed.
+    #[error("a token could not be signed: {0}")]
+    Mint(#[from] MintError),
+    /// Making a key was cut short.
+    #[error("the gateway is about to stop")]
+    Closed,
+}
+
+/// An access token, and when it expires.
+#[derive(Debug)]
+pub struct AccessToken {
+    /// In compact form.
+    pub token: String,
+    /// Seconds from now.
+    pub expires_in: u64,
+}
+
+impl SigningKeys {
+    /// Reads the keys, and makes the first one where there is none.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn load(store: Store, live: Arc<LiveKeys>, clock: Clock, policy: &Policy) -> Result<Self, KeysError> {
+        let keys = Self { store, clock, live, ring: ArcSwap::default() };
+        if !keys.read().await? {
+            let now = keys.clock.unix_seconds();
+            // Another process may have made it meanwhile: then that one is read.
+            add_key(&keys.store, policy.algorithm, 1, now, now).await?;
+            keys.read().await?;
+        }
+        keys.tend(policy).await?;
+        Ok(keys)
+    }
+
+    /// Reads what other processes did, makes the next key where it is time, and forgets keys whose tokens have all expired.
+    ///
+    /// # Errors
+    /// [`KeysError`]; the keys known so far hold.
+    pub async fn tend(&self, policy: &Policy) -> Result<(), KeysError> {
+        let known = self.ring.load().keys.iter().map(|key| key.number).collect::<Vec<_>>();
+        if self.store.signing_key_numbers().await? != known {
+            self.read().await?;
+        }
+        let now = self.clock.unix_seconds();
+        let ring = self.ring.load_full();
+        let Some(newest) = ring.keys.last() else { return Ok(()) };
+        let lead = LEAD.min(policy.key_rotation / 4).as_secs();
+        let due = newest.signs_from.saturating_add(policy.key_rotation.as_secs());
+        let next = if newest.algorithm != policy.algorithm && newest.signs_from <= now {
+            Some(now.saturating_add(lead))
+        } else {
+            (due <= now.saturating_add(lead)).then(|| due.max(now.saturating_add(lead)))
+        };
+        if let Some(signs_from) = next {
+            if add_key(&self.store, policy.algorithm, newest.number + 1, signs_from, now).await? {
+                tracing::info!(event = "key_made", algorithm = Algorithms::name(policy.algorithm), signs_from, "a signing key was made");
+            }
+            self.read().await?;
+        }
+        let over = ring.keys.windows(2).filter(|pair| pair[1].signs_from.saturating_add(REMEMBERED.as_secs()) < now);
+        let over: Vec<i64> = over.map(|pair| pair[0].number).collect();
+        for &number in &over {
+            self.store.delete_signing_key(number).await?;
+        }
+        if !over.is_empty() {
+            self.read().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the keys again. False: there is none.
+    async fn read(&self) -> Result<bool, KeysError> {
+        let rows = self.store.signing_keys().await?;
+        let mut ring = Ring::default();
+        let mut jwks = Vec::new();
+        for row in &rows {
+            let unusable = |source| KeysError::Unusable { kid: row.kid.clone(), source };
+            let Some(algorithm) = Algorithms::parse(&row.algorithm) else { return Err(unusable(KeyError::Unreadable)) };
+            jwks.push(Value::Object(public_jwk(&row.private, algorithm).map_err(unusable)?));
+            ring.keys.push(SigningKey {
+                number: row.number,
+                kid: row.kid.clone(),
+                algorithm,
+                signs_from: row.signs_from.cast_unsigned(),
+                minter: Minter::from_private_pem(row.private.as_bytes()).map_err(unusable)?,
+            });
+        }
+        let published = json!({ "keys": jwks }).to_string();
+        let unusable = |source| KeysError::Unusable { kid: "set".to_owned(), source };
+        let (set, left_out) = KeySet::from_jwks(published.as_bytes(), Algorithms::all()).map_err(unusable)?;
+        if !left_out.is_empty() {
+            return Err(unusable(KeyError::Unreadable));
+        }
+        ring.published = Bytes::from(published);
+        // First what verifies, then what signs: no token is minted that is not accepted.
+        self.live.replace(set);
+        self.ring.store(Arc::new(ring));
+        Ok(!rows.is_empty())
+    }
+
+    /// The JWK Set.
+    pub fn published(&self) -> Bytes {
+        self.ring.load().published.clone()
+    }
+
+    /// Mints an access token for a session of `account`, as it was read at `now` or later.
+    ///
+    /// Its `iat` is past every cut-off of the account: what was revoked before does not hit it.
+    ///
+    /// # Errors
+    /// [`KeysError::Mint`]
+    pub async fn mint(
+        &self,
+        policy: &Policy,
+        account: &AccountRow,
+        sid: &str,
+        revoked: &RevocationList,
+        now: u64,
+    ) -> Result<AccessToken, KeysError> {
+        let cutoff = revoked.cutoff(&policy.issuer, &account.id).unwrap_or(0).max(account.not_before.cast_unsigned());
+        let issued_at = now.max(cutoff.saturating_add(1));
+        // Several cut-offs in one second: the token would be too far in the future to be accepted.
+        let ahead = issued_at.saturating_sub(now.saturating_add(AHEAD));
+        if ahead > 0 {
+            tokio::time::sleep(Duration::from_secs(ahead)).await;
+        }
+        let ttl = policy.access_token_ttl.as_secs();
+        let mut claims = Map::new();
+        let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
+        set("iss", json!(policy.issuer));
+        set("sub", json!(account.id));
+        set("aud", json!(policy.audience));
+        set("exp", json!(issued_at.saturating_add(ttl)));
+        set("iat", json!(issued_at));
+        set("jti", json!(Uuid::new_v4().to_string()));
+        set("sid", json!(sid));
+        set("roles", account.roles.split_whitespace().collect());
+        if policy.tells_email {
+            set("email", json!(account.email));
+            if policy.verify_email {
+                set("email_verified", json!(account.email_verified == 1));
+            }
+        }
+        if let (true, Some(name)) = (policy.tells_name, &account.name) {
+            set("name", json!(name));
+        }
+        let ring = self.ring.load();
+        let signer = ring.keys.iter().rfind(|key| key.signs_from <= now).or(ring.keys.first()).ok_or(MintError::Signing)?;
+        let token = signer.minter.sign(signer.algorithm, Some(&signer.kid), "at+jwt", &claims)?;
+        Ok(AccessToken { token, expires_in: ttl })
+    }
+}
+
+/// Makes a key and adds it under this number. False: another process was first.
+///
+/// # Errors
+/// [`KeysError`]
+pub async fn add_key(store: &Store, algorithm: Algorithm, number: i64, signs_from: u64, now: u64) -> Result<bool, KeysError> {
+    // An RSA key takes its time.
+    let made = tokio::task::spawn_blocking(move || generate_private_pem(algorithm)).await.map_err(|_| KeysError::Closed)?;
+    let private = made?;
+    let unusable = |source| KeysError::Unusable { kid: "new".to_owned(), source };
+    let jwk = public_jwk(&private, algorithm).map_err(unusable)?;
+    let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (created_at, signs_from) = (now.cast_signed(), signs_from.cast_signed());
+    let row = SigningKeyRow { number, kid, algorithm: Algorithms::name(algorithm).to_owned(), private, created_at, signs_from };
+    Ok(store.insert_signing_key(&row).await?)
+}
+
+/// How long a key is published before it signs: verifiers keep a key set for less.
+const LEAD: Duration = Duration::from_mins(10);
+
+/// How long a key stays published after the next one has begun to sign.
+const REMEMBERED: Duration = Duration::from_secs(LONGEST_ACCESS_TOKEN.as_secs() + 60);
+
+/// How many seconds an `iat` may be ahead of our clock; less than what verification forgives.
+const AHEAD: u64 = 2;

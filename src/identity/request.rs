@@ -1,0 +1,132 @@
+//! A request to an endpoint, as the gateway hands it over.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::endpoints::Endpoint;
+use super::error::{IdentityError, RequestFault};
+use super::mount::Mount;
+use super::session::{Device, LONGEST_USER_AGENT};
+use crate::token::VerifiedToken;
+
+/// A request to an endpoint.
+#[derive(Debug)]
+pub struct Request {
+    /// The endpoint.
+    pub endpoint: &'static Endpoint,
+    /// What stands for `{…}` in its path.
+    pub parameter: Option<String>,
+    /// Where the endpoints begin.
+    pub mount: Mount,
+    /// The query, as received.
+    pub query: Option<String>,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// The client's address.
+    pub client: IpAddr,
+    /// Where it was made.
+    pub origin: Origin,
+    /// Who calls, by their access token. There where the endpoint needs a caller.
+    pub caller: Option<Arc<VerifiedToken>>,
+}
+
+/// Where a request was made, as far as a browser says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// By our own pages, or by a page of this very host.
+    Own,
+    /// Nothing says where: no browser, or an old one.
+    Unsaid,
+    /// By somebody else's page.
+    Foreign,
+}
+
+impl Request {
+    /// Reads the body: JSON, or a form whose fields are its members. Members that are not known are ignored.
+    ///
+    /// # Errors
+    /// [`IdentityError::Request`]
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, IdentityError> {
+        read(&self.headers, &self.body).map_err(IdentityError::Request)
+    }
+
+    /// From where and with what it comes.
+    pub fn device(&self) -> Device {
+        let user_agent = self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Device { address: self.client, user_agent: user_agent.chars().take(LONGEST_USER_AGENT).collect() }
+    }
+
+    /// Whether the body is a form, as pages without scripts send it.
+    pub fn is_form(&self) -> bool {
+        matches!(media_type(&self.headers), Some(MediaType::Form))
+    }
+
+    /// Whether the answer is for people: what asks says that it reads HTML.
+    pub fn wants_page(&self) -> bool {
+        let lines = self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+        lines.flat_map(|line| line.split(',')).any(|range| {
+            let media = range.split(';').next().unwrap_or_default().trim();
+            media.eq_ignore_ascii_case("text/html") || media.eq_ignore_ascii_case("application/xhtml+xml")
+        })
+    }
+
+    /// The only value of a parameter of the query.
+    pub fn parameter_of_query(&self, name: &str) -> Option<String> {
+        let query = self.query.as_deref()?;
+        let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        let value = values.next();
+        if values.next().is_some() { None } else { value }
+    }
+}
+
+/// The account that a body names, for limits; empty where it names none.
+pub fn account_named(headers: &HeaderMap, body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        email: String,
+    }
+    let named = read::<Named>(headers, body).ok();
+    named.and_then(|named| super::Email::parse(&named.email).ok()).map_or_else(String::new, |email| email.as_str().to_owned())
+}
+
+enum MediaType {
+    Json,
+    Form,
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    let written = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    match written.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/json" => Some(MediaType::Json),
+        "application/x-www-form-urlencoded" => Some(MediaType::Form),
+        _ => None,
+    }
+}
+
+fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, RequestFault> {
+    if body.is_empty() {
+        // Of some endpoints everything stands in cookies.
+        return serde_json::from_value(Value::Object(Map::new())).map_err(|_| RequestFault::Body);
+    }
+    match media_type(headers) {
+        Some(MediaType::Json) => serde_json::from_slice(body).map_err(|_| RequestFault::Body),
+        Some(MediaType::Form) => {
+            let mut members = Map::new();
+            for (name, value) in form_urlencoded::parse(body) {
+                if members.insert(name.into_owned(), Value::String(value.into_owned())).is_some() {
+                    return Err(RequestFault::Body);
+                }
+            }
+            serde_json::from_value(Value::Object(members)).map_err(|_| RequestFault::Body)
+        }
+        None => Err(RequestFault::ContentType),
+    }
+}

@@ -1,0 +1,63 @@
+//! Where a browser was going: a path of this site, and never another.
+
+/// The path and query that a browser is led back to: what was asked for where that is a path of this very origin, else `/`.
+///
+/// Browsers read `//host` and `/\\host` as another host, and drop tabs and ends of lines before they look: nothing of the kind is taken.
+pub fn local(asked: Option<&str>) -> &str {
+    let Some(path) = asked.filter(|path| path.len() <= LONGEST) else { return "/" };
+    let bytes = path.as_bytes();
+    let is_local = bytes.first() == Some(&b'/')
+        && !matches!(bytes.get(1), Some(b'/' | b'\\'))
+        && bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
+    if is_local { path } else { "/" }
+}
+
+/// A path below a mount that remembers where to lead back to.
+pub fn remembering(path: &str, return_to: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(format!("{path}?"));
+    query.append_pair("return_to", local(Some(return_to)));
+    query.finish().replacen("?&", "?", 1)
+}
+
+/// Bytes of a path and query.
+const LONGEST: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_of_this_site_are_led_back_to() {
+        for path in ["/", "/reports/q3?x=1&y=a%2Fb", "/a//b", "/?next=//evil.example", "/@evil.example"] {
+            assert_eq!(local(Some(path)), path);
+        }
+        let long = format!("/{}", "a".repeat(5000));
+        for path in [
+            "",
+            "reports",
+            "//evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "/\\/evil.example",
+            "https://evil.example/",
+            "javascript:alert(1)",
+            "/\t/evil.example",
+            "\t//evil.example",
+            "/\n/evil.example",
+            " //evil.example",
+            "/a b",
+            "/\u{e4}",
+            "/a\\b",
+            &long,
+        ] {
+            assert_eq!(local(Some(path)), "/", "{path:?}");
+        }
+        assert_eq!(local(None), "/");
+    }
+
+    #[test]
+    fn the_way_back_is_one_parameter() {
+        assert_eq!(remembering("/auth/login", "/a?b=c&d=e"), "/auth/login?return_to=%2Fa%3Fb%3Dc%26d%3De");
+        assert_eq!(remembering("/auth/renew", "//evil.example"), "/auth/renew?return_to=%2F");
+    }
+}

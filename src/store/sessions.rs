@@ -1,0 +1,157 @@
+//! The table of sessions: one row is one family of refresh tokens.
+
+use super::revocations::write_revocations;
+use super::{AccountRow, RevocationRow, Store, StoreError};
+
+/// A row: somebody who is logged in, somewhere.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct SessionRow {
+    /// Its id, the `sid` of its access tokens.
+    pub id: String,
+    /// Whose it is.
+    pub account: String,
+    /// The account's when it began.
+    pub generation: i64,
+    /// The refresh token that is good next.
+    pub counter: i64,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub rotated_at: i64,
+    /// From where it was used last.
+    pub address: String,
+    /// With what it was used last.
+    pub user_agent: String,
+    /// Unix seconds.
+    pub ended_at: Option<i64>,
+}
+
+/// What makes a session too old: begun, or used last, at or before these times.
+#[derive(Clone, Copy, Debug)]
+pub struct Stale {
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub rotated_at: i64,
+}
+
+impl Store {
+    /// Opens a session, if the account is still as it was when its password was checked: of this generation and not disabled.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn open_session(&self, session: &SessionRow) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let opened = sqlx::query(OPEN)
+            .bind(&session.id)
+            .bind(&session.account)
+            .bind(session.generation)
+            .bind(session.counter)
+            .bind(session.created_at)
+            .bind(session.rotated_at)
+            .bind(&session.address)
+            .bind(&session.user_agent)
+            .execute(&mut *transaction)
+            .await?;
+        if opened.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2")
+            .bind(session.created_at)
+            .bind(&session.account)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try, one does.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn rotate_session(&self, used: &SessionRow, stale: Stale) -> Result<bool, StoreError> {
+        let rotated = sqlx::query(ROTATE)
+            .bind(used.rotated_at)
+            .bind(&used.id)
+            .bind(used.counter)
+            .bind(stale.created_at)
+            .bind(stale.rotated_at)
+            .bind(&used.address)
+            .bind(&used.user_agent)
+            .execute(&self.pool)
+            .await?;
+        Ok(rotated.rows_affected() == 1)
+    }
+
+    /// A session that goes on: neither ended nor of another generation than its account, which is not disabled.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn live_session(&self, id: &str) -> Result<Option<SessionRow>, StoreError> {
+        Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(&self.pool).await?)
+    }
+
+    /// The account of a session that goes on.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn account_of_session(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
+        Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(&self.pool).await?)
+    }
+
+    /// The sessions of an account that go on, the one used last in front.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn sessions_of(&self, account: &str, stale: Stale) -> Result<Vec<SessionRow>, StoreError> {
+        let statement = sqlx::query_as(LIVE_OF_ACCOUNT).bind(account).bind(stale.created_at).bind(stale.rotated_at);
+        Ok(statement.fetch_all(&self.pool).await?)
+    }
+
+    /// Ends a session of `account` and revokes its access tokens, in one step. False: there is no such session; nothing was written. One
+    /// that has ended before is revoked again.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn end_session(&self, id: &str, account: &str, revocation: &RevocationRow, now: i64) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let ended = sqlx::query(END).bind(now).bind(id).bind(account).execute(&mut *transaction).await?;
+        if ended.rows_affected() == 0 {
+            return Ok(false);
+        }
+        write_revocations(&mut transaction, std::slice::from_ref(revocation)).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Forgets sessions that nobody can use any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn prune_sessions(&self, stale: Stale) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM sessions WHERE created_at <= $1 OR rotated_at <= $2")
+            .bind(stale.created_at)
+            .bind(stale.rotated_at)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
+
+const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
+
+const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1, address = $6, user_agent = $7 \
+    WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
+
+const ACCOUNT: &str = "SELECT accounts.* FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
+    AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0";
+
+const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
+
+const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC";
+
+const END: &str = "UPDATE sessions SET ended_at = CASE WHEN ended_at IS NULL THEN $1 ELSE ended_at END WHERE id = $2 AND account = $3";

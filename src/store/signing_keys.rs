@@ -1,0 +1,110 @@
+//! The table of signing keys: numbered, so that processes on one database agree on which comes next.
+
+use zeroize::Zeroizing;
+
+use super::{Store, StoreError};
+
+/// A key that the built-in issuer signs with, or has signed with.
+#[derive(Clone)]
+pub struct SigningKeyRow {
+    /// Its place in the row of keys.
+    pub number: i64,
+    /// Its name in tokens and in the key set.
+    pub kid: String,
+    /// `ES256`, `RS256` or `EdDSA`.
+    pub algorithm: String,
+    /// PKCS#8 as PEM.
+    pub private: Zeroizing<String>,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix seconds: it signs from then until the next one does.
+    pub signs_from: i64,
+}
+
+impl std::fmt::Debug for SigningKeyRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKeyRow").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Sealed {
+    number: i64,
+    kid: String,
+    algorithm: String,
+    private: String,
+    created_at: i64,
+    signs_from: i64,
+}
+
+impl Store {
+    /// Every key, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], or [`StoreError::Seal`] where a key does not open.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
+        let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number").fetch_all(&self.pool).await?;
+        rows.into_iter()
+            .map(|row| {
+                let opened = self.sealer.open(&place(&row.kid), &row.private)?;
+                let private = Zeroizing::new(String::from_utf8_lossy(&opened).into_owned());
+                let Sealed { number, kid, algorithm, created_at, signs_from, .. } = row;
+                Ok(SigningKeyRow { number, kid, algorithm, private, created_at, signs_from })
+            })
+            .collect()
+    }
+
+    /// The numbers of all keys, in order: whether others have added or removed one.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn signing_key_numbers(&self) -> Result<Vec<i64>, StoreError> {
+        let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number").fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|(number,)| number).collect())
+    }
+
+    /// Adds a key, if no other process has added one of its number: false then.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
+        let sealed = self.sealer.seal(&place(&key.kid), key.private.as_bytes())?;
+        let written = sqlx::query(INSERT)
+            .bind(key.number)
+            .bind(&key.kid)
+            .bind(&key.algorithm)
+            .bind(sealed)
+            .bind(key.created_at)
+            .bind(key.signs_from)
+            .execute(&self.pool)
+            .await?;
+        Ok(written.rows_affected() == 1)
+    }
+
+    /// Forgets a key whose last token has expired.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn delete_signing_key(&self, number: i64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM signing_keys WHERE number = $1").bind(number).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// What chooses how an address without an account is like one that has one.
+    pub fn stand_in_key(&self) -> Zeroizing<[u8; 32]> {
+        self.sealer.derive("stand-ins of accounts")
+    }
+
+    /// What refresh tokens are signed with: from the store's key, so that a leaked database forges none.
+    pub fn refresh_key(&self) -> Zeroizing<[u8; 32]> {
+        self.sealer.derive("refresh tokens")
+    }
+}
+
+/// Where a key is sealed for.
+fn place(kid: &str) -> String {
+    format!("signing_keys/{kid}")
+}
+
+const INSERT: &str = "INSERT INTO signing_keys (number, kid, algorithm, private, created_at, signs_from) \
+    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (number) DO NOTHING";
