@@ -2,6 +2,7 @@
 
 mod revoke;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,33 +19,57 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 pub use self::revoke::Control;
+use crate::keys::Health;
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
-/// Where the process is in its life.
-#[derive(Debug, Default)]
-pub struct Readiness(AtomicU8);
+/// Where the process is in its life, and what stands against its work.
+pub struct Readiness {
+    stage: AtomicU8,
+    health: Box<dyn Fn() -> Health + Send + Sync>,
+}
 
 impl Readiness {
     const READY: u8 = 1;
     const DRAINING: u8 = 2;
 
+    /// A process that is starting. `health` is asked whenever somebody wants to know.
+    pub fn new(health: impl Fn() -> Health + Send + Sync + 'static) -> Self {
+        Self { stage: AtomicU8::new(0), health: Box::new(health) }
+    }
+
     /// Requests are welcome.
     pub fn ready(&self) {
-        self.0.store(Self::READY, Ordering::Release);
+        self.stage.store(Self::READY, Ordering::Release);
     }
 
     /// Requests should go elsewhere.
     pub fn draining(&self) {
-        self.0.store(Self::DRAINING, Ordering::Release);
+        self.stage.store(Self::DRAINING, Ordering::Release);
     }
 
-    /// Whether requests are welcome, and what stands against it.
-    fn state(&self) -> (bool, Option<&'static str>) {
-        match self.0.load(Ordering::Acquire) {
-            Self::READY => (true, None),
-            Self::DRAINING => (false, Some("draining")),
-            _ => (false, Some("starting")),
-        }
+    /// One word for all of it, and what stands against it by name.
+    fn state(&self) -> (&'static str, BTreeMap<String, String>) {
+        let Health { mut problems, verifies_nothing } = (self.health)();
+        let stage = match self.stage.load(Ordering::Acquire) {
+            Self::READY => None,
+            Self::DRAINING => Some("draining"),
+            _ => Some("starting"),
+        };
+        problems.extend(stage.map(|stage| ("gateway".to_owned(), stage.to_owned())));
+        let status = match problems.is_empty() {
+            _ if stage.is_some() || verifies_nothing => UNREADY,
+            true => "ready",
+            false => "degraded",
+        };
+        (status, problems)
+    }
+}
+
+const UNREADY: &str = "unready";
+
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readiness").field("stage", &self.stage).finish_non_exhaustive()
     }
 }
 
@@ -89,10 +114,9 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
 }
 
 fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
-    let (is_ready, problem) = readiness.state();
-    let problems: serde_json::Map<String, serde_json::Value> =
-        problem.map(|problem| ("gateway".to_owned(), problem.into())).into_iter().collect();
-    let body = serde_json::json!({ "status": if is_ready { "ready" } else { "unready" }, "problems": problems });
+    let (word, problems) = readiness.state();
+    let is_ready = word != UNREADY;
+    let body = serde_json::json!({ "status": word, "problems": problems });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut response = with_type(status, "application/json", Bytes::from(format!("{body}\n")));
     if !is_ready {

@@ -10,10 +10,10 @@
 //! | 6 | [`cli`], [`process`] | compose; hold no logic |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | what a request walks through |
-//! | 3 | [`identity`], [`revocation`] | the built-in issuer; what is revoked: the list that requests are held against, and its place in the store |
+//! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; what is revoked: the list that requests are held against, and its place in the store |
 //! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
-//! | 0 | [`clock`], [`limit`], [`tls`], [`telemetry`] | nothing of ours |
+//! | 0 | [`clock`], [`limit`], [`outbound`], [`tls`], [`telemetry`] | nothing of ours |
 //!
 //! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at [`gateway::Snapshot::compile`].
 
@@ -23,7 +23,9 @@ pub mod clock;
 pub mod config;
 pub mod gateway;
 pub mod identity;
+pub mod keys;
 pub mod limit;
+pub mod outbound;
 pub mod process;
 pub mod revocation;
 pub mod server;

@@ -18,6 +18,7 @@ use crate::config::{self, Mark, Problems};
 use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
+use crate::keys::{Background, Health};
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Server, bind};
 use crate::store::{Store, StoreError};
@@ -117,13 +118,16 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     let revocations = runtime.block_on(Revocations::load(store.clone(), retention, clock.clone(), metrics.clone()))?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
     let identity = runtime.block_on(start_identity(&compiled.snapshot, store.as_ref(), &revocations, &clock, &metrics))?;
+    let background = Background { runtime: runtime.handle().clone(), clock: clock.clone(), metrics: metrics.clone() };
+    compiled.snapshot.keys.start(&background);
     let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations)).with_identity(identity.clone()));
     let server = Arc::new(Server::new(Arc::clone(&gateway)));
     let bound: Vec<SocketAddr> = sets.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
-    let life = Life { path: path.to_owned(), gateway, revocations, control, server, metrics, clock, readiness: Arc::default() };
+    let readiness = Arc::new(readiness(&gateway, &clock));
+    let life = Life { path: path.to_owned(), gateway, revocations, control, server, metrics, clock, readiness, background };
     let ended = runtime.block_on(life.live(admin, &bound, started));
     if ended.is_ok() {
         for worker in workers {
@@ -158,6 +162,15 @@ async fn start_identity(
     Ok(Some(Identity::start(store.clone(), keys, revocations, policy, clock.clone(), metrics.clone()).await?))
 }
 
+/// Asks the snapshot that is in force at that moment.
+fn readiness(gateway: &Arc<Gateway>, clock: &Clock) -> Readiness {
+    let (gateway, clock) = (Arc::clone(gateway), clock.clone());
+    Readiness::new(move || {
+        let current = gateway.current();
+        Health::of(&current.issuers, &current.keys, &clock)
+    })
+}
+
 fn start_workers(server: &Arc<Server>, sets: Vec<Vec<std::net::TcpListener>>) -> io::Result<Vec<JoinHandle<()>>> {
     let spawn = |(worker, listeners): (usize, Vec<std::net::TcpListener>)| {
         let server = Arc::clone(server);
@@ -187,6 +200,7 @@ struct Life {
     metrics: Metrics,
     clock: Clock,
     readiness: Arc<Readiness>,
+    background: Background,
 }
 
 impl Life {
@@ -254,6 +268,7 @@ impl Life {
                 let routes = compiled.snapshot.routes.routes().len();
                 self.revocations.keep_for(&compiled.snapshot.issuers);
                 self.control.permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
+                compiled.snapshot.keys.start(&self.background);
                 self.gateway.install(compiled.snapshot);
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());

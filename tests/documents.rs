@@ -542,6 +542,8 @@ fn every_metric_has_its_entry() {
     metrics.rate_limited("login").inc();
     metrics.login("succeeded");
     metrics.refresh("succeeded");
+    metrics.jwks_fetched("corp", "succeeded", 1);
+    metrics.show_key_age("corp", || Some(1));
     let text = metrics.encode();
     let names: BTreeSet<String> = text
         .lines()

@@ -1122,6 +1122,52 @@ fn an_issuer_that_says_nothing() {
     "#);
 }
 
+/// Each where it is wrong, with what to do.
+#[test]
+fn keys_that_cannot_be_fetched_as_written() {
+    let told = |lines: &str| rejected(&with_keys(lines));
+    for (lines, problem, help) in [
+        (
+            "jwks_url = \"login.example.com/keys\"",
+            "no keys can be fetched from this `jwks_url`: it does not begin with https:// or http://",
+            "\"https://login.example.com/keys\"",
+        ),
+        ("jwks_url = \"https://me:pw@login.example.com/keys\"", "it holds a user name or password", "write the whole address"),
+        ("jwks_url = \"https://login.example.com/keys#x\"", "it has a `#`", "write the whole address"),
+        ("jwks_url = \"http://login.example.com/keys\"", "keys would come over http://", "`insecure_http_keys = true`"),
+        (
+            "jwks_url = \"https://login.example.com/keys\"\ndiscovery = true",
+            "a second source of keys",
+            "keep exactly one of `discovery`, `jwks_url`",
+        ),
+        ("discovery = false", "has no keys", "give it one of `discovery`, `jwks_url`"),
+        ("discovery = \"yes\"", "`discovery`", "true"),
+        ("discovery = true\njwks_refresh = \"5\"", "is not a duration", "add a unit"),
+        ("discovery = true\njwks_refresh = \"100ms\"", "is too short", "from `\"1s\"`"),
+        (
+            "discovery = true\njwks_refresh = \"2days\"",
+            "keys would be too old before they are fetched again",
+            "`jwks_max_stale` is at least `jwks_refresh`",
+        ),
+        ("discovery = true\nca = \"no.pem\"", "cannot read `no.pem`: there is no such file", "relative paths start at"),
+        ("public_keys = []\nca = \"ca.pem\"", "`ca` has no effect here", "it is for `discovery` and `jwks_url`"),
+        (
+            "public_keys = []\njwks_refetch_cooldown = \"1s\"",
+            "`jwks_refetch_cooldown` has no effect here",
+            "it is for `discovery` and `jwks_url`",
+        ),
+    ] {
+        let told = told(lines);
+        assert!(told.contains(problem) && told.contains(help), "{lines}: {told}");
+    }
+    let hmac = with_keys("discovery = true").replace("\"ES256\"", "\"HS256\"");
+    assert!(rejected(&hmac).contains("an HMAC algorithm beside public keys"));
+    let no_issuer = "[issuer.corp]\ninsecure_any_issuer = true\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\ndiscovery = true\n";
+    assert!(rejected(&with_app(no_issuer)).contains("`discovery` needs `issuer`"));
+    let query = "[issuer.corp]\nissuer = \"https://a.test/?x\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\ndiscovery = true\n";
+    assert!(rejected(&with_app(query)).contains("an issuer with a query has no metadata"));
+}
+
 #[test]
 fn an_issuer_with_two_sources_of_keys() {
     assert_snapshot!(rejected(&with_keys("public_keys = [\"corp.pem\"]\njwks_file = \"keys.json\"")), @r#"
@@ -1133,7 +1179,7 @@ fn an_issuer_with_two_sources_of_keys() {
     6 | jwks_file = "keys.json"
       |             ^^^^^^^^^^^
       |
-      = help: keep exactly one of `secret`, `public_keys` and `jwks_file`
+      = help: keep exactly one of `discovery`, `jwks_url`, `jwks_file`, `public_keys` and `secret`
 
     error: gateway.toml: 1 problem
     "#);
@@ -1486,15 +1532,11 @@ certificate = "tls.crt"
 private_key = { file = "tls.key" }
 client_ca = "clients.pem"
 
-[admin]
-token = { file = "admin.token" }
-
 [issuer.corp]
 issuer = "https://login.example.com"
 audience = ["app"]
 algorithms = ["RS256"]
 discovery = true
-jwks_refresh = "5m"
 
 [limit.login]
 requests = 5
@@ -1547,63 +1589,39 @@ limit = "login"
           |
           = help: remove it; it would have no effect
 
-        error: `admin.token` is not supported yet
-          --> gateway.toml:11:9
-           |
-        11 | token = { file = "admin.token" }
-           |         ^^^^^^^^^^^^^^^^^^^^^^^^
-           |
-           = help: remove it; it would have no effect
-
-        error: `issuer.corp.discovery` is not supported yet
-          --> gateway.toml:17:13
-           |
-        17 | discovery = true
-           |             ^^^^
-           |
-           = help: remove it; it would have no effect
-
-        error: `issuer.corp.jwks_refresh` is not supported yet
-          --> gateway.toml:18:16
-           |
-        18 | jwks_refresh = "5m"
-           |                ^^^^
-           |
-           = help: remove it; it would have no effect
-
         error: `upstream.app.http2` is not supported yet
-          --> gateway.toml:26:9
+          --> gateway.toml:22:9
            |
-        26 | http2 = true
+        22 | http2 = true
            |         ^^^^
            |
            = help: remove it; it would have no effect
 
         error: `tls.certificate` is not supported yet
-          --> gateway.toml:27:23
+          --> gateway.toml:23:23
            |
-        27 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+        23 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                       ^^^^^^^
            |
            = help: remove it; it would have no effect
 
         error: `tls.private_key` is not supported yet
-          --> gateway.toml:27:46
+          --> gateway.toml:23:46
            |
-        27 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
+        23 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                                              ^^^^^^^^^^^^^^^^^^
            |
            = help: remove it; it would have no effect
 
         error: `route.streams` is not supported yet
-          --> gateway.toml:34:11
+          --> gateway.toml:30:11
            |
-        34 | streams = "session"
+        30 | streams = "session"
            |           ^^^^^^^^^
            |
            = help: remove it; it would have no effect
 
-        error: gateway.toml: 11 problems
+        error: gateway.toml: 8 problems
         "#
     );
 }
@@ -1613,9 +1631,6 @@ limit = "login"
 fn each_key_that_is_not_supported_yet_is_refused_alone() {
     for (section, line) in [
         ("[server]", "proxy_protocol = false"),
-        ("[admin]", "token = \"x\""),
-        ("[issuer.local]", "jwks_max_stale = \"24h\""),
-        ("[issuer.local]", "jwks_refetch_cooldown = \"10s\""),
         ("[issuer.local]", "backchannel_logout = \"/logout\""),
         ("[upstream.app]", "http2 = false"),
         ("[[route]]", "streams = \"token\""),

@@ -229,12 +229,18 @@ pub struct Issuer {
     /// A file with a JWK Set (RFC 7517).
     #[schemars(with = "Option<String>")]
     pub jwks_file: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub jwks_url: Option<Spanned<Unsupported>>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub discovery: Option<Spanned<Unsupported>>,
+    /// Where a JWK Set is fetched from: `https://`, or `http://` on this machine.
+    #[schemars(with = "Option<String>")]
+    pub jwks_url: Option<Text>,
+    /// Fetch the JWK Set from where the metadata of `issuer` says (OpenID Connect Discovery, RFC 8414). Default false.
+    #[schemars(with = "Option<bool>")]
+    pub discovery: Option<Spanned<bool>>,
+    /// PEM file with the certificates that are trusted when keys are fetched. Default: the system's.
+    #[schemars(with = "Option<String>")]
+    pub ca: Option<Text>,
+    /// Fetch keys over `http://` from other machines as well.
+    #[schemars(with = "bool")]
+    pub insecure_http_keys: Option<Spanned<bool>>,
     /// The claim that holds the roles. Default `"roles"`.
     #[schemars(with = "Option<ClaimName>")]
     pub roles: Option<Spanned<ClaimName>>,
@@ -247,15 +253,15 @@ pub struct Issuer {
     /// The longest `exp - iat`. Default `"24h"`.
     #[schemars(with = "Option<String>")]
     pub max_token_lifetime: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub jwks_refresh: Option<Spanned<Unsupported>>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub jwks_refetch_cooldown: Option<Spanned<Unsupported>>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub jwks_max_stale: Option<Spanned<Unsupported>>,
+    /// How often keys are fetched, at least. Default `"5m"`.
+    #[schemars(with = "Option<String>")]
+    pub jwks_refresh: Option<Text>,
+    /// How long after a fetch for an unknown `kid` there is no other one. Default `"10s"`.
+    #[schemars(with = "Option<String>")]
+    pub jwks_refetch_cooldown: Option<Text>,
+    /// How long keys are used after they were fetched, when the issuer is away. Default `"24h"`.
+    #[schemars(with = "Option<String>")]
+    pub jwks_max_stale: Option<Text>,
     /// Not supported yet.
     #[schemars(with = "Option<serde_json::Value>")]
     pub backchannel_logout: Option<Spanned<Unsupported>>,

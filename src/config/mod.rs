@@ -88,6 +88,26 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
     }
 }
 
+/// Reads a file that a section names.
+///
+/// # Errors
+/// What the system says, or that it is a folder, or larger than 4 MiB.
+pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST_NAMED + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_NAMED {
+        return Err(io::Error::other(format!("it is larger than {LARGEST_NAMED} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The largest file that a section may name, in bytes.
+const LARGEST_NAMED: u64 = 4 * 1024 * 1024;
+
 /// The JSON Schema of the file, for editors.
 pub fn schema() -> serde_json::Value {
     shape::schema()

@@ -4,12 +4,15 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, header};
+use tokio::time::Instant;
 
 use super::client::{ClientAddress, Scheme};
 use super::route::{Access, Route, TokenPlaces};
 use super::target::{Target, decode_form, query_values, same_authority};
+use crate::clock::Clock;
 use crate::identity::Origin;
 use crate::identity::cookie::REFRESH_COOKIE;
+use crate::keys::{Keys, PATIENCE, Renewal};
 use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken};
 
 /// Names under which a token may stand outside `Authorization`.
@@ -65,6 +68,14 @@ pub enum Unauthenticated {
     /// The token is not valid.
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
+    /// Nobody can say whether it is: its issuer does not answer, and the keys that are known are none, or not new enough.
+    #[error("the keys of issuer `{issuer}` are not available")]
+    KeysUnavailable {
+        /// The issuer's section.
+        issuer: Arc<str>,
+        /// Whole seconds until it is worth trying again.
+        retry_after: u64,
+    },
     /// Known by its cookie, but asked for from another origin.
     #[error("a request with a cookie came from another origin")]
     ForeignOrigin,
@@ -161,6 +172,49 @@ pub fn authenticate(
         return Err(Unauthenticated::ForeignOrigin);
     }
     Ok(Some(verifier.caller(&credential, now)?))
+}
+
+/// [`authenticate`], and once more with newer keys, where the token's key is not among those that are known: a key that was published a
+/// moment ago is no reason to refuse anybody. It waits a few seconds at most, and only then.
+///
+/// # Errors
+/// [`Unauthenticated`]
+pub async fn authenticate_with_newest(
+    route: &Route,
+    request: &http::request::Parts,
+    target: &Target,
+    client: &ClientAddress,
+    verifier: Verifier<'_>,
+    keys: &Keys,
+    clock: &Clock,
+) -> Result<Option<Caller>, Unauthenticated> {
+    let again = || authenticate(route, request, target, client, verifier, clock.unix_seconds());
+    let lacks_key = |token: &str, decided: &Result<Option<Caller>, Unauthenticated>| match decided {
+        Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => verifier.issuers.lacking_key(token, refused).cloned(),
+        _ => None,
+    };
+    let mut decided = again();
+    if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
+        return decided;
+    }
+    let Ok(Some(Credential { token, .. })) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
+    let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else { return decided };
+    let (mut renewal, patience) = (Renewal::Joined, Instant::now() + PATIENCE);
+    loop {
+        // The keys may have come since they were asked, and may come while they are: what was fetched is counted before.
+        let fetches = owner.fetches();
+        decided = again();
+        if renewal != Renewal::Joined || lacks_key(&token, &decided).is_none() {
+            break;
+        }
+        renewal = owner.renew(fetches, patience).await;
+    }
+    match &decided {
+        Err(Unauthenticated::Invalid(InvalidToken::NoKeys)) => {}
+        Err(Unauthenticated::Invalid(InvalidToken::KeyUnknown { .. })) if renewal == Renewal::Unavailable => {}
+        _ => return decided,
+    }
+    Err(Unauthenticated::KeysUnavailable { issuer: Arc::clone(&owner.settings().name), retry_after: owner.retry_after() })
 }
 
 /// The one credential of a request.

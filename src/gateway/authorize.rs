@@ -44,7 +44,8 @@ impl<'route> Permit<'route> {
     ///
     /// `None` where the route enforces, or the reason is none that may be softened.
     pub fn unenforced(route: &'route Route, reason: Reason) -> Option<Self> {
-        let softened = matches!(reason.status().as_u16(), 401 | 403) && reason != Reason::OriginForeign;
+        let softened =
+            matches!(reason.status().as_u16(), 401 | 403) && reason != Reason::OriginForeign || reason == Reason::KeysUnavailable;
         (!route.enforce && softened).then_some(Self { route, caller: None, reason })
     }
 }

@@ -147,6 +147,10 @@ impl Exchange {
         let request_id = self.request_id().to_owned();
         let route = self.route().map(|route| Arc::clone(&route.name));
         match reason {
+            // The owner of the keys has told it, once and with the cause.
+            Reason::KeysUnavailable => {
+                tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
+            }
             _ if self.outcome == Outcome::Failed => {
                 let what = if matches!(refusal, Refusal::Identity(_)) {
                     "the built-in issuer cannot answer"

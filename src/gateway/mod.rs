@@ -36,7 +36,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::authenticate::{Caller, Verifier, authenticate};
+use self::authenticate::{Caller, Verifier, authenticate_with_newest};
 use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
@@ -222,10 +222,11 @@ impl Gateway {
         Self::limit_client(route, &client, exchange)?;
         if let Some((also, parts)) = &overridden {
             Self::limit_client(also, &client, exchange)?;
-            self.admit(snapshot, worker, also, parts, &target, &client, exchange)?;
+            self.admit(snapshot, worker, also, parts, &target, &client, exchange).await?;
         }
         let permit = self
             .admit(snapshot, worker, route, &parts, &target, &client, exchange)
+            .await
             .map_err(|refusal| led(snapshot, route.token_from.cookie, &parts, &target, refusal))?;
         exchange.permitted(&permit);
         let upstream = match &route.destination {
@@ -244,7 +245,7 @@ impl Gateway {
 
     /// Who is calling, and whether they may take this route.
     #[expect(clippy::too_many_arguments, reason = "the two steps between which a limit stands, for both methods of an override")]
-    fn admit<'snapshot>(
+    async fn admit<'snapshot>(
         &self,
         snapshot: &'snapshot Snapshot,
         worker: &Worker,
@@ -254,8 +255,8 @@ impl Gateway {
         client: &ClientAddress,
         exchange: &mut Exchange,
     ) -> Result<Permit<'snapshot>, Refusal> {
-        let now = self.telemetry.clock.unix_seconds();
-        let caller = authenticate(route, parts, target, client, self.verifier(snapshot, worker), now);
+        let verifier = self.verifier(snapshot, worker);
+        let caller = authenticate_with_newest(route, parts, target, client, verifier, &snapshot.keys, &self.telemetry.clock).await;
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
             Self::limit_subject(route, &caller.token, exchange)?;

@@ -89,6 +89,8 @@ pub enum Reason {
     UpstreamFailed,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// The issuer's keys are not there: it cannot be reached.
+    KeysUnavailable,
     /// The store cannot be reached or written.
     StoreUnavailable,
     /// More connections than `max_connections`, or more passwords than can be hashed soon.
@@ -99,7 +101,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for the reference and its test.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -142,6 +144,7 @@ impl Reason {
         Self::UpstreamUnreachable,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
+        Self::KeysUnavailable,
         Self::StoreUnavailable,
         Self::Overloaded,
         Self::Draining,
@@ -192,6 +195,7 @@ impl Reason {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::StoreUnavailable => "store_unavailable",
             Self::Overloaded => "overloaded",
             Self::Draining => "draining",
@@ -239,7 +243,7 @@ impl Reason {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::StoreUnavailable | Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable | Self::StoreUnavailable | Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

@@ -82,6 +82,7 @@ impl Refusal {
                 Unauthenticated::Malformed => Reason::CredentialsMalformed,
                 Unauthenticated::Ambiguous => Reason::CredentialsAmbiguous,
                 Unauthenticated::ForeignOrigin => Reason::OriginForeign,
+                Unauthenticated::KeysUnavailable { .. } => Reason::KeysUnavailable,
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
             },
             Self::Denied(denied) => match denied {
@@ -139,7 +140,7 @@ impl Refusal {
             Self::Target(TargetError::Method) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
             }
-            Self::Limited { retry_after, .. } => {
+            Self::Limited { retry_after, .. } | Self::Unauthenticated(Unauthenticated::KeysUnavailable { retry_after, .. }) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
             }
             Self::Identity(refused) => {
@@ -188,6 +189,7 @@ fn invalid_token(invalid: &InvalidToken) -> Reason {
     match invalid {
         InvalidToken::Malformed(_) => Reason::TokenMalformed,
         InvalidToken::Algorithm(_) => Reason::TokenAlgorithm,
+        InvalidToken::NoKeys => Reason::KeysUnavailable,
         InvalidToken::KeyUnknown { .. } => Reason::TokenKeyUnknown,
         InvalidToken::Signature => Reason::TokenSignature,
         InvalidToken::Expired { .. } => Reason::TokenExpired,

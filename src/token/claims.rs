@@ -15,7 +15,7 @@ use super::invalid::JsonFault;
 /// # Errors
 ///
 /// A [`JsonFault`]; it names a duplicate member, and nothing else of the content.
-pub(super) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonFault> {
+pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonFault> {
     let fault = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth: 0, fault: &fault }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));

@@ -16,7 +16,10 @@ pub enum InvalidToken {
     /// Its `alg` is missing, `none`, unknown, not allowed for its issuer, or not one that the key is for (RFC 8725 §3.1).
     #[error("the token's algorithm is not accepted: {0}")]
     Algorithm(#[from] AlgorithmFault),
-    /// The issuer has no key of this `kid`, or no key at all. A remote key set may have a newer one.
+    /// The issuer has no key at all: its set was never fetched, or is too old. That is nothing that the token could help.
+    #[error("there is no key of the issuer to verify the token with")]
+    NoKeys,
+    /// The issuer has no key of this `kid`. A remote key set may have a newer one.
     #[error("no key of the issuer has the token's kid {}", kid.as_ref().map_or("(it has none)", Excerpt::as_str))]
     KeyUnknown {
         /// The token's `kid`, when it has one.
@@ -63,6 +66,13 @@ pub enum InvalidToken {
         /// The most that the issuer's section allows, in seconds.
         most: u64,
     },
+}
+
+impl InvalidToken {
+    /// Whether another key could have made the difference.
+    pub const fn concerns_key(&self) -> bool {
+        matches!(self, Self::NoKeys | Self::KeyUnknown { .. } | Self::Signature | Self::Algorithm(AlgorithmFault::NotTheKeys { .. }))
+    }
 }
 
 /// What makes a token unreadable.

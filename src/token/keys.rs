@@ -139,6 +139,11 @@ impl KeySet {
         &self.keys
     }
 
+    /// Whether it has a key of this name.
+    pub(super) fn has(&self, kid: &str) -> bool {
+        self.by_kid.contains_key(kid)
+    }
+
     pub(super) fn add(&mut self, key: Key) {
         let index = self.keys.len();
         if let Some(kid) = &key.kid {
@@ -153,8 +158,8 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// [`InvalidToken::KeyUnknown`] when no key comes into question, also when a set with named keys has no key of this name and no
-    /// unnamed key fits; [`InvalidToken::Algorithm`] when the keys that do are for other algorithms; [`InvalidToken::Signature`].
+    /// [`InvalidToken::NoKeys`] when there is none; [`InvalidToken::KeyUnknown`] when no key comes into question, also when a set with
+    /// named keys has no key of this name and no unnamed key fits; [`InvalidToken::Algorithm`] when the keys that do are for other algorithms; [`InvalidToken::Signature`].
     pub(super) fn verify_signature(
         &self,
         signing_input: &[u8],
@@ -170,7 +175,7 @@ impl KeySet {
             (None, _) => self.keys.iter().collect(),
         };
         if candidates.is_empty() {
-            return Err(unknown());
+            return Err(if self.keys.is_empty() { InvalidToken::NoKeys } else { unknown() });
         }
         let mut fitting = candidates.into_iter().filter(|key| key.algorithms.contains(algorithm)).take(MOST_TRIED).peekable();
         if fitting.peek().is_none() {
@@ -355,8 +360,8 @@ mod tests {
         let unknown = |kid: Option<&str>| InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
 
         let cases = [
-            ("no key", vec![], None, Err(unknown(None))),
-            ("no key, kid", vec![], Some("a"), Err(unknown(Some("a")))),
+            ("no key", vec![], None, Err(InvalidToken::NoKeys)),
+            ("no key, kid", vec![], Some("a"), Err(InvalidToken::NoKeys)),
             ("its name", vec![stranger(), key(Some("a"))], Some("a"), Ok(())),
             ("another name", vec![key(Some("b"))], Some("a"), Err(unknown(Some("a")))),
             ("case counts", vec![key(Some("A"))], Some("a"), Err(unknown(Some("a")))),

@@ -34,7 +34,7 @@ mod vectors;
 
 pub use self::algorithms::{Algorithm, Algorithms, Family};
 pub use self::cache::{CacheBounds, TokenCache};
-pub use self::claims::{ClaimPath, NotAList, string_list};
+pub use self::claims::{ClaimPath, NotAList, parse_object, string_list};
 pub use self::excerpt::Excerpt;
 pub use self::generate::{GenerateError, generate_private_pem, public_jwk};
 pub use self::inspect::{Inspected, inspect};

@@ -18,6 +18,7 @@ mod bearer;
 mod drain;
 mod headers;
 mod http2;
+mod jwks;
 mod limits;
 mod malformed;
 mod peers;

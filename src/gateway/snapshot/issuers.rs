@@ -10,15 +10,15 @@ use super::{Compiler, identity};
 use crate::config::file::Issuer as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName, SecretBytes, SecretRef};
-use crate::config::{Mark, Problem};
+use crate::config::{Mark, Problem, read_bounded};
 use crate::identity::Policy;
-use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers, KeySet, key_from_pem, secret_is_short};
-
-/// The largest file that a section may name, in bytes.
-const LARGEST_FILE: u64 = 4 * 1024 * 1024;
+use crate::keys::{IssuerKeys, Keys};
+use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers};
 
 impl Compiler<'_> {
-    pub(super) fn issuers(&mut self, built_in: Option<&Policy>) -> Issuers {
+    /// Whose tokens are accepted, and who keeps the keys of each up to date.
+    pub(super) fn issuers(&mut self, built_in: Option<&Policy>, folder: &Path) -> (Issuers, Keys) {
+        let mut owners: Vec<Arc<IssuerKeys>> = Vec::new();
         let mut issuers: Vec<Arc<Issuer>> = built_in.map(|policy| self.built_in_issuer(policy)).into_iter().collect();
         let mut any: Option<&Text> = None;
         let mut taken: Vec<&Text> = self.file.identity.iter().filter_map(|identity| identity.get_ref().issuer.as_ref()).collect();
@@ -51,14 +51,15 @@ impl Compiler<'_> {
                 }
                 taken.push(issuer);
             }
-            if let Some(issuer) = self.issuer(name, written) {
-                issuers.push(Arc::new(issuer));
+            if let Some((issuer, keys)) = self.issuer(name, written, folder) {
+                issuers.push(issuer);
+                owners.push(keys);
             }
         }
-        Issuers::new(issuers).unwrap_or_default()
+        (Issuers::new(issuers).unwrap_or_default(), Keys::new(owners))
     }
 
-    fn issuer(&mut self, name: &Text, written: &Written) -> Option<Issuer> {
+    fn issuer(&mut self, name: &Text, written: &Written, folder: &Path) -> Option<(Arc<Issuer>, Arc<IssuerKeys>)> {
         let algorithms = self.algorithms(name, written);
         let issuer = self.issuer_text(name, written);
         let audience = self.audience(name, written);
@@ -74,7 +75,7 @@ impl Compiler<'_> {
             self.look_at_key_files(written);
             return None;
         };
-        let keys = self.keys(name, written, algorithms);
+        let keys = self.keys(name, written, algorithms, folder);
         let settings = IssuerSettings {
             name: name.get_ref().as_str().into(),
             issuer: issuer?,
@@ -86,7 +87,12 @@ impl Compiler<'_> {
             max_token_lifetime: max_token_lifetime?,
             is_built_in: false,
         };
-        Some(Issuer::new(settings, keys?))
+        let keys = keys?;
+        // An unchanged section stays the same issuer: what was verified for it still holds.
+        let mut previous = self.previous.into_iter().flat_map(|previous| previous.issuers.iter());
+        let kept = previous.find(|issuer| *issuer.settings() == settings && Arc::ptr_eq(issuer.keys(), keys.live()));
+        let issuer = kept.cloned().unwrap_or_else(|| Arc::new(Issuer::with_live_keys(settings, Arc::clone(keys.live()))));
+        Some((issuer, keys))
     }
 
     #[expect(clippy::option_option, reason = "outer: a problem was found; inner: tokens without `iss` are taken")]
@@ -188,145 +194,6 @@ impl Compiler<'_> {
         (sound && !listed.get_ref().is_empty()).then(|| algorithms.into_iter().collect())
     }
 
-    fn keys(&mut self, name: &Text, written: &Written, algorithms: Algorithms) -> Option<KeySet> {
-        let sources = [
-            written.secret.as_ref().map(Spanned::span),
-            written.public_keys.as_ref().map(Spanned::span),
-            written.jwks_file.as_ref().map(Spanned::span),
-        ];
-        let given: Vec<_> = sources.iter().flatten().collect();
-        match given.as_slice() {
-            [] if written.jwks_url.is_some() || written.discovery.is_some() => return None,
-            [] => {
-                self.error(
-                    Problem::error(name.span(), format!("issuer `{}` has no keys", name.get_ref()))
-                        .help("give it one of `secret`, `public_keys` and `jwks_file`"),
-                );
-                return None;
-            }
-            [_] => {}
-            [first, second, ..] => {
-                self.error(
-                    Problem::error((*second).clone(), "a second source of keys")
-                        .related((*first).clone(), "the first")
-                        .help("keep exactly one of `secret`, `public_keys` and `jwks_file`"),
-                );
-                return None;
-            }
-        }
-        if let Some(secret) = &written.secret {
-            return self.secret_keys(name, written, secret, algorithms);
-        }
-        if algorithms.iter().any(is_hmac) {
-            let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
-            self.error(
-                Problem::error(span, "an HMAC algorithm beside public keys")
-                    .help("HS256, HS384 and HS512 need `secret`; whoever knows a public key could forge such tokens"),
-            );
-            return None;
-        }
-        match (&written.public_keys, &written.jwks_file) {
-            (Some(files), _) => self.pem_keys(files, algorithms),
-            (None, Some(file)) => self.jwks_keys(file, algorithms),
-            (None, None) => None,
-        }
-    }
-
-    /// Tells of key files that are not there, where the algorithms are not known that would tell more of them.
-    fn look_at_key_files(&mut self, written: &Written) {
-        for file in written.public_keys.iter().flat_map(Spanned::get_ref) {
-            self.read_file(file, "a PEM file with a public key");
-        }
-        if let Some(file) = &written.jwks_file {
-            self.read_file(file, "a JWK Set");
-        }
-    }
-
-    fn secret_keys(&mut self, name: &Text, written: &Written, secret: &Spanned<SecretRef>, algorithms: Algorithms) -> Option<KeySet> {
-        if !algorithms.iter().all(is_hmac) {
-            let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
-            self.error(
-                Problem::error(span, "a secret verifies HS256, HS384 and HS512 only")
-                    .related(secret.span(), "the secret")
-                    .help("use `public_keys` or `jwks_file` for the other algorithms"),
-            );
-            return None;
-        }
-        let bytes = self.read_secret(secret, if written.insecure_inline_secret { Inline::Permitted } else { Inline::NotPermitted })?;
-        if let Some(needed) = secret_is_short(bytes.expose().len(), algorithms) {
-            if written.insecure_short_secret {
-                self.weakened.push(format!("issuer.{}.insecure_short_secret: the secret is shorter than the hash", name.get_ref()));
-            } else {
-                self.error(
-                    Problem::error(secret.span(), format!("the secret has {} bytes; these algorithms need {needed}", bytes.expose().len())).help(
-                        "make a longer one, such as `openssl rand -base64 48`; to go on with this one, set `insecure_short_secret = true` (RFC 7518 §3.2)",
-                    ),
-                );
-                return None;
-            }
-        }
-        if written.insecure_inline_secret {
-            self.weakened.push(format!("issuer.{}.insecure_inline_secret: the secret stands in the file", name.get_ref()));
-        }
-        match KeySet::from_secret(bytes.expose(), algorithms) {
-            Ok(keys) => Some(keys),
-            Err(error) => {
-                self.error(Problem::error(secret.span(), error.to_string()));
-                None
-            }
-        }
-    }
-
-    fn pem_keys(&mut self, files: &Spanned<Vec<Text>>, algorithms: Algorithms) -> Option<KeySet> {
-        if files.get_ref().is_empty() {
-            self.error(Problem::error(files.span(), "`public_keys` is empty").help("name at least one PEM file"));
-            return None;
-        }
-        let mut keys = Vec::new();
-        for text in files.get_ref() {
-            let Some(pem) = self.read_file(text, "a PEM file with a public key") else { continue };
-            match key_from_pem(&pem) {
-                Ok((key, note)) => {
-                    if let Some(note) = note {
-                        self.error(Problem::warning(text.span(), note.to_string()));
-                    }
-                    keys.push(key);
-                }
-                Err(error) => self.error(Problem::error(text.span(), format!("`{}`: {error}", text.get_ref()))),
-            }
-        }
-        if keys.len() < files.get_ref().len() {
-            return None;
-        }
-        KeySet::from_keys(keys, algorithms).map_err(|error| self.error(Problem::error(files.span(), error.to_string()))).ok()
-    }
-
-    fn jwks_keys(&mut self, file: &Text, algorithms: Algorithms) -> Option<KeySet> {
-        let json = self.read_file(file, "a JWK Set")?;
-        match KeySet::from_jwks(&json, algorithms) {
-            Ok((keys, left_out)) => {
-                for left_out in &left_out {
-                    self.error(Problem::warning(file.span(), left_out.to_string()));
-                }
-                if keys.is_empty() {
-                    let problem = match left_out.as_slice() {
-                        [] => Problem::error(file.span(), "the set has no keys")
-                            .help("a JWK Set is `{\"keys\": [ … ]}` with at least one public key (RFC 7517 §5)"),
-                        _ => Problem::error(file.span(), "no key of this set can be used")
-                            .help("the warnings say why each was left out; look at `algorithms` as well"),
-                    };
-                    self.error(problem);
-                    return None;
-                }
-                Some(keys)
-            }
-            Err(error) => {
-                self.error(Problem::error(file.span(), format!("`{}`: {error}", file.get_ref())));
-                None
-            }
-        }
-    }
-
     /// A claim name as a path, with a warning where a URL was meant to be one segment.
     pub(super) fn claim_path(&mut self, written: Option<&Spanned<ClaimName>>, default: &str) -> ClaimPath {
         let Some(written) = written else { return ClaimPath::new(vec![default.to_owned()]) };
@@ -420,21 +287,10 @@ pub(super) enum Inline {
     Never,
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let metadata = std::fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(std::io::Error::other("it is a folder"));
-    }
-    if metadata.len() > LARGEST_FILE {
-        return Err(std::io::Error::other(format!("it is larger than {LARGEST_FILE} bytes")));
-    }
-    std::fs::read(path)
-}
-
-fn is_hmac(algorithm: Algorithm) -> bool {
+pub(super) fn is_hmac(algorithm: Algorithm) -> bool {
     Algorithms::of_family(Family::Hmac).contains(algorithm)
 }
 
-fn is_true(flag: Option<&Spanned<bool>>) -> bool {
+pub(super) fn is_true(flag: Option<&Spanned<bool>>) -> bool {
     flag.is_some_and(|flag| *flag.get_ref())
 }

@@ -9,6 +9,7 @@ mod destination;
 mod expectations;
 mod identity;
 mod issuers;
+mod keys;
 mod mail;
 mod routes;
 mod server;
@@ -28,6 +29,7 @@ use super::upstream::Upstream;
 use crate::config::value::{CreateFiles, SecretBytes};
 use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
 use crate::identity::Policy;
+use crate::keys::Keys;
 use crate::limit::Limit;
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
@@ -49,6 +51,8 @@ pub struct Snapshot {
     pub proxies: TrustedProxies,
     /// Whose tokens are accepted.
     pub issuers: Arc<Issuers>,
+    /// Who keeps their keys up to date.
+    pub keys: Keys,
     /// How many verified tokens all workers together remember.
     pub token_cache: CacheBounds,
     /// How the built-in issuer behaves; `None`: there is none.
@@ -124,7 +128,7 @@ pub struct CompileOptions<'a> {
     pub create: CreateFiles,
     /// Where the routes' counters are.
     pub metrics: &'a Metrics,
-    /// Unix seconds: the time at which `[[test]]` blocks are judged.
+    /// Unix seconds: the time at which `[[test]]` blocks are judged, and keys that were kept on disk.
     pub now: u64,
 }
 
@@ -140,7 +144,8 @@ pub struct Compiled {
 impl Snapshot {
     /// Compiles a file. Reads the files that it names, never the network.
     ///
-    /// Upstreams and limits whose sections are unchanged are carried over from the previous snapshot, with their connections and counters.
+    /// Upstreams, limits and issuers whose sections are unchanged are carried over from the previous snapshot, with their connections,
+    /// counters and keys.
     ///
     /// # Errors
     /// Every problem of the file, at once.
@@ -149,13 +154,14 @@ impl Snapshot {
         let files = vec![(source.path().to_owned(), mark)];
         let CompileOptions { previous, create, metrics, now } = options;
         let (previous, create) = (*previous, *create);
-        let mut compiler = Compiler { source: &source, file: &file, previous, create, metrics, problems, files, weakened: Vec::new() };
+        let (weakened, now) = (Vec::new(), *now);
+        let mut compiler = Compiler { source: &source, file: &file, previous, create, metrics, now, problems, files, weakened };
         let snapshot = compiler.snapshot();
         let Compiler { mut problems, .. } = compiler;
         if let Some(snapshot) = &snapshot
             && !problems.iter().any(|problem| problem.severity == Severity::Error)
         {
-            problems.extend(expectations::unmet(&file, snapshot, *now));
+            problems.extend(expectations::unmet(&file, snapshot, now));
         }
         let problems = Problems::new(source, problems);
         match snapshot {
@@ -172,6 +178,7 @@ struct Compiler<'a> {
     previous: Option<&'a Snapshot>,
     create: CreateFiles,
     metrics: &'a Metrics,
+    now: u64,
     problems: Vec<Problem>,
     files: Vec<(PathBuf, Option<Mark>)>,
     weakened: Vec<String>,
@@ -187,7 +194,8 @@ impl Compiler<'_> {
         let proxies = self.proxies();
         let token_names = self.token_names();
         let identity = self.identity(&token_names);
-        let issuers = self.issuers(identity.as_ref());
+        let folder = self.lasting_folder(start.as_ref());
+        let (issuers, keys) = self.issuers(identity.as_ref(), &folder);
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, owned) = self.routes(&issuers, &counters, &upstreams);
@@ -204,6 +212,7 @@ impl Compiler<'_> {
             h2c: self.file.server.h2c.unwrap_or(true),
             proxies,
             issuers: Arc::new(issuers),
+            keys,
             token_cache: self.token_cache(),
             identity: identity.map(Arc::new),
             routes,

@@ -327,16 +327,7 @@ impl Compiler<'_> {
             look(&tls.get_ref().client_ca, "server.tls.client_ca");
         }
         for (name, issuer) in &file.issuer {
-            for (value, key) in [
-                (&issuer.jwks_url, "jwks_url"),
-                (&issuer.discovery, "discovery"),
-                (&issuer.jwks_refresh, "jwks_refresh"),
-                (&issuer.jwks_refetch_cooldown, "jwks_refetch_cooldown"),
-                (&issuer.jwks_max_stale, "jwks_max_stale"),
-                (&issuer.backchannel_logout, "backchannel_logout"),
-            ] {
-                look(value, &format!("issuer.{}.{key}", name.get_ref()));
-            }
+            look(&issuer.backchannel_logout, &format!("issuer.{}.backchannel_logout", name.get_ref()));
         }
         for (name, upstream) in &file.upstream {
             look(&upstream.http2, &format!("upstream.{}.http2", name.get_ref()));

@@ -21,6 +21,7 @@ pub use self::route::RouteMetrics;
 use self::route::Series;
 pub use self::tokens::TokenCacheCounts;
 
+mod keys;
 mod route;
 mod tokens;
 
@@ -38,6 +39,8 @@ struct Families {
     dropped_lines: Arc<DroppedLines>,
     token_caches: Arc<tokens::Caches>,
     rate_limited: Family<[(&'static str, String); 1], Counter>,
+    jwks_fetches: Family<[(&'static str, String); 2], Counter>,
+    key_ages: Arc<keys::KeyAges>,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     last_reload_success: Gauge,
     last_reload_timestamp: Gauge,
@@ -59,6 +62,8 @@ impl Metrics {
             dropped_lines: Arc::default(),
             token_caches: Arc::default(),
             rate_limited: Family::default(),
+            jwks_fetches: Family::default(),
+            key_ages: Arc::default(),
             reloads: Family::default(),
             last_reload_success: Gauge::default(),
             last_reload_timestamp: Gauge::default(),
@@ -73,8 +78,10 @@ impl Metrics {
         registry.register_collector(Box::new(Arc::clone(&families.routes)));
         registry.register_collector(Box::new(Arc::clone(&families.dropped_lines)));
         registry.register_collector(Box::new(Arc::clone(&families.token_caches)));
+        registry.register_collector(Box::new(Arc::clone(&families.key_ages)));
         let f = &families;
         registry.register("rate_limited", "Requests that exceeded a limit, also where it only observes", f.rate_limited.clone());
+        registry.register("jwks_fetch", "Attempts to fetch the keys of an issuer, by outcome", f.jwks_fetches.clone());
         registry.register("config_reloads", "Attempts to load the file again, by outcome", f.reloads.clone());
         registry.register("config_last_reload_success", "Whether the last attempt succeeded", f.last_reload_success.clone());
         registry.register(
@@ -122,6 +129,16 @@ impl Metrics {
     /// Counts a refresh by its outcome, a word of the reference.
     pub fn refresh(&self, outcome: &'static str) {
         self.0.refreshes.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// Counts attempts to fetch the keys of the issuer of this name. The outcome is a word of a closed set.
+    pub fn jwks_fetched(&self, issuer: &str, outcome: &str, attempts: u64) {
+        self.0.jwks_fetches.get_or_create_owned(&[("issuer", issuer.to_owned()), ("outcome", outcome.to_owned())]).inc_by(attempts);
+    }
+
+    /// Shows how many seconds ago the keys of the issuer of this name were fetched, as long as that is something.
+    pub fn show_key_age(&self, issuer: &str, age: impl Fn() -> Option<u64> + Send + Sync + 'static) {
+        self.0.key_ages.show(issuer, age);
     }
 
     /// Notes that the configuration of the start is in force.

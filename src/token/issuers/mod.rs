@@ -187,6 +187,19 @@ impl Issuers {
         holds.is_some_and(|holds| Arc::ptr_eq(holds, issuer))
     }
 
+    /// The issuer whose newer keys might verify a token that was refused for this: none of the keys that were tried has its name.
+    pub fn lacking_key(&self, token: &str, refused: &InvalidToken) -> Option<&Arc<Issuer>> {
+        if !refused.concerns_key() {
+            return None;
+        }
+        let jws = Jws::parse(token).ok()?;
+        let issuer = self.choose(&jws.claims().ok()?).ok()?;
+        // One that is known by now and was not then has come meanwhile.
+        let has_tried = !matches!(refused, InvalidToken::NoKeys | InvalidToken::KeyUnknown { .. });
+        let was_tried = has_tried && jws.kid.as_deref().is_some_and(|kid| issuer.keys.load().has(kid));
+        (!was_tried).then_some(issuer)
+    }
+
     /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks: **nothing is signed and nothing is verified, so the
     /// data path never calls this.** `iss`, `aud` and `exp` are filled in where they are absent (five minutes from `now`, in Unix seconds,
     /// or less where `max_token_lifetime` is); then the claims go through the very checks of [`Issuers::verify`].

@@ -15,6 +15,7 @@ fn outcome(result: &Result<VerifiedToken, InvalidToken>) -> &'static str {
         Ok(_) => "ok",
         Err(InvalidToken::Malformed(_)) => "malformed",
         Err(InvalidToken::Algorithm(_)) => "algorithm",
+        Err(InvalidToken::NoKeys) => "no keys",
         Err(InvalidToken::KeyUnknown { .. }) => "key unknown",
         Err(InvalidToken::Signature) => "signature",
         Err(InvalidToken::Expired { .. }) => "expired",

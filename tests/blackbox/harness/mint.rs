@@ -53,6 +53,39 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
+/// A key pair of an issuer that publishes its public keys.
+pub struct Published {
+    kid: String,
+    signer: Signer,
+    public: Vec<u8>,
+}
+
+impl Published {
+    /// A new ES256 key of this name.
+    pub fn new(kid: &str) -> Self {
+        install();
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+        Self { kid: kid.to_owned(), signer: Signer { algorithm: Algorithm::ES256, key }, public: pair.public_key_raw().to_vec() }
+    }
+
+    /// As a member of a JWK Set: an uncompressed point is 4, x, y.
+    pub fn jwk(&self) -> Value {
+        let (x, y) = (encode(&self.public[1..33]), encode(&self.public[33..]));
+        json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": x, "y": y })
+    }
+
+    /// A token of this key, with these claims beside the usual ones, or in their place.
+    pub fn token(&self, claims: Value) -> String {
+        self.signer.token(json!({ "kid": self.kid }), claims)
+    }
+
+    /// The same without `kid`.
+    pub fn unnamed_token(&self, claims: Value) -> String {
+        self.signer.token(json!({}), claims)
+    }
+}
+
 /// Whoever signs.
 pub struct Signer {
     algorithm: Algorithm,

@@ -1,9 +1,10 @@
-//! A real gateway on port 0, a recording upstream, a raw client, a token mint, certificates, others' software.
+//! A real gateway on port 0, a recording upstream, a raw client, a token mint, an issuer that publishes its keys, certificates, others' software.
 
 pub mod certificates;
 pub mod client;
 pub mod gateway;
 pub mod h2;
+pub mod issuer;
 pub mod mint;
 pub mod peers;
 pub mod upstream;

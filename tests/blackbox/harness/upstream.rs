@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -75,6 +76,7 @@ pub struct Upstream {
 }
 
 struct Shared {
+    listening: Mutex<Option<AbortHandle>>,
     seen: watch::Sender<Seen>,
     released: Semaphore,
     scripts: Mutex<HashMap<String, Vec<Step>>>,
@@ -83,25 +85,31 @@ struct Shared {
 
 impl Upstream {
     pub async fn start() -> Self {
-        Self::listen(None).await
+        Self::listen(None, ANYWHERE).await
+    }
+
+    /// On the port of one that was stopped.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        Self::listen(None, address).await
     }
 
     /// Speaks TLS.
     pub async fn start_tls(config: rustls::ServerConfig) -> Self {
-        Self::listen(Some(TlsAcceptor::from(Arc::new(config)))).await
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), ANYWHERE).await
     }
 
-    async fn listen(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn listen(tls: Option<TlsAcceptor>, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
+            listening: Mutex::default(),
             seen: watch::Sender::default(),
             released: Semaphore::new(0),
             scripts: Mutex::default(),
             default: Mutex::new(answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")),
         });
         let accepting = Arc::clone(&shared);
-        tokio::spawn(async move {
+        let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (shared, tls) = (Arc::clone(&accepting), tls.clone());
                 shared.seen.send_modify(|seen| seen.accepted += 1);
@@ -118,11 +126,18 @@ impl Upstream {
                 });
             }
         });
+        *shared.listening.lock().unwrap() = Some(listening.abort_handle());
         Self { address, shared }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Goes away: who connects from now on is refused.
+    pub async fn stop(&self) {
+        self.shared.listening.lock().unwrap().take().unwrap().abort();
+        within(async { while TcpStream::connect(self.address).await.is_ok() {} }).await;
     }
 
     /// From now on reads each request and answers it with these bytes.
@@ -164,6 +179,9 @@ impl Upstream {
         within(async { self.shared.seen.subscribe().wait_for(happened).await.unwrap().clone() }).await
     }
 }
+
+/// Port 0.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// The steps of an ordinary answer.
 pub fn answer(response: &str) -> Vec<Step> {

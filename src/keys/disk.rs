@@ -1,0 +1,265 @@
+//! The last good set of a remote issuer, in a file: what a restart in the middle of an outage verifies with.
+//!
+//! Public keys are no secret, but whoever can write this file says whose tokens are believed. So it counts only as a regular file that
+//! belongs to the user that runs the gateway and that nobody else can write, and only for the issuer and the address that it was made for.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::{KeySettings, LastGood, Place, Remote, digest};
+
+/// Where the last good set of one issuer is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    path: PathBuf,
+    /// Of issuer and address, as text.
+    digest: String,
+    max_stale: Duration,
+}
+
+/// What stands in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    /// Issuer and address, as a digest: a file that was renamed is not another issuer's.
+    of: String,
+    /// In Unix seconds.
+    fetched_at: u64,
+    /// The JWK Set, as it was fetched.
+    document: String,
+}
+
+/// Why a file that is there does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheFault {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It is a symbolic link, a folder, a pipe.
+    #[error("it is no regular file")]
+    NotAFile,
+    /// Another user owns it.
+    #[error("it belongs to another user")]
+    Owner,
+    /// Group or others may write it.
+    #[error("its group or others may write it")]
+    Writable,
+    /// It is not what was written.
+    #[error("it is damaged")]
+    Damaged,
+    /// It is from a time that is still to come.
+    #[error("its keys were fetched in the future: a clock was set back")]
+    Future,
+}
+
+impl Cache {
+    /// The place for the keys of this section.
+    pub fn new(settings: &KeySettings, remote: &Remote) -> Self {
+        let (kind, url) = match &remote.place {
+            Place::Jwks(url) => ("jwks", url),
+            Place::Discovery(url) => ("discovery", url),
+        };
+        let address = format!("{url}?{}", url.query().unwrap_or_default());
+        let issuer = settings.issuer.as_deref().unwrap_or_default();
+        let digest = digest([kind.as_bytes(), address.as_bytes(), issuer.as_bytes()]);
+        let digest = URL_SAFE_NO_PAD.encode(digest);
+        Self { path: remote.folder.join(format!("jwks-{digest}.json")), digest, max_stale: remote.max_stale }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether another section's keys are those of the same issuer, from the same address.
+    pub fn is_for_same(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+
+    /// The set that is kept, unless it is too old; `None` also where none is.
+    ///
+    /// # Errors
+    /// [`CacheFault`]: something is there, and it does not count.
+    pub fn read(&self, now: u64) -> Result<Option<LastGood>, CacheFault> {
+        let named = match fs::symlink_metadata(&self.path) {
+            Ok(named) => named,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if !named.is_file() {
+            return Err(CacheFault::NotAFile);
+        }
+        let file = File::open(&self.path)?;
+        let opened = file.metadata()?;
+        if !opened.is_file() || (opened.dev(), opened.ino()) != (named.dev(), named.ino()) {
+            return Err(CacheFault::NotAFile);
+        }
+        if opened.uid() != own_user()? {
+            return Err(CacheFault::Owner);
+        }
+        if opened.mode() & 0o022 != 0 {
+            return Err(CacheFault::Writable);
+        }
+        let mut bytes = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        let kept: Kept = serde_json::from_slice(&bytes).map_err(|_| CacheFault::Damaged)?;
+        if bytes.len() as u64 > LARGEST || kept.of != self.digest {
+            return Err(CacheFault::Damaged);
+        }
+        if kept.fetched_at > now.saturating_add(CLOCK_SKEW) {
+            return Err(CacheFault::Future);
+        }
+        let good = LastGood { document: kept.document.into(), fetched_at: kept.fetched_at };
+        Ok((now.saturating_sub(good.fetched_at) < self.max_stale.as_secs()).then_some(good))
+    }
+
+    /// Keeps a set instead of the one before, or leaves that one as it is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, good: &LastGood) -> io::Result<()> {
+        let document = String::from_utf8(good.document.to_vec()).map_err(io::Error::other)?;
+        let kept = serde_json::to_vec(&Kept { of: self.digest.clone(), fetched_at: good.fetched_at, document })?;
+        // Of this process alone, so that two gateways never write into one.
+        let new = self.path.with_extension(format!("{}.new", std::process::id()));
+        let written = write_new(&new, &kept).and_then(|()| fs::rename(&new, &self.path));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        } else if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        written
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // One that a killed process of this number has left.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// The user that this process acts as. `/proc/self` itself belongs to root where the binary has capabilities; what stands in it is right.
+fn own_user() -> io::Result<u32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
+    effective.ok_or_else(|| io::Error::other("/proc/self/status names no user"))
+}
+
+/// The largest file that is read, in bytes: the largest set there is, escaped, and some more.
+const LARGEST: u64 = 3 * 1024 * 1024;
+
+/// Seconds by which two clocks of one machine's restarts may differ.
+const CLOCK_SKEW: u64 = 300;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::outbound::Url;
+    use crate::token::Algorithms;
+
+    const NOW: u64 = 1_780_000_000;
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn cache(folder: &Path, issuer: &str, url: &str) -> Cache {
+        let remote = Remote {
+            place: Place::Jwks(Url::parse(url).unwrap()),
+            refresh: DAY,
+            cooldown: DAY,
+            max_stale: DAY,
+            ca: None,
+            allow_http: false,
+            folder: folder.to_owned(),
+        };
+        let source = super::super::Source::Remote(remote.clone());
+        let settings = KeySettings { name: "corp".into(), issuer: Some(issuer.to_owned()), algorithms: Algorithms::all(), source };
+        Cache::new(&settings, &remote)
+    }
+
+    fn good() -> LastGood {
+        LastGood { document: r#"{"keys":[]}"#.into(), fetched_at: NOW }
+    }
+
+    #[test]
+    fn what_was_written_is_read_again_until_it_is_too_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path(), "i", "https://a.test/keys?k=1");
+        assert_eq!(cache.read(NOW).unwrap(), None);
+        cache.write(&good()).unwrap();
+        cache.write(&good()).unwrap();
+        assert_eq!(fs::metadata(cache.path()).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
+        assert_eq!(cache.read(NOW + 86_399).unwrap(), Some(good()));
+        assert_eq!(cache.read(NOW + 86_400).unwrap(), None);
+        assert!(matches!(cache.read(NOW - 301), Err(CacheFault::Future)));
+    }
+
+    #[test]
+    fn it_is_for_one_issuer_and_one_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = cache(folder.path(), "i", "https://a.test/keys?k=1");
+        one.write(&good()).unwrap();
+        for (issuer, url) in [("j", "https://a.test/keys?k=1"), ("i", "https://a.test/keys?k=2"), ("i", "https://b.test/keys?k=1")] {
+            let other = cache(folder.path(), issuer, url);
+            assert_eq!(other.read(NOW).unwrap(), None);
+            fs::copy(one.path(), other.path()).unwrap();
+            assert!(matches!(other.read(NOW), Err(CacheFault::Damaged)), "renamed, it is still the other one's");
+        }
+    }
+
+    #[test]
+    fn what_others_could_have_written_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path(), "i", "https://a.test/keys");
+        cache.write(&good()).unwrap();
+        for (mode, counts) in [(0o620, false), (0o602, false), (0o666, false), (0o644, true), (0o600, true)] {
+            fs::set_permissions(cache.path(), Permissions::from_mode(mode)).unwrap();
+            match cache.read(NOW) {
+                Ok(Some(_)) => assert!(counts, "{mode:o}"),
+                Err(CacheFault::Writable) => assert!(!counts, "{mode:o}"),
+                other => panic!("{mode:o}: {other:?}"),
+            }
+        }
+        // Root alone can give a file away; for everybody else this is what being refused looks like.
+        if std::os::unix::fs::chown(cache.path(), Some(12345), None).is_ok() {
+            assert!(matches!(cache.read(NOW), Err(CacheFault::Owner)));
+        }
+        let elsewhere = folder.path().join("elsewhere");
+        fs::rename(cache.path(), &elsewhere).unwrap();
+        symlink(&elsewhere, cache.path()).unwrap();
+        assert!(matches!(cache.read(NOW), Err(CacheFault::NotAFile)));
+        fs::remove_file(cache.path()).unwrap();
+        fs::create_dir(cache.path()).unwrap();
+        assert!(matches!(cache.read(NOW), Err(CacheFault::NotAFile)));
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path(), "i", "https://a.test/keys");
+        cache.write(&good()).unwrap();
+        let whole = fs::read(cache.path()).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"", b"{}", b"<html>", &[whole.as_slice(), b"x"].concat()] {
+            fs::write(cache.path(), damaged).unwrap();
+            assert!(matches!(cache.read(NOW), Err(CacheFault::Damaged)), "{}", String::from_utf8_lossy(damaged));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_keeps_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder.path().join("gone"), "i", "https://a.test/keys");
+        assert_eq!(cache.write(&good()).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,123 @@
+//! Keys in files, read again when those change: no reload, no signal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use super::{Shared, Source};
+use crate::config::{Mark, read_bounded};
+use crate::token::{Algorithms, KeyError, KeySet, LeftOut, key_from_pem};
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Why files do not make keys.
+#[derive(Debug, thiserror::Error)]
+enum FileFault {
+    #[error("`{}` cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("`{}`: {source}", path.display())]
+    Unusable { path: PathBuf, source: KeyError },
+    #[error("{0}")]
+    NotForAlgorithms(KeyError),
+    #[error("`{}` has no key that can be used", .0.display())]
+    NoKey(PathBuf),
+}
+
+/// Keys as they were read.
+struct Read {
+    keys: KeySet,
+    left_out: Vec<LeftOut>,
+    digest: [u8; 32],
+}
+
+/// What tells one version of some contents from another. Where one ends and the next begins counts.
+pub fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for content in contents {
+        context.update(&(content.len() as u64).to_be_bytes());
+        context.update(content);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+/// Looks at the files for as long as anybody wants their keys.
+pub(super) async fn keep(shared: Arc<Shared>) {
+    let files: Arc<[PathBuf]> = match &shared.settings.source {
+        Source::Pem(files) => files.as_slice().into(),
+        Source::JwksFile(file) => std::slice::from_ref(file).into(),
+        Source::Secret(_) | Source::Remote(_) => return,
+    };
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first look reads them: they may have changed since they were compiled.
+    let (mut seen, mut read) = (Vec::new(), Vec::new());
+    loop {
+        looks.tick().await;
+        let Some(now) = blocking(&files, |files| files.iter().map(|file| Mark::of(file)).collect::<Vec<_>>()).await else { continue };
+        // What has not stayed as it is for one look may still be written.
+        let is_stable = now == seen;
+        seen = now;
+        if !is_stable || seen == read {
+            continue;
+        }
+        read.clone_from(&seen);
+        let for_read = Arc::clone(&shared);
+        if let Some(result) =
+            blocking(&files, move |files| read_files(files, &for_read.settings.source, for_read.settings.algorithms)).await
+        {
+            shared.take_read(result);
+        }
+    }
+}
+
+/// Runs what waits for the disk where it holds nobody up; `None` when it did not end.
+async fn blocking<T: Send + 'static>(files: &Arc<[PathBuf]>, look: impl FnOnce(&[PathBuf]) -> T + Send + 'static) -> Option<T> {
+    let files = Arc::clone(files);
+    tokio::task::spawn_blocking(move || look(&files)).await.ok()
+}
+
+fn read_files(files: &[PathBuf], source: &Source, algorithms: Algorithms) -> Result<Read, FileFault> {
+    let mut contents = Vec::new();
+    for path in files {
+        contents.push(read_bounded(path).map_err(|source| FileFault::Unreadable { path: path.clone(), source })?);
+    }
+    let digest = digest(contents.iter().map(Vec::as_slice));
+    let unusable = |path: &PathBuf, source| FileFault::Unusable { path: path.clone(), source };
+    let (keys, left_out) = if let (Source::JwksFile(path), [json]) = (source, contents.as_slice()) {
+        KeySet::from_jwks(json, algorithms).map_err(|error| unusable(path, error))?
+    } else {
+        let read = files.iter().zip(&contents).map(|(path, pem)| key_from_pem(pem).map_err(|error| unusable(path, error)));
+        let keys = read.map(|read| read.map(|(key, _)| key)).collect::<Result<_, _>>()?;
+        (KeySet::from_keys(keys, algorithms).map_err(FileFault::NotForAlgorithms)?, Vec::new())
+    };
+    match files {
+        [path, ..] if keys.is_empty() => Err(FileFault::NoKey(path.clone())),
+        _ => Ok(Read { keys, left_out, digest }),
+    }
+}
+
+impl Shared {
+    fn take_read(&self, result: Result<Read, FileFault>) {
+        let mut state = self.lock();
+        match result {
+            Ok(Read { digest, .. }) if digest == state.read => state.failing = None,
+            Ok(Read { keys, left_out, digest }) => {
+                self.tell_left_out(&state.left_out, &left_out);
+                tracing::info!(issuer = self.name(), keys = keys.len(), "the key file has changed; its keys hold from now on");
+                self.live.replace(keys);
+                state.left_out = left_out;
+                state.read = digest;
+                state.failing = None;
+            }
+            Err(fault) => {
+                tracing::error!(issuer = self.name(), cause = %fault, "the key file cannot be used; the keys before it stay");
+                state.failing = Some(fault.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Keeping issuers' keys up to date: where they come from, when they are read or fetched again, and what holds while they cannot be.
+//!
+//! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that its tokens are verified with. Files are looked at twice a
+//! second; what is remote is fetched in the background, never in somebody's request, and the last good set is kept in memory and on disk
+//! (`disk`). A request whose token names a key that is not known may wait for one fetch ([`IssuerKeys::renew`]). An owner that a reload
+//! leaves unchanged is carried over with everything it knows, and its task ends with the last snapshot that holds it.
+//!
+//! Nothing here decides about a request, and nothing here believes a token.
+
+mod disk;
+mod files;
+mod remote;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use self::disk::{Cache, CacheFault};
+pub use self::files::digest;
+use crate::clock::Clock;
+use crate::outbound::{Outbound, Url};
+use crate::telemetry::metrics::Metrics;
+use crate::token::{Algorithms, Issuer, Issuers, KeySet, LeftOut, LiveKeys};
+
+/// How long a request waits for newer keys.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whose keys they are, and where they come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySettings {
+    /// The section's name.
+    pub name: Arc<str>,
+    /// The `iss` of its tokens.
+    pub issuer: Option<String>,
+    /// What its tokens may be signed with.
+    pub algorithms: Algorithms,
+    /// Where the keys come from.
+    pub source: Source,
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A shared secret, told apart by its digest. It changes with a reload only.
+    Secret([u8; 32]),
+    /// PEM files with one public key each.
+    Pem(Vec<PathBuf>),
+    /// A file with a JWK Set.
+    JwksFile(PathBuf),
+    /// A JWK Set of the issuer's.
+    Remote(Remote),
+}
+
+/// A JWK Set that is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remote {
+    /// Where it is, or where that is said.
+    pub place: Place,
+    /// How often it is fetched, at least.
+    pub refresh: Duration,
+    /// How long after a fetch for an unknown `kid` there is no other one.
+    pub cooldown: Duration,
+    /// How long keys are used after they were fetched.
+    pub max_stale: Duration,
+    /// The certificates that are trusted, as PEM; `None`: the system's.
+    pub ca: Option<Vec<u8>>,
+    /// Whether it may come over `http://` from another machine.
+    pub allow_http: bool,
+    /// Where the last good set is kept.
+    pub folder: PathBuf,
+}
+
+/// Where a remote JWK Set is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Here.
+    Jwks(Url),
+    /// Where the metadata of this issuer says.
+    Discovery(Url),
+}
+
+/// A JWK Set as it was fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastGood {
+    /// What was answered.
+    pub document: Bytes,
+    /// When it was asked for, in Unix seconds.
+    pub fetched_at: u64,
+}
+
+/// What the owners' tasks need.
+#[derive(Debug, Clone)]
+pub struct Background {
+    /// The runtime that they run on.
+    pub runtime: Handle,
+    /// The time.
+    pub clock: Clock,
+    /// Where fetches are counted.
+    pub metrics: Metrics,
+}
+
+/// What came of asking for newer keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The keys are as new as may be asked for: what they say stands.
+    Current,
+    /// A fetch has ended that had begun before it was asked for: the keys may be newer, and one may have been published since.
+    Joined,
+    /// Nobody can say whether there are newer ones: the issuer does not answer.
+    Unavailable,
+}
+
+/// The keys of one issuer section, kept up to date once it is started.
+#[derive(Debug)]
+pub struct IssuerKeys {
+    shared: Arc<Shared>,
+    outbound: Option<Outbound>,
+    task: OnceLock<AbortOnDropHandle<()>>,
+}
+
+/// What the owner and its task both know.
+#[derive(Debug)]
+struct Shared {
+    settings: KeySettings,
+    live: Arc<LiveKeys>,
+    state: Mutex<State>,
+    /// Wakes the task for a fetch before its time.
+    wake: Notify,
+    /// Counts the fetches that have ended.
+    ended: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the keys of files were read from, as a digest.
+    read: [u8; 32],
+    /// What remote keys were read from; `None`: there are none, or they were too old.
+    good: Option<LastGood>,
+    /// What was not taken from it.
+    left_out: Vec<LeftOut>,
+    /// Why the last attempt failed; `None`: it did not.
+    failing: Option<String>,
+    /// An attempt is under way.
+    is_fetching: bool,
+    /// One is about to begin.
+    is_asked: bool,
+    /// When one was last asked for by a token.
+    asked_at: Option<Instant>,
+    /// When the set that holds was last found to be the issuer's, by this process.
+    good_since: Option<Instant>,
+    /// When the next one is due by itself.
+    due: Option<Instant>,
+}
+
+impl IssuerKeys {
+    /// Keys from the configuration or from files that were just read: `read` is the [`digest`] of their contents.
+    pub fn read(settings: KeySettings, keys: KeySet, left_out: Vec<LeftOut>, read: [u8; 32]) -> Self {
+        Self::new(settings, keys, None, State { read, left_out, ..State::default() })
+    }
+
+    /// Keys that are fetched by `outbound`. Until the first fetch has ended those of `last` hold.
+    pub fn remote(settings: KeySettings, outbound: Outbound, last: Option<LastGood>) -> Self {
+        let read = last.and_then(|last| Some((KeySet::from_jwks(&last.document, settings.algorithms).ok()?, last)));
+        let ((keys, left_out), good) = match read {
+            Some((read, last)) => (read, Some(last)),
+            None => (<(KeySet, Vec<LeftOut>)>::default(), None),
+        };
+        // The task begins with a fetch: whoever comes before it has begun waits for that one.
+        Self::new(settings, keys, Some(outbound), State { good, left_out, is_asked: true, ..State::default() })
+    }
+
+    fn new(settings: KeySettings, keys: KeySet, outbound: Option<Outbound>, state: State) -> Self {
+        let (live, state) = (Arc::new(LiveKeys::new(keys)), Mutex::new(state));
+        let shared = Shared { settings, live, state, wake: Notify::new(), ended: watch::Sender::default() };
+        Self { shared: Arc::new(shared), outbound, task: OnceLock::new() }
+    }
+
+    /// Whose keys they are, and where they come from.
+    pub fn settings(&self) -> &KeySettings {
+        &self.shared.settings
+    }
+
+    /// The keys that hold now.
+    pub fn live(&self) -> &Arc<LiveKeys> {
+        &self.shared.live
+    }
+
+    /// The [`digest`] of the files that the keys were read from.
+    pub fn contents(&self) -> [u8; 32] {
+        self.shared.lock().read
+    }
+
+    /// The set that remote keys were read from.
+    pub fn last_good(&self) -> Option<LastGood> {
+        self.shared.lock().good.clone()
+    }
+
+    /// Begins to keep the keys up to date, until this is dropped. Once is enough.
+    pub fn start(&self, background: &Background) {
+        let (shared, outbound, for_task) = (Arc::clone(&self.shared), self.outbound.clone(), background.clone());
+        let task = match (&self.shared.settings.source, outbound) {
+            (Source::Secret(_), _) => return,
+            (Source::Remote(remote), Some(outbound)) => {
+                let shown = Arc::downgrade(&self.shared);
+                let clock = background.clock.clone();
+                background.metrics.show_key_age(&self.shared.settings.name, move || shown.upgrade()?.age(&clock));
+                let remote = remote.clone();
+                self.task.get_or_init(|| spawn(background, remote::keep(shared, remote, outbound, for_task)))
+            }
+            _ => self.task.get_or_init(|| spawn(background, files::keep(shared))),
+        };
+        debug_assert!(!task.is_finished(), "what keeps keys up to date never ends by itself");
+    }
+
+    /// How many fetches have ended.
+    pub fn fetches(&self) -> u64 {
+        *self.shared.ended.borrow()
+    }
+
+    /// Waits, until `patience` ends, for keys that are as new as may be asked for: for the fetch that is under way, or for one that is
+    /// asked for here unless there was one within the cooldown. `fetches` is what [`IssuerKeys::fetches`] said before the keys that hold
+    /// were found wanting.
+    pub async fn renew(&self, fetches: u64, patience: Instant) -> Renewal {
+        match &self.shared.settings.source {
+            Source::Remote(remote) => {
+                tokio::time::timeout_at(patience, self.shared.renew(remote, fetches)).await.unwrap_or(Renewal::Unavailable)
+            }
+            _ => Renewal::Current,
+        }
+    }
+
+    /// Whole seconds until it is worth asking again.
+    pub fn retry_after(&self) -> u64 {
+        let Source::Remote(remote) = &self.shared.settings.source else { return 1 };
+        let state = self.shared.lock();
+        let cooled = state.asked_at.map(|at| at + remote.cooldown);
+        let next = [state.due, cooled].into_iter().flatten().min();
+        let left = next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
+        left.as_secs().saturating_add(1).min(60)
+    }
+
+    /// What is wrong with the keys, in words for the operator.
+    pub fn problem(&self, clock: &Clock) -> Option<String> {
+        let state = self.shared.lock();
+        let Source::Remote(remote) = &self.shared.settings.source else { return state.failing.clone() };
+        match (&state.good, &state.failing) {
+            (None, None) => Some("no keys yet: the first fetch has not ended".to_owned()),
+            (None, Some(cause)) => Some(format!("no keys: {cause}")),
+            (Some(_), _) if self.shared.live.load().is_empty() => Some("no keys: its set has none that can be used".to_owned()),
+            (Some(good), Some(cause)) if good.age(clock) > remote.refresh.as_secs() => {
+                Some(format!("the keys are {} s old: {cause}", good.age(clock)))
+            }
+            (Some(_), _) => None,
+        }
+    }
+}
+
+impl LastGood {
+    /// Seconds since it was fetched.
+    pub fn age(&self, clock: &Clock) -> u64 {
+        clock.unix_seconds().saturating_sub(self.fetched_at)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn age(&self, clock: &Clock) -> Option<u64> {
+        self.lock().good.as_ref().map(|good| good.age(clock))
+    }
+
+    async fn renew(&self, remote: &Remote, fetches: u64) -> Renewal {
+        let mut ended = self.ended.subscribe();
+        let joined = {
+            let mut state = self.lock();
+            if *ended.borrow_and_update() != fetches {
+                return Renewal::Joined;
+            }
+            let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
+            match (state.is_asked, state.is_fetching) {
+                (true, _) => false,
+                (false, true) => true,
+                (false, false) if cools => return state.verdict(remote),
+                (false, false) => {
+                    state.is_asked = true;
+                    state.asked_at = Some(Instant::now());
+                    self.wake.notify_one();
+                    false
+                }
+            }
+        };
+        // The sender is ours: it is not dropped meanwhile.
+        let _ = ended.changed().await;
+        if joined { Renewal::Joined } else { self.lock().verdict(remote) }
+    }
+
+    /// A fetch begins.
+    fn begin(&self) {
+        let mut state = self.lock();
+        state.is_fetching = true;
+        state.is_asked = false;
+    }
+
+    /// A fetch has ended, and its outcome is known to all.
+    fn end(&self, due: Instant) {
+        let mut state = self.lock();
+        state.is_fetching = false;
+        state.due = Some(due);
+        // Under the lock: who sees no fetch under way has seen that this one has ended.
+        self.ended.send_modify(|ended| *ended += 1);
+    }
+
+    /// Tells what was not taken from a set, once for each change of it.
+    fn tell_left_out(&self, before: &[LeftOut], now: &[LeftOut]) {
+        if before == now {
+            return;
+        }
+        for left_out in now.iter().take(LEFT_OUT_TOLD) {
+            tracing::warn!(issuer = self.name(), cause = %left_out, "a key is not used");
+        }
+        if let more @ 1.. = now.len().saturating_sub(LEFT_OUT_TOLD) {
+            tracing::warn!(issuer = self.name(), more, "more keys are not used");
+        }
+    }
+}
+
+impl State {
+    /// What can be said without another fetch. A set that was confirmed within `refresh` is as new as the operator wants it; beyond that, a
+    /// key that it lacks may well exist.
+    fn verdict(&self, remote: &Remote) -> Renewal {
+        let is_fresh = self.good_since.is_some_and(|at| at.elapsed() <= remote.refresh);
+        if self.failing.is_none() || is_fresh { Renewal::Current } else { Renewal::Unavailable }
+    }
+}
+
+fn spawn(background: &Background, task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(background.runtime.spawn(task))
+}
+
+/// The owner of each issuer section's keys.
+#[derive(Debug, Default)]
+pub struct Keys(Vec<Arc<IssuerKeys>>);
+
+impl Keys {
+    /// These owners.
+    pub fn new(owners: Vec<Arc<IssuerKeys>>) -> Self {
+        Self(owners)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
+        self.0.iter()
+    }
+
+    /// The owner of this issuer's keys; `None` for the built-in issuer, who owns its own.
+    pub fn of(&self, issuer: &Issuer) -> Option<&Arc<IssuerKeys>> {
+        self.0.iter().find(|owner| Arc::ptr_eq(owner.live(), issuer.keys()))
+    }
+
+    /// Begins to keep all of them up to date.
+    pub fn start(&self, background: &Background) {
+        self.0.iter().for_each(|owner| owner.start(background));
+    }
+}
+
+/// What stands against verifying tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// By the name of the issuer's section, in words for the operator.
+    pub problems: BTreeMap<String, String>,
+    /// Whether tokens of all issuers there are would have to be refused.
+    pub verifies_nothing: bool,
+}
+
+impl Health {
+    /// That of these issuers, whose keys these are.
+    pub fn of(issuers: &Issuers, keys: &Keys, clock: &Clock) -> Self {
+        let has_keys = |issuer: &Arc<Issuer>| !issuer.keys().load().is_empty();
+        let verifies_nothing = issuers.iter().next().is_some() && !issuers.iter().any(has_keys);
+        let problem = |issuer: &Arc<Issuer>| match keys.of(issuer) {
+            Some(owner) => owner.problem(clock),
+            None => (!has_keys(issuer)).then(|| "no keys".to_owned()),
+        };
+        let problems = issuers.iter().filter_map(|issuer| Some((issuer.settings().name.to_string(), problem(issuer)?))).collect();
+        Self { problems, verifies_nothing }
+    }
+}
+
+/// Keys of one set that are told of one by one when they are left out.
+const LEFT_OUT_TOLD: usize = 10;

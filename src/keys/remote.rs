@@ -1,0 +1,361 @@
+//! JWK Sets that are fetched: discovery, the schedule, and what becomes of the keys while the issuer is away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::disk::Cache;
+use super::{Background, LastGood, Place, Remote, Shared};
+use crate::clock::Clock;
+use crate::outbound::{FetchError, Outbound, Url, UrlError};
+use crate::telemetry::metrics::Metrics;
+use crate::token::{Excerpt, JsonFault, KeyError, KeySet, LeftOut, parse_object};
+
+/// How long after the first failure it is tried again; twice as long after each further one.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// The longest time between two tries while it fails.
+const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
+
+/// The `kid`s that an event names.
+const KIDS_TOLD: usize = 10;
+
+/// Why there is no new set.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Fetch(#[from] FetchError),
+    #[error("the metadata at {url} cannot be used: {fault}")]
+    Metadata { url: Url, fault: MetadataFault },
+    #[error("the answer of {url} cannot be used: {fault}")]
+    Set { url: Url, fault: KeyError },
+}
+
+/// What is wrong with a metadata document (OpenID Connect Discovery §4.3, RFC 8414 §3.3).
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum MetadataFault {
+    #[error("this is HTML, not JSON: the address leads to a web page")]
+    Html,
+    #[error("it {0}")]
+    Json(JsonFault),
+    #[error("it has no text `{0}`")]
+    Missing(&'static str),
+    #[error("its issuer is {0}, which is not the configured one byte for byte")]
+    Issuer(Excerpt),
+    #[error("its jwks_uri cannot be used: {0}")]
+    JwksUri(UrlError),
+    #[error("its jwks_uri is http://, where whoever is on the way could put keys of their own")]
+    Cleartext,
+}
+
+impl Failure {
+    /// As one word of a closed set, for the metric's label.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Fetch(error) => error.word(),
+            Self::Metadata { .. } | Self::Set { .. } => "invalid",
+        }
+    }
+}
+
+/// Fetches the set, at its time and when it is asked for, for as long as anybody wants its keys.
+pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound, background: Background) {
+    let Background { clock, metrics, .. } = background;
+    let cache = Cache::new(&shared.settings, &remote);
+    let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None };
+    let (mut due, mut failures, mut cannot_write) = (Instant::now(), 0, false);
+    metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 0);
+    loop {
+        let too_old = shared.until_too_old(&remote, &clock);
+        let is_scheduled = tokio::select! {
+            () = tokio::time::sleep_until(due) => true,
+            () = shared.wake.notified() => false,
+            () = wait(too_old) => {
+                shared.forget_if_too_old(&remote, &clock);
+                continue;
+            }
+        };
+        shared.begin();
+        let (begun, fetched_at) = (Instant::now(), clock.unix_seconds());
+        let (result, is_whole) = fetcher.fetch(is_scheduled).await;
+        let kept = match result {
+            Ok(Fetched { document, keys, left_out }) => {
+                metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 1);
+                failures = 0;
+                if is_whole {
+                    due = begun + shortened(remote.refresh);
+                }
+                let good = LastGood { document, fetched_at };
+                shared.take_fetched(good.clone(), keys, left_out, begun);
+                Some(good)
+            }
+            Err(failure) => {
+                failures += 1;
+                // An answer to a question between the times moves none of them.
+                if is_scheduled {
+                    due = Instant::now() + shortened(back_off(failures, remote.refresh));
+                }
+                shared.note_failure(&failure, due, &metrics);
+                shared.forget_if_too_old(&remote, &clock);
+                None
+            }
+        };
+        shared.end(due);
+        if let Some(good) = kept {
+            keep_on_disk(&shared, &cache, good, &mut cannot_write).await;
+        }
+    }
+}
+
+/// Finds and fetches the set of one issuer.
+struct Fetcher<'a> {
+    shared: &'a Shared,
+    remote: &'a Remote,
+    outbound: Outbound,
+    /// Where the metadata said the set is.
+    jwks: Option<Url>,
+}
+
+/// What was fetched, and what it means.
+struct Fetched {
+    document: Bytes,
+    keys: KeySet,
+    left_out: Vec<LeftOut>,
+}
+
+impl Fetcher<'_> {
+    /// The set, and whether everything that leads to it was read anew. Between the times only the set itself is.
+    async fn fetch(&mut self, is_scheduled: bool) -> (Result<Fetched, Failure>, bool) {
+        match (&self.remote.place, &self.jwks) {
+            (Place::Jwks(url), _) => (self.set(url).await, true),
+            (Place::Discovery(_), Some(url)) if !is_scheduled => (self.set(url).await, false),
+            (Place::Discovery(issuer), _) => match self.discover(issuer).await {
+                Ok(url) => {
+                    let result = self.set(&url).await;
+                    self.jwks = Some(url);
+                    (result, true)
+                }
+                Err(failure) => (Err(failure), true),
+            },
+        }
+    }
+
+    async fn set(&self, url: &Url) -> Result<Fetched, Failure> {
+        let document = self.outbound.get(url).await?;
+        match KeySet::from_jwks(&document, self.shared.settings.algorithms) {
+            Ok((keys, left_out)) => Ok(Fetched { document, keys, left_out }),
+            Err(fault) => Err(Failure::Set { url: url.clone(), fault }),
+        }
+    }
+
+    /// Where the issuer's metadata says the set is: OpenID Connect's place, and RFC 8414's where that has none.
+    async fn discover(&self, issuer: &Url) -> Result<Url, Failure> {
+        let mut places = metadata_places(issuer).into_iter();
+        let mut place = places.next().unwrap_or_else(|| issuer.clone());
+        loop {
+            match (self.outbound.get(&place).await, places.next()) {
+                (Err(error), Some(next)) if error.is_absent() => place = next,
+                (Err(error), _) => return Err(error.into()),
+                (Ok(document), _) => {
+                    let written = self.shared.settings.issuer.as_deref().unwrap_or_default();
+                    let found = jwks_uri(&document, written, issuer.is_https(), self.remote.allow_http);
+                    return found.map_err(|fault| Failure::Metadata { url: place, fault });
+                }
+            }
+        }
+    }
+}
+
+/// Where an issuer's metadata may be: OpenID Connect Discovery §4.1 appends, RFC 8414 §3.1 inserts; both drop a slash at the end first.
+fn metadata_places(issuer: &Url) -> Vec<Url> {
+    let path = issuer.path().strip_suffix('/').unwrap_or(issuer.path());
+    [format!("{path}/.well-known/openid-configuration"), format!("/.well-known/oauth-authorization-server{path}")]
+        .iter()
+        .filter_map(|path| issuer.with_path(path))
+        .collect()
+}
+
+/// The `jwks_uri` of a metadata document that is `issuer`'s own.
+fn jwks_uri(document: &[u8], issuer: &str, issuer_is_https: bool, allow_http: bool) -> Result<Url, MetadataFault> {
+    let text = document.trim_ascii();
+    if text.starts_with(b"<") {
+        return Err(MetadataFault::Html);
+    }
+    let metadata = parse_object(text).map_err(MetadataFault::Json)?;
+    let member = |name: &'static str| metadata.get(name).and_then(serde_json::Value::as_str).ok_or(MetadataFault::Missing(name));
+    let said = member("issuer")?;
+    if said != issuer {
+        return Err(MetadataFault::Issuer(Excerpt::of(said)));
+    }
+    let url = Url::parse(member("jwks_uri")?).map_err(MetadataFault::JwksUri)?;
+    if !url.is_https() && !allow_http && (issuer_is_https || !url.is_loopback()) {
+        return Err(MetadataFault::Cleartext);
+    }
+    Ok(url)
+}
+
+impl Shared {
+    /// A set was fetched. Keys that it lacks do not hold any more.
+    fn take_fetched(&self, good: LastGood, keys: KeySet, left_out: Vec<LeftOut>, since: Instant) {
+        let mut state = self.lock();
+        self.tell_left_out(&state.left_out, &left_out);
+        let is_new = state.good.as_ref().is_none_or(|before| before.document != good.document);
+        if is_new || state.failing.is_some() {
+            let names: Vec<String> = keys
+                .keys()
+                .iter()
+                .take(KIDS_TOLD)
+                .map(|key| key.kid().map_or("(none)".to_owned(), |kid| Excerpt::of(kid).to_string()))
+                .collect();
+            let (issuer, count) = (self.name(), keys.len());
+            if keys.is_empty() {
+                tracing::error!(issuer, "the issuer's set has no key that can be used: no token of it can be verified");
+            } else {
+                tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched");
+            }
+        } else {
+            tracing::debug!(issuer = self.name(), "keys were fetched; they are the same");
+        }
+        if is_new {
+            self.live.replace(keys);
+        }
+        state.good = Some(good);
+        state.good_since = Some(since);
+        state.left_out = left_out;
+        state.failing = None;
+    }
+
+    /// No set could be fetched. The keys stay.
+    fn note_failure(&self, failure: &Failure, due: Instant, metrics: &Metrics) {
+        metrics.jwks_fetched(&self.settings.name, failure.word(), 1);
+        let cause = failure.to_string();
+        let next = due.saturating_duration_since(Instant::now()).as_secs();
+        let has_keys = !self.live.load().is_empty();
+        tracing::warn!(issuer = self.name(), cause, has_keys, next_try_seconds = next, "keys cannot be fetched");
+        self.lock().failing = Some(cause);
+    }
+
+    /// How long the keys that hold may still be used.
+    fn until_too_old(&self, remote: &Remote, clock: &Clock) -> Option<Duration> {
+        let age = self.age(clock)?;
+        Some(remote.max_stale.saturating_sub(Duration::from_secs(age)))
+    }
+
+    /// Keys that nobody has confirmed for too long do not hold any more.
+    fn forget_if_too_old(&self, remote: &Remote, clock: &Clock) {
+        let mut state = self.lock();
+        let Some(age) = state.good.as_ref().map(|good| good.age(clock)) else { return };
+        if age < remote.max_stale.as_secs() {
+            return;
+        }
+        state.good = None;
+        state.good_since = None;
+        self.live.replace(KeySet::default());
+        tracing::error!(
+            issuer = self.name(),
+            age_seconds = age,
+            "keys are older than jwks_max_stale: no token of the issuer can be verified"
+        );
+    }
+}
+
+/// Writes the set where a restart finds it. A place that cannot be written is told of once.
+async fn keep_on_disk(shared: &Shared, cache: &Cache, good: LastGood, cannot_write: &mut bool) {
+    let for_write = cache.clone();
+    let Ok(written) = tokio::task::spawn_blocking(move || for_write.write(&good)).await else { return };
+    if let (Err(error), false) = (&written, *cannot_write) {
+        let file = cache.path().display();
+        tracing::warn!(issuer = shared.name(), file = %file, cause = %error, "keys cannot be kept on disk: after a restart during an outage there are none");
+    }
+    *cannot_write = written.is_err();
+}
+
+async fn wait(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Twice as long after each failure, and never rarer than it would be fetched anyway.
+fn back_off(failures: u32, refresh: Duration) -> Duration {
+    let doubled = BACK_OFF.saturating_mul(1 << failures.saturating_sub(1).min(10));
+    doubled.min(LONGEST_BACK_OFF).min(refresh)
+}
+
+/// A little less than this, by chance: gateways that were started together do not ask together.
+fn shortened(time: Duration) -> Duration {
+    let mut byte = [0];
+    // Without random numbers it is the whole time.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    time.mul_f64(1.0 - f64::from(byte[0]) / 255.0 / 5.0)
+}
+
+/// The outcome of a fetch that brought a set.
+const SUCCEEDED: &str = "succeeded";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    /// The examples of OpenID Connect Discovery §4.1 and RFC 8414 §3.1.
+    #[test]
+    fn metadata_is_looked_for_where_the_specifications_say() {
+        for (issuer, expected) in [
+            ("https://example.com", ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]),
+            ("https://example.com/", ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]),
+            (
+                "https://example.com/issuer1",
+                ["/issuer1/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/issuer1"],
+            ),
+            ("https://example.com/a/b/", ["/a/b/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/a/b"]),
+        ] {
+            let places: Vec<String> = metadata_places(&url(issuer)).iter().map(ToString::to_string).collect();
+            assert_eq!(places, expected.map(|path| format!("https://example.com{path}")), "{issuer}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_believed_about_its_own_issuer_only() {
+        let read = |document: &str| jwks_uri(document.as_bytes(), "https://a.test/x", true, false);
+        assert_eq!(read(r#"{"issuer":"https://a.test/x","jwks_uri":"https://b.test/keys"}"#), Ok(url("https://b.test/keys")));
+        for (document, fault) in [
+            ("<!doctype html>", MetadataFault::Html),
+            ("", MetadataFault::Json(JsonFault::Syntax)),
+            ("[]", MetadataFault::Json(JsonFault::NotAnObject)),
+            (r#"{"issuer":"a","issuer":"b"}"#, MetadataFault::Json(JsonFault::Duplicate(Excerpt::of("issuer")))),
+            (r#"{"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
+            (r#"{"issuer":1,"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
+            (r#"{"issuer":"https://a.test/x"}"#, MetadataFault::Missing("jwks_uri")),
+            (r#"{"issuer":"https://a.test/x/","jwks_uri":"https://a.test/"}"#, MetadataFault::Issuer(Excerpt::of("https://a.test/x/"))),
+            (r#"{"issuer":"https://A.test/x","jwks_uri":"https://a.test/"}"#, MetadataFault::Issuer(Excerpt::of("https://A.test/x"))),
+            (r#"{"issuer":"https://a.test/x","jwks_uri":"file:///keys"}"#, MetadataFault::JwksUri(UrlError::Scheme)),
+            (r#"{"issuer":"https://a.test/x","jwks_uri":"http://a.test/"}"#, MetadataFault::Cleartext),
+            (r#"{"issuer":"https://a.test/x","jwks_uri":"http://127.0.0.1/"}"#, MetadataFault::Cleartext),
+        ] {
+            assert_eq!(read(document), Err(fault), "{document}");
+        }
+        let local = r#"{"issuer":"http://localhost/x","jwks_uri":"http://localhost/keys"}"#;
+        assert!(jwks_uri(local.as_bytes(), "http://localhost/x", false, false).is_ok());
+        let far = r#"{"issuer":"http://idp.test/x","jwks_uri":"http://idp.test/keys"}"#;
+        assert_eq!(jwks_uri(far.as_bytes(), "http://idp.test/x", false, false), Err(MetadataFault::Cleartext));
+        assert!(jwks_uri(far.as_bytes(), "http://idp.test/x", false, true).is_ok());
+    }
+
+    #[test]
+    fn tries_get_rarer_and_never_rarer_than_the_schedule() {
+        let seconds: Vec<u64> = (1..=8).map(|failures| back_off(failures, Duration::from_hours(1)).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(back_off(u32::MAX, Duration::from_secs(30)).as_secs(), 30);
+        for _ in 0..100 {
+            let shortened = shortened(Duration::from_secs(100));
+            assert!((80.0..=100.0).contains(&shortened.as_secs_f64()), "{shortened:?}");
+        }
+    }
+}
