@@ -56,6 +56,14 @@ pub struct File {
     pub route: Vec<Spanned<Route>>,
 }
 
+impl File {
+    /// The names of all issuers: of the sections, and of the built-in one.
+    pub fn issuer_names(&self) -> Vec<&str> {
+        let built_in = self.identity.as_ref().map(|_| super::identity::NAME);
+        self.issuer.keys().map(|name| name.get_ref().as_str()).chain(built_in).collect()
+    }
+}
+
 /// `[server]`: the public listener.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

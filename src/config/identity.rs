@@ -7,6 +7,9 @@ use toml::Spanned;
 use super::file::Text;
 use super::value::SecretRef;
 
+/// The name of the built-in issuer among the others.
+pub const NAME: &str = "identity";
+
 /// `[identity]`: the built-in issuer. Its accounts, sessions and keys are in the store.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -12,9 +12,11 @@
 
 mod harness;
 
+mod accounts;
 mod admin;
 mod attacks;
 mod bearer;
+mod cookies;
 mod drain;
 mod headers;
 mod http2;
@@ -26,6 +28,7 @@ mod reload;
 mod revocation;
 mod roles;
 mod routing;
+mod sessions;
 mod streaming;
 mod target;
 mod tls;

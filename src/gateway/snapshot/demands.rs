@@ -94,9 +94,9 @@ impl Compiler<'_> {
         for text in listed.get_ref() {
             match issuers.iter().map(|issuer| &issuer.settings().name).find(|name| ***name == **text.get_ref()) {
                 Some(name) => found.push(Arc::clone(name)),
-                None if self.file.issuer.keys().any(|name| name.get_ref() == text.get_ref()) => {}
+                None if self.file.issuer_names().contains(&text.get_ref().as_str()) => {}
                 None => {
-                    let names: Vec<&str> = self.file.issuer.keys().map(|name| name.get_ref().as_str()).collect();
+                    let names = self.file.issuer_names();
                     let help = value::nearest(text.get_ref(), names.iter().copied())
                         .map_or_else(|| format!("the issuers are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
                     self.error(Problem::error(text.span(), format!("there is no `[issuer.{}]`", text.get_ref())).help(help));

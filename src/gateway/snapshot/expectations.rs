@@ -73,10 +73,11 @@ fn caller(file: &File, test: &Test, snapshot: &Snapshot, now: u64) -> Result<Opt
         (Some(claims), None) => claims.span(),
         (None, Some(roles)) => roles.span(),
     };
-    let issuer = match (&test.issuer, file.issuer.len()) {
-        (Some(issuer), _) if file.issuer.keys().any(|name| name.get_ref() == issuer.get_ref()) => issuer.get_ref().as_str(),
+    let names = file.issuer_names();
+    let issuer = match (&test.issuer, names.as_slice()) {
+        (Some(issuer), names) if names.contains(&issuer.get_ref().as_str()) => issuer.get_ref().as_str(),
         (Some(issuer), _) => return Err(Problem::error(issuer.span(), format!("there is no `[issuer.{}]`", issuer.get_ref()))),
-        (None, 1) => file.issuer.keys().next().map_or("", |name| name.get_ref()),
+        (None, [only]) => only,
         (None, _) => {
             return Err(Problem::error(span, "there is more than one issuer, or none").help("say whose token it is: `issuer = \"…\"`"));
         }

@@ -8,15 +8,12 @@ use toml::Spanned;
 use super::Compiler;
 use crate::config::Problem;
 use crate::config::file::Text;
-use crate::config::identity::Identity as Written;
+use crate::config::identity::{Identity as Written, NAME};
 use crate::config::value;
 use crate::gateway::authenticate::TokenNames;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
 use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
-
-/// The name of the built-in issuer among the others.
-pub(super) const NAME: &str = "identity";
 
 impl Compiler<'_> {
     /// What `[identity]` says; `None` where there is none, or it has a problem.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{Compiler, identity};
+use super::Compiler;
 use crate::config::file::Issuer as Written;
 use crate::config::file::Text;
+use crate::config::identity::NAME;
 use crate::config::value::{self, ClaimName, SecretBytes, SecretRef};
 use crate::config::{Mark, Problem, read_bounded};
 use crate::identity::Policy;
@@ -23,7 +24,7 @@ impl Compiler<'_> {
         let mut any: Option<&Text> = None;
         let mut taken: Vec<&Text> = self.file.identity.iter().filter_map(|identity| identity.get_ref().issuer.as_ref()).collect();
         for (name, written) in &self.file.issuer {
-            if let (true, Some(section)) = (name.get_ref() == identity::NAME, &self.file.identity) {
+            if let (true, Some(section)) = (name.get_ref() == NAME, &self.file.identity) {
                 self.error(
                     Problem::error(name.span(), "`identity` is the name of the built-in issuer")
                         .related(section.span(), "which is set up here")

@@ -39,7 +39,7 @@ impl Compiler<'_> {
     /// What compiles and may still not be what was meant (CONTRACT §2, rules 3 and 7).
     pub(super) fn warn_about_routes(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
         let place = |index: usize| written.get(index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
-        let several_issuers = self.file.issuer.len() > 1;
+        let several_issuers = self.file.issuer_names().len() > 1;
         for route in table.routes() {
             if several_issuers && route.access != Access::Public && route.demands.issuers.is_none() {
                 self.problems.push(

@@ -1,5 +1,6 @@
 //! A real gateway on port 0, a recording upstream, a raw client, a token mint, an issuer that publishes its keys, certificates, others' software.
 
+pub mod accounts;
 pub mod certificates;
 pub mod client;
 pub mod gateway;

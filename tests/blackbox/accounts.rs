@@ -1,0 +1,289 @@
+//! The built-in issuer: register, log in, passwords, what is told and what is not (CONTRACT §5).
+
+use base64::Engine;
+use serde_json::{Value, json};
+
+use crate::harness::accounts::{PASSWORD, Tokens, limited, open};
+use crate::harness::{Gateway, mint};
+
+#[tokio::test]
+async fn somebody_registers_logs_in_and_is_told_to_the_application() {
+    let gateway = Gateway::start(&open("")).await;
+    let body = json!({ "email": " Ann@Example.COM", "password": PASSWORD, "name": "Ann Ott", "unknown": 1 });
+    let registered = gateway.post("/auth/register", &body).send().await;
+    assert_eq!(registered.status, 201, "{registered:?}");
+    let account = registered.json();
+    assert_eq!((&account["email"], &account["name"], &account["roles"]), (&json!("ann@example.com"), &json!("Ann Ott"), &json!(["user"])));
+
+    let login = gateway.try_login("ANN@example.com", PASSWORD).await;
+    assert_eq!(login.header("cache-control"), Some("no-store"));
+    assert!(login.headers("set-cookie").is_empty());
+    let tokens = Tokens::of(&login);
+    assert_eq!(login.json()["expires_in"], 900);
+    let claims = tokens.claims();
+    assert_eq!(claims["sub"], account["id"]);
+    assert_eq!((&claims["iss"], &claims["aud"]), (&json!("http://app.test/auth"), &json!(["portcullis"])));
+    assert_eq!((&claims["email"], &claims["name"], &claims["roles"]), (&json!("ann@example.com"), &json!("Ann Ott"), &json!(["user"])));
+    assert!(claims.get("email_verified").is_none());
+    for name in ["jti", "sid"] {
+        assert!(claims[name].as_str().is_some_and(|text| text.len() == 36), "{claims}");
+    }
+
+    assert_eq!(gateway.reaches(&tokens.access).await, 200);
+    let seen = gateway.upstream().last();
+    assert_eq!(seen.header("x-auth-user"), account["id"].as_str());
+    assert_eq!(seen.header("x-auth-email"), Some("ann@example.com"));
+    assert_eq!(seen.header("x-auth-roles"), Some("user"));
+    let me = gateway.get("/auth/me").bearer(&tokens.access).send().await.json();
+    assert_eq!((&me["id"], &me["email_verified"]), (&account["id"], &json!(false)));
+    assert!(me["last_login_at"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(gateway.metric_value("portcullis_logins_total", &["succeeded"]).await, Some(1.0));
+}
+
+#[tokio::test]
+async fn forms_are_read_as_json_is() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let form = |body: &str| gateway.request("POST", "/auth/login").header("Content-Type", "application/x-www-form-urlencoded").body(body);
+    let password = PASSWORD.replace(' ', "+");
+    assert_eq!(form(&format!("email=ann%40example.com&password={password}")).send().await.status, 200);
+    form(&format!("email=ann%40example.com&email=bob%40example.com&password={password}")).send().await.is(400, "request_invalid");
+    for (content_type, body) in [
+        ("application/json", "{"),
+        ("application/json", "[]"),
+        ("application/json", "{\"email\": 1, \"password\": \"x\"}"),
+        ("application/json", "{\"email\": \"ann@example.com\"}"),
+        ("application/json", "{\"email\":\"a@b.example\",\"email\":\"b@b.example\",\"password\":\"x\"}"),
+        ("text/plain", "{\"email\": \"ann@example.com\", \"password\": \"x\"}"),
+        ("application/x-www-form-urlencoded", "{\"email\": \"ann@example.com\"}"),
+    ] {
+        let response = gateway.request("POST", "/auth/login").header("Content-Type", content_type).body(body).send().await;
+        response.is(400, "request_invalid");
+    }
+    gateway.request("POST", "/auth/login").body("").send().await.is(400, "request_invalid");
+    let long = format!("{{\"email\":\"ann@example.com\",\"password\":\"{}\"}}", "a".repeat(20_000));
+    gateway.request("POST", "/auth/login").header("Content-Type", "application/json").body(long).send().await.is(413, "body_too_large");
+}
+
+#[tokio::test]
+async fn paths_and_methods_are_those_of_the_table() {
+    let gateway = Gateway::start(&open("")).await;
+    for path in ["/auth", "/auth/", "/auth/nothing", "/auth/login/", "/auth/LOGIN", "/auth/sessions/a/b"] {
+        gateway.request("PATCH", path).send().await.is(404, "route_not_found");
+    }
+    let response = gateway.request("PATCH", "/auth/me").send().await;
+    response.is(405, "method_not_allowed");
+    assert_eq!(response.header("allow"), Some("GET, HEAD"));
+}
+
+#[tokio::test]
+async fn registration_is_closed_unless_it_is_opened() {
+    let gateway = Gateway::start(&open("").replace("registration = 'open'\n", "")).await;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+    gateway.post("/auth/register", &body).send().await.is(403, "registration_closed");
+    let gateway = Gateway::start(&open("default_roles = ['reader', 'a,b']")).await;
+    let account = gateway.register("ann@example.com").await;
+    assert_eq!(account["roles"], json!(["reader", "a,b"]));
+    gateway.post("/auth/register", &json!({ "email": "ANN@example.com", "password": PASSWORD })).send().await.is(409, "account_exists");
+    for email in ["", "ann", "ann@", "ann@example.com\u{0}"] {
+        gateway.post("/auth/register", &json!({ "email": email, "password": PASSWORD })).send().await.is(400, "request_invalid");
+    }
+    let named = json!({ "email": "bob@example.com", "password": PASSWORD, "name": "B\u{7}b" });
+    gateway.post("/auth/register", &named).send().await.is(400, "request_invalid");
+}
+
+#[tokio::test]
+async fn weak_passwords_are_refused_with_a_reason() {
+    let gateway = Gateway::start(&open("password_min_length = 10")).await;
+    for password in ["", "short", "password123", "aaaaaaaaaaaaaaaa", "ann@example.com"] {
+        let response = gateway.post("/auth/register", &json!({ "email": "ann@example.com", "password": password })).send().await;
+        response.is(422, "password_rejected");
+        assert!(response.json()["detail"].as_str().is_some_and(|detail| detail.len() > 20), "{response:?}");
+    }
+}
+
+/// Wrong password, no account, disabled: one answer.
+#[tokio::test]
+async fn a_failed_login_tells_nothing() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let without_id = |response: crate::harness::Response| {
+        response.is(401, "login_failed");
+        assert_eq!(response.header("www-authenticate"), Some("Bearer realm=\"portcullis\""));
+        let mut body = response.json();
+        body.as_object_mut().unwrap().remove("request_id");
+        body
+    };
+    let wrong = without_id(gateway.try_login("ann@example.com", "another password 1").await);
+    for (email, password) in [("bob@example.com", PASSWORD), ("no address", PASSWORD), ("ann@example.com", ""), ("", "")] {
+        assert_eq!(without_id(gateway.try_login(email, password).await), wrong);
+    }
+    let log = gateway.log().until("the log tells who it was", |line| line["message"] == "login_failed").await;
+    assert_eq!((&log["reason"], &log["client.address"]), (&json!("wrong_password"), &json!("127.0.0.1")));
+    assert!(log["account"].is_string());
+    gateway.log().until("an unknown one too", |line| line["reason"] == "unknown_account").await;
+    assert_eq!(gateway.metric_value("portcullis_logins_total", &["failed"]).await, Some(5.0));
+}
+
+/// No secret and no address of anybody is ever in the log.
+#[tokio::test]
+async fn the_log_holds_no_secret() {
+    let gateway = Gateway::start(&open("").replace("[identity]", "[log]\nlevel = 'trace'\n[identity]")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    gateway.try_login("ann@example.com", "a wrong password").await.is(401, "login_failed");
+    let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
+    assert_eq!(gateway.reaches(&next.access).await, 200);
+    gateway.access("/reports").await;
+    let log: String = gateway.log().lines().iter().map(Value::to_string).collect();
+    let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();
+    let secrets = [PASSWORD.to_owned(), "a wrong password".into(), tokens.refresh.clone(), next.refresh.clone(), signature(&next.access)];
+    for secret in secrets.iter().map(String::as_str).chain(["ann@example.com"]) {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
+#[tokio::test]
+async fn the_built_in_limits_hold_where_the_route_names_none() {
+    let proxied = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""));
+    let gateway = Gateway::start(&proxied).await;
+    let login = |client: String, email: &'static str, password: &'static str| {
+        let request = gateway.post("/auth/login", &json!({ "email": email, "password": password }));
+        let request = request.header("X-Forwarded-For", &client);
+        async move { request.send().await }
+    };
+    // By address, whoever is tried.
+    for index in 0..5 {
+        let email = ["a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example"][index];
+        login("198.51.100.1".into(), email, "wrong").await.is(401, "login_failed");
+    }
+    login("198.51.100.1".into(), "f@x.example", "wrong").await.is(429, "rate_limited");
+    // By account, wherever it is tried from and however it is written.
+    for (index, email) in
+        ["ann@example.com", "ANN@example.com", " ann@example.com", "Ann@Example.com", "ann@EXAMPLE.com"].into_iter().enumerate()
+    {
+        login(format!("203.0.113.{index}"), email, "wrong").await.is(401, "login_failed");
+    }
+    login("203.0.113.99".into(), "ann@example.com", "wrong").await.is(429, "rate_limited");
+    assert_eq!(gateway.metric_value("portcullis_rate_limited_total", &["limit=\"identity-login-account\""]).await, Some(1.0));
+    assert_eq!(gateway.metric_value("portcullis_rate_limited_total", &["limit=\"identity-login\""]).await, Some(1.0));
+    // Registrations.
+    let register = |index: usize| gateway.post("/auth/register", &json!({ "email": format!("u{index}@x.example"), "password": PASSWORD }));
+    for index in 0..5 {
+        assert_eq!(register(index).send().await.status, 201);
+    }
+    register(5).send().await.is(429, "rate_limited");
+}
+
+/// Logins that succeed are no failures of the account.
+#[tokio::test]
+async fn logins_that_succeed_do_not_lock_an_account() {
+    let gateway = Gateway::start(&format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""))).await;
+    gateway.register("ann@example.com").await;
+    for index in 0..8 {
+        let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+        let response = gateway.post("/auth/login", &body).header("X-Forwarded-For", &format!("203.0.113.{index}")).send().await;
+        assert_eq!(response.status, 200, "{index}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_counts_by_client_and_account() {
+    let config = format!("{}\nlimit = 'tries'\n[limit.tries]\nrequests = 2\nper = '1h'\nkey = 'client+account'\n", limited(""));
+    let gateway = Gateway::start(&config).await;
+    for (email, status) in [("a@x.example", 401), ("b@x.example", 401), ("A@x.example", 401), ("a@x.example", 429), ("b@x.example", 401)] {
+        assert_eq!(gateway.try_login(email, "wrong").await.status, status, "{email}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_changed_by_whoever_knows_it() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let (one, other) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let change = |current: &str, new: &str| {
+        let request = gateway.post("/auth/password/change", &json!({ "current_password": current, "new_password": new }));
+        let request = request.bearer(&one.access);
+        async move { request.send().await }
+    };
+    let new = "cactus ferry lamp 12";
+    change("wrong", new).await.is(401, "login_failed");
+    change(PASSWORD, "short").await.is(422, "password_rejected");
+    assert_eq!(gateway.reaches(&one.access).await, 200);
+    assert_eq!(change(PASSWORD, new).await.status, 204);
+    for tokens in [&one, &other] {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+        gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    }
+    gateway.try_login("ann@example.com", PASSWORD).await.is(401, "login_failed");
+    // At once: the new token is issued past the cut-off.
+    let tokens = Tokens::of(&gateway.try_login("ann@example.com", new).await);
+    assert_eq!(gateway.reaches(&tokens.access).await, 200);
+}
+
+#[tokio::test]
+async fn endpoints_take_our_own_tokens_alone() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    for path in ["/auth/me", "/auth/sessions"] {
+        gateway.get(path).send().await.is(401, "credentials_missing");
+        gateway.get(path).bearer(&mint::token(&[])).send().await.is(403, "issuer_not_allowed");
+        gateway.get(path).bearer(&tokens.refresh).send().await.is(401, "token_malformed");
+        assert_eq!(gateway.get(path).bearer(&tokens.access).send().await.status, 200);
+    }
+    // The application's route is for callers of the built-in issuer as well.
+    gateway.get("/reports").bearer(&mint::token(&[])).send().await.is(403, "issuer_not_allowed");
+}
+
+#[tokio::test]
+async fn keys_and_metadata_are_published() {
+    for (algorithm, kty) in [("ES256", "EC"), ("EdDSA", "OKP"), ("RS256", "RSA")] {
+        let gateway = Gateway::start(&open(&format!("algorithm = '{algorithm}'"))).await;
+        let metadata = gateway.get("/auth/.well-known/openid-configuration").send().await;
+        assert_eq!(metadata.header("content-type"), Some("application/json"));
+        assert_eq!(metadata.json()["issuer"], "http://app.test/auth");
+        assert_eq!(metadata.json()["jwks_uri"], "http://app.test/auth/.well-known/jwks.json");
+        let set = gateway.get("/auth/.well-known/jwks.json").send().await;
+        assert!(set.header("cache-control").unwrap().contains("max-age="));
+        let keys = set.json()["keys"].clone();
+        assert_eq!((keys.as_array().unwrap().len(), &keys[0]["kty"], &keys[0]["alg"]), (1, &json!(kty), &json!(algorithm)));
+        assert!(keys[0].get("d").is_none());
+        gateway.register("ann@example.com").await;
+        let tokens = gateway.login("ann@example.com").await;
+        assert_eq!(gateway.reaches(&tokens.access).await, 200, "{algorithm}");
+        let header = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(tokens.access.split('.').next().unwrap()).unwrap();
+        let header: Value = serde_json::from_slice(&header).unwrap();
+        assert_eq!((&header["typ"], &header["alg"], &header["kid"]), (&json!("at+jwt"), &json!(algorithm), &keys[0]["kid"]));
+    }
+}
+
+#[tokio::test]
+async fn claims_are_told_as_the_file_says() {
+    let gateway = Gateway::start(&open("token_claims = []\naudience = ['portcullis', 'reports']")).await;
+    gateway.register("ann@example.com").await;
+    let claims = gateway.login("ann@example.com").await.claims();
+    assert!(claims.get("email").is_none() && claims.get("name").is_none(), "{claims}");
+    assert_eq!(claims["aud"], json!(["portcullis", "reports"]));
+}
+
+#[tokio::test]
+async fn accounts_sessions_and_keys_outlive_the_process() {
+    let first = Gateway::start(&open("")).await;
+    let account = first.register("ann@example.com").await;
+    let tokens = first.login("ann@example.com").await;
+    let database = std::fs::read(first.path("portcullis.db")).unwrap();
+    first.signal("TERM");
+    assert!(first.exited().await.success());
+    let text = String::from_utf8_lossy(&database);
+    assert!(!text.contains("PRIVATE KEY") && !text.contains(&tokens.refresh));
+    let again = Gateway::setup(&open(""));
+    for name in ["portcullis.db", "portcullis.key"] {
+        std::fs::copy(first.path(name), again.path().join(name)).unwrap();
+    }
+    let again = again.start().await;
+    assert_eq!(again.reaches(&tokens.access).await, 200);
+    let next = Tokens::of(&again.refresh(&tokens.refresh).await);
+    assert_eq!(next.claims()["sub"], account["id"]);
+    assert_eq!(again.login("ann@example.com").await.claims()["sub"], account["id"]);
+}

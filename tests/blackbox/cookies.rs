@@ -1,0 +1,243 @@
+//! Browsers: cookies, the way to the login and back, and requests from elsewhere (CONTRACT §2 rule 10).
+
+use serde_json::json;
+
+use crate::harness::accounts::{PASSWORD, open};
+use crate::harness::client::Request;
+use crate::harness::{Gateway, Response};
+
+const ACCESS: &str = "__Host-portcullis";
+const REFRESH: &str = "__Secure-portcullis-refresh";
+
+/// The cookies of a browser.
+#[derive(Clone, Debug, Default)]
+struct Jar {
+    access: String,
+    refresh: String,
+}
+
+impl Jar {
+    /// What an answer sets; attributes are checked on the way.
+    #[track_caller]
+    fn of(response: &Response) -> Self {
+        let mut jar = Self::default();
+        for line in response.headers("set-cookie") {
+            let (pair, attributes) = line.split_once("; ").unwrap();
+            let (name, value) = pair.split_once('=').unwrap();
+            let path = if name == ACCESS { "/" } else { "/auth" };
+            assert!(attributes.starts_with(&format!("Path={path}; Max-Age=")), "{line}");
+            assert!(attributes.ends_with("; HttpOnly; Secure; SameSite=Lax"), "{line}");
+            assert!(!attributes.contains("Domain"), "{line}");
+            match name {
+                ACCESS => value.clone_into(&mut jar.access),
+                REFRESH => value.clone_into(&mut jar.refresh),
+                other => panic!("a cookie {other}"),
+            }
+        }
+        jar
+    }
+
+    fn is_cleared_by(response: &Response) -> bool {
+        let lines = response.headers("set-cookie");
+        lines.len() == 2 && lines.iter().all(|line| line.contains("=; ") && line.contains("Max-Age=0"))
+    }
+
+    /// As a browser sends them: the refresh cookie below the mount only.
+    fn send(&self, request: Request, below_mount: bool) -> Request {
+        let refresh = if below_mount { format!("; {REFRESH}={}", self.refresh) } else { String::new() };
+        request.header("Cookie", &format!("theme=dark; {ACCESS}={}{refresh}", self.access))
+    }
+}
+
+async fn logged_in(gateway: &Gateway) -> Jar {
+    gateway.register("ann@example.com").await;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
+    let response = gateway.post("/auth/login", &body).header("Origin", "http://app.test").send().await;
+    assert_eq!(response.status, 200, "{response:?}");
+    let jar = Jar::of(&response);
+    assert!(!jar.access.is_empty() && !jar.refresh.is_empty());
+    jar
+}
+
+#[tokio::test]
+async fn a_login_by_cookie_reaches_the_application_and_the_cookies_do_not() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    let request = jar.send(gateway.get("/reports"), false).header("Cookie", &format!("{REFRESH}={}; a=b", jar.refresh));
+    assert_eq!(request.send().await.status, 200);
+    let seen = gateway.upstream().last();
+    assert_eq!(seen.header("cookie"), Some("theme=dark; a=b"));
+    assert_eq!(seen.header("x-auth-email"), Some("ann@example.com"));
+    // And an application cannot set them.
+    gateway.upstream().answers(&format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {ACCESS}=x; Path=/\r\nSet-Cookie: {REFRESH}=x; Path=/auth\r\nSet-Cookie: own=1\r\n\r\n"
+    ));
+    let response = jar.send(gateway.get("/reports"), false).send().await;
+    assert_eq!(response.headers("set-cookie"), ["own=1"]);
+}
+
+/// Who may change something: method, `Origin`, `Sec-Fetch-Site`.
+#[tokio::test]
+async fn requests_by_cookie_must_come_from_our_own_pages() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    for (method, fields, may) in [
+        ("GET", vec![("Origin", "http://evil.test")], true),
+        ("POST", vec![("Origin", "http://app.test")], true),
+        ("POST", vec![("Origin", "http://APP.test:80")], true),
+        ("POST", vec![("Sec-Fetch-Site", "same-origin")], true),
+        ("POST", vec![], false),
+        ("POST", vec![("Origin", "https://app.test")], false),
+        ("POST", vec![("Origin", "http://evil.test")], false),
+        ("POST", vec![("Origin", "http://app.test.evil.test")], false),
+        ("POST", vec![("Origin", "null"), ("Sec-Fetch-Site", "same-origin")], false),
+        ("POST", vec![("Origin", "http://app.test"), ("Origin", "http://app.test")], false),
+        ("POST", vec![("Sec-Fetch-Site", "same-site")], false),
+        ("POST", vec![("Sec-Fetch-Site", "cross-site")], false),
+        ("DELETE", vec![("Sec-Fetch-Site", "none")], false),
+    ] {
+        let mut request = jar.send(gateway.request(method, "/reports"), false);
+        for (name, value) in &fields {
+            request = request.header(name, value);
+        }
+        let response = request.send().await;
+        if may {
+            assert_eq!(response.status, 200, "{method} {fields:?}");
+        } else {
+            response.is(403, "origin_foreign");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_endpoint_that_changes_something_answers_another_origin() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true }).to_string();
+    for (method, path) in [
+        ("POST", "/auth/register"),
+        ("POST", "/auth/login"),
+        ("POST", "/auth/refresh"),
+        ("POST", "/auth/logout"),
+        ("POST", "/auth/logout-all"),
+        ("POST", "/auth/password/change"),
+        ("DELETE", "/auth/sessions/x"),
+    ] {
+        for (name, value) in
+            [("Origin", "http://evil.test"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
+        {
+            let request = gateway.request(method, path).header("Content-Type", "application/json").header(name, value);
+            let response = jar.send(request, true).body(&body).send().await;
+            response.is(403, "origin_foreign");
+            assert!(response.headers("set-cookie").is_empty());
+        }
+        if path == "/auth/refresh" || path == "/auth/logout" || path == "/auth/logout-all" {
+            // Known by a cookie alone, and nothing says whose page it was.
+            jar.send(gateway.request(method, path), true).body("").send().await.is(403, "origin_foreign");
+        }
+    }
+    // None of it ended the session.
+    assert_eq!(jar.send(gateway.get("/reports"), false).send().await.status, 200);
+}
+
+/// The issuer's URL is what browsers see, also where something in front does the TLS and nothing says so.
+#[tokio::test]
+async fn our_own_origin_is_that_of_the_issuer_where_the_host_is_the_same() {
+    let gateway = Gateway::start(&open("").replace("http://app.test/auth", "https://app.test/auth")).await;
+    let jar = logged_in_from(&gateway, "https://app.test").await;
+    for (host, origin, may) in [
+        ("app.test", "https://app.test", true),
+        ("app.test:443", "https://app.test", true),
+        ("app.test", "http://app.test", false),
+        ("other.test", "http://other.test", true),
+        ("other.test", "https://app.test", false),
+    ] {
+        let request = gateway.request("POST", "/reports").host(host).header("Origin", origin);
+        let response = jar.send(request, false).send().await;
+        assert_eq!(response.status, if may { 200 } else { 403 }, "{host} {origin}");
+    }
+}
+
+async fn logged_in_from(gateway: &Gateway, origin: &str) -> Jar {
+    gateway.register("ann@example.com").await;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
+    Jar::of(&gateway.post("/auth/login", &body).header("Origin", origin).send().await)
+}
+
+fn navigates(request: Request) -> Request {
+    request.header("Sec-Fetch-Mode", "navigate").header("Sec-Fetch-Site", "none").header("Accept", "text/html,*/*")
+}
+
+#[tokio::test]
+async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
+    let gateway = Gateway::start(&open("")).await;
+    let response = navigates(gateway.get("/reports/q3?year=2026&x=%2F")).send().await;
+    assert_eq!(response.status, 303);
+    assert_eq!(response.header("location"), Some("/auth/login?return_to=%2Freports%2Fq3%3Fyear%3D2026%26x%3D%252F"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    let line = gateway.access("/reports/q3").await;
+    assert_eq!((&line["http.response.status_code"], &line["reason"]), (&json!(303), &json!("credentials_missing")));
+    // Over cleartext browsers say less.
+    assert_eq!(gateway.get("/x").header("Accept", "text/html").send().await.status, 303);
+    gateway.get("/x").send().await.is(401, "credentials_missing");
+    gateway.get("/x").header("Accept", "text/html").header("Sec-Fetch-Mode", "cors").send().await.is(401, "credentials_missing");
+    navigates(gateway.request("POST", "/x")).send().await.is(401, "credentials_missing");
+    navigates(gateway.get("/x")).bearer("a.b.c").send().await.is(401, "token_malformed");
+    let response = navigates(gateway.get("/x")).header("Cookie", &format!("{ACCESS}=broken")).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Fx")));
+    // Endpoints that need a caller lead there as well.
+    let response = navigates(gateway.get("/auth/sessions")).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Fauth%2Fsessions")));
+    // A route that takes no cookies could not be helped by a login.
+    let gateway = Gateway::start(&open("").replace("token_from = ['header', 'cookie']\n", "")).await;
+    navigates(gateway.get("/x")).send().await.is(401, "credentials_missing");
+}
+
+#[tokio::test]
+async fn an_expired_cookie_is_renewed_on_the_way() {
+    let gateway = Gateway::start(&open("access_token_ttl = '1s'")).await;
+    let jar = logged_in(&gateway).await;
+    crate::harness::within(async { while jar.send(gateway.get("/reports"), false).send().await.status == 200 {} }).await;
+    // A script is told, and renews by itself.
+    jar.send(gateway.get("/reports"), false).header("Sec-Fetch-Mode", "cors").send().await.is(401, "token_expired");
+    let response = jar.send(navigates(gateway.get("/reports?a=b")), false).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/auth/renew?return_to=%2Freports%3Fa%3Db")));
+    // Many tabs at once: one successor.
+    let mut renewed: Vec<Jar> = Vec::new();
+    for _ in 0..5 {
+        let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports%3Fa%3Db")), true).send().await;
+        assert_eq!((response.status, response.header("location")), (303, Some("/reports?a=b")));
+        renewed.push(Jar::of(&response));
+    }
+    assert!(renewed.iter().all(|jar| jar.refresh == renewed[0].refresh));
+    assert_eq!(renewed[4].send(gateway.get("/reports"), false).send().await.status, 200);
+    // By script: the successor is in the cookie and nowhere else.
+    let response =
+        renewed[0].send(gateway.request("POST", "/auth/refresh").header("Sec-Fetch-Site", "same-origin"), true).body("").send().await;
+    assert_eq!(response.status, 200);
+    assert!(response.json().get("refresh_token").is_none());
+    let last = Jar::of(&response);
+    assert_ne!(last.refresh, renewed[0].refresh);
+    assert_eq!(last.send(gateway.get("/reports"), false).send().await.status, 200);
+}
+
+#[tokio::test]
+async fn without_a_session_a_renewal_leads_to_the_login() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    let origin = ("Origin", "http://app.test");
+    let response = jar.send(gateway.request("POST", "/auth/logout").header(origin.0, origin.1), true).body("").send().await;
+    assert_eq!(response.status, 204);
+    assert!(Jar::is_cleared_by(&response));
+    // A browser that kept its cookies is led on, without a loop.
+    let response = jar.send(navigates(gateway.get("/reports")), false).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/auth/renew?return_to=%2Freports")));
+    let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Freports")));
+    assert!(Jar::is_cleared_by(&response));
+    for elsewhere in ["//evil.test", "https://evil.test", "%2F%2Fevil.test", "/%5Cevil.test", "%2F%09%2Fevil.test", "", "/x&return_to=/y"] {
+        let response = navigates(gateway.get(&format!("/auth/renew?return_to={elsewhere}"))).send().await;
+        assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2F")), "{elsewhere}");
+    }
+    jar.send(gateway.request("POST", "/auth/refresh").header(origin.0, origin.1), true).body("").send().await.is(401, "invalid_grant");
+}

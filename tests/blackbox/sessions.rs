@@ -1,0 +1,212 @@
+//! Sessions of the built-in issuer: rotation, reuse, ends (CONTRACT §5; RFC 9700 §4.14).
+
+use std::collections::HashSet;
+
+use serde_json::json;
+
+use crate::harness::accounts::{Tokens, open};
+use crate::harness::{Gateway, within};
+
+#[tokio::test]
+async fn a_refresh_token_is_used_once_and_its_reuse_ends_the_session() {
+    let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
+    gateway.register("ann@example.com").await;
+    let (first, bystander) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let second = Tokens::of(&gateway.refresh(&first.refresh).await);
+    assert_eq!(second.claims()["sid"], first.claims()["sid"]);
+    assert_ne!(second.claims()["jti"], first.claims()["jti"]);
+    assert_eq!((gateway.reaches(&first.access).await, gateway.reaches(&second.access).await), (200, 200));
+
+    gateway.refresh(&first.refresh).await.is(401, "invalid_grant");
+    gateway.refresh(&second.refresh).await.is(401, "invalid_grant");
+    for tokens in [&first, &second] {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+    }
+    let told = gateway.log().until("the reuse is told", |line| line["message"] == "refresh_reused").await;
+    assert_eq!(told["account"], first.claims()["sub"]);
+    assert_eq!(gateway.metric_value("portcullis_refresh_total", &["reused"]).await, Some(1.0));
+    // Another session of the account is none of it.
+    assert_eq!(gateway.reaches(&bystander.access).await, 200);
+    assert_eq!(gateway.refresh(&bystander.refresh).await.status, 200);
+}
+
+#[tokio::test]
+async fn within_the_interval_a_repetition_gets_the_same_successor() {
+    let gateway = Gateway::start(&open("refresh_reuse_interval = '1m'")).await;
+    gateway.register("ann@example.com").await;
+    let first = gateway.login("ann@example.com").await;
+    let second = Tokens::of(&gateway.refresh(&first.refresh).await);
+    let again = Tokens::of(&gateway.refresh(&first.refresh).await);
+    assert_eq!(again.refresh, second.refresh);
+    let third = Tokens::of(&gateway.refresh(&second.refresh).await);
+    assert_ne!(third.refresh, second.refresh);
+    // Two steps back is no lost answer.
+    gateway.refresh(&first.refresh).await.is(401, "invalid_grant");
+    gateway.refresh(&third.refresh).await.is(401, "invalid_grant");
+}
+
+/// One successor, no fork, and the session lives.
+#[tokio::test]
+async fn two_hundred_refreshes_at_once_have_one_successor() {
+    let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
+    gateway.register("ann@example.com").await;
+    let mut token = gateway.login("ann@example.com").await.refresh;
+    for _ in 0..2 {
+        let request = gateway.post("/auth/refresh", &json!({ "refresh_token": token })).bytes();
+        let mut connections = Vec::new();
+        for _ in 0..200 {
+            connections.push(gateway.connect().await);
+        }
+        for connection in &mut connections {
+            connection.write(&request).await;
+        }
+        let mut successors = HashSet::new();
+        for connection in &mut connections {
+            successors.insert(Tokens::of(&connection.response().await).refresh);
+        }
+        assert_eq!(successors.len(), 1, "{successors:?}");
+        token = successors.into_iter().next().unwrap();
+    }
+    assert_eq!(gateway.refresh(&token).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_no_refresh_token_is_no_grant() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let mut forged = tokens.refresh.clone().into_bytes();
+    *forged.last_mut().unwrap() ^= 4;
+    for token in ["", "x", &tokens.access, std::str::from_utf8(&forged).unwrap(), &format!("{}A", tokens.refresh)] {
+        gateway.refresh(token).await.is(401, "invalid_grant");
+    }
+    gateway.request("POST", "/auth/refresh").body("").send().await.is(401, "invalid_grant");
+    // None of it hurt the session.
+    assert_eq!(gateway.refresh(&tokens.refresh).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_logout_is_the_end_at_once() {
+    let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
+    gateway.register("ann@example.com").await;
+    let (tokens, other) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    // Every worker has seen the token, so that each would remember it.
+    for _ in 0..20 {
+        assert_eq!(gateway.reaches(&tokens.access).await, 200);
+    }
+    let response = gateway.request("POST", "/auth/logout").bearer(&tokens.access).body("").send().await;
+    assert_eq!(response.status, 204);
+    for _ in 0..20 {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+    }
+    gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    assert_eq!(gateway.reaches(&other.access).await, 200);
+    // By the refresh token alone.
+    let next = Tokens::of(&gateway.refresh(&other.refresh).await);
+    let response = gateway.post("/auth/logout", &json!({ "refresh_token": other.refresh })).send().await;
+    assert_eq!(response.status, 204);
+    for tokens in [&other, &next] {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+    }
+    gateway.refresh(&next.refresh).await.is(401, "invalid_grant");
+    // Without credentials there is nothing to end, and with dead ones their defect is told.
+    gateway.request("POST", "/auth/logout").body("").send().await.is(401, "credentials_missing");
+    gateway.request("POST", "/auth/logout").bearer(&next.access).body("").send().await.is(401, "token_revoked");
+}
+
+#[tokio::test]
+async fn every_session_of_an_account_can_be_ended() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    gateway.register("bob@example.com").await;
+    let bob = gateway.login("bob@example.com").await;
+    let sessions = [gateway.login("ann@example.com").await, gateway.login("ann@example.com").await];
+    let response = gateway.request("POST", "/auth/logout-all").bearer(&sessions[0].access).body("").send().await;
+    assert_eq!(response.status, 204);
+    for tokens in &sessions {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+        gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    }
+    assert_eq!(gateway.reaches(&bob.access).await, 200);
+    let again = gateway.login("ann@example.com").await;
+    assert_eq!(gateway.reaches(&again.access).await, 200);
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_ended_one_by_one() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    gateway.register("bob@example.com").await;
+    let bob = gateway.login("bob@example.com").await;
+    let (here, there) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    Tokens::of(&gateway.post("/auth/refresh", &json!({ "refresh_token": here.refresh })).header("User-Agent", "a telephone").send().await);
+    let listed = gateway.get("/auth/sessions").bearer(&here.access).send().await.json();
+    let sessions = listed["sessions"].as_array().unwrap();
+    assert_eq!(sessions.len(), 2);
+    let (first, second) = (&sessions[0], &sessions[1]);
+    assert_eq!((&first["sid"], &first["current"], &first["user_agent"]), (&here.claims()["sid"], &json!(true), &json!("a telephone")));
+    assert_eq!((&second["sid"], &second["current"], &second["address"]), (&there.claims()["sid"], &json!(false), &json!("127.0.0.1")));
+    assert!(["created_at", "last_used_at"].iter().all(|name| first[name].as_str().unwrap().ends_with('Z')));
+
+    let end = |sid: &str, access: &str| gateway.request("DELETE", &format!("/auth/sessions/{sid}")).bearer(access);
+    let sid = there.claims()["sid"].as_str().unwrap().to_owned();
+    // Another's session is not there for bob.
+    end(&sid, &bob.access).send().await.is(404, "route_not_found");
+    end("nothing", &here.access).send().await.is(404, "route_not_found");
+    assert_eq!(gateway.reaches(&there.access).await, 200);
+    assert_eq!(end(&sid, &here.access).send().await.status, 204);
+    gateway.get("/reports").bearer(&there.access).send().await.is(401, "token_revoked");
+    gateway.refresh(&there.refresh).await.is(401, "invalid_grant");
+    let listed = gateway.get("/auth/sessions").bearer(&here.access).send().await.json();
+    assert_eq!(listed["sessions"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_access_token_has_its_time() {
+    let gateway = Gateway::start(&open("access_token_ttl = '1s'")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
+    gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_expired");
+    let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
+    assert_eq!(gateway.reaches(&next.access).await, 200);
+}
+
+/// A session that is not used goes, one that is stays.
+#[tokio::test]
+async fn a_session_lasts_as_long_as_it_is_used() {
+    let gateway = Gateway::start(&open("refresh_token_ttl = '2s'")).await;
+    gateway.register("ann@example.com").await;
+    let idle = gateway.login("ann@example.com").await;
+    let mut used = gateway.login("ann@example.com").await;
+    within(async {
+        loop {
+            used = Tokens::of(&gateway.refresh(&used.refresh).await);
+            let listed = gateway.get("/auth/sessions").bearer(&used.access).send().await.json();
+            if listed["sessions"].as_array().unwrap().len() == 1 {
+                break;
+            }
+        }
+    })
+    .await;
+    gateway.refresh(&idle.refresh).await.is(401, "invalid_grant");
+    assert_eq!(gateway.refresh(&used.refresh).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_session_has_its_end_however_much_it_is_used() {
+    let gateway = Gateway::start(&open("session_lifetime = '2s'")).await;
+    gateway.register("ann@example.com").await;
+    let mut token = gateway.login("ann@example.com").await.refresh;
+    let ended = within(async {
+        loop {
+            let response = gateway.refresh(&token).await;
+            if response.status != 200 {
+                return response;
+            }
+            token = Tokens::of(&response).refresh;
+        }
+    })
+    .await;
+    ended.is(401, "invalid_grant");
+}
