@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toml::Table;
 
 use crate::harness::peers::Peer;
-use crate::harness::{Gateway, Response};
+use crate::harness::{Gateway, Response, within};
 
 const HMACS: [&str; 3] = ["HS256", "HS384", "HS512"];
 const SIGNATURES: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -448,5 +448,168 @@ async fn nextauth() {
         let token = token.as_str().unwrap();
         assert_eq!(token.split('.').count(), 5);
         gateway.get("/").bearer(token).send().await.is(401, "token_malformed");
+    }
+}
+
+const RESOURCE: &str = "https://reports.example.com";
+
+/// A certified OpenID provider (oidc-provider), which can be restarted where it was.
+struct Provider {
+    process: Peer,
+    port: u64,
+    issuer: String,
+}
+
+impl Provider {
+    /// With this key; `port` is 0, or that of one that was stopped.
+    fn start(keys: &[Value], port: u64) -> Option<Self> {
+        let mut process = Peer::start("issuer.js")?;
+        let served = process.ask(json!({ "do": "serve", "port": port, "keys": keys }));
+        let (port, issuer) = (served["port"].as_u64().unwrap(), served["issuer"].as_str().unwrap().to_owned());
+        Some(Self { process, port, issuer })
+    }
+
+    /// From now on signs with the first of these keys and publishes all of them.
+    fn rotate(&mut self, keys: &[Value]) {
+        let served = self.process.ask(json!({ "do": "serve", "keys": keys }));
+        assert_eq!(served["port"].as_u64(), Some(self.port));
+    }
+
+    /// An access token of the client itself.
+    fn granted(&mut self) -> String {
+        let granted = self.process.ask(json!({ "do": "grant", "resource": RESOURCE }));
+        granted["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// `[issuer.op]`, and a route.
+    fn config(&self, more: &str) -> String {
+        format!(
+            "[[route]]\npath = '/*'\nupstream = 'app'\nscopes = ['reports:read']\n[[route]]\npath = '/audits/*'\nupstream = 'app'\n\
+             roles = ['auditor']\n[issuer.op]\nissuer = '{}'\naudience = ['{RESOURCE}']\nalgorithms = ['RS256', 'ES256']\ndiscovery = true\n{more}\n",
+            self.issuer
+        )
+    }
+}
+
+/// New private keys, of these algorithms.
+fn private_keys<const N: usize>(wanted: [(&str, &str); N]) -> Option<[Value; N]> {
+    let mut process = Peer::start("issuer.js")?;
+    Some(wanted.map(|(kid, alg)| process.ask(json!({ "do": "key", "kid": kid, "alg": alg }))["key"].clone()))
+}
+
+#[tokio::test]
+async fn a_certified_provider_is_discovered() {
+    let Some(keys) = private_keys([("k1", "RS256")]) else { return };
+    let Some(mut provider) = Provider::start(&keys, 0) else { return };
+    let gateway = Gateway::start(&provider.config("")).await;
+    let login = provider.process.ask(json!({ "do": "login", "account": "ann", "resource": RESOURCE }));
+    let [access, id] = ["access_token", "id_token"].map(|name| login[name].as_str().unwrap());
+    assert_eq!(gateway.get("/audits/q3").bearer(access).send().await.status, 200);
+    let received = gateway.upstream().last();
+    let told = ["user", "roles", "issuer"].map(|name| received.header(&format!("x-auth-{name}")));
+    assert_eq!(told, [Some("ann"), Some("auditor"), Some(&*provider.issuer)]);
+    // It says who logged in, to the client; not who may call.
+    gateway.get("/").bearer(id).send().await.is(401, "token_audience");
+    // Nobody said what for: the access token is opaque.
+    let login = provider.process.ask(json!({ "do": "login", "account": "ann" }));
+    gateway.get("/").bearer(login["access_token"].as_str().unwrap()).send().await.is(401, "token_malformed");
+    let client = provider.granted();
+    assert_eq!(gateway.get("/").bearer(&client).send().await.status, 200);
+    assert_eq!(gateway.upstream().last().header("x-auth-user"), Some("reports-web"));
+    gateway.get("/audits/q3").bearer(&client).send().await.is(403, "role_missing");
+}
+
+#[tokio::test]
+async fn a_certified_provider_rotates_its_keys() {
+    let Some([old, new]) = private_keys([("k1", "RS256"), ("k2", "ES256")]) else { return };
+    let Some(mut provider) = Provider::start(std::slice::from_ref(&old), 0) else { return };
+    let gateway = Gateway::start(&provider.config("jwks_refresh = '1s'")).await;
+    let before = provider.granted();
+    assert_eq!(gateway.get("/").bearer(&before).send().await.status, 200);
+    // The new key signs at once; the old one is published for as long as its tokens live.
+    provider.rotate(&[new.clone(), old]);
+    let after = provider.granted();
+    assert_eq!(gateway.get("/").bearer(&after).send().await.status, 200, "no client waits for a schedule");
+    assert_eq!(gateway.get("/").bearer(&before).send().await.status, 200);
+    // It is withdrawn, and with it what it has signed.
+    provider.rotate(&[new]);
+    let refused = within(async {
+        loop {
+            let response = gateway.get("/").bearer(&before).send().await;
+            if response.status != 200 {
+                break response;
+            }
+        }
+    })
+    .await;
+    refused.is(401, "token_key_unknown");
+    assert_eq!(gateway.get("/").bearer(&after).send().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_certified_provider_goes_away_and_comes_back() {
+    let Some([key, new]) = private_keys([("k1", "ES256"), ("k2", "ES256")]) else { return };
+    let Some(mut provider) = Provider::start(std::slice::from_ref(&key), 0) else { return };
+    let folder = tempfile::TempDir::new().unwrap();
+    let store = format!("[store]\ndatabase = 'sqlite:{0}/p.db'\nkey = {{ file = '{0}/p.key' }}", folder.path().display());
+    let (config, elsewhere) = (provider.config(&store), provider.config("jwks_refetch_cooldown = '1s'"));
+    let gateway = Gateway::start(&config).await;
+    let token = provider.granted();
+    assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
+
+    let port = provider.port;
+    drop(provider);
+    assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
+    gateway.signal("TERM");
+    assert!(gateway.exited().await.success());
+    let gateway = Gateway::start(&config).await;
+    assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200, "the last good keys were kept");
+    assert_eq!(gateway.admin("/readyz").await.status, 200);
+    // Where there never were any keys, it is an outage and no fault of the token.
+    let cold = Gateway::start(&elsewhere).await;
+    cold.get("/").bearer(&token).send().await.is(503, "keys_unavailable");
+    assert_eq!(cold.admin("/readyz").await.status, 503);
+
+    let Some(mut provider) = Provider::start(&[new, key], port) else { return };
+    let after = provider.granted();
+    for gateway in [&gateway, &cold] {
+        for token in [&after, &token] {
+            within(async { while gateway.get("/").bearer(token).send().await.status != 200 {} }).await;
+        }
+        assert_eq!(gateway.admin("/readyz").await.status, 200);
+    }
+}
+
+/// The other way round: what the built-in issuer signs and publishes is taken by others' libraries, and refused by them where it should be.
+#[tokio::test]
+async fn others_verify_what_the_built_in_issuer_mints() {
+    let (Some(node), Some(python)) = (Peer::start("verify.js"), Peer::start("verify.py")) else { return };
+    let mut peers = [node, python];
+    for algorithm in ["ES256", "RS256", "EdDSA"] {
+        let gateway = Gateway::start(&format!(
+            "[identity]\nissuer = 'https://app.test/auth'\naudience = ['reports']\nalgorithm = '{algorithm}'\nregistration = 'open'\n\
+             [store]\ndatabase = 'sqlite:p.db'\nkey = {{ file = 'p.key' }}\n[[route]]\npath = '/auth/*'\nidentity = true\n"
+        ))
+        .await;
+        let post =
+            |path: &str, body: Value| gateway.request("POST", path).header("Content-Type", "application/json").body(body.to_string());
+        let account = json!({ "email": "ann@example.com", "password": "plum-Kettle-93-orbit" });
+        let registered = post("/auth/register", account.clone()).send().await;
+        assert_eq!(registered.status, 201, "{registered:?}");
+        let login = post("/auth/login", account).send().await.json();
+        let token = login["access_token"].as_str().unwrap();
+        let (head, signature) = token.rsplit_once('.').unwrap();
+        let forged = format!("{head}.{}{}", if signature.starts_with('A') { "B" } else { "A" }, &signature[1..]);
+        let keys = format!("http://{}/auth/.well-known/jwks.json", gateway.address());
+        for (token, audience, is_good) in [(token, "reports", true), (token, "payroll", false), (&forged, "reports", false)] {
+            for peer in &mut peers {
+                let judged = peer.ask(json!({ "keys": keys, "token": token, "algorithm": algorithm, "typ": "at+jwt",
+                    "issuer": "https://app.test/auth", "audience": audience }));
+                for (library, outcome) in judged["by"].as_object().unwrap() {
+                    let expected = if is_good { outcome["subject"].is_string() } else { outcome["refused"].is_string() };
+                    assert!(expected, "{algorithm} {library} {audience}: {outcome}");
+                }
+            }
+        }
     }
 }
