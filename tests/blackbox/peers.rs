@@ -415,38 +415,41 @@ async fn strapi() {
     app.ask("/api/orders", sign(session("refresh"), "30d")).await.is(401, "token_lifetime");
 }
 
-/// Auth.js logs somebody in; its session cookie is an encrypted token, or a signed one with the code of the guide.
+/// Auth.js 5 and next-auth 4 log somebody in; the session cookie is an encrypted token, or a signed one with the code of the guide.
 #[tokio::test]
 async fn nextauth() {
     let Some(mut authjs) = Peer::start("authjs.js") else { return };
     let shown = fences("nextauth.md", "js");
     let used = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/authjs-jwt.js")).unwrap();
     assert_eq!(shown[0], used, "the guide shows the code that is tried here");
+    for (version, cookie) in [(5, "__Secure-authjs.session-token"), (4, "__Secure-next-auth.session-token")] {
+        let signed = authjs.ask(json!({ "version": version, "signed": true }));
+        assert_eq!(signed["session"]["user"]["email"], "ann@example.com", "it takes its own session: {signed}");
+        assert_eq!(signed["cookie"], cookie);
+        let mut file: Table = fences("nextauth.md", "toml")[0].parse().unwrap();
+        let secret = Table::from_iter([("file".to_owned(), "secret".into())]);
+        file["issuer"]["next"].as_table_mut().unwrap().insert("secret".into(), secret.into());
+        file["upstream"]["api"].as_table_mut().unwrap().insert("url".into(), "http://$UPSTREAM".into());
+        file.insert("server".into(), Table::from_iter([("token_cookie".to_owned(), cookie.into())]).into());
+        file["route"][0].as_table_mut().unwrap().insert("token_from".into(), vec!["header", "cookie"].into());
+        let setup = Gateway::setup(&toml::to_string(&file).unwrap());
+        let gateway = setup.file("secret", signed["secret"].as_str().unwrap()).start().await;
 
-    let signed = authjs.ask(json!({ "signed": true }));
-    let encrypted = authjs.ask(json!({ "signed": false }));
-    assert_eq!(signed["session"]["user"]["email"], "ann@example.com", "Auth.js takes its own session: {signed}");
-    assert_eq!(signed["cookie"], "__Secure-authjs.session-token");
-    let mut file: Table = fences("nextauth.md", "toml")[0].parse().unwrap();
-    file["issuer"]["next"].as_table_mut().unwrap().insert("secret".into(), Table::from_iter([("file".to_owned(), "secret".into())]).into());
-    file["upstream"]["api"].as_table_mut().unwrap().insert("url".into(), "http://$UPSTREAM".into());
-    file.insert("server".into(), Table::from_iter([("token_cookie".to_owned(), "__Secure-authjs.session-token".into())]).into());
-    file["route"][0].as_table_mut().unwrap().insert("token_from".into(), vec!["header", "cookie"].into());
-    let gateway = Gateway::setup(&toml::to_string(&file).unwrap()).file("secret", signed["secret"].as_str().unwrap()).start().await;
-
-    let token = signed["token"].as_str().unwrap();
-    let as_header = gateway.get("/audits/q3").bearer(token);
-    let as_cookie = gateway.get("/").header("Cookie", &format!("theme=dark; __Secure-authjs.session-token={token}"));
-    for request in [as_header, as_cookie] {
-        assert_eq!(request.send().await.status, 200);
-        let received = gateway.upstream().last();
-        let told = ["user", "name", "email", "roles"].map(|name| received.header(&format!("x-auth-{name}")));
-        assert_eq!(told, [Some("u-17"), Some("Ann"), Some("ann@example.com"), Some("auditor")]);
-        assert!(received.header("cookie").is_none_or(|cookie| cookie == "theme=dark"));
-    }
-    for token in [&encrypted["token"], &encrypted["v4"]] {
-        let token = token.as_str().unwrap();
-        assert_eq!(token.split('.').count(), 5);
+        let token = signed["token"].as_str().unwrap();
+        let as_header = gateway.get("/audits/q3").bearer(token);
+        let as_cookie = gateway.get("/").header("Cookie", &format!("theme=dark; {cookie}={token}"));
+        for request in [as_header, as_cookie] {
+            let response = request.send().await;
+            assert_eq!(response.status, 200, "{version}: {response:?}");
+            let received = gateway.upstream().last();
+            let told = ["user", "name", "email", "roles"].map(|name| received.header(&format!("x-auth-{name}")));
+            assert_eq!(told, [Some("u-17"), Some("Ann"), Some("ann@example.com"), Some("auditor")]);
+            assert!(received.header("cookie").is_none_or(|cookie| cookie == "theme=dark"));
+        }
+        // What they do unless they are told otherwise.
+        let encrypted = authjs.ask(json!({ "version": version, "signed": false }));
+        let token = encrypted["token"].as_str().unwrap();
+        assert_eq!((token.split('.').count(), &encrypted["cookie"]), (5, &json!(cookie)));
         gateway.get("/").bearer(token).send().await.is(401, "token_malformed");
     }
 }

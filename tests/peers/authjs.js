@@ -1,7 +1,6 @@
-// Logs somebody in with Auth.js, as a browser would, and says which session cookie it got.
+// Logs somebody in with Auth.js 5 or next-auth 4, as a browser would, and says which session cookie it got.
 //
-// {"signed": bool} → {"cookie", "token", "session", "secret", "v4"}. `signed` takes `jwt` of authjs-jwt.js, as the guide has it; `v4` is
-// what next-auth 4 makes of the same claims when nobody tells it otherwise.
+// {"version": 4 | 5, "signed": bool} → {"cookie", "token", "session", "secret"}. `signed` takes `jwt` of authjs-jwt.js, as the guide has it.
 
 import { randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
@@ -9,46 +8,70 @@ import { Auth } from "@auth/core";
 import Credentials from "@auth/core/providers/credentials";
 import { answer } from "./lines.js";
 
-process.env.JWT_SECRET = randomBytes(48).toString("base64");
-const { jwt } = await import("./authjs-jwt.js");
-const { encode: encodeOfV4 } = createRequire(import.meta.url)("next-auth/jwt");
-
 const origin = "https://app.example.com";
-const account = { id: "u-17", name: "Ann", email: "ann@example.com", roles: ["auditor"] };
+process.env.JWT_SECRET = randomBytes(48).toString("base64");
+process.env.NEXTAUTH_URL = origin;
+const { jwt } = await import("./authjs-jwt.js");
+const require = createRequire(import.meta.url);
+const NextAuth = require("next-auth").default;
+const CredentialsOf4 = require("next-auth/providers/credentials").default;
 
-const configuration = {
-  basePath: "/auth",
-  trustHost: true,
-  secret: randomBytes(32).toString("hex"),
-  session: { strategy: "jwt", maxAge: 8 * 60 * 60 },
-  providers: [Credentials({ credentials: { password: {} }, authorize: ({ password }) => (password === "right" ? account : null) })],
-  callbacks: {
-    jwt: ({ token, user }) => ({ ...token, ...(user && { roles: user.roles }) }),
+const account = { id: "u-17", name: "Ann", email: "ann@example.com", roles: ["auditor"] };
+const credentials = { credentials: { password: {} }, authorize: ({ password }) => (password === "right" ? account : null) };
+
+function configuration(signed) {
+  const maxAge = 8 * 60 * 60;
+  return {
+    secret: randomBytes(32).toString("hex"),
+    session: { strategy: "jwt", maxAge },
+    callbacks: {
+      jwt: ({ token, user }) => ({ ...token, ...(user && { roles: user.roles }) }),
+    },
+    ...(signed && { jwt: { ...jwt, maxAge } }),
+  };
+}
+
+// What a browser keeps of these lines.
+const kept = (lines) => Object.fromEntries(lines.map((line) => line.split(";")[0].split("=")));
+
+const versions = {
+  5(signed) {
+    const config = { ...configuration(signed), basePath: "/auth", trustHost: true, providers: [Credentials(credentials)] };
+    return async (method, path, cookies, fields) => {
+      const cookie = Object.entries(cookies).map((pair) => pair.join("="));
+      const body = fields && new URLSearchParams(fields);
+      const response = await Auth(new Request(`${origin}/auth/${path}`, { method, headers: { cookie: cookie.join("; ") }, body }), config);
+      return { cookies: kept(response.headers.getSetCookie()), text: await response.text() };
+    };
+  },
+
+  // Its handler takes the request and response of a Next.js API route.
+  4(signed) {
+    const options = { ...configuration(signed), providers: [CredentialsOf4(credentials)] };
+    return async (method, path, cookies, fields) => {
+      const headers = new Map();
+      let sent = "";
+      const send = (body) => (sent = typeof body === "string" ? body : JSON.stringify(body));
+      const response = {
+        status: () => response,
+        getHeader: (name) => headers.get(name),
+        setHeader: (name, value) => headers.set(name, value),
+        redirect() {}, end() {}, send, json: send,
+      };
+      const read = Object.fromEntries(Object.entries(cookies).map(([name, value]) => [name, decodeURIComponent(value)]));
+      const request = { method, headers: {}, cookies: read, body: fields ?? {}, query: { nextauth: path.split("/") } };
+      await NextAuth(request, response, options);
+      return { cookies: kept([headers.get("Set-Cookie") ?? []].flat()), text: sent };
+    };
   },
 };
 
-const cookies = (response) => response.headers.getSetCookie().map((line) => line.split(";")[0]);
-
-async function login(config) {
-  const first = await Auth(new Request(`${origin}/auth/csrf`), config);
-  const { csrfToken } = await first.json();
-  const response = await Auth(
-    new Request(`${origin}/auth/callback/credentials`, {
-      method: "POST",
-      headers: { cookie: cookies(first).join("; "), "content-type": "application/x-www-form-urlencoded" },
-      body: new URLSearchParams({ csrfToken, password: "right" }),
-    }),
-    config,
-  );
-  const [cookie, token] = cookies(response)
-    .map((pair) => pair.split("="))
-    .find(([name]) => name.endsWith("session-token"));
-  const session = await Auth(new Request(`${origin}/auth/session`, { headers: { cookie: `${cookie}=${token}` } }), config);
-  return { cookie, token, session: await session.json() };
-}
-
-answer(async ({ signed }) => ({
-  ...(await login(signed ? { ...configuration, jwt } : configuration)),
-  secret: process.env.JWT_SECRET,
-  v4: await encodeOfV4({ token: { sub: account.id, email: account.email }, secret: configuration.secret }),
-}));
+answer(async ({ version, signed }) => {
+  const ask = versions[version](signed);
+  const first = await ask("GET", "csrf", {});
+  const { csrfToken } = JSON.parse(first.text);
+  const login = await ask("POST", "callback/credentials", first.cookies, { csrfToken, password: "right" });
+  const [cookie, token] = Object.entries(login.cookies).find(([name]) => name.endsWith("session-token"));
+  const session = await ask("GET", "session", { [cookie]: token });
+  return { cookie, token, session: JSON.parse(session.text), secret: process.env.JWT_SECRET };
+});
