@@ -50,6 +50,8 @@ pub struct Identity {
     pub token_claims: Option<Spanned<Vec<Text>>>,
     /// Refuse a login before the link that was mailed to its address was followed. Needs `mail`. Default false.
     pub verify_email: bool,
+    /// Let accounts set up an authenticator app as a second factor (TOTP, RFC 6238). Default false.
+    pub totp: bool,
     /// Characters of a password, at least 8. Default 8.
     #[schemars(with = "Option<u8>")]
     pub password_min_length: Option<Spanned<i64>>,

@@ -168,9 +168,9 @@ fn identity(error: &IdentityError) -> Reason {
         IdentityError::Password(_) => Reason::PasswordRejected,
         IdentityError::Grant(_) => Reason::InvalidGrant,
         IdentityError::Link => Reason::LinkInvalid,
-        IdentityError::NoSession => Reason::RouteNotFound,
+        IdentityError::NoSession | IdentityError::NotOffered => Reason::RouteNotFound,
         IdentityError::Nobody => Reason::CredentialsMissing,
-        IdentityError::Overloaded(_) => Reason::Overloaded,
+        IdentityError::Overloaded(_) | IdentityError::MailFull(_) => Reason::Overloaded,
         IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => Reason::StoreUnavailable,
     }
 }

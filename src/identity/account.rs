@@ -8,6 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::email::Email;
+use super::link::Purpose;
 use super::password::StoredHash;
 use super::policy::Policy;
 use crate::revocation::{Revocations, row};
@@ -123,6 +124,37 @@ impl Accounts {
         self.change(id, AccountChange::Password(password.as_str()), policy, now).await
     }
 
+    /// Uses a mailed link up: gives the account that it is good for another password and ends its sessions. False: it is good for nothing
+    /// (any more).
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn reset_password(&self, id: &str, link: &str, password: &StoredHash, policy: &Policy, now: u64) -> Result<bool, StoreError> {
+        let revocation = revocation(id, policy, now);
+        let changed = self.store.reset_password(link, id, password.as_str(), row(&revocation), now.cast_signed()).await?;
+        Ok(changed.is_some_and(|cutoff| {
+            self.revoked(revocation, cutoff);
+            true
+        }))
+    }
+
+    /// Uses a mailed link up: the address of the account that it is good for was shown to be its owner's. False: it is good for nothing
+    /// (any more).
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn verify_email(&self, id: &str, link: &str, now: u64) -> Result<bool, StoreError> {
+        self.store.verify_email(link, id, now.cast_signed()).await
+    }
+
+    /// The account that a mailed link is good for. Nothing is used up.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn by_link(&self, link: &str, purpose: Purpose, now: u64) -> Result<Option<AccountRow>, StoreError> {
+        self.store.account_of_link(link, purpose.as_str(), now.cast_signed()).await
+    }
+
     /// Ends every session of an account.
     ///
     /// # Errors
@@ -148,15 +180,23 @@ impl Accounts {
     }
 
     async fn change(&self, id: &str, change: AccountChange<'_>, policy: &Policy, now: u64) -> Result<(), AccountError> {
-        let scope = Scope::Issuer(policy.issuer.as_str().into());
-        let revocation = Revocation { scope, by: RevokedBy::Subject, value: id.into(), at: now };
+        let revocation = revocation(id, policy, now);
         let changed = self.store.change_account(id, change, row(&revocation), now.cast_signed()).await?;
-        let cutoff = changed.ok_or(AccountError::Unknown)?;
+        self.revoked(revocation, changed.ok_or(AccountError::Unknown)?);
+        Ok(())
+    }
+
+    /// Has this process's list know what was written.
+    fn revoked(&self, revocation: Revocation, cutoff: i64) {
         if let Some(revocations) = &self.revocations {
             revocations.written(Revocation { at: cutoff.cast_unsigned(), ..revocation });
         }
-        Ok(())
     }
+}
+
+/// Of whatever was issued to an account so far.
+fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
+    Revocation { scope: Scope::Issuer(policy.issuer.as_str().into()), by: RevokedBy::Subject, value: id.into(), at: now }
 }
 
 impl NewAccount {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::account::{self, NewAccount};
 use super::answer::{done, json, public, see_other, with_cookies};
-use super::bodies::{self, Tokens};
+use super::bodies::{self, Secret, Tokens};
 use super::endpoints::Action;
 use super::error::{IdentityError, NoLogin, RequestFault};
 use super::hasher::Verdict;
@@ -17,7 +17,7 @@ use super::{Email, Identity, Policy, Refused, Registration, audit, cookie, retur
 use crate::store::AccountRow;
 use crate::token::{Algorithms, VerifiedToken};
 
-type Answered = Result<Response<Bytes>, Refused>;
+pub(super) type Answered = Result<Response<Bytes>, Refused>;
 
 impl Identity {
     pub(super) async fn act(&self, request: &Request, policy: &Policy) -> Answered {
@@ -32,6 +32,13 @@ impl Identity {
             Action::Sessions => self.list_sessions(request, policy).await,
             Action::EndSession => self.end_session(request, policy).await,
             Action::ChangePassword => self.change_password(request, policy).await,
+            Action::ForgotPassword => self.forgot_password(request, policy).await,
+            Action::ResetPassword => self.reset_password(request, policy).await,
+            Action::VerifyEmail => self.verify_email(request).await,
+            Action::ResendEmail => self.resend_email(request, policy).await,
+            Action::BeginTotp => self.begin_totp(request, policy).await,
+            Action::ConfirmTotp => self.confirm_totp(request, policy).await,
+            Action::RemoveTotp => self.remove_totp(request).await,
             Action::Keys => Ok(public(self.keys.published(), MAX_AGE)),
             Action::Metadata => Ok(metadata(policy)),
         }
@@ -44,12 +51,13 @@ impl Identity {
         let body: bodies::Registering = request.read()?;
         let email = Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
         let name = account::name(body.name.as_deref().unwrap_or_default()).map_err(|_| IdentityError::Request(RequestFault::Name))?;
+        let now = self.clock.unix_seconds();
         // Hashed before the address is looked for: a taken one takes as long.
         let hash = self.new_hash(body.password.password(), &email, name.as_deref(), policy).await?;
         let new = NewAccount { email, name, password: Some(hash), roles: policy.default_roles.clone(), email_verified: false };
-        let account = self.accounts.add(new, self.clock.unix_seconds()).await?;
+        let account = if policy.verify_email { self.register_by_mail(new, policy).await? } else { self.accounts.add(new, now).await? };
         audit::record("registered", request.client, &account.id, "");
-        Ok(json(StatusCode::CREATED, &bodies::Account::of(&account)))
+        Ok(json(StatusCode::CREATED, &bodies::Account::of(&account, false)))
     }
 
     async fn login(&self, request: &Request, policy: &Policy) -> Answered {
@@ -62,7 +70,7 @@ impl Identity {
         };
         let checked = self.check(known.as_ref(), email.as_ref(), body.password.password()).await;
         let opened = match (checked, &known) {
-            (Ok(()), Some(account)) => self.open(account, request, policy).await,
+            (Ok(()), Some(account)) => self.open(account, body.code.as_ref(), request, policy).await,
             (Ok(()), None) => Err(IdentityError::Login(NoLogin::Unknown)),
             (Err(error), _) => Err(error),
         };
@@ -86,16 +94,23 @@ impl Identity {
     }
 
     /// Opens a session for somebody whose password was right.
-    async fn open(&self, account: &AccountRow, request: &Request, policy: &Policy) -> Result<Continued, IdentityError> {
+    async fn open(
+        &self,
+        account: &AccountRow,
+        code: Option<&Secret>,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<Continued, IdentityError> {
         if policy.verify_email && account.email_verified == 0 {
             return Err(IdentityError::EmailUnverified);
         }
+        self.check_code(account, code).await?;
         let opened = self.sessions.open(account, &request.device(), self.clock.unix_time()).await?;
         opened.ok_or(IdentityError::Login(NoLogin::Changed))
     }
 
     /// Whether this is the password of that account, which may log in. Takes as long where it is not.
-    async fn check(&self, account: Option<&AccountRow>, email: Option<&Email>, password: Password) -> Result<(), IdentityError> {
+    pub(super) async fn check(&self, account: Option<&AccountRow>, email: Option<&Email>, password: Password) -> Result<(), IdentityError> {
         let hash = account.and_then(|account| account.password.parse::<StoredHash>().ok());
         let (Some(account), Some(hash)) = (account, hash) else {
             let nobody = Email::parse("nobody@localhost");
@@ -120,6 +135,7 @@ impl Identity {
         let (outcome, reason) = match error {
             IdentityError::Login(why) => ("failed", why.as_str()),
             IdentityError::EmailUnverified => ("failed", "email_unverified"),
+            IdentityError::CodeRequired => return self.metrics.login("code_required"),
             _ => return self.metrics.login("unavailable"),
         };
         self.metrics.login(outcome);
@@ -127,7 +143,13 @@ impl Identity {
     }
 
     /// A new password, judged and hashed.
-    async fn new_hash(&self, password: Password, email: &Email, name: Option<&str>, policy: &Policy) -> Result<StoredHash, IdentityError> {
+    pub(super) async fn new_hash(
+        &self,
+        password: Password,
+        email: &Email,
+        name: Option<&str>,
+        policy: &Policy,
+    ) -> Result<StoredHash, IdentityError> {
         let personal = [email.as_str(), name.unwrap_or_default(), &policy.issuer];
         Ok(self.hasher.renew(password, policy.password_min_length, &personal).await?)
     }
@@ -231,7 +253,8 @@ impl Identity {
 
     async fn me(&self, request: &Request) -> Answered {
         let account = self.account_of(request).await?;
-        Ok(json(StatusCode::OK, &bodies::Account::of(&account)))
+        let totp = self.second_factors.has(&account.id).await?;
+        Ok(json(StatusCode::OK, &bodies::Account::of(&account, totp)))
     }
 
     async fn list_sessions(&self, request: &Request, policy: &Policy) -> Answered {
@@ -267,11 +290,12 @@ impl Identity {
         let hash = self.hasher.renew(body.new_password.password(), policy.password_min_length, &personal).await?;
         self.accounts.set_password(&account.id, &hash, policy, self.clock.unix_seconds()).await?;
         audit::record("password_changed", request.client, &account.id, "");
+        self.tell_of_change(&account, policy).await;
         Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
     }
 
     /// The account of whoever calls.
-    async fn account_of(&self, request: &Request) -> Result<AccountRow, IdentityError> {
+    pub(super) async fn account_of(&self, request: &Request) -> Result<AccountRow, IdentityError> {
         let account = self.accounts.by_id(caller(request)?.subject()).await?;
         account.filter(|account| account.disabled == 0).ok_or(IdentityError::Nobody)
     }

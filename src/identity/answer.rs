@@ -29,6 +29,13 @@ pub(super) fn done() -> Response<Bytes> {
     response
 }
 
+/// What was asked for will happen, or not: that is not told.
+pub(super) fn accepted() -> Response<Bytes> {
+    let mut response = done();
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
 /// Leads a browser to a path of this site, with GET.
 pub(super) fn see_other(location: &str) -> Response<Bytes> {
     let mut response = done();

@@ -25,6 +25,11 @@ impl Secret {
     pub fn password(&self) -> Password {
         Password::new(self.0.to_string())
     }
+
+    /// As it was sent.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
 }
 
 /// `POST /register`
@@ -47,6 +52,8 @@ pub struct Login {
     pub email: String,
     /// The password.
     pub password: Secret,
+    /// Of the authenticator app, or a recovery code. Needed where the account has a second factor.
+    pub code: Option<Secret>,
     /// true: the tokens are set as cookies too.
     #[serde(default, deserialize_with = "flag")]
     pub cookie: bool,
@@ -77,6 +84,71 @@ pub struct ChangePassword {
     pub new_password: Secret,
 }
 
+/// `POST /password/forgot`, `POST /email/resend`
+#[derive(Deserialize, JsonSchema)]
+pub struct Address {
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+}
+
+/// `POST /password/reset`
+#[derive(Deserialize, JsonSchema)]
+pub struct ResetPassword {
+    /// Of the mailed link.
+    pub token: Secret,
+    /// The password from now on.
+    pub password: Secret,
+}
+
+/// `POST /email/verify`
+#[derive(Deserialize, JsonSchema)]
+pub struct LinkToken {
+    /// Of the mailed link.
+    pub token: Secret,
+}
+
+/// `POST /totp`
+#[derive(Deserialize, JsonSchema)]
+pub struct BeginTotp {
+    /// The password of the account.
+    pub current_password: Secret,
+}
+
+/// `POST /totp/confirm`
+#[derive(Deserialize, JsonSchema)]
+pub struct ConfirmTotp {
+    /// Of the authenticator app.
+    pub code: Secret,
+}
+
+/// `POST /totp/remove`
+#[derive(Deserialize, JsonSchema)]
+pub struct RemoveTotp {
+    /// The password of the account.
+    pub current_password: Secret,
+    /// Of the authenticator app, or a recovery code.
+    pub code: Option<Secret>,
+}
+
+/// What an authenticator app needs.
+#[derive(Serialize, JsonSchema)]
+pub struct Enrolment {
+    /// To be typed: base32.
+    pub secret: String,
+    /// To be opened: `otpauth://totp/…`.
+    pub uri: String,
+    /// To be scanned: an SVG image.
+    pub qr: String,
+}
+
+/// Codes for the day when the app is lost.
+#[derive(Serialize, JsonSchema)]
+pub struct RecoveryCodes {
+    /// Each is good for one login.
+    pub recovery_codes: Vec<String>,
+}
+
 /// The tokens of a session.
 #[derive(Serialize, JsonSchema)]
 pub struct Tokens {
@@ -105,6 +177,8 @@ pub struct Account {
     pub name: Option<String>,
     /// Its roles.
     pub roles: Vec<String>,
+    /// Whether its logins ask for a code.
+    pub totp: bool,
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
@@ -114,14 +188,15 @@ pub struct Account {
 }
 
 impl Account {
-    /// What its owner may see of a row.
-    pub fn of(row: &AccountRow) -> Self {
+    /// What its owner may see of a row, and whether there is a second factor beside it.
+    pub fn of(row: &AccountRow, totp: bool) -> Self {
         Self {
             id: row.id.clone(),
             email: row.email.clone(),
             email_verified: row.email_verified == 1,
             name: row.name.clone(),
             roles: row.roles.split_whitespace().map(str::to_owned).collect(),
+            totp,
             created_at: time(row.created_at),
             last_login_at: row.last_login_at.map(time),
         }

@@ -15,6 +15,8 @@ pub struct Budgets {
     failures: Arc<Limit>,
     register: Arc<Limit>,
     refresh: Arc<Limit>,
+    mail: Arc<Limit>,
+    link: Arc<Limit>,
 }
 
 impl Default for Budgets {
@@ -26,6 +28,8 @@ impl Default for Budgets {
             failures: limit("identity-login-account", few, Count::Failures),
             register: limit("identity-register", few, Count::All),
             refresh: limit("identity-refresh", many, Count::All),
+            mail: limit("identity-mail", few, Count::All),
+            link: limit("identity-link", few, Count::All),
         }
     }
 }
@@ -37,6 +41,8 @@ impl Budgets {
             Budget::Login => &self.login,
             Budget::Register => &self.register,
             Budget::Refresh => &self.refresh,
+            Budget::Mail => &self.mail,
+            Budget::Link => &self.link,
             Budget::CurrentPassword => return None,
         };
         Some((Arc::clone(limit), limit.take_client(client)))
@@ -53,8 +59,8 @@ impl Budgets {
     }
 
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 4] {
-        [&self.login, &self.failures, &self.register, &self.refresh]
+    pub fn all(&self) -> [&Arc<Limit>; 6] {
+        [&self.login, &self.failures, &self.register, &self.refresh, &self.mail, &self.link]
     }
 }
 

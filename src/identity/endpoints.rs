@@ -53,6 +53,20 @@ pub enum Action {
     EndSession,
     /// Sets another password.
     ChangePassword,
+    /// Has a link mailed that sets another password.
+    ForgotPassword,
+    /// Sets another password, by such a link.
+    ResetPassword,
+    /// Shows an address to be its owner's, by a mailed link.
+    VerifyEmail,
+    /// Has such a link mailed again.
+    ResendEmail,
+    /// Makes the secret of a second factor.
+    BeginTotp,
+    /// Has logins ask for codes of it.
+    ConfirmTotp,
+    /// Takes it away.
+    RemoveTotp,
     /// The JWK Set.
     Keys,
     /// The metadata.
@@ -79,7 +93,11 @@ pub enum Budget {
     Register,
     /// Refreshes, also on the way through `/renew`.
     Refresh,
-    /// Guesses of the current password, by account.
+    /// Mails that are asked for.
+    Mail,
+    /// Mailed links that are followed.
+    Link,
+    /// Guesses of the current password, or of a code, by account.
     CurrentPassword,
 }
 
@@ -135,7 +153,7 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// Every endpoint.
-pub static ENDPOINTS: [Endpoint; 12] = [
+pub static ENDPOINTS: [Endpoint; 19] = [
     Endpoint {
         method: "POST",
         path: "/register",
@@ -245,6 +263,83 @@ pub static ENDPOINTS: [Endpoint; 12] = [
         request: Some(schema::<bodies::ChangePassword>),
         success: (204, None),
         reasons: &["request_invalid", "login_failed", "password_rejected", "overloaded"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/password/forgot",
+        action: Action::ForgotPassword,
+        caller: CallerNeeded::No,
+        budget: Some(Budget::Mail),
+        summary: "Have a link mailed that sets another password. The answer is the same where there is no such account.",
+        request: Some(schema::<bodies::Address>),
+        success: (202, None),
+        reasons: &["request_invalid", "overloaded"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/password/reset",
+        action: Action::ResetPassword,
+        caller: CallerNeeded::No,
+        budget: Some(Budget::Link),
+        summary: "Set another password, by the token of a mailed link. Every session of the account ends.",
+        request: Some(schema::<bodies::ResetPassword>),
+        success: (204, None),
+        reasons: &["request_invalid", "link_invalid", "password_rejected", "overloaded"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/email/verify",
+        action: Action::VerifyEmail,
+        caller: CallerNeeded::No,
+        budget: Some(Budget::Link),
+        summary: "Confirm an address, by the token of a mailed link.",
+        request: Some(schema::<bodies::LinkToken>),
+        success: (204, None),
+        reasons: &["request_invalid", "link_invalid"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/email/resend",
+        action: Action::ResendEmail,
+        caller: CallerNeeded::No,
+        budget: Some(Budget::Mail),
+        summary: "Have the link that confirms an address mailed again. The answer is the same where there is no such account.",
+        request: Some(schema::<bodies::Address>),
+        success: (202, None),
+        reasons: &["request_invalid", "overloaded"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/totp",
+        action: Action::BeginTotp,
+        caller: CallerNeeded::Yes,
+        budget: Some(Budget::CurrentPassword),
+        summary: "Begin to set up an authenticator app, where `totp` is on: its secret. Logins ask for codes after one was confirmed.",
+        request: Some(schema::<bodies::BeginTotp>),
+        success: (200, Some(schema::<bodies::Enrolment>)),
+        reasons: &["request_invalid", "login_failed", "route_not_found", "overloaded"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/totp/confirm",
+        action: Action::ConfirmTotp,
+        caller: CallerNeeded::Yes,
+        budget: Some(Budget::CurrentPassword),
+        summary: "Have logins ask for codes from now on, by a code of the app. The answer holds recovery codes, each good for one login.",
+        request: Some(schema::<bodies::ConfirmTotp>),
+        success: (200, Some(schema::<bodies::RecoveryCodes>)),
+        reasons: &["request_invalid", "login_failed", "route_not_found"],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/totp/remove",
+        action: Action::RemoveTotp,
+        caller: CallerNeeded::Yes,
+        budget: Some(Budget::CurrentPassword),
+        summary: "Take the second factor away.",
+        request: Some(schema::<bodies::RemoveTotp>),
+        success: (204, None),
+        reasons: &["request_invalid", "login_failed", "code_required", "overloaded"],
     },
     Endpoint {
         method: "GET",

@@ -3,6 +3,8 @@
 use super::account::AccountError;
 use super::hasher::{HashError, NoNewHash};
 use super::issue::KeysError;
+use super::outbox::NotQueued;
+use super::second_factor::NotEnrolled;
 use super::session::NotContinued;
 use super::strength::RejectedPassword;
 use crate::store::StoreError;
@@ -43,6 +45,12 @@ pub enum IdentityError {
     /// A mailed link is unknown, used or too old.
     #[error("the link is unknown, was used, or is too old")]
     Link,
+    /// The file does not offer it.
+    #[error("second factors are not offered: `totp` is false")]
+    NotOffered,
+    /// More mail waits than leaves.
+    #[error(transparent)]
+    MailFull(NotQueued),
     /// There is no such session.
     #[error("the account has no such session")]
     NoSession,
@@ -75,6 +83,9 @@ pub enum RequestFault {
     /// No address.
     #[error("there is no e-mail address in the body")]
     Email,
+    /// The account has one.
+    #[error("the account has a second factor already")]
+    SecondFactor,
     /// The name is too long, or holds what no name does.
     #[error("the name is too long, or holds control characters")]
     Name,
@@ -118,6 +129,26 @@ impl From<NoNewHash> for IdentityError {
         match error {
             NoNewHash::Rejected(rejected) => Self::Password(rejected),
             NoNewHash::NotHashed(error) => Self::Overloaded(error),
+        }
+    }
+}
+
+impl From<NotQueued> for IdentityError {
+    fn from(error: NotQueued) -> Self {
+        match error {
+            NotQueued::Store(error) => Self::Store(error),
+            NotQueued::Full => Self::MailFull(error),
+        }
+    }
+}
+
+impl From<NotEnrolled> for IdentityError {
+    fn from(error: NotEnrolled) -> Self {
+        match error {
+            NotEnrolled::Already => Self::Request(RequestFault::SecondFactor),
+            NotEnrolled::Code => Self::Login(NoLogin::Code),
+            NotEnrolled::Random(_) => Self::Overloaded(HashError::Failed),
+            NotEnrolled::Store(error) => Self::Store(error),
         }
     }
 }

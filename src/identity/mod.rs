@@ -16,19 +16,24 @@ mod audit;
 pub mod bodies;
 pub mod brand;
 mod budgets;
+mod by_mail;
+mod codes;
 pub mod cookie;
 pub mod email;
 pub mod endpoints;
 pub mod error;
 pub mod hasher;
 pub mod issue;
+pub mod link;
 pub mod mail;
 mod mount;
+pub mod outbox;
 pub mod pages;
 pub mod password;
 pub mod policy;
 pub mod request;
 pub mod return_to;
+pub mod second_factor;
 pub mod session;
 pub mod strength;
 
@@ -49,8 +54,10 @@ use self::hasher::Hasher;
 use self::issue::{KeysError, SigningKeys};
 pub use self::mail::MailSettings;
 pub use self::mount::Mount;
+use self::outbox::Outbox;
 pub use self::policy::{Policy, Registration};
 pub use self::request::{Origin, Request};
+use self::second_factor::SecondFactors;
 use self::session::Sessions;
 use crate::clock::Clock;
 use crate::revocation::Revocations;
@@ -65,6 +72,8 @@ pub struct Identity {
     sessions: Sessions,
     keys: SigningKeys,
     hasher: Hasher,
+    second_factors: SecondFactors,
+    outbox: Outbox,
     budgets: Budgets,
     revocations: Arc<Revocations>,
     clock: Clock,
@@ -121,6 +130,8 @@ impl Identity {
         let hasher = Hasher::start(store.stand_in_key().as_ref())?;
         let identity = Self {
             accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
+            second_factors: SecondFactors::new(store.clone()),
+            outbox: Outbox::new(store.clone(), clock.clone()),
             sessions: Sessions::new(store, Arc::clone(&revocations)),
             keys,
             hasher,
@@ -157,9 +168,13 @@ impl Identity {
         }
     }
 
-    /// Follows what other processes do to the keys, makes the next one in time, and forgets sessions that are over; until it is dropped.
+    /// Follows what other processes do to the keys, makes the next one in time, sends mail, and forgets what is over; until it is dropped.
     /// `policy` tells the policy of the configuration that is in force.
     pub async fn tend(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
+        tokio::join!(self.look_after(&policy), self.outbox.deliver(&policy));
+    }
+
+    async fn look_after(&self, policy: impl Fn() -> Option<Arc<Policy>>) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut cleanings = tokio::time::interval(CLEAN_EVERY);
@@ -184,6 +199,7 @@ impl Identity {
 
     async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
         self.sessions.prune(policy, self.clock.unix_time()).await?;
+        self.outbox.prune().await?;
         for limit in self.budgets.all() {
             limit.prune();
         }

@@ -36,6 +36,8 @@ pub struct Policy {
     pub tells_name: bool,
     /// Whether a login needs an address that was shown to be its owner's.
     pub verify_email: bool,
+    /// Whether accounts may set up a second factor.
+    pub totp: bool,
     /// Characters of a password.
     pub password_min_length: usize,
     /// How mail leaves; `None`: none does.

@@ -114,17 +114,9 @@ impl Store {
         now: i64,
     ) -> Result<Option<i64>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let statement = match change {
-            AccountChange::Roles(roles) => sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned()),
-            AccountChange::Disabled(disabled) => sqlx::query_as(SET_DISABLED).bind(now).bind(id).bind(i16::from(disabled)),
-            AccountChange::Password(hash) => sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned()),
-            AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
-        };
-        let changed: Option<(i64,)> = statement.fetch_optional(&mut *transaction).await?;
-        let Some((cutoff,)) = changed else { return Ok(None) };
-        write_revocations(&mut transaction, &[RevocationRow { revoked_at: cutoff, ..revocation }]).await?;
+        let changed = change_account(&mut transaction, id, change, revocation, now).await?;
         transaction.commit().await?;
-        Ok(Some(cutoff))
+        Ok(changed)
     }
 
     /// The hashes of as many accounts as tell what all are like. Ids are random, so these are a sample.
@@ -149,15 +141,26 @@ impl Store {
             .await?;
         Ok(())
     }
+}
 
-    /// The address was shown to be its owner's. False: the account does not have it (any more).
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
-    pub async fn verify_email(&self, id: &str, email: &str) -> Result<bool, StoreError> {
-        let statement = sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1 AND email = $2");
-        Ok(statement.bind(id).bind(email).execute(&self.pool).await?.rows_affected() == 1)
-    }
+/// Changes an account and writes the revocation, within a transaction that the caller commits. `None`: there is no such account.
+pub(super) async fn change_account(
+    connection: &mut AnyConnection,
+    id: &str,
+    change: AccountChange<'_>,
+    revocation: RevocationRow,
+    now: i64,
+) -> Result<Option<i64>, StoreError> {
+    let statement = match change {
+        AccountChange::Roles(roles) => sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned()),
+        AccountChange::Disabled(disabled) => sqlx::query_as(SET_DISABLED).bind(now).bind(id).bind(i16::from(disabled)),
+        AccountChange::Password(hash) => sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned()),
+        AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
+    };
+    let changed: Option<(i64,)> = statement.fetch_optional(&mut *connection).await?;
+    let Some((cutoff,)) = changed else { return Ok(None) };
+    write_revocations(connection, &[RevocationRow { revoked_at: cutoff, ..revocation }]).await?;
+    Ok(Some(cutoff))
 }
 
 /// False: the address is taken.

@@ -8,8 +8,10 @@
 //! Lives as long as the process, and its tasks on the background runtime: a request line never waits for it, but for a login.
 
 mod accounts;
+mod mail;
 mod revocations;
 mod seal;
+mod second_factors;
 mod sessions;
 mod signing_keys;
 
@@ -25,8 +27,10 @@ use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Executor};
 
 pub use self::accounts::{AccountChange, AccountRow};
+pub use self::mail::{LinkRow, MailRow};
 pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
+pub use self::second_factors::SecondFactor;
 pub use self::sessions::{SessionRow, Stale};
 pub use self::signing_keys::SigningKeyRow;
 use crate::config::value::SecretBytes;

@@ -65,6 +65,7 @@ impl Compiler<'_> {
             tells_email,
             tells_name,
             verify_email: written.verify_email,
+            totp: written.totp,
             password_min_length: password_min_length?,
             mail: mail?,
             brand: Arc::new(brand?),

@@ -1,0 +1,105 @@
+//! What is done by mail: another password, and addresses that are shown to be their owners'.
+
+use uuid::Uuid;
+
+use super::account::{AccountError, NewAccount};
+use super::actions::Answered;
+use super::answer::{accepted, done, with_cookies};
+use super::error::{IdentityError, RequestFault};
+use super::link::{Purpose, digest_of};
+use super::outbox::Wish;
+use super::request::Request;
+use super::{Email, Identity, Policy, audit, bodies, cookie};
+use crate::store::AccountRow;
+
+impl Identity {
+    /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is given.
+    pub(super) async fn forgot_password(&self, request: &Request, policy: &Policy) -> Answered {
+        self.wish(Wish::Reset, "password_reset_asked", request, policy).await
+    }
+
+    pub(super) async fn resend_email(&self, request: &Request, policy: &Policy) -> Answered {
+        self.wish(Wish::Verify, "email_link_asked", request, policy).await
+    }
+
+    async fn wish(&self, wish: Wish, event: &'static str, request: &Request, policy: &Policy) -> Answered {
+        let body: bodies::Address = request.read()?;
+        let email = Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
+        self.mail(wish, &email, policy).await?;
+        audit::record(event, request.client, "", "");
+        Ok(accepted())
+    }
+
+    pub(super) async fn reset_password(&self, request: &Request, policy: &Policy) -> Answered {
+        let body: bodies::ResetPassword = request.read()?;
+        let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
+        let account = self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
+        let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
+        // A password that is not taken leaves the link good.
+        let hash = self.new_hash(body.password.password(), &email, account.name.as_deref(), policy).await?;
+        if !self.accounts.reset_password(&account.id, &link, &hash, policy, self.clock.unix_seconds()).await? {
+            return Err(IdentityError::Link.into());
+        }
+        audit::record("password_reset", request.client, &account.id, "");
+        self.tell_of_change(&account, policy).await;
+        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+    }
+
+    pub(super) async fn verify_email(&self, request: &Request) -> Answered {
+        let body: bodies::LinkToken = request.read()?;
+        let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
+        let account = self.accounts.by_link(&link, Purpose::Verify, now).await?.ok_or(IdentityError::Link)?;
+        if !self.accounts.verify_email(&account.id, &link, now).await? {
+            return Err(IdentityError::Link.into());
+        }
+        audit::record("email_verified", request.client, &account.id, "");
+        Ok(done())
+    }
+
+    /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed that, and whoever asked is told the same as
+    /// anybody.
+    pub(super) async fn register_by_mail(&self, new: NewAccount, policy: &Policy) -> Result<AccountRow, IdentityError> {
+        let (email, now) = (new.email.clone(), self.clock.unix_seconds());
+        let (name, roles) = (new.name.clone(), new.roles.join(" "));
+        match self.accounts.add(new, now).await {
+            Ok(account) => {
+                self.mail(Wish::Verify, &email, policy).await?;
+                Ok(account)
+            }
+            Err(AccountError::Taken) => {
+                self.mail(Wish::Exists, &email, policy).await?;
+                Ok(AccountRow {
+                    id: Uuid::new_v4().to_string(),
+                    email: email.as_str().to_owned(),
+                    name,
+                    password: String::new(),
+                    roles,
+                    disabled: 0,
+                    email_verified: 0,
+                    generation: 0,
+                    not_before: 0,
+                    created_at: now.cast_signed(),
+                    last_login_at: None,
+                })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the owner that the password was changed. It was: what comes of the message does not matter to that.
+    pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
+        if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
+            && let Err(error) = self.outbox.put(Wish::Changed, &email).await
+        {
+            tracing::warn!(cause = %error, account = account.id, "nobody was mailed that a password was changed");
+        }
+    }
+
+    async fn mail(&self, wish: Wish, email: &Email, policy: &Policy) -> Result<(), IdentityError> {
+        if policy.mail.is_none() {
+            tracing::warn!("somebody asks for a mail, and [identity] has no mail: none is sent");
+            return Ok(());
+        }
+        Ok(self.outbox.put(wish, email).await?)
+    }
+}

@@ -1,0 +1,261 @@
+//! Mail that is to leave: it waits in the store, and one task sends it.
+//!
+//! Whoever asks for a mail is answered when the wish is written, and by that time nobody has looked whether the address has an account:
+//! neither the answer nor its time can tell. A wish survives a restart. The link is made when the message is, so that its time runs from
+//! then, and its token stands in the message and nowhere else; a message that is tried again gets another link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::email::Email;
+use super::link::{LinkToken, NoRandom, Purpose};
+use super::mail::{Letter, Mailer};
+use super::policy::Policy;
+use crate::clock::Clock;
+use crate::store::{AccountRow, LinkRow, MailRow, Store, StoreError};
+use crate::telemetry::log::AUDIT;
+
+/// What waits, and who is told that something does.
+#[derive(Debug)]
+pub struct Outbox {
+    store: Store,
+    clock: Clock,
+    wake: Notify,
+}
+
+/// What somebody is to be mailed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A link to set another password, if there is an account.
+    Reset,
+    /// A link that shows the address to be its owner's, if there is an account that needs it.
+    Verify,
+    /// That the password was changed.
+    Changed,
+    /// That somebody wanted to register with an address that has an account.
+    Exists,
+}
+
+impl Wish {
+    const ALL: [Self; 4] = [Self::Reset, Self::Verify, Self::Changed, Self::Exists];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Verify => "verify",
+            Self::Changed => "changed",
+            Self::Exists => "exists",
+        }
+    }
+}
+
+/// Why a wish was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NotQueued {
+    /// More wait than leave.
+    #[error("{MOST_WAITING} messages wait already; look at `mail_not_sent` in the log")]
+    Full,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a letter cannot be written now.
+#[derive(Debug, thiserror::Error)]
+enum NotWritten {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Random(#[from] NoRandom),
+}
+
+impl Outbox {
+    /// What waits in this store.
+    pub fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock, wake: Notify::new() }
+    }
+
+    /// Has something mailed. As quick for an address without an account.
+    ///
+    /// # Errors
+    /// [`NotQueued`]
+    pub async fn put(&self, wish: Wish, email: &Email) -> Result<(), NotQueued> {
+        let now = self.clock.unix_seconds().cast_signed();
+        if !self.store.queue_mail(wish.as_str(), email.as_str(), MOST_WAITING, now).await? {
+            return Err(NotQueued::Full);
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Sends what waits, now and whenever more comes, until it is dropped. `policy` tells the policy that is in force.
+    pub async fn deliver(&self, policy: impl Fn() -> Option<Arc<Policy>>) {
+        let mut mailer: Option<Mailer> = None;
+        let mut is_behind = false;
+        loop {
+            // Another process may have written; and what did not leave is tried again.
+            let _ = tokio::time::timeout(LOOK_EVERY, self.wake.notified()).await;
+            let Some(policy) = policy() else { continue };
+            let Some(settings) = &policy.mail else { continue };
+            if mailer.as_ref().is_none_or(|mailer| mailer.settings() != settings) {
+                mailer = Mailer::new(settings).inspect_err(|error| tracing::error!(cause = %error, "mail cannot be sent")).ok();
+            }
+            let Some(mailer) = &mailer else { continue };
+            match self.send_due(mailer, &policy).await {
+                Ok(()) => is_behind = false,
+                Err(error) if !is_behind => {
+                    is_behind = true;
+                    tracing::warn!(cause = %error, "mail waits: the store or the system does not let it be sent");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Forgets links that have long expired.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn prune(&self) -> Result<(), StoreError> {
+        self.store.prune_links(self.now() - KEEP_LINKS).await
+    }
+
+    async fn send_due(&self, mailer: &Mailer, policy: &Policy) -> Result<(), NotWritten> {
+        loop {
+            let due = self.store.due_mail(self.now()).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            for row in due {
+                // Longer than a server may take: nobody else tries meanwhile.
+                if let Some(row) = self.store.claim_mail(&row, self.now() + LONGEST_TRY).await? {
+                    self.send(&row, mailer, policy).await?;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, row: &MailRow, mailer: &Mailer, policy: &Policy) -> Result<(), NotWritten> {
+        let kind = row.kind.as_str();
+        let Some((account, letter)) = self.write(row, policy).await? else {
+            return Ok(self.store.remove_mail(row, self.now()).await?);
+        };
+        let tries = row.attempts;
+        match mailer.send(&letter, self.clock.unix_time()).await {
+            Ok(()) => {
+                tracing::info!(target: AUDIT, kind, account, "mail_sent");
+                self.store.remove_mail(row, self.now()).await?;
+            }
+            Err(error) if error.is_for_good() || self.now() - row.requested_at > GIVE_UP_AFTER => {
+                tracing::error!(target: AUDIT, kind, account, tries, cause = %error, "mail_given_up");
+                self.store.remove_mail(row, self.now()).await?;
+            }
+            Err(error) => {
+                tracing::warn!(kind, account, tries, cause = %error, "mail_not_sent");
+                self.store.postpone_mail(row, self.now() + pause(row.attempts)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The letter that is wished for, and whose account it is about. `None`: there is nothing to say to this address.
+    async fn write(&self, row: &MailRow, policy: &Policy) -> Result<Option<(String, Letter)>, NotWritten> {
+        let wish = Wish::ALL.into_iter().find(|wish| wish.as_str() == row.kind);
+        let account = self.store.account_by_email(&row.email).await?.filter(|account| account.disabled == 0);
+        let (Some(wish), Some(account), Ok(to)) = (wish, account, Email::parse(&row.email)) else { return Ok(None) };
+        let site = &policy.brand.name;
+        let (subject, text) = match wish {
+            Wish::Reset => {
+                let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await? else { return Ok(None) };
+                (
+                    format!("A new password for {site}"),
+                    format!(
+                        "Somebody, hopefully you, asked for a new password for {to} at {site}.\n\n\
+                         Open this link within 30 minutes and choose one:\n\n{link}\n\n\
+                         It works once. If it was not you, ignore this message: nothing has changed.\n"
+                    ),
+                )
+            }
+            Wish::Verify => {
+                let link =
+                    if account.email_verified == 1 { None } else { self.link(&account, Purpose::Verify, row.attempts, policy).await? };
+                let Some(link) = link else { return Ok(None) };
+                (
+                    format!("Confirm your e-mail address for {site}"),
+                    format!(
+                        "An account was made for {to} at {site}.\n\n\
+                         Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
+                         It works once. If it was not you, ignore this message: nobody can log in to the account.\n"
+                    ),
+                )
+            }
+            Wish::Exists => (
+                format!("Your account at {site}"),
+                format!(
+                    "Somebody, hopefully you, wanted to make an account for {to} at {site}. There is one already.\n\n\
+                     If you have forgotten its password, ask for a link to set another one:\n\n{}/password/forgot\n\n\
+                     If it was not you, ignore this message: nothing has changed.\n",
+                    policy.issuer
+                ),
+            ),
+            Wish::Changed => (
+                format!("Your password for {site} was changed"),
+                format!(
+                    "The password of {to} at {site} was changed, and every device was logged out.\n\n\
+                     If it was not you, ask for a link to set another one, at once:\n\n{}/password/forgot\n",
+                    policy.issuer
+                ),
+            ),
+        };
+        Ok(Some((account.id, Letter { to, subject, text })))
+    }
+
+    /// Makes a link. `None`: the account was sent enough of them just now. One that did not leave may be made anew.
+    async fn link(&self, account: &AccountRow, purpose: Purpose, attempts: i64, policy: &Policy) -> Result<Option<String>, NotWritten> {
+        let now = self.now();
+        if attempts <= 1 && self.store.links_since(&account.id, purpose.as_str(), now - ENOUGH_WITHIN).await? >= ENOUGH {
+            tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
+            return Ok(None);
+        }
+        let token = LinkToken::generate()?;
+        let expires_at = now + i64::try_from(purpose.lifetime().as_secs()).unwrap_or(0);
+        let row = LinkRow { digest: &token.digest(), purpose: purpose.as_str(), account, created_at: now, expires_at };
+        self.store.insert_link(&row).await?;
+        Ok(Some(token.url(&policy.issuer, purpose)))
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.unix_seconds().cast_signed()
+    }
+}
+
+/// Seconds until the next try, after so many.
+fn pause(tries: i64) -> i64 {
+    match tries {
+        ..=1 => 15,
+        2 => 60,
+        3 => 300,
+        _ => 900,
+    }
+}
+
+/// Wishes that wait at most. A flood of them costs no more than this, and a mail server that is away for long no wish that was taken.
+const MOST_WAITING: i64 = 10_000;
+
+/// How often the store is asked for what others wrote, and what is due again.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Seconds after which a try that nothing was heard of is over: more than the mail server is given.
+const LONGEST_TRY: i64 = 180;
+
+/// Seconds for which something is tried: nobody waits longer for a link.
+const GIVE_UP_AFTER: i64 = 4 * 3600;
+
+/// So many links of a kind within so many seconds are enough for an account: more would be somebody filling another's mailbox.
+const ENOUGH: i64 = 5;
+const ENOUGH_WITHIN: i64 = 15 * 60;
+
+/// Seconds for which a link that expired is remembered.
+const KEEP_LINKS: i64 = 24 * 3600;

@@ -1,0 +1,291 @@
+//! A second factor: codes of an authenticator app beside the password (TOTP, RFC 6238), and recovery codes for the day it is lost.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use aws_lc_rs::{hmac, rand};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use qrcode::{Color, EcLevel, QrCode};
+use zeroize::Zeroizing;
+
+use super::link::NoRandom;
+use crate::store::{Store, StoreError};
+
+/// The second factors of accounts.
+#[derive(Debug)]
+pub struct SecondFactors {
+    store: Store,
+    /// Of the digests of recovery codes.
+    key: hmac::Key,
+}
+
+/// What somebody needs to set up an authenticator app.
+pub struct Enrolment {
+    /// To be typed: base32.
+    pub secret: Zeroizing<String>,
+    /// To be opened: `otpauth://totp/…`.
+    pub uri: Zeroizing<String>,
+    /// To be scanned: an SVG image.
+    pub qr: Zeroizing<String>,
+}
+
+/// What a code is, at a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// The account needs none.
+    NotNeeded,
+    /// It is right, and used up.
+    Right,
+    /// There is none, and one is needed.
+    Missing,
+    /// It is wrong, was used, or comes after too many wrong ones.
+    Wrong,
+}
+
+/// Why a second factor is not set up.
+#[derive(Debug, thiserror::Error)]
+pub enum NotEnrolled {
+    /// The account has one.
+    #[error("the account has a second factor already")]
+    Already,
+    /// The code does not prove that the app has the secret.
+    #[error("the code is wrong, or nothing waits to be confirmed")]
+    Code,
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] NoRandom),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl SecondFactors {
+    /// Those in this store.
+    pub fn new(store: Store) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, store.recovery_key().as_ref());
+        Self { store, key }
+    }
+
+    /// Whether logins of an account ask for a code.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn has(&self, account: &str) -> Result<bool, StoreError> {
+        Ok(self.store.second_factor(account).await?.is_some_and(|factor| factor.is_confirmed))
+    }
+
+    /// Makes a secret for an account, known to apps as `email` at `site`. No login asks for its codes before one was confirmed.
+    ///
+    /// # Errors
+    /// [`NotEnrolled`]
+    pub async fn begin(&self, account: &str, site: &str, email: &str, now: Duration) -> Result<Enrolment, NotEnrolled> {
+        let mut secret = Zeroizing::new([0; SECRET]);
+        rand::fill(secret.as_mut()).map_err(|_| NoRandom)?;
+        if !self.store.begin_second_factor(account, secret.as_ref(), now.as_secs().cast_signed()).await? {
+            return Err(NotEnrolled::Already);
+        }
+        let secret = Zeroizing::new(base32(secret.as_ref()));
+        let (site, email) = (percent_encoded(site), percent_encoded(email));
+        let uri = Zeroizing::new(format!("otpauth://totp/{site}:{email}?secret={}&issuer={site}", *secret));
+        let qr = Zeroizing::new(svg(&uri));
+        Ok(Enrolment { secret, uri, qr })
+    }
+
+    /// Has logins ask for codes from now on, for a code that proves that the app has the secret: the recovery codes, shown this once.
+    ///
+    /// # Errors
+    /// [`NotEnrolled`]
+    pub async fn confirm(&self, account: &str, code: &str, now: Duration) -> Result<Vec<Zeroizing<String>>, NotEnrolled> {
+        let factor = self.store.second_factor(account).await?.ok_or(NotEnrolled::Code)?;
+        if factor.is_confirmed {
+            return Err(NotEnrolled::Already);
+        }
+        let step = step_of(code, &factor.secret, now, factor.last_step).ok_or(NotEnrolled::Code)?;
+        let codes = (0..RECOVERY_CODES).map(|_| recovery_code()).collect::<Result<Vec<_>, _>>()?;
+        let digests: Vec<String> = codes.iter().map(|code| self.digest(account, code)).collect();
+        let confirmed = self.store.confirm_second_factor(account, &factor, step, &digests, now.as_secs().cast_signed()).await?;
+        if confirmed { Ok(codes) } else { Err(NotEnrolled::Code) }
+    }
+
+    /// Whether somebody who knows the password of an account may log in with this code. A right one is used up.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn check(&self, account: &str, code: Option<&str>, now: Duration) -> Result<Checked, StoreError> {
+        let Some(factor) = self.store.second_factor(account).await?.filter(|factor| factor.is_confirmed) else {
+            return Ok(Checked::NotNeeded);
+        };
+        let Some(code) = code.filter(|code| !code.trim().is_empty()) else { return Ok(Checked::Missing) };
+        if factor.blocked_until > now.as_secs().cast_signed() {
+            return Ok(Checked::Wrong);
+        }
+        let is_right = match step_of(code, &factor.secret, now, factor.last_step) {
+            Some(step) => self.store.take_code(account, step).await?,
+            None => self.store.use_recovery_code(account, &self.digest(account, code)).await?,
+        };
+        if is_right {
+            return Ok(Checked::Right);
+        }
+        let until = (now + BLOCK).as_secs().cast_signed();
+        self.store.count_wrong_code(account, MOST_WRONG, until).await?;
+        Ok(Checked::Wrong)
+    }
+
+    /// Removes the second factor of an account. False: it has none.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn remove(&self, account: &str) -> Result<bool, StoreError> {
+        self.store.remove_second_factor(account).await
+    }
+
+    /// What the store keeps of a recovery code. Of 80 random bits, it need not be slow.
+    fn digest(&self, account: &str, code: &str) -> String {
+        let plain: String = code.chars().filter(char::is_ascii_alphanumeric).take(LONGEST_CODE).collect();
+        let tag = hmac::sign(&self.key, format!("{account}/{}", plain.to_ascii_uppercase()).as_bytes());
+        BASE64_URL_SAFE_NO_PAD.encode(tag)
+    }
+}
+
+/// The time step that a code is of: the one of `now`, the one before or the one after (RFC 6238 §5.2), but none at or before `last`.
+fn step_of(code: &str, secret: &[u8], now: Duration, last: i64) -> Option<i64> {
+    let digits: String = code.chars().filter(|letter| !letter.is_whitespace()).take(LONGEST_CODE).collect();
+    let is_code = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let code: u32 = digits.parse().ok().filter(|_| is_code)?;
+    let step = (now.as_secs() / STEP).cast_signed();
+    [step, step - 1, step + 1].into_iter().find(|&step| step > last && code_at(secret, step.cast_unsigned()) == code)
+}
+
+/// RFC 4226 §5.3, of the HMAC-SHA-1 that every app knows.
+fn code_at(secret: &[u8], step: u64) -> u32 {
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
+    let tag = hmac::sign(&key, &step.to_be_bytes());
+    let tag = tag.as_ref();
+    let at = usize::from(tag.last().copied().unwrap_or_default() & 0x0f);
+    let word = tag.iter().skip(at).take(4).fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
+    (word & 0x7fff_ffff) % 1_000_000
+}
+
+/// Sixteen letters and digits in groups of four: 80 random bits.
+fn recovery_code() -> Result<Zeroizing<String>, NoRandom> {
+    let mut bytes = Zeroizing::new([0; 10]);
+    rand::fill(bytes.as_mut()).map_err(|_| NoRandom)?;
+    let plain = Zeroizing::new(base32(bytes.as_ref()));
+    let groups: Vec<&str> = (0..4).filter_map(|group| plain.get(group * 4..group * 4 + 4)).collect();
+    Ok(Zeroizing::new(groups.join("-")))
+}
+
+/// RFC 4648 §6, for a whole number of groups of five bits.
+fn base32(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 8 / 5);
+    for group in bytes.chunks(5) {
+        let word = group.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+        let letters = group.len() * 8 / 5;
+        for letter in (0..letters).rev() {
+            text.push(char::from(BASE32[(word >> (letter * 5)) as usize & 31]));
+        }
+    }
+    text
+}
+
+/// For a label or a value of an `otpauth:` URI: whatever is not unreserved (RFC 3986 §2.3).
+fn percent_encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// A QR code as an image that scales, dark on light whatever the page's colours are: apps read no other.
+fn svg(text: &str) -> String {
+    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::M) else { return String::new() };
+    let (width, quiet) = (code.width(), 4);
+    let mut path = String::new();
+    for (at, color) in code.to_colors().into_iter().enumerate() {
+        if color == Color::Dark {
+            // Writing into a string cannot fail.
+            let _ = write!(path, "M{} {}h1v1h-1z", at % width + quiet, at / width + quiet);
+        }
+    }
+    let side = width + 2 * quiet;
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {side} {side}\" role=\"img\" shape-rendering=\"crispEdges\">\
+         <rect width=\"{side}\" height=\"{side}\" fill=\"#fff\"/><path d=\"{path}\" fill=\"#000\"/></svg>"
+    )
+}
+
+const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// Bytes of a secret: as many as SHA-1 has (RFC 4226 §4).
+const SECRET: usize = 20;
+
+/// Seconds of a time step, and digits of a code: what every app takes for granted.
+const STEP: u64 = 30;
+const DIGITS: usize = 6;
+
+/// Recovery codes of an account.
+const RECOVERY_CODES: usize = 10;
+
+/// What is longer is no code.
+const LONGEST_CODE: usize = 40;
+
+/// Wrong codes in a row after which none is looked at for a while: a guesser who knows the password needs about eight months of trying
+/// for an even chance.
+const MOST_WRONG: i64 = 10;
+const BLOCK: Duration = Duration::from_mins(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_the_rfc() {
+        // RFC 6238, appendix B, SHA-1: the last six of eight digits.
+        let secret = b"12345678901234567890";
+        for (seconds, code) in [
+            (59, 287_082),
+            (1_111_111_109, 81_804),
+            (1_111_111_111, 50_471),
+            (1_234_567_890, 5_924),
+            (2_000_000_000, 279_037),
+            (20_000_000_000, 353_130),
+        ] {
+            assert_eq!(code_at(secret, seconds / STEP), code, "{seconds}");
+        }
+        // RFC 4226, appendix D.
+        for (step, code) in
+            [755_224, 287_082, 359_152, 969_429, 338_314, 254_676, 287_922, 162_583, 399_871, 520_489].into_iter().enumerate()
+        {
+            assert_eq!(code_at(secret, step as u64), code, "{step}");
+        }
+    }
+
+    #[test]
+    fn a_code_is_good_for_a_step_before_and_after_and_never_twice() {
+        let secret = b"12345678901234567890";
+        let at = |seconds: u64, code: &str, last: i64| step_of(code, secret, Duration::from_secs(seconds), last);
+        for seconds in [30, 59, 60, 89, 0, 29] {
+            assert_eq!(at(seconds, "287082", -1), Some(1), "{seconds}");
+        }
+        assert_eq!((at(90, "287082", -1), at(59, "287082", 1), at(59, "287082", 0)), (None, None, Some(1)));
+        assert_eq!(at(59, " 287 082\n", 0), Some(1));
+        for wrong in ["", "28708", "2870820", "+87082", "२८७०८२", "287083", "287082x"] {
+            assert_eq!(at(59, wrong, 0), None, "{wrong}");
+        }
+        // Zeros in front count.
+        assert_eq!((at(1_111_111_109, "081804", 0), at(1_111_111_109, "81804", 0)), (Some(37_037_036), None));
+    }
+
+    #[test]
+    fn base32_is_that_of_the_rfc() {
+        // RFC 4648 §10; and the secret of RFC 6238 as apps show it.
+        assert_eq!((base32(b"fooba").as_str(), base32(b"").as_str()), ("MZXW6YTB", ""));
+        assert_eq!(base32(b"12345678901234567890"), "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ");
+        let code = recovery_code().unwrap();
+        assert_eq!((code.len(), code.matches('-').count()), (19, 3));
+    }
+
+    #[test]
+    fn the_image_is_plain_and_whole() {
+        let image = svg("otpauth://totp/app.example.com:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=app.example.com");
+        assert!(image.starts_with("<svg ") && image.ends_with("</svg>") && !image.contains("style"), "{image}");
+    }
+}

@@ -1,0 +1,308 @@
+//! The tables of mail that waits, and of the links in it.
+
+use super::accounts::change_account;
+use super::{AccountChange, AccountRow, RevocationRow, Store, StoreError};
+
+/// A row: something that somebody is to be mailed.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct MailRow {
+    /// What: `reset`, `verify`, `changed` or `exists`.
+    pub kind: String,
+    /// To whom, in its one form.
+    pub email: String,
+    /// Unix seconds.
+    pub requested_at: i64,
+    /// How often it was tried.
+    pub attempts: i64,
+    /// How often it was asked for since the last time that it left.
+    pub asked: i64,
+}
+
+/// A row: a link that is good once.
+#[derive(Clone, Debug)]
+pub struct LinkRow<'a> {
+    /// Of its token.
+    pub digest: &'a str,
+    /// For what: `reset` or `verify`.
+    pub purpose: &'a str,
+    /// Whose it is, as the account is when it is made.
+    pub account: &'a AccountRow,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix seconds.
+    pub expires_at: i64,
+}
+
+impl Store {
+    /// Has something mailed to an address, whether or not it has an account: always one write, so that nobody learns it from the time.
+    /// False: `most` wait already.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn queue_mail(&self, kind: &str, email: &str, most: i64, now: i64) -> Result<bool, StoreError> {
+        let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
+        Ok(statement.execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Some of what is to be tried now, the one that waited longest in front.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn due_mail(&self, now: i64) -> Result<Vec<MailRow>, StoreError> {
+        Ok(sqlx::query_as(DUE).bind(now).fetch_all(&self.pool).await?)
+    }
+
+    /// Takes a row to try it, and has it tried again at `again_at` if nothing more is heard: the row as it now is. `None`: another process
+    /// has it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn claim_mail(&self, row: &MailRow, again_at: i64) -> Result<Option<MailRow>, StoreError> {
+        let statement = sqlx::query_as(CLAIM).bind(again_at).bind(&row.kind).bind(&row.email).bind(row.attempts);
+        Ok(statement.fetch_optional(&self.pool).await?)
+    }
+
+    /// Has a row tried again then.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn postpone_mail(&self, row: &MailRow, next_at: i64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE mail_outbox SET next_at = $1 WHERE kind = $2 AND email = $3")
+            .bind(next_at)
+            .bind(&row.kind)
+            .bind(&row.email)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Is done with a row, as it was when it was taken: what was asked for since begins anew.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn remove_mail(&self, row: &MailRow, now: i64) -> Result<(), StoreError> {
+        let statement = sqlx::query("DELETE FROM mail_outbox WHERE kind = $1 AND email = $2 AND asked = $3");
+        let removed = statement.bind(&row.kind).bind(&row.email).bind(row.asked).execute(&self.pool).await?;
+        if removed.rows_affected() == 0 {
+            let statement = sqlx::query(BEGIN_ANEW).bind(now).bind(row.asked).bind(&row.kind).bind(&row.email);
+            statement.execute(&self.pool).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a link.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn insert_link(&self, link: &LinkRow<'_>) -> Result<(), StoreError> {
+        sqlx::query(INSERT_LINK)
+            .bind(link.digest)
+            .bind(link.purpose)
+            .bind(&link.account.id)
+            .bind(&link.account.email)
+            .bind(link.account.generation)
+            .bind(link.created_at)
+            .bind(link.expires_at)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// How many links of an account were made after `since`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn links_since(&self, account: &str, purpose: &str, since: i64) -> Result<i64, StoreError> {
+        let (count,): (i64,) = sqlx::query_as(LINKS_SINCE).bind(account).bind(purpose).bind(since).fetch_one(&self.pool).await?;
+        Ok(count)
+    }
+
+    /// The account that a link is good for, now. Nothing is used up.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn account_of_link(&self, digest: &str, purpose: &str, now: i64) -> Result<Option<AccountRow>, StoreError> {
+        Ok(sqlx::query_as(ACCOUNT_OF_LINK).bind(digest).bind(purpose).bind(now).fetch_optional(&self.pool).await?)
+    }
+
+    /// Uses a link up, gives the account it is good for another password and revokes what was issued to it, in one step: the cut-off.
+    /// `revocation` is of the account's subject. `None`: the link is good for nothing (any more).
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn reset_password(
+        &self,
+        digest: &str,
+        account: &str,
+        hash: &str,
+        revocation: RevocationRow,
+        now: i64,
+    ) -> Result<Option<i64>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let used = sqlx::query(USE_LINK).bind(now).bind(digest).bind("reset").bind(account).execute(&mut *transaction).await?;
+        if used.rows_affected() == 0 {
+            return Ok(None);
+        }
+        // Whoever reads the mail has the address.
+        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1").bind(account).execute(&mut *transaction).await?;
+        let changed = change_account(&mut transaction, account, AccountChange::Password(hash), revocation, now).await?;
+        let Some(cutoff) = changed else { return Ok(None) };
+        transaction.commit().await?;
+        Ok(Some(cutoff))
+    }
+
+    /// Uses a link up, and notes that the account's address was shown to be its owner's. False: the link is good for nothing (any more).
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn verify_email(&self, digest: &str, account: &str, now: i64) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let used = sqlx::query(USE_LINK).bind(now).bind(digest).bind("verify").bind(account).execute(&mut *transaction).await?;
+        if used.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1").bind(account).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Forgets links that expired before then.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn prune_links(&self, before: i64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before).execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+/// One that waits already is written too.
+const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked) \
+    SELECT $1, $2, $3, $3, 0, 1 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
+    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1";
+
+const DUE: &str = "SELECT kind, email, requested_at, attempts, asked FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
+
+const CLAIM: &str = "UPDATE mail_outbox SET attempts = attempts + 1, next_at = $1 WHERE kind = $2 AND email = $3 AND attempts = $4 \
+    RETURNING kind, email, requested_at, attempts, asked";
+
+const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1, next_at = $1, asked = asked - $2 \
+    WHERE kind = $3 AND email = $4";
+
+const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+const LINKS_SINCE: &str = "SELECT COUNT(*) FROM mail_links WHERE account = $1 AND purpose = $2 AND created_at > $3";
+
+/// A link to reset a password dies with the password it was asked for; one that shows an address to be its owner's does not.
+const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
+    AND mail_links.email = accounts.email AND (mail_links.generation = accounts.generation OR mail_links.purpose <> 'reset') \
+    WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
+    AND accounts.disabled = 0";
+
+const USE_LINK: &str = "UPDATE mail_links SET used_at = $1 WHERE digest = $2 AND purpose = $3 AND account = $4 \
+    AND used_at IS NULL AND expires_at > $1 AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = mail_links.account \
+    AND accounts.email = mail_links.email AND accounts.disabled = 0 \
+    AND (accounts.generation = mail_links.generation OR mail_links.purpose <> 'reset'))";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::settings;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn account(id: &str) -> AccountRow {
+        AccountRow {
+            id: id.to_owned(),
+            email: format!("{id}@example.com"),
+            name: None,
+            password: "old".to_owned(),
+            roles: String::new(),
+            disabled: 0,
+            email_verified: 0,
+            generation: 0,
+            not_before: 0,
+            created_at: NOW,
+            last_login_at: None,
+        }
+    }
+
+    fn revocation(account: &str) -> RevocationRow {
+        RevocationRow { kind: "subject".into(), value: account.into(), scope: "=x".into(), revoked_at: NOW, seq: 0 }
+    }
+
+    async fn link(store: &Store, digest: &str, purpose: &str, account: &AccountRow) {
+        store.insert_link(&LinkRow { digest, purpose, account, created_at: NOW, expires_at: NOW + 60 }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn wishes_wait_for_whoever_sends_them_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        assert!(store.queue_mail("reset", "a@example.com", 2, NOW).await.unwrap());
+        assert!(store.queue_mail("reset", "b@example.com", 2, NOW + 1).await.unwrap());
+        assert!(!store.queue_mail("reset", "c@example.com", 2, NOW).await.unwrap(), "two wait at most");
+        store.close().await;
+
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        assert_eq!(store.due_mail(NOW - 1).await.unwrap(), []);
+        let row = store.due_mail(NOW).await.unwrap().remove(0);
+        let taken = store.claim_mail(&row, NOW + 60).await.unwrap().unwrap();
+        assert_eq!((taken.email.as_str(), taken.attempts, taken.asked), ("a@example.com", 1, 1));
+        assert!(store.claim_mail(&row, NOW + 60).await.unwrap().is_none(), "another process has it");
+        assert_eq!(store.due_mail(NOW).await.unwrap(), []);
+        // Asked for again while it is sent: that is another wish.
+        store.remove_mail(&store.due_mail(NOW + 1).await.unwrap()[0], NOW).await.unwrap();
+        assert!(store.queue_mail("reset", "a@example.com", 2, NOW + 5).await.unwrap());
+        store.remove_mail(&taken, NOW + 6).await.unwrap();
+        let again = store.due_mail(NOW + 6).await.unwrap();
+        assert_eq!((again[0].attempts, again[0].asked, again[0].requested_at), (0, 1, NOW + 6));
+        let taken = store.claim_mail(&again[0], NOW + 60).await.unwrap().unwrap();
+        store.postpone_mail(&taken, NOW + 20).await.unwrap();
+        assert_eq!(store.due_mail(NOW + 20).await.unwrap().len(), 1);
+        store.remove_mail(&taken, NOW + 20).await.unwrap();
+        assert_eq!(store.due_mail(NOW + 1000).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_link_is_good_once_for_the_account_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let ann = account("ann");
+        store.insert_account(&ann).await.unwrap();
+        for (digest, purpose) in [("r1", "reset"), ("r2", "reset"), ("v1", "verify"), ("v2", "verify")] {
+            link(&store, digest, purpose, &ann).await;
+        }
+        assert_eq!(store.links_since("ann", "reset", NOW - 1).await.unwrap(), 2);
+        assert_eq!(store.links_since("ann", "reset", NOW).await.unwrap(), 0);
+        let good_for = async |digest: &str, purpose: &str, now: i64| store.account_of_link(digest, purpose, now).await.unwrap().is_some();
+        assert!(good_for("r1", "reset", NOW + 59).await);
+        for (digest, purpose, now) in [("r1", "verify", NOW), ("v1", "reset", NOW), ("none", "reset", NOW), ("r1", "reset", NOW + 60)] {
+            assert!(!good_for(digest, purpose, now).await, "{digest} {purpose} {now}");
+        }
+
+        // Of many that use it, one does.
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..16 {
+            let store = store.clone();
+            let hash = format!("new {index}");
+            tasks.spawn(async move { store.reset_password("r1", "ann", &hash, revocation("ann"), NOW + 1).await.unwrap() });
+        }
+        let won: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+        assert_eq!(won, [NOW + 1]);
+        let changed = store.account("ann").await.unwrap().unwrap();
+        assert_eq!((changed.generation, changed.email_verified, changed.not_before), (1, 1, NOW + 1));
+        assert_eq!(store.revocations_after(0).await.unwrap().len(), 1, "what was issued before is revoked in the same step");
+        // The other link was for the password that is no more; the address is still the same.
+        assert!(!good_for("r2", "reset", NOW).await);
+        assert_eq!(store.reset_password("r2", "ann", "x", revocation("ann"), NOW).await.unwrap(), None);
+        assert!(store.verify_email("v1", "ann", NOW).await.unwrap() && !store.verify_email("v1", "ann", NOW).await.unwrap());
+
+        let disabled = crate::store::AccountChange::Disabled(true);
+        store.change_account("ann", disabled, revocation("ann"), NOW).await.unwrap();
+        assert!(!good_for("v2", "verify", NOW).await && !store.verify_email("v2", "ann", NOW).await.unwrap());
+        store.prune_links(NOW + 61).await.unwrap();
+        assert_eq!(store.links_since("ann", "verify", 0).await.unwrap(), 0);
+    }
+}

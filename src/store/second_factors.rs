@@ -1,0 +1,145 @@
+//! The tables of second factors: the secret that codes are made of, and the codes for the day when it is lost.
+
+use zeroize::Zeroizing;
+
+use super::{Store, StoreError};
+
+/// The second factor of an account.
+#[derive(Clone)]
+pub struct SecondFactor {
+    /// What codes are made of.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// Whether logins ask for a code.
+    pub is_confirmed: bool,
+    /// The time step of the last code that was taken.
+    pub last_step: i64,
+    /// Unix seconds: until then no code is looked at.
+    pub blocked_until: i64,
+    /// The secret as it is stored: of which one a confirmation is.
+    sealed: String,
+}
+
+impl std::fmt::Debug for SecondFactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecondFactor").field("is_confirmed", &self.is_confirmed).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The second factor of an account, confirmed or not.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
+        let row: Option<(String, Option<i64>, i64, i64)> = sqlx::query_as(READ).bind(account).fetch_optional(&self.pool).await?;
+        let Some((sealed, confirmed_at, last_step, blocked_until)) = row else { return Ok(None) };
+        let secret = self.sealer.open(&place(account), &sealed)?;
+        Ok(Some(SecondFactor { secret, is_confirmed: confirmed_at.is_some(), last_step, blocked_until, sealed }))
+    }
+
+    /// Writes another secret for an account, to be confirmed. False: it has a confirmed one.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn begin_second_factor(&self, account: &str, secret: &[u8], now: i64) -> Result<bool, StoreError> {
+        let sealed = self.sealer.seal(&place(account), secret)?;
+        Ok(sqlx::query(BEGIN).bind(account).bind(sealed).bind(now).execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// From now on logins of the account ask for codes of this secret; `recovery` are the digests of those that are good once. False: it
+    /// was replaced or confirmed meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn confirm_second_factor(
+        &self,
+        account: &str,
+        factor: &SecondFactor,
+        step: i64,
+        recovery: &[String],
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let confirmed = sqlx::query(CONFIRM).bind(now).bind(step).bind(account).bind(&factor.sealed).execute(&mut *transaction).await?;
+        if confirmed.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query("DELETE FROM recovery_codes WHERE account = $1").bind(account).execute(&mut *transaction).await?;
+        for digest in recovery {
+            sqlx::query("INSERT INTO recovery_codes (account, digest) VALUES ($1, $2)")
+                .bind(account)
+                .bind(digest)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Takes the code of a time step. Of any number that bring it, one does; and none brings an earlier one later.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn take_code(&self, account: &str, step: i64) -> Result<bool, StoreError> {
+        Ok(sqlx::query(TAKE).bind(step).bind(account).execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Uses a recovery code up. False: the account has no such code (any more).
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn use_recovery_code(&self, account: &str, digest: &str) -> Result<bool, StoreError> {
+        let statement = sqlx::query("DELETE FROM recovery_codes WHERE account = $1 AND digest = $2");
+        if statement.bind(account).bind(digest).execute(&self.pool).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE second_factors SET failures = 0 WHERE account = $1").bind(account).execute(&self.pool).await?;
+        Ok(true)
+    }
+
+    /// Counts a wrong code. After `most` in a row none is looked at before `until`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn count_wrong_code(&self, account: &str, most: i64, until: i64) -> Result<(), StoreError> {
+        sqlx::query(COUNT_WRONG).bind(account).bind(most).bind(until).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Removes the second factor of an account, and its recovery codes. False: it has none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn remove_second_factor(&self, account: &str) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("DELETE FROM recovery_codes WHERE account = $1").bind(account).execute(&mut *transaction).await?;
+        let removed = sqlx::query("DELETE FROM second_factors WHERE account = $1").bind(account).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(removed.rows_affected() == 1)
+    }
+
+    /// The key that recovery codes are digested with.
+    pub fn recovery_key(&self) -> Zeroizing<[u8; 32]> {
+        self.sealer.derive("portcullis recovery codes v1")
+    }
+}
+
+/// The place that a secret is sealed for.
+fn place(account: &str) -> String {
+    format!("second_factors.secret/{account}")
+}
+
+const READ: &str = "SELECT secret, confirmed_at, last_step, blocked_until FROM second_factors WHERE account = $1";
+
+const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, confirmed_at, last_step, failures, blocked_until) \
+    VALUES ($1, $2, $3, NULL, 0, 0, 0) ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at \
+    WHERE second_factors.confirmed_at IS NULL";
+
+const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
+    WHERE account = $3 AND secret = $4 AND confirmed_at IS NULL";
+
+const TAKE: &str = "UPDATE second_factors SET last_step = $1, failures = 0 \
+    WHERE account = $2 AND confirmed_at IS NOT NULL AND last_step < $1";
+
+const COUNT_WRONG: &str = "UPDATE second_factors SET failures = CASE WHEN failures + 1 >= $2 THEN 0 ELSE failures + 1 END, \
+    blocked_until = CASE WHEN failures + 1 >= $2 THEN $3 ELSE blocked_until END WHERE account = $1";

@@ -1,0 +1,202 @@
+//! What is done by mail: another password, and addresses that are shown to be their owners' (CONTRACT §5, rule 15).
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, Response};
+
+/// An issuer that mails into a folder. Its route has a limit of its own, so that tests are not slowed down.
+const MAILING: &str = "
+[store]
+database = 'sqlite:portcullis.db'
+key = { file = 'portcullis.key' }
+[identity]
+issuer = 'http://app.test/auth'
+registration = 'open'
+mail = { folder = 'mail' }
+[limit.many]
+requests = 100000
+per = '1m'
+[[route]]
+path = '/auth/*'
+identity = true
+limit = 'many'
+[[route]]
+path = '/*'
+upstream = 'app'
+";
+
+const PASSWORD: &str = "correct horse battery staple";
+
+async fn post(gateway: &Gateway, path: &str, body: Value) -> Response {
+    let request = gateway.request("POST", &format!("/auth{path}")).header("Content-Type", "application/json");
+    request.body(body.to_string()).send().await
+}
+
+async fn register(gateway: &Gateway, email: &str) -> Response {
+    post(gateway, "/register", json!({ "email": email, "password": PASSWORD })).await
+}
+
+async fn login(gateway: &Gateway, email: &str, password: &str) -> Response {
+    post(gateway, "/login", json!({ "email": email, "password": password })).await
+}
+
+/// Waits until so many messages have left, and reads them, in order.
+async fn mails(gateway: &Gateway, count: usize) -> Vec<String> {
+    let is_sent = |line: &Value| line["message"] == "mail_sent";
+    let mut mark = 0;
+    for _ in 0..count {
+        gateway.log().after(mark, "the messages have left", is_sent).await;
+        mark += 1 + gateway.log().lines()[mark..].iter().position(is_sent).unwrap();
+    }
+    read(&gateway.path("mail"))
+}
+
+fn read(folder: &Path) -> Vec<String> {
+    let mut files: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+}
+
+/// The token of the link in a message.
+fn token(mail: &str, link: &str) -> String {
+    let start = mail.find(link).unwrap_or_else(|| panic!("no {link} in {mail}")) + link.len();
+    mail[start..].split_whitespace().next().unwrap().to_owned()
+}
+
+const RESET: &str = "http://app.test/auth/password/reset?token=";
+const VERIFY: &str = "http://app.test/auth/email/verify?token=";
+
+#[tokio::test]
+async fn a_password_is_reset_by_mail() {
+    let gateway = Gateway::start(MAILING).await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    let before = login(&gateway, "ann@example.com", PASSWORD).await.json();
+    let bearer = before["access_token"].as_str().unwrap();
+    assert_eq!(gateway.get("/reports").bearer(bearer).send().await.status, 200);
+
+    // Whatever Host says, links lead to the issuer.
+    let request = gateway.request("POST", "/auth/password/forgot").header("Content-Type", "application/json").host("evil.example");
+    let asked = request.body(json!({ "email": " ANN@Example.com" }).to_string()).send().await;
+    assert_eq!((asked.status, asked.body.len(), asked.header("cache-control")), (202, 0, Some("no-store")));
+    let mails_sent = mails(&gateway, 1).await;
+    assert!(mails_sent[0].contains("\r\nTo: ann@example.com\r\n") && !mails_sent[0].contains("evil"), "{}", mails_sent[0]);
+    let token = token(&mails_sent[0], RESET);
+
+    // A password that is not taken leaves the link good.
+    let weak = post(&gateway, "/password/reset", json!({ "token": token, "password": "password" })).await;
+    weak.is(422, "password_rejected");
+    let reset = json!({ "token": token, "password": "another horse battery staple" });
+    let done = post(&gateway, "/password/reset", reset.clone()).await;
+    assert_eq!((done.status, done.body.len()), (204, 0));
+    post(&gateway, "/password/reset", reset).await.is(400, "link_invalid");
+
+    gateway.get("/reports").bearer(bearer).send().await.is(401, "token_revoked");
+    let refresh = json!({ "refresh_token": before["refresh_token"] });
+    post(&gateway, "/refresh", refresh).await.is(401, "invalid_grant");
+    login(&gateway, "ann@example.com", PASSWORD).await.is(401, "login_failed");
+    let after = login(&gateway, "ann@example.com", "another horse battery staple").await.json();
+    assert_eq!(gateway.get("/reports").bearer(after["access_token"].as_str().unwrap()).send().await.status, 200);
+
+    // Its owner is told, and no event tells a secret.
+    let mails_sent = mails(&gateway, 2).await;
+    assert!(mails_sent[1].contains("was changed") && mails_sent[1].contains("http://app.test/auth/password/forgot"), "{}", mails_sent[1]);
+    gateway.log().until("the reset is told", |line| line["message"] == "password_reset" && line["account"].is_string()).await;
+    assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains(&token)));
+}
+
+#[tokio::test]
+async fn whoever_asks_learns_nothing() {
+    let gateway = Gateway::start(MAILING).await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    let known = post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await;
+    let unknown = post(&gateway, "/password/forgot", json!({ "email": "bob@example.com" })).await;
+    let without_date = |response: &Response| {
+        let mut headers = response.headers.clone();
+        headers.retain(|(name, _)| !["date", "x-request-id"].contains(&name.to_ascii_lowercase().as_str()));
+        (response.status, headers, response.body.clone())
+    };
+    assert_eq!(without_date(&known), without_date(&unknown));
+    assert_eq!(mails(&gateway, 1).await.len(), 1);
+    post(&gateway, "/password/forgot", json!({ "email": "nobody" })).await.is(400, "request_invalid");
+    for token in ["", "x", &"A".repeat(43)] {
+        post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD })).await.is(400, "link_invalid");
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_confirmed_before_its_owner_logs_in() {
+    let config = MAILING.replace("mail =", "verify_email = true\nmail =");
+    let gateway = Gateway::start(&config).await;
+    let first = register(&gateway, "ann@example.com").await;
+    assert_eq!(first.status, 201);
+    login(&gateway, "ann@example.com", PASSWORD).await.is(403, "email_unverified");
+    login(&gateway, "ann@example.com", "wrong").await.is(401, "login_failed");
+    let mail = mails(&gateway, 1).await.remove(0);
+    let token = token(&mail, VERIFY);
+    // A link of one kind is none of the other.
+    post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD })).await.is(400, "link_invalid");
+    // What scans mail follows links: that uses nothing up.
+    gateway.get(&format!("/auth/email/verify?token={token}")).send().await;
+    assert_eq!(post(&gateway, "/email/verify", json!({ "token": token })).await.status, 204);
+    post(&gateway, "/email/verify", json!({ "token": token })).await.is(400, "link_invalid");
+    assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200);
+
+    // Whoever registers the address again is told the same as its owner was, and its owner is mailed.
+    let again = register(&gateway, "ann@example.com").await;
+    let members = |response: &Response| response.json().as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((again.status, members(&again)), (201, members(&first)));
+    let mails_sent = mails(&gateway, 2).await;
+    assert!(mails_sent[1].contains("There is one already"), "{}", mails_sent[1]);
+    assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200, "nothing has changed");
+
+    // Asked for again, for who needs it alone.
+    assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
+    mails(&gateway, 3).await;
+    for email in ["ann@example.com", "nobody@example.com", "bob@example.com"] {
+        assert_eq!(post(&gateway, "/email/resend", json!({ "email": email })).await.status, 202);
+    }
+    assert!(mails(&gateway, 4).await[3].contains("To: bob@example.com"));
+}
+
+#[tokio::test]
+async fn one_mailbox_is_not_filled_by_others() {
+    let gateway = Gateway::start(MAILING).await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    for count in 1..=5 {
+        assert_eq!(post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status, 202);
+        assert_eq!(mails(&gateway, count).await.len(), count);
+    }
+    assert_eq!(post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status, 202);
+    gateway.log().until("the sixth is withheld", |line| line["message"] == "mail_withheld").await;
+    assert_eq!(read(&gateway.path("mail")).len(), 5);
+}
+
+#[tokio::test]
+async fn what_does_not_leave_is_tried_again() {
+    // A folder below a file cannot be made.
+    let setup = Gateway::setup(&MAILING.replace("'mail'", "'blocked/mail'")).file("blocked", "");
+    let gateway = setup.start().await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    assert_eq!(post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status, 202);
+    let failed = gateway.log().until("it is told", |line| line["message"] == "mail_not_sent").await;
+    assert!(failed["cause"].as_str().unwrap().contains("blocked/mail cannot be written"), "{failed}");
+    std::fs::remove_file(gateway.path("blocked")).unwrap();
+    // Fifteen seconds later by its own clock; the test does not wait for it, but puts the row's time back, as time would.
+    let mark = gateway.log().mark();
+    let database = gateway.path("portcullis.db");
+    let sql = "UPDATE mail_outbox SET next_at = 0";
+    sqlite(&database, sql).await;
+    gateway.log().after(mark, "it leaves", |line| line["message"] == "mail_sent").await;
+    assert_eq!(read(&gateway.path("blocked/mail")).len(), 1);
+}
+
+/// Runs a statement on the database of a running gateway.
+async fn sqlite(database: &Path, sql: &str) {
+    use sqlx::{Connection, Executor};
+    let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite:{}", database.display())).await.unwrap();
+    connection.execute("PRAGMA busy_timeout = 5000").await.unwrap();
+    connection.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+    connection.close().await.unwrap();
+}
