@@ -330,7 +330,7 @@ async fn exchange(
     let headers = request.headers_mut();
     // A host that was parsed as one can be a field's value.
     headers.insert(HOST, HeaderValue::from_str(&url.authority()).unwrap_or_else(|_| HeaderValue::from_static("")));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json, application/jwk-set+json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, application/jwk-set+json, */*;q=0.5"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));

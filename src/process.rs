@@ -33,6 +33,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// How often limits forget clients that they need no longer remember.
 const PRUNE_EVERY: Duration = Duration::from_secs(30);
 
+/// How long what is being written at the end may take.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
 /// Why the gateway did not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -142,6 +145,8 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     if let Some(store) = store {
         runtime.block_on(store.close());
     }
+    // A look-up of a name may hang for long, and nobody waits for its answer any more.
+    runtime.shutdown_timeout(LAST_WRITES);
     tracing::info!("stopped");
     // Every line that was written before is on its way out when this returns.
     drop(guard);

@@ -147,6 +147,8 @@ struct State {
     left_out: Vec<LeftOut>,
     /// Why the last attempt failed; `None`: it did not.
     failing: Option<String>,
+    /// How many have failed since the last one that did not.
+    failures: u32,
     /// An attempt is under way.
     is_fetching: bool,
     /// One is about to begin.
@@ -205,18 +207,19 @@ impl IssuerKeys {
     /// Begins to keep the keys up to date, until this is dropped. Once is enough.
     pub fn start(&self, background: &Background) {
         let (shared, outbound, for_task) = (Arc::clone(&self.shared), self.outbound.clone(), background.clone());
-        let task = match (&self.shared.settings.source, outbound) {
-            (Source::Secret(_), _) => return,
+        match (&self.shared.settings.source, outbound) {
+            (Source::Secret(_), _) => {}
             (Source::Remote(remote), Some(outbound)) => {
                 let shown = Arc::downgrade(&self.shared);
                 let clock = background.clock.clone();
                 background.metrics.show_key_age(&self.shared.settings.name, move || shown.upgrade()?.age(&clock));
                 let remote = remote.clone();
-                self.task.get_or_init(|| spawn(background, remote::keep(shared, remote, outbound, for_task)))
+                self.task.get_or_init(|| spawn(background, remote::keep(shared, remote, outbound, for_task)));
             }
-            _ => self.task.get_or_init(|| spawn(background, files::keep(shared))),
-        };
-        debug_assert!(!task.is_finished(), "what keeps keys up to date never ends by itself");
+            _ => {
+                self.task.get_or_init(|| spawn(background, files::keep(shared)));
+            }
+        }
     }
 
     /// How many fetches have ended.
@@ -248,6 +251,9 @@ impl IssuerKeys {
 
     /// What is wrong with the keys, in words for the operator.
     pub fn problem(&self, clock: &Clock) -> Option<String> {
+        if self.task.get().is_some_and(AbortOnDropHandle::is_finished) {
+            return Some("nothing keeps its keys up to date any more, which is a fault of the gateway: restart it".to_owned());
+        }
         let state = self.shared.lock();
         let Source::Remote(remote) = &self.shared.settings.source else { return state.failing.clone() };
         match (&state.good, &state.failing) {
@@ -289,18 +295,22 @@ impl Shared {
             if *ended.borrow_and_update() != fetches {
                 return Renewal::Joined;
             }
+            // An issuer that does not answer must not fill the gateway with requests that wait for it.
+            let has_failed = state.failures > u32::from(state.good.is_some());
+            let waits = !has_failed && self.ended.receiver_count() <= MOST_WAITING;
             let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
-            match (state.is_asked, state.is_fetching) {
-                (true, _) => false,
-                (false, true) => true,
-                (false, false) if cools => return state.verdict(remote),
-                (false, false) => {
-                    state.is_asked = true;
-                    state.asked_at = Some(Instant::now());
-                    self.wake.notify_one();
-                    false
+            if !state.is_asked && !state.is_fetching {
+                if cools {
+                    return state.verdict(remote);
                 }
+                state.is_asked = true;
+                state.asked_at = Some(Instant::now());
+                self.wake.notify_one();
             }
+            if !waits {
+                return state.verdict(remote);
+            }
+            !state.is_asked
         };
         // The sender is ours: it is not dropped meanwhile.
         let _ = ended.changed().await;
@@ -329,7 +339,12 @@ impl Shared {
             return;
         }
         for left_out in now.iter().take(LEFT_OUT_TOLD) {
-            tracing::warn!(issuer = self.name(), cause = %left_out, "a key is not used");
+            // A set may hold keys that are for other purposes.
+            if left_out.reason.is_ordinary() {
+                tracing::info!(issuer = self.name(), cause = %left_out, "a key is not used");
+            } else {
+                tracing::warn!(issuer = self.name(), cause = %left_out, "a key is not used");
+            }
         }
         if let more @ 1.. = now.len().saturating_sub(LEFT_OUT_TOLD) {
             tracing::warn!(issuer = self.name(), more, "more keys are not used");
@@ -398,6 +413,9 @@ impl Health {
         Self { problems, verifies_nothing }
     }
 }
+
+/// Requests that wait for the keys of one issuer at a time; more are answered at once.
+const MOST_WAITING: usize = 1000;
 
 /// Keys of one set that are told of one by one when they are left out.
 const LEFT_OUT_TOLD: usize = 10;

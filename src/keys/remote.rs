@@ -19,6 +19,9 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 /// The longest time between two tries while it fails.
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 
+/// How long a clock is trusted to go on as it did.
+const LONGEST_TRUST: Duration = Duration::from_mins(1);
+
 /// The `kid`s that an event names.
 const KIDS_TOLD: usize = 10;
 
@@ -65,7 +68,7 @@ pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound
     let Background { clock, metrics, .. } = background;
     let cache = Cache::new(&shared.settings, &remote);
     let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None };
-    let (mut due, mut failures, mut cannot_write) = (Instant::now(), 0, false);
+    let (mut due, mut failures, mut cannot_write) = (Instant::now(), 0_u32, false);
     metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 0);
     loop {
         let too_old = shared.until_too_old(&remote, &clock);
@@ -225,6 +228,7 @@ impl Shared {
         state.good_since = Some(since);
         state.left_out = left_out;
         state.failing = None;
+        state.failures = 0;
     }
 
     /// No set could be fetched. The keys stay.
@@ -234,13 +238,15 @@ impl Shared {
         let next = due.saturating_duration_since(Instant::now()).as_secs();
         let has_keys = !self.live.load().is_empty();
         tracing::warn!(issuer = self.name(), cause, has_keys, next_try_seconds = next, "keys cannot be fetched");
-        self.lock().failing = Some(cause);
+        let mut state = self.lock();
+        state.failing = Some(cause);
+        state.failures = state.failures.saturating_add(1);
     }
 
-    /// How long the keys that hold may still be used.
+    /// How long the keys that hold may still be used, or a part of it: a clock may be set, and a machine may sleep.
     fn until_too_old(&self, remote: &Remote, clock: &Clock) -> Option<Duration> {
         let age = self.age(clock)?;
-        Some(remote.max_stale.saturating_sub(Duration::from_secs(age)))
+        Some(remote.max_stale.saturating_sub(Duration::from_secs(age)).min(LONGEST_TRUST))
     }
 
     /// Keys that nobody has confirmed for too long do not hold any more.

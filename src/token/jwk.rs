@@ -64,6 +64,13 @@ pub struct LeftOut {
     pub reason: LeftOutReason,
 }
 
+impl LeftOutReason {
+    /// Whether a set of good order has such keys: they are for another purpose, or for readers that take other algorithms.
+    pub const fn is_ordinary(&self) -> bool {
+        matches!(self, Self::Use(_) | Self::KeyOps | Self::KeyType(_) | Self::Curve(_) | Self::Algorithm(_) | Self::NotConfigured { .. })
+    }
+}
+
 /// Why a key of a JWK Set is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeftOutReason {

@@ -215,6 +215,15 @@ impl Compiler<'_> {
         let Source::Remote(remote) = &settings.source else { return None };
         let outbound = self.key_client(name, written, remote)?;
         let last = self.last_good(name, &settings, remote);
+        if let Some(last) = &last
+            && KeySet::from_jwks(&last.document, settings.algorithms).is_ok_and(|(keys, _)| keys.is_empty())
+        {
+            let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
+            self.error(
+                Problem::warning(span, "no key of the set that was fetched last can be used")
+                    .help("look at `algorithms`: until the set has a key for them, no token of this issuer can be verified"),
+            );
+        }
         Some(Arc::new(IssuerKeys::remote(settings, outbound, last)))
     }
 
