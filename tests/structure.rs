@@ -29,7 +29,7 @@ const KNOWN_TO_SERVER: [(&str, &str); 8] = [
 const KNOWN_TO_ADMIN: [(&str, &str); 1] = [("reason::Reason", "what it refuses, it refuses in the words of every refusal")];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 20] = [
+const WALK: [&str; 21] = [
     "reason",
     "target",
     "client",
@@ -41,6 +41,7 @@ const WALK: [&str; 20] = [
     "authorize",
     "outgoing",
     "echo",
+    "logout",
     "refusal",
     "snapshot",
     "worker",

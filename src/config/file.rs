@@ -270,9 +270,9 @@ pub struct Issuer {
     /// How long keys are used after they were fetched, when the issuer is away. Default `"24h"`.
     #[schemars(with = "Option<String>")]
     pub jwks_max_stale: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub backchannel_logout: Option<Spanned<Unsupported>>,
+    /// The path of the public listener where the issuer tells of logouts (OpenID Connect Back-Channel Logout). Absent: it cannot.
+    #[schemars(with = "Option<String>")]
+    pub backchannel_logout: Option<Text>,
 }
 
 /// `[limit.NAME]`

@@ -128,6 +128,11 @@ impl Exchange {
         self.upload = upload;
     }
 
+    /// It was meant for us, from whoever it came, and is done.
+    pub fn done(&mut self) {
+        self.decision = Some(Reason::Public);
+    }
+
     /// It is on its way to the upstream.
     pub fn sent(&mut self, upload: Option<Arc<Upload>>) {
         self.upstream_begun = Some(Instant::now());
@@ -152,10 +157,10 @@ impl Exchange {
                 tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
             _ if self.outcome == Outcome::Failed => {
-                let what = if matches!(refusal, Refusal::Identity(_)) {
-                    "the built-in issuer cannot answer"
-                } else {
-                    "the upstream gave no answer"
+                let what = match refusal {
+                    Refusal::Identity(_) => "the built-in issuer cannot answer",
+                    Refusal::Logout(_) => "the store is not available",
+                    _ => "the upstream gave no answer",
                 };
                 tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "{what}");
             }

@@ -146,6 +146,10 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     told.target = Some(target.path().to_owned());
     told.ok("target", describe_target(&target));
 
+    if let Some(issuer) = snapshot.logouts.find(&parts.method, &target).map_err(|fault| ("logout", fault.into()))? {
+        told.ok("logout", format!("back-channel logout of issuer `{}`: its logout token decides", issuer.settings().name));
+        return Ok(Reason::Public);
+    }
     let route = snapshot.routes.find(&parts.method, &target).map_err(|error| ("route", error.into()))?;
     told.route = Some(route.name.to_string());
     told.ok("route", describe_route(route));

@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod explain;
 pub mod headers;
 mod identity;
+pub mod logout;
 pub mod navigation;
 pub mod outgoing;
 pub mod reason;
@@ -42,6 +43,7 @@ use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes};
 use self::identity::Visit;
+use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::navigation::led;
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
 use self::refusal::Refusal;
@@ -57,7 +59,7 @@ use crate::telemetry::access::AccessRecord;
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::writer::LogWriter;
-use crate::token::VerifiedToken;
+use crate::token::{Issuer, VerifiedToken};
 
 /// The gateway: one current snapshot, and what outlives all snapshots.
 #[derive(Debug)]
@@ -67,6 +69,7 @@ pub struct Gateway {
     revocations: Arc<Revocations>,
     /// The built-in issuer; `None`: the file that the process was started with has none.
     identity: Option<Arc<crate::identity::Identity>>,
+    logouts: ReceivedLogouts,
     /// Tunnels: they have left hyper's connection, so the drain waits for them here.
     tunnels: TaskTracker,
     /// Cuts the tunnels at the drain deadline.
@@ -117,6 +120,7 @@ impl Gateway {
             telemetry: Arc::new(telemetry),
             revocations,
             identity: None,
+            logouts: ReceivedLogouts::default(),
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             draining: AtomicBool::new(false),
@@ -216,6 +220,9 @@ impl Gateway {
             return Err(Refusal::HeadersTooLarge);
         }
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
+            return Ok(Passed::Response(self.log_out(snapshot, issuer, &parts, body, exchange).await?));
+        }
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
         let overridden = overridden(snapshot, route, &parts, &target)?;
@@ -241,6 +248,23 @@ impl Gateway {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let outgoing = Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
         self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await
+    }
+
+    /// Ends what a logout token of this issuer says.
+    async fn log_out(
+        &self,
+        snapshot: &Snapshot,
+        issuer: &Issuer,
+        parts: &Parts,
+        body: Incoming,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, LogoutFault> {
+        let token = logout_token(parts, body).await?;
+        let token = verified(issuer, &token, &snapshot.keys, &self.telemetry.clock).await?;
+        let now = self.telemetry.clock.unix_seconds();
+        let response = log_out(issuer, token, &self.logouts, &self.revocations, now).await?;
+        exchange.done();
+        Ok(response)
     }
 
     /// Who is calling, and whether they may take this route.

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::authenticate::Unauthenticated;
 use super::authorize::Denied;
 use super::body::{Body, UploadFailure};
+use super::logout::LogoutFault;
 use super::reason::Reason;
 use super::route::NoRoute;
 use super::target::{Ambiguity, TargetError};
@@ -42,6 +43,9 @@ pub enum Refusal {
     /// Whether they may.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// Back-channel logout.
+    #[error(transparent)]
+    Logout(#[from] LogoutFault),
     /// A method override that is no method, or two that differ.
     #[error("the method override is not one method")]
     MethodOverride,
@@ -74,7 +78,9 @@ impl Refusal {
             Self::Target(TargetError::Ambiguous(_))
             | Self::Rewrite(_)
             | Self::NoRoute(NoRoute::Ambiguous(_) | NoRoute::NotPermitted(..)) => Reason::TargetAmbiguous,
-            Self::Target(TargetError::Method) | Self::NoRoute(NoRoute::Method { .. }) => Reason::MethodNotAllowed,
+            Self::Target(TargetError::Method) | Self::NoRoute(NoRoute::Method { .. }) | Self::Logout(LogoutFault::Method) => {
+                Reason::MethodNotAllowed
+            }
             Self::NoRoute(NoRoute::NotFound) => Reason::RouteNotFound,
             Self::Limited { .. } => Reason::RateLimited,
             Self::Unauthenticated(unauthenticated) => match unauthenticated {
@@ -92,7 +98,9 @@ impl Refusal {
                 Denied::Scope(_) => Reason::ScopeMissing,
                 Denied::Claim(_) => Reason::ClaimMismatch,
             },
-            Self::MethodOverride => Reason::RequestInvalid,
+            Self::Logout(LogoutFault::Store(_)) => Reason::StoreUnavailable,
+            Self::Logout(LogoutFault::KeysUnavailable { .. }) => Reason::KeysUnavailable,
+            Self::MethodOverride | Self::Logout(_) => Reason::RequestInvalid,
             Self::Identity(refused) => identity(&refused.error),
             Self::Led { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
@@ -140,7 +148,16 @@ impl Refusal {
             Self::Target(TargetError::Method) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
             }
-            Self::Limited { retry_after, .. } | Self::Unauthenticated(Unauthenticated::KeysUnavailable { retry_after, .. }) => {
+            Self::Logout(LogoutFault::Method) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
+            Self::Logout(_) if reason == Reason::RequestInvalid => {
+                // OpenID Connect Back-Channel Logout 1.0 §2.8: what the issuer looks for beside what all refusals hold.
+                *response.body_mut() = Body::Bytes(with_error("invalid_request", &problem_body(reason, request_id)));
+            }
+            Self::Limited { retry_after, .. }
+            | Self::Logout(LogoutFault::KeysUnavailable { retry_after, .. })
+            | Self::Unauthenticated(Unauthenticated::KeysUnavailable { retry_after, .. }) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
             }
             Self::Identity(refused) => {
@@ -183,6 +200,12 @@ fn led(location: &str) -> Response<Body> {
     response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// A body with an OAuth `error` in front (RFC 6749 §5.2).
+fn with_error(error: &str, body: &Bytes) -> Bytes {
+    let rest = body.strip_prefix(b"{").unwrap_or(body);
+    [format!("{{\"error\":\"{error}\",").as_bytes(), rest].concat().into()
 }
 
 fn invalid_token(invalid: &InvalidToken) -> Reason {

@@ -25,7 +25,7 @@ pub(super) struct Jws<'t> {
 }
 
 impl<'t> Jws<'t> {
-    /// Takes a token apart. Base64url is read without padding, white space or bits left over (RFC 7515 §2), so that a token has one
+    /// Takes an access token apart. Base64url is read without padding, white space or bits left over (RFC 7515 §2), so that a token has one
     /// spelling.
     ///
     /// Of the header, `alg`, `kid`, `typ`, `crit` and `b64` are read. `jwk`, `jku`, `x5c` and `x5u` are not looked at: a token does not
@@ -35,10 +35,19 @@ impl<'t> Jws<'t> {
     ///
     /// [`InvalidToken::Malformed`], or [`InvalidToken::Algorithm`] when `alg` is missing, `none`, or unknown.
     pub(super) fn parse(token: &'t str) -> Result<Self, InvalidToken> {
+        Self::parse_typed(token, &[UNSPECIFIED, ACCESS_TOKEN])
+    }
+
+    /// As [`Jws::parse`], a logout token: its `typ` is `logout+jwt`, `JWT` or absent (OpenID Connect Back-Channel Logout 1.0 §2.4).
+    pub(super) fn parse_logout(token: &'t str) -> Result<Self, InvalidToken> {
+        Self::parse_typed(token, &[UNSPECIFIED, LOGOUT_TOKEN])
+    }
+
+    fn parse_typed(token: &'t str, types: &[&'static str]) -> Result<Self, InvalidToken> {
         let Parts { header, payload, signature, signing_input } = split(token)?;
         let header = object(Part::Header, header)?;
         let algorithm = algorithm(&header)?;
-        let (kid, is_access_token) = check_header(header)?;
+        let (kid, is_access_token) = check_header(header, types)?;
         let payload = decode(Part::Payload, payload)?;
         decode(Part::Signature, signature)?;
         Ok(Self { signing_input, signature, algorithm, kid, is_access_token, payload })
@@ -94,7 +103,7 @@ fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
 }
 
 /// Refuses what changes the meaning of the token, and hands out `kid`, and whether `typ` is `at+jwt`.
-fn check_header(mut header: Map<String, Value>) -> Result<(Option<String>, bool), Malformed> {
+fn check_header(mut header: Map<String, Value>, types: &[&'static str]) -> Result<(Option<String>, bool), Malformed> {
     if header.contains_key("crit") {
         return Err(Malformed::Critical);
     }
@@ -104,9 +113,10 @@ fn check_header(mut header: Map<String, Value>) -> Result<(Option<String>, bool)
     }
     let is_access_token = match header.get("typ") {
         None => false,
-        Some(Value::String(typ)) if bare(typ).eq_ignore_ascii_case("at+jwt") => true,
-        Some(Value::String(typ)) if bare(typ).eq_ignore_ascii_case("JWT") => false,
-        Some(Value::String(typ)) => return Err(Malformed::Type(Excerpt::of(typ))),
+        Some(Value::String(typ)) => match types.iter().find(|known| bare(typ).eq_ignore_ascii_case(known)) {
+            Some(known) => *known == ACCESS_TOKEN,
+            None => return Err(Malformed::Type(Excerpt::of(typ))),
+        },
         Some(_) => return Err(Malformed::Header("typ")),
     };
     match header.remove("kid") {
@@ -125,6 +135,9 @@ fn bare(typ: &str) -> &str {
 }
 
 const PREFIX: &str = "application/";
+const UNSPECIFIED: &str = "JWT";
+const ACCESS_TOKEN: &str = "at+jwt";
+const LOGOUT_TOKEN: &str = "logout+jwt";
 
 /// The longest token that is read, in bytes. Header fields of that size are refused by most servers.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

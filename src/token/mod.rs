@@ -39,7 +39,7 @@ pub use self::excerpt::Excerpt;
 pub use self::generate::{GenerateError, generate_private_pem, public_jwk};
 pub use self::inspect::{Inspected, inspect};
 pub use self::invalid::{AlgorithmFault, AudienceFault, ClaimFault, InvalidToken, IssuerFault, JsonFault, Malformed, Part};
-pub use self::issuers::{DuplicateIssuer, Issuer, IssuerSettings, Issuers, LiveKeys, VerifiedToken};
+pub use self::issuers::{DuplicateIssuer, Issuer, IssuerSettings, Issuers, LiveKeys, LogoutToken, VerifiedToken};
 pub use self::jwk::{LeftOut, LeftOutReason};
 pub use self::jws::MAX_TOKEN_BYTES;
 pub use self::keys::{Key, KeyError, KeySet, secret_is_short};

@@ -23,6 +23,7 @@ mod headers;
 mod http2;
 mod jwks;
 mod limits;
+mod logout;
 mod malformed;
 mod peers;
 mod reload;

@@ -353,7 +353,7 @@ async fn a_route_that_only_counts_lets_a_revoked_token_through_as_nobody() {
 }
 
 /// A write lock on a database, as another process would hold it, until what is returned is dropped.
-async fn hold(database: &str) -> sqlx::SqliteConnection {
+pub async fn hold(database: &str) -> sqlx::SqliteConnection {
     use sqlx::{Connection as _, Executor as _};
     let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{database}")).await.unwrap();
     connection.execute("BEGIN IMMEDIATE").await.unwrap();

@@ -29,8 +29,11 @@ impl Compiler<'_> {
         if self.file.store.is_some() || self.file.identity.is_some() {
             return;
         }
-        let revoking = self.file.admin.token.as_ref().map(|token| (token.span(), "`POST /revoke`"));
-        if let Some((span, what)) = revoking {
+        let token = self.file.admin.token.as_ref().map(|token| (token.span(), "`POST /revoke`"));
+        let logouts =
+            self.file.issuer.values().filter_map(|issuer| Some((issuer.backchannel_logout.as_ref()?.span(), "a back-channel logout")));
+        let revoking: Vec<_> = token.into_iter().chain(logouts).collect();
+        for (span, what) in revoking {
             self.error(
                 Problem::warning(span, format!("{what} revokes in memory only: after a restart the tokens are accepted again"))
                     .help("add a `[store]` section; `portcullis revoke` needs it too"),

@@ -10,6 +10,7 @@ mod expectations;
 mod identity;
 mod issuers;
 mod keys;
+mod logouts;
 mod mail;
 mod routes;
 mod server;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::TrustedProxies;
+use super::logout::LogoutPaths;
 use super::outgoing::HeaderRules;
 use super::route::RouteTable;
 use super::upstream::Upstream;
@@ -57,6 +59,8 @@ pub struct Snapshot {
     pub token_cache: CacheBounds,
     /// How the built-in issuer behaves; `None`: there is none.
     pub identity: Option<Arc<Policy>>,
+    /// Whose logouts are heard of, and where.
+    pub logouts: LogoutPaths,
     /// Which requests go where.
     pub routes: RouteTable,
     /// What every outgoing request is held to.
@@ -199,6 +203,7 @@ impl Compiler<'_> {
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, owned) = self.routes(&issuers, &counters, &upstreams);
+        let logouts = self.logouts(&issuers);
         let admin_token = self.admin_token();
         self.warn_about_revocations();
         let max_body = self.max_body();
@@ -215,6 +220,7 @@ impl Compiler<'_> {
             keys,
             token_cache: self.token_cache(),
             identity: identity.map(Arc::new),
+            logouts,
             routes,
             rules: HeaderRules { owned, token_names },
             upstreams: upstreams.into_values().collect(),

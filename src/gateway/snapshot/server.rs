@@ -326,9 +326,6 @@ impl Compiler<'_> {
         if let Some(tls) = &file.server.tls {
             look(&tls.get_ref().client_ca, "server.tls.client_ca");
         }
-        for (name, issuer) in &file.issuer {
-            look(&issuer.backchannel_logout, &format!("issuer.{}.backchannel_logout", name.get_ref()));
-        }
         for (name, upstream) in &file.upstream {
             look(&upstream.http2, &format!("upstream.{}.http2", name.get_ref()));
             if let Some(tls) = &upstream.tls {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::IssuerSettings;
+use super::logout::announces_logout;
 use crate::token::claims::{ClaimPath, digits, find_believable, string_list};
 use crate::token::excerpt::Excerpt;
 use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
@@ -36,6 +37,9 @@ impl Checked {
         }
         if claims.get("sub").is_some_and(|value| text(value).is_none()) {
             return Err(ClaimFault::not("sub", "a string or a whole number").into());
+        }
+        if announces_logout(claims) {
+            return Err(ClaimFault::not("events", "absent: this is a logout token, which lets nobody in").into());
         }
         let named = audience(claims)?;
         let expires_at = expires_at.ok_or_else(|| ClaimFault::missing("exp"))?;
@@ -72,7 +76,7 @@ impl Times {
 }
 
 /// A NumericDate (RFC 7519 §2): a number, perhaps with a fraction, which is cut off. Beyond 2^53 a double has no single seconds.
-fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, ClaimFault> {
+pub(super) fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, ClaimFault> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = match value {
         Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole_seconds)),
@@ -87,7 +91,7 @@ fn whole_seconds(value: f64) -> Option<u64> {
 }
 
 /// `aud`: one string or an array of strings (RFC 7519 §4.1.3). `None` when it is absent.
-fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, ClaimFault> {
+pub(super) fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, ClaimFault> {
     let wrong = || ClaimFault::not("aud", "a string or an array of strings");
     match claims.get("aud") {
         None => Ok(None),
@@ -97,7 +101,7 @@ fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>, ClaimFault
     }
 }
 
-fn check_audience(settings: &IssuerSettings, named: Option<&[&str]>) -> Result<(), AudienceFault> {
+pub(super) fn check_audience(settings: &IssuerSettings, named: Option<&[&str]>) -> Result<(), AudienceFault> {
     let Some(accepted) = &settings.audience else { return Ok(()) };
     let named = named.ok_or(AudienceFault::Missing)?;
     if named.iter().any(|name| accepted.iter().any(|own| own == name)) {
@@ -106,7 +110,7 @@ fn check_audience(settings: &IssuerSettings, named: Option<&[&str]>) -> Result<(
     Err(named.first().map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::of(other))))
 }
 
-fn subject(settings: &IssuerSettings, claims: &Map<String, Value>) -> Result<String, ClaimFault> {
+pub(super) fn subject(settings: &IssuerSettings, claims: &Map<String, Value>) -> Result<String, ClaimFault> {
     let path = &settings.subject;
     let value = find_believable(claims, path).ok_or_else(|| ClaimFault::missing(path.to_string()))?;
     let subject = text(value).ok_or_else(|| ClaimFault::not(path.to_string(), "a string or a whole number"))?;

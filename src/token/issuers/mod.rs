@@ -1,6 +1,7 @@
 //! Who is believed, about what: choosing the issuer of a token, checking its signature, then its claims.
 
 mod check;
+mod logout;
 mod verified;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use self::check::Checked;
+pub use self::logout::LogoutToken;
 pub use self::verified::VerifiedToken;
 use super::algorithms::Algorithms;
 use super::claims::ClaimPath;

@@ -1,0 +1,252 @@
+//! OpenID Connect back-channel logout: an issuer tells that somebody has logged out there.
+//!
+//! Each path belongs to one issuer, and is looked at before the routes are. What comes is believed for its signature alone: whoever can
+//! reach the path may send something.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::Body;
+use super::target::{Relaxations, Target};
+use crate::clock::Clock;
+use crate::keys::{self, Keys, Renewal};
+use crate::revocation::Revocations;
+use crate::store::StoreError;
+use crate::token::{InvalidToken, Issuer, LogoutToken};
+
+/// Whose logout tokens are received, by decoded path.
+#[derive(Debug, Default)]
+pub struct LogoutPaths(HashMap<String, Arc<Issuer>>);
+
+impl LogoutPaths {
+    /// These paths, each for its issuer.
+    pub fn new(paths: impl IntoIterator<Item = (String, Arc<Issuer>)>) -> Self {
+        Self(paths.into_iter().collect())
+    }
+
+    /// The issuer whose path a request is for, whatever its host and query are.
+    ///
+    /// # Errors
+    /// [`LogoutFault::Method`]: there is one, and the request is no POST.
+    pub fn find(&self, method: &Method, target: &Target) -> Result<Option<&Arc<Issuer>>, LogoutFault> {
+        // A path that has to be repaired first is none of ours.
+        if self.0.is_empty() || !target.relaxed().within(Relaxations::NONE) {
+            return Ok(None);
+        }
+        match self.0.get(target.path()) {
+            Some(_) if *method != Method::POST => Err(LogoutFault::Method),
+            found => Ok(found),
+        }
+    }
+}
+
+/// Why nobody was logged out.
+#[derive(Debug, thiserror::Error)]
+pub enum LogoutFault {
+    /// Not a POST.
+    #[error("back-channel logout takes POST only")]
+    Method,
+    /// Not a form with one `logout_token`.
+    #[error("the request is no back-channel logout: {0}")]
+    Form(&'static str),
+    /// The token is not valid.
+    #[error("the logout token is not valid: {0}")]
+    Token(#[from] InvalidToken),
+    /// Nobody can say whether it is: the issuer does not answer, and the keys that are known are none, or not new enough.
+    #[error("the keys of issuer `{issuer}` are not available")]
+    KeysUnavailable {
+        /// The issuer's section.
+        issuer: Arc<str>,
+        /// Whole seconds until it is worth trying again.
+        retry_after: u64,
+    },
+    /// It was received before.
+    #[error("the logout token was received before")]
+    Repeated,
+    /// The store.
+    #[error("nobody was logged out: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// The logout tokens that were received, for as long as they could be sent again. One for the process.
+#[derive(Debug, Default)]
+pub struct ReceivedLogouts(Mutex<Received>);
+
+#[derive(Debug, Default)]
+struct Received {
+    names: HashSet<[u8; 32]>,
+    by_time: BTreeSet<(u64, [u8; 32])>,
+}
+
+impl ReceivedLogouts {
+    /// Whether this one is the first of its name. It is remembered until `over_at`.
+    fn first(&self, name: [u8; 32], over_at: u64, now: u64) -> bool {
+        let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(&(time, oldest)) = received.by_time.first()
+            && (time <= now || received.names.len() >= MOST_REMEMBERED)
+        {
+            received.by_time.remove(&(time, oldest));
+            received.names.remove(&oldest);
+        }
+        let is_first = received.names.insert(name);
+        if is_first {
+            received.by_time.insert((over_at, name));
+        }
+        is_first
+    }
+
+    /// It may come again: what it asked for could not be done.
+    fn forget(&self, name: [u8; 32], over_at: u64) {
+        let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        received.names.remove(&name);
+        received.by_time.remove(&(over_at, name));
+    }
+}
+
+/// Reads the form of a request for an issuer's path.
+///
+/// # Errors
+/// [`LogoutFault::Form`]
+pub async fn logout_token(parts: &Parts, body: Incoming) -> Result<String, LogoutFault> {
+    let media_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    if !media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
+        return Err(LogoutFault::Form("its content type is not application/x-www-form-urlencoded"));
+    }
+    let body = tokio::time::timeout(PATIENCE, Limited::new(body, LARGEST_BODY).collect());
+    let body = body.await.map_err(|_| LogoutFault::Form("its body did not arrive in time"))?;
+    let body = body.map_err(|_| LogoutFault::Form("its body is too large, or did not arrive whole"))?.to_bytes();
+    the_token(&body)
+}
+
+fn the_token(form: &Bytes) -> Result<String, LogoutFault> {
+    let mut tokens = form_urlencoded::parse(form).filter(|(name, _)| name == "logout_token");
+    match (tokens.next(), tokens.next()) {
+        (Some((_, token)), None) => Ok(token.into_owned()),
+        (None, _) => Err(LogoutFault::Form("it has no `logout_token`")),
+        _ => Err(LogoutFault::Form("it has two `logout_token`")),
+    }
+}
+
+/// Verifies a logout token, and once more with newer keys where its key is not among those that are known. It waits a few seconds at most,
+/// and only then.
+///
+/// # Errors
+/// [`LogoutFault::Token`], [`LogoutFault::KeysUnavailable`]
+pub async fn verified(issuer: &Issuer, token: &str, keys: &Keys, clock: &Clock) -> Result<LogoutToken, LogoutFault> {
+    let verify = || issuer.verify_logout(token, clock.unix_seconds());
+    let mut decided = verify();
+    let Some(owner) = keys.of(issuer).filter(|_| lacks_key(&decided)) else { return decided.map_err(LogoutFault::from) };
+    let (mut renewal, patience) = (Renewal::Joined, Instant::now() + keys::PATIENCE);
+    loop {
+        // The keys may have come since they were asked, and may come while they are: what was fetched is counted before.
+        let fetches = owner.fetches();
+        decided = verify();
+        if renewal != Renewal::Joined || !lacks_key(&decided) {
+            break;
+        }
+        renewal = owner.renew(fetches, patience).await;
+    }
+    match decided {
+        Err(InvalidToken::NoKeys) => {}
+        Err(InvalidToken::KeyUnknown { .. }) if renewal == Renewal::Unavailable => {}
+        decided => return decided.map_err(LogoutFault::from),
+    }
+    Err(LogoutFault::KeysUnavailable { issuer: Arc::clone(&issuer.settings().name), retry_after: owner.retry_after() })
+}
+
+fn lacks_key(decided: &Result<LogoutToken, InvalidToken>) -> bool {
+    decided.as_ref().is_err_and(InvalidToken::concerns_key)
+}
+
+/// Ends what a verified logout token says, once. `now` is in Unix seconds.
+///
+/// # Errors
+/// [`LogoutFault::Repeated`], [`LogoutFault::Store`]
+pub async fn log_out(
+    issuer: &Issuer,
+    token: LogoutToken,
+    received: &ReceivedLogouts,
+    revocations: &Revocations,
+    now: u64,
+) -> Result<Response<Body>, LogoutFault> {
+    let LogoutToken { jti, over_at, revocation } = token;
+    let settings = issuer.settings();
+    let name = name(settings.issuer.as_deref().unwrap_or_default(), &jti);
+    if !received.first(name, over_at, now) {
+        return Err(LogoutFault::Repeated);
+    }
+    let (by, value) = (revocation.by.as_str(), Arc::clone(&revocation.value));
+    if let Err(error) = revocations.revoke(revocation).await {
+        received.forget(name, over_at);
+        return Err(error.into());
+    }
+    tracing::info!(issuer = &*settings.name, by, value = &*value, "logged out at the issuer");
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// An `iss` and a `jti` as one value of fixed length.
+fn name(iss: &str, jti: &str) -> [u8; 32] {
+    let text = format!("{}:{iss}{jti}", iss.len());
+    digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap_or_default()
+}
+
+/// Bytes of a body.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tokens that are remembered at a time; when there are more, those that are over first are forgotten. One that is then sent again ends
+/// what has ended.
+const MOST_REMEMBERED: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_holds_one_token() {
+        for (form, expected) in [
+            ("logout_token=a.b.c", Some("a.b.c")),
+            ("x=1&logout_token=a%2Eb.c&y", Some("a.b.c")),
+            ("", None),
+            ("logout_token", Some("")),
+            ("Logout_token=a", None),
+            ("logout_token=a&logout_token=a", None),
+            ("logout%5Ftoken=a&logout_token=b", None),
+        ] {
+            let form = Bytes::from_static(form.as_bytes());
+            assert_eq!(the_token(&form).ok().as_deref(), expected, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_remembered_until_it_is_over_and_no_two_names_meet() {
+        let received = ReceivedLogouts::default();
+        assert!(received.first(name("a", "bc"), 100, 10));
+        assert!(!received.first(name("a", "bc"), 100, 99));
+        assert!(received.first(name("ab", "c"), 100, 10));
+        received.forget(name("ab", "c"), 100);
+        assert!(received.first(name("ab", "c"), 100, 10));
+        assert!(received.first(name("a", "bc"), 200, 100), "it is over; by its time it would be refused");
+        let received = ReceivedLogouts::default();
+        for index in 0..MOST_REMEMBERED + 10 {
+            assert!(received.first(name("a", &index.to_string()), 1_000 + index as u64, 10));
+        }
+        let inside = received.0.lock().unwrap();
+        assert_eq!((inside.names.len(), inside.by_time.len()), (MOST_REMEMBERED, MOST_REMEMBERED));
+    }
+}

@@ -1,0 +1,199 @@
+//! Logout tokens: what an issuer sends when somebody logs out there (OpenID Connect Back-Channel Logout 1.0).
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::check::{Times, audience, check_audience, subject, time};
+use super::{Issuer, not_accepted};
+use crate::token::invalid::{ClaimFault, InvalidToken};
+use crate::token::jws::Jws;
+use crate::token::revocation::{Revocation, RevokedBy, Scope};
+
+/// A logout token that its issuer signed, that is meant for us, and that is valid now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogoutToken {
+    /// Its own name.
+    pub jti: String,
+    /// `exp`, with the leeway: from then on it is refused by its time.
+    pub over_at: u64,
+    /// What ends by it.
+    pub revocation: Revocation,
+}
+
+impl Issuer {
+    /// Verifies a logout token (§2.6 of the specification), as strictly as an access token. `now` is in Unix seconds.
+    ///
+    /// With a `sid` that session ends, without one everything that the subject holds.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, as an [`InvalidToken`].
+    pub fn verify_logout(&self, token: &str, now: u64) -> Result<LogoutToken, InvalidToken> {
+        let settings = &self.settings;
+        let jws = Jws::parse_logout(token)?;
+        let claims = jws.claims()?;
+        match claims.get("iss") {
+            Some(Value::String(iss)) if settings.issuer.as_ref() == Some(iss) => {}
+            Some(Value::String(_)) | None => return Err(not_accepted(&claims)),
+            Some(_) => return Err(ClaimFault::not("iss", "a string").into()),
+        }
+        self.check_signature(&jws)?;
+        // What tells it from every other token that the issuer signs, and what those have that it must not have.
+        if !announces_logout(&claims) {
+            return Err(ClaimFault::not("events", "an object that holds the event of a logout").into());
+        }
+        if claims.contains_key("nonce") {
+            return Err(ClaimFault::not("nonce", "absent, as it has to be from a logout token").into());
+        }
+        let (expires_at, not_before, issued_at) = (time(&claims, "exp")?, time(&claims, "nbf")?, time(&claims, "iat")?);
+        let expires_at = expires_at.ok_or_else(|| ClaimFault::missing("exp"))?;
+        let issued_at = issued_at.ok_or_else(|| ClaimFault::missing("iat"))?;
+        check_audience(settings, audience(&claims)?.as_deref())?;
+        Times { expires_at, not_before, issued_at: Some(issued_at) }.check(settings, now)?;
+        let jti = named(&claims, "jti")?.ok_or_else(|| ClaimFault::missing("jti"))?;
+        let (by, value) = match named(&claims, "sid")? {
+            Some(sid) => (RevokedBy::Sid, sid),
+            None => (RevokedBy::Subject, subject(settings, &claims)?),
+        };
+        let value: Arc<str> = value.into();
+        // Its clock counts for its own tokens, ours for the time in which the news was under way.
+        let revocation = Revocation { scope: Scope::of(settings), by, value, at: issued_at.max(now) };
+        Ok(LogoutToken { jti, over_at: expires_at.saturating_add(settings.leeway.as_secs()), revocation })
+    }
+}
+
+/// Whether the claims are those of a logout token. Such a token is never an access token, whatever its `typ` says.
+pub(super) fn announces_logout(claims: &Map<String, Value>) -> bool {
+    claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object)
+}
+
+/// A claim that is absent, or text with something in it.
+fn named(claims: &Map<String, Value>, name: &'static str) -> Result<Option<String>, ClaimFault> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
+        Some(_) => Err(ClaimFault::not(name, "a string with something in it")),
+    }
+}
+
+const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::token::samples::*;
+
+    /// The claims of a logout token, changed.
+    fn logout(change: Value) -> Value {
+        let usual = json!({"iat": NOW, "exp": NOW + 120, "jti": "l-1", "sid": "s-1", "events": {EVENT: {}}, "realm_access": null});
+        let mut claims = claims_with(usual);
+        for (name, value) in object(change) {
+            if value.is_null() {
+                claims.remove(&name);
+            } else {
+                claims.insert(name, value);
+            }
+        }
+        Value::Object(claims)
+    }
+
+    fn verify(header: &str, claims: &Value) -> Result<LogoutToken, InvalidToken> {
+        let issuers = issuers(|_| {});
+        issuers.iter().next().unwrap().verify_logout(&signed(header, &claims.to_string()), NOW)
+    }
+
+    const LOGOUT: &str = r#"{"alg":"HS256","typ":"logout+jwt"}"#;
+
+    #[test]
+    fn a_session_ends_or_all_that_a_subject_holds() {
+        let corp = || Scope::Issuer("https://corp.example".into());
+        for (change, by, value) in [
+            (json!({}), RevokedBy::Sid, "s-1"),
+            (json!({"sub": null}), RevokedBy::Sid, "s-1"),
+            (json!({"sid": null}), RevokedBy::Subject, "u-17"),
+            (json!({"sid": null, "sub": 17}), RevokedBy::Subject, "17"),
+        ] {
+            let token = verify(LOGOUT, &logout(change)).unwrap();
+            assert_eq!(token.revocation, Revocation { scope: corp(), by, value: value.into(), at: NOW });
+            assert_eq!((token.jti.as_str(), token.over_at), ("l-1", NOW + 150));
+        }
+        // The issuer's clock may be ahead: so are its tokens.
+        assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW + 20}))).unwrap().revocation.at, NOW + 20);
+        assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW - 60}))).unwrap().revocation.at, NOW);
+    }
+
+    #[test]
+    fn every_rule_is_held() {
+        let event = |value: Value| json!({"events": {EVENT: value}});
+        for (change, told) in [
+            (json!({"events": null}), "events"),
+            (json!({"events": EVENT}), "events"),
+            (json!({"events": [EVENT]}), "events"),
+            (json!({"events": {"http://schemas.openid.net/event/other": {}}}), "events"),
+            (event(json!(true)), "events"),
+            (json!({"nonce": "n"}), "nonce"),
+            (json!({"nonce": ""}), "nonce"),
+            (json!({"iss": null}), "no iss"),
+            (json!({"iss": "https://other.example"}), "not configured"),
+            (json!({"iss": 7}), "\"iss\" is not"),
+            (json!({"aud": null}), "no aud"),
+            (json!({"aud": "other"}), "not us"),
+            (json!({"exp": null}), "\"exp\" is missing"),
+            (json!({"iat": null}), "\"iat\" is missing"),
+            (json!({"exp": NOW - 30}), "expired"),
+            (json!({"iat": NOW + 31, "exp": NOW + 60}), "in the future"),
+            (json!({"iat": "now"}), "\"iat\" is not"),
+            (json!({"exp": NOW + 86_401}), "more than the"),
+            (json!({"jti": null}), "\"jti\" is missing"),
+            (json!({"jti": ""}), "\"jti\" is not"),
+            (json!({"jti": 7}), "\"jti\" is not"),
+            (json!({"sid": ""}), "\"sid\" is not"),
+            (json!({"sid": 7}), "\"sid\" is not"),
+            (json!({"sid": null, "sub": null}), "\"sub\" is missing"),
+            (json!({"sid": null, "sub": ""}), "\"sub\" is not"),
+        ] {
+            let refused = verify(LOGOUT, &logout(change.clone())).unwrap_err();
+            assert!(refused.to_string().contains(told), "{change}: {refused}");
+        }
+        let forged = signed(LOGOUT, &logout(json!({})).to_string());
+        let issuers = issuers(|_| {});
+        let issuer = issuers.iter().next().unwrap();
+        let (input, _) = forged.rsplit_once('.').unwrap();
+        let other = signed(LOGOUT, &logout(json!({"jti": "l-2"})).to_string());
+        let (_, signature) = other.rsplit_once('.').unwrap();
+        assert_eq!(issuer.verify_logout(&format!("{input}.{signature}"), NOW), Err(InvalidToken::Signature));
+    }
+
+    #[test]
+    fn its_type_is_its_own_or_unsaid() {
+        for (header, accepted) in [
+            (r#"{"alg":"HS256","typ":"logout+jwt"}"#, true),
+            (r#"{"alg":"HS256","typ":"application/Logout+JWT"}"#, true),
+            (r#"{"alg":"HS256","typ":"JWT"}"#, true),
+            (r#"{"alg":"HS256"}"#, true),
+            (r#"{"alg":"HS256","typ":"at+jwt"}"#, false),
+            (r#"{"alg":"HS256","typ":"secevent+jwt"}"#, false),
+            (r#"{"alg":"HS256","typ":"logout+jwt","crit":["x"],"x":1}"#, false),
+            (r#"{"alg":"none","typ":"logout+jwt"}"#, false),
+        ] {
+            assert_eq!(verify(header, &logout(json!({}))).is_ok(), accepted, "{header}");
+        }
+    }
+
+    /// An issuer signs both with one key: neither may stand in for the other.
+    #[test]
+    fn a_logout_token_is_no_access_token_and_an_access_token_ends_nothing() {
+        let issuers = issuers(|_| {});
+        for header in [LOGOUT, r#"{"alg":"HS256","typ":"JWT"}"#, r#"{"alg":"HS256"}"#] {
+            let token = signed(header, &logout(json!({})).to_string());
+            assert!(issuers.verify(&token, NOW).is_err(), "{header}");
+            assert!(issuers.iter().next().unwrap().verify_logout(&token, NOW).is_ok(), "{header}");
+        }
+        let access = token(json!({"jti": "t", "sid": "s"}));
+        assert!(issuers.verify(&access, NOW).is_ok());
+        assert!(issuers.iter().next().unwrap().verify_logout(&access, NOW).is_err());
+    }
+}
