@@ -15,13 +15,14 @@ use super::client::ClientAddress;
 use super::exchange::Exchange;
 use super::navigation::led;
 use super::refusal::Refusal;
-use super::route::{NoRoute, Route, TokenPlaces};
+use super::route::{Destination, NoRoute, Route, TokenPlaces};
 use super::snapshot::Snapshot;
 use super::target::Target;
 use super::{Gateway, count};
 use crate::identity::endpoints::{self, CallerNeeded, Endpoint, Found};
+use crate::identity::pages::{self, Why};
 use crate::identity::request::account_named;
-use crate::identity::{Identity, IdentityError, Mount, Origin, Request};
+use crate::identity::{Identity, IdentityError, Mount, Origin, Policy, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 
 /// A request that leads to the built-in issuer.
@@ -36,13 +37,31 @@ pub(super) struct Visit<'a> {
 }
 
 impl Gateway {
-    /// Finds the endpoint, and checks what can be checked here: origin, limits, caller, size. What is left is done on the background
-    /// runtime.
+    /// The endpoint's answer. Where a person asks, a refusal is a page of the same status that says what to do.
     pub(super) async fn visit(
         &self,
         visit: Visit<'_>,
         parts: Parts,
         body: Incoming,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Refusal> {
+        let (policy, mount) = (visit.snapshot.identity.clone(), visit.mount);
+        let mut asked = pages::Asked::by(&parts.method, &parts.headers, visit.target.query());
+        let answered = self.reach(&visit, parts, body, asked.as_mut(), exchange).await;
+        answered.map_err(|refusal| match (asked, policy) {
+            (Some(asked), Some(policy)) => page(&asked, &policy, mount, refusal),
+            _ => refusal,
+        })
+    }
+
+    /// Finds the endpoint, and checks what can be checked here: origin, limits, caller, size. What is left is done on the background
+    /// runtime.
+    async fn reach(
+        &self,
+        visit: &Visit<'_>,
+        parts: Parts,
+        body: Incoming,
+        mut asked: Option<&mut pages::Asked>,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
         let (Some(identity), Some(policy)) = (self.identity(), &visit.snapshot.identity) else { return Err(NoRoute::NotFound.into()) };
@@ -55,6 +74,9 @@ impl Gateway {
             }
             Found::Nowhere => return Err(NoRoute::NotFound.into()),
         };
+        if let Some(asked) = &mut asked {
+            asked.reached(endpoint);
+        }
         let origin = origin_of(&parts, visit.target, visit.client, &visit.snapshot.rules.token_names);
         if endpoint.changes_something() && origin == Origin::Foreign {
             return Err(Unauthenticated::ForeignOrigin.into());
@@ -76,7 +98,10 @@ impl Gateway {
             exchange.recognised(&caller.token);
         }
         let body = read(body, visit.snapshot, exchange).await?;
-        self.count_account(&visit, identity, endpoint, &parts, &body, caller.as_ref(), exchange)?;
+        if let Some(asked) = &mut asked {
+            asked.filled(&body);
+        }
+        self.count_account(visit, identity, endpoint, &parts, &body, caller.as_ref(), exchange)?;
         let request = Request {
             endpoint,
             parameter,
@@ -153,6 +178,26 @@ impl Visit<'_> {
         }
         Ok(Some(caller))
     }
+}
+
+/// What a person is shown instead of a refusal that comes before the visit: nothing else where the route does not lead here.
+pub(super) fn shown(snapshot: &Snapshot, route: &Route, parts: &Parts, target: &Target, refusal: Refusal) -> Refusal {
+    let (Destination::Identity(mount), Some(policy)) = (&route.destination, &snapshot.identity) else { return refusal };
+    let Some(mut asked) = pages::Asked::by(&parts.method, &parts.headers, target.query()) else { return refusal };
+    if let Found::Endpoint(endpoint, _) = endpoints::find(parts.method.as_str(), below(target.path(), route.pattern.segments.len())) {
+        asked.reached(endpoint);
+    }
+    page(&asked, policy, mount, refusal)
+}
+
+/// The page of a refusal. A browser that is led elsewhere sees none.
+fn page(asked: &pages::Asked, policy: &Policy, mount: &Mount, refusal: Refusal) -> Refusal {
+    if matches!(refusal, Refusal::Led { .. }) {
+        return refusal;
+    }
+    let detail = refusal.detail();
+    let why = Why { reason: refusal.reason().as_str(), detail: detail.as_deref(), retry_after: refusal.retry_after() };
+    Refusal::Page { page: pages::refused(asked, &why, policy, mount), refusal: Box::new(refusal) }
 }
 
 /// What is left of a decoded path below so many segments.

@@ -42,7 +42,7 @@ use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes};
-use self::identity::Visit;
+use self::identity::{Visit, shown};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::navigation::led;
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
@@ -226,7 +226,7 @@ impl Gateway {
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
         let overridden = overridden(snapshot, route, &parts, &target)?;
-        Self::limit_client(route, &client, exchange)?;
+        Self::limit_client(route, &client, exchange).map_err(|refusal| shown(snapshot, route, &parts, &target, refusal))?;
         if let Some((also, parts)) = &overridden {
             Self::limit_client(also, &client, exchange)?;
             self.admit(snapshot, worker, also, parts, &target, &client, exchange).await?;

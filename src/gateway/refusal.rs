@@ -14,7 +14,7 @@ use super::reason::Reason;
 use super::route::NoRoute;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
-use crate::identity::{IdentityError, Refused};
+use crate::identity::{IdentityError, Refused, pages};
 use crate::token::InvalidToken;
 
 /// Why a request is answered here.
@@ -69,6 +69,14 @@ pub enum Refusal {
         /// What anybody else is told.
         refusal: Box<Refusal>,
     },
+    /// A person is shown a page instead.
+    #[error("{refusal}")]
+    Page {
+        /// In HTML.
+        page: Bytes,
+        /// What anybody else is told.
+        refusal: Box<Refusal>,
+    },
 }
 
 impl Refusal {
@@ -102,7 +110,7 @@ impl Refusal {
             Self::Logout(LogoutFault::KeysUnavailable { .. }) => Reason::KeysUnavailable,
             Self::MethodOverride | Self::Logout(_) => Reason::RequestInvalid,
             Self::Identity(refused) => identity(&refused.error),
-            Self::Led { refusal, .. } => refusal.reason(),
+            Self::Led { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::BodyTooLarge | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => Reason::BodyTooLarge,
             Self::Upstream(failure) => match failure {
@@ -123,12 +131,20 @@ impl Refusal {
     }
 
     /// What the client is told beside the reason: of a password that is not taken, why. Words of ours, none of the request's.
-    fn detail(&self) -> Option<String> {
+    pub fn detail(&self) -> Option<String> {
         match self {
             Self::Identity(refused) => match &refused.error {
                 IdentityError::Password(rejected) => Some(rejected.to_string()),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// Whole seconds until it is worth trying again.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Limited { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -166,6 +182,11 @@ impl Refusal {
                 }
             }
             Self::Led { location, .. } => return led(&location),
+            Self::Page { page, refusal } => {
+                let mut response = refusal.into_response(request_id);
+                pages::set_headers(response.headers_mut());
+                return response.map(|_| Body::Bytes(page));
+            }
             _ => {}
         }
         response
@@ -185,7 +206,7 @@ fn identity(error: &IdentityError) -> Reason {
         IdentityError::Password(_) => Reason::PasswordRejected,
         IdentityError::Grant(_) => Reason::InvalidGrant,
         IdentityError::Link => Reason::LinkInvalid,
-        IdentityError::NoSession | IdentityError::NotOffered => Reason::RouteNotFound,
+        IdentityError::NoSession | IdentityError::NoLogo | IdentityError::NotOffered => Reason::RouteNotFound,
         IdentityError::Nobody => Reason::CredentialsMissing,
         IdentityError::Overloaded(_) | IdentityError::MailFull(_) => Reason::Overloaded,
         IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => Reason::StoreUnavailable,

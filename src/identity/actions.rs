@@ -5,12 +5,13 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::account::{self, NewAccount};
-use super::answer::{done, json, public, see_other, with_cookies};
+use super::answer::{asset, done, json, public, see_other, with_cookies};
 use super::bodies::{self, Secret, Tokens};
 use super::endpoints::Action;
 use super::error::{IdentityError, NoLogin, RequestFault};
 use super::hasher::Verdict;
 use super::password::{Password, StoredHash};
+use super::people::show_page;
 use super::request::{Origin, Request};
 use super::session::{Continued, NotContinued};
 use super::{Email, Identity, Policy, Refused, Registration, audit, cookie, return_to};
@@ -41,6 +42,10 @@ impl Identity {
             Action::RemoveTotp => self.remove_totp(request).await,
             Action::Keys => Ok(public(self.keys.published(), MAX_AGE)),
             Action::Metadata => Ok(metadata(policy)),
+            Action::Page(page) => show_page(page, request, policy),
+            Action::Style => Ok(asset(&policy.brand.style, request)),
+            Action::Logo => policy.brand.logo.as_ref().map(|logo| asset(logo, request)).ok_or_else(|| IdentityError::NoLogo.into()),
+            Action::Home => Ok(see_other(&request.mount.path("/sessions"))),
         }
     }
 
@@ -60,7 +65,7 @@ impl Identity {
         Ok(json(StatusCode::CREATED, &bodies::Account::of(&account, false)))
     }
 
-    async fn login(&self, request: &Request, policy: &Policy) -> Answered {
+    pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
         let body: bodies::Login = request.read()?;
         // An address that none can be has no account, and costs as much.
         let email = Email::parse(&body.email).ok();
@@ -84,7 +89,7 @@ impl Identity {
         self.metrics.login("succeeded");
         audit::record("login_succeeded", request.client, &session.account.id, "");
         let tokens = self.tokens(&session, policy).await?;
-        if request.is_form() && request.wants_page() {
+        if request.is_from_page() {
             let cookies = cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
             return Ok(with_cookies(see_other(return_to::local(body.return_to.as_deref())), cookies));
         }

@@ -4,6 +4,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use super::brand::Asset;
+use super::pages;
+use super::request::Request;
+
 /// JSON for whoever asked, and nobody else.
 pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Bytes> {
     // What we answer with are strings, numbers and lists of them: it can always be written.
@@ -18,6 +22,26 @@ pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
     response.headers_mut().insert(header::CACHE_CONTROL, max_age);
     // Pages of other origins may read it: it is public, and no cookie changes it.
     response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}
+
+/// A page for whoever asked, and nobody else.
+pub(super) fn page(html: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(html);
+    pages::set_headers(response.headers_mut());
+    response
+}
+
+/// A file that pages name. With its version in the URL it can be kept for good; without, another file may be there tomorrow.
+pub(super) fn asset(asset: &Asset, request: &Request) -> Response<Bytes> {
+    let mut response = with_type(StatusCode::OK, asset.content_type, asset.bytes.clone());
+    let is_this_version = request.parameter_of_query("v").is_some_and(|version| version == asset.version);
+    let caching = if is_this_version { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Somebody may open a mark by itself, and SVG can hold scripts: none runs, and nothing is loaded.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox"));
     response
 }
 

@@ -3,6 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::bodies;
+use super::pages::{self, Page};
 
 /// An endpoint.
 #[derive(Debug)]
@@ -71,6 +72,14 @@ pub enum Action {
     Keys,
     /// The metadata.
     Metadata,
+    /// Shows a page.
+    Page(Page),
+    /// The style sheet of the pages.
+    Style,
+    /// The mark above them.
+    Logo,
+    /// Leads to the page that people begin at.
+    Home,
 }
 
 /// Whether an endpoint needs to know who calls.
@@ -122,7 +131,8 @@ impl Endpoint {
 /// The endpoint for a method and a decoded path below the mount.
 pub fn find(method: &str, below: &str) -> Found {
     let mut allowed: Vec<&str> = Vec::new();
-    for endpoint in &ENDPOINTS {
+    let below = if below.is_empty() { "/" } else { below };
+    for endpoint in all() {
         let Some(parameter) = matches(endpoint.path, below) else { continue };
         if endpoint.method == method || (endpoint.method == "GET" && method == "HEAD") {
             return Found::Endpoint(endpoint, parameter.map(str::to_owned));
@@ -153,7 +163,12 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// Every endpoint.
-pub static ENDPOINTS: [Endpoint; 19] = [
+pub fn all() -> impl Iterator<Item = &'static Endpoint> {
+    ENDPOINTS.iter().chain(&pages::ENDPOINTS)
+}
+
+/// What programs use, and what forms are sent to.
+static ENDPOINTS: [Endpoint; 19] = [
     Endpoint {
         method: "POST",
         path: "/register",
@@ -378,7 +393,8 @@ mod tests {
         assert_eq!(action("POST", "/login"), Some((Action::Login, None)));
         assert_eq!(action("HEAD", "/me"), Some((Action::Me, None)));
         assert_eq!(action("DELETE", "/sessions/a-b"), Some((Action::EndSession, Some("a-b".to_owned()))));
-        for (method, below) in [("POST", "/login/"), ("DELETE", "/sessions/"), ("DELETE", "/sessions/a/b"), ("GET", ""), ("POST", "/Login")]
+        for (method, below) in
+            [("POST", "/login/"), ("DELETE", "/sessions/"), ("DELETE", "/sessions/a/b"), ("GET", "//"), ("POST", "/Login")]
         {
             assert_eq!(action(method, below), None, "{below}");
         }
@@ -388,8 +404,8 @@ mod tests {
 
     #[test]
     fn no_two_endpoints_are_the_same() {
-        for (at, one) in ENDPOINTS.iter().enumerate() {
-            assert!(ENDPOINTS[at + 1..].iter().all(|other| (one.method, one.path) != (other.method, other.path)), "{}", one.path);
+        for (at, one) in all().enumerate() {
+            assert!(all().skip(at + 1).all(|other| (one.method, one.path) != (other.method, other.path)), "{}", one.path);
         }
     }
 }

@@ -51,6 +51,9 @@ pub enum IdentityError {
     /// More mail waits than leaves.
     #[error(transparent)]
     MailFull(NotQueued),
+    /// The pages have no mark.
+    #[error("there is no logo")]
+    NoLogo,
     /// There is no such session.
     #[error("the account has no such session")]
     NoSession,

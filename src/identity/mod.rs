@@ -30,6 +30,7 @@ mod mount;
 pub mod outbox;
 pub mod pages;
 pub mod password;
+mod people;
 pub mod policy;
 pub mod request;
 pub mod return_to;
@@ -161,7 +162,9 @@ impl Identity {
     /// [`Refused`]
     pub async fn answer(self: &Arc<Self>, request: Request, policy: Arc<Policy>) -> Result<Response<Bytes>, Box<Refused>> {
         let identity = Arc::clone(self);
-        let work = async move { identity.act(&request, &policy).await };
+        let work = async move {
+            if request.is_for_people() { identity.answer_people(&request, &policy).await } else { identity.act(&request, &policy).await }
+        };
         match self.tasks.spawn_on(work, &self.background).await {
             Ok(answered) => answered.map_err(Box::new),
             Err(_) => Err(Box::new(IdentityError::Stopping.into())),

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::endpoints::Endpoint;
 use super::error::{IdentityError, RequestFault};
 use super::mount::Mount;
+use super::pages;
 use super::session::{Device, LONGEST_USER_AGENT};
 use crate::token::VerifiedToken;
 
@@ -66,16 +67,17 @@ impl Request {
 
     /// Whether the body is a form, as pages without scripts send it.
     pub fn is_form(&self) -> bool {
-        matches!(media_type(&self.headers), Some(MediaType::Form))
+        is_form(&self.headers)
     }
 
-    /// Whether the answer is for people: what asks says that it reads HTML.
-    pub fn wants_page(&self) -> bool {
-        let lines = self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
-        lines.flat_map(|line| line.split(',')).any(|range| {
-            let media = range.split(';').next().unwrap_or_default().trim();
-            media.eq_ignore_ascii_case("text/html") || media.eq_ignore_ascii_case("application/xhtml+xml")
-        })
+    /// Whether a person sent it with a form of ours: the answer is a page, or leads to one.
+    pub fn is_from_page(&self) -> bool {
+        self.is_form() && pages::wanted(&self.headers)
+    }
+
+    /// Whether the answer is for a person: they ask for a page, or sent a form of ours.
+    pub fn is_for_people(&self) -> bool {
+        pages::wanted(&self.headers) && (self.endpoint.method == "GET" || self.is_form())
     }
 
     /// The only value of a parameter of the query.
@@ -85,6 +87,11 @@ impl Request {
         let value = values.next();
         if values.next().is_some() { None } else { value }
     }
+}
+
+/// Whether a body is a form.
+pub fn is_form(headers: &HeaderMap) -> bool {
+    matches!(media_type(headers), Some(MediaType::Form))
 }
 
 /// The account that a body names, for limits; empty where it names none.

@@ -25,6 +25,7 @@ mod jwks;
 mod limits;
 mod logout;
 mod malformed;
+mod pages;
 mod peers;
 mod reload;
 mod revocation;

@@ -1,6 +1,7 @@
 //! A real gateway on port 0, a recording upstream, a raw client, a token mint, an issuer that publishes its keys, certificates, others' software.
 
 pub mod accounts;
+pub mod browser;
 pub mod certificates;
 pub mod client;
 pub mod gateway;
@@ -12,6 +13,7 @@ pub mod upstream;
 
 use std::time::Duration;
 
+pub use self::browser::Browser;
 pub use self::client::{Connection, Response};
 pub use self::gateway::{Gateway, Setup};
 pub use self::upstream::{Step, Upstream};

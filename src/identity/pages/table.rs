@@ -1,0 +1,46 @@
+//! The endpoints that are pages, and the files that pages name.
+
+use super::{LOGO, Page, STYLE};
+use crate::identity::endpoints::{Action, CallerNeeded, Endpoint};
+
+const fn page(path: &'static str, page: Page, caller: CallerNeeded, summary: &'static str) -> Endpoint {
+    Endpoint {
+        method: "GET",
+        path,
+        action: Action::Page(page),
+        caller,
+        budget: None,
+        summary,
+        request: None,
+        success: (200, None),
+        reasons: &[],
+    }
+}
+
+const fn file(path: &'static str, action: Action, summary: &'static str, reasons: &'static [&'static str]) -> Endpoint {
+    Endpoint { method: "GET", path, action, caller: CallerNeeded::No, budget: None, summary, request: None, success: (200, None), reasons }
+}
+
+/// They are answered in HTML.
+pub static ENDPOINTS: [Endpoint; 10] = [
+    page("/login", Page::Login, CallerNeeded::No, "The page to log in at. `return_to` is a path of this site to go to then."),
+    Endpoint { reasons: &["registration_closed"], ..page("/register", Page::Register, CallerNeeded::No, "The page to register at.") },
+    page("/logout", Page::Logout, CallerNeeded::Welcome, "The page to log out at."),
+    page("/password/forgot", Page::Forgot, CallerNeeded::No, "The page to have a link mailed at."),
+    page("/password/reset", Page::Reset, CallerNeeded::No, "The page that a mailed link leads to, with `token`."),
+    page("/password/change", Page::Change, CallerNeeded::Yes, "The page to change the password at."),
+    Endpoint {
+        method: "POST",
+        path: "/sessions/{sid}",
+        action: Action::EndSession,
+        caller: CallerNeeded::Yes,
+        budget: None,
+        summary: "The same as DELETE, which forms of pages cannot send.",
+        request: None,
+        success: (204, None),
+        reasons: &["route_not_found"],
+    },
+    file(STYLE, Action::Style, "The style sheet of the pages.", &[]),
+    file(LOGO, Action::Logo, "The mark above the pages.", &["route_not_found"]),
+    Endpoint { success: (303, None), ..file("/", Action::Home, "Leads to the page of one's sessions.", &[]) },
+];

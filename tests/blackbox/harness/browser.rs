@@ -1,0 +1,161 @@
+//! A real browser: Chromium without a window, through its driver.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+
+use fantoccini::elements::Element;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Gateway, PATIENCE, within};
+
+/// A browser with a profile of its own, for which every host is the gateway. It ends with the test.
+pub struct Browser {
+    pub client: Client,
+    driver: Child,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// `None`, loudly, where there is no browser; that is a failure where every test must run.
+    pub async fn start(gateway: &Gateway) -> Option<Self> {
+        let Ok(mut driver) = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "Chromium is not installed, and CI=true");
+            eprintln!("SKIPPED: Chromium is not installed; scripts/test installs it (apt-get install chromium chromium-driver)");
+            return None;
+        };
+        let port = port(&mut driver);
+        let profile = TempDir::new().unwrap();
+        let gateway = gateway.address();
+        let arguments = [
+            "--headless".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--disable-quic".to_owned(),
+            "--no-first-run".to_owned(),
+            "--disable-background-networking".to_owned(),
+            "--disable-component-update".to_owned(),
+            "--disable-sync".to_owned(),
+            "--hide-scrollbars".to_owned(),
+            "--window-size=900,860".to_owned(),
+            // The certificate is of an authority that only the tests know.
+            "--ignore-certificate-errors".to_owned(),
+            format!("--host-resolver-rules=MAP * {gateway}"),
+            format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let capabilities = json!({ "goog:chromeOptions": { "args": arguments } });
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder.capabilities(capabilities.as_object().unwrap().clone());
+        let client = within(builder.connect(&format!("http://127.0.0.1:{port}"))).await.unwrap();
+        Some(Self { client, driver, _profile: profile })
+    }
+
+    pub async fn goto(&self, url: &str) {
+        within(self.client.goto(url)).await.unwrap();
+    }
+
+    /// Waits until the page has this heading.
+    #[track_caller]
+    pub fn shows<'a>(&'a self, heading: &'a str) -> impl Future<Output = ()> + 'a {
+        let quoted = format!("//h1[normalize-space()='{heading}']");
+        let place = std::panic::Location::caller();
+        async move {
+            if let Err(error) = self.client.wait().at_most(PATIENCE).for_element(Locator::XPath(&quoted)).await {
+                panic!("{place}: no page `{heading}` ({error}): {} {}", self.url().await, self.client.source().await.unwrap());
+            }
+        }
+    }
+
+    /// The first element of a selector, once it is there.
+    pub async fn element(&self, selector: &str) -> Element {
+        let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(selector)).await;
+        match found {
+            Ok(found) => found,
+            Err(error) => panic!("no `{selector}` ({error}): {}", self.client.source().await.unwrap()),
+        }
+    }
+
+    pub async fn text(&self, selector: &str) -> String {
+        self.element(selector).await.text().await.unwrap()
+    }
+
+    /// Types into fields, by their names.
+    pub async fn fill(&self, fields: &[(&str, &str)]) {
+        for (name, value) in fields {
+            let field = self.element(&format!("input[name={name}]")).await;
+            field.clear().await.unwrap();
+            field.send_keys(value).await.unwrap();
+        }
+    }
+
+    /// Presses the button with this text.
+    pub async fn press(&self, text: &str) {
+        let button = format!("//button[normalize-space()='{text}']");
+        let found = within(self.client.find(Locator::XPath(&button))).await;
+        found.unwrap_or_else(|error| panic!("no button `{text}`: {error}")).click().await.unwrap();
+    }
+
+    pub async fn url(&self) -> String {
+        self.client.current_url().await.unwrap().to_string()
+    }
+
+    /// What a script of the page gets, as a program of the application would.
+    pub async fn fetch(&self, path: &str) -> Value {
+        let script = "fetch(arguments[0]).then(answer => arguments[1](answer.status), error => arguments[1](String(error)))";
+        within(self.client.execute_async(script, vec![path.into()])).await.unwrap()
+    }
+
+    /// Sends a command of the browser's own protocol.
+    pub async fn command(&self, command: &str, parameters: Value) {
+        #[derive(Debug)]
+        struct Command(Value);
+        impl fantoccini::wd::WebDriverCompatibleCommand for Command {
+            fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+                base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+            }
+            fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+                (http::Method::POST, Some(self.0.to_string()))
+            }
+        }
+        let command = Command(json!({ "cmd": command, "params": parameters }));
+        within(self.client.issue_cmd(command)).await.unwrap();
+    }
+
+    /// A picture of the page, `target/screenshots/NAME.png`, for people to look at.
+    pub async fn picture(&self, name: &str) {
+        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/screenshots"));
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), within(self.client.screenshot()).await.unwrap()).unwrap();
+    }
+
+    /// Ends the browser. One that a failing test leaves behind ends with its driver.
+    pub async fn close(self) {
+        within(self.client.clone().close()).await.unwrap();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+/// The port that the driver says it listens on.
+fn port(driver: &mut Child) -> u16 {
+    let output = driver.stdout.take().unwrap();
+    let (sender, said) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let port = line.split("on port ").nth(1).and_then(|rest| rest.trim_end_matches('.').parse::<u16>().ok());
+            if let Some(port) = port.filter(|port| *port != 0) {
+                let _ = sender.send(port);
+            }
+        }
+    });
+    said.recv_timeout(PATIENCE).expect("the driver says where it listens")
+}

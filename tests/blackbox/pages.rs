@@ -1,0 +1,459 @@
+//! The pages of the built-in issuer: as they are sent, and in a real browser.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use crate::harness::certificates::authority;
+use crate::harness::{Browser, Gateway, Response, Setup, Step, within};
+
+/// With accounts for everybody, and no limit but the one that a test asks for.
+const SITE: &str =
+    "identity = { issuer = 'https://app.test/auth', registration = 'open', mail = { folder = 'mail' }, brand = { name = 'Example' } }
+limit.wide = { requests = 1000, per = '1s' }
+route = [
+    { path = '/auth/*', identity = true, limit = 'wide' },
+    { path = '/*', upstream = 'app', token_from = ['header', 'cookie'] },
+]";
+
+const PASSWORD: &str = "correct-tuba-meadow-9";
+
+fn encoded(fields: &[(&str, &str)]) -> String {
+    let mut body = String::new();
+    for (name, value) in fields {
+        let value: String = value.bytes().fold(String::new(), |mut text, byte| {
+            write!(text, "%{byte:02X}").unwrap();
+            text
+        });
+        write!(body, "{name}={value}&").unwrap();
+    }
+    body
+}
+
+async fn post(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Response {
+    post_as(gateway, path, fields, "").await
+}
+
+/// Sends a form as a browser does.
+async fn post_as(gateway: &Gateway, path: &str, fields: &[(&str, &str)], cookies: &str) -> Response {
+    let request = gateway
+        .request("POST", path)
+        .header("Accept", ACCEPT)
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .header("Origin", "https://app.test")
+        .header("Sec-Fetch-Site", "same-origin")
+        .header("Sec-Fetch-Mode", "navigate")
+        .header("Cookie", cookies);
+    request.body(encoded(fields)).send().await
+}
+
+async fn page(gateway: &Gateway, path: &str, cookies: &str) -> Response {
+    gateway.get(path).header("Accept", ACCEPT).header("Sec-Fetch-Mode", "navigate").header("Cookie", cookies).send().await
+}
+
+/// What a browser would send of the cookies that it was given.
+fn cookies(response: &Response) -> String {
+    let pairs: Vec<&str> = response.headers("set-cookie").iter().filter_map(|cookie| cookie.split(';').next()).collect();
+    pairs.join("; ")
+}
+
+async fn register(gateway: &Gateway, email: &str) -> String {
+    let registered = post(gateway, "/auth/register", &[("email", email), ("name", ""), ("password", PASSWORD)]).await;
+    assert_eq!(registered.status, 303, "{registered:?}");
+    cookies(&registered)
+}
+
+const ACCEPT: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+/// That an answer is a page which can do nothing but show itself, and that nobody keeps.
+#[track_caller]
+fn is_page(response: &Response, status: u16, title: &str) -> String {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(response.header("referrer-policy"), Some("strict-origin"));
+    let policy = response.header("content-security-policy").unwrap();
+    for wanted in ["default-src 'none'", "style-src 'self'", "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(wanted) && !policy.contains("unsafe"), "{policy}");
+    }
+    let html = String::from_utf8(response.body.clone()).unwrap();
+    assert!(html.contains(&format!("<title>{title} · Example</title>")), "{html}");
+    for forbidden in ["<script", "<style", " style=", "javascript:", " onclick", "http://", "https://"] {
+        assert!(!html.contains(forbidden), "{forbidden}: {html}");
+    }
+    // Each field has a label, and says what a password manager may put there.
+    for input in html.split("<input ").skip(1).map(|rest| rest.split('>').next().unwrap()).filter(|input| !input.contains("hidden")) {
+        let id = input.split("id=\"").nth(1).unwrap().split('"').next().unwrap();
+        assert!(html.contains(&format!("<label for=\"{id}\">")) && input.contains("autocomplete=\""), "{input}");
+        let described = input.split("aria-describedby=\"").nth(1).map_or("", |rest| rest.split('"').next().unwrap());
+        for id in described.split_whitespace() {
+            assert!(html.contains(&format!("id=\"{id}\"")), "{id}: {html}");
+        }
+    }
+    html
+}
+
+#[tokio::test]
+async fn every_page_is_sent_as_one_and_needs_no_script() {
+    let gateway = Gateway::start(SITE).await;
+    for (path, title) in [
+        ("/auth/login", "Log in"),
+        ("/auth/register", "Register"),
+        ("/auth/logout", "You are logged out"),
+        ("/auth/password/forgot", "Reset your password"),
+        ("/auth/password/reset?token=abc", "Set a new password"),
+    ] {
+        is_page(&page(&gateway, path, "").await, 200, title);
+    }
+    let cookies = register(&gateway, "ann@example.com").await;
+    for (path, title) in
+        [("/auth/sessions", "Where you are logged in"), ("/auth/password/change", "Change your password"), ("/auth/logout", "Log out?")]
+    {
+        is_page(&page(&gateway, path, &cookies).await, 200, title);
+    }
+    for path in ["/auth/sessions", "/auth/password/change"] {
+        let led = page(&gateway, path, "").await;
+        assert_eq!(led.status, 303);
+        assert_eq!(led.header("location").unwrap(), format!("/auth/login?return_to={}", path.replace('/', "%2F")));
+    }
+    for path in ["/auth", "/auth/"] {
+        assert_eq!(page(&gateway, path, "").await.header("location"), Some("/auth/sessions"));
+    }
+    is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: That did not work");
+    // Programs are answered as ever.
+    gateway.get("/auth/nothing").header("Accept", "*/*").send().await.is(404, "route_not_found");
+    gateway.get("/auth/sessions").header("Accept", "*/*").send().await.is(401, "credentials_missing");
+}
+
+#[tokio::test]
+async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
+    let gateway = Gateway::start(SITE).await;
+    register(&gateway, "ann@example.com").await;
+    let odd = "\"><script>alert(1)</script>@example.com";
+    for (path, fields, status, title, told) in [
+        (
+            "/auth/login",
+            vec![("email", "ann@example.com"), ("password", "Wr0ng-guess!"), ("return_to", "/reports?q=3")],
+            401,
+            "Error: Log in",
+            "The e-mail address or the password is wrong.",
+        ),
+        ("/auth/login", vec![("email", odd), ("password", "Wr0ng-guess!")], 401, "Error: Log in", "is wrong."),
+        (
+            "/auth/register",
+            vec![("email", "ann@example.com"), ("password", PASSWORD)],
+            409,
+            "Error: Register",
+            "There is an account with this address.",
+        ),
+        ("/auth/register", vec![("email", "bob@example.com"), ("password", "short")], 422, "Error: Register", "8"),
+        ("/auth/register", vec![("email", "nobody"), ("password", PASSWORD)], 400, "Error: Register", "Enter an e-mail address"),
+        ("/auth/register", vec![("email", "bob@example.com")], 400, "Error: Register", "Fill in every field."),
+    ] {
+        let refused = post(&gateway, path, &fields).await;
+        let html = is_page(&refused, status, title);
+        assert!(html.contains(told) && html.contains("role=\"alert\""), "{html}");
+        if status == 401 {
+            assert!(refused.header("www-authenticate").unwrap().starts_with("Bearer"));
+        }
+        for (name, value) in fields {
+            let shown = value.replace('"', "&#34;").replace('<', "&#60;").replace('>', "&#62;");
+            assert_eq!(html.contains(&format!("value=\"{shown}\"")), name != "password", "{name}: {html}");
+        }
+        assert!(refused.headers("set-cookie").is_empty());
+    }
+    // The same refusals for programs.
+    let form = gateway.request("POST", "/auth/login").header("Content-Type", "application/x-www-form-urlencoded").header("Accept", "*/*");
+    form.body(encoded(&[("email", "ann@example.com"), ("password", "x")])).send().await.is(401, "login_failed");
+}
+
+#[tokio::test]
+async fn a_login_leads_back_and_never_to_another_host() {
+    let gateway = Gateway::start(SITE).await;
+    register(&gateway, "ann@example.com").await;
+    for (asked, leads_to) in [
+        ("/reports/q3?x=1&y=a%2Fb", "/reports/q3?x=1&y=a%2Fb"),
+        ("/auth/sessions", "/auth/sessions"),
+        ("", "/"),
+        ("//evil.test", "/"),
+        ("/\\evil.test", "/"),
+        ("\\\\evil.test", "/"),
+        ("https://evil.test/", "/"),
+        ("javascript:alert(1)", "/"),
+        ("/\t/evil.test", "/"),
+        ("/\r\nSet-Cookie: a=b", "/"),
+        (" //evil.test", "/"),
+        ("@evil.test", "/"),
+    ] {
+        let fields = [("email", "ann@example.com"), ("password", PASSWORD), ("return_to", asked)];
+        let answer = post(&gateway, "/auth/login", &fields).await;
+        assert_eq!((answer.status, answer.header("location")), (303, Some(leads_to)), "{asked:?}");
+        assert_eq!(answer.headers("set-cookie").len(), 2, "{answer:?}");
+        let shown = page(&gateway, &format!("/auth/login?return_to={}", encoded(&[("", asked)]).trim_matches(['=', '&'])), "").await;
+        let html = is_page(&shown, 200, "Log in");
+        assert!(!html.contains("evil.test") && html.contains("name=\"return_to\"") == (leads_to != "/"), "{asked:?}: {html}");
+    }
+}
+
+#[tokio::test]
+async fn too_many_logins_are_told_in_words() {
+    let gateway = Gateway::start(&SITE.replace("requests = 1000, per = '1s'", "requests = 2, per = '10m'")).await;
+    for status in [401, 401, 429] {
+        let refused = post(&gateway, "/auth/login", &[("email", "ann@example.com"), ("password", "x")]).await;
+        let html = is_page(&refused, status, "Error: Log in");
+        assert_eq!(html.contains("Try again in 5 minutes."), status == 429, "{html}");
+        assert_eq!(refused.header("retry-after").is_some(), status == 429);
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_ended() {
+    let gateway = Gateway::start(SITE).await;
+    let one = register(&gateway, "ann@example.com").await;
+    let another = cookies(&post(&gateway, "/auth/login", &[("email", "ann@example.com"), ("password", PASSWORD)]).await);
+    let html = is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
+    assert_eq!((html.matches("<li>\n<div class=\"what\">").count(), html.matches("this one").count()), (2, 1), "{html}");
+    let action = html.split("action=\"").map(|rest| rest.split('"').next().unwrap()).find(|action| action.starts_with("/auth/sessions/"));
+    let ended = post_as(&gateway, action.unwrap(), &[], &one).await;
+    assert_eq!((ended.status, ended.header("location")), (303, Some("/auth/sessions?done=ended")));
+    assert!(
+        is_page(&page(&gateway, "/auth/sessions?done=ended", &one).await, 200, "Where you are logged in")
+            .contains("The session was ended.")
+    );
+    let me = gateway.get("/auth/me").header("Cookie", &another).send().await;
+    me.is(401, "token_revoked");
+    is_page(&post_as(&gateway, action.unwrap(), &[], &another).await, 401, "Error: That did not work");
+    // Of somebody else, nobody ends anything.
+    let stranger = register(&gateway, "eve@example.com").await;
+    let html = is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
+    assert!(!html.contains("eve@example.com"));
+    assert_eq!(post_as(&gateway, action.unwrap(), &[], &stranger).await.status, 404);
+    let out = post_as(&gateway, "/auth/logout-all", &[], &one).await;
+    assert_eq!((out.status, out.header("location")), (303, Some("/auth/login?done=everywhere")));
+    assert_eq!(gateway.get("/auth/me").header("Cookie", &one).send().await.status, 401);
+}
+
+#[tokio::test]
+async fn a_form_of_another_site_is_refused() {
+    let gateway = Gateway::start(SITE).await;
+    let session = register(&gateway, "ann@example.com").await;
+    for (path, origin) in [
+        ("/auth/login", "https://evil.test"),
+        ("/auth/logout-all", "https://evil.test"),
+        ("/auth/login", "null"),
+        ("/auth/register", "http://app.test:81"),
+    ] {
+        let request = gateway
+            .request("POST", path)
+            .header("Accept", ACCEPT)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .header("Origin", origin)
+            .header("Cookie", &session);
+        let refused = request.body(encoded(&[("email", "ann@example.com"), ("password", PASSWORD)])).send().await;
+        assert_eq!(refused.status, 403, "{path} {origin}: {refused:?}");
+        assert!(refused.text().contains("sent from another site") && refused.headers("set-cookie").is_empty(), "{refused:?}");
+    }
+    assert_eq!(gateway.get("/auth/me").header("Cookie", &session).send().await.status, 200);
+}
+
+#[tokio::test]
+async fn the_brand_is_shown_and_its_files_are_harmless() {
+    let svg = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 120 24'><rect width='120' height='24' fill='#7a1fa2'/><script>alert(1)</script></svg>";
+    let branded = SITE.replace("name = 'Example'", "name = 'Example', colour = '#7a1fa2', logo = 'logo.svg'");
+    let gateway = Gateway::setup(&branded).file("logo.svg", svg).start().await;
+    let html = is_page(&page(&gateway, "/auth/login", "").await, 200, "Log in");
+    let named = |start: &str| html.split('"').find(|path| path.starts_with(start)).unwrap().to_owned();
+    for (path, content_type, held) in
+        [(named("/auth/style.css?v="), "text/css; charset=utf-8", "--accent: #7a1fa2;"), (named("/auth/logo?v="), "image/svg+xml", "<rect")]
+    {
+        let file = gateway.get(&path).send().await;
+        assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)));
+        assert_eq!(file.header("cache-control"), Some("public, max-age=31536000, immutable"));
+        assert_eq!(file.header("x-content-type-options"), Some("nosniff"));
+        assert!(file.header("content-security-policy").unwrap().contains("default-src 'none'"));
+        assert!(file.text().contains(held));
+        let without = gateway.get(path.split('?').next().unwrap()).send().await;
+        assert_eq!((without.status, without.header("cache-control")), (200, Some("no-cache")));
+    }
+    gateway.reload(SITE).await;
+    gateway.get("/auth/logo").send().await.is(404, "route_not_found");
+    assert!(!is_page(&page(&gateway, "/auth/login", "").await, 200, "Log in").contains("/auth/logo"));
+}
+
+#[tokio::test]
+async fn registration_that_is_closed_says_so() {
+    let gateway = Gateway::start(&SITE.replace("'open'", "'closed'")).await;
+    assert!(!page(&gateway, "/auth/login", "").await.text().contains("/auth/register"));
+    let html = is_page(&page(&gateway, "/auth/register", "").await, 403, "Error: Register");
+    assert!(html.contains("Nobody can register here") && !html.contains("<form"), "{html}");
+    let refused = post(&gateway, "/auth/register", &[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+    is_page(&refused, 403, "Error: Register");
+}
+
+// --- in a browser ----------------------------------------------------------------------------------------------------------------------
+
+/// Over TLS, in front of an application that has pages.
+async fn in_browser(config: &str) -> Gateway {
+    let certificate = authority().issue(&["app.test"]);
+    let tls = "server.tls = { certificate = 'tls.crt', private_key = { file = 'tls.key' } }\n";
+    let setup: Setup = Gateway::setup(&format!("{tls}{config}")).file("tls.crt", certificate.chain).file("tls.key", certificate.key);
+    let gateway = setup.start().await;
+    gateway.upstream().answers(&html("<h1>Reports</h1>"));
+    gateway
+}
+
+fn html(body: &str) -> String {
+    let body = format!("<!doctype html><link rel=icon href='data:,'>{body}");
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn somebody_registers_works_and_logs_out_in_a_browser() {
+    let gateway = in_browser(SITE).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    browser.goto("https://app.test/reports/q3?x=1").await;
+    browser.shows("Log in").await;
+    browser.picture("login").await;
+    browser.client.find(fantoccini::Locator::LinkText("Register")).await.unwrap().click().await.unwrap();
+    browser.shows("Register").await;
+    browser.picture("register").await;
+    browser.fill(&[("email", "ann@example.com"), ("name", "Ann"), ("password", "password")]).await;
+    browser.press("Register").await;
+    browser.element(".errors").await;
+    browser.picture("register-refused").await;
+    assert_eq!(browser.element("#email").await.prop("value").await.unwrap().as_deref(), Some("ann@example.com"));
+    browser.fill(&[("password", PASSWORD)]).await;
+    browser.press("Register").await;
+    browser.shows("Reports").await;
+    assert_eq!(browser.url().await, "https://app.test/reports/q3?x=1");
+    let received = gateway.upstream().last();
+    assert_eq!((received.header("x-auth-email"), received.header("cookie")), (Some("ann@example.com"), None));
+    assert_eq!(browser.fetch("/reports/data").await, 200);
+    // A script of the page cannot read the cookies.
+    assert_eq!(browser.client.execute("return document.cookie", vec![]).await.unwrap(), json!(""));
+    browser.goto("https://app.test/auth/logout").await;
+    browser.shows("Log out?").await;
+    browser.picture("logout").await;
+    browser.press("Log out").await;
+    browser.shows("You are logged out").await;
+    browser.picture("logged-out").await;
+    browser.goto("https://app.test/reports/q3").await;
+    browser.shows("Log in").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_the_right_one_leads_back_in_a_browser() {
+    let gateway = in_browser(SITE).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    register_over_tls(&browser, "ann@example.com").await;
+    browser.client.delete_all_cookies().await.unwrap();
+    browser.goto("https://app.test/reports/q3").await;
+    browser.shows("Log in").await;
+    browser.fill(&[("email", "ann@example.com"), ("password", "Wr0ng-guess!")]).await;
+    browser.press("Log in").await;
+    assert!(browser.text(".errors").await.contains("The e-mail address or the password is wrong."));
+    assert_eq!(browser.client.title().await.unwrap(), "Error: Log in · Example");
+    let focused = browser.client.active_element().await.unwrap();
+    assert_eq!(focused.attr("name").await.unwrap().as_deref(), Some("password"));
+    assert_eq!(focused.attr("aria-describedby").await.unwrap().as_deref(), Some("password-wrong"));
+    browser.picture("login-refused").await;
+    for (name, width, scheme) in [("login-refused-dark", 900, "dark"), ("login-refused-320", 320, "light")] {
+        let metrics = json!({ "width": width, "height": 760, "deviceScaleFactor": 1, "mobile": false });
+        browser.command("Emulation.setDeviceMetricsOverride", metrics).await;
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        browser.command("Emulation.setEmulatedMedia", features).await;
+        let overflow = browser.client.execute("return document.documentElement.scrollWidth > innerWidth", vec![]).await.unwrap();
+        assert_eq!(overflow, json!(false), "{name} has to be scrolled sideways");
+        browser.picture(name).await;
+    }
+    browser.fill(&[("password", PASSWORD)]).await;
+    browser.press("Log in").await;
+    browser.shows("Reports").await;
+    assert_eq!(browser.url().await, "https://app.test/reports/q3");
+    browser.close().await;
+}
+
+/// Registers, and is logged in.
+async fn register_over_tls(browser: &Browser, email: &str) {
+    browser.goto("https://app.test/auth/register").await;
+    browser.fill(&[("email", email), ("password", PASSWORD)]).await;
+    browser.press("Register").await;
+    browser.shows("Reports").await;
+}
+
+#[tokio::test]
+async fn an_expired_access_cookie_is_renewed_unnoticed_in_every_tab() {
+    let gateway = in_browser(&SITE.replace("registration", "access_token_ttl = '1s', registration")).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    register_over_tls(&browser, "ann@example.com").await;
+    let expired = |line: &serde_json::Value| line["url.path"] == "/auth/renew" && line["http.response.status_code"] == 303;
+    for _ in 0..2 {
+        // It expires at some moment: until then the page is there at once, and then after a way round that nobody sees.
+        let mark = gateway.log().mark();
+        within(async {
+            while !gateway.log().lines()[mark..].iter().any(expired) {
+                browser.goto("https://app.test/reports/q3").await;
+                browser.shows("Reports").await;
+                assert_eq!(browser.url().await, "https://app.test/reports/q3");
+            }
+        })
+        .await;
+        let tab = browser.client.new_window(true).await.unwrap();
+        browser.client.switch_to_window(tab.handle).await.unwrap();
+    }
+    // A script is not led anywhere.
+    browser.goto("https://app.test/reports/q3").await;
+    within(async { while browser.fetch("/reports/data").await != 401 {} }).await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_form_of_another_site_does_nothing_in_a_browser() {
+    let gateway =
+        in_browser(&format!("{}\n[[route]]\nhost = 'evil.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'", table(SITE))).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    register_over_tls(&browser, "ann@example.com").await;
+    let form = "<h1>Win</h1><form method=post action='https://app.test/auth/logout-all'><button>Go</button></form>";
+    gateway.upstream().does_at("/trap", vec![Step::ReadBody, Step::Write(html(form).into_bytes())]);
+    browser.goto("https://evil.test/trap").await;
+    browser.shows("Win").await;
+    browser.press("Go").await;
+    browser.shows("Log out?").await;
+    assert!(browser.text(".errors").await.contains("sent from another site"));
+    browser.goto("https://app.test/reports/q3").await;
+    browser.shows("Reports").await;
+    browser.close().await;
+}
+
+/// With `[[route]]` tables instead of a list, so that another can follow.
+fn table(config: &str) -> String {
+    let mut file: toml::Table = config.parse().unwrap();
+    let routes = file.remove("route").unwrap();
+    let rest = toml::to_string(&file).unwrap();
+    let routes = toml::Table::from_iter([("route".to_owned(), routes)]);
+    format!("{rest}\n{}", toml::to_string(&routes).unwrap())
+}
+
+#[tokio::test]
+async fn another_session_is_ended_on_the_sessions_page_in_a_browser() {
+    let gateway = in_browser(SITE).await;
+    let (Some(here), Some(there)) = (Browser::start(&gateway).await, Browser::start(&gateway).await) else { return };
+    register_over_tls(&here, "ann@example.com").await;
+    there.goto("https://app.test/auth/login").await;
+    there.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+    there.press("Log in").await;
+    there.shows("Reports").await;
+    here.goto("https://app.test/auth/sessions").await;
+    here.shows("Where you are logged in").await;
+    here.picture("sessions").await;
+    here.element("form[action^='/auth/sessions/'] button").await.click().await.unwrap();
+    assert!(here.text(".notice").await.contains("The session was ended."));
+    there.goto("https://app.test/reports/q3").await;
+    there.shows("Log in").await;
+    here.goto("https://app.test/reports/q3").await;
+    here.shows("Reports").await;
+    there.close().await;
+    here.close().await;
+}
