@@ -216,6 +216,10 @@ async fn keycloak() {
     let refresh = json!({ "as": "jsonwebtoken", "options": { "algorithm": "HS512", "expiresIn": "30m" },
         "claims": { "iss": access["iss"], "aud": access["iss"], "sub": access["sub"], "typ": "Refresh", "azp": "reports-web" } });
     app.ask("/", refresh).await.is(401, "token_algorithm");
+    // With the client among the audiences, for its logout tokens, the claim keeps ID tokens out.
+    let Some(mut app) = Guided::start("keycloak.md", Some(1), "RS256").await else { return };
+    app.passes("/", &access, &[subject, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")]).await;
+    app.refuses("/", &but(&access, json!({ "typ": "ID", "aud": "reports-web" })), 403, "claim_mismatch").await;
 }
 
 #[tokio::test]
@@ -478,6 +482,12 @@ impl Provider {
         assert_eq!(served["port"].as_u64(), Some(self.port));
     }
 
+    /// Tokens of somebody who logs in with a browser of their own.
+    fn login(&mut self, account: &str) -> [String; 2] {
+        let tokens = self.process.ask(json!({ "do": "login", "account": account, "resource": RESOURCE }));
+        ["access_token", "id_token"].map(|name| tokens[name].as_str().unwrap().to_owned())
+    }
+
     /// An access token of the client itself.
     fn granted(&mut self) -> String {
         let granted = self.process.ask(json!({ "do": "grant", "resource": RESOURCE }));
@@ -505,14 +515,13 @@ async fn a_certified_provider_is_discovered() {
     let Some(keys) = private_keys([("k1", "RS256")]) else { return };
     let Some(mut provider) = Provider::start(&keys, 0) else { return };
     let gateway = Gateway::start(&provider.config("")).await;
-    let login = provider.process.ask(json!({ "do": "login", "account": "ann", "resource": RESOURCE }));
-    let [access, id] = ["access_token", "id_token"].map(|name| login[name].as_str().unwrap());
-    assert_eq!(gateway.get("/audits/q3").bearer(access).send().await.status, 200);
+    let [access, id] = provider.login("ann");
+    assert_eq!(gateway.get("/audits/q3").bearer(&access).send().await.status, 200);
     let received = gateway.upstream().last();
     let told = ["user", "roles", "issuer"].map(|name| received.header(&format!("x-auth-{name}")));
     assert_eq!(told, [Some("ann"), Some("auditor"), Some(&*provider.issuer)]);
     // It says who logged in, to the client; not who may call.
-    gateway.get("/").bearer(id).send().await.is(401, "token_audience");
+    gateway.get("/").bearer(&id).send().await.is(401, "token_audience");
     // Nobody said what for: the access token is opaque.
     let login = provider.process.ask(json!({ "do": "login", "account": "ann" }));
     gateway.get("/").bearer(login["access_token"].as_str().unwrap()).send().await.is(401, "token_malformed");
@@ -580,6 +589,32 @@ async fn a_certified_provider_goes_away_and_comes_back() {
             within(async { while gateway.get("/").bearer(token).send().await.status != 200 {} }).await;
         }
         assert_eq!(gateway.admin("/readyz").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_certified_provider_tells_of_logouts() {
+    let Some(keys) = private_keys([("k1", "ES256")]) else { return };
+    for by_session in [true, false] {
+        let Some(mut provider) = Provider::start(&keys, 0) else { return };
+        let config =
+            provider.config("backchannel_logout = '/told'").replace(&format!("['{RESOURCE}']"), &format!("['{RESOURCE}', 'reports-web']"));
+        let gateway = Gateway::start(&config).await;
+        let logout = json!({ "uri": format!("http://{}/told", gateway.address()), "session": by_session });
+        provider.process.ask(json!({ "do": "serve", "keys": keys, "logout": logout }));
+        let ([here, id], [elsewhere, _], [other, _]) = (provider.login("ann"), provider.login("ann"), provider.login("bob"));
+        for token in [&here, &elsewhere, &other] {
+            assert_eq!(gateway.get("/").bearer(token).send().await.status, 200);
+        }
+        assert_eq!(provider.process.ask(json!({ "do": "logout", "id_token": id })), json!({ "told": 1 }));
+        gateway.get("/").bearer(&here).send().await.is(401, "token_revoked");
+        // Her session on another device goes on, where the logout names one.
+        let response = gateway.get("/").bearer(&elsewhere).send().await;
+        assert_eq!(response.status, if by_session { 200 } else { 401 }, "{response:?}");
+        assert_eq!(gateway.get("/").bearer(&other).send().await.status, 200);
+        // With the client's id among the audiences an ID token is meant for us: what it lacks are the scopes.
+        let [_, id] = provider.login("eve");
+        gateway.get("/").bearer(&id).send().await.is(403, "scope_missing");
     }
 }
 

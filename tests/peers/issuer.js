@@ -1,9 +1,11 @@
 // A certified OpenID provider (oidc-provider) on loopback. It ends with its standard input.
 //
 // {"do": "key", "kid", "alg"}                → {"key"}: a new private key, as a JWK
-// {"do": "serve", "port"?, "keys"}           → {"port", "issuer"}: from now on; the first key signs, all are published
+// {"do": "serve", "port"?, "keys", "logout"?} → {"port", "issuer"}: from now on; the first key signs, all are published. `logout` is
+//                                               {"uri", "session"}: where logouts are told, and whether with the session's name
 // {"do": "grant", "resource"?}               → {"access_token", …}: to the client itself
 // {"do": "login", "account", "resource"?}    → {"access_token", "id_token", …}: by code and PKCE, through the login and consent pages
+// {"do": "logout", "id_token"}               → {"told"}: in the browser of that login, and how many clients were told
 //
 // Without `resource` access tokens are opaque, as they are with many providers.
 
@@ -20,10 +22,12 @@ const { Provider } = await import("oidc-provider");
 const redirect = "http://127.0.0.1/callback";
 const random = () => randomBytes(32).toString("base64url");
 const client = { id: "reports-web", secret: random() };
+const browsers = new Map();
 let issuer;
+let told = 0;
 
-function provider(keys) {
-  return new Provider(issuer, {
+function provider(keys, logout) {
+  const made = new Provider(issuer, {
     jwks: { keys },
     cookies: { keys: [random()] },
     clients: [
@@ -34,6 +38,7 @@ function provider(keys) {
         grant_types: ["authorization_code", "client_credentials"],
         redirect_uris: [redirect],
         id_token_signed_response_alg: keys[0].alg,
+        ...(logout && { backchannel_logout_uri: logout.uri, backchannel_logout_session_required: logout.session }),
       },
     ],
     findAccount: (_context, id) => ({
@@ -42,8 +47,14 @@ function provider(keys) {
     }),
     claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"] },
     conformIdTokenClaims: false,
-    extraTokenClaims: (_context, token) => ({ roles: token.kind === "AccessToken" ? ["auditor"] : ["service"] }),
+    // Its own way to fetch refuses loopback, where the gateway is.
+    fetch: (url, { dispatcher: _, ...options }) => fetch(url, options),
+    extraTokenClaims: (context, token) => ({
+      roles: token.kind === "AccessToken" ? ["auditor"] : ["service"],
+      ...(logout?.session && { sid: context.oidc.entities.AuthorizationCode?.sid }),
+    }),
     features: {
+      backchannelLogout: { enabled: true },
       clientCredentials: { enabled: true },
       resourceIndicators: {
         enabled: true,
@@ -58,6 +69,9 @@ function provider(keys) {
       },
     },
   });
+  made.on("backchannel.success", () => (told += 1));
+  made.on("backchannel.error", (_context, error) => console.error(error));
+  return made;
 }
 
 async function token(parameters) {
@@ -72,8 +86,7 @@ async function token(parameters) {
 }
 
 // A browser: follows redirects until they lead to the application, fills in the form of each page on the way.
-async function browse(url, fields) {
-  const jar = new Map();
+async function browse(jar, url, fields) {
   let request = { url, method: "GET" };
   for (let steps = 0; steps < 20; steps += 1) {
     const response = await fetch(request.url, {
@@ -90,14 +103,14 @@ async function browse(url, fields) {
     const location = response.headers.get("location");
     if (location) {
       const next = new URL(location, request.url);
-      if (next.href.startsWith(redirect)) return next.searchParams;
+      if (next.href.startsWith(redirect)) return { answer: next.searchParams };
       request = { url: next.href, method: "GET" };
     } else {
       const page = await response.text();
       const action = /<form[^>]* action="([^"]+)"/.exec(page)?.[1];
-      const prompt = /name="prompt" value="([^"]+)"/.exec(page)?.[1];
-      if (!action || !prompt) throw new Error(`no form: ${response.status} ${page}`);
-      request = { url: new URL(action, request.url).href, method: "POST", body: new URLSearchParams({ prompt, ...fields }) };
+      if (!action) return { status: response.status, page };
+      const hidden = Object.fromEntries([...page.matchAll(/name="(prompt|xsrf)" value="([^"]+)"/g)].map(([, ...pair]) => pair));
+      request = { url: new URL(action, request.url).href, method: "POST", body: new URLSearchParams({ ...hidden, ...fields }) };
     }
   }
   throw new Error("the login goes round in circles");
@@ -110,11 +123,11 @@ const verbs = {
     return { key: { ...(await jose.exportJWK(generateKeyPairSync(...made).privateKey)), kid, alg, use: "sig" } };
   },
 
-  serve: async ({ port = 0, keys }) => {
+  serve: async ({ port = 0, keys, logout }) => {
     if (!server.listening) await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
     issuer = `http://127.0.0.1:${server.address().port}`;
     server.removeAllListeners("request");
-    server.on("request", provider(keys).callback());
+    server.on("request", provider(keys, logout).callback());
     return { port: server.address().port, issuer };
   },
 
@@ -132,10 +145,20 @@ const verbs = {
       code_challenge_method: "S256",
       ...(resource && { resource }),
     });
-    const answered = await browse(`${issuer}/auth?${parameters}`, { login: account, password: "any" });
-    const code = answered.get("code");
-    if (!code) throw new Error(`no code: ${answered}`);
-    return token({ grant_type: "authorization_code", code, redirect_uri: redirect, code_verifier: verifier });
+    const jar = new Map();
+    const { answer: answered, page } = await browse(jar, `${issuer}/auth?${parameters}`, { login: account, password: "any" });
+    const code = answered?.get("code");
+    if (!code) throw new Error(`no code: ${answered ?? page}`);
+    const tokens = await token({ grant_type: "authorization_code", code, redirect_uri: redirect, code_verifier: verifier });
+    browsers.set(tokens.id_token, jar);
+    return tokens;
+  },
+
+  logout: async ({ id_token: hint }) => {
+    told = 0;
+    const { status, page } = await browse(browsers.get(hint), `${issuer}/session/end?id_token_hint=${hint}`, { logout: "yes" });
+    if (status !== 200) throw new Error(`no logout: ${status} ${page}`);
+    return { told };
   },
 };
 
