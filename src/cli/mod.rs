@@ -4,8 +4,11 @@ mod check;
 mod demo;
 mod explain;
 mod healthcheck;
+mod issuer;
+mod key;
 mod revoke;
 mod token;
+mod user;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,7 +17,9 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Problems};
+use crate::identity::issue::KeysError;
 use crate::process::{self, ProcessError};
+use crate::store::StoreError;
 
 /// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -56,6 +61,12 @@ enum Command {
     Token(token::Command),
     /// Make access tokens die before they expire, also in a gateway that runs.
     Revoke(revoke::Arguments),
+    /// The accounts of the built-in issuer.
+    #[command(subcommand)]
+    User(user::Command),
+    /// The keys that the built-in issuer signs with.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Try it: a gateway before a built-in application, two tokens, and curl lines to paste.
     Demo,
     /// Ask the running gateway's /readyz; exit 0 when it is ready. For images without curl.
@@ -113,6 +124,18 @@ impl From<ProcessError> for Failure {
     }
 }
 
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl From<KeysError> for Failure {
+    fn from(error: KeysError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Other(error.to_string())
@@ -129,6 +152,8 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::explain(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),
         Command::Revoke(arguments) => revoke::revoke(&config.path, &arguments),
+        Command::User(command) => user::user(&config.path, &command),
+        Command::Key(command) => key::key(&config.path, &command),
         Command::Demo => demo::demo(),
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),

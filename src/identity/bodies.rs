@@ -244,7 +244,7 @@ impl Session {
 }
 
 /// RFC 3339, in UTC, to the second.
-fn time(unix_seconds: i64) -> String {
+pub fn time(unix_seconds: i64) -> String {
     // humantime writes the years 1970 to 9999 and fails beyond: no clock stands there.
     let seconds = u64::try_from(unix_seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()

@@ -232,6 +232,56 @@ pub async fn add_key(store: &Store, algorithm: Algorithm, number: i64, signs_fro
     Ok(store.insert_signing_key(&row).await?)
 }
 
+/// What a key does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// It is published, so that verifiers have it when it signs.
+    Next,
+    /// It signs.
+    Signs,
+    /// What it signed is verified until then, in Unix seconds.
+    Remembered {
+        /// When it is forgotten.
+        until: u64,
+    },
+}
+
+/// Every key that is published, and what it does.
+///
+/// # Errors
+/// [`KeysError::Store`]
+pub async fn key_states(store: &Store, now: u64) -> Result<Vec<(SigningKeyRow, KeyState)>, KeysError> {
+    let keys = store.signing_keys().await?;
+    let starts: Vec<u64> = keys.iter().map(|key| key.signs_from.cast_unsigned()).collect();
+    let signs = starts.iter().rposition(|start| *start <= now);
+    let state = |index: usize| match signs {
+        Some(signs) if index == signs => KeyState::Signs,
+        Some(signs) if index < signs => {
+            KeyState::Remembered { until: starts.get(index + 1).copied().unwrap_or(now).saturating_add(REMEMBERED.as_secs()) }
+        }
+        _ => KeyState::Next,
+    };
+    Ok(keys.into_iter().enumerate().map(|(index, key)| (key, state(index))).collect())
+}
+
+/// Makes the next key, to sign when verifiers have had the time to fetch it; where the others are `compromised`, at once, and they are
+/// forgotten. `None`: another process made one meanwhile.
+///
+/// # Errors
+/// [`KeysError`]
+pub async fn rotate(store: &Store, algorithm: Algorithm, compromised: bool, now: u64) -> Result<Option<SigningKeyRow>, KeysError> {
+    let others = store.signing_key_numbers().await?;
+    let number = others.last().copied().unwrap_or(0) + 1;
+    let lead = if compromised || number == 1 { 0 } else { LEAD.as_secs() };
+    if !add_key(store, algorithm, number, now.saturating_add(lead), now).await? {
+        return Ok(None);
+    }
+    for other in others.into_iter().filter(|_| compromised) {
+        store.delete_signing_key(other).await?;
+    }
+    Ok(store.signing_keys().await?.into_iter().find(|key| key.number == number))
+}
+
 /// How long a key is published before it signs: verifiers keep a key set for less.
 const LEAD: Duration = Duration::from_mins(10);
 

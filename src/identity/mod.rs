@@ -23,6 +23,7 @@ pub mod email;
 pub mod endpoints;
 pub mod error;
 pub mod hasher;
+pub mod import;
 pub mod issue;
 pub mod link;
 pub mod mail;

@@ -17,6 +17,7 @@ mod admin;
 mod attacks;
 mod bearer;
 mod by_mail;
+mod commands;
 mod cookies;
 mod drain;
 mod headers;

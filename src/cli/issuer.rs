@@ -1,0 +1,62 @@
+//! What commands for the built-in issuer have in common: its policy, and its part of the store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::Spanned;
+
+use super::Failure;
+use crate::clock::Clock;
+use crate::config::value::CreateFiles;
+use crate::config::{self, Problem, Problems};
+use crate::gateway::Snapshot;
+use crate::gateway::snapshot::{CompileOptions, Compiled};
+use crate::identity::{Accounts, Policy};
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+
+/// The built-in issuer of a file, as a command sees it. A gateway that runs on the same store reads what is written within a second.
+pub(super) struct Issuer {
+    pub(super) policy: Arc<Policy>,
+    pub(super) store: Store,
+    pub(super) accounts: Accounts,
+    pub(super) now: u64,
+}
+
+/// Does something with the issuer of a file.
+///
+/// # Errors
+/// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work` says.
+pub(super) fn with_issuer<T>(path: &Path, work: impl AsyncFnOnce(&Issuer) -> Result<T, Failure>) -> Result<T, Failure> {
+    let now = Clock::system().unix_seconds();
+    let loaded = config::load(path)?;
+    let (source, section) = (loaded.source.clone(), loaded.file.store.as_ref().map_or(0..0, Spanned::span));
+    let options = CompileOptions { previous: None, create: CreateFiles::Yes, metrics: &Metrics::new(), now };
+    let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
+    let (Some(policy), Some(settings)) = (snapshot.identity.clone(), snapshot.start.store.clone()) else {
+        let problem = Problem::error(section, "there is no `[identity]`: this file has no issuer of its own, and no accounts")
+            .help("add `[identity]` with `issuer = \"…\"`, and a route with `identity = true`");
+        return Err(Problems::new(source, vec![problem]).into());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = Store::open(&settings).await?;
+        let issuer = Issuer { policy, accounts: Accounts::new(store.clone(), None), store, now };
+        let done = work(&issuer).await;
+        issuer.store.close().await;
+        done
+    })
+}
+
+/// Lines of columns, each as wide as its widest cell.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    let lines: Vec<String> = rows.iter().map(line).collect();
+    format!("{}\n", lines.join("\n"))
+}

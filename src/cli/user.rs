@@ -1,0 +1,310 @@
+//! `portcullis user`: the accounts of the built-in issuer.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::issuer::{Issuer, table, with_issuer};
+use super::{Failure, print};
+use crate::identity::account::{self, AccountError, NewAccount, is_role};
+use crate::identity::bodies::time;
+use crate::identity::import::{self, BadLine, LineProblem};
+use crate::identity::password::{Password, StoredHash};
+use crate::identity::second_factor::SecondFactors;
+use crate::identity::strength::judge;
+use crate::identity::{Accounts, Email};
+use crate::store::AccountRow;
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "A gateway that runs on the same store knows within a second.")]
+pub(super) enum Command {
+    /// Add an account. Its password is asked for, or read from standard input.
+    Add(AddArguments),
+    /// The accounts.
+    List {
+        /// As JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an account these roles instead of those it has. Its tokens end; its sessions go on with the new roles.
+    SetRoles {
+        /// The address of the account.
+        email: String,
+        /// The roles; none takes all away.
+        roles: Vec<String>,
+    },
+    /// Let an account log in no more, and end its sessions.
+    Disable {
+        /// The address of the account.
+        email: String,
+    },
+    /// Let an account log in again.
+    Enable {
+        /// The address of the account.
+        email: String,
+    },
+    /// Log an account out everywhere.
+    EndSessions {
+        /// The address of the account.
+        email: String,
+    },
+    /// Take the second factor of an account away, whose owner has lost it.
+    RemoveTotp {
+        /// The address of the account.
+        email: String,
+    },
+    /// Add the accounts of a file, all or none: CSV with the header `email,password_hash,roles,name`, or JSON lines with these members.
+    Import {
+        /// The file; `-` reads standard input.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AddArguments {
+    /// The address to log in with.
+    email: String,
+    /// A role; may be repeated. Default: `default_roles` of the file.
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
+    /// What to call its owner.
+    #[arg(long)]
+    name: Option<String>,
+    /// Read the password from standard input, up to the end of the first line.
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
+    let told = with_issuer(path, async |issuer| match command {
+        Command::Add(arguments) => add(issuer, arguments).await,
+        Command::List { json } => list(issuer, *json).await,
+        Command::SetRoles { email, roles } => set_roles(issuer, email, roles).await,
+        Command::Disable { email } => {
+            let account = find(&issuer.accounts, email).await?;
+            issuer.accounts.set_disabled(&account.id, true, &issuer.policy, issuer.now).await.map_err(failure(&account.email))?;
+            Ok(format!("disabled {}: no login, and every session has ended\n", account.email))
+        }
+        Command::Enable { email } => {
+            let account = find(&issuer.accounts, email).await?;
+            issuer.accounts.set_disabled(&account.id, false, &issuer.policy, issuer.now).await.map_err(failure(&account.email))?;
+            Ok(format!("enabled {}\n", account.email))
+        }
+        Command::EndSessions { email } => {
+            let account = find(&issuer.accounts, email).await?;
+            issuer.accounts.end_sessions(&account.id, &issuer.policy, issuer.now).await.map_err(failure(&account.email))?;
+            Ok(format!("ended every session of {}\n", account.email))
+        }
+        Command::RemoveTotp { email } => {
+            let account = find(&issuer.accounts, email).await?;
+            let had = SecondFactors::new(issuer.store.clone()).remove(&account.id).await?;
+            let said = if had { "took the second factor of" } else { "there was no second factor of" };
+            Ok(format!("{said} {}\n", account.email))
+        }
+        Command::Import { file } => import(issuer, file).await,
+    })?;
+    print(&told)
+}
+
+async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failure> {
+    let email = address(&arguments.email)?;
+    let roles = if arguments.roles.is_empty() { issuer.policy.default_roles.clone() } else { checked(&arguments.roles)? };
+    let name = account::name(arguments.name.as_deref().unwrap_or_default()).map_err(|error| Failure::Usage(error.to_string()))?;
+    if issuer.accounts.by_email(&email).await?.is_some() {
+        return Err(taken(email.as_str()));
+    }
+    let password = read_password(arguments.password_stdin)?;
+    let personal = [email.as_str(), name.as_deref().unwrap_or_default(), &issuer.policy.issuer];
+    judge(&password, issuer.policy.password_min_length, &personal).map_err(|rejected| Failure::Other(rejected.to_string()))?;
+    let hash = StoredHash::of(&password).map_err(|error| Failure::Other(error.to_string()))?;
+    let new = NewAccount { email, name, password: Some(hash), roles, email_verified: true };
+    let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
+    Ok(format!("added {} with {}; its tokens name it as `{}`\n", added.email, roles_of(&added.roles), added.id))
+}
+
+async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
+    let second_factors = SecondFactors::new(issuer.store.clone());
+    let mut accounts = Vec::new();
+    for account in issuer.accounts.all().await? {
+        let totp = second_factors.has(&account.id).await?;
+        accounts.push((account, totp));
+    }
+    if as_json {
+        let objects: Vec<_> = accounts.iter().map(|(account, totp)| object(account, *totp)).collect();
+        return Ok(format!("{:#}\n", json!(objects)));
+    }
+    if accounts.is_empty() {
+        return Ok("there is no account; add one: portcullis user add EMAIL\n".to_owned());
+    }
+    let mut rows = vec![["EMAIL", "ROLES", "STATE", "MADE", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec()];
+    for (account, totp) in accounts {
+        let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
+        state.extend((issuer.policy.verify_email && account.email_verified == 0).then_some("unverified"));
+        state.extend(totp.then_some("totp"));
+        state.extend((scheme(&account) == "none").then_some("no password"));
+        let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+        rows.push(vec![
+            account.email,
+            or_dash(account.roles),
+            state.join(", "),
+            time(account.created_at),
+            or_dash(account.last_login_at.map(time).unwrap_or_default()),
+            account.name.unwrap_or_default(),
+        ]);
+    }
+    Ok(table(&rows))
+}
+
+fn object(account: &AccountRow, totp: bool) -> serde_json::Value {
+    json!({
+        "id": account.id,
+        "email": account.email,
+        "name": account.name,
+        "roles": account.roles.split_whitespace().collect::<Vec<_>>(),
+        "disabled": account.disabled == 1,
+        "email_verified": account.email_verified == 1,
+        "password": scheme(account),
+        "totp": totp,
+        "created_at": time(account.created_at),
+        "last_login_at": account.last_login_at.map(time),
+    })
+}
+
+/// How the password is hashed: `argon2id`, or what an import brought and the next login renews.
+fn scheme(account: &AccountRow) -> &str {
+    match account.password.split('$').nth(1) {
+        None => "none",
+        Some("2a" | "2b" | "2y") => "bcrypt",
+        Some(scheme) => scheme,
+    }
+}
+
+async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<String, Failure> {
+    let roles = checked(roles)?;
+    let account = find(&issuer.accounts, email).await?;
+    issuer.accounts.set_roles(&account.id, &roles, &issuer.policy, issuer.now).await.map_err(failure(email))?;
+    Ok(format!("{} has {} now, and had {}\n", account.email, roles_of(&roles.join(" ")), roles_of(&account.roles)))
+}
+
+async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
+    let named = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let mut file = Vec::new();
+    let read = if path == Path::new("-") { io::stdin().read_to_end(&mut file).map(drop) } else { fs::read(path).map(|bytes| file = bytes) };
+    read.map_err(|error| Failure::Other(format!("{named} cannot be read: {error}")))?;
+    let refused = |lines: &[BadLine]| {
+        let list: Vec<String> = lines.iter().map(|line| format!("  {line}")).collect();
+        let lines = if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
+        Failure::Other(format!("{named}: nothing was imported, because of {lines}:\n{}", list.join("\n")))
+    };
+    let imported = import::read(&file, &issuer.policy.default_roles).map_err(|lines| refused(&lines))?;
+    let known: BTreeSet<String> = issuer.accounts.all().await?.into_iter().map(|account| account.email).collect();
+    let taken = |line: u64, email: &Email| BadLine { line, problem: LineProblem::Taken(email.clone()) };
+    let of_known: Vec<BadLine> = imported
+        .iter()
+        .filter(|imported| known.contains(imported.account.email.as_str()))
+        .map(|imported| taken(imported.line, &imported.account.email))
+        .collect();
+    if !of_known.is_empty() {
+        return Err(refused(&of_known));
+    }
+    let places: Vec<(u64, Email)> = imported.iter().map(|imported| (imported.line, imported.account.email.clone())).collect();
+    let without = imported.iter().filter(|imported| imported.account.password.is_none()).count();
+    let count = imported.len();
+    let written = issuer.accounts.add_all(imported.into_iter().map(|imported| imported.account).collect(), issuer.now).await?;
+    if let Err(index) = written {
+        // Somebody has registered meanwhile.
+        let lines: Vec<BadLine> = places.get(index).map(|(line, email)| taken(*line, email)).into_iter().collect();
+        return Err(refused(&lines));
+    }
+    let without = match without {
+        0 => String::new(),
+        some => format!("; {some} without a password, to be set by a link of POST /password/forgot"),
+    };
+    Ok(format!("imported {count} account{}{without}\n", if count == 1 { "" } else { "s" }))
+}
+
+async fn find(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
+    let email = address(email)?;
+    accounts.by_email(&email).await?.ok_or_else(|| unknown(email.as_str()))
+}
+
+fn address(written: &str) -> Result<Email, Failure> {
+    Email::parse(written).map_err(|error| Failure::Usage(format!("`{written}`: {error}")))
+}
+
+fn checked(roles: &[String]) -> Result<Vec<String>, Failure> {
+    if let Some(role) = roles.iter().find(|role| !is_role(role)) {
+        let why = "one has 1 to 100 bytes, without white space; give each by itself";
+        return Err(Failure::Usage(format!("`{role}` can be no role: {why}")));
+    }
+    let mut seen = BTreeSet::new();
+    Ok(roles.iter().filter(|role| seen.insert(*role)).cloned().collect())
+}
+
+fn roles_of(roles: &str) -> String {
+    if roles.is_empty() { "no role".to_owned() } else { format!("the roles {}", roles.split_whitespace().collect::<Vec<_>>().join(", ")) }
+}
+
+fn failure(email: &str) -> impl Fn(AccountError) -> Failure {
+    move |error| match error {
+        AccountError::Taken => taken(email),
+        AccountError::Unknown => unknown(email),
+        AccountError::Store(error) => Failure::Other(error.to_string()),
+    }
+}
+
+fn taken(email: &str) -> Failure {
+    Failure::Other(format!("{email} has an account already; to give it other roles: portcullis user set-roles {email} ROLE…"))
+}
+
+fn unknown(email: &str) -> Failure {
+    Failure::Other(format!("{email} has no account; `portcullis user list` shows who has one"))
+}
+
+/// From standard input, or asked for twice on the terminal.
+fn read_password(from_input: bool) -> Result<Password, Failure> {
+    let none = || Failure::Other("there is no password on standard input".to_owned());
+    if from_input {
+        let password = read_line()?;
+        return if password.is_empty() { Err(none()) } else { Ok(Password::new(password.to_string())) };
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "there is no terminal to ask for a password; add `--password-stdin` and send it on standard input".to_owned(),
+        ));
+    }
+    let (first, second) = (ask("Password: ")?, ask("Again: ")?);
+    if *first != *second {
+        return Err(Failure::Other("the two passwords differ; nothing was changed".to_owned()));
+    }
+    Ok(Password::new(first.to_string()))
+}
+
+fn read_line() -> Result<Zeroizing<String>, Failure> {
+    let mut line = Zeroizing::new(String::new());
+    io::stdin().lock().read_line(&mut line).map_err(|error| Failure::Other(format!("the password cannot be read: {error}")))?;
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(line)
+}
+
+/// Asks on the terminal, which does not show what is typed.
+fn ask(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+    eprint!("{prompt}");
+    io::stderr().flush()?;
+    let stdin = io::stdin();
+    let shown = tcgetattr(&stdin).map_err(io::Error::from)?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(io::Error::from)?;
+    let typed = read_line();
+    tcsetattr(&stdin, OptionalActions::Flush, &shown).map_err(io::Error::from)?;
+    eprintln!();
+    typed
+}

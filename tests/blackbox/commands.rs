@@ -1,0 +1,166 @@
+//! Commands that change the accounts and keys of a gateway while it runs (CONTRACT §1, §5).
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::accounts::{PASSWORD, Tokens, open};
+use crate::harness::{Gateway, within};
+
+/// Runs a command on the gateway's file, with this on standard input: its exit code and both outputs.
+fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .arg("--config")
+        .arg(gateway.path("gateway.toml"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads nothing may have ended.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn done(gateway: &Gateway, arguments: &[&str], input: &str) -> String {
+    let (code, told, error) = portcullis(gateway, arguments, input);
+    assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}: {told}");
+    told
+}
+
+fn failed(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String) {
+    let (code, told, error) = portcullis(gateway, arguments, input);
+    assert_eq!(told, "", "{arguments:?}");
+    (code, error)
+}
+
+/// Waits until a request with this token is refused.
+async fn dies(gateway: &Gateway, access: &str) {
+    within(async {
+        while gateway.reaches(access).await == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    gateway.get("/reports").bearer(access).send().await.is(401, "token_revoked");
+}
+
+#[tokio::test]
+async fn accounts_are_changed_while_the_gateway_runs() {
+    let gateway = Gateway::start(&open("")).await;
+    let told = done(
+        &gateway,
+        &["user", "add", "Ann@Example.com", "--role", "admin", "--name", "Ann", "--password-stdin"],
+        &format!("{PASSWORD}\r\nrest"),
+    );
+    assert!(told.starts_with("added ann@example.com with the roles admin; its tokens name it as `"), "{told}");
+    let tokens = gateway.login("ann@example.com").await;
+    assert_eq!((tokens.claims()["roles"].clone(), tokens.claims()["name"].clone()), (serde_json::json!(["admin"]), "Ann".into()));
+
+    let told = done(&gateway, &["user", "set-roles", "ann@example.com", "auditor", "user", "auditor"], "");
+    assert_eq!(told, "ann@example.com has the roles auditor, user now, and had the roles admin\n");
+    dies(&gateway, &tokens.access).await;
+    let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
+    assert_eq!(next.claims()["roles"], serde_json::json!(["auditor", "user"]), "the session goes on with the new roles");
+
+    done(&gateway, &["user", "end-sessions", "ann@example.com"], "");
+    dies(&gateway, &next.access).await;
+    gateway.refresh(&next.refresh).await.is(401, "invalid_grant");
+    let again = gateway.login("ann@example.com").await;
+    done(&gateway, &["user", "disable", "ann@example.com"], "");
+    dies(&gateway, &again.access).await;
+    gateway.try_login("ann@example.com", PASSWORD).await.is(401, "login_failed");
+    assert!(done(&gateway, &["user", "list"], "").contains("ann@example.com  auditor user  disabled"));
+    done(&gateway, &["user", "enable", "ann@example.com"], "");
+    gateway.login("ann@example.com").await;
+
+    for (arguments, input, code, told) in [
+        (
+            &["user", "add", "ann@example.com", "--password-stdin"][..],
+            PASSWORD,
+            1,
+            "error: ann@example.com has an account already; to give it other roles: ",
+        ),
+        (&["user", "add", "bob@example.com", "--password-stdin"], "password1", 1, "error: This password is among the most common ones."),
+        (&["user", "add", "bob@example.com", "--password-stdin"], "", 1, "error: there is no password on standard input\n"),
+        (&["user", "add", "bob@example.com"], "", 2, "error: there is no terminal to ask for a password; add `--password-stdin`"),
+        (&["user", "add", "bob@example.com", "--role", "a b", "--password-stdin"], PASSWORD, 2, "error: `a b` can be no role: "),
+        (&["user", "add", "bob"], "", 2, "error: `bob`: this is no e-mail address; "),
+        (
+            &["user", "disable", "bob@example.com"],
+            "",
+            1,
+            "error: bob@example.com has no account; `portcullis user list` shows who has one\n",
+        ),
+    ] {
+        let (exit, error) = failed(&gateway, arguments, input);
+        assert!(exit == code && error.starts_with(told), "{arguments:?}: {exit} {error}");
+    }
+    assert_eq!(serde_json::from_str::<Value>(&done(&gateway, &["user", "list", "--json"], "")).unwrap().as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
+    let gateway = Gateway::start(&open("")).await;
+    let hash = bcrypt::hash(PASSWORD, 4).unwrap();
+    let argon2 = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+    let file = format!(
+        "email,password_hash,roles,name\nAnn@Example.com,{hash},admin user,Ann\nbob@example.com,{},user,\ncy@example.com,\"{argon2}\",,\ndee@example.com,,,\n",
+        hash.replace("$2b$", "$2y$")
+    );
+    assert_eq!(
+        done(&gateway, &["user", "import", "-"], &file),
+        "imported 4 accounts; 1 without a password, to be set by a link of POST /password/forgot\n"
+    );
+    let schemes = || {
+        let list: Value = serde_json::from_str(&done(&gateway, &["user", "list", "--json"], "")).unwrap();
+        list.as_array().unwrap().iter().map(|account| account["password"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(schemes(), ["bcrypt", "bcrypt", "argon2id", "none"]);
+    gateway.try_login("ann@example.com", "another password").await.is(401, "login_failed");
+    assert_eq!(schemes()[0], "bcrypt");
+    let tokens = gateway.login("ann@example.com").await;
+    assert_eq!((tokens.claims()["roles"].clone(), gateway.reaches(&tokens.access).await), (serde_json::json!(["admin", "user"]), 200));
+    gateway.login("bob@example.com").await;
+    Tokens::of(&gateway.try_login("cy@example.com", "password").await);
+    gateway.try_login("dee@example.com", "").await.is(401, "login_failed");
+    assert_eq!(schemes(), ["argon2id", "argon2id", "argon2id", "none"]);
+    gateway.login("ann@example.com").await;
+
+    // All or nothing, and every bad line is named.
+    let bad = format!("email,password_hash\nnew@example.com,{hash}\nann@example.com,{hash}\nBOB@example.com,{hash}\n");
+    let (code, error) = failed(&gateway, &["user", "import", "-"], &bad);
+    assert_eq!(code, 1);
+    assert_eq!(
+        error,
+        "error: standard input: nothing was imported, because of 2 lines:\n  line 3: ann@example.com has an account already; remove the line\n  \
+         line 4: bob@example.com has an account already; remove the line\n"
+    );
+    assert_eq!(schemes().len(), 4);
+}
+
+#[tokio::test]
+async fn keys_are_rotated_while_the_gateway_runs() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let before = gateway.login("ann@example.com").await;
+    let published = || async { gateway.get("/auth/.well-known/jwks.json").send().await.json()["keys"].as_array().unwrap().len() };
+    assert_eq!(published().await, 1);
+    assert!(done(&gateway, &["key", "rotate"], "").contains("; it signs from "));
+    within(async { while published().await == 1 {} }).await;
+    let list = done(&gateway, &["key", "list"], "");
+    let states: Vec<&str> = list.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
+    assert_eq!(states, ["signs", "published, does not sign yet"], "{list}");
+    assert_eq!(gateway.reaches(&before.access).await, 200);
+
+    done(&gateway, &["key", "rotate", "--compromised"], "");
+    within(async { while gateway.reaches(&before.access).await == 200 {} }).await;
+    gateway.get("/reports").bearer(&before.access).send().await.is(401, "token_key_unknown");
+    assert_eq!(published().await, 1);
+    let after = Tokens::of(&gateway.refresh(&before.refresh).await);
+    assert_eq!(gateway.reaches(&after.access).await, 200, "the session goes on");
+}
