@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, header};
-use tokio::time::Instant;
 
 use super::client::{ClientAddress, Scheme};
 use super::route::{Access, Route, TokenPlaces};
@@ -12,7 +11,7 @@ use super::target::{Target, decode_form, query_values, same_authority};
 use crate::clock::Clock;
 use crate::identity::Origin;
 use crate::identity::cookie::REFRESH_COOKIE;
-use crate::keys::{Keys, PATIENCE, Renewal};
+use crate::keys::{Keys, Renewal};
 use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken};
 
 /// Names under which a token may stand outside `Authorization`.
@@ -193,22 +192,13 @@ pub async fn authenticate_with_newest(
         Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => verifier.issuers.lacking_key(token, refused).cloned(),
         _ => None,
     };
-    let mut decided = again();
+    let decided = again();
     if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
         return decided;
     }
     let Ok(Some(Credential { token, .. })) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
     let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else { return decided };
-    let (mut renewal, patience) = (Renewal::Joined, Instant::now() + PATIENCE);
-    loop {
-        // The keys may have come since they were asked, and may come while they are: what was fetched is counted before.
-        let fetches = owner.fetches();
-        decided = again();
-        if renewal != Renewal::Joined || lacks_key(&token, &decided).is_none() {
-            break;
-        }
-        renewal = owner.renew(fetches, patience).await;
-    }
+    let (decided, renewal) = owner.with_newest(again, |decided| lacks_key(&token, decided).is_some()).await;
     match &decided {
         Err(Unauthenticated::Invalid(InvalidToken::NoKeys)) => {}
         Err(Unauthenticated::Invalid(InvalidToken::KeyUnknown { .. })) if renewal == Renewal::Unavailable => {}

@@ -13,12 +13,11 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::body::Body;
 use super::target::{Relaxations, Target};
 use crate::clock::Clock;
-use crate::keys::{self, Keys, Renewal};
+use crate::keys::{Keys, Renewal};
 use crate::revocation::Revocations;
 use crate::store::StoreError;
 use crate::token::{InvalidToken, Issuer, LogoutToken};
@@ -144,18 +143,9 @@ fn the_token(form: &Bytes) -> Result<String, LogoutFault> {
 /// [`LogoutFault::Token`], [`LogoutFault::KeysUnavailable`]
 pub async fn verified(issuer: &Issuer, token: &str, keys: &Keys, clock: &Clock) -> Result<LogoutToken, LogoutFault> {
     let verify = || issuer.verify_logout(token, clock.unix_seconds());
-    let mut decided = verify();
+    let decided = verify();
     let Some(owner) = keys.of(issuer).filter(|_| lacks_key(&decided)) else { return decided.map_err(LogoutFault::from) };
-    let (mut renewal, patience) = (Renewal::Joined, Instant::now() + keys::PATIENCE);
-    loop {
-        // The keys may have come since they were asked, and may come while they are: what was fetched is counted before.
-        let fetches = owner.fetches();
-        decided = verify();
-        if renewal != Renewal::Joined || !lacks_key(&decided) {
-            break;
-        }
-        renewal = owner.renew(fetches, patience).await;
-    }
+    let (decided, renewal) = owner.with_newest(verify, lacks_key).await;
     match decided {
         Err(InvalidToken::NoKeys) => {}
         Err(InvalidToken::KeyUnknown { .. }) if renewal == Renewal::Unavailable => {}

@@ -2,7 +2,7 @@
 //!
 //! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that its tokens are verified with. Files are looked at twice a
 //! second; what is remote is fetched in the background, never in somebody's request, and the last good set is kept in memory and on disk
-//! (`disk`). A request whose token names a key that is not known may wait for one fetch ([`IssuerKeys::renew`]). An owner that a reload
+//! (`disk`). A request whose token names a key that is not known may wait for one fetch ([`IssuerKeys::with_newest`]). An owner that a reload
 //! leaves unchanged is carried over with everything it knows, and its task ends with the last snapshot that holds it.
 //!
 //! Nothing here decides about a request, and nothing here believes a token.
@@ -30,7 +30,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::token::{Algorithms, Issuer, Issuers, KeySet, LeftOut, LiveKeys};
 
 /// How long a request waits for newer keys.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whose keys they are, and where they come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,20 +222,24 @@ impl IssuerKeys {
         }
     }
 
-    /// How many fetches have ended.
-    pub fn fetches(&self) -> u64 {
-        *self.shared.ended.borrow()
-    }
-
-    /// Waits, until `patience` ends, for keys that are as new as may be asked for: for the fetch that is under way, or for one that is
-    /// asked for here unless there was one within the cooldown. `fetches` is what [`IssuerKeys::fetches`] said before the keys that hold
-    /// were found wanting.
-    pub async fn renew(&self, fetches: u64, patience: Instant) -> Renewal {
-        match &self.shared.settings.source {
-            Source::Remote(remote) => {
-                tokio::time::timeout_at(patience, self.shared.renew(remote, fetches)).await.unwrap_or(Renewal::Unavailable)
+    /// Decides something with keys that are as new as may be asked for, as long as it lacks a key: with those of the fetch that is under
+    /// way, or of one that is asked for here unless there was one within the cooldown. It waits a few seconds at most. Beside the decision
+    /// it says whether that is all there is to know.
+    pub async fn with_newest<T>(&self, mut decide: impl FnMut() -> T, lacks_key: impl Fn(&T) -> bool) -> (T, Renewal) {
+        let (mut renewal, patience) = (Renewal::Joined, Instant::now() + PATIENCE);
+        loop {
+            // The keys may have come since they were asked, and may come while they are: what was fetched is counted before.
+            let fetches = *self.shared.ended.borrow();
+            let decided = decide();
+            if renewal != Renewal::Joined || !lacks_key(&decided) {
+                return (decided, renewal);
             }
-            _ => Renewal::Current,
+            renewal = match &self.shared.settings.source {
+                Source::Remote(remote) => {
+                    tokio::time::timeout_at(patience, self.shared.renew(remote, fetches)).await.unwrap_or(Renewal::Unavailable)
+                }
+                _ => Renewal::Current,
+            };
         }
     }
 
@@ -288,6 +292,7 @@ impl Shared {
         self.lock().good.as_ref().map(|good| good.age(clock))
     }
 
+    /// Waits for newer keys, if it is known of `fetches` that have ended and there is one to wait for.
     async fn renew(&self, remote: &Remote, fetches: u64) -> Renewal {
         let mut ended = self.ended.subscribe();
         let joined = {

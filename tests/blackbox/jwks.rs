@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -357,6 +358,37 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
         gateway.log().until(cause, |line| line["problem"].as_str().is_some_and(|problem| problem.contains(cause))).await;
         ask(&gateway, &token).await.is(503, "keys_unavailable");
     }
+}
+
+/// `explain` walks the same steps, and asks nobody.
+#[tokio::test]
+async fn explain_verifies_with_the_keys_that_were_kept() {
+    let key = Published::new("a");
+    let issuer = Issuer::start(&[&key]).await;
+    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
+    let token = key.token(json!({}));
+    assert_eq!(ask(&gateway, &token).await.status, 200);
+    gateway.signal("TERM");
+    gateway.exited().await;
+    let explain = || {
+        let config = gateway.path("gateway.toml");
+        let told = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["explain", "GET", "/", "--json", "--token", &token, "--config"])
+            .arg(config)
+            .output()
+            .unwrap();
+        serde_json::from_slice::<Value>(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"))
+    };
+    let told = explain();
+    assert_eq!((&told["verdict"], &told["subject"]), (&json!("allow"), &json!("u-17")), "{told}");
+    for entry in std::fs::read_dir(gateway.path("")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.file_name().unwrap().to_string_lossy().starts_with("jwks-") {
+            std::fs::remove_file(entry).unwrap();
+        }
+    }
+    let told = explain();
+    assert_eq!((&told["status"], &told["reason"]), (&json!(503), &json!("keys_unavailable")), "{told}");
+    assert_eq!(issuer.asked("/keys"), 1);
 }
 
 #[tokio::test]
