@@ -10,6 +10,7 @@ use super::bodies::{self, Secret, Tokens};
 use super::endpoints::Action;
 use super::error::{IdentityError, NoLogin, RequestFault};
 use super::hasher::Verdict;
+use super::pages::Page;
 use super::password::{Password, StoredHash};
 use super::people::show_page;
 use super::request::{Origin, Request};
@@ -42,6 +43,7 @@ impl Identity {
             Action::RemoveTotp => self.remove_totp(request).await,
             Action::Keys => Ok(public(self.keys.published(), MAX_AGE)),
             Action::Metadata => Ok(metadata(policy)),
+            Action::Page(Page::Totp) => self.show_totp(request, policy).await,
             Action::Page(page) => show_page(page, request, policy),
             Action::Style => Ok(asset(&policy.brand.style, request)),
             Action::Logo => policy.brand.logo.as_ref().map(|logo| asset(logo, request)).ok_or_else(|| IdentityError::NoLogo.into()),

@@ -132,7 +132,7 @@ pub struct RemoveTotp {
 }
 
 /// What an authenticator app needs.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct Enrolment {
     /// To be typed: base32.
     pub secret: String,
@@ -143,7 +143,7 @@ pub struct Enrolment {
 }
 
 /// Codes for the day when the app is lost.
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct RecoveryCodes {
     /// Each is good for one login.
     pub recovery_codes: Vec<String>,

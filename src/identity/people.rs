@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
+use serde::de::DeserializeOwned;
 
 use super::actions::Answered;
 use super::answer::{page, see_other, with_cookies};
@@ -9,7 +10,7 @@ use super::endpoints::Action;
 use super::error::IdentityError;
 use super::pages::{self, Filled, Page};
 use super::request::Request;
-use super::{Identity, Policy, Registration, cookie};
+use super::{Identity, Policy, Refused, Registration, cookie};
 
 impl Identity {
     /// Does what is asked for, and leads a browser on.
@@ -30,7 +31,14 @@ impl Identity {
             // One's own cookies are taken away with it.
             Action::EndSession if done.headers().contains_key(header::SET_COOKIE) => "/logout",
             Action::EndSession => "/sessions?done=ended",
-            Action::ChangePassword => "/login?done=password",
+            Action::ChangePassword | Action::ResetPassword => "/login?done=password",
+            Action::ForgotPassword => "/password/forgot?done=sent",
+            Action::VerifyEmail => "/login?done=verified",
+            Action::ResendEmail => "/login?done=sent",
+            Action::RemoveTotp => "/sessions?done=totp_off",
+            // What these show, they show once.
+            Action::BeginTotp => return read(&done).map(|enrolment| page(pages::enrolment(&enrolment, policy, mount))),
+            Action::ConfirmTotp => return read(&done).map(|codes| page(pages::recovery_codes(codes, policy, mount))),
             _ => return Ok(done),
         };
         Ok(with_cookies(see_other(&mount.path(next)), cookies(&done)))
@@ -44,6 +52,17 @@ impl Identity {
         }
         // The account is there, whatever comes of this.
         self.login(request, policy).await.unwrap_or_else(|_| see_other(&format!("{login}?done=registered")))
+    }
+
+    /// The page that turns the second factor on, or off where it is on.
+    pub(super) async fn show_totp(&self, request: &Request, policy: &Policy) -> Answered {
+        let account = self.account_of(request).await?;
+        let shown = match self.second_factors.has(&account.id).await? {
+            true => Page::RemoveTotp,
+            false if policy.totp => Page::Totp,
+            false => return Err(IdentityError::NotOffered.into()),
+        };
+        show_page(shown, request, policy)
     }
 
     async fn show_sessions(&self, request: &Request, policy: &Policy) -> Answered {
@@ -65,6 +84,11 @@ pub(super) fn show_page(shown: Page, request: &Request, policy: &Policy) -> Answ
         shown => shown,
     };
     Ok(page(pages::show(shown, &filled, policy, &request.mount)))
+}
+
+/// What an endpoint told, in its own words.
+fn read<T: DeserializeOwned>(done: &Response<Bytes>) -> Result<T, Refused> {
+    serde_json::from_slice(done.body()).map_err(|_| IdentityError::Stopping.into())
 }
 
 fn cookies(response: &Response<Bytes>) -> Vec<HeaderValue> {

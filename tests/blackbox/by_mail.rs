@@ -43,7 +43,7 @@ async fn login(gateway: &Gateway, email: &str, password: &str) -> Response {
 }
 
 /// Waits until so many messages have left, and reads them, in order.
-async fn mails(gateway: &Gateway, count: usize) -> Vec<String> {
+pub async fn mails(gateway: &Gateway, count: usize) -> Vec<String> {
     let is_sent = |line: &Value| line["message"] == "mail_sent";
     let mut mark = 0;
     for _ in 0..count {
@@ -60,7 +60,7 @@ fn read(folder: &Path) -> Vec<String> {
 }
 
 /// The token of the link in a message.
-fn token(mail: &str, link: &str) -> String {
+pub fn token(mail: &str, link: &str) -> String {
     let start = mail.find(link).unwrap_or_else(|| panic!("no {link} in {mail}")) + link.len();
     mail[start..].split_whitespace().next().unwrap().to_owned()
 }

@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
+use fantoccini::Locator;
 use serde_json::json;
 
+use crate::by_mail::{mails, token};
 use crate::harness::certificates::authority;
 use crate::harness::{Browser, Gateway, Response, Setup, Step, within};
+use crate::second_factor::{base32, code};
 
 /// With accounts for everybody, and no limit but the one that a test asks for.
 const SITE: &str =
@@ -103,6 +106,7 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
         ("/auth/logout", "You are logged out"),
         ("/auth/password/forgot", "Reset your password"),
         ("/auth/password/reset?token=abc", "Set a new password"),
+        ("/auth/email/verify?token=abc", "Confirm your address"),
     ] {
         is_page(&page(&gateway, path, "").await, 200, title);
     }
@@ -120,6 +124,8 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
     for path in ["/auth", "/auth/"] {
         assert_eq!(page(&gateway, path, "").await.header("location"), Some("/auth/sessions"));
     }
+    // Second factors are offered where the file says so.
+    is_page(&page(&gateway, "/auth/totp", &cookies).await, 404, "Error: Turn on two-factor login");
     is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: That did not work");
     // Programs are answered as ever.
     gateway.get("/auth/nothing").header("Accept", "*/*").send().await.is(404, "route_not_found");
@@ -315,7 +321,7 @@ async fn somebody_registers_works_and_logs_out_in_a_browser() {
     browser.goto("https://app.test/reports/q3?x=1").await;
     browser.shows("Log in").await;
     browser.picture("login").await;
-    browser.client.find(fantoccini::Locator::LinkText("Register")).await.unwrap().click().await.unwrap();
+    browser.client.find(Locator::LinkText("Register")).await.unwrap().click().await.unwrap();
     browser.shows("Register").await;
     browser.picture("register").await;
     browser.fill(&[("email", "ann@example.com"), ("name", "Ann"), ("password", "password")]).await;
@@ -456,4 +462,119 @@ async fn another_session_is_ended_on_the_sessions_page_in_a_browser() {
     here.shows("Reports").await;
     there.close().await;
     here.close().await;
+}
+
+#[tokio::test]
+async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
+    let gateway = in_browser(SITE).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    register_over_tls(&browser, "ann@example.com").await;
+    browser.goto("https://app.test/auth/login").await;
+    browser.client.find(Locator::LinkText("Forgot your password?")).await.unwrap().click().await.unwrap();
+    browser.shows("Reset your password").await;
+    browser.picture("forgot").await;
+    for email in ["nobody@example.com", "ann@example.com"] {
+        browser.fill(&[("email", email)]).await;
+        browser.press("Send the link").await;
+        assert!(browser.text(".notice").await.starts_with("If there is an account with this address"), "{email}");
+    }
+    browser.picture("forgot-sent").await;
+    let mail = mails(&gateway, 1).await.remove(0);
+    let link = format!("https://app.test/auth/password/reset?token={}", token(&mail, "https://app.test/auth/password/reset?token="));
+    browser.goto(&link).await;
+    browser.shows("Set a new password").await;
+    browser.picture("reset").await;
+    browser.fill(&[("password", "ann")]).await;
+    browser.press("Set password").await;
+    assert!(browser.text("#password-wrong").await.contains('8'));
+    // The link is good still; what the page was asked with goes on with the form.
+    browser.fill(&[("password", "another-tuba-meadow-3")]).await;
+    browser.press("Set password").await;
+    browser.shows("Log in").await;
+    assert!(browser.text(".notice").await.contains("Your password was changed."));
+    browser.fill(&[("email", "ann@example.com"), ("password", "another-tuba-meadow-3")]).await;
+    browser.press("Log in").await;
+    browser.shows("Reports").await;
+    browser.goto(&link).await;
+    browser.fill(&[("password", "a-third-tuba-meadow")]).await;
+    browser.press("Set password").await;
+    assert!(browser.text(".errors").await.contains("This link was used already, or is too old."));
+    browser.client.find(Locator::LinkText("Send another link")).await.unwrap();
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn an_address_is_confirmed_by_a_button_and_not_by_a_link_in_a_browser() {
+    let gateway = in_browser(&SITE.replace("registration", "verify_email = true, registration")).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    browser.goto("https://app.test/auth/register?return_to=%2Freports").await;
+    browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+    browser.press("Register").await;
+    browser.shows("Log in").await;
+    assert!(browser.text(".notice").await.contains("Open the link in the mail"));
+    let log_in = async || {
+        browser.goto("https://app.test/auth/login").await;
+        browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+        browser.press("Log in").await;
+    };
+    log_in().await;
+    assert!(browser.text(".errors").await.contains("Your address is not confirmed yet"));
+    browser.picture("unverified").await;
+    browser.press("Send the mail again").await;
+    browser.element(".notice").await;
+    let mail = mails(&gateway, 2).await.pop().unwrap();
+    let link = "https://app.test/auth/email/verify?token=";
+    browser.goto(&format!("{link}{}", token(&mail, link))).await;
+    browser.shows("Confirm your address").await;
+    browser.picture("verify").await;
+    browser.press("Confirm address").await;
+    browser.shows("Log in").await;
+    assert!(browser.text(".notice").await.contains("Your address is confirmed."));
+    log_in().await;
+    browser.shows("Reports").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
+    let gateway = in_browser(&SITE.replace("registration", "totp = true, registration")).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    register_over_tls(&browser, "ann@example.com").await;
+    browser.goto("https://app.test/auth/sessions").await;
+    browser.client.find(Locator::LinkText("Two-factor login")).await.unwrap().click().await.unwrap();
+    browser.shows("Turn on two-factor login").await;
+    browser.fill(&[("current_password", PASSWORD)]).await;
+    browser.press("Continue").await;
+    let secret = base32(&browser.text(".secret").await.replace(' ', ""));
+    browser.element(".qr svg").await;
+    browser.picture("totp").await;
+    browser.fill(&[("code", "000000")]).await;
+    browser.press("Turn on").await;
+    assert!(browser.text("#code-wrong").await.contains("The code is wrong."));
+    browser.fill(&[("code", &code(&secret, -1))]).await;
+    browser.press("Turn on").await;
+    browser.shows("Keep your recovery codes").await;
+    browser.picture("recovery-codes").await;
+    let recovery = browser.text(".codes li").await;
+    browser.client.delete_all_cookies().await.unwrap();
+    for proof in [code(&secret, 0), recovery] {
+        browser.goto("https://app.test/auth/login?return_to=%2Freports").await;
+        browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+        browser.press("Log in").await;
+        assert!(browser.text(".notice").await.contains("a code besides"));
+        assert_eq!(browser.client.active_element().await.unwrap().attr("name").await.unwrap().as_deref(), Some("password"));
+        browser.picture("login-code").await;
+        browser.fill(&[("password", PASSWORD), ("code", &proof)]).await;
+        browser.press("Log in").await;
+        browser.shows("Reports").await;
+        assert_eq!(browser.url().await, "https://app.test/reports");
+    }
+    browser.goto("https://app.test/auth/totp").await;
+    browser.shows("Turn off two-factor login").await;
+    browser.picture("totp-off").await;
+    browser.fill(&[("current_password", PASSWORD), ("code", &code(&secret, 1))]).await;
+    browser.press("Turn off").await;
+    browser.shows("Where you are logged in").await;
+    assert!(browser.text(".notice").await.contains("Two-factor login is off."));
+    browser.close().await;
 }

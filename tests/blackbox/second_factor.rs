@@ -66,14 +66,14 @@ async fn enrol(gateway: &Gateway, bearer: &str) -> (Vec<u8>, Vec<String>) {
     (secret, codes)
 }
 
-fn base32(text: &str) -> Vec<u8> {
+pub fn base32(text: &str) -> Vec<u8> {
     let five = |letter: u8| "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".bytes().position(|other| other == letter).unwrap();
     let bits: Vec<usize> = text.bytes().flat_map(|letter| (0..5).rev().map(move |bit| five(letter) >> bit & 1)).collect();
     bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |byte, bit| byte << 1 | u8::try_from(*bit).unwrap())).collect()
 }
 
 /// The code of the time step so many steps from now.
-fn code(secret: &[u8], from_now: i64) -> String {
+pub fn code(secret: &[u8], from_now: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 30;
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret), &now.saturating_add_signed(from_now).to_be_bytes());
     let at = usize::from(tag.as_ref()[19] & 15);

@@ -6,6 +6,7 @@
 
 pub mod colour;
 mod forms;
+mod second_factor;
 mod sessions;
 mod table;
 mod words;
@@ -16,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use self::forms::{Content, Form, Link};
 pub use self::forms::{Filled, Page};
+pub use self::second_factor::{enrolment, recovery_codes};
 pub use self::sessions::sessions;
 pub use self::table::ENDPOINTS;
 pub use self::words::Why;
@@ -100,7 +102,9 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     if why.reason == "email_unverified" {
         content.forms.push(Form::resend(&filled, mount));
     }
-    form_page(content, None, wrong, policy, mount)
+    // With the right password, nothing is wrong yet.
+    let notice = (why.reason == "code_required").then_some("Enter your password again, and a code besides.");
+    form_page(content, notice, wrong, policy, mount)
 }
 
 fn form_page(content: Content, notice: Option<&str>, complaints: Vec<Complaint>, policy: &Policy, mount: &Mount) -> Bytes {

@@ -62,6 +62,10 @@ pub fn sessions(
     };
     let mut rows: Vec<Row> = sessions.into_iter().map(row).collect();
     rows.sort_by_key(|row| !row.is_current);
+    let mut links = vec![Link { before: None, text: "Change your password", path: mount.path("/password/change") }];
+    if policy.totp {
+        links.push(Link { before: None, text: "Two-factor login", path: mount.path("/totp") });
+    }
     rendered(&SessionsPage {
         site: Site::new(policy, mount),
         title: "Where you are logged in",
@@ -70,7 +74,7 @@ pub fn sessions(
         email: &account.email,
         sessions: rows,
         logout_all: mount.path("/logout-all"),
-        links: vec![Link { before: None, text: "Change your password", path: mount.path("/password/change") }],
+        links,
     })
 }
 

@@ -22,13 +22,18 @@ const fn file(path: &'static str, action: Action, summary: &'static str, reasons
 }
 
 /// They are answered in HTML.
-pub static ENDPOINTS: [Endpoint; 10] = [
+pub static ENDPOINTS: [Endpoint; 12] = [
     page("/login", Page::Login, CallerNeeded::No, "The page to log in at. `return_to` is a path of this site to go to then."),
     Endpoint { reasons: &["registration_closed"], ..page("/register", Page::Register, CallerNeeded::No, "The page to register at.") },
     page("/logout", Page::Logout, CallerNeeded::Welcome, "The page to log out at."),
     page("/password/forgot", Page::Forgot, CallerNeeded::No, "The page to have a link mailed at."),
     page("/password/reset", Page::Reset, CallerNeeded::No, "The page that a mailed link leads to, with `token`."),
     page("/password/change", Page::Change, CallerNeeded::Yes, "The page to change the password at."),
+    page("/email/verify", Page::VerifyEmail, CallerNeeded::No, "The page that a mailed link leads to, with `token`."),
+    Endpoint {
+        reasons: &["route_not_found"],
+        ..page("/totp", Page::Totp, CallerNeeded::Yes, "The page to turn two-factor login on or off at.")
+    },
     Endpoint {
         method: "POST",
         path: "/sessions/{sid}",

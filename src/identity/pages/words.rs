@@ -44,9 +44,7 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
         ("login_failed", Page::RemoveTotp) => (Some("current_password"), "The password or the code is wrong.".into()),
         ("login_failed", Page::ConfirmTotp) => (Some("code"), "The code is wrong. Enter the one that the app shows now.".into()),
         ("login_failed", _) => (Some("current_password"), "This is not your password.".into()),
-        ("code_required", Page::Login) => {
-            (Some("code"), "Enter your password again, and the code that your authenticator app shows.".into())
-        }
+        ("code_required", Page::Login) => return Vec::new(),
         ("code_required", _) => (Some("code"), "Enter the code that your authenticator app shows.".into()),
         ("email_unverified", _) => (None, "Your address is not confirmed yet: open the link in the mail that was sent to it.".into()),
         ("account_exists", _) => (Some("email"), "There is an account with this address. Log in, or reset its password.".into()),
@@ -54,12 +52,13 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
             let field = if page == Page::Change { "new_password" } else { "password" };
             (Some(field), why.detail.map_or_else(|| "This password is too easy to guess.".into(), sentence))
         }
+        ("request_invalid", Page::Totp) => (None, "Two-factor login is on already.".into()),
         ("request_invalid", _) => return incomplete(page, filled),
         ("rate_limited", _) => (None, format!("These were too many attempts. Try again in {}.", wait(why.retry_after.unwrap_or(60)))),
         ("link_invalid", _) => (None, "This link was used already, or is too old.".into()),
         ("registration_closed", _) => (None, "Nobody can register here by themselves. Ask whoever runs this site for an account.".into()),
         ("origin_foreign", _) => (None, "This was sent from another site, and was not accepted. Enter it here.".into()),
-        ("overloaded", _) => (None, "Too many people are logging in just now. Try again in a moment.".into()),
+        ("overloaded", _) => (None, "There is too much to do just now. Try again in a moment.".into()),
         ("store_unavailable" | "draining", _) => (None, "This cannot be done just now. Try again in a moment.".into()),
         ("body_too_large", _) => (None, "This is too much text.".into()),
         ("route_not_found" | "method_not_allowed", _) => (None, "There is nothing here.".into()),
