@@ -23,6 +23,7 @@ mod drain;
 mod headers;
 mod http2;
 mod jwks;
+mod killed;
 mod limits;
 mod logout;
 mod malformed;
