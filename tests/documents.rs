@@ -226,7 +226,8 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 }
 
 /// Commented lines that stand for something else than their default, so that the file means something else with them.
-const NO_DEFAULT: [&str; 13] = [
+const NO_DEFAULT: [&str; 14] = [
+    "mail",
     "token",
     "url",
     "host",
@@ -285,7 +286,9 @@ fn meaning(text: &str) -> String {
     let Compiled { snapshot, .. } = compile(Path::new("gateway.toml"), text.to_owned()).unwrap_or_else(|problems| panic!("{problems}"));
     let Snapshot { start, limits, h2c, proxies, max_body, body_idle_timeout, access_log, drain_delay, drain_timeout, watch, .. } =
         &snapshot;
-    let issuers: Vec<String> = snapshot.issuers.iter().map(|issuer| format!("{:?}", issuer.settings())).collect();
+    let identity = &snapshot.identity;
+    let mut issuers: Vec<String> = snapshot.issuers.iter().map(|issuer| format!("{:?}", issuer.settings())).collect();
+    issuers.sort();
     let upstreams: Vec<String> = snapshot.upstreams.iter().map(|upstream| format!("{:?}", upstream.settings())).collect();
     let counters: Vec<String> = snapshot.counters.iter().map(|limit| format!("{} {:?}", limit.name(), limit.settings())).collect();
     let names = &snapshot.rules.token_names;
@@ -313,7 +316,7 @@ fn meaning(text: &str) -> String {
         .collect();
     format!(
         "{start:?} {limits:?} {h2c} {proxies:?} {max_body} {body_idle_timeout:?} {access_log} {drain_delay:?} {drain_timeout:?} {watch} \
-         {names:?}\n{issuers:#?}\n{upstreams:#?}\n{counters:#?}\n{routes:#?}"
+         {names:?}\n{identity:#?}\n{issuers:#?}\n{upstreams:#?}\n{counters:#?}\n{routes:#?}"
     )
 }
 

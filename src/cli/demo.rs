@@ -1,56 +1,78 @@
-//! `portcullis demo`: the top-level `gateway.toml`, as it stands, with two tokens and lines to paste.
+//! `portcullis demo`: the top-level `gateway.toml` with a store in a temporary folder, two accounts, and lines to paste.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use super::token::{MintRequest, mint};
 use super::{Failure, print};
+use crate::clock::Clock;
+use crate::config::value::CreateFiles;
+use crate::identity::account::{Accounts, NewAccount};
+use crate::identity::email::Email;
+use crate::identity::password::{Password, StoredHash};
 use crate::process;
+use crate::store::Store;
 use crate::telemetry::ids;
+use crate::telemetry::metrics::Metrics;
 
 /// The file that the demo runs.
 const GATEWAY_TOML: &str = include_str!("../../gateway.toml");
 
-/// Tokens of the demo live this long.
-const TTL: &str = "8h";
+/// Who can log in: address, password, name and roles. On this machine only, in a store that goes when the demo ends.
+const ACCOUNTS: [(&str, &str, &str, &[&str]); 2] =
+    [("alice@example.com", "harbour-violet-42", "Alice", &["user"]), ("root@example.com", "copper-lantern-87", "Root", &["user", "admin"])];
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = Folder::new()?;
     let path = folder.0.join("gateway.toml");
-    fs::write(&path, on_free_ports(GATEWAY_TOML))?;
-    let token = |subject: &str, roles: &[&str]| {
-        let roles = roles.iter().map(|role| (*role).to_owned()).collect();
-        mint(
-            &path,
-            &MintRequest {
-                issuer: "local".to_owned(),
-                subject: subject.to_owned(),
-                roles,
-                claims: Vec::new(),
-                ttl: TTL.to_owned(),
-                algorithm: None,
-            },
-        )
-    };
-    let (user, admin) = (token("alice", &["user"])?, token("root", &["user", "admin"])?);
+    fs::write(&path, on_free_ports(GATEWAY_TOML)?)?;
+    add_accounts(&path)?;
     let written = path.clone();
     process::run(&path, move |addresses| {
         // Without a terminal to print to there is nobody to tell; the gateway serves all the same.
-        let _ = print(&told(addresses, &written, &user, &admin));
+        let _ = print(&told(addresses, &written));
     })?;
     Ok(())
 }
 
-fn told(addresses: &[SocketAddr], path: &Path, user: &str, admin: &str) -> String {
+/// Makes the store, as the gateway will find it.
+fn add_accounts(path: &Path) -> Result<(), Failure> {
+    let clock = Clock::system();
+    let compiled = process::compile(path, None, CreateFiles::Yes, &Metrics::new(), &clock)?;
+    let settings = compiled.snapshot.start.store.ok_or_else(|| Failure::Other("gateway.toml has no [identity]".to_owned()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let failed = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
+        let store = Store::open(&settings).await.map_err(|error| failed(&error))?;
+        let accounts = Accounts::new(store.clone(), None);
+        for (email, password, name, roles) in ACCOUNTS {
+            let new = NewAccount {
+                email: Email::parse(email).map_err(|error| failed(&error))?,
+                name: Some(name.to_owned()),
+                password: Some(StoredHash::of(&Password::new(password.to_owned())).map_err(|error| failed(&error))?),
+                roles: roles.iter().map(|&role| role.to_owned()).collect(),
+                email_verified: true,
+            };
+            accounts.add(new, clock.unix_seconds()).await.map_err(|error| failed(&error))?;
+        }
+        store.close().await;
+        Ok(())
+    })
+}
+
+fn told(addresses: &[SocketAddr], path: &Path) -> String {
     let url = addresses.first().map_or_else(|| "http://127.0.0.1:8080".to_owned(), |address| format!("http://{address}"));
+    let [(alice, alices, ..), (root, roots, ..)] = ACCOUNTS;
     format!(
         "
 Portcullis stands at {url}, before an application that answers with the request it was sent.
 Its configuration is {file}
+Two accounts can log in: {alice} with the password {alices}, and the admin {root} with {roots}.
 
-export USER_TOKEN={user}
-export ADMIN_TOKEN={admin}
+# log both in, and keep their access tokens
+login() {{ curl -s {url}/auth/login -d email=$1 -d password=$2 | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/'; }}
+export USER_TOKEN=$(login {alice} {alices})
+export ADMIN_TOKEN=$(login {root} {roots})
 
 # everybody may
 curl -i {url}/public/hello
@@ -71,10 +93,18 @@ curl -i -H \"Authorization: Bearer $ADMIN_TOKEN\" {url}/admin/users
 # no way around the check
 curl -i --path-as-is {url}/public/../admin/users
 
+# who alice is, and where she is logged in
+curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/auth/me
+curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/auth/sessions
+
 # the sixth login in a minute is refused
 for i in 1 2 3 4 5 6; do curl -s -o /dev/null -w '%{{http_code}}\\n' -X POST {url}/login; done
 
-The export lines first, then the others in any order, in a second terminal. Ctrl-C stops the demo; it then ends within seconds.
+# once alice has logged out, her token is good for nothing
+curl -i -X POST -H \"Authorization: Bearer $USER_TOKEN\" {url}/auth/logout
+curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/reports/q3
+
+The login lines first, then the others in this order, in a second terminal. Ctrl-C stops the demo; it then ends within seconds.
 
 ",
         file = path.display()
@@ -82,11 +112,15 @@ The export lines first, then the others in any order, in a second terminal. Ctrl
 }
 
 /// The file with other ports where its own are taken.
-fn on_free_ports(text: &str) -> String {
-    ["127.0.0.1:8080", "127.0.0.1:9901"].into_iter().fold(text.to_owned(), |text, address| {
-        let is_free = TcpListener::bind(address).is_ok();
-        if is_free { text } else { text.replace(&format!("\"{address}\""), "\"127.0.0.1:0\"") }
-    })
+fn on_free_ports(text: &str) -> Result<String, Failure> {
+    let mut text = text.to_owned();
+    for address in ["127.0.0.1:8080", "127.0.0.1:9901"] {
+        if TcpListener::bind(address).is_err() {
+            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            text = text.replace(address, &free.to_string());
+        }
+    }
+    Ok(text)
 }
 
 /// A folder that goes when the demo ends.

@@ -67,7 +67,7 @@ enum Command {
     /// The keys that the built-in issuer signs with.
     #[command(subcommand)]
     Key(key::Command),
-    /// Try it: a gateway before a built-in application, two tokens, and curl lines to paste.
+    /// Try it: a gateway before a built-in application, two accounts, and curl lines to paste.
     Demo,
     /// Ask the running gateway's /readyz; exit 0 when it is ready. For images without curl.
     Healthcheck,

@@ -130,11 +130,12 @@ impl Refusal {
         }
     }
 
-    /// What the client is told beside the reason: of a password that is not taken, why. Words of ours, none of the request's.
+    /// What the client is told beside the reason: what is wrong with its body or its new password. Words of ours, none of the request's.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Identity(refused) => match &refused.error {
                 IdentityError::Password(rejected) => Some(rejected.to_string()),
+                IdentityError::Request(fault) => Some(fault.to_string()),
                 _ => None,
             },
             _ => None,

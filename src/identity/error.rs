@@ -78,19 +78,28 @@ pub enum IdentityError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestFault {
     /// Neither JSON nor a form.
-    #[error("the body is neither JSON nor a form, by its Content-Type")]
+    #[error("The Content-Type must be application/json or application/x-www-form-urlencoded.")]
     ContentType,
-    /// Broken JSON, a missing member, or one of another type.
-    #[error("the body is not what the endpoint reads")]
-    Body,
+    /// No JSON at all, or bytes after it.
+    #[error("The body is no JSON.")]
+    Json,
+    /// A member that stands there twice.
+    #[error("The body names a member twice.")]
+    Repeated,
+    /// This member is missing.
+    #[error("The member `{0}` is missing.")]
+    Missing(&'static str),
+    /// No object, or a member of the wrong type.
+    #[error("The body is not an object whose members have the types that this endpoint reads.")]
+    Members,
     /// No address.
-    #[error("there is no e-mail address in the body")]
+    #[error("`email` is no e-mail address of at most 254 bytes.")]
     Email,
     /// The account has one.
     #[error("the account has a second factor already")]
     SecondFactor,
     /// The name is too long, or holds what no name does.
-    #[error("the name is too long, or holds control characters")]
+    #[error("`name` has at most 200 characters, and none that cannot be seen.")]
     Name,
 }
 

@@ -121,19 +121,70 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
 fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, RequestFault> {
     if body.is_empty() {
         // Of some endpoints everything stands in cookies.
-        return serde_json::from_value(Value::Object(Map::new())).map_err(|_| RequestFault::Body);
+        return serde_json::from_value(Value::Object(Map::new())).map_err(|error| fault(&error));
     }
     match media_type(headers) {
-        Some(MediaType::Json) => serde_json::from_slice(body).map_err(|_| RequestFault::Body),
+        Some(MediaType::Json) => serde_json::from_slice(body).map_err(|error| fault(&error)),
         Some(MediaType::Form) => {
             let mut members = Map::new();
             for (name, value) in form_urlencoded::parse(body) {
                 if members.insert(name.into_owned(), Value::String(value.into_owned())).is_some() {
-                    return Err(RequestFault::Body);
+                    return Err(RequestFault::Repeated);
                 }
             }
-            serde_json::from_value(Value::Object(members)).map_err(|_| RequestFault::Body)
+            serde_json::from_value(Value::Object(members)).map_err(|error| fault(&error))
         }
         None => Err(RequestFault::ContentType),
+    }
+}
+
+/// What is wrong with a body, without a word of it: of serde's message only the name of a member of ours is taken.
+fn fault(error: &serde_json::Error) -> RequestFault {
+    if !error.is_data() {
+        return RequestFault::Json;
+    }
+    let message = error.to_string();
+    let named = |what: &str| MEMBERS.into_iter().find(|member| message.starts_with(&format!("{what} field `{member}`")));
+    match (named("missing"), named("duplicate")) {
+        (Some(member), _) => RequestFault::Missing(member),
+        (None, Some(_)) => RequestFault::Repeated,
+        (None, None) => RequestFault::Members,
+    }
+}
+
+/// Members without which an endpoint can do nothing.
+const MEMBERS: [&str; 6] = ["email", "password", "current_password", "new_password", "token", "code"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::bodies::Login;
+    use http::HeaderValue;
+
+    #[test]
+    fn a_body_that_cannot_be_read_is_told_without_its_words() {
+        let told = |content_type: &'static str, body: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+            read::<Login>(&headers, body.as_bytes()).err()
+        };
+        let json = "application/json; charset=utf-8";
+        let form = "application/x-www-form-urlencoded";
+        for (content_type, body, fault) in [
+            (json, r#"{"email":"a","password":"b","other":[1]}"#, None),
+            (form, "email=a&password=b&other=1", None),
+            (json, "", Some(RequestFault::Missing("email"))),
+            (json, r#"{"email":"a"}"#, Some(RequestFault::Missing("password"))),
+            (form, "email=a", Some(RequestFault::Missing("password"))),
+            (json, "{", Some(RequestFault::Json)),
+            (json, r#"{"email":"a","password":"b"} x"#, Some(RequestFault::Json)),
+            (json, "[]", Some(RequestFault::Members)),
+            (json, r#"{"email":"a","password":17}"#, Some(RequestFault::Members)),
+            (json, r#"{"email":"a","email":"b","password":"c"}"#, Some(RequestFault::Repeated)),
+            (form, "email=a&email=b&password=c", Some(RequestFault::Repeated)),
+            ("text/plain", "email=a", Some(RequestFault::ContentType)),
+        ] {
+            assert_eq!(told(content_type, body), fault, "{body}");
+        }
     }
 }
