@@ -183,7 +183,7 @@ async fn what_does_not_leave_is_tried_again() {
     let failed = gateway.log().until("it is told", |line| line["message"] == "mail_not_sent").await;
     assert!(failed["cause"].as_str().unwrap().contains("blocked/mail cannot be written"), "{failed}");
     std::fs::remove_file(gateway.path("blocked")).unwrap();
-    // Fifteen seconds later by its own clock; the test does not wait for it, but puts the row's time back, as time would.
+    // Fifteen seconds later by itself; the test does not wait for that.
     let mark = gateway.log().mark();
     let database = gateway.path("portcullis.db");
     let sql = "UPDATE mail_outbox SET next_at = 0";
@@ -193,7 +193,7 @@ async fn what_does_not_leave_is_tried_again() {
 }
 
 /// Runs a statement on the database of a running gateway.
-async fn sqlite(database: &Path, sql: &str) {
+pub async fn sqlite(database: &Path, sql: &str) {
     use sqlx::{Connection, Executor};
     let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite:{}", database.display())).await.unwrap();
     connection.execute("PRAGMA busy_timeout = 5000").await.unwrap();

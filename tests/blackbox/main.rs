@@ -35,6 +35,7 @@ mod roles;
 mod routing;
 mod second_factor;
 mod sessions;
+mod smtp;
 mod streaming;
 mod target;
 mod tls;

@@ -19,6 +19,7 @@ use super::{Connection, Response, Upstream, mint, within};
 /// A running gateway. It is killed when this is dropped.
 pub struct Gateway {
     folder: TempDir,
+    environment: Vec<(String, String)>,
     upstream: Upstream,
     child: Mutex<Child>,
     log: Log,
@@ -31,6 +32,7 @@ pub struct Setup {
     config: String,
     upstream: Option<Upstream>,
     folder: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -43,6 +45,12 @@ impl Setup {
     /// In front of this application.
     pub fn upstream(mut self, upstream: Upstream) -> Self {
         self.upstream = Some(upstream);
+        self
+    }
+
+    /// With this variable in its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -64,8 +72,8 @@ impl Setup {
         let secret = folder.path().join("corp.secret");
         std::fs::write(&secret, mint::SECRET).unwrap();
         std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
-        let Process { child, log, address, admin } = Process::start(&config).await;
-        Gateway { folder, upstream, child, log, address, admin }
+        let Process { child, log, address, admin } = Process::start(&config, &self.environment).await;
+        Gateway { folder, environment: self.environment, upstream, child, log, address, admin }
     }
 }
 
@@ -78,10 +86,11 @@ struct Process {
 }
 
 impl Process {
-    async fn start(config: &Path) -> Self {
+    async fn start(config: &Path, environment: &[(String, String)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["run", "--config"])
             .arg(config)
+            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -103,7 +112,7 @@ impl Gateway {
     }
 
     pub fn setup(config: &str) -> Setup {
-        Setup { config: config.to_owned(), upstream: None, folder: TempDir::new().unwrap() }
+        Setup { config: config.to_owned(), upstream: None, folder: TempDir::new().unwrap(), environment: Vec::new() }
     }
 
     pub fn upstream(&self) -> &Upstream {
@@ -196,7 +205,7 @@ impl Gateway {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        let Process { child, log, address, admin } = Process::start(&self.path("gateway.toml")).await;
+        let Process { child, log, address, admin } = Process::start(&self.path("gateway.toml"), &self.environment).await;
         (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
     }
 
