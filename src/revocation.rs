@@ -42,6 +42,16 @@ impl Retention {
         settings.max_token_lifetime.saturating_add(settings.leeway.saturating_mul(2)).saturating_add(Duration::from_secs(1))
     }
 
+    /// The longer of the two for each scope.
+    fn and(mut self, other: Self) -> Self {
+        for (scope, seconds) in other.of {
+            let kept = self.of.entry(scope).or_default();
+            *kept = seconds.max(*kept);
+        }
+        self.longest = self.longest.max(other.longest);
+        self
+    }
+
     /// How many seconds a revocation of this scope is kept.
     pub fn seconds(&self, scope: &Scope) -> u64 {
         self.of.get(scope).copied().unwrap_or(self.longest)
@@ -127,9 +137,11 @@ impl Revocations {
         self.metrics.revocations(self.list.len());
     }
 
-    /// From now on revocations are kept as long as these issuers need: a file was installed.
+    /// From now on revocations are kept as long as these issuers need: a file was installed. Never shorter than before: what a file takes
+    /// back, a later one may give again, and tokens that were revoked meanwhile must not come back with it.
     pub fn keep_for(&self, issuers: &Issuers) {
-        *self.retention.write().unwrap_or_else(PoisonError::into_inner) = Retention::of(issuers);
+        let mut retention = self.retention.write().unwrap_or_else(PoisonError::into_inner);
+        *retention = std::mem::take(&mut *retention).and(Retention::of(issuers));
     }
 
     /// Follows the store and forgets what is over, until it is dropped.
@@ -354,6 +366,8 @@ mod tests {
         assert_eq!(revocations.list().len(), 3);
         // A longer lifetime that is configured meanwhile counts for what is there.
         revocations.keep_for(&issuers(Duration::from_hours(3)));
+        // A shorter one does not: it may be raised again.
+        revocations.keep_for(&issuers(Duration::from_secs(1)));
         clock.advance(Duration::from_hours(2));
         revocations.prune().await.unwrap();
         assert_eq!(revocations.list().len(), 3);
