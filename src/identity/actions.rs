@@ -222,8 +222,8 @@ impl Identity {
     }
 
     async fn tokens(&self, session: &Continued, policy: &Policy) -> Result<Tokens, IdentityError> {
-        let revoked = self.revocations.list();
-        let minted = self.keys.mint(policy, &session.account, &session.sid, revoked, session.read_at.as_secs()).await?;
+        let (account, cutoff) = self.sessions.as_it_is(session, &policy.issuer).await?;
+        let minted = self.keys.mint(policy, &account, &session.sid, cutoff, session.read_at.as_secs()).await?;
         Ok(Tokens { access_token: minted.token, token_type: "Bearer", expires_in: minted.expires_in, refresh_token: None })
     }
 
@@ -247,6 +247,9 @@ impl Identity {
         if let Some(account) = self.sessions.account_of(&sid).await? {
             self.sessions.end(&sid, &account.id, policy, self.clock.unix_time()).await?;
             audit::record("logged_out", request.client, &account.id, "");
+        } else {
+            // It is over already, perhaps only for want of use: an access token may live longer than that.
+            self.sessions.revoke(&sid, policy, self.clock.unix_time()).await?;
         }
         Ok(with_cookies(done(), cookies))
     }

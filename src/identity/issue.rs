@@ -15,9 +15,7 @@ use uuid::Uuid;
 use super::policy::{LONGEST_ACCESS_TOKEN, Policy};
 use crate::clock::Clock;
 use crate::store::{AccountRow, SigningKeyRow, Store, StoreError};
-use crate::token::{
-    Algorithm, Algorithms, GenerateError, KeyError, KeySet, LiveKeys, MintError, Minter, RevocationList, generate_private_pem, public_jwk,
-};
+use crate::token::{Algorithm, Algorithms, GenerateError, KeyError, KeySet, LiveKeys, MintError, Minter, generate_private_pem, public_jwk};
 
 /// The keys of the built-in issuer, as this process knows them.
 #[derive(Debug)]
@@ -170,19 +168,13 @@ impl SigningKeys {
 
     /// Mints an access token for a session of `account`, as it was read at `now` or later.
     ///
-    /// Its `iat` is past every cut-off of the account: what was revoked before does not hit it.
+    /// Its `iat` is past `cutoff`, which was looked up before the account was read, and past the account's own: what was revoked before does
+    /// not hit it, and what is revoked since does.
     ///
     /// # Errors
     /// [`KeysError::Mint`]
-    pub async fn mint(
-        &self,
-        policy: &Policy,
-        account: &AccountRow,
-        sid: &str,
-        revoked: &RevocationList,
-        now: u64,
-    ) -> Result<AccessToken, KeysError> {
-        let cutoff = revoked.cutoff(&policy.issuer, &account.id).unwrap_or(0).max(account.not_before.cast_unsigned());
+    pub async fn mint(&self, policy: &Policy, account: &AccountRow, sid: &str, cutoff: u64, now: u64) -> Result<AccessToken, KeysError> {
+        let cutoff = cutoff.max(account.not_before.cast_unsigned());
         let issued_at = now.max(cutoff.saturating_add(1));
         // Several cut-offs in one second: the token would be too far in the future to be accepted.
         let ahead = issued_at.saturating_sub(now.saturating_add(AHEAD));

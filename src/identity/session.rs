@@ -153,14 +153,38 @@ impl Sessions {
         self.store.account_of_session(sid).await
     }
 
+    /// The account of a session, and the cut-off that its next access token has to be past.
+    ///
+    /// A cut-off that the account as it was read knows nothing of may be that of a change of it. It is then read once more, after the cut-off
+    /// was looked up: else a token with what was taken away would be minted past the very cut-off that was to end it.
+    ///
+    /// # Errors
+    /// [`NotContinued`]: the session has ended meanwhile.
+    pub async fn as_it_is(&self, session: &Continued, issuer: &str) -> Result<(AccountRow, u64), NotContinued> {
+        let cutoff = self.revocations.list().cutoff(issuer, &session.account.id).unwrap_or(0);
+        let is_newer = cutoff > session.account.not_before.cast_unsigned() && cutoff >= session.read_at.as_secs();
+        if !is_newer {
+            return Ok((session.account.clone(), cutoff));
+        }
+        let account = self.store.account_of_session(&session.sid).await?.ok_or(NotContinued::Invalid)?;
+        Ok((account, cutoff))
+    }
+
+    /// Has no worker accept the access tokens of a session any more, whatever became of it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn revoke(&self, sid: &str, policy: &Policy, now: Duration) -> Result<(), StoreError> {
+        self.revocations.revoke(ended(sid, policy, now)).await
+    }
+
     /// Ends a session of `account`: its refresh tokens are over, and its access tokens are accepted by no worker any more. False: the
     /// account has no such session.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn end(&self, sid: &str, account: &str, policy: &Policy, now: Duration) -> Result<bool, StoreError> {
-        let scope = Scope::Issuer(policy.issuer.as_str().into());
-        let revocation = Revocation { scope, by: RevokedBy::Sid, value: sid.into(), at: now.as_secs() };
+        let revocation = ended(sid, policy, now);
         let ended = self.store.end_session(sid, account, &row(&revocation), seconds(now)).await?;
         if ended {
             self.revocations.written(revocation);
@@ -220,6 +244,11 @@ impl RefreshToken {
     }
 }
 
+/// The revocation of a session's access tokens.
+fn ended(sid: &str, policy: &Policy, now: Duration) -> Revocation {
+    Revocation { scope: Scope::Issuer(policy.issuer.as_str().into()), by: RevokedBy::Sid, value: sid.into(), at: now.as_secs() }
+}
+
 fn stale(policy: &Policy, now: Duration) -> Stale {
     Stale {
         created_at: seconds(now.saturating_sub(policy.session_lifetime)),
@@ -266,5 +295,52 @@ mod tests {
         for text in ["", "a", &text[1..], &format!("{text}A"), &format!("{}=", &text[..ENCODED - 1])] {
             assert_eq!(RefreshToken::decode(text, &key), None, "{text}");
         }
+    }
+
+    /// A change between reading the account and minting: its cut-off must not be what the token of the old account is minted past.
+    #[tokio::test]
+    async fn an_account_that_changed_since_it_was_read_is_read_again() {
+        use crate::clock::Clock;
+        use crate::config::value::SecretBytes;
+        use crate::revocation::Retention;
+        use crate::store::{AccountChange, StoreSettings};
+        use crate::telemetry::metrics::Metrics;
+
+        const NOW: u64 = 1_800_000_000;
+        const ISSUER: &str = "https://app.example/auth";
+        let folder = tempfile::tempdir().unwrap();
+        let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
+        let store = Store::open(&StoreSettings { database: folder.path().join("test.db"), key }).await.unwrap();
+        let revocations = Revocations::load(Some(store.clone()), Retention::default(), Clock::fixed(NOW), Metrics::new()).await.unwrap();
+        let sessions = Sessions::new(store.clone(), Arc::clone(&revocations));
+        let account = AccountRow {
+            id: "u-1".to_owned(),
+            email: "ann@app.example".to_owned(),
+            name: None,
+            password: String::new(),
+            roles: "admin".to_owned(),
+            disabled: 0,
+            email_verified: 0,
+            generation: 0,
+            not_before: 0,
+            created_at: 0,
+            last_login_at: None,
+        };
+        assert!(store.insert_account(&account).await.unwrap());
+        let device = Device { address: [127, 0, 0, 1].into(), user_agent: String::new() };
+        let opened = sessions.open(&account, &device, Duration::from_secs(NOW)).await.unwrap().unwrap();
+        assert_eq!(sessions.as_it_is(&opened, ISSUER).await.unwrap().1, 0);
+
+        let of_subject = |at| Revocation { scope: Scope::Issuer(ISSUER.into()), by: RevokedBy::Subject, value: "u-1".into(), at };
+        let change = async |change: AccountChange<'_>| {
+            let cutoff = store.change_account("u-1", change, row(&of_subject(NOW)), NOW.cast_signed()).await.unwrap().unwrap();
+            revocations.written(of_subject(cutoff.cast_unsigned()));
+            cutoff.cast_unsigned()
+        };
+        let cutoff = change(AccountChange::Roles("user")).await;
+        let (account, past) = sessions.as_it_is(&opened, ISSUER).await.unwrap();
+        assert_eq!((account.roles.as_str(), past), ("user", cutoff), "past the cut-off there are only the new roles");
+        change(AccountChange::EndSessions).await;
+        assert!(matches!(sessions.as_it_is(&opened, ISSUER).await, Err(NotContinued::Invalid)), "and no session that has ended");
     }
 }

@@ -354,8 +354,12 @@ async fn a_route_that_only_counts_lets_a_revoked_token_through_as_nobody() {
 
 /// A write lock on a database, as another process would hold it, until what is returned is dropped.
 pub async fn hold(database: &str) -> sqlx::SqliteConnection {
-    use sqlx::{Connection as _, Executor as _};
-    let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{database}")).await.unwrap();
-    connection.execute("BEGIN IMMEDIATE").await.unwrap();
+    let mut connection = open(database).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
     connection
+}
+
+/// A database, as another process would open it.
+pub async fn open(database: &str) -> sqlx::SqliteConnection {
+    <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{database}")).await.unwrap()
 }

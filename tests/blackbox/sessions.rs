@@ -210,3 +210,16 @@ async fn a_session_has_its_end_however_much_it_is_used() {
     .await;
     ended.is(401, "invalid_grant");
 }
+
+/// The session is over, for want of use or with its account; its access token is still valid.
+#[tokio::test]
+async fn a_logout_counts_also_when_the_session_is_forgotten() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let mut database = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    sqlx::query("DELETE FROM sessions").execute(&mut database).await.unwrap();
+    assert_eq!(gateway.reaches(&tokens.access).await, 200);
+    assert_eq!(gateway.post("/auth/logout", &json!({})).bearer(&tokens.access).send().await.status, 204);
+    gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+}
