@@ -13,8 +13,8 @@ use super::invalid::{AlgorithmFault, InvalidToken, Malformed, Part};
 pub(super) struct Jws<'t> {
     /// The first two parts with the dot between them, as received: what the signature is over.
     pub(super) signing_input: &'t str,
-    /// The third part, still in base64url (which was checked).
-    pub(super) signature: &'t str,
+    /// The third part.
+    pub(super) signature: Vec<u8>,
     /// `alg`.
     pub(super) algorithm: Algorithm,
     /// `kid`.
@@ -49,7 +49,7 @@ impl<'t> Jws<'t> {
         let algorithm = algorithm(&header)?;
         let (kid, is_access_token) = check_header(header, types)?;
         let payload = decode(Part::Payload, payload)?;
-        decode(Part::Signature, signature)?;
+        let signature = decode(Part::Signature, signature)?;
         Ok(Self { signing_input, signature, algorithm, kid, is_access_token, payload })
     }
 

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, VerificationAlgorithm};
-use jsonwebtoken::DecodingKey;
 
 use super::algorithms::{Algorithm, Algorithms, Family};
 use super::excerpt::Excerpt;
@@ -15,10 +15,18 @@ use super::invalid::{AlgorithmFault, InvalidToken, JsonFault};
 use super::rsa::{self, RsaFault};
 
 /// One verification key, with the `kid` that tokens may name it by and the algorithms that it may be used with.
+///
+/// It is read once: for each of its algorithms, the key stands ready as the library verifies with it.
 pub struct Key {
     kid: Option<Box<str>>,
-    algorithms: Algorithms,
-    material: DecodingKey,
+    family: Family,
+    ready: Vec<(Algorithm, Ready)>,
+}
+
+/// A key that is ready to verify by one algorithm, and by no other.
+enum Ready {
+    Secret(Box<hmac::Key>),
+    Public(ParsedPublicKey),
 }
 
 impl Key {
@@ -29,12 +37,12 @@ impl Key {
 
     /// What kind of key it is.
     pub fn family(&self) -> Family {
-        self.material.family()
+        self.family
     }
 
     /// The algorithms that the key may be used with.
     pub fn algorithms(&self) -> Algorithms {
-        self.algorithms
+        self.ready.iter().map(|(algorithm, _)| *algorithm).collect()
     }
 
     pub(super) fn named(self, kid: Option<Box<str>>) -> Self {
@@ -42,14 +50,22 @@ impl Key {
     }
 
     /// The key, for `allowed` only; without what is left when that is nothing.
-    pub(super) fn restricted(self, allowed: Algorithms) -> Option<Self> {
-        let algorithms = self.algorithms.intersection(allowed);
-        (!algorithms.is_empty()).then_some(Self { algorithms, ..self })
+    pub(super) fn restricted(mut self, allowed: Algorithms) -> Option<Self> {
+        self.ready.retain(|(algorithm, _)| allowed.contains(*algorithm));
+        (!self.ready.is_empty()).then_some(self)
+    }
+
+    /// A shared secret, used as the HMAC key byte for byte (RFC 7518 §3.2).
+    fn secret(secret: &[u8]) -> Self {
+        let hashes = [(Algorithm::HS256, hmac::HMAC_SHA256), (Algorithm::HS384, hmac::HMAC_SHA384), (Algorithm::HS512, hmac::HMAC_SHA512)];
+        let ready = hashes.map(|(algorithm, hash)| (algorithm, Ready::Secret(Box::new(hmac::Key::new(hash, secret)))));
+        Self { kid: None, family: Family::Hmac, ready: ready.into() }
     }
 
     pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, RsaFault> {
-        let material = rsa::decoding_key(modulus, exponent)?;
-        Ok(Self { kid: None, algorithms: Algorithms::of_family(Family::Rsa), material })
+        let parsed = rsa::parsed(modulus, exponent)?;
+        let ready = parsed.into_iter().map(|(algorithm, key)| (algorithm, Ready::Public(key))).collect();
+        Ok(Self { kid: None, family: Family::Rsa, ready })
     }
 
     /// A key on the curve that fixes `algorithm`, from an uncompressed point (SEC 1 §2.3.3); `None` when the point is not on the curve.
@@ -59,8 +75,8 @@ impl Key {
             Algorithm::ES384 => &ECDSA_P384_SHA384_FIXED,
             _ => return None,
         };
-        ParsedPublicKey::new(curve, point).ok()?;
-        Some(Self { kid: None, algorithms: algorithm.into(), material: DecodingKey::from_ec_der(point) })
+        let key = ParsedPublicKey::new(curve, point).ok()?;
+        Some(Self { kid: None, family: Family::Ec, ready: vec![(algorithm, Ready::Public(key))] })
     }
 
     /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5); `None` also for the points of small order, for which anyone can sign.
@@ -68,23 +84,31 @@ impl Key {
         let (&last, rest) = public.split_last()?;
         // The highest bit is the sign of the other coordinate; a point and its opposite have the same order.
         let weak = SMALL_ORDER.iter().any(|point| point.split_last() == Some((&(last & 0x7f), rest)));
-        if public.len() != 32 || weak || ParsedPublicKey::new(&ED25519, public).is_err() {
+        if public.len() != 32 || weak {
             return None;
         }
-        Some(Self { kid: None, algorithms: Algorithm::EdDSA.into(), material: DecodingKey::from_ed_der(public) })
+        let key = ParsedPublicKey::new(&ED25519, public).ok()?;
+        Some(Self { kid: None, family: Family::Ed, ready: vec![(Algorithm::EdDSA, Ready::Public(key))] })
     }
 
-    /// Whether this key made `signature` (base64url) over `message` by `algorithm`, which must be one of the key's own.
-    fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
-        self.algorithms.contains(algorithm)
-            && matches!(jsonwebtoken::crypto::verify(signature, message, &self.material, algorithm), Ok(true))
+    /// Whether this key made `signature` over `message` by `algorithm`, which must be one of the key's own.
+    fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        match self.ready_for(algorithm) {
+            Some(Ready::Secret(key)) => hmac::verify(key, message, signature).is_ok(),
+            Some(Ready::Public(key)) => key.verify_sig(message, signature).is_ok(),
+            None => false,
+        }
+    }
+
+    fn ready_for(&self, algorithm: Algorithm) -> Option<&Ready> {
+        self.ready.iter().find(|(own, _)| *own == algorithm).map(|(_, ready)| ready)
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kid = self.kid().map(Excerpt::of);
-        f.debug_struct("Key").field("kid", &kid).field("algorithms", &self.algorithms).finish_non_exhaustive()
+        f.debug_struct("Key").field("kid", &kid).field("algorithms", &self.algorithms()).finish_non_exhaustive()
     }
 }
 
@@ -106,8 +130,7 @@ impl KeySet {
         if secret.is_empty() {
             return Err(KeyError::SecretEmpty);
         }
-        let key = Key { kid: None, algorithms: Algorithms::of_family(Family::Hmac), material: DecodingKey::from_secret(secret) };
-        Self::from_keys(vec![key], algorithms)
+        Self::from_keys(vec![Key::secret(secret)], algorithms)
     }
 
     /// The set of these keys, each for those of `algorithms` that suit it.
@@ -118,7 +141,7 @@ impl KeySet {
     pub fn from_keys(keys: Vec<Key>, algorithms: Algorithms) -> Result<Self, KeyError> {
         let mut set = Self::default();
         for key in keys {
-            let own = key.algorithms;
+            let own = key.algorithms();
             set.add(key.restricted(algorithms).ok_or(KeyError::NotForAlgorithms { own, configured: algorithms })?);
         }
         Ok(set)
@@ -152,7 +175,7 @@ impl KeySet {
         self.keys.push(key);
     }
 
-    /// The signature step: whether a key that the token may use made `signature` (base64url) over `signing_input`.
+    /// The signature step: whether a key that the token may use made `signature` over `signing_input`.
     ///
     /// A `kid` that the set knows leaves only the keys of exactly that name; one that it does not know, only keys without a name.
     ///
@@ -163,21 +186,21 @@ impl KeySet {
     pub(super) fn verify_signature(
         &self,
         signing_input: &[u8],
-        signature: &str,
+        signature: &[u8],
         algorithm: Algorithm,
         kid: Option<&str>,
     ) -> Result<(), InvalidToken> {
         let unknown = || InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
         let named = kid.and_then(|kid| self.by_kid.get(kid));
-        let candidates: Vec<&Key> = match (kid, named) {
-            (Some(_), Some(named)) => named.iter().filter_map(|&index| self.keys.get(index)).collect(),
-            (Some(_), None) => self.keys.iter().filter(|key| key.kid.is_none()).collect(),
-            (None, _) => self.keys.iter().collect(),
+        let others: &[Key] = if named.is_some() { &[] } else { &self.keys };
+        let candidates = || {
+            let of_name = named.into_iter().flatten().filter_map(|&index| self.keys.get(index));
+            of_name.chain(others.iter().filter(|key| kid.is_none() || key.kid.is_none()))
         };
-        if candidates.is_empty() {
+        if candidates().next().is_none() {
             return Err(if self.keys.is_empty() { InvalidToken::NoKeys } else { unknown() });
         }
-        let mut fitting = candidates.into_iter().filter(|key| key.algorithms.contains(algorithm)).take(MOST_TRIED).peekable();
+        let mut fitting = candidates().filter(|key| key.ready_for(algorithm).is_some()).take(MOST_TRIED).peekable();
         if fitting.peek().is_none() {
             return Err(AlgorithmFault::NotTheKeys { found: Algorithms::name(algorithm) }.into());
         }
@@ -311,7 +334,7 @@ const SMALL_ORDER: [[u8; 32]; 7] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::samples::{SECRET, claims, key_file, object, p256_jwk};
+    use crate::token::samples::{SECRET, claims, key_file, object, p256_jwk, signed_parts};
     use crate::token::{Minter, key_from_pem};
     use serde_json::json;
 
@@ -384,8 +407,8 @@ mod tests {
         for (what, keys, kid, expected) in cases {
             let set = KeySet::from_keys(keys, Algorithms::all()).unwrap();
             let token = minter.sign(Algorithm::ES256, kid, "JWT", &object(claims())).unwrap();
-            let (input, signature) = token.rsplit_once('.').unwrap();
-            assert_eq!(set.verify_signature(input.as_bytes(), signature, Algorithm::ES256, kid), expected, "{what}");
+            let (input, signature) = signed_parts(&token);
+            assert_eq!(set.verify_signature(input.as_bytes(), &signature, Algorithm::ES256, kid), expected, "{what}");
         }
     }
 
@@ -394,12 +417,12 @@ mod tests {
         crate::token::install_crypto();
         let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
         let token = minter.sign(Algorithm::ES256, None, "JWT", &object(claims())).unwrap();
-        let (input, signature) = token.rsplit_once('.').unwrap();
+        let (input, signature) = signed_parts(&token);
         for (before, found) in [(15, true), (16, false)] {
             let set = json!({"keys": vec![p256_jwk(); before]}).to_string();
             let (mut set, _) = KeySet::from_jwks(set.as_bytes(), Algorithms::all()).unwrap();
             set.add(key_from_pem(&key_file("p256-public.pem")).unwrap().0);
-            assert_eq!(set.verify_signature(input.as_bytes(), signature, Algorithm::ES256, None).is_ok(), found, "{before}");
+            assert_eq!(set.verify_signature(input.as_bytes(), &signature, Algorithm::ES256, None).is_ok(), found, "{before}");
         }
     }
 
@@ -411,8 +434,8 @@ mod tests {
         let set = KeySet::from_keys(vec![key_from_pem(&key_file("rsa-public.pem")).unwrap().0], Algorithm::PS256.into()).unwrap();
         for (algorithm, expected) in [(Algorithm::PS256, true), (Algorithm::RS256, false), (Algorithm::PS512, false)] {
             let token = minter.sign(algorithm, None, "JWT", &object(claims())).unwrap();
-            let (input, signature) = token.rsplit_once('.').unwrap();
-            assert_eq!(set.verify_signature(input.as_bytes(), signature, algorithm, None).is_ok(), expected, "{algorithm:?}");
+            let (input, signature) = signed_parts(&token);
+            assert_eq!(set.verify_signature(input.as_bytes(), &signature, algorithm, None).is_ok(), expected, "{algorithm:?}");
         }
     }
 }

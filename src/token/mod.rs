@@ -2,12 +2,12 @@
 //!
 //! [`Issuers::verify`] turns the text of a bearer token into a [`VerifiedToken`], or into an [`InvalidToken`] that says why not. It is
 //! the only way from bytes of a client to claims that anything may be decided by. The steps are ours, so that each has one place and
-//! one meaning; `jsonwebtoken` does the signature arithmetic and nothing else (its own claim validation accepts tokens without the
-//! claims that it was told to check).
+//! one meaning; the crypto library does the signature arithmetic, with keys that were read once. `jsonwebtoken` signs, and names the
+//! algorithms (its own claim validation accepts tokens without the claims that it was told to check).
 //!
 //! Owned here: reading a JWS in compact form, strictly (`jws`, `claims`); keys and which algorithm each may be used with (`keys`, `pem`,
-//! `jwk`, `rsa`); choosing the issuer and checking its claims (`issuers`); and remembering what was verified (`cache`). Beside the line stand [`Minter`], which signs tokens for trying
-//! things out, and [`inspect`], which shows what a token says without believing it.
+//! `jwk`, `rsa`); choosing the issuer and checking its claims (`issuers`); remembering what was verified (`cache`). Beside the line stand
+//! [`Minter`], which signs tokens for trying things out, and [`inspect`], which shows what a token says without believing it.
 //!
 //! Nothing here does input or output, asks for the time, or knows of HTTP: a token is `Expired`, and what that means to a client is the
 //! gateway's to say. No error or `Debug` form holds a token, a secret, or the value of a claim beyond a short, escaped excerpt of a name.

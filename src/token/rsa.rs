@@ -1,7 +1,11 @@
 //! RSA public keys that must not be trusted, whoever vouches for them.
 
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
-use jsonwebtoken::DecodingKey;
+use aws_lc_rs::signature::{
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+};
+
+use super::algorithms::Algorithm;
 
 /// Why an RSA public key is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +33,9 @@ pub enum RsaFault {
     Invalid,
 }
 
-/// Makes a verification key of a modulus and an exponent (big-endian; zeros in front do not count, though RFC 7518 §6.3.1 forbids them).
-pub(super) fn decoding_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, RsaFault> {
+/// Reads a modulus and an exponent (big-endian; zeros in front do not count, though RFC 7518 §6.3.1 forbids them): one key ready to verify
+/// for each algorithm of RSA.
+pub(super) fn parsed(modulus: &[u8], exponent: &[u8]) -> Result<Vec<(Algorithm, ParsedPublicKey)>, RsaFault> {
     let (n, e) = (trimmed(modulus), trimmed(exponent));
     let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if bits < 2048 {
@@ -47,11 +52,13 @@ pub(super) fn decoding_key(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKe
         return Err(RsaFault::Roca);
     }
     // Proof that the numbers work: through DER, because only that reader runs the library's check of the key.
-    RsaPublicKeyComponents { n, e }
+    let numbers = RsaPublicKeyComponents { n, e };
+    numbers
         .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
         .and_then(|key| aws_lc_rs::rsa::PublicKey::from_der(key.as_ref()))
         .map_err(|_| RsaFault::Invalid)?;
-    Ok(DecodingKey::from_rsa_raw_components(n, e))
+    let parsed = PARAMETERS.iter().map(|&(algorithm, parameters)| Ok((algorithm, numbers.to_parsed_public_key(parameters)?)));
+    parsed.collect::<Result<_, aws_lc_rs::error::KeyRejected>>().map_err(|_| RsaFault::Invalid)
 }
 
 /// The faulty generator made primes of the form k·M + (65537^a mod M), with M a product of small primes. A modulus of two such primes
@@ -76,6 +83,15 @@ fn trimmed(number: &[u8]) -> &[u8] {
     &number[zeros..]
 }
 
+const PARAMETERS: [(Algorithm, &RsaParameters); 6] = [
+    (Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
+    (Algorithm::RS384, &RSA_PKCS1_2048_8192_SHA384),
+    (Algorithm::RS512, &RSA_PKCS1_2048_8192_SHA512),
+    (Algorithm::PS256, &RSA_PSS_2048_8192_SHA256),
+    (Algorithm::PS384, &RSA_PSS_2048_8192_SHA384),
+    (Algorithm::PS512, &RSA_PSS_2048_8192_SHA512),
+];
+
 const PRIMES: [u32; 38] = [
     3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137,
     139, 149, 151, 157, 163, 167,
@@ -89,7 +105,7 @@ mod tests {
     fn weak_numbers_are_refused() {
         let sound = crate::token::samples::rsa_modulus();
         let even: Vec<u8> = sound.iter().copied().take(255).chain([0]).collect();
-        let fault = |n: &[u8], e: &[u8]| decoding_key(n, e).err();
+        let fault = |n: &[u8], e: &[u8]| parsed(n, e).err();
         assert_eq!(fault(&sound, &[1, 0, 1]), None);
         assert_eq!(fault(&sound, &[3]), None);
         assert_eq!(fault(&[&[0], &sound[..]].concat(), &[0, 1, 0, 1]), None);

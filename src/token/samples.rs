@@ -97,3 +97,9 @@ pub(super) fn signed(header: &str, payload: &str) -> String {
 pub(super) fn token(change: Value) -> String {
     signed(r#"{"alg":"HS256","typ":"JWT"}"#, &Value::Object(claims_with(change)).to_string())
 }
+
+/// What a token's signature is over, and the signature.
+pub(super) fn signed_parts(token: &str) -> (&str, Vec<u8>) {
+    let (input, signature) = token.rsplit_once('.').unwrap();
+    (input, URL_SAFE_NO_PAD.decode(signature).unwrap())
+}

@@ -52,7 +52,7 @@ fn hex(text: &Value) -> Vec<u8> {
 
 fn check(keys: &KeySet, token: &str) -> Result<(), InvalidToken> {
     let jws = Jws::parse(token)?;
-    keys.verify_signature(jws.signing_input.as_bytes(), jws.signature, jws.algorithm, jws.kid.as_deref())
+    keys.verify_signature(jws.signing_input.as_bytes(), &jws.signature, jws.algorithm, jws.kid.as_deref())
 }
 
 fn groups(file: &Value) -> impl Iterator<Item = (&Value, &Value)> {
@@ -129,7 +129,7 @@ fn primitive(path: &str, jwk: &str, algorithm: Algorithm) -> Tally {
     let mut tally = Tally::default();
     let file = json_file(path);
     for (group, test) in groups(&file) {
-        let signature = URL_SAFE_NO_PAD.encode(hex(&test["sig"]));
+        let signature = hex(&test["sig"]);
         let message = hex(&test["msg"]);
         let (key, note) = key_from_pem(group["publicKeyPem"].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(note, None);
@@ -183,7 +183,7 @@ fn wycheproof_hs256() {
     let file = json_file("wycheproof/hmac_sha256_test.json");
     for (group, test) in groups(&file) {
         let keys = KeySet::from_secret(&hex(&test["key"]), Algorithm::HS256.into()).unwrap();
-        let tag = URL_SAFE_NO_PAD.encode(hex(&test["tag"]));
+        let tag = hex(&test["tag"]);
         // A JWS has the whole tag (RFC 7518 §3.2); a correct beginning of it is no signature.
         let expected = test["result"] == "valid" && group["tagSize"] == 256;
         let accepted = keys.verify_signature(&hex(&test["msg"]), &tag, Algorithm::HS256, None).is_ok();

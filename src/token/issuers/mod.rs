@@ -105,7 +105,7 @@ impl Issuer {
             return Err(AlgorithmFault::NotConfigured { found, accepted: self.settings.algorithms }.into());
         }
         let keys = self.keys.load();
-        keys.verify_signature(jws.signing_input.as_bytes(), jws.signature, jws.algorithm, jws.kid.as_deref())?;
+        keys.verify_signature(jws.signing_input.as_bytes(), &jws.signature, jws.algorithm, jws.kid.as_deref())?;
         Ok(keys)
     }
 }
