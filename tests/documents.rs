@@ -540,8 +540,8 @@ fn every_metric_has_its_entry() {
     let metrics = Metrics::new();
     metrics.started(NOW);
     let route = metrics.route("app");
-    route.request("GET", 200, 0.01, Some(0.005));
-    route.decision(Outcome::Allowed.as_str(), reason::Reason::Public.as_str());
+    route.request(0, "GET", 200, 0.01, Some(0.005));
+    route.decision(0, Outcome::Allowed.as_str(), reason::Reason::Public.as_str());
     metrics.rate_limited("login").inc();
     metrics.login("succeeded");
     metrics.refresh("succeeded");

@@ -27,11 +27,21 @@ use crate::token::VerifiedToken;
 /// The status of a request whose client went away before there was one, as nginx writes it.
 const CLIENT_GONE: u16 = 499;
 
+/// What exchanges begin under: one for each worker and snapshot, so that counting who uses them touches no line of another core.
+#[derive(Debug)]
+pub struct View {
+    /// The config.
+    pub snapshot: Arc<Snapshot>,
+    /// Where exchanges are written.
+    pub telemetry: Arc<Telemetry>,
+    /// The index of the worker.
+    pub worker: usize,
+}
+
 /// What is known of a request so far.
 #[derive(Debug)]
 pub struct Exchange {
-    telemetry: Arc<Telemetry>,
-    snapshot: Arc<Snapshot>,
+    view: Arc<View>,
     begun: Instant,
     timestamp: Duration,
     method: Method,
@@ -62,12 +72,12 @@ pub struct TunnelBytes {
 
 impl Exchange {
     /// Begins the record of a request.
-    pub fn begin<B>(request: &Request<B>, peer: &Peer, snapshot: Arc<Snapshot>, telemetry: Arc<Telemetry>) -> Self {
-        Self {
+    pub fn begin<B>(request: &Request<B>, peer: &Peer, view: Arc<View>) -> Box<Self> {
+        // Boxed at once: it ends its life beside the response's body, and is large to move.
+        Box::new(Self {
             begun: Instant::now(),
-            timestamp: telemetry.clock.unix_time(),
-            telemetry,
-            snapshot,
+            timestamp: view.telemetry.clock.unix_time(),
+            view,
             method: request.method().clone(),
             path: request.uri().path().into(),
             ids: None,
@@ -83,7 +93,7 @@ impl Exchange {
             bytes_out: 0,
             tunnel: None,
             cells: Vec::new(),
-        }
+        })
     }
 
     /// Who asks, and under which id.
@@ -133,15 +143,19 @@ impl Exchange {
         self.decision = Some(Reason::Public);
     }
 
-    /// It is on its way to the upstream.
-    pub fn sent(&mut self, upload: Option<Arc<Upload>>) {
-        self.upstream_begun = Some(Instant::now());
+    /// It is on its way to the upstream, as of now.
+    pub fn sent(&mut self, upload: Option<Arc<Upload>>) -> Instant {
+        let now = Instant::now();
+        self.upstream_begun = Some(now);
         self.upload = upload;
+        now
     }
 
-    /// The upstream's answer has begun, or there is none.
-    pub fn answered(&mut self) {
-        self.upstream = self.upstream_begun.map(|begun| begun.elapsed());
+    /// The upstream's answer has begun, or there is none, as of now.
+    pub fn answered(&mut self) -> Instant {
+        let now = Instant::now();
+        self.upstream = self.upstream_begun.map(|begun| now.duration_since(begun));
+        now
     }
 
     /// It is answered here.
@@ -178,9 +192,9 @@ impl Exchange {
     }
 
     /// Attaches the record to the response: it is written when the body ends or is dropped.
-    pub fn finish(mut self, response: Response<Body>) -> Response<RecordedBody> {
+    pub fn finish(mut self: Box<Self>, response: Response<Body>) -> Response<RecordedBody> {
         self.head(response.status().as_u16());
-        response.map(|body| RecordedBody { body, exchange: Some(Box::new(self)) })
+        response.map(|body| RecordedBody { body, exchange: Some(self) })
     }
 
     /// Attaches the record to a tunnel: it is written when this is dropped.
@@ -200,7 +214,7 @@ impl Exchange {
     }
 
     fn route(&self) -> Option<&Route> {
-        self.route.and_then(|index| self.snapshot.routes.routes().get(index))
+        self.route.and_then(|index| self.view.snapshot.routes.routes().get(index))
     }
 
     fn broke_off(&mut self, error: &BodyError) {
@@ -229,10 +243,10 @@ impl Drop for Exchange {
         };
         let seconds = duration.as_secs_f64();
         let upstream_seconds = self.upstream.map(|duration| duration.as_secs_f64());
-        let metrics = self.route().map_or(&self.telemetry.unrouted, |route| &route.metrics);
-        metrics.request(self.method.as_str(), status, seconds, upstream_seconds);
-        metrics.decision(outcome, reason);
-        if !self.snapshot.access_log {
+        let metrics = self.route().map_or(&self.view.telemetry.unrouted, |route| &route.metrics);
+        metrics.request(self.view.worker, self.method.as_str(), status, seconds, upstream_seconds);
+        metrics.decision(self.view.worker, outcome, reason);
+        if !self.view.snapshot.access_log {
             return;
         }
         self.ids();
@@ -258,7 +272,7 @@ impl Drop for Exchange {
             subject: caller.map(VerifiedToken::subject),
             sid: caller.and_then(VerifiedToken::sid),
         };
-        self.telemetry.write(&record);
+        self.view.telemetry.write(&record);
     }
 }
 

@@ -41,7 +41,7 @@ use self::authenticate::{Caller, Verifier, authenticate_with_newest};
 use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
-use self::exchange::{Exchange, RecordedBody, TunnelBytes};
+use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
 use self::identity::{Visit, shown};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::navigation::led;
@@ -175,21 +175,21 @@ impl Gateway {
 
     /// A worker of this index, from 0: whoever calls [`Gateway::handle`] keeps one for its thread.
     pub fn worker(&self, index: usize) -> Worker {
-        Worker::new(index, &self.current(), &self.telemetry.metrics)
+        Worker::new(View { snapshot: self.current(), telemetry: Arc::clone(&self.telemetry), worker: index })
     }
 
     /// Lets go of what a worker need no longer keep. For a timer, every second or so.
     pub fn tidy(&self, worker: &Worker) {
-        worker.tidy(&self.current(), self.telemetry.clock.unix_seconds());
+        worker.tidy(&self.current);
     }
 
     /// Answers one request, on the calling worker.
     pub async fn handle(&self, worker: &Worker, peer: &Peer, request: Request<Incoming>) -> Response<RecordedBody> {
         // One config for this request, from its first byte to its last.
-        let snapshot = self.current.load_full();
+        let view = worker.view(&self.current);
         let version = request.version();
-        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&snapshot), Arc::clone(&self.telemetry));
-        let mut response = match self.pass(&snapshot, worker, peer, request, &mut exchange).await {
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        let mut response = match self.pass(&view.snapshot, worker, peer, request, &mut exchange).await {
             Ok(Passed::Response(response)) => response,
             Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
             Err(refusal) => {
@@ -336,15 +336,15 @@ impl Gateway {
         if body.announced().is_some_and(|bytes| bytes > snapshot.max_body) {
             return Err(Refusal::BodyTooLarge);
         }
-        exchange.sent(upload.clone());
+        let begun = exchange.sent(upload.clone());
         if is_echo {
             let response = echo::answer(outgoing, body).await.map_err(UpstreamFailure::from)?;
             exchange.answered();
             return Ok(Passed::Response(response));
         }
         let request = outgoing.into_request(body, gate.clone());
-        let sent = application.send(worker.index(), request, upload.as_deref()).await;
-        exchange.answered();
+        let sent = application.send(worker.index(), request, upload.as_deref(), begun.into()).await;
+        let answered = exchange.answered();
         let (mut response, mut lease) = sent?;
         if gate.is_some_and(|gate| gate.shut()) || may_be_followed(&response, is_head) {
             lease.close_after();
@@ -358,7 +358,9 @@ impl Gateway {
         strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
         *response.version_mut() = Version::HTTP_11;
         if !to_websocket {
-            return Ok(Passed::Response(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, asks.trailers)))));
+            return Ok(Passed::Response(
+                response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))),
+            ));
         }
         let upstream = hyper::upgrade::on(&mut response);
         let client = on_upgrade.ok_or(UpstreamFailure::Protocol)?;
@@ -368,7 +370,7 @@ impl Gateway {
     }
 
     /// Answers 101 and splices the two streams in a task of their own.
-    fn tunnel(&self, tunnel: Tunnel, mut exchange: Exchange) -> Response<RecordedBody> {
+    fn tunnel(&self, tunnel: Tunnel, mut exchange: Box<Exchange>) -> Response<RecordedBody> {
         let Tunnel { response, client, upstream, lease } = tunnel;
         let bytes = Arc::new(TunnelBytes::default());
         exchange.head(response.status().as_u16());

@@ -40,11 +40,11 @@ pub struct ExchangeIds {
 impl ExchangeIds {
     /// Keeps what a trusted proxy says, and begins what nobody said.
     pub fn new(headers: &HeaderMap, trusted: bool) -> Self {
-        let kept = |name: &str| if trusted { single(headers, name) } else { None };
-        let request_id = kept("x-request-id").filter(|id| is_request_id(id.as_bytes())).cloned();
-        let trace = kept("traceparent").and_then(|value| ids::parse_traceparent(value.as_bytes()));
+        let kept = |name: &HeaderName| if trusted { single(headers, name) } else { None };
+        let request_id = kept(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
+        let trace = kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
         Self {
-            request_id: request_id.unwrap_or_else(|| ascii(ids::request_id().as_str())),
+            request_id: request_id.unwrap_or_else(|| ascii(ids::request_id().as_str().as_bytes())),
             trace_is_continued: trace.is_some(),
             trace: trace.unwrap_or_else(Traceparent::begin),
         }
@@ -91,7 +91,7 @@ impl Outgoing {
         let route = permit.route();
         let Parts { method, mut headers, version, .. } = request;
         let asks = Asks::read(&method, version, &headers, rules);
-        let tracestate = if ids.trace_is_continued { headers.get_all("tracestate").iter().cloned().collect() } else { Vec::new() };
+        let tracestate = if ids.trace_is_continued { headers.get_all(TRACESTATE).iter().cloned().collect() } else { Vec::new() };
         let keep_authorization = route.forward_authorization && permit.vouches_for_authorization();
         let removed = strip(&mut headers, rules, |name| {
             (keep_authorization && name == header::AUTHORIZATION) || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
@@ -104,7 +104,7 @@ impl Outgoing {
         let host = route.destination.upstream().and_then(|upstream| upstream.settings().host.clone());
         headers.insert(header::HOST, host.unwrap_or_else(|| target.authority().clone()));
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
-        headers.insert(X_FORWARDED_FOR, ascii(&client.ip().to_string()));
+        headers.insert(X_FORWARDED_FOR, client.text());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));
         headers.insert(X_FORWARDED_HOST, target.authority().clone());
         headers.insert(TRACEPARENT, ascii(&ids.trace.header()));
@@ -169,7 +169,7 @@ impl Asks {
         let is_http_11 = version == Version::HTTP_11;
         let websocket = is_http_11
             && method == Method::GET
-            && single(headers, "upgrade").is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+            && single(headers, &header::UPGRADE).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
             && has_token(headers, &header::CONNECTION, b"upgrade");
         Self {
             websocket,
@@ -190,7 +190,7 @@ impl Asks {
         }
         if !self.request_trailers.is_empty() {
             let names: Vec<&str> = self.request_trailers.iter().map(HeaderName::as_str).collect();
-            headers.insert(header::TRAILER, ascii(&names.join(", ")));
+            headers.insert(header::TRAILER, ascii(names.join(", ").as_bytes()));
         }
         if self.expects_continue {
             headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
@@ -232,11 +232,14 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
         // The length that was not used to read the body must not be used to read it again (RFC 9112 §6.3).
         headers.remove(header::CONTENT_LENGTH);
     }
-    for name in connection_names(headers) {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
+    // Few answers have any of these: one look at each name is cheaper than looking for each of them.
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in connection_names(headers) {
+            headers.remove(name);
+        }
+        for name in HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
     if let Some(declared) = declared {
         headers.insert(header::TRAILER, declared);
@@ -265,7 +268,7 @@ fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName
 }
 
 /// The only value of a field; `None` when there is none, or more than one.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     values.next().is_none().then_some(value)
@@ -282,8 +285,8 @@ fn is_request_id(id: &[u8]) -> bool {
     (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-fn ascii(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+fn ascii(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -16,7 +16,7 @@ use super::exchange::{Exchange, TunnelBytes};
 use super::upstream::Lease;
 
 /// Runs a tunnel to its end. The record is written, and the upstream's connection closed, when this returns or is dropped.
-pub(super) async fn run(client: OnUpgrade, upstream: OnUpgrade, bytes: Arc<TunnelBytes>, lease: Lease, exchange: Exchange) {
+pub(super) async fn run(client: OnUpgrade, upstream: OnUpgrade, bytes: Arc<TunnelBytes>, lease: Lease, exchange: Box<Exchange>) {
     let idle = lease.idle_timeout();
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(both) => both,

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -87,6 +87,8 @@ struct Idle {
 /// A connection to the application; dropping it closes it.
 struct Connection {
     sender: SendRequest<ClientBody>,
+    /// For the response head. Kept from one exchange to the next: it need not be set anew for each.
+    timer: IdleTimer,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -136,6 +138,8 @@ const KEEP_MOST: Duration = Duration::from_mins(1);
 /// Bytes of a response that are read ahead of the client, and the longest response head.
 const BUFFER: usize = 64 * 1024;
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
 /// Idle connections that one worker keeps to one upstream.
 const MAX_IDLE: usize = 512;
 
@@ -162,7 +166,7 @@ impl Upstream {
 
     /// Sends a request and waits for the response head.
     ///
-    /// It is sent again only if a kept connection was dead before a byte of the request had left.
+    /// It is sent again only if a kept connection was dead before a byte of the request had left. `now` is when it is sent first.
     ///
     /// # Errors
     /// [`UpstreamFailure`], whose fault it was told apart.
@@ -171,9 +175,11 @@ impl Upstream {
         worker: usize,
         mut request: Request<ClientBody>,
         upload: Option<&Upload>,
+        now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
-        while let Some(mut connection) = self.take_idle(worker) {
-            match self.exchange(connection.sender.try_send_request(request), upload).await? {
+        while let Some(mut connection) = self.take_idle(worker, now) {
+            let response = connection.sender.try_send_request(request);
+            match self.exchange(response, &mut connection.timer, upload, now).await? {
                 Ok(response) => return Ok((response, self.lease(worker, connection))),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -183,17 +189,22 @@ impl Upstream {
         }
         let connected = tokio::time::timeout(self.settings.connect_timeout, self.connect()).await;
         let mut connection = connected.unwrap_or(Err(ConnectError::Timeout)).map_err(UpstreamFailure::Unreachable)?;
-        match self.exchange(connection.sender.send_request(request), upload).await? {
+        let response = connection.sender.send_request(request);
+        match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
             Ok(response) => Ok((response, self.lease(worker, connection))),
             Err(error) => Err(failure(error, upload)),
         }
     }
 
     /// Waits for the response head; the time counts from the last byte of the request.
-    async fn exchange<T>(&self, response: impl Future<Output = T>, upload: Option<&Upload>) -> Result<T, UpstreamFailure> {
+    async fn exchange<T>(
+        &self,
+        response: impl Future<Output = T>,
+        timer: &mut IdleTimer,
+        upload: Option<&Upload>,
+        begun: Instant,
+    ) -> Result<T, UpstreamFailure> {
         let mut response = std::pin::pin!(response);
-        let begun = Instant::now();
-        let mut timer = IdleTimer::default();
         std::future::poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Ok(response));
@@ -222,8 +233,7 @@ impl Upstream {
     }
 
     /// The connection that was used last and is ready for a request.
-    fn take_idle(&self, worker: usize) -> Option<Connection> {
-        let now = Instant::now();
+    fn take_idle(&self, worker: usize, now: Instant) -> Option<Connection> {
         let mut idle = self.idle(worker);
         let mut at = idle.len();
         while at > 0 {
@@ -286,7 +296,7 @@ async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
         // What goes wrong is told to whoever waits for the response.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Connection { sender, _task: AbortOnDropHandle::new(task) })
+    Ok(Connection { sender, timer: IdleTimer::default(), _task: AbortOnDropHandle::new(task) })
 }
 
 /// A broken exchange: the client's fault where its body broke off, otherwise the upstream's.
@@ -309,7 +319,7 @@ impl Lease {
     /// Reads how long the upstream keeps the connection (`Keep-Alive: timeout=5`), so that ours ends a second earlier.
     pub fn observe(&mut self, headers: &HeaderMap) {
         let Some(seconds) = headers
-            .get("keep-alive")
+            .get(KEEP_ALIVE)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok()))
         else {
@@ -330,7 +340,8 @@ impl Lease {
         self.upstream.settings.idle_timeout
     }
 
-    fn keep(&mut self) {
+    /// Puts the connection back: it is idle since `now`.
+    fn keep(&mut self, now: Instant) {
         let Some(connection) = self.connection.take() else { return };
         if self.keep_for.is_zero() || connection.sender.is_closed() {
             return;
@@ -339,7 +350,7 @@ impl Lease {
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, since: Instant::now(), keep: self.keep_for });
+        idle.push_back(Idle { connection, since: now, keep: self.keep_for });
     }
 }
 
@@ -360,10 +371,10 @@ pub struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    /// Streams `inner` and keeps the connection when it ends.
-    pub fn new(inner: Incoming, mut lease: Lease, trailers: bool) -> Self {
+    /// Streams `inner`, whose head came `now`, and keeps the connection when it ends.
+    pub fn new(inner: Incoming, mut lease: Lease, trailers: bool, now: Instant) -> Self {
         if inner.is_end_stream() {
-            lease.keep();
+            lease.keep(now);
         }
         Self { inner, lease, timer: IdleTimer::default(), trailers }
     }
@@ -382,7 +393,7 @@ impl HttpBody for UpstreamBody {
         body.timer.reset();
         Poll::Ready(match frame {
             None => {
-                body.lease.keep();
+                body.lease.keep(Instant::now());
                 None
             }
             Some(Err(error)) => {
@@ -391,7 +402,7 @@ impl HttpBody for UpstreamBody {
             }
             Some(Ok(frame)) => {
                 if body.inner.is_end_stream() {
-                    body.lease.keep();
+                    body.lease.keep(Instant::now());
                 }
                 match frame.into_trailers() {
                     Err(data) => Some(Ok(data)),

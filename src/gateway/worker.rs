@@ -1,24 +1,28 @@
 //! What one worker keeps for itself. No other core touches it while requests are served.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::{ArcSwap, Guard};
+
+use super::exchange::View;
 use super::snapshot::Snapshot;
-use crate::telemetry::metrics::Metrics;
 use crate::token::TokenCache;
 
-/// One worker's own things. The lock is never contended: it is there because a connection's future has to be `Send`.
+/// One worker's own things. The locks are never contended: they are there because a connection's future has to be `Send`.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Worker {
     index: usize,
+    view: Mutex<Arc<View>>,
     tokens: Mutex<TokenCache>,
 }
 
 impl Worker {
-    /// The worker of this index, from 0.
-    pub fn new(index: usize, snapshot: &Snapshot, metrics: &Metrics) -> Self {
+    /// The worker that looks at this.
+    pub(super) fn new(view: View) -> Self {
+        let (snapshot, metrics) = (&view.snapshot, &view.telemetry.metrics);
         let tokens = TokenCache::new(snapshot.token_cache.share(snapshot.start.workers), metrics.token_cache());
-        Self { index, tokens: Mutex::new(tokens) }
+        Self { index: view.worker, view: Mutex::new(Arc::new(view)), tokens: Mutex::new(tokens) }
     }
 
     /// Its index, from 0.
@@ -31,13 +35,27 @@ impl Worker {
         &self.tokens
     }
 
-    /// What is to be done from time to time: connections and tokens that have had their time are let go, and a reload's bounds are taken.
-    pub(super) fn tidy(&self, snapshot: &Snapshot, now: u64) {
+    /// What a request begins under that begins now.
+    pub(super) fn view(&self, current: &ArcSwap<Snapshot>) -> Arc<View> {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = current.load();
+        if !Arc::ptr_eq(&current, &view.snapshot) {
+            let (telemetry, worker) = (Arc::clone(&view.telemetry), view.worker);
+            *view = Arc::new(View { snapshot: Guard::into_inner(current), telemetry, worker });
+        }
+        Arc::clone(&view)
+    }
+
+    /// What is to be done from time to time: a snapshot that was replaced, connections and tokens that have had their time are let go, and
+    /// a reload's bounds are taken.
+    pub(super) fn tidy(&self, current: &ArcSwap<Snapshot>) {
+        let view = self.view(current);
+        let snapshot = &view.snapshot;
         for upstream in &snapshot.upstreams {
             upstream.sweep(self.index);
         }
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.bound(snapshot.token_cache.share(snapshot.start.workers));
-        tokens.tidy(&snapshot.issuers, now);
+        tokens.tidy(&snapshot.issuers, view.telemetry.clock.unix_seconds());
     }
 }

@@ -222,6 +222,11 @@ impl IssuerKeys {
         }
     }
 
+    /// Whether they are fetched from the issuer, and newer ones may be had by asking.
+    pub fn is_fetched(&self) -> bool {
+        matches!(self.shared.settings.source, Source::Remote(_))
+    }
+
     /// Decides something with keys that are as new as may be asked for, as long as it lacks a key: with those of the fetch that is under
     /// way, or of one that is asked for here unless there was one within the cooldown. It waits a few seconds at most. Beside the decision
     /// it says whether that is all there is to know.

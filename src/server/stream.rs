@@ -92,7 +92,9 @@ pub(super) struct ClientStream<T> {
     prefix: Bytes,
     phase: Arc<Phase>,
     patience: Patience,
-    /// When the head that is being read began.
+    /// Bytes of a head have come.
+    head_begun: bool,
+    /// When they came. Asked of the clock only when the head is not there as a whole: most are.
     head_since: Option<Instant>,
     stalled_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -103,17 +105,35 @@ pub(super) struct ClientStream<T> {
 impl<T> ClientStream<T> {
     /// Wraps a socket of which `prefix` was already read.
     pub(super) fn new(io: T, prefix: Bytes, phase: Arc<Phase>, patience: Patience, reads_heads: bool) -> Self {
-        let head_since = (!prefix.is_empty()).then(Instant::now);
-        Self { io, prefix, phase, patience, head_since, stalled_since: None, sleep: None, reads_heads }
+        let head_begun = !prefix.is_empty();
+        Self {
+            io,
+            prefix,
+            phase,
+            patience,
+            head_begun,
+            head_since: head_begun.then(Instant::now),
+            stalled_since: None,
+            sleep: None,
+            reads_heads,
+        }
+    }
+
+    fn forget_head(&mut self) {
+        self.head_begun = false;
+        self.head_since = None;
     }
 
     /// Ready once the client has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(idle_since) = self.phase.idle_since() else {
-                self.head_since = None;
+                self.forget_head();
                 return Poll::Pending;
             };
+            if self.head_begun {
+                self.head_since.get_or_insert_with(Instant::now);
+            }
             let deadline = match self.head_since {
                 Some(begun) => begun + self.patience.header,
                 None => idle_since + self.patience.idle,
@@ -133,7 +153,7 @@ impl<T> ClientStream<T> {
     /// Notes what came of a write; a client that takes nothing for too long ends the connection.
     fn after_write(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // A request has been answered, or is being answered: its head is no longer awaited.
-        self.head_since = None;
+        self.forget_head();
         if let Poll::Ready(written) = polled {
             self.stalled_since = None;
             if !self.reads_heads {
@@ -167,9 +187,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         }
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
-            if this.reads_heads && buf.filled().len() > before && this.head_since.is_none() && !this.phase.is_active() {
-                this.head_since = Some(Instant::now());
-            }
+            this.head_begun |= buf.filled().len() > before && !this.phase.is_active();
             return Poll::Ready(read);
         }
         if this.reads_heads {

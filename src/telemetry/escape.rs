@@ -117,7 +117,7 @@ fn decimals<const DIGITS: usize>(out: &mut Vec<u8>, mut number: u32) {
 }
 
 /// Appends an address as its `Display` has it.
-pub(super) fn address(out: &mut Vec<u8>, address: IpAddr) {
+pub fn address(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(v4) = address else { return print(out, format_args!("{address}")) };
     for (at, part) in v4.octets().into_iter().enumerate() {
         if at > 0 {

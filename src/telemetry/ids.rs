@@ -24,10 +24,9 @@ impl<const DIGITS: usize> Hex<DIGITS> {
         let mut digits = [b'0'; DIGITS];
         while digits.iter().all(|digit| *digit == b'0') {
             for chunk in digits.chunks_mut(16) {
-                let mut bits = GENERATOR.with_borrow_mut(Generator::next);
-                for digit in chunk {
-                    *digit = HEX_DIGITS[(bits & 0xf) as usize];
-                    bits >>= 4;
+                let bits = GENERATOR.with_borrow_mut(Generator::next).to_ne_bytes();
+                for (pair, byte) in chunk.chunks_mut(2).zip(bits) {
+                    pair.copy_from_slice(&HEX_PAIRS[usize::from(byte)][..pair.len()]);
                 }
             }
         }
@@ -109,13 +108,17 @@ impl Traceparent {
 
     /// The header's value for a new span of the same trace: 55 ASCII characters, of version 00 whatever was received,
     /// because that is the version whose rules we follow (W3C Trace Context §4.3).
-    pub fn child(&self) -> String {
+    pub fn child(&self) -> [u8; VERSION_00_LENGTH] {
         Self { parent_id: span_id(), ..*self }.header()
     }
 
     /// The header's value for this span: 55 ASCII characters.
-    pub fn header(&self) -> String {
-        format!("00-{}-{}-0{}", self.trace_id, self.parent_id, u8::from(self.sampled))
+    pub fn header(&self) -> [u8; VERSION_00_LENGTH] {
+        let mut text = *b"00-                                -                -00";
+        text[3..35].copy_from_slice(&self.trace_id.0);
+        text[36..52].copy_from_slice(&self.parent_id.0);
+        text[54] += u8::from(self.sampled);
+        text
     }
 }
 
@@ -180,7 +183,17 @@ impl Generator {
     }
 }
 
-const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Every byte in two digits.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 /// `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
 const VERSION_00_LENGTH: usize = 55;
 
@@ -213,10 +226,10 @@ mod tests {
     fn the_specifications_example_is_read_and_written_back() {
         let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let parsed = parse_traceparent(header.as_bytes()).unwrap();
-        assert_eq!(parsed.header(), header);
+        assert_eq!(parsed.header(), *header.as_bytes());
         assert_eq!(parsed.trace_id().as_str(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert!(parsed.is_sampled());
-        let child = parse_traceparent(parsed.child().as_bytes()).unwrap();
+        let child = parse_traceparent(&parsed.child()).unwrap();
         assert_eq!(child.trace_id(), parsed.trace_id());
         assert_ne!(child.parent_id(), parsed.parent_id());
         assert!(child.is_sampled());
@@ -250,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_accepted_is_written_as_version_00(value in prop::collection::vec(any::<u8>(), 0..80)) {
-            prop_assert!(parse_traceparent(&value).is_none_or(|parsed| parse_traceparent(parsed.header().as_bytes()) == Some(parsed)));
+            prop_assert!(parse_traceparent(&value).is_none_or(|parsed| parse_traceparent(&parsed.header()) == Some(parsed)));
         }
     }
 }

@@ -10,3 +10,5 @@ pub mod metrics;
 pub mod writer;
 
 mod escape;
+
+pub use self::escape::address as write_address;

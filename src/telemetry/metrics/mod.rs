@@ -265,8 +265,8 @@ mod tests {
     fn names_are_the_contracts() {
         let metrics = Metrics::new();
         let route = metrics.route("reports");
-        route.request("GET", 200, 0.003, Some(0.002));
-        route.decision("allowed", "authorized");
+        route.request(0, "GET", 200, 0.003, Some(0.002));
+        route.decision(0, "allowed", "authorized");
         metrics.rate_limited("login").inc();
         metrics.connection_refused();
         metrics.reloaded(1_700_000_000);
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_routes_name_cannot_forge_a_series() {
         let metrics = Metrics::new();
-        metrics.route("a\"} 1\nforged\\").request("GET", 200, 0.0, None);
+        metrics.route("a\"} 1\nforged\\").request(0, "GET", 200, 0.0, None);
         let text = metrics.encode();
         assert!(text.contains(r#"{route="a\"} 1\nforged\\",method="GET",status="200"} 1"#), "{text}");
     }
@@ -326,12 +326,12 @@ mod tests {
     fn routes_count_across_reloads() {
         let metrics = Metrics::new();
         let series = r#"portcullis_requests_total{route="a",method="GET",status="200"}"#;
-        metrics.route("a").request("GET", 200, 0.0, None);
+        metrics.route("a").request(0, "GET", 200, 0.0, None);
         let idle = metrics.route("idle");
-        metrics.route("a").request("GET", 200, 0.0, None);
+        metrics.route("a").request(0, "GET", 200, 0.0, None);
         assert_eq!(value_of(&metrics, series).as_deref(), Some("2"));
         assert!(!metrics.encode().contains("idle"), "a route without requests has no series");
-        idle.request("GET", 200, 0.0, None);
+        idle.request(0, "GET", 200, 0.0, None);
         assert!(metrics.encode().contains("idle"));
     }
 }

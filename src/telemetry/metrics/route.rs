@@ -1,9 +1,11 @@
 //! What the requests of one route count.
 //!
 //! A route has few series and many requests. Its series are chains that only grow: a request walks the chain of its
-//! method, a handful of entries, to its counter. No lock is taken but when the first request of a route, or the first of
-//! a kind, adds an entry.
+//! method, a handful of entries, to its counter. No lock is taken but when the first request of a route adds its name.
+//! Each worker counts in a share of its own, so that no two cores write to one cache line; the shares are added up when
+//! somebody asks.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -28,20 +30,20 @@ impl RouteMetrics {
 
     /// Counts an exchange that has ended. `method` becomes one of those that RFC 9110 and RFC 5789 define, or `other`;
     /// `status` is `other` outside of 100 to 599; `seconds` is the time it took, `upstream_seconds` that to the head of
-    /// the upstream's answer, if one was asked. Negative times count as zero.
-    pub fn request(&self, method: &str, status: u16, seconds: f64, upstream_seconds: Option<f64>) {
-        let series = self.series();
+    /// the upstream's answer, if one was asked. Negative times count as zero. `worker` is the index of whoever counts.
+    pub fn request(&self, worker: usize, method: &str, status: u16, seconds: f64, upstream_seconds: Option<f64>) {
+        let share = self.series().share(worker);
         let status = if (100..600).contains(&status) { status } else { OTHER_STATUS };
-        series.requests[method_index(method)].count(status);
-        series.duration.observe(seconds);
+        share.requests[method_index(method)].count(status);
+        share.duration.observe(seconds);
         if let Some(seconds) = upstream_seconds {
-            series.upstream_duration.observe(seconds);
+            share.upstream_duration.observe(seconds);
         }
     }
 
     /// Counts a decision about a caller. Both words are from the closed vocabularies of the reference.
-    pub fn decision(&self, outcome: &'static str, reason: &'static str) {
-        self.series().decisions.count((outcome, reason));
+    pub fn decision(&self, worker: usize, outcome: &'static str, reason: &'static str) {
+        self.series().share(worker).decisions.count((outcome, reason));
     }
 
     fn series(&self) -> &Series {
@@ -52,9 +54,35 @@ impl RouteMetrics {
     }
 }
 
-/// The series of one route.
+/// The series of one route, each in shares. A share is made when its first worker counts something.
 #[derive(Debug, Default)]
 pub(super) struct Series {
+    shares: [OnceLock<Box<Share>>; SHARES],
+}
+
+impl Series {
+    fn share(&self, worker: usize) -> &Share {
+        self.shares[worker % SHARES].get_or_init(Box::default)
+    }
+
+    fn shares(&self) -> impl Iterator<Item = &Share> {
+        self.shares.iter().filter_map(|share| share.get().map(|share| &**share))
+    }
+
+    /// What all shares have counted, by key.
+    fn sum<K: Ord + Copy + PartialEq>(&self, of: impl Fn(&Share) -> &Chain<K>) -> BTreeMap<K, u64> {
+        let mut sum = BTreeMap::new();
+        for (key, count) in self.shares().flat_map(|share| of(share).entries()) {
+            *sum.entry(key).or_default() += count;
+        }
+        sum
+    }
+}
+
+/// What one worker counted; where there are more than [`SHARES`], some count together.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Share {
     requests: [Chain<u16>; METHODS.len()],
     decisions: Chain<(&'static str, &'static str)>,
     duration: Histogram,
@@ -66,8 +94,8 @@ pub(super) fn encode(routes: &[(Arc<str>, Arc<Series>)], encoder: &mut Descripto
     let help = "Exchanges that have ended.";
     let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
     for (route, series) in routes {
-        for (method, chain) in METHODS.iter().zip(&series.requests) {
-            for (status, count) in chain.entries() {
+        for (index, method) in METHODS.iter().enumerate() {
+            for (status, count) in series.sum(|share| &share.requests[index]) {
                 let status = if status == OTHER_STATUS { "other".to_owned() } else { status.to_string() };
                 let labels = [("route", &**route), ("method", method), ("status", &status)];
                 metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
@@ -77,7 +105,7 @@ pub(super) fn encode(routes: &[(Arc<str>, Arc<Series>)], encoder: &mut Descripto
     let help = "Decisions about callers.";
     let mut metric = encoder.encode_descriptor("auth_decisions", help, None, MetricType::Counter)?;
     for (route, series) in routes {
-        for ((outcome, reason), count) in series.decisions.entries() {
+        for ((outcome, reason), count) in series.sum(|share| &share.decisions) {
             let labels = [("route", &**route), ("outcome", outcome), ("reason", reason)];
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
@@ -85,12 +113,12 @@ pub(super) fn encode(routes: &[(Arc<str>, Arc<Series>)], encoder: &mut Descripto
     let help = "Time from the first byte of a request to the end of its answer.";
     let mut metric = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
     for (route, series) in routes {
-        series.duration.encode(route, &mut metric)?;
+        Histogram::encode(series.shares().map(|share| &share.duration), route, &mut metric)?;
     }
     let help = "Time from sending a request upstream to the head of the answer.";
     let mut metric = encoder.encode_descriptor("upstream_duration_seconds", help, None, MetricType::Histogram)?;
     for (route, series) in routes {
-        series.upstream_duration.encode(route, &mut metric)?;
+        Histogram::encode(series.shares().map(|share| &share.upstream_duration), route, &mut metric)?;
     }
     Ok(())
 }
@@ -152,18 +180,28 @@ impl Histogram {
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Writes nothing for a route that has no observation, such as one without an upstream.
-    fn encode(&self, route: &str, metric: &mut MetricEncoder<'_>) -> fmt::Result {
-        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
-        let buckets: Vec<_> = BOUNDS.iter().copied().chain([f64::INFINITY]).zip(counts).collect();
+    /// Writes several as one; nothing for a route that has no observation, such as one without an upstream.
+    fn encode<'a>(several: impl Iterator<Item = &'a Self>, route: &str, metric: &mut MetricEncoder<'_>) -> fmt::Result {
+        let mut buckets = BOUNDS.map(|bound| (bound, 0)).to_vec();
+        buckets.push((f64::INFINITY, 0));
+        let mut nanoseconds = 0_u64;
+        for histogram in several {
+            for ((_, sum), bucket) in buckets.iter_mut().zip(&histogram.buckets) {
+                *sum += bucket.load(Ordering::Relaxed);
+            }
+            nanoseconds = nanoseconds.wrapping_add(histogram.nanoseconds.load(Ordering::Relaxed));
+        }
         let count = buckets.iter().map(|(_, count)| count).sum();
         if count == 0 {
             return Ok(());
         }
-        let sum = self.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9;
+        let sum = nanoseconds as f64 / 1e9;
         metric.encode_family(&[("route", route)])?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 }
+
+/// Shares of each route's series.
+const SHARES: usize = 16;
 
 /// The place of a method in `METHODS`. Methods are case-sensitive (RFC 9110 §9.1).
 fn method_index(method: &str) -> usize {
@@ -185,9 +223,9 @@ mod tests {
         let metrics = Metrics::new();
         let route = metrics.route("");
         for method in ["get", "BREW", "", "GET\n"] {
-            route.request(method, 600, 0.0, None);
+            route.request(0, method, 600, 0.0, None);
         }
-        route.request("PATCH", 99, 0.0, None);
+        route.request(1, "PATCH", 99, 0.0, None);
         let text = metrics.encode();
         assert!(text.contains(r#"requests_total{route="",method="other",status="other"} 4"#), "{text}");
         assert!(text.contains(r#"requests_total{route="",method="PATCH",status="other"} 1"#), "{text}");
@@ -209,24 +247,34 @@ mod tests {
         let metrics = Metrics::new();
         let route = metrics.route("a");
         std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
+            for worker in 0..8 {
+                let route = &route;
+                scope.spawn(move || {
                     for number in 0..8_000_u16 {
-                        route.request("GET", 200 + number % 8, 0.001, Some(0.001));
-                        route.decision("allowed", ["public", "authorized"][usize::from(number % 2)]);
+                        // Half of them share.
+                        route.request(worker / 2, "GET", 200 + number % 8, 0.001, Some(0.001));
+                        route.decision(worker / 2, "allowed", ["public", "authorized"][usize::from(number % 2)]);
                     }
                 });
             }
         });
         let series = route.series();
-        assert_eq!(series.requests[0].entries().map(|(_, count)| count).collect::<Vec<_>>(), [8_000; 8]);
-        assert_eq!(series.decisions.entries().map(|(_, count)| count).sum::<u64>(), 64_000);
-        assert_eq!(series.duration.nanoseconds.load(Ordering::Relaxed), 64_000_000_000);
+        assert_eq!(series.shares().count(), 4);
+        assert_eq!(series.sum(|share| &share.requests[0]).into_values().collect::<Vec<_>>(), [8_000; 8]);
+        assert_eq!(series.sum(|share| &share.decisions).into_values().sum::<u64>(), 64_000);
+        let text = metrics.encode();
+        for line in [
+            "request_duration_seconds_sum{route=\"a\"} 64.0",
+            "request_duration_seconds_count{route=\"a\"} 64000",
+            "upstream_duration_seconds_bucket{le=\"0.001\",route=\"a\"} 64000",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 
     #[test]
     fn a_route_is_small_before_its_first_request() {
         assert!(size_of::<RouteMetrics>() <= 48);
-        assert!(size_of::<Series>() <= 512);
+        assert!(size_of::<Series>() + size_of::<Share>() <= 768);
     }
 }
