@@ -1,7 +1,10 @@
-//! `load ADDRESS --targets FILE --tokens FILE [--connections N] [--seconds S] [--requests R] [--offset K]`: a closed loop of N keep-alive
-//! connections, one request in flight on each, for S seconds or R requests, whichever comes first. Request n asks for target n with
-//! token n, both lists going round; K is where the tokens begin.
-//! Prints one line of JSON. Whatever is not a whole 200 is an error.
+//! `load ADDRESS --targets FILE --tokens FILE [options]`: N keep-alive connections with one request in flight on each. Request n asks for
+//! target n with token n, both lists going round. Prints one line of JSON. Whatever is not a whole answer with the expected status is an
+//! error.
+//!
+//! `--connections N` (32), `--seconds S` (2), `--requests R` at most, `--offset K` where the tokens begin, `--expect STATUS` (200),
+//! `--upload BYTES` sends each request with a body of so many, `--anew 1` makes a connection for each request, `--rate R` makes R requests
+//! a second in place of as many as are answered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +29,12 @@ struct Plan {
     next: AtomicUsize,
     /// The number of the first request that is not made.
     end: usize,
+    expect: u16,
+    /// The body of each request; empty: it is a GET.
+    upload: Vec<u8>,
+    anew: bool,
+    /// Requests a second, in all; infinite: as many as are answered.
+    rate: f64,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +57,10 @@ fn main() -> io::Result<()> {
         seconds: arguments.number("seconds", 2.0)?,
         next: AtomicUsize::new(offset),
         end: offset.saturating_add(arguments.number("requests", usize::MAX)?),
+        expect: arguments.number("expect", 200)?,
+        upload: vec![b'x'; arguments.number("upload", 0)?],
+        anew: arguments.number("anew", 0_u8)? != 0,
+        rate: arguments.number("rate", f64::INFINITY)?,
     });
     bench_proxy::on_one_thread(async move {
         let mut streams = Vec::new();
@@ -60,7 +73,7 @@ fn main() -> io::Result<()> {
         let deadline = begun + Duration::from_secs_f64(plan.seconds);
         let mut running = JoinSet::new();
         for stream in streams {
-            running.spawn(drive(Arc::clone(&plan), stream, deadline));
+            running.spawn(drive(Arc::clone(&plan), stream, begun, offset, deadline));
         }
         let mut total = Tally::default();
         while let Some(tally) = running.join_next().await {
@@ -87,19 +100,30 @@ fn report(total: &Tally, elapsed: f64, cpu: f64, next: usize) {
 }
 
 /// One connection until the deadline; an error ends it, and the next request begins a new one.
-async fn drive(plan: Arc<Plan>, mut stream: TcpStream, deadline: Instant) -> Tally {
+async fn drive(plan: Arc<Plan>, mut stream: TcpStream, begun: Instant, offset: usize, deadline: Instant) -> Tally {
     let mut tally = Tally::default();
     let (mut output, mut input) = (Vec::with_capacity(4096), Vec::with_capacity(16 * 1024));
     loop {
-        let sent = Instant::now();
-        if sent >= deadline {
+        if Instant::now() >= deadline {
             return tally;
         }
-        if !write_request(&plan, &mut output) {
-            return tally;
+        let Some(number) = write_request(&plan, &mut output) else { return tally };
+        if plan.rate.is_finite() {
+            let due = begun + Duration::from_secs_f64((number - offset) as f64 / plan.rate);
+            if due >= deadline {
+                return tally;
+            }
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let sent = Instant::now();
+        if plan.anew {
+            match TcpStream::connect(plan.address).await {
+                Ok(fresh) => stream = fresh,
+                Err(_) => return tally,
+            }
         }
         let left = deadline.saturating_duration_since(sent) + Duration::from_secs(5);
-        let outcome = match tokio::time::timeout(left, exchange(&mut stream, &output, &mut input)).await {
+        let outcome = match tokio::time::timeout(left, exchange(&plan, &mut stream, &output, &mut input)).await {
             Ok(outcome) => outcome,
             Err(_) => Err("no answer within the round and five seconds".to_owned()),
         };
@@ -122,26 +146,30 @@ async fn drive(plan: Arc<Plan>, mut stream: TcpStream, deadline: Instant) -> Tal
     }
 }
 
-/// The next request; false when there is none left.
-fn write_request(plan: &Plan, output: &mut Vec<u8>) -> bool {
+/// The next request, and its number; `None` when there is none left.
+fn write_request(plan: &Plan, output: &mut Vec<u8>) -> Option<usize> {
     let number = plan.next.fetch_add(1, Ordering::Relaxed);
     if number >= plan.end {
-        return false;
+        return None;
     }
     output.clear();
-    output.extend_from_slice(b"GET ");
+    output.extend_from_slice(if plan.upload.is_empty() { b"GET " } else { b"POST " });
     output.extend_from_slice(plan.targets[number % plan.targets.len()].as_bytes());
     output.extend_from_slice(b" HTTP/1.1\r\n");
     output.extend_from_slice(FIELDS.as_bytes());
     output.extend_from_slice(plan.tokens[number % plan.tokens.len()].as_bytes());
-    output.extend_from_slice(b"\r\n\r\n");
-    true
+    if !plan.upload.is_empty() {
+        output.extend_from_slice(format!("\r\nContent-Length: {}", plan.upload.len()).as_bytes());
+    }
+    output.extend_from_slice(if plan.anew { b"\r\nConnection: close\r\n\r\n" } else { b"\r\n\r\n" });
+    output.extend_from_slice(&plan.upload);
+    Some(number)
 }
 
-async fn exchange(stream: &mut TcpStream, request: &[u8], input: &mut Vec<u8>) -> Result<usize, String> {
+async fn exchange(plan: &Plan, stream: &mut TcpStream, request: &[u8], input: &mut Vec<u8>) -> Result<usize, String> {
     stream.write_all(request).await.map_err(|error| error.to_string())?;
     let length = loop {
-        if let Some(length) = whole_answer(input)? {
+        if let Some(length) = whole_answer(input, plan.expect)? {
             break length;
         }
         if stream.read_buf(input).await.map_err(|error| error.to_string())? == 0 {
@@ -163,7 +191,7 @@ async fn exchange(stream: &mut TcpStream, request: &[u8], input: &mut Vec<u8>) -
 }
 
 /// How long the answer is, head and body, once its head is there.
-fn whole_answer(input: &[u8]) -> Result<Option<usize>, String> {
+fn whole_answer(input: &[u8], expect: u16) -> Result<Option<usize>, String> {
     if input.is_empty() {
         return Ok(None);
     }
@@ -172,7 +200,7 @@ fn whole_answer(input: &[u8]) -> Result<Option<usize>, String> {
     let httparse::Status::Complete(head) = response.parse(input).map_err(|error| error.to_string())? else {
         return if input.len() > HEAD_LIMIT { Err("an endless head".to_owned()) } else { Ok(None) };
     };
-    if response.code != Some(200) {
+    if response.code != Some(expect) {
         return Err(format!("status {}", response.code.unwrap_or_default()));
     }
     let length = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
