@@ -282,3 +282,113 @@ const REMEMBERED: Duration = Duration::from_secs(LONGEST_ACCESS_TOKEN.as_secs() 
 
 /// How many seconds an `iat` may be ahead of our clock; less than what verification forgives.
 const AHEAD: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::SecretBytes;
+    use crate::identity::policy::tests::policy;
+    use crate::store::StoreSettings;
+
+    async fn store(folder: &tempfile::TempDir) -> Store {
+        crate::token::install_crypto();
+        let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
+        Store::open(&StoreSettings { database: folder.path().join("test.db"), key }).await.unwrap()
+    }
+
+    async fn load(store: &Store, clock: &Clock, policy: &Policy) -> SigningKeys {
+        SigningKeys::load(store.clone(), Arc::new(LiveKeys::new(KeySet::default())), clock.clone(), policy).await.unwrap()
+    }
+
+    fn account(not_before: i64) -> AccountRow {
+        AccountRow {
+            id: "a-1".into(),
+            email: "ann@example.com".into(),
+            name: None,
+            password: String::new(),
+            roles: "user admin".into(),
+            disabled: 0,
+            email_verified: 0,
+            generation: 0,
+            not_before,
+            created_at: 0,
+            last_login_at: None,
+        }
+    }
+
+    /// `kid` and claims of a token that is minted now.
+    async fn minted(keys: &SigningKeys, policy: &Policy, account: &AccountRow, cutoff: u64) -> (String, Map<String, Value>) {
+        let now = keys.clock.unix_seconds();
+        let token = keys.mint(policy, account, "s-1", cutoff, now).await.unwrap().token;
+        let inspected = crate::token::inspect(&token).unwrap();
+        (inspected.header["kid"].as_str().unwrap().to_owned(), inspected.claims.unwrap())
+    }
+
+    fn published(keys: &SigningKeys) -> Vec<String> {
+        let set: Value = serde_json::from_slice(&keys.published()).unwrap();
+        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_next_key_is_published_before_it_signs_and_the_last_one_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, clock, policy) = (store(&folder).await, Clock::fixed(1_900_000_000), policy());
+        let keys = load(&store, &clock, &policy).await;
+        let first = published(&keys);
+        assert_eq!((first.len(), &minted(&keys, &policy, &account(0), 0).await.0), (1, &first[0]));
+
+        // Another process, with the first one's key.
+        let other = load(&store, &clock, &policy).await;
+        assert_eq!(published(&other), first);
+
+        clock.advance(policy.key_rotation.saturating_sub(LEAD));
+        let (one, another) = tokio::join!(keys.tend(&policy), other.tend(&policy));
+        one.and(another).unwrap();
+        keys.tend(&policy).await.unwrap();
+        other.tend(&policy).await.unwrap();
+        let both = published(&keys);
+        assert_eq!((both.len(), &both[0], published(&other)), (2, &first[0], both.clone()), "both agree on one next key");
+        assert_eq!(minted(&keys, &policy, &account(0), 0).await.0, first[0], "published, and not yet used");
+
+        clock.advance(LEAD);
+        for keys in [&keys, &other] {
+            keys.tend(&policy).await.unwrap();
+            assert_eq!(minted(keys, &policy, &account(0), 0).await.0, both[1]);
+            assert_eq!(published(keys), both, "tokens of the first are still good");
+        }
+        clock.advance(REMEMBERED + Duration::from_secs(1));
+        keys.tend(&policy).await.unwrap();
+        assert_eq!(published(&keys), both[1..]);
+        assert_eq!(keys.live.load().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn another_algorithm_comes_with_the_next_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, clock, mut policy) = (store(&folder).await, Clock::fixed(1_900_000_000), policy());
+        let keys = load(&store, &clock, &policy).await;
+        policy.algorithm = Algorithm::EdDSA;
+        for _ in 0..3 {
+            keys.tend(&policy).await.unwrap();
+        }
+        let both = published(&keys);
+        assert_eq!((both.len(), &minted(&keys, &policy, &account(0), 0).await.0), (2, &both[0]));
+        clock.advance(LEAD);
+        keys.tend(&policy).await.unwrap();
+        assert_eq!((published(&keys).len(), &minted(&keys, &policy, &account(0), 0).await.0), (2, &both[1]));
+    }
+
+    /// The account's own cut-off, and one that was revoked beside it.
+    #[tokio::test]
+    async fn a_token_is_issued_past_every_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = 1_900_000_000;
+        let (store, clock, policy) = (store(&folder).await, Clock::fixed(now), policy());
+        let keys = load(&store, &clock, &policy).await;
+        let issued_at = |claims: Map<String, Value>| claims["iat"].as_u64().unwrap();
+        assert_eq!(issued_at(minted(&keys, &policy, &account(0), 0).await.1), now);
+        assert_eq!(issued_at(minted(&keys, &policy, &account(now.cast_signed()), 0).await.1), now + 1);
+        let claims = minted(&keys, &policy, &account(now.cast_signed()), now + 1).await.1;
+        assert_eq!((claims["exp"].as_u64(), claims["roles"].clone()), (Some(now + 2 + 900), json!(["user", "admin"])));
+    }
+}

@@ -59,3 +59,23 @@ pub enum Registration {
 
 /// The longest `access_token_ttl`. What is revoked is remembered for as long.
 pub const LONGEST_ACCESS_TOKEN: Duration = Duration::from_hours(24);
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::value::CreateFiles;
+    use crate::gateway::Snapshot;
+    use crate::gateway::snapshot::CompileOptions;
+    use crate::telemetry::metrics::Metrics;
+
+    /// The policy of an `[identity]` section that says no more than its issuer.
+    pub(in crate::identity) fn policy() -> Policy {
+        let text = "[identity]\nissuer = 'https://app.example.com/auth'\n[[route]]\npath = '/auth/*'\nidentity = true\n";
+        let loaded = crate::config::parse(Path::new("gateway.toml"), text.to_owned()).unwrap();
+        let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: 0 };
+        let compiled = Snapshot::compile(loaded, &options).unwrap();
+        compiled.snapshot.identity.unwrap().as_ref().clone()
+    }
+}

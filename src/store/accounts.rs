@@ -194,3 +194,128 @@ const SET_PASSWORD: &str = "UPDATE accounts SET not_before = CASE WHEN not_befor
 
 const END_SESSIONS: &str = "UPDATE accounts SET not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END, \
     generation = generation + 1 WHERE id = $2 RETURNING not_before";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::settings;
+    use crate::store::{SessionRow, Stale};
+
+    fn account(id: &str, email: &str) -> AccountRow {
+        AccountRow {
+            id: id.into(),
+            email: email.into(),
+            name: Some("Ann".into()),
+            password: "old".into(),
+            roles: "user".into(),
+            disabled: 0,
+            email_verified: 0,
+            generation: 0,
+            not_before: 0,
+            created_at: 1,
+            last_login_at: None,
+        }
+    }
+
+    fn session(id: &str, generation: i64) -> SessionRow {
+        SessionRow {
+            id: id.into(),
+            account: "a".into(),
+            generation,
+            counter: 0,
+            created_at: 100,
+            rotated_at: 100_000,
+            address: "192.0.2.1".into(),
+            user_agent: String::new(),
+            ended_at: None,
+        }
+    }
+
+    fn revocation(kind: &str, value: &str) -> RevocationRow {
+        RevocationRow { kind: kind.into(), value: value.into(), scope: "=x".into(), revoked_at: 0, seq: 0 }
+    }
+
+    const FRESH: Stale = Stale { created_at: 0, rotated_at: 0 };
+
+    #[tokio::test]
+    async fn an_address_has_one_account_and_several_are_added_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        assert!(store.insert_account(&account("a", "a@x.example")).await.unwrap());
+        assert!(!store.insert_account(&account("b", "a@x.example")).await.unwrap());
+        let several = [account("c", "c@x.example"), account("d", "a@x.example"), account("e", "e@x.example")];
+        assert_eq!(store.insert_accounts(&several).await.unwrap(), Err(1));
+        assert_eq!(store.accounts().await.unwrap(), [account("a", "a@x.example")]);
+    }
+
+    /// A login whose password was checked before the change opens nothing after it, and what was open is over.
+    #[tokio::test]
+    async fn a_change_ends_sessions_and_revokes_in_one_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        for (change, ends, opens) in [
+            (AccountChange::Roles("admin"), false, true),
+            (AccountChange::Password("new"), true, true),
+            (AccountChange::EndSessions, true, true),
+            (AccountChange::Disabled(true), true, false),
+            (AccountChange::Disabled(false), true, true),
+        ] {
+            let before = store.account("a").await.unwrap().unwrap();
+            let told = format!("{change:?}");
+            let (open, late) = (session(&format!("open {told}"), before.generation), session(&format!("late {told}"), before.generation));
+            let was_open = store.open_session(&open).await.unwrap();
+            assert_eq!(was_open, before.disabled == 0, "{told}");
+            let cutoff = store.change_account("a", change, revocation("subject", "a"), 500).await.unwrap().unwrap();
+            let after = store.account("a").await.unwrap().unwrap();
+            assert_eq!(cutoff, after.not_before, "{told}");
+            assert!(cutoff > before.not_before, "past every token that was issued past the last one: {told}");
+            assert_eq!(store.live_session(&open.id).await.unwrap().is_some(), was_open && !ends, "{told}");
+            assert_eq!(store.rotate_session(&open, FRESH).await.unwrap(), was_open && !ends, "{told}");
+            assert_eq!(store.open_session(&late).await.unwrap(), !ends, "{told}");
+            let next = session(&format!("next {told}"), after.generation);
+            assert_eq!(store.open_session(&next).await.unwrap(), opens, "{told}");
+            let revoked = store.revocations_after(0).await.unwrap();
+            assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{told}");
+        }
+        assert_eq!(store.change_account("nobody", AccountChange::EndSessions, revocation("subject", "nobody"), 9).await.unwrap(), None);
+        assert_eq!(store.revocations_after(0).await.unwrap().len(), 1, "nothing is revoked of whom there is not");
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_for_its_account_alone_and_with_its_revocation() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        store.insert_account(&account("b", "b@x.example")).await.unwrap();
+        assert!(store.open_session(&session("s", 0)).await.unwrap());
+        assert!(!store.end_session("s", "b", &revocation("sid", "s"), 9).await.unwrap());
+        assert!(store.revocations_after(0).await.unwrap().is_empty());
+        assert!(store.end_session("s", "a", &revocation("sid", "s"), 9).await.unwrap());
+        assert!(store.live_session("s").await.unwrap().is_none() && store.account_of_session("s").await.unwrap().is_none());
+        assert!(!store.rotate_session(&session("s", 0), FRESH).await.unwrap());
+        assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
+        // Too old by one of the two, and only then.
+        store.open_session(&session("t", 0)).await.unwrap();
+        for (created_at, rotated_at, lives) in [(100, 0, false), (0, 100_000, false), (99, 99_999, true)] {
+            let stale = Stale { created_at, rotated_at };
+            assert_eq!(store.sessions_of("a", stale).await.unwrap().len(), usize::from(lives));
+        }
+        assert!(!store.rotate_session(&session("t", 0), Stale { created_at: 100, rotated_at: 0 }).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn of_many_that_use_one_refresh_token_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        store.open_session(&session("s", 0)).await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let store = store.clone();
+            tasks.spawn(async move { store.rotate_session(&session("s", 0), FRESH).await.unwrap() });
+        }
+        assert_eq!(tasks.join_all().await.into_iter().filter(|rotated| *rotated).count(), 1);
+        assert_eq!(store.live_session("s").await.unwrap().unwrap().counter, 1);
+    }
+}

@@ -287,3 +287,21 @@ async fn accounts_sessions_and_keys_outlive_the_process() {
     assert_eq!(next.claims()["sub"], account["id"]);
     assert_eq!(again.login("ann@example.com").await.claims()["sub"], account["id"]);
 }
+
+#[tokio::test]
+async fn a_reload_changes_the_policy_and_cannot_take_the_issuer_away() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let before = gateway.login("ann@example.com").await;
+    assert_eq!(gateway.reload(&open("access_token_ttl = '5m'\ntoken_claims = []")).await["message"], "reloaded");
+    let login = gateway.try_login("ann@example.com", PASSWORD).await;
+    assert_eq!(login.json()["expires_in"], 300);
+    assert!(Tokens::of(&login).claims().get("email").is_none());
+    // Keys and sessions are those from before.
+    assert_eq!(gateway.reaches(&before.access).await, 200);
+    assert_eq!(gateway.refresh(&before.refresh).await.status, 200);
+    let without = "[store]\n[[route]]\npath = '/*'\nupstream = 'app'";
+    let told = gateway.reload(without).await;
+    assert!(told["problems"].to_string().contains("`identity` is read at start"), "{told}");
+    assert_eq!(gateway.reaches(&before.access).await, 200);
+}

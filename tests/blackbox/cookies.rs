@@ -68,6 +68,11 @@ async fn a_login_by_cookie_reaches_the_application_and_the_cookies_do_not() {
     let seen = gateway.upstream().last();
     assert_eq!(seen.header("cookie"), Some("theme=dark; a=b"));
     assert_eq!(seen.header("x-auth-email"), Some("ann@example.com"));
+    // The issuer's own endpoints know them too.
+    let me = jar.send(gateway.get("/auth/me"), true).send().await;
+    assert_eq!((me.status, &me.json()["email"]), (200, &json!("ann@example.com")));
+    let head = jar.send(gateway.request("HEAD", "/auth/me"), true).send().await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
     // And an application cannot set them.
     gateway.upstream().answers(&format!(
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {ACCESS}=x; Path=/\r\nSet-Cookie: {REFRESH}=x; Path=/auth\r\nSet-Cookie: own=1\r\n\r\n"
