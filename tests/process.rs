@@ -1143,9 +1143,9 @@ fn keys_that_cannot_be_fetched_as_written() {
         ("discovery = false", "has no keys", "give it one of `discovery`, `jwks_url`"),
         ("discovery = \"yes\"", "`discovery`", "true"),
         ("discovery = true\njwks_refresh = \"5\"", "is not a duration", "add a unit"),
-        ("discovery = true\njwks_refresh = \"100ms\"", "is too short", "from `\"1s\"`"),
+        ("discovery = true\njwks_refresh = \"10ms\"", "is too short", "from `\"100ms\"`"),
         (
-            "discovery = true\njwks_refresh = \"2days\"",
+            "discovery = true\njwks_refresh = \"2m\"\njwks_max_stale = \"1m\"",
             "keys would be too old before they are fetched again",
             "`jwks_max_stale` is at least `jwks_refresh`",
         ),

@@ -7,7 +7,6 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +20,7 @@ pub struct Cache {
     path: PathBuf,
     /// Of issuer and address, as text.
     digest: String,
-    max_stale: Duration,
+    remote: Remote,
 }
 
 /// What stands in the file.
@@ -70,7 +69,7 @@ impl Cache {
         let issuer = settings.issuer.as_deref().unwrap_or_default();
         let digest = digest([kind.as_bytes(), address.as_bytes(), issuer.as_bytes()]);
         let digest = URL_SAFE_NO_PAD.encode(digest);
-        Self { path: remote.folder.join(format!("jwks-{digest}.json")), digest, max_stale: remote.max_stale }
+        Self { path: remote.folder.join(format!("jwks-{digest}.json")), digest, remote: remote.clone() }
     }
 
     /// Where it is.
@@ -117,7 +116,7 @@ impl Cache {
             return Err(CacheFault::Future);
         }
         let good = LastGood { document: kept.document.into(), fetched_at: kept.fetched_at };
-        Ok((now.saturating_sub(good.fetched_at) < self.max_stale.as_secs()).then_some(good))
+        Ok((!self.remote.is_too_old(now.saturating_sub(good.fetched_at))).then_some(good))
     }
 
     /// Keeps a set instead of the one before, or leaves that one as it is.
@@ -164,6 +163,7 @@ const CLOCK_SKEW: u64 = 300;
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
 
     use super::*;
     use crate::outbound::Url;
@@ -200,8 +200,8 @@ mod tests {
         cache.write(&good()).unwrap();
         assert_eq!(fs::metadata(cache.path()).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
-        assert_eq!(cache.read(NOW + 86_399).unwrap(), Some(good()));
-        assert_eq!(cache.read(NOW + 86_400).unwrap(), None);
+        assert_eq!(cache.read(NOW + 86_400).unwrap(), Some(good()));
+        assert_eq!(cache.read(NOW + 86_401).unwrap(), None);
         assert!(matches!(cache.read(NOW - 301), Err(CacheFault::Future)));
     }
 

@@ -277,6 +277,13 @@ impl IssuerKeys {
     }
 }
 
+impl Remote {
+    /// Whether keys that were fetched so many seconds ago may not be used any more.
+    pub fn is_too_old(&self, age: u64) -> bool {
+        age > self.max_stale.as_secs()
+    }
+}
+
 impl LastGood {
     /// Seconds since it was fetched.
     pub fn age(&self, clock: &Clock) -> u64 {

@@ -19,6 +19,9 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 /// The longest time between two tries while it fails.
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 
+/// Ages are whole seconds, so that one may be this much more than it says.
+const WHOLE_SECOND: Duration = Duration::from_secs(1);
+
 /// How long a clock is trusted to go on as it did.
 const LONGEST_TRUST: Duration = Duration::from_mins(1);
 
@@ -246,14 +249,14 @@ impl Shared {
     /// How long the keys that hold may still be used, or a part of it: a clock may be set, and a machine may sleep.
     fn until_too_old(&self, remote: &Remote, clock: &Clock) -> Option<Duration> {
         let age = self.age(clock)?;
-        Some(remote.max_stale.saturating_sub(Duration::from_secs(age)).min(LONGEST_TRUST))
+        Some((remote.max_stale + WHOLE_SECOND).saturating_sub(Duration::from_secs(age)).min(LONGEST_TRUST))
     }
 
     /// Keys that nobody has confirmed for too long do not hold any more.
     fn forget_if_too_old(&self, remote: &Remote, clock: &Clock) {
         let mut state = self.lock();
         let Some(age) = state.good.as_ref().map(|good| good.age(clock)) else { return };
-        if age < remote.max_stale.as_secs() {
+        if !remote.is_too_old(age) {
             return;
         }
         state.good = None;

@@ -23,6 +23,9 @@ const SOURCES: &str = "`discovery`, `jwks_url`, `jwks_file`, `public_keys` and `
 
 const DAY: Duration = Duration::from_hours(24);
 
+/// The shortest time between two fetches that can be asked for.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// Keys as they were read, what was not taken, and the digest of what they were read from.
 struct Read {
     keys: KeySet,
@@ -136,27 +139,12 @@ impl Compiler<'_> {
             None => Some(None),
             Some(text) => self.read_file(text, "a PEM file with the certificates that are trusted").map(Some),
         };
-        let at_least_a_second = Duration::from_secs(1)..=DAY * 31;
-        let mut time = |text: &Option<Text>, default: Duration| match text {
-            None => Some(default),
-            Some(text) => self.take(value::duration(text, at_least_a_second.clone())),
+        let times = self.key_times(written);
+        let cooldown = match &written.jwks_refetch_cooldown {
+            None => Some(Duration::from_secs(10)),
+            Some(text) => self.take(value::duration(text, SHORTEST..=DAY * 31)),
         };
-        let refresh = time(&written.jwks_refresh, Duration::from_mins(5));
-        let cooldown = time(&written.jwks_refetch_cooldown, Duration::from_secs(10));
-        let max_stale = time(&written.jwks_max_stale, DAY);
-        let (refresh, cooldown, max_stale) = (refresh?, cooldown?, max_stale?);
-        if max_stale < refresh {
-            let span = |text: &Option<Text>| text.as_ref().map(Spanned::span);
-            let (stale, refresh) = (span(&written.jwks_max_stale), span(&written.jwks_refresh));
-            let at = stale.clone().or(refresh.clone()).unwrap_or(name.span());
-            let mut problem = Problem::error(at, "keys would be too old before they are fetched again")
-                .help("`jwks_max_stale` is at least `jwks_refresh`; the defaults are \"24h\" and \"5m\"");
-            if let (Some(_), Some(refresh)) = (stale, refresh) {
-                problem = problem.related(refresh, "they are fetched this often");
-            }
-            self.error(problem);
-            return None;
-        }
+        let ((refresh, max_stale), cooldown) = (times?, cooldown?);
         if allow_http {
             self.weakened.push(format!(
                 "issuer.{}.insecure_http_keys: whoever is between here and the issuer may put keys of their own",
@@ -164,6 +152,32 @@ impl Compiler<'_> {
             ));
         }
         Some(Remote { place: place?, refresh, cooldown, max_stale, ca: ca?, allow_http, folder: folder.to_owned() })
+    }
+
+    /// How often keys are fetched, and how long they are used. A default gives way to what is written.
+    fn key_times(&mut self, written: &Written) -> Option<(Duration, Duration)> {
+        let mut time = |text: &Option<Text>, least: Duration| match text {
+            None => Some(None),
+            Some(text) => self.take(value::duration(text, least..=DAY * 31)).map(Some),
+        };
+        let refresh = time(&written.jwks_refresh, SHORTEST);
+        let max_stale = time(&written.jwks_max_stale, Duration::from_secs(1));
+        match (refresh?, max_stale?) {
+            (Some(refresh), Some(max_stale)) if max_stale < refresh => {
+                let span = |text: &Option<Text>| text.as_ref().map_or(0..0, Spanned::span);
+                self.error(
+                    Problem::error(span(&written.jwks_max_stale), "keys would be too old before they are fetched again")
+                        .related(span(&written.jwks_refresh), "they are fetched this often")
+                        .help("`jwks_max_stale` is at least `jwks_refresh`; the defaults are \"24h\" and \"5m\""),
+                );
+                None
+            }
+            (Some(refresh), max_stale) => Some((refresh, max_stale.unwrap_or(DAY.max(refresh)))),
+            (None, max_stale) => {
+                let max_stale = max_stale.unwrap_or(DAY);
+                Some((Duration::from_mins(5).min(max_stale), max_stale))
+            }
+        }
     }
 
     /// Where the metadata of the section's issuer is looked for.
@@ -260,7 +274,7 @@ impl Compiler<'_> {
             None
         });
         let newest = [in_memory, on_disk].into_iter().flatten().max_by_key(|good| good.fetched_at);
-        newest.filter(|good| self.now.saturating_sub(good.fetched_at) < remote.max_stale.as_secs())
+        newest.filter(|good| !remote.is_too_old(self.now.saturating_sub(good.fetched_at)))
     }
 
     /// Tells of key files that are not there, where the algorithms are not known that would tell more of them.
