@@ -1631,7 +1631,6 @@ limit = "login"
 fn each_key_that_is_not_supported_yet_is_refused_alone() {
     for (section, line) in [
         ("[server]", "proxy_protocol = false"),
-        ("[issuer.local]", "backchannel_logout = \"/logout\""),
         ("[upstream.app]", "http2 = false"),
         ("[[route]]", "streams = \"token\""),
     ] {
