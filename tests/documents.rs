@@ -374,6 +374,15 @@ fn schema() -> Value {
     serde_json::from_slice(&printed.stdout).expect("a schema is JSON")
 }
 
+#[test]
+fn the_description_of_the_endpoints_is_the_one_that_is_printed() {
+    let printed = Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("openapi").output().expect("the binary runs");
+    assert!(printed.status.success());
+    let printed = String::from_utf8(printed.stdout).expect("JSON is UTF-8");
+    let stale = "docs/reference/openapi.json is stale: `portcullis openapi > docs/reference/openapi.json`";
+    assert!(read("docs/reference/openapi.json") == printed, "{stale}");
+}
+
 /// Every key that the schema has, with the heading of its section.
 fn keys() -> Vec<Key> {
     let schema = schema();

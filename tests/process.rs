@@ -151,6 +151,7 @@ fn every_command_has_a_help_text() {
         &["demo"],
         &["healthcheck"],
         &["schema"],
+        &["openapi"],
         &["completions"],
         &["man"],
     ];

@@ -6,6 +6,7 @@ mod explain;
 mod healthcheck;
 mod issuer;
 mod key;
+mod openapi;
 mod revoke;
 mod token;
 mod user;
@@ -73,6 +74,8 @@ enum Command {
     Healthcheck,
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
+    /// Print the description of the built-in issuer's endpoints (OpenAPI 3.1).
+    Openapi,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -157,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Demo => demo::demo(),
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
+        Command::Openapi => print(&format!("{:#}\n", openapi::document())),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "portcullis", &mut script);
