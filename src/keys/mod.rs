@@ -370,10 +370,10 @@ impl Shared {
 }
 
 impl State {
-    /// What can be said without another fetch. A set that was confirmed within `refresh` is as new as the operator wants it; beyond that, a
-    /// key that it lacks may well exist.
+    /// What can be said without another fetch. A set that was fetched within the cooldown is as new as may be asked for; beyond that, and
+    /// while the issuer does not answer, a key that it lacks may well exist.
     fn verdict(&self, remote: &Remote) -> Renewal {
-        let is_fresh = self.good_since.is_some_and(|at| at.elapsed() <= remote.refresh);
+        let is_fresh = self.good_since.is_some_and(|at| at.elapsed() <= remote.cooldown);
         if self.failing.is_none() || is_fresh { Renewal::Current } else { Renewal::Unavailable }
     }
 }
