@@ -139,6 +139,12 @@ impl Outbox {
 
     async fn send(&self, row: &MailRow, mailer: &Mailer, policy: &Policy) -> Result<(), NotWritten> {
         let kind = row.kind.as_str();
+        let is_stale = self.now() - row.requested_at > GIVE_UP_AFTER;
+        if is_stale && row.attempts <= 1 {
+            // Nothing was sent meanwhile, as while the file had no `mail`: nobody waits for it any more.
+            tracing::error!(target: AUDIT, kind, tries = 0, "mail_given_up");
+            return Ok(self.store.remove_mail(row, self.now()).await?);
+        }
         let Some((account, letter)) = self.write(row, policy).await? else {
             return Ok(self.store.remove_mail(row, self.now()).await?);
         };
@@ -148,7 +154,7 @@ impl Outbox {
                 tracing::info!(target: AUDIT, kind, account, "mail_sent");
                 self.store.remove_mail(row, self.now()).await?;
             }
-            Err(error) if error.is_for_good() || self.now() - row.requested_at > GIVE_UP_AFTER => {
+            Err(error) if error.is_for_good() || is_stale => {
                 tracing::error!(target: AUDIT, kind, account, tries, cause = %error, "mail_given_up");
                 self.store.remove_mail(row, self.now()).await?;
             }
