@@ -1630,11 +1630,9 @@ limit = "login"
 /// Such a key is refused alone, too: nothing of the file has to be wrong besides.
 #[test]
 fn each_key_that_is_not_supported_yet_is_refused_alone() {
-    for (section, line) in [
-        ("[server]", "proxy_protocol = false"),
-        ("[upstream.app]", "http2 = false"),
-        ("[[route]]", "streams = \"token\""),
-    ] {
+    for (section, line) in
+        [("[server]", "proxy_protocol = false"), ("[upstream.app]", "http2 = false"), ("[[route]]", "streams = \"token\"")]
+    {
         let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
         let told = rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));
         assert!(told.contains("is not supported yet") && told.contains("1 problem\n"), "{section} {line}: {told}");

@@ -22,12 +22,11 @@ pub struct Browser {
 impl Browser {
     /// `None`, loudly, where there is no browser; that is a failure where every test must run.
     pub async fn start(gateway: &Gateway) -> Option<Self> {
-        let Ok(mut driver) = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+        let Some((driver, port)) = driver() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "Chromium is not installed, and CI=true");
             eprintln!("SKIPPED: Chromium is not installed; scripts/test installs it (apt-get install chromium chromium-driver)");
             return None;
         };
-        let port = port(&mut driver);
         let profile = TempDir::new().unwrap();
         let gateway = gateway.address();
         let arguments = [
@@ -92,11 +91,24 @@ impl Browser {
         }
     }
 
-    /// Presses the button with this text.
+    /// Presses the button with this text, and waits until another page is there.
     pub async fn press(&self, text: &str) {
         let button = format!("//button[normalize-space()='{text}']");
         let found = within(self.client.find(Locator::XPath(&button))).await;
-        found.unwrap_or_else(|error| panic!("no button `{text}`: {error}")).click().await.unwrap();
+        self.leave_by(found.unwrap_or_else(|error| panic!("no button `{text}`: {error}"))).await;
+    }
+
+    /// Follows the link with this text.
+    pub async fn follow(&self, text: &str) {
+        let found = within(self.client.find(Locator::LinkText(text))).await;
+        self.leave_by(found.unwrap_or_else(|error| panic!("no link `{text}`: {error}"))).await;
+    }
+
+    /// Clicks, and waits until what was shown is gone: what is looked for next is looked for in what comes.
+    pub async fn leave_by(&self, element: Element) {
+        let shown = self.client.find(Locator::Css("html")).await.unwrap();
+        element.click().await.unwrap();
+        within(async { while shown.tag_name().await.is_ok() {} }).await;
     }
 
     pub async fn url(&self) -> String {
@@ -145,8 +157,22 @@ impl Drop for Browser {
     }
 }
 
-/// The port that the driver says it listens on.
-fn port(driver: &mut Child) -> u16 {
+/// A driver and its port; `None`: it is not installed. The port that it chose may be taken by another a moment later; then it ends, and
+/// another one is started.
+fn driver() -> Option<(Child, u16)> {
+    for _ in 0..5 {
+        let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        if let Some(port) = port(&mut driver) {
+            return Some((driver, port));
+        }
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    panic!("the driver ends before it says where it listens");
+}
+
+/// The port that a driver says it listens on; `None`: it has ended.
+fn port(driver: &mut Child) -> Option<u16> {
     let output = driver.stdout.take().unwrap();
     let (sender, said) = channel();
     std::thread::spawn(move || {
@@ -157,5 +183,5 @@ fn port(driver: &mut Child) -> u16 {
             }
         }
     });
-    said.recv_timeout(PATIENCE).expect("the driver says where it listens")
+    said.recv_timeout(PATIENCE).ok()
 }
