@@ -1036,6 +1036,31 @@ fn a_certificate_and_a_key_that_do_not_belong_together() {
 }
 
 #[test]
+fn two_issuers_of_one_iss_however_it_is_written() {
+    let text = "[identity]\nissuer = \"https://app.test/\"\n[issuer.corp]\nissuer = \"https://app.test\"\naudience = [\"a\"]\n\
+                algorithms = [\"HS256\"]\nsecret = \"01234567890123456789012345678901\"\ninsecure_inline_secret = true\n";
+    let told = rejected(&with_app(text));
+    assert!(told.contains("accept the same tokens") && told.contains("one issuer has one section"), "{told}");
+}
+
+#[test]
+fn addresses_that_nobody_proved_are_warned_of() {
+    let file = |lines: &str| {
+        with_app(&format!("[identity]\nissuer = \"https://app.test/auth\"\n{lines}\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"))
+    };
+    let told = warned(&file("registration = \"open\""));
+    assert!(told.contains("an address that is not theirs") && told.contains("set `verify_email = true`"), "{told}");
+    for lines in [
+        "",
+        "registration = \"open\"\ntoken_claims = [\"name\"]",
+        "registration = \"open\"\nverify_email = true\nmail = { folder = \"mail\" }",
+    ] {
+        let told = Folder::with(&file(lines)).run(&["check"]);
+        assert!(told.code == 0 && !told.err.contains("address"), "{lines}: {}", told.err);
+    }
+}
+
+#[test]
 fn identity_headers_that_cannot_be() {
     assert_snapshot!(
         rejected(&with_app("[identity_headers]\nConnection = \"sub\"\n\"X Auth\" = \"sub\"\nX-Auth-Group = \"groups..name\"\n")),

@@ -51,6 +51,7 @@ impl Compiler<'_> {
         }
         let brand = self.brand(written.brand.as_ref(), issuer.as_deref());
         let (tells_email, tells_name) = claims?;
+        self.warn_about_unproven_addresses(section, registration == Some(Registration::Open), tells_email);
         Some(Policy {
             issuer: issuer?,
             audience: audience?,
@@ -92,6 +93,21 @@ impl Compiler<'_> {
             Some(kept) if *kept.settings() == settings => Arc::clone(kept),
             Some(kept) => Arc::new(Issuer::with_live_keys(settings, Arc::clone(kept.keys()))),
             None => Arc::new(Issuer::with_live_keys(settings, Arc::new(LiveKeys::new(KeySet::default())))),
+        }
+    }
+
+    /// Whoever registers says which address is theirs, and applications are told it.
+    fn warn_about_unproven_addresses(&mut self, section: &Spanned<Written>, is_open: bool, tells_email: bool) {
+        let written = section.get_ref();
+        if is_open && tells_email && !written.verify_email {
+            let span = written.registration.as_ref().map_or(section.span(), Spanned::span);
+            self.error(
+                Problem::warning(
+                    span,
+                    "anybody can register with an address that is not theirs, and applications are told it as the caller's",
+                )
+                .help("set `verify_email = true`, or leave \"email\" out of `token_claims`"),
+            );
         }
     }
 

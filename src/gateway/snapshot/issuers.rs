@@ -57,7 +57,14 @@ impl Compiler<'_> {
                 owners.push(keys);
             }
         }
-        (Issuers::new(issuers).unwrap_or_default(), Keys::new(owners))
+        let issuers = Issuers::new(issuers).unwrap_or_else(|duplicate| {
+            // What two sections write differently may still be one `iss`.
+            self.error(
+                Problem::error(0..0, duplicate.to_string()).help("give each issuer an `iss` of its own: one issuer has one section"),
+            );
+            Issuers::default()
+        });
+        (issuers, Keys::new(owners))
     }
 
     fn issuer(&mut self, name: &Text, written: &Written, folder: &Path) -> Option<(Arc<Issuer>, Arc<IssuerKeys>)> {
