@@ -194,7 +194,7 @@ fn name(iss: &str, jti: &str) -> [u8; 32] {
 }
 
 /// Bytes of a body.
-const LARGEST_BODY: usize = 64 * 1024;
+const LARGEST_BODY: usize = 32 * 1024;
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
