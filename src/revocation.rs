@@ -269,6 +269,7 @@ mod tests {
             subject: ClaimPath::new(["sub"]),
             leeway: Duration::from_secs(30),
             max_token_lifetime: lifetime,
+            logout_audience: None,
             is_built_in: false,
         };
         let keys = KeySet::from_secret(b"a secret for tests", algorithms).unwrap();

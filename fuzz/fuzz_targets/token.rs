@@ -32,6 +32,7 @@ static ISSUERS: LazyLock<Issuers> = LazyLock::new(|| {
             subject: ClaimPath::new(vec!["sub".to_owned()]),
             leeway: Duration::from_secs(LEEWAY),
             max_token_lifetime: Duration::from_secs(86_400),
+            logout_audience: None,
             is_built_in: false,
         };
         Arc::new(Issuer::new(settings, KeySet::from_secret(SECRET, algorithms).expect("a key")))

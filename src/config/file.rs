@@ -273,6 +273,9 @@ pub struct Issuer {
     /// The path of the public listener where the issuer tells of logouts (OpenID Connect Back-Channel Logout). Absent: it cannot.
     #[schemars(with = "Option<String>")]
     pub backchannel_logout: Option<Text>,
+    /// The audiences of which a logout token must name one: the client's id. Absent: those of `audience`.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub logout_audience: Option<Spanned<Vec<Text>>>,
 }
 
 /// `[limit.NAME]`

@@ -54,6 +54,7 @@ pub(super) fn settings(algorithms: Algorithms) -> IssuerSettings {
         subject: ClaimPath::new(["sub"]),
         leeway: Duration::from_secs(30),
         max_token_lifetime: Duration::from_hours(24),
+        logout_audience: None,
         is_built_in: false,
     }
 }

@@ -11,7 +11,7 @@ const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
 const CONFIG: &str = "server.workers = 2\nstore = {}\n\
      route = [{ name = 'all', path = '/*', upstream = 'app' }]\n\
-     issuer.corp = { issuer = 'https://login.test/corp', audience = ['reports', 'client-1'], algorithms = ['HS256'], secret = { file = 'corp.secret' }, backchannel_logout = '/logout/corp' }\n\
+     issuer.corp = { issuer = 'https://login.test/corp', audience = ['reports'], logout_audience = ['client-1'], algorithms = ['HS256'], secret = { file = 'corp.secret' }, backchannel_logout = '/logout/corp' }\n\
      issuer.other = { issuer = 'other', audience = ['reports'], algorithms = ['ES256'], public_keys = ['p256.pem'], backchannel_logout = '/logout/other' }";
 
 async fn start() -> Gateway {

@@ -597,8 +597,7 @@ async fn a_certified_provider_tells_of_logouts() {
     let Some(keys) = private_keys([("k1", "ES256")]) else { return };
     for by_session in [true, false] {
         let Some(mut provider) = Provider::start(&keys, 0) else { return };
-        let config =
-            provider.config("backchannel_logout = '/told'").replace(&format!("['{RESOURCE}']"), &format!("['{RESOURCE}', 'reports-web']"));
+        let config = provider.config("backchannel_logout = '/told'\nlogout_audience = ['reports-web']");
         let gateway = Gateway::start(&config).await;
         let logout = json!({ "uri": format!("http://{}/told", gateway.address()), "session": by_session });
         provider.process.ask(json!({ "do": "serve", "keys": keys, "logout": logout }));
@@ -612,9 +611,9 @@ async fn a_certified_provider_tells_of_logouts() {
         let response = gateway.get("/").bearer(&elsewhere).send().await;
         assert_eq!(response.status, if by_session { 200 } else { 401 }, "{response:?}");
         assert_eq!(gateway.get("/").bearer(&other).send().await.status, 200);
-        // With the client's id among the audiences an ID token is meant for us: what it lacks are the scopes.
+        // The client's ID tokens are no access tokens for that.
         let [_, id] = provider.login("eve");
-        gateway.get("/").bearer(&id).send().await.is(403, "scope_missing");
+        gateway.get("/").bearer(&id).send().await.is(401, "token_audience");
     }
 }
 

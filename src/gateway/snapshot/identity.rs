@@ -86,6 +86,7 @@ impl Compiler<'_> {
             subject: ClaimPath::new(["sub"]),
             leeway: LEEWAY,
             max_token_lifetime: LONGEST_ACCESS_TOKEN + LEEWAY,
+            logout_audience: None,
             is_built_in: true,
         };
         let previous = self.previous.and_then(|previous| previous.identity.as_ref().map(|_| &previous.issuers));

@@ -71,6 +71,7 @@ impl Compiler<'_> {
         let algorithms = self.algorithms(name, written);
         let issuer = self.issuer_text(name, written);
         let audience = self.audience(name, written);
+        let logout_audience = self.logout_audience(written);
         let leeway = match &written.leeway {
             None => Some(Duration::from_secs(30)),
             Some(text) => self.take(value::duration(text, Duration::ZERO..=Duration::from_mins(5))),
@@ -93,6 +94,7 @@ impl Compiler<'_> {
             subject: self.claim_path(written.subject.as_ref(), "sub"),
             leeway: leeway?,
             max_token_lifetime: max_token_lifetime?,
+            logout_audience,
             is_built_in: false,
         };
         let keys = keys?;
@@ -166,6 +168,23 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+
+    /// `None`: as the other tokens.
+    fn logout_audience(&mut self, written: &Written) -> Option<Vec<String>> {
+        let audience = written.logout_audience.as_ref()?;
+        if audience.get_ref().is_empty() || audience.get_ref().iter().any(|text| text.get_ref().is_empty()) {
+            self.error(
+                Problem::error(audience.span(), "`logout_audience` names nobody")
+                    .help("write `logout_audience = [\"…\"]` with the id of the client that is logged out"),
+            );
+        } else if written.backchannel_logout.is_none() {
+            self.error(
+                Problem::error(audience.span(), "`logout_audience` has no effect: this section hears of no logouts")
+                    .help("add `backchannel_logout = \"/…\"`, or remove it"),
+            );
+        }
+        Some(audience.get_ref().iter().map(|text| text.get_ref().clone()).collect())
     }
 
     fn algorithms(&mut self, name: &Text, written: &Written) -> Option<Algorithms> {

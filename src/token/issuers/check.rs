@@ -46,7 +46,7 @@ impl Checked {
         let scopes = scopes(claims)?;
         let roles = list(claims, &settings.roles)?;
 
-        check_audience(settings, named.as_deref())?;
+        check_audience(settings.audience.as_deref(), named.as_deref())?;
         let times = Times { expires_at, not_before, issued_at };
         times.check(settings, now)?;
         let subject = subject(settings, claims)?;
@@ -101,8 +101,9 @@ pub(super) fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>,
     }
 }
 
-pub(super) fn check_audience(settings: &IssuerSettings, named: Option<&[&str]>) -> Result<(), AudienceFault> {
-    let Some(accepted) = &settings.audience else { return Ok(()) };
+/// Whether one of those who are `accepted` is named; `None`: everybody is.
+pub(super) fn check_audience(accepted: Option<&[String]>, named: Option<&[&str]>) -> Result<(), AudienceFault> {
+    let Some(accepted) = accepted else { return Ok(()) };
     let named = named.ok_or(AudienceFault::Missing)?;
     if named.iter().any(|name| accepted.iter().any(|own| own == name)) {
         return Ok(());

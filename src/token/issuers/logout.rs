@@ -49,7 +49,8 @@ impl Issuer {
         let (expires_at, not_before, issued_at) = (time(&claims, "exp")?, time(&claims, "nbf")?, time(&claims, "iat")?);
         let expires_at = expires_at.ok_or_else(|| ClaimFault::missing("exp"))?;
         let issued_at = issued_at.ok_or_else(|| ClaimFault::missing("iat"))?;
-        check_audience(settings, audience(&claims)?.as_deref())?;
+        let accepted = settings.logout_audience.as_deref().or(settings.audience.as_deref());
+        check_audience(accepted, audience(&claims)?.as_deref())?;
         Times { expires_at, not_before, issued_at: Some(issued_at) }.check(settings, now)?;
         let jti = named(&claims, "jti")?.ok_or_else(|| ClaimFault::missing("jti"))?;
         let (by, value) = match named(&claims, "sid")? {
@@ -123,6 +124,21 @@ mod tests {
         // The issuer's clock may be ahead: so are its tokens.
         assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW + 20}))).unwrap().revocation.at, NOW + 20);
         assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW - 60}))).unwrap().revocation.at, NOW);
+    }
+
+    /// The client that is told of logouts need not be one whose tokens are accepted.
+    #[test]
+    fn logout_tokens_may_have_an_audience_of_their_own() {
+        let issuers = issuers(|settings| settings.logout_audience = Some(vec!["client-1".to_owned()]));
+        let issuer = issuers.iter().next().unwrap();
+        let verify = |audience: &str| issuer.verify_logout(&signed(LOGOUT, &logout(json!({"aud": audience})).to_string()), NOW);
+        assert!(verify("client-1").is_ok());
+        assert_eq!(
+            verify("reports"),
+            Err(InvalidToken::Audience(crate::token::AudienceFault::Other(crate::token::Excerpt::of("reports"))))
+        );
+        let id_token = signed(r#"{"alg":"HS256"}"#, &Value::Object(claims_with(json!({"aud": "client-1"}))).to_string());
+        assert!(matches!(issuers.verify(&id_token, NOW), Err(InvalidToken::Audience(_))));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct IssuerSettings {
     pub issuer: Option<String>,
     /// The audiences of which a token must name one; `None` with `insecure_any_audience`.
     pub audience: Option<Vec<String>>,
+    /// The audiences of which a logout token must name one; `None`: those of its other tokens.
+    pub logout_audience: Option<Vec<String>>,
     /// The algorithms that its tokens may be signed with.
     pub algorithms: Algorithms,
     /// Where its tokens list the roles.
