@@ -8,6 +8,7 @@
 use std::fmt::Write;
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use http::request::Parts;
@@ -23,7 +24,7 @@ use portcullis::gateway::refusal::Refusal;
 use portcullis::gateway::snapshot::CompileOptions;
 use portcullis::gateway::target::Target;
 use portcullis::telemetry::metrics::Metrics;
-use portcullis::token::{Minter, Revocation, RevocationList, RevokedBy, Scope, install_crypto};
+use portcullis::token::{Minter, Revocation, RevocationList, RevokedBy, Scope, TokenCache, install_crypto};
 use serde_json::json;
 
 /// The time at which every token is judged, in Unix seconds.
@@ -48,6 +49,7 @@ fn main() {
         ("HS256", 100, Case::Hs256),
         ("HS256, 500000 revoked", 100, Case::Revocations),
         ("RS256", 100, Case::Rs256),
+        ("known token", 100, Case::Known),
         ("bad signature", 100, Case::BadSignature),
         ("no credentials", 100, Case::NoCredentials),
         ("target refused", 100, Case::Ambiguous),
@@ -104,6 +106,8 @@ enum Case {
     /// As many revocations of each kind as a large logout leaves.
     Revocations,
     Rs256,
+    /// RS256, verified before.
+    Known,
     BadSignature,
     NoCredentials,
     Ambiguous,
@@ -111,6 +115,7 @@ enum Case {
 
 struct Bench {
     snapshot: Snapshot,
+    known: Mutex<TokenCache>,
     revoked: RevocationList,
     hs256: String,
     rs256: String,
@@ -127,7 +132,9 @@ impl Bench {
         let rsa = Minter::from_private_pem(rsa).expect("the key is a private key");
         let hs256 = hmac.sign(hmac.default_algorithm(), None, "JWT", &mint("hmac")).expect("it signs");
         let rs256 = rsa.sign(rsa.default_algorithm(), None, "JWT", &mint("rsa")).expect("it signs");
-        Self { snapshot: compile(table(routes)), revoked: RevocationList::new(), hs256, rs256 }
+        let snapshot = compile(table(routes));
+        let known = Mutex::new(TokenCache::new(snapshot.token_cache, Metrics::new().token_cache()));
+        Self { snapshot, known, revoked: RevocationList::new(), hs256, rs256 }
     }
 
     fn request(&self, case: Case) -> Parts {
@@ -151,7 +158,7 @@ impl Bench {
         }
         let token = match case {
             Case::Hs256 | Case::Revocations => Some(self.hs256.clone()),
-            Case::Rs256 => Some(self.rs256.clone()),
+            Case::Rs256 | Case::Known => Some(self.rs256.clone()),
             Case::BadSignature => Some(format!("{}AAAA", &self.hs256[..self.hs256.len() - 4])),
             _ => None,
         };
@@ -174,7 +181,8 @@ impl Bench {
         let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
-        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known: None, revoked: &self.revoked };
+        let known = (case == Case::Known).then_some(&self.known);
+        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known, revoked: &self.revoked };
         let caller = authenticate(route, &parts, &target, &client, verifier, NOW)?;
         let permit = authorize(route, caller)?;
         Ok(Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules)?)
