@@ -199,7 +199,7 @@ pub async fn authenticate_with_newest(
     let Ok(Some(Credential { token, .. })) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
     let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else { return decided };
     let (decided, renewal) = if owner.is_fetched() {
-        owner.with_newest(again, |decided| lacks_key(&token, decided).is_some()).await
+        Box::pin(owner.with_newest(again, |decided| lacks_key(&token, decided).is_some())).await
     } else {
         // Keys that nobody fetches are as new as they get: garbage is verified once.
         (decided, Renewal::Current)

@@ -220,8 +220,9 @@ impl Gateway {
             return Err(Refusal::HeadersTooLarge);
         }
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        // What is rare is boxed: hyper keeps the room of this future for as long as a connection is open.
         if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
-            return Ok(Passed::Response(self.log_out(snapshot, issuer, &parts, body, exchange).await?));
+            return Ok(Passed::Response(Box::pin(self.log_out(snapshot, issuer, &parts, body, exchange)).await?));
         }
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
@@ -229,7 +230,7 @@ impl Gateway {
         Self::limit_client(route, &client, exchange).map_err(|refusal| shown(snapshot, route, &parts, &target, refusal))?;
         if let Some((also, parts)) = &overridden {
             Self::limit_client(also, &client, exchange)?;
-            self.admit(snapshot, worker, also, parts, &target, &client, exchange).await?;
+            Box::pin(self.admit(snapshot, worker, also, parts, &target, &client, exchange)).await?;
         }
         let permit = self
             .admit(snapshot, worker, route, &parts, &target, &client, exchange)
@@ -241,7 +242,7 @@ impl Gateway {
             Destination::Identity(mount) => {
                 let (verifier, now) = (self.verifier(snapshot, worker), self.telemetry.clock.unix_seconds());
                 let visit = Visit { snapshot, route, mount, target: &target, client: &client, verifier, now };
-                return self.visit(visit, parts, body, exchange).await.map(Passed::Response);
+                return Box::pin(self.visit(visit, parts, body, exchange)).await.map(Passed::Response);
             }
         };
 
@@ -338,7 +339,7 @@ impl Gateway {
         }
         let begun = exchange.sent(upload.clone());
         if is_echo {
-            let response = echo::answer(outgoing, body).await.map_err(UpstreamFailure::from)?;
+            let response = Box::pin(echo::answer(outgoing, body)).await.map_err(UpstreamFailure::from)?;
             exchange.answered();
             return Ok(Passed::Response(response));
         }

@@ -187,7 +187,7 @@ impl Upstream {
                 },
             }
         }
-        let connected = tokio::time::timeout(self.settings.connect_timeout, self.connect()).await;
+        let connected = tokio::time::timeout(self.settings.connect_timeout, Box::pin(self.connect())).await;
         let mut connection = connected.unwrap_or(Err(ConnectError::Timeout)).map_err(UpstreamFailure::Unreachable)?;
         let response = connection.sender.send_request(request);
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
