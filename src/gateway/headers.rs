@@ -3,7 +3,6 @@
 //! CGI, WSGI, Rack and PHP turn `X-Auth-User` into `HTTP_X_AUTH_USER`, and some turn `X_Auth_User`, `X.Auth.User` or `X~Auth~User` into
 //! the same. So names are compared folded: in lower case, with every sign that is neither letter nor digit as `-`.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -66,8 +65,8 @@ pub const DEFAULT_IDENTITY: [(&str, &str); 5] =
 /// Every name that a client cannot send through.
 #[derive(Clone, Debug)]
 pub struct OwnedNames {
-    /// Folded names.
-    names: HashSet<Box<[u8]>>,
+    /// Folded names, by their length: a name is compared with the few that are as long as itself.
+    by_length: Box<[Vec<Box<[u8]>>; LONGEST + 1]>,
     /// For each length, the first letters of the names that have it: spares most fields the folding.
     first_letters: Box<[u64; LONGEST + 1]>,
 }
@@ -75,7 +74,7 @@ pub struct OwnedNames {
 impl OwnedNames {
     /// The fixed names, the default identity headers, and these identity headers of the file.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let mut owned = Self { names: HashSet::new(), first_letters: Box::new([0; LONGEST + 1]) };
+        let mut owned = Self { by_length: Box::new([const { Vec::new() }; LONGEST + 1]), first_letters: Box::new([0; LONGEST + 1]) };
         for name in ALWAYS.into_iter().chain(SPELT_ONE_WAY).chain(METHOD_OVERRIDES).chain(DEFAULT_IDENTITY.map(|(name, _)| name)) {
             owned.insert(name.as_bytes());
         }
@@ -87,10 +86,11 @@ impl OwnedNames {
 
     fn insert(&mut self, name: &[u8]) {
         let folded: Box<[u8]> = name.iter().copied().map(fold).collect();
-        if let (Some(letters), Some(first)) = (self.first_letters.get_mut(folded.len()), folded.first()) {
-            *letters |= letter_bit(*first);
+        let (Some(names), Some(first)) = (self.by_length.get_mut(folded.len()), folded.first()) else { return };
+        self.first_letters[folded.len()] |= letter_bit(*first);
+        if !names.contains(&folded) {
+            names.push(folded);
         }
-        self.names.insert(folded);
     }
 
     /// Whether an application may read a field of this name as one of ours.
@@ -103,12 +103,9 @@ impl OwnedNames {
         if self.first_letters.get(name.len()).is_none_or(|letters| letters & letter_bit(fold(*first)) == 0) {
             return false;
         }
-        let mut folded = [0_u8; LONGEST];
-        let Some(folded) = folded.get_mut(..name.len()) else { return false };
-        for (to, from) in folded.iter_mut().zip(name) {
-            *to = fold(*from);
-        }
-        self.names.contains(&*folded) && !SPELT_ONE_WAY.iter().any(|spelt| spelt.as_bytes() == name)
+        let is = |folded: &[u8]| name.iter().zip(folded).all(|(byte, folded)| fold(*byte) == *folded);
+        let known = self.by_length.get(name.len()).is_some_and(|names| names.iter().any(|folded| is(folded)));
+        known && !SPELT_ONE_WAY.iter().any(|spelt| spelt.as_bytes() == name)
     }
 }
 

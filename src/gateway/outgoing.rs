@@ -90,10 +90,11 @@ impl Outgoing {
     ) -> Result<Self, Ambiguity> {
         let route = permit.route();
         let Parts { method, mut headers, version, .. } = request;
-        let asks = Asks::read(&method, version, &headers, rules);
+        let owned: Vec<HeaderName> = headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
+        let asks = Asks::read(&method, version, &headers, &owned, rules);
         let tracestate = if ids.trace_is_continued { headers.get_all(TRACESTATE).iter().cloned().collect() } else { Vec::new() };
         let keep_authorization = route.forward_authorization && permit.vouches_for_authorization();
-        let removed = strip(&mut headers, rules, |name| {
+        let removed = strip(&mut headers, owned, |name| {
             (keep_authorization && name == header::AUTHORIZATION) || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
         });
         strip_cookies(&mut headers, &rules.token_names);
@@ -102,7 +103,11 @@ impl Outgoing {
             route.identity.set(caller, &mut headers);
         }
         let host = route.destination.upstream().and_then(|upstream| upstream.settings().host.clone());
-        headers.insert(header::HOST, host.unwrap_or_else(|| target.authority().clone()));
+        // Mostly it is the very value that was received.
+        let host = host.as_ref().unwrap_or_else(|| target.authority());
+        if headers.get(header::HOST) != Some(host) {
+            headers.insert(header::HOST, host.clone());
+        }
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
         headers.insert(X_FORWARDED_FOR, client.text());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));
@@ -165,17 +170,19 @@ impl Outgoing {
 }
 
 impl Asks {
-    fn read(method: &Method, version: Version, headers: &HeaderMap, rules: &HeaderRules) -> Self {
-        let is_http_11 = version == Version::HTTP_11;
-        let websocket = is_http_11
+    /// `owned`: those names of `headers` that are ours. All fields that are read here are among them, and few requests have any.
+    fn read(method: &Method, version: Version, headers: &HeaderMap, owned: &[HeaderName], rules: &HeaderRules) -> Self {
+        let has = |name: &HeaderName| owned.contains(name);
+        let websocket = has(&header::UPGRADE)
+            && version == Version::HTTP_11
             && method == Method::GET
             && single(headers, &header::UPGRADE).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
             && has_token(headers, &header::CONNECTION, b"upgrade");
         Self {
             websocket,
-            trailers: has_token(headers, &header::TE, b"trailers"),
-            request_trailers: declared_trailers(headers, rules),
-            expects_continue: version >= Version::HTTP_11 && has_token(headers, &header::EXPECT, b"100-continue"),
+            trailers: has(&header::TE) && has_token(headers, &header::TE, b"trailers"),
+            request_trailers: if has(&header::TRAILER) { declared_trailers(headers, rules) } else { Vec::new() },
+            expects_continue: has(&header::EXPECT) && version >= Version::HTTP_11 && has_token(headers, &header::EXPECT, b"100-continue"),
         }
     }
 
@@ -198,10 +205,15 @@ impl Asks {
     }
 }
 
-/// Removes what is for this hop alone and every name that is ours, and tells which.
-fn strip(headers: &mut HeaderMap, rules: &HeaderRules, keep: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
-    let mut doomed = connection_names(headers);
-    doomed.extend(headers.keys().filter(|name| rules.owned.contains(name) && !keep(name)).cloned());
+/// Removes what is for this hop alone and those names that are ours, and tells which.
+fn strip(headers: &mut HeaderMap, owned: Vec<HeaderName>, keep: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    let mut doomed = if owned.contains(&header::CONNECTION) { connection_names(headers) } else { Vec::new() };
+    if doomed.is_empty() {
+        doomed = owned;
+        doomed.retain(|name| !keep(name));
+    } else {
+        doomed.extend(owned.into_iter().filter(|name| !keep(name)));
+    }
     doomed.retain(|name| headers.remove(name).is_some());
     doomed
 }

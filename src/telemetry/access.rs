@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::escape::{address, escaped, json, milliseconds, number, print, quoted, timestamp};
+use super::escape::{address, escaped, json, milliseconds, number, print, quoted, timestamp, word};
 use super::log::Format;
 
 /// What the access log says of one request. There is no field for a query, a header, a cookie or a body.
@@ -13,7 +13,7 @@ pub struct AccessRecord<'a> {
     pub timestamp: Duration,
     /// The request's id.
     pub request_id: &'a str,
-    /// The trace it belongs to.
+    /// The trace it belongs to: hexadecimal digits.
     pub trace_id: &'a str,
     /// Who made it, or whom a trusted proxy vouched for.
     pub client_address: Option<IpAddr>,
@@ -61,7 +61,7 @@ impl AccessRecord<'_> {
         out.extend_from_slice(b"\",\"request_id\":");
         json(out, self.request_id);
         out.extend_from_slice(b",\"trace_id\":");
-        json(out, self.trace_id);
+        word(out, self.trace_id);
         out.extend_from_slice(b",\"client.address\":");
         match self.client_address {
             Some(client) => {
@@ -91,9 +91,9 @@ impl AccessRecord<'_> {
         out.extend_from_slice(b",\"bytes_out\":");
         number(out, self.bytes_out);
         out.extend_from_slice(b",\"outcome\":");
-        json(out, self.outcome);
+        word(out, self.outcome);
         out.extend_from_slice(b",\"reason\":");
-        json(out, self.reason);
+        word(out, self.reason);
         out.extend_from_slice(b",\"issuer\":");
         json_or_null(out, self.issuer);
         out.extend_from_slice(b",\"subject\":");

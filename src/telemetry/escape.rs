@@ -31,6 +31,14 @@ pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Appends a word that has nothing to escape as a JSON string, quotes included.
+pub(super) fn word(out: &mut Vec<u8>, word: &str) {
+    debug_assert!(word.bytes().all(is_plain));
+    out.push(b'"');
+    out.extend_from_slice(word.as_bytes());
+    out.push(b'"');
+}
+
 /// Whether a byte stands for itself in a JSON string.
 fn is_plain(byte: u8) -> bool {
     byte >= 0x20 && byte != b'"' && byte != b'\\'
@@ -93,6 +101,12 @@ pub(super) fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
 
 /// Appends a number.
 pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
+    if let Some(&(digits, count)) = usize::try_from(number).ok().and_then(|small| SMALL.get(small)) {
+        // All four at once: a copy whose length the compiler knows.
+        out.extend_from_slice(&digits);
+        out.truncate(out.len() - (digits.len() - usize::from(count)));
+        return;
+    }
     let mut digits = [b'0'; 20];
     let mut first = digits.len();
     loop {
@@ -105,6 +119,22 @@ pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
     }
     out.extend_from_slice(&digits[first..]);
 }
+
+/// The numbers that one byte holds, and the statuses of HTTP: their digits, and how many.
+const SMALL: [([u8; 4], u8); 600] = {
+    let mut numbers = [([0; 4], 0); 600];
+    let mut number = 0;
+    while number < numbers.len() {
+        let (hundreds, tens, ones) = (b'0' + (number / 100) as u8, b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8);
+        numbers[number] = match number {
+            0..10 => ([ones, 0, 0, 0], 1),
+            10..100 => ([tens, ones, 0, 0], 2),
+            _ => ([hundreds, tens, ones, 0], 3),
+        };
+        number += 1;
+    }
+    numbers
+};
 
 /// Appends the last digits of a number, zeros in front included.
 fn decimals<const DIGITS: usize>(out: &mut Vec<u8>, mut number: u32) {
@@ -171,7 +201,7 @@ mod tests {
         for text in ["0.0.0.0", "192.0.2.1", "255.255.255.255", "::1", "2001:db8::7"] {
             assert_eq!(written(|out| address(out, text.parse().unwrap())), text);
         }
-        for value in [0, 9, 10, 12_345, u64::MAX] {
+        for value in (0..1_010).chain([12_345, u64::MAX]) {
             assert_eq!(written(|out| number(out, value)), value.to_string());
         }
     }
