@@ -3,9 +3,10 @@
 //! The one place that asks the operating system. It tells the time of day, which may jump when the system's clock is
 //! set; what measures a duration uses `std::time::Instant`.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time of day. Clones show the same time, also after one of them was moved.
 #[derive(Clone, Debug)]
@@ -45,6 +46,20 @@ impl Clock {
         self.unix_time().as_secs()
     }
 
+    /// The time since 1970 at `moment`, which is now, for whoever has asked the monotonic clock already: the system's time of day is asked
+    /// once a second in each thread, so a step of it is seen a second later at most.
+    pub fn unix_time_at(&self, moment: Instant) -> Duration {
+        let Source::System = &self.0 else { return self.unix_time() };
+        match ANCHOR.get() {
+            Some((asked, then)) if moment >= asked && moment - asked < ANCHOR_HOLDS => then + (moment - asked),
+            _ => {
+                let now = self.unix_time();
+                ANCHOR.set(Some((moment, now)));
+                now
+            }
+        }
+    }
+
     /// The time since 1970, in nanoseconds as far as the system has them; zero when its clock stands before 1970.
     pub fn unix_time(&self) -> Duration {
         match &self.0 {
@@ -58,6 +73,13 @@ impl Clock {
     }
 }
 
+thread_local! {
+    /// A moment of the monotonic clock, and the time of day that it was.
+    static ANCHOR: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// How long an anchor holds.
+const ANCHOR_HOLDS: Duration = Duration::from_secs(1);
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 #[cfg(test)]
@@ -72,6 +94,19 @@ mod tests {
         clone.advance(Duration::from_millis(1_500));
         assert_eq!(clock.unix_seconds(), 1_700_000_001);
         assert_eq!(clock.unix_time(), Duration::from_millis(1_700_000_001_500));
+    }
+
+    #[test]
+    fn the_time_of_day_follows_the_monotonic_clock() {
+        let clock = Clock::system();
+        let begun = Instant::now();
+        let then = clock.unix_time_at(begun);
+        assert!(clock.unix_time() - then < Duration::from_secs(10));
+        // Within the second, as far as the one clock says; after it, and before it, as the system says.
+        assert_eq!(clock.unix_time_at(begun + Duration::from_millis(900)), then + Duration::from_millis(900));
+        assert!(clock.unix_time_at(begun + Duration::from_secs(100)) < then + Duration::from_secs(50));
+        let fixed = Clock::fixed(1_700_000_000);
+        assert_eq!(fixed.unix_time_at(begun + Duration::from_secs(7)), Duration::from_secs(1_700_000_000));
     }
 
     #[test]

@@ -173,6 +173,15 @@ pub fn authenticate(
     Ok(Some(verifier.caller(&credential, now)?))
 }
 
+/// What time it is for a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Time<'a> {
+    /// When it arrived, in Unix seconds.
+    pub arrived: u64,
+    /// The time later on, where it had to wait.
+    pub clock: &'a Clock,
+}
+
 /// [`authenticate`], and once more with newer keys, where the token's key is not among those that are known: a key that was published a
 /// moment ago is no reason to refuse anybody. It waits a few seconds at most, and only then.
 ///
@@ -185,14 +194,15 @@ pub async fn authenticate_with_newest(
     client: &ClientAddress,
     verifier: Verifier<'_>,
     keys: &Keys,
-    clock: &Clock,
+    time: Time<'_>,
 ) -> Result<Option<Caller>, Unauthenticated> {
-    let again = || authenticate(route, request, target, client, verifier, clock.unix_seconds());
+    let at = |now| authenticate(route, request, target, client, verifier, now);
+    let again = || at(time.clock.unix_seconds());
     let lacks_key = |token: &str, decided: &Result<Option<Caller>, Unauthenticated>| match decided {
         Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => verifier.issuers.lacking_key(token, refused).cloned(),
         _ => None,
     };
-    let decided = again();
+    let decided = at(time.arrived);
     if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
         return decided;
     }

@@ -41,6 +41,16 @@ pub enum BodyError {
     Unread,
 }
 
+impl Body {
+    /// When an upstream's last byte came, if that was just now.
+    pub(super) fn ended(&self) -> Option<std::time::Instant> {
+        match self {
+            Self::Upstream(body) => body.ended(),
+            Self::Empty | Self::Bytes(_) => None,
+        }
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;

@@ -43,6 +43,8 @@ pub struct View {
 pub struct Exchange {
     view: Arc<View>,
     begun: Instant,
+    ended: Option<Instant>,
+    /// When it began, since 1970.
     timestamp: Duration,
     method: Method,
     path: Box<str>,
@@ -73,10 +75,12 @@ pub struct TunnelBytes {
 impl Exchange {
     /// Begins the record of a request.
     pub fn begin<B>(request: &Request<B>, peer: &Peer, view: Arc<View>) -> Box<Self> {
+        let begun = Instant::now();
         // Boxed at once: it ends its life beside the response's body, and is large to move.
         Box::new(Self {
-            begun: Instant::now(),
-            timestamp: view.telemetry.clock.unix_time(),
+            begun,
+            ended: None,
+            timestamp: view.telemetry.clock.unix_time_at(begun),
             view,
             method: request.method().clone(),
             path: request.uri().path().into(),
@@ -110,6 +114,11 @@ impl Exchange {
     /// The route was found.
     pub fn routed(&mut self, route: usize) {
         self.route = Some(route);
+    }
+
+    /// When it began, in Unix seconds.
+    pub fn began_at(&self) -> u64 {
+        self.timestamp.as_secs()
     }
 
     /// A limit counted this request.
@@ -233,7 +242,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let duration = self.begun.elapsed();
+        let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.begun);
         let status = self.status.unwrap_or(CLIENT_GONE);
         let reason = self.decision.map_or("", Reason::as_str);
         let outcome = self.outcome.as_str();
@@ -287,6 +296,15 @@ impl RecordedBody {
     /// A body whose exchange is recorded elsewhere.
     pub fn unrecorded(body: Body) -> Self {
         Self { body, exchange: None }
+    }
+
+    /// Ends the exchange: it is recorded now, and not when this is dropped. Returns when it ended.
+    pub fn end(&mut self) -> Instant {
+        let ended = self.body.ended().unwrap_or_else(Instant::now);
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.ended = Some(ended);
+        }
+        ended
     }
 }
 

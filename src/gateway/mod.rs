@@ -37,7 +37,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::authenticate::{Caller, Verifier, authenticate_with_newest};
+use self::authenticate::{Caller, Time, Verifier, authenticate_with_newest};
 use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
@@ -281,7 +281,8 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Permit<'snapshot>, Refusal> {
         let verifier = self.verifier(snapshot, worker);
-        let caller = authenticate_with_newest(route, parts, target, client, verifier, &snapshot.keys, &self.telemetry.clock).await;
+        let time = Time { arrived: exchange.began_at(), clock: &self.telemetry.clock };
+        let caller = authenticate_with_newest(route, parts, target, client, verifier, &snapshot.keys, time).await;
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
             Self::limit_subject(route, &caller.token, exchange)?;

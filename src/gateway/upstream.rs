@@ -135,8 +135,11 @@ const KEEP: Duration = Duration::from_secs(4);
 /// The longest that an upstream's own `Keep-Alive: timeout` is believed.
 const KEEP_MOST: Duration = Duration::from_mins(1);
 
-/// Bytes of a response that are read ahead of the client, and the longest response head.
-const BUFFER: usize = 64 * 1024;
+/// Bytes of a response that are read ahead of the client.
+const BUFFER: usize = 256 * 1024;
+
+/// The longest response head, in bytes.
+const LONGEST_HEAD: usize = 64 * 1024;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -290,7 +293,7 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
 }
 
 async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection, ConnectError> {
-    let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(io)).await?;
+    let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER).max_header_size(LONGEST_HEAD).handshake(TokioIo::new(io)).await?;
     #[expect(clippy::disallowed_methods, reason = "the handle is kept beside the sender and ends the task with it")]
     let task = tokio::spawn(async move {
         // What goes wrong is told to whoever waits for the response.
@@ -368,15 +371,28 @@ pub struct UpstreamBody {
     timer: IdleTimer,
     /// Whether the client asked for trailers (`TE: trailers`, RFC 9110 §10.1.4).
     trailers: bool,
+    ended: Option<Instant>,
 }
 
 impl UpstreamBody {
     /// Streams `inner`, whose head came `now`, and keeps the connection when it ends.
     pub fn new(inner: Incoming, mut lease: Lease, trailers: bool, now: Instant) -> Self {
-        if inner.is_end_stream() {
+        let ended = inner.is_end_stream().then_some(now);
+        if ended.is_some() {
             lease.keep(now);
         }
-        Self { inner, lease, timer: IdleTimer::default(), trailers }
+        Self { inner, lease, timer: IdleTimer::default(), trailers, ended }
+    }
+
+    /// When its last byte came.
+    pub(super) fn ended(&self) -> Option<std::time::Instant> {
+        self.ended.map(Into::into)
+    }
+
+    fn end(&mut self) {
+        let now = Instant::now();
+        self.ended = Some(now);
+        self.lease.keep(now);
     }
 }
 
@@ -393,7 +409,7 @@ impl HttpBody for UpstreamBody {
         body.timer.reset();
         Poll::Ready(match frame {
             None => {
-                body.lease.keep(Instant::now());
+                body.end();
                 None
             }
             Some(Err(error)) => {
@@ -402,7 +418,7 @@ impl HttpBody for UpstreamBody {
             }
             Some(Ok(frame)) => {
                 if body.inner.is_end_stream() {
-                    body.lease.keep(Instant::now());
+                    body.end();
                 }
                 match frame.into_trailers() {
                     Err(data) => Some(Ok(data)),

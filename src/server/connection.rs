@@ -16,8 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
+use super::signal::Signal;
 use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, Patience, Phase};
 use crate::gateway::client::Peer;
@@ -28,7 +28,10 @@ use crate::gateway::{Gateway, Snapshot};
 /// What a client with prior knowledge of HTTP/2 sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of a response that wait for a client to read them: on HTTP/2, for each stream.
+/// Bytes that are read ahead of an upstream, and that wait for a client to read them, on HTTP/1.1.
+const BUFFER: usize = 256 * 1024;
+
+/// Bytes of a response that wait for a client to read them on HTTP/2, for each stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/2 client may take to close a connection after GOAWAY, when its exchanges have ended.
@@ -44,7 +47,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     snapshot: &Snapshot,
-    draining: CancellationToken,
+    draining: Arc<Signal>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(cause = %error, "the client was gone at once");
@@ -71,7 +74,7 @@ struct Line {
     peer: Peer,
     phase: Arc<Phase>,
     patience: Patience,
-    draining: CancellationToken,
+    draining: Arc<Signal>,
 }
 
 impl Line {
@@ -91,11 +94,12 @@ impl Line {
         if !snapshot.h2c {
             return Box::pin(self.http1(stream, Bytes::new(), snapshot)).await;
         }
-        let draining = self.draining.clone();
+        let draining = Arc::clone(&self.draining);
         let preface = tokio::select! {
+            biased;
             preface = read_preface(&mut stream, self.patience) => preface?,
             // Nothing was asked on this connection, so nothing is lost.
-            () = draining.cancelled() => return Ok(()),
+            () = draining.given() => return Ok(()),
         };
         match preface {
             Preface::Http2(read) => Box::pin(self.http2(stream, read, snapshot)).await,
@@ -109,16 +113,18 @@ impl Line {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(None);
         builder.max_header_size(snapshot.limits.max_header_bytes).max_headers(snapshot.limits.max_headers);
-        builder.max_buf_size(snapshot.limits.max_header_bytes.max(SEND_BUFFER));
+        builder.max_buf_size(snapshot.limits.max_header_bytes.max(BUFFER));
         let line = &self;
-        let service = service_fn(|request| async move {
-            let (response, busy) = line.answer(request).await;
-            Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
+        let service = service_fn(|request| {
+            // At once: from here on it is not the client that the connection waits for.
+            let busy = line.phase.enter();
+            async move { Ok::<_, Infallible>(line.answer(request).await.map(|body| Held { body, busy: Some(busy) })) }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         tokio::select! {
+            biased;
             ended = connection.as_mut() => return Ok(ended?),
-            () = self.draining.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = self.draining.given() => connection.as_mut().graceful_shutdown(),
         }
         Ok(connection.await?)
     }
@@ -136,15 +142,13 @@ impl Line {
         let (answering, watching) = (Arc::clone(&line), Arc::clone(&stalls));
         let service = service_fn(move |request| {
             let (line, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
-            async move {
-                let (response, busy) = line.answer(request).await;
-                Ok::<_, Infallible>(response.map(|body| stalls.watch(body, busy)))
-            }
+            let busy = line.phase.enter();
+            async move { Ok::<_, Infallible>(line.answer(request).await.map(|body| stalls.watch(body, busy))) }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
-            () = line.draining.cancelled() => {}
+            () = line.draining.given() => {}
             () = line.idle() => {}
             () = stalls.end_stalled(line.patience.idle) => {}
         }
@@ -189,20 +193,28 @@ impl Line {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> (Response<RecordedBody>, Busy) {
-        let busy = self.phase.enter();
+    async fn answer(&self, request: Request<Incoming>) -> Response<RecordedBody> {
         let response = self.gateway.handle(&self.worker, &self.peer, request).await;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.phase.detach();
         }
-        (response, busy)
+        response
     }
 }
 
 /// A response body that holds its connection busy until it ends.
 struct Held {
     body: RecordedBody,
-    _busy: Busy,
+    busy: Option<Busy>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let now = self.body.end();
+        if let Some(busy) = self.busy.take() {
+            busy.end(now.into());
+        }
+    }
 }
 
 impl http_body::Body for Held {

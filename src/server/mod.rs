@@ -4,6 +4,7 @@
 //! lets hyper parse, and calls [`Gateway::handle`].
 
 mod connection;
+mod signal;
 mod stalls;
 mod stream;
 
@@ -14,9 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::signal::Signal;
 use crate::gateway::Gateway;
 use crate::gateway::reason::Reason;
 use crate::gateway::refusal::problem_body;
@@ -35,10 +36,10 @@ pub struct Server {
     gateway: Arc<Gateway>,
     /// Open connections of all workers.
     connections: AtomicUsize,
-    /// Cancelled when nothing new is to be accepted.
-    stop_accepting: CancellationToken,
-    /// Cancelled at the drain deadline.
-    cut: CancellationToken,
+    /// Given when nothing new is to be accepted.
+    stop_accepting: Arc<Signal>,
+    /// Given at the drain deadline.
+    cut: Signal,
     tracker: TaskTracker,
 }
 
@@ -48,15 +49,15 @@ impl Server {
         Self {
             gateway,
             connections: AtomicUsize::new(0),
-            stop_accepting: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            stop_accepting: Arc::default(),
+            cut: Signal::default(),
             tracker: TaskTracker::new(),
         }
     }
 
     /// Stops accepting, and asks every connection to end after its exchanges.
     pub fn stop_accepting(&self) {
-        self.stop_accepting.cancel();
+        self.stop_accepting.give();
         self.tracker.close();
         self.gateway.tunnels().close();
     }
@@ -69,7 +70,7 @@ impl Server {
 
     /// Ends what is left, in the middle if need be.
     pub fn cut(&self) {
-        self.cut.cancel();
+        self.cut.give();
         self.gateway.cut_tunnels();
     }
 
@@ -93,7 +94,7 @@ impl Server {
         }
         tokio::select! {
             () = self.drained() => {}
-            () = self.cut.cancelled() => {}
+            () = self.cut.given() => {}
         }
     }
 
@@ -101,7 +102,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.stop_accepting.cancelled() => break,
+                () = self.stop_accepting.given() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -128,10 +129,13 @@ impl Server {
             return;
         }
         let (gateway, worker) = (Arc::clone(&self.gateway), Arc::clone(worker));
-        let (draining, cut) = (self.stop_accepting.clone(), self.cut.clone());
         self.tracker.spawn(async move {
-            let _slot = slot;
-            cut.run_until_cancelled(connection::serve(gateway, worker, stream, peer, &snapshot, draining)).await;
+            let draining = Arc::clone(&slot.server.stop_accepting);
+            tokio::select! {
+                biased;
+                () = connection::serve(gateway, worker, stream, peer, &snapshot, draining) => {}
+                () = slot.server.cut.given() => {}
+            }
         });
     }
 

@@ -38,7 +38,7 @@ impl Phase {
     /// An exchange begins; it ends when this is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
+        Busy { phase: Arc::clone(self), ended: None }
     }
 
     /// When the client's socket last took a byte.
@@ -47,11 +47,7 @@ impl Phase {
     }
 
     fn wrote(&self) {
-        self.last_write.store(self.elapsed(), Ordering::Relaxed);
-    }
-
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.last_write.store(milliseconds(self.begun.elapsed()), Ordering::Relaxed);
     }
 
     fn is_active(&self) -> bool {
@@ -64,15 +60,30 @@ impl Phase {
     }
 }
 
-/// An exchange that is under way.
+/// An exchange that is under way. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Phase>);
+pub(super) struct Busy {
+    phase: Arc<Phase>,
+    ended: Option<Instant>,
+}
+
+impl Busy {
+    /// It has ended, at `now`: the clock need not be asked.
+    pub(super) fn end(mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.elapsed(), Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        self.phase.idle_since.store(milliseconds(ended.saturating_duration_since(self.phase.begun)), Ordering::Relaxed);
+        self.phase.active.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long a client may take.

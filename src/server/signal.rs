@@ -1,0 +1,87 @@
+//! Something that is said once to every connection, and heard at hardly any cost until then.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+
+use tokio_util::sync::CancellationToken;
+
+/// Given once, and then for good.
+///
+/// A [`CancellationToken`] is locked by whoever asks it, and a connection asks at each of its polls: workers would meet at that lock.
+/// Here they read a flag that nobody writes.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    given: AtomicBool,
+    token: CancellationToken,
+}
+
+impl Signal {
+    /// Gives it.
+    pub(super) fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    /// Returns once it is given.
+    pub(super) async fn given(&self) {
+        let mut cancelled = pin!(self.token.cancelled());
+        let mut waits_for: Option<Waker> = None;
+        poll_fn(|cx| {
+            if self.given.load(Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            // Whoever was left with the token stays there: it need not be told again.
+            if waits_for.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            waits_for = Some(cx.waker().clone());
+            cancelled.as_mut().poll(cx)
+        })
+        .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Context;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_hears_it_and_whoever_comes_later() {
+        let signal = Arc::new(Signal::default());
+        let waiting: Vec<_> = (0..3).map(|_| Arc::clone(&signal)).map(|signal| tokio::spawn(async move { signal.given().await })).collect();
+        tokio::task::yield_now().await;
+        assert!(waiting.iter().all(|task| !task.is_finished()));
+        signal.give();
+        for task in waiting {
+            task.await.unwrap();
+        }
+        signal.given().await;
+    }
+
+    #[test]
+    fn the_waker_that_polled_last_is_woken() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let counts = [Arc::new(Count(0.into())), Arc::new(Count(0.into()))];
+        let signal = Signal::default();
+        let mut waiting = pin!(signal.given());
+        for count in &counts {
+            for _ in 0..2 {
+                let waker = Waker::from(Arc::clone(count));
+                assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+        }
+        signal.give();
+        assert_eq!(counts.map(|count| count.0.load(Ordering::Relaxed)), [0, 1]);
+        assert!(waiting.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
+}
