@@ -53,13 +53,16 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_hears_it_and_whoever_comes_later() {
         let signal = Arc::new(Signal::default());
-        let waiting: Vec<_> = (0..3).map(|_| Arc::clone(&signal)).map(|signal| tokio::spawn(async move { signal.given().await })).collect();
-        tokio::task::yield_now().await;
-        assert!(waiting.iter().all(|task| !task.is_finished()));
-        signal.give();
-        for task in waiting {
-            task.await.unwrap();
+        let waiting = tokio_util::task::TaskTracker::new();
+        for _ in 0..3 {
+            let signal = Arc::clone(&signal);
+            waiting.spawn(async move { signal.given().await });
         }
+        waiting.close();
+        tokio::task::yield_now().await;
+        assert_eq!(waiting.len(), 3);
+        signal.give();
+        waiting.wait().await;
         signal.given().await;
     }
 
