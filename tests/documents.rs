@@ -15,7 +15,7 @@ use portcullis::config::{Problems, Severity};
 use portcullis::gateway::reason::{Outcome, Reason};
 use portcullis::gateway::snapshot::{CompileOptions, Compiled};
 use portcullis::gateway::{Snapshot, reason};
-use portcullis::telemetry::access::AccessRecord;
+use portcullis::telemetry::access::{AccessRecord, LoggedCaller};
 use portcullis::telemetry::metrics::Metrics;
 use serde_json::Value;
 
@@ -603,9 +603,7 @@ fn every_field_of_the_access_log_has_its_entry() {
         bytes_out: 0,
         outcome: "allowed",
         reason: "public",
-        issuer: None,
-        subject: None,
-        sid: None,
+        caller: LoggedCaller::default(),
     };
     let mut line = Vec::new();
     record.write_json(&mut line);

@@ -94,20 +94,23 @@ pub struct Verifier<'a> {
 }
 
 impl Verifier<'_> {
-    /// The one way from a token's text to a caller: it is verified, and then held against what was revoked since.
-    fn verify(&self, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
-        self.hold(match self.known {
-            Some(known) => known.lock().unwrap_or_else(PoisonError::into_inner).verify(self.issuers, token, now)?,
-            None => Arc::new(self.issuers.verify(token, now)?),
-        })
-    }
-
-    /// Whom a credential proves.
+    /// The one way from a credential to the caller that it proves: it is verified, and then held against what was revoked since.
     ///
     /// # Errors
-    /// [`InvalidToken`]
-    pub fn caller(&self, credential: &Credential, now: u64) -> Result<Caller, InvalidToken> {
-        Ok(Caller { token: self.verify(&credential.token, now)?, place: credential.place })
+    /// [`Unauthenticated`]
+    pub fn caller(&self, credential: &Credential, now: u64) -> Result<Caller, Unauthenticated> {
+        let token = match self.known {
+            Some(known) => {
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                match known.find(self.issuers, &credential.token, now) {
+                    Ok(found) => found?,
+                    // Bytes that were verified before are well formed: they are looked at only here.
+                    Err(unknown) => known.verify_unknown(unknown, self.issuers, &credential.text()?, now)?,
+                }
+            }
+            None => Arc::new(self.issuers.verify(&credential.text()?, now)?),
+        };
+        Ok(Caller { token: self.hold(token)?, place: credential.place })
     }
 
     /// A token that was verified, now or earlier, if it was not revoked.
@@ -136,8 +139,22 @@ pub enum Place {
 /// A token as it stood in the request, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
-    token: Cow<'a, str>,
+    token: Cow<'a, [u8]>,
     place: Place,
+}
+
+impl Credential<'_> {
+    /// The token, if it has the form of one.
+    ///
+    /// # Errors
+    /// [`Unauthenticated::Malformed`], and [`Malformed::TooLong`].
+    fn text(&self) -> Result<Cow<'_, str>, Unauthenticated> {
+        match self.place {
+            Place::Header => well_formed(&self.token).map(Cow::Borrowed),
+            // No other form is asked of them than that of a JWS, by the verifier.
+            Place::Cookie | Place::Query => Ok(String::from_utf8_lossy(&self.token)),
+        }
+    }
 }
 
 /// Whoever is at the line, and how they are known.
@@ -206,7 +223,8 @@ pub async fn authenticate_with_newest(
     if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
         return decided;
     }
-    let Ok(Some(Credential { token, .. })) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
+    let Ok(Some(credential)) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
+    let Ok(token) = credential.text() else { return decided };
     let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else { return decided };
     let (decided, renewal) = if owner.is_fetched() {
         Box::pin(owner.with_newest(again, |decided| lacks_key(&token, decided).is_some())).await
@@ -233,7 +251,7 @@ pub fn credential<'a>(
     names: &'a TokenNames,
 ) -> Result<Option<Credential<'a>>, Unauthenticated> {
     let mut found = None;
-    let mut find = |token: Cow<'a, str>, place| match found.replace(Credential { token, place }) {
+    let mut find = |token: Cow<'a, [u8]>, place| match found.replace(Credential { token, place }) {
         None => Ok(()),
         Some(_) => Err(Unauthenticated::Ambiguous),
     };
@@ -243,21 +261,25 @@ pub fn credential<'a>(
         if lines.next().is_some() {
             return Err(Unauthenticated::Ambiguous);
         }
-        if let Some(token) = line.map(|line| bearer(line.as_bytes())).transpose()?.flatten() {
+        if let Some(token) = line.and_then(|line| bearer(line.as_bytes())) {
+            if places.cookie || places.query {
+                // One that is malformed is told before a second one.
+                well_formed(token)?;
+            }
             find(Cow::Borrowed(token), Place::Header)?;
         }
     }
     if places.cookie {
         for value in cookie_values(headers, &names.cookie) {
-            find(String::from_utf8_lossy(value), Place::Cookie)?;
+            find(Cow::Borrowed(value), Place::Cookie)?;
         }
     }
     if places.query
         && let Some(query) = target.query()
     {
         for value in query_values(query, &names.query) {
-            let token = decode_form(value).and_then(|token| String::from_utf8(token).ok()).ok_or(Unauthenticated::Malformed)?;
-            if !is_token68(token.as_bytes()) {
+            let token = decode_form(value).ok_or(Unauthenticated::Malformed)?;
+            if !is_token68(&token) {
                 return Err(Unauthenticated::Malformed);
             }
             find(Cow::Owned(token), Place::Query)?;
@@ -266,15 +288,16 @@ pub fn credential<'a>(
     Ok(found)
 }
 
-/// The token of a `Bearer` credential (RFC 6750 §2.1); `None` for another scheme. The scheme is compared in any case (RFC 9110 §11.1).
-fn bearer(line: &[u8]) -> Result<Option<&str>, Unauthenticated> {
+/// What stands behind `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is compared in any case (RFC 9110 §11.1).
+fn bearer(line: &[u8]) -> Option<&[u8]> {
     let line = line.trim_ascii();
     let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
     let (scheme, rest) = line.split_at(end);
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Ok(None);
-    }
-    let token = rest.trim_ascii();
+    scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
+}
+
+/// The token that these bytes are.
+fn well_formed(token: &[u8]) -> Result<&str, Unauthenticated> {
     if !is_token68(token) {
         return Err(Unauthenticated::Malformed);
     }
@@ -282,7 +305,7 @@ fn bearer(line: &[u8]) -> Result<Option<&str>, Unauthenticated> {
         // Not read: the verifier refuses it by its length.
         return Err(InvalidToken::from(Malformed::TooLong { length: token.len() }).into());
     }
-    std::str::from_utf8(token).map(Some).map_err(|_| Unauthenticated::Malformed)
+    std::str::from_utf8(token).map_err(|_| Unauthenticated::Malformed)
 }
 
 /// RFC 9110 §11.2.
@@ -371,8 +394,8 @@ mod tests {
         }
         let target = Target::parse(&Method::GET, &path.parse().unwrap(), Version::HTTP_11, &headers).unwrap();
         let names = TokenNames::default();
-        let found = credential(places, &headers, &target, &names)?;
-        Ok(found.map(|found| (found.token.into_owned(), found.place)))
+        let Some(found) = credential(places, &headers, &target, &names)? else { return Ok(None) };
+        Ok(Some((found.text()?.into_owned(), found.place)))
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use super::snapshot::Snapshot;
 use crate::limit::{Cell, Count, Limit};
-use crate::telemetry::access::AccessRecord;
+use crate::telemetry::access::{AccessRecord, LoggedCaller};
 use crate::token::VerifiedToken;
 
 /// The status of a request whose client went away before there was one, as nginx writes it.
@@ -277,9 +277,7 @@ impl Drop for Exchange {
             bytes_out,
             outcome,
             reason,
-            issuer: caller.map(|caller| &**caller.issuer_name()),
-            subject: caller.map(VerifiedToken::subject),
-            sid: caller.and_then(VerifiedToken::sid),
+            caller: caller.map_or_else(LoggedCaller::default, |caller| self.view.telemetry.logged(caller)),
         };
         self.view.telemetry.write(&record);
     }

@@ -3,8 +3,10 @@
 //! CGI, WSGI, Rack and PHP turn `X-Auth-User` into `HTTP_X_AUTH_USER`, and some turn `X_Auth_User`, `X.Auth.User` or `X~Auth~User` into
 //! the same. So names are compared folded: in lower case, with every sign that is neither letter nor digit as `-`.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
@@ -200,12 +202,12 @@ struct Written {
 
 impl Written {
     fn by(headers: &Arc<IdentityHeaders>, caller: &VerifiedToken) -> Self {
-        let value = |claim: &Claim| match claim {
-            Claim::Subject => text_value(caller.subject()),
-            Claim::Roles => list_value(caller.roles().iter().map(String::as_str)),
-            Claim::Path(path) => caller.claim(path).and_then(claim_value),
-        };
-        Self { headers: Arc::clone(headers), values: headers.0.iter().map(|(_, claim)| value(claim)).collect() }
+        // All in one allocation: a request of a remembered caller finds them beside each other.
+        let mut text = Vec::new();
+        let spans: Vec<_> = headers.0.iter().map(|(_, claim)| claim_span(claim, caller, &mut text)).collect();
+        let text = Bytes::from(text);
+        let value = |span: Option<Range<usize>>| HeaderValue::from_maybe_shared(text.slice(span?)).ok();
+        Self { headers: Arc::clone(headers), values: spans.into_iter().map(value).collect() }
     }
 
     fn set(&self, headers: &mut HeaderMap) {
@@ -217,12 +219,23 @@ impl Written {
     }
 }
 
-/// A claim as a header value: `None` for null, an object, and a list with nothing to say.
-fn claim_value(claim: &Value) -> Option<HeaderValue> {
+/// Appends what a header says of a caller, and tells where it stands in `out`; `None` where it says nothing.
+fn claim_span(claim: &Claim, caller: &VerifiedToken, out: &mut Vec<u8>) -> Option<Range<usize>> {
+    let begin = out.len();
+    let says = match claim {
+        Claim::Subject => text_value(caller.subject(), out),
+        Claim::Roles => list_value(caller.roles().iter().map(String::as_str), out),
+        Claim::Path(path) => caller.claim(path).is_some_and(|claim| claim_value(claim, out)),
+    };
+    says.then(|| begin..out.len())
+}
+
+/// Appends a claim as a header value; false for null, an object, and a list with nothing to say.
+fn claim_value(claim: &Value, out: &mut Vec<u8>) -> bool {
     match claim {
-        Value::Null | Value::Object(_) => None,
-        Value::String(text) => text_value(text),
-        Value::Bool(_) | Value::Number(_) => text_value(&claim.to_string()),
+        Value::Null | Value::Object(_) => false,
+        Value::String(text) => text_value(text, out),
+        Value::Bool(_) | Value::Number(_) => text_value(&claim.to_string(), out),
         Value::Array(items) => {
             let items: Vec<String> = items
                 .iter()
@@ -232,28 +245,26 @@ fn claim_value(claim: &Value) -> Option<HeaderValue> {
                     Value::Null | Value::Object(_) | Value::Array(_) => None,
                 })
                 .collect();
-            list_value(items.iter().map(String::as_str))
+            list_value(items.iter().map(String::as_str), out)
         }
     }
 }
 
-fn text_value(text: &str) -> Option<HeaderValue> {
-    let mut out = Vec::with_capacity(text.len());
-    encode(text, false, &mut out);
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(out)).ok()
+fn text_value(text: &str, out: &mut Vec<u8>) -> bool {
+    encode(text, false, out);
+    true
 }
 
-fn list_value<'a>(items: impl Iterator<Item = &'a str>) -> Option<HeaderValue> {
-    let mut out = Vec::new();
+fn list_value<'a>(items: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) -> bool {
     let mut any = false;
     for item in items {
         if any {
             out.push(b',');
         }
         any = true;
-        encode(item, true, &mut out);
+        encode(item, true, out);
     }
-    if any { HeaderValue::from_maybe_shared(bytes::Bytes::from(out)).ok() } else { None }
+    any
 }
 
 /// Writes a value so that nothing of it is lost or read as something else: `%`, control bytes, bytes outside ASCII, a space at either
@@ -345,7 +356,9 @@ mod tests {
             (json!({"a": 1}), None),
             (json!(""), Some("")),
         ] {
-            assert_eq!(claim_value(&claim).as_ref().map(|value| value.to_str().unwrap()), expected, "{claim}");
+            let mut out = Vec::new();
+            let says = claim_value(&claim, &mut out);
+            assert_eq!(says.then_some(std::str::from_utf8(&out).unwrap()), expected, "{claim}");
         }
     }
 }

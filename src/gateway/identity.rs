@@ -169,7 +169,7 @@ impl Visit<'_> {
         let Some(credential) = credential(places, &parts.headers, self.target, self.verifier.names)? else {
             return Err(Unauthenticated::Missing.into());
         };
-        let caller = self.verifier.caller(&credential, self.now).map_err(Unauthenticated::from)?;
+        let caller = self.verifier.caller(&credential, self.now)?;
         if caller.place == Place::Cookie && endpoint.changes_something() && origin != Origin::Own {
             return Err(Unauthenticated::ForeignOrigin.into());
         }

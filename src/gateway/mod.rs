@@ -55,7 +55,7 @@ use self::worker::Worker;
 use crate::clock::Clock;
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 use crate::revocation::Revocations;
-use crate::telemetry::access::AccessRecord;
+use crate::telemetry::access::{AccessRecord, LoggedCaller};
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::writer::LogWriter;
@@ -100,6 +100,16 @@ impl Telemetry {
     pub fn new(metrics: Metrics, clock: Clock, log: LogWriter, format: Format) -> Self {
         let unrouted = metrics.route("");
         Self { metrics, unrouted, clock, log, format }
+    }
+
+    /// What the log says of a caller. As JSON it is written once for a caller that is remembered.
+    fn logged<'a>(&self, caller: &'a VerifiedToken) -> LoggedCaller<'a> {
+        let named =
+            || LoggedCaller { issuer: Some(&**caller.issuer_name()), subject: Some(caller.subject()), sid: caller.sid(), written: None };
+        match self.format {
+            Format::Json => LoggedCaller { written: Some(caller.logged(|| named().json())), ..LoggedCaller::default() },
+            Format::Text => named(),
+        }
     }
 
     fn write(&self, record: &AccessRecord<'_>) {

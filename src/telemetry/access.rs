@@ -37,12 +37,42 @@ pub struct AccessRecord<'a> {
     pub outcome: &'static str,
     /// The decision's stable code.
     pub reason: &'static str,
+    /// Who was recognised.
+    pub caller: LoggedCaller<'a>,
+}
+
+/// What the access log says of a caller.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoggedCaller<'a> {
     /// Who vouches for the caller.
     pub issuer: Option<&'a str>,
     /// The caller.
     pub subject: Option<&'a str>,
     /// The caller's session.
     pub sid: Option<&'a str>,
+    /// The three of them as [`LoggedCaller::json`] wrote them before, for callers that are remembered.
+    pub written: Option<&'a str>,
+}
+
+impl LoggedCaller<'_> {
+    /// Its members of the JSON line.
+    pub fn json(&self) -> Box<str> {
+        let mut out = Vec::new();
+        self.write_json(&mut out);
+        String::from_utf8(out).unwrap_or_default().into_boxed_str()
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>) {
+        if let Some(written) = self.written {
+            return out.extend_from_slice(written.as_bytes());
+        }
+        out.extend_from_slice(b"\"issuer\":");
+        json_or_null(out, self.issuer);
+        out.extend_from_slice(b",\"subject\":");
+        json_or_null(out, self.subject);
+        out.extend_from_slice(b",\"sid\":");
+        json_or_null(out, self.sid);
+    }
 }
 
 impl AccessRecord<'_> {
@@ -94,12 +124,8 @@ impl AccessRecord<'_> {
         word(out, self.outcome);
         out.extend_from_slice(b",\"reason\":");
         word(out, self.reason);
-        out.extend_from_slice(b",\"issuer\":");
-        json_or_null(out, self.issuer);
-        out.extend_from_slice(b",\"subject\":");
-        json_or_null(out, self.subject);
-        out.extend_from_slice(b",\"sid\":");
-        json_or_null(out, self.sid);
+        out.push(b',');
+        self.caller.write_json(out);
         out.extend_from_slice(b"}\n");
     }
 
@@ -124,9 +150,9 @@ impl AccessRecord<'_> {
         print(out, format_args!(" in={} out={}", self.bytes_in, self.bytes_out));
         for (name, value) in [
             ("route", self.route),
-            ("issuer", self.issuer),
-            ("subject", self.subject),
-            ("sid", self.sid),
+            ("issuer", self.caller.issuer),
+            ("subject", self.caller.subject),
+            ("sid", self.caller.sid),
             ("request_id", Some(self.request_id)),
             ("trace_id", Some(self.trace_id)),
         ] {
@@ -169,9 +195,7 @@ mod tests {
             bytes_out: u64::MAX,
             outcome: "allowed",
             reason: "authorized",
-            issuer: None,
-            subject,
-            sid: None,
+            caller: LoggedCaller { subject, ..LoggedCaller::default() },
         }
     }
 
@@ -184,8 +208,11 @@ mod tests {
     #[test]
     fn the_json_line_is_the_contracts_letter_for_letter() {
         let mut full = record("/reports/q3", Some("u-17"));
-        (full.route, full.upstream, full.sid) = (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
+        (full.route, full.upstream, full.caller.sid) = (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
         let text = line(|out| full.write_json(out));
+        let written = full.caller.json();
+        full.caller = LoggedCaller { written: Some(&written), ..LoggedCaller::default() };
+        assert_eq!(line(|out| full.write_json(out)), text);
         assert_eq!(
             text,
             concat!(

@@ -178,7 +178,7 @@ fn write_batch(target: &mut impl Write, mut batch: &[u8]) -> std::io::Result<()>
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => batch = &batch[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LINGER),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
             Err(error) => return Err(error),
         }
     }
@@ -191,7 +191,9 @@ const MOST_BYTES: usize = 8 << 20;
 /// What a buffer keeps of its memory after a burst.
 const KEPT_BYTES: usize = 1 << 20;
 /// How long lines are collected after a batch: they appear that much later at most, and cost a wake-up that seldom.
-const LINGER: Duration = Duration::from_millis(2);
+const LINGER: Duration = Duration::from_millis(10);
+/// How long a pipe that is full is left alone.
+const RETRY: Duration = Duration::from_millis(2);
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

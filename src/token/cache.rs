@@ -75,6 +75,10 @@ struct Entry {
 
 type Digest = u128;
 
+/// A token that is not in the cache, by its digest; `None`: it would not be kept.
+#[derive(Debug)]
+pub struct Unknown(Option<Digest>);
+
 impl TokenCache {
     /// An empty cache. It counts into `counts`.
     pub fn new(bounds: CacheBounds, counts: Arc<TokenCacheCounts>) -> Self {
@@ -95,14 +99,14 @@ impl TokenCache {
         }
     }
 
-    /// What [`Issuers::verify`] says of a token, at less cost where it was verified before.
+    /// What [`Issuers::verify`] says of a token that was verified before. The bytes may be anything.
     ///
     /// # Errors
     ///
-    /// As [`Issuers::verify`]. Refusals are not kept.
-    pub fn verify(&mut self, issuers: &Arc<Issuers>, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
+    /// [`Unknown`] leads to [`TokenCache::verify_unknown`].
+    pub fn find(&mut self, issuers: &Arc<Issuers>, token: &[u8], now: u64) -> Result<Result<Arc<VerifiedToken>, InvalidToken>, Unknown> {
         if self.bounds.entries == 0 || token.len() > MAX_TOKEN_BYTES {
-            return issuers.verify(token, now).map(Arc::new);
+            return Err(Unknown(None));
         }
         self.ask(issuers);
         let digest = self.digest(token);
@@ -112,14 +116,31 @@ impl TokenCache {
                 let entry = &mut self.entries[place];
                 entry.asked_for = true;
                 let token = Arc::clone(&entry.token);
-                return token.check_time(now).map(|()| token);
+                return Ok(token.check_time(now).map(|()| token));
             }
             self.remove(place);
         }
         self.counts.miss();
+        Err(Unknown(Some(digest)))
+    }
+
+    /// Verifies the token that [`TokenCache::find`] did not know, and remembers it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Issuers::verify`]. Refusals are not kept.
+    pub fn verify_unknown(
+        &mut self,
+        unknown: Unknown,
+        issuers: &Arc<Issuers>,
+        token: &str,
+        now: u64,
+    ) -> Result<Arc<VerifiedToken>, InvalidToken> {
         let (token, keys) = issuers.verify_and_tell_keys(token, now)?;
         let token = Arc::new(token);
-        self.insert(digest, Arc::clone(&token), keys);
+        if let Unknown(Some(digest)) = unknown {
+            self.insert(digest, Arc::clone(&token), keys);
+        }
         Ok(token)
     }
 
@@ -175,9 +196,9 @@ impl TokenCache {
         }
     }
 
-    fn digest(&self, token: &str) -> Digest {
+    fn digest(&self, token: &[u8]) -> Digest {
         let mut code = SipHasher24::new_with_key(&self.secret);
-        code.write(token.as_bytes());
+        code.write(token);
         code.finish128().into()
     }
 
@@ -288,6 +309,15 @@ mod tests {
     fn bench(bounds: CacheBounds) -> Bench {
         let metrics = Metrics::new();
         Bench { cache: TokenCache::new(bounds, metrics.token_cache()), metrics }
+    }
+
+    impl TokenCache {
+        fn verify(&mut self, issuers: &Arc<Issuers>, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
+            match self.find(issuers, token.as_bytes(), now) {
+                Ok(found) => found,
+                Err(unknown) => self.verify_unknown(unknown, issuers, token, now),
+            }
+        }
     }
 
     impl Bench {

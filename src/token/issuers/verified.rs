@@ -17,11 +17,12 @@ pub struct VerifiedToken {
     checked: Checked,
     claims: Map<String, Value>,
     beside: OnceLock<Box<dyn Any + Send + Sync>>,
+    logged: OnceLock<Box<str>>,
 }
 
 impl VerifiedToken {
     pub(super) fn new(issuer: &Arc<Issuer>, checked: Checked, claims: Map<String, Value>) -> Self {
-        Self { issuer: Arc::clone(issuer), checked, claims, beside: OnceLock::new() }
+        Self { issuer: Arc::clone(issuer), checked, claims, beside: OnceLock::new(), logged: OnceLock::new() }
     }
 
     /// The issuer that it was verified for: its settings are what the claims were held against.
@@ -38,7 +39,8 @@ impl VerifiedToken {
     pub(in crate::token) fn footprint(&self) -> usize {
         let Checked { subject, roles, scopes, times: _ } = &self.checked;
         let lists = roles.iter().chain(scopes).map(|word| size_of::<String>() + block(word.len())).sum::<usize>();
-        size_of::<Self>() + block(subject.len()) + lists + members_footprint(&self.claims)
+        // What the log says of it is about as long as its names.
+        size_of::<Self>() + 2 * block(subject.len()) + LOGGED + lists + members_footprint(&self.claims)
     }
 
     /// The name of the issuer's section.
@@ -102,6 +104,11 @@ impl VerifiedToken {
         self.beside.get_or_init(|| Box::new(make())).downcast_ref()
     }
 
+    /// What the access log says of whoever brings it: written when it is first asked for.
+    pub fn logged(&self, write: impl FnOnce() -> Box<str>) -> &str {
+        self.logged.get_or_init(write)
+    }
+
     /// Every claim, as the issuer wrote it (an unverified `email` included).
     pub fn claims(&self) -> &Map<String, Value> {
         &self.claims
@@ -137,6 +144,8 @@ fn members_footprint(members: &Map<String, Value>) -> usize {
     nodes + members.iter().map(|(name, value)| block(name.capacity()) + value_footprint(value)).sum::<usize>()
 }
 
+/// The rest of what the log says of a token: names of members, the issuer, a session's id.
+const LOGGED: usize = 128;
 /// What the allocator keeps beside each block.
 const ALLOCATION: usize = 8;
 /// A node of a B-tree has room for eleven members; where it has grown by splitting, about six are taken.
