@@ -178,7 +178,7 @@ impl Bench {
         let snapshot = &self.snapshot;
         let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
         let client = snapshot.proxies.client(&peer, &parts.headers);
-        let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
+        let ids = ExchangeIds::new(&parts.headers, &client);
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
         let known = (case == Case::Known).then_some(&self.known);

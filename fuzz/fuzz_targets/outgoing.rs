@@ -186,7 +186,7 @@ fuzz_target!(|data: &[u8]| {
         _ => authorize(route, Some(Caller { token: caller(), place: Place::Header })).expect("every caller may"),
     };
     let is_known = permit.caller().is_some();
-    let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
+    let ids = ExchangeIds::new(&parts.headers, &client);
     let (received, before) = (target.sent().clone(), parts.headers.clone());
     let Ok(outgoing) = Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules) else { return };
 

@@ -7,11 +7,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
-
-use crate::telemetry::write_address;
 
 /// Whoever holds the other end of the socket.
 #[derive(Clone, Copy, Debug)]
@@ -79,14 +76,6 @@ impl ClientAddress {
     /// The address, never IPv4-mapped.
     pub const fn ip(&self) -> IpAddr {
         self.ip
-    }
-
-    /// The address as a header value.
-    pub fn text(&self) -> HeaderValue {
-        let mut text = Vec::with_capacity(15);
-        write_address(&mut text, self.ip);
-        // Nothing but digits, letters, colons and full stops.
-        HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
     }
 
     /// The scheme that the client used.

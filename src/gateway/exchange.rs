@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
@@ -47,7 +48,7 @@ pub struct Exchange {
     /// When it began, since 1970.
     timestamp: Duration,
     method: Method,
-    path: Box<str>,
+    path: Option<PathAndQuery>,
     ids: Option<ExchangeIds>,
     client: IpAddr,
     route: Option<usize>,
@@ -60,7 +61,9 @@ pub struct Exchange {
     upload: Option<Arc<Upload>>,
     bytes_out: u64,
     tunnel: Option<Arc<TunnelBytes>>,
-    cells: Vec<(Arc<Limit>, Cell)>,
+    /// What limits have counted: seldom more than one.
+    cell: Option<(Arc<Limit>, Cell)>,
+    more_cells: Vec<(Arc<Limit>, Cell)>,
 }
 
 /// Bytes that a tunnel has carried.
@@ -83,7 +86,7 @@ impl Exchange {
             timestamp: view.telemetry.clock.unix_time_at(begun),
             view,
             method: request.method().clone(),
-            path: request.uri().path().into(),
+            path: request.uri().path_and_query().cloned(),
             ids: None,
             client: peer.address,
             route: None,
@@ -96,7 +99,8 @@ impl Exchange {
             upload: None,
             bytes_out: 0,
             tunnel: None,
-            cells: Vec::new(),
+            cell: None,
+            more_cells: Vec::new(),
         })
     }
 
@@ -108,7 +112,7 @@ impl Exchange {
 
     /// The ids of this exchange; a request that was refused before they were read gets its own.
     pub fn ids(&mut self) -> &ExchangeIds {
-        self.ids.get_or_insert_with(|| ExchangeIds::new(&http::HeaderMap::new(), false))
+        self.ids.get_or_insert_with(|| ExchangeIds::begin(self.client))
     }
 
     /// The route was found.
@@ -123,12 +127,14 @@ impl Exchange {
 
     /// A limit counted this request.
     pub fn counted(&mut self, limit: Arc<Limit>, cell: Cell) {
-        self.cells.push((limit, cell));
+        if let Some(earlier) = self.cell.replace((limit, cell)) {
+            self.more_cells.push(earlier);
+        }
     }
 
     /// Whether a limit has counted this request: two routes that share it count once.
     pub fn was_counted(&self, limit: &Arc<Limit>) -> bool {
-        self.cells.iter().any(|(counted, _)| Arc::ptr_eq(counted, limit))
+        self.cell.iter().chain(&self.more_cells).any(|(counted, _)| Arc::ptr_eq(counted, limit))
     }
 
     /// The caller is known.
@@ -215,7 +221,7 @@ impl Exchange {
     pub fn head(&mut self, status: u16) {
         self.status = Some(status);
         let failed = matches!(status, 401 | 403 | 429);
-        for (limit, cell) in self.cells.drain(..) {
+        for (limit, cell) in self.cell.take().into_iter().chain(self.more_cells.drain(..)) {
             if limit.settings().count == Count::Failures && !failed {
                 limit.give_back(cell);
             }
@@ -268,7 +274,7 @@ impl Drop for Exchange {
             trace_id: trace_id.as_str(),
             client_address: Some(self.client),
             method: self.method.as_str(),
-            path: &self.path,
+            path: self.path.as_ref().map_or("", PathAndQuery::path),
             route: self.route().map(|route| &*route.name),
             status,
             duration,

@@ -186,7 +186,7 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
         return Ok(permit.reason());
     };
     let before = parts.headers.clone();
-    let ids = ExchangeIds::new(&parts.headers, client.peer_is_trusted());
+    let ids = ExchangeIds::new(&parts.headers, &client);
     let outgoing =
         Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules).map_err(|error| ("outgoing", error.into()))?;
     let differs = |name: &HeaderName, value: &HeaderValue| !before.get_all(name).iter().any(|sent| sent == value);

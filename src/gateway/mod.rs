@@ -223,7 +223,7 @@ impl Gateway {
     ) -> Result<Passed, Refusal> {
         let (mut parts, body) = request.into_parts();
         let client = snapshot.proxies.client(peer, &parts.headers);
-        exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, client.peer_is_trusted()));
+        exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, &client));
         // hyper counts them on HTTP/1.1 only. On HTTP/2 a client may write each cookie as a field of its own (RFC 9113 §8.2.3).
         let more_cookies = parts.headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
         if parts.headers.len() - more_cookies > snapshot.limits.max_headers {

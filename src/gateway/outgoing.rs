@@ -2,8 +2,10 @@
 //!
 //! An [`Outgoing`] can be made from a [`Permit`] alone, so nothing is forwarded unchecked.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, Entry};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -16,6 +18,7 @@ use super::client::ClientAddress;
 use super::headers::{METHOD_OVERRIDES, OwnedNames, connection_names, same_folded};
 use super::target::{Ambiguity, Target};
 use crate::telemetry::ids::{self, Traceparent};
+use crate::telemetry::write_address;
 
 /// What one config says about every outgoing request.
 #[derive(Clone, Debug)]
@@ -26,11 +29,15 @@ pub struct HeaderRules {
     pub token_names: TokenNames,
 }
 
-/// The ids of one exchange.
+/// The ids of one exchange, and what else the upstream is told of where it comes from.
 #[derive(Clone, Debug)]
 pub struct ExchangeIds {
     /// `X-Request-Id`: a trusted proxy's, or ours.
     pub request_id: HeaderValue,
+    /// `traceparent`: as `trace`.
+    pub traceparent: HeaderValue,
+    /// `X-Forwarded-For`: the client's address.
+    pub forwarded_for: HeaderValue,
     /// The W3C trace that this request belongs to.
     pub trace: Traceparent,
     /// Whether the trace was begun by a trusted proxy.
@@ -39,14 +46,38 @@ pub struct ExchangeIds {
 
 impl ExchangeIds {
     /// Keeps what a trusted proxy says, and begins what nobody said.
-    pub fn new(headers: &HeaderMap, trusted: bool) -> Self {
-        let kept = |name: &HeaderName| if trusted { single(headers, name) } else { None };
+    pub fn new(headers: &HeaderMap, client: &ClientAddress) -> Self {
+        let kept = |name: &HeaderName| if client.peer_is_trusted() { single(headers, name) } else { None };
         let request_id = kept(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
-        let trace = kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
+        let continued = kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
+        Self::write(client.ip(), request_id, continued)
+    }
+
+    /// Those of a request of which no field was read.
+    pub fn begin(client: IpAddr) -> Self {
+        Self::write(client, None, None)
+    }
+
+    fn write(client: IpAddr, request_id: Option<HeaderValue>, continued: Option<Traceparent>) -> Self {
+        let trace = continued.unwrap_or_else(Traceparent::begin);
+        // Three values in one allocation.
+        let mut text = Vec::with_capacity(128);
+        text.extend_from_slice(&trace.header());
+        let traced = text.len();
+        write_address(&mut text, client);
+        let addressed = text.len();
+        if request_id.is_none() {
+            text.extend_from_slice(ids::request_id().as_str().as_bytes());
+        }
+        let text = Bytes::from(text);
+        // Nothing but letters, digits, and the signs of addresses.
+        let value = |range| HeaderValue::from_maybe_shared(text.slice(range)).unwrap_or(HeaderValue::from_static(""));
         Self {
-            request_id: request_id.unwrap_or_else(|| ascii(ids::request_id().as_str().as_bytes())),
-            trace_is_continued: trace.is_some(),
-            trace: trace.unwrap_or_else(Traceparent::begin),
+            request_id: request_id.unwrap_or_else(|| value(addressed..text.len())),
+            traceparent: value(0..traced),
+            forwarded_for: value(traced..addressed),
+            trace_is_continued: continued.is_some(),
+            trace,
         }
     }
 }
@@ -109,10 +140,10 @@ impl Outgoing {
             headers.insert(header::HOST, host.clone());
         }
         headers.insert(X_REQUEST_ID, ids.request_id.clone());
-        headers.insert(X_FORWARDED_FOR, client.text());
+        headers.insert(X_FORWARDED_FOR, ids.forwarded_for.clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme().as_str()));
         headers.insert(X_FORWARDED_HOST, target.authority().clone());
-        headers.insert(TRACEPARENT, ascii(&ids.trace.header()));
+        headers.insert(TRACEPARENT, ids.traceparent.clone());
         for value in tracestate {
             headers.append(TRACESTATE, value);
         }

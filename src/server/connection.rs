@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Response;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -118,7 +117,8 @@ impl Line {
         let service = service_fn(|request| {
             // At once: from here on it is not the client that the connection waits for.
             let busy = line.phase.enter();
-            async move { Ok::<_, Infallible>(line.answer(request).await.map(|body| Held { body, busy: Some(busy) })) }
+            let answer = line.gateway.handle(&line.worker, &line.peer, request);
+            async move { Ok::<_, Infallible>(line.answered(answer.await).map(|body| Held { body, busy: Some(busy) })) }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         tokio::select! {
@@ -143,7 +143,10 @@ impl Line {
         let service = service_fn(move |request| {
             let (line, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
             let busy = line.phase.enter();
-            async move { Ok::<_, Infallible>(line.answer(request).await.map(|body| stalls.watch(body, busy))) }
+            async move {
+                let response = line.gateway.handle(&line.worker, &line.peer, request).await;
+                Ok::<_, Infallible>(line.answered(response).map(|body| stalls.watch(body, busy)))
+            }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -193,8 +196,8 @@ impl Line {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<RecordedBody> {
-        let response = self.gateway.handle(&self.worker, &self.peer, request).await;
+    /// A socket that becomes a tunnel's is no longer this connection's affair.
+    fn answered(&self, response: Response<RecordedBody>) -> Response<RecordedBody> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.phase.detach();
         }

@@ -22,12 +22,13 @@ impl<const DIGITS: usize> Hex<DIGITS> {
     /// A new one, and not the one that is all zeros, which W3C Trace Context forbids.
     fn random() -> Self {
         let mut digits = [b'0'; DIGITS];
-        while digits.iter().all(|digit| *digit == b'0') {
+        let mut zero = true;
+        while zero {
             for chunk in digits.chunks_mut(16) {
-                let bits = GENERATOR.with_borrow_mut(Generator::next).to_ne_bytes();
-                for (pair, byte) in chunk.chunks_mut(2).zip(bits) {
-                    pair.copy_from_slice(&HEX_PAIRS[usize::from(byte)][..pair.len()]);
-                }
+                let bits = GENERATOR.with_borrow_mut(Generator::next);
+                zero &= bits == 0;
+                let text = [hexadecimal((bits >> 32) as u32), hexadecimal(bits as u32)];
+                chunk.iter_mut().zip(text.as_flattened()).for_each(|(to, from)| *to = *from);
             }
         }
         Self(digits)
@@ -183,17 +184,17 @@ impl Generator {
     }
 }
 
-/// Every byte in two digits.
-const HEX_PAIRS: [[u8; 2]; 256] = {
-    let digits = b"0123456789abcdef";
-    let mut pairs = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
+/// The eight digits of a number, all at once: each has a byte of a word.
+const fn hexadecimal(number: u32) -> [u8; 8] {
+    let mut word = number as u64;
+    word = (word | (word << 16)) & 0x0000_ffff_0000_ffff;
+    word = (word | (word << 8)) & 0x00ff_00ff_00ff_00ff;
+    word = (word | (word << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 1 in each byte that is above 9.
+    let letters = ((word + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (word + 0x3030_3030_3030_3030 + letters * (b'a' - b'0' - 10) as u64).to_be_bytes()
+}
+
 /// `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
 const VERSION_00_LENGTH: usize = 55;
 
@@ -261,6 +262,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn digits_are_those_of_the_number(number: u32) {
+            let digits = hexadecimal(number);
+            prop_assert_eq!(std::str::from_utf8(&digits).unwrap(), format!("{number:08x}"));
+        }
+
         #[test]
         fn whatever_is_accepted_is_written_as_version_00(value in prop::collection::vec(any::<u8>(), 0..80)) {
             prop_assert!(parse_traceparent(&value).is_none_or(|parsed| parse_traceparent(&parsed.header()) == Some(parsed)));
