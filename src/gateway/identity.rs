@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -19,11 +19,12 @@ use super::route::{Destination, NoRoute, Route, TokenPlaces};
 use super::snapshot::Snapshot;
 use super::target::Target;
 use super::{Gateway, count};
-use crate::identity::endpoints::{self, CallerNeeded, Endpoint, Found};
+use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint, Found};
 use crate::identity::pages::{self, Why};
 use crate::identity::request::account_named;
 use crate::identity::{Identity, IdentityError, Mount, Origin, Policy, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+use crate::token::VerifiedToken;
 
 /// A request that leads to the built-in issuer.
 pub(super) struct Visit<'a> {
@@ -65,29 +66,18 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
         let (Some(identity), Some(policy)) = (self.identity(), &visit.snapshot.identity) else { return Err(NoRoute::NotFound.into()) };
-        let below = below(visit.target.path(), visit.route.pattern.segments.len());
-        let (endpoint, parameter) = match endpoints::find(parts.method.as_str(), below) {
-            Found::Endpoint(endpoint, parameter) => (endpoint, parameter),
-            Found::OtherMethods(allow) => {
-                let allow = HeaderValue::try_from(allow).unwrap_or(HeaderValue::from_static(""));
-                return Err(NoRoute::Method { allow }.into());
-            }
-            Found::Nowhere => return Err(NoRoute::NotFound.into()),
-        };
+        let (endpoint, parameter) = visit.endpoint(&parts)?;
         if let Some(asked) = &mut asked {
             asked.reached(endpoint);
         }
-        let origin = origin_of(&parts, visit.target, visit.client, &visit.snapshot.rules.token_names);
-        if endpoint.changes_something() && origin == Origin::Foreign {
-            return Err(Unauthenticated::ForeignOrigin.into());
-        }
+        let origin = visit.origin(endpoint, &parts)?;
         let has_limit = visit.route.limit.is_some();
         if let (Some(budget), false) = (endpoint.budget, has_limit)
             && let Some((limit, taken)) = identity.budgets().by_address(budget, visit.client.ip())
         {
             self.count_built_in(&limit, taken, exchange)?;
         }
-        let (caller, why_nobody) = match visit.caller(endpoint, &parts, origin) {
+        let (caller, why_nobody) = match visit.caller(endpoint, &parts, origin, None) {
             Ok(caller) => (caller, None),
             Err(refusal) if endpoint.caller == CallerNeeded::Yes => {
                 return Err(led(visit.snapshot, true, &parts, visit.target, refusal));
@@ -160,16 +150,51 @@ impl Gateway {
 }
 
 impl Visit<'_> {
-    /// Whoever calls, by an access token of ours in the header or the cookie.
-    fn caller(&self, endpoint: &Endpoint, parts: &Parts, origin: Origin) -> Result<Option<Caller>, Refusal> {
+    /// The endpoint, and what stands for `{…}` in its path.
+    pub(super) fn endpoint(&self, parts: &Parts) -> Result<(&'static Endpoint, Option<String>), Refusal> {
+        let below = below(self.target.path(), self.route.pattern.segments.len());
+        match endpoints::find(parts.method.as_str(), below) {
+            Found::Endpoint(endpoint, parameter) => Ok((endpoint, parameter)),
+            Found::OtherMethods(allow) => {
+                let allow = HeaderValue::try_from(allow).unwrap_or(HeaderValue::from_static(""));
+                Err(NoRoute::Method { allow }.into())
+            }
+            Found::Nowhere => Err(NoRoute::NotFound.into()),
+        }
+    }
+
+    /// Where the request was made. Nothing that changes something is done for another origin.
+    pub(super) fn origin(&self, endpoint: &Endpoint, parts: &Parts) -> Result<Origin, Refusal> {
+        let origin = origin_of(parts, self.target, self.client, &self.snapshot.rules.token_names);
+        // A person may follow a link from anywhere, and be led through a renewal. What a script of another site asks for is no navigation;
+        // and one that says an origin was not made by a link.
+        let follows_link = || {
+            let mode = parts.headers.get("sec-fetch-mode");
+            !parts.headers.contains_key(header::ORIGIN) && mode.is_none_or(|mode| mode == "navigate")
+        };
+        let changes = endpoint.changes_something() || (endpoint.action == Action::Renew && !follows_link());
+        if changes && origin == Origin::Foreign { Err(Unauthenticated::ForeignOrigin.into()) } else { Ok(origin) }
+    }
+
+    /// Whoever calls, by an access token of ours in the header or the cookie; or by one that is `assumed`.
+    pub(super) fn caller(
+        &self,
+        endpoint: &Endpoint,
+        parts: &Parts,
+        origin: Origin,
+        assumed: Option<&Arc<VerifiedToken>>,
+    ) -> Result<Option<Caller>, Refusal> {
         if endpoint.caller == CallerNeeded::No {
             return Ok(None);
         }
-        let places = TokenPlaces { header: true, cookie: true, query: false };
-        let Some(credential) = credential(places, &parts.headers, self.target, self.verifier.names)? else {
-            return Err(Unauthenticated::Missing.into());
+        let caller = if let Some(token) = assumed {
+            let token = self.verifier.hold(Arc::clone(token)).map_err(Unauthenticated::from)?;
+            Caller { token, place: Place::Header }
+        } else {
+            let places = TokenPlaces { header: true, cookie: true, query: false };
+            let credential = credential(places, &parts.headers, self.target, self.verifier.names)?.ok_or(Unauthenticated::Missing)?;
+            self.verifier.caller(&credential, self.now)?
         };
-        let caller = self.verifier.caller(&credential, self.now)?;
         if caller.place == Place::Cookie && endpoint.changes_something() && origin != Origin::Own {
             return Err(Unauthenticated::ForeignOrigin.into());
         }

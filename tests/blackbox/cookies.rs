@@ -145,6 +145,38 @@ async fn no_endpoint_that_changes_something_answers_another_origin() {
     assert_eq!(jar.send(gateway.get("/reports"), false).send().await.status, 200);
 }
 
+/// A link on another site is how people come here, whatever it makes of an access cookie that has expired.
+#[tokio::test]
+async fn a_link_from_elsewhere_leads_through_a_renewal() {
+    let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
+    let mut jar = logged_in(&gateway).await;
+    let renew = |jar: &Jar, fields: &[(&str, &str)]| {
+        let request = jar.send(gateway.get("/auth/renew?return_to=%2Freports"), true).header("Accept", "text/html");
+        fields.iter().fold(request, |request, (name, value)| request.header(name, value))
+    };
+    for fields in [
+        &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")][..],
+        &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "navigate")],
+        &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate")],
+        &[],
+    ] {
+        let response = renew(&jar, fields).send().await;
+        assert_eq!((response.status, response.header("location")), (303, Some("/reports")), "{fields:?}");
+        jar = Jar::of(&response);
+    }
+    for fields in [
+        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "cors")][..],
+        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")],
+        &[("Origin", "null")],
+        &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "no-cors")],
+    ] {
+        assert_eq!(renew(&jar, fields).send().await.status, 403, "{fields:?}");
+    }
+    // It was not used up by that, and a script of our own pages may.
+    let response = renew(&jar, &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors")]).send().await;
+    assert_eq!(response.status, 303, "{response:?}");
+}
+
 /// The issuer's URL is what browsers see, also where something in front does the TLS and nothing says so.
 #[tokio::test]
 async fn our_own_origin_is_that_of_the_issuer_where_the_host_is_the_same() {
