@@ -165,9 +165,11 @@ impl Identity {
         let body: bodies::Refresh = request.read()?;
         let from_cookie = body.refresh_token.is_none();
         let token = body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
+        // A caller known by a cookie must come from our own pages, or nothing is done.
+        if from_cookie && token.is_some() && request.origin != Origin::Own {
+            return Err(IdentityError::ForeignOrigin.into());
+        }
         let session = match self.carry_on(token, request, policy).await {
-            // A caller known by a cookie must come from our own pages.
-            _ if from_cookie && token.is_some() && request.origin != Origin::Own => return Err(IdentityError::ForeignOrigin.into()),
             Ok(session) => session,
             Err(error) => {
                 let cookies =

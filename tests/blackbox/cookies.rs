@@ -145,6 +145,68 @@ async fn no_endpoint_that_changes_something_answers_another_origin() {
     assert_eq!(jar.send(gateway.get("/reports"), false).send().await.status, 200);
 }
 
+/// Every endpoint there is, asked from elsewhere by a browser that is logged in: it is refused before anything is done.
+#[tokio::test]
+async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
+    let gateway = Gateway::start(&open("totp = true\nmail = { folder = 'mail' }")).await;
+    let jar = logged_in(&gateway).await;
+    let (_, document, _) = gateway.command(&["openapi"]).await;
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let mut database = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    // It grows when somebody else has written something.
+    let mut version = async || sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(&mut database).await.unwrap();
+    let body = json!({
+        "email": "bob@example.com", "password": PASSWORD, "current_password": PASSWORD, "new_password": "grape comet tenant 82",
+        "name": "Bob", "token": "x", "code": "000000", "cookie": true,
+    });
+    let form = "email=ann%40example.com&password=plum+orbit+tenant+71&current_password=plum+orbit+tenant+71&new_password=grape+comet+82";
+    let before = version().await;
+    let mut changing = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let path = format!("/auth{}", path.replace("{sid}", "x"));
+        for (method, _) in methods.as_object().unwrap().iter().filter(|(method, _)| ["get", "post", "delete"].contains(&method.as_str())) {
+            let ask = |origin: (&str, &str)| jar.send(gateway.request(&method.to_uppercase(), &path).header(origin.0, origin.1), true);
+            for origin in
+                [("Origin", "http://evil.test"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
+            {
+                if method == "get" {
+                    // By a script. Only a renewal would change something.
+                    let response = ask(origin).header("Sec-Fetch-Mode", "cors").send().await;
+                    assert_eq!(response.status == 403, path == "/auth/renew", "{path} {origin:?}: {response:?}");
+                } else {
+                    let request = || ask(origin);
+                    request().header("Content-Type", "application/json").body(body.to_string()).send().await.is(403, "origin_foreign");
+                    request().body("").send().await.is(403, "origin_foreign");
+                    let page =
+                        request().header("Accept", "text/html").header("Content-Type", "application/x-www-form-urlencoded").body(form);
+                    assert_eq!(page.send().await.status, 403, "{path}");
+                    changing += 1;
+                }
+                assert_eq!(version().await, before, "{method} {path} {origin:?}");
+            }
+            // Known by a cookie, and nothing says whose page it was: what only a caller may do is not done either.
+            if ["/auth/refresh", "/auth/logout", "/auth/logout-all", "/auth/password/change", "/auth/sessions/x", "/auth/totp"]
+                .contains(&path.as_str())
+                && method != "get"
+            {
+                ask(("Sec-Fetch-Site", "none"))
+                    .header("Content-Type", "application/json")
+                    .body(body.to_string())
+                    .send()
+                    .await
+                    .is(403, "origin_foreign");
+                assert_eq!(version().await, before, "{method} {path}");
+            }
+        }
+    }
+    assert!(changing >= 4 * 14, "{changing}");
+    assert_eq!(gateway.metric("portcullis_refresh_total").await.iter().filter(|line| !line.ends_with(" 0")).count(), 0);
+    // None of it cost the browser its session.
+    let response = jar.send(gateway.request("POST", "/auth/refresh").header("Origin", "http://app.test"), true).body("").send().await;
+    assert_eq!(response.status, 200, "{response:?}");
+    assert!(version().await > before);
+}
+
 /// A link on another site is how people come here, whatever it makes of an access cookie that has expired.
 #[tokio::test]
 async fn a_link_from_elsewhere_leads_through_a_renewal() {
