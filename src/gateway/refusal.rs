@@ -62,9 +62,9 @@ pub enum Refusal {
     #[error("{}", .0.error)]
     Identity(Box<Refused>),
     /// A browser is led to the login, or through a renewal, instead.
-    #[error("{refusal}; the browser is led to {location}")]
+    #[error("{refusal}; the browser is led to {}", page_of(location))]
     Led {
-        /// A path of this site.
+        /// A path of this site. Its query names the page that was asked for, with that one's query, which is never logged.
         location: String,
         /// What anybody else is told.
         refusal: Box<Refusal>,
@@ -212,6 +212,11 @@ fn identity(error: &IdentityError) -> Reason {
         IdentityError::Overloaded(_) | IdentityError::MailFull(_) => Reason::Overloaded,
         IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => Reason::StoreUnavailable,
     }
+}
+
+/// The page of a location, without its query.
+fn page_of(location: &str) -> &str {
+    location.split_once('?').map_or(location, |(page, _)| page)
 }
 
 /// Leads a browser to a path of this site.

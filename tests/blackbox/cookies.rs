@@ -276,6 +276,12 @@ async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
     assert_eq!(response.header("cache-control"), Some("no-store"));
     let line = gateway.access("/reports/q3").await;
     assert_eq!((&line["http.response.status_code"], &line["reason"]), (&json!(303), &json!("credentials_missing")));
+    let broken = navigates(gateway.get("/reports/q4?code=hunter2")).header("Cookie", &format!("{ACCESS}=broken")).send().await;
+    assert!(broken.header("location").unwrap().contains("hunter2"));
+    let told = gateway.log().until("why is told", |line| line["cause"].as_str().is_some_and(|cause| cause.contains("is led to"))).await;
+    assert!(told["cause"].as_str().unwrap().ends_with("; the browser is led to /auth/login"), "{told}");
+    gateway.access("/reports/q4").await;
+    assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains("hunter2")), "no query is logged");
     // Over cleartext browsers say less.
     assert_eq!(gateway.get("/x").header("Accept", "text/html").send().await.status, 303);
     gateway.get("/x").send().await.is(401, "credentials_missing");
