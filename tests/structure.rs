@@ -48,8 +48,8 @@ const WALK: [&str; 21] = [
     "exchange",
     "worker",
     "tunnel",
-    "explain",
     "identity",
+    "explain",
     "mod",
 ];
 

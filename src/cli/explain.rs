@@ -14,9 +14,10 @@ use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::gateway::Snapshot;
 use crate::gateway::explain::{Explanation, Question, explain as walk};
+use crate::identity::issue::{KeysError, verifying_keys};
 use crate::process;
 use crate::revocation::{Retention, Revocations};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::token::{RevocationList, VerifiedToken};
 
@@ -57,25 +58,32 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         headers: headers(arguments)?,
         peer: arguments.peer,
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
-        revoked: revoked(&snapshot, &clock),
+        revoked: stored(&snapshot, &clock),
     };
     let told = walk(&snapshot, &question, clock.unix_seconds());
     if arguments.json { print(&format!("{:#}\n", told.to_json())) } else { print(&drawn(&told)) }
 }
 
-/// What is revoked, as far as it is in the store. Where that cannot be read, the rest can still be told.
-fn revoked(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
+/// What is in the store, as far as it can be read: what is revoked, and the keys of the built-in issuer, which are put where its tokens are
+/// verified. Where it cannot be read, the rest can still be told.
+fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
     let Some(settings) = &snapshot.start.store else { return Arc::default() };
     let read = async {
         let Some(store) = Store::look(settings).await? else { return Ok(Arc::default()) };
         let retention = Retention::of(&snapshot.issuers);
-        let revocations = Revocations::load(Some(store), retention, clock.clone(), Metrics::new()).await?;
-        Ok::<_, StoreError>(Arc::clone(revocations.list()))
+        let revocations = Revocations::load(Some(store.clone()), retention, clock.clone(), Metrics::new()).await?;
+        if let Some(built_in) = snapshot.issuers.iter().find(|issuer| issuer.settings().is_built_in) {
+            built_in.keys().replace(verifying_keys(&store).await?);
+        }
+        Ok::<_, KeysError>(Arc::clone(revocations.list()))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(read).map_err(|error| error.to_string())).unwrap_or_else(
         |error| {
-            eprintln!("warning: what is revoked cannot be read, so that a revoked token is taken for a good one: {error}");
+            eprintln!(
+                "warning: the store cannot be read, so that a revoked token is taken for a good one, and a token of the built-in issuer \
+                 cannot be verified: {error}"
+            );
             Arc::default()
         },
     )

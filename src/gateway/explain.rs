@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::authenticate::{Caller, Place, Unauthenticated, Verifier, authenticate};
 use super::client::{ClientAddress, Peer};
+use super::identity::Visit;
 use super::navigation::led;
 use super::outgoing::{ExchangeIds, Outgoing};
 use super::reason::Reason;
@@ -19,6 +20,7 @@ use super::route::{Access, Destination, HostPattern, Methods, Route, Segment};
 use super::snapshot::Snapshot;
 use super::target::{Ambiguity, Target};
 use super::{overridden, permit};
+use crate::identity::endpoints::CallerNeeded;
 use crate::token::{RevocationList, VerifiedToken};
 
 /// A request that is not made.
@@ -181,9 +183,14 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     let permit = permit(route, caller).map_err(|refusal| (step, led(snapshot, route.token_from.cookie, &parts, &target, refusal)))?;
     told.ok("authorize", describe_permit(route, permit.reason()));
 
-    let Destination::Upstream(upstream) = &route.destination else {
-        told.ok("identity", format!("the built-in issuer answers {} {}", parts.method, target.path()));
-        return Ok(permit.reason());
+    let upstream = match &route.destination {
+        Destination::Upstream(upstream) => upstream,
+        Destination::Identity(mount) => {
+            let verifier = verifier(snapshot, question);
+            let visit = Visit { snapshot, route, mount, target: &target, client: &client, verifier, now };
+            visited(&visit, question, &parts, told).map_err(|refusal| ("identity", refusal))?;
+            return Ok(permit.reason());
+        }
     };
     let before = parts.headers.clone();
     let ids = ExchangeIds::new(&parts.headers, &client);
@@ -198,6 +205,29 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     Ok(permit.reason())
 }
 
+/// What is asked at an endpoint of the built-in issuer before it does something. What it then finds in the store is not told.
+fn visited(visit: &Visit<'_>, question: &Question, parts: &Parts, told: &mut Explanation) -> Result<(), Refusal> {
+    let (endpoint, _) = visit.endpoint(parts)?;
+    let origin = visit.origin(endpoint, parts)?;
+    match visit.caller(endpoint, parts, origin, question.assumed.as_ref()) {
+        Ok(None) => {}
+        Ok(Some(caller)) => {
+            told.ok("identity", format!("the caller is {}", describe_caller(&caller.token)));
+            told.caller = Some(caller.token);
+        }
+        Err(refusal) if endpoint.caller == CallerNeeded::Yes => {
+            return Err(led(visit.snapshot, true, parts, visit.target, refusal));
+        }
+        Err(refusal) => told.skipped("identity", format!("a caller is welcome, and there is none: {refusal}")),
+    }
+    told.ok("identity", format!("the built-in issuer answers {} {}: {}", parts.method, visit.target.path(), endpoint.summary));
+    Ok(())
+}
+
+fn verifier<'a>(snapshot: &'a Snapshot, question: &'a Question) -> Verifier<'a> {
+    Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known: None, revoked: &question.revoked }
+}
+
 fn recognise(
     snapshot: &Snapshot,
     route: &Route,
@@ -207,7 +237,7 @@ fn recognise(
     client: &ClientAddress,
     now: u64,
 ) -> Result<Option<Caller>, Refusal> {
-    let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known: None, revoked: &question.revoked };
+    let verifier = verifier(snapshot, question);
     match &question.assumed {
         Some(token) if route.access != Access::Public => {
             let token = verifier.hold(Arc::clone(token)).map_err(Unauthenticated::from)?;

@@ -133,32 +133,12 @@ impl SigningKeys {
 
     /// Reads the keys again. False: there is none.
     async fn read(&self) -> Result<bool, KeysError> {
-        let rows = self.store.signing_keys().await?;
-        let mut ring = Ring::default();
-        let mut jwks = Vec::new();
-        for row in &rows {
-            let unusable = |source| KeysError::Unusable { kid: row.kid.clone(), source };
-            let Some(algorithm) = Algorithms::parse(&row.algorithm) else { return Err(unusable(KeyError::Unreadable)) };
-            jwks.push(Value::Object(public_jwk(&row.private, algorithm).map_err(unusable)?));
-            ring.keys.push(SigningKey {
-                number: row.number,
-                kid: row.kid.clone(),
-                algorithm,
-                signs_from: row.signs_from.cast_unsigned(),
-                minter: Minter::from_private_pem(row.private.as_bytes()).map_err(unusable)?,
-            });
-        }
-        let published = json!({ "keys": jwks }).to_string();
-        let unusable = |source| KeysError::Unusable { kid: "set".to_owned(), source };
-        let (set, left_out) = KeySet::from_jwks(published.as_bytes(), Algorithms::all()).map_err(unusable)?;
-        if !left_out.is_empty() {
-            return Err(unusable(KeyError::Unreadable));
-        }
-        ring.published = Bytes::from(published);
+        let (ring, set) = Ring::read(&self.store).await?;
+        let is_some = !ring.keys.is_empty();
         // First what verifies, then what signs: no token is minted that is not accepted.
         self.live.replace(set);
         self.ring.store(Arc::new(ring));
-        Ok(!rows.is_empty())
+        Ok(is_some)
     }
 
     /// The JWK Set.
@@ -206,6 +186,42 @@ impl SigningKeys {
         let token = signer.minter.sign(signer.algorithm, Some(&signer.kid), "at+jwt", &claims)?;
         Ok(AccessToken { token, expires_in: ttl })
     }
+}
+
+impl Ring {
+    /// The keys of a store, and what verifies their tokens.
+    async fn read(store: &Store) -> Result<(Self, KeySet), KeysError> {
+        let mut ring = Self::default();
+        let mut jwks = Vec::new();
+        for row in store.signing_keys().await? {
+            let unusable = |source| KeysError::Unusable { kid: row.kid.clone(), source };
+            let Some(algorithm) = Algorithms::parse(&row.algorithm) else { return Err(unusable(KeyError::Unreadable)) };
+            jwks.push(Value::Object(public_jwk(&row.private, algorithm).map_err(unusable)?));
+            ring.keys.push(SigningKey {
+                number: row.number,
+                kid: row.kid.clone(),
+                algorithm,
+                signs_from: row.signs_from.cast_unsigned(),
+                minter: Minter::from_private_pem(row.private.as_bytes()).map_err(unusable)?,
+            });
+        }
+        let published = json!({ "keys": jwks }).to_string();
+        let unusable = |source| KeysError::Unusable { kid: "set".to_owned(), source };
+        let (set, left_out) = KeySet::from_jwks(published.as_bytes(), Algorithms::all()).map_err(unusable)?;
+        if !left_out.is_empty() {
+            return Err(unusable(KeyError::Unreadable));
+        }
+        ring.published = Bytes::from(published);
+        Ok((ring, set))
+    }
+}
+
+/// What verifies the tokens that are signed with the keys of a store, for a command that does not serve.
+///
+/// # Errors
+/// [`KeysError`]
+pub async fn verifying_keys(store: &Store) -> Result<KeySet, KeysError> {
+    Ok(Ring::read(store).await?.1)
 }
 
 /// Makes a key and adds it under this number. False: another process was first.

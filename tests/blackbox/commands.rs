@@ -164,3 +164,49 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     let after = Tokens::of(&gateway.refresh(&before.refresh).await);
     assert_eq!(gateway.reaches(&after.access).await, 200, "the session goes on");
 }
+
+/// `explain` tells what the gateway does, for the built-in issuer too: its keys are in the store, and its endpoints ask for callers.
+#[tokio::test]
+async fn explain_answers_as_the_gateway_does() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let forged = format!("{}A", tokens.access);
+    for (method, path, token) in [
+        ("GET", "/reports", None),
+        ("GET", "/reports", Some(&tokens.access)),
+        ("GET", "/reports", Some(&forged)),
+        ("GET", "/auth/me", None),
+        ("GET", "/auth/me", Some(&tokens.access)),
+        ("GET", "/auth/me", Some(&forged)),
+        ("GET", "/auth/login", None),
+        ("PUT", "/auth/login", None),
+        ("GET", "/auth/nope", None),
+        ("POST", "/auth/logout-all", None),
+        ("GET", "/auth/.well-known/jwks.json", Some(&forged)),
+    ] {
+        let mut arguments = vec!["explain", method, path, "--json"];
+        let mut request = gateway.request(method, path);
+        if let Some(token) = token {
+            arguments.extend(["--token", token]);
+            request = request.bearer(token);
+        }
+        let told: Value = serde_json::from_str(&done(&gateway, &arguments, "")).unwrap();
+        let answered = request.send().await;
+        assert_eq!(told["status"], answered.status, "{method} {path}: {told}");
+        if answered.status != 200 {
+            assert_eq!(told["reason"], answered.reason(), "{method} {path}");
+        }
+    }
+    // A navigation is led on, and no other origin is served.
+    for (arguments, status, reason) in [
+        (&["GET", "/auth/sessions", "-H", "Sec-Fetch-Mode: navigate"][..], 303, "credentials_missing"),
+        (&["POST", "/auth/login", "-H", "Origin: http://evil.test"], 403, "origin_foreign"),
+        (&["GET", "/auth/me", "--issuer", "identity", "--claims", "{\"sub\":\"u-1\"}"], 200, "public"),
+        (&["GET", "/auth/me", "--issuer", "corp", "--claims", "{\"sub\":\"u-1\"}"], 403, "issuer_not_allowed"),
+    ] {
+        let told = done(&gateway, &[&["explain", "--json"], arguments].concat(), "");
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((&told["status"], &told["reason"]), (&status.into(), &reason.into()), "{told}");
+    }
+}
