@@ -202,24 +202,17 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
         let lines = if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
         Failure::Other(format!("{named}: nothing was imported, because of {lines}:\n{}", list.join("\n")))
     };
-    let imported = import::read(&file, &issuer.policy.default_roles).map_err(|lines| refused(&lines))?;
     let known: BTreeSet<String> = issuer.accounts.all().await?.into_iter().map(|account| account.email).collect();
-    let taken = |line: u64, email: &Email| BadLine { line, problem: LineProblem::Taken(email.clone()) };
-    let of_known: Vec<BadLine> = imported
-        .iter()
-        .filter(|imported| known.contains(imported.account.email.as_str()))
-        .map(|imported| taken(imported.line, &imported.account.email))
-        .collect();
-    if !of_known.is_empty() {
-        return Err(refused(&of_known));
-    }
+    let has_account = |email: &Email| known.contains(email.as_str());
+    let imported = import::read(&file, &issuer.policy.default_roles, has_account).map_err(|lines| refused(&lines))?;
     let places: Vec<(u64, Email)> = imported.iter().map(|imported| (imported.line, imported.account.email.clone())).collect();
     let without = imported.iter().filter(|imported| imported.account.password.is_none()).count();
     let count = imported.len();
     let written = issuer.accounts.add_all(imported.into_iter().map(|imported| imported.account).collect(), issuer.now).await?;
     if let Err(index) = written {
         // Somebody has registered meanwhile.
-        let lines: Vec<BadLine> = places.get(index).map(|(line, email)| taken(*line, email)).into_iter().collect();
+        let taken = |(line, email): &(u64, Email)| BadLine { line: *line, problem: LineProblem::Taken(email.clone()) };
+        let lines: Vec<BadLine> = places.get(index).map(taken).into_iter().collect();
         return Err(refused(&lines));
     }
     let without = match without {

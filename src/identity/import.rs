@@ -84,11 +84,12 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// Reads a file: JSON lines where the first thing in it is a `{`, else CSV. Who has no `roles` gets `default_roles`.
+/// Reads a file: JSON lines where the first thing in it is a `{`, else CSV. Who has no `roles` gets `default_roles`; an address that
+/// `has_account` is not taken.
 ///
 /// # Errors
 /// Every line that is wrong.
-pub fn read(file: &[u8], default_roles: &[String]) -> Result<Vec<Imported>, Vec<BadLine>> {
+pub fn read(file: &[u8], default_roles: &[String], has_account: impl Fn(&Email) -> bool) -> Result<Vec<Imported>, Vec<BadLine>> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let lines = match file.trim_ascii_start().first() {
         Some(b'{') => json_lines(file),
@@ -103,7 +104,7 @@ pub fn read(file: &[u8], default_roles: &[String]) -> Result<Vec<Imported>, Vec<
                 return Err(LineProblem::Repeated { email: account.email, first });
             }
             seen.insert(email, line);
-            Ok(account)
+            if has_account(&account.email) { Err(LineProblem::Taken(account.email)) } else { Ok(account) }
         });
         match account {
             Ok(account) => accounts.push(Imported { line, account }),
@@ -234,7 +235,7 @@ mod tests {
             assert!(email_verified);
             format!("{} {email} {hash} [{}] {name:?}", imported.line, roles.join(","))
         };
-        match read(file.as_bytes(), &["user".to_owned()]) {
+        match read(file.as_bytes(), &["user".to_owned()], |email| email.as_str() == "known@example.com") {
             Ok(accounts) => accounts.into_iter().map(shown).collect(),
             Err(problems) => problems.iter().map(|line| line.to_string().chars().take(70).collect()).collect(),
         }
@@ -276,7 +277,7 @@ mod tests {
     fn every_bad_line_is_told() {
         let file = format!(
             "email,password_hash,roles\nann,{HASH},user\nbob@example.com,secret,user\ncy@example.com,{HASH},{}\ndee@example.com,{HASH}\n\
-             ed@example.com,{HASH},\nED@example.com,{HASH},\n",
+             ed@example.com,{HASH},\nED@example.com,{HASH},\nKnown@example.com,,\nknown@example.com,,\n",
             "r".repeat(101)
         );
         assert_eq!(
@@ -286,7 +287,9 @@ mod tests {
                 "line 3: this is no hash that can be read: bcrypt (`$2a$`, `$2b$`, `$2y",
                 "line 4: `rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr",
                 "line 5: this is no CSV: CSV error: record 4 (line: 5, byte: 302): foun",
-                "line 7: ed@example.com stands on line 6 already; addresses are compare"
+                "line 7: ed@example.com stands on line 6 already; addresses are compare",
+                "line 8: known@example.com has an account already; remove the line",
+                "line 9: known@example.com stands on line 8 already; addresses are comp"
             ]
         );
         let file =
@@ -314,7 +317,7 @@ mod tests {
             assert_eq!(told(file), [problem], "{file}");
         }
         let latin = b"email,password_hash,name\nann@example.com,,Andr\xe9\n";
-        let problems = read(latin, &[]).unwrap_err();
+        let problems = read(latin, &[], |_| false).unwrap_err();
         assert_eq!(problems[0].to_string(), "line 2: it is not UTF-8; save the file in that encoding");
     }
 }

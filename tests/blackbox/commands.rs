@@ -140,6 +140,12 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
         "error: standard input: nothing was imported, because of 2 lines:\n  line 3: ann@example.com has an account already; remove the line\n  \
          line 4: bob@example.com has an account already; remove the line\n"
     );
+    // Also beside lines that cannot be read.
+    let (_, error) = failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
+    assert!(
+        error.contains("because of 2 lines:\n  line 2: this is no e-mail address") && error.contains("\n  line 3: bob@example.com has an"),
+        "{error}"
+    );
     assert_eq!(schemes().len(), 4);
 }
 
