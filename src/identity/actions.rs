@@ -17,7 +17,7 @@ use super::request::{Origin, Request};
 use super::session::{Continued, NotContinued};
 use super::{Email, Identity, Policy, Refused, Registration, audit, cookie, return_to};
 use crate::store::AccountRow;
-use crate::token::{Algorithms, VerifiedToken};
+use crate::token::VerifiedToken;
 
 pub(super) type Answered = Result<Response<Bytes>, Refused>;
 
@@ -42,7 +42,7 @@ impl Identity {
             Action::ConfirmTotp => self.confirm_totp(request, policy).await,
             Action::RemoveTotp => self.remove_totp(request).await,
             Action::Keys => Ok(public(self.keys.published(), MAX_AGE)),
-            Action::Metadata => Ok(metadata(policy)),
+            Action::Metadata => Ok(metadata(policy, &self.keys.algorithms())),
             Action::Page(Page::Totp) => self.show_totp(request, policy).await,
             Action::Page(page) => show_page(page, request, policy),
             Action::Style => Ok(asset(&policy.brand.style, request)),
@@ -323,12 +323,13 @@ fn error_is_final(error: &IdentityError) -> bool {
     matches!(error, IdentityError::Grant(_))
 }
 
-fn metadata(policy: &Policy) -> Response<Bytes> {
+/// `algorithms`: of every key whose tokens are good, which after a change are more than one.
+fn metadata(policy: &Policy, algorithms: &[&str]) -> Response<Bytes> {
     let issuer = &policy.issuer;
     let metadata = json!({
         "issuer": issuer,
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
-        "id_token_signing_alg_values_supported": [Algorithms::name(policy.algorithm)],
+        "id_token_signing_alg_values_supported": algorithms,
         "subject_types_supported": ["public"],
         // There is no authorization endpoint: people log in at the endpoints of the reference.
         "response_types_supported": [],

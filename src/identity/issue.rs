@@ -146,6 +146,18 @@ impl SigningKeys {
         self.ring.load().published.clone()
     }
 
+    /// The algorithms of the keys that are published, each once: what tokens are signed with now, were before and will be next.
+    pub fn algorithms(&self) -> Vec<&'static str> {
+        let mut names: Vec<&'static str> = Vec::new();
+        for key in &self.ring.load().keys {
+            let name = Algorithms::name(key.algorithm);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// Mints an access token for a session of `account`, as it was read at `now` or later.
     ///
     /// Its `iat` is past `cutoff`, which was looked up before the account was read, and past the account's own: what was revoked before does
@@ -389,6 +401,7 @@ mod tests {
         }
         let both = published(&keys);
         assert_eq!((both.len(), &minted(&keys, &policy, &account(0), 0).await.0), (2, &both[0]));
+        assert_eq!(keys.algorithms(), ["ES256", "EdDSA"], "what signs, and what will");
         clock.advance(LEAD);
         keys.tend(&policy).await.unwrap();
         assert_eq!((published(&keys).len(), &minted(&keys, &policy, &account(0), 0).await.0), (2, &both[1]));
