@@ -232,28 +232,37 @@ impl Identity {
     async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
         let body: bodies::Logout = request.read()?;
         let from_cookie = cookie::refresh_token(&request.headers);
-        let named = match (&body.refresh_token, &request.caller) {
-            (Some(token), _) => self.sessions.named_by(token),
-            (None, Some(caller)) => caller.sid().map(str::to_owned),
-            (None, None) => {
-                if from_cookie.is_some() && request.origin != Origin::Own {
-                    return Err(IdentityError::ForeignOrigin.into());
-                }
-                from_cookie.and_then(|token| self.sessions.named_by(token))
+        // Whoever says two ways who they are wants both to be over.
+        let by_token = body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
+        let by_caller = request.caller.as_deref().and_then(|caller| caller.sid()).map(str::to_owned);
+        let mut named: Vec<String> = by_token.into_iter().chain(by_caller).collect();
+        named.dedup();
+        if named.is_empty() {
+            if from_cookie.is_some() && request.origin != Origin::Own {
+                return Err(IdentityError::ForeignOrigin.into());
             }
-        };
+            named.extend(from_cookie.and_then(|token| self.sessions.named_by(token)));
+        }
         let cookies = cookie::clear(policy, &request.mount);
-        let Some(sid) = named else {
+        if named.is_empty() {
             return Err(Refused { error: IdentityError::Nobody, cookies: cookies.to_vec() });
-        };
-        if let Some(account) = self.sessions.account_of(&sid).await? {
-            self.sessions.end(&sid, &account.id, policy, self.clock.unix_time()).await?;
+        }
+        for sid in &named {
+            self.end_named(sid, request, policy).await?;
+        }
+        Ok(with_cookies(done(), cookies))
+    }
+
+    /// Ends a session that its own token names.
+    async fn end_named(&self, sid: &str, request: &Request, policy: &Policy) -> Result<(), IdentityError> {
+        if let Some(account) = self.sessions.account_of(sid).await? {
+            self.sessions.end(sid, &account.id, policy, self.clock.unix_time()).await?;
             audit::record("logged_out", request.client, &account.id, "");
         } else {
             // It is over already, perhaps only for want of use: an access token may live longer than that.
-            self.sessions.revoke(&sid, policy, self.clock.unix_time()).await?;
+            self.sessions.revoke(sid, policy, self.clock.unix_time()).await?;
         }
-        Ok(with_cookies(done(), cookies))
+        Ok(())
     }
 
     async fn logout_all(&self, request: &Request, policy: &Policy) -> Answered {

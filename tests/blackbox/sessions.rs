@@ -114,6 +114,28 @@ async fn a_logout_is_the_end_at_once() {
     gateway.request("POST", "/auth/logout").bearer(&next.access).body("").send().await.is(401, "token_revoked");
 }
 
+/// What names no session does not keep the caller's alive, and two that are named both end.
+#[tokio::test]
+async fn a_logout_ends_whatever_session_it_names() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    for unreadable in ["x", ""] {
+        let tokens = gateway.login("ann@example.com").await;
+        let request = gateway.post("/auth/logout", &json!({ "refresh_token": unreadable }));
+        assert_eq!(request.bearer(&tokens.access).send().await.status, 204);
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+        gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    }
+    let (one, two) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let request = gateway.post("/auth/logout", &json!({ "refresh_token": two.refresh }));
+    assert_eq!(request.bearer(&one.access).send().await.status, 204);
+    for tokens in [&one, &two] {
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+        gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    }
+    gateway.post("/auth/logout", &json!({ "refresh_token": "x" })).send().await.is(401, "credentials_missing");
+}
+
 #[tokio::test]
 async fn every_session_of_an_account_can_be_ended() {
     let gateway = Gateway::start(&open("")).await;
