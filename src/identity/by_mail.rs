@@ -24,8 +24,12 @@ impl Identity {
 
     async fn wish(&self, wish: Wish, event: &'static str, request: &Request, policy: &Policy) -> Answered {
         let body: bodies::Address = request.read()?;
-        let email = Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
-        self.mail(wish, &email, policy).await?;
+        match Email::parse(&body.email) {
+            Ok(email) => self.mail(wish, &email, policy).await?,
+            // The answer is always the same: an address that none can be has no account either. A person may have mistyped it.
+            Err(_) if request.is_for_people() => return Err(IdentityError::Request(RequestFault::Email).into()),
+            Err(_) => {}
+        }
         audit::record(event, request.client, "", "");
         Ok(accepted())
     }

@@ -119,7 +119,21 @@ async fn whoever_asks_learns_nothing() {
     };
     assert_eq!(without_date(&known), without_date(&unknown));
     assert_eq!(mails(&gateway, 1).await.len(), 1);
-    post(&gateway, "/password/forgot", json!({ "email": "nobody" })).await.is(400, "request_invalid");
+    // What can be no address is answered like one that nobody has; what is no such object is not.
+    for path in ["/password/forgot", "/email/resend"] {
+        for address in ["nobody", "", "a@b@c"] {
+            let malformed = post(&gateway, path, json!({ "email": address })).await;
+            assert_eq!(without_date(&malformed), without_date(&unknown), "{address}");
+        }
+        for body in [json!({}), json!([]), json!({ "email": 1 })] {
+            post(&gateway, path, body).await.is(400, "request_invalid");
+        }
+    }
+    // A person may have mistyped it, and is told.
+    let form = gateway.request("POST", "/auth/password/forgot").header("Accept", "text/html");
+    let page = form.header("Content-Type", "application/x-www-form-urlencoded").body("email=ann").send().await;
+    assert!(page.status == 400 && page.text().contains("Enter an e-mail address"), "{page:?}");
+    assert_eq!(mails(&gateway, 1).await.len(), 1);
     for token in ["", "x", &"A".repeat(43)] {
         post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD })).await.is(400, "link_invalid");
     }
