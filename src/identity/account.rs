@@ -225,16 +225,60 @@ pub fn is_role(word: &str) -> bool {
 /// A name as it is stored: `None` for one with nothing in it.
 ///
 /// # Errors
-/// It is longer than 200 characters, or holds control characters.
+/// It is longer than 200 characters, or holds some that cannot be seen.
 pub fn name(written: &str) -> Result<Option<String>, NoName> {
     let name = written.trim();
-    if name.chars().count() > 200 || name.chars().any(char::is_control) {
+    if name.chars().count() > 200 || name.chars().any(|letter| letter.is_control() || is_invisible(letter)) {
         return Err(NoName);
     }
     Ok((!name.is_empty()).then(|| name.to_owned()))
+}
+
+/// Whether a character is there and is not seen: one that turns or hides what stands beside it, so that a name reads as another, or a line
+/// end. The general categories Cf, Zl and Zp of Unicode 17, without the two joiners, which Persian and many scripts of India are spelled with.
+fn is_invisible(letter: char) -> bool {
+    matches!(letter,
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{180e}'
+        | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// What was written is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a name has at most 200 characters, and none that cannot be seen")]
 pub struct NoName;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_is_seen() {
+        for written in ["Ann", "Ann-Sofie O’Neill 3rd", "علی\u{200c}رضا", "क्\u{200d}ष", "👩\u{200d}🚀", "王 小明"] {
+            assert_eq!(name(&format!(" {written}\t")), Ok(Some(written.to_owned())));
+        }
+        assert_eq!((name(""), name(" \n ")), (Ok(None), Ok(None)));
+        for hidden in [
+            "\u{7}",
+            "\u{7f}",
+            "\u{9b}",
+            "\u{ad}",
+            "\u{61c}",
+            "\u{200b}",
+            "\u{200e}",
+            "\u{2028}",
+            "\u{2029}",
+            "\u{2060}",
+            "\u{206f}",
+            "\u{feff}",
+            "\u{e0041}",
+        ] {
+            assert_eq!(name(&format!("Ann{hidden}Bee")), Err(NoName), "{hidden:?}");
+        }
+        for turn in ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+            assert_eq!(name(&format!("Ann{turn}nimda")), Err(NoName), "{turn:?}");
+        }
+        assert!(name(&"é".repeat(200)).is_ok() && name(&"é".repeat(201)).is_err());
+    }
+}
