@@ -15,8 +15,8 @@ mod second_factors;
 mod sessions;
 mod signing_keys;
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -69,6 +69,12 @@ pub enum StoreError {
         /// What the system says.
         source: io::Error,
     },
+    /// It is another kind of file.
+    #[error("{} is no SQLite database; name another file in `[store] database`, or put a backup back", path.display())]
+    NoDatabase {
+        /// The file.
+        path: PathBuf,
+    },
     /// A newer version wrote it.
     #[error("the database {} was made by a newer version of portcullis (its schema has step {step}, which this one does not know); start that version, or put a backup back", path.display())]
     Newer {
@@ -102,6 +108,7 @@ impl Store {
         install_drivers();
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        check_kind(path)?;
         let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).after_connect(|connection, _| {
             Box::pin(async move {
                 for pragma in PRAGMAS {
@@ -130,6 +137,7 @@ impl Store {
         if !settings.database.exists() {
             return Ok(None);
         }
+        check_kind(&settings.database)?;
         install_drivers();
         let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
         let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
@@ -181,6 +189,14 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether the file can be a database: the pool would try for long to open one that is none. An empty file becomes one.
+fn check_kind(path: &Path) -> Result<(), StoreError> {
+    let mut start = Vec::with_capacity(MAGIC.len());
+    let read = File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start));
+    read.map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    if start.is_empty() || start == MAGIC { Ok(()) } else { Err(StoreError::NoDatabase { path: path.to_owned() }) }
+}
+
 /// A URL of this path, with what is special in URLs encoded.
 fn url(path: &Path) -> String {
     use std::fmt::Write;
@@ -196,6 +212,9 @@ fn url(path: &Path) -> String {
     }
     url
 }
+
+/// How a database begins (SQLite's file format, §1.3.1).
+const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The fact that only the right key opens.
 const KEY_CHECK: &str = "key_check";
@@ -246,6 +265,19 @@ mod tests {
         let other = StoreSettings { key: SecretBytes::new(b"another key, that belongs to another database".to_vec()), ..settings.clone() };
         let error = Store::open(&other).await.unwrap_err();
         assert!(error.to_string().contains("`[store] key`"), "{error}");
+        Store::open(&settings).await.unwrap().close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_of_another_kind_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        for bytes in ["a", "# portcullis\n[server]\nlisten = \":8080\"\n"] {
+            std::fs::write(&settings.database, bytes).unwrap();
+            let told = [Store::open(&settings).await.unwrap_err(), Store::look(&settings).await.unwrap_err()];
+            assert!(told.iter().all(|error| error.to_string().contains("is no SQLite database; name another file")), "{told:?}");
+        }
+        std::fs::write(&settings.database, "").unwrap();
         Store::open(&settings).await.unwrap().close().await;
     }
 
