@@ -117,8 +117,11 @@ impl Line {
         let service = service_fn(|request| {
             // At once: from here on it is not the client that the connection waits for.
             let busy = line.phase.enter();
-            let answer = line.gateway.handle(&line.worker, &line.peer, request);
-            async move { Ok::<_, Infallible>(line.answered(answer.await).map(|body| Held { body, busy: Some(busy) })) }
+            // Boxed: hyper keeps the room of this future for as long as the connection is open, idle or not.
+            Box::pin(async move {
+                let response = line.gateway.handle(&line.worker, &line.peer, request).await;
+                Ok::<_, Infallible>(line.answered(response).map(|body| Held { body, busy: Some(busy) }))
+            })
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         tokio::select! {

@@ -194,6 +194,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
             let length = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix[..length]);
             this.prefix.advance(length);
+            if this.prefix.is_empty() {
+                // Otherwise its memory stays for as long as the connection.
+                this.prefix = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
