@@ -25,6 +25,8 @@ pub struct Retention {
     of: HashMap<Scope, u64>,
     /// For those of every issuer, and of issuers that are not in the file now.
     longest: u64,
+    /// Whose sessions are in the store.
+    built_in: Option<Scope>,
 }
 
 impl Retention {
@@ -33,7 +35,8 @@ impl Retention {
         let of: HashMap<_, _> =
             issuers.iter().map(|issuer| (Scope::of(issuer.settings()), Self::of_issuer(issuer.settings()).as_secs())).collect();
         let longest = of.values().copied().max().unwrap_or(0).max(LEAST_FOR_ANY.as_secs());
-        Self { of, longest }
+        let built_in = issuers.iter().find(|issuer| issuer.settings().is_built_in).map(|issuer| Scope::of(issuer.settings()));
+        Self { of, longest, built_in }
     }
 
     /// A token that is accepted now has an `iat` that is at most `leeway` ahead, an `exp` that is at most `max_token_lifetime` after that,
@@ -49,12 +52,18 @@ impl Retention {
             *kept = seconds.max(*kept);
         }
         self.longest = self.longest.max(other.longest);
+        self.built_in = other.built_in.or(self.built_in);
         self
     }
 
     /// How many seconds a revocation of this scope is kept.
     pub fn seconds(&self, scope: &Scope) -> u64 {
         self.of.get(scope).copied().unwrap_or(self.longest)
+    }
+
+    /// Whether a session of the built-in issuer ends with its tokens: it outlives what is kept of a revocation.
+    fn ends_session(&self, Revocation { scope, by, .. }: &Revocation) -> bool {
+        *by == RevokedBy::Sid && self.built_in.as_ref().is_some_and(|built_in| *scope == Scope::Every || scope == built_in)
     }
 }
 
@@ -118,11 +127,11 @@ impl Revocations {
     /// # Errors
     /// As [`Revocations::revoke`].
     pub async fn revoke_all(&self, revocations: Vec<Revocation>) -> Result<(), StoreError> {
-        let (store, list, metrics) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
+        let (store, list, metrics, retention) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone(), self.retention());
         // A client that goes away while it waits must not leave a revocation that is in the store and not in the list.
         let write = async move {
             if let Some(store) = store {
-                keep(&store, &revocations).await?;
+                keep(&store, &revocations, &retention).await?;
             }
             list.add(revocations);
             metrics.revocations(list.len());
@@ -208,12 +217,14 @@ impl Revocations {
     }
 }
 
-/// Writes revocations to the store, and to nothing else: those who have a list follow it.
+/// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions of the built-in issuer end with them.
 ///
 /// # Errors
 /// None of them was written.
-pub async fn keep(store: &Store, revocations: &[Revocation]) -> Result<(), StoreError> {
-    store.revoke(&revocations.iter().map(row).collect::<Vec<_>>()).await
+pub async fn keep(store: &Store, revocations: &[Revocation], retention: &Retention) -> Result<(), StoreError> {
+    let rows: Vec<_> = revocations.iter().map(row).collect();
+    let sessions: Vec<_> = revocations.iter().filter(|revocation| retention.ends_session(revocation)).map(row).collect();
+    store.revoke_sessions(&rows, &sessions).await
 }
 
 /// A revocation as the store keeps it.

@@ -59,9 +59,10 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
         return Err(Problems::new(source, vec![problem]).into());
     };
     let scope = scope(&snapshot, arguments.issuer.as_deref())?;
-    let kept = Retention::of(&snapshot.issuers).seconds(&scope);
+    let retention = Retention::of(&snapshot.issuers);
+    let kept = retention.seconds(&scope);
     let revocation = Revocation { scope, by, value: value.into(), at: clock.unix_seconds() };
-    write(settings, &revocation)?;
+    write(settings, &revocation, &retention)?;
     print(&told(&revocation, arguments.issuer.as_deref(), kept))
 }
 
@@ -91,12 +92,12 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     })
 }
 
-fn write(settings: &StoreSettings, revocation: &Revocation) -> Result<(), Failure> {
+fn write(settings: &StoreSettings, revocation: &Revocation, retention: &Retention) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
-        let revoked = keep(&store, std::slice::from_ref(revocation)).await.map_err(|error| failed(&error));
+        let revoked = keep(&store, std::slice::from_ref(revocation), retention).await.map_err(|error| failed(&error));
         store.close().await;
         revoked
     })

@@ -23,7 +23,7 @@ pub fn led(snapshot: &Snapshot, takes_cookies: bool, parts: &Parts, target: &Tar
     let has_cookie = has_token_cookie(&parts.headers, &snapshot.rules.token_names);
     let page = match unauthenticated {
         Unauthenticated::Missing => "/login",
-        // What has been good may be again. A token that was revoked leads to the login from there if its session is over too.
+        // What has been good may be again. A token that was revoked with its session leads to the login from there.
         Unauthenticated::Invalid(InvalidToken::Expired { .. } | InvalidToken::Revoked(_)) if has_cookie => "/renew",
         Unauthenticated::Invalid(_) if has_cookie => "/login",
         _ => return refusal,

@@ -105,6 +105,7 @@ impl Sessions {
     pub async fn continued(&self, token: &str, device: &Device, policy: &Policy, now: Duration) -> Result<Continued, NotContinued> {
         let token = RefreshToken::decode(token, &self.key).ok_or(NotContinued::Invalid)?;
         let (sid, stale) = (token.session.to_string(), stale(policy, now));
+        self.check_revoked(&sid, policy, now).await?;
         let used = SessionRow {
             id: sid.clone(),
             account: String::new(),
@@ -122,6 +123,17 @@ impl Sessions {
         let account = self.store.account_of_session(&sid).await?.ok_or(NotContinued::Invalid)?;
         let successor = RefreshToken { counter: token.counter + 1, ..token };
         Ok(Continued { account, sid, refresh_token: successor.encode(&self.key), read_at: now })
+    }
+
+    /// Ends a session whose tokens are revoked: every successor would be born dead, and a browser led from one to the next for ever.
+    async fn check_revoked(&self, sid: &str, policy: &Policy, now: Duration) -> Result<(), NotContinued> {
+        if !self.revocations.list().has(RevokedBy::Sid, &policy.issuer, sid) {
+            return Ok(());
+        }
+        if let Some(session) = self.store.live_session(sid).await? {
+            self.end(sid, &session.account, policy, now).await?;
+        }
+        Err(NotContinued::Invalid)
     }
 
     /// Whether a token that is not the one that is good next may have its successor again.

@@ -25,8 +25,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<(), StoreError> {
+        self.revoke_sessions(rows, &[]).await
+    }
+
+    /// [`Store::revoke`], and ends the sessions of these `sid`s in the same step: what is revoked for good is not carried on.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn revoke_sessions(&self, rows: &[RevocationRow], sessions: &[RevocationRow]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         write_revocations(&mut transaction, rows).await?;
+        for RevocationRow { value, revoked_at, .. } in sessions {
+            sqlx::query(END_SESSION).bind(revoked_at).bind(value).execute(&mut *transaction).await?;
+        }
         Ok(transaction.commit().await?)
     }
 
@@ -71,6 +82,8 @@ const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, s
     SELECT $1, $2, $3, $4, COALESCE(MAX(seq), 0) + 1 FROM revocations WHERE true \
     ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, revoked_at = CASE \
     WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END";
+
+const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND ended_at IS NULL";
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
 

@@ -139,6 +139,11 @@ impl RevocationList {
         token.issued_at().is_none_or(|issued| issued <= cutoff).then_some(RevokedBy::Subject)
     }
 
+    /// Whether every token of this `iss` with this `jti` or `sid` is revoked.
+    pub fn has(&self, by: RevokedBy, iss: &str, value: &str) -> bool {
+        self.latest(by, iss, value).is_some()
+    }
+
     /// The cut-off of a subject: a token of this `iss` that is to be accepted must be issued after it.
     pub fn cutoff(&self, iss: &str, subject: &str) -> Option<u64> {
         self.latest(RevokedBy::Subject, iss, subject)

@@ -51,6 +51,10 @@ impl Jar {
 
 async fn logged_in(gateway: &Gateway) -> Jar {
     gateway.register("ann@example.com").await;
+    logged_in_again(gateway).await
+}
+
+async fn logged_in_again(gateway: &Gateway) -> Jar {
     let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
     let response = gateway.post("/auth/login", &body).header("Origin", "http://app.test").send().await;
     assert_eq!(response.status, 200, "{response:?}");
@@ -337,6 +341,17 @@ async fn without_a_session_a_renewal_leads_to_the_login() {
     // A browser that kept its cookies is led on, without a loop.
     let response = jar.send(navigates(gateway.get("/reports")), false).send().await;
     assert_eq!((response.status, response.header("location")), (303, Some("/auth/renew?return_to=%2Freports")));
+    let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Freports")));
+    assert!(Jar::is_cleared_by(&response));
+    // Nor by a session that was revoked from outside.
+    let jar = logged_in_again(&gateway).await;
+    let sessions = jar.send(gateway.get("/auth/sessions"), true).send().await.json();
+    let sid = sessions["sessions"][0]["sid"].as_str().unwrap();
+    assert_eq!(gateway.command(&["revoke", "--session", sid]).await.0, 0);
+    let reports = || jar.send(navigates(gateway.get("/reports")), false).send();
+    crate::harness::within(async { while reports().await.status == 200 {} }).await;
+    assert_eq!(reports().await.header("location"), Some("/auth/renew?return_to=%2Freports"));
     let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
     assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Freports")));
     assert!(Jar::is_cleared_by(&response));

@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use serde_json::json;
 
 use crate::harness::accounts::{Tokens, open};
-use crate::harness::{Gateway, within};
+use crate::harness::client::Request;
+use crate::harness::{Gateway, mint, within};
+
+const OPERATOR: &str = "the-token-of-the-operators";
 
 #[tokio::test]
 async fn a_refresh_token_is_used_once_and_its_reuse_ends_the_session() {
@@ -181,6 +184,45 @@ async fn sessions_are_listed_and_ended_one_by_one() {
     gateway.refresh(&there.refresh).await.is(401, "invalid_grant");
     let listed = gateway.get("/auth/sessions").bearer(&here.access).send().await.json();
     assert_eq!(listed["sessions"].as_array().unwrap().len(), 1);
+}
+
+/// `portcullis revoke --session`, or an operator's `POST /revoke`: a session that can only have dead tokens is over.
+#[tokio::test]
+async fn a_session_that_is_revoked_is_not_carried_on() {
+    let gateway =
+        Gateway::setup(&format!("{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""))).file("admin.token", OPERATOR).start().await;
+    gateway.register("ann@example.com").await;
+    let sid = |tokens: &Tokens| tokens.claims()["sid"].as_str().unwrap().to_owned();
+    let bystander = gateway.login("ann@example.com").await;
+    for issuer in [None, Some("identity")] {
+        let tokens = gateway.login("ann@example.com").await;
+        let body = json!({ "sid": sid(&tokens), "issuer": issuer }).to_string();
+        let revoked = Request::new(gateway.admin_address(), "POST", "/revoke").bearer(OPERATOR).body(body).send().await;
+        assert_eq!(revoked.status, 204);
+        gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+        gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+    }
+    let by_command = gateway.login("ann@example.com").await;
+    assert_eq!(gateway.command(&["revoke", "--session", &sid(&by_command), "--issuer", "identity"]).await.0, 0);
+    gateway.refresh(&by_command.refresh).await.is(401, "invalid_grant");
+    // The end outlives what is kept of a revocation, which is as long as an access token lives.
+    let mut database = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    let live = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NULL";
+    assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
+    // A revocation that was written and nothing else, as earlier versions did.
+    let tokens = gateway.login("ann@example.com").await;
+    let row = "INSERT INTO revocations SELECT 'sid', $1, '*', $2, MAX(seq) + 1 FROM revocations";
+    sqlx::query(row).bind(sid(&tokens)).bind(mint::now().cast_signed()).execute(&mut database).await.unwrap();
+    within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
+    gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
+    // Another session of the account is none of it; and the tokens of a subject die, not its sessions.
+    let next = Tokens::of(&gateway.refresh(&bystander.refresh).await);
+    let subject = next.claims()["sub"].as_str().unwrap().to_owned();
+    assert_eq!(gateway.command(&["revoke", "--subject", &subject]).await.0, 0);
+    within(async { while gateway.reaches(&next.access).await == 200 {} }).await;
+    let next = Tokens::of(&gateway.refresh(&next.refresh).await);
+    assert_eq!(gateway.reaches(&next.access).await, 200);
 }
 
 #[tokio::test]
