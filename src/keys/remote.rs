@@ -70,7 +70,7 @@ impl Failure {
 pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound, background: Background) {
     let Background { clock, metrics, .. } = background;
     let cache = Cache::new(&shared.settings, &remote);
-    let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None };
+    let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None, has_metadata: true };
     let (mut due, mut failures, mut cannot_write) = (Instant::now(), 0_u32, false);
     metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 0);
     loop {
@@ -85,12 +85,12 @@ pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound
         };
         shared.begin();
         let (begun, fetched_at) = (Instant::now(), clock.unix_seconds());
-        let (result, is_whole) = fetcher.fetch(is_scheduled).await;
+        let Attempt { result, is_whole } = fetcher.fetch(is_scheduled).await;
         let kept = match result {
             Ok(Fetched { document, keys, left_out }) => {
                 metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 1);
                 failures = 0;
-                if is_whole {
+                if is_scheduled || is_whole {
                     due = begun + shortened(remote.refresh);
                 }
                 let good = LastGood { document, fetched_at };
@@ -99,10 +99,9 @@ pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound
             }
             Err(failure) => {
                 failures += 1;
-                // An answer to a question between the times moves none of them.
-                if is_scheduled {
-                    due = Instant::now() + shortened(back_off(failures, remote.refresh));
-                }
+                let again = Instant::now() + shortened(back_off(failures));
+                // What is asked between the times puts none of them off.
+                due = if is_scheduled { again } else { due.min(again) };
                 shared.note_failure(&failure, due, &metrics);
                 shared.forget_if_too_old(&remote, &clock);
                 None
@@ -122,6 +121,15 @@ struct Fetcher<'a> {
     outbound: Outbound,
     /// Where the metadata said the set is.
     jwks: Option<Url>,
+    /// Whether the metadata could be read when it was last asked for.
+    has_metadata: bool,
+}
+
+/// What came of one attempt.
+struct Attempt {
+    result: Result<Fetched, Failure>,
+    /// Whether everything that leads to the set was read anew.
+    is_whole: bool,
 }
 
 /// What was fetched, and what it means.
@@ -132,20 +140,54 @@ struct Fetched {
 }
 
 impl Fetcher<'_> {
-    /// The set, and whether everything that leads to it was read anew. Between the times only the set itself is.
-    async fn fetch(&mut self, is_scheduled: bool) -> (Result<Fetched, Failure>, bool) {
-        match (&self.remote.place, &self.jwks) {
-            (Place::Jwks(url), _) => (self.set(url).await, true),
-            (Place::Discovery(_), Some(url)) if !is_scheduled => (self.set(url).await, false),
-            (Place::Discovery(issuer), _) => match self.discover(issuer).await {
-                Ok(url) => {
-                    let result = self.set(&url).await;
-                    self.jwks = Some(url);
-                    (result, true)
-                }
-                Err(failure) => (Err(failure), true),
+    async fn fetch(&mut self, is_scheduled: bool) -> Attempt {
+        match &self.remote.place {
+            Place::Jwks(url) => Attempt { result: self.set(url).await, is_whole: true },
+            Place::Discovery(issuer) => match self.jwks.clone() {
+                Some(known) if !is_scheduled => self.between(issuer, known).await,
+                known => self.anew(issuer, known).await,
             },
         }
+    }
+
+    /// The set from where the metadata says it is; while that cannot be had, from where it said so last.
+    async fn anew(&mut self, issuer: &Url, known: Option<Url>) -> Attempt {
+        let (url, is_whole) = match (self.metadata(issuer).await, known) {
+            (Ok(url), _) => (url, true),
+            (Err(Failure::Fetch(_)), Some(known)) => (known, true),
+            // What it says counts, once it says something.
+            (Err(failure), _) => return Attempt { result: Err(failure), is_whole: true },
+        };
+        let result = self.set(&url).await;
+        self.jwks = Some(url);
+        Attempt { result, is_whole }
+    }
+
+    /// Between the times the set is where it was, as long as it is there and has news: else it may have moved.
+    async fn between(&mut self, issuer: &Url, known: Url) -> Attempt {
+        let result = self.set(&known).await;
+        if result.as_ref().is_ok_and(|fetched| self.shared.is_news(&fetched.document)) {
+            return Attempt { result, is_whole: false };
+        }
+        match self.metadata(issuer).await {
+            Ok(url) if url != known => {
+                let result = self.set(&url).await;
+                self.jwks = Some(url);
+                Attempt { result, is_whole: true }
+            }
+            read => Attempt { result, is_whole: read.is_ok() },
+        }
+    }
+
+    /// [`Fetcher::discover`]. That the metadata is away while its set is not is told once.
+    async fn metadata(&mut self, issuer: &Url) -> Result<Url, Failure> {
+        let found = self.discover(issuer).await;
+        if let (Err(Failure::Fetch(cause)), true, Some(jwks)) = (&found, self.has_metadata, &self.jwks) {
+            let issuer = self.shared.name();
+            tracing::warn!(issuer, %cause, jwks_uri = %jwks, "the metadata cannot be fetched; keys are looked for where they were");
+        }
+        self.has_metadata = found.is_ok();
+        found
     }
 
     async fn set(&self, url: &Url) -> Result<Fetched, Failure> {
@@ -203,6 +245,11 @@ fn jwks_uri(document: &[u8], issuer: &str, issuer_is_https: bool, allow_http: bo
 }
 
 impl Shared {
+    /// Whether this is another set than the one that holds.
+    fn is_news(&self, document: &Bytes) -> bool {
+        self.lock().good.as_ref().is_none_or(|good| good.document != *document)
+    }
+
     /// A set was fetched. Keys that it lacks do not hold any more.
     fn take_fetched(&self, good: LastGood, keys: KeySet, left_out: Vec<LeftOut>, since: Instant) {
         let mut state = self.lock();
@@ -288,10 +335,10 @@ async fn wait(time: Option<Duration>) {
     }
 }
 
-/// Twice as long after each failure, and never rarer than it would be fetched anyway.
-fn back_off(failures: u32, refresh: Duration) -> Duration {
+/// Twice as long after each failure. An issuer that is away may be asked more rarely than one that answers, however short `jwks_refresh` is.
+fn back_off(failures: u32) -> Duration {
     let doubled = BACK_OFF.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled.min(LONGEST_BACK_OFF).min(refresh)
+    doubled.min(LONGEST_BACK_OFF)
 }
 
 /// A little less than this, by chance: gateways that were started together do not ask together.
@@ -358,10 +405,10 @@ mod tests {
     }
 
     #[test]
-    fn tries_get_rarer_and_never_rarer_than_the_schedule() {
-        let seconds: Vec<u64> = (1..=8).map(|failures| back_off(failures, Duration::from_hours(1)).as_secs()).collect();
+    fn tries_get_rarer_until_a_minute_lies_between_them() {
+        let seconds: Vec<u64> = (1..=8).map(|failures| back_off(failures).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(back_off(u32::MAX, Duration::from_secs(30)).as_secs(), 30);
+        assert_eq!(back_off(u32::MAX).as_secs(), 60);
         for _ in 0..100 {
             let shortened = shortened(Duration::from_secs(100));
             assert!((80.0..=100.0).contains(&shortened.as_secs_f64()), "{shortened:?}");

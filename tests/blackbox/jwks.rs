@@ -20,6 +20,13 @@ const ROUTE: &str = "[[route]]\npath = '/*'\nupstream = 'app'\n";
 /// `[issuer.local]`, which needs nobody.
 const LOCAL: &str = "[issuer.local]\nissuer = 'https://login.test/local'\naudience = ['reports']\nalgorithms = ['HS256']\nsecret = { file = 'corp.secret' }\n";
 
+const METADATA: &str = "/.well-known/openid-configuration";
+
+/// A section that finds its keys by metadata.
+fn discovered(iss: &str, more: &str) -> String {
+    format!("[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\n{more}\n")
+}
+
 async fn ask(gateway: &Gateway, token: &str) -> Response {
     gateway.get("/").bearer(token).send().await
 }
@@ -97,6 +104,79 @@ async fn discovery_follows_the_specifications() {
         issuer.answers(place, &json!({ "issuer": iss, "jwks_uri": format!("{}/moved", issuer.url()) }));
         issuer.answers("/moved", &json!({ "keys": [Published::new("b").jwk()] }));
         within(async { while ask(&gateway, &key.token(json!({ "iss": iss }))).await.status == 200 {} }).await;
+    }
+}
+
+/// A new key is at the new place: nobody waits for the next refresh, which is minutes away.
+#[tokio::test]
+async fn a_set_that_moves_is_found_when_a_key_is_looked_for() {
+    for old_place_is_gone in [true, false] {
+        let (old, new) = (Published::new("a"), Published::new("b"));
+        let issuer = Issuer::start(&[&old]).await;
+        let iss = issuer.url();
+        let metadata = |set: &str| json!({ "issuer": iss, "jwks_uri": format!("{iss}{set}") });
+        issuer.answers(METADATA, &metadata("/keys"));
+        let gateway = Gateway::start(&format!("{ROUTE}{}", discovered(&iss, ""))).await;
+        assert_eq!(ask(&gateway, &old.token(json!({ "iss": iss }))).await.status, 200);
+        issuer.answers(METADATA, &metadata("/moved"));
+        issuer.answers("/moved", &json!({ "keys": [new.jwk()] }));
+        if old_place_is_gone {
+            issuer.says("/keys", "404 Not Found", "text/plain", "");
+        }
+        assert_eq!(ask(&gateway, &new.token(json!({ "iss": iss }))).await.status, 200, "gone: {old_place_is_gone}");
+        ask(&gateway, &old.token(json!({ "iss": iss }))).await.is(401, "token_key_unknown");
+        assert_eq!((issuer.asked("/keys"), issuer.asked("/moved"), issuer.asked(METADATA)), (2, 1, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_failure_between_two_refreshes_brings_the_next_one_forward() {
+    let (old, new) = (Published::new("a"), Published::new("b"));
+    let issuer = Issuer::start(&[&old]).await;
+    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refetch_cooldown = '100ms'"))).await;
+    assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
+    issuer.says("/keys", "500 Oops", "text/plain", "");
+    within(async { while ask(&gateway, &new.token(json!({}))).await.status != 503 {} }).await;
+    issuer.publish(&[&new]);
+    // Nobody asks for it, and five minutes are not over.
+    told(&gateway, 0, "keys were fetched", "corp").await;
+    issuer.until_asked(issuer.asked("/keys") + 1).await;
+    within(async { while ask(&gateway, &old.token(json!({}))).await.status == 200 {} }).await;
+    assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
+    let (old, new) = (Published::new("a"), Published::new("b"));
+    let issuer = Issuer::start(&[&old]).await;
+    let iss = issuer.url();
+    issuer.answers(METADATA, &json!({ "issuer": iss, "jwks_uri": format!("{iss}/keys") }));
+    let gateway = Gateway::start(&format!("{ROUTE}{}", discovered(&iss, "jwks_refresh = '1s'"))).await;
+    assert_eq!(ask(&gateway, &old.token(json!({ "iss": iss }))).await.status, 200);
+    issuer.says(METADATA, "500 Oops", "text/plain", "");
+    let told = told(&gateway, 0, "the metadata cannot be fetched; keys are looked for where they were", "corp").await;
+    assert_eq!(told["jwks_uri"], format!("{iss}/keys"));
+    issuer.publish(&[&new]);
+    // The old key is not asked for, so that nothing but the schedule can find the new set.
+    issuer.until_asked(issuer.asked("/keys") + 2).await;
+    ask(&gateway, &old.token(json!({ "iss": iss }))).await.is(401, "token_key_unknown");
+    assert_eq!(ask(&gateway, &new.token(json!({ "iss": iss }))).await.status, 200);
+    assert_eq!(ready(&gateway, "ready").await.json()["problems"], json!({}));
+    // What it says counts, once it says something.
+    issuer.answers(METADATA, &json!({ "issuer": "another", "jwks_uri": format!("{iss}/keys") }));
+    assert!(ready(&gateway, "degraded").await.json()["problems"]["corp"].as_str().unwrap().contains("byte for byte"));
+}
+
+#[tokio::test]
+async fn an_issuer_that_fails_is_asked_ever_more_rarely() {
+    let issuer = Issuer::start(&[]).await;
+    issuer.says("/keys", "500 Oops", "text/plain", "");
+    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '100ms'"))).await;
+    for seconds in [0, 1, 3] {
+        let told = gateway.log().after(0, "it says when it tries again", |line| {
+            line["message"] == "keys cannot be fetched" && line["next_try_seconds"].as_u64() >= Some(seconds)
+        });
+        told.await;
     }
 }
 
@@ -428,10 +508,15 @@ async fn what_is_no_key_set_changes_nothing() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let other = Issuer::start(&[&key]).await;
-    let section = issuer.section("corp", "jwks_refresh = '1s'");
+    let section = issuer.section("corp", "jwks_refetch_cooldown = '100ms'");
     let gateway = Gateway::start(&format!("{ROUTE}{LOCAL}{section}")).await;
-    let token = key.token(json!({}));
+    let (token, unknown) = (key.token(json!({})), Published::new("b").token(json!({})));
     assert_eq!(ask(&gateway, &token).await.status, 200);
+    // The next try by itself may be a minute away; a key that is not known brings it forward.
+    let fetch = async || {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        ask(&gateway, &unknown).await;
+    };
     let many = json!({ "keys": vec![json!({}); 10_000] }).to_string();
     let large = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(10 << 20));
     let chunked = |body: &str| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
@@ -456,6 +541,7 @@ async fn what_is_no_key_set_changes_nothing() {
         let before = gateway.metric_value("portcullis_jwks_fetch_total", &["corp", outcome]).await.unwrap_or_default();
         let mark = gateway.log().mark();
         issuer.does("/keys", vec![Step::ReadBody, write(&answer), Step::Close]);
+        fetch().await;
         let told = gateway
             .log()
             .after(mark, cause, |line| {
@@ -471,6 +557,7 @@ async fn what_is_no_key_set_changes_nothing() {
     assert_eq!(other.asked("/keys"), 0, "a redirect to another place is not followed");
     let mark = gateway.log().mark();
     issuer.publish(&[&key]);
+    fetch().await;
     told(&gateway, mark, "keys were fetched", "corp").await;
     ready(&gateway, "ready").await;
 }
