@@ -264,7 +264,7 @@ pub struct Issuer {
     /// How often keys are fetched, at least. Default `"5m"`.
     #[schemars(with = "Option<String>")]
     pub jwks_refresh: Option<Text>,
-    /// How long after a fetch for an unknown `kid` there is no other one. Default `"10s"`.
+    /// How long after a fetch for a key that was lacking there is no other one. Default `"10s"`.
     #[schemars(with = "Option<String>")]
     pub jwks_refetch_cooldown: Option<Text>,
     /// How long keys are used after they were fetched, when the issuer is away. Default `"24h"`.

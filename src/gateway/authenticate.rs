@@ -226,10 +226,11 @@ pub async fn authenticate_with_newest(
     let Ok(Some(credential)) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
     let Ok(token) = credential.text() else { return decided };
     let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else { return decided };
-    let (decided, renewal) = if owner.is_fetched() {
+    // Garbage is verified once where no newer keys are to be had.
+    let is_garbage = matches!(&decided, Err(Unauthenticated::Invalid(InvalidToken::Signature))) && owner.is_settled();
+    let (decided, renewal) = if owner.is_fetched() && !is_garbage {
         Box::pin(owner.with_newest(again, |decided| lacks_key(&token, decided).is_some())).await
     } else {
-        // Keys that nobody fetches are as new as they get: garbage is verified once.
         (decided, Renewal::Current)
     };
     match &decided {

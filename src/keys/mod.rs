@@ -29,6 +29,9 @@ use crate::outbound::{Outbound, Url};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Algorithms, Issuer, Issuers, KeySet, LeftOut, LiveKeys};
 
+/// Longer than it takes to verify a token.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// How long a request waits for newer keys.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -65,7 +68,7 @@ pub struct Remote {
     pub place: Place,
     /// How often it is fetched, at least.
     pub refresh: Duration,
-    /// How long after a fetch for an unknown `kid` there is no other one.
+    /// How long after a fetch for a key that was lacking there is no other one.
     pub cooldown: Duration,
     /// How long keys are used after they were fetched.
     pub max_stale: Duration,
@@ -159,6 +162,8 @@ struct State {
     good_since: Option<Instant>,
     /// When the next one is due by itself.
     due: Option<Instant>,
+    /// When the last one ended.
+    ended_at: Option<Instant>,
 }
 
 impl IssuerKeys {
@@ -245,7 +250,20 @@ impl IssuerKeys {
                 }
                 _ => Renewal::Current,
             };
+            // It was decided with the keys that hold: none have come since.
+            if renewal != Renewal::Joined && *self.shared.ended.borrow() == fetches {
+                return (decided, renewal);
+            }
         }
+    }
+
+    /// Whether what was decided just now stands: no newer keys may be asked for yet, none are on their way, and none have come meanwhile.
+    pub fn is_settled(&self) -> bool {
+        let Source::Remote(remote) = &self.shared.settings.source else { return true };
+        let state = self.shared.lock();
+        let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
+        let has_just_ended = state.ended_at.is_some_and(|at| at.elapsed() < MOMENT);
+        cools && !has_just_ended && !state.is_asked && !state.is_fetching
     }
 
     /// Whole seconds until it is worth asking again.
@@ -346,6 +364,7 @@ impl Shared {
         let mut state = self.lock();
         state.is_fetching = false;
         state.due = Some(due);
+        state.ended_at = Some(Instant::now());
         // Under the lock: who sees no fetch under way has seen that this one has ended.
         self.ended.send_modify(|ended| *ended += 1);
     }

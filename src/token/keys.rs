@@ -162,11 +162,6 @@ impl KeySet {
         &self.keys
     }
 
-    /// Whether it has a key of this name.
-    pub(super) fn has(&self, kid: &str) -> bool {
-        self.by_kid.contains_key(kid)
-    }
-
     pub(super) fn add(&mut self, key: Key) {
         let index = self.keys.len();
         if let Some(kid) = &key.kid {

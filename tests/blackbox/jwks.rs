@@ -68,7 +68,6 @@ async fn keys_are_fetched_from_where_the_file_says() {
     let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
     // The very first request waits for the first fetch rather than being refused.
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
-    ask(&gateway, &Published::new("a").token(json!({}))).await.is(401, "token_signature");
     assert_eq!(issuer.asked("/keys"), 1);
     let asked = issuer.server().last();
     assert_eq!((asked.header("accept-encoding"), asked.header("authorization"), asked.header("cookie")), (Some("identity"), None, None));
@@ -77,6 +76,7 @@ async fn keys_are_fetched_from_where_the_file_says() {
     let told = told(&gateway, 0, "keys were fetched", "corp").await;
     assert_eq!((&told["keys"], &told["kids"]), (&json!(1), &json!("\"a\"")));
     assert_eq!(ready(&gateway, "ready").await.json()["problems"], json!({}));
+    ask(&gateway, &Published::new("a").token(json!({}))).await.is(401, "token_signature");
 }
 
 #[tokio::test]
@@ -264,6 +264,46 @@ async fn a_key_without_a_name_rotates_as_well() {
     issuer.answers("/keys", &unnamed(&new));
     assert_eq!(ask(&gateway, &new.unnamed_token(json!({}))).await.status, 200);
     ask(&gateway, &old.unnamed_token(json!({}))).await.is(401, "token_signature");
+}
+
+/// An issuer that was set up anew, or that calls each of its keys the same.
+#[tokio::test]
+async fn a_new_key_of_the_old_name_is_found_as_well() {
+    let (old, new) = (Published::new("1"), Published::new("1"));
+    let issuer = Issuer::start(&[&old]).await;
+    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
+    assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
+    issuer.publish(&[&new]);
+    assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
+    ask(&gateway, &old.token(json!({}))).await.is(401, "token_signature");
+    assert_eq!(issuer.asked("/keys"), 2);
+}
+
+#[tokio::test]
+async fn bad_signatures_do_not_flood_the_issuer_and_hold_nobody_up() {
+    let key = Published::new("a");
+    let issuer = Issuer::start(&[&key]).await;
+    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refetch_cooldown = '2s'"))).await;
+    assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
+    let forged = Published::new("a").token(json!({}));
+    let (begun, mut sent) = (Instant::now(), 0);
+    let mut connection = gateway.connect().await;
+    while begun.elapsed() < Duration::from_secs(5) {
+        gateway.get("/").bearer(&forged).send_on(&mut connection).await.is(401, "token_signature");
+        sent += 1;
+    }
+    let fetches = issuer.asked("/keys");
+    assert!((3..=5).contains(&fetches) && sent > 20, "{fetches} fetches for {sent} tokens");
+    // While one fetch is under way: who has a good token does not wait for it, and once the time is over nobody does.
+    issuer.does("/keys", vec![Step::ReadBody, Step::Wait(Duration::from_mins(1))]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut waiting = gateway.connect().await;
+    waiting.write(gateway.get("/").bearer(&forged).bytes()).await;
+    issuer.until_asked(fetches + 1).await;
+    let begun = Instant::now();
+    assert_eq!(ask(&gateway, &key.token(json!({ "jti": "another" }))).await.status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    waiting.response().await.is(401, "token_signature");
 }
 
 #[tokio::test]

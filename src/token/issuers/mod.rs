@@ -191,17 +191,13 @@ impl Issuers {
         holds.is_some_and(|holds| Arc::ptr_eq(holds, issuer))
     }
 
-    /// The issuer whose newer keys might verify a token that was refused for this: none of the keys that were tried has its name.
+    /// The issuer whose newer keys might verify a token that was refused for this. That it has a key of the token's name says little: an
+    /// issuer that is set up anew, or that calls its only key `1`, gives another key the same name.
     pub fn lacking_key(&self, token: &str, refused: &InvalidToken) -> Option<&Arc<Issuer>> {
         if !refused.concerns_key() {
             return None;
         }
-        let jws = Jws::parse(token).ok()?;
-        let issuer = self.choose(&jws.claims().ok()?).ok()?;
-        // One that is known by now and was not then has come meanwhile.
-        let has_tried = !matches!(refused, InvalidToken::NoKeys | InvalidToken::KeyUnknown { .. });
-        let was_tried = has_tried && jws.kid.as_deref().is_some_and(|kid| issuer.keys.load().has(kid));
-        (!was_tried).then_some(issuer)
+        self.choose(&Jws::parse(token).ok()?.claims().ok()?).ok()
     }
 
     /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks: **nothing is signed and nothing is verified, so the
