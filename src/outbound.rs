@@ -121,16 +121,26 @@ impl Url {
         Some(Self { target, ..self.clone() })
     }
 
-    /// Where a `Location` leads, if that is the same place: an absolute URL or an absolute path (RFC 9110 §10.2.2).
+    /// Where a `Location` leads, if that is the same place: a reference to be resolved (RFC 9110 §10.2.2, RFC 3986 §5.2).
     fn redirected(&self, location: &str) -> Option<Self> {
         let same_place = |other: &Self| (other.is_https, &other.host, other.port) == (self.is_https, &self.host, self.port);
         // A fragment is for browsers.
         let location = location.split('#').next().unwrap_or_default();
-        if location.starts_with('/') && !location.starts_with("//") {
-            self.with_path(location)
-        } else {
-            Self::parse(location).ok().filter(same_place)
+        if let Some(authority) = location.strip_prefix("//") {
+            let scheme = if self.is_https { "https" } else { "http" };
+            return Self::parse(&format!("{scheme}://{authority}")).ok().filter(same_place);
         }
+        if has_scheme(location) {
+            return Self::parse(location).ok().filter(same_place);
+        }
+        let (path, query) = location.split_once('?').map_or((location, None), |(path, query)| (path, Some(query)));
+        let (merged, query) = match path {
+            "" => (self.path().to_owned(), query.or(self.query())),
+            _ if path.starts_with('/') => (path.to_owned(), query),
+            _ => (format!("{}/{path}", self.path().rsplit_once('/').map_or("", |(folder, _)| folder)), query),
+        };
+        let path = without_dot_segments(&merged);
+        self.with_path(&query.map_or(path.clone(), |query| format!("{path}?{query}")))
     }
 
     fn address(&self) -> Option<std::net::IpAddr> {
@@ -146,6 +156,34 @@ impl Url {
     fn authority(&self) -> String {
         if self.port == if self.is_https { 443 } else { 80 } { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
     }
+}
+
+/// Whether a reference begins with a scheme (RFC 3986 §3.1, §4.2): a colon in its first segment.
+fn has_scheme(reference: &str) -> bool {
+    reference.split(['/', '?']).next().is_some_and(|first| first.contains(':'))
+}
+
+/// RFC 3986 §5.2.4, for a path that begins with a slash.
+fn without_dot_segments(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        match segment {
+            "." => {}
+            ".." => {
+                kept.pop();
+            }
+            segment => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if is_last {
+            kept.push("");
+        }
+    }
+    format!("/{}", kept.join("/"))
 }
 
 /// Without the query.
@@ -411,11 +449,27 @@ mod tests {
             ("https://evil.test/keys", None),
             ("//evil.test/keys", None),
             ("https://user@login.test/", None),
-            ("keys", None),
-            ("", None),
+            ("//login.test/keys", Some("https://login.test/keys")),
+            ("//login.test:8443/keys", None),
+            ("//user@login.test/keys", None),
+            ("keys", Some("https://login.test/a/keys")),
+            ("./keys", Some("https://login.test/a/keys")),
+            ("../keys", Some("https://login.test/keys")),
+            ("../../../keys", Some("https://login.test/keys")),
+            ("/x/./y/../keys", Some("https://login.test/x/keys")),
+            ("..", Some("https://login.test/")),
+            (".", Some("https://login.test/a/")),
+            ("a//b", Some("https://login.test/a/a//b")),
+            ("?x=../y", Some("https://login.test/a/b")),
+            ("", Some("https://login.test/a/b")),
+            ("mailto:keys", None),
+            ("evil.test:443/keys", None),
+            ("a b", None),
         ] {
             assert_eq!(url.redirected(location).map(|url| url.to_string()).as_deref(), expected, "{location}");
         }
-        assert_eq!(url.redirected("/keys?x=1").unwrap().query(), Some("x=1"));
+        for (location, query) in [("/keys?x=1", Some("x=1")), ("?x=../y", Some("x=../y")), ("", Some("c")), ("keys", None)] {
+            assert_eq!(url.redirected(location).unwrap().query(), query, "{location}");
+        }
     }
 }
