@@ -23,23 +23,27 @@ impl KeySet {
     pub fn from_jwks(bytes: &[u8], algorithms: Algorithms) -> Result<(Self, Vec<LeftOut>), KeyError> {
         let members = key_members(bytes)?;
         let mut left_out = Vec::new();
-        let mut usable = Vec::new();
+        let mut usable: Vec<(usize, Key, Vec<u8>)> = Vec::new();
         for (index, member) in members.iter().enumerate() {
             let kid = member.as_object().and_then(|jwk| jwk.get("kid")).and_then(Value::as_str);
             match read_key(member, algorithms) {
-                Ok(key) => usable.push((index, key)),
+                Ok((key, public)) => match usable.iter_mut().find(|(_, earlier, known)| is_same(earlier, known, &key, &public)) {
+                    // Listed twice, or once for each `alg`: one key.
+                    Some((_, earlier, _)) => earlier.join(key),
+                    None => usable.push((index, key, public)),
+                },
                 Err(reason) => left_out.push(LeftOut { index, kid: kid.map(Excerpt::of), reason }),
             }
         }
         // Two keys of one name and type: whoever put the second there may want to be taken for the first. Neither is used.
         let mut namesakes: HashMap<(Box<str>, u8), usize> = HashMap::new();
-        for (_, key) in &usable {
+        for (_, key, _) in &usable {
             if let Some(kid) = key.kid() {
                 *namesakes.entry((kid.into(), family_index(key.family()))).or_default() += 1;
             }
         }
         let mut set = Self::default();
-        for (index, key) in usable {
+        for (index, key, _) in usable {
             match key.kid() {
                 Some(kid) if namesakes.get(&(kid.into(), family_index(key.family()))) != Some(&1) => {
                     left_out.push(LeftOut { index, kid: Some(Excerpt::of(kid)), reason: LeftOutReason::DuplicateKid });
@@ -143,7 +147,8 @@ fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
     }
 }
 
-fn read_key(member: &Value, configured: Algorithms) -> Result<Key, LeftOutReason> {
+/// A key, and the numbers that make it the one that it is.
+fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), LeftOutReason> {
     let jwk = Jwk(member.as_object().ok_or(LeftOutReason::NotAnObject)?);
     let kty = jwk.text("kty")?.ok_or(LeftOutReason::Missing("kty"))?;
     if kty == "oct" {
@@ -155,17 +160,23 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<Key, LeftOutReason
     jwk.check_operations()?;
     let kid = jwk.text("kid")?.map(Into::into);
     let alg = jwk.text("alg")?;
-    let key = match kty {
-        "RSA" => Key::rsa(&jwk.bytes("n")?, &jwk.bytes("e")?)?,
+    let (key, public) = match kty {
+        "RSA" => {
+            let (n, e) = (jwk.bytes("n")?, jwk.bytes("e")?);
+            (Key::rsa(&n, &e)?, [&n.len().to_be_bytes()[..], &n, &e].concat())
+        }
         "EC" => elliptic(&jwk)?,
         "OKP" => match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
-            "Ed25519" => Key::edwards(&jwk.bytes("x")?).ok_or(LeftOutReason::Point)?,
+            "Ed25519" => {
+                let x = jwk.bytes("x")?;
+                (Key::edwards(&x).ok_or(LeftOutReason::Point)?, x)
+            }
             other => return Err(LeftOutReason::Curve(Excerpt::of(other))),
         },
         other => return Err(LeftOutReason::KeyType(Excerpt::of(other))),
     };
     // `d` is the private part of all three types; nothing public is named so.
-    if jwk.0.contains_key("d") {
+    if jwk.get("d").is_some() {
         return Err(LeftOutReason::Private);
     }
     let own = key.algorithms();
@@ -180,11 +191,11 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<Key, LeftOutReason
         }
         None => configured,
     };
-    Ok(key.restricted(allowed).ok_or(LeftOutReason::NotConfigured { own })?.named(kid))
+    Ok((key.restricted(allowed).ok_or(LeftOutReason::NotConfigured { own })?.named(kid), public))
 }
 
 /// RFC 7518 §6.2.1: both coordinates have the full length of the curve's field, zeros in front included.
-fn elliptic(jwk: &Jwk<'_>) -> Result<Key, LeftOutReason> {
+fn elliptic(jwk: &Jwk<'_>) -> Result<(Key, Vec<u8>), LeftOutReason> {
     let (algorithm, length) = match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
         "P-256" => (Algorithm::ES256, 32),
         "P-384" => (Algorithm::ES384, 48),
@@ -194,15 +205,26 @@ fn elliptic(jwk: &Jwk<'_>) -> Result<Key, LeftOutReason> {
     if x.len() != length || y.len() != length {
         return Err(LeftOutReason::Point);
     }
-    Key::elliptic(algorithm, &[&[UNCOMPRESSED], &x[..], &y[..]].concat()).ok_or(LeftOutReason::Point)
+    let point = [&[UNCOMPRESSED], &x[..], &y[..]].concat();
+    Ok((Key::elliptic(algorithm, &point).ok_or(LeftOutReason::Point)?, point))
 }
 
-/// One JWK, with readers for the types that its members must have. Members that we do not know are ignored (RFC 7517 §4).
+/// Whether two members of a set are one key of one name.
+fn is_same(one: &Key, one_public: &[u8], other: &Key, other_public: &[u8]) -> bool {
+    one.kid().is_some() && one.kid() == other.kid() && one.family() == other.family() && one_public == other_public
+}
+
+/// One JWK, with readers for the types that its members must have. Members that we do not know are ignored (RFC 7517 §4); one that is
+/// `null` is absent, as some serializers write it.
 struct Jwk<'a>(&'a Map<String, Value>);
 
 impl<'a> Jwk<'a> {
+    fn get(&self, name: &'static str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
     fn text(&self, name: &'static str) -> Result<Option<&'a str>, LeftOutReason> {
-        match self.0.get(name) {
+        match self.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(LeftOutReason::Member(name)),
@@ -215,7 +237,7 @@ impl<'a> Jwk<'a> {
     }
 
     fn check_operations(&self) -> Result<(), LeftOutReason> {
-        match self.0.get("key_ops") {
+        match self.get("key_ops") {
             None => Ok(()),
             Some(Value::Array(operations)) if operations.iter().any(|operation| operation == "verify") => Ok(()),
             Some(Value::Array(_)) => Err(LeftOutReason::KeyOps),
@@ -309,13 +331,50 @@ mod tests {
     #[test]
     fn of_two_keys_with_one_name_neither_is_used() {
         let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "a"});
-        let keys = json!([p256_with(json!({"kid": "a"})), ed, p256_with(json!({"kid": "b"})), p256_with(json!({"kid": "a"}))]);
+        let other = json!({
+            "kid": "a", "x": "CtmVACiNRmlAAx1yqfVEWk1DeEZAhVvwpph00t5f4QM", "y": "xQEebvLELc1Q1dPSn5mubrosgMkkT0xUIvCXn_DDul4",
+        });
+        let keys = json!([p256_with(json!({"kid": "a"})), ed, p256_with(json!({"kid": "b"})), p256_with(other)]);
         let (set, left_out) = KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), Algorithms::all()).unwrap();
         let names: Vec<_> = set.keys().iter().map(|key| (key.kid(), key.family())).collect();
         assert_eq!(names, [(Some("a"), Family::Ed), (Some("b"), Family::Ec)]);
         let message = left_out.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(message[0], "key 0 (kid \"a\") of the set is left out: another key of the set has the same kid");
         assert_eq!(left_out.iter().map(|left| left.index).collect::<Vec<_>>(), [0, 3]);
+    }
+
+    /// Whoever lists the same key again wants to be taken for nobody else.
+    #[test]
+    fn a_key_that_is_listed_twice_is_one_key() {
+        let a = p256_with(json!({"kid": "a"}));
+        let (set, left_out) = read(&json!([a, a, p256_with(json!({"kid": "b"}))]), Algorithms::all());
+        assert_eq!((set.len(), left_out), (2, vec![]));
+        let rsa = crate::token::samples::json_file("wycheproof/rsa_signature_2048_sha256_test.json")["testGroups"][0]["keyJwk"].clone();
+        let for_alg = |alg: &str| {
+            let mut jwk = rsa.clone();
+            jwk["kid"] = json!("a");
+            jwk["alg"] = json!(alg);
+            jwk
+        };
+        let (set, left_out) = read(&json!([for_alg("RS256"), for_alg("RS512"), for_alg("RS256"), a]), Algorithms::all());
+        assert_eq!((set.len(), left_out), (2, vec![]), "an RSA and an EC key of one name are two");
+        assert_eq!(set.keys()[0].algorithms(), [Algorithm::RS256, Algorithm::RS512].into_iter().collect());
+        // With a stranger beside it, nobody knows which of them is meant.
+        let mut stranger = rsa.clone();
+        stranger["kid"] = json!("a");
+        stranger["e"] = json!("Aw");
+        let (set, left_out) = read(&json!([for_alg("RS256"), stranger, for_alg("RS512")]), Algorithms::all());
+        assert_eq!((set.len(), left_out), (0, vec![LeftOutReason::DuplicateKid; 2]));
+    }
+
+    #[test]
+    fn a_member_that_is_null_is_absent() {
+        let nulls = json!({"kid": null, "use": null, "key_ops": null, "alg": null, "d": null, "x5t": null});
+        let (set, left_out) = read(&json!([p256_with(nulls)]), Algorithms::all());
+        assert_eq!((set.len(), left_out), (1, vec![]));
+        assert_eq!(set.keys()[0].kid(), None);
+        let (_, left_out) = read(&json!([p256_with(json!({"x": null}))]), Algorithms::all());
+        assert_eq!(left_out, [LeftOutReason::Missing("x")]);
     }
 
     #[test]

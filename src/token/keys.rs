@@ -55,6 +55,15 @@ impl Key {
         (!self.ready.is_empty()).then_some(self)
     }
 
+    /// What the same key may be used with by another listing of it.
+    pub(super) fn join(&mut self, same: Self) {
+        for (algorithm, ready) in same.ready {
+            if self.ready_for(algorithm).is_none() {
+                self.ready.push((algorithm, ready));
+            }
+        }
+    }
+
     /// A shared secret, used as the HMAC key byte for byte (RFC 7518 §3.2).
     fn secret(secret: &[u8]) -> Self {
         let hashes = [(Algorithm::HS256, hmac::HMAC_SHA256), (Algorithm::HS384, hmac::HMAC_SHA384), (Algorithm::HS512, hmac::HMAC_SHA512)];
