@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::store::{REVOCATIONS_PAGE, RevocationRow, Store, StoreError};
+use crate::store::{LogoutTokenRow, REVOCATIONS_PAGE, RevocationRow, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
 
@@ -140,6 +140,26 @@ impl Revocations {
         self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Revokes what a logout token says, unless it was received before: then nothing changes, and it is false. Without a store nobody
+    /// remembers it here.
+    ///
+    /// # Errors
+    /// As [`Revocations::revoke`].
+    pub async fn revoke_once(&self, revocation: Revocation, token: LogoutTokenRow) -> Result<bool, StoreError> {
+        let (store, list, metrics) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
+        let write = async move {
+            if let Some(store) = store
+                && !store.revoke_once(&token, &row(&revocation)).await?
+            {
+                return Ok(false);
+            }
+            list.add([revocation]);
+            metrics.revocations(list.len());
+            Ok(true)
+        };
+        self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
+    }
+
     /// What was written to the store beside something else, as its [`row`], holds here from now on.
     pub fn written(&self, revocation: Revocation) {
         self.list.add([revocation]);
@@ -198,6 +218,7 @@ impl Revocations {
         self.prune_list();
         let Some(store) = &self.store else { return Ok(()) };
         let now = self.clock.unix_seconds();
+        store.prune_logout_tokens(now.cast_signed()).await?;
         let before = |seconds: u64| now.saturating_sub(seconds).cast_signed();
         let retention = self.retention();
         for (scope, &seconds) in &retention.of {

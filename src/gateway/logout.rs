@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -19,7 +21,7 @@ use super::target::{Relaxations, Target};
 use crate::clock::Clock;
 use crate::keys::{Keys, Renewal};
 use crate::revocation::Revocations;
-use crate::store::StoreError;
+use crate::store::{LogoutTokenRow, StoreError};
 use crate::token::{InvalidToken, Issuer, LogoutToken};
 
 /// Whose logout tokens are received, by decoded path.
@@ -76,7 +78,8 @@ pub enum LogoutFault {
     Store(#[from] StoreError),
 }
 
-/// The logout tokens that were received, for as long as they could be sent again. One for the process.
+/// The logout tokens that were received, for as long as they could be sent again. One for the process; the store, where there is one,
+/// remembers them beyond it.
 #[derive(Debug, Default)]
 pub struct ReceivedLogouts(Mutex<Received>);
 
@@ -176,9 +179,15 @@ pub async fn log_out(
         return Err(LogoutFault::Repeated);
     }
     let (by, value) = (revocation.by.as_str(), Arc::clone(&revocation.value));
-    if let Err(error) = revocations.revoke(revocation).await {
-        received.forget(name, over_at);
-        return Err(error.into());
+    let row = LogoutTokenRow { name: URL_SAFE_NO_PAD.encode(name), over_at: over_at.cast_signed() };
+    match revocations.revoke_once(revocation, row).await {
+        Ok(true) => {}
+        // Before this process began, or by another one.
+        Ok(false) => return Err(LogoutFault::Repeated),
+        Err(error) => {
+            received.forget(name, over_at);
+            return Err(error.into());
+        }
     }
     tracing::info!(issuer = &*settings.name, by, value = &*value, "logged out at the issuer");
     let mut response = Response::new(Body::Empty);

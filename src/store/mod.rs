@@ -8,6 +8,7 @@
 //! Lives as long as the process, and its tasks on the background runtime: a request line never waits for it, but for a login.
 
 mod accounts;
+mod logout_tokens;
 mod mail;
 mod revocations;
 mod seal;
@@ -27,6 +28,7 @@ use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Executor};
 
 pub use self::accounts::{AccountChange, AccountRow};
+pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
 pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};

@@ -129,9 +129,12 @@ async fn every_rule_of_logout_tokens_is_held() {
 
 #[tokio::test]
 async fn a_logout_token_counts_once_and_lets_nobody_in() {
-    let gateway = start().await;
+    let mut gateway = start().await;
     let token = logout_token(json!({}));
     is_done(&send(&gateway, "/logout/corp", &token).await);
+    is_refused(&send(&gateway, "/logout/corp", &token).await);
+    // Whoever has recorded it cannot end what has begun since.
+    gateway.kill_and_restart().await;
     is_refused(&send(&gateway, "/logout/corp", &token).await);
     // Its issuer signed it, for an audience that is ours; with the usual `typ` it looks like any token.
     for typ in [json!("JWT"), Value::Null] {

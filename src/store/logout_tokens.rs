@@ -1,0 +1,64 @@
+//! The table of logout tokens that were received, so that each counts once.
+
+use super::revocations::write_revocations;
+use super::{RevocationRow, Store, StoreError};
+
+/// The name of a logout token, and how long it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct LogoutTokenRow {
+    /// A digest of its issuer and its `jti`.
+    pub name: String,
+    /// From when on it is refused by its time, in Unix seconds.
+    pub over_at: i64,
+}
+
+impl Store {
+    /// Writes what a logout token revokes, beside the token. False: it was received before; nothing was written.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn revoke_once(&self, token: &LogoutTokenRow, row: &RevocationRow) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let received = sqlx::query(RECEIVE).bind(&token.name).bind(token.over_at).execute(&mut *transaction).await?;
+        if received.rows_affected() == 0 {
+            return Ok(false);
+        }
+        write_revocations(&mut transaction, std::slice::from_ref(row)).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Forgets logout tokens that are over at `now`, in Unix seconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now).execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+const RECEIVE: &str = "INSERT INTO logout_tokens (name, over_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::settings;
+
+    #[tokio::test]
+    async fn a_token_counts_once_for_everybody_until_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, there) = (Store::open(&settings(folder.path())).await.unwrap(), Store::open(&settings(folder.path())).await.unwrap());
+        let token = |name: &str| LogoutTokenRow { name: name.into(), over_at: 100 };
+        let row = |revoked_at| RevocationRow { kind: "subject".into(), value: "u".into(), scope: "*".into(), revoked_at, seq: 0 };
+        assert!(here.revoke_once(&token("a"), &row(10)).await.unwrap());
+        assert!(!there.revoke_once(&token("a"), &row(20)).await.unwrap());
+        assert!(there.revoke_once(&token("b"), &row(15)).await.unwrap());
+        let cutoffs: Vec<_> = here.revocations_after(0).await.unwrap().into_iter().map(|row| row.revoked_at).collect();
+        assert_eq!(cutoffs, [15], "the repeated one has moved nothing");
+        here.prune_logout_tokens(99).await.unwrap();
+        assert!(!here.revoke_once(&token("a"), &row(20)).await.unwrap());
+        here.prune_logout_tokens(100).await.unwrap();
+        assert!(here.revoke_once(&token("a"), &row(20)).await.unwrap());
+    }
+}
