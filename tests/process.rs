@@ -1910,6 +1910,52 @@ fn explain_in_json_has_the_fields_of_the_contract() {
     assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("allow"), &json!(200), &json!("public")));
 }
 
+/// A token says whose it is, and so may the claims that stand in for one.
+#[test]
+fn explain_chooses_the_issuer_by_iss() {
+    let section = |name: &str| {
+        format!(
+            "[issuer.{name}]\nissuer = \"https://{name}.example\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\nsecret = {{ file = \"secret\" }}\n"
+        )
+    };
+    let folder = Folder::with(&format!(
+        "{}{}[upstream.app]\nbuiltin = \"echo\"\n[[route]]\npath = \"/*\"\nupstream = \"app\"\nissuers = [\"one\", \"two\"]\n",
+        section("two"),
+        section("one")
+    ));
+    folder.write("secret", "s".repeat(32));
+    let told = folder.run(&["explain", "GET", "/", "--claims", r#"{"sub": "u", "iss": "https://two.example"}"#]).ok();
+    assert!(told.contains("`u` of issuer `two`") && told.ends_with("allow: 200 authenticated\n"), "{told}");
+    let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"sub": "u"}"#]).err;
+    assert_snapshot!(why, @"error: say whose token it is, with `iss` in the claims or with --issuer; there is one, two");
+    let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"iss": "x"}"#]).err;
+    assert_snapshot!(why, @"error: no issuer is `x`; say whose token it is, with `iss` in the claims or with --issuer; there is one, two");
+}
+
+#[test]
+fn explain_tells_what_a_route_does_not_enforce() {
+    let folder = Folder::with(&with_protected("roles = [\"admin\"]\nenforce = false"));
+    let steps = |arguments: &[&str]| -> String {
+        let told = folder.run(&[&["explain", "GET", "/admin/users"], arguments].concat()).ok();
+        let is_asked = |line: &&str| ["authenticate", "authorize", "enforce"].iter().any(|step| line[4..].starts_with(step));
+        told.lines().filter(is_asked).collect::<Vec<_>>().join("\n")
+    };
+    assert_snapshot!(steps(&[]), @r"
+    NO  authenticate  no credentials
+    NO  authorize     no caller
+    ok  enforce       would be refused (credentials_missing), but route `app` does not enforce
+    ");
+    assert_snapshot!(steps(&["--claims", r#"{"sub": "u", "roles": ["user"]}"#]), @r"
+    ok  authenticate  `u` of issuer `local`, roles user
+    NO  authorize     the caller lacks the role `admin`
+    ok  enforce       would be refused (role_missing), but route `app` does not enforce
+    ");
+    assert_snapshot!(steps(&["--claims", r#"{"sub": "u", "roles": ["admin"]}"#]), @r"
+    ok  authenticate  `u` of issuer `local`, roles admin
+    ok  authorize     the caller holds what the route asks for
+    ");
+}
+
 #[test]
 fn explain_verifies_a_token() {
     let folder = Folder::with(&with_protected("roles = [\"admin\"]"));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use serde_json::{Map, Value};
 
 use super::token::no_issuer;
 use super::{Failure, print};
@@ -38,7 +39,7 @@ pub(super) struct Arguments {
     /// Claims that stand in for a verified token.
     #[arg(long, value_name = "JSON", conflicts_with = "token")]
     claims: Option<String>,
-    /// The issuer section whose token the claims stand in for; needed where there are several.
+    /// The issuer section whose token the claims stand in for; needed where there are several and the claims have no `iss`.
     #[arg(long, value_name = "NAME", requires = "claims")]
     issuer: Option<String>,
     /// The address of the socket's other end.
@@ -106,14 +107,25 @@ fn headers(arguments: &Arguments) -> Result<HeaderMap, Failure> {
 
 fn assumed(arguments: &Arguments, snapshot: &Snapshot, now: u64) -> Result<Option<Arc<VerifiedToken>>, Failure> {
     let Some(json) = &arguments.claims else { return Ok(None) };
-    let claims = serde_json::from_str(json).map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
-    let names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+    let claims: Map<String, Value> =
+        serde_json::from_str(json).map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
+    let mut names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+    names.sort_unstable();
+    // A token says whose it is.
+    let iss = claims.get("iss").and_then(Value::as_str);
+    let said = iss.and_then(|iss| snapshot.issuers.of_iss(iss)).map(|issuer| &*issuer.settings().name);
     let issuer = match (&arguments.issuer, names.as_slice()) {
         (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
         (Some(issuer), _) => return Err(no_issuer(issuer, &names)),
         (None, [only]) => *only,
         (None, []) => return Err(Failure::Usage("the file has no issuer whose token the claims could stand in for".to_owned())),
-        (None, _) => return Err(Failure::Usage(format!("say whose token it is with --issuer; there is {}", names.join(", ")))),
+        (None, several) => said.ok_or_else(|| {
+            let unknown = iss.map(|iss| format!("no issuer is `{iss}`; ")).unwrap_or_default();
+            Failure::Usage(format!(
+                "{unknown}say whose token it is, with `iss` in the claims or with --issuer; there is {}",
+                several.join(", ")
+            ))
+        })?,
     };
     let caller = snapshot.issuers.assume(issuer, claims, now);
     caller

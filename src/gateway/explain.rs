@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use serde_json::{Map, Value, json};
 
 use super::authenticate::{Caller, Place, Unauthenticated, Verifier, authenticate};
+use super::authorize::{Permit, authorize};
 use super::client::{ClientAddress, Peer};
 use super::identity::Visit;
 use super::navigation::led;
@@ -166,8 +167,9 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
 
     if let Some((also, parts)) = &also {
         let caller = recognise(snapshot, also, question, parts, &target, &client, now);
-        permit(also, caller).map_err(|refusal| ("authorize", refusal))?;
-        told.ok("authorize", format!("route `{}`, for the overriding method", also.name));
+        let missed = missed(also, &caller);
+        let permit = permit(also, caller).map_err(|refusal| ("authorize", refusal))?;
+        told.passed(&permit, missed, format!("route `{}`, for the overriding method", also.name));
     }
     let caller = recognise(snapshot, route, question, &parts, &target, &client, now);
     match &caller {
@@ -180,8 +182,9 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
         Err(_) => {}
     }
     let step = if caller.is_ok() { "authorize" } else { "authenticate" };
+    let missed = missed(route, &caller);
     let permit = permit(route, caller).map_err(|refusal| (step, led(snapshot, route.token_from.cookie, &parts, &target, refusal)))?;
-    told.ok("authorize", describe_permit(route, permit.reason()));
+    told.passed(&permit, missed, describe_permit(permit.reason()).to_owned());
 
     let upstream = match &route.destination {
         Destination::Upstream(upstream) => upstream,
@@ -247,6 +250,15 @@ fn recognise(
     }
 }
 
+/// What of the two steps is refused, softened or not. Without a caller the second one judges nobody.
+fn missed(route: &Route, caller: &Result<Option<Caller>, Refusal>) -> Vec<(&'static str, String)> {
+    let denied = |caller| authorize(route, caller).err().map(|denied| ("authorize", denied.to_string()));
+    match caller {
+        Ok(caller) => denied(caller.clone()).into_iter().collect(),
+        Err(refusal) => [Some(("authenticate", refusal.to_string())), denied(None)].into_iter().flatten().collect(),
+    }
+}
+
 /// The request as hyper would hand it over, and whether it came over TLS.
 fn request(question: &Question) -> Result<(Parts, bool), Ambiguity> {
     // hyper drops a fragment before anybody sees it, so it must be looked for in the text.
@@ -273,6 +285,16 @@ fn request(question: &Question) -> Result<(Parts, bool), Ambiguity> {
 impl Explanation {
     fn ok(&mut self, step: &'static str, detail: String) {
         self.steps.push(Step { step, outcome: "ok", detail });
+    }
+
+    /// Both steps let it pass; or a route that does not enforce does, and what it `missed` is told.
+    fn passed(&mut self, permit: &Permit<'_>, missed: Vec<(&'static str, String)>, detail: String) {
+        let (route, reason) = (permit.route(), permit.reason());
+        if reason.is_pass() {
+            return self.ok("authorize", detail);
+        }
+        self.steps.extend(missed.into_iter().map(|(step, detail)| Step { step, outcome: "refused", detail }));
+        self.ok("enforce", format!("would be refused ({}), but route `{}` does not enforce", reason.as_str(), route.name));
     }
 
     fn skipped(&mut self, step: &'static str, detail: String) {
@@ -310,12 +332,11 @@ fn describe_caller(caller: &VerifiedToken) -> String {
     format!("`{}` of issuer `{}`, {roles}", caller.subject(), caller.issuer_name())
 }
 
-fn describe_permit(route: &Route, reason: Reason) -> String {
+fn describe_permit(reason: Reason) -> &'static str {
     match reason {
-        Reason::Public => "everybody may".to_owned(),
-        Reason::Anonymous => "credentials are optional here".to_owned(),
-        Reason::Authenticated => "every caller may".to_owned(),
-        Reason::Authorized => "the caller holds what the route asks for".to_owned(),
-        refused => format!("would be refused ({}), but route `{}` does not enforce", refused.as_str(), route.name),
+        Reason::Public => "everybody may",
+        Reason::Anonymous => "credentials are optional here",
+        Reason::Authenticated => "every caller may",
+        _ => "the caller holds what the route asks for",
     }
 }

@@ -248,6 +248,11 @@ impl Issuers {
         }
     }
 
+    /// The issuer whose tokens have this `iss`.
+    pub fn of_iss(&self, iss: &str) -> Option<&Arc<Issuer>> {
+        self.by_iss.get(iss)
+    }
+
     fn named(&self, name: &str) -> Result<&Arc<Issuer>, IssuerFault> {
         self.iter().find(|issuer| &*issuer.settings.name == name).ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::of(name)))
     }
