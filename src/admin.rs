@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 pub use self::revoke::Control;
+use crate::gateway::reason::Reason;
 use crate::keys::Health;
+use crate::telemetry::ids;
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
 /// Where the process is in its life, and what stands against its work.
@@ -101,7 +103,7 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
     let path = request.uri().path();
     let known = matches!(path, "/livez" | "/readyz" | "/metrics");
     if known && request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        let mut response = problem(Reason::MethodNotAllowed, "only GET and HEAD");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
@@ -109,7 +111,7 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
         "/livez" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => ready(readiness),
         "/metrics" => with_type(StatusCode::OK, CONTENT_TYPE, Bytes::from(metrics.encode())),
-        _ => plain(StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n"),
+        _ => problem(Reason::RouteNotFound, "there is /livez, /readyz and /metrics, and with a token of [admin] /revoke"),
     }
 }
 
@@ -123,6 +125,16 @@ fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// A refusal (RFC 9457), in the words of every other. The detail is for operators.
+fn problem(reason: Reason, detail: &str) -> Response<Full<Bytes>> {
+    let status = reason.status();
+    let body = serde_json::json!({
+        "title": status.canonical_reason(), "status": status.as_u16(), "reason": reason.as_str(), "detail": detail,
+        "request_id": ids::request_id().as_str(),
+    });
+    with_type(status, "application/problem+json", Bytes::from(format!("{body}\n")))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

@@ -13,12 +13,11 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use super::with_type;
+use super::problem;
 use crate::clock::Clock;
 use crate::config::value::SecretBytes;
 use crate::gateway::reason::Reason;
 use crate::revocation::Revocations;
-use crate::telemetry::ids;
 use crate::token::{Issuers, Revocation, RevokedBy, Scope};
 
 /// What operators may change while the gateway runs.
@@ -166,12 +165,7 @@ impl Fault {
             Self::TooLarge => (Reason::BodyTooLarge, "the body is larger than 64 KiB"),
             Self::Store => (Reason::StoreUnavailable, "the store cannot be written; nothing was revoked. The log says why"),
         };
-        let status = reason.status();
-        let body = serde_json::json!({
-            "title": status.canonical_reason(), "status": status.as_u16(), "reason": reason.as_str(), "detail": detail,
-            "request_id": ids::request_id().as_str(),
-        });
-        let mut response = with_type(status, "application/problem+json", Bytes::from(format!("{body}\n")));
+        let mut response = problem(reason, detail);
         let (name, value) = match self {
             Self::Method => (header::ALLOW, "POST"),
             Self::Credentials { wrong: false } => (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\""),

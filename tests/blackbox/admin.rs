@@ -13,10 +13,11 @@ async fn health_and_readiness_are_told() {
     let ready = gateway.admin("/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
     assert_eq!((&ready.json()["status"], &ready.json()["problems"]), (&"ready".into(), &serde_json::json!({})));
-    assert_eq!(gateway.admin("/").await.status, 404);
-    assert_eq!(gateway.admin("/in").await.status, 404);
+    for path in ["/", "/in", "/revoke"] {
+        gateway.admin(path).await.is(404, "route_not_found");
+    }
     let post = Request::new(gateway.admin_address(), "POST", "/readyz").send().await;
-    assert_eq!((post.status, post.header("allow")), (405, Some("GET, HEAD")));
+    assert_eq!((post.refusal(), post.header("allow")), ((405, "method_not_allowed".to_owned()), Some("GET, HEAD")));
     assert_eq!(Request::new(gateway.admin_address(), "HEAD", "/readyz").send().await.status, 200);
 }
 
