@@ -292,19 +292,12 @@ fn detailed_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
     Bytes::from(format!("{problem}\n"))
 }
 
-/// RFC 6750 §3: what the client could do better. Without credentials there is no error to tell (§3.1).
+/// RFC 6750 §3: what the client could do better. Where no token was shown there is no error of it to tell (§3.1); of its codes, 403 has one.
 fn challenge(reason: Reason) -> Option<&'static str> {
     Some(match (reason, reason.status().as_u16()) {
-        (
-            Reason::CredentialsMissing
-            | Reason::OriginForeign
-            | Reason::LoginFailed
-            | Reason::InvalidGrant
-            | Reason::CodeRequired
-            | Reason::RegistrationClosed
-            | Reason::EmailUnverified,
-            _,
-        ) => "Bearer realm=\"portcullis\"",
+        (Reason::CredentialsMissing | Reason::LoginFailed | Reason::InvalidGrant | Reason::CodeRequired, _) => {
+            "Bearer realm=\"portcullis\""
+        }
         (Reason::CredentialsMalformed | Reason::CredentialsAmbiguous, _) => "Bearer realm=\"portcullis\", error=\"invalid_request\"",
         (_, 401) => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
         (_, 403) => "Bearer realm=\"portcullis\", error=\"insufficient_scope\"",
@@ -325,6 +318,13 @@ mod tests {
             assert_eq!(response.headers()["cache-control"], "no-store");
             let status = response.status().as_u16();
             assert_eq!(matches!(status, 401 | 403), response.headers().contains_key("www-authenticate") && status != 400, "{reason:?}");
+            if status == 403 {
+                assert_eq!(
+                    response.headers()["www-authenticate"],
+                    "Bearer realm=\"portcullis\", error=\"insufficient_scope\"",
+                    "{reason:?}"
+                );
+            }
             assert_eq!(status == 503, response.headers().contains_key("retry-after"), "{reason:?}");
             let body = response.into_body().collect().await.unwrap().to_bytes();
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();

@@ -64,6 +64,7 @@ impl Response {
         if matches!(self.status, 401 | 403) {
             let challenge = self.header("www-authenticate").unwrap_or_else(|| panic!("no challenge: {self:?}"));
             assert!(challenge.starts_with("Bearer realm=\"portcullis\""), "{challenge}");
+            assert!(self.status != 403 || challenge.ends_with("error=\"insufficient_scope\""), "{challenge}");
         }
         problem["reason"].as_str().unwrap().to_owned()
     }
