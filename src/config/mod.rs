@@ -21,14 +21,15 @@ use toml::de::DeTable;
 pub use file::File;
 pub use problem::{Problem, Problems, Severity, Source};
 
-/// Which version of a file was read: device, inode, length and modification time of what is behind every symlink. A ConfigMap's swap
-/// changes the first two.
+/// Which version of a file was read: device, inode, length, and times of modification and change, of what is behind every symlink. A
+/// ConfigMap's swap changes the first two; the last cannot be set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     device: u64,
     inode: u64,
     length: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Mark {
@@ -36,7 +37,8 @@ impl Mark {
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Some(Self { device: metadata.dev(), inode: metadata.ino(), length: metadata.size(), modified })
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Some(Self { device: metadata.dev(), inode: metadata.ino(), length: metadata.size(), modified, changed })
     }
 }
 
@@ -222,6 +224,23 @@ mod tests {
             Ok(loaded) => Problems::new(loaded.source, loaded.problems),
             Err(problems) => problems,
         }
+    }
+
+    /// As `rsync --times --inplace` does, or whoever wants not to be noticed.
+    #[test]
+    fn a_file_that_is_rewritten_to_the_same_length_and_time_is_another_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        fs::write(&path, "one").unwrap();
+        let (before, modified) = (Mark::of(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+        assert_eq!(Mark::of(&path), Some(before));
+        // The clock of a file system has steps.
+        std::thread::sleep(Duration::from_millis(50));
+        fs::write(&path, "two").unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let after = Mark::of(&path).unwrap();
+        assert_eq!((before.inode, before.length, before.modified), (after.inode, after.length, after.modified));
+        assert_ne!(before, after);
     }
 
     /// `line:column message (help)` of each problem.
