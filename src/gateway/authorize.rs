@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::authenticate::{Caller, Place};
+use super::demands::Demands;
+use super::kept::Kept;
 use super::reason::Reason;
-use super::route::{Access, Demands, Route};
+use super::route::{Access, Route};
 use crate::token::VerifiedToken;
 
 /// The proof that a request may take its route, and as whom.
@@ -83,11 +85,24 @@ pub fn authorize(route: &Route, caller: Option<Caller>) -> Result<Permit<'_>, De
             Access::Authenticated => return Err(Denied::Nobody),
         },
         Some(caller) => {
-            meets(&route.demands, &caller.token)?;
+            meets_once(&route.demands, &caller.token)?;
             if route.demands.any() { Reason::Authorized } else { Reason::Authenticated }
         }
     };
     Ok(Permit { route, caller, reason })
+}
+
+/// [`meets`], which is asked once of a caller that is remembered.
+fn meets_once(demands: &Arc<Demands>, caller: &VerifiedToken) -> Result<(), Denied> {
+    if demands.is_nothing() {
+        return Ok(());
+    }
+    let Some(mut kept) = Kept::of(caller) else { return meets(demands, caller) };
+    if !kept.meets(demands) {
+        meets(demands, caller)?;
+        kept.met(demands);
+    }
+    Ok(())
 }
 
 fn meets(demands: &Demands, caller: &VerifiedToken) -> Result<(), Denied> {

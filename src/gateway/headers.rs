@@ -4,12 +4,13 @@
 //! the same. So names are compared folded: in lower case, with every sign that is neither letter nor digit as `-`.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use super::kept::Kept;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
@@ -182,40 +183,27 @@ impl IdentityHeaders {
     ///
     /// They are written once for a caller that is remembered, and kept beside its token.
     pub fn set(self: &Arc<Self>, caller: &VerifiedToken, headers: &mut HeaderMap) {
-        let Some(kept) = caller.beside(|| Mutex::new(Written::by(self, caller))) else {
-            return Written::by(self, caller).set(headers);
-        };
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&kept.headers, self) {
-            *kept = Written::by(self, caller);
-        }
-        kept.set(headers);
-    }
-}
-
-/// The values of a caller's identity headers.
-struct Written {
-    headers: Arc<IdentityHeaders>,
-    /// One for each header; `None` where the claim has nothing to say.
-    values: Box<[Option<HeaderValue>]>,
-}
-
-impl Written {
-    fn by(headers: &Arc<IdentityHeaders>, caller: &VerifiedToken) -> Self {
-        // All in one allocation: a request of a remembered caller finds them beside each other.
-        let mut text = Vec::new();
-        let spans: Vec<_> = headers.0.iter().map(|(_, claim)| claim_span(claim, caller, &mut text)).collect();
-        let text = Bytes::from(text);
-        let value = |span: Option<Range<usize>>| HeaderValue::from_maybe_shared(text.slice(span?)).ok();
-        Self { headers: Arc::clone(headers), values: spans.into_iter().map(value).collect() }
-    }
-
-    fn set(&self, headers: &mut HeaderMap) {
-        for ((name, _), value) in self.headers.0.iter().zip(&self.values) {
+        let mut set = |name: &HeaderName, value: Option<&HeaderValue>| {
             if let Some(value) = value {
                 headers.insert(name.clone(), value.clone());
             }
+        };
+        match Kept::of(caller) {
+            Some(mut kept) => {
+                self.names().zip(kept.values(self, || self.values(caller))).for_each(|(name, value)| set(name, value));
+            }
+            None => self.names().zip(self.values(caller)).for_each(|(name, value)| set(name, value.as_ref())),
         }
+    }
+
+    /// The value of each; `None` where the claim has nothing to say.
+    fn values(&self, caller: &VerifiedToken) -> Vec<Option<HeaderValue>> {
+        // All in one allocation: a request of a remembered caller finds them beside each other.
+        let mut text = Vec::new();
+        let spans: Vec<_> = self.0.iter().map(|(_, claim)| claim_span(claim, caller, &mut text)).collect();
+        let text = Bytes::from(text);
+        let value = |span: Option<Range<usize>>| HeaderValue::from_maybe_shared(text.slice(span?)).ok();
+        spans.into_iter().map(value).collect()
     }
 }
 
@@ -227,7 +215,7 @@ fn claim_span(claim: &Claim, caller: &VerifiedToken, out: &mut Vec<u8>) -> Optio
         Claim::Roles => list_value(caller.roles().iter().map(String::as_str), out),
         Claim::Path(path) => caller.claim(path).is_some_and(|claim| claim_value(claim, out)),
     };
-    says.then(|| begin..out.len())
+    says.then_some(begin..out.len())
 }
 
 /// Appends a claim as a header value; false for null, an object, and a list with nothing to say.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use http::{HeaderValue, Method};
 use prometheus_client::metrics::counter::Counter;
 
+use super::demands::{Demands, SameDemands};
 use super::headers::IdentityHeaders;
 use super::target::{Ambiguity, Relaxations, Target};
 use super::upstream::Upstream;
 use crate::identity::Mount;
 use crate::limit::Limit;
 use crate::telemetry::metrics::RouteMetrics;
-use crate::token::ClaimPath;
 
 /// A row of the table.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Route {
     /// Who may.
     pub access: Access,
     /// What a caller must hold.
-    pub demands: Demands,
+    pub demands: Arc<Demands>,
     /// Where a token may stand.
     pub token_from: TokenPlaces,
     /// Checked before, or for a limit by subject after, authentication.
@@ -148,28 +148,6 @@ pub enum Access {
     Authenticated,
 }
 
-/// What a caller must hold; all of it.
-#[derive(Clone, Debug, Default)]
-pub struct Demands {
-    /// Any one of these roles; empty: none is asked for.
-    pub any_role: Vec<String>,
-    /// Every one of these roles.
-    pub all_roles: Vec<String>,
-    /// Every one of these scopes.
-    pub scopes: Vec<String>,
-    /// Each claim must have one of its values.
-    pub claims: Vec<(ClaimPath, Vec<crate::config::value::Scalar>)>,
-    /// Callers of these issuer sections only; `None`: of all.
-    pub issuers: Option<Vec<Arc<str>>>,
-}
-
-impl Demands {
-    /// Whether a role, scope or claim is asked for.
-    pub fn any(&self) -> bool {
-        !(self.any_role.is_empty() && self.all_roles.is_empty() && self.scopes.is_empty() && self.claims.is_empty())
-    }
-}
-
 /// Where a token may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenPlaces {
@@ -261,8 +239,10 @@ impl RouteTable {
     /// Builds the table. Of routes that match the same requests ([`conflicts`]) the first in the file stands.
     pub fn new(mut routes: Vec<Route>) -> Self {
         let mut table = Self::default();
+        let mut demands = SameDemands::default();
         for (index, route) in routes.iter_mut().enumerate() {
             route.index = index;
+            route.demands = demands.same_as(&route.demands);
             let host = match &route.pattern.host {
                 HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
                 HostPattern::Suffix(name) => table.suffix.entry(name.clone()).or_default(),
@@ -601,7 +581,7 @@ pub(super) mod tests {
             name: path.into(),
             pattern: Pattern { host, segments, subtree, methods, fold_case },
             access: Access::Authenticated,
-            demands: Demands::default(),
+            demands: Arc::default(),
             token_from: TokenPlaces { header: true, cookie: false, query: false },
             limit: None,
             limited: None,

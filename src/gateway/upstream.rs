@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{BodyError, ClientBody, IdleTimer, Upload, UploadFailure};
+use crate::coalesce::Coalescing;
 
 /// What an `[upstream.NAME]` section says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,7 +261,7 @@ impl Upstream {
         let stream = dial(host, *port).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
-            None => handshake(stream).await,
+            None => handshake(Coalescing(stream)).await,
             Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await,
         }
     }

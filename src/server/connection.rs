@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::signal::Signal;
 use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, Patience, Phase};
+use crate::coalesce::Coalescing;
 use crate::gateway::client::Peer;
 use crate::gateway::exchange::RecordedBody;
 use crate::gateway::worker::Worker;
@@ -91,7 +92,7 @@ impl Line {
     /// HTTP/1.1, or HTTP/2 where the client begins with its preface.
     async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
         if !snapshot.h2c {
-            return Box::pin(self.http1(stream, Bytes::new(), snapshot)).await;
+            return Box::pin(self.http1(Coalescing(stream), Bytes::new(), snapshot)).await;
         }
         let draining = Arc::clone(&self.draining);
         let preface = tokio::select! {
@@ -102,7 +103,7 @@ impl Line {
         };
         match preface {
             Preface::Http2(read) => Box::pin(self.http2(stream, read, snapshot)).await,
-            Preface::Other(read) => Box::pin(self.http1(stream, read, snapshot)).await,
+            Preface::Other(read) => Box::pin(self.http1(Coalescing(stream), read, snapshot)).await,
             Preface::Nothing => Ok(()),
         }
     }

@@ -129,6 +129,7 @@ impl TokenCache {
     /// # Errors
     ///
     /// As [`Issuers::verify`]. Refusals are not kept.
+    #[expect(clippy::needless_pass_by_value, reason = "what was not found is verified once")]
     pub fn verify_unknown(
         &mut self,
         unknown: Unknown,
@@ -138,7 +139,8 @@ impl TokenCache {
     ) -> Result<Arc<VerifiedToken>, InvalidToken> {
         let (token, keys) = issuers.verify_and_tell_keys(token, now)?;
         let token = Arc::new(token);
-        if let Unknown(Some(digest)) = unknown {
+        let Unknown(digest) = unknown;
+        if let Some(digest) = digest {
             self.insert(digest, Arc::clone(&token), keys);
         }
         Ok(token)
@@ -282,7 +284,7 @@ impl Hasher for Prehashed {
 
 /// What an entry takes beside its token: its places in both tables, with the room that these keep to grow, and what is kept beside the
 /// token ([`VerifiedToken::beside`]), of which only its owner knows the size.
-const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 512;
+const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 768;
 /// Entries that the hand passes for one that it removes.
 const PASSED_AT_MOST: usize = 64;
 const TIDIED_AT_ONCE: usize = 4096;

@@ -8,7 +8,8 @@ use super::Compiler;
 use crate::config::file::{Route as Written, Text};
 use crate::config::value;
 use crate::config::{Problem, Severity};
-use crate::gateway::route::{Access, Demands};
+use crate::gateway::demands::Demands;
+use crate::gateway::route::Access;
 use crate::token::{ClaimPath, Issuers};
 
 impl Compiler<'_> {

@@ -145,7 +145,7 @@ impl Compiler<'_> {
             strip_segments: if strip.is_some() { pattern.segments.len() } else { 0 },
             pattern,
             access,
-            demands: demands?,
+            demands: Arc::new(demands?),
             token_from: token_from?,
             limited: limit.as_ref().map(|limit| self.metrics.rate_limited(limit.name())),
             limit,

@@ -8,12 +8,13 @@ use crate::token::claims::{ClaimPath, digits, find_believable, string_list};
 use crate::token::excerpt::Excerpt;
 use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
 
-/// What the checks read out of the claims.
+/// What the checks read out of the claims. The times are looked at again each time that the token is brought.
+#[repr(C)]
 pub(super) struct Checked {
+    pub(super) times: Times,
     pub(super) subject: String,
     pub(super) roles: Vec<String>,
     pub(super) scopes: Vec<String>,
-    pub(super) times: Times,
 }
 
 /// The claims that the clock is held against, in Unix seconds.
@@ -50,7 +51,7 @@ impl Checked {
         let times = Times { expires_at, not_before, issued_at };
         times.check(settings, now)?;
         let subject = subject(settings, claims)?;
-        Ok(Self { subject, roles, scopes, times })
+        Ok(Self { times, subject, roles, scopes })
     }
 }
 

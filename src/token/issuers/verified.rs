@@ -12,12 +12,15 @@ use crate::token::claims::{ClaimPath, find_believable};
 use crate::token::invalid::InvalidToken;
 
 /// A token that its issuer signed, that is meant for us, and that is valid now. Only [`super::Issuers`] makes one.
+///
+/// In this order: a request of a remembered token looks at the first members alone, and they lie beside its counter.
+#[repr(C)]
 pub struct VerifiedToken {
     issuer: Arc<Issuer>,
-    checked: Checked,
-    claims: Map<String, Value>,
     beside: OnceLock<Box<dyn Any + Send + Sync>>,
     logged: OnceLock<Box<str>>,
+    checked: Checked,
+    claims: Map<String, Value>,
 }
 
 impl VerifiedToken {
