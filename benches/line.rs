@@ -91,7 +91,7 @@ fn main() {
 }
 
 fn revocations() -> impl Iterator<Item = Revocation> {
-    RevokedBy::ALL.into_iter().flat_map(|by| (0..500_000 / 3).map(move |index| revocation(by, index)))
+    [RevokedBy::Jti, RevokedBy::Sid, RevokedBy::Subject].into_iter().flat_map(|by| (0..500_000 / 3).map(move |index| revocation(by, index)))
 }
 
 fn revocation(by: RevokedBy, index: u32) -> Revocation {

@@ -340,11 +340,11 @@ mod tests {
             })
             .collect();
         here.revoke_all(all.clone()).await.unwrap();
-        assert_eq!((here.list().len(), there.list().len()), (12, 0));
+        assert_eq!((here.list().len(), there.list().len()), (16, 0));
         there.catch_up().await.unwrap();
         let later = load(Some(store(&folder).await), &clock).await;
         for list in [there.list(), later.list()] {
-            assert_eq!(list.len(), 12);
+            assert_eq!(list.len(), 16);
             assert_eq!(
                 (list.cutoff("corp", "v"), list.cutoff("", "v"), list.cutoff("*", "v")),
                 (Some(NOW + 1), Some(NOW + 2), Some(NOW + 3))

@@ -110,7 +110,9 @@ fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64) -> String {
     let what = match by {
         RevokedBy::Jti => format!("the token with the jti `{value}` {whose}"),
         RevokedBy::Sid => format!("every token of the session `{value}` {whose}"),
-        RevokedBy::Subject => format!("every token of `{value}` {whose} that was issued until {}, or does not say when", time(*at)),
+        RevokedBy::Subject | RevokedBy::Sub => {
+            format!("every token of `{value}` {whose} that was issued until {}, or does not say when", time(*at))
+        }
     };
     let until = time(at.saturating_add(kept));
     format!(

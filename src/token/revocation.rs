@@ -24,11 +24,13 @@ pub enum RevokedBy {
     Sid,
     /// Every token of a subject that was issued at the time of the revocation or before, or does not say when.
     Subject,
+    /// As [`RevokedBy::Subject`], by the claim `sub` where the section's `subject` is another one: what a logout token names.
+    Sub,
 }
 
 impl RevokedBy {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Jti, Self::Sid, Self::Subject];
+    pub const ALL: [Self; 4] = [Self::Jti, Self::Sid, Self::Subject, Self::Sub];
 
     /// The word for it, in the store, in requests and in what operators read.
     pub const fn as_str(self) -> &'static str {
@@ -36,6 +38,7 @@ impl RevokedBy {
             Self::Jti => "jti",
             Self::Sid => "sid",
             Self::Subject => "subject",
+            Self::Sub => "sub",
         }
     }
 }
@@ -88,7 +91,7 @@ pub struct Revocation {
 
 /// Everything that is revoked. Owned by the process.
 pub struct RevocationList {
-    tables: [Table; 3],
+    tables: [Table; 4],
     /// Chooses the map of a value. Its keys are random, so that nobody can choose values that meet in one map.
     hasher: RandomState,
     /// Whoever writes holds it.
@@ -116,7 +119,7 @@ struct Mark {
 impl RevocationList {
     /// Nothing is revoked.
     pub fn new() -> Self {
-        Self { tables: [Table::new(), Table::new(), Table::new()], hasher: RandomState::new(), writing: Mutex::new(()) }
+        Self { tables: RevokedBy::ALL.map(|_| Table::new()), hasher: RandomState::new(), writing: Mutex::new(()) }
     }
 
     /// By what a token is revoked, if it is. Asked on every request, also where the token was verified earlier.
@@ -135,8 +138,14 @@ impl RevocationList {
         {
             return Some(RevokedBy::Sid);
         }
-        let cutoff = self.latest(RevokedBy::Subject, iss, token.subject())?;
-        token.issued_at().is_none_or(|issued| issued <= cutoff).then_some(RevokedBy::Subject)
+        let is_old = |cutoff: u64| token.issued_at().is_none_or(|issued| issued <= cutoff);
+        if self.latest(RevokedBy::Subject, iss, token.subject()).is_some_and(is_old) {
+            return Some(RevokedBy::Subject);
+        }
+        if self.table(RevokedBy::Sub).count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.latest(RevokedBy::Sub, iss, &token.sub()?).is_some_and(is_old).then_some(RevokedBy::Sub)
     }
 
     /// Whether every token of this `iss` with this `jti` or `sid` is revoked.
@@ -217,6 +226,7 @@ impl RevocationList {
             RevokedBy::Jti => &self.tables[0],
             RevokedBy::Sid => &self.tables[1],
             RevokedBy::Subject => &self.tables[2],
+            RevokedBy::Sub => &self.tables[3],
         }
     }
 
@@ -296,7 +306,7 @@ mod tests {
         for (by, value) in [(RevokedBy::Jti, "t"), (RevokedBy::Sid, "s"), (RevokedBy::Subject, "u-17")] {
             let list = RevocationList::new();
             // The value counts for its own kind only.
-            for other in RevokedBy::ALL.into_iter().filter(|other| *other != by) {
+            for other in RevokedBy::ALL.into_iter().filter(|other| *other != by && *other != RevokedBy::Sub) {
                 list.add([revocation(other, value, Scope::Every, NOW)]);
             }
             assert_eq!(find(&list, usual()), None, "{by}");

@@ -86,6 +86,28 @@ async fn without_a_session_everything_of_the_subject_ends() {
     assert_eq!(status(&gateway, &theirs).await, 200);
 }
 
+/// A logout token knows no `email`: whoever is called by another claim here is called by `sub` there.
+#[tokio::test]
+async fn a_sub_ends_what_another_claim_names() {
+    let gateway = Gateway::start(
+        &CONFIG
+            .replacen("algorithms", "subject = 'email', algorithms", 1)
+            .replace("'ES256'], public_keys = ['p256.pem']", "'HS256'], secret = { file = 'corp.secret' }"),
+    )
+    .await;
+    let of = |sub: Value, email: &str| claims(json!({ "sub": sub, "email": email }));
+    let (gone, stays, without) = (of(json!("u-17"), "ann@app.test"), of(json!("u-18"), "u-17"), of(Value::Null, "bob@app.test"));
+    for token in [&gone, &stays, &without] {
+        assert_eq!(status(&gateway, token).await, 200);
+    }
+    is_done(&send(&gateway, "/logout/corp", &logout_token(json!({}))).await);
+    gateway.get("/").bearer(&gone).send().await.is(401, "token_revoked");
+    assert_eq!((status(&gateway, &stays).await, status(&gateway, &without).await), (200, 200));
+    let told = gateway.log().until("it is told", |line| line["message"] == "logged out at the issuer").await;
+    assert_eq!((&told["by"], &told["value"]), (&"sub".into(), &"u-17".into()));
+    is_refused(&send(&gateway, "/logout/corp", &logout_token(json!({ "sub": null }))).await);
+}
+
 #[tokio::test]
 async fn every_rule_of_logout_tokens_is_held() {
     let gateway = start().await;

@@ -119,7 +119,7 @@ pub(super) fn subject(settings: &IssuerSettings, claims: &Map<String, Value>) ->
     if subject.is_empty() { Err(ClaimFault::not(path.to_string(), "a string with something in it")) } else { Ok(subject) }
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => digits(number),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::check::{Times, audience, check_audience, subject, time};
+use super::check::{Times, audience, check_audience, subject, text, time};
 use super::{Issuer, not_accepted};
+use crate::token::claims::ClaimPath;
 use crate::token::invalid::{ClaimFault, InvalidToken};
 use crate::token::jws::Jws;
 use crate::token::revocation::{Revocation, RevokedBy, Scope};
@@ -24,7 +25,7 @@ pub struct LogoutToken {
 impl Issuer {
     /// Verifies a logout token (§2.6 of the specification), as strictly as an access token. `now` is in Unix seconds.
     ///
-    /// With a `sid` that session ends, without one everything that the subject holds.
+    /// With a `sid` that session ends, without one everything that the subject holds: every token of the same `sub`.
     ///
     /// # Errors
     ///
@@ -55,7 +56,9 @@ impl Issuer {
         let jti = named(&claims, "jti")?.ok_or_else(|| ClaimFault::missing("jti"))?;
         let (by, value) = match named(&claims, "sid")? {
             Some(sid) => (RevokedBy::Sid, sid),
-            None => (RevokedBy::Subject, subject(settings, &claims)?),
+            None if settings.subject == ClaimPath::new(["sub"]) => (RevokedBy::Subject, subject(settings, &claims)?),
+            // It holds `sub` and no other claim of a person (§2.4).
+            None => (RevokedBy::Sub, sub(&claims)?),
         };
         let value: Arc<str> = value.into();
         // Its clock counts for its own tokens, ours for the time in which the news was under way.
@@ -67,6 +70,11 @@ impl Issuer {
 /// Whether the claims are those of a logout token. Such a token is never an access token, whatever its `typ` says.
 pub(super) fn announces_logout(claims: &Map<String, Value>) -> bool {
     claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object)
+}
+
+fn sub(claims: &Map<String, Value>) -> Result<String, ClaimFault> {
+    let value = claims.get("sub").ok_or_else(|| ClaimFault::missing("sub"))?;
+    text(value).filter(|sub| !sub.is_empty()).ok_or_else(|| ClaimFault::not("sub", "a string with something in it, or a whole number"))
 }
 
 /// A claim that is absent, or text with something in it.
@@ -124,6 +132,35 @@ mod tests {
         // The issuer's clock may be ahead: so are its tokens.
         assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW + 20}))).unwrap().revocation.at, NOW + 20);
         assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW - 60}))).unwrap().revocation.at, NOW);
+    }
+
+    /// Who is called by another claim here is called by `sub` there.
+    #[test]
+    fn where_the_subject_is_another_claim_the_token_still_names_a_sub() {
+        let issuers = issuers(|settings| settings.subject = ClaimPath::new(["email"]));
+        let issuer = issuers.iter().next().unwrap();
+        let verify = |change: Value| issuer.verify_logout(&signed(LOGOUT, &logout(change).to_string()), NOW).map(|token| token.revocation);
+        let scope = Scope::Issuer("https://corp.example".into());
+        for (sub, value) in [(json!("u-17"), "u-17"), (json!(17), "17")] {
+            let revocation = verify(json!({"sid": null, "sub": sub})).unwrap();
+            assert_eq!(revocation, Revocation { scope: scope.clone(), by: RevokedBy::Sub, value: value.into(), at: NOW });
+        }
+        assert_eq!(verify(json!({})).unwrap().by, RevokedBy::Sid);
+        for sub in [json!(null), json!(""), json!(["u-17"])] {
+            assert!(verify(json!({"sid": null, "sub": sub})).is_err(), "{sub}");
+        }
+        // What it revokes is what access tokens hold beside the other claim.
+        let list = crate::token::RevocationList::new();
+        list.add([verify(json!({"sid": null})).unwrap()]);
+        for (change, expected) in [
+            (json!({"email": "ann@corp.example"}), Some(RevokedBy::Sub)),
+            (json!({"email": "ann@corp.example", "iat": NOW + 1}), None),
+            (json!({"email": "u-17", "sub": "u-18"}), None),
+            (json!({"email": "u-17", "sub": null}), None),
+        ] {
+            let token = issuers.verify(&token(change.clone()), NOW).unwrap();
+            assert_eq!(list.find(&token), expected, "{change}");
+        }
     }
 
     /// The client that is told of logouts need not be one whose tokens are accepted.

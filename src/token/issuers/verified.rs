@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value};
 
 use super::Issuer;
-use super::check::Checked;
+use super::check::{Checked, text};
 use crate::token::claims::{ClaimPath, find_believable};
 use crate::token::invalid::InvalidToken;
 
@@ -64,6 +64,11 @@ impl VerifiedToken {
     /// Whom the token is about, by the section's `subject`; never empty. Unique within the issuer only.
     pub fn subject(&self) -> &str {
         &self.checked.subject
+    }
+
+    /// `sub`, whatever the section's `subject` is.
+    pub fn sub(&self) -> Option<String> {
+        self.claims.get("sub").and_then(text)
     }
 
     /// The roles, by the section's `roles`; empty when the claim is absent.
