@@ -13,10 +13,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 
-use super::body::Body;
+use super::body::{Body, ClientBody};
 use super::target::{Relaxations, Target};
 use crate::clock::Clock;
 use crate::keys::{Keys, Renewal};
@@ -118,13 +117,13 @@ impl ReceivedLogouts {
 ///
 /// # Errors
 /// [`LogoutFault::Form`]
-pub async fn logout_token(parts: &Parts, body: Incoming) -> Result<String, LogoutFault> {
+pub async fn logout_token(parts: &Parts, body: ClientBody) -> Result<String, LogoutFault> {
     let media_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     if !media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
         return Err(LogoutFault::Form("its content type is not application/x-www-form-urlencoded"));
     }
-    let body = tokio::time::timeout(PATIENCE, Limited::new(body, LARGEST_BODY).collect());
+    let body = tokio::time::timeout(PATIENCE, body.collect());
     let body = body.await.map_err(|_| LogoutFault::Form("its body did not arrive in time"))?;
     let body = body.map_err(|_| LogoutFault::Form("its body is too large, or did not arrive whole"))?.to_bytes();
     the_token(&body)
@@ -203,7 +202,7 @@ fn name(iss: &str, jti: &str) -> [u8; 32] {
 }
 
 /// Bytes of a body.
-const LARGEST_BODY: usize = 32 * 1024;
+pub const LARGEST_BODY: u64 = 32 * 1024;
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);

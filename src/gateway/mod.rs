@@ -272,6 +272,8 @@ impl Gateway {
         body: Incoming,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, LogoutFault> {
+        let (body, upload) = ClientBody::new(body, logout::LARGEST_BODY, snapshot.body_idle_timeout, Vec::new(), None);
+        exchange.reads(upload);
         let token = logout_token(parts, body).await?;
         let token = verified(issuer, &token, &snapshot.keys, &self.telemetry.clock).await?;
         let now = self.telemetry.clock.unix_seconds();

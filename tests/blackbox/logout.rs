@@ -57,13 +57,15 @@ async fn a_session_that_ends_at_the_issuer_ends_here() {
     let mut gateway = start().await;
     let (gone, stays) = (claims(json!({ "sid": "s-1" })), claims(json!({ "sid": "s-2" })));
     assert_eq!((status(&gateway, &gone).await, status(&gateway, &stays).await), (200, 200));
-    is_done(&send(&gateway, "/logout/corp", &logout_token(json!({ "sid": "s-1" }))).await);
+    let form = format!("logout_token={}", logout_token(json!({ "sid": "s-1" })));
+    is_done(&self::form(&gateway, "/logout/corp", &form).send().await);
     gateway.get("/").bearer(&gone).send().await.is(401, "token_revoked");
     assert_eq!(status(&gateway, &stays).await, 200, "the subject's other session");
     // Nothing of it reaches an application, and the log tells of it.
     assert!(gateway.upstream().seen().requests.iter().all(|request| request.target == "/"));
     let line = gateway.access("/logout/corp").await;
     assert_eq!((&line["outcome"], &line["reason"], &line["http.route"]), (&"allowed".into(), &"public".into(), &Value::Null), "{line}");
+    assert_eq!(line["bytes_in"], form.len(), "{line}");
     let told = gateway.log().until("it is told", |line| line["message"] == "logged out at the issuer").await;
     assert_eq!((&told["issuer"], &told["by"], &told["value"]), (&"corp".into(), &"sid".into(), &"s-1".into()));
     gateway.kill_and_restart().await;
