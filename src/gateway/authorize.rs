@@ -29,11 +29,12 @@ impl<'route> Permit<'route> {
     }
 
     /// Whether `Authorization` may go on where the route forwards it: a credential that nobody has verified never stands beside an
-    /// identity, or where an application would take it for verified.
+    /// identity, or where an application would take it for verified. Without credentials of ours it is of another scheme, if the route
+    /// has looked at it.
     pub fn vouches_for_authorization(&self) -> bool {
         match &self.caller {
             Some(caller) => caller.place == Place::Header,
-            None => self.reason == Reason::Public,
+            None => self.reason == Reason::Public || (self.reason == Reason::Anonymous && self.route.token_from.header),
         }
     }
 
