@@ -140,6 +140,7 @@ impl<T> ClientStream<T> {
         loop {
             let Some(idle_since) = self.phase.idle_since() else {
                 self.forget_head();
+                self.stay_awake(cx);
                 return Poll::Pending;
             };
             if self.head_begun {
@@ -158,6 +159,16 @@ impl<T> ClientStream<T> {
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);
+        }
+    }
+
+    /// Has the task woken again while an exchange is under way: hyper does not always read once more when it has ended, and the idle time
+    /// that begins then must not be without a clock.
+    fn stay_awake(&mut self, cx: &mut Context<'_>) {
+        let idle = self.patience.idle.max(Duration::from_millis(1));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        while sleep.as_mut().poll(cx).is_ready() {
+            sleep.as_mut().reset(Instant::now() + idle);
         }
     }
 
