@@ -13,7 +13,7 @@
 //! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; what is revoked: the list that requests are held against, and its place in the store |
 //! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
-//! | 0 | [`clock`], [`coalesce`], [`limit`], [`outbound`], [`tls`], [`telemetry`] | nothing of ours |
+//! | 0 | [`clock`], [`coalesce`], [`limit`], [`outbound`], [`priority`], [`tls`], [`telemetry`] | nothing of ours |
 //!
 //! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at [`gateway::Snapshot::compile`].
 
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod keys;
 pub mod limit;
 pub mod outbound;
+pub mod priority;
 pub mod process;
 pub mod revocation;
 pub mod server;

@@ -19,6 +19,7 @@ use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
+use crate::priority::step_back;
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Server, bind};
 use crate::store::{Store, StoreError};
@@ -29,6 +30,9 @@ use crate::token;
 
 /// How often the files are looked at where `watch` is on.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked for configurations that nobody uses any more.
+const PART_EVERY: Duration = Duration::from_secs(1);
 
 /// How often limits forget clients that they need no longer remember.
 const PRUNE_EVERY: Duration = Duration::from_secs(30);
@@ -239,19 +243,22 @@ impl Life {
         let mut watch = Watch::new(&self.gateway.current());
         let mut looks = tokio::time::interval(WATCH_EVERY);
         let mut prunes = tokio::time::interval(PRUNE_EVERY);
+        let mut retired = Retired::default();
+        let mut partings = tokio::time::interval(PART_EVERY);
         loop {
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
-                    self.reload(&mut watch).await;
+                    self.reload(&mut watch, &mut retired).await;
                 }
                 _ = looks.tick(), if self.gateway.current().watch => {
                     if watch.changed().await {
-                        self.reload(&mut watch).await;
+                        self.reload(&mut watch, &mut retired).await;
                     }
                 }
+                _ = partings.tick(), if !retired.0.is_empty() => retired.part(),
                 _ = prunes.tick() => self.gateway.current().counters.iter().for_each(|limit| limit.prune()),
             }
         }
@@ -259,14 +266,12 @@ impl Life {
     }
 
     /// Reads the file again. A wrong file changes nothing.
-    async fn reload(&self, watch: &mut Watch) {
+    async fn reload(&self, watch: &mut Watch, retired: &mut Retired) {
         let before = watch.look().await;
-        let (path, gateway, metrics, clock) = (self.path.clone(), Arc::clone(&self.gateway), self.metrics.clone(), self.clock.clone());
-        let compiled = tokio::task::spawn_blocking(move || {
-            let current = gateway.current();
-            compile(&path, Some(&current), CreateFiles::Yes, &metrics, &clock)
-        })
-        .await;
+        let (path, metrics, clock) = (self.path.clone(), self.metrics.clone(), self.clock.clone());
+        let current = self.gateway.current();
+        let previous = Arc::clone(&current);
+        let compiled = aside(move || compile(&path, Some(&previous), CreateFiles::Yes, &metrics, &clock)).await;
         match compiled {
             Ok(Ok(compiled)) => {
                 tell_warnings(&compiled);
@@ -275,6 +280,7 @@ impl Life {
                 self.control.permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 compiled.snapshot.keys.start(&self.background);
                 self.gateway.install(compiled.snapshot);
+                retired.0.push(current);
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());
                 tracing::info!(file = %self.path.display(), routes, "reloaded");
@@ -326,6 +332,36 @@ fn tell_warnings(compiled: &Compiled) {
     }
     for weakened in &compiled.snapshot.weakened {
         tracing::warn!(setting = weakened, "a guarantee is weakened");
+    }
+}
+
+/// Runs something on a thread of its own that lets those that proxy go first.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("reload".into()).spawn(move || {
+        step_back("reloading");
+        // Whoever asked may have gone.
+        let _ = tell.send(work());
+    })?;
+    told.await.map_err(|_| io::Error::other("it broke off; what it said is on standard error"))
+}
+
+/// Configurations that were replaced. Taking down a large one takes milliseconds: not on a thread that proxies, whose request may have been
+/// the last to use it.
+#[derive(Default)]
+struct Retired(Vec<Arc<Snapshot>>);
+
+impl Retired {
+    /// Takes down those that nobody else holds.
+    fn part(&mut self) {
+        let unused: Vec<_> = self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        if !unused.is_empty() {
+            // Without a thread it is done here: the closure is dropped.
+            let _ = std::thread::Builder::new().name("reload".into()).spawn(move || {
+                step_back("reloading");
+                drop(unused);
+            });
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::email::Email;
 use super::password::{Password, StoredHash};
 use super::strength::{RejectedPassword, judge};
+use crate::priority::step_back;
 
 /// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the last of them.
 #[derive(Clone)]
@@ -164,7 +165,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// One thread's life: a job after the other, until nobody can bring one.
 fn work(jobs: &Mutex<Receiver<Job>>) {
-    step_back();
+    step_back("hashing");
     loop {
         // Held while waiting: the others wait for the lock instead.
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -174,17 +175,6 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
         }
     }
 }
-
-/// Lets the threads that proxy go first where there are not enough cores. On Linux each thread has a priority of its own.
-#[cfg(target_os = "linux")]
-fn step_back() {
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(cause = %error, "hashing threads have the same priority as those that proxy");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn step_back() {}
 
 /// What an address without an account is like.
 #[derive(Debug)]
@@ -227,10 +217,6 @@ const WAITING_FOR_A_THREAD: usize = 64;
 
 /// Who has waited longer has gone, or tries again.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-
-/// Of 19: where every core is busy, a thread that hashes gets about a tenth of what one gets that proxies.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -310,7 +296,7 @@ mod tests {
         let here = rustix::process::getpriority_process(None).unwrap();
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let there = hasher.run(|| rustix::process::getpriority_process(None).unwrap()).await.unwrap();
-        assert_eq!(there, (here + NICENESS).min(19));
+        assert_eq!(there, (here + crate::priority::NICENESS).min(19));
         assert_eq!(rustix::process::getpriority_process(None).unwrap(), here, "and only they");
     }
 
