@@ -130,9 +130,10 @@ impl Revocations {
         let (store, list, metrics, retention) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone(), self.retention());
         // A client that goes away while it waits must not leave a revocation that is in the store and not in the list.
         let write = async move {
-            if let Some(store) = store {
-                keep(&store, &revocations, &retention).await?;
-            }
+            let revocations = match store {
+                Some(store) => keep(&store, revocations, &retention).await?,
+                None => revocations,
+            };
             list.add(revocations);
             metrics.revocations(list.len());
             Ok(())
@@ -148,12 +149,14 @@ impl Revocations {
     pub async fn revoke_once(&self, revocation: Revocation, token: LogoutTokenRow) -> Result<bool, StoreError> {
         let (store, list, metrics) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
         let write = async move {
-            if let Some(store) = store
-                && !store.revoke_once(&token, &row(&revocation)).await?
-            {
-                return Ok(false);
-            }
-            list.add([revocation]);
+            let at = match store {
+                Some(store) => match store.revoke_once(&token, &row(&revocation)).await? {
+                    Some(at) => at.cast_unsigned(),
+                    None => return Ok(false),
+                },
+                None => revocation.at,
+            };
+            list.add([Revocation { at, ..revocation }]);
             metrics.revocations(list.len());
             Ok(true)
         };
@@ -200,7 +203,7 @@ impl Revocations {
     }
 
     /// Adds to the list what the store has beyond what was seen.
-    async fn catch_up(&self) -> Result<(), StoreError> {
+    pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
         loop {
             let rows = store.revocations_after(self.seen.load(Ordering::Relaxed)).await?;
@@ -239,13 +242,15 @@ impl Revocations {
 }
 
 /// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions of the built-in issuer end with them.
+/// Returned are the revocations as they were written: a cut-off may be later than it was asked for ([`Store::revoke`]).
 ///
 /// # Errors
 /// None of them was written.
-pub async fn keep(store: &Store, revocations: &[Revocation], retention: &Retention) -> Result<(), StoreError> {
+pub async fn keep(store: &Store, revocations: Vec<Revocation>, retention: &Retention) -> Result<Vec<Revocation>, StoreError> {
     let rows: Vec<_> = revocations.iter().map(row).collect();
     let sessions: Vec<_> = revocations.iter().filter(|revocation| retention.ends_session(revocation)).map(row).collect();
-    store.revoke_sessions(&rows, &sessions).await
+    let written = store.revoke_sessions(&rows, &sessions).await?;
+    Ok(revocations.into_iter().zip(written).map(|(revocation, at)| Revocation { at: at.cast_unsigned(), ..revocation }).collect())
 }
 
 /// A revocation as the store keeps it.
@@ -265,7 +270,7 @@ fn revocation(row: &RevocationRow) -> Option<Revocation> {
 }
 
 /// A scope as the table holds it.
-fn written(scope: &Scope) -> String {
+pub fn written(scope: &Scope) -> String {
     match scope {
         Scope::Every => "*".to_owned(),
         Scope::Issuer(iss) => format!("={iss}"),

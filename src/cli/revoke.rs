@@ -62,7 +62,7 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
     let retention = Retention::of(&snapshot.issuers);
     let kept = retention.seconds(&scope);
     let revocation = Revocation { scope, by, value: value.into(), at: clock.unix_seconds() };
-    write(settings, &revocation, &retention)?;
+    let revocation = write(settings, revocation, &retention)?;
     print(&told(&revocation, arguments.issuer.as_deref(), kept))
 }
 
@@ -92,14 +92,15 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     })
 }
 
-fn write(settings: &StoreSettings, revocation: &Revocation, retention: &Retention) -> Result<(), Failure> {
+/// Tells it as it was written.
+fn write(settings: &StoreSettings, revocation: Revocation, retention: &Retention) -> Result<Revocation, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
-        let revoked = keep(&store, std::slice::from_ref(revocation), retention).await.map_err(|error| failed(&error));
+        let revoked = keep(&store, vec![revocation.clone()], retention).await.map_err(|error| failed(&error));
         store.close().await;
-        revoked
+        Ok(revoked?.pop().unwrap_or(revocation))
     })
 }
 

@@ -112,7 +112,7 @@ impl Identity {
             return Err(IdentityError::EmailUnverified);
         }
         self.check_code(account, code).await?;
-        let opened = self.sessions.open(account, &request.device(), self.clock.unix_time()).await?;
+        let opened = self.sessions.open(account, &request.device(), policy, self.clock.unix_time()).await?;
         opened.ok_or(IdentityError::Login(NoLogin::Changed))
     }
 
@@ -224,8 +224,7 @@ impl Identity {
     }
 
     async fn tokens(&self, session: &Continued, policy: &Policy) -> Result<Tokens, IdentityError> {
-        let (account, cutoff) = self.sessions.as_it_is(session, &policy.issuer).await?;
-        let minted = self.keys.mint(policy, &account, &session.sid, cutoff, session.read_at.as_secs()).await?;
+        let minted = self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
         Ok(Tokens { access_token: minted.token, token_type: "Bearer", expires_in: minted.expires_in, refresh_token: None })
     }
 

@@ -158,17 +158,13 @@ impl SigningKeys {
         names
     }
 
-    /// Mints an access token for a session of `account`, as it was read at `now` or later.
-    ///
-    /// Its `iat` is past `cutoff`, which was looked up before the account was read, and past the account's own: what was revoked before does
-    /// not hit it, and what is revoked since does.
+    /// Mints the access token that was issued to a session of `account` at `issued_at`, which may be ahead of the time: past a cut-off.
     ///
     /// # Errors
     /// [`KeysError::Mint`]
-    pub async fn mint(&self, policy: &Policy, account: &AccountRow, sid: &str, cutoff: u64, now: u64) -> Result<AccessToken, KeysError> {
-        let cutoff = cutoff.max(account.not_before.cast_unsigned());
-        let issued_at = now.max(cutoff.saturating_add(1));
-        // Several cut-offs in one second: the token would be too far in the future to be accepted.
+    pub async fn mint(&self, policy: &Policy, account: &AccountRow, sid: &str, issued_at: u64) -> Result<AccessToken, KeysError> {
+        let now = self.clock.unix_seconds();
+        // Several logins past several cut-offs in one second: the token would be too far in the future to be accepted.
         let ahead = issued_at.saturating_sub(now.saturating_add(AHEAD));
         if ahead > 0 {
             tokio::time::sleep(Duration::from_secs(ahead)).await;
@@ -328,7 +324,7 @@ mod tests {
         SigningKeys::load(store.clone(), Arc::new(LiveKeys::new(KeySet::default())), clock.clone(), policy).await.unwrap()
     }
 
-    fn account(not_before: i64) -> AccountRow {
+    fn account() -> AccountRow {
         AccountRow {
             id: "a-1".into(),
             email: "ann@example.com".into(),
@@ -338,16 +334,15 @@ mod tests {
             disabled: 0,
             email_verified: 0,
             generation: 0,
-            not_before,
+            not_before: 0,
             created_at: 0,
             last_login_at: None,
         }
     }
 
     /// `kid` and claims of a token that is minted now.
-    async fn minted(keys: &SigningKeys, policy: &Policy, account: &AccountRow, cutoff: u64) -> (String, Map<String, Value>) {
-        let now = keys.clock.unix_seconds();
-        let token = keys.mint(policy, account, "s-1", cutoff, now).await.unwrap().token;
+    async fn minted(keys: &SigningKeys, policy: &Policy) -> (String, Map<String, Value>) {
+        let token = keys.mint(policy, &account(), "s-1", keys.clock.unix_seconds() + 1).await.unwrap().token;
         let inspected = crate::token::inspect(&token).unwrap();
         (inspected.header["kid"].as_str().unwrap().to_owned(), inspected.claims.unwrap())
     }
@@ -363,7 +358,10 @@ mod tests {
         let (store, clock, policy) = (store(&folder).await, Clock::fixed(1_900_000_000), policy());
         let keys = load(&store, &clock, &policy).await;
         let first = published(&keys);
-        assert_eq!((first.len(), &minted(&keys, &policy, &account(0), 0).await.0), (1, &first[0]));
+        let (kid, claims) = minted(&keys, &policy).await;
+        assert_eq!((first.len(), &kid), (1, &first[0]));
+        let times = (claims["iat"].as_u64(), claims["exp"].as_u64());
+        assert_eq!((times, &claims["roles"]), ((Some(1_900_000_001), Some(1_900_000_901)), &json!(["user", "admin"])));
 
         // Another process, with the first one's key.
         let other = load(&store, &clock, &policy).await;
@@ -376,12 +374,12 @@ mod tests {
         other.tend(&policy).await.unwrap();
         let both = published(&keys);
         assert_eq!((both.len(), &both[0], published(&other)), (2, &first[0], both.clone()), "both agree on one next key");
-        assert_eq!(minted(&keys, &policy, &account(0), 0).await.0, first[0], "published, and not yet used");
+        assert_eq!(minted(&keys, &policy).await.0, first[0], "published, and not yet used");
 
         clock.advance(LEAD);
         for keys in [&keys, &other] {
             keys.tend(&policy).await.unwrap();
-            assert_eq!(minted(keys, &policy, &account(0), 0).await.0, both[1]);
+            assert_eq!(minted(keys, &policy).await.0, both[1]);
             assert_eq!(published(keys), both, "tokens of the first are still good");
         }
         clock.advance(REMEMBERED + Duration::from_secs(1));
@@ -400,24 +398,10 @@ mod tests {
             keys.tend(&policy).await.unwrap();
         }
         let both = published(&keys);
-        assert_eq!((both.len(), &minted(&keys, &policy, &account(0), 0).await.0), (2, &both[0]));
+        assert_eq!((both.len(), &minted(&keys, &policy).await.0), (2, &both[0]));
         assert_eq!(keys.algorithms(), ["ES256", "EdDSA"], "what signs, and what will");
         clock.advance(LEAD);
         keys.tend(&policy).await.unwrap();
-        assert_eq!((published(&keys).len(), &minted(&keys, &policy, &account(0), 0).await.0), (2, &both[1]));
-    }
-
-    /// The account's own cut-off, and one that was revoked beside it.
-    #[tokio::test]
-    async fn a_token_is_issued_past_every_cut_off() {
-        let folder = tempfile::tempdir().unwrap();
-        let now = 1_900_000_000;
-        let (store, clock, policy) = (store(&folder).await, Clock::fixed(now), policy());
-        let keys = load(&store, &clock, &policy).await;
-        let issued_at = |claims: Map<String, Value>| claims["iat"].as_u64().unwrap();
-        assert_eq!(issued_at(minted(&keys, &policy, &account(0), 0).await.1), now);
-        assert_eq!(issued_at(minted(&keys, &policy, &account(now.cast_signed()), 0).await.1), now + 1);
-        let claims = minted(&keys, &policy, &account(now.cast_signed()), now + 1).await.1;
-        assert_eq!((claims["exp"].as_u64(), claims["roles"].clone()), (Some(now + 2 + 900), json!(["user", "admin"])));
+        assert_eq!((published(&keys).len(), &minted(&keys, &policy).await.0), (2, &both[1]));
     }
 }

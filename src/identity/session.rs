@@ -13,8 +13,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
 use super::policy::Policy;
-use crate::revocation::{Revocations, row};
-use crate::store::{AccountRow, SessionRow, Stale, Store, StoreError};
+use crate::revocation::{Revocations, row, written};
+use crate::store::{AccountRow, Issued, SessionRow, Stale, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// Every session.
@@ -34,18 +34,17 @@ pub struct Device {
     pub user_agent: String,
 }
 
-/// A session, and its account as it is now.
+/// A session that goes on, and the access token that is issued to it.
 #[derive(Debug)]
 pub struct Continued {
-    /// Whose it is.
+    /// Whose it is, as it is when the token is issued.
     pub account: AccountRow,
     /// Its id.
     pub sid: String,
     /// The refresh token that is good next.
     pub refresh_token: String,
-    /// A moment before `account` was read: what an access token may say that it was issued at. A change of the account after that has a
-    /// cut-off at or after this moment, so that a token of the old account is revoked with it.
-    pub read_at: Duration,
+    /// The token's `iat`, in Unix seconds: past whatever was revoked before, and no later than the cut-off of what is revoked since.
+    pub issued_at: u64,
 }
 
 /// Why a refresh token is not good.
@@ -78,7 +77,13 @@ impl Sessions {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn open(&self, account: &AccountRow, device: &Device, now: Duration) -> Result<Option<Continued>, StoreError> {
+    pub async fn open(
+        &self,
+        account: &AccountRow,
+        device: &Device,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<Option<Continued>, StoreError> {
         let token = RefreshToken { session: Uuid::new_v4(), counter: 0 };
         let session = SessionRow {
             id: token.session.to_string(),
@@ -91,11 +96,8 @@ impl Sessions {
             user_agent: device.user_agent.clone(),
             ended_at: None,
         };
-        if !self.store.open_session(&session).await? {
-            return Ok(None);
-        }
-        let account = self.store.account_of_session(&session.id).await?;
-        Ok(account.map(|account| Continued { account, sid: session.id, refresh_token: token.encode(&self.key), read_at: now }))
+        let issued = self.store.open_session(&session, &scope(policy)).await?;
+        Ok(issued.map(|issued| Continued::of(issued, session.id, token.encode(&self.key))))
     }
 
     /// Exchanges a refresh token for its successor.
@@ -117,12 +119,14 @@ impl Sessions {
             user_agent: device.user_agent.clone(),
             ended_at: None,
         };
-        if !self.store.rotate_session(&used, stale).await? {
+        let mut issued = self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
+        if issued.is_none() {
             self.repeated(token, &sid, policy, stale, now).await?;
+            issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
         }
-        let account = self.store.account_of_session(&sid).await?.ok_or(NotContinued::Invalid)?;
+        let issued = issued.ok_or(NotContinued::Invalid)?;
         let successor = RefreshToken { counter: token.counter + 1, ..token };
-        Ok(Continued { account, sid, refresh_token: successor.encode(&self.key), read_at: now })
+        Ok(Continued::of(issued, sid, successor.encode(&self.key)))
     }
 
     /// Ends a session whose tokens are revoked: every successor would be born dead, and a browser led from one to the next for ever.
@@ -165,23 +169,6 @@ impl Sessions {
         self.store.account_of_session(sid).await
     }
 
-    /// The account of a session, and the cut-off that its next access token has to be past.
-    ///
-    /// A cut-off that the account as it was read knows nothing of may be that of a change of it. It is then read once more, after the cut-off
-    /// was looked up: else a token with what was taken away would be minted past the very cut-off that was to end it.
-    ///
-    /// # Errors
-    /// [`NotContinued`]: the session has ended meanwhile.
-    pub async fn as_it_is(&self, session: &Continued, issuer: &str) -> Result<(AccountRow, u64), NotContinued> {
-        let cutoff = self.revocations.list().cutoff(issuer, &session.account.id).unwrap_or(0);
-        let is_newer = cutoff > session.account.not_before.cast_unsigned() && cutoff >= session.read_at.as_secs();
-        if !is_newer {
-            return Ok((session.account.clone(), cutoff));
-        }
-        let account = self.store.account_of_session(&session.sid).await?.ok_or(NotContinued::Invalid)?;
-        Ok((account, cutoff))
-    }
-
     /// Has no worker accept the access tokens of a session any more, whatever became of it.
     ///
     /// # Errors
@@ -218,6 +205,12 @@ impl Sessions {
     /// [`StoreError`]
     pub async fn prune(&self, policy: &Policy, now: Duration) -> Result<(), StoreError> {
         self.store.prune_sessions(stale(policy, now)).await
+    }
+}
+
+impl Continued {
+    fn of(issued: Issued, sid: String, refresh_token: String) -> Self {
+        Self { account: issued.account, sid, refresh_token, issued_at: issued.issued_at.cast_unsigned() }
     }
 }
 
@@ -261,6 +254,11 @@ fn ended(sid: &str, policy: &Policy, now: Duration) -> Revocation {
     Revocation { scope: Scope::Issuer(policy.issuer.as_str().into()), by: RevokedBy::Sid, value: sid.into(), at: now.as_secs() }
 }
 
+/// Of our tokens, as the store keeps it.
+fn scope(policy: &Policy) -> String {
+    written(&Scope::Issuer(policy.issuer.as_str().into()))
+}
+
 fn stale(policy: &Policy, now: Duration) -> Stale {
     Stale {
         created_at: seconds(now.saturating_sub(policy.session_lifetime)),
@@ -287,7 +285,17 @@ const ENCODED: usize = 75;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::config::value::SecretBytes;
+    use crate::identity::account::NewAccount;
+    use crate::identity::policy::tests::policy;
+    use crate::identity::{Accounts, Email};
+    use crate::revocation::{Retention, keep};
+    use crate::store::StoreSettings;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn a_refresh_token_is_ours_to_the_last_bit() {
@@ -309,50 +317,172 @@ mod tests {
         }
     }
 
-    /// A change between reading the account and minting: its cut-off must not be what the token of the old account is minted past.
+    const ISSUER: &str = "https://app.test/auth";
+
+    /// What revokes the tokens of the one account.
+    #[derive(Clone, Copy, Debug)]
+    enum End {
+        LogoutAll,
+        Roles,
+        Password,
+        Disable,
+        /// `POST /revoke` with or without an issuer.
+        Operator(bool),
+        /// `portcullis revoke`: this process has yet to read it.
+        Command,
+    }
+
+    const ENDS: [End; 7] =
+        [End::LogoutAll, End::Roles, End::Password, End::Disable, End::Operator(false), End::Operator(true), End::Command];
+
+    /// A built-in issuer without its endpoints, in one second that does not pass.
+    #[derive(Clone)]
+    struct Issuer {
+        store: Store,
+        revocations: Arc<Revocations>,
+        sessions: Arc<Sessions>,
+        accounts: Accounts,
+        policy: Arc<Policy>,
+    }
+
+    const NOW: u64 = 1_800_000_000;
+
+    impl Issuer {
+        async fn start(folder: &tempfile::TempDir) -> Self {
+            let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
+            let store = Store::open(&StoreSettings { database: folder.path().join("test.db"), key }).await.unwrap();
+            let revocations =
+                Revocations::load(Some(store.clone()), Retention::default(), Clock::fixed(NOW), Metrics::new()).await.unwrap();
+            let sessions = Arc::new(Sessions::new(store.clone(), Arc::clone(&revocations)));
+            let accounts = Accounts::new(store.clone(), Some(Arc::clone(&revocations)));
+            let policy = Arc::new(Policy { issuer: ISSUER.to_owned(), ..policy() });
+            Self { store, revocations, sessions, accounts, policy }
+        }
+
+        async fn account(&self) -> String {
+            let email = Email::parse("ann@example.com").unwrap();
+            let new = NewAccount { email, name: None, password: None, roles: Vec::new(), email_verified: true };
+            self.accounts.add(new, NOW).await.unwrap().id
+        }
+
+        /// Logs in, if the account lets it: the `iat` and the refresh token.
+        async fn login(&self, id: &str) -> Option<Continued> {
+            let account = self.accounts.by_id(id).await.unwrap().unwrap();
+            self.sessions.open(&account, &device(), &self.policy, Duration::from_secs(NOW)).await.unwrap()
+        }
+
+        /// Returns when it is acknowledged.
+        async fn end(&self, id: &str, end: End) {
+            let policy = &self.policy;
+            let by_subject = |scope| Revocation { scope, by: RevokedBy::Subject, value: id.into(), at: NOW };
+            let hash = || "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW".parse().unwrap();
+            match end {
+                End::LogoutAll => self.accounts.end_sessions(id, policy, NOW).await.unwrap(),
+                End::Roles => self.accounts.set_roles(id, &["user".to_owned()], policy, NOW).await.unwrap(),
+                End::Password => self.accounts.set_password(id, &hash(), policy, NOW).await.unwrap(),
+                End::Disable => {
+                    self.accounts.set_disabled(id, true, policy, NOW).await.unwrap();
+                    self.accounts.set_disabled(id, false, policy, NOW).await.unwrap();
+                }
+                End::Operator(false) => self.revocations.revoke(by_subject(Scope::Every)).await.unwrap(),
+                End::Operator(true) => self.revocations.revoke(by_subject(Scope::Issuer(ISSUER.into()))).await.unwrap(),
+                End::Command => {
+                    keep(&self.store, vec![by_subject(Scope::Every)], &Retention::default()).await.unwrap();
+                    self.revocations.catch_up().await.unwrap();
+                }
+            }
+        }
+
+        /// The cut-off that the request line holds tokens against.
+        fn cutoff(&self, id: &str) -> u64 {
+            self.revocations.list().cutoff(ISSUER, id).unwrap_or(0)
+        }
+    }
+
+    fn device() -> Device {
+        Device { address: [127, 0, 0, 1].into(), user_agent: String::new() }
+    }
+
+    /// Logins, refreshes and whatever ends tokens, one after the other in one second: every end hits what was issued before, and what is
+    /// issued afterwards lives.
     #[tokio::test]
-    async fn an_account_that_changed_since_it_was_read_is_read_again() {
-        use crate::clock::Clock;
-        use crate::config::value::SecretBytes;
-        use crate::revocation::Retention;
-        use crate::store::{AccountChange, StoreSettings};
-        use crate::telemetry::metrics::Metrics;
-
-        const NOW: u64 = 1_800_000_000;
-        const ISSUER: &str = "https://app.example/auth";
+    async fn every_end_in_one_second_hits_what_was_issued_before_it() {
         let folder = tempfile::tempdir().unwrap();
-        let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-        let store = Store::open(&StoreSettings { database: folder.path().join("test.db"), key }).await.unwrap();
-        let revocations = Revocations::load(Some(store.clone()), Retention::default(), Clock::fixed(NOW), Metrics::new()).await.unwrap();
-        let sessions = Sessions::new(store.clone(), Arc::clone(&revocations));
-        let account = AccountRow {
-            id: "u-1".to_owned(),
-            email: "ann@app.example".to_owned(),
-            name: None,
-            password: String::new(),
-            roles: "admin".to_owned(),
-            disabled: 0,
-            email_verified: 0,
-            generation: 0,
-            not_before: 0,
-            created_at: 0,
-            last_login_at: None,
-        };
-        assert!(store.insert_account(&account).await.unwrap());
-        let device = Device { address: [127, 0, 0, 1].into(), user_agent: String::new() };
-        let opened = sessions.open(&account, &device, Duration::from_secs(NOW)).await.unwrap().unwrap();
-        assert_eq!(sessions.as_it_is(&opened, ISSUER).await.unwrap().1, 0);
+        let issuer = Issuer::start(&folder).await;
+        let id = issuer.account().await;
+        // Pairs of ends, so that each comes after each, with and without a token between them.
+        for (first, second) in ENDS.into_iter().flat_map(|first| ENDS.map(|second| (first, second))) {
+            for mints in [&[0_usize, 1][..], &[1, 0], &[1, 1], &[2, 3]] {
+                let mut refresh = None;
+                for (end, &mints) in [first, second].into_iter().zip(mints) {
+                    let mut minted = Vec::new();
+                    for turn in 0..mints {
+                        let continued = match refresh.take().filter(|_| turn > 0) {
+                            Some(token) => {
+                                let token: String = token;
+                                issuer.sessions.continued(&token, &device(), &issuer.policy, Duration::from_secs(NOW)).await.unwrap()
+                            }
+                            None => issuer.login(&id).await.unwrap(),
+                        };
+                        assert!(continued.issued_at > issuer.cutoff(&id), "a new token lives: {first:?} {second:?}");
+                        minted.push(continued.issued_at);
+                        refresh = Some(continued.refresh_token);
+                    }
+                    let before = issuer.cutoff(&id);
+                    issuer.end(&id, end).await;
+                    let cutoff = issuer.cutoff(&id);
+                    assert!(minted.iter().all(|issued_at| *issued_at <= cutoff), "{first:?} {second:?}: {minted:?} {cutoff}");
+                    assert!(cutoff <= before.max(NOW) + 1 + u64::from(mints == 0), "no later than it has to be");
+                }
+            }
+        }
+    }
 
-        let of_subject = |at| Revocation { scope: Scope::Issuer(ISSUER.into()), by: RevokedBy::Subject, value: "u-1".into(), at };
-        let change = async |change: AccountChange<'_>| {
-            let cutoff = store.change_account("u-1", change, row(&of_subject(NOW)), NOW.cast_signed()).await.unwrap().unwrap();
-            revocations.written(of_subject(cutoff.cast_unsigned()));
-            cutoff.cast_unsigned()
-        };
-        let cutoff = change(AccountChange::Roles("user")).await;
-        let (account, past) = sessions.as_it_is(&opened, ISSUER).await.unwrap();
-        assert_eq!((account.roles.as_str(), past), ("user", cutoff), "past the cut-off there are only the new roles");
-        change(AccountChange::EndSessions).await;
-        assert!(matches!(sessions.as_it_is(&opened, ISSUER).await, Err(NotContinued::Invalid)), "and no session that has ended");
+    /// The same at the same time: what was issued before an end was asked for is hit when it is acknowledged, and what is issued after that
+    /// lives, until the next one.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn ends_and_logins_at_the_same_time_keep_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer::start(&folder).await;
+        let id: Arc<str> = issuer.account().await.into();
+        let turn = Arc::new(AtomicU64::new(0));
+        let next = |turn: &AtomicU64| turn.fetch_add(1, Ordering::SeqCst);
+        let mut minting = tokio::task::JoinSet::new();
+        let mut ending = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let (issuer, id, turn) = (issuer.clone(), Arc::clone(&id), Arc::clone(&turn));
+            minting.spawn(async move {
+                let mut minted = Vec::new();
+                for _ in 0..40 {
+                    let begun = next(&turn);
+                    if let Some(continued) = issuer.login(&id).await {
+                        minted.push((begun, next(&turn), continued.issued_at));
+                    }
+                }
+                minted
+            });
+        }
+        for offset in 0..3 {
+            let (issuer, id, turn) = (issuer.clone(), Arc::clone(&id), Arc::clone(&turn));
+            ending.spawn(async move {
+                let mut ended = Vec::new();
+                for index in 0..28 {
+                    let begun = next(&turn);
+                    issuer.end(&id, ENDS[(index + offset * 2) % ENDS.len()]).await;
+                    let cutoff = issuer.cutoff(&id);
+                    ended.push((begun, next(&turn), cutoff));
+                }
+                ended
+            });
+        }
+        let minted: Vec<_> = minting.join_all().await.into_iter().flatten().collect();
+        let ended: Vec<_> = ending.join_all().await.into_iter().flatten().collect();
+        for &(begun, done, issued_at) in &minted {
+            for &(asked, acknowledged, cutoff) in &ended {
+                assert!(done > asked || issued_at <= cutoff, "issued at {issued_at}, and ended at {cutoff} afterwards");
+                assert!(begun < acknowledged || issued_at > cutoff, "issued at {issued_at}, after the end at {cutoff}");
+            }
+        }
+        assert!(minted.len() > 40, "{}", minted.len());
     }
 }

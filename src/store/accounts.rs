@@ -158,9 +158,9 @@ pub(super) async fn change_account(
         AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
     };
     let changed: Option<(i64,)> = statement.fetch_optional(&mut *connection).await?;
-    let Some((cutoff,)) = changed else { return Ok(None) };
-    write_revocations(connection, &[RevocationRow { revoked_at: cutoff, ..revocation }]).await?;
-    Ok(Some(cutoff))
+    let Some((not_before,)) = changed else { return Ok(None) };
+    let written = write_revocations(connection, &[RevocationRow { revoked_at: not_before, ..revocation }]).await?;
+    Ok(written.first().copied())
 }
 
 /// False: the address is taken.
@@ -185,16 +185,17 @@ async fn insert_account(connection: &mut AnyConnection, account: &AccountRow) ->
 const INSERT: &str = "INSERT INTO accounts (id, email, name, password, roles, disabled, email_verified, generation, not_before, \
     created_at, last_login_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (email) DO UPDATE SET email = accounts.email RETURNING id";
 
-/// The cut-off is past every token of the account: one that was minted past the last cut-off has an `iat` of one second more.
-const SET_ROLES: &str = "UPDATE accounts SET not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END, roles = $3 WHERE id = $2 RETURNING not_before";
+/// The cut-off hits every token of the account: one that was issued past an earlier cut-off has an `iat` that is ahead of the time.
+const SET_ROLES: &str =
+    "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, roles = $3 WHERE id = $2 RETURNING not_before";
 
-const SET_DISABLED: &str = "UPDATE accounts SET not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END, \
+const SET_DISABLED: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1, disabled = $3 WHERE id = $2 RETURNING not_before";
 
-const SET_PASSWORD: &str = "UPDATE accounts SET not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END, \
+const SET_PASSWORD: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1, password = $3 WHERE id = $2 RETURNING not_before";
 
-const END_SESSIONS: &str = "UPDATE accounts SET not_before = CASE WHEN not_before >= $1 THEN not_before + 1 ELSE $1 END, \
+const END_SESSIONS: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1 WHERE id = $2 RETURNING not_before";
 
 #[cfg(test)]
@@ -256,6 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        let mut latest = 0;
         for (change, ends, opens) in [
             (AccountChange::Roles("admin"), false, true),
             (AccountChange::Password("new"), true, true),
@@ -266,17 +268,21 @@ mod tests {
             let before = store.account("a").await.unwrap().unwrap();
             let told = format!("{change:?}");
             let (open, late) = (session(&format!("open {told}"), before.generation), session(&format!("late {told}"), before.generation));
-            let was_open = store.open_session(&open).await.unwrap();
+            let issued = store.open_session(&open, "=x").await.unwrap();
+            let was_open = issued.is_some();
             assert_eq!(was_open, before.disabled == 0, "{told}");
+            // Nobody is logged in while the account is disabled, and there is no token to be hit.
+            latest = issued.map_or(latest, |issued| issued.issued_at);
+            assert!(latest > before.not_before || !was_open, "past the last cut-off: {told}");
             let cutoff = store.change_account("a", change, revocation("subject", "a"), 500).await.unwrap().unwrap();
             let after = store.account("a").await.unwrap().unwrap();
             assert_eq!(cutoff, after.not_before, "{told}");
-            assert!(cutoff > before.not_before, "past every token that was issued past the last one: {told}");
+            assert_eq!(cutoff, latest.max(500), "it hits what was issued past the last one, and is no later than it has to be: {told}");
             assert_eq!(store.live_session(&open.id).await.unwrap().is_some(), was_open && !ends, "{told}");
-            assert_eq!(store.rotate_session(&open, FRESH).await.unwrap(), was_open && !ends, "{told}");
-            assert_eq!(store.open_session(&late).await.unwrap(), !ends, "{told}");
+            assert_eq!(store.rotate_session(&open, FRESH, "=x", 500).await.unwrap().is_some(), was_open && !ends, "{told}");
+            assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{told}");
             let next = session(&format!("next {told}"), after.generation);
-            assert_eq!(store.open_session(&next).await.unwrap(), opens, "{told}");
+            assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{told}");
             let revoked = store.revocations_after(0).await.unwrap();
             assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{told}");
         }
@@ -290,20 +296,20 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         store.insert_account(&account("b", "b@x.example")).await.unwrap();
-        assert!(store.open_session(&session("s", 0)).await.unwrap());
+        assert!(store.open_session(&session("s", 0), "=x").await.unwrap().is_some());
         assert!(!store.end_session("s", "b", &revocation("sid", "s"), 9).await.unwrap());
         assert!(store.revocations_after(0).await.unwrap().is_empty());
         assert!(store.end_session("s", "a", &revocation("sid", "s"), 9).await.unwrap());
         assert!(store.live_session("s").await.unwrap().is_none() && store.account_of_session("s").await.unwrap().is_none());
-        assert!(!store.rotate_session(&session("s", 0), FRESH).await.unwrap());
+        assert!(store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_none());
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
         // Too old by one of the two, and only then.
-        store.open_session(&session("t", 0)).await.unwrap();
+        store.open_session(&session("t", 0), "=x").await.unwrap();
         for (created_at, rotated_at, lives) in [(100, 0, false), (0, 100_000, false), (99, 99_999, true)] {
             let stale = Stale { created_at, rotated_at };
             assert_eq!(store.sessions_of("a", stale).await.unwrap().len(), usize::from(lives));
         }
-        assert!(!store.rotate_session(&session("t", 0), Stale { created_at: 100, rotated_at: 0 }).await.unwrap());
+        assert!(store.rotate_session(&session("t", 0), Stale { created_at: 100, rotated_at: 0 }, "=x", 9).await.unwrap().is_none());
     }
 
     #[tokio::test]
@@ -311,11 +317,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
-        store.open_session(&session("s", 0)).await.unwrap();
+        store.open_session(&session("s", 0), "=x").await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let store = store.clone();
-            tasks.spawn(async move { store.rotate_session(&session("s", 0), FRESH).await.unwrap() });
+            tasks.spawn(async move { store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_some() });
         }
         assert_eq!(tasks.join_all().await.into_iter().filter(|rotated| *rotated).count(), 1);
         assert_eq!(store.live_session("s").await.unwrap().unwrap().counter, 1);

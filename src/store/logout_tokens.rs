@@ -13,19 +13,20 @@ pub struct LogoutTokenRow {
 }
 
 impl Store {
-    /// Writes what a logout token revokes, beside the token. False: it was received before; nothing was written.
+    /// Writes what a logout token revokes, beside the token, and tells the time as it is written. `None`: it was received before; nothing
+    /// was written.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn revoke_once(&self, token: &LogoutTokenRow, row: &RevocationRow) -> Result<bool, StoreError> {
+    pub async fn revoke_once(&self, token: &LogoutTokenRow, row: &RevocationRow) -> Result<Option<i64>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let received = sqlx::query(RECEIVE).bind(&token.name).bind(token.over_at).execute(&mut *transaction).await?;
         if received.rows_affected() == 0 {
-            return Ok(false);
+            return Ok(None);
         }
-        write_revocations(&mut transaction, std::slice::from_ref(row)).await?;
+        let written = write_revocations(&mut transaction, std::slice::from_ref(row)).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(written.first().copied())
     }
 
     /// Forgets logout tokens that are over at `now`, in Unix seconds.
@@ -51,14 +52,14 @@ mod tests {
         let (here, there) = (Store::open(&settings(folder.path())).await.unwrap(), Store::open(&settings(folder.path())).await.unwrap());
         let token = |name: &str| LogoutTokenRow { name: name.into(), over_at: 100 };
         let row = |revoked_at| RevocationRow { kind: "subject".into(), value: "u".into(), scope: "*".into(), revoked_at, seq: 0 };
-        assert!(here.revoke_once(&token("a"), &row(10)).await.unwrap());
-        assert!(!there.revoke_once(&token("a"), &row(20)).await.unwrap());
-        assert!(there.revoke_once(&token("b"), &row(15)).await.unwrap());
+        assert_eq!(here.revoke_once(&token("a"), &row(10)).await.unwrap(), Some(10));
+        assert_eq!(there.revoke_once(&token("a"), &row(20)).await.unwrap(), None);
+        assert_eq!(there.revoke_once(&token("b"), &row(15)).await.unwrap(), Some(15));
         let cutoffs: Vec<_> = here.revocations_after(0).await.unwrap().into_iter().map(|row| row.revoked_at).collect();
         assert_eq!(cutoffs, [15], "the repeated one has moved nothing");
         here.prune_logout_tokens(99).await.unwrap();
-        assert!(!here.revoke_once(&token("a"), &row(20)).await.unwrap());
+        assert_eq!(here.revoke_once(&token("a"), &row(20)).await.unwrap(), None);
         here.prune_logout_tokens(100).await.unwrap();
-        assert!(here.revoke_once(&token("a"), &row(20)).await.unwrap());
+        assert_eq!(here.revoke_once(&token("a"), &row(20)).await.unwrap(), Some(20));
     }
 }

@@ -33,7 +33,7 @@ pub use self::mail::{LinkRow, MailRow};
 pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
-pub use self::sessions::{SessionRow, Stale};
+pub use self::sessions::{Issued, SessionRow, Stale};
 pub use self::signing_keys::SigningKeyRow;
 use crate::config::value::SecretBytes;
 

@@ -20,11 +20,12 @@ pub struct RevocationRow {
 }
 
 impl Store {
-    /// Writes revocations, all or none. One that is there already keeps the later time, and is told to those who follow again.
+    /// Writes revocations, all or none. One that is there already keeps the later time, and is told to those who follow again. Returned are
+    /// the times as they were written: a subject's cut-off is at or after the `iat` of every token that was issued to it here.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<(), StoreError> {
+    pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
         self.revoke_sessions(rows, &[]).await
     }
 
@@ -32,13 +33,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn revoke_sessions(&self, rows: &[RevocationRow], sessions: &[RevocationRow]) -> Result<(), StoreError> {
+    pub async fn revoke_sessions(&self, rows: &[RevocationRow], sessions: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        write_revocations(&mut transaction, rows).await?;
+        let written = write_revocations(&mut transaction, rows).await?;
         for RevocationRow { value, revoked_at, .. } in sessions {
             sqlx::query(END_SESSION).bind(revoked_at).bind(value).execute(&mut *transaction).await?;
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        Ok(written)
     }
 
     /// What was written after `seq`, in the order of writes, at most [`REVOCATIONS_PAGE`] rows.
@@ -65,23 +67,36 @@ impl Store {
     }
 }
 
-/// Writes revocations beside what else a transaction does.
-pub(super) async fn write_revocations(transaction: &mut AnyConnection, rows: &[RevocationRow]) -> Result<(), StoreError> {
+/// Writes revocations beside what else a transaction does, and tells their times as they are written.
+pub(super) async fn write_revocations(transaction: &mut AnyConnection, rows: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
+    let mut written = Vec::with_capacity(rows.len());
     for row in rows {
-        let statement = sqlx::query(INSERT).bind(&row.kind).bind(&row.value).bind(&row.scope).bind(row.revoked_at);
-        statement.execute(&mut *transaction).await?;
+        let statement = sqlx::query_as(INSERT).bind(&row.kind).bind(&row.value).bind(&row.scope).bind(row.revoked_at);
+        let (revoked_at,): (i64,) = statement.fetch_one(&mut *transaction).await?;
+        written.push(revoked_at);
     }
-    Ok(())
+    Ok(written)
+}
+
+/// The latest cut-off of an account's tokens, whose `iss` has this scope; 0: none. Within a transaction that has written something, so that
+/// no other cut-off can be written before it ends.
+pub(super) async fn cutoff_of(transaction: &mut AnyConnection, account: &str, scope: &str) -> Result<i64, StoreError> {
+    let (cutoff,): (i64,) = sqlx::query_as(CUTOFF).bind(account).bind(scope).fetch_one(transaction).await?;
+    Ok(cutoff)
 }
 
 /// The most rows that are read at a time.
 pub const REVOCATIONS_PAGE: usize = 10_000;
 
-/// `WHERE true` tells SQLite's parser that `ON CONFLICT` is no join.
+/// A subject that is an account of ours may have a token whose `iat` is ahead of the time, past an earlier cut-off. `WHERE true` tells
+/// SQLite's parser that `ON CONFLICT` is no join.
 const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq) \
-    SELECT $1, $2, $3, $4, COALESCE(MAX(seq), 0) + 1 FROM revocations WHERE true \
+    SELECT $1, $2, $3, COALESCE((SELECT issued_at FROM accounts WHERE id = $2 AND issued_at > $4 AND $1 = 'subject'), $4), \
+    COALESCE(MAX(seq), 0) + 1 FROM revocations WHERE true \
     ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, revoked_at = CASE \
-    WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END";
+    WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END RETURNING revoked_at";
+
+const CUTOFF: &str = "SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1 AND scope IN ('*', $2)";
 
 const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND ended_at IS NULL";
 
@@ -119,6 +134,25 @@ mod tests {
         assert_eq!(read(&store, 4).await, [("jti a *".into(), 110, 5)]);
         store.revoke(&[]).await.unwrap();
         assert!(read(&store, 5).await.is_empty());
+    }
+
+    /// Whoever's account it is was issued a token past an earlier cut-off: another one in the same second hits it, whoever asks for it.
+    #[tokio::test]
+    async fn a_subjects_cut_off_is_no_earlier_than_its_last_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let insert = "INSERT INTO accounts VALUES ('u', 'u@x.example', NULL, '', '', 0, 0, 0, 0, 0, NULL, $1)";
+        sqlx::query(insert).bind(102_i64).execute(&store.pool).await.unwrap();
+        for (kind, value, scope, asked, written) in [
+            ("subject", "u", "*", 100, 102),
+            ("subject", "u", "=x", 101, 102),
+            ("subject", "u", "=x", 103, 103),
+            ("subject", "u", "=x", 100, 103),
+            ("subject", "v", "=x", 100, 100),
+            ("sid", "u", "=x", 100, 100),
+        ] {
+            assert_eq!(store.revoke(&[row(kind, value, scope, asked)]).await.unwrap(), [written], "{kind} {value} {scope} {asked}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The table of sessions: one row is one family of refresh tokens.
 
-use super::revocations::write_revocations;
+use sqlx::AnyConnection;
+
+use super::revocations::{cutoff_of, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
 
 /// A row: somebody who is logged in, somewhere.
@@ -35,12 +37,22 @@ pub struct Stale {
     pub rotated_at: i64,
 }
 
+/// An account, as it is when an access token is issued to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// What the token tells of it.
+    pub account: AccountRow,
+    /// Its `iat`, in Unix seconds: past everything that was revoked before. Whatever is revoked from now on has a cut-off at or after it.
+    pub issued_at: i64,
+}
+
 impl Store {
-    /// Opens a session, if the account is still as it was when its password was checked: of this generation and not disabled.
+    /// Opens a session, if the account is still as it was when its password was checked: of this generation and not disabled. An access
+    /// token is issued with it; `scope` is that of its `iss` in revocations.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn open_session(&self, session: &SessionRow) -> Result<bool, StoreError> {
+    pub async fn open_session(&self, session: &SessionRow, scope: &str) -> Result<Option<Issued>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let opened = sqlx::query(OPEN)
             .bind(&session.id)
@@ -54,22 +66,25 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
         if opened.rows_affected() == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2")
             .bind(session.created_at)
             .bind(&session.account)
             .execute(&mut *transaction)
             .await?;
+        let issued = issue(&mut transaction, &session.id, scope, session.created_at).await?;
         transaction.commit().await?;
-        Ok(true)
+        Ok(issued)
     }
 
-    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try, one does.
+    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try, one does. An access token is issued with
+    /// it, at `now` in Unix seconds.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn rotate_session(&self, used: &SessionRow, stale: Stale) -> Result<bool, StoreError> {
+    pub async fn rotate_session(&self, used: &SessionRow, stale: Stale, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
         let rotated = sqlx::query(ROTATE)
             .bind(used.rotated_at)
             .bind(&used.id)
@@ -78,9 +93,27 @@ impl Store {
             .bind(stale.rotated_at)
             .bind(&used.address)
             .bind(&used.user_agent)
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await?;
-        Ok(rotated.rows_affected() == 1)
+        if rotated.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let issued = issue(&mut transaction, &used.id, scope, now).await?;
+        transaction.commit().await?;
+        Ok(issued)
+    }
+
+    /// Issues another access token to a session that goes on. `None`: it does not.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn issue_again(&self, session: &str, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        // What is written first keeps others from writing.
+        sqlx::query("UPDATE sessions SET counter = counter WHERE id = $1").bind(session).execute(&mut *transaction).await?;
+        let issued = issue(&mut transaction, session, scope, now).await?;
+        transaction.commit().await?;
+        Ok(issued)
     }
 
     /// A session that goes on: neither ended nor of another generation than its account, which is not disabled.
@@ -136,6 +169,18 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+/// Notes that an access token is issued to a session's account, and when it says that it was: past every cut-off that stands. In a
+/// transaction that has written something, so that whatever is revoked comes before it or after.
+async fn issue(transaction: &mut AnyConnection, session: &str, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
+    let account: Option<AccountRow> = sqlx::query_as(ACCOUNT).bind(session).fetch_optional(&mut *transaction).await?;
+    let Some(account) = account else { return Ok(None) };
+    let cutoff = cutoff_of(&mut *transaction, &account.id, scope).await?.max(account.not_before);
+    let issued_at = now.max(cutoff.saturating_add(1));
+    let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1").bind(issued_at).bind(&account.id);
+    noted.execute(transaction).await?;
+    Ok(Some(Issued { account, issued_at }))
 }
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
-use crate::harness::accounts::{Tokens, open};
+use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, mint, within};
 
@@ -223,6 +223,44 @@ async fn a_session_that_is_revoked_is_not_carried_on() {
     within(async { while gateway.reaches(&next.access).await == 200 {} }).await;
     let next = Tokens::of(&gateway.refresh(&next.refresh).await);
     assert_eq!(gateway.reaches(&next.access).await, 200);
+}
+
+/// A login right after a revocation has a token that is issued past the cut-off. Whatever ends it in that very second does end it.
+#[tokio::test]
+async fn a_token_that_was_issued_past_a_cut_off_ends_like_any_other() {
+    let config = format!("server.workers = 4\n{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""));
+    let gateway = Gateway::setup(&config).file("admin.token", "the-token-of-operators").start().await;
+    let body = json!({ "current_password": PASSWORD, "new_password": PASSWORD });
+    for (index, end) in
+        ["logout-all", "password/change", "revoke", "set-roles", "disable", "end-sessions", "command"].into_iter().enumerate()
+    {
+        let email = format!("ann{index}@example.com");
+        let id = gateway.register(&email).await["id"].as_str().unwrap().to_owned();
+        let revoke = || {
+            let body = json!({ "subject": id }).to_string();
+            Request::new(gateway.admin_address(), "POST", "/revoke").bearer("the-token-of-operators").body(body).send()
+        };
+        assert_eq!(revoke().await.status, 204);
+        let tokens = gateway.login(&email).await;
+        assert_eq!(gateway.reaches(&tokens.access).await, 200, "it is past the cut-off");
+        let ended = match end {
+            "logout-all" | "password/change" => {
+                gateway.post(&format!("/auth/{end}"), &body).bearer(&tokens.access).send().await.status == 204
+            }
+            "revoke" => revoke().await.status == 204,
+            "command" => gateway.command(&["revoke", "--subject", &id, "--issuer", "identity"]).await.0 == 0,
+            command => gateway.command(&["user", command, &email]).await.0 == 0,
+        };
+        assert!(ended, "{end}");
+        // A command tells the gateway by the store.
+        let is_command = !["logout-all", "password/change", "revoke"].contains(&end);
+        if is_command {
+            within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
+        }
+        for _ in 0..8 {
+            gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+        }
+    }
 }
 
 #[tokio::test]
