@@ -22,7 +22,7 @@ use crate::keys::{Background, Health};
 use crate::priority::step_back;
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Server, bind};
-use crate::store::{Store, StoreError};
+use crate::store::{Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::LogWriter;
@@ -115,9 +115,9 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
         .map_err(|(address, source)| ProcessError::Listen { address, source })?;
     let admin = runtime.block_on(TcpListener::bind(start.admin)).map_err(|source| ProcessError::Listen { address: start.admin, source })?;
 
-    let store = match &start.store {
-        Some(settings) => Some(runtime.block_on(Store::open(settings))?),
-        None => None,
+    let (store, presence) = match &start.store {
+        Some(settings) => (Some(runtime.block_on(Store::open(settings))?), Some(Presence::announce(settings)?)),
+        None => (None, None),
     };
 
     tell_warnings(&compiled);
@@ -135,7 +135,7 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
     let readiness = Arc::new(readiness(&gateway, &clock));
     let life = Life { path: path.to_owned(), gateway, revocations, control, server, metrics, clock, readiness, background };
-    let ended = runtime.block_on(life.live(admin, &bound, started));
+    let ended = runtime.block_on(life.live(admin, &bound, presence, started));
     if ended.is_ok() {
         for worker in workers {
             // What a worker's panic said is on standard error already.
@@ -213,7 +213,13 @@ struct Life {
 }
 
 impl Life {
-    async fn live(&self, admin: TcpListener, bound: &[SocketAddr], started: impl FnOnce(&[SocketAddr])) -> Result<(), ProcessError> {
+    async fn live(
+        &self,
+        admin: TcpListener,
+        bound: &[SocketAddr],
+        presence: Option<Presence>,
+        started: impl FnOnce(&[SocketAddr]),
+    ) -> Result<(), ProcessError> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -229,7 +235,7 @@ impl Life {
             Arc::clone(&self.control),
         )));
         #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
-        let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow()));
+        let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow(presence)));
         let gateway = Arc::clone(&self.gateway);
         let tending = self.gateway.identity().map(|identity| Arc::clone(identity).tend(move || gateway.current().identity.clone()));
         #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]

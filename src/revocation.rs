@@ -1,7 +1,8 @@
 //! Who owns what is revoked: the list that the request line reads, and the table in the store that it is kept in.
 //!
 //! One for the process. A revocation is written to the store first and then to the list, so that what was acknowledged survives a restart
-//! and no worker accepts the token any more. What other processes write (`portcullis revoke`) is read from the store four times a second.
+//! and no worker accepts the token any more. What other processes write (`portcullis revoke`) is read from the store four times a second, and
+//! a command waits for that ([`Presence`]).
 //! Without a store the list is all there is. Nothing here is ever on the way of a request.
 
 use std::collections::HashMap;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::store::{LogoutTokenRow, REVOCATIONS_PAGE, RevocationRow, Store, StoreError};
+use crate::store::{LogoutTokenRow, Presence, REVOCATIONS_PAGE, RevocationRow, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
 
@@ -176,14 +177,23 @@ impl Revocations {
         *retention = std::mem::take(&mut *retention).and(Retention::of(issuers));
     }
 
-    /// Follows the store and forgets what is over, until it is dropped.
-    pub async fn follow(self: Arc<Self>) {
+    /// Follows the store and forgets what is over, until it is dropped. Commands that revoke are told by `presence` what is known here.
+    pub async fn follow(self: Arc<Self>, presence: Option<Presence>) {
         let mut polls = tokio::time::interval_at(Instant::now() + POLL_EVERY, POLL_EVERY);
         let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_EVERY, PRUNE_EVERY);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_behind = false;
+        let mut told = None;
         loop {
+            if let (Some(presence), seen) = (&presence, self.seen.load(Ordering::Relaxed))
+                && told != Some(seen)
+            {
+                match presence.knows(seen) {
+                    Ok(()) => told = Some(seen),
+                    Err(error) => tracing::debug!(cause = %error, "commands that revoke cannot be told that it is known here"),
+                }
+            }
             let done = tokio::select! {
                 _ = polls.tick(), if self.store.is_some() => self.catch_up().await,
                 _ = prunes.tick() => self.prune().await,
@@ -277,7 +287,7 @@ pub fn written(scope: &Scope) -> String {
     }
 }
 
-/// How often the store is asked for what others wrote: within a second it holds here.
+/// How often the store is asked for what others wrote. Commands wait for it.
 const POLL_EVERY: Duration = Duration::from_millis(250);
 
 /// How often what is over is forgotten.

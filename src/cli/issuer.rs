@@ -12,10 +12,10 @@ use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
 use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::identity::{Accounts, Policy};
-use crate::store::Store;
+use crate::store::{PATIENCE, Store, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 
-/// The built-in issuer of a file, as a command sees it. A gateway that runs on the same store reads what is written within a second.
+/// The built-in issuer of a file, as a command sees it.
 pub(super) struct Issuer {
     pub(super) policy: Arc<Policy>,
     pub(super) store: Store,
@@ -23,7 +23,7 @@ pub(super) struct Issuer {
     pub(super) now: u64,
 }
 
-/// Does something with the issuer of a file.
+/// Does something with the issuer of a file, and waits until every gateway that runs on its store knows what that has revoked.
 ///
 /// # Errors
 /// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work` says.
@@ -43,9 +43,24 @@ pub(super) fn with_issuer<T>(path: &Path, work: impl AsyncFnOnce(&Issuer) -> Res
         let store = Store::open(&settings).await?;
         let issuer = Issuer { policy, accounts: Accounts::new(store.clone(), None), store, now };
         let done = work(&issuer).await;
+        if done.is_ok() {
+            await_gateways(&issuer.store, &settings).await;
+        }
         issuer.store.close().await;
         done
     })
+}
+
+/// Waits until every gateway that runs on the store refuses what has been revoked. False: one does not yet, and that was said.
+pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> bool {
+    let problem = match store.acknowledged(settings).await {
+        Ok(0) => return true,
+        Ok(1) => format!("a gateway that runs on this store has not read it within {} seconds", PATIENCE.as_secs()),
+        Ok(some) => format!("{some} gateways that run on this store have not read it within {} seconds", PATIENCE.as_secs()),
+        Err(error) => format!("nobody can tell whether a gateway that runs on this store has read it: {error}"),
+    };
+    eprintln!("warning: it is done, but {problem}; until then what is revoked may be let through there");
+    false
 }
 
 /// Lines of columns, each as wide as its widest cell.

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use toml::Spanned;
 
+use super::issuer::await_gateways;
 use super::token::no_issuer;
 use super::{Failure, print};
 use crate::clock::Clock;
@@ -20,7 +21,7 @@ use crate::token::{Revocation, RevokedBy, Scope};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A gateway that runs on the same store refuses the tokens within a second; one that does not run, from its next start."
+    after_help = "When the command ends, every gateway that runs on the same store refuses the tokens; one that does not run, from its next start."
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -62,8 +63,8 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
     let retention = Retention::of(&snapshot.issuers);
     let kept = retention.seconds(&scope);
     let revocation = Revocation { scope, by, value: value.into(), at: clock.unix_seconds() };
-    let revocation = write(settings, revocation, &retention)?;
-    print(&told(&revocation, arguments.issuer.as_deref(), kept))
+    let (revocation, is_known) = write(settings, revocation, &retention)?;
+    print(&told(&revocation, arguments.issuer.as_deref(), kept, is_known))
 }
 
 impl What {
@@ -92,19 +93,20 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     })
 }
 
-/// Tells it as it was written.
-fn write(settings: &StoreSettings, revocation: Revocation, retention: &Retention) -> Result<Revocation, Failure> {
+/// Tells it as it was written, and whether every gateway that runs knows it.
+fn write(settings: &StoreSettings, revocation: Revocation, retention: &Retention) -> Result<(Revocation, bool), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
         let revoked = keep(&store, vec![revocation.clone()], retention).await.map_err(|error| failed(&error));
+        let is_known = revoked.is_ok() && await_gateways(&store, settings).await;
         store.close().await;
-        Ok(revoked?.pop().unwrap_or(revocation))
+        Ok((revoked?.pop().unwrap_or(revocation), is_known))
     })
 }
 
-fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64) -> String {
+fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bool) -> String {
     let Revocation { by, value, at, .. } = revocation;
     let whose = issuer.map_or("of every issuer".to_owned(), |name| format!("of issuer `{name}`"));
     let time = |seconds: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
@@ -116,8 +118,9 @@ fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64) -> String {
         }
     };
     let until = time(at.saturating_add(kept));
+    let who = if is_known { "Every gateway that runs on this store refuses it now" } else { "A gateway refuses it when it has read it" };
     format!(
-        "revoked: {what}.\nA gateway that runs on this store refuses it within a second, one that is started later at once. Kept until {until},\n\
+        "revoked: {what}.\n{who}, and one that is started later does. Kept until {until},\n\
          when no such token can be valid any more.\n"
     )
 }

@@ -22,7 +22,7 @@ use crate::identity::{Accounts, Email};
 use crate::store::AccountRow;
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = "A gateway that runs on the same store knows within a second.")]
+#[command(after_help = "When a command ends, every gateway that runs on the same store knows.")]
 pub(super) enum Command {
     /// Add an account. Its password is asked for, or read from standard input.
     Add(AddArguments),

@@ -1,7 +1,8 @@
 //! Accounts: who may log in, and as what.
 //!
 //! Endpoints and the command line use these verbs alike. What a change takes away is gone when it returns: it is one step of the store
-//! with the revocation of what was issued before, and this process's list has it then; other processes read it within a second.
+//! with the revocation of what was issued before, and this process's list has it then. Other processes read it from the store;
+//! a command waits until they have.
 
 use std::sync::Arc;
 

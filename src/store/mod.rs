@@ -10,6 +10,7 @@
 mod accounts;
 mod logout_tokens;
 mod mail;
+mod presence;
 mod revocations;
 mod seal;
 mod second_factors;
@@ -30,6 +31,7 @@ use sqlx::{AnyPool, Executor};
 pub use self::accounts::{AccountChange, AccountRow};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
+pub use self::presence::{PATIENCE, Presence};
 pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;

@@ -43,6 +43,15 @@ impl Store {
         Ok(written)
     }
 
+    /// The number of the last one that was written; 0: none.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
+        let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations").fetch_one(&self.pool).await?;
+        Ok(seq)
+    }
+
     /// What was written after `seq`, in the order of writes, at most [`REVOCATIONS_PAGE`] rows.
     ///
     /// # Errors

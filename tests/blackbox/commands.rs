@@ -38,20 +38,16 @@ fn failed(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String) {
     (code, error)
 }
 
-/// Waits until a request with this token is refused.
-async fn dies(gateway: &Gateway, access: &str) {
-    within(async {
-        while gateway.reaches(access).await == 200 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    gateway.get("/reports").bearer(access).send().await.is(401, "token_revoked");
+/// That the token is refused by every worker at once.
+async fn is_dead(gateway: &Gateway, access: &str) {
+    for _ in 0..8 {
+        gateway.get("/reports").bearer(access).send().await.is(401, "token_revoked");
+    }
 }
 
 #[tokio::test]
 async fn accounts_are_changed_while_the_gateway_runs() {
-    let gateway = Gateway::start(&open("")).await;
+    let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     let told = done(
         &gateway,
         &["user", "add", "Ann@Example.com", "--role", "admin", "--name", "Ann", "--password-stdin"],
@@ -63,16 +59,16 @@ async fn accounts_are_changed_while_the_gateway_runs() {
 
     let told = done(&gateway, &["user", "set-roles", "ann@example.com", "auditor", "user", "auditor"], "");
     assert_eq!(told, "ann@example.com has the roles auditor, user now, and had the roles admin\n");
-    dies(&gateway, &tokens.access).await;
+    is_dead(&gateway, &tokens.access).await;
     let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
     assert_eq!(next.claims()["roles"], serde_json::json!(["auditor", "user"]), "the session goes on with the new roles");
 
     done(&gateway, &["user", "end-sessions", "ann@example.com"], "");
-    dies(&gateway, &next.access).await;
+    is_dead(&gateway, &next.access).await;
     gateway.refresh(&next.refresh).await.is(401, "invalid_grant");
     let again = gateway.login("ann@example.com").await;
     done(&gateway, &["user", "disable", "ann@example.com"], "");
-    dies(&gateway, &again.access).await;
+    is_dead(&gateway, &again.access).await;
     gateway.try_login("ann@example.com", PASSWORD).await.is(401, "login_failed");
     assert!(done(&gateway, &["user", "list"], "").contains("ann@example.com  auditor user  disabled"));
     done(&gateway, &["user", "enable", "ann@example.com"], "");
@@ -215,4 +211,60 @@ async fn explain_answers_as_the_gateway_does() {
         let told: Value = serde_json::from_str(&told).unwrap();
         assert_eq!((&told["status"], &told["reason"]), (&status.into(), &reason.into()), "{told}");
     }
+}
+
+/// What a command has done holds in the gateway when it ends, and who logs in then has a token that lives.
+#[tokio::test]
+async fn a_command_ends_when_the_gateway_knows() {
+    let mut gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
+    let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
+    for arguments in [
+        &["revoke", "--subject", &id][..],
+        &["user", "set-roles", "ann@example.com", "user"],
+        &["revoke", "--subject", &id, "--issuer", "identity"],
+        &["user", "end-sessions", "ann@example.com"],
+        &["revoke", "--subject", &id],
+    ] {
+        let tokens = gateway.login("ann@example.com").await;
+        assert_eq!(gateway.reaches(&tokens.access).await, 200);
+        done(&gateway, arguments, "");
+        is_dead(&gateway, &tokens.access).await;
+        let next = gateway.login("ann@example.com").await;
+        for _ in 0..8 {
+            assert_eq!(gateway.reaches(&next.access).await, 200, "{arguments:?}");
+        }
+    }
+    // One that was killed is not waited for, whether or not another one runs.
+    let tokens = gateway.login("ann@example.com").await;
+    gateway.kill_and_restart().await;
+    let started = std::time::Instant::now();
+    done(&gateway, &["user", "end-sessions", "ann@example.com"], "");
+    is_dead(&gateway, &tokens.access).await;
+    gateway.signal("KILL");
+    gateway.exited().await;
+    done(&gateway, &["user", "end-sessions", "ann@example.com"], "");
+    assert!(started.elapsed() < crate::harness::PATIENCE, "{:?}", started.elapsed());
+    let beside = std::fs::read_dir(gateway.path(".")).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains("-gateway-")
+    });
+    assert_eq!(beside.count(), 0, "nothing is left of those that were killed");
+}
+
+/// A gateway that does not answer, as one that was stopped: the command does not wait for ever, and says so.
+#[tokio::test]
+async fn a_command_says_that_a_gateway_does_not_answer() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    gateway.signal("STOP");
+    let (code, told, warning) = portcullis(&gateway, &["user", "disable", "ann@example.com"], "");
+    assert!(code == 0 && told.starts_with("disabled ann@example.com"), "{told}");
+    assert!(
+        warning.starts_with("warning: it is done, but a gateway that runs on this store has not read it within 2 seconds;"),
+        "{warning}"
+    );
+    gateway.signal("CONT");
+    within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
+    is_dead(&gateway, &tokens.access).await;
 }

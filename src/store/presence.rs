@@ -1,0 +1,175 @@
+//! Which gateways run on a database, and how much of its revocations each of them knows.
+//!
+//! A command that revokes ends when every gateway that runs refuses. Each has a file beside the database, which holds the number of the
+//! last revocation that it has read, and is locked as long as it runs: the system lets the lock go when the process ends, however it does.
+//! So nothing is written while nothing is revoked, one that was killed is told from one that is slow, and where none runs nobody waits.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Store, StoreError, StoreSettings};
+
+/// A gateway that runs, as commands see it. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Presence {
+    path: PathBuf,
+    file: File,
+}
+
+impl Presence {
+    /// From now on commands wait for this process. To be called before the revocations are read: what is written meanwhile is waited for.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`]
+    pub fn announce(settings: &StoreSettings) -> Result<Self, StoreError> {
+        loop {
+            let path = prefixed(&settings.database, &Uuid::new_v4().to_string());
+            match Self::at(&path) {
+                Ok(Some(presence)) => return Ok(presence),
+                // A command has taken it for one of a process that is no more, before it was locked.
+                Ok(None) => {}
+                Err(source) => return Err(StoreError::Open { path, source }),
+            }
+        }
+    }
+
+    fn at(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        file.lock()?;
+        let is_there = fs::metadata(path).is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
+        Ok(is_there.then(|| Self { path: path.to_owned(), file }))
+    }
+
+    /// Every revocation up to `seq` is known here, and refused by.
+    ///
+    /// # Errors
+    /// The file cannot be written: commands will wait in vain, and say so.
+    pub fn knows(&self, seq: i64) -> io::Result<()> {
+        // Twice, so that whoever reads half of it notices.
+        self.file.write_all_at(format!("{seq:020} {seq:020}\n").as_bytes(), 0)
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        // Where it stays, the next command removes it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Store {
+    /// Waits until every gateway that runs on the database knows what has been revoked so far, at most [`PATIENCE`]. Returned is how many
+    /// do not know it then.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nobody can tell.
+    pub async fn acknowledged(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
+        let seq = self.last_revocation().await?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let behind =
+                behind(&settings.database, seq).map_err(|source| StoreError::Open { path: settings.folder().to_owned(), source })?;
+            if behind == 0 || Instant::now() >= until {
+                return Ok(behind);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// How many processes that run do not know of all revocations up to `seq`. Files of those that run no more are removed.
+fn behind(database: &Path, seq: i64) -> io::Result<usize> {
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let prefix = prefixed(database, "");
+    let mut behind = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = folder.join(entry?.file_name());
+        if !path.as_os_str().as_encoded_bytes().starts_with(folder.join(&prefix).as_os_str().as_encoded_bytes()) {
+            continue;
+        }
+        // It may end at this moment.
+        let Ok(file) = File::open(&path) else { continue };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                let _ = fs::remove_file(&path);
+            }
+            Err(TryLockError::WouldBlock) => behind += usize::from(known(&file).is_none_or(|known| known < seq)),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(behind)
+}
+
+/// What the owner of a file knows. `None`: it has not said so yet.
+fn known(file: &File) -> Option<i64> {
+    let mut written = [0; 41];
+    file.read_exact_at(&mut written, 0).ok()?;
+    let (first, second) = std::str::from_utf8(&written).ok()?.split_once(' ')?;
+    if first == second { first.parse().ok() } else { None }
+}
+
+/// The file of one gateway, beside the database as SQLite's own are.
+fn prefixed(database: &Path, name: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-gateway-");
+    path.push(name);
+    path.into()
+}
+
+/// How long a command waits: a gateway reads the store four times a second.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RevocationRow;
+    use crate::store::tests::settings;
+
+    fn files(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("-gateway-")).count()
+    }
+
+    #[tokio::test]
+    async fn whoever_runs_is_waited_for_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let row = RevocationRow { kind: "jti".into(), value: "t".into(), scope: "*".into(), revoked_at: 1, seq: 0 };
+        store.revoke(std::slice::from_ref(&row)).await.unwrap();
+        store.revoke(&[row]).await.unwrap();
+        let database = &settings.database;
+        assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is none");
+
+        let (one, two) = (Presence::announce(&settings).unwrap(), Presence::announce(&settings).unwrap());
+        assert_eq!(behind(database, 2).unwrap(), 2, "they have read nothing yet");
+        one.knows(2).unwrap();
+        two.knows(1).unwrap();
+        assert_eq!((behind(database, 1).unwrap(), behind(database, 2).unwrap(), behind(database, 3).unwrap()), (0, 1, 2));
+        let waiting = tokio::join!(store.acknowledged(&settings), async {
+            two.knows(2).unwrap();
+        });
+        assert_eq!(waiting.0.unwrap(), 0);
+        drop(one);
+        assert_eq!(files(folder.path()), 1);
+
+        // Killed: its file stays, and is nobody's.
+        let killed = prefixed(database, "killed");
+        fs::write(&killed, "0").unwrap();
+        assert_eq!(behind(database, 2).unwrap(), 0);
+        assert!(!killed.exists() && files(folder.path()) == 1);
+        // Half of what is being written is not believed.
+        two.file.write_all_at(b"00000000000000000003", 0).unwrap();
+        assert_eq!(behind(database, 2).unwrap(), 1);
+        // Another database of the same folder is none of it.
+        assert_eq!(behind(&folder.path().join("another.db"), 2).unwrap(), 0);
+    }
+}
