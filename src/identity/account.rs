@@ -180,6 +180,14 @@ impl Accounts {
         Ok(self.store.some_passwords().await?.iter().filter_map(|hash| hash.parse().ok()).collect())
     }
 
+    /// What is another text after accounts were imported.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
+        self.store.last_import().await
+    }
+
     async fn change(&self, id: &str, change: AccountChange<'_>, policy: &Policy, now: u64) -> Result<(), AccountError> {
         let revocation = revocation(id, policy, now);
         let changed = self.store.change_account(id, change, row(&revocation), now.cast_signed()).await?;

@@ -181,13 +181,15 @@ impl Identity {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut cleanings = tokio::time::interval(CLEAN_EVERY);
         let mut is_behind = false;
+        let mut last_import = None;
         loop {
             let is_look = tokio::select! {
                 _ = looks.tick() => true,
                 _ = cleanings.tick() => false,
             };
             let Some(policy) = policy() else { continue };
-            let done = if is_look { self.keys.tend(&policy).await } else { self.clean(&policy).await.map_err(KeysError::from) };
+            let done =
+                if is_look { self.look(&policy, &mut last_import).await } else { self.clean(&policy).await.map_err(KeysError::from) };
             match done {
                 Ok(()) => is_behind = false,
                 Err(error) if !is_behind => {
@@ -197,6 +199,16 @@ impl Identity {
                 Err(_) => {}
             }
         }
+    }
+
+    async fn look(&self, policy: &Policy, last_import: &mut Option<String>) -> Result<(), KeysError> {
+        self.keys.tend(policy).await?;
+        let noted = self.accounts.last_import().await?;
+        if noted != *last_import {
+            self.look_at_hashes().await?;
+            *last_import = noted;
+        }
+        Ok(())
     }
 
     async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
@@ -228,7 +240,8 @@ impl Identity {
     }
 }
 
-/// How often keys are looked at: what another process adds is known here within a second, before it signs.
+/// How often keys are looked at, and whether accounts were imported: what another process adds is known here within a second, before it
+/// signs.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often sessions that are over, and counters, are forgotten.

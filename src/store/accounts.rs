@@ -1,6 +1,7 @@
 //! The table of accounts.
 
 use sqlx::AnyConnection;
+use uuid::Uuid;
 
 use super::revocations::write_revocations;
 use super::{RevocationRow, Store, StoreError};
@@ -67,6 +68,7 @@ impl Store {
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn insert_accounts(&self, accounts: &[AccountRow]) -> Result<Result<(), usize>, StoreError> {
         let mut transaction = self.pool.begin().await?;
+        sqlx::query(NOTE_IMPORT).bind(Uuid::new_v4().to_string()).execute(&mut *transaction).await?;
         for (index, account) in accounts.iter().enumerate() {
             if !insert_account(&mut transaction, account).await? {
                 transaction.rollback().await?;
@@ -75,6 +77,16 @@ impl Store {
         }
         transaction.commit().await?;
         Ok(Ok(()))
+    }
+
+    /// What is another text after several accounts were added at once: they may differ from those before.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
+        let noted: Option<(String,)> =
+            sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'").fetch_optional(&self.pool).await?;
+        Ok(noted.map(|(value,)| value))
     }
 
     /// The account with this address.
@@ -181,6 +193,9 @@ async fn insert_account(connection: &mut AnyConnection, account: &AccountRow) ->
     Ok(id == account.id)
 }
 
+const NOTE_IMPORT: &str =
+    "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
 /// An address that is taken costs a write as well, and has its row told: nobody learns it from the time.
 const INSERT: &str = "INSERT INTO accounts (id, email, name, password, roles, disabled, email_verified, generation, not_before, \
     created_at, last_login_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (email) DO UPDATE SET email = accounts.email RETURNING id";
@@ -248,7 +263,15 @@ mod tests {
         assert!(!store.insert_account(&account("b", "a@x.example")).await.unwrap());
         let several = [account("c", "c@x.example"), account("d", "a@x.example"), account("e", "e@x.example")];
         assert_eq!(store.insert_accounts(&several).await.unwrap(), Err(1));
+        assert_eq!(store.last_import().await.unwrap(), None);
         assert_eq!(store.accounts().await.unwrap(), [account("a", "a@x.example")]);
+        let mut seen = None;
+        for id in ["f", "g"] {
+            assert_eq!(store.insert_accounts(&[account(id, id)]).await.unwrap(), Ok(()));
+            let noted = store.last_import().await.unwrap();
+            assert!(noted.is_some() && noted != seen);
+            seen = noted;
+        }
     }
 
     /// A login whose password was checked before the change opens nothing after it, and what was open is over.

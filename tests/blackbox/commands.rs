@@ -268,3 +268,24 @@ async fn a_command_says_that_a_gateway_does_not_answer() {
     within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
     is_dead(&gateway, &tokens.access).await;
 }
+
+/// Imported hashes take another time than ours. An address without an account takes as long as one of them soon after the import.
+#[tokio::test]
+async fn an_import_is_not_told_by_the_time_of_logins() {
+    let gateway = Gateway::start(&open("")).await;
+    let hash = bcrypt::hash(PASSWORD, 12).unwrap();
+    done(&gateway, &["user", "import", "-"], &format!("email,password_hash\nann@example.com,{hash}\nbob@example.com,{hash}\n"));
+    let time_of = async |email: &str| {
+        let began = std::time::Instant::now();
+        gateway.try_login(email, "another password").await.is(401, "login_failed");
+        began.elapsed()
+    };
+    let known = time_of("ann@example.com").await.min(time_of("bob@example.com").await);
+    within(async {
+        let mut alike = 0;
+        while alike < 5 {
+            alike = if time_of(&format!("nobody{alike}@example.com")).await * 2 > known { alike + 1 } else { 0 };
+        }
+    })
+    .await;
+}
