@@ -169,7 +169,7 @@ impl Identity {
         if from_cookie && token.is_some() && request.origin != Origin::Own {
             return Err(IdentityError::ForeignOrigin.into());
         }
-        let session = match self.carry_on(token, request, policy).await {
+        let session = match self.carry_on(token, from_cookie, request, policy).await {
             Ok(session) => session,
             Err(error) => {
                 let cookies =
@@ -190,7 +190,7 @@ impl Identity {
     async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
-        match self.carry_on(cookie::refresh_token(&request.headers), request, policy).await {
+        match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
             Ok(session) => {
                 let tokens = self.tokens(&session, policy).await?;
                 Ok(with_cookies(see_other(back), cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount)))
@@ -204,10 +204,10 @@ impl Identity {
     }
 
     /// Exchanges a refresh token, and tells how it went.
-    async fn carry_on(&self, token: Option<&str>, request: &Request, policy: &Policy) -> Result<Continued, IdentityError> {
+    async fn carry_on(&self, token: Option<&str>, in_cookie: bool, request: &Request, policy: &Policy) -> Result<Continued, IdentityError> {
         let now = self.clock.unix_time();
         let continued = match token {
-            Some(token) => self.sessions.continued(token, &request.device(), policy, now).await,
+            Some(token) => self.sessions.continued(token, in_cookie, &request.device(), policy, now).await,
             None => Err(NotContinued::Invalid),
         };
         let outcome = match &continued {

@@ -100,11 +100,19 @@ impl Sessions {
         Ok(issued.map(|issued| Continued::of(issued, session.id, token.encode(&self.key))))
     }
 
-    /// Exchanges a refresh token for its successor.
+    /// Exchanges a refresh token for its successor; one that is repeated in time, for the same one again. In a cookie (`in_cookie`) that
+    /// would take the place of the newest, which another tab may have got meanwhile: there it is the newest that is given.
     ///
     /// # Errors
     /// [`NotContinued`]
-    pub async fn continued(&self, token: &str, device: &Device, policy: &Policy, now: Duration) -> Result<Continued, NotContinued> {
+    pub async fn continued(
+        &self,
+        token: &str,
+        in_cookie: bool,
+        device: &Device,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<Continued, NotContinued> {
         let token = RefreshToken::decode(token, &self.key).ok_or(NotContinued::Invalid)?;
         let (sid, stale) = (token.session.to_string(), stale(policy, now));
         self.check_revoked(&sid, policy, now).await?;
@@ -120,12 +128,14 @@ impl Sessions {
             ended_at: None,
         };
         let mut issued = self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
+        let mut counter = token.counter + 1;
         if issued.is_none() {
-            self.repeated(token, &sid, policy, stale, now).await?;
+            let newest = self.repeated(token, &sid, policy, stale, now).await?;
+            counter = if in_cookie { newest } else { counter };
             issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
         }
         let issued = issued.ok_or(NotContinued::Invalid)?;
-        let successor = RefreshToken { counter: token.counter + 1, ..token };
+        let successor = RefreshToken { counter, ..token };
         Ok(Continued::of(issued, sid, successor.encode(&self.key)))
     }
 
@@ -140,17 +150,19 @@ impl Sessions {
         Err(NotContinued::Invalid)
     }
 
-    /// Whether a token that is not the one that is good next may have its successor again.
-    async fn repeated(&self, token: RefreshToken, sid: &str, policy: &Policy, stale: Stale, now: Duration) -> Result<(), NotContinued> {
+    /// Whether a token that is not the one that is good next may have its successor again: each for as long since its own first use. Returned
+    /// is the counter of the one that is good next.
+    async fn repeated(&self, token: RefreshToken, sid: &str, policy: &Policy, stale: Stale, now: Duration) -> Result<i64, NotContinued> {
         let session = self.store.live_session(sid).await?.ok_or(NotContinued::Invalid)?;
         let is_stale = session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at;
         // A counter above the store's is of a database that was put back since.
         if is_stale || token.counter >= session.counter {
             return Err(NotContinued::Invalid);
         }
-        let since = u64::try_from(millis(now).saturating_sub(session.rotated_at)).unwrap_or(0);
-        if token.counter + 1 == session.counter && Duration::from_millis(since) < policy.refresh_reuse_interval {
-            return Ok(());
+        let is_last = token.counter + 1 == session.counter;
+        let used_at = if is_last { Some(session.rotated_at) } else { self.store.used_at(sid, token.counter).await? };
+        if used_at.is_some_and(|used_at| used_at > stale.used_at) {
+            return Ok(session.counter);
         }
         self.end(sid, &session.account, policy, now).await?;
         Err(NotContinued::Reused { sid: sid.to_owned(), account: session.account })
@@ -263,6 +275,7 @@ fn stale(policy: &Policy, now: Duration) -> Stale {
     Stale {
         created_at: seconds(now.saturating_sub(policy.session_lifetime)),
         rotated_at: millis(now.saturating_sub(policy.refresh_token_ttl)),
+        used_at: millis(now.saturating_sub(policy.refresh_reuse_interval)),
     }
 }
 
@@ -420,7 +433,7 @@ mod tests {
                         let continued = match refresh.take().filter(|_| turn > 0) {
                             Some(token) => {
                                 let token: String = token;
-                                issuer.sessions.continued(&token, &device(), &issuer.policy, Duration::from_secs(NOW)).await.unwrap()
+                                issuer.sessions.continued(&token, false, &device(), &issuer.policy, Duration::from_secs(NOW)).await.unwrap()
                             }
                             None => issuer.login(&id).await.unwrap(),
                         };
@@ -484,5 +497,40 @@ mod tests {
             }
         }
         assert!(minted.len() > 40, "{}", minted.len());
+    }
+
+    /// Each refresh token is good again for as long since its own first use, however many came after it.
+    #[tokio::test]
+    async fn a_repeated_token_has_its_successor_again_in_its_own_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let issuer = Issuer {
+            policy: Arc::new(Policy { refresh_reuse_interval: Duration::from_secs(10), ..policy() }),
+            ..Issuer::start(&folder).await
+        };
+        let id = issuer.account().await;
+        let at = |millis: u64| Duration::from_secs(NOW) + Duration::from_millis(millis);
+        let refresh = async |token: &str, in_cookie: bool, when: u64| {
+            let continued = issuer.sessions.continued(token, in_cookie, &device(), &issuer.policy, at(when)).await;
+            continued.map(|continued| continued.refresh_token)
+        };
+        for in_cookie in [false, true] {
+            let mut tokens = vec![issuer.login(&id).await.unwrap().refresh_token];
+            for when in [0, 4_000, 8_000, 9_000] {
+                tokens.push(refresh(tokens.last().unwrap(), in_cookie, when).await.unwrap());
+            }
+            for (used, when) in [(0, 9_999), (1, 13_999), (2, 17_999), (3, 18_999), (2, 9_000)] {
+                let wanted = if in_cookie { &tokens[4] } else { &tokens[used + 1] };
+                assert_eq!(refresh(&tokens[used], in_cookie, when).await.as_ref().unwrap(), wanted, "{used} at {when}");
+            }
+            // What is used later takes nothing from the time of those before it, but for those whose time is over.
+            tokens.push(refresh(&tokens[4], in_cookie, 15_000).await.unwrap());
+            assert!(refresh(&tokens[2], in_cookie, 17_999).await.is_ok());
+            assert!(matches!(refresh(&tokens[1], in_cookie, 15_001).await, Err(NotContinued::Reused { .. })));
+            assert!(matches!(refresh(&tokens[5], in_cookie, 15_002).await, Err(NotContinued::Invalid)));
+        }
+        // The one that was used last, to the millisecond; and never with an interval of none.
+        let first = issuer.login(&id).await.unwrap().refresh_token;
+        refresh(&first, false, 0).await.unwrap();
+        assert!(matches!(refresh(&first, false, 10_000).await, Err(NotContinued::Reused { .. })));
     }
 }

@@ -253,7 +253,7 @@ mod tests {
         RevocationRow { kind: kind.into(), value: value.into(), scope: "=x".into(), revoked_at: 0, seq: 0 }
     }
 
-    const FRESH: Stale = Stale { created_at: 0, rotated_at: 0 };
+    const FRESH: Stale = Stale { created_at: 0, rotated_at: 0, used_at: 0 };
 
     #[tokio::test]
     async fn an_address_has_one_account_and_several_are_added_whole() {
@@ -329,10 +329,12 @@ mod tests {
         // Too old by one of the two, and only then.
         store.open_session(&session("t", 0), "=x").await.unwrap();
         for (created_at, rotated_at, lives) in [(100, 0, false), (0, 100_000, false), (99, 99_999, true)] {
-            let stale = Stale { created_at, rotated_at };
+            let stale = Stale { created_at, rotated_at, used_at: 0 };
             assert_eq!(store.sessions_of("a", stale).await.unwrap().len(), usize::from(lives));
         }
-        assert!(store.rotate_session(&session("t", 0), Stale { created_at: 100, rotated_at: 0 }, "=x", 9).await.unwrap().is_none());
+        assert!(
+            store.rotate_session(&session("t", 0), Stale { created_at: 100, rotated_at: 0, used_at: 0 }, "=x", 9).await.unwrap().is_none()
+        );
     }
 
     #[tokio::test]

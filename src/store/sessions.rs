@@ -28,13 +28,15 @@ pub struct SessionRow {
     pub ended_at: Option<i64>,
 }
 
-/// What makes a session too old: begun, or used last, at or before these times.
+/// What makes a session too old: begun, or used last, at or before these times; and a refresh token that is repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Stale {
     /// Unix seconds.
     pub created_at: i64,
     /// Unix milliseconds.
     pub rotated_at: i64,
+    /// Unix milliseconds: a refresh token that was used then or before is not good again.
+    pub used_at: i64,
 }
 
 /// An account, as it is when an access token is issued to it.
@@ -78,8 +80,9 @@ impl Store {
         Ok(issued)
     }
 
-    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try, one does. An access token is issued with
-    /// it, at `now` in Unix seconds.
+    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try, one does. When it was used is remembered,
+    /// and forgotten of those of the session that were used until `stale.used_at`. An access token is issued with it, at `now` in Unix
+    /// seconds.
     ///
     /// # Errors
     /// [`StoreError::Database`]
@@ -98,9 +101,23 @@ impl Store {
         if rotated.rows_affected() == 0 {
             return Ok(None);
         }
+        let forgetting = sqlx::query("DELETE FROM used_refresh_tokens WHERE session = $1 AND used_at <= $2").bind(&used.id);
+        forgetting.bind(stale.used_at).execute(&mut *transaction).await?;
+        let noting = sqlx::query("INSERT INTO used_refresh_tokens (session, counter, used_at) VALUES ($1, $2, $3)").bind(&used.id);
+        noting.bind(used.counter).bind(used.rotated_at).execute(&mut *transaction).await?;
         let issued = issue(&mut transaction, &used.id, scope, now).await?;
         transaction.commit().await?;
         Ok(issued)
+    }
+
+    /// When the refresh token `counter` of a session was used, in Unix milliseconds. `None`: it was not, or too long ago.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn used_at(&self, session: &str, counter: i64) -> Result<Option<i64>, StoreError> {
+        let asking = sqlx::query_as("SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2");
+        let used: Option<(i64,)> = asking.bind(session).bind(counter).fetch_optional(&self.pool).await?;
+        Ok(used.map(|(at,)| at))
     }
 
     /// Issues another access token to a session that goes on. `None`: it does not.

@@ -320,6 +320,12 @@ async fn an_expired_cookie_is_renewed_on_the_way() {
     }
     assert!(renewed.iter().all(|jar| jar.refresh == renewed[0].refresh));
     assert_eq!(renewed[4].send(gateway.get("/reports"), false).send().await.status, 200);
+    // A tab that is late, after another one has renewed twice: its answer must not take the newest cookie away.
+    let response = renewed[0].send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    let newest = Jar::of(&response);
+    let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    assert_eq!((response.status, &Jar::of(&response).refresh), (303, &newest.refresh));
+    let renewed = [newest];
     // By script: the successor is in the cookie and nowhere else.
     let response =
         renewed[0].send(gateway.request("POST", "/auth/refresh").header("Sec-Fetch-Site", "same-origin"), true).body("").send().await;

@@ -118,7 +118,14 @@ impl Person {
         assert_eq!(gateway.reaches(&login.access).await, 200);
     }
 
-    /// At the very end: no token but the last is good, and one that is too old ends the session.
+    /// At the very end: every token that was used has the same successor still.
+    async fn look_back(&self, gateway: &Gateway) {
+        for pair in self.used.windows(2) {
+            assert_eq!(Tokens::of(&gateway.refresh(&pair[0]).await).refresh, pair[1], "two successors of one token of {}", self.email);
+        }
+    }
+
+    /// Without an interval: no token but the last is good, and one that was used ends the session.
     async fn finish(self, gateway: &Gateway) {
         let (Some(tokens), [too_old, .., _]) = (&self.session, self.used.as_slice()) else { return };
         gateway.refresh(too_old).await.is(401, "invalid_grant");
@@ -161,6 +168,10 @@ async fn live_through(answers_wanted: usize, most_between_kills: usize, people: 
         answered += answers.load(Ordering::Relaxed);
         kills += 1;
     }
+    for person in &everybody {
+        person.look_back(&gateway).await;
+    }
+    gateway.reload(&config.replace("'5m'", "'0s'")).await;
     for person in everybody {
         person.finish(&gateway).await;
     }

@@ -43,9 +43,11 @@ async fn within_the_interval_a_repetition_gets_the_same_successor() {
     assert_eq!(again.refresh, second.refresh);
     let third = Tokens::of(&gateway.refresh(&second.refresh).await);
     assert_ne!(third.refresh, second.refresh);
-    // Two steps back is no lost answer.
-    gateway.refresh(&first.refresh).await.is(401, "invalid_grant");
-    gateway.refresh(&third.refresh).await.is(401, "invalid_grant");
+    // Also after that one was used as well, and each time with an access token that lives.
+    let late = Tokens::of(&gateway.refresh(&first.refresh).await);
+    assert_eq!((late.refresh, gateway.reaches(&late.access).await), (second.refresh.clone(), 200));
+    assert_eq!(Tokens::of(&gateway.refresh(&second.refresh).await).refresh, third.refresh);
+    assert_eq!(gateway.refresh(&third.refresh).await.status, 200, "the session goes on");
 }
 
 /// One successor, no fork, and the session lives.
