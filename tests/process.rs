@@ -1060,6 +1060,51 @@ fn addresses_that_nobody_proved_are_warned_of() {
     }
 }
 
+/// Mailed links and `jwks_uri` are made from `issuer`: somebody has to answer there.
+#[test]
+fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
+    let file = |issuer: &str, route: &str| with_app(&format!("[identity]\nissuer = \"{issuer}\"\n{route}"));
+    assert_snapshot!(warned(&file("https://app.test/auth", "")), @r#"
+    warning: no route leads to the built-in issuer: nobody can log in, and its links lead nowhere
+     --> gateway.toml:1:1
+      |
+    1 | [identity]
+      | ^^^^^^^^^^
+      |
+      = help: add a `[[route]]` with `path = "/auth/*"` and `identity = true`, where `issuer` ends in "/auth"
+
+    warning: gateway.toml: 1 warning
+    "#);
+    assert_snapshot!(warned(&file("https://app.test/auth", "[[route]]\npath = \"/login/*\"\nidentity = true\n")), @r#"
+    warning: the built-in issuer does not answer at its URL: mailed links and `jwks_uri` lead elsewhere
+     --> gateway.toml:2:10
+      |
+    2 | issuer = "https://app.test/auth"
+      |          ^^^^^^^^^^^^^^^^^^^^^^^
+    3 | [[route]]
+    4 | path = "/login/*"
+      |        ---------- it answers below this path
+      |
+      = help: write the URL of that route: its host, and its path without `/*`
+
+    warning: gateway.toml: 1 warning
+    "#);
+    let told = warned(&file("https://app.test/auth", "[[route]]\nhost = \"login.test\"\npath = \"/auth/*\"\nidentity = true\n"));
+    assert!(told.contains("does not answer at its URL"), "{told}");
+    for (issuer, route) in [
+        ("https://app.test/auth", "[[route]]\npath = \"/auth/*\"\nidentity = true\n"),
+        (
+            "https://App.test:8443",
+            "[[route]]\nhost = \"*.test\"\npath = \"/*\"\nmethods = [\"GET\", \"POST\", \"DELETE\"]\nidentity = true\n",
+        ),
+        ("https://app.test/f%c3%bCr/alle", "[[route]]\npath = \"/für/alle/*\"\nidentity = true\n"),
+        ("http://[::1]:8080/auth", "[[route]]\npath = \"/a/*\"\nidentity = true\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"),
+    ] {
+        let told = Folder::with(&file(issuer, route)).run(&["check"]);
+        assert!(told.code == 0 && !told.err.contains("issuer"), "{issuer} {route}: {}", told.err);
+    }
+}
+
 #[test]
 fn identity_headers_that_cannot_be() {
     assert_snapshot!(

@@ -110,7 +110,7 @@ pub enum HostPattern {
 
 impl HostPattern {
     /// Whether a request's host is one of its.
-    fn is_of(&self, host: &str) -> bool {
+    pub fn is_of(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => **name == *host,
             Self::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),

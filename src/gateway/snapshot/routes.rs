@@ -77,6 +77,7 @@ impl Compiler<'_> {
             );
         }
         self.warn_about_routes(&table, &written);
+        self.warn_about_mounts(&table, &written);
         self.warn_about_unused(upstreams, limits);
         (table, owned)
     }

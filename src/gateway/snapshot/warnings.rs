@@ -2,14 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
+use percent_encoding::percent_decode_str;
 use toml::Spanned;
 
 use super::Compiler;
+use super::destination::leads_to_identity;
 use super::routes::Named;
 use crate::config::Problem;
 use crate::config::file::{Route as Written, Text};
-use crate::gateway::route::{Access, HostPattern, Route, RouteTable};
+use crate::gateway::route::{Access, Destination, HostPattern, Route, RouteTable};
 use crate::gateway::upstream::Upstream;
+use crate::identity::Mount;
 use crate::limit::Limit;
 
 impl Compiler<'_> {
@@ -100,6 +103,50 @@ impl Compiler<'_> {
                     );
                 }
             }
+        }
+    }
+
+    /// Mailed links, `jwks_uri` and the metadata begin with `issuer`: a route has to lead from there to the built-in issuer.
+    pub(super) fn warn_about_mounts(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
+        let Some(section) = &self.file.identity else { return };
+        let mounts: Vec<(&Route, &Mount)> = table
+            .routes()
+            .iter()
+            .filter_map(|route| match &route.destination {
+                Destination::Identity(mount) => Some((route, mount)),
+                Destination::Upstream(_) => None,
+            })
+            .collect();
+        let Some(&(first, _)) = mounts.first() else {
+            // A route that has a problem of its own is not in the table.
+            if !self.file.route.iter().any(|route| leads_to_identity(route.get_ref())) {
+                self.problems.push(
+                    Problem::warning(
+                        section.span(),
+                        "no route leads to the built-in issuer: nobody can log in, and its links lead nowhere",
+                    )
+                    .help("add a `[[route]]` with `path = \"/auth/*\"` and `identity = true`, where `issuer` ends in \"/auth\""),
+                );
+            }
+            return;
+        };
+        let Some(issuer) = &section.get_ref().issuer else { return };
+        // What is no URL is told elsewhere.
+        let Ok(url) = issuer.get_ref().parse::<http::Uri>() else { return };
+        let Some(host) = url.host() else { return };
+        let path = percent_decode_str(url.path().trim_end_matches('/')).decode_utf8_lossy();
+        let wanted = Mount::new(path.split('/').skip(1));
+        let answers = |(route, mount): &(&Route, &Mount)| **mount == wanted && route.pattern.host.is_of(&host.to_ascii_lowercase());
+        if !mounts.iter().any(answers) {
+            let place = written.get(first.index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
+            self.problems.push(
+                Problem::warning(
+                    issuer.span(),
+                    "the built-in issuer does not answer at its URL: mailed links and `jwks_uri` lead elsewhere",
+                )
+                .related(place, "it answers below this path")
+                .help("write the URL of that route: its host, and its path without `/*`"),
+            );
         }
     }
 }
