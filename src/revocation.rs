@@ -115,7 +115,7 @@ impl Revocations {
         self.store.is_some()
     }
 
-    /// Revokes. When this returns, it is in the store and no worker accepts such a token any more. May be called on any runtime.
+    /// Revokes. Every token of a subject that was accepted here is hit, also one whose `iat` is ahead of our clock. When this returns, it is in the store and no worker accepts such a token any more. May be called on any runtime.
     ///
     /// # Errors
     /// It is in neither, as far as the store can tell.
@@ -131,11 +131,15 @@ impl Revocations {
         let (store, list, metrics, retention) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone(), self.retention());
         // A client that goes away while it waits must not leave a revocation that is in the store and not in the list.
         let write = async move {
-            let revocations = match store {
-                Some(store) => keep(&store, revocations, &retention).await?,
-                None => revocations,
-            };
-            list.add(revocations);
+            let mut wanted: Vec<_> = revocations.into_iter().map(|revocation| list.raised(revocation)).collect();
+            // Again where a token was accepted meanwhile that the cut-off does not hit.
+            while !wanted.is_empty() {
+                let kept = match &store {
+                    Some(store) => keep(store, wanted, &retention).await?,
+                    None => wanted,
+                };
+                wanted = add(&list, kept);
+            }
             metrics.revocations(list.len());
             Ok(())
         };
@@ -150,14 +154,21 @@ impl Revocations {
     pub async fn revoke_once(&self, revocation: Revocation, token: LogoutTokenRow) -> Result<bool, StoreError> {
         let (store, list, metrics) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
         let write = async move {
-            let at = match store {
+            let revocation = list.raised(revocation);
+            let at = match &store {
                 Some(store) => match store.revoke_once(&token, &row(&revocation)).await? {
                     Some(at) => at.cast_unsigned(),
                     None => return Ok(false),
                 },
                 None => revocation.at,
             };
-            list.add([Revocation { at, ..revocation }]);
+            let mut higher = add(&list, vec![Revocation { at, ..revocation }]);
+            while !higher.is_empty() {
+                if let Some(store) = &store {
+                    store.revoke(&higher.iter().map(row).collect::<Vec<_>>()).await?;
+                }
+                higher = add(&list, higher);
+            }
             metrics.revocations(list.len());
             Ok(true)
         };
@@ -218,7 +229,12 @@ impl Revocations {
         loop {
             let rows = store.revocations_after(self.seen.load(Ordering::Relaxed)).await?;
             let (Some(last), is_last_page) = (rows.last().map(|row| row.seq), rows.len() < REVOCATIONS_PAGE) else { return Ok(()) };
-            self.list.add(rows.iter().filter_map(revocation));
+            // What another process has revoked hits what was accepted here; the store is told, for those who start later.
+            let mut higher = add(&self.list, rows.iter().filter_map(revocation).collect());
+            while !higher.is_empty() {
+                store.revoke(&higher.iter().map(row).collect::<Vec<_>>()).await?;
+                higher = add(&self.list, higher);
+            }
             self.seen.store(last, Ordering::Relaxed);
             self.metrics.revocations(self.list.len());
             if is_last_page {
@@ -249,6 +265,13 @@ impl Revocations {
     fn retention(&self) -> Retention {
         self.retention.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Adds revocations to the list. Returned are those whose cut-off has to be higher, because of what was accepted until they were there.
+fn add(list: &RevocationList, revocations: Vec<Revocation>) -> Vec<Revocation> {
+    list.add(revocations.iter().cloned());
+    let raised = revocations.into_iter().map(|revocation| (revocation.at, list.raised(revocation)));
+    raised.filter_map(|(at, raised)| (raised.at > at).then_some(raised)).collect()
 }
 
 /// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions of the built-in issuer end with them.
@@ -366,6 +389,44 @@ mod tests {
             );
             assert_eq!(list.cutoff("another", "v"), Some(NOW));
         }
+    }
+
+    /// A token that was accepted before its `iat`: the cut-off hits it, whoever revokes, and after a restart.
+    #[tokio::test]
+    async fn a_token_from_the_future_is_revoked_with_its_subject() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::fixed(NOW);
+        let kept = store(&folder).await;
+        let (here, there) = (load(Some(kept.clone()), &clock).await, load(Some(kept.clone()), &clock).await);
+        let unkept = load(None, &clock).await;
+        let issuers = issuers(Duration::from_hours(1));
+        let token = |subject: &str, iat: u64| {
+            let claims = serde_json::json!({ "iss": "corp", "sub": subject, "iat": iat, "exp": NOW + 600 });
+            issuers.assume("corp", claims.as_object().unwrap().clone(), NOW).unwrap()
+        };
+        let subject = |value: &str| Revocation { scope: Scope::Every, by: RevokedBy::Subject, value: value.into(), at: NOW };
+        for revocations in [&here, &there, &unkept] {
+            for name in ["operator", "command", "logout"] {
+                revocations.list().meets(&token(name, NOW + 20), NOW);
+            }
+        }
+        for revocations in [&here, &unkept] {
+            revocations.revoke(subject("operator")).await.unwrap();
+            let logout = LogoutTokenRow { name: "t".into(), over_at: i64::MAX };
+            assert!(revocations.revoke_once(subject("logout"), logout).await.unwrap());
+            for name in ["operator", "logout"] {
+                assert!(revocations.list().find(&token(name, NOW + 20)).is_some(), "{name}");
+                assert!(revocations.list().find(&token(name, NOW + 21)).is_none(), "{name}: it is issued later");
+            }
+        }
+        keep(&kept, vec![subject("command")], &Retention::default()).await.unwrap();
+        here.catch_up().await.unwrap();
+        let later = load(Some(kept), &clock).await;
+        for (name, revocations) in [("command", &here), ("command", &later), ("operator", &later), ("logout", &later)] {
+            assert!(revocations.list().find(&token(name, NOW + 20)).is_some(), "{name}");
+        }
+        there.catch_up().await.unwrap();
+        assert!(there.list().find(&token("operator", NOW + 20)).is_some());
     }
 
     #[tokio::test]

@@ -110,6 +110,7 @@ impl Verifier<'_> {
             }
             None => Arc::new(self.issuers.verify(&credential.text()?, now)?),
         };
+        self.revoked.meets(&token, now);
         Ok(Caller { token: self.hold(token)?, place: credential.place })
     }
 

@@ -12,6 +12,7 @@
 //! Nothing here does input or output, asks for the time, or knows of HTTP: a token is `Expired`, and what that means to a client is the
 //! gateway's to say. No error or `Debug` form holds a token, a secret, or the value of a claim beyond a short, escaped excerpt of a name.
 
+mod ahead;
 mod algorithms;
 mod cache;
 mod claims;

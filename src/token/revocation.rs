@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::ahead::Ahead;
 use super::issuers::{IssuerSettings, VerifiedToken};
 
 /// What a revocation goes by.
@@ -68,7 +69,7 @@ impl Scope {
         Self::Issuer(settings.issuer.as_deref().unwrap_or_default().into())
     }
 
-    fn covers(&self, iss: &str) -> bool {
+    pub(super) fn covers(&self, iss: &str) -> bool {
         match self {
             Self::Every => true,
             Self::Issuer(own) => **own == *iss,
@@ -96,6 +97,8 @@ pub struct RevocationList {
     hasher: RandomState,
     /// Whoever writes holds it.
     writing: Mutex<()>,
+    /// Tokens that a cut-off has to hit although it is before their `iat`.
+    ahead: Ahead,
 }
 
 /// The revocations of one kind.
@@ -119,7 +122,29 @@ struct Mark {
 impl RevocationList {
     /// Nothing is revoked.
     pub fn new() -> Self {
-        Self { tables: RevokedBy::ALL.map(|_| Table::new()), hasher: RandomState::new(), writing: Mutex::new(()) }
+        Self { tables: RevokedBy::ALL.map(|_| Table::new()), hasher: RandomState::new(), writing: Mutex::new(()), ahead: Ahead::default() }
+    }
+
+    /// A token is about to be held against the list at `now`, in Unix seconds: if it is accepted, a cut-off that is added from now on hits
+    /// it ([`RevocationList::raised`]), also where its `iat` is ahead of the time.
+    pub fn meets(&self, token: &VerifiedToken, now: u64) {
+        let Some(issued_at) = token.issued_at().filter(|issued_at| *issued_at > now) else { return };
+        let iss = token.issuer().unwrap_or_default();
+        self.ahead.note(RevokedBy::Subject, iss, token.subject(), issued_at, now);
+        if let Some(sub) = token.sub() {
+            self.ahead.note(RevokedBy::Sub, iss, &sub, issued_at, now);
+        }
+    }
+
+    /// A revocation whose cut-off hits every token that was accepted so far. To be asked before it is added, and after: a token that was
+    /// accepted meanwhile raises it again.
+    pub fn raised(&self, revocation: Revocation) -> Revocation {
+        let Revocation { scope, by, value, at } = &revocation;
+        let at = match by {
+            RevokedBy::Jti | RevokedBy::Sid => *at,
+            RevokedBy::Subject | RevokedBy::Sub => self.ahead.latest(*by, scope, value).max(*at),
+        };
+        Revocation { at, ..revocation }
     }
 
     /// By what a token is revoked, if it is. Asked on every request, also where the token was verified earlier.
@@ -378,6 +403,29 @@ mod tests {
         assert_eq!((find(&list, json!({"jti": "t599"})), find(&list, json!({"jti": "t600"}))), (None, Some(RevokedBy::Jti)));
         list.prune(|_, _| true);
         assert!(list.is_empty());
+    }
+
+    /// A token from the future is there before the cut-off, whatever its `iat` says; one that nobody has brought yet is taken at its word.
+    #[test]
+    fn a_cut_off_hits_what_was_accepted_ahead_of_its_time() {
+        let list = RevocationList::new();
+        let revoke = |by: RevokedBy, value: &str, scope: Scope| list.raised(revocation(by, value, scope, NOW)).at;
+        list.meets(&token(json!({"iat": NOW})), NOW);
+        assert_eq!(revoke(RevokedBy::Subject, "u-17", Scope::Every), NOW);
+        list.meets(&token(json!({"iat": NOW + 20})), NOW);
+        list.meets(&token(json!({"iat": null})), NOW);
+        for (by, value, scope, at) in [
+            (RevokedBy::Subject, "u-17", Scope::Every, NOW + 20),
+            (RevokedBy::Subject, "u-17", of("https://corp.example"), NOW + 20),
+            (RevokedBy::Sub, "u-17", of("https://corp.example"), NOW + 20),
+            (RevokedBy::Subject, "u-17", of("https://other.example"), NOW),
+            (RevokedBy::Subject, "u-18", Scope::Every, NOW),
+            (RevokedBy::Sid, "u-17", Scope::Every, NOW),
+        ] {
+            assert_eq!(revoke(by, value, scope.clone()), at, "{by} {value} {scope:?}");
+        }
+        list.add([list.raised(revocation(RevokedBy::Subject, "u-17", Scope::Every, NOW))]);
+        assert!(find(&list, json!({"iat": NOW + 20})).is_some() && find(&list, json!({"iat": NOW + 21})).is_none());
     }
 
     /// Readers see every revocation that was added before they ask, whatever else is being written.

@@ -189,6 +189,33 @@ async fn the_command_reaches_a_gateway_that_starts_later() {
     is_dead(&gateway, &token).await;
 }
 
+/// `leeway` lets a token in whose `iat` has not come yet. It was there before the revocation all the same.
+#[tokio::test]
+async fn a_token_from_the_future_dies_with_its_subject() {
+    let mut gateway = start(STORED).await;
+    let from_ahead = |subject: &str, seconds: u64| claims(json!({ "sub": subject, "iat": now() + seconds }));
+    let (by_operator, by_command) = (from_ahead("u-1", 20), from_ahead("u-2", 20));
+    for token in [&by_operator, &by_command] {
+        lives(&gateway, token).await;
+    }
+    revoked(&gateway, json!({ "subject": "u-1", "issuer": "corp" })).await;
+    assert_eq!(gateway.command(&["revoke", "--subject", "u-2"]).await.0, 0);
+    for token in [&by_operator, &by_command] {
+        for _ in 0..8 {
+            is_dead(&gateway, token).await;
+        }
+    }
+    lives(&gateway, &from_ahead("u-2", 28)).await;
+    // Of a subject that brought none, the cut-off is now.
+    revoked(&gateway, json!({ "subject": "u-3" })).await;
+    is_dead(&gateway, &claims(json!({ "sub": "u-3" }))).await;
+    lives(&gateway, &from_ahead("u-3", 2)).await;
+    gateway.kill_and_restart().await;
+    for token in [&by_operator, &by_command] {
+        is_dead(&gateway, token).await;
+    }
+}
+
 #[tokio::test]
 async fn the_command_says_what_is_wrong() {
     let gateway = start(TWO_ISSUERS).await;

@@ -1,0 +1,99 @@
+//! Tokens whose `iat` is ahead of our clock and that are accepted all the same, since clocks differ (`leeway`).
+//!
+//! A subject's cut-off has to hit them: they were there before it, whatever they say. So the latest `iat` of each subject is remembered
+//! until the time has come, which is seconds; of a subject whose issuer's clock goes as ours does, nothing is.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::revocation::{RevokedBy, Scope};
+
+/// What was accepted ahead of its time.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// By kind of name and `iss`.
+    latest: Mutex<HashMap<(RevokedBy, Arc<str>), Subjects>>,
+    /// Whether there was ever one.
+    is_used: AtomicBool,
+}
+
+/// The latest `iat` of each subject of an issuer.
+type Subjects = HashMap<Arc<str>, u64>;
+
+impl Ahead {
+    /// A token of this `iss` and subject is accepted at `now`, before its `iat`.
+    pub(super) fn note(&self, by: RevokedBy, iss: &str, subject: &str, issued_at: u64, now: u64) {
+        self.is_used.store(true, Ordering::Release);
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_issuer = latest.entry((by, iss.into())).or_default();
+        if of_issuer.len() >= MOST && !of_issuer.contains_key(subject) {
+            of_issuer.retain(|_, issued_at| *issued_at > now);
+        }
+        // Where there is no room, it counts for every subject of the issuer: too much is revoked for seconds, and never too little.
+        let subject = if of_issuer.len() >= MOST && !of_issuer.contains_key(subject) { EVERYBODY } else { subject };
+        let noted = of_issuer.entry(subject.into()).or_default();
+        *noted = issued_at.max(*noted);
+    }
+
+    /// The latest `iat` that was accepted of a subject ahead of its time; 0: none.
+    pub(super) fn latest(&self, by: RevokedBy, scope: &Scope, subject: &str) -> u64 {
+        if !self.is_used.load(Ordering::Acquire) {
+            return 0;
+        }
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let covered = latest.iter().filter(|((of, iss), _)| *of == by && scope.covers(iss));
+        covered.flat_map(|(_, of_issuer)| [of_issuer.get(subject), of_issuer.get(EVERYBODY)]).flatten().copied().max().unwrap_or(0)
+    }
+}
+
+/// Subjects that are remembered of an issuer.
+const MOST: usize = 10_000;
+
+/// No subject is empty.
+const EVERYBODY: &str = "";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    #[test]
+    fn the_latest_of_each_subject_is_known_for_its_issuer() {
+        let ahead = Ahead::default();
+        let of = |iss: &str| Scope::Issuer(iss.into());
+        assert_eq!(ahead.latest(RevokedBy::Subject, &Scope::Every, "u"), 0);
+        for (iss, subject, issued_at) in [("x", "u", NOW + 9), ("x", "u", NOW + 5), ("y", "u", NOW + 7), ("x", "v", NOW + 20)] {
+            ahead.note(RevokedBy::Subject, iss, subject, issued_at, NOW);
+        }
+        for (scope, subject, latest) in [
+            (of("x"), "u", NOW + 9),
+            (of("y"), "u", NOW + 7),
+            (Scope::Every, "u", NOW + 9),
+            (Scope::Every, "v", NOW + 20),
+            (of("y"), "v", 0),
+            (of(""), "u", 0),
+        ] {
+            assert_eq!(ahead.latest(RevokedBy::Subject, &scope, subject), latest, "{scope:?} {subject}");
+            assert_eq!(ahead.latest(RevokedBy::Sub, &scope, subject), 0);
+        }
+    }
+
+    #[test]
+    fn it_is_bounded_and_forgets_what_is_past_first() {
+        let ahead = Ahead::default();
+        let note = |subject: &str, issued_at, now| ahead.note(RevokedBy::Subject, "x", subject, issued_at, now);
+        let latest = |subject: &str| ahead.latest(RevokedBy::Subject, &Scope::Every, subject);
+        for index in 0..MOST {
+            note(&index.to_string(), NOW + 1 + index as u64 % 2, NOW);
+        }
+        note("u", NOW + 9, NOW + 1);
+        assert_eq!((latest("u"), latest("0"), latest("1"), latest("nobody")), (NOW + 9, 0, NOW + 2, 0));
+        for index in 0..=MOST {
+            note(&format!("more {index}"), NOW + 8, NOW + 1);
+        }
+        assert_eq!((latest("u"), latest("nobody")), (NOW + 9, NOW + 8), "too much rather than too little");
+        assert!(ahead.latest.lock().unwrap().values().all(|of_issuer| of_issuer.len() <= MOST + 1));
+    }
+}
