@@ -70,7 +70,7 @@ impl Failure {
 pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound, background: Background) {
     let Background { clock, metrics, .. } = background;
     let cache = Cache::new(&shared.settings, &remote);
-    let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None, has_metadata: true };
+    let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None, has_metadata: true, asked_between: None };
     let (mut due, mut failures, mut cannot_write) = (Instant::now(), 0_u32, false);
     metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 0);
     loop {
@@ -123,6 +123,8 @@ struct Fetcher<'a> {
     jwks: Option<Url>,
     /// Whether the metadata could be read when it was last asked for.
     has_metadata: bool,
+    /// When it was last asked for between the times.
+    asked_between: Option<Instant>,
 }
 
 /// What came of one attempt.
@@ -163,12 +165,18 @@ impl Fetcher<'_> {
         Attempt { result, is_whole }
     }
 
-    /// Between the times the set is where it was, as long as it is there and has news: else it may have moved.
+    /// Between the times the set is where it was, as long as it is there and has news: else it may have moved, which is looked for once a
+    /// minute.
     async fn between(&mut self, issuer: &Url, known: Url) -> Attempt {
         let result = self.set(&known).await;
         if result.as_ref().is_ok_and(|fetched| self.shared.is_news(&fetched.document)) {
             return Attempt { result, is_whole: false };
         }
+        // Unknown keys may be made up: they must not double what an issuer is asked.
+        if self.asked_between.is_some_and(|at| at.elapsed() < METADATA_RESTS) {
+            return Attempt { result, is_whole: false };
+        }
+        self.asked_between = Some(Instant::now());
         match self.metadata(issuer).await {
             Ok(url) if url != known => {
                 let result = self.set(&url).await;
@@ -334,6 +342,9 @@ async fn wait(time: Option<Duration>) {
         None => std::future::pending().await,
     }
 }
+
+/// How long metadata that was read between the times is not read again there.
+const METADATA_RESTS: Duration = Duration::from_mins(1);
 
 /// Twice as long after each failure. An issuer that is away may be asked more rarely than one that answers, however short `jwks_refresh` is.
 fn back_off(failures: u32) -> Duration {
