@@ -274,17 +274,18 @@ async fn a_command_says_that_a_gateway_does_not_answer() {
 async fn an_import_is_not_told_by_the_time_of_logins() {
     let gateway = Gateway::start(&open("")).await;
     let hash = bcrypt::hash(PASSWORD, 12).unwrap();
-    done(&gateway, &["user", "import", "-"], &format!("email,password_hash\nann@example.com,{hash}\nbob@example.com,{hash}\n"));
+    done(&gateway, &["user", "import", "-"], &format!("email,password_hash\nann@example.com,{hash}\n"));
     let time_of = async |email: &str| {
         let began = std::time::Instant::now();
         gateway.try_login(email, "another password").await.is(401, "login_failed");
         began.elapsed()
     };
-    let known = time_of("ann@example.com").await.min(time_of("bob@example.com").await);
+    // Each beside a known one, since the machine has more to do at one time than at another.
     within(async {
         let mut alike = 0;
-        while alike < 5 {
-            alike = if time_of(&format!("nobody{alike}@example.com")).await * 2 > known { alike + 1 } else { 0 };
+        while alike < 3 {
+            let unknown = time_of(&format!("nobody{alike}@example.com")).await;
+            alike = if unknown * 2 > time_of("ann@example.com").await { alike + 1 } else { 0 };
         }
     })
     .await;
