@@ -2,7 +2,7 @@
 //!
 //! When whatever reads the log is slow or gone, lines are dropped and counted: a gateway that stops answering because
 //! nobody reads its log would be worse. The buffer is swapped out as a whole, so that a batch is one `write`, and the
-//! thread lingers for a moment after each, so that a busy gateway does not pay for a wake-up with every line.
+//! thread looks for the next by itself, so that a busy gateway does not pay for a wake-up with every line.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -126,8 +126,14 @@ impl Shared {
 
     fn write_until_closed(&self, mut target: impl Write) {
         let mut batch = Vec::new();
+        let mut looks = 0;
         loop {
-            let lines = self.next_batch(&mut batch);
+            let Some(lines) = self.next_batch(&mut batch, looks >= LOOKS) else {
+                looks += 1;
+                thread::sleep(LINGER);
+                continue;
+            };
+            looks = 0;
             if batch.is_empty() {
                 return;
             }
@@ -145,10 +151,14 @@ impl Shared {
         }
     }
 
-    /// Waits for lines and swaps them into `batch`, which stays empty when the end has come and nothing is left.
-    fn next_batch(&self, batch: &mut Vec<u8>) -> u64 {
+    /// Swaps the lines that wait into `batch`, which stays empty when the end has come and nothing is left. `None`: there are none yet, and
+    /// they were not to be waited for.
+    fn next_batch(&self, batch: &mut Vec<u8>, waits: bool) -> Option<u64> {
         let mut queue = self.lock();
         while queue.bytes.is_empty() && !queue.closed {
+            if !waits {
+                return None;
+            }
             queue.idle = true;
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -158,7 +168,7 @@ impl Shared {
         let lines = std::mem::take(&mut queue.lines);
         drop(queue);
         self.room.notify_all();
-        lines
+        Some(lines)
     }
 
     fn give_up(&self) {
@@ -192,6 +202,9 @@ const MOST_BYTES: usize = 8 << 20;
 const KEPT_BYTES: usize = 1 << 20;
 /// How long lines are collected after a batch: they appear that much later at most, and cost a wake-up that seldom.
 const LINGER: Duration = Duration::from_millis(10);
+/// How often the thread looks for lines by itself before it waits to be woken: a second in all. Whoever wakes it may have to make room for
+/// it on its own core, in the middle of an answer.
+const LOOKS: u32 = 100;
 /// How long a pipe that is full is left alone.
 const RETRY: Duration = Duration::from_millis(2);
 const LAST_FLUSH: Duration = Duration::from_secs(5);
