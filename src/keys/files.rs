@@ -108,8 +108,10 @@ impl Shared {
             Ok(Read { digest, .. }) if digest == state.read => state.failing = None,
             Ok(Read { keys, left_out, digest }) => {
                 self.tell_left_out(&state.left_out, &left_out);
-                tracing::info!(issuer = self.name(), keys = keys.len(), "the key file has changed; its keys hold from now on");
+                let count = keys.len();
+                // Told when it is true.
                 self.live.replace(keys);
+                tracing::info!(issuer = self.name(), keys = count, "the key file has changed; its keys hold from now on");
                 state.left_out = left_out;
                 state.read = digest;
                 state.failing = None;
