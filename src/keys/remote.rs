@@ -263,24 +263,21 @@ impl Shared {
         let mut state = self.lock();
         self.tell_left_out(&state.left_out, &left_out);
         let is_new = state.good.as_ref().is_none_or(|before| before.document != good.document);
-        if is_new || state.failing.is_some() {
-            let names: Vec<String> = keys
-                .keys()
-                .iter()
-                .take(KIDS_TOLD)
-                .map(|key| key.kid().map_or("(none)".to_owned(), |kid| Excerpt::of(kid).to_string()))
-                .collect();
-            let (issuer, count) = (self.name(), keys.len());
-            if keys.is_empty() {
-                tracing::error!(issuer, "the issuer's set has no key that can be used: no token of it can be verified");
-            } else {
-                tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched");
-            }
-        } else {
-            tracing::debug!(issuer = self.name(), "keys were fetched; they are the same");
-        }
+        let names: Vec<String> = keys
+            .keys()
+            .iter()
+            .take(KIDS_TOLD)
+            .map(|key| key.kid().map_or("(none)".to_owned(), |kid| Excerpt::of(kid).to_string()))
+            .collect();
+        let (issuer, count) = (self.name(), keys.len());
         if is_new {
             self.live.replace(keys);
+        }
+        // Told when it is true.
+        match (is_new || state.failing.is_some(), count) {
+            (false, _) => tracing::debug!(issuer, "keys were fetched; they are the same"),
+            (true, 0) => tracing::error!(issuer, "the issuer's set has no key that can be used: no token of it can be verified"),
+            (true, _) => tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched"),
         }
         state.good = Some(good);
         state.good_since = Some(since);
