@@ -80,7 +80,8 @@ impl Arguments {
         if lines.is_empty() { Err(wrong(&format!("--{name}: the file is empty"))) } else { Ok(lines) }
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// A named value, where it is given.
+    pub fn text(&self, name: &str) -> Option<&str> {
         self.named.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }

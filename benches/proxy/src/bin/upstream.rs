@@ -64,7 +64,7 @@ struct Head {
 
 impl Head {
     fn parse(input: &[u8]) -> io::Result<Option<Self>> {
-        let mut fields = [httparse::EMPTY_HEADER; 64];
+        let mut fields = [httparse::EMPTY_HEADER; 128];
         let mut request = httparse::Request::new(&mut fields);
         let parsed = request.parse(input).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let httparse::Status::Complete(length) = parsed else { return Ok(None) };

@@ -1,0 +1,320 @@
+//! `load ADDRESS --targets FILE --tokens FILE [options]`: N keep-alive connections with one request in flight on each, or on each stream of
+//! each. Request n asks for target n with token n, both lists going round; an empty token is none. Prints one line of JSON. Whatever is not
+//! a whole answer with the expected status is an error.
+//!
+//! `--connections N` (32), `--seconds S` (2), `--requests R` at most, `--offset K` where the tokens begin, `--expect STATUS` (200; 0: any),
+//! `--upload BYTES` sends each request with a body of so many, `--anew 1` makes a connection for each request, `--rate R` makes R requests
+//! a second in place of as many as are answered.
+//!
+//! `--tls FILE` speaks TLS 1.3 and trusts the authority in this file, `--protocol h2` (with `--tls`) speaks HTTP/2 with `--streams S` (1) on
+//! each connection, `--fields N` makes it N header fields in all, `--field 'NAME: VALUE'` adds this one.
+//!
+//! `--watch PID` tells the CPU time of each thread of that process, from when all connections stand to the last answer.
+//!
+//! `--hold N` opens N connections, makes one request on each, says so with a line, keeps them until its standard input ends, and then tells
+//! how many are still open.
+
+mod connect;
+mod histogram;
+mod lane;
+mod watch;
+
+use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bench_proxy::Arguments;
+use bytes::Bytes;
+use hyper::HeaderMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use connect::Connector;
+use histogram::Histogram;
+use lane::{Answer, Lane};
+use watch::Usage;
+
+const HOST: &str = "app.example.com";
+const FIELDS: [(&str, &str); 5] = [
+    ("Host", HOST),
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64) bench-proxy"),
+    ("Accept", "application/json"),
+    ("Accept-Language", "en-GB,en;q=0.8"),
+    ("Accept-Encoding", "gzip, br"),
+];
+/// Held connections from one address of this machine.
+const PORTS: usize = 8_000;
+/// Connections that are opened at once.
+const OPENING: usize = 32;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    H1,
+    H2,
+}
+
+struct Plan {
+    connector: Connector,
+    protocol: Protocol,
+    streams: usize,
+    targets: Vec<String>,
+    tokens: Vec<String>,
+    /// All but the token's.
+    fields: Vec<(String, String)>,
+    map: HeaderMap,
+    seconds: f64,
+    /// The number of the first request.
+    offset: usize,
+    next: AtomicUsize,
+    /// The number of the first request that is not made.
+    end: usize,
+    /// 0: whatever comes.
+    expect: u16,
+    status: AtomicU16,
+    /// The body of each request; empty: it is a GET.
+    upload: Bytes,
+    anew: bool,
+    /// Requests a second, in all; infinite: as many as are answered.
+    rate: f64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    requests: u64,
+    errors: u64,
+    bytes: u64,
+    first_error: Option<String>,
+    latencies: Histogram,
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::read()?;
+    let plan = Arc::new(Plan::read(&arguments)?);
+    let watched = arguments.text("watch").map(|_| arguments.number("watch", 0)).transpose()?;
+    let connections = arguments.number("connections", 32)?;
+    match arguments.number("hold", 0)? {
+        0 => bench_proxy::on_one_thread(measure(plan, connections, watched)),
+        held => bench_proxy::on_one_thread(hold(plan, held)),
+    }
+}
+
+async fn measure(plan: Arc<Plan>, connections: usize, watched: Option<u32>) -> io::Result<()> {
+    let mut lanes = Vec::new();
+    for _ in 0..connections {
+        lanes.extend(Lane::open(&plan).await.map_err(io::Error::other)?);
+    }
+    let (used, begun, before) = (Usage::read(watched)?, Instant::now(), watch::own_seconds()?);
+    let deadline = begun + Duration::from_secs_f64(plan.seconds);
+    let mut running = JoinSet::new();
+    for lane in lanes {
+        running.spawn(drive(Arc::clone(&plan), lane, begun, deadline));
+    }
+    let mut total = Tally::default();
+    while let Some(tally) = running.join_next().await {
+        total.add(tally.map_err(io::Error::other)?);
+    }
+    let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), watch::own_seconds()? - before);
+    report(&plan, &total, elapsed, cpu, &Usage::read(watched)?.since(&used));
+    Ok(())
+}
+
+fn report(plan: &Plan, total: &Tally, elapsed: f64, cpu: f64, threads: &str) {
+    println!(
+        "{{\"requests\": {}, \"errors\": {}, \"first_error\": {:?}, \"bytes\": {}, \"seconds\": {elapsed:.6}, \"cpu_seconds\": {cpu:.6}, \
+         \"p50_us\": {}, \"p99_us\": {}, \"max_us\": {}, \"next\": {}, \"status\": {}, \"agreed\": {:?}, \"threads\": {threads}}}",
+        total.requests,
+        total.errors,
+        total.first_error.as_deref().unwrap_or(""),
+        total.bytes,
+        total.latencies.quantile(0.50),
+        total.latencies.quantile(0.99),
+        total.latencies.quantile(1.0),
+        plan.next.load(Ordering::Relaxed),
+        plan.status.load(Ordering::Relaxed),
+        plan.connector.agreed(),
+    );
+}
+
+/// One lane until the deadline; an error ends its connection, and the next request begins a new one.
+async fn drive(plan: Arc<Plan>, mut lane: Lane, begun: Instant, deadline: Instant) -> Tally {
+    let mut tally = Tally::default();
+    loop {
+        if Instant::now() >= deadline {
+            return tally;
+        }
+        let Some(number) = plan.number() else { return tally };
+        lane.prepare(&plan, number);
+        if plan.rate.is_finite() {
+            let due = begun + Duration::from_secs_f64((number - plan.offset) as f64 / plan.rate);
+            if due >= deadline {
+                return tally;
+            }
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let sent = Instant::now();
+        if plan.anew {
+            match fresh(&plan).await {
+                Ok(opened) => lane = opened,
+                Err(what) => return tally.failed(what),
+            }
+            lane.prepare(&plan, number);
+        }
+        let left = deadline.saturating_duration_since(sent) + Duration::from_secs(5);
+        let outcome = match tokio::time::timeout(left, lane.exchange()).await {
+            Ok(outcome) => outcome.and_then(|answer| plan.expected(answer)),
+            Err(_) => Err("no answer within the round and five seconds".to_owned()),
+        };
+        match outcome {
+            Ok(bytes) => {
+                tally.requests += 1;
+                tally.bytes += bytes as u64;
+                tally.latencies.add(sent.elapsed());
+            }
+            Err(what) => {
+                tally = tally.failed(what);
+                match fresh(&plan).await {
+                    Ok(opened) => lane = opened,
+                    Err(what) => return tally.failed(what),
+                }
+            }
+        }
+    }
+}
+
+async fn fresh(plan: &Plan) -> Result<Lane, String> {
+    Lane::open(plan).await?.pop().ok_or_else(|| "a connection without streams".to_owned())
+}
+
+impl Plan {
+    fn read(arguments: &Arguments) -> io::Result<Self> {
+        let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let protocol = match arguments.text("protocol") {
+            None | Some("h1") => Protocol::H1,
+            Some("h2") => Protocol::H2,
+            Some(_) => return Err(wrong("--protocol: h1 or h2")),
+        };
+        let authority = arguments.text("tls");
+        if protocol == Protocol::H2 && authority.is_none() {
+            return Err(wrong("--protocol h2 needs --tls"));
+        }
+        let mut fields = fields(arguments.number("fields", FIELDS.len() + 1)?);
+        if let Some((name, value)) = arguments.text("field").and_then(|text| text.split_once(": ")) {
+            fields.push((name.to_owned(), value.to_owned()));
+        }
+        let offset: usize = arguments.number("offset", 0)?;
+        let plan = Self {
+            connector: Connector::new(arguments.address(0)?, authority, protocol)?,
+            protocol,
+            streams: arguments.number("streams", 1)?,
+            targets: arguments.lines("targets")?,
+            tokens: arguments.lines("tokens")?,
+            map: lane::map(&fields).ok_or_else(|| wrong("a field that is none"))?,
+            fields,
+            seconds: arguments.number("seconds", 2.0)?,
+            offset,
+            next: AtomicUsize::new(offset),
+            end: offset.saturating_add(arguments.number("requests", usize::MAX)?),
+            expect: arguments.number("expect", 200)?,
+            status: AtomicU16::new(0),
+            upload: vec![b'x'; arguments.number("upload", 0)?].into(),
+            anew: arguments.number("anew", 0_u8)? != 0,
+            rate: arguments.number("rate", f64::INFINITY)?,
+        };
+        lane::request(&plan, offset).ok_or_else(|| wrong("a target or a token that is none"))?;
+        Ok(plan)
+    }
+
+    /// Of the next request; `None` when there is none left.
+    fn number(&self) -> Option<usize> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        (number < self.end).then_some(number)
+    }
+
+    fn target(&self, number: usize) -> &str {
+        &self.targets[number % self.targets.len()]
+    }
+
+    fn token(&self, number: usize) -> &str {
+        &self.tokens[number % self.tokens.len()]
+    }
+
+    fn expected(&self, answer: Answer) -> Result<usize, String> {
+        self.status.store(answer.status, Ordering::Relaxed);
+        match self.expect {
+            0 => Ok(answer.bytes),
+            status if status == answer.status => Ok(answer.bytes),
+            _ => Err(format!("status {}", answer.status)),
+        }
+    }
+}
+
+/// So many with the token's: those of a browser first, then others.
+fn fields(count: usize) -> Vec<(String, String)> {
+    let usual = FIELDS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let others = (1..).map(|number| (format!("X-Field-{number:02}"), format!("the value of field {number:02}")));
+    usual.chain(others).take(count.saturating_sub(1).max(1)).collect()
+}
+
+impl Tally {
+    fn failed(mut self, what: String) -> Self {
+        self.errors += 1;
+        self.first_error.get_or_insert(what);
+        self
+    }
+
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.bytes += other.bytes;
+        self.first_error = self.first_error.take().or(other.first_error);
+        self.latencies.merge(&other.latencies);
+    }
+}
+
+async fn hold(plan: Arc<Plan>, count: usize) -> io::Result<()> {
+    let mut opening = JoinSet::new();
+    for first in 0..OPENING.min(count) {
+        let plan = Arc::clone(&plan);
+        opening.spawn(async move {
+            let mut opened = Vec::new();
+            for index in (first..count).step_by(OPENING) {
+                opened.push(used_once(&plan, index).await?);
+            }
+            io::Result::Ok(opened)
+        });
+    }
+    let mut held = Vec::new();
+    while let Some(opened) = opening.join_next().await {
+        held.extend(opened.map_err(io::Error::other)??);
+    }
+    println!("{}", held.len());
+    io::stdout().flush()?;
+    // Nothing has to be done for idle connections: this thread may wait.
+    io::stdin().read_to_end(&mut Vec::new())?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let idle = |stream: &&TcpStream| matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    println!("{}", held.iter().filter(idle).count());
+    Ok(())
+}
+
+/// A connection that has made its request.
+async fn used_once(plan: &Plan, index: usize) -> io::Result<TcpStream> {
+    let address = u8::try_from(2 + index / PORTS).map_err(io::Error::other)?;
+    let mut stream = plan.connector.connect_from(Ipv4Addr::new(127, 0, 0, address)).await?;
+    let (mut output, mut input) = (Vec::new(), Vec::new());
+    lane::write_request(plan, index, &mut output);
+    stream.write_all(&output).await?;
+    loop {
+        match lane::whole_head(&input).map_err(io::Error::other)? {
+            Some((status, length)) if input.len() >= length => {
+                plan.expected(Answer { status, bytes: length }).map_err(io::Error::other)?;
+                return Ok(stream);
+            }
+            _ if stream.read_buf(&mut input).await? == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => {}
+        }
+    }
+}
