@@ -55,7 +55,8 @@ impl Connector {
     /// A connection from another address of this machine: one address has not ports enough for tens of thousands.
     pub(crate) async fn connect_from(&self, source: Ipv4Addr) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
+        // It is ended by a reset, so that its port is free at once.
+        socket.set_zero_linger()?;
         socket.bind((source, 0).into())?;
         socket.connect(self.address).await
     }

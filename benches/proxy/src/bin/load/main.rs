@@ -9,7 +9,7 @@
 //! `--tls FILE` speaks TLS 1.3 and trusts the authority in this file, `--protocol h2` (with `--tls`) speaks HTTP/2 with `--streams S` (1) on
 //! each connection, `--fields N` makes it N header fields in all, `--field 'NAME: VALUE'` adds this one.
 //!
-//! `--watch PID` tells the CPU time of each thread of that process, from when all connections stand to the last answer.
+//! `--warm 1` makes a request on each lane before the clock begins. `--watch PID` tells the CPU time of each thread of that process while the clock runs.
 //!
 //! `--hold N` opens N connections, makes one request on each, says so with a line, keeps them until its standard input ends, and then tells
 //! how many are still open.
@@ -66,8 +66,6 @@ struct Plan {
     fields: Vec<(String, String)>,
     map: HeaderMap,
     seconds: f64,
-    /// The number of the first request.
-    offset: usize,
     next: AtomicUsize,
     /// The number of the first request that is not made.
     end: usize,
@@ -77,6 +75,7 @@ struct Plan {
     /// The body of each request; empty: it is a GET.
     upload: Bytes,
     anew: bool,
+    warm: bool,
     /// Requests a second, in all; infinite: as many as are answered.
     rate: f64,
 }
@@ -106,11 +105,15 @@ async fn measure(plan: Arc<Plan>, connections: usize, watched: Option<u32>) -> i
     for _ in 0..connections {
         lanes.extend(Lane::open(&plan).await.map_err(io::Error::other)?);
     }
+    if plan.warm {
+        lanes = warmed(&plan, lanes).await?;
+    }
+    let first = plan.next.load(Ordering::Relaxed);
     let (used, begun, before) = (Usage::read(watched)?, Instant::now(), watch::own_seconds()?);
     let deadline = begun + Duration::from_secs_f64(plan.seconds);
     let mut running = JoinSet::new();
     for lane in lanes {
-        running.spawn(drive(Arc::clone(&plan), lane, begun, deadline));
+        running.spawn(drive(Arc::clone(&plan), lane, first, begun, deadline));
     }
     let mut total = Tally::default();
     while let Some(tally) = running.join_next().await {
@@ -119,6 +122,26 @@ async fn measure(plan: Arc<Plan>, connections: usize, watched: Option<u32>) -> i
     let (elapsed, cpu) = (begun.elapsed().as_secs_f64(), watch::own_seconds()? - before);
     report(&plan, &total, elapsed, cpu, &Usage::read(watched)?.since(&used));
     Ok(())
+}
+
+/// The lanes, each with a request behind it: what a connection costs once is no part of what a request costs.
+async fn warmed(plan: &Arc<Plan>, lanes: Vec<Lane>) -> io::Result<Vec<Lane>> {
+    let mut running = JoinSet::new();
+    for mut lane in lanes {
+        let plan = Arc::clone(plan);
+        running.spawn(async move {
+            if let Some(number) = plan.number() {
+                lane.prepare(&plan, number);
+                plan.expected(lane.exchange().await?)?;
+            }
+            Ok::<_, String>(lane)
+        });
+    }
+    let mut warm = Vec::new();
+    while let Some(lane) = running.join_next().await {
+        warm.push(lane.map_err(io::Error::other)?.map_err(io::Error::other)?);
+    }
+    Ok(warm)
 }
 
 fn report(plan: &Plan, total: &Tally, elapsed: f64, cpu: f64, threads: &str) {
@@ -139,7 +162,7 @@ fn report(plan: &Plan, total: &Tally, elapsed: f64, cpu: f64, threads: &str) {
 }
 
 /// One lane until the deadline; an error ends its connection, and the next request begins a new one.
-async fn drive(plan: Arc<Plan>, mut lane: Lane, begun: Instant, deadline: Instant) -> Tally {
+async fn drive(plan: Arc<Plan>, mut lane: Lane, first: usize, begun: Instant, deadline: Instant) -> Tally {
     let mut tally = Tally::default();
     loop {
         if Instant::now() >= deadline {
@@ -148,7 +171,7 @@ async fn drive(plan: Arc<Plan>, mut lane: Lane, begun: Instant, deadline: Instan
         let Some(number) = plan.number() else { return tally };
         lane.prepare(&plan, number);
         if plan.rate.is_finite() {
-            let due = begun + Duration::from_secs_f64((number - plan.offset) as f64 / plan.rate);
+            let due = begun + Duration::from_secs_f64((number - first) as f64 / plan.rate);
             if due >= deadline {
                 return tally;
             }
@@ -214,13 +237,13 @@ impl Plan {
             map: lane::map(&fields).ok_or_else(|| wrong("a field that is none"))?,
             fields,
             seconds: arguments.number("seconds", 2.0)?,
-            offset,
             next: AtomicUsize::new(offset),
             end: offset.saturating_add(arguments.number("requests", usize::MAX)?),
             expect: arguments.number("expect", 200)?,
             status: AtomicU16::new(0),
             upload: vec![b'x'; arguments.number("upload", 0)?].into(),
             anew: arguments.number("anew", 0_u8)? != 0,
+            warm: arguments.number("warm", 0_u8)? != 0,
             rate: arguments.number("rate", f64::INFINITY)?,
         };
         lane::request(&plan, offset).ok_or_else(|| wrong("a target or a token that is none"))?;
