@@ -81,6 +81,7 @@ impl Arguments {
     }
 
     /// A named value, where it is given.
+    #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.named.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }

@@ -1,5 +1,7 @@
 //! One request in flight after another: on a connection of HTTP/1.1, or as streams of a connection of HTTP/2.
 
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{self, SendRequest};
@@ -15,7 +17,7 @@ use super::{HOST, Plan, Protocol};
 
 pub(crate) enum Lane {
     One(One),
-    Two(Two),
+    Two(Box<Two>),
 }
 
 /// An answer: its status, and how many bytes it had.
@@ -34,8 +36,8 @@ impl Lane {
                 let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(link)).await;
                 let (sender, connection) = shaken.map_err(|error| error.to_string())?;
                 // It ends with its last lane; how it ends is told by the requests on it.
-                tokio::spawn(connection);
-                let lane = |_| Self::Two(Two { sender: sender.clone(), request: None });
+                plan.connections.lock().unwrap_or_else(PoisonError::into_inner).spawn(connection);
+                let lane = |_| Self::Two(Box::new(Two { sender: sender.clone(), request: None }));
                 Ok((0..plan.streams).map(lane).collect())
             }
         }

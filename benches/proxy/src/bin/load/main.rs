@@ -21,8 +21,8 @@ mod watch;
 
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bench_proxy::Arguments;
@@ -60,6 +60,8 @@ struct Plan {
     connector: Connector,
     protocol: Protocol,
     streams: usize,
+    /// The tasks that drive connections of HTTP/2.
+    connections: Mutex<JoinSet<hyper::Result<()>>>,
     targets: Vec<String>,
     tokens: Vec<String>,
     /// All but the token's.
@@ -132,7 +134,7 @@ async fn warmed(plan: &Arc<Plan>, lanes: Vec<Lane>) -> io::Result<Vec<Lane>> {
         running.spawn(async move {
             if let Some(number) = plan.number() {
                 lane.prepare(&plan, number);
-                plan.expected(lane.exchange().await?)?;
+                plan.expected(&lane.exchange().await?)?;
             }
             Ok::<_, String>(lane)
         });
@@ -187,7 +189,7 @@ async fn drive(plan: Arc<Plan>, mut lane: Lane, first: usize, begun: Instant, de
         }
         let left = deadline.saturating_duration_since(sent) + Duration::from_secs(5);
         let outcome = match tokio::time::timeout(left, lane.exchange()).await {
-            Ok(outcome) => outcome.and_then(|answer| plan.expected(answer)),
+            Ok(outcome) => outcome.and_then(|answer| plan.expected(&answer)),
             Err(_) => Err("no answer within the round and five seconds".to_owned()),
         };
         match outcome {
@@ -232,6 +234,7 @@ impl Plan {
             connector: Connector::new(arguments.address(0)?, authority, protocol)?,
             protocol,
             streams: arguments.number("streams", 1)?,
+            connections: Mutex::default(),
             targets: arguments.lines("targets")?,
             tokens: arguments.lines("tokens")?,
             map: lane::map(&fields).ok_or_else(|| wrong("a field that is none"))?,
@@ -264,7 +267,7 @@ impl Plan {
         &self.tokens[number % self.tokens.len()]
     }
 
-    fn expected(&self, answer: Answer) -> Result<usize, String> {
+    fn expected(&self, answer: &Answer) -> Result<usize, String> {
         self.status.store(answer.status, Ordering::Relaxed);
         match self.expect {
             0 => Ok(answer.bytes),
@@ -333,7 +336,7 @@ async fn used_once(plan: &Plan, index: usize) -> io::Result<TcpStream> {
     loop {
         match lane::whole_head(&input).map_err(io::Error::other)? {
             Some((status, length)) if input.len() >= length => {
-                plan.expected(Answer { status, bytes: length }).map_err(io::Error::other)?;
+                plan.expected(&Answer { status, bytes: length }).map_err(io::Error::other)?;
                 return Ok(stream);
             }
             _ if stream.read_buf(&mut input).await? == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
