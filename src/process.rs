@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{self, Control, Readiness};
@@ -251,6 +252,7 @@ impl Life {
         let mut prunes = tokio::time::interval(PRUNE_EVERY);
         let mut retired = Retired::default();
         let mut partings = tokio::time::interval(PART_EVERY);
+        partings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;

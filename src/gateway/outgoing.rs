@@ -124,7 +124,7 @@ impl Outgoing {
         let owned: Vec<HeaderName> = headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
         let asks = Asks::read(&method, version, &headers, &owned, rules);
         let tracestate = if ids.trace_is_continued { headers.get_all(TRACESTATE).iter().cloned().collect() } else { Vec::new() };
-        let keep_authorization = route.forward_authorization && permit.vouches_for_authorization();
+        let keep_authorization = route.forward_authorization && permit.vouches_for_authorization(&headers);
         let removed = strip(&mut headers, owned, |name| {
             (keep_authorization && name == header::AUTHORIZATION) || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
         });

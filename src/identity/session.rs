@@ -161,7 +161,8 @@ impl Sessions {
         }
         let is_last = token.counter + 1 == session.counter;
         let used_at = if is_last { Some(session.rotated_at) } else { self.store.used_at(sid, token.counter).await? };
-        if used_at.is_some_and(|used_at| used_at > stale.used_at) {
+        // Without an interval nothing may be used twice, however the clocks of two requests stand to each other.
+        if !policy.refresh_reuse_interval.is_zero() && used_at.is_some_and(|used_at| used_at > stale.used_at) {
             return Ok(session.counter);
         }
         self.end(sid, &session.account, policy, now).await?;

@@ -28,8 +28,10 @@ impl Presence {
     /// # Errors
     /// [`StoreError::Open`]
     pub fn announce(settings: &StoreSettings) -> Result<Self, StoreError> {
+        let own = |source| StoreError::Open { path: settings.database.clone(), source };
+        let database = settings.database.canonicalize().map_err(own)?;
         loop {
-            let path = prefixed(&settings.database, &Uuid::new_v4().to_string());
+            let path = prefixed(&database, &Uuid::new_v4().to_string());
             match Self::at(&path) {
                 Ok(Some(presence)) => return Ok(presence),
                 // A command has taken it for one of a process that is no more, before it was locked.
@@ -85,16 +87,23 @@ impl Store {
 
 /// How many processes that run do not know of all revocations up to `seq`. Files of those that run no more are removed.
 fn behind(database: &Path, seq: i64) -> io::Result<usize> {
-    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let prefix = prefixed(database, "");
+    // By whatever name, and through whatever link: it is the file that counts, as it does for SQLite.
+    let database = database.canonicalize()?;
+    let folder = database.parent().unwrap_or(Path::new("/"));
+    let prefix = prefixed(Path::new(database.file_name().unwrap_or_default()), "").into_os_string();
     let mut behind = 0;
     for entry in fs::read_dir(folder)? {
-        let path = folder.join(entry?.file_name());
-        if !path.as_os_str().as_encoded_bytes().starts_with(folder.join(&prefix).as_os_str().as_encoded_bytes()) {
+        let name = entry?.file_name();
+        if !name.as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
             continue;
         }
-        // It may end at this moment.
-        let Ok(file) = File::open(&path) else { continue };
+        let path = folder.join(name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            // It has ended at this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         match file.try_lock_shared() {
             Ok(()) => {
                 let _ = fs::remove_file(&path);
@@ -169,7 +178,18 @@ mod tests {
         // Half of what is being written is not believed.
         two.file.write_all_at(b"00000000000000000003", 0).unwrap();
         assert_eq!(behind(database, 2).unwrap(), 1);
+        // By another name it is the same database.
+        let link = folder.path().join("link.db");
+        std::os::unix::fs::symlink(database, &link).unwrap();
+        assert_eq!(behind(&link, 2).unwrap(), 1);
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        assert_eq!(behind(&up.join(database.strip_prefix("/").unwrap()), 2).unwrap(), 1, "relative");
         // Another database of the same folder is none of it.
-        assert_eq!(behind(&folder.path().join("another.db"), 2).unwrap(), 0);
+        let another = folder.path().join("another.db");
+        fs::write(&another, "").unwrap();
+        assert_eq!(behind(&another, 2).unwrap(), 0);
+        // What cannot be read is not taken for nobody.
+        assert!(behind(&folder.path().join("none.db"), 2).is_err());
     }
 }

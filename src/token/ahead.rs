@@ -19,7 +19,23 @@ pub(super) struct Ahead {
 }
 
 /// The latest `iat` of each subject of an issuer.
-type Subjects = HashMap<Arc<str>, u64>;
+#[derive(Debug, Default)]
+struct Subjects {
+    latest: HashMap<Arc<str>, u64>,
+    /// Until then it is of no use to look for those whose time has come.
+    full_until: u64,
+}
+
+impl Subjects {
+    /// Whether there is room for this subject, perhaps because others are over.
+    fn has_room(&mut self, subject: &str, now: u64) -> bool {
+        if self.latest.len() >= MOST && !self.latest.contains_key(subject) && now >= self.full_until {
+            self.latest.retain(|_, issued_at| *issued_at > now);
+            self.full_until = now + 1;
+        }
+        self.latest.len() < MOST || self.latest.contains_key(subject)
+    }
+}
 
 impl Ahead {
     /// A token of this `iss` and subject is accepted at `now`, before its `iat`.
@@ -27,12 +43,9 @@ impl Ahead {
         self.is_used.store(true, Ordering::Release);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let of_issuer = latest.entry((by, iss.into())).or_default();
-        if of_issuer.len() >= MOST && !of_issuer.contains_key(subject) {
-            of_issuer.retain(|_, issued_at| *issued_at > now);
-        }
         // Where there is no room, it counts for every subject of the issuer: too much is revoked for seconds, and never too little.
-        let subject = if of_issuer.len() >= MOST && !of_issuer.contains_key(subject) { EVERYBODY } else { subject };
-        let noted = of_issuer.entry(subject.into()).or_default();
+        let subject = if of_issuer.has_room(subject, now) { subject } else { EVERYBODY };
+        let noted = of_issuer.latest.entry(subject.into()).or_default();
         *noted = issued_at.max(*noted);
     }
 
@@ -43,7 +56,12 @@ impl Ahead {
         }
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let covered = latest.iter().filter(|((of, iss), _)| *of == by && scope.covers(iss));
-        covered.flat_map(|(_, of_issuer)| [of_issuer.get(subject), of_issuer.get(EVERYBODY)]).flatten().copied().max().unwrap_or(0)
+        covered
+            .flat_map(|(_, of_issuer)| [of_issuer.latest.get(subject), of_issuer.latest.get(EVERYBODY)])
+            .flatten()
+            .copied()
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -94,6 +112,6 @@ mod tests {
             note(&format!("more {index}"), NOW + 8, NOW + 1);
         }
         assert_eq!((latest("u"), latest("nobody")), (NOW + 9, NOW + 8), "too much rather than too little");
-        assert!(ahead.latest.lock().unwrap().values().all(|of_issuer| of_issuer.len() <= MOST + 1));
+        assert!(ahead.latest.lock().unwrap().values().all(|of_issuer| of_issuer.latest.len() <= MOST + 1));
     }
 }

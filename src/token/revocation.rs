@@ -129,6 +129,10 @@ impl RevocationList {
     /// it ([`RevocationList::raised`]), also where its `iat` is ahead of the time.
     pub fn meets(&self, token: &VerifiedToken, now: u64) {
         let Some(issued_at) = token.issued_at().filter(|issued_at| *issued_at > now) else { return };
+        if token.is_ours() {
+            // The built-in issuer notes in the store what it has issued, in the transaction that issues it: a cut-off hits just that.
+            return;
+        }
         let iss = token.issuer().unwrap_or_default();
         self.ahead.note(RevokedBy::Subject, iss, token.subject(), issued_at, now);
         if let Some(sub) = token.sub() {
@@ -181,6 +185,13 @@ impl RevocationList {
     /// The cut-off of a subject: a token of this `iss` that is to be accepted must be issued after it.
     pub fn cutoff(&self, iss: &str, subject: &str) -> Option<u64> {
         self.latest(RevokedBy::Subject, iss, subject)
+    }
+
+    /// Whether this is in the list already, at its time or later.
+    pub fn holds(&self, revocation: &Revocation) -> bool {
+        let Revocation { scope, by, value, at } = revocation;
+        let shard = self.table(*by).shards[self.place(value)].load();
+        shard.get(value).is_some_and(|marks| marks.iter().any(|mark| mark.scope == *scope && mark.at >= *at))
     }
 
     /// When this value was last revoked for tokens of this `iss`.
