@@ -145,7 +145,7 @@ const LONGEST_HEAD: usize = 64 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Idle connections that one worker keeps to one upstream.
-const MAX_IDLE: usize = 512;
+const MAX_IDLE: usize = 2048;
 
 impl Upstream {
     /// An upstream for this many workers. `tls` is given exactly for `https://`.
