@@ -533,5 +533,11 @@ mod tests {
         let first = issuer.login(&id).await.unwrap().refresh_token;
         refresh(&first, false, 0).await.unwrap();
         assert!(matches!(refresh(&first, false, 10_000).await, Err(NotContinued::Reused { .. })));
+        let none = Policy { refresh_reuse_interval: Duration::ZERO, ..policy() };
+        let second = issuer.login(&id).await.unwrap().refresh_token;
+        let use_at = async |when: u64| issuer.sessions.continued(&second, false, &device(), &none, at(when)).await;
+        assert!(use_at(1_000).await.is_ok());
+        // Whoever read the clock before is no earlier than who was served first.
+        assert!(matches!(use_at(999).await, Err(NotContinued::Reused { .. })));
     }
 }

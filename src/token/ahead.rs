@@ -113,5 +113,8 @@ mod tests {
         }
         assert_eq!((latest("u"), latest("nobody")), (NOW + 9, NOW + 8), "too much rather than too little");
         assert!(ahead.latest.lock().unwrap().values().all(|of_issuer| of_issuer.latest.len() <= MOST + 1));
+        // Once their time has come there is room again.
+        note("late", NOW + 30, NOW + 8);
+        assert_eq!((latest("late"), latest("nobody")), (NOW + 30, 0));
     }
 }
