@@ -346,12 +346,18 @@ fn tell_warnings(compiled: &Compiled) {
 /// Runs something on a thread of its own that lets those that proxy go first.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (tell, told) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("reload".into()).spawn(move || {
-        step_back("reloading");
-        // Whoever asked may have gone.
-        let _ = tell.send(work());
-    })?;
+    // Whoever asked may have gone.
+    start_aside(move || drop(tell.send(work())))?;
     told.await.map_err(|_| io::Error::other("it broke off; what it said is on standard error"))
+}
+
+fn start_aside(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("reload".into());
+    thread.spawn(move || {
+        step_back("reloading");
+        work();
+    })?;
+    Ok(())
 }
 
 /// Configurations that were replaced. Taking down a large one takes milliseconds: not on a thread that proxies, whose request may have been
@@ -365,10 +371,7 @@ impl Retired {
         let unused: Vec<_> = self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         if !unused.is_empty() {
             // Without a thread it is done here: the closure is dropped.
-            let _ = std::thread::Builder::new().name("reload".into()).spawn(move || {
-                step_back("reloading");
-                drop(unused);
-            });
+            let _ = start_aside(move || drop(unused));
         }
     }
 }

@@ -133,9 +133,9 @@ impl Outgoing {
         if let Some(caller) = permit.caller() {
             route.identity.set(caller, &mut headers);
         }
-        let host = route.destination.upstream().and_then(|upstream| upstream.settings().host.clone());
+        let host = route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
+        let host = host.unwrap_or_else(|| target.authority());
         // Mostly it is the very value that was received.
-        let host = host.as_ref().unwrap_or_else(|| target.authority());
         if headers.get(header::HOST) != Some(host) {
             headers.insert(header::HOST, host.clone());
         }
@@ -238,12 +238,11 @@ impl Asks {
 
 /// Removes what is for this hop alone and those names that are ours, and tells which.
 fn strip(headers: &mut HeaderMap, owned: Vec<HeaderName>, keep: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
-    let mut doomed = if owned.contains(&header::CONNECTION) { connection_names(headers) } else { Vec::new() };
-    if doomed.is_empty() {
-        doomed = owned;
-        doomed.retain(|name| !keep(name));
-    } else {
-        doomed.extend(owned.into_iter().filter(|name| !keep(name)));
+    let has_connection = owned.contains(&header::CONNECTION);
+    let mut doomed = owned;
+    doomed.retain(|name| !keep(name));
+    if has_connection {
+        doomed.splice(0..0, connection_names(headers));
     }
     doomed.retain(|name| headers.remove(name).is_some());
     doomed

@@ -121,7 +121,7 @@ impl Line {
             // Boxed: hyper keeps the room of this future for as long as the connection is open, idle or not.
             Box::pin(async move {
                 let response = line.gateway.handle(&line.worker, &line.peer, request).await;
-                Ok::<_, Infallible>(line.answered(response).map(|body| Held { body, busy: Some(busy) }))
+                Ok::<_, Infallible>(line.answered(response).map(|body| Held { body, busy }))
             })
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
@@ -212,15 +212,12 @@ impl Line {
 /// A response body that holds its connection busy until it ends.
 struct Held {
     body: RecordedBody,
-    busy: Option<Busy>,
+    busy: Busy,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let now = self.body.end();
-        if let Some(busy) = self.busy.take() {
-            busy.end(now.into());
-        }
+        self.busy.end(self.body.end().into());
     }
 }
 

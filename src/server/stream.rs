@@ -68,8 +68,8 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    /// It has ended, at `now`: the clock need not be asked.
-    pub(super) fn end(mut self, now: Instant) {
+    /// It has ended, at `now`, and is about to be dropped: the clock need not be asked.
+    pub(super) fn end(&mut self, now: Instant) {
         self.ended = Some(now);
     }
 }

@@ -75,9 +75,12 @@ struct Entry {
 
 type Digest = u128;
 
-/// A token that is not in the cache, by its digest; `None`: it would not be kept.
-#[derive(Debug)]
-pub struct Unknown(Option<Digest>);
+/// A token that is not in the cache.
+pub struct Unknown<'token> {
+    token: &'token [u8],
+    /// `None`: it would not be kept.
+    digest: Option<Digest>,
+}
 
 impl TokenCache {
     /// An empty cache. It counts into `counts`.
@@ -104,9 +107,14 @@ impl TokenCache {
     /// # Errors
     ///
     /// [`Unknown`] leads to [`TokenCache::verify_unknown`].
-    pub fn find(&mut self, issuers: &Arc<Issuers>, token: &[u8], now: u64) -> Result<Result<Arc<VerifiedToken>, InvalidToken>, Unknown> {
+    pub fn find<'token>(
+        &mut self,
+        issuers: &Arc<Issuers>,
+        token: &'token [u8],
+        now: u64,
+    ) -> Result<Result<Arc<VerifiedToken>, InvalidToken>, Unknown<'token>> {
         if self.bounds.entries == 0 || token.len() > MAX_TOKEN_BYTES {
-            return Err(Unknown(None));
+            return Err(Unknown { token, digest: None });
         }
         self.ask(issuers);
         let digest = self.digest(token);
@@ -121,10 +129,10 @@ impl TokenCache {
             self.remove(place);
         }
         self.counts.miss();
-        Err(Unknown(Some(digest)))
+        Err(Unknown { token, digest: Some(digest) })
     }
 
-    /// Verifies the token that [`TokenCache::find`] did not know, and remembers it.
+    /// Verifies the token that [`TokenCache::find`] did not know, and remembers it if it is these very bytes.
     ///
     /// # Errors
     ///
@@ -132,15 +140,17 @@ impl TokenCache {
     #[expect(clippy::needless_pass_by_value, reason = "what was not found is verified once")]
     pub fn verify_unknown(
         &mut self,
-        unknown: Unknown,
+        unknown: Unknown<'_>,
         issuers: &Arc<Issuers>,
-        token: &str,
+        text: &str,
         now: u64,
     ) -> Result<Arc<VerifiedToken>, InvalidToken> {
-        let (token, keys) = issuers.verify_and_tell_keys(token, now)?;
+        let (token, keys) = issuers.verify_and_tell_keys(text, now)?;
         let token = Arc::new(token);
-        let Unknown(digest) = unknown;
-        if let Some(digest) = digest {
+        // Another token under this digest would give one caller the other's identity.
+        if let Some(digest) = unknown.digest
+            && unknown.token == text.as_bytes()
+        {
             self.insert(digest, Arc::clone(&token), keys);
         }
         Ok(token)
@@ -356,6 +366,15 @@ mod tests {
         let second = bench.cache.verify(&issuers, &token, NOW).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         assert_eq!(bench.counts(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_token_is_remembered_under_its_own_digest_alone() {
+        let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
+        let (one, other) = (numbered(1), numbered(2));
+        let unknown = bench.cache.find(&issuers, one.as_bytes(), NOW).unwrap_err();
+        bench.cache.verify_unknown(unknown, &issuers, &other, NOW).unwrap();
+        assert!(bench.cache.is_empty());
     }
 
     #[test]
