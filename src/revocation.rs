@@ -115,7 +115,8 @@ impl Revocations {
         self.store.is_some()
     }
 
-    /// Revokes. Every token of a subject that was accepted here is hit, also one whose `iat` is ahead of our clock. When this returns, it is in the store and no worker accepts such a token any more. May be called on any runtime.
+    /// Revokes. Every token of a subject that was accepted here is hit, also one whose `iat` is ahead of our clock. When this returns, it is
+    /// in the store and no worker accepts such a token any more. May be called on any runtime.
     ///
     /// # Errors
     /// It is in neither, as far as the store can tell.
@@ -162,13 +163,7 @@ impl Revocations {
                 },
                 None => revocation.at,
             };
-            let mut higher = add(&list, vec![Revocation { at, ..revocation }]);
-            while !higher.is_empty() {
-                if let Some(store) = &store {
-                    store.revoke(&higher.iter().map(row).collect::<Vec<_>>()).await?;
-                }
-                higher = add(&list, higher);
-            }
+            hold(&list, store.as_ref(), vec![Revocation { at, ..revocation }]).await?;
             metrics.revocations(list.len());
             Ok(true)
         };
@@ -232,11 +227,7 @@ impl Revocations {
             // What another process has revoked hits what was accepted here; the store is told, for those who start later. What this one has
             // revoked itself is known: a token that was accepted since then was issued since then.
             let unknown = rows.iter().filter_map(revocation).filter(|revocation| !self.list.holds(revocation)).collect();
-            let mut higher = add(&self.list, unknown);
-            while !higher.is_empty() {
-                store.revoke(&higher.iter().map(row).collect::<Vec<_>>()).await?;
-                higher = add(&self.list, higher);
-            }
+            hold(&self.list, Some(store), unknown).await?;
             self.seen.store(last, Ordering::Relaxed);
             self.metrics.revocations(self.list.len());
             if is_last_page {
@@ -274,6 +265,19 @@ fn add(list: &RevocationList, revocations: Vec<Revocation>) -> Vec<Revocation> {
     list.add(revocations.iter().cloned());
     let raised = revocations.into_iter().map(|revocation| (revocation.at, list.raised(revocation)));
     raised.filter_map(|(at, raised)| (raised.at > at).then_some(raised)).collect()
+}
+
+/// Adds revocations that are in the store to the list. Where a cut-off has to be higher, because of what was accepted until it was there, the
+/// store is told as well.
+async fn hold(list: &RevocationList, store: Option<&Store>, revocations: Vec<Revocation>) -> Result<(), StoreError> {
+    let mut higher = add(list, revocations);
+    while !higher.is_empty() {
+        if let Some(store) = store {
+            store.revoke(&higher.iter().map(row).collect::<Vec<_>>()).await?;
+        }
+        higher = add(list, higher);
+    }
+    Ok(())
 }
 
 /// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions of the built-in issuer end with them.
