@@ -288,6 +288,7 @@ impl Life {
                 self.control.permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 compiled.snapshot.keys.start(&self.background);
                 self.gateway.install(compiled.snapshot);
+                current.keys.replaced_by(&self.gateway.current().keys);
                 retired.0.push(current);
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());

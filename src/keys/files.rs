@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
@@ -45,7 +46,7 @@ pub fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     digest
 }
 
-/// Looks at the files for as long as anybody wants their keys.
+/// Looks at the files for as long as the running configuration wants their keys.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let files: Arc<[PathBuf]> = match &shared.settings.source {
         Source::Pem(files) => files.as_slice().into(),
@@ -56,7 +57,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first look reads them: they may have changed since they were compiled.
     let (mut seen, mut read) = (Vec::new(), Vec::new());
-    loop {
+    while !shared.is_replaced.load(Ordering::Relaxed) {
         looks.tick().await;
         let Some(now) = blocking(&files, |files| files.iter().map(|file| Mark::of(file)).collect::<Vec<_>>()).await else { continue };
         // What has not stayed as it is for one look may still be written.

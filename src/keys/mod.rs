@@ -3,7 +3,8 @@
 //! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that its tokens are verified with. Files are looked at twice a
 //! second; what is remote is fetched in the background, never in somebody's request, and the last good set is kept in memory and on disk
 //! (`disk`). A request whose token names a key that is not known may wait for one fetch ([`IssuerKeys::with_newest`]). An owner that a reload
-//! leaves unchanged is carried over with everything it knows, and its task ends with the last snapshot that holds it.
+//! leaves unchanged is carried over with everything it knows; one that it leaves out keeps nothing up to date any more, and its task ends with
+//! the last snapshot that holds it.
 //!
 //! Nothing here decides about a request, and nothing here believes a token.
 
@@ -13,6 +14,7 @@ mod remote;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -138,6 +140,8 @@ struct Shared {
     wake: Notify,
     /// Counts the fetches that have ended.
     ended: watch::Sender<u64>,
+    /// The running configuration does without it: it is there for requests that began before.
+    is_replaced: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -185,7 +189,8 @@ impl IssuerKeys {
 
     fn new(settings: KeySettings, keys: KeySet, outbound: Option<Outbound>, state: State) -> Self {
         let (live, state) = (Arc::new(LiveKeys::new(keys)), Mutex::new(state));
-        let shared = Shared { settings, live, state, wake: Notify::new(), ended: watch::Sender::default() };
+        let shared =
+            Shared { settings, live, state, wake: Notify::new(), ended: watch::Sender::default(), is_replaced: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), outbound, task: OnceLock::new() }
     }
 
@@ -424,6 +429,13 @@ impl Keys {
     /// Begins to keep all of them up to date.
     pub fn start(&self, background: &Background) {
         self.0.iter().for_each(|owner| owner.start(background));
+    }
+
+    /// Others hold from now on: the schedule of those that are not among them ends at once. A connection may keep them for hours.
+    pub fn replaced_by(&self, others: &Self) {
+        for owner in self.iter().filter(|owner| !others.iter().any(|other| Arc::ptr_eq(owner, other))) {
+            owner.shared.is_replaced.store(true, Ordering::Relaxed);
+        }
     }
 }
 

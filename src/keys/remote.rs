@@ -1,6 +1,7 @@
 //! JWK Sets that are fetched: discovery, the schedule, and what becomes of the keys while the issuer is away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,7 +77,7 @@ pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound
     loop {
         let too_old = shared.until_too_old(&remote, &clock);
         let is_scheduled = tokio::select! {
-            () = tokio::time::sleep_until(due) => true,
+            () = shared.scheduled(due) => true,
             () = shared.wake.notified() => false,
             () = wait(too_old) => {
                 shared.forget_if_too_old(&remote, &clock);
@@ -253,6 +254,14 @@ fn jwks_uri(document: &[u8], issuer: &str, issuer_is_https: bool, allow_http: bo
 }
 
 impl Shared {
+    /// The time has come, and the running configuration still wants the keys.
+    async fn scheduled(&self, due: Instant) {
+        tokio::time::sleep_until(due).await;
+        if self.is_replaced.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Whether this is another set than the one that holds.
     fn is_news(&self, document: &Bytes) -> bool {
         self.lock().good.as_ref().is_none_or(|good| good.document != *document)
