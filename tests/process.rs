@@ -1884,6 +1884,9 @@ fn explain_tells_every_step() {
     NO  authorize     the caller lacks the role `admin`
     refuse: 403 role_missing
     ");
+    // Also what the client wrote as we would is ours.
+    let told = folder.run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X-Auth-User: alice"]).ok();
+    assert!(told.contains("set           x-auth-user: alice") && told.contains("removed       x-auth-user"), "{told}");
     let told = folder.run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X_Auth_User: root", "-H", "Cookie: a=b"]).ok();
     assert_snapshot!(without_ids(&told), @r"
     ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies

@@ -199,7 +199,10 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
     let ids = ExchangeIds::new(&parts.headers, &client);
     let outgoing =
         Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules).map_err(|error| ("outgoing", error.into()))?;
-    let differs = |name: &HeaderName, value: &HeaderValue| !before.get_all(name).iter().any(|sent| sent == value);
+    // What was taken away and set again is ours, also where the client had written the same.
+    let differs = |name: &HeaderName, value: &HeaderValue| {
+        outgoing.removed().contains(name) || !before.get_all(name).iter().any(|sent| sent == value)
+    };
     told.set =
         outgoing.headers().iter().filter(|(name, value)| differs(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect();
     told.sent = outgoing.headers().clone();

@@ -190,7 +190,17 @@ impl IdentityHeaders {
         };
         match Kept::of(caller) {
             Some(mut kept) => {
-                self.names().zip(kept.values(self, || self.values(caller))).for_each(|(name, value)| set(name, value));
+                let mut names = self.names();
+                kept.values(
+                    self,
+                    || caller.room_beside(),
+                    || self.values(caller),
+                    |value| {
+                        if let Some(name) = names.next() {
+                            set(name, value);
+                        }
+                    },
+                );
             }
             None => self.names().zip(self.values(caller)).for_each(|(name, value)| set(name, value.as_ref())),
         }

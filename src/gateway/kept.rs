@@ -45,19 +45,27 @@ impl Kept {
         self.met[0] = Some(Arc::clone(demands) as Owner);
     }
 
-    /// The values of these headers for the token, one for each: made by `make` if others were asked for last.
+    /// Hands the values of these headers for the token to `each`, one for each: made by `make` if others were asked for last, and kept if
+    /// they take no more than `room` bytes.
     pub(super) fn values<T: Any + Send + Sync>(
         &mut self,
         headers: &Arc<T>,
+        room: impl FnOnce() -> usize,
         make: impl FnOnce() -> Vec<Option<HeaderValue>>,
-    ) -> impl Iterator<Item = Option<&HeaderValue>> {
+        each: impl FnMut(Option<&HeaderValue>),
+    ) {
         if !self.headers.as_ref().is_some_and(|kept| is(kept, headers)) {
-            let mut values = make().into_iter();
+            let values = make();
+            let text: usize = values.iter().flatten().map(HeaderValue::len).sum();
+            if text + values.len().saturating_sub(IN_PLACE) * size_of::<Option<HeaderValue>>() > room() {
+                return values.iter().map(Option::as_ref).for_each(each);
+            }
+            let mut values = values.into_iter();
             self.values = std::array::from_fn(|_| values.next().flatten());
             self.more_values = values.collect();
             self.headers = Some(Arc::clone(headers) as Owner);
         }
-        self.values.iter().chain(&self.more_values).map(Option::as_ref)
+        self.values.iter().chain(&self.more_values).map(Option::as_ref).for_each(each);
     }
 }
 
@@ -87,13 +95,31 @@ mod tests {
         let value = |number: usize| (number % 3 != 1).then(|| HeaderValue::from(number));
         let mut made = 0;
         for (owner, count, expected) in [(0, 9, 1), (0, 9, 1), (1, 2, 2), (1, 2, 2), (0, 9, 3)] {
-            let values = kept.values(&owners[owner], || {
+            let mut values = Vec::new();
+            let make = || {
                 made += 1;
                 (0..count).map(value).collect()
-            });
-            let values: Vec<_> = values.take(count).map(Option::<&HeaderValue>::cloned).collect();
+            };
+            kept.values(&owners[owner], || 1_000, make, |value| values.push(value.cloned()));
+            values.truncate(count);
             assert_eq!(values, (0..count).map(value).collect::<Vec<_>>());
             assert_eq!(made, expected);
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_made_each_time() {
+        let (small, large): (Arc<u8>, Arc<u8>) = (Arc::new(0), Arc::new(0));
+        let mut kept = Kept::default();
+        for (owner, length, expected) in [(&small, 9, 1), (&large, 11, 1), (&small, 9, 0), (&large, 11, 1)] {
+            let (mut made, mut told) = (0, Vec::new());
+            let make = || {
+                made += 1;
+                vec![None, Some(HeaderValue::from_str(&"x".repeat(length)).unwrap())]
+            };
+            kept.values(owner, || 10, make, |value| told.push(value.map(HeaderValue::len)));
+            told.truncate(2);
+            assert_eq!((made, told), (expected, vec![None, Some(length)]));
         }
     }
 }

@@ -11,12 +11,14 @@ pub mod demands;
 mod echo;
 pub mod exchange;
 pub mod explain;
+pub mod framing;
 pub mod headers;
 mod identity;
 mod kept;
 pub mod logout;
 pub mod navigation;
 pub mod outgoing;
+mod reading_on;
 pub mod reason;
 pub mod refusal;
 pub mod route;
@@ -44,6 +46,7 @@ use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
+use self::framing::{check_request, settle_response};
 use self::identity::{Visit, shown};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::navigation::led;
@@ -199,7 +202,7 @@ impl Gateway {
     pub async fn handle(&self, worker: &Worker, peer: &Peer, request: Request<Incoming>) -> Response<RecordedBody> {
         // One config for this request, from its first byte to its last.
         let view = worker.view(&self.current);
-        let version = request.version();
+        let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
         let mut response = match self.pass(&view.snapshot, worker, peer, request, &mut exchange).await {
             Ok(Passed::Response(response)) => response,
@@ -209,6 +212,9 @@ impl Gateway {
                 refusal.into_response(exchange.request_id())
             }
         };
+        if is_head {
+            response = head_alone(response);
+        }
         if self.is_draining() && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -231,6 +237,7 @@ impl Gateway {
         if parts.headers.len() - more_cookies > snapshot.limits.max_headers {
             return Err(Refusal::HeadersTooLarge);
         }
+        check_request(&parts.headers)?;
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         // What is rare is boxed: hyper keeps the room of this future for as long as a connection is open.
         if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
@@ -371,6 +378,7 @@ impl Gateway {
         if switches && !to_websocket {
             return Err(UpstreamFailure::Protocol.into());
         }
+        settle_response(response.headers_mut()).map_err(UpstreamFailure::from)?;
         strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
         *response.version_mut() = Version::HTTP_11;
         if !to_websocket {
@@ -479,6 +487,16 @@ fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
         }
     }
     Ok(found)
+}
+
+/// What we wrote ourselves, as the answer to a HEAD: hyper leaves the body out on HTTP/1.1 only.
+fn head_alone(mut response: Response<Body>) -> Response<Body> {
+    if let Body::Bytes(bytes) = response.body() {
+        let length = HeaderValue::from(bytes.len());
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
+        *response.body_mut() = Body::Empty;
+    }
+    response
 }
 
 /// Whether bytes may follow this answer that would be read as the next one: a body where none may be, or one of two lengths.

@@ -296,6 +296,16 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
     }
 }
 
+/// Takes out of the trailers of an answer what may not stand in any, or is for that hop alone (RFC 9110 §6.5.1).
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in connection_names(trailers).into_iter().chain(HOP_BY_HOP) {
+        trailers.remove(name);
+    }
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
 /// The request trailers that `Trailer` declares, less our names and those that may not stand in a trailer (RFC 9110 §6.5.1).
 fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName> {
     let mut names: Vec<HeaderName> = Vec::new();

@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::authenticate::Unauthenticated;
 use super::authorize::Denied;
 use super::body::{Body, UploadFailure};
+use super::framing::FramingFault;
 use super::logout::LogoutFault;
 use super::reason::Reason;
 use super::route::NoRoute;
@@ -52,6 +53,9 @@ pub enum Refusal {
     /// The number of fields.
     #[error("the request has more fields than max_headers")]
     HeadersTooLarge,
+    /// How the body is framed.
+    #[error("{0}")]
+    Framing(#[from] FramingFault),
     /// The announced length.
     #[error("the body is larger than max_body")]
     BodyTooLarge,
@@ -112,11 +116,12 @@ impl Refusal {
             Self::Identity(refused) => identity(&refused.error),
             Self::Led { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
+            Self::Framing(_) => Reason::FramingInvalid,
             Self::BodyTooLarge | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => Reason::BodyTooLarge,
             Self::Upstream(failure) => match failure {
                 UpstreamFailure::Unreachable(ConnectError::Timeout) | UpstreamFailure::Timeout => Reason::UpstreamTimeout,
                 UpstreamFailure::Unreachable(_) => Reason::UpstreamUnreachable,
-                UpstreamFailure::Failed(_) | UpstreamFailure::Protocol => Reason::UpstreamFailed,
+                UpstreamFailure::Failed(_) | UpstreamFailure::Protocol | UpstreamFailure::Framing(_) => Reason::UpstreamFailed,
                 UpstreamFailure::Upload(_) => Reason::FramingInvalid,
             },
         }

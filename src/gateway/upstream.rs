@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -23,6 +23,9 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{BodyError, ClientBody, IdleTimer, Upload, UploadFailure};
+use super::framing::FramingFault;
+use super::outgoing::strip_trailers;
+use super::reading_on::ReadingOn;
 use crate::coalesce::Coalescing;
 
 /// What an `[upstream.NAME]` section says, checked.
@@ -105,6 +108,9 @@ pub enum UpstreamFailure {
     /// A 101 that nobody asked for, or for another protocol.
     #[error("the upstream switched to a protocol that was not asked for")]
     Protocol,
+    /// An answer whose length cannot be told.
+    #[error("the upstream's answer cannot be passed on: {0}")]
+    Framing(#[from] FramingFault),
     /// No response head in time.
     #[error("the upstream did not answer within its response_timeout")]
     Timeout,
@@ -260,6 +266,7 @@ impl Upstream {
         let Application::Http { host, port, .. } = &self.settings.application else { return Err(ConnectError::NoAddress) };
         let stream = dial(host, *port).await?;
         stream.set_nodelay(true)?;
+        let stream = ReadingOn::new(stream);
         match &self.tls {
             None => handshake(Coalescing(stream)).await,
             Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await,
@@ -372,6 +379,8 @@ pub struct UpstreamBody {
     timer: IdleTimer,
     /// Whether the client asked for trailers (`TE: trailers`, RFC 9110 §10.1.4).
     trailers: bool,
+    /// It has broken off, which is told when what came before has been written.
+    broken: Option<hyper::Error>,
     ended: Option<Instant>,
 }
 
@@ -382,7 +391,7 @@ impl UpstreamBody {
         if ended.is_some() {
             lease.keep(now);
         }
-        Self { inner, lease, timer: IdleTimer::default(), trailers, ended }
+        Self { inner, lease, timer: IdleTimer::default(), trailers, broken: None, ended }
     }
 
     /// When its last byte came.
@@ -403,6 +412,9 @@ impl HttpBody for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
+        if let Some(error) = body.broken.take() {
+            return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+        }
         let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
             ready!(body.timer.poll(body.lease.upstream.settings.idle_timeout, cx));
             return Poll::Ready(Some(Err(BodyError::Idle)));
@@ -415,7 +427,11 @@ impl HttpBody for UpstreamBody {
             }
             Some(Err(error)) => {
                 body.lease.connection = None;
-                Some(Err(BodyError::Upstream(error)))
+                body.broken = Some(error);
+                // hyper drops what it has not written when a body fails, and a client that hears nothing at all may ask again by itself: so
+                // it is let write first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             Some(Ok(frame)) => {
                 if body.inner.is_end_stream() {
@@ -424,7 +440,7 @@ impl HttpBody for UpstreamBody {
                 match frame.into_trailers() {
                     Err(data) => Some(Ok(data)),
                     Ok(mut trailers) if body.trailers => {
-                        trailers.remove(header::SET_COOKIE);
+                        strip_trailers(&mut trailers);
                         Some(Ok(Frame::trailers(trailers)))
                     }
                     Ok(_) => None,

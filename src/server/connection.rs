@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -115,9 +116,10 @@ impl Line {
         builder.max_header_size(snapshot.limits.max_header_bytes).max_headers(snapshot.limits.max_headers);
         builder.max_buf_size(snapshot.limits.max_header_bytes.max(BUFFER));
         let line = &self;
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
             // At once: from here on it is not the client that the connection waits for.
             let busy = line.phase.enter();
+            line.phase.asked(!http_body::Body::is_end_stream(request.body()));
             // Boxed: hyper keeps the room of this future for as long as the connection is open, idle or not.
             Box::pin(async move {
                 let response = line.gateway.handle(&line.worker, &line.peer, request).await;

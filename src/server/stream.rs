@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,12 +22,20 @@ pub(super) struct Phase {
     idle_since: AtomicU64,
     /// Milliseconds from `begun` to the last byte that the client's socket took.
     last_write: AtomicU64,
+    /// The last request has a body, the end of which may never have been read.
+    has_body: AtomicBool,
 }
 
 impl Phase {
     /// A connection that has just been accepted.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Instant::now(), active: AtomicU64::new(0), idle_since: AtomicU64::new(0), last_write: AtomicU64::new(0) })
+        Arc::new(Self {
+            begun: Instant::now(),
+            active: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            last_write: AtomicU64::new(0),
+            has_body: AtomicBool::new(false),
+        })
     }
 
     /// The socket has become a tunnel's: its silence is no longer this connection's affair.
@@ -39,6 +47,11 @@ impl Phase {
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
         Busy { phase: Arc::clone(self), ended: None }
+    }
+
+    /// A request has come, with a body or without.
+    pub(super) fn asked(&self, has_body: bool) {
+        self.has_body.store(has_body, Ordering::Relaxed);
     }
 
     /// When the client's socket last took a byte.
@@ -109,6 +122,8 @@ pub(super) struct ClientStream<T> {
     head_since: Option<Instant>,
     stalled_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Until when it is read what the client still sends, after we have said the last word.
+    lingers_until: Option<Instant>,
     /// HTTP/2 frames come at any time: only HTTP/1.1 has heads that are read alone.
     reads_heads: bool,
 }
@@ -126,6 +141,7 @@ impl<T> ClientStream<T> {
             head_since: head_begun.then(Instant::now),
             stalled_since: None,
             sleep: None,
+            lingers_until: None,
             reads_heads,
         }
     }
@@ -187,6 +203,11 @@ impl<T> ClientStream<T> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Whether the client may be about to send what nobody will read: the rest of a body that was refused, or of a head.
+    fn is_owed(&self) -> bool {
+        self.reads_heads && (self.head_begun || self.phase.has_body.load(Ordering::Relaxed))
+    }
+
     /// Ready once the client has not read for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.patience.idle;
@@ -224,7 +245,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.after_write(polled, cx)
@@ -243,7 +264,41 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
+    /// Closes in stages (RFC 9112 §9.6): a socket that is closed with bytes unread, or that gets more, tells the client to forget what it
+    /// has not read yet, which is our answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        let until = match this.lingers_until {
+            Some(until) => until,
+            None => {
+                ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+                if !this.is_owed() {
+                    return Poll::Ready(Ok(()));
+                }
+                *this.lingers_until.insert(Instant::now() + LINGER)
+            }
+        };
+        let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if sleep.deadline() != until {
+            sleep.as_mut().reset(until);
+        }
+        let mut unwanted = [0; UNWANTED];
+        loop {
+            if sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buf = ReadBuf::new(&mut unwanted);
+            match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                // It has closed too, or is gone.
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
+
+/// How long a client that was refused in the middle of its upload may take to read the answer and stop sending.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Bytes that are read at once to be forgotten.
+const UNWANTED: usize = 8 * 1024;

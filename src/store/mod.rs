@@ -113,6 +113,10 @@ impl Store {
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         check_kind(path)?;
+        // SQLite serialises statements, not steps of a schema: of two processes that begin them at a time one would fail. The lock goes
+        // with its file at the end of this function, however that ends.
+        let folder = settings.folder().to_owned();
+        let _alone = lock(&folder).await.map_err(|source| StoreError::Open { path: folder, source })?;
         let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).after_connect(|connection, _| {
             Box::pin(async move {
                 for pragma in PRAGMAS {
@@ -171,6 +175,13 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
+}
+
+/// Waits until no other process brings a schema in this folder up to date.
+async fn lock(folder: &Path) -> io::Result<File> {
+    let file = File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?;
+    let locking = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
+    locking.await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 fn install_drivers() {

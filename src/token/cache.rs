@@ -228,7 +228,7 @@ impl TokenCache {
     }
 
     fn insert(&mut self, digest: Digest, token: Arc<VerifiedToken>, keys: Arc<KeySet>) {
-        let bytes = token.footprint() + BESIDE;
+        let bytes = token.footprint() + token.room_beside() + BESIDE;
         if bytes > self.bounds.bytes {
             return;
         }
@@ -292,9 +292,9 @@ impl Hasher for Prehashed {
     }
 }
 
-/// What an entry takes beside its token: its places in both tables, with the room that these keep to grow, and what is kept beside the
-/// token ([`VerifiedToken::beside`]), of which only its owner knows the size.
-const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 768;
+/// What an entry takes beside its token: its places in both tables, with the room that these keep to grow, and the block that is kept beside
+/// the token ([`VerifiedToken::beside`]); what that points to has [`VerifiedToken::room_beside`].
+const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 384;
 /// Entries that the hand passes for one that it removes.
 const PASSED_AT_MOST: usize = 64;
 const TIDIED_AT_ONCE: usize = 4096;

@@ -99,6 +99,28 @@ async fn accounts_are_changed_while_the_gateway_runs() {
     assert_eq!(serde_json::from_str::<Value>(&done(&gateway, &["user", "list", "--json"], "")).unwrap().as_array().unwrap().len(), 1);
 }
 
+/// A gateway, and commands beside it: whoever comes first makes the schema.
+#[tokio::test]
+async fn a_new_database_may_be_opened_by_many_at_once() {
+    let gateway = Gateway::start(&open("")).await;
+    for _ in 0..4 {
+        let folder = tempfile::TempDir::new().unwrap();
+        for file in ["gateway.toml", "corp.secret"] {
+            std::fs::copy(gateway.path(file), folder.path().join(file)).unwrap();
+        }
+        let file = folder.path().join("gateway.toml");
+        let start = |_| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+            command.args(["user", "list", "--config"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        for child in (0..6).map(start).collect::<Vec<_>>() {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
 #[tokio::test]
 async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     let gateway = Gateway::start(&open("")).await;

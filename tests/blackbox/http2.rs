@@ -187,6 +187,8 @@ async fn what_http_2_does_not_allow_never_reaches_the_upstream() {
         [&[("x", "1")], usual.as_slice()].concat(),
         [usual.as_slice(), &[("content-length", "5")]].concat(),
         [usual.as_slice(), &[("content-length", "0"), ("content-length", "5")]].concat(),
+        [usual.as_slice(), &[("content-length", "0"), ("content-length", "0")]].concat(),
+        [usual.as_slice(), &[("content-length", "0, 0")]].concat(),
     ] {
         let answer = answer_to(&gateway, &fields).await;
         assert_eq!(gateway.upstream().count(), 0, "{fields:?} was answered by a frame of type {answer}: {:?}", gateway.upstream().seen());

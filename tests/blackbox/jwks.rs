@@ -736,7 +736,7 @@ async fn a_reload_keeps_the_keys_of_what_is_unchanged() {
     // It keeps for itself what it was accepted under.
     let mut idle = gateway.connect().await;
     idle.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
-    idle.response().await.is(401, "token_missing");
+    idle.response().await.is(401, "credentials_missing");
     assert_eq!(ask(&gateway, &token).await.status, 200);
     assert_eq!(gateway.reload(&format!("{ROUTE}{one}{}", kept.section("beside", "jwks_refresh = '1s'"))).await["message"], "reloaded");
     let before = dropped.asked("/keys");

@@ -58,6 +58,7 @@ async fn two_framings_never_smuggle_a_request() {
         ("Transfer-Encoding: chunked\r\nContent-Length: 60\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer-Encoding: identity, chunked\r\nContent-Length: 4\r\n", format!("0\r\n\r\n{smuggled}")),
+        ("Transfer-Encoding: gzip, chunked\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer-Encoding: xchunked\r\nContent-Length: 4\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Content-Length: 0\r\nContent_Length: 60\r\n", smuggled.to_owned()),
@@ -75,7 +76,7 @@ async fn two_framings_never_smuggle_a_request() {
     let _ = gateway.get("/").send().await;
     // A request that stands behind is a request of its own, decided by itself: with both framings hyper closes instead.
     let both = gateway.upstream().seen().requests.iter().filter(|request| request.target == "/smuggled").count();
-    assert!(both <= 2, "{both}");
+    assert!(both <= 3, "{both}");
 }
 
 #[tokio::test]

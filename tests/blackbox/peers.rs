@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toml::Table;
 
 use crate::harness::peers::Peer;
-use crate::harness::{Gateway, Response, within};
+use crate::harness::{Gateway, Port, Response, within};
 
 const HMACS: [&str; 3] = ["HS256", "HS384", "HS512"];
 const SIGNATURES: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -463,23 +463,32 @@ const RESOURCE: &str = "https://reports.example.com";
 /// A certified OpenID provider (oidc-provider), which can be restarted where it was.
 struct Provider {
     process: Peer,
-    port: u64,
+    port: Port,
     issuer: String,
 }
 
 impl Provider {
-    /// With this key; `port` is 0, or that of one that was stopped.
-    fn start(keys: &[Value], port: u64) -> Option<Self> {
+    /// With these keys, the first of which signs.
+    fn start(keys: &[Value]) -> Option<Self> {
+        Self::start_at(Port::reserve(), keys)
+    }
+
+    fn start_at(port: Port, keys: &[Value]) -> Option<Self> {
         let mut process = Peer::start("issuer.js")?;
-        let served = process.ask(json!({ "do": "serve", "port": port, "keys": keys }));
-        let (port, issuer) = (served["port"].as_u64().unwrap(), served["issuer"].as_str().unwrap().to_owned());
+        let served = process.ask(json!({ "do": "serve", "port": port.number(), "keys": keys }));
+        let issuer = served["issuer"].as_str().unwrap().to_owned();
         Some(Self { process, port, issuer })
+    }
+
+    /// Goes away. Its port stays its own.
+    fn stop(self) -> Port {
+        self.port
     }
 
     /// From now on signs with the first of these keys and publishes all of them.
     fn rotate(&mut self, keys: &[Value]) {
         let served = self.process.ask(json!({ "do": "serve", "keys": keys }));
-        assert_eq!(served["port"].as_u64(), Some(self.port));
+        assert_eq!(served["issuer"], self.issuer);
     }
 
     /// Tokens of somebody who logs in with a browser of their own.
@@ -513,7 +522,7 @@ fn private_keys<const N: usize>(wanted: [(&str, &str); N]) -> Option<[Value; N]>
 #[tokio::test]
 async fn a_certified_provider_is_discovered() {
     let Some(keys) = private_keys([("k1", "RS256")]) else { return };
-    let Some(mut provider) = Provider::start(&keys, 0) else { return };
+    let Some(mut provider) = Provider::start(&keys) else { return };
     let gateway = Gateway::start(&provider.config("")).await;
     let [access, id] = provider.login("ann");
     assert_eq!(gateway.get("/audits/q3").bearer(&access).send().await.status, 200);
@@ -534,7 +543,7 @@ async fn a_certified_provider_is_discovered() {
 #[tokio::test]
 async fn a_certified_provider_rotates_its_keys() {
     let Some([old, new]) = private_keys([("k1", "RS256"), ("k2", "ES256")]) else { return };
-    let Some(mut provider) = Provider::start(std::slice::from_ref(&old), 0) else { return };
+    let Some(mut provider) = Provider::start(std::slice::from_ref(&old)) else { return };
     let gateway = Gateway::start(&provider.config("jwks_refresh = '1s'")).await;
     let before = provider.granted();
     assert_eq!(gateway.get("/").bearer(&before).send().await.status, 200);
@@ -561,7 +570,7 @@ async fn a_certified_provider_rotates_its_keys() {
 #[tokio::test]
 async fn a_certified_provider_goes_away_and_comes_back() {
     let Some([key, new]) = private_keys([("k1", "ES256"), ("k2", "ES256")]) else { return };
-    let Some(mut provider) = Provider::start(std::slice::from_ref(&key), 0) else { return };
+    let Some(mut provider) = Provider::start(std::slice::from_ref(&key)) else { return };
     let folder = tempfile::TempDir::new().unwrap();
     let store = format!("[store]\ndatabase = 'sqlite:{0}/p.db'\nkey = {{ file = '{0}/p.key' }}", folder.path().display());
     let (config, elsewhere) = (provider.config(&store), provider.config("jwks_refetch_cooldown = '1s'"));
@@ -569,8 +578,7 @@ async fn a_certified_provider_goes_away_and_comes_back() {
     let token = provider.granted();
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
 
-    let port = provider.port;
-    drop(provider);
+    let port = provider.stop();
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
     gateway.signal("TERM");
     assert!(gateway.exited().await.success());
@@ -582,7 +590,7 @@ async fn a_certified_provider_goes_away_and_comes_back() {
     cold.get("/").bearer(&token).send().await.is(503, "keys_unavailable");
     assert_eq!(cold.admin("/readyz").await.status, 503);
 
-    let Some(mut provider) = Provider::start(&[new, key], port) else { return };
+    let Some(mut provider) = Provider::start_at(port, &[new, key]) else { return };
     let after = provider.granted();
     for gateway in [&gateway, &cold] {
         for token in [&after, &token] {
@@ -596,7 +604,7 @@ async fn a_certified_provider_goes_away_and_comes_back() {
 async fn a_certified_provider_tells_of_logouts() {
     let Some(keys) = private_keys([("k1", "ES256")]) else { return };
     for by_session in [true, false] {
-        let Some(mut provider) = Provider::start(&keys, 0) else { return };
+        let Some(mut provider) = Provider::start(&keys) else { return };
         let config = provider.config("backchannel_logout = '/told'\nlogout_audience = ['reports-web']");
         let gateway = Gateway::start(&config).await;
         let logout = json!({ "uri": format!("http://{}/told", gateway.address()), "session": by_session });

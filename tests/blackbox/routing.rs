@@ -1,5 +1,6 @@
 //! Which route takes a request: host, then path, then method; file order never counts (CONTRACT §2, rules 3 and 4).
 
+use crate::harness::h2;
 use crate::harness::{Gateway, Setup};
 
 /// A gateway with public routes, each of which says its name: `host path methods`. Both orders of the file are tried.
@@ -134,6 +135,13 @@ async fn a_head_request_gets_the_head_alone() {
     let response = gateway.request("HEAD", "/in").send_on(&mut connection).await;
     assert_eq!((response.status, response.header("content-type")), (401, Some("application/problem+json")));
     assert_eq!(gateway.request("HEAD", "/").send_on(&mut connection).await.status, 200);
+    // HTTP/2 has no room for a body there.
+    let mut client = h2::Connection::open(&gateway).await;
+    for (path, status, length) in [("/", 200, "5"), ("/in", 401, response.header("content-length").unwrap())] {
+        let request = http::Request::head(format!("http://app.test{path}")).body(bytes::Bytes::new().into()).unwrap();
+        let answer = client.send(request).await;
+        assert_eq!((answer.status, answer.headers["content-length"].to_str().unwrap(), answer.body.len()), (status, length, 0));
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::h2;
 use crate::harness::upstream::{answer, write};
-use crate::harness::{Connection, Gateway, Response, Step, mint, within};
+use crate::harness::{Connection, Gateway, Port, Response, Step, mint, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
@@ -108,9 +109,36 @@ async fn the_framing_of_a_body_stays_as_it_is() {
 }
 
 #[tokio::test]
+async fn an_answer_says_its_length_in_one_way() {
+    let gateway = Gateway::start(PUBLIC).await;
+    for (fields, status) in [
+        ("Content-Length: 2\r\nContent-Length: 2\r\n\r\nok", 200),
+        ("Content-Length: 2, 2\r\n\r\nok", 200),
+        ("Transfer-Encoding: identity\r\nConnection: close\r\n\r\nok", 200),
+        ("Content-Length: 2\r\nContent-Length: 3\r\n\r\nok", 502),
+        ("Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 502),
+        ("Transfer-Encoding: gzip\r\nConnection: close\r\n\r\nok", 502),
+    ] {
+        gateway.upstream().does([answer(&format!("HTTP/1.1 200 OK\r\n{fields}")), vec![Step::Close]].concat());
+        for method in ["GET", "HEAD"] {
+            let response = gateway.request(method, "/").send().await;
+            let is_two = fields.contains(": 2") && status == 200;
+            if method == "HEAD" && fields.contains(": 3") {
+                continue;
+            }
+            assert_eq!(response.status, status, "{method} {fields:?}: {response:?}");
+            assert_eq!(response.headers("content-length") == ["2"], is_two, "{method} {fields:?}: {response:?}");
+            let request = http::Request::builder().method(method).uri("http://app.test/").body(bytes::Bytes::new().into()).unwrap();
+            let answer = h2::Connection::open(&gateway).await.send(request).await;
+            assert_eq!(answer.status, status, "{method} {fields:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn trailers_come_back_where_they_are_welcome() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().answers("HTTP/1.1 200 OK\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Checksum: 1\r\nSet-Cookie: a=1\r\n\r\n");
+    gateway.upstream().answers("HTTP/1.1 200 OK\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Checksum: 1\r\nSet-Cookie: a=1\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 1\r\nContent-Length: 9\r\n\r\n");
     for (te, trailers) in [(Some("trailers"), 1), (Some("gzip;q=0.5, trailers"), 1), (None, 0)] {
         let request = te.iter().fold(gateway.get("/"), |request, te| request.header("TE", te).header("Connection", "TE"));
         let response = request.send().await;
@@ -183,6 +211,41 @@ async fn an_answer_before_the_end_of_the_body_arrives_although_the_upstream_clos
     let mut connection = gateway.connect().await;
     connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome").await;
     assert_eq!(connection.response().await.status, 409);
+}
+
+/// A socket that is closed with bytes unread resets the connection; what it had sent before is there to be read all the same.
+#[tokio::test]
+async fn an_answer_in_the_middle_of_an_upload_arrives_although_the_upstream_resets() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(vec![write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"), Step::Close]);
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    for _ in 0..10 {
+        let mut connection = gateway.connect().await;
+        connection.write(format!("POST /large HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+        // To the last byte, as a client does that looks for an answer only then.
+        connection.write(&body).await;
+        let response = connection.response().await;
+        assert_eq!((response.status, response.text().as_str(), response.complete), (413, "stop", true));
+        let mut client = h2::Connection::open(&gateway).await;
+        let request = http::Request::post("http://app.test/large").body(body.clone().into()).unwrap();
+        assert_eq!(client.head(request).await.unwrap().status(), 413);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_of_an_upload_arrives() {
+    let gateway = Gateway::start("[server.limits]\nmax_body = '1MiB'\n[[route]]\npath = '/*'\nupstream = 'app'\n[[route]]\npath = '/public'\nupstream = 'app'\naccess = 'public'").await;
+    let body = vec![b'x'; 8 * 1024 * 1024];
+    for (path, status, reason) in [("/", 401, "credentials_missing"), ("/public", 413, "body_too_large")] {
+        let mut connection = gateway.connect().await;
+        connection.write(format!("POST {path} HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+        connection.write(&body).await;
+        connection.response().await.is(status, reason);
+        // And the connection ends when the client has.
+        connection.shut_down().await;
+        connection.closed().await;
+    }
+    assert_eq!(gateway.upstream().count(), 0);
 }
 
 #[tokio::test]
@@ -307,9 +370,8 @@ async fn a_client_that_does_not_read_is_let_go() {
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_reached_is_a_502_or_504() {
-    let refused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = refused.local_addr().unwrap().port();
-    drop(refused);
+    let refused = Port::reserve();
+    let port = refused.number();
     let gateway = Gateway::start(&format!(
         "[[route]]\npath = '/refused'\nupstream = 'app'\naccess = 'public'\n[[route]]\npath = '/silent'\nupstream = 'silent'\naccess = 'public'\n\
          [[route]]\npath = '/nowhere'\nupstream = 'nowhere'\naccess = 'public'\n[upstream.app]\nurl = 'http://127.0.0.1:{port}'\n\
@@ -361,12 +423,18 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
         ("/length", "Content-Length: 10\r\n\r\nabc", "upstream_failed"),
         ("/chunked", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "upstream_failed"),
         ("/bad-chunk", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n", "upstream_failed"),
+        // A client that heard nothing would ask again by itself.
+        ("/nothing", "Content-Length: 10\r\n\r\n", "upstream_failed"),
         ("/silent", "Content-Length: 10\r\n\r\nabc", "upstream_timeout"),
     ] {
         let end = if path == "/silent" { Step::Hold } else { Step::Close };
         gateway.upstream().does_at(path, vec![Step::ReadBody, write(&format!("HTTP/1.1 200 OK\r\n{head}")), end]);
         let response = gateway.get(path).send().await;
-        assert_eq!((response.status, response.text().as_str(), response.complete), (200, "abc", false), "{path}");
+        assert_eq!(
+            (response.status, response.text().as_str(), response.complete),
+            (200, if path == "/nothing" { "" } else { "abc" }, false),
+            "{path}"
+        );
         let line = gateway.access(path).await;
         assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &reason.into()), "{line}");
     }

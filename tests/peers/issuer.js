@@ -1,7 +1,7 @@
 // A certified OpenID provider (oidc-provider) on loopback. It ends with its standard input.
 //
 // {"do": "key", "kid", "alg"}                → {"key"}: a new private key, as a JWK
-// {"do": "serve", "port"?, "keys", "logout"?} → {"port", "issuer"}: from now on; the first key signs, all are published. `logout` is
+// {"do": "serve", "port"?, "keys", "logout"?} → {"issuer"}: from now on; the first key signs, all are published. `logout` is
 //                                               {"uri", "session"}: where logouts are told, and whether with the session's name
 // {"do": "grant", "resource"?}               → {"access_token", …}: to the client itself
 // {"do": "login", "account", "resource"?}    → {"access_token", "id_token", …}: by code and PKCE, through the login and consent pages
@@ -128,7 +128,7 @@ const verbs = {
     issuer = `http://127.0.0.1:${server.address().port}`;
     server.removeAllListeners("request");
     server.on("request", provider(keys, logout).callback());
-    return { port: server.address().port, issuer };
+    return { issuer };
   },
 
   grant: ({ resource }) =>

@@ -46,6 +46,12 @@ impl VerifiedToken {
         size_of::<Self>() + 2 * block(subject.len()) + LOGGED + lists + members_footprint(&self.claims)
     }
 
+    /// How many bytes may be kept [`beside`](Self::beside) it, in what that points to: what its claims say once more, and something for
+    /// what they have to be written in.
+    pub fn room_beside(&self) -> usize {
+        ROOM_BESIDE + self.claims.values().map(text_length).sum::<usize>()
+    }
+
     /// The name of the issuer's section.
     pub fn issuer_name(&self) -> &Arc<str> {
         &self.issuer.settings.name
@@ -138,6 +144,16 @@ fn block(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { (bytes + ALLOCATION).next_multiple_of(16) }
 }
 
+/// The bytes of every text in it.
+fn text_length(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(text_length).sum(),
+        Value::Object(members) => members.values().map(text_length).sum(),
+    }
+}
+
 fn value_footprint(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
@@ -152,6 +168,8 @@ fn members_footprint(members: &Map<String, Value>) -> usize {
     nodes + members.iter().map(|(name, value)| block(name.capacity()) + value_footprint(value)).sum::<usize>()
 }
 
+/// What may be kept beside a token that says nothing.
+const ROOM_BESIDE: usize = 256;
 /// The rest of what the log says of a token: names of members, the issuer, a session's id.
 const LOGGED: usize = 128;
 /// What the allocator keeps beside each block.

@@ -9,6 +9,7 @@ pub mod h2;
 pub mod issuer;
 pub mod mint;
 pub mod peers;
+pub mod port;
 pub mod upstream;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub use self::browser::Browser;
 pub use self::client::{Connection, Response};
 pub use self::gateway::{Gateway, Setup};
+pub use self::port::Port;
 pub use self::upstream::{Step, Upstream};
 
 /// Waits for something that has to happen; a test that waits for longer has failed.

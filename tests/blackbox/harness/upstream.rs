@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Field, fields, head_end, text, values, within};
+use super::{Field, Port, fields, head_end, text, values, within};
 
 /// What the application does with a request, step by step. The connection is kept when the steps end.
 #[derive(Clone, Debug)]
@@ -76,6 +76,8 @@ pub struct Upstream {
 }
 
 struct Shared {
+    /// Its own also while nobody listens there.
+    _port: Port,
     listening: Mutex<Option<AbortHandle>>,
     seen: watch::Sender<Seen>,
     released: Semaphore,
@@ -85,23 +87,24 @@ struct Shared {
 
 impl Upstream {
     pub async fn start() -> Self {
-        Self::listen(None, ANYWHERE).await
+        Self::listen(None, Port::reserve()).await
     }
 
     /// On the port of one that was stopped.
     pub async fn start_at(address: SocketAddr) -> Self {
-        Self::listen(None, address).await
+        Self::listen(None, Port::reserve_at(address)).await
     }
 
     /// Speaks TLS.
     pub async fn start_tls(config: rustls::ServerConfig) -> Self {
-        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), ANYWHERE).await
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), Port::reserve()).await
     }
 
-    async fn listen(tls: Option<TlsAcceptor>, address: SocketAddr) -> Self {
+    async fn listen(tls: Option<TlsAcceptor>, port: Port) -> Self {
+        let address = port.address();
         let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
+            _port: port,
             listening: Mutex::default(),
             seen: watch::Sender::default(),
             released: Semaphore::new(0),
@@ -179,9 +182,6 @@ impl Upstream {
         within(async { self.shared.seen.subscribe().wait_for(happened).await.unwrap().clone() }).await
     }
 }
-
-/// Port 0.
-const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// The steps of an ordinary answer.
 pub fn answer(response: &str) -> Vec<Step> {

@@ -1,0 +1,112 @@
+//! How long a message is, said in one way: what the next reader could understand otherwise goes no further (RFC 9112 §6).
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// Why it cannot be said how long a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FramingFault {
+    /// Two lengths, be they the same.
+    #[error("there is more than one Content-Length")]
+    Lengths,
+    /// A coding that nobody here undoes: passed on as plain chunks, the content would be what nobody says.
+    #[error("its Transfer-Encoding is not just `chunked`")]
+    Coding,
+}
+
+/// Whether a request says in one way how long it is. hyper sees to it on HTTP/1.1, but for codings beside `chunked`.
+///
+/// # Errors
+/// [`FramingFault`]
+pub fn check_request(headers: &HeaderMap) -> Result<(), FramingFault> {
+    if headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(FramingFault::Lengths);
+    }
+    if is_chunked(headers) { Ok(()) } else { Err(FramingFault::Coding) }
+}
+
+/// Whether an answer says in one way how long it is: a length that it repeats is said once from here on (RFC 9110 §8.6).
+///
+/// hyper has read the body by it, so that repetitions are equal; where there is no body to read it may be anything, and is dropped then.
+///
+/// # Errors
+/// [`FramingFault::Coding`]: we asked for none.
+pub fn settle_response(headers: &mut HeaderMap) -> Result<(), FramingFault> {
+    let is_identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    // Of before RFC 7230, where it meant none at all.
+    if !is_chunked(headers) && !headers.get_all(header::TRANSFER_ENCODING).iter().all(is_identity) {
+        return Err(FramingFault::Coding);
+    }
+    let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else { return Ok(()) };
+    let is_repeated = headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
+    if is_repeated || length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+        let first = length.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
+        let number = std::str::from_utf8(first).ok().filter(|first| !first.starts_with('+')).and_then(|first| first.parse::<u64>().ok());
+        match number {
+            Some(number) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(number)),
+            None => headers.remove(header::CONTENT_LENGTH),
+        };
+    }
+    Ok(())
+}
+
+/// Whether nothing but `chunked` is said, once, or nothing at all.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).fold(
+            HeaderMap::new(),
+            |mut headers, (name, value): (http::HeaderName, _)| {
+                headers.append(name, value);
+                headers
+            },
+        )
+    }
+
+    #[test]
+    fn a_request_says_its_length_once_and_in_chunks_or_not_at_all() {
+        for (fields, expected) in [
+            (&[][..], Ok(())),
+            (&[("content-length", "3"), ("a", "1"), ("a", "2")], Ok(())),
+            (&[("transfer-encoding", " Chunked")], Ok(())),
+            (&[("content-length", "3"), ("content-length", "3")], Err(FramingFault::Lengths)),
+            (&[("content-length", "3"), ("content-length", "03")], Err(FramingFault::Lengths)),
+            (&[("transfer-encoding", "gzip, chunked")], Err(FramingFault::Coding)),
+            (&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")], Err(FramingFault::Coding)),
+            (&[("transfer-encoding", "identity")], Err(FramingFault::Coding)),
+            (&[("transfer-encoding", "")], Err(FramingFault::Coding)),
+        ] {
+            assert_eq!(check_request(&headers(fields)), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_says_its_length_once() {
+        for (fields, expected) in [
+            (&[][..], None),
+            (&[("content-length", "12")], Some("12")),
+            (&[("content-length", "3"), ("content-length", "03")], Some("3")),
+            (&[("content-length", "3, 3")], Some("3")),
+            (&[("content-length", "03 ,3"), ("x", "y")], Some("3")),
+            (&[("content-length", "+3")], None),
+            (&[("content-length", "")], None),
+            (&[("content-length", "three")], None),
+        ] {
+            let mut headers = headers(fields);
+            assert_eq!(settle_response(&mut headers), Ok(()), "{fields:?}");
+            let lengths: Vec<_> = headers.get_all("content-length").iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(lengths, Vec::from_iter(expected), "{fields:?}");
+        }
+        for (coding, expected) in
+            [("chunked", Ok(())), ("identity", Ok(())), ("gzip, chunked", Err(FramingFault::Coding)), ("gzip", Err(FramingFault::Coding))]
+        {
+            assert_eq!(settle_response(&mut headers(&[("transfer-encoding", coding)])), expected, "{coding}");
+        }
+    }
+}
