@@ -103,7 +103,7 @@ pub enum UpstreamFailure {
     #[error("no connection: {0}")]
     Unreachable(#[source] ConnectError),
     /// The connection broke, or what came was no HTTP.
-    #[error("the upstream broke off: {0}")]
+    #[error("{}", broke_off(.0))]
     Failed(#[source] hyper::Error),
     /// A 101 that nobody asked for, or for another protocol.
     #[error("the upstream switched to a protocol that was not asked for")]
@@ -147,6 +147,9 @@ const BUFFER: usize = 256 * 1024;
 
 /// The longest response head, in bytes.
 const LONGEST_HEAD: usize = 64 * 1024;
+
+/// The most fields of a response head: hyper's own bound, up to which it needs no memory for them.
+const MOST_FIELDS: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -308,6 +311,13 @@ async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
         let _ = connection.with_upgrades().await;
     });
     Ok(Connection { sender, timer: IdleTimer::default(), _task: AbortOnDropHandle::new(task) })
+}
+
+fn broke_off(error: &hyper::Error) -> String {
+    if error.is_parse_too_large() {
+        return format!("the head of the upstream's answer has more than {} KiB or {MOST_FIELDS} fields", LONGEST_HEAD / 1024);
+    }
+    format!("the upstream broke off: {error}")
 }
 
 /// A broken exchange: the client's fault where its body broke off, otherwise the upstream's.

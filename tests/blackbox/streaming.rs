@@ -397,6 +397,7 @@ async fn an_upstream_that_breaks_off_is_a_502() {
         ("/garbage", vec![Step::ReadBody, write("SSH-2.0-OpenSSH\r\n\r\n"), Step::Hold]),
         ("/http2", vec![Step::ReadBody, write("HTTP/2.0 200 OK\r\n\r\n"), Step::Hold]),
         ("/lengths", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), Step::Hold]),
+        ("/fields", vec![Step::ReadBody, write(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: 1\r\n".repeat(101))), Step::Hold]),
         ("/header", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nA B: 1\r\nContent-Length: 0\r\n\r\n"), Step::Hold]),
         (
             "/101",
@@ -413,6 +414,9 @@ async fn an_upstream_that_breaks_off_is_a_502() {
         let line = gateway.access(path).await;
         assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &"upstream_failed".into()), "{line}");
     }
+    let told =
+        gateway.log().until("why is told", |line| line["cause"].as_str().is_some_and(|cause| cause.contains("64 KiB or 100 fields")));
+    assert_eq!(told.await["reason"], "upstream_failed");
     assert_eq!(gateway.get("/").send().await.status, 200);
 }
 
