@@ -177,7 +177,10 @@ fn readiness(gateway: &Arc<Gateway>, clock: &Clock) -> Readiness {
     let (gateway, clock) = (Arc::clone(gateway), clock.clone());
     Readiness::new(move || {
         let current = gateway.current();
-        Health::of(&current.issuers, &current.keys, &clock)
+        let mut health = Health::of(&current.issuers, &current.keys, &clock);
+        let problem = gateway.identity().and_then(|identity| identity.problem());
+        health.problems.extend(problem.map(|problem| ("store".to_owned(), problem)));
+        health
     })
 }
 

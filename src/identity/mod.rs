@@ -70,6 +70,7 @@ use crate::token::LiveKeys;
 /// The built-in issuer. One for the process.
 #[derive(Debug)]
 pub struct Identity {
+    store: Store,
     accounts: Accounts,
     sessions: Sessions,
     keys: SigningKeys,
@@ -133,7 +134,8 @@ impl Identity {
             accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
             second_factors: SecondFactors::new(store.clone()),
             outbox: Outbox::new(store.clone(), clock.clone()),
-            sessions: Sessions::new(store, revocations),
+            sessions: Sessions::new(store.clone(), revocations),
+            store,
             keys,
             hasher,
             budgets: Budgets::default(),
@@ -164,10 +166,16 @@ impl Identity {
         let work = async move {
             if request.is_for_people() { identity.answer_people(&request, &policy).await } else { identity.act(&request, &policy).await }
         };
-        match self.tasks.spawn_on(work, &self.background).await {
-            Ok(answered) => answered.map_err(Box::new),
-            Err(_) => Err(Box::new(IdentityError::Stopping.into())),
+        let answered = self.tasks.spawn_on(work, &self.background).await.unwrap_or_else(|_| Err(IdentityError::Stopping.into()));
+        if let Err(Refused { error: IdentityError::Store(error), .. }) = &answered {
+            self.store.note_trouble(error);
         }
+        answered.map_err(Box::new)
+    }
+
+    /// What stands against its work, in words for the operator: somebody was refused for it, and it has not been found to be over.
+    pub fn problem(&self) -> Option<String> {
+        self.store.problem()
     }
 
     /// Follows what other processes do to the keys, makes the next one in time, sends mail, and forgets what is over; until it is dropped.
@@ -202,6 +210,7 @@ impl Identity {
     }
 
     async fn look(&self, policy: &Policy, last_import: &mut Option<String>) -> Result<(), KeysError> {
+        self.store.look_again().await;
         self.keys.tend(policy).await?;
         let noted = self.accounts.last_import().await?;
         if noted != *last_import {

@@ -297,12 +297,12 @@ mod tests {
             // Nobody is logged in while the account is disabled, and there is no token to be hit.
             latest = issued.map_or(latest, |issued| issued.issued_at);
             assert!(latest > before.not_before || !was_open, "past the last cut-off: {told}");
-            let cutoff = store.change_account("a", change, revocation("subject", "a"), 500).await.unwrap().unwrap();
+            let cutoff = store.change_account("a", change, revocation("subject", "a"), 105).await.unwrap().unwrap();
             let after = store.account("a").await.unwrap().unwrap();
             assert_eq!(cutoff, after.not_before, "{told}");
-            assert_eq!(cutoff, latest.max(500), "it hits what was issued past the last one, and is no later than it has to be: {told}");
+            assert_eq!(cutoff, latest.max(105), "it hits what was issued past the last one, and is no later than it has to be: {told}");
             assert_eq!(store.live_session(&open.id).await.unwrap().is_some(), was_open && !ends, "{told}");
-            assert_eq!(store.rotate_session(&open, FRESH, "=x", 500).await.unwrap().is_some(), was_open && !ends, "{told}");
+            assert_eq!(store.rotate_session(&open, FRESH, "=x", 105).await.unwrap().is_some(), was_open && !ends, "{told}");
             assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{told}");
             let next = session(&format!("next {told}"), after.generation);
             assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{told}");
@@ -311,6 +311,23 @@ mod tests {
         }
         assert_eq!(store.change_account("nobody", AccountChange::EndSessions, revocation("subject", "nobody"), 9).await.unwrap(), None);
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1, "nothing is revoked of whom there is not");
+    }
+
+    /// A clock that was ahead when somebody was cut off, and is right again.
+    #[tokio::test]
+    async fn a_cut_off_far_ahead_of_the_clock_opens_nothing_and_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        store.open_session(&session("s", 0), "=x").await.unwrap().unwrap();
+        store.change_account("a", AccountChange::Roles("admin"), revocation("subject", "a"), 3_700).await.unwrap().unwrap();
+        let told = store.open_session(&session("t", 0), "=x").await.unwrap_err().to_string();
+        assert!(told.contains("1970-01-01T01:01:40Z") && told.contains("set the clock right"), "{told}");
+        store.rotate_session(&session("s", 0), FRESH, "=x", 100).await.unwrap_err();
+        // Nothing of it was written: what there was is good when the clock has come there.
+        assert!(store.live_session("t").await.unwrap().is_none());
+        assert_eq!(store.live_session("s").await.unwrap().unwrap().counter, 0);
+        assert_eq!(store.rotate_session(&session("s", 0), FRESH, "=x", 3_695).await.unwrap().unwrap().issued_at, 3_701);
     }
 
     #[tokio::test]

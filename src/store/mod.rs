@@ -21,12 +21,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
-use sqlx::{AnyPool, Executor};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 
 pub use self::accounts::{AccountChange, AccountRow};
 pub use self::logout_tokens::LogoutTokenRow;
@@ -60,6 +60,7 @@ impl StoreSettings {
 pub struct Store {
     pool: AnyPool,
     sealer: Sealer,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 /// Why the store cannot be used. `Display` says what to do where something can be done.
@@ -91,8 +92,14 @@ pub enum StoreError {
     #[error("the database's schema cannot be brought up to date: {0}")]
     Migrate(#[source] MigrateError),
     /// A statement failed.
-    #[error("the database does not answer: {0}")]
+    #[error("the database does not answer: {0}{advice}", advice = advice(.0))]
     Database(#[from] sqlx::Error),
+    /// Nothing can be issued that would not be cut off.
+    #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, or wait", shown(*until))]
+    CutOffAhead {
+        /// Unix seconds.
+        until: i64,
+    },
     /// The process is about to end.
     #[error("the gateway is about to stop")]
     Closed,
@@ -117,18 +124,19 @@ impl Store {
         // with its file at the end of this function, however that ends.
         let folder = settings.folder().to_owned();
         let _alone = lock(&folder).await.map_err(|source| StoreError::Open { path: folder, source })?;
-        let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(ACQUIRE).after_connect(|connection, _| {
-            Box::pin(async move {
-                for pragma in PRAGMAS {
-                    connection.execute(pragma).await?;
-                }
-                Ok(())
-            })
-        });
+        // A pool tries for long to open what cannot be opened, and does not say why: one connection tells at once.
+        let mut first = AnyConnection::connect(&url(path)).await?;
+        set_up(&mut first).await?;
+        first.close().await?;
+        let options = AnyPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(ACQUIRE)
+            .after_connect(|connection, _| Box::pin(set_up(connection)))
+            .after_release(|connection, _| Box::pin(is_settled(connection)));
         let pool = options.connect(&url(path)).await?;
         match MIGRATIONS.run(&pool).await {
             Ok(()) => {
-                let store = Self { pool, sealer: Sealer::new(settings.key.expose()) };
+                let store = Self::new(pool, settings);
                 store.check_key().await?;
                 Ok(store)
             }
@@ -149,7 +157,42 @@ impl Store {
         install_drivers();
         let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
         let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
-        Ok(Some(Self { pool, sealer: Sealer::new(settings.key.expose()) }))
+        Ok(Some(Self::new(pool, settings)))
+    }
+
+    fn new(pool: AnyPool, settings: &StoreSettings) -> Self {
+        Self { pool, sealer: Sealer::new(settings.key.expose()), trouble: Arc::default() }
+    }
+
+    /// Somebody was told that the store is not available: it is in trouble until [`Store::look_again`] finds that it is not.
+    pub fn note_trouble(&self, error: &StoreError) {
+        if matches!(error, StoreError::Database(_)) {
+            *self.trouble() = Some(error.to_string());
+        }
+    }
+
+    /// What was last found to stand against writing to it, in words for the operator.
+    pub fn problem(&self) -> Option<String> {
+        self.trouble().clone()
+    }
+
+    /// Tries whether it can be written again, if it could not.
+    pub async fn look_again(&self) {
+        if self.problem().is_none() {
+            return;
+        }
+        let written = sqlx::query("UPDATE facts SET value = value WHERE name = $1").bind(KEY_CHECK).execute(&self.pool).await;
+        match written.map_err(StoreError::from) {
+            Ok(_) => {
+                *self.trouble() = None;
+                tracing::info!("the database can be written again");
+            }
+            Err(error) => self.note_trouble(&error),
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this is the key that the database was first opened with: a lost key must be told at start, not at the first login.
@@ -174,6 +217,42 @@ impl Store {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// What each connection begins with.
+async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    for pragma in PRAGMAS {
+        connection.execute(pragma).await?;
+    }
+    Ok(())
+}
+
+/// Whether a connection that comes back has no transaction any more; otherwise it is closed.
+///
+/// When the disk is full SQLite rolls back by itself, and the driver, whose own ROLLBACK then fails, counts a transaction that is none. Its
+/// next one would be a savepoint within nothing, or within one that nobody commits: acknowledged, and lost at the end of the process.
+async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    // What was dropped is rolled back by its own thread, in order: the answer to this comes after.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
+}
+
+fn shown(seconds: i64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.max(0).cast_unsigned()))
+}
+
+/// What to do about an error of SQLite's, by its primary result code (https://www.sqlite.org/rescode.html).
+fn advice(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(5 | 6) => "; another process keeps the file of `[store] database` locked: find it with `fuser`, and let it end",
+        Some(8) => "; let the user that runs the gateway write to the file of `[store] database` and to its folder",
+        Some(10) => "; the disk that holds `[store] database` fails: look into the system's log",
+        Some(11 | 26) => "; the file of `[store] database` is damaged: stop every gateway on it and put a backup back",
+        Some(13) => "; the disk that holds `[store] database` is full: free some space",
+        Some(14) => "; let the user that runs the gateway open the file of `[store] database` and write to its folder",
+        _ => "",
     }
 }
 
@@ -294,6 +373,70 @@ mod tests {
         }
         std::fs::write(&settings.database, "").unwrap();
         Store::open(&settings).await.unwrap().close().await;
+    }
+
+    /// As on a full disk: SQLite rolls back by itself, and the driver's own ROLLBACK fails.
+    #[tokio::test]
+    async fn after_a_transaction_that_sqlite_ended_itself_what_is_acknowledged_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let full = "CREATE TRIGGER full BEFORE INSERT ON revocations WHEN NEW.value LIKE 'full%' BEGIN SELECT RAISE(ROLLBACK, 'full'); END";
+        store.pool.execute(full).await.unwrap();
+        let row = |value: String| RevocationRow { kind: "sid".into(), value, scope: "*".into(), revoked_at: 1, seq: 0 };
+        let token = LogoutTokenRow { name: "received".into(), over_at: 1 };
+        store.revoke_once(&token, &row("first".into())).await.unwrap().unwrap();
+        for index in 0..8 {
+            store.revoke(&[row(format!("full-{index}"))]).await.unwrap_err();
+            // Rolled back by us, after something was written.
+            assert_eq!(store.revoke_once(&token, &row("again".into())).await.unwrap(), None);
+            store.revoke(&[row(index.to_string())]).await.unwrap();
+            // Whoever opens it sees no more than what was committed, and can write.
+            let other = Store::open(&settings).await.unwrap();
+            assert_eq!(other.revocations_after(0).await.unwrap().len(), index + 2);
+            other.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_written_says_so_until_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        store.look_again().await;
+        assert_eq!(store.problem(), None);
+        let mut other = AnyConnection::connect(&url(&settings.database)).await.unwrap();
+        other.execute("BEGIN IMMEDIATE").await.unwrap();
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(store.pool.acquire().await.unwrap());
+        }
+        for connection in &mut connections {
+            connection.execute("PRAGMA busy_timeout = 1").await.unwrap();
+        }
+        drop(connections);
+        let error =
+            store.revoke(&[RevocationRow { kind: "sid".into(), value: "a".into(), scope: "*".into(), revoked_at: 1, seq: 0 }]).await;
+        store.note_trouble(&error.unwrap_err());
+        store.look_again().await;
+        assert!(store.problem().unwrap().contains("another process keeps the file"), "{:?}", store.problem());
+        other.execute("ROLLBACK").await.unwrap();
+        store.look_again().await;
+        assert_eq!(store.problem(), None);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_database_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        Store::open(&settings).await.unwrap().close().await;
+        let mut bytes = std::fs::read(&settings.database).unwrap();
+        bytes.iter_mut().skip(MAGIC.len() + 84).for_each(|byte| *byte = 0x5a);
+        std::fs::write(&settings.database, bytes).unwrap();
+        let begun = std::time::Instant::now();
+        let error = Store::open(&settings).await.unwrap_err();
+        assert!(error.to_string().contains("is damaged"), "{error}");
+        assert!(begun.elapsed() < ACQUIRE, "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

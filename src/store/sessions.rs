@@ -190,15 +190,25 @@ impl Store {
 
 /// Notes that an access token is issued to a session's account, and when it says that it was: past every cut-off that stands. In a
 /// transaction that has written something, so that whatever is revoked comes before it or after.
+///
+/// # Errors
+/// [`StoreError::CutOffAhead`]: what the transaction has written must not stay.
 async fn issue(transaction: &mut AnyConnection, session: &str, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
     let account: Option<AccountRow> = sqlx::query_as(ACCOUNT).bind(session).fetch_optional(&mut *transaction).await?;
     let Some(account) = account else { return Ok(None) };
     let cutoff = cutoff_of(&mut *transaction, &account.id, scope).await?.max(account.not_before);
     let issued_at = now.max(cutoff.saturating_add(1));
+    if issued_at > now.saturating_add(MOST_AHEAD) {
+        return Err(StoreError::CutOffAhead { until: cutoff });
+    }
     let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1").bind(issued_at).bind(&account.id);
     noted.execute(transaction).await?;
     Ok(Some(Issued { account, issued_at }))
 }
+
+/// How many seconds ahead of the clock a token may be issued: some cut-offs within one second. Farther ahead the clock has been set back
+/// since, and whoever waited for it would wait for long.
+const MOST_AHEAD: i64 = 10;
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
