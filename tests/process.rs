@@ -2183,6 +2183,32 @@ fn serving(drain_delay: &str) -> String {
     format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain_delay = \"{drain_delay}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n{APP}")
 }
 
+/// What is not there is made by those who write alone, and a key only with the database that it is for.
+#[test]
+fn a_database_or_a_key_that_is_missing() {
+    let identity = "[[route]]\npath = '/auth/*'\nidentity = true\n[identity]\nissuer = 'http://localhost/auth'\n";
+    let folder = Folder::with(identity);
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    for command in [["user", "list"], ["key", "list"]] {
+        let told = folder.run(&command);
+        assert_eq!((told.code, files()), (1, 1), "{}", told.err);
+        assert!(told.err.starts_with("error: there is no database ") && told.err.contains("its volume is not mounted"), "{}", told.err);
+    }
+    let told = folder.run_with_input(&["user", "add", "ann@example.com", "--password-stdin"], "plum orbit tenant 9");
+    assert_eq!(told.code, 0, "{}", told.err);
+    assert!(told.err.starts_with("note: there is no database ") && told.err.ends_with("a new one is made\n"), "{}", told.err);
+    assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
+    let (key, away) = (folder.path().join("portcullis.key"), folder.path().join("away"));
+    std::fs::rename(&key, &away).unwrap();
+    for command in [&["check"][..], &["user", "list"], &["user", "add", "bob@example.com"], &["run"]] {
+        let told = folder.run(command);
+        assert_eq!((told.code, key.exists()), (78, false), "{}", told.err);
+        assert!(told.err.contains("is missing, and the database") && told.err.contains("put the key back"), "{}", told.err);
+    }
+    std::fs::rename(&away, &key).unwrap();
+    assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
+}
+
 #[test]
 fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

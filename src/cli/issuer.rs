@@ -23,15 +23,25 @@ pub(super) struct Issuer {
     pub(super) now: u64,
 }
 
+/// What a command does with the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// It tells what is there: where nothing is, nothing is made.
+    Reads,
+    /// It may be the first to write.
+    Writes,
+}
+
 /// Does something with the issuer of a file, and waits until every gateway that runs on its store knows what that has revoked.
 ///
 /// # Errors
 /// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work` says.
-pub(super) fn with_issuer<T>(path: &Path, work: impl AsyncFnOnce(&Issuer) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(super) fn with_issuer<T>(path: &Path, usage: Use, work: impl AsyncFnOnce(&Issuer) -> Result<T, Failure>) -> Result<T, Failure> {
     let now = Clock::system().unix_seconds();
     let loaded = config::load(path)?;
     let (source, section) = (loaded.source.clone(), loaded.file.store.as_ref().map_or(0..0, Spanned::span));
-    let options = CompileOptions { previous: None, create: CreateFiles::Yes, metrics: &Metrics::new(), now };
+    let create = if usage == Use::Reads { CreateFiles::No } else { CreateFiles::Yes };
+    let options = CompileOptions { previous: None, create, metrics: &Metrics::new(), now };
     let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
     let (Some(policy), Some(settings)) = (snapshot.identity.clone(), snapshot.start.store.clone()) else {
         let problem = Problem::error(section, "there is no `[identity]`: this file has no issuer of its own, and no accounts")
@@ -40,15 +50,36 @@ pub(super) fn with_issuer<T>(path: &Path, work: impl AsyncFnOnce(&Issuer) -> Res
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let store = Store::open(&settings).await?;
+        let store = match usage {
+            Use::Reads => Store::look(&settings).await?.ok_or_else(|| absent(&settings))?,
+            Use::Writes => {
+                tell_if_new(&settings);
+                Store::open(&settings).await?
+            }
+        };
         let issuer = Issuer { policy, accounts: Accounts::new(store.clone(), None), store, now };
         let done = work(&issuer).await;
-        if done.is_ok() {
+        if done.is_ok() && usage == Use::Writes {
             await_gateways(&issuer.store, &settings).await;
         }
         issuer.store.close().await;
         done
     })
+}
+
+fn absent(settings: &StoreSettings) -> Failure {
+    Failure::Other(format!(
+        "there is no database {}: a gateway makes it when it starts, and `user add` does; if there was one, `[store] database` names \
+         another file, or its volume is not mounted",
+        settings.database.display()
+    ))
+}
+
+/// A command that is about to make the database says so: mostly there should be one.
+pub(super) fn tell_if_new(settings: &StoreSettings) {
+    if !settings.database.exists() {
+        eprintln!("note: there is no database {}: a new one is made", settings.database.display());
+    }
 }
 
 /// Waits until every gateway that runs on the store refuses what has been revoked. False: one does not yet, and that was said.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::issuer::{Issuer, table, with_issuer};
+use super::issuer::{Issuer, Use, table, with_issuer};
 use super::{Failure, print};
 use crate::identity::bodies::time;
 use crate::identity::issue::{KeyState, key_states, rotate};
@@ -23,7 +23,8 @@ pub(super) enum Command {
 }
 
 pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
-    let told = with_issuer(path, async |issuer| match command {
+    let usage = if matches!(command, Command::List) { Use::Reads } else { Use::Writes };
+    let told = with_issuer(path, usage, async |issuer| match command {
         Command::List => list(issuer).await,
         Command::Rotate { compromised } => {
             let made = rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now).await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use toml::Spanned;
 
-use super::issuer::await_gateways;
+use super::issuer::{await_gateways, tell_if_new};
 use super::token::no_issuer;
 use super::{Failure, print};
 use crate::clock::Clock;
@@ -96,6 +96,7 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
 /// Tells it as it was written, and whether every gateway that runs knows it.
 fn write(settings: &StoreSettings, revocation: Revocation, retention: &Retention) -> Result<(Revocation, bool), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
+    tell_if_new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;

@@ -10,7 +10,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::issuer::{Issuer, table, with_issuer};
+use super::issuer::{Issuer, Use, table, with_issuer};
 use super::{Failure, print};
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
 use crate::identity::bodies::time;
@@ -82,7 +82,8 @@ pub(super) struct AddArguments {
 }
 
 pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
-    let told = with_issuer(path, async |issuer| match command {
+    let usage = if matches!(command, Command::List { .. }) { Use::Reads } else { Use::Writes };
+    let told = with_issuer(path, usage, async |issuer| match command {
         Command::Add(arguments) => add(issuer, arguments).await,
         Command::List { json } => list(issuer, *json).await,
         Command::SetRoles { email, roles } => set_roles(issuer, email, roles).await,

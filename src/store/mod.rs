@@ -88,6 +88,12 @@ pub enum StoreError {
         /// The first unknown step.
         step: i64,
     },
+    /// An older version wrote it, and who only reads brings nothing up to date.
+    #[error("the database {} was made by an older version of portcullis; start the gateway, which brings it up to date, then try again", path.display())]
+    Older {
+        /// The database file.
+        path: PathBuf,
+    },
     /// Its schema cannot be brought up to date.
     #[error("the database's schema cannot be brought up to date: {0}")]
     Migrate(#[source] MigrateError),
@@ -145,18 +151,29 @@ impl Store {
         }
     }
 
-    /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None` where there is none.
+    /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None` where there is none, or nothing was ever
+    /// written to it.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn look(settings: &StoreSettings) -> Result<Option<Self>, StoreError> {
-        if !settings.database.exists() {
-            return Ok(None);
+        match std::fs::metadata(&settings.database) {
+            Ok(metadata) if metadata.len() == 0 => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            _ => {}
         }
         check_kind(&settings.database)?;
         install_drivers();
         let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
         let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
+        let steps: Vec<(i64,)> = sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(&pool).await?;
+        let path = || settings.database.clone();
+        if let Some(&(step,)) = steps.iter().find(|(step,)| !MIGRATIONS.version_exists(*step)) {
+            return Err(StoreError::Newer { path: path(), step });
+        }
+        if steps.len() < MIGRATIONS.iter().count() {
+            return Err(StoreError::Older { path: path() });
+        }
         Ok(Some(Self::new(pool, settings)))
     }
 

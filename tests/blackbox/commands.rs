@@ -109,10 +109,17 @@ async fn a_new_database_may_be_opened_by_many_at_once() {
             std::fs::copy(gateway.path(file), folder.path().join(file)).unwrap();
         }
         let file = folder.path().join("gateway.toml");
-        let start = |_| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-            command.args(["user", "list", "--config"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().unwrap()
+        let start = |index: usize| {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+                .args(["user", "add", &format!("ann{index}@example.com"), "--password-stdin", "--config"])
+                .arg(&file)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(PASSWORD.as_bytes()).unwrap();
+            child
         };
         for child in (0..6).map(start).collect::<Vec<_>>() {
             let output = child.wait_with_output().unwrap();

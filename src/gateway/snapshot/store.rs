@@ -1,6 +1,6 @@
 //! `[store]`: where what outlives the process is kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
@@ -23,14 +23,22 @@ impl Compiler<'_> {
             None => Some(self.source.folder().join("portcullis.db")),
             Some(written) => self.database(written),
         };
-        let default = Spanned::new(0..0, SecretRef::created_file("portcullis.key"));
         let key = match written.and_then(|written| written.key.as_ref()) {
-            None => self.read_secret(&default, Inline::Never),
-            Some(written) => {
-                let created = Spanned::new(written.span(), written.get_ref().created());
-                self.read_secret(&created, Inline::Never)
-            }
+            None => Spanned::new(0..0, SecretRef::created_file("portcullis.key")),
+            Some(written) => Spanned::new(written.span(), written.get_ref().created()),
         };
+        if let Some(database) = database.as_deref().filter(|database| is_in_use(database))
+            && let Some(file) = key.get_ref().file(self.source.folder()).filter(|file| !file.exists())
+        {
+            // Another key, made beside it, would open nothing, and a backup might keep that one.
+            let (file, database) = (file.display(), database.display());
+            self.error(
+                Problem::error(key.span(), format!("the key `{file}` is missing, and the database `{database}` was made with it"))
+                    .help("put the key back from where it is kept; to begin anew, with no account and no session, move the database away"),
+            );
+            return None;
+        }
+        let key = self.read_secret(&key, Inline::Never);
         let (database, key) = (database?, key?);
         if key.expose().len() < SHORTEST_KEY {
             let span = written.and_then(|written| written.key.as_ref()).map_or(0..0, Spanned::span);
@@ -63,6 +71,11 @@ impl Compiler<'_> {
         self.error(Problem::error(written.span(), problem).help(help));
         None
     }
+}
+
+/// Whether something was ever written to a database.
+fn is_in_use(database: &Path) -> bool {
+    std::fs::metadata(database).is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// 128 bits as base64url, and some more.
