@@ -70,7 +70,7 @@ Its configuration is {file}
 Two accounts can log in: {alice} with the password {alices}, and the admin {root} with {roots}.
 
 # log both in, and keep their access tokens
-login() {{ curl -s {url}/auth/login -d email=$1 -d password=$2 | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/'; }}
+login() {{ curl -s {url}/auth/login --data-urlencode email=$1 --data-urlencode password=$2 | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/'; }}
 export USER_TOKEN=$(login {alice} {alices})
 export ADMIN_TOKEN=$(login {root} {roots})
 
