@@ -619,6 +619,65 @@ fn every_field_of_the_access_log_has_its_entry() {
     }
 }
 
+/// The messages of the events that a source file writes at `info` and above, with `…` for what is filled in; its tests are left out.
+fn messages(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let macros = ["tracing::info!(", "tracing::warn!(", "tracing::error!("];
+    let starts = macros.into_iter().flat_map(|opening| source.match_indices(opening).map(|(at, opening)| at + opening.len()));
+    let mut found = Vec::new();
+    for start in starts {
+        let (mut depth, mut literal, mut in_literal, mut is_filled_in) = (1, String::new(), false, false);
+        // The message is the last literal before the macro's end.
+        for letter in source[start..].chars() {
+            match letter {
+                '"' if in_literal => in_literal = false,
+                '"' => (in_literal, literal) = (true, String::new()),
+                '{' if in_literal => (is_filled_in, _) = (true, literal.push('…')),
+                '}' if in_literal => is_filled_in = false,
+                _ if in_literal && !is_filled_in => literal.push(letter),
+                _ if in_literal => {}
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        found.push(literal);
+    }
+    found
+}
+
+#[test]
+fn every_event_has_its_entry() {
+    let (mut sources, mut folders) = (Vec::new(), vec![root().join("src")]);
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).expect("it can be read").map(|entry| entry.expect("it can be read").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                sources.push(fs::read_to_string(path).expect("it is UTF-8"));
+            }
+        }
+    }
+    let document = read("docs/reference/log.md");
+    // A row may cut a message off.
+    let rows: Vec<&str> = document
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .flat_map(|line| line.split(" | ").take(2))
+        .filter_map(|cell| cell.trim_start_matches("| ").strip_prefix('`')?.strip_suffix('`'))
+        .collect();
+    let is_told =
+        |message: &str| rows.iter().any(|row| *row == message || row.strip_suffix('…').is_some_and(|row| message.starts_with(row)));
+    let messages: Vec<String> = sources.iter().flat_map(|source| messages(source)).collect();
+    assert!(messages.len() > 40, "{messages:#?}");
+    // What is `…` alone is one of several words, which stand elsewhere.
+    let missing: Vec<&String> = messages.iter().filter(|message| *message != "…" && !is_told(message)).collect();
+    assert!(missing.is_empty(), "docs/reference/log.md has no row for {missing:#?}");
+}
+
 #[test]
 fn every_command_has_its_entry() {
     let help = |arguments: &[&str]| {

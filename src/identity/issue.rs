@@ -116,7 +116,7 @@ impl SigningKeys {
         };
         if let Some(signs_from) = next {
             if add_key(&self.store, policy.algorithm, newest.number + 1, signs_from, now).await? {
-                tracing::info!(event = "key_made", algorithm = Algorithms::name(policy.algorithm), signs_from, "a signing key was made");
+                tracing::info!(algorithm = Algorithms::name(policy.algorithm), signs_from, "a signing key was made");
             }
             self.read().await?;
         }
