@@ -93,17 +93,17 @@ mod tests {
         let owners: Vec<Arc<u8>> = vec![Arc::new(0), Arc::new(0)];
         let mut kept = Kept::default();
         let value = |number: usize| (number % 3 != 1).then(|| HeaderValue::from(number));
-        let mut made = 0;
+        let mut calls = 0;
         for (owner, count, expected) in [(0, 9, 1), (0, 9, 1), (1, 2, 2), (1, 2, 2), (0, 9, 3)] {
             let mut values = Vec::new();
             let make = || {
-                made += 1;
+                calls += 1;
                 (0..count).map(value).collect()
             };
             kept.values(&owners[owner], || 1_000, make, |value| values.push(value.cloned()));
             values.truncate(count);
             assert_eq!(values, (0..count).map(value).collect::<Vec<_>>());
-            assert_eq!(made, expected);
+            assert_eq!(calls, expected);
         }
     }
 
@@ -112,14 +112,14 @@ mod tests {
         let (small, large): (Arc<u8>, Arc<u8>) = (Arc::new(0), Arc::new(0));
         let mut kept = Kept::default();
         for (owner, length, expected) in [(&small, 9, 1), (&large, 11, 1), (&small, 9, 0), (&large, 11, 1)] {
-            let (mut made, mut told) = (0, Vec::new());
+            let (mut calls, mut told) = (0, Vec::new());
             let make = || {
-                made += 1;
+                calls += 1;
                 vec![None, Some(HeaderValue::from_str(&"x".repeat(length)).unwrap())]
             };
             kept.values(owner, || 10, make, |value| told.push(value.map(HeaderValue::len)));
             told.truncate(2);
-            assert_eq!((made, told), (expected, vec![None, Some(length)]));
+            assert_eq!((calls, told), (expected, vec![None, Some(length)]));
         }
     }
 }

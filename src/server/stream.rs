@@ -268,15 +268,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     /// has not read yet, which is our answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let until = match this.lingers_until {
-            Some(until) => until,
-            None => {
-                ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-                if !this.is_owed() {
-                    return Poll::Ready(Ok(()));
-                }
-                *this.lingers_until.insert(Instant::now() + LINGER)
+        let until = if let Some(until) = this.lingers_until {
+            until
+        } else {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            if !this.is_owed() {
+                return Poll::Ready(Ok(()));
             }
+            *this.lingers_until.insert(Instant::now() + LINGER)
         };
         let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if sleep.deadline() != until {
