@@ -15,7 +15,8 @@ use super::reason::Reason;
 use super::route::NoRoute;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
-use crate::identity::{IdentityError, Refused, pages};
+use crate::identity::pages::Sheet;
+use crate::identity::{IdentityError, Refused};
 use crate::token::InvalidToken;
 
 /// Why a request is answered here.
@@ -77,7 +78,7 @@ pub enum Refusal {
     #[error("{refusal}")]
     Page {
         /// In HTML.
-        page: Bytes,
+        page: Sheet,
         /// What anybody else is told.
         refusal: Box<Refusal>,
     },
@@ -190,8 +191,8 @@ impl Refusal {
             Self::Led { location, .. } => return led(&location),
             Self::Page { page, refusal } => {
                 let mut response = refusal.into_response(request_id);
-                pages::set_headers(response.headers_mut());
-                return response.map(|_| Body::Bytes(page));
+                *response.body_mut() = Body::Bytes(page.answered_with(response.headers_mut()));
+                return response;
             }
             _ => {}
         }

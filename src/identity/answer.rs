@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::brand::Asset;
-use super::pages;
+use super::pages::Sheet;
 use super::request::Request;
 
 /// JSON for whoever asked, and nobody else.
@@ -26,9 +26,9 @@ pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
 }
 
 /// A page for whoever asked, and nobody else.
-pub(super) fn page(html: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(html);
-    pages::set_headers(response.headers_mut());
+pub(super) fn page(sheet: Sheet) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.body_mut() = sheet.answered_with(response.headers_mut());
     response
 }
 

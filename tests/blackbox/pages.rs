@@ -77,10 +77,14 @@ fn is_page(response: &Response, status: u16, title: &str) -> String {
     assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(response.header("referrer-policy"), Some("strict-origin"));
     let policy = response.header("content-security-policy").unwrap();
-    for wanted in ["default-src 'none'", "style-src 'self'", "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+    for wanted in ["default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
         assert!(policy.contains(wanted) && !policy.contains("unsafe"), "{policy}");
     }
     let html = String::from_utf8(response.body.clone()).unwrap();
+    // Only a form that leads on to the application may lead anywhere.
+    let leads_on = ["/auth/login", "/auth/register"].iter().any(|path| html.contains(&format!(" action=\"{path}\"")));
+    assert_eq!(policy.contains("form-action"), !leads_on, "{policy}: {html}");
+    assert!(leads_on || policy.contains("form-action 'self'"), "{policy}");
     assert!(html.contains(&format!("<title>{title} · Example</title>")), "{html}");
     for forbidden in ["<script", "<style", " style=", "javascript:", " onclick", "http://", "https://"] {
         assert!(!html.contains(forbidden), "{forbidden}: {html}");
@@ -430,6 +434,34 @@ async fn a_form_of_another_site_does_nothing_in_a_browser() {
     assert!(browser.text(".errors").await.contains("sent from another site"));
     browser.goto("https://app.test/reports/q3").await;
     browser.shows("Reports").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_login_leads_on_also_where_the_application_leads_to_another_origin_in_a_browser() {
+    let gateway =
+        in_browser(&format!("{}\n[[route]]\nhost = 'other.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'", table(SITE))).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    let elsewhere = "HTTP/1.1 302 Found\r\nLocation: https://other.test:8443/there\r\nContent-Length: 0\r\n\r\n";
+    gateway.upstream().does_at("/out", vec![Step::ReadBody, Step::Write(elsewhere.into())]);
+    gateway.upstream().does_at("/there", vec![Step::ReadBody, Step::Write(html("<h1>Elsewhere</h1>").into_bytes())]);
+    browser.goto("https://app.test/out").await;
+    browser.shows("Log in").await;
+    browser.follow("Register").await;
+    browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+    browser.press("Register").await;
+    browser.shows("Elsewhere").await;
+    browser.goto("https://app.test/auth/logout").await;
+    browser.press("Log out").await;
+    browser.goto("https://app.test/out").await;
+    browser.shows("Log in").await;
+    // The page of a refusal leads on as well.
+    for password in ["Wr0ng-guess!", PASSWORD] {
+        browser.fill(&[("email", "ann@example.com"), ("password", password)]).await;
+        browser.press("Log in").await;
+    }
+    browser.shows("Elsewhere").await;
+    assert_eq!(browser.url().await, "https://other.test:8443/there");
     browser.close().await;
 }
 

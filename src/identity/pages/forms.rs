@@ -67,6 +67,8 @@ pub(super) struct Form {
     pub(super) fields: Vec<Field>,
     pub(super) button: &'static str,
     pub(super) look: &'static str,
+    /// Whether all being well leads on to the application, and not to another page of ours.
+    pub(super) leads_on: bool,
 }
 
 /// What is typed in.
@@ -277,7 +279,7 @@ fn login_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     if filled.with_code {
         fields.push(Field::code());
     }
-    let mut form = Form::new(mount, "/login", fields, "Log in");
+    let mut form = Form { leads_on: true, ..Form::new(mount, "/login", fields, "Log in") };
     form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
     let mut links = Vec::new();
     if policy.mail.is_some() {
@@ -298,7 +300,8 @@ fn register_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
         ..Field::text("name", "Name", "name")
     };
     let fields = vec![Field::email(filled).focused(), name, Field::new_password("password", "Password", policy)];
-    let mut form = Form::new(mount, "/register", fields, "Register");
+    // Whoever has to confirm their address comes to the login first.
+    let mut form = Form { leads_on: !policy.verify_email, ..Form::new(mount, "/register", fields, "Register") };
     form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
     let login = Link { before: Some("You have an account?"), text: "Log in", path: filled.onwards(&mount.path("/login")) };
     Content { title: "Register", lead: None, forms: vec![form], links: vec![login] }
@@ -322,7 +325,7 @@ impl Content {
 
 impl Form {
     fn new(mount: &Mount, path: &str, fields: Vec<Field>, button: &'static str) -> Self {
-        Self { action: mount.path(path), hidden: Vec::new(), fields, button, look: "main" }
+        Self { action: mount.path(path), hidden: Vec::new(), fields, button, look: "main", leads_on: false }
     }
 
     /// Has the link that confirms an address mailed once more.

@@ -1,8 +1,8 @@
 //! The pages that people log in at. They work without scripts: every form is a POST to the endpoint that programs use too, and is
 //! answered with a redirect, or with the form again and what is wrong with it.
 //!
-//! What a page may do is said in its policy: nothing but show itself, its style sheet and its mark, and send its forms here. What was
-//! typed is shown again where a form is refused, passwords and codes never.
+//! What a page may do is said in its policy: nothing but show itself, its style sheet and its mark, and send its forms here, or, after a
+//! login, go where the application leads. What was typed is shown again where a form is refused, passwords and codes never.
 
 pub mod colour;
 mod forms;
@@ -25,6 +25,14 @@ use self::words::{Complaint, complaints};
 use super::endpoints::Endpoint;
 use super::request::is_form;
 use super::{Mount, Policy};
+
+/// A page, as it is sent.
+#[derive(Debug)]
+pub struct Sheet {
+    html: Bytes,
+    /// Whether a form on it leads on to the application.
+    leads_on: bool,
+}
 
 /// What stands around each page.
 struct Site<'a> {
@@ -58,7 +66,7 @@ struct FormPage<'a> {
 }
 
 /// A page that somebody asks for.
-pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Bytes {
+pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Sheet {
     let content = page.content(filled, policy, mount);
     let notice = filled.done.as_deref().and_then(words::notice);
     form_page(content, notice, Vec::new(), policy, mount)
@@ -92,7 +100,7 @@ impl Asked {
 }
 
 /// The page of a request that was refused: itself again, with what is wrong.
-pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Bytes {
+pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
     let Asked { page, filled } = asked;
     let wrong = complaints(*page, why, filled);
     let filled = Filled { with_code: filled.with_code || why.reason == "code_required", ..filled.clone() };
@@ -107,15 +115,16 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     form_page(content, notice, wrong, policy, mount)
 }
 
-fn form_page(content: Content, notice: Option<&str>, complaints: Vec<Complaint>, policy: &Policy, mount: &Mount) -> Bytes {
+fn form_page(content: Content, notice: Option<&str>, complaints: Vec<Complaint>, policy: &Policy, mount: &Mount) -> Sheet {
     let Content { title, lead, forms, links } = content;
+    let leads_on = forms.iter().any(|form| form.leads_on);
     let page = FormPage { site: Site::new(policy, mount), title, lead, notice, complaints, forms, links };
-    rendered(&page)
+    Sheet { leads_on, ..rendered(&page) }
 }
 
 /// Writing a page into a string cannot fail; were it to, nobody would take an empty page for a login.
-fn rendered<T: Template>(page: &T) -> Bytes {
-    page.render().unwrap_or_default().into()
+fn rendered<T: Template>(page: &T) -> Sheet {
+    Sheet { html: page.render().unwrap_or_default().into(), leads_on: false }
 }
 
 /// Whether an answer is for people: whoever asks says that they read HTML.
@@ -127,24 +136,33 @@ pub fn wanted(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The fields of an answer that is a page.
-pub fn set_headers(headers: &mut HeaderMap) {
-    let fields = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // The URL of a page may hold a secret: of it, nobody learns more than the host. `no-referrer` would have browsers send
-        // `Origin: null` with our own forms (Fetch §3.2), which is what a foreign page could send too.
-        (header::REFERRER_POLICY, "strict-origin"),
-    ];
-    for (name, value) in fields {
-        headers.insert(name, HeaderValue::from_static(value));
+impl Sheet {
+    /// Sets the fields of an answer that is this page, and hands over its body.
+    pub fn answered_with(self, headers: &mut HeaderMap) -> Bytes {
+        let fields = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::CONTENT_SECURITY_POLICY, if self.leads_on { POLICY_LEADING_ON } else { POLICY }),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            // The URL of a page may hold a secret: of it, nobody learns more than the host. `no-referrer` would have browsers send
+            // `Origin: null` with our own forms (Fetch §3.2), which is what a foreign page could send too.
+            (header::REFERRER_POLICY, "strict-origin"),
+        ];
+        for (name, value) in fields {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        self.html
     }
 }
 
 /// Nothing is loaded or run but what stands here.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The same for a page whose form leads on to the application, which may lead on to anywhere: Chromium and WebKit hold `form-action`
+/// against every redirect that follows a form (w3c/webappsec-csp, issue 8), and a login would silently go nowhere. Little is lost: the
+/// actions of its forms are ours, what is shown of a request is escaped, there is no script that could add another form, and what was
+/// typed goes no further than here, since after our 303 a browser only asks.
+const POLICY_LEADING_ON: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Where the style sheet is, below the mount.
 pub const STYLE: &str = "/style.css";

@@ -1,11 +1,10 @@
 //! The pages that set a second factor up.
 
 use askama::Template;
-use bytes::Bytes;
 
 use super::forms::Link;
 use super::words::Complaint;
-use super::{Site, rendered};
+use super::{Sheet, Site, rendered};
 use crate::identity::bodies::{Enrolment, RecoveryCodes};
 use crate::identity::{Mount, Policy};
 
@@ -35,7 +34,7 @@ struct CodesPage<'a> {
 }
 
 /// What to scan, and where to show that it was.
-pub fn enrolment(enrolment: &Enrolment, policy: &Policy, mount: &Mount) -> Bytes {
+pub fn enrolment(enrolment: &Enrolment, policy: &Policy, mount: &Mount) -> Sheet {
     // Base32 is ASCII: in groups of four it is typed with fewer mistakes.
     let groups: Vec<String> = enrolment.secret.as_bytes().chunks(4).map(|group| String::from_utf8_lossy(group).into_owned()).collect();
     rendered(&EnrolmentPage {
@@ -51,7 +50,7 @@ pub fn enrolment(enrolment: &Enrolment, policy: &Policy, mount: &Mount) -> Bytes
 }
 
 /// The codes for the day when the app is lost.
-pub fn recovery_codes(codes: RecoveryCodes, policy: &Policy, mount: &Mount) -> Bytes {
+pub fn recovery_codes(codes: RecoveryCodes, policy: &Policy, mount: &Mount) -> Sheet {
     rendered(&CodesPage {
         site: Site::new(policy, mount),
         title: "Keep your recovery codes",

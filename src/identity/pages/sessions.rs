@@ -3,11 +3,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use askama::Template;
-use bytes::Bytes;
 
 use super::forms::{Filled, Link};
 use super::words::{Complaint, notice};
-use super::{Site, rendered};
+use super::{Sheet, Site, rendered};
 use crate::identity::{Mount, Policy};
 use crate::store::{AccountRow, SessionRow};
 
@@ -44,7 +43,7 @@ pub fn sessions(
     filled: &Filled,
     policy: &Policy,
     mount: &Mount,
-) -> Bytes {
+) -> Sheet {
     let row = |session: SessionRow| {
         let used_at = u64::try_from(session.rotated_at / 1000).unwrap_or(0);
         let created_at = u64::try_from(session.created_at).unwrap_or(0);
