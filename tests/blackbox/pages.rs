@@ -465,6 +465,64 @@ async fn a_login_leads_on_also_where_the_application_leads_to_another_origin_in_
     browser.close().await;
 }
 
+/// WCAG 2.2, 1.4.4 and 1.4.10: whoever needs letters twice the size on the smallest screen reads down, and never sideways as well.
+#[tokio::test]
+async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size() {
+    let site = SITE.replace("registration", "totp = true, registration").replace("Example", &"m".repeat(60));
+    let gateway = in_browser(&site).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    let metrics = json!({ "width": 320, "height": 760, "deviceScaleFactor": 1, "mobile": false });
+    browser.command("Emulation.setDeviceMetricsOverride", metrics).await;
+    let fits = async |name: &str| {
+        let script = "document.documentElement.style.fontSize = '200%'; return document.documentElement.scrollWidth";
+        let width = browser.client.execute(script, vec![]).await.unwrap().as_u64().unwrap();
+        browser.picture(&format!("{name}-320-twice")).await;
+        assert!(width <= 320, "{name} is {width} pixels wide");
+    };
+    let long = format!("{}@{}.example.com", "w".repeat(60), "m".repeat(60));
+    browser.goto("https://app.test/auth/login").await;
+    fits("login").await;
+    browser.fill(&[("email", &long), ("password", PASSWORD)]).await;
+    browser.press("Log in").await;
+    browser.element(".errors").await;
+    fits("login-refused").await;
+    browser.goto("https://app.test/auth/register").await;
+    fits("register").await;
+    browser.fill(&[("email", &long), ("password", PASSWORD)]).await;
+    browser.press("Register").await;
+    browser.shows("Reports").await;
+    // Twice, by a program whose name has no end.
+    browser.command("Emulation.setUserAgentOverride", json!({ "userAgent": "W".repeat(200) })).await;
+    browser.client.delete_all_cookies().await.unwrap();
+    browser.goto("https://app.test/auth/login").await;
+    browser.fill(&[("email", &long), ("password", PASSWORD)]).await;
+    browser.press("Log in").await;
+    browser.shows("Reports").await;
+    browser.goto("https://app.test/auth/sessions").await;
+    browser.element("form[action^='/auth/sessions/'] button").await;
+    fits("sessions").await;
+    browser.goto("https://app.test/auth/totp").await;
+    fits("totp-begin").await;
+    browser.fill(&[("current_password", PASSWORD)]).await;
+    browser.press("Continue").await;
+    let secret = base32(&browser.text(".secret").await.replace(' ', ""));
+    fits("totp").await;
+    browser.fill(&[("code", &code(&secret, 0))]).await;
+    browser.press("Turn on").await;
+    browser.shows("Keep your recovery codes").await;
+    fits("recovery-codes").await;
+    browser.goto("https://app.test/auth/totp").await;
+    browser.shows("Turn off two-factor login").await;
+    fits("totp-off").await;
+    browser.client.delete_all_cookies().await.unwrap();
+    browser.goto("https://app.test/auth/login").await;
+    browser.fill(&[("email", &long), ("password", PASSWORD)]).await;
+    browser.press("Log in").await;
+    browser.element("input[name=code]").await;
+    fits("login-code").await;
+    browser.close().await;
+}
+
 /// With `[[route]]` tables instead of a list, so that another can follow.
 fn table(config: &str) -> String {
     let mut file: toml::Table = config.parse().unwrap();
