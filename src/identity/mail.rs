@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0};
 use lettre::message::{Body, Mailbox};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
@@ -243,6 +243,8 @@ impl Mailer {
             .subject(&letter.subject)
             .date(UNIX_EPOCH + now)
             .message_id(Some(id))
+            // The library adds it to messages of several parts alone (RFC 2045 §4): without it, a reader may take what follows for text.
+            .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN)
             .body(body(&letter.text))?;
         // Nobody's absence is answered to us (RFC 3834 §5).
@@ -337,6 +339,7 @@ mod tests {
             "Subject: =?utf-8?b?R3LDvMOfZQ==?=\r\n",
             "Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n",
             "Auto-Submitted: auto-generated\r\n",
+            "MIME-Version: 1.0\r\n",
             "Content-Type: text/plain; charset=utf-8\r\n",
             "Content-Transfer-Encoding: 7bit\r\n",
             &format!("\r\n\r\nOpen\r\n\r\n{link}\r\n"),
@@ -344,7 +347,17 @@ mod tests {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert!(files.len() == 1 && files[0].extension().is_some_and(|end| end == "eml"));
+        assert_eq!(text.matches("MIME-Version").count(), 1, "{text}");
         assert!(!text.contains("localhost") && text.contains("@example.com>\r\n"), "the Message-ID tells no host name: {text}");
+
+        // Of other letters than ASCII's, every byte is written so that a server of any age passes it on, and it is said how.
+        let text = format!("Exämple\n\n{link}\n");
+        mailer.send(&Letter { text, ..letter.clone() }, Duration::from_hours(500_001)).await.unwrap();
+        let newest = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+        let text = fs::read_to_string(newest).unwrap();
+        assert!(text.is_ascii() && text.contains("MIME-Version: 1.0\r\n"), "{text}");
+        assert!(text.contains("Content-Transfer-Encoding: quoted-printable\r\n"), "{text}");
+        assert!(text.contains("\r\n\r\nEx=C3=A4mple\r\n\r\n"), "{text}");
 
         let blocked = MailSettings { way: MailWay::Folder(files[0].join("below a file")), ..settings };
         let error = Mailer::new(&blocked).unwrap().send(&letter, Duration::ZERO).await.unwrap_err();
