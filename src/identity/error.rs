@@ -83,6 +83,9 @@ pub enum RequestFault {
     /// No JSON at all, or bytes after it.
     #[error("The body is no JSON.")]
     Json,
+    /// A form whose fields are no text, percent-decoded or as they are.
+    #[error("The body is not UTF-8.")]
+    Encoding,
     /// A member that stands there twice.
     #[error("The body names a member twice.")]
     Repeated,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use percent_encoding::percent_decode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -126,6 +127,10 @@ fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Requ
     match media_type(headers) {
         Some(MediaType::Json) => serde_json::from_slice(body).map_err(|error| fault(&error)),
         Some(MediaType::Form) => {
+            // What is no UTF-8 would be read as U+FFFD, whatever it was: many passwords would be one.
+            if percent_decode(body).decode_utf8().is_err() {
+                return Err(RequestFault::Encoding);
+            }
             let mut members = Map::new();
             for (name, value) in form_urlencoded::parse(body) {
                 if members.insert(name.into_owned(), Value::String(value.into_owned())).is_some() {
@@ -182,6 +187,10 @@ mod tests {
             (json, r#"{"email":"a","password":17}"#, Some(RequestFault::Members)),
             (json, r#"{"email":"a","email":"b","password":"c"}"#, Some(RequestFault::Repeated)),
             (form, "email=a&email=b&password=c", Some(RequestFault::Repeated)),
+            (form, "email=a&password=%EF%BF%BD+%c3%BC\u{fc}%", None),
+            (form, "email=a&password=plum+orbit+%ff+9", Some(RequestFault::Encoding)),
+            (form, "email=a&password=b%c3&other=%bc", Some(RequestFault::Encoding)),
+            (form, "email=a&password=b&%ff=c", Some(RequestFault::Encoding)),
             ("text/plain", "email=a", Some(RequestFault::ContentType)),
         ] {
             assert_eq!(told(content_type, body), fault, "{body}");
