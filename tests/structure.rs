@@ -29,13 +29,15 @@ const KNOWN_TO_SERVER: [(&str, &str); 8] = [
 const KNOWN_TO_ADMIN: [(&str, &str); 1] = [("reason::Reason", "what it refuses, it refuses in the words of every refusal")];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 23] = [
+const WALK: [&str; 25] = [
     "reason",
     "target",
     "client",
     "kept",
     "headers",
     "body",
+    "framing",
+    "reading_on",
     "upstream",
     "demands",
     "route",

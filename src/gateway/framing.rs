@@ -1,6 +1,8 @@
 //! How long a message is, said in one way: what the next reader could understand otherwise goes no further (RFC 9112 §6).
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::body::Body;
 
 /// Why it cannot be said how long a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +49,25 @@ pub fn settle_response(headers: &mut HeaderMap) -> Result<(), FramingFault> {
         };
     }
     Ok(())
+}
+
+/// What we wrote ourselves, as the answer to a HEAD: hyper leaves the body out on HTTP/1.1 only.
+pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
+    if let Body::Bytes(bytes) = response.body() {
+        let length = HeaderValue::from(bytes.len());
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
+        *response.body_mut() = Body::Empty;
+    }
+    response
+}
+
+/// Whether bytes may follow this answer that would be read as the next one: a body where none may be, or one of two lengths.
+pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
+    let headers = response.headers();
+    let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let length = headers.get(header::CONTENT_LENGTH);
+    if bodiless { chunked || length.is_some_and(|length| length != "0") } else { chunked && length.is_some() }
 }
 
 /// Whether nothing but `chunked` is said, once, or nothing at all.

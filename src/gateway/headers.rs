@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
 use super::kept::Kept;
@@ -129,12 +129,54 @@ pub fn same_folded(one: &str, other: &str) -> bool {
 /// The names that `Connection` lists: they are for this hop alone (RFC 9110 §7.6.1).
 pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
-        .get_all(http::header::CONNECTION)
+        .get_all(header::CONNECTION)
         .iter()
         .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect()
 }
+
+/// Takes out of the trailers of an answer what may not stand in any, or is for that hop alone (RFC 9110 §6.5.1).
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in connection_names(trailers).into_iter().chain(HOP_BY_HOP) {
+        trailers.remove(name);
+    }
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
+/// Response fields for one hop (RFC 9110 §7.6.1).
+pub const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that frame, route, authenticate or describe a message (RFC 9110 §6.5.1).
+pub const NOT_IN_TRAILERS: [&str; 16] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "cookie",
+    "set-cookie",
+    "cache-control",
+    "max-forwards",
+    "range",
+    "if-match",
+    "if-none-match",
+    "origin",
+    "referer",
+    "location",
+    "sec-fetch-site",
+];
 
 /// What upstreams are told about a caller: header = claim.
 #[derive(Clone, Debug)]

@@ -46,7 +46,7 @@ use self::authorize::{Permit, authorize};
 use self::body::{Body, ClientBody, Gate};
 use self::client::{ClientAddress, Peer};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
-use self::framing::{check_request, settle_response};
+use self::framing::{check_request, head_alone, may_be_followed, settle_response};
 use self::identity::{Visit, shown};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::navigation::led;
@@ -487,25 +487,6 @@ fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
         }
     }
     Ok(found)
-}
-
-/// What we wrote ourselves, as the answer to a HEAD: hyper leaves the body out on HTTP/1.1 only.
-fn head_alone(mut response: Response<Body>) -> Response<Body> {
-    if let Body::Bytes(bytes) = response.body() {
-        let length = HeaderValue::from(bytes.len());
-        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
-        *response.body_mut() = Body::Empty;
-    }
-    response
-}
-
-/// Whether bytes may follow this answer that would be read as the next one: a body where none may be, or one of two lengths.
-fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
-    let headers = response.headers();
-    let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let length = headers.get(header::CONTENT_LENGTH);
-    if bodiless { chunked || length.is_some_and(|length| length != "0") } else { chunked && length.is_some() }
 }
 
 fn upgrades_to_websocket(headers: &HeaderMap) -> bool {

@@ -15,7 +15,7 @@ use super::authenticate::TokenNames;
 use super::authorize::Permit;
 use super::body::{ClientBody, Gate};
 use super::client::ClientAddress;
-use super::headers::{METHOD_OVERRIDES, OwnedNames, connection_names, same_folded};
+use super::headers::{HOP_BY_HOP, METHOD_OVERRIDES, NOT_IN_TRAILERS, OwnedNames, connection_names, same_folded};
 use super::target::{Ambiguity, Target};
 use crate::telemetry::ids::{self, Traceparent};
 use crate::telemetry::write_address;
@@ -296,16 +296,6 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
     }
 }
 
-/// Takes out of the trailers of an answer what may not stand in any, or is for that hop alone (RFC 9110 §6.5.1).
-pub fn strip_trailers(trailers: &mut HeaderMap) {
-    for name in connection_names(trailers).into_iter().chain(HOP_BY_HOP) {
-        trailers.remove(name);
-    }
-    for name in NOT_IN_TRAILERS {
-        trailers.remove(name);
-    }
-}
-
 /// The request trailers that `Trailer` declares, less our names and those that may not stand in a trailer (RFC 9110 §6.5.1).
 fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName> {
     let mut names: Vec<HeaderName> = Vec::new();
@@ -347,35 +337,3 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// Response fields for one hop (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// Fields that frame, route, authenticate or describe a message (RFC 9110 §6.5.1).
-const NOT_IN_TRAILERS: [&str; 16] = [
-    "host",
-    "content-length",
-    "content-type",
-    "content-encoding",
-    "content-range",
-    "cookie",
-    "set-cookie",
-    "cache-control",
-    "max-forwards",
-    "range",
-    "if-match",
-    "if-none-match",
-    "origin",
-    "referer",
-    "location",
-    "sec-fetch-site",
-];

@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{BodyError, ClientBody, IdleTimer, Upload, UploadFailure};
 use super::framing::FramingFault;
-use super::outgoing::strip_trailers;
+use super::headers::strip_trailers;
 use super::reading_on::ReadingOn;
 use crate::coalesce::Coalescing;
 
