@@ -261,7 +261,7 @@ fn shown(seconds: i64) -> impl std::fmt::Display {
 
 /// What to do about an error of SQLite's, by its primary result code (https://www.sqlite.org/rescode.html).
 fn advice(error: &sqlx::Error) -> &'static str {
-    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<u32>().ok());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
     match code.map(|code| code & 0xff) {
         Some(5 | 6) => "; another process keeps the file of `[store] database` locked: find it with `fuser`, and let it end",
         Some(8) => "; let the user that runs the gateway write to the file of `[store] database` and to its folder",
