@@ -632,7 +632,10 @@ fn messages(source: &str) -> Vec<String> {
             match letter {
                 '"' if in_literal => in_literal = false,
                 '"' => (in_literal, literal) = (true, String::new()),
-                '{' if in_literal => (is_filled_in, _) = (true, literal.push('…')),
+                '{' if in_literal => {
+                    is_filled_in = true;
+                    literal.push('…');
+                }
                 '}' if in_literal => is_filled_in = false,
                 _ if in_literal && !is_filled_in => literal.push(letter),
                 _ if in_literal => {}
