@@ -38,16 +38,41 @@ pub enum LineProblem {
     )]
     NoColumn(&'static str),
     /// A column that means nothing here.
-    #[error("the header names `{0}` twice, or is not one of `email`, `password_hash`, `roles` and `name`; remove that column")]
+    #[error("the header names `{0}`, which is none of `email`, `password_hash`, `roles` and `name`; rename that column, or remove it")]
     Column(String),
+    /// A column that would mean something in lower case.
+    #[error("the header names `{written}`; write it in lower case, `{known}`")]
+    Capitals {
+        /// As it stands there.
+        written: String,
+        /// As it is meant.
+        known: &'static str,
+    },
+    /// A column that is there already.
+    #[error("the header names `{0}` twice; remove one of the two columns")]
+    Twice(&'static str),
+    /// Columns that another sign separates.
+    #[error("the columns are separated by {0}, and this reads CSV; separate them by commas")]
+    Separator(&'static str),
+    /// JSON, but not line by line.
+    #[error("the file is a JSON array, and one object a line is read; `jq -c '.[]'` makes lines of it")]
+    Array,
+    /// A record of another length than the header.
+    #[error("it has {found} fields, and the header has {wanted}; quote fields that hold a comma or a quotation mark, and double the mark")]
+    Fields {
+        /// On this line.
+        found: u64,
+        /// In the header.
+        wanted: u64,
+    },
     /// CSV that cannot be read.
-    #[error("this is no CSV: {0}; quote fields that hold a comma or a quotation mark, and double the mark")]
-    Csv(csv::Error),
+    #[error("this is no CSV; quote fields that hold a comma or a quotation mark, and double the mark")]
+    Csv,
     /// JSON that cannot be read.
     #[error(
         "this is no account in JSON: {0}; write an object such as {{\"email\":\"ann@example.com\",\"password_hash\":\"$2b$…\",\"roles\":[\"user\"],\"name\":\"Ann\"}} on each line"
     )]
-    Json(serde_json::Error),
+    Json(String),
     /// Bytes of another encoding.
     #[error("it is not UTF-8; save the file in that encoding")]
     Encoding,
@@ -84,7 +109,7 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// Reads a file: JSON lines where the first thing in it is a `{`, else CSV. Who has no `roles` gets `default_roles`; an address that
+/// Reads a file: JSON lines where the first thing in it is a `{`, CSV where it is no `[`. Who has no `roles` gets `default_roles`; an address that
 /// `has_account` is not taken.
 ///
 /// # Errors
@@ -93,6 +118,7 @@ pub fn read(file: &[u8], default_roles: &[String], has_account: impl Fn(&Email) 
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let lines = match file.trim_ascii_start().first() {
         Some(b'{') => json_lines(file),
+        Some(b'[') => return Err(vec![BadLine { line: 1, problem: LineProblem::Array }]),
         _ => csv_lines(file).map_err(|problem| vec![problem])?,
     };
     let mut accounts: Vec<Imported> = Vec::new();
@@ -151,18 +177,41 @@ type Lines = Vec<(u64, Result<Written, LineProblem>)>;
 
 fn json_lines(file: &[u8]) -> Lines {
     let lines = file.split(|&byte| byte == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
-    lines.map(|(line, number)| (number, serde_json::from_slice(line).map_err(LineProblem::Json))).collect()
+    lines.map(|(line, number)| (number, json_line(line))).collect()
+}
+
+fn json_line(line: &[u8]) -> Result<Written, LineProblem> {
+    // An array would be read as the members in their order.
+    if !line.trim_ascii_start().starts_with(b"{") {
+        return Err(LineProblem::Json("it is no object".to_owned()));
+    }
+    serde_json::from_slice(line).map_err(|error| {
+        // To its reader a line is all there is: it is line 1, which is not the one of the file.
+        let (told, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+        LineProblem::Json(told.strip_suffix(&place).map_or(told.clone(), |what| format!("{what} at column {}", error.column())))
+    })
 }
 
 fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).has_headers(true).from_reader(file);
-    let header = reader.headers().map_err(|error| BadLine { line: 1, problem: problem(error) })?.clone();
+    let header = reader.headers().map_err(|error| BadLine { line: 1, problem: problem(&error) })?.clone();
     let at_first = |problem| BadLine { line: 1, problem };
     let mut columns = BTreeMap::new();
+    // A header without a comma is one column.
+    let only = if header.len() == 1 { header.get(0).unwrap_or_default() } else { "" };
+    if let Some((_, separator)) = SEPARATORS.into_iter().find(|(sign, _)| only.contains(*sign)) {
+        return Err(at_first(LineProblem::Separator(separator)));
+    }
     for (index, name) in header.iter().enumerate() {
-        let known = COLUMNS.into_iter().find(|known| *known == name);
-        if known.is_none_or(|known| columns.insert(known, index).is_some()) {
-            return Err(at_first(LineProblem::Column(name.chars().take(SHOWN).collect())));
+        let written = || name.chars().take(SHOWN).collect();
+        match COLUMNS.into_iter().find(|known| name.eq_ignore_ascii_case(known)) {
+            None => return Err(at_first(LineProblem::Column(written()))),
+            Some(known) if known != name => return Err(at_first(LineProblem::Capitals { written: written(), known })),
+            Some(known) => {
+                if columns.insert(known, index).is_some() {
+                    return Err(at_first(LineProblem::Twice(known)));
+                }
+            }
         }
     }
     let needed = |name: &'static str| columns.get(name).copied().ok_or_else(|| at_first(LineProblem::NoColumn(name)));
@@ -176,7 +225,7 @@ fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
             Ok(record) => record,
             Err(error) => {
                 let line = counter.line(error.position());
-                lines.push((line, Err(problem(error))));
+                lines.push((line, Err(problem(&error))));
                 continue;
             }
         };
@@ -212,12 +261,19 @@ impl LineCounter<'_> {
     }
 }
 
-fn problem(error: csv::Error) -> LineProblem {
-    if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) { LineProblem::Encoding } else { LineProblem::Csv(error) }
+fn problem(error: &csv::Error) -> LineProblem {
+    match error.kind() {
+        csv::ErrorKind::Utf8 { .. } => LineProblem::Encoding,
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => LineProblem::Fields { found: *len, wanted: *expected_len },
+        _ => LineProblem::Csv,
+    }
 }
 
 /// What the header may name.
 const COLUMNS: [&str; 4] = ["email", "password_hash", "roles", "name"];
+
+/// What stands between columns where it is no comma.
+const SEPARATORS: [(char, &str); 2] = [(';', "semicolons"), ('\t', "tabs")];
 
 /// Characters of an unknown column's name that are shown.
 const SHOWN: usize = 40;
@@ -286,7 +342,7 @@ mod tests {
                 "line 2: this is no e-mail address; write one such as ann@example.com, ",
                 "line 3: this is no hash that can be read: bcrypt (`$2a$`, `$2b$`, `$2y",
                 "line 4: `rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr",
-                "line 5: this is no CSV: CSV error: record 4 (line: 5, byte: 302): foun",
+                "line 5: it has 2 fields, and the header has 3; quote fields that hold ",
                 "line 7: ed@example.com stands on line 6 already; addresses are compare",
                 "line 8: known@example.com has an account already; remove the line",
                 "line 9: known@example.com stands on line 8 already; addresses are comp"
@@ -299,8 +355,22 @@ mod tests {
             [
                 "line 1: this is no account in JSON: unknown field `passwordHash`, expe",
                 "line 2: this is no account in JSON: invalid type: integer `1`, expecte",
-                "line 3: this is no account in JSON: invalid length 0, expected struct ",
+                "line 3: this is no account in JSON: it is no object; write an object s",
                 "line 4: `a b` can be no role: one has 1 to 100 bytes, without white sp"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_line_of_json_is_told_by_the_number_of_the_file_and_its_column() {
+        let file = "{\"email\":\"ann@example.com\"}\n{\"email\":ann@example.com}\n{\"email\":";
+        let problems = read(file.as_bytes(), &[], |_| false).unwrap_err();
+        let told: Vec<String> = problems.iter().map(|line| line.to_string().split(';').next().unwrap_or_default().to_owned()).collect();
+        assert_eq!(
+            told,
+            [
+                "line 2: this is no account in JSON: expected value at column 10",
+                "line 3: this is no account in JSON: EOF while parsing a value at column 9"
             ]
         );
     }
@@ -309,9 +379,13 @@ mod tests {
     fn a_header_that_does_not_fit_is_told() {
         for (file, problem) in [
             ("", "line 1: the header names no column `email`; its first line must be `em"),
-            ("ann@example.com,x", "line 1: the header names `ann@example.com` twice, or is not one of `em"),
-            ("email,hash", "line 1: the header names `hash` twice, or is not one of `email`, `pass"),
-            ("email,email,password_hash", "line 1: the header names `email` twice, or is not one of `email`, `pas"),
+            ("ann@example.com,x", "line 1: the header names `ann@example.com`, which is none of `email`, "),
+            ("email,hash", "line 1: the header names `hash`, which is none of `email`, `password_h"),
+            ("email,email,password_hash", "line 1: the header names `email` twice; remove one of the two columns"),
+            ("Email,password_hash", "line 1: the header names `Email`; write it in lower case, `email`"),
+            ("email;password_hash\na@b.example;", "line 1: the columns are separated by semicolons, and this reads CSV; s"),
+            ("\"email\"\t\"password_hash\"\n", "line 1: the columns are separated by tabs, and this reads CSV; separat"),
+            ("\n[\n{\"email\":\"ann@example.com\"}]", "line 1: the file is a JSON array, and one object a line is read; `jq -"),
             ("email,name", "line 1: the header names no column `password_hash`; its first line mus"),
         ] {
             assert_eq!(told(file), [problem], "{file}");
