@@ -107,6 +107,10 @@ impl Policy {
 
     /// What a body asks for. A member that is not known is refused: with `issuer` misspelt, every issuer would be meant.
     fn revocation(&self, body: &[u8], at: u64) -> Result<Revocation, Fault> {
+        // A list would be read as the members in their order.
+        if body.trim_ascii_start().first().is_some_and(|&byte| byte != b'{') {
+            return Err(Fault::Request("the body is not what is expected: it is no JSON object".to_owned()));
+        }
         let wanted: Wanted =
             serde_json::from_slice(body).map_err(|error| Fault::Request(format!("the body is not what is expected: {error}")))?;
         let (by, value) = match (wanted.jti, wanted.sid, wanted.subject) {
@@ -129,7 +133,7 @@ impl Policy {
     fn unknown(&self, name: &str) -> Fault {
         let known = self.scopes.keys().map(|name| &**name).collect::<Vec<_>>().join(", ");
         Fault::Request(match known.as_str() {
-            "" => format!("there is no [issuer.{name}]: the file has no issuer"),
+            "" => format!("there is no [issuer.{name}]: the file has no such section"),
             known => format!("there is no [issuer.{name}]; there is {known}"),
         })
     }
@@ -248,7 +252,9 @@ mod tests {
         for (body, told) in [
             ("", "EOF"),
             ("{", "EOF"),
-            ("[]", "expected"),
+            ("[]", "no JSON object"),
+            (r#"["t",null,null,null]"#, "no JSON object"),
+            ("17", "no JSON object"),
             ("{}", "one of `jti`, `sid` and `subject`"),
             (r#"{"issuer":"corp"}"#, "one of `jti`, `sid` and `subject`"),
             (r#"{"jti":"a","sid":"b"}"#, "one at a time"),
