@@ -403,12 +403,8 @@ pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration
     };
     let limit = |word: &str, limit: Duration| {
         Problem::error(text.span(), format!("{} is too {word}", quoted(written)))
-            .help(format!(
-                "from `\"{}\"` to `\"{}\"`",
-                humantime::format_duration(*range.start()),
-                humantime::format_duration(*range.end())
-            ))
-            .label(format!("the limit is {}", humantime::format_duration(limit)))
+            .help(format!("from `\"{}\"` to `\"{}\"`", plain(*range.start()), plain(*range.end())))
+            .label(format!("the limit is {}", plain(limit)))
     };
     if duration < *range.start() {
         return Err(limit("short", *range.start()));
@@ -417,6 +413,19 @@ pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration
         return Err(limit("long", *range.end()));
     }
     Ok(duration)
+}
+
+/// A duration as it would be written by hand: in the largest unit that it is whole in, and one day as hours.
+fn plain(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let is_whole = |unit: u128| millis > 0 && millis.is_multiple_of(unit);
+    match millis {
+        _ if is_whole(86_400_000) && millis > 86_400_000 => format!("{}d", millis / 86_400_000),
+        _ if is_whole(3_600_000) => format!("{}h", millis / 3_600_000),
+        _ if is_whole(60_000) => format!("{}m", millis / 60_000),
+        _ if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
+        _ => format!("{millis}ms"),
+    }
 }
 
 /// Reads a size in bytes: `"32KiB"`, `"1MB"`, `"1024"`.
@@ -784,6 +793,15 @@ mod tests {
         ] {
             assert_eq!(told(duration(&text(written), range.clone())), wanted, "{written}");
         }
+    }
+
+    #[test]
+    fn a_bound_is_told_as_it_would_be_written() {
+        let day = Duration::from_hours(24);
+        let told_of = |written: &str, range| told(duration(&text(written), range));
+        assert_eq!(told_of("4000d", Duration::from_hours(1)..=day * 3650), "`\"4000d\"` is too long; from `\"1h\"` to `\"3650d\"`");
+        assert_eq!(told_of("2d", Duration::ZERO..=day), "`\"2d\"` is too long; from `\"0s\"` to `\"24h\"`");
+        assert_eq!(told_of("2m", Duration::from_millis(1)..=Duration::from_secs(90)), "`\"2m\"` is too long; from `\"1ms\"` to `\"90s\"`");
     }
 
     #[test]
