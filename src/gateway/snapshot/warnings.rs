@@ -1,7 +1,8 @@
 //! What compiles and may still not be what was meant.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use http::Method;
 use percent_encoding::percent_decode_str;
 use toml::Spanned;
 
@@ -12,7 +13,7 @@ use crate::config::Problem;
 use crate::config::file::{Route as Written, Text};
 use crate::gateway::route::{Access, Destination, HostPattern, Route, RouteTable};
 use crate::gateway::upstream::Upstream;
-use crate::identity::Mount;
+use crate::identity::{Mount, endpoints};
 use crate::limit::Limit;
 
 impl Compiler<'_> {
@@ -130,6 +131,7 @@ impl Compiler<'_> {
             }
             return;
         };
+        self.warn_about_methods(&mounts, written);
         let Some(issuer) = &section.get_ref().issuer else { return };
         // What is no URL is told elsewhere.
         let Ok(url) = issuer.get_ref().parse::<http::Uri>() else { return };
@@ -147,6 +149,28 @@ impl Compiler<'_> {
                 .related(place, "it answers below this path")
                 .help("write the URL of that route: its host, and its path without `/*`"),
             );
+        }
+    }
+    /// Endpoints have methods of their own: what no route of a mount lets through cannot be reached.
+    fn warn_about_methods(&mut self, mounts: &[(&Route, &Mount)], written: &[&Spanned<Written>]) {
+        for (at, (route, mount)) in mounts.iter().enumerate() {
+            let is_same = |other: &&(&Route, &Mount)| other.1 == *mount && other.0.pattern.host == route.pattern.host;
+            if mounts[..at].iter().any(|other| is_same(&other)) {
+                continue;
+            }
+            let lets_through =
+                |method: &Method| mounts[at..].iter().filter(is_same).any(|(route, _)| route.pattern.methods.contain(method));
+            let missing = [Method::GET, Method::POST, Method::DELETE].into_iter().filter(|method| !lets_through(method));
+            for method in missing {
+                let lost: BTreeSet<&str> = endpoints::all().filter(|lost| lost.method == method.as_str()).map(|lost| lost.path).collect();
+                let lost = lost.into_iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+                let row = written.get(route.index).map(|row| row.get_ref());
+                let span = row.and_then(|row| row.methods.as_ref().map(Spanned::span)).unwrap_or_default();
+                self.problems.push(
+                    Problem::warning(span, format!("the built-in issuer gets no {method} here: {lost} cannot be reached"))
+                        .help("remove `methods`: the endpoints decide for themselves; or add what is missing"),
+                );
+            }
         }
     }
 }
