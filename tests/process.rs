@@ -1105,6 +1105,29 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
     }
 }
 
+/// The endpoints have methods of their own: a route that lets only some through makes the others unreachable.
+#[test]
+fn methods_that_the_issuer_does_not_get_are_warned_of() {
+    let file = |routes: &str| with_app(&format!("[identity]\nissuer = \"https://app.test/auth\"\n{routes}"));
+    let route = |methods: &str| format!("[[route]]\npath = \"/auth/*\"\nmethods = [{methods}]\nidentity = true\n");
+    assert_snapshot!(warned(&file(&route("\"GET\", \"POST\""))), @r#"
+    warning: the built-in issuer gets no DELETE here: `/sessions/{sid}` cannot be reached
+     --> gateway.toml:5:11
+      |
+    5 | methods = ["GET", "POST"]
+      |           ^^^^^^^^^^^^^^^
+      |
+      = help: remove `methods`: the endpoints decide for themselves; or add what is missing
+
+    warning: gateway.toml: 1 warning
+    "#);
+    let told = warned(&file(&route("\"GET\"")));
+    assert!(told.contains("gets no POST here: `/") && told.contains("`/login`") && told.contains("2 warnings"), "{told}");
+    // Two routes of one path may share the methods.
+    let told = Folder::with(&file(&(route("\"GET\"") + &route("\"POST\", \"DELETE\"")))).run(&["check"]);
+    assert!(told.code == 0 && !told.err.contains("gets no"), "{}", told.err);
+}
+
 #[test]
 fn identity_headers_that_cannot_be() {
     assert_snapshot!(
@@ -2086,6 +2109,13 @@ fn a_mint_for_an_unknown_issuer_names_the_known() {
     assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; there is local");
     let told = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
     assert!(told.code == 2 && !told.err.trim_end().ends_with("there is"), "a sentence without an end: {}", told.err);
+    // The built-in one has no section that holds a key.
+    let file = with_app("[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n");
+    assert_snapshot!(Folder::with(&file).run(&["token", "mint", "--issuer", "identity", "--sub", "alice"]).err, @r"
+    error: the tokens of the built-in issuer are minted at a login; log in for one:
+    curl https://app.test/auth/login --data-urlencode email=ann@example.com --data-urlencode password=…
+    `portcullis explain --issuer identity --claims …` tells a decision without one
+    ");
     let told = Folder::with(APP).run(&["explain", "GET", "/", "--claims", "{\"sub\": \"alice\"}"]);
     assert!(told.code == 2 && !told.err.trim_end().ends_with("there is"), "a sentence without an end: {}", told.err);
 }

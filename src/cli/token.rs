@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::file::Issuer as Written;
+use crate::config::identity::NAME;
 use crate::config::value::CreateFiles;
 use crate::config::{self, Loaded, Problems, Severity};
 use crate::telemetry::ids;
@@ -80,6 +81,14 @@ pub(super) fn token(path: &Path, command: &Command) -> Result<(), Failure> {
 /// Signs a token as an issuer section of the file would accept it.
 pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure> {
     let Loaded { source, file, problems, .. } = config::load(path)?;
+    if let (NAME, Some(identity)) = (request.issuer.as_str(), &file.identity) {
+        let url = identity.get_ref().issuer.as_ref().map_or("https://app.example.com/auth", |issuer| issuer.get_ref());
+        return Err(Failure::Usage(format!(
+            "the tokens of the built-in issuer are minted at a login; log in for one:\n\
+             curl {url}/login --data-urlencode email=ann@example.com --data-urlencode password=…\n\
+             `portcullis explain --issuer {NAME} --claims …` tells a decision without one"
+        )));
+    }
     let Some((_, written)) = file.issuer.iter().find(|(name, _)| *name.get_ref() == request.issuer) else {
         let names: Vec<&str> = file.issuer.keys().map(|name| name.get_ref().as_str()).collect();
         return Err(no_issuer(&request.issuer, &names));
@@ -96,7 +105,7 @@ pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure
 /// What to say where a section is named that is not there.
 pub(super) fn no_issuer(asked: &str, known: &[&str]) -> Failure {
     Failure::Usage(match known {
-        [] => format!("there is no [issuer.{asked}]: the file has no issuer; add such a section"),
+        [] => format!("there is no [issuer.{asked}]: the file has no such section; add one"),
         _ => format!("there is no [issuer.{asked}]; there is {}", known.join(", ")),
     })
 }
