@@ -216,9 +216,15 @@ pub(super) fn shown(snapshot: &Snapshot, route: &Route, parts: &Parts, target: &
 }
 
 /// The page of a refusal. A browser that is led elsewhere sees none.
-fn page(asked: &pages::Asked, policy: &Policy, mount: &Mount, refusal: Refusal) -> Refusal {
-    if matches!(refusal, Refusal::Led { .. }) {
-        return refusal;
+fn page(asked: &pages::Asked, policy: &Policy, mount: &Mount, mut refusal: Refusal) -> Refusal {
+    match &mut refusal {
+        Refusal::Led { .. } => return refusal,
+        Refusal::Identity(refused) => {
+            if let Some(page) = refused.page.take() {
+                return Refusal::Page { page: *page, refusal: Box::new(refusal) };
+            }
+        }
+        _ => {}
     }
     let detail = refusal.detail();
     let why = Why { reason: refusal.reason().as_str(), detail: detail.as_deref(), retry_after: refusal.retry_after() };

@@ -174,7 +174,7 @@ impl Identity {
             Err(error) => {
                 let cookies =
                     if from_cookie && error_is_final(&error) { cookie::clear(policy, &request.mount).to_vec() } else { Vec::new() };
-                return Err(Refused { error, cookies });
+                return Err(Refused { error, cookies, page: None });
             }
         };
         let tokens = self.tokens(&session, policy).await?;
@@ -244,7 +244,7 @@ impl Identity {
         }
         let cookies = cookie::clear(policy, &request.mount);
         if named.is_empty() {
-            return Err(Refused { error: IdentityError::Nobody, cookies: cookies.to_vec() });
+            return Err(Refused { error: IdentityError::Nobody, cookies: cookies.to_vec(), page: None });
         }
         for sid in &named {
             self.end_named(sid, request, policy).await?;

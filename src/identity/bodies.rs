@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
 use super::password::Password;
+use super::second_factor;
 use crate::store::{AccountRow, SessionRow};
 
 /// A secret on its way into the hasher: it leaves no copy behind, and is never shown.
@@ -139,6 +140,13 @@ pub struct Enrolment {
     pub uri: String,
     /// To be scanned: an SVG image.
     pub qr: String,
+}
+
+impl Enrolment {
+    /// What is told of it.
+    pub fn of(enrolment: &second_factor::Enrolment) -> Self {
+        Self { secret: enrolment.secret.to_string(), uri: enrolment.uri.to_string(), qr: enrolment.qr.to_string() }
+    }
 }
 
 /// Codes for the day when the app is lost.

@@ -8,7 +8,7 @@ use super::bodies::{self, Secret};
 use super::error::{IdentityError, NoLogin};
 use super::request::Request;
 use super::second_factor::Checked;
-use super::{Email, Identity, Policy, audit};
+use super::{Email, Identity, Policy, Refused, audit, pages};
 use crate::store::AccountRow;
 
 impl Identity {
@@ -21,8 +21,7 @@ impl Identity {
         self.check_again(&account, &body.current_password, request).await?;
         let enrolment = self.second_factors.begin(&account.id, &policy.brand.name, &account.email, self.clock.unix_time()).await;
         let enrolment = enrolment.map_err(IdentityError::from)?;
-        let (secret, uri, qr) = (enrolment.secret.to_string(), enrolment.uri.to_string(), enrolment.qr.to_string());
-        Ok(json(StatusCode::OK, &bodies::Enrolment { secret, uri, qr }))
+        Ok(json(StatusCode::OK, &bodies::Enrolment::of(&enrolment)))
     }
 
     pub(super) async fn confirm_totp(&self, request: &Request, policy: &Policy) -> Answered {
@@ -35,6 +34,18 @@ impl Identity {
         let codes = codes.map_err(IdentityError::from)?;
         audit::record("totp_confirmed", request.client, &account.id, "");
         Ok(json(StatusCode::OK, &bodies::RecoveryCodes { recovery_codes: codes.iter().map(|code| code.to_string()).collect() }))
+    }
+
+    /// The same page once more for a code that was not taken, with the secret that waits: whoever has not scanned it yet still can.
+    pub(super) async fn enrolment_again(&self, request: &Request, policy: &Policy, refused: Refused) -> Refused {
+        let is_about_the_code = matches!(&refused.error, IdentityError::Login(_) | IdentityError::Request(_));
+        let (true, Ok(account)) = (is_about_the_code, self.account_of(request).await) else { return refused };
+        let begun = self.second_factors.begun(&account.id, &policy.brand.name, &account.email).await;
+        // Where none waits, the plain page of the refusal leads to another beginning.
+        let Ok(Some(enrolment)) = begun else { return refused };
+        let is_wrong = matches!(&refused.error, IdentityError::Login(_));
+        let page = pages::enrolment_again(&bodies::Enrolment::of(&enrolment), is_wrong, policy, &request.mount);
+        Refused { page: Some(Box::new(page)), ..refused }
     }
 
     pub(super) async fn remove_totp(&self, request: &Request) -> Answered {

@@ -57,6 +57,7 @@ use self::issue::{KeysError, SigningKeys};
 pub use self::mail::MailSettings;
 pub use self::mount::Mount;
 use self::outbox::Outbox;
+use self::pages::Sheet;
 pub use self::policy::{Policy, Registration};
 pub use self::request::{Origin, Request};
 use self::second_factor::SecondFactors;
@@ -107,11 +108,13 @@ pub struct Refused {
     pub error: IdentityError,
     /// `Set-Cookie`: cookies that are no good any more are taken away.
     pub cookies: Vec<HeaderValue>,
+    /// What a person is shown, where only the issuer knows enough to make it.
+    pub page: Option<Box<Sheet>>,
 }
 
 impl<E: Into<IdentityError>> From<E> for Refused {
     fn from(error: E) -> Self {
-        Self { error: error.into(), cookies: Vec::new() }
+        Self { error: error.into(), cookies: Vec::new(), page: None }
     }
 }
 

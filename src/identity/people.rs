@@ -23,7 +23,10 @@ impl Identity {
                 _ => self.act(request, policy).await,
             };
         }
-        let done = self.act(request, policy).await?;
+        let done = match self.act(request, policy).await {
+            Err(refused) if endpoint.action == Action::ConfirmTotp => return Err(self.enrolment_again(request, policy, refused).await),
+            done => done?,
+        };
         let next = match endpoint.action {
             Action::Register => return Ok(self.after_registration(request, policy).await),
             Action::Logout => "/logout",

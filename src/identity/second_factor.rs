@@ -60,6 +60,16 @@ pub enum NotEnrolled {
     Store(#[from] StoreError),
 }
 
+impl Enrolment {
+    fn new(secret: &[u8], site: &str, email: &str) -> Self {
+        let secret = Zeroizing::new(base32(secret));
+        let (site, email) = (percent_encoded(site), percent_encoded(email));
+        let uri = Zeroizing::new(format!("otpauth://totp/{site}:{email}?secret={}&issuer={site}", *secret));
+        let qr = Zeroizing::new(svg(&uri));
+        Self { secret, uri, qr }
+    }
+}
+
 impl SecondFactors {
     /// Those in this store.
     pub fn new(store: Store) -> Self {
@@ -85,11 +95,16 @@ impl SecondFactors {
         if !self.store.begin_second_factor(account, secret.as_ref(), now.as_secs().cast_signed()).await? {
             return Err(NotEnrolled::Already);
         }
-        let secret = Zeroizing::new(base32(secret.as_ref()));
-        let (site, email) = (percent_encoded(site), percent_encoded(email));
-        let uri = Zeroizing::new(format!("otpauth://totp/{site}:{email}?secret={}&issuer={site}", *secret));
-        let qr = Zeroizing::new(svg(&uri));
-        Ok(Enrolment { secret, uri, qr })
+        Ok(Enrolment::new(secret.as_ref(), site, email))
+    }
+
+    /// What was begun and waits for its first code; `None`: nothing does.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn begun(&self, account: &str, site: &str, email: &str) -> Result<Option<Enrolment>, StoreError> {
+        let factor = self.store.second_factor(account).await?.filter(|factor| !factor.is_confirmed);
+        Ok(factor.map(|factor| Enrolment::new(&factor.secret, site, email)))
     }
 
     /// Has logins ask for codes from now on, for a code that proves that the app has the secret: the recovery codes, shown this once.

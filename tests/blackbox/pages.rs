@@ -245,6 +245,33 @@ async fn sessions_are_listed_and_ended() {
 }
 
 #[tokio::test]
+async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
+    let gateway = Gateway::start(&SITE.replace("registration", "totp = true, registration")).await;
+    let session = register(&gateway, "ann@example.com").await;
+    let confirm = async |code: &str| post_as(&gateway, "/auth/totp/confirm", &[("code", code)], &session).await;
+    // Nothing waits: the plain page, which knows of no recovery codes.
+    let html = is_page(&confirm("000000").await, 401, "Error: Turn on two-factor login");
+    assert!(html.contains("Begin again") && !html.contains("recovery"), "{html}");
+    let begun = post_as(&gateway, "/auth/totp", &[("current_password", PASSWORD)], &session).await.text();
+    let secret = |html: &str| html.split("class=\"secret\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    for (form, status, told) in
+        [(&[("code", "000000")][..], 401, "The code is wrong."), (&[("code", "")], 401, "The code is wrong."), (&[], 400, "Enter the code")]
+    {
+        let refused = post_as(&gateway, "/auth/totp/confirm", form, &session).await;
+        let html = refused.text();
+        assert_eq!(refused.status, status, "{html}");
+        assert!(html.contains("<title>Error: ") && html.contains(told) && html.contains("<svg ") && !html.contains("recovery"), "{html}");
+        assert_eq!(secret(&html), secret(&begun));
+        assert!(refused.header("content-security-policy").unwrap().contains("form-action 'self'"));
+    }
+    let right = code(&base32(&secret(&begun).replace(' ', "")), 0);
+    assert!(confirm(&right).await.text().contains("Keep your recovery codes"));
+    // Whoever sends it twice learns that all is well.
+    let html = is_page(&confirm(&right).await, 400, "Error: Turn on two-factor login");
+    assert!(html.contains("Two-factor login is on already."), "{html}");
+}
+
+#[tokio::test]
 async fn a_form_of_another_site_is_refused() {
     let gateway = Gateway::start(SITE).await;
     let session = register(&gateway, "ann@example.com").await;
@@ -641,6 +668,11 @@ async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
     browser.fill(&[("code", "000000")]).await;
     browser.press("Turn on").await;
     assert!(browser.text("#code-wrong").await.contains("The code is wrong."));
+    browser.picture("totp-refused").await;
+    // Whoever mistyped it can scan the same once more, and is told of nothing that they do not have yet.
+    browser.element(".qr svg").await;
+    assert_eq!(base32(&browser.text(".secret").await.replace(' ', "")), secret);
+    assert!(!browser.text("main").await.contains("recovery"));
     // Of this time step, then of the next: one of them may end while it is typed.
     browser.fill(&[("code", &code(&secret, 0))]).await;
     browser.press("Turn on").await;

@@ -202,12 +202,17 @@ impl Page {
                     links: vec![account],
                 }
             }
-            Self::ConfirmTotp => Content {
-                title: "Turn on two-factor login",
-                lead: None,
-                forms: vec![Form::new(mount, "/totp/confirm", vec![Field::code().focused()], "Turn on")],
-                links: vec![Link { before: None, text: "Begin again", path: mount.path("/totp") }, account],
-            },
+            // There are no recovery codes before this one is taken.
+            Self::ConfirmTotp => {
+                let hint = Some("The six digits that your authenticator app shows.".to_owned());
+                let code = Field { hint, inputmode: Some("numeric"), ..Field::code().focused() };
+                Content {
+                    title: "Turn on two-factor login",
+                    lead: None,
+                    forms: vec![Form::new(mount, "/totp/confirm", vec![code], "Turn on")],
+                    links: vec![Link { before: None, text: "Begin again", path: mount.path("/totp") }, account],
+                }
+            }
             Self::RemoveTotp => {
                 let fields = vec![Field::password("current_password", "Password").focused(), Field::code()];
                 Content {

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use self::forms::{Content, Form, Link};
 pub use self::forms::{Filled, Page};
-pub use self::second_factor::{enrolment, recovery_codes};
+pub use self::second_factor::{enrolment, enrolment_again, recovery_codes};
 pub use self::sessions::sessions;
 pub use self::table::ENDPOINTS;
 pub use self::words::Why;

@@ -3,7 +3,7 @@
 use askama::Template;
 
 use super::forms::Link;
-use super::words::Complaint;
+use super::words::{Complaint, no_code, wrong_code};
 use super::{Sheet, Site, rendered};
 use crate::identity::bodies::{Enrolment, RecoveryCodes};
 use crate::identity::{Mount, Policy};
@@ -19,6 +19,8 @@ struct EnrolmentPage<'a> {
     qr: &'a str,
     secret: String,
     action: String,
+    /// What is wrong with the code that was sent.
+    wrong: Option<String>,
     links: Vec<Link>,
 }
 
@@ -35,13 +37,23 @@ struct CodesPage<'a> {
 
 /// What to scan, and where to show that it was.
 pub fn enrolment(enrolment: &Enrolment, policy: &Policy, mount: &Mount) -> Sheet {
+    enrolment_page(enrolment, Vec::new(), policy, mount)
+}
+
+/// The same once more: the code was wrong, or there was none.
+pub fn enrolment_again(enrolment: &Enrolment, is_wrong: bool, policy: &Policy, mount: &Mount) -> Sheet {
+    enrolment_page(enrolment, vec![if is_wrong { wrong_code() } else { no_code() }], policy, mount)
+}
+
+fn enrolment_page(enrolment: &Enrolment, complaints: Vec<Complaint>, policy: &Policy, mount: &Mount) -> Sheet {
     // Base32 is ASCII: in groups of four it is typed with fewer mistakes.
     let groups: Vec<String> = enrolment.secret.as_bytes().chunks(4).map(|group| String::from_utf8_lossy(group).into_owned()).collect();
     rendered(&EnrolmentPage {
         site: Site::new(policy, mount),
         title: "Turn on two-factor login",
         notice: None,
-        complaints: Vec::new(),
+        wrong: complaints.first().map(|complaint| complaint.text.clone()),
+        complaints,
         qr: &enrolment.qr,
         secret: groups.join(" "),
         action: mount.path("/totp/confirm"),

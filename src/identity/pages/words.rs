@@ -42,17 +42,17 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
         }
         ("login_failed", Page::Login) => (Some("password"), "The e-mail address or the password is wrong.".into()),
         ("login_failed", Page::RemoveTotp) => (Some("current_password"), "The password or the code is wrong.".into()),
-        ("login_failed", Page::ConfirmTotp) => (Some("code"), "The code is wrong. Enter the one that the app shows now.".into()),
+        ("login_failed", Page::ConfirmTotp) => return vec![wrong_code()],
         ("login_failed", _) => (Some("current_password"), "This is not your password.".into()),
         ("code_required", Page::Login) => return Vec::new(),
-        ("code_required", _) => (Some("code"), "Enter the code that your authenticator app shows.".into()),
+        ("code_required", _) => return vec![no_code()],
         ("email_unverified", _) => (None, "Your address is not confirmed yet: open the link in the mail that was sent to it.".into()),
         ("account_exists", _) => (Some("email"), "There is an account with this address. Log in, or reset its password.".into()),
         ("password_rejected", page) => {
             let field = if page == Page::Change { "new_password" } else { "password" };
             (Some(field), why.detail.map_or_else(|| "This password is too easy to guess.".into(), sentence))
         }
-        ("request_invalid", Page::Totp) => (None, "Two-factor login is on already.".into()),
+        ("request_invalid", Page::Totp | Page::ConfirmTotp) => (None, "Two-factor login is on already.".into()),
         ("request_invalid", _) => return incomplete(page, filled),
         ("rate_limited", _) => (None, format!("These were too many attempts. Try again in {}.", wait(why.retry_after.unwrap_or(60)))),
         ("link_invalid", _) => (None, "This link was used already, or is too old.".into()),
@@ -66,6 +66,16 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
         _ => (None, "Try again.".into()),
     };
     vec![Complaint { field, text }]
+}
+
+/// Of an app that was set up, or is being set up: no recovery code is spoken of here.
+pub(super) fn wrong_code() -> Complaint {
+    Complaint { field: Some("code"), text: "The code is wrong. Enter the one that the app shows now.".into() }
+}
+
+/// The same, where none was sent.
+pub(super) fn no_code() -> Complaint {
+    Complaint { field: Some("code"), text: "Enter the code that your authenticator app shows.".into() }
 }
 
 /// What a form lacks.
