@@ -49,7 +49,7 @@ use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
 use self::framing::{check_request, head_alone, may_be_followed, settle_response};
 use self::identity::{Visit, shown};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
-use self::navigation::led;
+use self::navigation::led_or_told;
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
 use self::refusal::Refusal;
 use self::route::{Destination, Route};
@@ -254,7 +254,7 @@ impl Gateway {
         let permit = self
             .admit(snapshot, worker, route, &parts, &target, &client, exchange)
             .await
-            .map_err(|refusal| led(snapshot, route.token_from.cookie, &parts, &target, refusal))?;
+            .map_err(|refusal| led_or_told(snapshot, route.token_from.cookie, &parts, &target, refusal))?;
         exchange.permitted(&permit);
         let upstream = match &route.destination {
             Destination::Upstream(upstream) => upstream,

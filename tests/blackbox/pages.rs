@@ -272,6 +272,27 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
 }
 
 #[tokio::test]
+async fn a_form_that_nobody_is_known_for_is_answered_in_words_and_not_passed_on() {
+    let gateway = Gateway::start(&format!("{}\n[[route]]\npath = '/api/*'\nupstream = 'app'", table(SITE))).await;
+    let session = register(&gateway, "ann@example.com").await;
+    post_as(&gateway, "/auth/logout", &[], &session).await;
+    let title = "Error: Log in and send it again";
+    for (cookies, reason, login) in [("", "credentials_missing", "/auth/login"), (&*session, "token_revoked", "/auth/renew")] {
+        let mark = gateway.log().mark();
+        let told = post_as(&gateway, "/reports/q3", &[("text", "a long one")], cookies).await;
+        let html = is_page(&told, 401, title);
+        assert!(html.contains(&format!("<a href=\"{login}\" target=\"_blank\" rel=\"noopener\">")) && !html.contains("<form"), "{html}");
+        assert!(told.header("www-authenticate").unwrap().starts_with("Bearer"));
+        gateway.log().after(mark, "the reason is told", |line| line["url.path"] == "/reports/q3" && line["reason"] == reason).await;
+        // A script is answered as ever, and so is whoever could not log in for this route.
+        let script = gateway.request("POST", "/reports/q3").header("Accept", "text/html").header("Sec-Fetch-Mode", "cors");
+        script.header("Origin", "https://app.test").header("Cookie", cookies).body("text=a").send().await.is(401, reason);
+        post_as(&gateway, "/api/q3", &[], cookies).await.is(401, "credentials_missing");
+    }
+    assert_eq!(gateway.upstream().count(), 0);
+}
+
+#[tokio::test]
 async fn a_form_of_another_site_is_refused() {
     let gateway = Gateway::start(SITE).await;
     let session = register(&gateway, "ann@example.com").await;
@@ -547,6 +568,45 @@ async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size(
     browser.press("Log in").await;
     browser.element("input[name=code]").await;
     fits("login-code").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn what_was_typed_while_the_login_expired_is_sent_again_in_a_browser() {
+    let gateway = in_browser(SITE).await;
+    let Some(browser) = Browser::start(&gateway).await else { return };
+    let form = "<h1>Write</h1><form method=post action='/letters'><input name=text><button>Send</button></form>";
+    gateway.upstream().does_at("/letters/new", vec![Step::ReadBody, Step::Write(html(form).into_bytes())]);
+    register_over_tls(&browser, "ann@example.com").await;
+    browser.goto("https://app.test/letters/new").await;
+    browser.fill(&[("text", "a long letter")]).await;
+    browser.client.delete_all_cookies().await.unwrap();
+    browser.press("Send").await;
+    browser.shows("Log in and send it again").await;
+    browser.picture("unsent").await;
+    let here = browser.client.window().await.unwrap();
+    browser.client.find(Locator::LinkText("Log in in another tab")).await.unwrap().click().await.unwrap();
+    let there = within(async {
+        loop {
+            if let Some(tab) = browser.client.windows().await.unwrap().into_iter().find(|tab| *tab != here) {
+                return tab;
+            }
+        }
+    })
+    .await;
+    browser.client.switch_to_window(there).await.unwrap();
+    browser.shows("Log in").await;
+    browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+    browser.press("Log in").await;
+    browser.shows("Reports").await;
+    browser.client.switch_to_window(here).await.unwrap();
+    within(browser.client.back()).await.unwrap();
+    browser.shows("Write").await;
+    assert_eq!(browser.element("input[name=text]").await.prop("value").await.unwrap().as_deref(), Some("a long letter"));
+    browser.press("Send").await;
+    browser.shows("Reports").await;
+    let sent = gateway.upstream().seen().requests.into_iter().filter(|request| request.method == "POST").count();
+    assert_eq!(sent, 1);
     browser.close().await;
 }
 

@@ -9,6 +9,7 @@ mod forms;
 mod second_factor;
 mod sessions;
 mod table;
+mod unsent;
 mod words;
 
 use askama::Template;
@@ -20,6 +21,7 @@ pub use self::forms::{Filled, Page};
 pub use self::second_factor::{enrolment, enrolment_again, recovery_codes};
 pub use self::sessions::sessions;
 pub use self::table::ENDPOINTS;
+pub use self::unsent::unsent;
 pub use self::words::Why;
 use self::words::{Complaint, complaints};
 use super::endpoints::Endpoint;
