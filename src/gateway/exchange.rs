@@ -302,6 +302,11 @@ impl RecordedBody {
         Self { body, exchange: None }
     }
 
+    /// Whether the request had a body and all of it was read.
+    pub fn has_read_request(&self) -> bool {
+        self.exchange.as_ref().and_then(|exchange| exchange.upload.as_ref()).is_some_and(|upload| upload.is_complete())
+    }
+
     /// Ends the exchange: it is recorded now, and not when this is dropped. Returns when it ended.
     pub fn end(&mut self) -> Instant {
         let ended = self.body.ended().unwrap_or_else(Instant::now);

@@ -32,15 +32,22 @@ pub fn check_request(headers: &HeaderMap) -> Result<(), FramingFault> {
 ///
 /// # Errors
 /// [`FramingFault::Coding`]: we asked for none.
-pub fn settle_response(headers: &mut HeaderMap) -> Result<(), FramingFault> {
-    let is_identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-    // Of before RFC 7230, where it meant none at all.
-    if !is_chunked(headers) && !headers.get_all(header::TRANSFER_ENCODING).iter().all(is_identity) {
-        return Err(FramingFault::Coding);
+pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
+    if !is_chunked(headers) {
+        // Of before RFC 7230, where it meant none at all: hyper reads to the end of the connection then, whatever length is said.
+        let is_identity =
+            headers.get_all(header::TRANSFER_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        if !is_identity || headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(FramingFault::Coding);
+        }
+    }
+    if status == StatusCode::NO_CONTENT {
+        // Where none may be (RFC 9110 §8.6).
+        headers.remove(header::CONTENT_LENGTH);
     }
     let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else { return Ok(()) };
     let is_repeated = headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
-    if is_repeated || length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+    if is_repeated || !(1..=DIGITS).contains(&length.len()) || !length.iter().all(u8::is_ascii_digit) {
         let first = length.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
         let number = std::str::from_utf8(first).ok().filter(|first| !first.starts_with('+')).and_then(|first| first.parse::<u64>().ok());
         match number {
@@ -50,6 +57,9 @@ pub fn settle_response(headers: &mut HeaderMap) -> Result<(), FramingFault> {
     }
     Ok(())
 }
+
+/// So many digits are a number of 64 bits, whichever they are.
+const DIGITS: usize = 19;
 
 /// What we wrote ourselves, as the answer to a HEAD: hyper leaves the body out on HTTP/1.1 only.
 pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
@@ -118,16 +128,21 @@ mod tests {
             (&[("content-length", "+3")], None),
             (&[("content-length", "")], None),
             (&[("content-length", "three")], None),
+            (&[("content-length", "99999999999999999999999")], None),
         ] {
             let mut headers = headers(fields);
-            assert_eq!(settle_response(&mut headers), Ok(()), "{fields:?}");
+            assert_eq!(settle_response(StatusCode::OK, &mut headers), Ok(()), "{fields:?}");
             let lengths: Vec<_> = headers.get_all("content-length").iter().map(|value| value.to_str().unwrap()).collect();
             assert_eq!(lengths, Vec::from_iter(expected), "{fields:?}");
         }
         for (coding, expected) in
             [("chunked", Ok(())), ("identity", Ok(())), ("gzip, chunked", Err(FramingFault::Coding)), ("gzip", Err(FramingFault::Coding))]
         {
-            assert_eq!(settle_response(&mut headers(&[("transfer-encoding", coding)])), expected, "{coding}");
+            assert_eq!(settle_response(StatusCode::OK, &mut headers(&[("transfer-encoding", coding)])), expected, "{coding}");
         }
+        let mut both = headers(&[("transfer-encoding", "identity"), ("content-length", "5")]);
+        assert_eq!(settle_response(StatusCode::OK, &mut both), Err(FramingFault::Coding));
+        let mut none = headers(&[("content-length", "5"), ("x", "1")]);
+        assert_eq!((settle_response(StatusCode::NO_CONTENT, &mut none), none.len()), (Ok(()), 1));
     }
 }

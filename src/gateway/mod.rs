@@ -378,7 +378,7 @@ impl Gateway {
         if switches && !to_websocket {
             return Err(UpstreamFailure::Protocol.into());
         }
-        settle_response(response.headers_mut()).map_err(UpstreamFailure::from)?;
+        settle_response(response.status(), response.headers_mut()).map_err(UpstreamFailure::from)?;
         strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
         *response.version_mut() = Version::HTTP_11;
         if !to_websocket {

@@ -130,7 +130,10 @@ impl Line {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
-            () = self.draining.given() => connection.as_mut().graceful_shutdown(),
+            () = self.draining.given() => {
+                self.phase.hurry();
+                connection.as_mut().graceful_shutdown();
+            }
         }
         Ok(connection.await?)
     }
@@ -219,6 +222,9 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if self.body.has_read_request() {
+            self.busy.read_whole();
+        }
         self.busy.end(self.body.end().into());
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Phase {
     last_write: AtomicU64,
     /// The last request has a body, the end of which may never have been read.
     has_body: AtomicBool,
+    /// The process is about to end: nobody waits for long.
+    is_hurried: AtomicBool,
 }
 
 impl Phase {
@@ -35,6 +37,7 @@ impl Phase {
             idle_since: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             has_body: AtomicBool::new(false),
+            is_hurried: AtomicBool::new(false),
         })
     }
 
@@ -49,9 +52,14 @@ impl Phase {
         Busy { phase: Arc::clone(self), ended: None }
     }
 
-    /// A request has come, with a body or without.
+    /// A request has come, with a body or without; or its body has been read to the end.
     pub(super) fn asked(&self, has_body: bool) {
         self.has_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// From now on nobody is waited for for long.
+    pub(super) fn hurry(&self) {
+        self.is_hurried.store(true, Ordering::Relaxed);
     }
 
     /// When the client's socket last took a byte.
@@ -84,6 +92,11 @@ impl Busy {
     /// It has ended, at `now`, and is about to be dropped: the clock need not be asked.
     pub(super) fn end(&mut self, now: Instant) {
         self.ended = Some(now);
+    }
+
+    /// Its request was read to the end.
+    pub(super) fn read_whole(&self) {
+        self.phase.asked(false);
     }
 }
 
@@ -122,8 +135,8 @@ pub(super) struct ClientStream<T> {
     head_since: Option<Instant>,
     stalled_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Until when it is read what the client still sends, after we have said the last word.
-    lingers_until: Option<Instant>,
+    /// Until when it is read what the client still sends, after we have said the last word, and how much more of it.
+    lingers: Option<(Instant, usize)>,
     /// HTTP/2 frames come at any time: only HTTP/1.1 has heads that are read alone.
     reads_heads: bool,
 }
@@ -141,7 +154,7 @@ impl<T> ClientStream<T> {
             head_since: head_begun.then(Instant::now),
             stalled_since: None,
             sleep: None,
-            lingers_until: None,
+            lingers: None,
             reads_heads,
         }
     }
@@ -203,9 +216,11 @@ impl<T> ClientStream<T> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Whether the client may be about to send what nobody will read: the rest of a body that was refused, or of a head.
+    /// Whether the client may be about to send what nobody will read: the rest of a body that was refused, or of a head. A connection that
+    /// is idle was kept, so that the body had come to its end: otherwise it is closed at once.
     fn is_owed(&self) -> bool {
-        self.reads_heads && (self.head_begun || self.phase.has_body.load(Ordering::Relaxed))
+        let has_just_ended = self.phase.idle_since().is_none_or(|since| since.elapsed() < LATELY);
+        self.reads_heads && (self.head_begun || (has_just_ended && self.phase.has_body.load(Ordering::Relaxed)))
     }
 
     /// Ready once the client has not read for too long.
@@ -268,15 +283,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     /// has not read yet, which is our answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let until = if let Some(until) = this.lingers_until {
-            until
-        } else {
+        if this.lingers.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
             if !this.is_owed() {
                 return Poll::Ready(Ok(()));
             }
-            *this.lingers_until.insert(Instant::now() + LINGER)
-        };
+        }
+        let (until, left) = this.lingers.get_or_insert_with(|| (Instant::now() + LINGER, UNWANTED_MOST));
+        if this.phase.is_hurried.load(Ordering::Relaxed) {
+            *until = (*until).min(Instant::now() + LINGER_HURRIED);
+        }
+        let until = *until;
         let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if sleep.deadline() != until {
             sleep.as_mut().reset(until);
@@ -288,8 +305,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
             }
             let mut buf = ReadBuf::new(&mut unwanted);
             match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => {}
-                // It has closed too, or is gone.
+                Ok(()) if !buf.filled().is_empty() && *left > 0 => *left = left.saturating_sub(buf.filled().len()),
+                // It has closed too, or is gone, or does not listen.
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -298,6 +315,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
 
 /// How long a client that was refused in the middle of its upload may take to read the answer and stop sending.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// The same while the process ends.
+const LINGER_HURRIED: Duration = Duration::from_millis(500);
+
+/// How long after an exchange its body may still be on its way.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// The most bytes that are read to be forgotten.
+const UNWANTED_MOST: usize = 64 * 1024 * 1024;
 
 /// Bytes that are read at once to be forgotten.
 const UNWANTED: usize = 8 * 1024;

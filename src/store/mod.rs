@@ -17,7 +17,7 @@ mod second_factors;
 mod sessions;
 mod signing_keys;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+use tokio::time::Instant;
 
 pub use self::accounts::{AccountChange, AccountRow};
 pub use self::logout_tokens::LogoutTokenRow;
@@ -88,6 +89,18 @@ pub enum StoreError {
         /// The first unknown step.
         step: i64,
     },
+    /// Another process has been bringing its schema up to date for long.
+    #[error("another process keeps {} locked, as if it brought the database's schema up to date; find it with `fuser`, and let it end", path.display())]
+    Locked {
+        /// The file that is locked while that is done.
+        path: PathBuf,
+    },
+    /// It is a database of another program's.
+    #[error("the database {} has nothing of portcullis; if it belongs to another program, name another file in `[store] database`; if it was just being made, try again", path.display())]
+    Foreign {
+        /// The database file.
+        path: PathBuf,
+    },
     /// An older version wrote it, and who only reads brings nothing up to date.
     #[error("the database {} was made by an older version of portcullis; start the gateway, which brings it up to date, then try again", path.display())]
     Older {
@@ -127,11 +140,14 @@ impl Store {
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         check_kind(path)?;
         // SQLite serialises statements, not steps of a schema: of two processes that begin them at a time one would fail. The lock goes
-        // with its file at the end of this function, however that ends.
-        let folder = settings.folder().to_owned();
-        let _alone = lock(&folder).await.map_err(|source| StoreError::Open { path: folder, source })?;
+        // with its handle at the end of this function, however that ends.
+        let _alone = lock(path, LOCKED_AT_MOST).await?;
         // A pool tries for long to open what cannot be opened, and does not say why: one connection tells at once.
         let mut first = AnyConnection::connect(&url(path)).await?;
+        // Before anything is written to it.
+        if is_foreign(&mut first).await? {
+            return Err(StoreError::Foreign { path: path.clone() });
+        }
         set_up(&mut first).await?;
         first.close().await?;
         let options = AnyPoolOptions::new()
@@ -166,6 +182,11 @@ impl Store {
         install_drivers();
         let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
         let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
+        let (known,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM sqlite_master WHERE name = '_sqlx_migrations'").fetch_one(&pool).await?;
+        if known == 0 {
+            return Err(StoreError::Foreign { path: settings.database.clone() });
+        }
         let steps: Vec<(i64,)> = sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(&pool).await?;
         let path = || settings.database.clone();
         if let Some(&(step,)) = steps.iter().find(|(step,)| !MIGRATIONS.version_exists(*step)) {
@@ -245,6 +266,13 @@ async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
+/// Whether there are tables, and none of ours.
+async fn is_foreign(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    let tables = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
+    let (all, ours): (i64, i64) = sqlx::query_as(tables).fetch_one(connection).await?;
+    Ok(all > 0 && ours == 0)
+}
+
 /// Whether a connection that comes back has no transaction any more; otherwise it is closed.
 ///
 /// When the disk is full SQLite rolls back by itself, and the driver, whose own ROLLBACK then fails, counts a transaction that is none. Its
@@ -273,11 +301,28 @@ fn advice(error: &sqlx::Error) -> &'static str {
     }
 }
 
-/// Waits until no other process brings a schema in this folder up to date.
-async fn lock(folder: &Path) -> io::Result<File> {
-    let file = File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?;
-    let locking = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
-    locking.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+/// Waits until no other process brings the schema of a database up to date. The file stays: whoever removed it might remove another's lock.
+async fn lock(database: &Path, patience: Duration) -> Result<File, StoreError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-lock");
+    let path = PathBuf::from(path);
+    let failed = |source| StoreError::Open { path: path.clone(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let begun = Instant::now();
+    let mut is_told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > patience => return Err(StoreError::Locked { path }),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !is_told && begun.elapsed() > LOCKED_IN_SILENCE {
+            is_told = true;
+            tracing::warn!(file = %path.display(), "waiting for another process that brings the database's schema up to date");
+        }
+        tokio::time::sleep(LOOK_AT_LOCK_EVERY).await;
+    }
 }
 
 fn install_drivers() {
@@ -332,6 +377,14 @@ const KEY_CHECK: &str = "key_check";
 
 /// Connections to the database: SQLite has one writer at a time, and readers beside it.
 const CONNECTIONS: u32 = 4;
+
+/// How long a process may take to bring the schema up to date, in which others wait.
+const LOCKED_AT_MOST: Duration = Duration::from_mins(1);
+
+/// After which time they say so.
+const LOCKED_IN_SILENCE: Duration = Duration::from_secs(2);
+
+const LOOK_AT_LOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a verb waits for a connection before it fails.
 const ACQUIRE: Duration = Duration::from_secs(10);
@@ -440,6 +493,34 @@ mod tests {
         other.execute("ROLLBACK").await.unwrap();
         store.look_again().await;
         assert_eq!(store.problem(), None);
+    }
+
+    #[tokio::test]
+    async fn a_database_of_another_program_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        std::fs::write(&settings.database, "").unwrap();
+        let mut other = AnyConnection::connect(&url(&settings.database)).await.unwrap();
+        other.execute("CREATE TABLE theirs (name TEXT)").await.unwrap();
+        other.close().await.unwrap();
+        let before = std::fs::read(&settings.database).unwrap();
+        for error in [Store::open(&settings).await.unwrap_err(), Store::look(&settings).await.unwrap_err()] {
+            assert!(error.to_string().contains("has nothing of portcullis"), "{error}");
+        }
+        assert!(std::fs::read(&settings.database).unwrap() == before);
+    }
+
+    /// A process that was stopped in the middle of it is told of, and not waited for without end.
+    #[tokio::test]
+    async fn who_waits_for_another_process_says_so_and_gives_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("test.db");
+        let patience = Duration::from_millis(50);
+        let held = lock(&database, patience).await.unwrap();
+        let error = lock(&database, patience).await.unwrap_err();
+        assert!(error.to_string().contains("find it with `fuser`"), "{error}");
+        drop(held);
+        lock(&database, patience).await.unwrap();
     }
 
     #[tokio::test]

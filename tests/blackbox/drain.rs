@@ -46,6 +46,25 @@ async fn a_request_in_flight_finishes_and_the_exit_is_clean() {
     }
 }
 
+/// Who sent a body that was read to its end, or has been idle since, is not waited for.
+#[tokio::test]
+async fn an_answered_upload_holds_nothing_up() {
+    let gateway = Gateway::start(PUBLIC).await;
+    let mut clients = Vec::new();
+    for fields in ["", "Connection: close\r\n"] {
+        let mut client = gateway.connect().await;
+        client.write(format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 4\r\n{fields}\r\nbody")).await;
+        assert_eq!(client.response().await.status, 200);
+        // Held open from here on.
+        clients.push(client);
+    }
+    let begun = Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(gateway.exited().await.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(clients);
+}
+
 #[tokio::test]
 async fn an_idle_gateway_ends_at_once() {
     let gateway = Gateway::start(PUBLIC).await;

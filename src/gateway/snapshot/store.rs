@@ -75,7 +75,7 @@ impl Compiler<'_> {
 
 /// Whether something was ever written to a database.
 fn is_in_use(database: &Path) -> bool {
-    std::fs::metadata(database).is_ok_and(|metadata| metadata.len() > 0)
+    std::fs::metadata(database).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
 
 /// 128 bits as base64url, and some more.
