@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::harness::accounts::{PASSWORD, Tokens, open};
-use crate::harness::{Gateway, within};
+use crate::harness::{Gateway, PATIENCE, within};
 
 /// Runs a command on the gateway's file, with this on standard input: its exit code and both outputs.
 fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String, String) {
@@ -309,13 +309,13 @@ async fn an_import_is_not_told_by_the_time_of_logins() {
         gateway.try_login(email, "another password").await.is(401, "login_failed");
         began.elapsed()
     };
-    // Each beside a known one, since the machine has more to do at one time than at another.
-    within(async {
+    // Each beside a known one, since the machine has more to do at one time than at another; and hashing goes last on a busy one.
+    let alike = async {
         let mut alike = 0;
         while alike < 3 {
             let unknown = time_of(&format!("nobody{alike}@example.com")).await;
             alike = if unknown * 2 > time_of("ann@example.com").await { alike + 1 } else { 0 };
         }
-    })
-    .await;
+    };
+    tokio::time::timeout(PATIENCE * 4, alike).await.expect("an unknown address takes as long as a known one");
 }
