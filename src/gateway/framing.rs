@@ -20,7 +20,7 @@ pub enum FramingFault {
 /// # Errors
 /// [`FramingFault`]
 pub fn check_request(headers: &HeaderMap) -> Result<(), FramingFault> {
-    if headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+    if repeats_length(headers) {
         return Err(FramingFault::Lengths);
     }
     if is_chunked(headers) { Ok(()) } else { Err(FramingFault::Coding) }
@@ -33,21 +33,25 @@ pub fn check_request(headers: &HeaderMap) -> Result<(), FramingFault> {
 /// # Errors
 /// [`FramingFault::Coding`]: we asked for none.
 pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
-    if !is_chunked(headers) {
-        // Of before RFC 7230, where it meant none at all: hyper reads to the end of the connection then, whatever length is said.
-        let is_identity =
-            headers.get_all(header::TRANSFER_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-        if !is_identity || headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(FramingFault::Coding);
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        if !is_chunked(headers) {
+            // Of before RFC 7230, where it meant none at all: hyper reads to the end of the connection then, whatever length is said.
+            let is_identity =
+                headers.get_all(header::TRANSFER_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+            if !is_identity || headers.contains_key(header::CONTENT_LENGTH) {
+                return Err(FramingFault::Coding);
+            }
         }
+        // The length that was not used to read the body must not be used to read it again (RFC 9112 §6.3).
+        headers.remove(header::CONTENT_LENGTH);
+        return Ok(());
     }
     if status == StatusCode::NO_CONTENT {
         // Where none may be (RFC 9110 §8.6).
         headers.remove(header::CONTENT_LENGTH);
     }
     let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else { return Ok(()) };
-    let is_repeated = headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some();
-    if is_repeated || !(1..=DIGITS).contains(&length.len()) || !length.iter().all(u8::is_ascii_digit) {
+    if repeats_length(headers) || !(1..=DIGITS).contains(&length.len()) || !length.iter().all(u8::is_ascii_digit) {
         let first = length.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
         let number = std::str::from_utf8(first).ok().filter(|first| !first.starts_with('+')).and_then(|first| first.parse::<u64>().ok());
         match number {
@@ -78,6 +82,11 @@ pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let length = headers.get(header::CONTENT_LENGTH);
     if bodiless { chunked || length.is_some_and(|length| length != "0") } else { chunked && length.is_some() }
+}
+
+/// Whether a length is said more than once. Most messages repeat no field at all, which is known without a look at any.
+fn repeats_length(headers: &HeaderMap) -> bool {
+    headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
 }
 
 /// Whether nothing but `chunked` is said, once, or nothing at all.
@@ -142,6 +151,8 @@ mod tests {
         }
         let mut both = headers(&[("transfer-encoding", "identity"), ("content-length", "5")]);
         assert_eq!(settle_response(StatusCode::OK, &mut both), Err(FramingFault::Coding));
+        let mut chunks = headers(&[("transfer-encoding", "chunked"), ("content-length", "5")]);
+        assert_eq!((settle_response(StatusCode::OK, &mut chunks), chunks.len()), (Ok(()), 1));
         let mut none = headers(&[("content-length", "5"), ("x", "1")]);
         assert_eq!((settle_response(StatusCode::NO_CONTENT, &mut none), none.len()), (Ok(()), 1));
     }

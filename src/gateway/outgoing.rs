@@ -270,10 +270,6 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
 /// Takes out of an upstream's answer what is for that hop alone, and cookies that only we may set.
 pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
     let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        // The length that was not used to read the body must not be used to read it again (RFC 9112 §6.3).
-        headers.remove(header::CONTENT_LENGTH);
-    }
     // Few answers have any of these: one look at each name is cheaper than looking for each of them.
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in connection_names(headers) {

@@ -145,7 +145,7 @@ impl Store {
         // A pool tries for long to open what cannot be opened, and does not say why: one connection tells at once.
         let mut first = AnyConnection::connect(&url(path)).await?;
         // Before anything is written to it.
-        if is_foreign(&mut first).await? {
+        if matches!(tables(&mut first).await?, (1.., 0)) {
             return Err(StoreError::Foreign { path: path.clone() });
         }
         set_up(&mut first).await?;
@@ -182,9 +182,7 @@ impl Store {
         install_drivers();
         let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
         let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
-        let (known,): (i64,) =
-            sqlx::query_as("SELECT COUNT(*) FROM sqlite_master WHERE name = '_sqlx_migrations'").fetch_one(&pool).await?;
-        if known == 0 {
+        if let (_, 0) = tables(&pool).await? {
             return Err(StoreError::Foreign { path: settings.database.clone() });
         }
         let steps: Vec<(i64,)> = sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(&pool).await?;
@@ -266,11 +264,10 @@ async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Whether there are tables, and none of ours.
-async fn is_foreign(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    let tables = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
-    let (all, ours): (i64, i64) = sqlx::query_as(tables).fetch_one(connection).await?;
-    Ok(all > 0 && ours == 0)
+/// How many tables and the like there are, and how many of them are that of our schema's steps.
+async fn tables(executor: impl Executor<'_, Database = sqlx::Any>) -> Result<(i64, i64), sqlx::Error> {
+    let count = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
+    sqlx::query_as(count).fetch_one(executor).await
 }
 
 /// Whether a connection that comes back has no transaction any more; otherwise it is closed.
@@ -301,11 +298,16 @@ fn advice(error: &sqlx::Error) -> &'static str {
     }
 }
 
+/// The file that is named as the database is, and this.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
 /// Waits until no other process brings the schema of a database up to date. The file stays: whoever removed it might remove another's lock.
 async fn lock(database: &Path, patience: Duration) -> Result<File, StoreError> {
-    let mut path = database.as_os_str().to_owned();
-    path.push("-lock");
-    let path = PathBuf::from(path);
+    let path = beside(database, "-lock");
     let failed = |source| StoreError::Open { path: path.clone(), source };
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
     let begun = Instant::now();

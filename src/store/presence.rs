@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Store, StoreError, StoreSettings};
+use super::{Store, StoreError, StoreSettings, beside};
 
 /// A gateway that runs, as commands see it. Ends when it is dropped.
 #[derive(Debug)]
@@ -125,10 +125,7 @@ fn known(file: &File) -> Option<i64> {
 
 /// The file of one gateway, beside the database as SQLite's own are.
 fn prefixed(database: &Path, name: &str) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push("-gateway-");
-    path.push(name);
-    path.into()
+    beside(database, &format!("-gateway-{name}"))
 }
 
 /// How long a command waits: a gateway reads the store four times a second.

@@ -151,6 +151,7 @@ impl Compiler<'_> {
             );
         }
     }
+
     /// Endpoints have methods of their own: what no route of a mount lets through cannot be reached.
     fn warn_about_methods(&mut self, mounts: &[(&Route, &Mount)], written: &[&Spanned<Written>]) {
         for (at, (route, mount)) in mounts.iter().enumerate() {
