@@ -1,7 +1,8 @@
 //! The request line without sockets: what one decision costs.
 //!
-//! `cargo bench --bench line` prints nanoseconds; `scripts/bench-line` runs it under callgrind and prints instructions, which are the same
-//! whatever else the machine does. Each case runs the very functions of the data path, in its order, once for each iteration.
+//! `cargo bench --bench line` prints nanoseconds; `scripts/bench-line` runs it under callgrind and
+//! prints instructions, which are the same whatever else the machine does. Each case runs the very
+//! functions of the data path, in its order, once for each iteration.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -24,7 +25,9 @@ use portcullis::gateway::refusal::Refusal;
 use portcullis::gateway::snapshot::CompileOptions;
 use portcullis::gateway::target::Target;
 use portcullis::telemetry::metrics::Metrics;
-use portcullis::token::{Minter, Revocation, RevocationList, RevokedBy, Scope, TokenCache, install_crypto};
+use portcullis::token::{
+    Minter, Revocation, RevocationList, RevokedBy, Scope, TokenCache, install_crypto,
+};
 use serde_json::json;
 
 /// The time at which every token is judged, in Unix seconds.
@@ -34,7 +37,8 @@ const SECRET: &[u8] = b"a benchmark's secret, long enough for HS256";
 
 fn main() {
     install_crypto();
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let only = arguments.first().map(String::as_str);
     let iterations: u32 = arguments.get(1).and_then(|count| count.parse().ok()).unwrap_or(20_000);
     let wanted = |name: &str| only.is_none_or(|only| only == name);
@@ -71,7 +75,8 @@ fn main() {
     if wanted("one more revocation") {
         let list = RevocationList::new();
         list.add(revocations());
-        let more: Vec<_> = (0..iterations).map(|index| revocation(RevokedBy::Sid, 1_000_000 + index)).collect();
+        let more: Vec<_> =
+            (0..iterations).map(|index| revocation(RevokedBy::Sid, 1_000_000 + index)).collect();
         let begun = Instant::now();
         for one in more {
             list.add([one]);
@@ -91,7 +96,9 @@ fn main() {
 }
 
 fn revocations() -> impl Iterator<Item = Revocation> {
-    [RevokedBy::Jti, RevokedBy::Sid, RevokedBy::Subject].into_iter().flat_map(|by| (0..500_000 / 3).map(move |index| revocation(by, index)))
+    [RevokedBy::Jti, RevokedBy::Sid, RevokedBy::Subject]
+        .into_iter()
+        .flat_map(|by| (0..500_000 / 3).map(move |index| revocation(by, index)))
 }
 
 fn revocation(by: RevokedBy, index: u32) -> Revocation {
@@ -130,7 +137,8 @@ impl Bench {
         };
         let hmac = Minter::from_secret(SECRET).expect("the secret is not empty");
         let rsa = Minter::from_private_pem(rsa).expect("the key is a private key");
-        let hs256 = hmac.sign(hmac.default_algorithm(), None, "JWT", &mint("hmac")).expect("it signs");
+        let hs256 =
+            hmac.sign(hmac.default_algorithm(), None, "JWT", &mint("hmac")).expect("it signs");
         let rs256 = rsa.sign(rsa.default_algorithm(), None, "JWT", &mint("rsa")).expect("it signs");
         let snapshot = compile(table(routes));
         let known = Mutex::new(TokenCache::new(snapshot.token_cache, Metrics::new().token_cache()));
@@ -146,7 +154,10 @@ impl Bench {
         let mut request = Request::builder().method(Method::GET).uri(path);
         for (name, value) in [
             ("host", "app.example.com"),
-            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+            (
+                "user-agent",
+                "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            ),
             ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
             ("accept-language", "en-GB,en;q=0.7"),
             ("accept-encoding", "gzip, deflate, br, zstd"),
@@ -168,7 +179,8 @@ impl Bench {
         request.body(()).expect("the request is well-formed").into_parts().0
     }
 
-    /// The steps of `Gateway::pass`, up to the request that would be sent. Not inlined: callgrind counts by its name.
+    /// The steps of `Gateway::pass`, up to the request that would be sent. Not inlined: callgrind
+    /// counts by its name.
     #[inline(never)]
     fn decide(&self, case: Case, parts: &Parts) -> Result<Outgoing, Refusal> {
         let parts = parts.clone();
@@ -182,7 +194,12 @@ impl Bench {
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         let route = snapshot.routes.find(&parts.method, &target)?;
         let known = (case == Case::Known).then_some(&self.known);
-        let verifier = Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known, revoked: &self.revoked };
+        let verifier = Verifier {
+            names: &snapshot.rules.token_names,
+            issuers: &snapshot.issuers,
+            known,
+            revoked: &self.revoked,
+        };
         let caller = authenticate(route, &parts, &target, &client, verifier, NOW)?;
         let permit = authorize(route, caller)?;
         Ok(Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules)?)
@@ -191,9 +208,17 @@ impl Bench {
 
 fn compile(text: String) -> Snapshot {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/keys/gateway.toml");
-    let loaded = config::parse(&folder, text).unwrap_or_else(|problems| panic!("{}", problems.draw(false)));
-    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: NOW };
-    Snapshot::compile(loaded, &options).unwrap_or_else(|problems| panic!("{}", problems.draw(false))).snapshot
+    let loaded =
+        config::parse(&folder, text).unwrap_or_else(|problems| panic!("{}", problems.draw(false)));
+    let options = CompileOptions {
+        previous: None,
+        create: CreateFiles::No,
+        metrics: &Metrics::new(),
+        now: NOW,
+    };
+    Snapshot::compile(loaded, &options)
+        .unwrap_or_else(|problems| panic!("{}", problems.draw(false)))
+        .snapshot
 }
 
 /// A file with this many routes.

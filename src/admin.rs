@@ -1,4 +1,5 @@
-//! The second listener: `/livez`, `/readyz`, `/metrics`, and what changes state. Never on the public one.
+//! The second listener: `/livez`, `/readyz`, `/metrics`, and what changes state. Never on the
+//! public one.
 
 mod revoke;
 
@@ -76,14 +77,20 @@ impl std::fmt::Debug for Readiness {
 }
 
 /// Serves the second listener until the runtime ends.
-pub async fn serve(listener: TcpListener, readiness: Arc<Readiness>, metrics: Metrics, control: Arc<Control>) {
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Arc<Readiness>,
+    metrics: Metrics,
+    control: Arc<Control>,
+) {
     let connections = TaskTracker::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (readiness, metrics, control) = (Arc::clone(&readiness), metrics.clone(), Arc::clone(&control));
+        let (readiness, metrics, control) =
+            (Arc::clone(&readiness), metrics.clone(), Arc::clone(&control));
         connections.spawn(async move {
             let service = service_fn(async |request: Request<Incoming>| {
                 Ok::<_, Infallible>(match request.uri().path() {
@@ -99,7 +106,11 @@ pub async fn serve(listener: TcpListener, readiness: Arc<Readiness>, metrics: Me
     }
 }
 
-fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     let known = matches!(path, "/livez" | "/readyz" | "/metrics");
     if known && request.method() != Method::GET && request.method() != Method::HEAD {
@@ -111,7 +122,10 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
         "/livez" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => ready(readiness),
         "/metrics" => with_type(StatusCode::OK, CONTENT_TYPE, Bytes::from(metrics.encode())),
-        _ => problem(Reason::RouteNotFound, "there is /livez, /readyz and /metrics, and with a token of [admin] /revoke"),
+        _ => problem(
+            Reason::RouteNotFound,
+            "there is /livez, /readyz and /metrics, and with a token of [admin] /revoke",
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What time it is: the system's, or one that a test sets.
 //!
-//! The one place that asks the operating system. It tells the time of day, which may jump when the system's clock is
-//! set; what measures a duration uses `std::time::Instant`.
+//! The one place that asks the operating system. It tells the time of day, which may jump when the
+//! system's clock is set; what measures a duration uses `std::time::Instant`.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -25,13 +25,14 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands at `unix_seconds` (seconds since 1970, until the year 2554) until it is moved, for tests.
+    /// A clock that stands at `unix_seconds` (seconds since 1970, until the year 2554) until it is
+    /// moved, for tests.
     pub fn fixed(unix_seconds: u64) -> Self {
         Self(Source::Fixed(Arc::new(AtomicU64::new(unix_seconds.saturating_mul(NANOS_PER_SECOND)))))
     }
 
-    /// Moves a fixed clock, and all its clones, forward by `duration` (at most 584 years in all). The system's clock is
-    /// not ours to move: there it does nothing.
+    /// Moves a fixed clock, and all its clones, forward by `duration` (at most 584 years in all).
+    /// The system's clock is not ours to move: there it does nothing.
     pub fn advance(&self, duration: Duration) {
         if let Source::Fixed(nanos) = &self.0 {
             let by = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -46,12 +47,15 @@ impl Clock {
         self.unix_time().as_secs()
     }
 
-    /// The time since 1970 at `moment`, which is now, for whoever has asked the monotonic clock already: the system's time of day is asked
-    /// once a second in each thread, so a step of it is seen a second later at most.
+    /// The time since 1970 at `moment`, which is now, for whoever has asked the monotonic clock
+    /// already: the system's time of day is asked once a second in each thread, so a step of it is
+    /// seen a second later at most.
     pub fn unix_time_at(&self, moment: Instant) -> Duration {
         let Source::System = &self.0 else { return self.unix_time() };
         match ANCHOR.get() {
-            Some((asked, then)) if moment >= asked && moment - asked < ANCHOR_HOLDS => then + (moment - asked),
+            Some((asked, then)) if moment >= asked && moment - asked < ANCHOR_HOLDS => {
+                then + (moment - asked)
+            }
             _ => {
                 let now = self.unix_time();
                 ANCHOR.set(Some((moment, now)));
@@ -60,11 +64,15 @@ impl Clock {
         }
     }
 
-    /// The time since 1970, in nanoseconds as far as the system has them; zero when its clock stands before 1970.
+    /// The time since 1970, in nanoseconds as far as the system has them; zero when its clock
+    /// stands before 1970.
     pub fn unix_time(&self) -> Duration {
         match &self.0 {
             Source::System => {
-                #[expect(clippy::disallowed_methods, reason = "this is the Clock that everybody else asks")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "this is the Clock that everybody else asks"
+                )]
                 let now = SystemTime::now();
                 now.duration_since(UNIX_EPOCH).unwrap_or_default()
             }
@@ -102,11 +110,20 @@ mod tests {
         let begun = Instant::now();
         let then = clock.unix_time_at(begun);
         assert!(clock.unix_time() < then + Duration::from_secs(10));
-        // Within the second, as far as the one clock says; after it, and before it, as the system says.
-        assert_eq!(clock.unix_time_at(begun + Duration::from_millis(900)), then + Duration::from_millis(900));
-        assert!(clock.unix_time_at(begun + Duration::from_secs(100)) < then + Duration::from_secs(50));
+        // Within the second, as far as the one clock says; after it, and before it, as the system
+        // says.
+        assert_eq!(
+            clock.unix_time_at(begun + Duration::from_millis(900)),
+            then + Duration::from_millis(900)
+        );
+        assert!(
+            clock.unix_time_at(begun + Duration::from_secs(100)) < then + Duration::from_secs(50)
+        );
         let fixed = Clock::fixed(1_700_000_000);
-        assert_eq!(fixed.unix_time_at(begun + Duration::from_secs(7)), Duration::from_secs(1_700_000_000));
+        assert_eq!(
+            fixed.unix_time_at(begun + Duration::from_secs(7)),
+            Duration::from_secs(1_700_000_000)
+        );
     }
 
     #[test]

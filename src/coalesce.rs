@@ -1,7 +1,7 @@
 //! Small messages in one piece.
 //!
-//! hyper hands a head and the beginning of a body to the socket as two buffers. For the kernel, gathering two small buffers costs more than
-//! copying them together costs us.
+//! hyper hands a head and the beginning of a body to the socket as two buffers. For the kernel,
+//! gathering two small buffers costs more than copying them together costs us.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,17 +17,29 @@ const SMALL: usize = 1024;
 pub struct Coalescing<T>(pub T);
 
 impl<T: AsyncRead + Unpin> AsyncRead for Coalescing<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Coalescing<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let io = Pin::new(&mut self.0);
         if let [one] = bufs {
             return io.poll_write(cx, one);
@@ -35,7 +47,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Coalescing<T> {
         let mut together = [0; SMALL];
         let mut length = 0;
         for buf in bufs {
-            let Some(room) = together.get_mut(length..length + buf.len()) else { return io.poll_write_vectored(cx, bufs) };
+            let Some(room) = together.get_mut(length..length + buf.len()) else {
+                return io.poll_write_vectored(cx, bufs);
+            };
             room.copy_from_slice(buf);
             length += buf.len();
         }
@@ -68,13 +82,21 @@ mod tests {
     }
 
     impl AsyncWrite for Noted {
-        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
             let taken = buf.len().min(self.most);
             self.writes.push(vec![buf[..taken].to_vec()]);
             Poll::Ready(Ok(taken))
         }
 
-        fn poll_write_vectored(mut self: Pin<&mut Self>, _: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
             self.writes.push(bufs.iter().map(|buf| buf.to_vec()).collect());
             Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
         }
@@ -91,7 +113,8 @@ mod tests {
     async fn written(most: usize, bufs: &[&[u8]]) -> (usize, Vec<Vec<Vec<u8>>>) {
         let mut stream = Coalescing(Noted { most, writes: Vec::new() });
         let slices: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
-        let count = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
+        let count =
+            poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &slices)).await.unwrap();
         (count, stream.0.writes)
     }
 
@@ -104,7 +127,10 @@ mod tests {
         assert_eq!(written(9, &[]).await, (0, whole(b"")));
         let (fits, beyond) = ([b'x'; SMALL - 4], [b'x'; SMALL - 3]);
         assert_eq!(written(SMALL, &[b"head", &fits]).await.0, SMALL);
-        assert_eq!(written(SMALL, &[b"head", &beyond]).await, (SMALL + 1, vec![vec![b"head".to_vec(), beyond.to_vec()]]));
+        assert_eq!(
+            written(SMALL, &[b"head", &beyond]).await,
+            (SMALL + 1, vec![vec![b"head".to_vec(), beyond.to_vec()]])
+        );
         // One buffer needs no gathering, however long it is.
         assert_eq!(written(9_000, &[&[b'x'; 9_000]]).await.0, 9_000);
     }

@@ -1,7 +1,7 @@
 //! Portcullis: an authentication gateway.
 //!
-//! A reverse proxy that stands in front of applications without a login of their own. It decides who is calling and whether they may, and
-//! tells the application so in headers that it can trust.
+//! A reverse proxy that stands in front of applications without a login of their own. It decides
+//! who is calling and whether they may, and tells the application so in headers that it can trust.
 //!
 //! A module uses the floors below its own, never one above (`tests/structure.rs` holds this):
 //!
@@ -15,7 +15,8 @@
 //! | 1 | [`config`] | the file as it is written, and its problems |
 //! | 0 | [`clock`], [`coalesce`], [`limit`], [`outbound`], [`priority`], [`tls`], [`telemetry`] | nothing of ours |
 //!
-//! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at [`gateway::Snapshot::compile`].
+//! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at
+//! [`gateway::Snapshot::compile`].
 
 pub mod admin;
 pub mod cli;

@@ -1,8 +1,10 @@
 //! Fetching small documents of others over HTTP: key sets and issuers' metadata.
 //!
-//! One GET on a connection of its own, bounded in everything: the time to connect, the time in all (so that a body that drips is cut), the
-//! bytes. A redirect is followed only to the same scheme, host and port, since whoever answers for that place answers for the document; the
-//! proxy variables of the environment are not read. No error shows the query of a URL, which may hold somebody's credentials.
+//! One GET on a connection of its own, bounded in everything: the time to connect, the time in all
+//! (so that a body that drips is cut), the bytes. A redirect is followed only to the same scheme,
+//! host and port, since whoever answers for that place answers for the document; the proxy
+//! variables of the environment are not read. No error shows the query of a URL, which may hold
+//! somebody's credentials.
 
 use std::fmt;
 use std::io;
@@ -11,7 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, LOCATION, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, LOCATION,
+    USER_AGENT,
+};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -87,7 +92,9 @@ impl Url {
         }
         // A port that is none is dropped as well.
         let has_port = authority.as_str().len() > authority.host().len();
-        if authority.host().is_empty() || (has_port && authority.port_u16().is_none_or(|port| port == 0)) {
+        if authority.host().is_empty()
+            || (has_port && authority.port_u16().is_none_or(|port| port == 0))
+        {
             return Err(UrlError::Malformed);
         }
         let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
@@ -121,9 +128,12 @@ impl Url {
         Some(Self { target, ..self.clone() })
     }
 
-    /// Where a `Location` leads, if that is the same place: a reference to be resolved (RFC 9110 §10.2.2, RFC 3986 §5.2).
+    /// Where a `Location` leads, if that is the same place: a reference to be resolved (RFC 9110
+    /// §10.2.2, RFC 3986 §5.2).
     fn redirected(&self, location: &str) -> Option<Self> {
-        let same_place = |other: &Self| (other.is_https, &other.host, other.port) == (self.is_https, &self.host, self.port);
+        let same_place = |other: &Self| {
+            (other.is_https, &other.host, other.port) == (self.is_https, &self.host, self.port)
+        };
         // A fragment is for browsers.
         let location = location.split('#').next().unwrap_or_default();
         if let Some(authority) = location.strip_prefix("//") {
@@ -133,11 +143,15 @@ impl Url {
         if has_scheme(location) {
             return Self::parse(location).ok().filter(same_place);
         }
-        let (path, query) = location.split_once('?').map_or((location, None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            location.split_once('?').map_or((location, None), |(path, query)| (path, Some(query)));
         let (merged, query) = match path {
             "" => (self.path().to_owned(), query.or(self.query())),
             _ if path.starts_with('/') => (path.to_owned(), query),
-            _ => (format!("{}/{path}", self.path().rsplit_once('/').map_or("", |(folder, _)| folder)), query),
+            _ => (
+                format!("{}/{path}", self.path().rsplit_once('/').map_or("", |(folder, _)| folder)),
+                query,
+            ),
         };
         let path = without_dot_segments(&merged);
         self.with_path(&query.map_or(path.clone(), |query| format!("{path}?{query}")))
@@ -154,7 +168,11 @@ impl Url {
 
     /// Host and port, without a port that the scheme implies.
     fn authority(&self) -> String {
-        if self.port == if self.is_https { 443 } else { 80 } { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if self.port == if self.is_https { 443 } else { 80 } {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -248,7 +266,9 @@ pub enum FetchError {
         status: u16,
     },
     /// A redirect to another scheme, host or port, or to nowhere.
-    #[error("{url} redirects to another place; redirects are followed within the same scheme, host and port only")]
+    #[error(
+        "{url} redirects to another place; redirects are followed within the same scheme, host and port only"
+    )]
     Redirect {
         /// What was asked for.
         url: Url,
@@ -282,7 +302,8 @@ impl FetchError {
     /// Whether the server says that there is no such document.
     pub const fn is_absent(&self) -> bool {
         // 408 and 429 ask for patience.
-        matches!(self, Self::Status { status: 400..=499, .. }) && !matches!(self, Self::Status { status: 408 | 429, .. })
+        matches!(self, Self::Status { status: 400..=499, .. })
+            && !matches!(self, Self::Status { status: 408 | 429, .. })
     }
 }
 
@@ -307,8 +328,13 @@ impl Outbound {
             match response.status().as_u16() {
                 200 => return read(response).await,
                 301 | 302 | 303 | 307 | 308 => {
-                    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-                    url = location.and_then(|location| url.redirected(location)).ok_or(FetchError::Redirect { url })?;
+                    let location = response
+                        .headers()
+                        .get(LOCATION)
+                        .and_then(|location| location.to_str().ok());
+                    url = location
+                        .and_then(|location| url.redirected(location))
+                        .ok_or(FetchError::Redirect { url })?;
                 }
                 status => return Err(FetchError::Status { url, status }),
             }
@@ -317,14 +343,21 @@ impl Outbound {
     }
 
     /// One request and the head of its answer. The connection ends with what is returned beside it.
-    async fn ask(&self, url: &Url) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), FetchError> {
+    async fn ask(
+        &self,
+        url: &Url,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), FetchError> {
         let stream = dial(url).await?;
         if !url.is_https {
             return exchange(stream, url).await;
         }
         let failed = |source| FetchError::Tls { host: url.host.clone(), source };
-        let name = ServerName::try_from(url.bare_host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
-        let tls = self.tls.as_ref().ok_or_else(|| failed(io::Error::other("no certificate is trusted")))?;
+        let name = ServerName::try_from(url.bare_host().to_owned())
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let tls = self
+            .tls
+            .as_ref()
+            .ok_or_else(|| failed(io::Error::other("no certificate is trusted")))?;
         exchange(tls.connect(name, stream).await.map_err(failed)?, url).await
     }
 }
@@ -340,7 +373,9 @@ async fn dial(url: &Url) -> Result<TcpStream, FetchError> {
     let named = |source| FetchError::Name { host: url.host.clone(), source };
     let addresses: Vec<SocketAddr> = match url.address() {
         Some(ip) => vec![SocketAddr::new(ip, url.port)],
-        None => tokio::net::lookup_host((url.host.as_str(), url.port)).await.map_err(named)?.collect(),
+        None => {
+            tokio::net::lookup_host((url.host.as_str(), url.port)).await.map_err(named)?.collect()
+        }
     };
     let mut last = named(io::Error::other("it has no address"));
     for address in addresses {
@@ -357,8 +392,12 @@ async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     url: &Url,
 ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), FetchError> {
-    let (mut sender, connection) = http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(io)).await?;
-    #[expect(clippy::disallowed_methods, reason = "the handle is returned and ends the task with the answer")]
+    let (mut sender, connection) =
+        http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(io)).await?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the handle is returned and ends the task with the answer"
+    )]
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         // What goes wrong is told to whoever waits for the answer.
         let _ = connection.await;
@@ -367,11 +406,20 @@ async fn exchange(
     *request.uri_mut() = Uri::from(url.target.clone());
     let headers = request.headers_mut();
     // A host that was parsed as one can be a field's value.
-    headers.insert(HOST, HeaderValue::from_str(&url.authority()).unwrap_or_else(|_| HeaderValue::from_static("")));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json, application/jwk-set+json, */*;q=0.5"));
+    headers.insert(
+        HOST,
+        HeaderValue::from_str(&url.authority()).unwrap_or_else(|_| HeaderValue::from_static("")),
+    );
+    headers.insert(
+        ACCEPT,
+        HeaderValue::from_static("application/json, application/jwk-set+json, */*;q=0.5"),
+    );
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))),
+    );
     Ok((sender.send_request(request).await?, task))
 }
 
@@ -380,7 +428,10 @@ async fn read(response: Response<Incoming>) -> Result<Bytes, FetchError> {
     if response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(FetchError::Encoded);
     }
-    let announced = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let announced = response
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > LARGEST as u64) {
         return Err(FetchError::TooLarge);
     }
@@ -466,9 +517,18 @@ mod tests {
             ("evil.test:443/keys", None),
             ("a b", None),
         ] {
-            assert_eq!(url.redirected(location).map(|url| url.to_string()).as_deref(), expected, "{location}");
+            assert_eq!(
+                url.redirected(location).map(|url| url.to_string()).as_deref(),
+                expected,
+                "{location}"
+            );
         }
-        for (location, query) in [("/keys?x=1", Some("x=1")), ("?x=../y", Some("x=../y")), ("", Some("c")), ("keys", None)] {
+        for (location, query) in [
+            ("/keys?x=1", Some("x=1")),
+            ("?x=../y", Some("x=../y")),
+            ("", Some("c")),
+            ("keys", None),
+        ] {
             assert_eq!(url.redirected(location).unwrap().query(), query, "{location}");
         }
     }

@@ -1,6 +1,7 @@
 //! Threads whose work can wait for those that proxy.
 
-/// Lets the threads that proxy go before the calling one where there are not enough cores. `what` it does is named where that fails.
+/// Lets the threads that proxy go before the calling one where there are not enough cores. `what`
+/// it does is named where that fails.
 ///
 /// On Linux each thread has a priority of its own; elsewhere nothing is changed.
 pub fn step_back(what: &str) {

@@ -71,9 +71,15 @@ pub enum ProcessError {
 
 fn listen_help(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process has this port; stop it, or choose another port in [server] or [admin]",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port, or grant it",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address; `ip address` shows which it has",
+        io::ErrorKind::AddrInUse => {
+            "another process has this port; stop it, or choose another port in [server] or [admin]"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port, or grant it"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address; `ip address` shows which it has"
+        }
         _ => "look at `listen` in [server] and [admin]",
     }
 }
@@ -90,7 +96,10 @@ pub fn compile(
     clock: &Clock,
 ) -> Result<Compiled, Problems> {
     let loaded = config::load(path)?;
-    Snapshot::compile(loaded, &CompileOptions { previous, create, metrics, now: clock.unix_seconds() })
+    Snapshot::compile(
+        loaded,
+        &CompileOptions { previous, create, metrics, now: clock.unix_seconds() },
+    )
 }
 
 /// Serves until a signal ends it.
@@ -102,7 +111,8 @@ pub fn compile(
 pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), ProcessError> {
     token::install_crypto();
     let (clock, metrics) = (Clock::system(), Metrics::new());
-    let compiled = compile(path, None, CreateFiles::Yes, &metrics, &clock).map_err(|problems| ProcessError::Config(Box::new(problems)))?;
+    let compiled = compile(path, None, CreateFiles::Yes, &metrics, &clock)
+        .map_err(|problems| ProcessError::Config(Box::new(problems)))?;
     let start = compiled.snapshot.start.clone();
     let (log, guard) = LogWriter::start(io::stdout())?;
     metrics.show_dropped_lines(log.dropped());
@@ -110,32 +120,72 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     // A second run in one process, as tests do, keeps the first one's subscriber.
     let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name("portcullis-background").build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("portcullis-background")
+        .build()?;
     let sets = runtime
         .block_on(async { bind(&start.listen, start.workers) })
         .map_err(|(address, source)| ProcessError::Listen { address, source })?;
-    let admin = runtime.block_on(TcpListener::bind(start.admin)).map_err(|source| ProcessError::Listen { address: start.admin, source })?;
+    let admin = runtime
+        .block_on(TcpListener::bind(start.admin))
+        .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
 
     let (store, presence) = match &start.store {
-        Some(settings) => (Some(runtime.block_on(Store::open(settings))?), Some(Presence::announce(settings)?)),
+        Some(settings) => {
+            (Some(runtime.block_on(Store::open(settings))?), Some(Presence::announce(settings)?))
+        }
         None => (None, None),
     };
 
     tell_warnings(&compiled);
     let retention = Retention::of(&compiled.snapshot.issuers);
-    let revocations = runtime.block_on(Revocations::load(store.clone(), retention, clock.clone(), metrics.clone()))?;
+    let revocations = runtime.block_on(Revocations::load(
+        store.clone(),
+        retention,
+        clock.clone(),
+        metrics.clone(),
+    ))?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
-    let identity = runtime.block_on(start_identity(&compiled.snapshot, store.as_ref(), &revocations, &clock, &metrics))?;
-    let background = Background { runtime: runtime.handle().clone(), clock: clock.clone(), metrics: metrics.clone() };
+    let identity = runtime.block_on(start_identity(
+        &compiled.snapshot,
+        store.as_ref(),
+        &revocations,
+        &clock,
+        &metrics,
+    ))?;
+    let background = Background {
+        runtime: runtime.handle().clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+    };
     compiled.snapshot.keys.start(&background);
-    let gateway = Arc::new(Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations)).with_identity(identity.clone()));
+    let gateway = Arc::new(
+        Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations))
+            .with_identity(identity.clone()),
+    );
     let server = Arc::new(Server::new(Arc::clone(&gateway)));
-    let bound: Vec<SocketAddr> = sets.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok()).collect();
+    let bound: Vec<SocketAddr> = sets
+        .first()
+        .into_iter()
+        .flatten()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
     let readiness = Arc::new(readiness(&gateway, &clock));
-    let life = Life { path: path.to_owned(), gateway, revocations, control, server, metrics, clock, readiness, background };
+    let life = Life {
+        path: path.to_owned(),
+        gateway,
+        revocations,
+        control,
+        server,
+        metrics,
+        clock,
+        readiness,
+        background,
+    };
     let ended = runtime.block_on(life.live(admin, &bound, presence, started));
     if ended.is_ok() {
         for worker in workers {
@@ -167,9 +217,14 @@ async fn start_identity(
     metrics: &Metrics,
 ) -> Result<Option<Arc<Identity>>, ProcessError> {
     let built_in = snapshot.issuers.iter().find(|issuer| issuer.settings().is_built_in);
-    let (Some(policy), Some(built_in), Some(store)) = (&snapshot.identity, built_in, store) else { return Ok(None) };
+    let (Some(policy), Some(built_in), Some(store)) = (&snapshot.identity, built_in, store) else {
+        return Ok(None);
+    };
     let (keys, revocations) = (Arc::clone(built_in.keys()), Arc::clone(revocations));
-    Ok(Some(Identity::start(store.clone(), keys, revocations, policy, clock.clone(), metrics.clone()).await?))
+    Ok(Some(
+        Identity::start(store.clone(), keys, revocations, policy, clock.clone(), metrics.clone())
+            .await?,
+    ))
 }
 
 /// Asks the snapshot that is in force at that moment.
@@ -184,17 +239,26 @@ fn readiness(gateway: &Arc<Gateway>, clock: &Clock) -> Readiness {
     })
 }
 
-fn start_workers(server: &Arc<Server>, sets: Vec<Vec<std::net::TcpListener>>) -> io::Result<Vec<JoinHandle<()>>> {
+fn start_workers(
+    server: &Arc<Server>,
+    sets: Vec<Vec<std::net::TcpListener>>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let spawn = |(worker, listeners): (usize, Vec<std::net::TcpListener>)| {
         let server = Arc::clone(server);
         std::thread::Builder::new().name(format!("portcullis-{worker}")).spawn(move || {
-            let serving = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-                runtime.block_on(async {
-                    let listeners = listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
-                    server.serve(worker, listeners).await;
-                    Ok(())
-                })
-            });
+            let serving = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .and_then(|runtime| {
+                    runtime.block_on(async {
+                        let listeners = listeners
+                            .into_iter()
+                            .map(TcpListener::from_std)
+                            .collect::<io::Result<_>>()?;
+                        server.serve(worker, listeners).await;
+                        Ok(())
+                    })
+                });
             if let Err(error) = serving {
                 tracing::error!(worker, cause = %error, "a worker cannot serve");
             }
@@ -231,18 +295,31 @@ impl Life {
         let snapshot = self.gateway.current();
         self.control.permit(snapshot.admin_token.as_ref(), &snapshot.issuers);
         drop(snapshot);
-        #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the handle is kept and ends the task with this function"
+        )]
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
             admin,
             Arc::clone(&self.readiness),
             self.metrics.clone(),
             Arc::clone(&self.control),
         )));
-        #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
-        let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow(presence)));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the handle is kept and ends the task with this function"
+        )]
+        let _following =
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow(presence)));
         let gateway = Arc::clone(&self.gateway);
-        let tending = self.gateway.identity().map(|identity| Arc::clone(identity).tend(move || gateway.current().identity.clone()));
-        #[expect(clippy::disallowed_methods, reason = "the handle is kept and ends the task with this function")]
+        let tending = self
+            .gateway
+            .identity()
+            .map(|identity| Arc::clone(identity).tend(move || gateway.current().identity.clone()));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the handle is kept and ends the task with this function"
+        )]
         let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
@@ -282,13 +359,16 @@ impl Life {
         let (path, metrics, clock) = (self.path.clone(), self.metrics.clone(), self.clock.clone());
         let current = self.gateway.current();
         let previous = Arc::clone(&current);
-        let compiled = aside(move || compile(&path, Some(&previous), CreateFiles::Yes, &metrics, &clock)).await;
+        let compiled =
+            aside(move || compile(&path, Some(&previous), CreateFiles::Yes, &metrics, &clock))
+                .await;
         match compiled {
             Ok(Ok(compiled)) => {
                 tell_warnings(&compiled);
                 let routes = compiled.snapshot.routes.routes().len();
                 self.revocations.keep_for(&compiled.snapshot.issuers);
-                self.control.permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
+                self.control
+                    .permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 compiled.snapshot.keys.start(&self.background);
                 self.gateway.install(compiled.snapshot);
                 current.keys.replaced_by(&self.gateway.current().keys);
@@ -310,8 +390,13 @@ impl Life {
         }
     }
 
-    /// `/readyz` says 503, then nothing new is accepted, then everything in flight finishes or is cut at the deadline.
-    async fn drain(&self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<(), ProcessError> {
+    /// `/readyz` says 503, then nothing new is accepted, then everything in flight finishes or is
+    /// cut at the deadline.
+    async fn drain(
+        &self,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+    ) -> Result<(), ProcessError> {
         let snapshot = self.gateway.current();
         self.readiness.draining();
         self.gateway.begin_drain();
@@ -364,15 +449,16 @@ fn start_aside(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// Configurations that were replaced. Taking down a large one takes milliseconds: not on a thread that proxies, whose request may have been
-/// the last to use it.
+/// Configurations that were replaced. Taking down a large one takes milliseconds: not on a thread
+/// that proxies, whose request may have been the last to use it.
 #[derive(Default)]
 struct Retired(Vec<Arc<Snapshot>>);
 
 impl Retired {
     /// Takes down those that nobody else holds.
     fn part(&mut self) {
-        let unused: Vec<_> = self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
+        let unused: Vec<_> =
+            self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         if !unused.is_empty() {
             // Without a thread it is done here: the closure is dropped.
             let _ = start_aside(move || drop(unused));
@@ -388,7 +474,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Begins with the versions that the snapshot was made from: what was written since then is a change.
+    /// Begins with the versions that the snapshot was made from: what was written since then is a
+    /// change.
     fn new(snapshot: &Snapshot) -> Self {
         let (files, read): (Vec<_>, Vec<_>) = snapshot.files.iter().cloned().unzip();
         Self { seen: read.clone(), files, read }
@@ -397,11 +484,13 @@ impl Watch {
     /// The versions that are there now.
     async fn look(&self) -> Vec<Option<Mark>> {
         let files = self.files.clone();
-        let looking = tokio::task::spawn_blocking(move || files.iter().map(|file| Mark::of(file)).collect());
+        let looking =
+            tokio::task::spawn_blocking(move || files.iter().map(|file| Mark::of(file)).collect());
         looking.await.unwrap_or_else(|_| self.seen.clone())
     }
 
-    /// Whether a file has changed since it was read, and has then stayed as it is for one look: an editor may still be writing.
+    /// Whether a file has changed since it was read, and has then stayed as it is for one look: an
+    /// editor may still be writing.
     async fn changed(&mut self) -> bool {
         let now = self.look().await;
         let is_stable = now == self.seen;

@@ -1,9 +1,11 @@
-//! Who owns what is revoked: the list that the request line reads, and the table in the store that it is kept in.
+//! Who owns what is revoked: the list that the request line reads, and the table in the store that
+//! it is kept in.
 //!
-//! One for the process. A revocation is written to the store first and then to the list, so that what was acknowledged survives a restart
-//! and no worker accepts the token any more. What other processes write (`portcullis revoke`) is read from the store four times a second, and
-//! a command waits for that ([`Presence`]).
-//! Without a store the list is all there is. Nothing here is ever on the way of a request.
+//! One for the process. A revocation is written to the store first and then to the list, so that
+//! what was acknowledged survives a restart and no worker accepts the token any more. What other
+//! processes write (`portcullis revoke`) is read from the store four times a second, and a command
+//! waits for that ([`Presence`]). Without a store the list is all there is. Nothing here is ever on
+//! the way of a request.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,7 +21,8 @@ use crate::store::{LogoutTokenRow, Presence, REVOCATIONS_PAGE, RevocationRow, St
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
 
-/// How long revocations are kept: as long as a token that they are about could still be accepted, by what the file says now.
+/// How long revocations are kept: as long as a token that they are about could still be accepted,
+/// by what the file says now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Seconds, for the tokens of each issuer.
@@ -33,17 +36,27 @@ pub struct Retention {
 impl Retention {
     /// By the settings of these issuers.
     pub fn of(issuers: &Issuers) -> Self {
-        let of: HashMap<_, _> =
-            issuers.iter().map(|issuer| (Scope::of(issuer.settings()), Self::of_issuer(issuer.settings()).as_secs())).collect();
+        let of: HashMap<_, _> = issuers
+            .iter()
+            .map(|issuer| {
+                (Scope::of(issuer.settings()), Self::of_issuer(issuer.settings()).as_secs())
+            })
+            .collect();
         let longest = of.values().copied().max().unwrap_or(0).max(LEAST_FOR_ANY.as_secs());
-        let built_in = issuers.iter().find(|issuer| issuer.settings().is_built_in).map(|issuer| Scope::of(issuer.settings()));
+        let built_in = issuers
+            .iter()
+            .find(|issuer| issuer.settings().is_built_in)
+            .map(|issuer| Scope::of(issuer.settings()));
         Self { of, longest, built_in }
     }
 
-    /// A token that is accepted now has an `iat` that is at most `leeway` ahead, an `exp` that is at most `max_token_lifetime` after that,
-    /// and is accepted for `leeway` longer.
+    /// A token that is accepted now has an `iat` that is at most `leeway` ahead, an `exp` that is
+    /// at most `max_token_lifetime` after that, and is accepted for `leeway` longer.
     fn of_issuer(settings: &IssuerSettings) -> Duration {
-        settings.max_token_lifetime.saturating_add(settings.leeway.saturating_mul(2)).saturating_add(Duration::from_secs(1))
+        settings
+            .max_token_lifetime
+            .saturating_add(settings.leeway.saturating_mul(2))
+            .saturating_add(Duration::from_secs(1))
     }
 
     /// The longer of the two for each scope.
@@ -62,9 +75,14 @@ impl Retention {
         self.of.get(scope).copied().unwrap_or(self.longest)
     }
 
-    /// Whether a session of the built-in issuer ends with its tokens: it outlives what is kept of a revocation.
+    /// Whether a session of the built-in issuer ends with its tokens: it outlives what is kept of a
+    /// revocation.
     fn ends_session(&self, Revocation { scope, by, .. }: &Revocation) -> bool {
-        *by == RevokedBy::Sid && self.built_in.as_ref().is_some_and(|built_in| *scope == Scope::Every || scope == built_in)
+        *by == RevokedBy::Sid
+            && self
+                .built_in
+                .as_ref()
+                .is_some_and(|built_in| *scope == Scope::Every || scope == built_in)
     }
 }
 
@@ -85,11 +103,17 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Reads what the store holds. To be called, and its tasks to be run, on the background runtime; before the first request.
+    /// Reads what the store holds. To be called, and its tasks to be run, on the background
+    /// runtime; before the first request.
     ///
     /// # Errors
     /// The store cannot be read: without its revocations, nothing must be served.
-    pub async fn load(store: Option<Store>, retention: Retention, clock: Clock, metrics: Metrics) -> Result<Arc<Self>, StoreError> {
+    pub async fn load(
+        store: Option<Store>,
+        retention: Retention,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, StoreError> {
         let revocations = Self {
             list: Arc::new(RevocationList::new()),
             store,
@@ -115,8 +139,9 @@ impl Revocations {
         self.store.is_some()
     }
 
-    /// Revokes. Every token of a subject that was accepted here is hit, also one whose `iat` is ahead of our clock. When this returns, it is
-    /// in the store and no worker accepts such a token any more. May be called on any runtime.
+    /// Revokes. Every token of a subject that was accepted here is hit, also one whose `iat` is
+    /// ahead of our clock. When this returns, it is in the store and no worker accepts such a token
+    /// any more. May be called on any runtime.
     ///
     /// # Errors
     /// It is in neither, as far as the store can tell.
@@ -129,10 +154,13 @@ impl Revocations {
     /// # Errors
     /// As [`Revocations::revoke`].
     pub async fn revoke_all(&self, revocations: Vec<Revocation>) -> Result<(), StoreError> {
-        let (store, list, metrics, retention) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone(), self.retention());
-        // A client that goes away while it waits must not leave a revocation that is in the store and not in the list.
+        let (store, list, metrics, retention) =
+            (self.store.clone(), Arc::clone(&self.list), self.metrics.clone(), self.retention());
+        // A client that goes away while it waits must not leave a revocation that is in the store
+        // and not in the list.
         let write = async move {
-            let mut wanted: Vec<_> = revocations.into_iter().map(|revocation| list.raised(revocation)).collect();
+            let mut wanted: Vec<_> =
+                revocations.into_iter().map(|revocation| list.raised(revocation)).collect();
             // Again where a token was accepted meanwhile that the cut-off does not hit.
             while !wanted.is_empty() {
                 let kept = match &store {
@@ -147,13 +175,18 @@ impl Revocations {
         self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Revokes what a logout token says, unless it was received before: then nothing changes, and it is false. Without a store nobody
-    /// remembers it here.
+    /// Revokes what a logout token says, unless it was received before: then nothing changes, and
+    /// it is false. Without a store nobody remembers it here.
     ///
     /// # Errors
     /// As [`Revocations::revoke`].
-    pub async fn revoke_once(&self, revocation: Revocation, token: LogoutTokenRow) -> Result<bool, StoreError> {
-        let (store, list, metrics) = (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
+    pub async fn revoke_once(
+        &self,
+        revocation: Revocation,
+        token: LogoutTokenRow,
+    ) -> Result<bool, StoreError> {
+        let (store, list, metrics) =
+            (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
         let write = async move {
             let revocation = list.raised(revocation);
             let at = match &store {
@@ -176,14 +209,16 @@ impl Revocations {
         self.metrics.revocations(self.list.len());
     }
 
-    /// From now on revocations are kept as long as these issuers need: a file was installed. Never shorter than before: what a file takes
-    /// back, a later one may give again, and tokens that were revoked meanwhile must not come back with it.
+    /// From now on revocations are kept as long as these issuers need: a file was installed. Never
+    /// shorter than before: what a file takes back, a later one may give again, and tokens that
+    /// were revoked meanwhile must not come back with it.
     pub fn keep_for(&self, issuers: &Issuers) {
         let mut retention = self.retention.write().unwrap_or_else(PoisonError::into_inner);
         *retention = std::mem::take(&mut *retention).and(Retention::of(issuers));
     }
 
-    /// Follows the store and forgets what is over, until it is dropped. Commands that revoke are told by `presence` what is known here.
+    /// Follows the store and forgets what is over, until it is dropped. Commands that revoke are
+    /// told by `presence` what is known here.
     pub async fn follow(self: Arc<Self>, presence: Option<Presence>) {
         let mut polls = tokio::time::interval_at(Instant::now() + POLL_EVERY, POLL_EVERY);
         let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_EVERY, PRUNE_EVERY);
@@ -197,7 +232,9 @@ impl Revocations {
             {
                 match presence.knows(seen) {
                     Ok(()) => told = Some(seen),
-                    Err(error) => tracing::debug!(cause = %error, "commands that revoke cannot be told that it is known here"),
+                    Err(error) => {
+                        tracing::debug!(cause = %error, "commands that revoke cannot be told that it is known here")
+                    }
                 }
             }
             let done = tokio::select! {
@@ -207,7 +244,10 @@ impl Revocations {
             match done {
                 Ok(()) if is_behind => {
                     is_behind = false;
-                    tracing::info!(active = self.list.len(), "revocations are read from the store again");
+                    tracing::info!(
+                        active = self.list.len(),
+                        "revocations are read from the store again"
+                    );
                 }
                 Err(error) if !is_behind => {
                     is_behind = true;
@@ -223,10 +263,19 @@ impl Revocations {
         let Some(store) = &self.store else { return Ok(()) };
         loop {
             let rows = store.revocations_after(self.seen.load(Ordering::Relaxed)).await?;
-            let (Some(last), is_last_page) = (rows.last().map(|row| row.seq), rows.len() < REVOCATIONS_PAGE) else { return Ok(()) };
-            // What another process has revoked hits what was accepted here; the store is told, for those who start later. What this one has
-            // revoked itself is known: a token that was accepted since then was issued since then.
-            let unknown = rows.iter().filter_map(revocation).filter(|revocation| !self.list.holds(revocation)).collect();
+            let (Some(last), is_last_page) =
+                (rows.last().map(|row| row.seq), rows.len() < REVOCATIONS_PAGE)
+            else {
+                return Ok(());
+            };
+            // What another process has revoked hits what was accepted here; the store is told, for
+            // those who start later. What this one has revoked itself is known: a token that was
+            // accepted since then was issued since then.
+            let unknown = rows
+                .iter()
+                .filter_map(revocation)
+                .filter(|revocation| !self.list.holds(revocation))
+                .collect();
             hold(&self.list, Some(store), unknown).await?;
             self.seen.store(last, Ordering::Relaxed);
             self.metrics.revocations(self.list.len());
@@ -260,16 +309,21 @@ impl Revocations {
     }
 }
 
-/// Adds revocations to the list. Returned are those whose cut-off has to be higher, because of what was accepted until they were there.
+/// Adds revocations to the list. Returned are those whose cut-off has to be higher, because of what
+/// was accepted until they were there.
 fn add(list: &RevocationList, revocations: Vec<Revocation>) -> Vec<Revocation> {
     list.add(revocations.iter().cloned());
     let raised = revocations.into_iter().map(|revocation| (revocation.at, list.raised(revocation)));
     raised.filter_map(|(at, raised)| (raised.at > at).then_some(raised)).collect()
 }
 
-/// Adds revocations that are in the store to the list. Where a cut-off has to be higher, because of what was accepted until it was there, the
-/// store is told as well.
-async fn hold(list: &RevocationList, store: Option<&Store>, revocations: Vec<Revocation>) -> Result<(), StoreError> {
+/// Adds revocations that are in the store to the list. Where a cut-off has to be higher, because of
+/// what was accepted until it was there, the store is told as well.
+async fn hold(
+    list: &RevocationList,
+    store: Option<&Store>,
+    revocations: Vec<Revocation>,
+) -> Result<(), StoreError> {
     let mut higher = add(list, revocations);
     while !higher.is_empty() {
         if let Some(store) = store {
@@ -280,32 +334,64 @@ async fn hold(list: &RevocationList, store: Option<&Store>, revocations: Vec<Rev
     Ok(())
 }
 
-/// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions of the built-in issuer end with them.
-/// Returned are the revocations as they were written: a cut-off may be later than it was asked for ([`Store::revoke`]).
+/// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions
+/// of the built-in issuer end with them. Returned are the revocations as they were written: a
+/// cut-off may be later than it was asked for ([`Store::revoke`]).
 ///
 /// # Errors
 /// None of them was written.
-pub async fn keep(store: &Store, revocations: Vec<Revocation>, retention: &Retention) -> Result<Vec<Revocation>, StoreError> {
+pub async fn keep(
+    store: &Store,
+    revocations: Vec<Revocation>,
+    retention: &Retention,
+) -> Result<Vec<Revocation>, StoreError> {
     let rows: Vec<_> = revocations.iter().map(row).collect();
-    let sessions: Vec<_> = revocations.iter().filter(|revocation| retention.ends_session(revocation)).map(row).collect();
+    let sessions: Vec<_> = revocations
+        .iter()
+        .filter(|revocation| retention.ends_session(revocation))
+        .map(row)
+        .collect();
     let written = store.revoke_sessions(&rows, &sessions).await?;
-    Ok(revocations.into_iter().zip(written).map(|(revocation, at)| Revocation { at: at.cast_unsigned(), ..revocation }).collect())
+    Ok(revocations
+        .into_iter()
+        .zip(written)
+        .map(|(revocation, at)| Revocation { at: at.cast_unsigned(), ..revocation })
+        .collect())
 }
 
 /// A revocation as the store keeps it.
 pub fn row(revocation: &Revocation) -> RevocationRow {
     let Revocation { scope, by, value, at } = revocation;
-    RevocationRow { kind: by.as_str().to_owned(), value: value.to_string(), scope: written(scope), revoked_at: at.cast_signed(), seq: 0 }
+    RevocationRow {
+        kind: by.as_str().to_owned(),
+        value: value.to_string(),
+        scope: written(scope),
+        revoked_at: at.cast_signed(),
+        seq: 0,
+    }
 }
 
 fn revocation(row: &RevocationRow) -> Option<Revocation> {
     let by = RevokedBy::ALL.into_iter().find(|by| by.as_str() == row.kind);
-    let scope = if row.scope == "*" { Some(Scope::Every) } else { row.scope.strip_prefix('=').map(|iss| Scope::Issuer(iss.into())) };
+    let scope = if row.scope == "*" {
+        Some(Scope::Every)
+    } else {
+        row.scope.strip_prefix('=').map(|iss| Scope::Issuer(iss.into()))
+    };
     let (Some(by), Some(scope)) = (by, scope) else {
-        tracing::error!(kind = row.kind, scope = row.scope, "a revocation in the store cannot be read");
+        tracing::error!(
+            kind = row.kind,
+            scope = row.scope,
+            "a revocation in the store cannot be read"
+        );
         return None;
     };
-    Some(Revocation { scope, by, value: row.value.as_str().into(), at: row.revoked_at.cast_unsigned() })
+    Some(Revocation {
+        scope,
+        by,
+        value: row.value.as_str().into(),
+        at: row.revoked_at.cast_unsigned(),
+    })
 }
 
 /// A scope as the table holds it.
@@ -322,7 +408,8 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 /// How often what is over is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_mins(1);
 
-/// How long revocations of every issuer are kept at least: a section may be taken out of the file and put back.
+/// How long revocations of every issuer are kept at least: a section may be taken out of the file
+/// and put back.
 const LEAST_FOR_ANY: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
@@ -376,13 +463,19 @@ mod tests {
         let clock = Clock::fixed(NOW);
         let here = load(Some(store(&folder).await), &clock).await;
         let there = load(Some(store(&folder).await), &clock).await;
-        let all: Vec<_> = [Scope::Every, corp(), Scope::Issuer("".into()), Scope::Issuer("*".into())]
-            .into_iter()
-            .enumerate()
-            .flat_map(|(index, scope)| {
-                RevokedBy::ALL.map(|by| Revocation { scope: scope.clone(), by, value: "v".into(), at: NOW + index as u64 })
-            })
-            .collect();
+        let all: Vec<_> =
+            [Scope::Every, corp(), Scope::Issuer("".into()), Scope::Issuer("*".into())]
+                .into_iter()
+                .enumerate()
+                .flat_map(|(index, scope)| {
+                    RevokedBy::ALL.map(|by| Revocation {
+                        scope: scope.clone(),
+                        by,
+                        value: "v".into(),
+                        at: NOW + index as u64,
+                    })
+                })
+                .collect();
         here.revoke_all(all.clone()).await.unwrap();
         assert_eq!((here.list().len(), there.list().len()), (16, 0));
         there.catch_up().await.unwrap();
@@ -397,20 +490,28 @@ mod tests {
         }
     }
 
-    /// A token that was accepted before its `iat`: the cut-off hits it, whoever revokes, and after a restart.
+    /// A token that was accepted before its `iat`: the cut-off hits it, whoever revokes, and after
+    /// a restart.
     #[tokio::test]
     async fn a_token_from_the_future_is_revoked_with_its_subject() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::fixed(NOW);
         let kept = store(&folder).await;
-        let (here, there) = (load(Some(kept.clone()), &clock).await, load(Some(kept.clone()), &clock).await);
+        let (here, there) =
+            (load(Some(kept.clone()), &clock).await, load(Some(kept.clone()), &clock).await);
         let unkept = load(None, &clock).await;
         let issuers = issuers(Duration::from_hours(1));
         let token = |subject: &str, iat: u64| {
-            let claims = serde_json::json!({ "iss": "corp", "sub": subject, "iat": iat, "exp": NOW + 600 });
+            let claims =
+                serde_json::json!({ "iss": "corp", "sub": subject, "iat": iat, "exp": NOW + 600 });
             issuers.assume("corp", claims.as_object().unwrap().clone(), NOW).unwrap()
         };
-        let subject = |value: &str| Revocation { scope: Scope::Every, by: RevokedBy::Subject, value: value.into(), at: NOW };
+        let subject = |value: &str| Revocation {
+            scope: Scope::Every,
+            by: RevokedBy::Subject,
+            value: value.into(),
+            at: NOW,
+        };
         for revocations in [&here, &there, &unkept] {
             for name in ["operator", "command", "logout"] {
                 revocations.list().meets(&token(name, NOW + 20), NOW);
@@ -422,13 +523,18 @@ mod tests {
             assert!(revocations.revoke_once(subject("logout"), logout).await.unwrap());
             for name in ["operator", "logout"] {
                 assert!(revocations.list().find(&token(name, NOW + 20)).is_some(), "{name}");
-                assert!(revocations.list().find(&token(name, NOW + 21)).is_none(), "{name}: it is issued later");
+                assert!(
+                    revocations.list().find(&token(name, NOW + 21)).is_none(),
+                    "{name}: it is issued later"
+                );
             }
         }
         keep(&kept, vec![subject("command")], &Retention::default()).await.unwrap();
         here.catch_up().await.unwrap();
         let later = load(Some(kept), &clock).await;
-        for (name, revocations) in [("command", &here), ("command", &later), ("operator", &later), ("logout", &later)] {
+        for (name, revocations) in
+            [("command", &here), ("command", &later), ("operator", &later), ("logout", &later)]
+        {
             assert!(revocations.list().find(&token(name, NOW + 20)).is_some(), "{name}");
         }
         there.catch_up().await.unwrap();
@@ -443,10 +549,12 @@ mod tests {
         let here = load(Some(store(&folder).await), &clock).await;
         let issuers = issuers(Duration::from_hours(1));
         let token = |iat: u64| {
-            let claims = serde_json::json!({ "iss": "corp", "sub": "u", "iat": iat, "exp": NOW + 600 });
+            let claims =
+                serde_json::json!({ "iss": "corp", "sub": "u", "iat": iat, "exp": NOW + 600 });
             issuers.assume("corp", claims.as_object().unwrap().clone(), NOW).unwrap()
         };
-        let subject = Revocation { scope: Scope::Every, by: RevokedBy::Subject, value: "u".into(), at: NOW };
+        let subject =
+            Revocation { scope: Scope::Every, by: RevokedBy::Subject, value: "u".into(), at: NOW };
         here.list().meets(&token(NOW + 5), NOW);
         here.revoke(subject).await.unwrap();
         let (before, after) = (token(NOW + 5), token(NOW + 6));
@@ -485,7 +593,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = load(Some(store(&folder).await), &Clock::fixed(NOW)).await;
         let count = REVOCATIONS_PAGE * 2;
-        here.revoke_all((0..count).map(|index| sid(&index.to_string(), corp(), NOW)).collect()).await.unwrap();
+        here.revoke_all((0..count).map(|index| sid(&index.to_string(), corp(), NOW)).collect())
+            .await
+            .unwrap();
         assert_eq!(load(Some(store(&folder).await), &Clock::fixed(NOW)).await.list().len(), count);
     }
 
@@ -495,7 +605,11 @@ mod tests {
         let clock = Clock::fixed(NOW);
         let revocations = load(Some(store(&folder).await), &clock).await;
         revocations
-            .revoke_all(vec![sid("a", corp(), NOW), sid("b", Scope::Every, NOW), sid("c", Scope::Issuer("gone".into()), NOW)])
+            .revoke_all(vec![
+                sid("a", corp(), NOW),
+                sid("b", Scope::Every, NOW),
+                sid("c", Scope::Issuer("gone".into()), NOW),
+            ])
             .await
             .unwrap();
         // One hour, and half a minute of leeway at both ends.
@@ -511,7 +625,11 @@ mod tests {
         assert_eq!(revocations.list().len(), 3);
         clock.advance(Duration::from_secs(2));
         revocations.prune().await.unwrap();
-        assert_eq!(revocations.list().len(), 2, "those of every issuer, and of one that is not in the file, stay for a day");
+        assert_eq!(
+            revocations.list().len(),
+            2,
+            "those of every issuer, and of one that is not in the file, stay for a day"
+        );
         assert_eq!(load(Some(store(&folder).await), &clock).await.list().len(), 2);
         clock.advance(Duration::from_hours(24));
         revocations.prune().await.unwrap();

@@ -1,8 +1,8 @@
 //! PEM files into rustls configurations, for both sides.
 //!
-//! The aws-lc provider is named each time, so that nothing depends on which one the process has installed. Early data
-//! (0-RTT) stays off: it could be replayed. What is wrong with a file is told so that whoever wrote it can mend it; no
-//! error carries any of a file's contents.
+//! The aws-lc provider is named each time, so that nothing depends on which one the process has
+//! installed. Early data (0-RTT) stays off: it could be replayed. What is wrong with a file is told
+//! so that whoever wrote it can mend it; no error carries any of a file's contents.
 
 use std::sync::Arc;
 
@@ -11,45 +11,62 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{
+    ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version,
+};
 
-/// What a listener needs to speak TLS 1.2 and 1.3 with `h2` and `http/1.1`: the chain, the server's own certificate
-/// first, and its private key (PKCS #8, PKCS #1 or SEC 1), both as PEM.
+/// What a listener needs to speak TLS 1.2 and 1.3 with `h2` and `http/1.1`: the chain, the server's
+/// own certificate first, and its private key (PKCS #8, PKCS #1 or SEC 1), both as PEM.
 ///
 /// The certificate's dates are not looked at: one that has expired serves, and its clients object.
-pub fn server_config(certificate_pem: &[u8], private_key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
+pub fn server_config(
+    certificate_pem: &[u8],
+    private_key_pem: &[u8],
+) -> Result<ServerConfig, TlsError> {
     let chain = certificates(certificate_pem)?;
     let key = private_key(private_key_pem)?;
     let provider = provider();
-    let signing_key = provider.key_provider.load_private_key(key.clone_key()).map_err(TlsError::KeyUnusable)?;
-    let belongs =
-        |certificate: &CertificateDer<'static>| CertifiedKey::new(vec![certificate.clone()], Arc::clone(&signing_key)).keys_match();
+    let signing_key =
+        provider.key_provider.load_private_key(key.clone_key()).map_err(TlsError::KeyUnusable)?;
+    let belongs = |certificate: &CertificateDer<'static>| {
+        CertifiedKey::new(vec![certificate.clone()], Arc::clone(&signing_key)).keys_match()
+    };
     match chain.first().map(belongs) {
         None => return Err(TlsError::NoCertificate),
         // A key that cannot tell its public half is given the benefit of the doubt, as rustls does.
         Some(Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown))) => {}
-        Some(Err(rustls::Error::InconsistentKeys(_))) if chain[1..].iter().any(|other| belongs(other).is_ok()) => {
+        Some(Err(rustls::Error::InconsistentKeys(_)))
+            if chain[1..].iter().any(|other| belongs(other).is_ok()) =>
+        {
             return Err(TlsError::OwnCertificateNotFirst);
         }
         Some(Err(rustls::Error::InconsistentKeys(_))) => return Err(TlsError::KeyMismatch),
         Some(Err(error)) => return Err(TlsError::CertificateUnusable(error)),
     }
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(VERSIONS).map_err(TlsError::Library)?;
-    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(TlsError::CertificateUnusable)?;
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(VERSIONS)
+        .map_err(TlsError::Library)?;
+    let mut config = builder
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::CertificateUnusable)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = ticketer()?;
     config.max_early_data_size = 0;
     Ok(config)
 }
 
-/// What a connection to an upstream or a key server needs to speak TLS 1.2 and 1.3 with `http/1.1`: it trusts exactly the
-/// certificates in `ca_pem`, or without it those that the system trusts, which are read from disk each time.
+/// What a connection to an upstream or a key server needs to speak TLS 1.2 and 1.3 with `http/1.1`:
+/// it trusts exactly the certificates in `ca_pem`, or without it those that the system trusts,
+/// which are read from disk each time.
 pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     let roots = match ca_pem {
         Some(pem) => given_roots(pem)?,
         None => system_roots()?,
     };
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).map_err(TlsError::Library)?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)
+        .map_err(TlsError::Library)?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_early_data = false;
@@ -60,10 +77,14 @@ pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The certificate file holds no certificate.
-    #[error("there is no certificate in the file: it must hold `-----BEGIN CERTIFICATE-----` (PEM; DER has to be converted)")]
+    #[error(
+        "there is no certificate in the file: it must hold `-----BEGIN CERTIFICATE-----` (PEM; DER has to be converted)"
+    )]
     NoCertificate,
     /// The certificate file holds a private key instead.
-    #[error("the file holds a private key, but a certificate is wanted here: are the two files swapped?")]
+    #[error(
+        "the file holds a private key, but a certificate is wanted here: are the two files swapped?"
+    )]
     CertificateIsKey,
     /// A certificate section of the file is cut off or no base64.
     #[error("the certificate file is damaged")]
@@ -77,10 +98,14 @@ pub enum TlsError {
     )]
     OwnCertificateNotFirst,
     /// The key file holds no private key.
-    #[error("there is no private key in the file: it must hold `-----BEGIN PRIVATE KEY-----` (PEM; DER has to be converted)")]
+    #[error(
+        "there is no private key in the file: it must hold `-----BEGIN PRIVATE KEY-----` (PEM; DER has to be converted)"
+    )]
     NoKey,
     /// The key file holds a certificate instead.
-    #[error("the file holds a certificate, but a private key is wanted here: are the two files swapped?")]
+    #[error(
+        "the file holds a certificate, but a private key is wanted here: are the two files swapped?"
+    )]
     KeyIsCertificate,
     /// The private key is protected by a passphrase.
     #[error(
@@ -91,7 +116,9 @@ pub enum TlsError {
     #[error("the private key file is damaged")]
     KeyDamaged(#[source] pem::Error),
     /// The private key is of a kind or length that rustls cannot use.
-    #[error("the private key cannot be used: RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, and Ed25519 can")]
+    #[error(
+        "the private key cannot be used: RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, and Ed25519 can"
+    )]
     KeyUnusable(#[source] rustls::Error),
     /// Private key and certificate are not a pair.
     #[error("the private key does not belong to the certificate")]
@@ -116,20 +143,30 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// Whether it is the private key's file that has to be looked at, rather than the certificate's.
+    /// Whether it is the private key's file that has to be looked at, rather than the
+    /// certificate's.
     pub const fn concerns_key(&self) -> bool {
         matches!(
             self,
-            Self::NoKey | Self::KeyIsCertificate | Self::KeyEncrypted | Self::KeyDamaged(_) | Self::KeyUnusable(_) | Self::KeyMismatch
+            Self::NoKey
+                | Self::KeyIsCertificate
+                | Self::KeyEncrypted
+                | Self::KeyDamaged(_)
+                | Self::KeyUnusable(_)
+                | Self::KeyMismatch
         )
     }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(TlsError::CertificateDamaged)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(TlsError::CertificateDamaged)?;
     match chain.is_empty() {
         false => Ok(chain),
-        true if is_encrypted(pem) || PrivateKeyDer::from_pem_slice(pem).is_ok() => Err(TlsError::CertificateIsKey),
+        true if is_encrypted(pem) || PrivateKeyDer::from_pem_slice(pem).is_ok() => {
+            Err(TlsError::CertificateIsKey)
+        }
         true => Err(TlsError::NoCertificate),
     }
 }
@@ -139,7 +176,9 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
         return Err(TlsError::KeyEncrypted);
     }
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        pem::Error::NoItemsFound if CertificateDer::from_pem_slice(pem).is_ok() => TlsError::KeyIsCertificate,
+        pem::Error::NoItemsFound if CertificateDer::from_pem_slice(pem).is_ok() => {
+            TlsError::KeyIsCertificate
+        }
         pem::Error::NoItemsFound => TlsError::NoKey,
         error => TlsError::KeyDamaged(error),
     })
@@ -154,7 +193,9 @@ fn is_encrypted(pem: &[u8]) -> bool {
 fn given_roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in certificates(pem)?.into_iter().enumerate() {
-        roots.add(certificate).map_err(|source| TlsError::AnchorUnusable { number: index + 1, source })?;
+        roots
+            .add(certificate)
+            .map_err(|source| TlsError::AnchorUnusable { number: index + 1, source })?;
     }
     Ok(roots)
 }
@@ -164,14 +205,19 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     // A system's collection may hold oddities that rustls cannot read: the rest counts.
     roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() { Err(TlsError::NoSystemRoots(found.errors.into_iter().next())) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(TlsError::NoSystemRoots(found.errors.into_iter().next()))
+    } else {
+        Ok(roots)
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// Tickets let a client resume without our keeping its session in memory. Their keys change every few hours.
+/// Tickets let a client resume without our keeping its session in memory. Their keys change every
+/// few hours.
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
     aws_lc_rs::Ticketer::new().map_err(TlsError::Library)
 }

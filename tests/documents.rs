@@ -1,4 +1,5 @@
-//! Holds the documents to the program: every file that they show compiles, and everything that has a name has its entry.
+//! Holds the documents to the program: every file that they show compiles, and everything that has
+//! a name has its entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,16 +38,23 @@ fn documents() -> Vec<String> {
         .filter(|name| root().join(name).exists())
         .map(str::to_owned)
         .collect();
-    let mut folders: Vec<PathBuf> = ["docs", "examples", "tests", "fuzz", "benches"].iter().map(|name| root().join(name)).collect();
+    let mut folders: Vec<PathBuf> = ["docs", "examples", "tests", "fuzz", "benches"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for path in entries.map(|entry| entry.expect("it can be read").path()) {
             // What was fetched or built is nobody's document.
-            let is_ours = !["node_modules", "venv", "target", "corpus"].iter().any(|name| path.ends_with(name));
+            let is_ours = !["node_modules", "venv", "target", "corpus"]
+                .iter()
+                .any(|name| path.ends_with(name));
             if path.is_dir() && is_ours {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.push(path.strip_prefix(root()).expect("it is below the root").display().to_string());
+                found.push(
+                    path.strip_prefix(root()).expect("it is below the root").display().to_string(),
+                );
             }
         }
     }
@@ -54,7 +62,8 @@ fn documents() -> Vec<String> {
     found
 }
 
-// --- files that the documents show -----------------------------------------------------------------------------------------------------
+// --- files that the documents show
+// -----------------------------------------------------------------------------------------------------
 
 /// What a fence says after its backticks, and what stands in it, with the line that it begins at.
 fn fences(text: &str) -> Vec<(usize, String, String)> {
@@ -78,7 +87,12 @@ fn fences(text: &str) -> Vec<(usize, String, String)> {
 
 fn compile(path: &Path, text: String) -> Result<Compiled, Problems> {
     portcullis::token::install_crypto();
-    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: NOW };
+    let options = CompileOptions {
+        previous: None,
+        create: CreateFiles::No,
+        metrics: &Metrics::new(),
+        now: NOW,
+    };
     Snapshot::compile(config::parse(path, text)?, &options)
 }
 
@@ -87,7 +101,11 @@ fn unreadable(text: &str) -> Option<String> {
     match config::parse(Path::new("gateway.toml"), text.to_owned()) {
         Err(problems) => Some(problems.to_string()),
         Ok(loaded) => {
-            let errors: Vec<_> = loaded.problems.into_iter().filter(|problem| problem.severity == Severity::Error).collect();
+            let errors: Vec<_> = loaded
+                .problems
+                .into_iter()
+                .filter(|problem| problem.severity == Severity::Error)
+                .collect();
             (!errors.is_empty()).then(|| Problems::new(loaded.source, errors).to_string())
         }
     }
@@ -102,20 +120,27 @@ fn every_file_in_the_documents_compiles() {
             match info.as_str() {
                 "toml fragment" => {
                     fragments += 1;
-                    wrong.extend(unreadable(&text).map(|problems| format!("{name}:{line}: {problems}")));
+                    wrong.extend(
+                        unreadable(&text).map(|problems| format!("{name}:{line}: {problems}")),
+                    );
                 }
                 "toml" => {
                     whole += 1;
                     let folder = tempfile::tempdir().expect("a temporary folder");
                     // A variable of the reader's machine is a file here.
                     let text = text.replace("{ env = \"", "{ file = \"");
-                    let made =
-                        config::parse(Path::new("gateway.toml"), text.clone()).map(|loaded| make_named_files(&loaded.file, folder.path()));
-                    if let Err(problems) = made.and_then(|()| compile(&folder.path().join("gateway.toml"), text)) {
+                    let made = config::parse(Path::new("gateway.toml"), text.clone())
+                        .map(|loaded| make_named_files(&loaded.file, folder.path()));
+                    if let Err(problems) =
+                        made.and_then(|()| compile(&folder.path().join("gateway.toml"), text))
+                    {
                         wrong.push(format!("{name}:{line}: {problems}"));
                     }
                 }
-                info => assert!(!info.starts_with("toml"), "{name}:{line}: write `toml` or `toml fragment`, not `{info}`"),
+                info => assert!(
+                    !info.starts_with("toml"),
+                    "{name}:{line}: write `toml` or `toml fragment`, not `{info}`"
+                ),
             }
         }
     }
@@ -146,18 +171,28 @@ fn make_named_files(file: &File, folder: &Path) {
         }
         let secret = issuer.secret.as_ref().and_then(|secret| secret.get_ref().file(folder));
         if let Some(path) = secret {
-            write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), &"0123456789abcdef".repeat(5));
+            write(
+                &path.strip_prefix(folder).unwrap_or(&path).display().to_string(),
+                &"0123456789abcdef".repeat(5),
+            );
         }
     }
-    let made = rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
     if let Some(tls) = &file.server.tls {
         write(tls.get_ref().certificate.get_ref(), &made.cert.pem());
         if let Some(path) = tls.get_ref().private_key.get_ref().file(folder) {
-            write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), &made.signing_key.serialize_pem());
+            write(
+                &path.strip_prefix(folder).unwrap_or(&path).display().to_string(),
+                &made.signing_key.serialize_pem(),
+            );
         }
     }
     if let Some(path) = file.admin.token.as_ref().and_then(|token| token.get_ref().file(folder)) {
-        write(&path.strip_prefix(folder).unwrap_or(&path).display().to_string(), "0123456789abcdef0123456789abcdef");
+        write(
+            &path.strip_prefix(folder).unwrap_or(&path).display().to_string(),
+            "0123456789abcdef0123456789abcdef",
+        );
     }
     for upstream in file.upstream.values() {
         if let Some(ca) = upstream.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref()) {
@@ -180,14 +215,20 @@ fn jwk(algorithm: &str) -> String {
     use rcgen::PublicKeyData;
     let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     if algorithm == "ES256" {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key can be made");
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+            .expect("a key can be made");
         let point = key.der_bytes();
         let (x, y) = (text(&point[1..33]), text(&point[33..]));
         return format!(r#"{{"kty":"EC","crv":"P-256","kid":"{algorithm}","x":"{x}","y":"{y}"}}"#);
     }
     // A modulus of 2048 bits: only its form is looked at.
-    let modulus: Vec<u8> = (0..256_u32).map(|at| if at == 0 || at == 255 { 0xc5 } else { (at * 37 % 251) as u8 }).collect();
-    format!(r#"{{"kty":"RSA","kid":"{algorithm}","alg":"{algorithm}","n":"{}","e":"AQAB"}}"#, text(&modulus))
+    let modulus: Vec<u8> = (0..256_u32)
+        .map(|at| if at == 0 || at == 255 { 0xc5 } else { (at * 37 % 251) as u8 })
+        .collect();
+    format!(
+        r#"{{"kty":"RSA","kid":"{algorithm}","alg":"{algorithm}","n":"{}","e":"AQAB"}}"#,
+        text(&modulus)
+    )
 }
 
 #[test]
@@ -208,11 +249,13 @@ fn every_example_compiles() {
     assert!(found >= 3, "{found} examples");
 }
 
-// --- gateway.toml ----------------------------------------------------------------------------------------------------------------------
+// --- gateway.toml
+// ----------------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_default_file_compiles_without_a_warning() {
-    let compiled = compile(Path::new("gateway.toml"), read("gateway.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    let compiled = compile(Path::new("gateway.toml"), read("gateway.toml"))
+        .unwrap_or_else(|problems| panic!("{problems}"));
     assert!(compiled.warnings.list.is_empty(), "{}", compiled.warnings);
     assert!(compiled.snapshot.weakened.is_empty(), "{:?}", compiled.snapshot.weakened);
 }
@@ -221,11 +264,13 @@ fn the_default_file_compiles_without_a_warning() {
 fn commented(line: &str) -> Option<(&str, &str)> {
     let written = line.strip_prefix("# ")?;
     let (key, _) = written.split_once(" = ")?;
-    let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_key =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     is_key.then_some((written, key))
 }
 
-/// Commented lines that stand for something else than their default, so that the file means something else with them.
+/// Commented lines that stand for something else than their default, so that the file means
+/// something else with them.
 const NO_DEFAULT: [&str; 14] = [
     "mail",
     "token",
@@ -255,15 +300,20 @@ fn every_commented_default_is_the_default() {
         // A section that is commented out as a whole goes in as a whole.
         let is_section = lines[at].starts_with("# [");
         let end = if is_section {
-            lines[at..].iter().position(|line| !line.starts_with("# ")).map_or(lines.len(), |end| at + end)
+            lines[at..]
+                .iter()
+                .position(|line| !line.starts_with("# "))
+                .map_or(lines.len(), |end| at + end)
         } else {
             at + 1
         };
-        let uncommented: Vec<&str> = lines[at..end].iter().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+        let uncommented: Vec<&str> =
+            lines[at..end].iter().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
         let written = [&lines[..at], &uncommented, &lines[end..]].concat().join("\n");
         if is_section {
             sections += 1;
-            // Its two sources of keys are alternatives: such a section need not compile, but be read.
+            // Its two sources of keys are alternatives: such a section need not compile, but be
+            // read.
             if let Some(problems) = unreadable(&written) {
                 panic!("gateway.toml with the section of line {} uncommented: {problems}", at + 1);
             }
@@ -273,7 +323,12 @@ fn every_commented_default_is_the_default() {
                 panic!("gateway.toml with line {} uncommented: {problems}", at + 1);
             }
             if !NO_DEFAULT.contains(&key) {
-                assert_eq!(meaning(&written), as_is, "`{line}` of line {} is not the default", at + 1);
+                assert_eq!(
+                    meaning(&written),
+                    as_is,
+                    "`{line}` of line {} is not the default",
+                    at + 1
+                );
             }
         }
         at = end;
@@ -283,14 +338,32 @@ fn every_commented_default_is_the_default() {
 
 /// What a file means, as text, without what is made anew each time: keys, counters, connections.
 fn meaning(text: &str) -> String {
-    let Compiled { snapshot, .. } = compile(Path::new("gateway.toml"), text.to_owned()).unwrap_or_else(|problems| panic!("{problems}"));
-    let Snapshot { start, limits, h2c, proxies, max_body, body_idle_timeout, access_log, drain_delay, drain_timeout, watch, .. } =
-        &snapshot;
+    let Compiled { snapshot, .. } = compile(Path::new("gateway.toml"), text.to_owned())
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let Snapshot {
+        start,
+        limits,
+        h2c,
+        proxies,
+        max_body,
+        body_idle_timeout,
+        access_log,
+        drain_delay,
+        drain_timeout,
+        watch,
+        ..
+    } = &snapshot;
     let identity = &snapshot.identity;
-    let mut issuers: Vec<String> = snapshot.issuers.iter().map(|issuer| format!("{:?}", issuer.settings())).collect();
+    let mut issuers: Vec<String> =
+        snapshot.issuers.iter().map(|issuer| format!("{:?}", issuer.settings())).collect();
     issuers.sort();
-    let upstreams: Vec<String> = snapshot.upstreams.iter().map(|upstream| format!("{:?}", upstream.settings())).collect();
-    let counters: Vec<String> = snapshot.counters.iter().map(|limit| format!("{} {:?}", limit.name(), limit.settings())).collect();
+    let upstreams: Vec<String> =
+        snapshot.upstreams.iter().map(|upstream| format!("{:?}", upstream.settings())).collect();
+    let counters: Vec<String> = snapshot
+        .counters
+        .iter()
+        .map(|limit| format!("{} {:?}", limit.name(), limit.settings()))
+        .collect();
     let names = &snapshot.rules.token_names;
     let routes: Vec<String> = snapshot
         .routes
@@ -328,7 +401,9 @@ fn the_default_file_names_every_key() {
     for line in text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)) {
         if line.starts_with('[') {
             let title = line.split_once(" #").map_or(line, |(title, _)| title).trim();
-            let named = ["issuer", "limit", "upstream"].into_iter().find(|kind| title.starts_with(&format!("[{kind}.")));
+            let named = ["issuer", "limit", "upstream"]
+                .into_iter()
+                .find(|kind| title.starts_with(&format!("[{kind}.")));
             section = named.map_or_else(|| title.to_owned(), |kind| format!("[{kind}.NAME]"));
         }
         let text = sections.entry(section.clone()).or_default();
@@ -339,16 +414,21 @@ fn the_default_file_names_every_key() {
         let Some(text) = sections.get(&key.section) else { return false };
         let name = &key.name;
         text.lines().any(|line| {
-            line.starts_with(&format!("{name} = ")) || ["{", ","].iter().any(|before| line.contains(&format!("{before} {name} = ")))
+            line.starts_with(&format!("{name} = "))
+                || ["{", ","].iter().any(|before| line.contains(&format!("{before} {name} = ")))
         })
     };
-    let missing: Vec<String> =
-        keys().into_iter().filter(|key| !key.unsupported && !key.is_section && !names(key)).map(|key| key.place()).collect();
+    let missing: Vec<String> = keys()
+        .into_iter()
+        .filter(|key| !key.unsupported && !key.is_section && !names(key))
+        .map(|key| key.place())
+        .collect();
     // Keys of a `[[test]]` that the file has no use for.
     assert_eq!(missing, ["[[test]] issuer", "[[test]] peer"]);
 }
 
-// --- the reference ---------------------------------------------------------------------------------------------------------------------
+// --- the reference
+// ---------------------------------------------------------------------------------------------------------------------
 
 /// A key of the file.
 #[derive(Debug)]
@@ -369,17 +449,24 @@ impl Key {
 }
 
 fn schema() -> Value {
-    let printed = Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("schema").output().expect("the binary runs");
+    let printed = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .arg("schema")
+        .output()
+        .expect("the binary runs");
     assert!(printed.status.success());
     serde_json::from_slice(&printed.stdout).expect("a schema is JSON")
 }
 
 #[test]
 fn the_description_of_the_endpoints_is_the_one_that_is_printed() {
-    let printed = Command::new(env!("CARGO_BIN_EXE_portcullis")).arg("openapi").output().expect("the binary runs");
+    let printed = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .arg("openapi")
+        .output()
+        .expect("the binary runs");
     assert!(printed.status.success());
     let printed = String::from_utf8(printed.stdout).expect("JSON is UTF-8");
-    let stale = "docs/reference/openapi.json is stale: `portcullis openapi > docs/reference/openapi.json`";
+    let stale =
+        "docs/reference/openapi.json is stale: `portcullis openapi > docs/reference/openapi.json`";
     assert!(read("docs/reference/openapi.json") == printed, "{stale}");
 }
 
@@ -390,7 +477,9 @@ fn keys() -> Vec<Key> {
     for (name, property) in schema["properties"].as_object().expect("the file has keys") {
         let (section, definition) = if let Some(one) = reference(property) {
             (format!("[{name}]"), Some(one))
-        } else if let Some(many) = named(property).filter(|many| schema["$defs"][many]["properties"].is_object()) {
+        } else if let Some(many) =
+            named(property).filter(|many| schema["$defs"][many]["properties"].is_object())
+        {
             (format!("[{name}.NAME]"), Some(many))
         } else if let Some(items) = reference(&property["items"]) {
             (format!("[[{name}]]"), Some(items))
@@ -398,8 +487,16 @@ fn keys() -> Vec<Key> {
             (format!("[{name}]"), None)
         };
         let unsupported = is_unsupported(property);
-        keys.push(Key { section: section.clone(), within: None, name: name.clone(), unsupported, is_section: true });
-        if let Some(definition) = definition.filter(|definition| schema["$defs"][definition]["properties"].is_object()) {
+        keys.push(Key {
+            section: section.clone(),
+            within: None,
+            name: name.clone(),
+            unsupported,
+            is_section: true,
+        });
+        if let Some(definition) =
+            definition.filter(|definition| schema["$defs"][definition]["properties"].is_object())
+        {
             section_keys(&schema, &definition, &section, &mut keys);
         }
     }
@@ -408,21 +505,38 @@ fn keys() -> Vec<Key> {
 }
 
 fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<Key>) {
-    for (name, property) in schema["$defs"][definition]["properties"].as_object().expect("a section has keys") {
-        let below = reference(property).filter(|below| schema["$defs"][below]["properties"].is_object());
+    for (name, property) in
+        schema["$defs"][definition]["properties"].as_object().expect("a section has keys")
+    {
+        let below =
+            reference(property).filter(|below| schema["$defs"][below]["properties"].is_object());
         let unsupported = is_unsupported(property);
         let sections = ["[server.tls]", "[server.limits]", "[identity.brand]"].map(str::to_owned);
         let own = format!("[{}.{name}]", section.trim_matches(['[', ']']));
         let is_section = below.is_some() && sections.contains(&own);
         let heading = if is_section { own.clone() } else { section.to_owned() };
-        keys.push(Key { section: heading, within: None, name: name.clone(), unsupported, is_section });
+        keys.push(Key {
+            section: heading,
+            within: None,
+            name: name.clone(),
+            unsupported,
+            is_section,
+        });
         match below {
             Some(below) if is_section => section_keys(schema, &below, &own, keys),
             Some(below) => {
-                for (inner, property) in schema["$defs"][&below]["properties"].as_object().expect("a table has keys") {
+                for (inner, property) in
+                    schema["$defs"][&below]["properties"].as_object().expect("a table has keys")
+                {
                     let unsupported = is_unsupported(property);
                     let within = Some(name.clone());
-                    keys.push(Key { section: section.to_owned(), within, name: inner.clone(), unsupported, is_section: false });
+                    keys.push(Key {
+                        section: section.to_owned(),
+                        within,
+                        name: inner.clone(),
+                        unsupported,
+                        is_section: false,
+                    });
                 }
             }
             None => {}
@@ -437,15 +551,22 @@ fn named(property: &Value) -> Option<String> {
 
 /// The definition that a schema refers to, however it is wrapped.
 fn reference(schema: &Value) -> Option<String> {
-    let direct = |schema: &Value| schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")).map(str::to_owned);
-    direct(schema).or_else(|| ["anyOf", "allOf", "oneOf"].iter().find_map(|any| schema[any].as_array()?.iter().find_map(direct)))
+    let direct = |schema: &Value| {
+        schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")).map(str::to_owned)
+    };
+    direct(schema).or_else(|| {
+        ["anyOf", "allOf", "oneOf"]
+            .iter()
+            .find_map(|any| schema[any].as_array()?.iter().find_map(direct))
+    })
 }
 
 fn is_unsupported(property: &Value) -> bool {
     property["description"].as_str().is_some_and(|text| text.ends_with("Not supported yet."))
 }
 
-/// The headings of a document, each with its level and what follows up to the next of its level or above.
+/// The headings of a document, each with its level and what follows up to the next of its level or
+/// above.
 fn headings(text: &str) -> Vec<(usize, String, String)> {
     let mut found: Vec<(usize, String, String)> = Vec::new();
     let mut in_fence = false;
@@ -455,7 +576,9 @@ fn headings(text: &str) -> Vec<(usize, String, String)> {
         if !in_fence && (1..=6).contains(&level) && line[level..].starts_with(' ') {
             found.push((level, line[level..].trim().to_owned(), String::new()));
         }
-        let open: Vec<usize> = (0..found.len()).filter(|at| found[at + 1..].iter().all(|(other, ..)| *other > found[*at].0)).collect();
+        let open: Vec<usize> = (0..found.len())
+            .filter(|at| found[at + 1..].iter().all(|(other, ..)| *other > found[*at].0))
+            .collect();
         for at in open {
             found[at].2.push_str(line);
             found[at].2.push('\n');
@@ -468,8 +591,11 @@ fn headings(text: &str) -> Vec<(usize, String, String)> {
 fn every_key_has_its_entry() {
     let reference = read("docs/reference/configuration.md");
     let headings = headings(&reference);
-    let sections: BTreeMap<&str, &str> =
-        headings.iter().filter(|(level, ..)| *level == 2).map(|(_, title, body)| (title.as_str(), body.as_str())).collect();
+    let sections: BTreeMap<&str, &str> = headings
+        .iter()
+        .filter(|(level, ..)| *level == 2)
+        .map(|(_, title, body)| (title.as_str(), body.as_str()))
+        .collect();
     let entries = |section: &str| -> BTreeMap<String, String> {
         let body = sections.get(section).copied().unwrap_or_default();
         self::headings(body)
@@ -501,20 +627,30 @@ fn every_key_has_its_entry() {
             known.entry(key.section.clone()).or_default().insert(key.name);
         }
     }
-    assert!(missing.is_empty(), "without an entry in docs/reference/configuration.md: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "without an entry in docs/reference/configuration.md: {missing:#?}"
+    );
     for (section, keys) in &known {
-        let stale: Vec<String> = entries(section).into_keys().filter(|entry| !keys.contains(entry)).collect();
-        assert!(stale.is_empty(), "{section} has no {stale:?}, but docs/reference/configuration.md has");
+        let stale: Vec<String> =
+            entries(section).into_keys().filter(|entry| !keys.contains(entry)).collect();
+        assert!(
+            stale.is_empty(),
+            "{section} has no {stale:?}, but docs/reference/configuration.md has"
+        );
     }
 }
 
-/// An entry is a sentence, type and default, meaning, example: at least, there is an example that holds the key.
+/// An entry is a sentence, type and default, meaning, example: at least, there is an example that
+/// holds the key.
 #[test]
 fn every_entry_of_a_key_has_an_example() {
     let reference = read("docs/reference/configuration.md");
     for (_, title, body) in headings(&reference).into_iter().filter(|(level, ..)| *level == 3) {
         let key = title.trim_matches('`');
-        let shown = fences(&body).iter().any(|(_, info, text)| info.starts_with("toml") && text.contains(key));
+        let shown = fences(&body)
+            .iter()
+            .any(|(_, info, text)| info.starts_with("toml") && text.contains(key));
         assert!(shown, "`{key}` has no example in docs/reference/configuration.md");
     }
 }
@@ -522,8 +658,11 @@ fn every_entry_of_a_key_has_an_example() {
 /// Compares names with the headings of a level 3 that stand in backticks.
 fn compare(document: &str, names: &BTreeSet<String>) {
     let headings = headings(&read(document));
-    let entries: BTreeSet<String> =
-        headings.iter().filter_map(|(_, title, _)| title.strip_prefix('`')?.strip_suffix('`')).map(str::to_owned).collect();
+    let entries: BTreeSet<String> = headings
+        .iter()
+        .filter_map(|(_, title, _)| title.strip_prefix('`')?.strip_suffix('`'))
+        .map(str::to_owned)
+        .collect();
     let missing: Vec<_> = names.difference(&entries).collect();
     let stale: Vec<_> = entries.difference(names).collect();
     assert!(missing.is_empty(), "{document} has no heading for {missing:?}");
@@ -537,9 +676,16 @@ fn every_reason_has_its_entry() {
     // Each refusal stands under its status.
     let text = read("docs/reference/reasons.md");
     for (_, title, body) in headings(&text).into_iter().filter(|(level, ..)| *level == 2) {
-        let statuses: Vec<u16> = title.split([',', ' ']).filter_map(|word| word.parse().ok()).collect();
-        for reason in Reason::ALL.iter().filter(|reason| !reason.is_pass() && body.contains(&format!("### `{}`", reason.as_str()))) {
-            assert!(statuses.contains(&reason.status().as_u16()), "`{}` stands under \"{title}\"", reason.as_str());
+        let statuses: Vec<u16> =
+            title.split([',', ' ']).filter_map(|word| word.parse().ok()).collect();
+        for reason in Reason::ALL.iter().filter(|reason| {
+            !reason.is_pass() && body.contains(&format!("### `{}`", reason.as_str()))
+        }) {
+            assert!(
+                statuses.contains(&reason.status().as_u16()),
+                "`{}` stands under \"{title}\"",
+                reason.as_str()
+            );
         }
     }
 }
@@ -575,11 +721,18 @@ fn every_metric_has_its_entry() {
     let document = read("docs/reference/metrics.md");
     for (_, title, body) in headings(&document) {
         let name = title.trim_matches('`');
-        let series = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name}_bucket{{")));
-        for label in series.filter_map(|line| line.split_once('{')?.1.split_once('}')).flat_map(|(labels, _)| labels.split("\",")) {
+        let series = text.lines().filter(|line| {
+            line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name}_bucket{{"))
+        });
+        for label in series
+            .filter_map(|line| line.split_once('{')?.1.split_once('}'))
+            .flat_map(|(labels, _)| labels.split("\","))
+        {
             let label = label.split('=').next().unwrap_or_default();
             assert!(
-                label == "le" || body.contains(&format!("`{label}")) || body.contains(&format!("{label}`")),
+                label == "le"
+                    || body.contains(&format!("`{label}"))
+                    || body.contains(&format!("{label}`")),
                 "{name}: nothing of `{label}`"
             );
         }
@@ -609,24 +762,35 @@ fn every_field_of_the_access_log_has_its_entry() {
     record.write_json(&mut line);
     let line: Value = serde_json::from_slice(&line).expect("a line is JSON");
     let document = read("docs/reference/log.md");
-    let rows: BTreeSet<&str> =
-        document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();
+    let rows: BTreeSet<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
     for name in line.as_object().expect("an object").keys() {
         assert!(rows.contains(name.as_str()), "docs/reference/log.md has no row for `{name}`");
     }
     for outcome in [Outcome::Allowed, Outcome::Refused, Outcome::WouldRefuse, Outcome::Failed] {
-        assert!(document.contains(&format!("`{}`", outcome.as_str())), "docs/reference/log.md does not say `{}`", outcome.as_str());
+        assert!(
+            document.contains(&format!("`{}`", outcome.as_str())),
+            "docs/reference/log.md does not say `{}`",
+            outcome.as_str()
+        );
     }
 }
 
-/// The messages of the events that a source file writes at `info` and above, with `…` for what is filled in; its tests are left out.
+/// The messages of the events that a source file writes at `info` and above, with `…` for what is
+/// filled in; its tests are left out.
 fn messages(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]").next().unwrap_or_default();
     let macros = ["tracing::info!(", "tracing::warn!(", "tracing::error!("];
-    let starts = macros.into_iter().flat_map(|opening| source.match_indices(opening).map(|(at, opening)| at + opening.len()));
+    let starts = macros
+        .into_iter()
+        .flat_map(|opening| source.match_indices(opening).map(|(at, opening)| at + opening.len()));
     let mut found = Vec::new();
     for start in starts {
-        let (mut depth, mut literal, mut in_literal, mut is_filled_in) = (1, String::new(), false, false);
+        let (mut depth, mut literal, mut in_literal, mut is_filled_in) =
+            (1, String::new(), false, false);
         // The message is the last literal before the macro's end.
         for letter in source[start..].chars() {
             match letter {
@@ -656,10 +820,15 @@ fn messages(source: &str) -> Vec<String> {
 fn every_event_has_its_entry() {
     let (mut sources, mut folders) = (Vec::new(), vec![root().join("src")]);
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).expect("it can be read").map(|entry| entry.expect("it can be read").path()) {
+        for path in fs::read_dir(folder)
+            .expect("it can be read")
+            .map(|entry| entry.expect("it can be read").path())
+        {
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
                 sources.push(fs::read_to_string(path).expect("it is UTF-8"));
             }
         }
@@ -672,40 +841,66 @@ fn every_event_has_its_entry() {
         .flat_map(|line| line.split(" | ").take(2))
         .filter_map(|cell| cell.trim_start_matches("| ").strip_prefix('`')?.strip_suffix('`'))
         .collect();
-    let is_told =
-        |message: &str| rows.iter().any(|row| *row == message || row.strip_suffix('…').is_some_and(|row| message.starts_with(row)));
+    let is_told = |message: &str| {
+        rows.iter().any(|row| {
+            *row == message || row.strip_suffix('…').is_some_and(|row| message.starts_with(row))
+        })
+    };
     let messages: Vec<String> = sources.iter().flat_map(|source| messages(source)).collect();
     assert!(messages.len() > 40, "{messages:#?}");
     // What is `…` alone is one of several words, which stand elsewhere.
-    let missing: Vec<&String> = messages.iter().filter(|message| *message != "…" && !is_told(message)).collect();
+    let missing: Vec<&String> =
+        messages.iter().filter(|message| *message != "…" && !is_told(message)).collect();
     assert!(missing.is_empty(), "docs/reference/log.md has no row for {missing:#?}");
 }
 
 #[test]
 fn every_command_has_its_entry() {
     let help = |arguments: &[&str]| {
-        let printed = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(arguments).arg("--help").output().expect("the binary runs");
+        let printed = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(arguments)
+            .arg("--help")
+            .output()
+            .expect("the binary runs");
         String::from_utf8(printed.stdout).expect("help is UTF-8")
     };
     let commands = |help: &str| -> Vec<String> {
         let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
-        let names = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+        let names = listed
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.split_whitespace().next());
         names.filter(|name| *name != "help").map(str::to_owned).collect()
     };
     let document = headings(&read("docs/reference/command-line.md"));
     let mut names = BTreeSet::new();
     for command in commands(&help(&[])) {
         let below = commands(&help(&[&command]));
-        let whole = if below.is_empty() { vec![command.clone()] } else { below.iter().map(|name| format!("{command} {name}")).collect() };
+        let whole = if below.is_empty() {
+            vec![command.clone()]
+        } else {
+            below.iter().map(|name| format!("{command} {name}")).collect()
+        };
         for name in whole {
             let words: Vec<&str> = name.split(' ').collect();
-            let body = document.iter().find(|(_, title, _)| *title == format!("`{name}`")).map(|(.., body)| body.as_str());
-            let body = body.unwrap_or_else(|| panic!("docs/reference/command-line.md has no heading for `{name}`"));
+            let body = document
+                .iter()
+                .find(|(_, title, _)| *title == format!("`{name}`"))
+                .map(|(.., body)| body.as_str());
+            let body = body.unwrap_or_else(|| {
+                panic!("docs/reference/command-line.md has no heading for `{name}`")
+            });
             // Every option of its own, with two dashes.
             let options = help(&words);
-            for option in options.split(|letter: char| letter.is_whitespace() || letter == ',').filter(|word| word.starts_with("--")) {
+            for option in options
+                .split(|letter: char| letter.is_whitespace() || letter == ',')
+                .filter(|word| word.starts_with("--"))
+            {
                 let is_common = ["--config", "--help"].contains(&option);
-                assert!(is_common || body.contains(option), "docs/reference/command-line.md: `{name}` does not tell of `{option}`");
+                assert!(
+                    is_common || body.contains(option),
+                    "docs/reference/command-line.md: `{name}` does not tell of `{option}`"
+                );
             }
             names.insert(name);
         }
@@ -723,7 +918,8 @@ fn the_schema_that_is_kept_is_the_schema_that_is_printed() {
     }
 }
 
-// --- links -----------------------------------------------------------------------------------------------------------------------------
+// --- links
+// -----------------------------------------------------------------------------------------------------------------------------
 
 /// The text of a document without its fences and code spans, in which nothing is a link.
 fn without_code(text: &str) -> String {
@@ -742,7 +938,9 @@ fn without_code(text: &str) -> String {
 
 /// The anchor that a heading gets.
 fn anchor(title: &str) -> String {
-    let kept = title.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
+    let kept = title
+        .chars()
+        .filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
     kept.map(|letter| if letter == ' ' { '-' } else { letter.to_ascii_lowercase() }).collect()
 }
 
@@ -765,7 +963,9 @@ fn every_link_leads_somewhere() {
             let file = if path.is_empty() { root().join(&name) } else { folder.join(path) };
             if !file.exists() {
                 wrong.push(format!("{name}: {target} is not there"));
-            } else if !fragment.is_empty() && file.extension().is_some_and(|extension| extension == "md") {
+            } else if !fragment.is_empty()
+                && file.extension().is_some_and(|extension| extension == "md")
+            {
                 let text = fs::read_to_string(&file).expect("it can be read");
                 if !headings(&text).iter().any(|(_, title, _)| anchor(title) == fragment) {
                     wrong.push(format!("{name}: {target} has no such heading"));

@@ -1,7 +1,8 @@
 //! Drives the built binary from outside, in a folder of its own: exit codes, messages, signals.
 //!
-//! The messages are reviewed snapshots. Each is held to four things: one problem is told once, it says what to do, it never shows a
-//! secret, and it is never a stack trace. Nothing here sleeps: a test waits for a line of the log, or for the process to end.
+//! The messages are reviewed snapshots. Each is held to four things: one problem is told once, it
+//! says what to do, it never shows a secret, and it is never a stack trace. Nothing here sleeps: a
+//! test waits for a line of the log, or for the process to end.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -63,7 +64,12 @@ impl Folder {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(arguments).current_dir(self.path()).env_remove("PORTCULLIS_CONFIG").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env_remove("PORTCULLIS_CONFIG")
+            .env_remove("RUST_BACKTRACE")
+            .stdin(Stdio::null());
         command
     }
 
@@ -73,20 +79,39 @@ impl Folder {
 
     fn run_with_input(&self, arguments: &[&str], input: &str) -> Told {
         let mut command = self.command(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-        child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads its input");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        child
+            .stdin
+            .take()
+            .expect("a pipe")
+            .write_all(input.as_bytes())
+            .expect("it reads its input");
         self.told(&child.wait_with_output().expect("it ends"))
     }
 
     fn told(&self, output: &Output) -> Told {
         let text = |bytes: &[u8]| -> String {
             // The drawn help of several lines ends some of them with spaces.
-            let text = std::str::from_utf8(bytes).expect("output is UTF-8").replace(&self.path().display().to_string(), "[folder]");
+            let text = std::str::from_utf8(bytes)
+                .expect("output is UTF-8")
+                .replace(&self.path().display().to_string(), "[folder]");
             text.split('\n').map(str::trim_end).collect::<Vec<_>>().join("\n")
         };
-        let told = Told { code: output.status.code().expect("it ends by itself"), out: text(&output.stdout), err: text(&output.stderr) };
+        let told = Told {
+            code: output.status.code().expect("it ends by itself"),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        };
         for trace in ["panicked", "RUST_BACKTRACE", "src/", ".rs:"] {
-            assert!(!told.err.contains(trace) && !told.out.contains(trace), "a stack trace, or something like it: {told:?}");
+            assert!(
+                !told.err.contains(trace) && !told.out.contains(trace),
+                "a stack trace, or something like it: {told:?}"
+            );
         }
         told
     }
@@ -135,7 +160,8 @@ fn with_app(text: &str) -> String {
     format!("{text}\n{APP}")
 }
 
-// --- the command line ------------------------------------------------------------------------------------------------------------------
+// --- the command line
+// ------------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn every_command_has_a_help_text() {
@@ -156,9 +182,16 @@ fn every_command_has_a_help_text() {
         &["man"],
     ];
     for command in commands {
-        let listed = if command.len() == 1 { overview.clone() } else { folder.run(&[command[0], "--help"]).ok() };
+        let listed = if command.len() == 1 {
+            overview.clone()
+        } else {
+            folder.run(&[command[0], "--help"]).ok()
+        };
         let name = command.last().expect("a name");
-        assert!(listed.lines().any(|line| line.starts_with(&format!("  {name} "))), "`{name}` is not listed:\n{listed}");
+        assert!(
+            listed.lines().any(|line| line.starts_with(&format!("  {name} "))),
+            "`{name}` is not listed:\n{listed}"
+        );
         let help = folder.run(&[command, &["--help"]].concat()).ok();
         assert!(help.contains("Usage: portcullis"), "{help}");
         assert!(help.lines().next().is_some_and(|line| line.len() > 10), "{help}");
@@ -193,7 +226,11 @@ fn a_wrong_command_line_exits_2() {
     ] {
         let told = folder.run(arguments);
         assert_eq!((told.code, told.out.as_str()), (2, ""), "{arguments:?}: {}", told.err);
-        assert!(told.err.starts_with("error: ") || told.err.contains("Usage: portcullis"), "{arguments:?}: {}", told.err);
+        assert!(
+            told.err.starts_with("error: ") || told.err.contains("Usage: portcullis"),
+            "{arguments:?}: {}",
+            told.err
+        );
     }
     assert_snapshot!(folder.run(&["chekc"]).err, @r"
     error: unrecognized subcommand 'chekc'
@@ -211,11 +248,18 @@ fn a_wrong_command_line_exits_2() {
 #[test]
 fn the_file_is_the_default_the_argument_or_the_variable() {
     let folder = Folder::with(APP);
-    folder.write("other.toml", format!("{APP}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 200 }}\n"));
+    folder.write(
+        "other.toml",
+        format!("{APP}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 200 }}\n"),
+    );
     assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, no tests");
     assert_snapshot!(folder.run(&["check", "--config", "other.toml"]).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
     assert_snapshot!(folder.run(&["-c", "other.toml", "check"]).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
-    let by_variable = folder.command(&["check"]).env("PORTCULLIS_CONFIG", "other.toml").output().expect("the binary runs");
+    let by_variable = folder
+        .command(&["check"])
+        .env("PORTCULLIS_CONFIG", "other.toml")
+        .output()
+        .expect("the binary runs");
     assert_snapshot!(folder.told(&by_variable).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
 }
 
@@ -231,16 +275,31 @@ fn schema_is_a_json_schema_with_every_key() {
     let schema: Value = serde_json::from_str(&Folder::new().run(&["schema"]).ok()).expect("JSON");
     let properties = |name: &str| -> Vec<String> {
         let of = if name.is_empty() { &schema } else { &schema["$defs"][name] };
-        of["properties"].as_object().unwrap_or_else(|| panic!("{name} has properties")).keys().cloned().collect()
+        of["properties"]
+            .as_object()
+            .unwrap_or_else(|| panic!("{name} has properties"))
+            .keys()
+            .cloned()
+            .collect()
     };
-    assert!(schema["$schema"].as_str().is_some_and(|dialect| dialect.contains("json-schema.org")), "{}", schema["$schema"]);
+    assert!(
+        schema["$schema"].as_str().is_some_and(|dialect| dialect.contains("json-schema.org")),
+        "{}",
+        schema["$schema"]
+    );
     let sections = "admin identity identity_headers issuer limit log route server store test token_cache upstream";
     assert_eq!(properties("").join(" "), sections);
     // A key of each section, from the contract.
     for (name, keys) in [
-        ("Server", "listen workers trusted_proxies forwarded proxy_protocol h2c drain_delay drain_timeout watch tls limits"),
+        (
+            "Server",
+            "listen workers trusted_proxies forwarded proxy_protocol h2c drain_delay drain_timeout watch tls limits",
+        ),
         ("ServerTls", "certificate private_key client_ca"),
-        ("ServerLimits", "max_connections header_timeout idle_timeout max_header_bytes max_headers max_body body_idle_timeout"),
+        (
+            "ServerLimits",
+            "max_connections header_timeout idle_timeout max_header_bytes max_headers max_body body_idle_timeout",
+        ),
         ("Admin", "listen token"),
         ("Log", "format level access"),
         (
@@ -249,7 +308,10 @@ fn schema_is_a_json_schema_with_every_key() {
              insecure_any_audience max_token_lifetime jwks_refresh jwks_refetch_cooldown jwks_max_stale backchannel_logout",
         ),
         ("Limit", "requests per key ipv6_prefix count observe"),
-        ("Upstream", "url builtin host connect_timeout response_timeout idle_timeout http2 tls path_case"),
+        (
+            "Upstream",
+            "url builtin host connect_timeout response_timeout idle_timeout http2 tls path_case",
+        ),
         ("UpstreamTls", "ca certificate private_key"),
         (
             "Route",
@@ -269,9 +331,12 @@ fn schema_is_a_json_schema_with_every_key() {
 #[test]
 fn completions_and_the_manual_page_are_printed() {
     let folder = Folder::new();
-    for (shell, word) in
-        [("bash", "complete -F"), ("zsh", "#compdef portcullis"), ("fish", "complete -c portcullis"), ("elvish", "edit:completion")]
-    {
+    for (shell, word) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef portcullis"),
+        ("fish", "complete -c portcullis"),
+        ("elvish", "edit:completion"),
+    ] {
         let script = folder.run(&["completions", shell]).ok();
         assert!(script.contains(word) && script.contains("explain"), "{shell}:\n{script}");
     }
@@ -287,13 +352,19 @@ fn completions_and_the_manual_page_are_printed() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let folder = Folder::new();
-    let mut child = folder.command(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut child = folder
+        .command(&["schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
     drop(child.stdout.take());
     let told = folder.told(&child.wait_with_output().expect("it ends"));
     assert_eq!((told.code, told.err.as_str()), (0, ""));
 }
 
-// --- files that are none ---------------------------------------------------------------------------------------------------------------
+// --- files that are none
+// ---------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_missing_file() {
@@ -311,9 +382,13 @@ fn a_missing_file() {
 fn every_command_that_reads_the_file_exits_78_without_it() {
     let folder = Folder::new();
     let told = folder.run(&["check"]).rejected();
-    for arguments in
-        [&["run"][..], &[], &["explain", "GET", "/"], &["token", "mint", "--issuer", "local", "--sub", "alice"], &["healthcheck"]]
-    {
+    for arguments in [
+        &["run"][..],
+        &[],
+        &["explain", "GET", "/"],
+        &["token", "mint", "--issuer", "local", "--sub", "alice"],
+        &["healthcheck"],
+    ] {
         assert_eq!(folder.run(arguments).rejected(), told, "{arguments:?}");
     }
 }
@@ -398,7 +473,8 @@ fn a_file_that_never_ends() {
     ");
 }
 
-// --- what is not TOML, or has the wrong shape ------------------------------------------------------------------------------------------
+// --- what is not TOML, or has the wrong shape
+// ------------------------------------------------------------------------------------------
 
 #[test]
 fn a_syntax_error() {
@@ -703,7 +779,8 @@ limit = "logn"
     );
 }
 
-// --- routes ----------------------------------------------------------------------------------------------------------------------------
+// --- routes
+// ----------------------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_route_that_is_written_twice() {
@@ -817,8 +894,9 @@ fn a_route_without_path_or_upstream() {
 
 #[test]
 fn an_upstream_that_no_route_uses() {
-    let folder =
-        Folder::with(&format!("{APP}\n[upstream.old]\nurl = \"http://127.0.0.1:3000\"\n\n[limit.old]\nrequests = 5\nper = \"1m\"\n"));
+    let folder = Folder::with(&format!(
+        "{APP}\n[upstream.old]\nurl = \"http://127.0.0.1:3000\"\n\n[limit.old]\nrequests = 5\nper = \"1m\"\n"
+    ));
     let told = folder.run(&["check"]);
     assert_snapshot!(told.out, @"gateway.toml: ok: 1 route, 0 issuers, 2 upstreams, 1 limit, no tests");
     assert_snapshot!(told.warned(), @r"
@@ -996,8 +1074,11 @@ upstream = "app"
 
 #[test]
 fn a_certificate_and_a_key_that_do_not_belong_together() {
-    let made = rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
-    let folder = Folder::with(&with_app("[server.tls]\ncertificate = \"tls.crt\"\nprivate_key = { file = \"tls.key\" }\n"));
+    let made =
+        rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
+    let folder = Folder::with(&with_app(
+        "[server.tls]\ncertificate = \"tls.crt\"\nprivate_key = { file = \"tls.key\" }\n",
+    ));
     folder.write("tls.crt", made.cert.pem());
     folder.write_private("tls.key", made.signing_key.serialize_pem());
     assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, no tests");
@@ -1040,16 +1121,25 @@ fn two_issuers_of_one_iss_however_it_is_written() {
     let text = "[identity]\nissuer = \"https://app.test/\"\n[issuer.corp]\nissuer = \"https://app.test\"\naudience = [\"a\"]\n\
                 algorithms = [\"HS256\"]\nsecret = \"01234567890123456789012345678901\"\ninsecure_inline_secret = true\n";
     let told = rejected(&with_app(text));
-    assert!(told.contains("accept the same tokens") && told.contains("one issuer has one section"), "{told}");
+    assert!(
+        told.contains("accept the same tokens") && told.contains("one issuer has one section"),
+        "{told}"
+    );
 }
 
 #[test]
 fn addresses_that_nobody_proved_are_warned_of() {
     let file = |lines: &str| {
-        with_app(&format!("[identity]\nissuer = \"https://app.test/auth\"\n{lines}\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"))
+        with_app(&format!(
+            "[identity]\nissuer = \"https://app.test/auth\"\n{lines}\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"
+        ))
     };
     let told = warned(&file("registration = \"open\""));
-    assert!(told.contains("an address that is not theirs") && told.contains("set `verify_email = true`"), "{told}");
+    assert!(
+        told.contains("an address that is not theirs")
+            && told.contains("set `verify_email = true`"),
+        "{told}"
+    );
     for lines in [
         "",
         "registration = \"open\"\ntoken_claims = [\"name\"]",
@@ -1063,7 +1153,9 @@ fn addresses_that_nobody_proved_are_warned_of() {
 /// Mailed links and `jwks_uri` are made from `issuer`: somebody has to answer there.
 #[test]
 fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
-    let file = |issuer: &str, route: &str| with_app(&format!("[identity]\nissuer = \"{issuer}\"\n{route}"));
+    let file = |issuer: &str, route: &str| {
+        with_app(&format!("[identity]\nissuer = \"{issuer}\"\n{route}"))
+    };
     assert_snapshot!(warned(&file("https://app.test/auth", "")), @r#"
     warning: no route leads to the built-in issuer: nobody can log in, and its links lead nowhere
      --> gateway.toml:1:1
@@ -1089,7 +1181,10 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
 
     warning: gateway.toml: 1 warning
     "#);
-    let told = warned(&file("https://app.test/auth", "[[route]]\nhost = \"login.test\"\npath = \"/auth/*\"\nidentity = true\n"));
+    let told = warned(&file(
+        "https://app.test/auth",
+        "[[route]]\nhost = \"login.test\"\npath = \"/auth/*\"\nidentity = true\n",
+    ));
     assert!(told.contains("does not answer at its URL"), "{told}");
     for (issuer, route) in [
         ("https://app.test/auth", "[[route]]\npath = \"/auth/*\"\nidentity = true\n"),
@@ -1098,18 +1193,26 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
             "[[route]]\nhost = \"*.test\"\npath = \"/*\"\nmethods = [\"GET\", \"POST\", \"DELETE\"]\nidentity = true\n",
         ),
         ("https://app.test/f%c3%bCr/alle", "[[route]]\npath = \"/für/alle/*\"\nidentity = true\n"),
-        ("http://[::1]:8080/auth", "[[route]]\npath = \"/a/*\"\nidentity = true\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"),
+        (
+            "http://[::1]:8080/auth",
+            "[[route]]\npath = \"/a/*\"\nidentity = true\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
+        ),
     ] {
         let told = Folder::with(&file(issuer, route)).run(&["check"]);
         assert!(told.code == 0 && !told.err.contains("issuer"), "{issuer} {route}: {}", told.err);
     }
 }
 
-/// The endpoints have methods of their own: a route that lets only some through makes the others unreachable.
+/// The endpoints have methods of their own: a route that lets only some through makes the others
+/// unreachable.
 #[test]
 fn methods_that_the_issuer_does_not_get_are_warned_of() {
-    let file = |routes: &str| with_app(&format!("[identity]\nissuer = \"https://app.test/auth\"\n{routes}"));
-    let route = |methods: &str| format!("[[route]]\npath = \"/auth/*\"\nmethods = [{methods}]\nidentity = true\n");
+    let file = |routes: &str| {
+        with_app(&format!("[identity]\nissuer = \"https://app.test/auth\"\n{routes}"))
+    };
+    let route = |methods: &str| {
+        format!("[[route]]\npath = \"/auth/*\"\nmethods = [{methods}]\nidentity = true\n")
+    };
     assert_snapshot!(warned(&file(&route("\"GET\", \"POST\""))), @r#"
     warning: the built-in issuer gets no DELETE here: `/sessions/{sid}` cannot be reached
      --> gateway.toml:5:11
@@ -1122,9 +1225,15 @@ fn methods_that_the_issuer_does_not_get_are_warned_of() {
     warning: gateway.toml: 1 warning
     "#);
     let told = warned(&file(&route("\"GET\"")));
-    assert!(told.contains("gets no POST here: `/") && told.contains("`/login`") && told.contains("2 warnings"), "{told}");
+    assert!(
+        told.contains("gets no POST here: `/")
+            && told.contains("`/login`")
+            && told.contains("2 warnings"),
+        "{told}"
+    );
     // Two routes of one path may share the methods.
-    let told = Folder::with(&file(&(route("\"GET\"") + &route("\"POST\", \"DELETE\"")))).run(&["check"]);
+    let told =
+        Folder::with(&file(&(route("\"GET\"") + &route("\"POST\", \"DELETE\"")))).run(&["check"]);
     assert!(told.code == 0 && !told.err.contains("gets no"), "{}", told.err);
 }
 
@@ -1162,7 +1271,8 @@ fn identity_headers_that_cannot_be() {
     );
 }
 
-// --- issuers, keys, secrets ------------------------------------------------------------------------------------------------------------
+// --- issuers, keys, secrets
+// ------------------------------------------------------------------------------------------------------------
 
 /// An issuer whose key is made where it is missing.
 const ISSUER: &str = r#"
@@ -1175,7 +1285,9 @@ secret = { file = "local.secret", create = true }
 
 /// A file with a protected route, and these keys in it.
 fn with_protected(route: &str) -> String {
-    format!("{ISSUER}\n[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\nname = \"app\"\npath = \"/*\"\nupstream = \"app\"\n{route}\n")
+    format!(
+        "{ISSUER}\n[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\nname = \"app\"\npath = \"/*\"\nupstream = \"app\"\n{route}\n"
+    )
 }
 
 /// A file whose issuer has public keys.
@@ -1226,9 +1338,21 @@ fn keys_that_cannot_be_fetched_as_written() {
             "no keys can be fetched from this `jwks_url`: it does not begin with https:// or http://",
             "\"https://login.example.com/keys\"",
         ),
-        ("jwks_url = \"https://me:pw@login.example.com/keys\"", "it holds a user name or password", "write the whole address"),
-        ("jwks_url = \"https://login.example.com/keys#x\"", "it has a `#`", "write the whole address"),
-        ("jwks_url = \"http://login.example.com/keys\"", "keys would come over http://", "`insecure_http_keys = true`"),
+        (
+            "jwks_url = \"https://me:pw@login.example.com/keys\"",
+            "it holds a user name or password",
+            "write the whole address",
+        ),
+        (
+            "jwks_url = \"https://login.example.com/keys#x\"",
+            "it has a `#`",
+            "write the whole address",
+        ),
+        (
+            "jwks_url = \"http://login.example.com/keys\"",
+            "keys would come over http://",
+            "`insecure_http_keys = true`",
+        ),
         (
             "jwks_url = \"https://login.example.com/keys\"\ndiscovery = true",
             "a second source of keys",
@@ -1243,8 +1367,16 @@ fn keys_that_cannot_be_fetched_as_written() {
             "keys would be too old before they are fetched again",
             "`jwks_max_stale` is at least `jwks_refresh`",
         ),
-        ("discovery = true\nca = \"no.pem\"", "cannot read `no.pem`: there is no such file", "relative paths start at"),
-        ("public_keys = []\nca = \"ca.pem\"", "`ca` has no effect here", "it is for `discovery` and `jwks_url`"),
+        (
+            "discovery = true\nca = \"no.pem\"",
+            "cannot read `no.pem`: there is no such file",
+            "relative paths start at",
+        ),
+        (
+            "public_keys = []\nca = \"ca.pem\"",
+            "`ca` has no effect here",
+            "it is for `discovery` and `jwks_url`",
+        ),
         (
             "public_keys = []\njwks_refetch_cooldown = \"1s\"",
             "`jwks_refetch_cooldown` has no effect here",
@@ -1296,7 +1428,8 @@ fn a_key_file_that_is_missing() {
 
 #[test]
 fn a_key_file_that_is_a_certificate() {
-    let made = rcgen::generate_simple_self_signed(["corp.example".to_owned()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(["corp.example".to_owned()]).expect("a certificate");
     let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
     folder.write("corp.pem", made.cert.pem());
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
@@ -1327,11 +1460,16 @@ fn a_private_key_where_a_public_one_belongs() {
 
 #[test]
 fn key_files_that_are_none() {
-    let folder = Folder::with(&with_keys("public_keys = [\"text.pem\", \"empty.pem\", \"folder.pem\", \"huge.pem\", \"broken.pem\"]"));
+    let folder = Folder::with(&with_keys(
+        "public_keys = [\"text.pem\", \"empty.pem\", \"folder.pem\", \"huge.pem\", \"broken.pem\"]",
+    ));
     folder.write("text.pem", "not a key\n");
     folder.write("empty.pem", "");
     fs::create_dir(folder.path().join("folder.pem")).expect("a folder");
-    fs::File::create(folder.path().join("huge.pem")).expect("a file").set_len(50_000_000).expect("it may be that long");
+    fs::File::create(folder.path().join("huge.pem"))
+        .expect("a file")
+        .set_len(50_000_000)
+        .expect("it may be that long");
     folder.write("broken.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
     error: `text.pem`: this is not PEM: no "-----BEGIN PUBLIC KEY-----" was found
@@ -1372,18 +1510,27 @@ fn key_files_that_are_none() {
     "#);
 }
 
-/// A device says that it has no bytes, and never ends. Memory is bounded here, so that a gateway that reads on does not take the machine's.
+/// A device says that it has no bytes, and never ends. Memory is bounded here, so that a gateway
+/// that reads on does not take the machine's.
 #[test]
 fn a_key_file_that_never_ends() {
     for text in [
         with_keys("public_keys = [\"/dev/zero\"]"),
         with_keys("jwks_file = \"/dev/zero\""),
-        with_protected("").replace("{ file = \"local.secret\", create = true }", "{ file = \"/dev/zero\" }"),
+        with_protected("")
+            .replace("{ file = \"local.secret\", create = true }", "{ file = \"/dev/zero\" }"),
     ] {
         let folder = Folder::with(&text);
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -v 4000000; exec '{}' check", env!("CARGO_BIN_EXE_portcullis"))]);
-        let output = command.current_dir(folder.path()).env_remove("PORTCULLIS_CONFIG").output().expect("a shell");
+        command.args([
+            "-c",
+            &format!("ulimit -v 4000000; exec '{}' check", env!("CARGO_BIN_EXE_portcullis")),
+        ]);
+        let output = command
+            .current_dir(folder.path())
+            .env_remove("PORTCULLIS_CONFIG")
+            .output()
+            .expect("a shell");
         let err = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(78), "{text}\n{err}");
         assert!(err.contains("/dev/zero") && err.contains(": 1 problem"), "{err}");
@@ -1422,7 +1569,10 @@ fn a_jwk_set_that_is_none() {
     let told = folder.run(&["check"]).rejected();
     assert!(told.contains("keys.json") && told.contains(": 1 problem\n"), "{told}");
     assert!(!told.contains("the warnings say"), "there are no warnings to look at:\n{told}");
-    folder.write("keys.json", r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ", "kid": "hmac"}]}"#);
+    folder.write(
+        "keys.json",
+        r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ", "kid": "hmac"}]}"#,
+    );
     let told = folder.run(&["check"]).rejected();
     assert!(!told.contains("c2VjcmV0"), "{told}");
     assert_snapshot!(told, @r#"
@@ -1509,7 +1659,8 @@ fn secrets_that_are_not_there() {
 
     error: gateway.toml: 1 problem
     "#);
-    let told = rejected(&missing.replace("{ file = \"local.secret\" }", "{ path = \"local.secret\" }"));
+    let told =
+        rejected(&missing.replace("{ file = \"local.secret\" }", "{ path = \"local.secret\" }"));
     assert!(told.contains("`{ env = \"NAME\" }` or `{ file = \"path\" }`"), "{told}");
 }
 
@@ -1517,7 +1668,8 @@ fn secrets_that_are_not_there() {
 #[test]
 fn a_secret_in_the_file_is_refused_and_never_shown() {
     const SECRET: &str = "correct-horse-battery-staple-and-more";
-    let inline = with_protected("").replace("{ file = \"local.secret\", create = true }", &format!("\"{SECRET}\""));
+    let inline = with_protected("")
+        .replace("{ file = \"local.secret\", create = true }", &format!("\"{SECRET}\""));
     let told = rejected(&inline);
     assert!(!told.contains(SECRET), "{told}");
     assert_snapshot!(told, @r#"
@@ -1533,33 +1685,75 @@ fn a_secret_in_the_file_is_refused_and_never_shown() {
     "#);
     for (what, text) in [
         ("permitted", inline.replace("\naudience", "\ninsecure_inline_secret = true\naudience")),
-        ("permitted and too short", inline.replace("\naudience", "\ninsecure_inline_secret = true\naudience").replace("HS256", "HS512")),
-        ("of a wrong algorithm", inline.replace("\naudience", "\ninsecure_inline_secret = true\naudience").replace("HS256", "RS256")),
+        (
+            "permitted and too short",
+            inline
+                .replace("\naudience", "\ninsecure_inline_secret = true\naudience")
+                .replace("HS256", "HS512"),
+        ),
+        (
+            "of a wrong algorithm",
+            inline
+                .replace("\naudience", "\ninsecure_inline_secret = true\naudience")
+                .replace("HS256", "RS256"),
+        ),
         ("before a syntax error", format!("{inline}\n[server\n")),
-        ("in a line that is no TOML", inline.replace(&format!("\"{SECRET}\""), &format!("\"{SECRET}"))),
+        (
+            "in a line that is no TOML",
+            inline.replace(&format!("\"{SECRET}\""), &format!("\"{SECRET}")),
+        ),
         ("without quotes", inline.replace(&format!("\"{SECRET}\""), SECRET)),
         ("of the wrong type", inline.replace(&format!("\"{SECRET}\""), &format!("[\"{SECRET}\"]"))),
-        ("in a table", inline.replace(&format!("\"{SECRET}\""), &format!("{{ value = \"{SECRET}\" }}"))),
+        (
+            "in a table",
+            inline.replace(&format!("\"{SECRET}\""), &format!("{{ value = \"{SECRET}\" }}")),
+        ),
         (
             "as an environment variable's name",
-            inline.replace(&format!("\"{SECRET}\""), &format!("{{ env = \"\", inline = \"{SECRET}\" }}")),
+            inline.replace(
+                &format!("\"{SECRET}\""),
+                &format!("{{ env = \"\", inline = \"{SECRET}\" }}"),
+            ),
         ),
         ("under an unknown key", inline.replace("\nsecret =", "\nclient_secret =")),
         ("under a key with a typo", inline.replace("\nsecret =", "\nsecrte =")),
         ("as a password", format!("{}\npassword = \"{SECRET}\"\n", with_protected(""))),
         ("as an admin token", format!("{}\n[admin]\ntoken = \"{SECRET}\"\n", with_protected(""))),
-        ("in a database URL", format!("{}\n[store]\ndatabase = \"postgres://gateway:{SECRET}@db.example/gateway\"\n", with_protected(""))),
+        (
+            "in a database URL",
+            format!(
+                "{}\n[store]\ndatabase = \"postgres://gateway:{SECRET}@db.example/gateway\"\n",
+                with_protected("")
+            ),
+        ),
         (
             "in an upstream's URL",
-            with_protected("").replace("builtin = \"echo\"", &format!("url = \"http://app:{SECRET}@127.0.0.1:3000\"")),
+            with_protected("").replace(
+                "builtin = \"echo\"",
+                &format!("url = \"http://app:{SECRET}@127.0.0.1:3000\""),
+            ),
         ),
-        ("as a private key", format!("{}\n[server.tls]\ncertificate = \"tls.crt\"\nprivate_key = \"{SECRET}\"\n", with_protected(""))),
+        (
+            "as a private key",
+            format!(
+                "{}\n[server.tls]\ncertificate = \"tls.crt\"\nprivate_key = \"{SECRET}\"\n",
+                with_protected("")
+            ),
+        ),
     ] {
         let told = Folder::with(&text).run(&["check"]);
-        assert!(!told.err.contains(SECRET) && !told.out.contains(SECRET), "a secret {what}: {}{}", told.out, told.err);
+        assert!(
+            !told.err.contains(SECRET) && !told.out.contains(SECRET),
+            "a secret {what}: {}{}",
+            told.out,
+            told.err
+        );
         assert!(told.code == 78 || what == "permitted", "a secret {what}: {told:?}");
         let explained = Folder::with(&text).run(&["explain", "GET", "/"]);
-        assert!(!explained.err.contains(SECRET) && !explained.out.contains(SECRET), "a secret {what}: {explained:?}");
+        assert!(
+            !explained.err.contains(SECRET) && !explained.out.contains(SECRET),
+            "a secret {what}: {explained:?}"
+        );
     }
 }
 
@@ -1723,12 +1917,18 @@ limit = "login"
 /// Such a key is refused alone, too: nothing of the file has to be wrong besides.
 #[test]
 fn each_key_that_is_not_supported_yet_is_refused_alone() {
-    for (section, line) in
-        [("[server]", "proxy_protocol = false"), ("[upstream.app]", "http2 = false"), ("[[route]]", "streams = \"token\"")]
-    {
+    for (section, line) in [
+        ("[server]", "proxy_protocol = false"),
+        ("[upstream.app]", "http2 = false"),
+        ("[[route]]", "streams = \"token\""),
+    ] {
         let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
-        let told = rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));
-        assert!(told.contains("is not supported yet") && told.contains("1 problem\n"), "{section} {line}: {told}");
+        let told =
+            rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));
+        assert!(
+            told.contains("is not supported yet") && told.contains("1 problem\n"),
+            "{section} {line}: {told}"
+        );
     }
 }
 
@@ -1884,7 +2084,8 @@ expect = { status = 401, reason = "credentials_missing" }
     assert_snapshot!(folder.run(&["check"]).ok(), @"gateway.toml: ok: 1 route, 1 issuer, 1 upstream, 0 limits, 2 tests passed");
 }
 
-// --- one request, explained ------------------------------------------------------------------------------------------------------------
+// --- one request, explained
+// ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn explain_tells_every_step() {
@@ -1908,9 +2109,27 @@ fn explain_tells_every_step() {
     refuse: 403 role_missing
     ");
     // Also what the client wrote as we would is ours.
-    let told = folder.run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X-Auth-User: alice"]).ok();
-    assert!(told.contains("set           x-auth-user: alice") && told.contains("removed       x-auth-user"), "{told}");
-    let told = folder.run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X_Auth_User: root", "-H", "Cookie: a=b"]).ok();
+    let told = folder
+        .run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X-Auth-User: alice"])
+        .ok();
+    assert!(
+        told.contains("set           x-auth-user: alice")
+            && told.contains("removed       x-auth-user"),
+        "{told}"
+    );
+    let told = folder
+        .run(&[
+            "explain",
+            "GET",
+            "/reports/q3",
+            "--claims",
+            claims,
+            "-H",
+            "X_Auth_User: root",
+            "-H",
+            "Cookie: a=b",
+        ])
+        .ok();
     assert_snapshot!(without_ids(&told), @r"
     ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
     ok  target        host `localhost`, path `/reports/q3`; `/reports/q3` is what is sent
@@ -1935,7 +2154,9 @@ fn explain_tells_every_step() {
 /// The ids of an exchange are random.
 fn without_ids(told: &str) -> String {
     let line = |line: &str| match line.split_once(": ") {
-        Some((name, _)) if name.ends_with("x-request-id") || name.ends_with("traceparent") => format!("{name}: [random]\n"),
+        Some((name, _)) if name.ends_with("x-request-id") || name.ends_with("traceparent") => {
+            format!("{name}: [random]\n")
+        }
         _ => format!("{line}\n"),
     };
     told.lines().map(line).collect()
@@ -1945,13 +2166,27 @@ fn without_ids(told: &str) -> String {
 fn explain_in_json_has_the_fields_of_the_contract() {
     let folder = Folder::with(include_str!("../gateway.toml"));
     let ask = |arguments: &[&str]| -> Value {
-        serde_json::from_str(&folder.run(&[&["explain", "--json"], arguments].concat()).ok()).expect("JSON")
+        serde_json::from_str(&folder.run(&[&["explain", "--json"], arguments].concat()).ok())
+            .expect("JSON")
     };
     let claims = r#"{"sub": "root", "roles": ["user", "admin"]}"#;
-    let told =
-        ask(&["GET", "http://app.example.com/admin/users?page=2", "--claims", claims, "--peer", "203.0.113.7", "-H", "X_Auth_User: x"]);
-    let keys = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(keys(&told), "client headers issuer reason roles route status steps subject target verdict");
+    let told = ask(&[
+        "GET",
+        "http://app.example.com/admin/users?page=2",
+        "--claims",
+        claims,
+        "--peer",
+        "203.0.113.7",
+        "-H",
+        "X_Auth_User: x",
+    ]);
+    let keys = |value: &Value| {
+        value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        keys(&told),
+        "client headers issuer reason roles route status steps subject target verdict"
+    );
     assert_eq!(told["verdict"], "allow");
     assert_eq!(told["status"], 200);
     assert_eq!(told["reason"], "authorized");
@@ -1967,18 +2202,33 @@ fn explain_in_json_has_the_fields_of_the_contract() {
     assert_eq!(keys(&told["steps"][0]), "detail outcome step");
 
     let told = ask(&["GET", "/admin/users", "--claims", r#"{"sub": "alice"}"#]);
-    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("refuse"), &json!(403), &json!("role_missing")));
-    assert_eq!(keys(&told), "client headers issuer reason roles route status steps subject target verdict");
+    assert_eq!(
+        (&told["verdict"], &told["status"], &told["reason"]),
+        (&json!("refuse"), &json!(403), &json!("role_missing"))
+    );
+    assert_eq!(
+        keys(&told),
+        "client headers issuer reason roles route status steps subject target verdict"
+    );
 
     let told = ask(&["GET", "/admin/users"]);
-    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("refuse"), &json!(401), &json!("credentials_missing")));
+    assert_eq!(
+        (&told["verdict"], &told["status"], &told["reason"]),
+        (&json!("refuse"), &json!(401), &json!("credentials_missing"))
+    );
     assert_eq!((&told["issuer"], &told["subject"]), (&Value::Null, &Value::Null));
 
     let told = ask(&["GET", "/a#b"]);
-    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("refuse"), &json!(400), &json!("target_ambiguous")));
+    assert_eq!(
+        (&told["verdict"], &told["status"], &told["reason"]),
+        (&json!("refuse"), &json!(400), &json!("target_ambiguous"))
+    );
 
     let told = ask(&["GET", "/public/x"]);
-    assert_eq!((&told["verdict"], &told["status"], &told["reason"]), (&json!("allow"), &json!(200), &json!("public")));
+    assert_eq!(
+        (&told["verdict"], &told["status"], &told["reason"]),
+        (&json!("allow"), &json!(200), &json!("public"))
+    );
 }
 
 /// A token says whose it is, and so may the claims that stand in for one.
@@ -1995,8 +2245,13 @@ fn explain_chooses_the_issuer_by_iss() {
         section("one")
     ));
     folder.write("secret", "s".repeat(32));
-    let told = folder.run(&["explain", "GET", "/", "--claims", r#"{"sub": "u", "iss": "https://two.example"}"#]).ok();
-    assert!(told.contains("`u` of issuer `two`") && told.ends_with("allow: 200 authenticated\n"), "{told}");
+    let told = folder
+        .run(&["explain", "GET", "/", "--claims", r#"{"sub": "u", "iss": "https://two.example"}"#])
+        .ok();
+    assert!(
+        told.contains("`u` of issuer `two`") && told.ends_with("allow: 200 authenticated\n"),
+        "{told}"
+    );
     let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"sub": "u"}"#]).err;
     assert_snapshot!(why, @"error: say whose token it is, with `iss` in the claims or with --issuer; there is one, two");
     let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"iss": "x"}"#]).err;
@@ -2008,7 +2263,9 @@ fn explain_tells_what_a_route_does_not_enforce() {
     let folder = Folder::with(&with_protected("roles = [\"admin\"]\nenforce = false"));
     let steps = |arguments: &[&str]| -> String {
         let told = folder.run(&[&["explain", "GET", "/admin/users"], arguments].concat()).ok();
-        let is_asked = |line: &&str| ["authenticate", "authorize", "enforce"].iter().any(|step| line[4..].starts_with(step));
+        let is_asked = |line: &&str| {
+            ["authenticate", "authorize", "enforce"].iter().any(|step| line[4..].starts_with(step))
+        };
         told.lines().filter(is_asked).collect::<Vec<_>>().join("\n")
     };
     assert_snapshot!(steps(&[]), @r"
@@ -2030,7 +2287,9 @@ fn explain_tells_what_a_route_does_not_enforce() {
 #[test]
 fn explain_verifies_a_token() {
     let folder = Folder::with(&with_protected("roles = [\"admin\"]"));
-    let token = folder.run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--role", "admin"]).ok();
+    let token = folder
+        .run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--role", "admin"])
+        .ok();
     let token = token.trim();
     let told = folder.run(&["explain", "GET", "/admin/users", "--token", token]).ok();
     assert!(told.ends_with("allow: 200 authorized\n"), "{told}");
@@ -2041,11 +2300,14 @@ fn explain_verifies_a_token() {
     assert!(!told.contains(&forged), "a token is never shown: {told}");
 }
 
-// --- tokens ----------------------------------------------------------------------------------------------------------------------------
+// --- tokens
+// ----------------------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_minted_token_can_be_looked_into() {
-    let folder = Folder::with(&with_protected("").replace("audience =", "roles = \"realm_access.roles\"\naudience ="));
+    let folder = Folder::with(
+        &with_protected("").replace("audience =", "roles = \"realm_access.roles\"\naudience ="),
+    );
     let arguments = [
         "token",
         "mint",
@@ -2066,9 +2328,19 @@ fn a_minted_token_can_be_looked_into() {
     ];
     let token = folder.run(&arguments).ok();
     let told = folder.run(&["token", "inspect", token.trim()]).ok();
-    for word in
-        ["NOT VERIFIED", "HS256", "\"alice\"", "realm_access", "\"admin\"", "\"acme\"", "3", "https://issuer.example", "exp", "iat", "jti"]
-    {
+    for word in [
+        "NOT VERIFIED",
+        "HS256",
+        "\"alice\"",
+        "realm_access",
+        "\"admin\"",
+        "\"acme\"",
+        "3",
+        "https://issuer.example",
+        "exp",
+        "iat",
+        "jti",
+    ] {
         assert!(told.contains(word), "no {word}:\n{told}");
     }
     for input in [&["token", "inspect"][..], &["token", "inspect", "-"]] {
@@ -2108,19 +2380,30 @@ fn a_mint_for_an_unknown_issuer_names_the_known() {
     let folder = Folder::with(&with_protected(""));
     assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; there is local");
     let told = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
-    assert!(told.code == 2 && !told.err.trim_end().ends_with("there is"), "a sentence without an end: {}", told.err);
+    assert!(
+        told.code == 2 && !told.err.trim_end().ends_with("there is"),
+        "a sentence without an end: {}",
+        told.err
+    );
     // The built-in one has no section that holds a key.
-    let file = with_app("[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n");
+    let file = with_app(
+        "[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
+    );
     assert_snapshot!(Folder::with(&file).run(&["token", "mint", "--issuer", "identity", "--sub", "alice"]).err, @r"
     error: the tokens of the built-in issuer are minted at a login; log in for one:
     curl https://app.test/auth/login --data-urlencode email=ann@example.com --data-urlencode password=…
     `portcullis explain --issuer identity --claims …` tells a decision without one
     ");
     let told = Folder::with(APP).run(&["explain", "GET", "/", "--claims", "{\"sub\": \"alice\"}"]);
-    assert!(told.code == 2 && !told.err.trim_end().ends_with("there is"), "a sentence without an end: {}", told.err);
+    assert!(
+        told.code == 2 && !told.err.trim_end().ends_with("there is"),
+        "a sentence without an end: {}",
+        told.err
+    );
 }
 
-// --- serving ---------------------------------------------------------------------------------------------------------------------------
+// --- serving
+// ---------------------------------------------------------------------------------------------------------------------------
 
 /// A gateway that serves, and the lines of its log.
 struct Running {
@@ -2133,11 +2416,23 @@ struct Running {
 impl Running {
     /// Starts `run` and waits until it is ready.
     fn start(folder: &Folder) -> Self {
-        let mut child = folder.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        let mut child = folder
+            .command(&["run"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
         let lines = lines(&mut child);
-        let mut running = Self { child, lines, listen: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
+        let mut running = Self {
+            child,
+            lines,
+            listen: ([127, 0, 0, 1], 0).into(),
+            admin: ([127, 0, 0, 1], 0).into(),
+        };
         let ready = running.event("ready");
-        let address = |field: &str| ready[field].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        let address = |field: &str| {
+            ready[field].as_str().and_then(|text| text.parse().ok()).expect("an address")
+        };
         (running.listen, running.admin) = (address("listen"), address("admin"));
         running
     }
@@ -2148,8 +2443,12 @@ impl Running {
         let mut seen = String::new();
         loop {
             let left = PATIENCE.saturating_sub(began.elapsed());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("the log does not say \"{message}\":\n{seen}"));
-            let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("a line of the log is no JSON: {line}"));
+            let line = self
+                .lines
+                .recv_timeout(left)
+                .unwrap_or_else(|_| panic!("the log does not say \"{message}\":\n{seen}"));
+            let event: Value = serde_json::from_str(&line)
+                .unwrap_or_else(|_| panic!("a line of the log is no JSON: {line}"));
             if event["message"] == message {
                 return event;
             }
@@ -2165,7 +2464,12 @@ impl Running {
     /// Waits for its end.
     fn ended(mut self) -> (Option<i32>, String) {
         let mut err = String::new();
-        self.child.stderr.take().expect("a pipe").read_to_string(&mut err).expect("messages are UTF-8");
+        self.child
+            .stderr
+            .take()
+            .expect("a pipe")
+            .read_to_string(&mut err)
+            .expect("messages are UTF-8");
         (wait(&mut self.child), err)
     }
 }
@@ -2182,17 +2486,23 @@ impl Drop for Running {
 fn lines(child: &mut Child) -> Receiver<String> {
     let out = child.stdout.take().expect("a pipe");
     let (sender, lines) = channel();
-    std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    std::thread::spawn(move || {
+        BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
     lines
 }
 
 /// The shell's own `kill`: a small machine has no other.
 fn signal(child: &Child, name: &str) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().expect("a shell");
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {}", child.id())])
+        .status()
+        .expect("a shell");
     assert!(sent.success(), "SIG{name} could not be sent");
 }
 
-/// The exit code of a child that is about to end: it closes its standard error when it does, so this waits for no more than a moment.
+/// The exit code of a child that is about to end: it closes its standard error when it does, so
+/// this waits for no more than a moment.
 fn wait(child: &mut Child) -> Option<i32> {
     child.wait().expect("it ends").code()
 }
@@ -2201,19 +2511,26 @@ fn wait(child: &mut Child) -> Option<i32> {
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads the request");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .expect("it reads the request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");
-    let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no HTTP: {answer}"));
+    let status = answer
+        .get(9..12)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("no HTTP: {answer}"));
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
 /// `APP` on ports that are free, and a drain that lasts as long as this.
 fn serving(drain_delay: &str) -> String {
-    format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain_delay = \"{drain_delay}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n{APP}")
+    format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain_delay = \"{drain_delay}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n{APP}"
+    )
 }
 
-/// What is not there is made by those who write alone, and a key only with the database that it is for.
+/// What is not there is made by those who write alone, and a key only with the database that it is
+/// for.
 #[test]
 fn a_database_or_a_key_that_is_missing() {
     let identity = "[[route]]\npath = '/auth/*'\nidentity = true\n[identity]\nissuer = 'http://localhost/auth'\n";
@@ -2222,18 +2539,38 @@ fn a_database_or_a_key_that_is_missing() {
     for command in [["user", "list"], ["key", "list"]] {
         let told = folder.run(&command);
         assert_eq!((told.code, files()), (1, 1), "{}", told.err);
-        assert!(told.err.starts_with("error: there is no database ") && told.err.contains("its volume is not mounted"), "{}", told.err);
+        assert!(
+            told.err.starts_with("error: there is no database ")
+                && told.err.contains("its volume is not mounted"),
+            "{}",
+            told.err
+        );
     }
-    let told = folder.run_with_input(&["user", "add", "ann@example.com", "--password-stdin"], "plum orbit tenant 9");
+    let told = folder.run_with_input(
+        &["user", "add", "ann@example.com", "--password-stdin"],
+        "plum orbit tenant 9",
+    );
     assert_eq!(told.code, 0, "{}", told.err);
-    assert!(told.err.starts_with("note: there is no database ") && told.err.ends_with("a new one is made\n"), "{}", told.err);
+    assert!(
+        told.err.starts_with("note: there is no database ")
+            && told.err.ends_with("a new one is made\n"),
+        "{}",
+        told.err
+    );
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
     let (key, away) = (folder.path().join("portcullis.key"), folder.path().join("away"));
     std::fs::rename(&key, &away).unwrap();
-    for command in [&["check"][..], &["user", "list"], &["user", "add", "bob@example.com"], &["run"]] {
+    for command in
+        [&["check"][..], &["user", "list"], &["user", "add", "bob@example.com"], &["run"]]
+    {
         let told = folder.run(command);
         assert_eq!((told.code, key.exists()), (78, false), "{}", told.err);
-        assert!(told.err.contains("is missing, and the database") && told.err.contains("put the key back"), "{}", told.err);
+        assert!(
+            told.err.contains("is missing, and the database")
+                && told.err.contains("put the key back"),
+            "{}",
+            told.err
+        );
     }
     std::fs::rename(&away, &key).unwrap();
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
@@ -2243,7 +2580,8 @@ fn a_database_or_a_key_that_is_missing() {
 fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
-    let folder = Folder::with(&serving("0s").replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1));
+    let folder =
+        Folder::with(&serving("0s").replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1));
     let told = folder.run(&["run"]);
     assert_eq!(told.code, 1);
     assert_snapshot!(told.err.replace(&port, "[port]"), @r"
@@ -2251,7 +2589,9 @@ fn a_port_in_use() {
       help: another process has this port; stop it, or choose another port in [server] or [admin]
     ");
 
-    let folder = Folder::with(&with_app(&format!("[server]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:{port}\"\n")));
+    let folder = Folder::with(&with_app(&format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:{port}\"\n"
+    )));
     let told = folder.run(&["run"]);
     assert_eq!(told.code, 1);
     assert_snapshot!(told.err.replace(&port, "[port]"), @r"
@@ -2262,9 +2602,14 @@ fn a_port_in_use() {
 
 #[test]
 fn addresses_that_cannot_be_listened_on() {
-    let told = rejected(&with_app("[server]\nlisten = [\"8080\", \"app.internal:8080\", \"127.0.0.1:99999\", \"\"]\n"));
+    let told = rejected(&with_app(
+        "[server]\nlisten = [\"8080\", \"app.internal:8080\", \"127.0.0.1:99999\", \"\"]\n",
+    ));
     for address in ["8080", "app.internal:8080", "127.0.0.1:99999", ""] {
-        assert!(told.contains(&format!("error: `\"{address}\"` is not an address to listen on\n")), "nothing of `{address}`:\n{told}");
+        assert!(
+            told.contains(&format!("error: `\"{address}\"` is not an address to listen on\n")),
+            "nothing of `{address}`:\n{told}"
+        );
     }
     // An address of the documentation's own network (RFC 5737): no machine has it.
     let told = Folder::with(&with_app("[server]\nlisten = \"192.0.2.1:8080\"\n")).run(&["run"]);
@@ -2280,7 +2625,10 @@ fn a_wrong_file_does_not_start() {
     let folder = Folder::with(&serving("0s").replace("builtin", "bultin"));
     assert_eq!(folder.run(&["run"]).rejected(), folder.run(&["check"]).rejected());
     // Nor does one whose tests fail.
-    let folder = Folder::with(&format!("{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n", serving("0s")));
+    let folder = Folder::with(&format!(
+        "{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n",
+        serving("0s")
+    ));
     assert_eq!(folder.run(&["run"]).rejected(), folder.run(&["check"]).rejected());
 }
 
@@ -2327,7 +2675,10 @@ fn sighup_takes_a_good_file() {
     assert_eq!((get(running.listen, "/hello").0, get(running.listen, "/other").0), (404, 200));
     let metrics = get(running.admin, "/metrics").1;
     assert!(metrics.contains("\nportcullis_config_last_reload_success 1\n"), "{metrics}");
-    assert!(metrics.contains("\nportcullis_config_reloads_total{outcome=\"succeeded\"} 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nportcullis_config_reloads_total{outcome=\"succeeded\"} 1\n"),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -2339,7 +2690,13 @@ fn sighup_with_a_wrong_file_changes_nothing() {
         ("no TOML", "[server".to_owned()),
         ("an empty file", String::new()),
         ("what is read at start", serving("0s").replace("workers = 1", "workers = 2")),
-        ("a failing test", format!("{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n", serving("0s"))),
+        (
+            "a failing test",
+            format!(
+                "{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n",
+                serving("0s")
+            ),
+        ),
     ] {
         folder.write("gateway.toml", text);
         running.signal("HUP");
@@ -2351,16 +2708,26 @@ fn sighup_with_a_wrong_file_changes_nothing() {
             problems => problems.clone(),
         };
         let problems = problems.as_array().expect("a list");
-        assert!(!problems.is_empty() && problems.iter().all(|problem| problem["message"].is_string()), "{what}: {event}");
+        assert!(
+            !problems.is_empty() && problems.iter().all(|problem| problem["message"].is_string()),
+            "{what}: {event}"
+        );
         assert_eq!(problems.len() >= 2, what == "two problems", "{what}: {event}");
-        assert_eq!((get(running.listen, "/hello").0, get(running.admin, "/readyz").0), (200, 200), "{what}");
+        assert_eq!(
+            (get(running.listen, "/hello").0, get(running.admin, "/readyz").0),
+            (200, 200),
+            "{what}"
+        );
     }
     fs::remove_file(folder.path().join("gateway.toml")).expect("it was there");
     running.signal("HUP");
     running.event("the file was rejected; the running configuration stays");
     let metrics = get(running.admin, "/metrics").1;
     assert!(metrics.contains("\nportcullis_config_last_reload_success 0\n"), "{metrics}");
-    assert!(metrics.contains("\nportcullis_config_reloads_total{outcome=\"rejected\"} 6\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nportcullis_config_reloads_total{outcome=\"rejected\"} 6\n"),
+        "{metrics}"
+    );
     running.signal("TERM");
     assert_eq!(running.ended().0, Some(0));
 }
@@ -2401,20 +2768,42 @@ fn healthcheck_asks_the_running_gateway() {
 fn the_demo_prints_lines_that_work() {
     let folder = Folder::new();
     let mut command = folder.command(&["demo"]);
-    let mut child = command.env("TMPDIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut child = command
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
     let lines = lines(&mut child);
     // Ends with this function, also where an assertion fails.
-    let running = Running { child, lines, listen: ([127, 0, 0, 1], 0).into(), admin: ([127, 0, 0, 1], 0).into() };
+    let running = Running {
+        child,
+        lines,
+        listen: ([127, 0, 0, 1], 0).into(),
+        admin: ([127, 0, 0, 1], 0).into(),
+    };
     let mut told = Vec::new();
     while !told.last().is_some_and(|line: &String| line.contains("Ctrl-C")) {
-        told.push(running.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the demo does not say how it ends: {told:#?}")));
+        told.push(
+            running
+                .lines
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("the demo does not say how it ends: {told:#?}")),
+        );
     }
     let made = || fs::read_dir(folder.path()).expect("the folder").count();
     assert_eq!(made(), 1, "the demo has a folder of its own");
 
     let pasted: Vec<&str> = told.iter().map(String::as_str).collect();
-    let logins: Vec<&str> = pasted.iter().copied().filter(|line| line.starts_with("export ") || line.starts_with("login()")).collect();
-    let pasted: Vec<&str> = pasted.into_iter().filter(|line| line.starts_with("curl ") || line.starts_with("for ")).collect();
+    let logins: Vec<&str> = pasted
+        .iter()
+        .copied()
+        .filter(|line| line.starts_with("export ") || line.starts_with("login()"))
+        .collect();
+    let pasted: Vec<&str> = pasted
+        .into_iter()
+        .filter(|line| line.starts_with("curl ") || line.starts_with("for "))
+        .collect();
     assert_eq!((logins.len(), pasted.len()), (3, 12), "{told:#?}");
     if Command::new("curl").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "curl is missing, and here every test must run");
@@ -2431,8 +2820,12 @@ fn the_demo_prints_lines_that_work() {
         .collect();
     let script = format!("{}\n{}", logins.join("\n"), script.join("\n"));
     let output = Command::new("bash").args(["-c", &script]).output().expect("bash runs");
-    let statuses = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(statuses, "200 401 200 200 403 200 400 200 200 200 200 200 200 200 429 204 401", "{script}");
+    let statuses =
+        String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        statuses, "200 401 200 200 403 200 400 200 200 200 200 200 200 200 429 204 401",
+        "{script}"
+    );
 
     running.signal("INT");
     assert_eq!(running.ended(), (Some(0), String::new()));

@@ -1,7 +1,9 @@
-//! Holds the house to its plan: which module may know which, how long a file may be, and what no file may hold.
+//! Holds the house to its plan: which module may know which, how long a file may be, and what no
+//! file may hold.
 //!
-//! The floors are read from the table in `src/lib.rs`, so that what a reader is told is what is held. What is granted beyond them stands
-//! in the tables below, each with its reason; a grant that nothing uses is an error too.
+//! The floors are read from the table in `src/lib.rs`, so that what a reader is told is what is
+//! held. What is granted beyond them stands in the tables below, each with its reason; a grant that
+//! nothing uses is an error too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +19,10 @@ const NEIGHBOURS: [(&str, &str, &str); 2] = [
 const KNOWN_TO_SERVER: [(&str, &str); 8] = [
     ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
-    ("Snapshot", "the limits and the certificate of a connection are those of the file that is in force"),
+    (
+        "Snapshot",
+        "the limits and the certificate of a connection are those of the file that is in force",
+    ),
     ("client::Peer", "`handle` is told who holds the socket's other end"),
     ("exchange::RecordedBody", "the body of every response, for hyper to send"),
     ("reason::Reason", "a connection too many is refused before there is a request"),
@@ -26,7 +31,8 @@ const KNOWN_TO_SERVER: [(&str, &str); 8] = [
 ];
 
 /// What the second listener may know of it.
-const KNOWN_TO_ADMIN: [(&str, &str); 1] = [("reason::Reason", "what it refuses, it refuses in the words of every refusal")];
+const KNOWN_TO_ADMIN: [(&str, &str); 1] =
+    [("reason::Reason", "what it refuses, it refuses in the words of every refusal")];
 
 /// The gateway's files in walking order: each may know those before it.
 const WALK: [&str; 25] = [
@@ -59,19 +65,33 @@ const WALK: [&str; 25] = [
 
 /// Imports against the walk.
 const AGAINST_THE_WALK: [(&str, &str, &str); 5] = [
-    ("body", "upstream", "`Body` is one enum, unboxed: one of its kinds is an upstream's body, which gives its connection back at its end"),
-    ("snapshot", "explain", "`[[test]]` blocks are judged by the same walk as `explain`, before a file is accepted"),
+    (
+        "body",
+        "upstream",
+        "`Body` is one enum, unboxed: one of its kinds is an upstream's body, which gives its connection back at its end",
+    ),
+    (
+        "snapshot",
+        "explain",
+        "`[[test]]` blocks are judged by the same walk as `explain`, before a file is accepted",
+    ),
     ("exchange", "mod", "an exchange is written to the gateway's `Telemetry` when it ends"),
     ("explain", "mod", "`explain` takes the steps of the line itself: `permit` and `overridden`"),
-    ("identity", "mod", "a visit to the built-in issuer is the end of the line, as `send` is: a step of `Gateway` in a file of its own"),
+    (
+        "identity",
+        "mod",
+        "a visit to the built-in issuer is the end of the line, as `send` is: a step of `Gateway` in a file of its own",
+    ),
 ];
 
 /// The most lines of code that a file may have: neither comments nor tests count.
 const LONGEST: usize = 420;
 
 /// Files that are longer.
-const LONG: [(&str, &str); 1] =
-    [("config/value.rs", "a row of small values that do not know each other, each with its form, its schema and its messages")];
+const LONG: [(&str, &str); 1] = [(
+    "config/value.rs",
+    "a row of small values that do not know each other, each with its form, its schema and its messages",
+)];
 
 #[test]
 fn every_module_uses_only_the_floors_below() {
@@ -85,10 +105,16 @@ fn every_module_uses_only_the_floors_below() {
         for path in file.paths() {
             let to = path[0].as_str();
             let Some(&other) = floors.get(to).filter(|_| to != from) else { continue };
-            if let Some((from, to, _)) = NEIGHBOURS.iter().find(|(one, another, _)| (*one, *another) == (from, to)) {
+            if let Some((from, to, _)) =
+                NEIGHBOURS.iter().find(|(one, another, _)| (*one, *another) == (from, to))
+            {
                 used.insert((*from, *to));
             } else if other >= floor {
-                breaches.push(format!("{}: `{from}` (floor {floor}) knows {}, of floor {other}", file.name, path.join("::")));
+                breaches.push(format!(
+                    "{}: `{from}` (floor {floor}) knows {}, of floor {other}",
+                    file.name,
+                    path.join("::")
+                ));
             }
         }
     }
@@ -104,8 +130,12 @@ fn the_floor_of_sockets_knows_little_of_the_gateway() {
     for file in house.code().filter(|file| ["server", "admin"].contains(&file.module[0].as_str())) {
         for path in file.paths().into_iter().filter(|path| path[0] == "gateway") {
             let of = path[1..].join("::");
-            let granted = if file.module[0] == "server" { &KNOWN_TO_SERVER[..] } else { &KNOWN_TO_ADMIN };
-            match granted.iter().find(|(known, _)| of == *known || of.starts_with(&format!("{known}::"))) {
+            let granted =
+                if file.module[0] == "server" { &KNOWN_TO_SERVER[..] } else { &KNOWN_TO_ADMIN };
+            match granted
+                .iter()
+                .find(|(known, _)| of == *known || of.starts_with(&format!("{known}::")))
+            {
                 Some((known, _)) => {
                     used.insert((file.module[0].clone(), *known));
                 }
@@ -114,7 +144,11 @@ fn the_floor_of_sockets_knows_little_of_the_gateway() {
         }
     }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
-    assert_eq!(used.len(), KNOWN_TO_SERVER.len() + KNOWN_TO_ADMIN.len(), "a grant that nothing uses; used are {used:?}");
+    assert_eq!(
+        used.len(),
+        KNOWN_TO_SERVER.len() + KNOWN_TO_ADMIN.len(),
+        "a grant that nothing uses; used are {used:?}"
+    );
 }
 
 #[test]
@@ -130,20 +164,30 @@ fn a_file_of_the_gateway_knows_only_what_was_walked_before() {
             continue;
         };
         for path in file.paths().into_iter().filter(|path| path[0] == "gateway") {
-            // What is no file of the gateway is an item of its front door, or one of the files by another name.
+            // What is no file of the gateway is an item of its front door, or one of the files by
+            // another name.
             let to = path.get(1).map_or("mod", String::as_str);
             let to = if place(to).is_some() { to } else { house.reexported(to) };
-            if let Some((from, to, _)) = AGAINST_THE_WALK.iter().find(|(one, another, _)| (*one, *another) == (from, to)) {
+            if let Some((from, to, _)) =
+                AGAINST_THE_WALK.iter().find(|(one, another, _)| (*one, *another) == (from, to))
+            {
                 used.insert((*from, *to));
             } else if to != from && place(to).is_none_or(|there| there > here) {
-                breaches.push(format!("{}: `{from}` knows {}, which comes later", file.name, path.join("::")));
+                breaches.push(format!(
+                    "{}: `{from}` knows {}, which comes later",
+                    file.name,
+                    path.join("::")
+                ));
             }
         }
     }
     assert!(breaches.is_empty(), "{}", breaches.join("\n"));
     assert_eq!(used.len(), AGAINST_THE_WALK.len(), "a grant that nothing uses; used are {used:?}");
     for name in WALK {
-        assert!(house.files.iter().any(|file| file.module == ["gateway", name]) || name == "mod", "there is no gateway/{name}");
+        assert!(
+            house.files.iter().any(|file| file.module == ["gateway", name]) || name == "mod",
+            "there is no gateway/{name}"
+        );
     }
 }
 
@@ -151,8 +195,14 @@ fn a_file_of_the_gateway_knows_only_what_was_walked_before() {
 #[test]
 fn status_codes_appear_only_where_http_is_spoken() {
     let house = House::read();
-    for file in house.code().filter(|file| !["gateway", "server", "admin", "identity"].contains(&file.module[0].as_str())) {
-        assert!(!file.code.contains("StatusCode"), "{}: a status code below or above the floors that speak HTTP", file.name);
+    for file in house.code().filter(|file| {
+        !["gateway", "server", "admin", "identity"].contains(&file.module[0].as_str())
+    }) {
+        assert!(
+            !file.code.contains("StatusCode"),
+            "{}: a status code below or above the floors that speak HTTP",
+            file.name
+        );
     }
 }
 
@@ -160,7 +210,11 @@ fn status_codes_appear_only_where_http_is_spoken() {
 fn every_file_says_what_it_is_for() {
     let house = House::read();
     for file in house.files.iter().filter(|file| file.module.is_empty()).chain(house.code()) {
-        let said = file.text.lines().next().is_some_and(|line| line.strip_prefix("//! ").is_some_and(|text| text.len() > 10));
+        let said = file
+            .text
+            .lines()
+            .next()
+            .is_some_and(|line| line.strip_prefix("//! ").is_some_and(|text| text.len() > 10));
         assert!(said, "{} does not begin with a `//!` that says what it is for", file.name);
     }
 }
@@ -169,10 +223,17 @@ fn every_file_says_what_it_is_for() {
 fn no_file_is_too_long() {
     let house = House::read();
     let lines = |file: &File| file.code.lines().filter(|line| !line.trim().is_empty()).count();
-    let long: Vec<(&str, usize)> =
-        house.code().map(|file| (file.name.as_str(), lines(file))).filter(|(_, lines)| *lines > LONGEST).collect();
-    let unexplained: Vec<_> = long.iter().filter(|(name, _)| !LONG.iter().any(|(known, _)| known == name)).collect();
-    assert!(unexplained.is_empty(), "at most {LONGEST} lines of code, or a reason: {unexplained:?}");
+    let long: Vec<(&str, usize)> = house
+        .code()
+        .map(|file| (file.name.as_str(), lines(file)))
+        .filter(|(_, lines)| *lines > LONGEST)
+        .collect();
+    let unexplained: Vec<_> =
+        long.iter().filter(|(name, _)| !LONG.iter().any(|(known, _)| known == name)).collect();
+    assert!(
+        unexplained.is_empty(),
+        "at most {LONGEST} lines of code, or a reason: {unexplained:?}"
+    );
     assert_eq!(long.len(), LONG.len(), "an exception that is no longer needed; long are {long:?}");
 }
 
@@ -189,7 +250,11 @@ fn what_no_file_may_hold() {
             ("#[allow(", "`#[expect(…, reason = \"…\")]`"),
         ] {
             if let Some((before, _)) = file.code.split_once(what) {
-                panic!("{}:{}: `{what}`; write instead: {instead}", file.name, before.lines().count().max(1));
+                panic!(
+                    "{}:{}: `{what}`; write instead: {instead}",
+                    file.name,
+                    before.lines().count().max(1)
+                );
             }
         }
     }
@@ -203,7 +268,10 @@ fn the_reader_of_the_source_reads_it() {
                 #[cfg(test)]\nmod tests { use crate::fourteen; fn g() { x.unwrap(); } }\nuse crate::fifteen;\n#[cfg(test)]\nmod samples;\n";
     let file = File::new("gateway/mod.rs".to_owned(), text.to_owned());
     let found: Vec<String> = file.paths().iter().map(|path| path.join("::")).collect();
-    assert_eq!(found, ["two", "two::Three", "four", "five::*", "ten::Eleven", "thirteen", "fifteen"]);
+    assert_eq!(
+        found,
+        ["two", "two::Three", "four", "five::*", "ten::Eleven", "thirteen", "fifteen"]
+    );
     assert!(!file.code.contains(".unwrap()") && file.code.contains("fn f"));
     assert_eq!(file.test_modules, ["samples"]);
 }
@@ -237,7 +305,8 @@ impl House {
                 if path.is_dir() {
                     folders.push(path);
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    let name = path.strip_prefix(&root).expect("it is below src").display().to_string();
+                    let name =
+                        path.strip_prefix(&root).expect("it is below src").display().to_string();
                     files.push(File::new(name, fs::read_to_string(&path).expect("it can be read")));
                 }
             }
@@ -252,14 +321,21 @@ impl House {
         let tests: BTreeSet<Vec<String>> = self
             .files
             .iter()
-            .flat_map(|file| file.test_modules.iter().map(|name| file.module.iter().cloned().chain([name.clone()]).collect()))
+            .flat_map(|file| {
+                file.test_modules
+                    .iter()
+                    .map(|name| file.module.iter().cloned().chain([name.clone()]).collect())
+            })
             .collect();
-        self.files.iter().filter(move |file| !file.module.is_empty() && !tests.contains(&file.module))
+        self.files
+            .iter()
+            .filter(move |file| !file.module.is_empty() && !tests.contains(&file.module))
     }
 
     /// The table in `lib.rs`: module and floor. It must name every module, and no other.
     fn floors(&self) -> BTreeMap<String, u32> {
-        let lib = &self.files.iter().find(|file| file.name == "lib.rs").expect("there is a lib.rs").text;
+        let lib =
+            &self.files.iter().find(|file| file.name == "lib.rs").expect("there is a lib.rs").text;
         let mut floors = BTreeMap::new();
         for row in lib.lines().filter_map(|line| line.strip_prefix("//! | ")) {
             let mut cells = row.split('|').map(str::trim);
@@ -268,17 +344,31 @@ impl House {
                 floors.insert(module.trim().trim_matches(['[', ']', '`']).to_owned(), floor);
             }
         }
-        let declared: BTreeSet<&str> =
-            lib.lines().filter_map(|line| line.strip_prefix("pub mod ").or(line.strip_prefix("mod "))?.strip_suffix(';')).collect();
-        assert_eq!(floors.keys().map(String::as_str).collect::<BTreeSet<_>>(), declared, "the table in lib.rs names every module");
+        let declared: BTreeSet<&str> = lib
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("pub mod ").or(line.strip_prefix("mod "))?.strip_suffix(';')
+            })
+            .collect();
+        assert_eq!(
+            floors.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+            declared,
+            "the table in lib.rs names every module"
+        );
         floors
     }
 
     /// The gateway's file that an item of its front door comes from.
     fn reexported(&self, item: &str) -> &'static str {
-        let door = self.files.iter().find(|file| file.name == "gateway/mod.rs").expect("there is a gateway");
+        let door = self
+            .files
+            .iter()
+            .find(|file| file.name == "gateway/mod.rs")
+            .expect("there is a gateway");
         let found = WALK.iter().find(|file| {
-            [format!("pub use self::{file}::{item};"), format!("pub use {file}::{item};")].iter().any(|line| door.code.contains(line))
+            [format!("pub use self::{file}::{item};"), format!("pub use {file}::{item};")]
+                .iter()
+                .any(|line| door.code.contains(line))
         });
         found.copied().unwrap_or("mod")
     }
@@ -286,8 +376,11 @@ impl House {
 
 impl File {
     fn new(name: String, text: String) -> Self {
-        let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
-        if module.last().is_some_and(|last| last == "mod") || ["lib", "main"].contains(&module[0].as_str()) {
+        let mut module: Vec<String> =
+            name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        if module.last().is_some_and(|last| last == "mod")
+            || ["lib", "main"].contains(&module[0].as_str())
+        {
             module.pop();
         }
         let (code, test_modules) = without_tests(&without_text(&text));
@@ -299,9 +392,15 @@ impl File {
         let mut found = Vec::new();
         let bytes = self.code.as_bytes();
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        for (start, keyword) in ["crate::", "super::", "self::"].iter().flat_map(|word| self.code.match_indices(word)) {
+        for (start, keyword) in
+            ["crate::", "super::", "self::"].iter().flat_map(|word| self.code.match_indices(word))
+        {
             // Not the middle of a path, and no other word.
-            if start > 0 && (is_word(bytes[start - 1]) || bytes[start - 1] == b':' || bytes[start - 1] == b'$') {
+            if start > 0
+                && (is_word(bytes[start - 1])
+                    || bytes[start - 1] == b':'
+                    || bytes[start - 1] == b'$')
+            {
                 continue;
             }
             let mut base = match keyword {
@@ -322,7 +421,12 @@ impl File {
 }
 
 /// Reads a path or a tree of them, and returns what is left.
-fn tree<'a>(text: &'a str, base: &[String], found: &mut Vec<(usize, Vec<String>)>, start: usize) -> &'a str {
+fn tree<'a>(
+    text: &'a str,
+    base: &[String],
+    found: &mut Vec<(usize, Vec<String>)>,
+    start: usize,
+) -> &'a str {
     let text = text.trim_start();
     if let Some(mut rest) = text.strip_prefix('{') {
         while !rest.trim_start().starts_with('}') && !rest.is_empty() {
@@ -331,20 +435,27 @@ fn tree<'a>(text: &'a str, base: &[String], found: &mut Vec<(usize, Vec<String>)
         }
         return rest.trim_start().strip_prefix('}').unwrap_or_default();
     }
-    let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '*').unwrap_or(text.len());
+    let end = text
+        .find(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '*')
+        .unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
     let mut path = base.to_vec();
     if word != "self" && !word.is_empty() {
         path.push(word.to_owned());
     }
     match rest.strip_prefix("::") {
-        Some(below) if below.starts_with(|letter: char| letter.is_alphabetic() || "_{*".contains(letter)) => {
+        Some(below)
+            if below
+                .starts_with(|letter: char| letter.is_alphabetic() || "_{*".contains(letter)) =>
+        {
             tree(below, &path, found, start)
         }
         _ => {
             found.push((start, path));
             match rest.trim_start().strip_prefix("as ") {
-                Some(renamed) => &renamed[renamed.find([',', '}', ';', '\n']).unwrap_or(renamed.len())..],
+                Some(renamed) => {
+                    &renamed[renamed.find([',', '}', ';', '\n']).unwrap_or(renamed.len())..]
+                }
                 // An empty word would be read for ever.
                 None if word.is_empty() => rest.get(1..).unwrap_or_default(),
                 None => rest,
@@ -405,8 +516,10 @@ fn without_text(text: &str) -> String {
 
 /// The number of `#` of a raw string that begins here.
 fn raw_string(bytes: &[u8], at: usize) -> Option<usize> {
-    let starts =
-        bytes[at] == b'r' && (at == 0 || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_') || bytes[at - 1] == b'b');
+    let starts = bytes[at] == b'r'
+        && (at == 0
+            || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_')
+            || bytes[at - 1] == b'b');
     let hashes = bytes[at + 1..].iter().take_while(|byte| **byte == b'#').count();
     (starts && bytes.get(at + 1 + hashes) == Some(&b'"')).then_some(hashes)
 }
@@ -433,7 +546,9 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
                 b';' if depth == 0 => {
                     end = at + 1;
                     let item = code[start..end].split_whitespace().collect::<Vec<_>>();
-                    if let Some(module) = item.iter().position(|word| *word == "mod").and_then(|at| item.get(at + 1)) {
+                    if let Some(module) =
+                        item.iter().position(|word| *word == "mod").and_then(|at| item.get(at + 1))
+                    {
                         modules.push(module.trim_end_matches(';').to_owned());
                     }
                     break;

@@ -1,4 +1,5 @@
-//! A client cannot choose its own address: what it writes stands to the left of what a trusted proxy appends, and changes nothing.
+//! A client cannot choose its own address: what it writes stands to the left of what a trusted
+//! proxy appends, and changes nothing.
 //!
 //! Input: one byte of choices, then what the client wrote, a line feed, and what the proxies wrote.
 
@@ -52,7 +53,8 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(found.ip(), peer.address);
     }
 
-    // The walk has ended at a client: nothing further left is looked at. A quote could reach over the comma, and makes the line unreadable.
+    // The walk has ended at a client: nothing further left is looked at. A quote could reach over
+    // the comma, and makes the line unreadable.
     let is_trusted = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets()[0] == 10 || ip.octets() == [192, 0, 2, 7],
         IpAddr::V6(ip) => ip.octets()[0] == 0xfd,

@@ -1,6 +1,8 @@
-//! Whatever a client sends: of the names that are ours, in any folding, the application gets what the gateway set and nothing else.
+//! Whatever a client sends: of the names that are ours, in any folding, the application gets what
+//! the gateway set and nothing else.
 //!
-//! Input: one byte that chooses the route and the caller, then the target, then header fields, one a line.
+//! Input: one byte that chooses the route and the caller, then the target, then header fields, one
+//! a line.
 
 #![no_main]
 
@@ -71,8 +73,8 @@ path = "/*"
 upstream = "app"
 "#;
 
-/// What no client can send (CONTRACT §4), folded: lower case, `-` for every sign. Written out, so that a name that the gateway forgets is
-/// not forgotten here as well.
+/// What no client can send (CONTRACT §4), folded: lower case, `-` for every sign. Written out, so
+/// that a name that the gateway forgets is not forgotten here as well.
 const OURS: [&str; 38] = [
     "authorization",
     "connection",

@@ -1,4 +1,5 @@
-//! A target that is accepted has one meaning: no application, however it decodes and resolves, can read another path in it.
+//! A target that is accepted has one meaning: no application, however it decodes and resolves, can
+//! read another path in it.
 //!
 //! Input: method, target and then `Host` lines, one a line.
 
@@ -55,7 +56,8 @@ fuzz_target!(|data: &[u8]| {
     for segments in 0..4 {
         for parameter in [None, Some("access_token")] {
             let Ok(sent) = target.rewritten(segments, parameter) else { continue };
-            // As hyper writes it: absolute form without a path (`http://host?query`) has one all the same.
+            // As hyper writes it: absolute form without a path (`http://host?query`) has one all
+            // the same.
             let sent = sent.to_string();
             assert!(sent.starts_with('/') && (segments == 0 || !sent.starts_with("//")), "{sent:?}");
             if let (Some(name), Some((_, query))) = (parameter, sent.split_once('?')) {

@@ -1,7 +1,8 @@
-//! Nothing but a token that was signed with the issuer's key becomes a caller, and no bytes are too strange to be refused in order.
+//! Nothing but a token that was signed with the issuer's key becomes a caller, and no bytes are too
+//! strange to be refused in order.
 //!
-//! Input: one byte that chooses what the rest is: a token as it is; a header and claims, parted by a line feed, that are signed with the
-//! issuer's key and with another; a JWK Set; a PEM file.
+//! Input: one byte that chooses what the rest is: a token as it is; a header and claims, parted by
+//! a line feed, that are signed with the issuer's key and with another; a JWK Set; a PEM file.
 
 #![no_main]
 

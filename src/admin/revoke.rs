@@ -46,7 +46,10 @@ impl Control {
     /// From now on this token is asked for, and these are the issuers that may be named.
     pub fn permit(&self, token: Option<&SecretBytes>, issuers: &Issuers) {
         let token = token.map(|token| hashed(token.expose()));
-        let scopes = issuers.iter().map(|issuer| (Arc::clone(&issuer.settings().name), Scope::of(issuer.settings()))).collect();
+        let scopes = issuers
+            .iter()
+            .map(|issuer| (Arc::clone(&issuer.settings().name), Scope::of(issuer.settings())))
+            .collect();
         self.policy.store(Arc::new(Policy { token, scopes }));
     }
 
@@ -61,7 +64,9 @@ impl Control {
             Ok(()) => {
                 let mut response = Response::new(Full::default());
                 *response.status_mut() = StatusCode::NO_CONTENT;
-                response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                response
+                    .headers_mut()
+                    .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 response
             }
             Err(fault) => fault.into_response(),
@@ -69,14 +74,17 @@ impl Control {
     }
 
     async fn try_revoke(&self, request: Request<Incoming>) -> Result<(), Fault> {
-        // One policy for this request: the token that was asked for, and the issuers that it may name.
+        // One policy for this request: the token that was asked for, and the issuers that it may
+        // name.
         let policy = self.policy.load_full();
         if request.method() != Method::POST {
             return Err(Fault::Method);
         }
         policy.check(request.headers())?;
         let body = Limited::new(request.into_body(), LARGEST_BODY).collect();
-        let body = tokio::time::timeout(PATIENCE, body).await.map_err(|_| Fault::Request("the body did not arrive in time".to_owned()))?;
+        let body = tokio::time::timeout(PATIENCE, body)
+            .await
+            .map_err(|_| Fault::Request("the body did not arrive in time".to_owned()))?;
         let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
             Ok(_) => Fault::TooLarge,
             Err(error) => Fault::Request(format!("the body did not arrive whole: {error}")),
@@ -95,37 +103,56 @@ impl Control {
 impl Policy {
     fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
         let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(line), None) = (lines.next(), lines.next()) else { return Err(Fault::Credentials { wrong: false }) };
+        let (Some(line), None) = (lines.next(), lines.next()) else {
+            return Err(Fault::Credentials { wrong: false });
+        };
         let (scheme, sent) = line.as_bytes().split_at_checked(SCHEME.len()).unwrap_or_default();
         if !scheme.eq_ignore_ascii_case(SCHEME) {
             return Err(Fault::Credentials { wrong: false });
         }
-        // The digests are compared, so that the time says nothing of how much of the token, or of its length, was right.
-        let is_right = self.token.is_some_and(|token| verify_slices_are_equal(&token, &hashed(sent.trim_ascii())).is_ok());
+        // The digests are compared, so that the time says nothing of how much of the token, or of
+        // its length, was right.
+        let is_right = self.token.is_some_and(|token| {
+            verify_slices_are_equal(&token, &hashed(sent.trim_ascii())).is_ok()
+        });
         if is_right { Ok(()) } else { Err(Fault::Credentials { wrong: true }) }
     }
 
-    /// What a body asks for. A member that is not known is refused: with `issuer` misspelt, every issuer would be meant.
+    /// What a body asks for. A member that is not known is refused: with `issuer` misspelt, every
+    /// issuer would be meant.
     fn revocation(&self, body: &[u8], at: u64) -> Result<Revocation, Fault> {
         // A list would be read as the members in their order.
         if body.trim_ascii_start().first().is_some_and(|&byte| byte != b'{') {
-            return Err(Fault::Request("the body is not what is expected: it is no JSON object".to_owned()));
+            return Err(Fault::Request(
+                "the body is not what is expected: it is no JSON object".to_owned(),
+            ));
         }
-        let wanted: Wanted =
-            serde_json::from_slice(body).map_err(|error| Fault::Request(format!("the body is not what is expected: {error}")))?;
+        let wanted: Wanted = serde_json::from_slice(body).map_err(|error| {
+            Fault::Request(format!("the body is not what is expected: {error}"))
+        })?;
         let (by, value) = match (wanted.jti, wanted.sid, wanted.subject) {
             (Some(jti), None, None) => (RevokedBy::Jti, jti),
             (None, Some(sid), None) => (RevokedBy::Sid, sid),
             (None, None, Some(subject)) => (RevokedBy::Subject, subject),
-            (None, None, None) => return Err(Fault::Request("one of `jti`, `sid` and `subject` is needed".to_owned())),
-            _ => return Err(Fault::Request("`jti`, `sid` and `subject` are asked for one at a time".to_owned())),
+            (None, None, None) => {
+                return Err(Fault::Request(
+                    "one of `jti`, `sid` and `subject` is needed".to_owned(),
+                ));
+            }
+            _ => {
+                return Err(Fault::Request(
+                    "`jti`, `sid` and `subject` are asked for one at a time".to_owned(),
+                ));
+            }
         };
         if value.is_empty() {
             return Err(Fault::Request(format!("`{by}` is empty")));
         }
         let scope = match wanted.issuer {
             None => Scope::Every,
-            Some(name) => self.scopes.get(name.as_str()).cloned().ok_or_else(|| self.unknown(&name))?,
+            Some(name) => {
+                self.scopes.get(name.as_str()).cloned().ok_or_else(|| self.unknown(&name))?
+            }
         };
         Ok(Revocation { scope, by, value: value.into(), at })
     }
@@ -163,17 +190,29 @@ impl Fault {
     fn into_response(self) -> Response<Full<Bytes>> {
         let (reason, detail) = match &self {
             Self::Method => (Reason::MethodNotAllowed, "only POST"),
-            Self::Credentials { wrong: false } => (Reason::CredentialsMissing, "send the token of [admin] as `Authorization: Bearer …`"),
-            Self::Credentials { wrong: true } => (Reason::CredentialsMissing, "this is not the token of [admin]"),
+            Self::Credentials { wrong: false } => (
+                Reason::CredentialsMissing,
+                "send the token of [admin] as `Authorization: Bearer …`",
+            ),
+            Self::Credentials { wrong: true } => {
+                (Reason::CredentialsMissing, "this is not the token of [admin]")
+            }
             Self::Request(detail) => (Reason::RequestInvalid, detail.as_str()),
             Self::TooLarge => (Reason::BodyTooLarge, "the body is larger than 64 KiB"),
-            Self::Store => (Reason::StoreUnavailable, "the store cannot be written; nothing was revoked. The log says why"),
+            Self::Store => (
+                Reason::StoreUnavailable,
+                "the store cannot be written; nothing was revoked. The log says why",
+            ),
         };
         let mut response = problem(reason, detail);
         let (name, value) = match self {
             Self::Method => (header::ALLOW, "POST"),
-            Self::Credentials { wrong: false } => (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\""),
-            Self::Credentials { wrong: true } => (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\", error=\"invalid_token\""),
+            Self::Credentials { wrong: false } => {
+                (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\"")
+            }
+            Self::Credentials { wrong: true } => {
+                (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\", error=\"invalid_token\"")
+            }
             Self::Store => (header::RETRY_AFTER, "1"),
             // What is left of the body would be read as the next request.
             Self::TooLarge | Self::Request(_) => (header::CONNECTION, "close"),
@@ -203,7 +242,10 @@ mod tests {
         let scopes = [("corp", "https://corp.example"), ("app", "")];
         Policy {
             token: token.map(|token| hashed(token.as_bytes())),
-            scopes: scopes.into_iter().map(|(name, iss)| (name.into(), Scope::Issuer(iss.into()))).collect(),
+            scopes: scopes
+                .into_iter()
+                .map(|(name, iss)| (name.into(), Scope::Issuer(iss.into())))
+                .collect(),
         }
     }
 
@@ -243,8 +285,18 @@ mod tests {
         let policy = policy(None);
         for (body, scope, by, value) in [
             (r#"{"jti":"t"}"#, Scope::Every, RevokedBy::Jti, "t"),
-            (r#"{"sid":"s","issuer":"corp"}"#, Scope::Issuer("https://corp.example".into()), RevokedBy::Sid, "s"),
-            (r#" {"subject":"u\u002d17","jti":null,"issuer":"app"} "#, Scope::Issuer("".into()), RevokedBy::Subject, "u-17"),
+            (
+                r#"{"sid":"s","issuer":"corp"}"#,
+                Scope::Issuer("https://corp.example".into()),
+                RevokedBy::Sid,
+                "s",
+            ),
+            (
+                r#" {"subject":"u\u002d17","jti":null,"issuer":"app"} "#,
+                Scope::Issuer("".into()),
+                RevokedBy::Subject,
+                "u-17",
+            ),
         ] {
             let revocation = policy.revocation(body.as_bytes(), 7).unwrap();
             assert_eq!(revocation, Revocation { scope, by, value: value.into(), at: 7 });
@@ -262,7 +314,10 @@ mod tests {
             (r#"{"jti":""}"#, "`jti` is empty"),
             (r#"{"subject":17}"#, "expected a string"),
             (r#"{"subject":"u","isuer":"corp"}"#, "unknown field `isuer`"),
-            (r#"{"subject":"u","issuer":"corpp"}"#, "there is no [issuer.corpp]; there is app, corp"),
+            (
+                r#"{"subject":"u","issuer":"corpp"}"#,
+                "there is no [issuer.corpp]; there is app, corp",
+            ),
             (r#"{"subject":"u","issuer":"https://corp.example"}"#, "there is no [issuer.https"),
             (r#"{"subject":"u"} x"#, "trailing"),
         ] {

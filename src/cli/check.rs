@@ -13,7 +13,12 @@ use crate::telemetry::metrics::Metrics;
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let loaded = config::load(path)?;
     let tests = loaded.file.test.len();
-    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: Clock::system().unix_seconds() };
+    let options = CompileOptions {
+        previous: None,
+        create: CreateFiles::No,
+        metrics: &Metrics::new(),
+        now: Clock::system().unix_seconds(),
+    };
     let Compiled { snapshot, warnings } = Snapshot::compile(loaded, &options)?;
     if !warnings.list.is_empty() {
         eprint!("{}", warnings.draw(is_terminal()));
@@ -28,7 +33,8 @@ fn counted(snapshot: &Snapshot, tests: usize) -> String {
         (snapshot.upstreams.len(), "upstream"),
         (snapshot.counters.len(), "limit"),
     ];
-    let parts = parts.map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }));
+    let parts =
+        parts.map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }));
     let tests = match tests {
         0 => "no tests".to_owned(),
         1 => "1 test passed".to_owned(),

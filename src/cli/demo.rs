@@ -1,4 +1,5 @@
-//! `portcullis demo`: the top-level `gateway.toml` with a store in a temporary folder, two accounts, and lines to paste.
+//! `portcullis demo`: the top-level `gateway.toml` with a store in a temporary folder, two
+//! accounts, and lines to paste.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -18,9 +19,12 @@ use crate::telemetry::metrics::Metrics;
 /// The file that the demo runs.
 const GATEWAY_TOML: &str = include_str!("../../gateway.toml");
 
-/// Who can log in: address, password, name and roles. On this machine only, in a store that goes when the demo ends.
-const ACCOUNTS: [(&str, &str, &str, &[&str]); 2] =
-    [("alice@example.com", "harbour-violet-42", "Alice", &["user"]), ("root@example.com", "copper-lantern-87", "Root", &["user", "admin"])];
+/// Who can log in: address, password, name and roles. On this machine only, in a store that goes
+/// when the demo ends.
+const ACCOUNTS: [(&str, &str, &str, &[&str]); 2] = [
+    ("alice@example.com", "harbour-violet-42", "Alice", &["user"]),
+    ("root@example.com", "copper-lantern-87", "Root", &["user", "admin"]),
+];
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = Folder::new()?;
@@ -39,7 +43,11 @@ pub(super) fn demo() -> Result<(), Failure> {
 fn add_accounts(path: &Path) -> Result<(), Failure> {
     let clock = Clock::system();
     let compiled = process::compile(path, None, CreateFiles::Yes, &Metrics::new(), &clock)?;
-    let settings = compiled.snapshot.start.store.ok_or_else(|| Failure::Other("gateway.toml has no [identity]".to_owned()))?;
+    let settings = compiled
+        .snapshot
+        .start
+        .store
+        .ok_or_else(|| Failure::Other("gateway.toml has no [identity]".to_owned()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let failed = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
@@ -49,7 +57,10 @@ fn add_accounts(path: &Path) -> Result<(), Failure> {
             let new = NewAccount {
                 email: Email::parse(email).map_err(|error| failed(&error))?,
                 name: Some(name.to_owned()),
-                password: Some(StoredHash::of(&Password::new(password.to_owned())).map_err(|error| failed(&error))?),
+                password: Some(
+                    StoredHash::of(&Password::new(password.to_owned()))
+                        .map_err(|error| failed(&error))?,
+                ),
                 roles: roles.iter().map(|&role| role.to_owned()).collect(),
                 email_verified: true,
             };
@@ -61,7 +72,9 @@ fn add_accounts(path: &Path) -> Result<(), Failure> {
 }
 
 fn told(addresses: &[SocketAddr], path: &Path) -> String {
-    let url = addresses.first().map_or_else(|| "http://127.0.0.1:8080".to_owned(), |address| format!("http://{address}"));
+    let url = addresses
+        .first()
+        .map_or_else(|| "http://127.0.0.1:8080".to_owned(), |address| format!("http://{address}"));
     let [(alice, alices, ..), (root, roots, ..)] = ACCOUNTS;
     format!(
         "

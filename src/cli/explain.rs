@@ -39,7 +39,8 @@ pub(super) struct Arguments {
     /// Claims that stand in for a verified token.
     #[arg(long, value_name = "JSON", conflicts_with = "token")]
     claims: Option<String>,
-    /// The issuer section whose token the claims stand in for; needed where there are several and the claims have no `iss`.
+    /// The issuer section whose token the claims stand in for; needed where there are several and
+    /// the claims have no `iss`.
     #[arg(long, value_name = "NAME", requires = "claims")]
     issuer: Option<String>,
     /// The address of the socket's other end.
@@ -54,7 +55,10 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
     let clock = Clock::system();
     let snapshot = process::compile(path, None, CreateFiles::No, &Metrics::new(), &clock)?.snapshot;
     let question = Question {
-        method: arguments.method.parse::<Method>().map_err(|_| Failure::Usage(format!("`{}` is no method", arguments.method)))?,
+        method: arguments
+            .method
+            .parse::<Method>()
+            .map_err(|_| Failure::Usage(format!("`{}` is no method", arguments.method)))?,
         url: arguments.url.clone(),
         headers: headers(arguments)?,
         peer: arguments.peer,
@@ -65,15 +69,19 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
     if arguments.json { print(&format!("{:#}\n", told.to_json())) } else { print(&drawn(&told)) }
 }
 
-/// What is in the store, as far as it can be read: what is revoked, and the keys of the built-in issuer, which are put where its tokens are
-/// verified. Where it cannot be read, the rest can still be told.
+/// What is in the store, as far as it can be read: what is revoked, and the keys of the built-in
+/// issuer, which are put where its tokens are verified. Where it cannot be read, the rest can still
+/// be told.
 fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
     let Some(settings) = &snapshot.start.store else { return Arc::default() };
     let read = async {
         let Some(store) = Store::look(settings).await? else { return Ok(Arc::default()) };
         let retention = Retention::of(&snapshot.issuers);
-        let revocations = Revocations::load(Some(store.clone()), retention, clock.clone(), Metrics::new()).await?;
-        if let Some(built_in) = snapshot.issuers.iter().find(|issuer| issuer.settings().is_built_in) {
+        let revocations =
+            Revocations::load(Some(store.clone()), retention, clock.clone(), Metrics::new())
+                .await?;
+        if let Some(built_in) = snapshot.issuers.iter().find(|issuer| issuer.settings().is_built_in)
+        {
             built_in.keys().replace(verifying_keys(&store).await?);
         }
         Ok::<_, KeysError>(Arc::clone(revocations.list()))
@@ -93,27 +101,35 @@ fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
 fn headers(arguments: &Arguments) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     for field in &arguments.headers {
-        let malformed = || Failure::Usage(format!("`{field}` is no header field; write -H 'Name: value'"));
+        let malformed =
+            || Failure::Usage(format!("`{field}` is no header field; write -H 'Name: value'"));
         let (name, value) = field.split_once(':').ok_or_else(malformed)?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| malformed())?;
         headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| malformed())?);
     }
     if let Some(token) = &arguments.token {
-        let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| Failure::Usage("the token is not ASCII".to_owned()))?;
+        let value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| Failure::Usage("the token is not ASCII".to_owned()))?;
         headers.append(header::AUTHORIZATION, value);
     }
     Ok(headers)
 }
 
-fn assumed(arguments: &Arguments, snapshot: &Snapshot, now: u64) -> Result<Option<Arc<VerifiedToken>>, Failure> {
+fn assumed(
+    arguments: &Arguments,
+    snapshot: &Snapshot,
+    now: u64,
+) -> Result<Option<Arc<VerifiedToken>>, Failure> {
     let Some(json) = &arguments.claims else { return Ok(None) };
-    let claims: Map<String, Value> =
-        serde_json::from_str(json).map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
-    let mut names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+    let claims: Map<String, Value> = serde_json::from_str(json)
+        .map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
+    let mut names: Vec<&str> =
+        snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
     names.sort_unstable();
     // A token says whose it is.
     let iss = claims.get("iss").and_then(Value::as_str);
-    let said = iss.and_then(|iss| snapshot.issuers.of_iss(iss)).map(|issuer| &*issuer.settings().name);
+    let said =
+        iss.and_then(|iss| snapshot.issuers.of_iss(iss)).map(|issuer| &*issuer.settings().name);
     let issuer = match (&arguments.issuer, names.as_slice()) {
         (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
         (Some(issuer), _) => return Err(no_issuer(issuer, &names)),
@@ -128,9 +144,9 @@ fn assumed(arguments: &Arguments, snapshot: &Snapshot, now: u64) -> Result<Optio
         })?,
     };
     let caller = snapshot.issuers.assume(issuer, claims, now);
-    caller
-        .map(|caller| Some(Arc::new(caller)))
-        .map_err(|error| Failure::Other(format!("no token of `{issuer}` could hold these claims: {error}")))
+    caller.map(|caller| Some(Arc::new(caller))).map_err(|error| {
+        Failure::Other(format!("no token of `{issuer}` could hold these claims: {error}"))
+    })
 }
 
 fn drawn(told: &Explanation) -> String {
@@ -144,7 +160,11 @@ fn drawn(told: &Explanation) -> String {
         let _ = writeln!(text, "{mark}  {:<13} {}", step.step, step.detail);
     }
     for (name, value) in &told.set {
-        let _ = writeln!(text, "    set           {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+        let _ = writeln!(
+            text,
+            "    set           {name}: {}",
+            String::from_utf8_lossy(value.as_bytes())
+        );
     }
     for name in &told.removed {
         let _ = writeln!(text, "    removed       {name}");

@@ -12,20 +12,30 @@ use crate::config::{self, value};
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
-    // The file alone says where: nothing else of it matters, and a key that cannot be read here is no reason to fail.
+    // The file alone says where: nothing else of it matters, and a key that cannot be read here is
+    // no reason to fail.
     let loaded = config::load(path)?;
     let address = match &loaded.file.admin.listen {
         None => SocketAddr::from(([127, 0, 0, 1], 9901)),
         Some(text) => value::listen(text)
             .ok()
             .and_then(|addresses| addresses.first().copied())
-            .ok_or_else(|| Failure::Other(format!("admin.listen `{}` is no address; `portcullis check` says more", text.get_ref())))?,
+            .ok_or_else(|| {
+                Failure::Other(format!(
+                    "admin.listen `{}` is no address; `portcullis check` says more",
+                    text.get_ref()
+                ))
+            })?,
     };
     let mut failed = None;
     for address in reachable(address) {
         match probe(address) {
             Ok(200) => return Ok(()),
-            Ok(status) => return Err(Failure::Other(format!("{address}/readyz answers {status}: not ready"))),
+            Ok(status) => {
+                return Err(Failure::Other(format!(
+                    "{address}/readyz answers {status}: not ready"
+                )));
+            }
             Err(error) => failed = Some((address, error)),
         }
     }
@@ -33,12 +43,15 @@ pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
     Err(Failure::Other(format!("{address}/readyz does not answer: {error}")))
 }
 
-/// Where it answers from here: a listener on every address does so on loopback, on IPv6 where there is any.
+/// Where it answers from here: a listener on every address does so on loopback, on IPv6 where there
+/// is any.
 fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     let on = |ip: IpAddr| SocketAddr::new(ip, address.port());
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => vec![on(Ipv4Addr::LOCALHOST.into())],
-        IpAddr::V6(ip) if ip.is_unspecified() => vec![on(Ipv6Addr::LOCALHOST.into()), on(Ipv4Addr::LOCALHOST.into())],
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            vec![on(Ipv6Addr::LOCALHOST.into()), on(Ipv4Addr::LOCALHOST.into())]
+        }
         _ => vec![address],
     }
 }
@@ -47,9 +60,15 @@ fn probe(address: SocketAddr) -> std::io::Result<u16> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(
+        format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes(),
+    )?;
     let mut head = [0; 12];
     stream.read_exact(&mut head)?;
-    let status = std::str::from_utf8(&head).ok().and_then(|head| head.strip_prefix("HTTP/1.1 ")?.parse().ok());
-    status.ok_or_else(|| std::io::Error::other("the answer is no HTTP; is this the gateway's admin listener?"))
+    let status = std::str::from_utf8(&head)
+        .ok()
+        .and_then(|head| head.strip_prefix("HTTP/1.1 ")?.parse().ok());
+    status.ok_or_else(|| {
+        std::io::Error::other("the answer is no HTTP; is this the gateway's admin listener?")
+    })
 }

@@ -32,20 +32,31 @@ pub(super) enum Use {
     Writes,
 }
 
-/// Does something with the issuer of a file, and waits until every gateway that runs on its store knows what that has revoked.
+/// Does something with the issuer of a file, and waits until every gateway that runs on its store
+/// knows what that has revoked.
 ///
 /// # Errors
-/// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work` says.
-pub(super) fn with_issuer<T>(path: &Path, usage: Use, work: impl AsyncFnOnce(&Issuer) -> Result<T, Failure>) -> Result<T, Failure> {
+/// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work`
+/// says.
+pub(super) fn with_issuer<T>(
+    path: &Path,
+    usage: Use,
+    work: impl AsyncFnOnce(&Issuer) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let now = Clock::system().unix_seconds();
     let loaded = config::load(path)?;
-    let (source, section) = (loaded.source.clone(), loaded.file.store.as_ref().map_or(0..0, Spanned::span));
+    let (source, section) =
+        (loaded.source.clone(), loaded.file.store.as_ref().map_or(0..0, Spanned::span));
     let create = if usage == Use::Reads { CreateFiles::No } else { CreateFiles::Yes };
     let options = CompileOptions { previous: None, create, metrics: &Metrics::new(), now };
     let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
-    let (Some(policy), Some(settings)) = (snapshot.identity.clone(), snapshot.start.store.clone()) else {
-        let problem = Problem::error(section, "there is no `[identity]`: this file has no issuer of its own, and no accounts")
-            .help("add `[identity]` with `issuer = \"…\"`, and a route with `identity = true`");
+    let (Some(policy), Some(settings)) = (snapshot.identity.clone(), snapshot.start.store.clone())
+    else {
+        let problem = Problem::error(
+            section,
+            "there is no `[identity]`: this file has no issuer of its own, and no accounts",
+        )
+        .help("add `[identity]` with `issuer = \"…\"`, and a route with `identity = true`");
         return Err(Problems::new(source, vec![problem]).into());
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -82,25 +93,43 @@ pub(super) fn tell_if_new(settings: &StoreSettings) {
     }
 }
 
-/// Waits until every gateway that runs on the store refuses what has been revoked. False: one does not yet, and that was said.
+/// Waits until every gateway that runs on the store refuses what has been revoked. False: one does
+/// not yet, and that was said.
 pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> bool {
     let problem = match store.acknowledged(settings).await {
         Ok(0) => return true,
-        Ok(1) => format!("a gateway that runs on this store has not read it within {} seconds", PATIENCE.as_secs()),
-        Ok(some) => format!("{some} gateways that run on this store have not read it within {} seconds", PATIENCE.as_secs()),
-        Err(error) => format!("nobody can tell whether a gateway that runs on this store has read it: {error}"),
+        Ok(1) => format!(
+            "a gateway that runs on this store has not read it within {} seconds",
+            PATIENCE.as_secs()
+        ),
+        Ok(some) => format!(
+            "{some} gateways that run on this store have not read it within {} seconds",
+            PATIENCE.as_secs()
+        ),
+        Err(error) => format!(
+            "nobody can tell whether a gateway that runs on this store has read it: {error}"
+        ),
     };
-    eprintln!("warning: it is done, but {problem}; until then what is revoked may be let through there");
+    eprintln!(
+        "warning: it is done, but {problem}; until then what is revoked may be let through there"
+    );
     false
 }
 
 /// Lines of columns, each as wide as its widest cell.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     };
     let lines: Vec<String> = rows.iter().map(line).collect();

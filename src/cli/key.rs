@@ -13,10 +13,11 @@ use crate::identity::issue::{KeyState, key_states, rotate};
 pub(super) enum Command {
     /// The keys that are published, and which of them signs.
     List,
-    /// Make another key. It is published at once, and signs when every verifier has had the time to fetch it.
+    /// Make another key. It is published at once, and signs when every verifier has had the time to
+    /// fetch it.
     Rotate {
-        /// Sign with it at once, and forget the others: what they signed is refused within a second, and clients refresh. For keys that
-        /// somebody may have seen.
+        /// Sign with it at once, and forget the others: what they signed is refused within a
+        /// second, and clients refresh. For keys that somebody may have seen.
         #[arg(long)]
         compromised: bool,
     },
@@ -27,7 +28,8 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
     let told = with_issuer(path, usage, async |issuer| match command {
         Command::List => list(issuer).await,
         Command::Rotate { compromised } => {
-            let made = rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now).await?;
+            let made =
+                rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now).await?;
             Ok(match made {
                 Some(key) => format!(
                     "made {} ({}); it signs from {}{}. A gateway that runs on this store publishes it within a second.\n",
@@ -48,14 +50,18 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
 async fn list(issuer: &Issuer) -> Result<String, Failure> {
     let keys = key_states(&issuer.store, issuer.now).await?;
     if keys.is_empty() {
-        return Ok("there is no key yet: the gateway makes the first one when it starts\n".to_owned());
+        return Ok(
+            "there is no key yet: the gateway makes the first one when it starts\n".to_owned()
+        );
     }
     let mut rows = vec![["KEY", "ALGORITHM", "MADE", "SIGNS FROM", ""].map(str::to_owned).to_vec()];
     for (key, state) in keys {
         let state = match state {
             KeyState::Next => "published, does not sign yet".to_owned(),
             KeyState::Signs => "signs".to_owned(),
-            KeyState::Remembered { until } => format!("verifies until {}", time(until.cast_signed())),
+            KeyState::Remembered { until } => {
+                format!("verifies until {}", time(until.cast_signed()))
+            }
         };
         rows.push(vec![key.kid, key.algorithm, time(key.created_at), time(key.signs_from), state]);
     }

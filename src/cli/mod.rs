@@ -25,8 +25,9 @@ use crate::store::StoreError;
 /// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
-/// An authentication gateway: it stands in front of applications that have no login of their own, decides who is calling and whether they
-/// may, and tells the application so in headers that it can trust.
+/// An authentication gateway: it stands in front of applications that have no login of their own,
+/// decides who is calling and whether they may, and tells the application so in headers that it can
+/// trust.
 ///
 /// Without a command it serves (`run`). To see it work at once: `portcullis demo`.
 #[derive(Debug, Parser)]
@@ -45,7 +46,14 @@ struct CommandLine {
 #[derive(Clone, Debug, Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(long = "config", short = 'c', value_name = "FILE", default_value = "gateway.toml", env = "PORTCULLIS_CONFIG", global = true)]
+    #[arg(
+        long = "config",
+        short = 'c',
+        value_name = "FILE",
+        default_value = "gateway.toml",
+        env = "PORTCULLIS_CONFIG",
+        global = true
+    )]
     path: PathBuf,
 }
 

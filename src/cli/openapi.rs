@@ -1,4 +1,5 @@
-//! `openapi`: the description of the built-in issuer's endpoints (OpenAPI 3.1), from the table that requests are dispatched by.
+//! `openapi`: the description of the built-in issuer's endpoints (OpenAPI 3.1), from the table that
+//! requests are dispatched by.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +53,8 @@ pub(super) fn document() -> Value {
     })
 }
 
-/// What is read and what is answered have generators of their own: a member that may be left out of the one is always in the other.
+/// What is read and what is answered have generators of their own: a member that may be left out of
+/// the one is always in the other.
 struct Description {
     read: SchemaGenerator,
     answered: SchemaGenerator,
@@ -60,8 +62,14 @@ struct Description {
 
 impl Description {
     fn new() -> Self {
-        let settings = || SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into());
-        Self { read: settings().into_generator(), answered: settings().for_serialize().into_generator() }
+        let settings = || {
+            SchemaSettings::draft2020_12()
+                .with(|settings| settings.definitions_path = "/components/schemas".into())
+        };
+        Self {
+            read: settings().into_generator(),
+            answered: settings().for_serialize().into_generator(),
+        }
     }
 
     fn schemas(mut self) -> Map<String, Value> {
@@ -72,7 +80,10 @@ impl Description {
     }
 
     fn operation(&mut self, endpoint: &Endpoint) -> Value {
-        let is_page = matches!(endpoint.action, Action::Page(_) | Action::Style | Action::Logo | Action::Home);
+        let is_page = matches!(
+            endpoint.action,
+            Action::Page(_) | Action::Style | Action::Logo | Action::Home
+        );
         let mut operation = json!({
             "operationId": id(endpoint),
             "summary": endpoint.summary,
@@ -92,8 +103,12 @@ impl Description {
         }
         match endpoint.caller {
             CallerNeeded::No => operation["security"] = json!([]),
-            CallerNeeded::Welcome => operation["security"] = json!([{}, { "bearer": [] }, { "cookie": [] }]),
-            CallerNeeded::Yes => operation["security"] = json!([{ "bearer": [] }, { "cookie": [] }]),
+            CallerNeeded::Welcome => {
+                operation["security"] = json!([{}, { "bearer": [] }, { "cookie": [] }])
+            }
+            CallerNeeded::Yes => {
+                operation["security"] = json!([{ "bearer": [] }, { "cookie": [] }])
+            }
         }
         operation
     }
@@ -101,8 +116,10 @@ impl Description {
     fn responses(&mut self, endpoint: &Endpoint) -> BTreeMap<String, Value> {
         let mut responses = BTreeMap::new();
         let (status, schema) = endpoint.success;
-        let content = schema.map(|schema| ("application/json", schema(&mut self.answered).to_value()));
-        let content = content.or_else(|| content_of(endpoint.action).map(|content_type| (content_type, json!({}))));
+        let content =
+            schema.map(|schema| ("application/json", schema(&mut self.answered).to_value()));
+        let content = content
+            .or_else(|| content_of(endpoint.action).map(|content_type| (content_type, json!({}))));
         let mut success = json!({ "description": meaning(status) });
         if let Some((content_type, schema)) = content {
             success["content"] = json!({ content_type: { "schema": schema } });
@@ -111,20 +128,28 @@ impl Description {
             }
         }
         responses.insert(status.to_string(), success);
-        let leads_on = Page::of(endpoint) != Page::Other && (endpoint.changes_something() || endpoint.caller == CallerNeeded::Yes);
+        let leads_on = Page::of(endpoint) != Page::Other
+            && (endpoint.changes_something() || endpoint.caller == CallerNeeded::Yes);
         if leads_on || status == 303 {
-            let location = json!({ "description": "A path of this site.", "schema": { "type": "string" } });
-            let description = "Where a browser goes on: after a form of a page, or to log in first.";
-            responses.insert("303".to_owned(), json!({ "description": description, "headers": { "Location": location } }));
+            let location =
+                json!({ "description": "A path of this site.", "schema": { "type": "string" } });
+            let description =
+                "Where a browser goes on: after a form of a page, or to log in first.";
+            responses.insert(
+                "303".to_owned(),
+                json!({ "description": description, "headers": { "Location": location } }),
+            );
         }
         for (status, reasons) in refusals(endpoint) {
-            let reasons: Vec<String> = reasons.into_iter().map(|reason| format!("`{reason}`")).collect();
+            let reasons: Vec<String> =
+                reasons.into_iter().map(|reason| format!("`{reason}`")).collect();
             let mut refusal = json!({
                 "description": reasons.join(", "),
                 "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
             });
             if matches!(status, 429 | 503) {
-                let retry_after = json!({ "description": "Seconds.", "schema": { "type": "integer" } });
+                let retry_after =
+                    json!({ "description": "Seconds.", "schema": { "type": "integer" } });
                 refusal["headers"] = json!({ "Retry-After": retry_after });
             }
             responses.insert(status.to_string(), refusal);
@@ -136,14 +161,32 @@ impl Description {
 /// Its own refusals, and those that any request may meet, by status.
 fn refusals(endpoint: &Endpoint) -> BTreeMap<u16, BTreeSet<&'static str>> {
     let mut reasons: BTreeSet<&str> = endpoint.reasons.iter().copied().collect();
-    reasons.extend(["target_ambiguous", "headers_too_large", "rate_limited", "store_unavailable", "draining"]);
+    reasons.extend([
+        "target_ambiguous",
+        "headers_too_large",
+        "rate_limited",
+        "store_unavailable",
+        "draining",
+    ]);
     if endpoint.changes_something() {
         reasons.extend(["origin_foreign", "framing_invalid", "body_too_large"]);
     }
     // Whoever says nothing of who they are is no caller; a page is then another one.
-    if endpoint.caller == CallerNeeded::Yes || (endpoint.caller == CallerNeeded::Welcome && endpoint.changes_something()) {
-        reasons.extend(Reason::ALL.iter().map(|reason| reason.as_str()).filter(|reason| reason.starts_with("token_")));
-        reasons.extend(["credentials_missing", "credentials_malformed", "credentials_ambiguous", "issuer_not_allowed"]);
+    if endpoint.caller == CallerNeeded::Yes
+        || (endpoint.caller == CallerNeeded::Welcome && endpoint.changes_something())
+    {
+        reasons.extend(
+            Reason::ALL
+                .iter()
+                .map(|reason| reason.as_str())
+                .filter(|reason| reason.starts_with("token_")),
+        );
+        reasons.extend([
+            "credentials_missing",
+            "credentials_malformed",
+            "credentials_ambiguous",
+            "issuer_not_allowed",
+        ]);
     }
     let mut by_status: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
     for reason in Reason::ALL.into_iter().filter(|reason| reasons.contains(reason.as_str())) {
@@ -154,7 +197,8 @@ fn refusals(endpoint: &Endpoint) -> BTreeMap<u16, BTreeSet<&'static str>> {
 
 /// The body of every refusal (RFC 9457).
 fn problem() -> Value {
-    let reasons: BTreeSet<&str> = Reason::ALL.into_iter().filter(|reason| !reason.is_pass()).map(Reason::as_str).collect();
+    let reasons: BTreeSet<&str> =
+        Reason::ALL.into_iter().filter(|reason| !reason.is_pass()).map(Reason::as_str).collect();
     json!({
         "type": "object",
         "description": "RFC 9457",
@@ -172,12 +216,17 @@ fn problem() -> Value {
 /// Whether there must be a body: something in it must be there.
 fn required(schema: &Value, generator: &SchemaGenerator) -> bool {
     let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    generator.definitions().get(name).is_some_and(|schema| schema["required"].as_array().is_some_and(|required| !required.is_empty()))
+    generator.definitions().get(name).is_some_and(|schema| {
+        schema["required"].as_array().is_some_and(|required| !required.is_empty())
+    })
 }
 
 /// A name for programs that are generated: the method and the words of the path.
 fn id(endpoint: &Endpoint) -> String {
-    let words = endpoint.path.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let words = endpoint
+        .path
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
     let mut id = endpoint.method.to_ascii_lowercase();
     for word in words {
         id.push_str(&word[..1].to_ascii_uppercase());
@@ -193,12 +242,18 @@ fn parameter(path: &str) -> Option<(&str, &'static str)> {
 
 fn query(endpoint: &Endpoint) -> Vec<Value> {
     let (name, description) = match endpoint.action {
-        Action::Renew | Action::Page(Page::Login | Page::Register) => ("return_to", "A path of this site to go to then."),
+        Action::Renew | Action::Page(Page::Login | Page::Register) => {
+            ("return_to", "A path of this site to go to then.")
+        }
         Action::Page(Page::Reset | Page::VerifyEmail) => ("token", "Of the mailed link."),
-        Action::Style | Action::Logo => ("v", "The version: with the one that is served, the answer can be kept for good."),
+        Action::Style | Action::Logo => {
+            ("v", "The version: with the one that is served, the answer can be kept for good.")
+        }
         _ => return Vec::new(),
     };
-    vec![json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } })]
+    vec![
+        json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } }),
+    ]
 }
 
 /// The content of an answer whose form no schema tells.
@@ -228,7 +283,11 @@ mod tests {
 
     #[test]
     fn every_reason_of_the_table_is_one_of_the_vocabulary() {
-        let known: BTreeSet<&str> = Reason::ALL.into_iter().filter(|reason| !reason.is_pass()).map(Reason::as_str).collect();
+        let known: BTreeSet<&str> = Reason::ALL
+            .into_iter()
+            .filter(|reason| !reason.is_pass())
+            .map(Reason::as_str)
+            .collect();
         for endpoint in endpoints::all() {
             for reason in endpoint.reasons {
                 assert!(known.contains(reason), "{} {}: {reason}", endpoint.method, endpoint.path);
@@ -241,13 +300,20 @@ mod tests {
         let document = document();
         let mut names = BTreeSet::new();
         for methods in document["paths"].as_object().unwrap().values() {
-            for (method, operation) in methods.as_object().unwrap().iter().filter(|(method, _)| *method != "parameters") {
-                assert!(names.insert(operation["operationId"].as_str().unwrap().to_owned()), "{method} {operation}");
+            for (method, operation) in
+                methods.as_object().unwrap().iter().filter(|(method, _)| *method != "parameters")
+            {
+                assert!(
+                    names.insert(operation["operationId"].as_str().unwrap().to_owned()),
+                    "{method} {operation}"
+                );
             }
         }
         assert_eq!(names.len(), endpoints::all().count());
         let text = document.to_string();
-        for reference in text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        for reference in
+            text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap())
+        {
             assert!(document.pointer(reference).is_some(), "{reference}");
         }
     }

@@ -51,7 +51,12 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
     let loaded = config::load(path)?;
     let source = loaded.source.clone();
     let section = loaded.file.store.as_ref().map_or(0..0, Spanned::span);
-    let options = CompileOptions { previous: None, create: CreateFiles::Yes, metrics: &Metrics::new(), now: clock.unix_seconds() };
+    let options = CompileOptions {
+        previous: None,
+        create: CreateFiles::Yes,
+        metrics: &Metrics::new(),
+        now: clock.unix_seconds(),
+    };
     let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
     let Some(settings) = &snapshot.start.store else {
         let problem = Problem::error(section, "there is no `[store]`: a gateway that runs on this file could not be told").help(
@@ -72,9 +77,12 @@ impl What {
         let (by, value) = match (&self.jti, &self.session, &self.subject) {
             (Some(jti), ..) => (RevokedBy::Jti, jti),
             (None, Some(sid), _) => (RevokedBy::Sid, sid),
-            (None, None, subject) => {
-                (RevokedBy::Subject, subject.as_ref().ok_or_else(|| Failure::Usage("name what is revoked".to_owned()))?)
-            }
+            (None, None, subject) => (
+                RevokedBy::Subject,
+                subject
+                    .as_ref()
+                    .ok_or_else(|| Failure::Usage("name what is revoked".to_owned()))?,
+            ),
         };
         if value.is_empty() {
             return Err(Failure::Usage(format!("the {by} is empty: no token has such a one")));
@@ -87,20 +95,26 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     let Some(name) = name else { return Ok(Scope::Every) };
     let found = snapshot.issuers.iter().find(|issuer| &*issuer.settings().name == name);
     found.map(|issuer| Scope::of(issuer.settings())).ok_or_else(|| {
-        let mut names: Vec<&str> = snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+        let mut names: Vec<&str> =
+            snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
         names.sort_unstable();
         no_issuer(name, &names)
     })
 }
 
 /// Tells it as it was written, and whether every gateway that runs knows it.
-fn write(settings: &StoreSettings, revocation: Revocation, retention: &Retention) -> Result<(Revocation, bool), Failure> {
+fn write(
+    settings: &StoreSettings,
+    revocation: Revocation,
+    retention: &Retention,
+) -> Result<(Revocation, bool), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
     tell_if_new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
-        let revoked = keep(&store, vec![revocation.clone()], retention).await.map_err(|error| failed(&error));
+        let revoked =
+            keep(&store, vec![revocation.clone()], retention).await.map_err(|error| failed(&error));
         let is_known = revoked.is_ok() && await_gateways(&store, settings).await;
         store.close().await;
         Ok((revoked?.pop().unwrap_or(revocation), is_known))
@@ -110,16 +124,24 @@ fn write(settings: &StoreSettings, revocation: Revocation, retention: &Retention
 fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bool) -> String {
     let Revocation { by, value, at, .. } = revocation;
     let whose = issuer.map_or("of every issuer".to_owned(), |name| format!("of issuer `{name}`"));
-    let time = |seconds: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
+    let time =
+        |seconds: u64| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds));
     let what = match by {
         RevokedBy::Jti => format!("the token with the jti `{value}` {whose}"),
         RevokedBy::Sid => format!("every token of the session `{value}` {whose}"),
         RevokedBy::Subject | RevokedBy::Sub => {
-            format!("every token of `{value}` {whose} that was issued until {}, or does not say when", time(*at))
+            format!(
+                "every token of `{value}` {whose} that was issued until {}, or does not say when",
+                time(*at)
+            )
         }
     };
     let until = time(at.saturating_add(kept));
-    let who = if is_known { "Every gateway that runs on this store refuses it now" } else { "A gateway refuses it when it has read it" };
+    let who = if is_known {
+        "Every gateway that runs on this store refuses it now"
+    } else {
+        "A gateway refuses it when it has read it"
+    };
     format!(
         "revoked: {what}.\n{who}, and one that is started later does. Kept until {until},\n\
          when no such token can be valid any more.\n"

@@ -19,7 +19,8 @@ use crate::token::{self, Algorithm, Algorithms, Inspected, Minter};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Sign a token with a key that the file holds: an HMAC secret, or a private key among `public_keys`.
+    /// Sign a token with a key that the file holds: an HMAC secret, or a private key among
+    /// `public_keys`.
     Mint(MintArguments),
     /// Decode a token without verifying it.
     Inspect {
@@ -82,14 +83,19 @@ pub(super) fn token(path: &Path, command: &Command) -> Result<(), Failure> {
 pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure> {
     let Loaded { source, file, problems, .. } = config::load(path)?;
     if let (NAME, Some(identity)) = (request.issuer.as_str(), &file.identity) {
-        let url = identity.get_ref().issuer.as_ref().map_or("https://app.example.com/auth", |issuer| issuer.get_ref());
+        let url = identity
+            .get_ref()
+            .issuer
+            .as_ref()
+            .map_or("https://app.example.com/auth", |issuer| issuer.get_ref());
         return Err(Failure::Usage(format!(
             "the tokens of the built-in issuer are minted at a login; log in for one:\n\
              curl {url}/login --data-urlencode email=ann@example.com --data-urlencode password=…\n\
              `portcullis explain --issuer {NAME} --claims …` tells a decision without one"
         )));
     }
-    let Some((_, written)) = file.issuer.iter().find(|(name, _)| *name.get_ref() == request.issuer) else {
+    let Some((_, written)) = file.issuer.iter().find(|(name, _)| *name.get_ref() == request.issuer)
+    else {
         let names: Vec<&str> = file.issuer.keys().map(|name| name.get_ref().as_str()).collect();
         return Err(no_issuer(&request.issuer, &names));
     };
@@ -112,9 +118,12 @@ pub(super) fn no_issuer(asked: &str, known: &[&str]) -> Failure {
 
 fn minter(source: &config::Source, written: &Written) -> Result<Minter, Failure> {
     if let Some(secret) = &written.secret {
-        let read =
-            secret.get_ref().read(source.folder(), CreateFiles::Yes).map_err(|problem| Problems::new(source.clone(), vec![problem]))?;
-        return Minter::from_secret(read.bytes.expose()).map_err(|error| Failure::Other(error.to_string()));
+        let read = secret
+            .get_ref()
+            .read(source.folder(), CreateFiles::Yes)
+            .map_err(|problem| Problems::new(source.clone(), vec![problem]))?;
+        return Minter::from_secret(read.bytes.expose())
+            .map_err(|error| Failure::Other(error.to_string()));
     }
     let files = written.public_keys.iter().flat_map(toml::Spanned::get_ref);
     let mut minters = files.filter_map(|file| {
@@ -129,21 +138,33 @@ fn minter(source: &config::Source, written: &Written) -> Result<Minter, Failure>
     })
 }
 
-fn algorithm(written: &Written, minter: &Minter, asked: Option<&str>) -> Result<Algorithm, Failure> {
-    let listed = written.algorithms.iter().flat_map(toml::Spanned::get_ref).map(|text| text.get_ref().as_str());
+fn algorithm(
+    written: &Written,
+    minter: &Minter,
+    asked: Option<&str>,
+) -> Result<Algorithm, Failure> {
+    let listed = written
+        .algorithms
+        .iter()
+        .flat_map(toml::Spanned::get_ref)
+        .map(|text| text.get_ref().as_str());
     let known = Algorithms::parse;
     if let Some(asked) = asked {
         return known(asked)
             .filter(|algorithm| minter.algorithms().contains(*algorithm))
             .ok_or_else(|| Failure::Usage(format!("the key cannot sign `{asked}`")));
     }
-    let mut fitting = listed.filter_map(known).filter(|algorithm| minter.algorithms().contains(*algorithm));
-    fitting.next().ok_or_else(|| Failure::Other("none of the issuer's `algorithms` fits its key".to_owned()))
+    let mut fitting =
+        listed.filter_map(known).filter(|algorithm| minter.algorithms().contains(*algorithm));
+    fitting
+        .next()
+        .ok_or_else(|| Failure::Other("none of the issuer's `algorithms` fits its key".to_owned()))
 }
 
 fn claims(written: &Written, request: &MintRequest) -> Result<Map<String, Value>, Failure> {
-    let ttl = humantime::parse_duration(&request.ttl)
-        .map_err(|_| Failure::Usage(format!("`{}` is no duration; write 15m or 8h", request.ttl)))?;
+    let ttl = humantime::parse_duration(&request.ttl).map_err(|_| {
+        Failure::Usage(format!("`{}` is no duration; write 15m or 8h", request.ttl))
+    })?;
     let now = Clock::system().unix_seconds();
     let mut claims = Map::new();
     if let Some(issuer) = &written.issuer {
@@ -153,7 +174,10 @@ fn claims(written: &Written, request: &MintRequest) -> Result<Map<String, Value>
         claims.insert("aud".to_owned(), audience.get_ref().clone().into());
     }
     claims.insert("iat".to_owned(), now.into());
-    claims.insert("exp".to_owned(), now.saturating_add(ttl.max(Duration::from_secs(1)).as_secs()).into());
+    claims.insert(
+        "exp".to_owned(),
+        now.saturating_add(ttl.max(Duration::from_secs(1)).as_secs()).into(),
+    );
     claims.insert("jti".to_owned(), ids::request_id().to_string().into());
     let path = |name: Option<&toml::Spanned<config::value::ClaimName>>, default: &str| {
         name.map_or_else(|| vec![default.to_owned()], |name| name.get_ref().segments())
@@ -163,7 +187,9 @@ fn claims(written: &Written, request: &MintRequest) -> Result<Map<String, Value>
         set(&mut claims, &path(written.roles.as_ref(), "roles"), request.roles.clone().into())?;
     }
     for claim in &request.claims {
-        let (name, json) = claim.split_once('=').ok_or_else(|| Failure::Usage(format!("`{claim}` is no claim; write NAME=JSON")))?;
+        let (name, json) = claim
+            .split_once('=')
+            .ok_or_else(|| Failure::Usage(format!("`{claim}` is no claim; write NAME=JSON")))?;
         claims.insert(name.to_owned(), serde_json::from_str(json).unwrap_or_else(|_| json.into()));
     }
     Ok(claims)
@@ -177,7 +203,8 @@ fn set(claims: &mut Map<String, Value>, path: &[String], value: Value) -> Result
             claims.insert(name.clone(), value);
             Ok(())
         }
-        [name, below @ ..] => match claims.entry(name.clone()).or_insert_with(|| Map::new().into()) {
+        [name, below @ ..] => match claims.entry(name.clone()).or_insert_with(|| Map::new().into())
+        {
             Value::Object(nested) => set(nested, below, value),
             _ => Err(Failure::Other(format!("the claim `{name}` is no object"))),
         },
@@ -193,7 +220,8 @@ fn inspect(token: Option<&str>) -> Result<(), Failure> {
             text
         }
     };
-    let inspected = token::inspect(&text).map_err(|error| Failure::Other(format!("this is no token: {error}")))?;
+    let inspected = token::inspect(&text)
+        .map_err(|error| Failure::Other(format!("this is no token: {error}")))?;
     print(&shown(&inspected))
 }
 
@@ -204,8 +232,10 @@ fn shown(inspected: &Inspected) -> String {
         Some(claims) => {
             let _ = writeln!(text, "claims {:#}", Value::Object(claims.clone()));
             for name in ["iat", "nbf", "exp"] {
-                let time =
-                    claims.get(name).and_then(Value::as_u64).and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+                let time = claims
+                    .get(name)
+                    .and_then(Value::as_u64)
+                    .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
                 if let Some(time) = time {
                     let _ = writeln!(text, "{name}: {}", humantime::format_rfc3339_seconds(time));
                 }

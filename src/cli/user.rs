@@ -32,7 +32,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Give an account these roles instead of those it has. Its tokens end; its sessions go on with the new roles.
+    /// Give an account these roles instead of those it has. Its tokens end; its sessions go on with
+    /// the new roles.
     SetRoles {
         /// The address of the account.
         email: String,
@@ -59,7 +60,8 @@ pub(super) enum Command {
         /// The address of the account.
         email: String,
     },
-    /// Add the accounts of a file, all or none: CSV with the header `email,password_hash,roles,name`, or JSON lines with these members.
+    /// Add the accounts of a file, all or none: CSV with the header
+    /// `email,password_hash,roles,name`, or JSON lines with these members.
     Import {
         /// The file; `-` reads standard input.
         file: PathBuf,
@@ -89,23 +91,36 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::SetRoles { email, roles } => set_roles(issuer, email, roles).await,
         Command::Disable { email } => {
             let account = find(&issuer.accounts, email).await?;
-            issuer.accounts.set_disabled(&account.id, true, &issuer.policy, issuer.now).await.map_err(failure(&account.email))?;
+            issuer
+                .accounts
+                .set_disabled(&account.id, true, &issuer.policy, issuer.now)
+                .await
+                .map_err(failure(&account.email))?;
             Ok(format!("disabled {}: no login, and every session has ended\n", account.email))
         }
         Command::Enable { email } => {
             let account = find(&issuer.accounts, email).await?;
-            issuer.accounts.set_disabled(&account.id, false, &issuer.policy, issuer.now).await.map_err(failure(&account.email))?;
+            issuer
+                .accounts
+                .set_disabled(&account.id, false, &issuer.policy, issuer.now)
+                .await
+                .map_err(failure(&account.email))?;
             Ok(format!("enabled {}\n", account.email))
         }
         Command::EndSessions { email } => {
             let account = find(&issuer.accounts, email).await?;
-            issuer.accounts.end_sessions(&account.id, &issuer.policy, issuer.now).await.map_err(failure(&account.email))?;
+            issuer
+                .accounts
+                .end_sessions(&account.id, &issuer.policy, issuer.now)
+                .await
+                .map_err(failure(&account.email))?;
             Ok(format!("ended every session of {}\n", account.email))
         }
         Command::RemoveTotp { email } => {
             let account = find(&issuer.accounts, email).await?;
             let had = SecondFactors::new(issuer.store.clone()).remove(&account.id).await?;
-            let said = if had { "took the second factor of" } else { "there was no second factor of" };
+            let said =
+                if had { "took the second factor of" } else { "there was no second factor of" };
             Ok(format!("{said} {}\n", account.email))
         }
         Command::Import { file } => import(issuer, file).await,
@@ -115,18 +130,29 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
 
 async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failure> {
     let email = address(&arguments.email)?;
-    let roles = if arguments.roles.is_empty() { issuer.policy.default_roles.clone() } else { checked(&arguments.roles)? };
-    let name = account::name(arguments.name.as_deref().unwrap_or_default()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let roles = if arguments.roles.is_empty() {
+        issuer.policy.default_roles.clone()
+    } else {
+        checked(&arguments.roles)?
+    };
+    let name = account::name(arguments.name.as_deref().unwrap_or_default())
+        .map_err(|error| Failure::Usage(error.to_string()))?;
     if issuer.accounts.by_email(&email).await?.is_some() {
         return Err(taken(email.as_str()));
     }
     let password = read_password(arguments.password_stdin)?;
     let personal = [email.as_str(), name.as_deref().unwrap_or_default(), &issuer.policy.issuer];
-    judge(&password, issuer.policy.password_min_length, &personal).map_err(|rejected| Failure::Other(rejected.to_string()))?;
+    judge(&password, issuer.policy.password_min_length, &personal)
+        .map_err(|rejected| Failure::Other(rejected.to_string()))?;
     let hash = StoredHash::of(&password).map_err(|error| Failure::Other(error.to_string()))?;
     let new = NewAccount { email, name, password: Some(hash), roles, email_verified: true };
     let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
-    Ok(format!("added {} with {}; its tokens name it as `{}`\n", added.email, roles_of(&added.roles), added.id))
+    Ok(format!(
+        "added {} with {}; its tokens name it as `{}`\n",
+        added.email,
+        roles_of(&added.roles),
+        added.id
+    ))
 }
 
 async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
@@ -137,16 +163,20 @@ async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
         accounts.push((account, totp));
     }
     if as_json {
-        let objects: Vec<_> = accounts.iter().map(|(account, totp)| object(account, *totp)).collect();
+        let objects: Vec<_> =
+            accounts.iter().map(|(account, totp)| object(account, *totp)).collect();
         return Ok(format!("{:#}\n", json!(objects)));
     }
     if accounts.is_empty() {
         return Ok("there is no account; add one: portcullis user add EMAIL\n".to_owned());
     }
-    let mut rows = vec![["EMAIL", "ROLES", "STATE", "MADE", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["EMAIL", "ROLES", "STATE", "MADE", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec()];
     for (account, totp) in accounts {
         let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
-        state.extend((issuer.policy.verify_email && account.email_verified == 0).then_some("unverified"));
+        state.extend(
+            (issuer.policy.verify_email && account.email_verified == 0).then_some("unverified"),
+        );
         state.extend(totp.then_some("totp"));
         state.extend((scheme(&account) == "none").then_some("no password"));
         let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
@@ -189,36 +219,68 @@ fn scheme(account: &AccountRow) -> &str {
 async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<String, Failure> {
     let roles = checked(roles)?;
     let account = find(&issuer.accounts, email).await?;
-    issuer.accounts.set_roles(&account.id, &roles, &issuer.policy, issuer.now).await.map_err(failure(email))?;
-    Ok(format!("{} has {} now, and had {}\n", account.email, roles_of(&roles.join(" ")), roles_of(&account.roles)))
+    issuer
+        .accounts
+        .set_roles(&account.id, &roles, &issuer.policy, issuer.now)
+        .await
+        .map_err(failure(email))?;
+    Ok(format!(
+        "{} has {} now, and had {}\n",
+        account.email,
+        roles_of(&roles.join(" ")),
+        roles_of(&account.roles)
+    ))
 }
 
 async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
-    let named = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let named = if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
     let mut file = Vec::new();
-    let read = if path == Path::new("-") { io::stdin().read_to_end(&mut file).map(drop) } else { fs::read(path).map(|bytes| file = bytes) };
+    let read = if path == Path::new("-") {
+        io::stdin().read_to_end(&mut file).map(drop)
+    } else {
+        fs::read(path).map(|bytes| file = bytes)
+    };
     read.map_err(|error| Failure::Other(format!("{named} cannot be read: {error}")))?;
     let refused = |lines: &[BadLine]| {
         let list: Vec<String> = lines.iter().map(|line| format!("  {line}")).collect();
-        let lines = if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
-        Failure::Other(format!("{named}: nothing was imported, because of {lines}:\n{}", list.join("\n")))
+        let lines =
+            if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
+        Failure::Other(format!(
+            "{named}: nothing was imported, because of {lines}:\n{}",
+            list.join("\n")
+        ))
     };
-    let known: BTreeSet<String> = issuer.accounts.all().await?.into_iter().map(|account| account.email).collect();
+    let known: BTreeSet<String> =
+        issuer.accounts.all().await?.into_iter().map(|account| account.email).collect();
     let has_account = |email: &Email| known.contains(email.as_str());
-    let imported = import::read(&file, &issuer.policy.default_roles, has_account).map_err(|lines| refused(&lines))?;
-    let places: Vec<(u64, Email)> = imported.iter().map(|imported| (imported.line, imported.account.email.clone())).collect();
+    let imported = import::read(&file, &issuer.policy.default_roles, has_account)
+        .map_err(|lines| refused(&lines))?;
+    let places: Vec<(u64, Email)> =
+        imported.iter().map(|imported| (imported.line, imported.account.email.clone())).collect();
     let without = imported.iter().filter(|imported| imported.account.password.is_none()).count();
     let count = imported.len();
-    let written = issuer.accounts.add_all(imported.into_iter().map(|imported| imported.account).collect(), issuer.now).await?;
+    let written = issuer
+        .accounts
+        .add_all(imported.into_iter().map(|imported| imported.account).collect(), issuer.now)
+        .await?;
     if let Err(index) = written {
         // Somebody has registered meanwhile.
-        let taken = |(line, email): &(u64, Email)| BadLine { line: *line, problem: LineProblem::Taken(email.clone()) };
+        let taken = |(line, email): &(u64, Email)| BadLine {
+            line: *line,
+            problem: LineProblem::Taken(email.clone()),
+        };
         let lines: Vec<BadLine> = places.get(index).map(taken).into_iter().collect();
         return Err(refused(&lines));
     }
     let without = match without {
         0 => String::new(),
-        some => format!("; {some} without a password, to be set by a link of POST /password/forgot"),
+        some => {
+            format!("; {some} without a password, to be set by a link of POST /password/forgot")
+        }
     };
     Ok(format!("imported {count} account{}{without}\n", if count == 1 { "" } else { "s" }))
 }
@@ -242,7 +304,11 @@ fn checked(roles: &[String]) -> Result<Vec<String>, Failure> {
 }
 
 fn roles_of(roles: &str) -> String {
-    if roles.is_empty() { "no role".to_owned() } else { format!("the roles {}", roles.split_whitespace().collect::<Vec<_>>().join(", ")) }
+    if roles.is_empty() {
+        "no role".to_owned()
+    } else {
+        format!("the roles {}", roles.split_whitespace().collect::<Vec<_>>().join(", "))
+    }
 }
 
 fn failure(email: &str) -> impl Fn(AccountError) -> Failure {
@@ -254,7 +320,9 @@ fn failure(email: &str) -> impl Fn(AccountError) -> Failure {
 }
 
 fn taken(email: &str) -> Failure {
-    Failure::Other(format!("{email} has an account already; to give it other roles: portcullis user set-roles {email} ROLE…"))
+    Failure::Other(format!(
+        "{email} has an account already; to give it other roles: portcullis user set-roles {email} ROLE…"
+    ))
 }
 
 fn unknown(email: &str) -> Failure {
@@ -266,7 +334,11 @@ fn read_password(from_input: bool) -> Result<Password, Failure> {
     let none = || Failure::Other("there is no password on standard input".to_owned());
     if from_input {
         let password = read_line()?;
-        return if password.is_empty() { Err(none()) } else { Ok(Password::new(password.to_string())) };
+        return if password.is_empty() {
+            Err(none())
+        } else {
+            Ok(Password::new(password.to_string()))
+        };
     }
     if !io::stdin().is_terminal() {
         return Err(Failure::Usage(
@@ -282,7 +354,10 @@ fn read_password(from_input: bool) -> Result<Password, Failure> {
 
 fn read_line() -> Result<Zeroizing<String>, Failure> {
     let mut line = Zeroizing::new(String::new());
-    io::stdin().lock().read_line(&mut line).map_err(|error| Failure::Other(format!("the password cannot be read: {error}")))?;
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| Failure::Other(format!("the password cannot be read: {error}")))?;
     let end = line.trim_end_matches(['\r', '\n']).len();
     line.truncate(end);
     Ok(line)

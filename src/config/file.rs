@@ -1,8 +1,9 @@
 //! The serde mirror of `gateway.toml`: what is written, not what runs.
 //!
-//! Every value that compiling may reject is [`Spanned`], so that a problem can point at it. Durations, sizes, networks and words of a
-//! choice are text here; [`Snapshot::compile`](crate::gateway::Snapshot::compile) judges them, so that all problems come together.
-//! The doc comments are the reference: `portcullis schema` prints them for editors.
+//! Every value that compiling may reject is [`Spanned`], so that a problem can point at it.
+//! Durations, sizes, networks and words of a choice are text here;
+//! [`Snapshot::compile`](crate::gateway::Snapshot::compile) judges them, so that all problems come
+//! together. The doc comments are the reference: `portcullis schema` prints them for editors.
 //!
 //! No `untagged`, internally tagged or `flatten` here: serde buffers those, and the spans are lost.
 
@@ -28,7 +29,8 @@ pub struct File {
     pub admin: Admin,
     /// What is written to standard output.
     pub log: Log,
-    /// What outlives the process: accounts, sessions, signing keys, revocations. Absent: none, unless there is `[identity]`.
+    /// What outlives the process: accounts, sessions, signing keys, revocations. Absent: none,
+    /// unless there is `[identity]`.
     #[schemars(with = "Option<Store>")]
     pub store: Option<Spanned<Store>>,
     /// Whose tokens are accepted, by a name of your choice.
@@ -48,7 +50,8 @@ pub struct File {
     /// Header = claim: what upstreams are told about the caller. Absent: the five defaults.
     #[schemars(with = "Option<BTreeMap<String, ClaimName>>")]
     pub identity_headers: Option<BTreeMap<Text, Spanned<ClaimName>>>,
-    /// Requests and the decision that is expected for each: run by `check` and before every start and reload.
+    /// Requests and the decision that is expected for each: run by `check` and before every start
+    /// and reload.
     #[schemars(with = "Vec<Test>")]
     pub test: Vec<Spanned<Test>>,
     /// Which requests go where, and who may make them. Order never counts.
@@ -68,7 +71,8 @@ impl File {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Address and port, or a list of them; `":8080"` means every address. Default `"127.0.0.1:8080"`. Read at start.
+    /// Address and port, or a list of them; `":8080"` means every address. Default
+    /// `"127.0.0.1:8080"`. Read at start.
     #[schemars(with = "Option<OneOrMany>")]
     pub listen: Option<Spanned<OneOrMany>>,
     /// Worker threads. Default 0: one per core. Read at start.
@@ -79,7 +83,8 @@ pub struct Server {
     pub trusted_proxies: Vec<Text>,
     /// Accept a block in `trusted_proxies` that covers every address.
     pub insecure_trust_every_proxy: bool,
-    /// The one header that is read from trusted proxies: `"x-forwarded-for"` (default) or `"forwarded"`.
+    /// The one header that is read from trusted proxies: `"x-forwarded-for"` (default) or
+    /// `"forwarded"`.
     #[schemars(with = "Option<String>")]
     pub forwarded: Option<Text>,
     /// Not supported yet.
@@ -166,11 +171,12 @@ pub struct TokenCache {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Address and port of `/livez`, `/readyz` and `/metrics`. Default `"127.0.0.1:9901"`. Read at start.
+    /// Address and port of `/livez`, `/readyz` and `/metrics`. Default `"127.0.0.1:9901"`. Read at
+    /// start.
     #[schemars(with = "Option<String>")]
     pub listen: Option<Text>,
-    /// What changes state asks for it as a bearer token: `{ file = "admin.token" }` or `{ env = "NAME" }`, at least 16 bytes. Absent:
-    /// nothing can be changed from there.
+    /// What changes state asks for it as a bearer token: `{ file = "admin.token" }` or `{ env =
+    /// "NAME" }`, at least 16 bytes. Absent: nothing can be changed from there.
     #[schemars(with = "Option<SecretRef>")]
     pub token: Option<Spanned<SecretRef>>,
 }
@@ -193,11 +199,12 @@ pub struct Log {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// `"sqlite:PATH"`, or `{ env = "DATABASE_URL" }`. Default `"sqlite:portcullis.db"`. Read at start.
+    /// `"sqlite:PATH"`, or `{ env = "DATABASE_URL" }`. Default `"sqlite:portcullis.db"`. Read at
+    /// start.
     #[schemars(with = "Option<SecretRef>")]
     pub database: Option<Spanned<SecretRef>>,
-    /// Seals signing keys and the refresh key in the database; made at first start, mode 0600. Default `{ file = "portcullis.key" }`.
-    /// Read at start.
+    /// Seals signing keys and the refresh key in the database; made at first start, mode 0600.
+    /// Default `{ file = "portcullis.key" }`. Read at start.
     #[schemars(with = "Option<SecretRef>")]
     pub key: Option<Spanned<SecretRef>>,
     /// Not supported yet.
@@ -212,7 +219,8 @@ pub struct Issuer {
     /// The `iss` that its tokens hold, byte for byte.
     #[schemars(with = "Option<String>")]
     pub issuer: Option<Text>,
-    /// Accept tokens without `iss` (and no others): at most one such section, and `issuer` is then not given.
+    /// Accept tokens without `iss` (and no others): at most one such section, and `issuer` is then
+    /// not given.
     #[schemars(with = "bool")]
     pub insecure_any_issuer: Option<Spanned<bool>>,
     /// The audiences of which a token must name at least one.
@@ -221,7 +229,8 @@ pub struct Issuer {
     /// Accept tokens without `aud`, or with any.
     #[schemars(with = "bool")]
     pub insecure_any_audience: Option<Spanned<bool>>,
-    /// Signature algorithms: HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 EdDSA.
+    /// Signature algorithms: HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384
+    /// EdDSA.
     #[schemars(with = "Option<Vec<String>>")]
     pub algorithms: Option<Spanned<Vec<Text>>>,
     /// The secret of HMAC tokens.
@@ -240,10 +249,12 @@ pub struct Issuer {
     /// Where a JWK Set is fetched from: `https://`, or `http://` on this machine.
     #[schemars(with = "Option<String>")]
     pub jwks_url: Option<Text>,
-    /// Fetch the JWK Set from where the metadata of `issuer` says (OpenID Connect Discovery, RFC 8414). Default false.
+    /// Fetch the JWK Set from where the metadata of `issuer` says (OpenID Connect Discovery, RFC
+    /// 8414). Default false.
     #[schemars(with = "Option<bool>")]
     pub discovery: Option<Spanned<bool>>,
-    /// PEM file with the certificates that are trusted when keys are fetched. Default: the system's.
+    /// PEM file with the certificates that are trusted when keys are fetched. Default: the
+    /// system's.
     #[schemars(with = "Option<String>")]
     pub ca: Option<Text>,
     /// Fetch keys over `http://` from other machines as well.
@@ -270,10 +281,12 @@ pub struct Issuer {
     /// How long keys are used after they were fetched, when the issuer is away. Default `"24h"`.
     #[schemars(with = "Option<String>")]
     pub jwks_max_stale: Option<Text>,
-    /// The path of the public listener where the issuer tells of logouts (OpenID Connect Back-Channel Logout). Absent: it cannot.
+    /// The path of the public listener where the issuer tells of logouts (OpenID Connect
+    /// Back-Channel Logout). Absent: it cannot.
     #[schemars(with = "Option<String>")]
     pub backchannel_logout: Option<Text>,
-    /// The audiences of which a logout token must name one: the client's id. Absent: those of `audience`.
+    /// The audiences of which a logout token must name one: the client's id. Absent: those of
+    /// `audience`.
     #[schemars(with = "Option<Vec<String>>")]
     pub logout_audience: Option<Spanned<Vec<Text>>>,
 }
@@ -288,7 +301,8 @@ pub struct Limit {
     /// The time in which they are earned back. For example `"1m"`.
     #[schemars(with = "String")]
     pub per: Text,
-    /// Whose requests are counted together: `"client"` (default), `"subject"`, or `"client+account"` on routes with `identity`.
+    /// Whose requests are counted together: `"client"` (default), `"subject"`, or
+    /// `"client+account"` on routes with `identity`.
     #[schemars(with = "Option<String>")]
     pub key: Option<Text>,
     /// IPv6 addresses with these leading bits in common are one client. 1 to 128, default 64.
@@ -300,7 +314,8 @@ pub struct Limit {
     /// Count and log, refuse nothing. Default false.
     #[serde(default)]
     pub observe: bool,
-    /// Clients that are remembered at a time; while so many are, new ones are refused. Default 100000.
+    /// Clients that are remembered at a time; while so many are, new ones are refused. Default
+    /// 100000.
     #[schemars(with = "Option<u32>")]
     pub max_clients: Option<Spanned<i64>>,
 }
@@ -333,7 +348,8 @@ pub struct Upstream {
     /// How the application's certificate is checked.
     #[schemars(with = "Option<UpstreamTls>")]
     pub tls: Option<Spanned<UpstreamTls>>,
-    /// `"sensitive"` (default), or `"insensitive"` where the application folds case: the gateway then does when it matches.
+    /// `"sensitive"` (default), or `"insensitive"` where the application folds case: the gateway
+    /// then does when it matches.
     #[schemars(with = "Option<String>")]
     pub path_case: Option<Text>,
 }
@@ -363,7 +379,8 @@ pub struct Route {
     /// `"app.example.com"` or `"*.example.com"`. Absent: every host.
     #[schemars(with = "Option<String>")]
     pub host: Option<Text>,
-    /// `"/reports"` is exact; `"/reports/*"` is `/reports` and everything below; `{x}` is one segment. Written decoded.
+    /// `"/reports"` is exact; `"/reports/*"` is `/reports` and everything below; `{x}` is one
+    /// segment. Written decoded.
     #[schemars(with = "String")]
     pub path: Option<Text>,
     /// The methods it is for. Absent: all. `GET` includes `HEAD`.
@@ -372,7 +389,8 @@ pub struct Route {
     /// The name of an `[upstream.NAME]`.
     #[schemars(with = "Option<String>")]
     pub upstream: Option<Text>,
-    /// true: it leads to the built-in issuer instead of an upstream. Only for paths that end in `/*`. Default false.
+    /// true: it leads to the built-in issuer instead of an upstream. Only for paths that end in
+    /// `/*`. Default false.
     #[schemars(with = "bool")]
     pub identity: Option<Spanned<bool>>,
     /// `"authenticated"` (default), `"optional"` or `"public"`.
@@ -404,13 +422,16 @@ pub struct Route {
     /// `/reports/q3` arrives as `/q3`. Only for paths that end in `/*`. Default false.
     #[schemars(with = "bool")]
     pub strip_prefix: Option<Spanned<bool>>,
-    /// Ambiguities that the application needs: `"merge_slashes"`, `"parameters"`, `"encoded_slash"`.
+    /// Ambiguities that the application needs: `"merge_slashes"`, `"parameters"`,
+    /// `"encoded_slash"`.
     #[schemars(with = "Vec<String>")]
     pub insecure_path: Vec<Text>,
-    /// Let `X-HTTP-Method-Override` and its like through; the decision is then made for both methods. Default false.
+    /// Let `X-HTTP-Method-Override` and its like through; the decision is then made for both
+    /// methods. Default false.
     #[schemars(with = "bool")]
     pub method_override: Option<Spanned<bool>>,
-    /// false: a refusal is logged and counted, and the request goes through without identity headers. Default true.
+    /// false: a refusal is logged and counted, and the request goes through without identity
+    /// headers. Default true.
     #[schemars(with = "Option<bool>")]
     pub enforce: Option<Spanned<bool>>,
     /// Not supported yet.

@@ -14,8 +14,8 @@ pub const NAME: &str = "identity";
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
-    /// The `iss` of its tokens, and where people reach it: the URL of the route with `identity = true`. For example
-    /// `"https://app.example.com/auth"`.
+    /// The `iss` of its tokens, and where people reach it: the URL of the route with `identity =
+    /// true`. For example `"https://app.example.com/auth"`.
     #[schemars(with = "Option<String>")]
     pub issuer: Option<Text>,
     /// The `aud` of its tokens. Default `["portcullis"]`.
@@ -30,7 +30,8 @@ pub struct Identity {
     /// How long a session lasts without being used: each refresh begins it anew. Default `"7d"`.
     #[schemars(with = "Option<String>")]
     pub refresh_token_ttl: Option<Text>,
-    /// Within it a repeated refresh gets the same successor; after it, reuse ends the session. Default `"10s"`.
+    /// Within it a repeated refresh gets the same successor; after it, reuse ends the session.
+    /// Default `"10s"`.
     #[schemars(with = "Option<String>")]
     pub refresh_reuse_interval: Option<Text>,
     /// How long a session lasts at most, however much it is used. Default `"30d"`.
@@ -48,7 +49,8 @@ pub struct Identity {
     /// What tokens tell beside id and roles: `"email"`, `"name"`. Default both.
     #[schemars(with = "Option<Vec<String>>")]
     pub token_claims: Option<Spanned<Vec<Text>>>,
-    /// Refuse a login before the link that was mailed to its address was followed. Needs `mail`. Default false.
+    /// Refuse a login before the link that was mailed to its address was followed. Needs `mail`.
+    /// Default false.
     pub verify_email: bool,
     /// Let accounts set up an authenticator app as a second factor (TOTP, RFC 6238). Default false.
     pub totp: bool,
@@ -84,13 +86,15 @@ pub struct Mail {
     /// A folder that each message is written into, for trying things out.
     #[schemars(with = "Option<String>")]
     pub folder: Option<Text>,
-    /// The server that takes messages: `"smtps://mail.example.com"`, `"smtp://mail.example.com:587"` for STARTTLS, or a reference where
-    /// the URL holds a password.
+    /// The server that takes messages: `"smtps://mail.example.com"`,
+    /// `"smtp://mail.example.com:587"` for STARTTLS, or a reference where the URL holds a password.
     #[schemars(with = "Option<SecretRef>")]
     pub smtp: Option<Spanned<SecretRef>>,
-    /// Whom messages are from. For example `"Example <no-reply@example.com>"`. Needed beside `smtp`.
+    /// Whom messages are from. For example `"Example <no-reply@example.com>"`. Needed beside
+    /// `smtp`.
     #[schemars(with = "Option<String>")]
     pub from: Option<Text>,
-    /// Speak to an `smtp://` server on another machine without TLS: links and passwords can then be read on the way.
+    /// Speak to an `smtp://` server on another machine without TLS: links and passwords can then be
+    /// read on the way.
     pub insecure_plaintext: bool,
 }

@@ -1,7 +1,8 @@
-//! Finds what must never be printed: secrets that stand in the file itself, also in a file that is no TOML.
+//! Finds what must never be printed: secrets that stand in the file itself, also in a file that is
+//! no TOML.
 //!
-//! This reads text, not the parsed tree: a message about a missing quote is drawn from a file that has no tree. Where it is in doubt it
-//! hides too much.
+//! This reads text, not the parsed tree: a message about a missing quote is drawn from a file that
+//! has no tree. Where it is in doubt it hides too much.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -61,7 +62,8 @@ struct Context {
 struct Scanner<'a> {
     text: &'a str,
     found: Vec<Range<usize>>,
-    /// What is known of the names that were seen: a long file has few, and each is compared with several words.
+    /// What is known of the names that were seen: a long file has few, and each is compared with
+    /// several words.
     names: RefCell<HashMap<&'a str, bool>>,
 }
 
@@ -76,7 +78,8 @@ impl<'a> Scanner<'a> {
         let end = bytes.len();
         let mut section = Context::default();
         let mut frames: Vec<Context> = Vec::new();
-        // What the last key says about its value, until the line or the item ends; and whether any of the value was seen.
+        // What the last key says about its value, until the line or the item ends; and whether any
+        // of the value was seen.
         let mut value: Option<Context> = None;
         let mut value_seen = false;
         let mut line_start = true;
@@ -126,7 +129,11 @@ impl<'a> Scanner<'a> {
                         value = Some(context);
                         value_seen = false;
                         at = key.end + 1;
-                    } else if value.is_none() && !here.secret && self.names_secret(&key) && frames.is_empty() {
+                    } else if value.is_none()
+                        && !here.secret
+                        && self.names_secret(&key)
+                        && frames.is_empty()
+                    {
                         // `secret "…"` and `secret: "…"`: no TOML, and still nobody's business.
                         value = Some(context);
                         value_seen = false;
@@ -145,7 +152,11 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 _ => {
-                    let stop = if here.secret && byte != b'=' && byte != b':' { self.line_end(at) } else { at + 1 };
+                    let stop = if here.secret && byte != b'=' && byte != b':' {
+                        self.line_end(at)
+                    } else {
+                        at + 1
+                    };
                     if stop > at + 1 {
                         self.found.push(at..stop);
                         value_seen = true;
@@ -165,7 +176,10 @@ impl<'a> Scanner<'a> {
         if here.secret {
             self.found.push(content);
             // `"ab"cd"`: a quote within the secret.
-            let clean = matches!(self.text.as_bytes().get(stop), None | Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b'}' | b']'));
+            let clean = matches!(
+                self.text.as_bytes().get(stop),
+                None | Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b'}' | b']')
+            );
             if !clean {
                 let line = self.line_end(stop);
                 self.found.push(stop..line);
@@ -175,8 +189,9 @@ impl<'a> Scanner<'a> {
         stop
     }
 
-    /// The content of the string that begins here, and where it ends. A string that is never closed ends with its line; one of three
-    /// quotes behind the name of a secret ends with the file, so that a secret is not half hidden.
+    /// The content of the string that begins here, and where it ends. A string that is never closed
+    /// ends with its line; one of three quotes behind the name of a secret ends with the file, so
+    /// that a secret is not half hidden.
     fn quoted(&self, at: usize, end: usize) -> (Range<usize>, usize) {
         let bytes = self.text.as_bytes();
         let quote = bytes[at];
@@ -191,14 +206,16 @@ impl<'a> Scanner<'a> {
                 byte if byte == quote && !three => return (start..i, i + 1),
                 byte if byte == quote && bytes[i..end].starts_with(&[quote; 3]) => {
                     // Up to two more quotes belong to the content.
-                    let more = bytes[i + 3..end].iter().take(2).take_while(|byte| **byte == quote).count();
+                    let more =
+                        bytes[i + 3..end].iter().take(2).take_while(|byte| **byte == quote).count();
                     return (start..i + more, i + 3 + more);
                 }
                 _ => {}
             }
             i += 1;
         }
-        let unclosed = if three && !self.follows_secret(at) { self.line_end(start).min(end) } else { end };
+        let unclosed =
+            if three && !self.follows_secret(at) { self.line_end(start).min(end) } else { end };
         (start..unclosed.max(start), unclosed.max(start))
     }
 
@@ -210,7 +227,8 @@ impl<'a> Scanner<'a> {
             .any(|word| self.is_secret(word) || word == "key")
     }
 
-    /// `[a.b]` or `[[a.b]]`: what it says about its keys, and where it ends. A list of strings at the start of a line is not one.
+    /// `[a.b]` or `[[a.b]]`: what it says about its keys, and where it ends. A list of strings at
+    /// the start of a line is not one.
     fn header(&self, at: usize, end: usize) -> Option<(Context, usize)> {
         let bytes = self.text.as_bytes();
         let mut start = at + 1;
@@ -227,8 +245,10 @@ impl<'a> Scanner<'a> {
         }
         let first = words.first().copied().unwrap_or_default();
         // `[issuer.token]` is an issuer of that name; `[issuer.corp.secret]` is a secret.
-        let named = usize::from(matches!(first, "issuer" | "limit" | "upstream" | "route" | "test"));
-        let secret = words.iter().skip(1 + named).any(|word| self.is_secret(word)) || (first == "store" && words.get(1) == Some(&"key"));
+        let named =
+            usize::from(matches!(first, "issuer" | "limit" | "upstream" | "route" | "test"));
+        let secret = words.iter().skip(1 + named).any(|word| self.is_secret(word))
+            || (first == "store" && words.get(1) == Some(&"key"));
         Some((Context { secret, store: first == "store" }, self.line_or_bracket(key.end, end)))
     }
 
@@ -263,7 +283,9 @@ impl<'a> Scanner<'a> {
                 words.push(content);
                 i = stop;
             } else {
-                while i < end && (bytes[i].is_ascii_alphanumeric() || matches!(bytes[i], b'_' | b'-')) {
+                while i < end
+                    && (bytes[i].is_ascii_alphanumeric() || matches!(bytes[i], b'_' | b'-'))
+                {
                     i += 1;
                 }
                 words.push(start..i);
@@ -281,28 +303,41 @@ impl<'a> Scanner<'a> {
     /// What a key says about its value.
     fn context(&self, key: &Key, frames: &[Context], section: Context) -> Context {
         let outer = frames.last().copied().unwrap_or(section);
-        let words: Vec<&'a str> = key.words.iter().map(|word| self.text.get(word.clone()).unwrap_or_default()).collect();
+        let words: Vec<&'a str> =
+            key.words.iter().map(|word| self.text.get(word.clone()).unwrap_or_default()).collect();
         let last = words.last().copied().unwrap_or_default();
         let store = outer.store || words.first() == Some(&"store");
-        let in_secret = outer.secret || words[..words.len().saturating_sub(1)].iter().any(|word| self.is_secret(word));
+        let in_secret = outer.secret
+            || words[..words.len().saturating_sub(1)].iter().any(|word| self.is_secret(word));
         let reference = in_secret && matches!(last, "env" | "file" | "create");
-        Context { secret: !reference && (in_secret || self.is_secret(last) || (store && last == "key")), store }
+        Context {
+            secret: !reference && (in_secret || self.is_secret(last) || (store && last == "key")),
+            store,
+        }
     }
 
     fn names_secret(&self, key: &Key) -> bool {
-        key.words.last().is_some_and(|word| self.text.get(word.clone()).is_some_and(|word| self.is_secret(word)))
+        key.words.last().is_some_and(|word| {
+            self.text.get(word.clone()).is_some_and(|word| self.is_secret(word))
+        })
     }
 
     fn line_end(&self, at: usize) -> usize {
         self.text[at..].find('\n').map_or(self.text.len(), |found| at + found)
     }
 
-    /// `secret = …` wherever it stands: in a comment, or behind a quote that was never closed, where the structure is lost.
+    /// `secret = …` wherever it stands: in a comment, or behind a quote that was never closed,
+    /// where the structure is lost.
     fn assignments(&mut self) {
         let text = self.text;
         for (sign, _) in text.match_indices(['=', ':']) {
             let before = text[..sign].trim_end_matches([' ', '\t', '"', '\'']);
-            let name = before.bytes().rev().take(65).take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')).count();
+            let name = before
+                .bytes()
+                .rev()
+                .take(65)
+                .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+                .count();
             if !self.is_secret(&before[before.len() - name..]) {
                 continue;
             }
@@ -325,13 +360,21 @@ impl<'a> Scanner<'a> {
         for (scheme_end, _) in text.match_indices("://") {
             let start = scheme_end + 3;
             let rest = &text[start..];
-            let rest = &rest[..rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',')).unwrap_or(rest.len())];
+            let rest = &rest[..rest
+                .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ','))
+                .unwrap_or(rest.len())];
             let Some(colon) = rest.find(':') else { continue };
             let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
             // A password may hold a `/` that should have been encoded; a port is digits.
             let after = &rest[colon + 1..];
-            let port = after.find(['/', '?', '#']).is_some_and(|slash| after[..slash].bytes().all(|byte| byte.is_ascii_digit()));
-            let last = if port || authority.contains('@') { authority.rfind('@') } else { rest.rfind('@') };
+            let port = after
+                .find(['/', '?', '#'])
+                .is_some_and(|slash| after[..slash].bytes().all(|byte| byte.is_ascii_digit()));
+            let last = if port || authority.contains('@') {
+                authority.rfind('@')
+            } else {
+                rest.rfind('@')
+            };
             if let Some(last) = last.filter(|last| *last > colon) {
                 self.found.push(start + colon + 1..start + last);
             }
@@ -346,7 +389,8 @@ struct Key {
     assigned: bool,
 }
 
-/// Whether the value of a key of this name is a secret, or would be one if the name were spelled correctly.
+/// Whether the value of a key of this name is a secret, or would be one if the name were spelled
+/// correctly.
 fn is_secret(name: &str) -> bool {
     if name.len() > 64 || name.contains(char::is_whitespace) {
         return false;
@@ -355,7 +399,9 @@ fn is_secret(name: &str) -> bool {
     if name.starts_with("insecure_") || name == "password_min_length" {
         return false;
     }
-    let exact = ["secret", "password", "passwd", "private_key", "api_key"].iter().any(|word| name.contains(word))
+    let exact = ["secret", "password", "passwd", "private_key", "api_key"]
+        .iter()
+        .any(|word| name.contains(word))
         || name == "token"
         || name.ends_with("_token")
         || name == "authorization";
@@ -364,7 +410,11 @@ fn is_secret(name: &str) -> bool {
         let word: Vec<char> = word.chars().collect();
         letters.len().abs_diff(word.len()) <= errors && distance(&letters, &word) <= errors
     };
-    exact || close("secret", 2) || close("password", 2) || close("private_key", 3) || close("token", 1)
+    exact
+        || close("secret", 2)
+        || close("password", 2)
+        || close("private_key", 3)
+        || close("token", 1)
 }
 
 #[cfg(test)]
@@ -381,23 +431,50 @@ mod tests {
             ("secret = \"hunter2\"", "secret = \"*******\""),
             ("  secret='hünter' # why", "  secret='******' # why"),
             ("\"secret\" = \"a\\\"b\"", "\"secret\" = \"****\""),
-            ("secret = \"\"\"\nab\ncd\"\"\"\nname = \"x\"", "secret = \"\"\"\n**\n**\"\"\"\nname = \"x\""),
+            (
+                "secret = \"\"\"\nab\ncd\"\"\"\nname = \"x\"",
+                "secret = \"\"\"\n**\n**\"\"\"\nname = \"x\"",
+            ),
             ("secret = '''ab'c'''\nname = \"x\"", "secret = '''****'''\nname = \"x\""),
             ("secret = { env = \"NAME\" }", "secret = { env = \"NAME\" }"),
-            ("secret = { file = \"a.b\", create = true }", "secret = { file = \"a.b\", create = true }"),
+            (
+                "secret = { file = \"a.b\", create = true }",
+                "secret = { file = \"a.b\", create = true }",
+            ),
             ("secret = { value = \"hunter2\" }", "secret = { value = \"*******\" }"),
             ("secret = [\"a\",\n \"b\"]\nname = \"x\"", "secret = [\"*\",\n \"*\"]\nname = \"x\""),
-            ("secret.env = \"NAME\"\nsecret.value = \"v\"", "secret.env = \"NAME\"\nsecret.value = \"*\""),
-            ("[issuer.corp.secret]\nvalue = \"v\"\nenv = \"NAME\"", "[issuer.corp.secret]\nvalue = \"*\"\nenv = \"NAME\""),
+            (
+                "secret.env = \"NAME\"\nsecret.value = \"v\"",
+                "secret.env = \"NAME\"\nsecret.value = \"*\"",
+            ),
+            (
+                "[issuer.corp.secret]\nvalue = \"v\"\nenv = \"NAME\"",
+                "[issuer.corp.secret]\nvalue = \"*\"\nenv = \"NAME\"",
+            ),
             ("[issuer.token]\nissuer = \"x\"", "[issuer.token]\nissuer = \"x\""),
-            ("[server.tls]\nprivate_key = \"-----BEGIN\"", "[server.tls]\nprivate_key = \"**********\""),
+            (
+                "[server.tls]\nprivate_key = \"-----BEGIN\"",
+                "[server.tls]\nprivate_key = \"**********\"",
+            ),
             ("[admin]\ntoken = \"abc\"", "[admin]\ntoken = \"***\""),
-            ("[store]\nkey = \"abc\"\n[limit.x]\nkey = \"client\"", "[store]\nkey = \"***\"\n[limit.x]\nkey = \"client\""),
-            ("store = { key = \"abc\" }\nstore.key = \"abc\"", "store = { key = \"***\" }\nstore.key = \"***\""),
-            ("token_from = [\"header\"]\ntoken_cookie = \"c\"", "token_from = [\"header\"]\ntoken_cookie = \"c\""),
+            (
+                "[store]\nkey = \"abc\"\n[limit.x]\nkey = \"client\"",
+                "[store]\nkey = \"***\"\n[limit.x]\nkey = \"client\"",
+            ),
+            (
+                "store = { key = \"abc\" }\nstore.key = \"abc\"",
+                "store = { key = \"***\" }\nstore.key = \"***\"",
+            ),
+            (
+                "token_from = [\"header\"]\ntoken_cookie = \"c\"",
+                "token_from = [\"header\"]\ntoken_cookie = \"c\"",
+            ),
             ("insecure_inline_secret = true", "insecure_inline_secret = true"),
             ("public_keys = [\"a.pem\"]", "public_keys = [\"a.pem\"]"),
-            ("headers = { Authorization = \"Bearer x\", Accept = \"y\" }", "headers = { Authorization = \"********\", Accept = \"y\" }"),
+            (
+                "headers = { Authorization = \"Bearer x\", Accept = \"y\" }",
+                "headers = { Authorization = \"********\", Accept = \"y\" }",
+            ),
         ];
         for (text, wanted) in cases {
             assert_eq!(hide(text), wanted, "{text}");
@@ -416,9 +493,18 @@ mod tests {
             ("\"secret\": \"hunter2\",", "\"secret\": \"*******\","),
             ("secret =\n  \"hunter2\"", "secret =\n  \"*******\""),
             ("secret = \"\"\"\nhunter2", "secret = \"\"\"\n*******"),
-            ("name = \"\"\"oops\nsecret = \"hunter2\"\n", "name = \"\"\"oops\nsecret = \"*******\"\n"),
-            ("name = '''oops\nsecret = \"\"\"\nhunter2\n\"\"\"", "name = '''oops\nsecret = \"\"\"\n*******\n\"\"\""),
-            ("name = \"\"\"oops\nsecret = \"\"\"\nhunter2\n\"\"\"\nb = 1", "name = \"\"\"oops\nsecret = \"\"\"\n*******\n\"\"\"\nb = 1"),
+            (
+                "name = \"\"\"oops\nsecret = \"hunter2\"\n",
+                "name = \"\"\"oops\nsecret = \"*******\"\n",
+            ),
+            (
+                "name = '''oops\nsecret = \"\"\"\nhunter2\n\"\"\"",
+                "name = '''oops\nsecret = \"\"\"\n*******\n\"\"\"",
+            ),
+            (
+                "name = \"\"\"oops\nsecret = \"\"\"\nhunter2\n\"\"\"\nb = 1",
+                "name = \"\"\"oops\nsecret = \"\"\"\n*******\n\"\"\"\nb = 1",
+            ),
             ("sercet = \"hunter2\"", "sercet = \"*******\""),
             ("jwt_secret = \"hunter2\"", "jwt_secret = \"*******\""),
             ("private-key = \"hunter2\"", "private-key = \"*******\""),
@@ -437,7 +523,10 @@ mod tests {
             ("postgres://u:pw@h/db", "postgres://u:**@h/db"),
             ("redis://:pw@h", "redis://:**@h"),
             ("a = \"postgres://u:p/w@h\"", "a = \"postgres://u:***@h\""),
-            ("a = \"http://u:p@w@h/x\" # http://h:80/a@b", "a = \"http://u:***@h/x\" # http://h:80/a@b"),
+            (
+                "a = \"http://u:p@w@h/x\" # http://h:80/a@b",
+                "a = \"http://u:***@h/x\" # http://h:80/a@b",
+            ),
             ("http://127.0.0.1:3000", "http://127.0.0.1:3000"),
             ("http://user@h", "http://user@h"),
         ];

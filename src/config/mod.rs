@@ -1,7 +1,7 @@
 //! The configuration file: from bytes to [`File`], with every problem of its form found at once.
 //!
-//! What the values mean is for compiling to judge; here they have the right keys and the right types. Nothing of a running gateway is
-//! known here.
+//! What the values mean is for compiling to judge; here they have the right keys and the right
+//! types. Nothing of a running gateway is known here.
 
 pub mod file;
 pub mod identity;
@@ -21,8 +21,9 @@ use toml::de::DeTable;
 pub use file::File;
 pub use problem::{Problem, Problems, Severity, Source};
 
-/// Which version of a file was read: device, inode, length, and times of modification and change, of what is behind every symlink. A
-/// ConfigMap's swap changes the first two; the last cannot be set back.
+/// Which version of a file was read: device, inode, length, and times of modification and change,
+/// of what is behind every symlink. A ConfigMap's swap changes the first two; the last cannot be
+/// set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     device: u64,
@@ -33,12 +34,19 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The version that is there now; `None` when none is. Take it before reading: what is written meanwhile is then another one.
+    /// The version that is there now; `None` when none is. Take it before reading: what is written
+    /// meanwhile is then another one.
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
         let changed = (metadata.ctime(), metadata.ctime_nsec());
-        Some(Self { device: metadata.dev(), inode: metadata.ino(), length: metadata.size(), modified, changed })
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.size(),
+            modified,
+            changed,
+        })
     }
 }
 
@@ -51,7 +59,8 @@ pub struct Loaded {
     pub source: Source,
     /// What is written.
     pub file: File,
-    /// Errors that did not keep it from being read: unknown keys. They belong with what compiling finds.
+    /// Errors that did not keep it from being read: unknown keys. They belong with what compiling
+    /// finds.
     pub problems: Vec<Problem>,
 }
 
@@ -70,7 +79,8 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
         return Err(Problems::new(source.clone(), syntax(&source, &errors)));
     }
     if root.get_ref().is_empty() {
-        let problem = Problem::error(None, "the file has no routes: nothing would be reachable").help(SMALLEST);
+        let problem = Problem::error(None, "the file has no routes: nothing would be reachable")
+            .help(SMALLEST);
         return Err(Problems::new(source, vec![problem]));
     }
     let mut root = root;
@@ -81,7 +91,8 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
     }
     match File::deserialize(toml::de::Deserializer::from(root)) {
         Ok(file) => Ok(Loaded { mark: None, source, file, problems: unknown }),
-        // The walk has seen every type, so this is for what a later key might bring. serde's own words may quote a value: they are left out.
+        // The walk has seen every type, so this is for what a later key might bring. serde's own
+        // words may quote a value: they are left out.
         Err(error) => {
             let mut problems = unknown;
             problems.push(Problem::error(error.span(), "this value cannot be used here"));
@@ -130,36 +141,47 @@ upstream = \"app\"
 access   = \"public\"";
 
 fn read(path: &Path) -> Result<String, Problem> {
-    let failed = |error: &io::Error| match error.kind() {
+    let failed = |error: &io::Error| {
+        match error.kind() {
         io::ErrorKind::NotFound => Problem::error(None, "there is no such file")
             .help("name another with `--config PATH`, or make this one; `portcullis demo` shows a gateway without one"),
         io::ErrorKind::PermissionDenied => Problem::error(None, "the file may not be read")
             .help("let the user that runs the gateway read it, and enter the folders above it"),
         _ => Problem::error(None, format!("the file cannot be read: {error}")),
+    }
     };
     let opened = fs::File::open(path).map_err(|error| failed(&error))?;
     if opened.metadata().map_err(|error| failed(&error))?.is_dir() {
-        return Err(Problem::error(None, "this is a directory").help("name the file in it, for example `--config gateway.toml`"));
+        return Err(Problem::error(None, "this is a directory")
+            .help("name the file in it, for example `--config gateway.toml`"));
     }
     let mut bytes = Vec::new();
     opened.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > LONGEST {
-        return Err(Problem::error(None, "the file is longer than 32 MiB").help("is it the right file? `--config PATH` names another"));
+        return Err(Problem::error(None, "the file is longer than 32 MiB")
+            .help("is it the right file? `--config PATH` names another"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-            return Problem::error(None, "the file is UTF-16, and TOML is UTF-8").help("save it as UTF-8");
+            return Problem::error(None, "the file is UTF-16, and TOML is UTF-8")
+                .help("save it as UTF-8");
         }
-        let line_start = bytes[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line_start =
+            bytes[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let line = bytes[..at].split(|byte| *byte == b'\n').count();
         let column = at - line_start + 1;
-        Problem::error(None, format!("line {line} is not UTF-8: its byte {column} is 0x{:02x}", bytes[at])).help("save the file as UTF-8")
+        Problem::error(
+            None,
+            format!("line {line} is not UTF-8: its byte {column} is 0x{:02x}", bytes[at]),
+        )
+        .help("save the file as UTF-8")
     })
 }
 
-/// The first error of each line: the parser goes on after one, and what it finds next is often the same.
+/// The first error of each line: the parser goes on after one, and what it finds next is often the
+/// same.
 fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
     const TOLD: usize = 20;
     let mut problems: Vec<Problem> = Vec::new();
@@ -174,14 +196,23 @@ fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
         if problems.len() == TOLD {
             break;
         }
-        end_of_line =
-            source.text().get(span.start..).and_then(|rest| rest.find('\n')).map_or(source.text().len(), |found| span.start + found);
-        // What the parser would have liked instead is for those who know its grammar; where we know a remedy, that is told.
+        end_of_line = source
+            .text()
+            .get(span.start..)
+            .and_then(|rest| rest.find('\n'))
+            .map_or(source.text().len(), |found| span.start + found);
+        // What the parser would have liked instead is for those who know its grammar; where we know
+        // a remedy, that is told.
         let message = error.message();
         problems.push(match remedy(message) {
-            Some(help) => {
-                Problem::error(span, format!("this is not TOML: {}", message.split(", expected").next().unwrap_or(message))).help(help)
-            }
+            Some(help) => Problem::error(
+                span,
+                format!(
+                    "this is not TOML: {}",
+                    message.split(", expected").next().unwrap_or(message)
+                ),
+            )
+            .help(help),
             None => Problem::error(span, format!("this is not TOML: {message}")),
         });
     }
@@ -192,20 +223,32 @@ fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
 fn remedy(message: &str) -> Option<&'static str> {
     const REMEDIES: [(&str, &str); 17] = [
         ("string values must be quoted", "put it in quotes: `key = \"value\"`"),
-        ("duplicate key", "keep one of them; of what there can be several, each begins with two brackets: `[[route]]`"),
+        (
+            "duplicate key",
+            "keep one of them; of what there can be several, each begins with two brackets: `[[route]]`",
+        ),
         ("key with no value", "write `key = value`"),
         ("missing value", "write a value after `=`"),
         ("unclosed array table", "close the section's name with `]]`"),
         ("unclosed table", "close the section's name with `]`"),
         ("unclosed array", "close the list with `]`"),
         ("unclosed inline table", "close the table with `}`"),
-        ("missing comma between key-value", "close the table with `}`, or put a comma between its keys"),
+        (
+            "missing comma between key-value",
+            "close the table with `}`, or put a comma between its keys",
+        ),
         ("missing comma", "put a comma between the items"),
-        ("unexpected key or value", "each key has a line of its own, and a `\"` within a string is written `\\\"`"),
+        (
+            "unexpected key or value",
+            "each key has a line of its own, and a `\"` within a string is written `\\\"`",
+        ),
         ("missing escaped value", "write `\\` as `\\\\`, or put the string in single quotes"),
         ("invalid basic string", "close the string with `\"` on its line"),
         ("invalid literal string", "close the string with `'` on its line"),
-        ("invalid unquoted key", "a name with other characters than letters, digits, `-` and `_` goes in quotes"),
+        (
+            "invalid unquoted key",
+            "a name with other characters than letters, digits, `-` and `_` goes in quotes",
+        ),
         ("leading zero", "write the number without it; text goes in quotes"),
         ("recursion", "nest the values less deeply"),
     ];
@@ -232,14 +275,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         fs::write(&path, "one").unwrap();
-        let (before, modified) = (Mark::of(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
+        let (before, modified) =
+            (Mark::of(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
         assert_eq!(Mark::of(&path), Some(before));
         // The clock of a file system has steps.
         std::thread::sleep(Duration::from_millis(50));
         fs::write(&path, "two").unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         let after = Mark::of(&path).unwrap();
-        assert_eq!((before.inode, before.length, before.modified), (after.inode, after.length, after.modified));
+        assert_eq!(
+            (before.inode, before.length, before.modified),
+            (after.inode, after.length, after.modified)
+        );
         assert_ne!(before, after);
     }
 
@@ -250,7 +297,15 @@ mod tests {
         list.as_array()
             .expect("a list")
             .iter()
-            .map(|problem| format!("{}:{} {} ({})", problem["line"], problem["column"], word(&problem["message"]), word(&problem["help"])))
+            .map(|problem| {
+                format!(
+                    "{}:{} {} ({})",
+                    problem["line"],
+                    problem["column"],
+                    word(&problem["message"]),
+                    word(&problem["help"])
+                )
+            })
             .collect()
     }
 
@@ -291,7 +346,8 @@ mod tests {
             claims = { sub = "u1", at = 1979-05-27, realm_access = { roles = ["auditor"] } }
             expect = { status = 200, headers = { X-Auth-User = "u1" } }
         "#;
-        let loaded = parse(Path::new("gateway.toml"), text.to_owned()).expect("the file is in order");
+        let loaded =
+            parse(Path::new("gateway.toml"), text.to_owned()).expect("the file is in order");
         assert_eq!(loaded.problems, []);
         let at = |span: std::ops::Range<usize>| &text[span];
         let file = loaded.file;
@@ -300,9 +356,15 @@ mod tests {
         assert_eq!(at(listen.get_ref().0[1].span()), "\":9090\"");
         let issuer = &file.issuer["corp"];
         assert_eq!(at(file.issuer.keys().next().expect("one").span()), "corp");
-        assert_eq!(issuer.roles.as_ref().expect("given").get_ref().segments(), ["https://example.com/roles"]);
+        assert_eq!(
+            issuer.roles.as_ref().expect("given").get_ref().segments(),
+            ["https://example.com/roles"]
+        );
         assert_eq!(issuer.subject.as_ref().expect("given").get_ref().segments(), ["user", "id"]);
-        assert_eq!(at(issuer.secret.as_ref().expect("given").get_ref().span()), r#"{ file = "jwt.secret", create = true }"#);
+        assert_eq!(
+            at(issuer.secret.as_ref().expect("given").get_ref().span()),
+            r#"{ file = "jwt.secret", create = true }"#
+        );
         assert_eq!(at(file.route[0].span()), "[[route]]");
         let claims = file.route[0].get_ref().claims.as_ref().expect("given");
         assert_eq!(claims.get_ref()["tenant"].get_ref().len(), 4);
@@ -312,7 +374,8 @@ mod tests {
     #[test]
     fn unknown_keys_do_not_keep_the_file_from_being_read() {
         let text = "[server]\ntrusted_proxy = []\nworkers = 3\n[[routes]]\npath = \"/\"\n";
-        let loaded = parse(Path::new("gateway.toml"), text.to_owned()).expect("only keys are unknown");
+        let loaded =
+            parse(Path::new("gateway.toml"), text.to_owned()).expect("only keys are unknown");
         assert_eq!(loaded.file.server.workers.map(toml::Spanned::into_inner), Some(3));
         insta::assert_snapshot!(problems(text), @r"
         error: unknown key `trusted_proxy` in `[server]`
@@ -364,14 +427,14 @@ mod tests {
 
     #[test]
     fn a_section_without_its_name_is_one_problem() {
-        let wanted =
-            "2:1 each `issuer` section has a name, and this one has none (write `[issuer.NAME]` above it, with a name of your choice)";
+        let wanted = "2:1 each `issuer` section has a name, and this one has none (write `[issuer.NAME]` above it, with a name of your choice)";
         assert_eq!(brief("[issuer]\nissuer = \"x\"\naudience = [\"y\"]\n"), [wanted]);
     }
 
     #[test]
     fn keys_within_items_name_their_section() {
-        let text = "[[test]]\nexpect = { statuss = 3 }\n[[route]]\nclaims = { a = [[1]] }\nlisten = 1\n";
+        let text =
+            "[[test]]\nexpect = { statuss = 3 }\n[[route]]\nclaims = { a = [[1]] }\nlisten = 1\n";
         let wanted = [
             "2:12 unknown key `statuss` in `expect` of a `[[test]]` (did you mean `status`?)",
             "4:17 an item of `a` is a list, and a string, a number or `true` or `false` is wanted (for example `\"…\"`)",
@@ -383,16 +446,28 @@ mod tests {
     #[test]
     fn what_is_no_toml_is_told_with_a_remedy() {
         for (text, wanted) in [
-            ("path = /x\n", "1:8 this is not TOML: string values must be quoted (put it in quotes: `key = \"value\"`)"),
-            ("[[route]\n", "1:9 this is not TOML: unclosed array table (close the section's name with `]]`)"),
+            (
+                "path = /x\n",
+                "1:8 this is not TOML: string values must be quoted (put it in quotes: `key = \"value\"`)",
+            ),
+            (
+                "[[route]\n",
+                "1:9 this is not TOML: unclosed array table (close the section's name with `]]`)",
+            ),
             ("a\n", "1:2 this is not TOML: key with no value (write `key = value`)"),
             (
                 "[server]\n[server]\n",
                 "2:2 this is not TOML: duplicate key (keep one of them; of what there can be several, each begins with two brackets: `[[route]]`)",
             ),
             ("x = [1,\n", "1:8 this is not TOML: unclosed array (close the list with `]`)"),
-            ("x = \"\\q\"\n", "1:7 this is not TOML: missing escaped value (write `\\` as `\\\\`, or put the string in single quotes)"),
-            ("x = 01\n", "1:5 this is not TOML: unexpected leading zero (write the number without it; text goes in quotes)"),
+            (
+                "x = \"\\q\"\n",
+                "1:7 this is not TOML: missing escaped value (write `\\` as `\\\\`, or put the string in single quotes)",
+            ),
+            (
+                "x = 01\n",
+                "1:5 this is not TOML: unexpected leading zero (write the number without it; text goes in quotes)",
+            ),
         ] {
             assert_eq!(brief(text)[..1], [wanted], "{text}");
         }
@@ -419,9 +494,12 @@ mod tests {
     #[test]
     fn deep_nesting_is_an_error_and_no_overflow() {
         let names = vec!["a"; 100_000].join(".");
-        for text in
-            [format!("a = {}", "[".repeat(100_000)), format!("{names} = 1"), format!("[{names}]"), format!("a = {}", "{a=".repeat(100_000))]
-        {
+        for text in [
+            format!("a = {}", "[".repeat(100_000)),
+            format!("{names} = 1"),
+            format!("[{names}]"),
+            format!("a = {}", "{a=".repeat(100_000)),
+        ] {
             assert!(problems(&text).has_errors(), "{}", &text[..20]);
         }
     }
@@ -430,7 +508,10 @@ mod tests {
     fn an_empty_file_is_told_what_to_write() {
         for text in ["", "# nothing yet\n", "\u{feff}"] {
             let drawn = problems(text).draw(false);
-            assert!(drawn.starts_with("error: the file has no routes: nothing would be reachable\n"), "{drawn}");
+            assert!(
+                drawn.starts_with("error: the file has no routes: nothing would be reachable\n"),
+                "{drawn}"
+            );
         }
         let example = SMALLEST.split_once("\n\n").expect("a sentence, then the example").1;
         let loaded = parse(Path::new("x"), example.to_owned()).expect("the example is in order");
@@ -459,7 +540,11 @@ mod tests {
         fs::File::create(&path).and_then(|file| file.set_len(LONGEST + 1)).expect("made long");
         assert_eq!(message(), "the file is longer than 32 MiB");
         fs::remove_file(&path).expect("removed");
-        fs::write(folder.path().join("real.toml"), SMALLEST.split_once("\n\n").expect("two parts").1).expect("written");
+        fs::write(
+            folder.path().join("real.toml"),
+            SMALLEST.split_once("\n\n").expect("two parts").1,
+        )
+        .expect("written");
         symlink("real.toml", &path).expect("linked");
         assert!(load(&path).is_ok());
     }

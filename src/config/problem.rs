@@ -51,7 +51,14 @@ impl Severity {
 impl Problem {
     /// The file is refused because of this.
     pub fn error(span: impl Into<Option<Range<usize>>>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), span: span.into(), related: Vec::new(), help: None, label: None }
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span: span.into(),
+            related: Vec::new(),
+            help: None,
+            label: None,
+        }
     }
 
     /// The file is used all the same.
@@ -120,7 +127,10 @@ impl Source {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Source").field("path", &self.path).field("bytes", &self.text.len()).finish_non_exhaustive()
+        f.debug_struct("Source")
+            .field("path", &self.path)
+            .field("bytes", &self.text.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,7 +178,8 @@ impl Problems {
         drawn
     }
 
-    /// The same for a log event: a list of `{severity, message, file, line, column, help}`, by place.
+    /// The same for a log event: a list of `{severity, message, file, line, column, help}`, by
+    /// place.
     pub fn to_json(&self) -> serde_json::Value {
         let painter = Painter::new(self.source.as_ref(), false);
         let file = self.source.as_ref().map(|source| source.path.display().to_string());
@@ -176,7 +187,11 @@ impl Problems {
             .in_order()
             .take(SHOWN)
             .map(|problem| {
-                let place = problem.span.as_ref().filter(|_| file.is_some()).map(|span| painter.lines.location(span.start));
+                let place = problem
+                    .span
+                    .as_ref()
+                    .filter(|_| file.is_some())
+                    .map(|span| painter.lines.location(span.start));
                 json!({
                     "severity": problem.severity.word(),
                     "message": painter.mask(&problem.message),
@@ -211,7 +226,8 @@ impl Problems {
             .filter(|(count, _)| *count > 0)
             .map(|(count, word)| format!("{count} {word}{}", if count == 1 { "" } else { "s" }))
             .collect::<Vec<_>>();
-        let counted = if counted.is_empty() { "no problems".to_owned() } else { counted.join(", ") };
+        let counted =
+            if counted.is_empty() { "no problems".to_owned() } else { counted.join(", ") };
         match &self.source {
             Some(source) => format!("{}: {counted}", source.path.display()),
             None => counted,
@@ -241,7 +257,8 @@ struct Painter<'a> {
     path: String,
     lines: Lines<'a>,
     secrets: Vec<Range<usize>>,
-    /// What they are, each once, longer ones first: one may be the beginning of another. Without the shortest, which are parts of words.
+    /// What they are, each once, longer ones first: one may be the beginning of another. Without
+    /// the shortest, which are parts of words.
     secret_texts: Vec<&'a str>,
     renderer: Renderer,
 }
@@ -250,7 +267,11 @@ impl<'a> Painter<'a> {
     fn new(source: Option<&'a Source>, colour: bool) -> Self {
         let text = source.map_or("", |source| source.text());
         let secrets = mask::secrets(text);
-        let distinct: BTreeSet<&str> = secrets.iter().map(|secret| &text[secret.clone()]).filter(|secret| secret.len() >= 4).collect();
+        let distinct: BTreeSet<&str> = secrets
+            .iter()
+            .map(|secret| &text[secret.clone()])
+            .filter(|secret| secret.len() >= 4)
+            .collect();
         let mut secret_texts: Vec<&str> = distinct.into_iter().collect();
         secret_texts.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Self {
@@ -267,12 +288,14 @@ impl<'a> Painter<'a> {
     }
 
     fn draw(&self, problem: &Problem) -> String {
-        let mut group = Group::with_title(level(problem.severity).primary_title(self.mask(&problem.message)));
+        let mut group =
+            Group::with_title(level(problem.severity).primary_title(self.mask(&problem.message)));
         if let Some(span) = problem.span.clone().filter(|_| !self.lines.text.is_empty()) {
             let label = problem.label.as_deref().map(|label| self.mask(label));
             let mut marks = vec![self.mark(span, AnnotationKind::Primary, label)];
-            marks
-                .extend(problem.related.iter().map(|(span, text)| self.mark(span.clone(), AnnotationKind::Context, Some(self.mask(text)))));
+            marks.extend(problem.related.iter().map(|(span, text)| {
+                self.mark(span.clone(), AnnotationKind::Context, Some(self.mask(text)))
+            }));
             group = self.snippets(group, marks);
         } else if !self.path.is_empty() {
             group = group.element(Origin::path(self.path.clone()));
@@ -306,14 +329,20 @@ impl<'a> Painter<'a> {
         group
     }
 
-    fn snippet(&self, group: Group<'a>, marks: &[Mark], lines: std::ops::RangeInclusive<usize>) -> Group<'a> {
+    fn snippet(
+        &self,
+        group: Group<'a>,
+        marks: &[Mark],
+        lines: std::ops::RangeInclusive<usize>,
+    ) -> Group<'a> {
         let first = *lines.start();
         let mut text = String::new();
         let mut spans: Vec<Option<Range<usize>>> = vec![None; marks.len()];
         let mut cut = false;
         for line in lines {
             let whole = self.lines.range(line);
-            let here: Vec<usize> = (0..marks.len()).filter(|index| marks[*index].line == line).collect();
+            let here: Vec<usize> =
+                (0..marks.len()).filter(|index| marks[*index].line == line).collect();
             // A line without a mark is folded away, unless it stands between two that have one.
             let shown = match here.first() {
                 Some(index) => self.lines.window(whole.clone(), &marks[*index].span),
@@ -321,12 +350,22 @@ impl<'a> Painter<'a> {
             };
             cut |= shown.start > whole.start && here.first() == Some(&0);
             let start = text.len();
-            text.push_str(&mask::masked(&self.lines.text[shown.clone()], shown.start, &self.secrets));
+            text.push_str(&mask::masked(
+                &self.lines.text[shown.clone()],
+                shown.start,
+                &self.secrets,
+            ));
             for index in here {
                 let place = |offset: usize| {
                     let offset = offset.clamp(shown.start, shown.end);
                     // A masked character may be shorter than what it hides.
-                    start + mask::masked(&self.lines.text[shown.start..offset], shown.start, &self.secrets).len()
+                    start
+                        + mask::masked(
+                            &self.lines.text[shown.start..offset],
+                            shown.start,
+                            &self.secrets,
+                        )
+                        .len()
                 };
                 spans[index] = Some(place(marks[index].span.start)..place(marks[index].span.end));
             }
@@ -342,7 +381,11 @@ impl<'a> Painter<'a> {
             snippet = snippet.path(self.path.clone());
         }
         group.element(
-            snippet.annotations(marks.iter().zip(spans).filter_map(|(mark, span)| Some(mark.kind.span(span?).label(mark.label.clone())))),
+            snippet.annotations(
+                marks.iter().zip(spans).filter_map(|(mark, span)| {
+                    Some(mark.kind.span(span?).label(mark.label.clone()))
+                }),
+            ),
         )
     }
 
@@ -389,7 +432,11 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1)).collect();
+        let starts = std::iter::once(0)
+            .chain(
+                text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1),
+            )
+            .collect();
         Self { text, starts }
     }
 
@@ -432,7 +479,8 @@ mod tests {
 
     /// The place of a text, or of its n-th repetition.
     fn place(text: &str, wanted: &str, nth: usize) -> Range<usize> {
-        let (start, found) = text.match_indices(wanted).nth(nth).expect("the test names a text that is there");
+        let (start, found) =
+            text.match_indices(wanted).nth(nth).expect("the test names a text that is there");
         start..start + found.len()
     }
 
@@ -443,10 +491,11 @@ mod tests {
     #[test]
     fn a_problem_is_drawn_with_its_related_places() {
         let text = "\n\n\n[[route]]\npath = \"/reports/*\"\nupstream = \"a\"\n\n[[route]]\npath = \"/reports/*\"\nupstream = \"b\"\n";
-        let problem = Problem::error(place(text, "\"/reports/*\"", 1), "two routes match the same requests")
-            .label("this route can never be chosen")
-            .related(place(text, "\"/reports/*\"", 0), "already taken here")
-            .help("give one of them a `host`, or a longer path");
+        let problem =
+            Problem::error(place(text, "\"/reports/*\"", 1), "two routes match the same requests")
+                .label("this route can never be chosen")
+                .related(place(text, "\"/reports/*\"", 0), "already taken here")
+                .help("give one of them a `host`, or a longer path");
         insta::assert_snapshot!(draw(text, vec![problem]), @r#"
         error: two routes match the same requests
          --> gateway.toml:9:8
@@ -494,7 +543,8 @@ mod tests {
     #[test]
     fn places_that_are_far_apart_are_drawn_apart() {
         let text = format!("a = 1\n{}b = 2\n", "#\n".repeat(1000));
-        let problem = Problem::error(place(&text, "2", 0), "taken").related(place(&text, "1", 0), "here");
+        let problem =
+            Problem::error(place(&text, "2", 0), "taken").related(place(&text, "1", 0), "here");
         insta::assert_snapshot!(draw(&text, vec![problem]), @r"
         error: taken
             --> gateway.toml:1002:5
@@ -525,7 +575,10 @@ mod tests {
         for start in 0..=text.len() + 2 {
             for end in start..=text.len() + 2 {
                 let drawn = draw(text, vec![Problem::error(start..end, "here")]);
-                assert!(drawn.starts_with("error: here\n --> gateway.toml:"), "{start}..{end}: {drawn}");
+                assert!(
+                    drawn.starts_with("error: here\n --> gateway.toml:"),
+                    "{start}..{end}: {drawn}"
+                );
             }
         }
         assert!(draw("", vec![Problem::error(0..0, "here")]).contains("gateway.toml"));
@@ -534,10 +587,13 @@ mod tests {
     #[test]
     fn secrets_are_masked_wherever_they_show() {
         let text = "[issuer.a]\nsecret = \"hünter2hunter2\"\nissuer = \"https://u:pässword@h/\"\n";
-        let problem = Problem::error(place(text, "\"https://u:pässword@h/\"", 0), "`hünter2hunter2` and https://u:pässword@h/ are wrong")
-            .label("hünter2hunter2")
-            .related(place(text, "\"hünter2hunter2\"", 0), "hünter2hunter2")
-            .help("postgres://u:pw@h");
+        let problem = Problem::error(
+            place(text, "\"https://u:pässword@h/\"", 0),
+            "`hünter2hunter2` and https://u:pässword@h/ are wrong",
+        )
+        .label("hünter2hunter2")
+        .related(place(text, "\"hünter2hunter2\"", 0), "hünter2hunter2")
+        .help("postgres://u:pw@h");
         let problems = Problems::new(Source::new("gateway.toml", text), vec![problem]);
         insta::assert_snapshot!(problems.draw(false), @r#"
         error: `**************` and https://u:********@h/ are wrong
@@ -553,8 +609,15 @@ mod tests {
         error: gateway.toml: 1 problem
         "#);
         let json = problems.to_json().to_string();
-        for shown in [problems.draw(true), problems.to_string(), json, format!("{:?}", problems.source)] {
-            assert!(!shown.contains("hünter2") && !shown.contains("pässword") && !shown.contains(":pw@"), "{shown}");
+        for shown in
+            [problems.draw(true), problems.to_string(), json, format!("{:?}", problems.source)]
+        {
+            assert!(
+                !shown.contains("hünter2")
+                    && !shown.contains("pässword")
+                    && !shown.contains(":pw@"),
+                "{shown}"
+            );
         }
     }
 
@@ -572,24 +635,35 @@ mod tests {
     #[test]
     fn a_hundred_are_shown_of_very_many() {
         let text = "a = 1\n".repeat(5000);
-        let list: Vec<Problem> = (0..5000).map(|line| Problem::error(line * 6..line * 6 + 1, "odd")).collect();
+        let list: Vec<Problem> =
+            (0..5000).map(|line| Problem::error(line * 6..line * 6 + 1, "odd")).collect();
         let problems = Problems::new(Source::new("gateway.toml", text), list);
         let drawn = problems.draw(false);
-        assert!(drawn.ends_with("… and 4900 more\n\nerror: gateway.toml: 5000 problems\n"), "{drawn}");
+        assert!(
+            drawn.ends_with("… and 4900 more\n\nerror: gateway.toml: 5000 problems\n"),
+            "{drawn}"
+        );
         assert_eq!(drawn.matches("-->").count(), 100);
         assert_eq!(problems.to_json().as_array().map(Vec::len), Some(101));
     }
 
     #[test]
     fn colours_are_for_those_who_ask() {
-        let problems = Problems::new(Source::new("gateway.toml", "a = 1\n"), vec![Problem::warning(0..1, "odd")]);
+        let problems = Problems::new(
+            Source::new("gateway.toml", "a = 1\n"),
+            vec![Problem::warning(0..1, "odd")],
+        );
         assert!(problems.draw(true).contains('\u{1b}') && !problems.draw(false).contains('\u{1b}'));
         assert!(!problems.has_errors());
     }
 
     #[test]
     fn relative_paths_start_at_the_folder_of_the_file() {
-        for (path, folder) in [("gateway.toml", "."), ("/etc/portcullis/gateway.toml", "/etc/portcullis"), ("a/b.toml", "a")] {
+        for (path, folder) in [
+            ("gateway.toml", "."),
+            ("/etc/portcullis/gateway.toml", "/etc/portcullis"),
+            ("a/b.toml", "a"),
+        ] {
             assert_eq!(Source::new(path, "").folder(), Path::new(folder), "{path}");
         }
     }

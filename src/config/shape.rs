@@ -1,5 +1,5 @@
-//! What a file may hold, by the JSON Schema of [`File`](super::file::File): every unknown key and every value of the wrong type is found
-//! in one walk, where serde would stop at the first.
+//! What a file may hold, by the JSON Schema of [`File`](super::file::File): every unknown key and
+//! every value of the wrong type is found in one walk, where serde would stop at the first.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,11 +14,15 @@ use super::value::{list, nearest};
 
 /// The schema of the file, for editors. Without `null`, which TOML does not have.
 pub(super) fn schema() -> Value {
-    let mut schema = serde_json::to_value(schemars::schema_for!(super::file::File)).expect("a schema is JSON");
+    let mut schema =
+        serde_json::to_value(schemars::schema_for!(super::file::File)).expect("a schema is JSON");
     without_null(&mut schema);
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("title".into(), "Portcullis configuration".into());
-        schema.insert("description".into(), "gateway.toml: which requests go where, and who may make them.".into());
+        schema.insert(
+            "description".into(),
+            "gateway.toml: which requests go where, and who may make them.".into(),
+        );
     }
     schema
 }
@@ -27,7 +31,8 @@ pub(super) fn schema() -> Value {
 pub(super) struct Findings {
     /// Keys that do not exist. They are no longer in the tree.
     pub(super) unknown: Vec<Problem>,
-    /// Values of the wrong type and keys that are missing: with any of these the tree cannot be read.
+    /// Values of the wrong type and keys that are missing: with any of these the tree cannot be
+    /// read.
     pub(super) wrong: Vec<Problem>,
 }
 
@@ -73,7 +78,9 @@ struct Shapes {
 
 static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
     let schema = schema();
-    let Shape::Section(file) = Shape::new(&schema, &schema["$defs"]) else { unreachable!("the file is a table") };
+    let Shape::Section(file) = Shape::new(&schema, &schema["$defs"]) else {
+        unreachable!("the file is a table")
+    };
     let mut homes = BTreeMap::new();
     find_homes(&file, "", &mut homes);
     Shapes { file, homes }
@@ -86,7 +93,8 @@ impl Shape {
             return Self::new(&definitions[name], definitions);
         }
         if let Some(choices) = schema["anyOf"].as_array() {
-            let mut shapes: Vec<Self> = choices.iter().map(|choice| Self::new(choice, definitions)).collect();
+            let mut shapes: Vec<Self> =
+                choices.iter().map(|choice| Self::new(choice, definitions)).collect();
             return if shapes.len() == 1 { shapes.remove(0) } else { Self::Either(shapes) };
         }
         match schema["type"].as_str() {
@@ -104,9 +112,17 @@ impl Shape {
                             (name.clone(), Key { shape: Self::new(schema, definitions), example })
                         })
                         .collect(),
-                    required: schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
+                    required: schema["required"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_str)
+                        .map(str::to_owned)
+                        .collect(),
                 }),
-                None => Self::Named(Box::new(Self::new(&schema["additionalProperties"], definitions))),
+                None => {
+                    Self::Named(Box::new(Self::new(&schema["additionalProperties"], definitions)))
+                }
             },
             _ => Self::Any,
         }
@@ -129,7 +145,13 @@ impl Shape {
             // An integer is a number: nobody needs to read both.
             Self::Either(shapes) => {
                 let number = shapes.iter().any(|shape| matches!(shape, Self::Number));
-                list(shapes.iter().filter(|shape| !(number && matches!(shape, Self::Integer))).map(Self::wanted), "or")
+                list(
+                    shapes
+                        .iter()
+                        .filter(|shape| !(number && matches!(shape, Self::Integer)))
+                        .map(Self::wanted),
+                    "or",
+                )
             }
         }
     }
@@ -149,7 +171,8 @@ impl Shape {
     }
 }
 
-/// Where the walk is, as a chain of stack frames: nothing is allocated for the files that are in order.
+/// Where the walk is, as a chain of stack frames: nothing is allocated for the files that are in
+/// order.
 enum Place<'a> {
     Root,
     Key(&'a Place<'a>, &'a str),
@@ -176,7 +199,10 @@ impl Place<'_> {
             Self::Item(_) => (String::new(), true),
             Self::Key(outer, name) => {
                 let (path, in_item) = outer.path();
-                (if path.is_empty() { (*name).to_owned() } else { format!("{path}.{name}") }, in_item)
+                (
+                    if path.is_empty() { (*name).to_owned() } else { format!("{path}.{name}") },
+                    in_item,
+                )
             }
         }
     }
@@ -204,11 +230,23 @@ struct Walk<'t> {
 }
 
 impl Walk<'_> {
-    fn section(&mut self, section: &Section, table: &mut DeTable<'_>, span: &Range<usize>, place: &Place) {
+    fn section(
+        &mut self,
+        section: &Section,
+        table: &mut DeTable<'_>,
+        span: &Range<usize>,
+        place: &Place,
+    ) {
         let mut strangers: Vec<String> = Vec::new();
         for (name, value) in table.iter_mut() {
             if let Some(key) = section.keys.get(name.get_ref().as_ref()) {
-                self.value(&key.shape, key.example.as_deref(), value, &name.span(), &Place::Key(place, name.get_ref()));
+                self.value(
+                    &key.shape,
+                    key.example.as_deref(),
+                    value,
+                    &name.span(),
+                    &Place::Key(place, name.get_ref()),
+                );
             } else {
                 self.findings.unknown.push(unknown(name, section, place));
                 strangers.push(name.get_ref().to_string());
@@ -217,8 +255,11 @@ impl Walk<'_> {
         for stranger in strangers {
             table.remove(stranger.as_str());
         }
-        for required in section.required.iter().filter(|required| !table.contains_key(required.as_str())) {
-            let example = section.keys.get(required).map(|key| written(required, key)).unwrap_or_default();
+        for required in
+            section.required.iter().filter(|required| !table.contains_key(required.as_str()))
+        {
+            let example =
+                section.keys.get(required).map(|key| written(required, key)).unwrap_or_default();
             self.findings.wrong.push(
                 Problem::error(span.clone(), format!("{} needs `{required}`", place.section()))
                     .help(format!("add, for example, `{example}`")),
@@ -226,7 +267,14 @@ impl Walk<'_> {
         }
     }
 
-    fn value(&mut self, shape: &Shape, example: Option<&str>, value: &mut Spanned<DeValue<'_>>, name: &Range<usize>, place: &Place) {
+    fn value(
+        &mut self,
+        shape: &Shape,
+        example: Option<&str>,
+        value: &mut Spanned<DeValue<'_>>,
+        name: &Range<usize>,
+        place: &Place,
+    ) {
         let span = if value.span().is_empty() { name.clone() } else { value.span() };
         if !shape.takes(value.get_ref()) {
             let problem = self.mismatch(shape, example, value.get_ref(), &span, name, place);
@@ -235,11 +283,16 @@ impl Walk<'_> {
         }
         match (shape, value.get_mut()) {
             (Shape::Either(shapes), inner) => {
-                let chosen = shapes.iter().find(|shape| shape.takes(inner)).expect("`takes` found one");
+                let chosen =
+                    shapes.iter().find(|shape| shape.takes(inner)).expect("`takes` found one");
                 self.value(chosen, example, value, name, place);
             }
-            (Shape::Section(section), DeValue::Table(table)) => self.section(section, table, &span, place),
-            (Shape::Named(shape), DeValue::Table(table)) => self.named(shape, example, table, place),
+            (Shape::Section(section), DeValue::Table(table)) => {
+                self.section(section, table, &span, place)
+            }
+            (Shape::Named(shape), DeValue::Table(table)) => {
+                self.named(shape, example, table, place)
+            }
             (Shape::List(shape), DeValue::Array(items)) => {
                 for item in items.iter_mut() {
                     self.value(shape, None, item, name, &Place::Item(place));
@@ -249,19 +302,33 @@ impl Walk<'_> {
         }
     }
 
-    fn named(&mut self, shape: &Shape, example: Option<&str>, table: &mut DeTable<'_>, place: &Place) {
+    fn named(
+        &mut self,
+        shape: &Shape,
+        example: Option<&str>,
+        table: &mut DeTable<'_>,
+        place: &Place,
+    ) {
         let sections = matches!(shape, Shape::Section(_));
         // `[issuer]` for `[issuer.corp]`: one cause, so one problem, however many keys there are.
         if sections
-            && let Some((name, _)) = table.iter().filter(|(_, value)| !value.get_ref().is_table()).min_by_key(|(name, _)| name.span().start)
+            && let Some((name, _)) = table
+                .iter()
+                .filter(|(_, value)| !value.get_ref().is_table())
+                .min_by_key(|(name, _)| name.span().start)
         {
             let key = place.key();
             self.findings.wrong.push(
-                Problem::error(name.span(), format!("each `{key}` section has a name, and this one has none"))
-                    .help(format!("write `[{key}.NAME]` above it, with a name of your choice")),
+                Problem::error(
+                    name.span(),
+                    format!("each `{key}` section has a name, and this one has none"),
+                )
+                .help(format!("write `[{key}.NAME]` above it, with a name of your choice")),
             );
         }
-        for (name, value) in table.iter_mut().filter(|(_, value)| !sections || value.get_ref().is_table()) {
+        for (name, value) in
+            table.iter_mut().filter(|(_, value)| !sections || value.get_ref().is_table())
+        {
             self.value(shape, example, value, &name.span(), &Place::Key(place, name.get_ref()));
         }
     }
@@ -269,14 +336,28 @@ impl Walk<'_> {
     /// Numbers that TOML allows and the gateway cannot hold.
     fn numbers(&mut self, value: &DeValue<'_>, span: &Range<usize>) {
         let too_large = match value {
-            DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).is_err(),
-            DeValue::Float(float) => !float.as_str().contains("inf") && float.as_str().parse::<f64>().is_ok_and(f64::is_infinite),
-            DeValue::Array(items) => return items.iter().for_each(|item| self.numbers(item.get_ref(), &item.span())),
-            DeValue::Table(table) => return table.values().for_each(|value| self.numbers(value.get_ref(), &value.span())),
+            DeValue::Integer(integer) => {
+                i64::from_str_radix(integer.as_str(), integer.radix()).is_err()
+            }
+            DeValue::Float(float) => {
+                !float.as_str().contains("inf")
+                    && float.as_str().parse::<f64>().is_ok_and(f64::is_infinite)
+            }
+            DeValue::Array(items) => {
+                return items.iter().for_each(|item| self.numbers(item.get_ref(), &item.span()));
+            }
+            DeValue::Table(table) => {
+                return table
+                    .values()
+                    .for_each(|value| self.numbers(value.get_ref(), &value.span()));
+            }
             _ => false,
         };
         if too_large {
-            self.findings.wrong.push(Problem::error(span.clone(), "this number is too large").help("write one that fits in 64 bits"));
+            self.findings.wrong.push(
+                Problem::error(span.clone(), "this number is too large")
+                    .help("write one that fits in 64 bits"),
+            );
         }
     }
 
@@ -294,16 +375,21 @@ impl Walk<'_> {
         let wanted = shape.wanted();
         let item = matches!(place, Place::Item(_));
         let subject = if item { format!("an item of `{key}`") } else { format!("`{key}`") };
-        let problem = Problem::error(span.clone(), format!("{subject} is {found}, and {wanted} is wanted"));
+        let problem =
+            Problem::error(span.clone(), format!("{subject} is {found}, and {wanted} is wanted"));
         // What was written, where it is short: it is shown again as it should be.
         let raw = self.text.get(span.clone()).filter(|raw| raw.len() <= 40 && !raw.contains('\n'));
-        let assigned = |value: &str| if item { format!("`{value}`") } else { format!("`{key} = {value}`") };
+        let assigned =
+            |value: &str| if item { format!("`{value}`") } else { format!("`{key} = {value}`") };
         match (shape, value) {
             (Shape::List(inner), DeValue::Table(_)) if matches!(**inner, Shape::Section(_)) => {
                 problem.help(format!("write `[[{key}]]`, in two brackets: there can be several"))
             }
-            (Shape::Section(_), DeValue::Array(_)) if matches!(place, Place::Key(Place::Root, _)) => {
-                Problem::error(name.clone(), problem.message).help(format!("write `[{key}]`, in one bracket: there is one"))
+            (Shape::Section(_), DeValue::Array(_))
+                if matches!(place, Place::Key(Place::Root, _)) =>
+            {
+                Problem::error(name.clone(), problem.message)
+                    .help(format!("write `[{key}]`, in one bracket: there is one"))
             }
             (Shape::List(inner), _) if inner.takes(value) => match raw {
                 Some(raw) => problem.help(format!("write {}", assigned(&format!("[{raw}]")))),
@@ -312,12 +398,21 @@ impl Walk<'_> {
             (Shape::Boolean, DeValue::String(text)) if matches!(&**text, "true" | "false") => {
                 problem.help(format!("write {}, without quotes", assigned(text)))
             }
-            (Shape::Integer, DeValue::String(text)) if text.len() < 19 && text.parse::<i64>().is_ok() => {
+            (Shape::Integer, DeValue::String(text))
+                if text.len() < 19 && text.parse::<i64>().is_ok() =>
+            {
                 problem.help(format!("write {}, without quotes", assigned(text)))
             }
-            (Shape::Text, DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_)) if example.is_none() => {
-                problem.help(format!("put it in quotes: {}", assigned(&format!("\"{}\"", raw.unwrap_or("…")))))
-            }
+            (
+                Shape::Text,
+                DeValue::Integer(_)
+                | DeValue::Float(_)
+                | DeValue::Boolean(_)
+                | DeValue::Datetime(_),
+            ) if example.is_none() => problem.help(format!(
+                "put it in quotes: {}",
+                assigned(&format!("\"{}\"", raw.unwrap_or("…")))
+            )),
             _ => problem.help(format!("for example {}", assigned(&sample(shape, example)))),
         }
     }
@@ -326,14 +421,22 @@ impl Walk<'_> {
 fn unknown(name: &Spanned<std::borrow::Cow<'_, str>>, section: &Section, place: &Place) -> Problem {
     let written: &str = name.get_ref();
     let shown: String = written.chars().take(60).collect();
-    let problem = Problem::error(name.span(), format!("unknown key `{shown}` in {}", place.section()));
+    let problem =
+        Problem::error(name.span(), format!("unknown key `{shown}` in {}", place.section()));
     if let Some(known) = nearest(written, section.keys.keys().map(String::as_str)) {
         return problem.help(format!("did you mean `{known}`?"));
     }
     if let Some(homes) = SHAPES.homes.get(written) {
-        return problem.help(format!("`{written}` belongs in {}", list(homes.iter().map(|home| format!("`{home}`")), "or")));
+        return problem.help(format!(
+            "`{written}` belongs in {}",
+            list(homes.iter().map(|home| format!("`{home}`")), "or")
+        ));
     }
-    problem.help(format!("{} knows {}", place.section(), list(section.keys.keys().map(|known| format!("`{known}`")), "and")))
+    problem.help(format!(
+        "{} knows {}",
+        place.section(),
+        list(section.keys.keys().map(|known| format!("`{known}`")), "and")
+    ))
 }
 
 /// Which sections know which key, written as one would write them.
@@ -363,7 +466,8 @@ fn find_homes(section: &Section, path: &str, homes: &mut BTreeMap<String, Vec<St
 
 /// The value that a description names as default or example.
 fn example(description: &str) -> Option<String> {
-    let (_, rest) = description.split_once("Default ").or_else(|| description.split_once("For example "))?;
+    let (_, rest) =
+        description.split_once("Default ").or_else(|| description.split_once("For example "))?;
     match rest.strip_prefix('`') {
         Some(quoted) => quoted.split_once('`').map(|(value, _)| value.to_owned()),
         None => rest
@@ -381,7 +485,10 @@ fn written(name: &str, key: &Key) -> String {
 /// A value of the kind: the documented one, if there is one.
 fn sample(shape: &Shape, example: Option<&str>) -> String {
     match (shape, example) {
-        (Shape::Boolean | Shape::Integer | Shape::Number | Shape::Text | Shape::Either(_), Some(example)) => example.to_owned(),
+        (
+            Shape::Boolean | Shape::Integer | Shape::Number | Shape::Text | Shape::Either(_),
+            Some(example),
+        ) => example.to_owned(),
         (Shape::Boolean, None) => "true".into(),
         (Shape::Integer | Shape::Number, None) => "10".into(),
         (Shape::Any | Shape::Text, _) => "\"…\"".into(),

@@ -1,7 +1,8 @@
-//! Values that stand in several sections: one or many, claim names, secret references, durations, sizes, networks.
+//! Values that stand in several sections: one or many, claim names, secret references, durations,
+//! sizes, networks.
 //!
-//! The types are what serde fills in; the functions judge text when the file is compiled, so that a rejected value is a [`Problem`] with
-//! its place and its remedy, beside all the others.
+//! The types are what serde fills in; the functions judge text when the file is compiled, so that a
+//! rejected value is a [`Problem`] with its place and its remedy, beside all the others.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -53,7 +54,8 @@ impl JsonSchema for OneOrMany {
     }
 }
 
-/// Where a claim stands in a token: `"a.b.c"` is a path that is split at its dots, `["https://x.y/z"]` names each segment exactly.
+/// Where a claim stands in a token: `"a.b.c"` is a path that is split at its dots,
+/// `["https://x.y/z"]` names each segment exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimName(StringOrList<String>);
 
@@ -66,7 +68,8 @@ impl ClaimName {
         }
     }
 
-    /// The text, when it was written as one: `"https://x.y/roles"` is split at its dot, which is hardly what was meant.
+    /// The text, when it was written as one: `"https://x.y/roles"` is split at its dot, which is
+    /// hardly what was meant.
     pub fn dotted(&self) -> Option<&str> {
         match &self.0 {
             StringOrList::String(path) => Some(path),
@@ -108,7 +111,8 @@ pub enum Scalar {
 }
 
 impl Scalar {
-    /// Whether a claim has this value. A list never has: its items are compared one by one, by the caller.
+    /// Whether a claim has this value. A list never has: its items are compared one by one, by the
+    /// caller.
     pub fn matches(&self, claim: &serde_json::Value) -> bool {
         use serde_json::Value;
         match (self, claim) {
@@ -116,12 +120,17 @@ impl Scalar {
             (Self::Boolean(boolean), Value::Bool(claim)) => boolean == claim,
             (Self::Integer(integer), Value::Number(claim)) => match claim.as_i64() {
                 Some(claim) => *integer == claim,
-                None => claim.is_f64() && claim.as_f64().is_some_and(|claim| whole(claim) == Some(*integer)),
+                None => {
+                    claim.is_f64()
+                        && claim.as_f64().is_some_and(|claim| whole(claim) == Some(*integer))
+                }
             },
             (Self::Float(float), Value::Number(claim)) => match claim.as_i64() {
                 Some(claim) => whole(*float) == Some(claim),
                 // Exactly: what is written is what is asked for.
-                None => claim.as_f64().is_some_and(|claim| claim.partial_cmp(float) == Some(Ordering::Equal)),
+                None => claim
+                    .as_f64()
+                    .is_some_and(|claim| claim.partial_cmp(float) == Some(Ordering::Equal)),
             },
             _ => false,
         }
@@ -131,7 +140,8 @@ impl Scalar {
 /// The integer that a float is exactly, if it is one that fits.
 fn whole(float: f64) -> Option<i64> {
     // 2^63 is the first float past `i64::MAX`, which itself is no float.
-    let fits = float.fract() == 0.0 && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&float);
+    let fits = float.fract() == 0.0
+        && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&float);
     fits.then_some(float as i64)
 }
 
@@ -180,7 +190,8 @@ impl JsonSchema for Scalar {
     }
 }
 
-/// Any value at all: of a key that is known, and refused by compiling because it is not supported yet.
+/// Any value at all: of a key that is known, and refused by compiling because it is not supported
+/// yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsupported;
 
@@ -200,7 +211,8 @@ impl JsonSchema for Unsupported {
     }
 }
 
-/// Where a secret is: `{ env = "NAME" }`, `{ file = "path" }`, or, for trying things out, the secret itself.
+/// Where a secret is: `{ env = "NAME" }`, `{ file = "path" }`, or, for trying things out, the
+/// secret itself.
 #[derive(Debug, Clone)]
 pub struct SecretRef {
     span: Range<usize>,
@@ -248,30 +260,40 @@ impl SecretRef {
         self.span.clone()
     }
 
-    /// Reads the secret, without the one newline that editors and `echo` leave at its end. Paths start at `folder`, that of the
-    /// configuration file.
+    /// Reads the secret, without the one newline that editors and `echo` leave at its end. Paths
+    /// start at `folder`, that of the configuration file.
     pub fn read(&self, folder: &Path, create: CreateFiles) -> Result<ReadSecret, Problem> {
         match &self.form {
             SecretForm::Inline(text) if text.is_empty() => {
-                Err(Problem::error(self.span(), "the secret is empty").help("write `{ env = \"NAME\" }` or `{ file = \"path\" }`"))
+                Err(Problem::error(self.span(), "the secret is empty")
+                    .help("write `{ env = \"NAME\" }` or `{ file = \"path\" }`"))
             }
-            SecretForm::Inline(text) => Ok(ReadSecret { bytes: SecretBytes::new(text.as_bytes().to_vec()), warning: None }),
-            SecretForm::Table { env: Some(env), file: Some(file), .. } => {
-                Err(Problem::error(file.span(), "a secret is read from one place, and this names two")
-                    .related(env.span(), "the other")
-                    .help("keep `env` or `file`"))
+            SecretForm::Inline(text) => {
+                Ok(ReadSecret { bytes: SecretBytes::new(text.as_bytes().to_vec()), warning: None })
             }
+            SecretForm::Table { env: Some(env), file: Some(file), .. } => Err(Problem::error(
+                file.span(),
+                "a secret is read from one place, and this names two",
+            )
+            .related(env.span(), "the other")
+            .help("keep `env` or `file`")),
             SecretForm::Table { env: Some(_), file: None, create: Some(create) } => {
-                Err(Problem::error(create.span(), "only a file can be created").help("remove `create`, or name a `file` instead of `env`"))
+                Err(Problem::error(create.span(), "only a file can be created")
+                    .help("remove `create`, or name a `file` instead of `env`"))
             }
             SecretForm::Table { env: Some(env), file: None, create: None } => {
                 Ok(ReadSecret { bytes: from_environment(env)?, warning: None })
             }
-            SecretForm::Table { env: None, file: Some(file), create: wanted } => {
-                from_file(file, folder, wanted.as_ref().is_some_and(|wanted| *wanted.get_ref()), create)
+            SecretForm::Table { env: None, file: Some(file), create: wanted } => from_file(
+                file,
+                folder,
+                wanted.as_ref().is_some_and(|wanted| *wanted.get_ref()),
+                create,
+            ),
+            SecretForm::Table { env: None, file: None, .. } => {
+                Err(Problem::error(self.span(), "this does not say where the secret is")
+                    .help("write `{ env = \"NAME\" }` or `{ file = \"path\" }`"))
             }
-            SecretForm::Table { env: None, file: None, .. } => Err(Problem::error(self.span(), "this does not say where the secret is")
-                .help("write `{ env = \"NAME\" }` or `{ file = \"path\" }`")),
         }
     }
 }
@@ -310,7 +332,12 @@ impl<'de> Deserialize<'de> for SecretForm {
                         "env" => env = Some(map.next_value()?),
                         "file" => file = Some(map.next_value()?),
                         "create" => create = Some(map.next_value()?),
-                        unknown => return Err(serde::de::Error::unknown_field(unknown, &["env", "file", "create"])),
+                        unknown => {
+                            return Err(serde::de::Error::unknown_field(
+                                unknown,
+                                &["env", "file", "create"],
+                            ));
+                        }
                     }
                 }
                 Ok(SecretForm::Table { env, file, create })
@@ -397,8 +424,11 @@ pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration
     let Ok(duration) = humantime::parse_duration(written) else {
         let problem = Problem::error(text.span(), format!("{} is not a duration", quoted(written)));
         return Err(match written.parse::<u64>() {
-            Ok(_) => problem.help(format!("add a unit: `\"{written}s\"`, `\"{written}ms\"`, `\"{written}m\"` (minutes)")),
-            Err(_) => problem.help("write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`"),
+            Ok(_) => problem.help(format!(
+                "add a unit: `\"{written}s\"`, `\"{written}ms\"`, `\"{written}m\"` (minutes)"
+            )),
+            Err(_) => problem
+                .help("write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`"),
         });
     };
     let limit = |word: &str, limit: Duration| {
@@ -415,7 +445,8 @@ pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration
     Ok(duration)
 }
 
-/// A duration as it would be written by hand: in the largest unit that it is whole in, and one day as hours.
+/// A duration as it would be written by hand: in the largest unit that it is whole in, and one day
+/// as hours.
 fn plain(duration: Duration) -> String {
     let millis = duration.as_millis();
     let is_whole = |unit: u128| millis > 0 && millis.is_multiple_of(unit);
@@ -431,7 +462,8 @@ fn plain(duration: Duration) -> String {
 /// Reads a size in bytes: `"32KiB"`, `"1MB"`, `"1024"`.
 pub fn size(text: &Text) -> Result<u64, Problem> {
     let written = text.get_ref().trim();
-    let help = "write a whole number and a unit: `\"512\"` (bytes), `\"32KiB\"`, `\"10MiB\"`, `\"1GB\"`";
+    let help =
+        "write a whole number and a unit: `\"512\"` (bytes), `\"32KiB\"`, `\"10MiB\"`, `\"1GB\"`";
     let problem = || Problem::error(text.span(), format!("{} is not a size", quoted(written)));
     let digits = written.len() - written.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = written.split_at(digits);
@@ -458,11 +490,13 @@ pub fn size(text: &Text) -> Result<u64, Problem> {
         return Err(problem().help(help));
     }
     // Only digits are left, so that all that can fail is the range.
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(scale))
-        .ok_or_else(|| Problem::error(text.span(), format!("{} is more bytes than can be counted", quoted(written))).help(help))
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).ok_or_else(|| {
+        Problem::error(
+            text.span(),
+            format!("{} is more bytes than can be counted", quoted(written)),
+        )
+        .help(help)
+    })
 }
 
 /// Reads a CIDR block; an address alone is the block of that one.
@@ -484,7 +518,11 @@ pub fn network(text: &Text) -> Result<IpNet, Problem> {
         });
     };
     if network.trunc() != network {
-        return Err(Problem::error(text.span(), format!("{} has address bits behind its prefix", quoted(written))).help(format!(
+        return Err(Problem::error(
+            text.span(),
+            format!("{} has address bits behind its prefix", quoted(written)),
+        )
+        .help(format!(
             "write `\"{}\"` for the block, or `\"{}\"` for the address",
             network.trunc(),
             network.addr()
@@ -499,7 +537,8 @@ pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
     if let Ok(address) = written.parse::<SocketAddr>() {
         return Ok(vec![address]);
     }
-    let problem = Problem::error(text.span(), format!("{} is not an address to listen on", quoted(written)));
+    let problem =
+        Problem::error(text.span(), format!("{} is not an address to listen on", quoted(written)));
     if let Some((_, rest)) = written.split_once("://") {
         let rest = rest.trim_end_matches('/');
         return Err(problem.help(format!("leave the scheme out: {}", quoted(rest))));
@@ -511,14 +550,18 @@ pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
         return Err(problem.help(format!("write `\":{written}\"` for every address, or `\"127.0.0.1:{written}\"` for this machine only")));
     }
     let Some((host, port)) = written.rsplit_once(':') else {
-        return Err(problem.help("write an address and a port: `\"127.0.0.1:8080\"`, or `\":8080\"` for every address"));
+        return Err(problem.help(
+            "write an address and a port: `\"127.0.0.1:8080\"`, or `\":8080\"` for every address",
+        ));
     };
     let all_digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let Some(port) = port.parse::<u16>().ok().filter(|_| all_digits) else {
         return Err(problem.help("a port is a number from 0 to 65535; 0 lets the system choose"));
     };
     if let Ok(address) = host.parse::<Ipv6Addr>() {
-        return Err(problem.help(format!("write an IPv6 address in brackets: `\"[{address}]:{port}\"`")));
+        return Err(
+            problem.help(format!("write an IPv6 address in brackets: `\"[{address}]:{port}\"`"))
+        );
     }
     match host {
         "" => Ok(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)]),
@@ -535,14 +578,16 @@ pub fn choice<T: Copy>(text: &Text, words: &[(&str, T)]) -> Result<T, Problem> {
         return Ok(*meaning);
     }
     let list = list(words.iter().map(|(word, _)| format!("`\"{word}\"`")), "or");
-    let problem = Problem::error(text.span(), format!("{} is not one of the choices", quoted(written)));
+    let problem =
+        Problem::error(text.span(), format!("{} is not one of the choices", quoted(written)));
     Err(match nearest(written, words.iter().map(|(word, _)| *word)) {
         Some(word) => problem.help(format!("did you mean `\"{word}\"`? The choices are {list}")),
         None => problem.help(format!("write {list}")),
     })
 }
 
-/// The candidate that was probably meant: the same but for case and separators, or few typing errors away.
+/// The candidate that was probably meant: the same but for case and separators, or few typing
+/// errors away.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Nobody mistypes longer words than these, and the comparison is quadratic.
     if word.len() > 64 {
@@ -569,10 +614,14 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// Letters in lower case, without what separates words.
 fn fold(word: &str) -> Vec<char> {
-    word.chars().filter(|c| !matches!(c, '-' | '_' | ' ' | '.')).map(|c| c.to_ascii_lowercase()).collect()
+    word.chars()
+        .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours that lead from one word to the other.
+/// Insertions, deletions, substitutions and swaps of neighbours that lead from one word to the
+/// other.
 pub(super) fn distance(from: &[char], to: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=to.len()).collect();
@@ -607,7 +656,8 @@ pub(super) fn quoted(written: &str) -> String {
     }
 }
 
-/// A string or a list, told apart by what is there: serde's `untagged` would lose the places of the items.
+/// A string or a list, told apart by what is there: serde's `untagged` would lose the places of the
+/// items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum StringOrList<T> {
     String(String),
@@ -645,27 +695,44 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for StringOrList<T> {
 fn from_environment(name: &Text) -> Result<SecretBytes, Problem> {
     let written = name.get_ref();
     if written.is_empty() || written.contains(['=', '\0']) {
-        return Err(Problem::error(name.span(), format!("{} is not the name of an environment variable", quoted(written)))
-            .help("write its name, without `$`: `{ env = \"JWT_SECRET\" }`"));
+        return Err(Problem::error(
+            name.span(),
+            format!("{} is not the name of an environment variable", quoted(written)),
+        )
+        .help("write its name, without `$`: `{ env = \"JWT_SECRET\" }`"));
     }
     let Some(value) = std::env::var_os(written) else {
-        let problem = Problem::error(name.span(), format!("the environment variable `{written}` is not set"));
+        let problem =
+            Problem::error(name.span(), format!("the environment variable `{written}` is not set"));
         return Err(match written.strip_prefix('$') {
-            Some(bare) => problem.help(format!("write its name without `$`: `{{ env = \"{bare}\" }}`")),
-            None => problem.help("set it where the gateway is started, or write `{ file = \"path\" }`"),
+            Some(bare) => {
+                problem.help(format!("write its name without `$`: `{{ env = \"{bare}\" }}`"))
+            }
+            None => {
+                problem.help("set it where the gateway is started, or write `{ file = \"path\" }`")
+            }
         });
     };
-    without_newline(value.into_vec())
-        .ok_or_else(|| Problem::error(name.span(), format!("the environment variable `{written}` is empty")).help("set it to the secret"))
+    without_newline(value.into_vec()).ok_or_else(|| {
+        Problem::error(name.span(), format!("the environment variable `{written}` is empty"))
+            .help("set it to the secret")
+    })
 }
 
 /// The longest secret file that is read, in bytes: a key pair is a hundredth of it.
 const LONGEST: u64 = 1 << 20;
 
-fn from_file(file: &Text, folder: &Path, create: bool, may_create: CreateFiles) -> Result<ReadSecret, Problem> {
+fn from_file(
+    file: &Text,
+    folder: &Path,
+    create: bool,
+    may_create: CreateFiles,
+) -> Result<ReadSecret, Problem> {
     let path = folder.join(file.get_ref());
     let shown = path.display();
-    let failed = |error: &io::Error| Problem::error(file.span(), format!("`{shown}` cannot be read: {error}"));
+    let failed = |error: &io::Error| {
+        Problem::error(file.span(), format!("`{shown}` cannot be read: {error}"))
+    };
     // Asked before opening: opening a pipe would wait for its writer.
     let metadata = match fs::metadata(&path) {
         Ok(metadata) => metadata,
@@ -677,42 +744,55 @@ fn from_file(file: &Text, folder: &Path, create: bool, may_create: CreateFiles) 
             fs::metadata(&path).map_err(|error| failed(&error))?
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Problem::error(file.span(), format!("there is no file `{shown}`"))
-                .help("make it, or correct the path: it starts at the folder of the configuration file"));
+            return Err(Problem::error(file.span(), format!("there is no file `{shown}`")).help(
+                "make it, or correct the path: it starts at the folder of the configuration file",
+            ));
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(failed(&error).help("give the user that runs the gateway access to it, and to the folders above it"));
+            return Err(failed(&error).help(
+                "give the user that runs the gateway access to it, and to the folders above it",
+            ));
         }
         Err(error) => return Err(failed(&error)),
     };
     if metadata.is_dir() {
-        return Err(Problem::error(file.span(), format!("`{shown}` is a directory")).help("name the file in it that holds the secret"));
+        return Err(Problem::error(file.span(), format!("`{shown}` is a directory"))
+            .help("name the file in it that holds the secret"));
     }
     if !metadata.is_file() {
-        return Err(Problem::error(file.span(), format!("`{shown}` is not a regular file")).help("name a file that holds the secret"));
+        return Err(Problem::error(file.span(), format!("`{shown}` is not a regular file"))
+            .help("name a file that holds the secret"));
     }
     let too_long = || {
-        Problem::error(file.span(), format!("`{shown}` is longer than a secret can be (1 MiB)")).help("name the file that holds the secret")
+        Problem::error(file.span(), format!("`{shown}` is longer than a secret can be (1 MiB)"))
+            .help("name the file that holds the secret")
     };
     if metadata.len() > LONGEST {
         return Err(too_long());
     }
     // Room for all of it from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 64));
-    fs::File::open(&path).and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut bytes)).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => failed(&error).help("let the user that runs the gateway read it: `chown`, then `chmod 600`"),
-        _ => failed(&error),
-    })?;
+    fs::File::open(&path)
+        .and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut bytes))
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => failed(&error)
+                .help("let the user that runs the gateway read it: `chown`, then `chmod 600`"),
+            _ => failed(&error),
+        })?;
     if bytes.len() as u64 > LONGEST {
         return Err(too_long());
     }
     let Some(bytes) = without_newline(std::mem::take(&mut *bytes)) else {
-        return Err(Problem::error(file.span(), format!("`{shown}` is empty")).help("write the secret into it"));
+        return Err(Problem::error(file.span(), format!("`{shown}` is empty"))
+            .help("write the secret into it"));
     };
     let mode = metadata.permissions().mode();
     let warning = (mode & 0o077 != 0).then(|| {
-        Problem::warning(file.span(), format!("other users may access `{shown}` (mode {:03o})", mode & 0o777))
-            .help(format!("`chmod 600 {shown}`"))
+        Problem::warning(
+            file.span(),
+            format!("other users may access `{shown}` (mode {:03o})", mode & 0o777),
+        )
+        .help(format!("`chmod 600 {shown}`"))
     });
     Ok(ReadSecret { bytes, warning })
 }
@@ -731,13 +811,14 @@ fn without_newline(bytes: Vec<u8>) -> Option<SecretBytes> {
 
 fn random_secret(file: &Text) -> Result<SecretBytes, Problem> {
     let mut random = Zeroizing::new([0u8; 48]);
-    aws_lc_rs::rand::fill(random.as_mut())
-        .map_err(|_| Problem::error(file.span(), "the system gave no random numbers for a new secret"))?;
+    aws_lc_rs::rand::fill(random.as_mut()).map_err(|_| {
+        Problem::error(file.span(), "the system gave no random numbers for a new secret")
+    })?;
     Ok(SecretBytes::new(BASE64_URL_SAFE_NO_PAD.encode(random.as_ref()).into_bytes()))
 }
 
-/// Makes the file under another name first, then links it to its own: whoever starts at the same time finds a whole file or none, and
-/// the first link wins.
+/// Makes the file under another name first, then links it to its own: whoever starts at the same
+/// time finds a whole file or none, and the first link wins.
 fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
     let failed = |error: &io::Error| {
         Problem::error(file.span(), format!("`{}` cannot be created: {error}", path.display()))
@@ -749,11 +830,14 @@ fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
     name.push(".");
     name.push(String::from_utf8_lossy(&suffix.expose()[..16]).as_ref());
     let draft = path.with_file_name(name);
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut opened| {
-        opened.write_all(secret.expose())?;
-        opened.write_all(b"\n")?;
-        opened.sync_all()
-    });
+    let written =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(
+            |mut opened| {
+                opened.write_all(secret.expose())?;
+                opened.write_all(b"\n")?;
+                opened.sync_all()
+            },
+        );
     let linked = written.and_then(|()| fs::hard_link(&draft, path));
     // The draft has done its work, or is of no use: a failure to remove it hurts neither.
     let _ = fs::remove_file(&draft);
@@ -782,12 +866,25 @@ mod tests {
     fn durations() {
         let range = Duration::from_secs(1)..=Duration::from_mins(5);
         for (written, seconds) in [("30s", 30), ("1m 30s", 90), (" 5m ", 300), ("1000ms", 1)] {
-            assert_eq!(duration(&text(written), range.clone()).ok(), Some(Duration::from_secs(seconds)), "{written}");
+            assert_eq!(
+                duration(&text(written), range.clone()).ok(),
+                Some(Duration::from_secs(seconds)),
+                "{written}"
+            );
         }
         for (written, wanted) in [
-            ("30", "`\"30\"` is not a duration; add a unit: `\"30s\"`, `\"30ms\"`, `\"30m\"` (minutes)"),
-            ("soon", "`\"soon\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`"),
-            ("", "`\"\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`"),
+            (
+                "30",
+                "`\"30\"` is not a duration; add a unit: `\"30s\"`, `\"30ms\"`, `\"30m\"` (minutes)",
+            ),
+            (
+                "soon",
+                "`\"soon\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`",
+            ),
+            (
+                "",
+                "`\"\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`",
+            ),
             ("6m", "`\"6m\"` is too long; from `\"1s\"` to `\"5m\"`"),
             ("0s", "`\"0s\"` is too short; from `\"1s\"` to `\"5m\"`"),
         ] {
@@ -799,16 +896,31 @@ mod tests {
     fn a_bound_is_told_as_it_would_be_written() {
         let day = Duration::from_hours(24);
         let told_of = |written: &str, range| told(duration(&text(written), range));
-        assert_eq!(told_of("4000d", Duration::from_hours(1)..=day * 3650), "`\"4000d\"` is too long; from `\"1h\"` to `\"3650d\"`");
-        assert_eq!(told_of("2d", Duration::ZERO..=day), "`\"2d\"` is too long; from `\"0s\"` to `\"24h\"`");
-        assert_eq!(told_of("2m", Duration::from_millis(1)..=Duration::from_secs(90)), "`\"2m\"` is too long; from `\"1ms\"` to `\"90s\"`");
+        assert_eq!(
+            told_of("4000d", Duration::from_hours(1)..=day * 3650),
+            "`\"4000d\"` is too long; from `\"1h\"` to `\"3650d\"`"
+        );
+        assert_eq!(
+            told_of("2d", Duration::ZERO..=day),
+            "`\"2d\"` is too long; from `\"0s\"` to `\"24h\"`"
+        );
+        assert_eq!(
+            told_of("2m", Duration::from_millis(1)..=Duration::from_secs(90)),
+            "`\"2m\"` is too long; from `\"1ms\"` to `\"90s\"`"
+        );
     }
 
     #[test]
     fn sizes() {
-        for (written, bytes) in
-            [("1024", 1024), ("32KiB", 32768), ("1MB", 1_000_000), ("10 MiB", 10 << 20), ("7b", 7), ("1gib", 1 << 30), ("0", 0)]
-        {
+        for (written, bytes) in [
+            ("1024", 1024),
+            ("32KiB", 32768),
+            ("1MB", 1_000_000),
+            ("10 MiB", 10 << 20),
+            ("7b", 7),
+            ("1gib", 1 << 30),
+            ("0", 0),
+        ] {
             assert_eq!(size(&text(written)).ok(), Some(bytes), "{written}");
         }
         let help = "write a whole number and a unit: `\"512\"` (bytes), `\"32KiB\"`, `\"10MiB\"`, `\"1GB\"`";
@@ -833,40 +945,77 @@ mod tests {
             ("fd00::/8", "fd00::/8"),
             ("0.0.0.0/0", "0.0.0.0/0"),
         ] {
-            assert_eq!(network(&text(written)).ok().map(|network| network.to_string()).as_deref(), Some(wanted), "{written}");
+            assert_eq!(
+                network(&text(written)).ok().map(|network| network.to_string()).as_deref(),
+                Some(wanted),
+                "{written}"
+            );
         }
         for (written, wanted) in [
-            ("10.1.2.3/8", "has address bits behind its prefix; write `\"10.0.0.0/8\"` for the block, or `\"10.1.2.3\"` for the address"),
-            ("10.0.0.0/33", "is not a network; an IPv4 prefix is a number from 0 to 32, as in `\"10.0.0.0/8\"`"),
-            ("::/129", "is not a network; an IPv6 prefix is a number from 0 to 128, as in `\"fd00::/8\"`"),
+            (
+                "10.1.2.3/8",
+                "has address bits behind its prefix; write `\"10.0.0.0/8\"` for the block, or `\"10.1.2.3\"` for the address",
+            ),
+            (
+                "10.0.0.0/33",
+                "is not a network; an IPv4 prefix is a number from 0 to 32, as in `\"10.0.0.0/8\"`",
+            ),
+            (
+                "::/129",
+                "is not a network; an IPv6 prefix is a number from 0 to 128, as in `\"fd00::/8\"`",
+            ),
             (
                 "proxy.local",
                 "is not a network; write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; names are not looked up",
             ),
         ] {
-            assert_eq!(told(network(&text(written))), format!("`\"{written}\"` {wanted}"), "{written}");
+            assert_eq!(
+                told(network(&text(written))),
+                format!("`\"{written}\"` {wanted}"),
+                "{written}"
+            );
         }
     }
 
     #[test]
     fn addresses_to_listen_on() {
-        for (written, wanted) in
-            [(":8080", "[::]:8080"), ("127.0.0.1:8080", "127.0.0.1:8080"), ("[::1]:0", "[::1]:0"), ("localhost:8080", "127.0.0.1:8080")]
-        {
-            assert_eq!(listen(&text(written)).ok(), Some(vec![wanted.parse().expect("an address")]), "{written}");
+        for (written, wanted) in [
+            (":8080", "[::]:8080"),
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("[::1]:0", "[::1]:0"),
+            ("localhost:8080", "127.0.0.1:8080"),
+        ] {
+            assert_eq!(
+                listen(&text(written)).ok(),
+                Some(vec![wanted.parse().expect("an address")]),
+                "{written}"
+            );
         }
         for (written, help) in [
-            ("8080", "write `\":8080\"` for every address, or `\"127.0.0.1:8080\"` for this machine only"),
+            (
+                "8080",
+                "write `\":8080\"` for every address, or `\"127.0.0.1:8080\"` for this machine only",
+            ),
             ("127.0.0.1", "add a port: `\"127.0.0.1:8080\"`"),
             ("::1", "add a port: `\"[::1]:8080\"`"),
             ("*:80", "write `\":80\"` for every address"),
             ("http://127.0.0.1:80/", "leave the scheme out: `\"127.0.0.1:80\"`"),
             ("127.0.0.1:99999", "a port is a number from 0 to 65535; 0 lets the system choose"),
             ("127.0.0.1:+80", "a port is a number from 0 to 65535; 0 lets the system choose"),
-            ("app.example.com:80", "names are not looked up: write an address of this machine, or `\":80\"` for every address"),
-            ("", "write an address and a port: `\"127.0.0.1:8080\"`, or `\":8080\"` for every address"),
+            (
+                "app.example.com:80",
+                "names are not looked up: write an address of this machine, or `\":80\"` for every address",
+            ),
+            (
+                "",
+                "write an address and a port: `\"127.0.0.1:8080\"`, or `\":8080\"` for every address",
+            ),
         ] {
-            assert_eq!(told(listen(&text(written))), format!("`\"{written}\"` is not an address to listen on; {help}"), "{written}");
+            assert_eq!(
+                told(listen(&text(written))),
+                format!("`\"{written}\"` is not an address to listen on; {help}"),
+                "{written}"
+            );
         }
     }
 
@@ -875,9 +1024,14 @@ mod tests {
         let words = [("authenticated", 1), ("optional", 2), ("public", 3)];
         let list = "`\"authenticated\"`, `\"optional\"` or `\"public\"`";
         assert_eq!(choice(&text("public"), &words).ok(), Some(3));
-        let wanted = format!("`\"Public\"` is not one of the choices; did you mean `\"public\"`? The choices are {list}");
+        let wanted = format!(
+            "`\"Public\"` is not one of the choices; did you mean `\"public\"`? The choices are {list}"
+        );
         assert_eq!(told(choice(&text("Public"), &words)), wanted);
-        assert_eq!(told(choice(&text("nobody"), &words)), format!("`\"nobody\"` is not one of the choices; write {list}"));
+        assert_eq!(
+            told(choice(&text("nobody"), &words)),
+            format!("`\"nobody\"` is not one of the choices; write {list}")
+        );
     }
 
     #[test]
@@ -933,22 +1087,28 @@ mod tests {
     }
 
     fn secret(written: &str) -> SecretRef {
-        let holder: Holder = toml::from_str(&format!("one = \"x\"\nany = {{ a = 1 }}\nsecret = {written}")).expect("it is TOML");
+        let holder: Holder =
+            toml::from_str(&format!("one = \"x\"\nany = {{ a = 1 }}\nsecret = {written}"))
+                .expect("it is TOML");
         holder.secret
     }
 
     #[test]
     fn one_text_has_its_place() {
-        let holder: Holder = toml::from_str("one = \"x\"\nany = []\nsecret = \"y\"").expect("it is TOML");
+        let holder: Holder =
+            toml::from_str("one = \"x\"\nany = []\nsecret = \"y\"").expect("it is TOML");
         assert_eq!((holder.one.span(), holder.one.get_ref().0[0].span()), (6..9, 6..9));
         assert_eq!(holder.secret.span(), 28..31);
     }
 
     #[test]
     fn secrets_do_not_show() {
-        let shown = format!("{:?} {:?}", secret("\"hunter2\""), SecretBytes::new(b"hunter2".to_vec()));
+        let shown =
+            format!("{:?} {:?}", secret("\"hunter2\""), SecretBytes::new(b"hunter2".to_vec()));
         assert!(shown.contains("[secret]") && !shown.contains("hunter2"), "{shown}");
-        assert!(toml::from_str::<Holder>("one = \"x\"\nany = 1\nsecret = { emv = \"x\" }").is_err());
+        assert!(
+            toml::from_str::<Holder>("one = \"x\"\nany = 1\nsecret = { emv = \"x\" }").is_err()
+        );
     }
 
     #[test]
@@ -968,13 +1128,27 @@ mod tests {
         write("long", &vec![b'x'; LONGEST as usize + 1], 0o600);
         fs::create_dir(folder.path().join("dir")).expect("made");
         let read = |written: &str| secret(written).read(folder.path(), CreateFiles::Yes);
-        let bytes = |written: &str| read(written).map(|secret| String::from_utf8_lossy(secret.bytes.expose()).into_owned());
+        let bytes = |written: &str| {
+            read(written).map(|secret| String::from_utf8_lossy(secret.bytes.expose()).into_owned())
+        };
         assert_eq!(bytes("\"inline\"").as_deref(), Ok("inline"));
-        for (name, wanted) in [("plain", "hunter2"), ("newline", "hunter2"), ("crlf", "hunter2"), ("two", "hunter2\n")] {
+        for (name, wanted) in [
+            ("plain", "hunter2"),
+            ("newline", "hunter2"),
+            ("crlf", "hunter2"),
+            ("two", "hunter2\n"),
+        ] {
             assert_eq!(bytes(&format!("{{ file = \"{name}\" }}")).as_deref(), Ok(wanted), "{name}");
         }
-        let open = read("{ file = \"open\" }").expect("it is readable").warning.expect("others may read it");
-        assert!(open.severity == super::super::Severity::Warning && open.message.ends_with("(mode 640)"), "{open:?}");
+        let open = read("{ file = \"open\" }")
+            .expect("it is readable")
+            .warning
+            .expect("others may read it");
+        assert!(
+            open.severity == super::super::Severity::Warning
+                && open.message.ends_with("(mode 640)"),
+            "{open:?}"
+        );
         assert!(read("{ file = \"plain\" }").expect("it is readable").warning.is_none());
         // Cargo sets this one for every test.
         assert_eq!(bytes("{ env = \"CARGO_PKG_NAME\" }").as_deref(), Ok("portcullis"));
@@ -984,8 +1158,14 @@ mod tests {
             ("{ file = \"long\" }", "is longer than a secret can be"),
             ("{ file = \"dir\" }", "is a directory"),
             ("{ file = \"/dev/null\" }", "is not a regular file"),
-            ("{ env = \"PORTCULLIS_NOT_SET\" }", "the environment variable `PORTCULLIS_NOT_SET` is not set"),
-            ("{ env = \"$HOME_NOT_SET\" }", "write its name without `$`: `{ env = \"HOME_NOT_SET\" }`"),
+            (
+                "{ env = \"PORTCULLIS_NOT_SET\" }",
+                "the environment variable `PORTCULLIS_NOT_SET` is not set",
+            ),
+            (
+                "{ env = \"$HOME_NOT_SET\" }",
+                "write its name without `$`: `{ env = \"HOME_NOT_SET\" }`",
+            ),
             ("{ env = \"A=B\" }", "is not the name of an environment variable"),
             ("{ env = \"A\", file = \"b\" }", "this names two"),
             ("{ env = \"A\", create = true }", "only a file can be created"),
@@ -1005,7 +1185,14 @@ mod tests {
         let forgotten = reference.read(folder.path(), CreateFiles::No).expect("a random one");
         assert!(forgotten.bytes.expose().len() == 64 && !path.exists());
         let made: Vec<Vec<u8>> = std::thread::scope(|scope| {
-            let start = || reference.read(folder.path(), CreateFiles::Yes).expect("made or found").bytes.expose().to_vec();
+            let start = || {
+                reference
+                    .read(folder.path(), CreateFiles::Yes)
+                    .expect("made or found")
+                    .bytes
+                    .expose()
+                    .to_vec()
+            };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
@@ -1013,7 +1200,8 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("made").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read(&path).expect("made"), [made[0].as_slice(), b"\n"].concat());
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
-        let nowhere = secret("{ file = \"missing/new\", create = true }").read(folder.path(), CreateFiles::Yes);
+        let nowhere = secret("{ file = \"missing/new\", create = true }")
+            .read(folder.path(), CreateFiles::Yes);
         assert!(told(nowhere).contains("cannot be created"));
     }
 }

@@ -12,7 +12,9 @@ use crate::clock::Clock;
 use crate::identity::Origin;
 use crate::identity::cookie::REFRESH_COOKIE;
 use crate::keys::{Keys, Renewal};
-use crate::token::{InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken};
+use crate::token::{
+    InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken,
+};
 
 /// Names under which a token may stand outside `Authorization`.
 #[derive(Clone, Debug)]
@@ -36,19 +38,28 @@ pub struct OwnOrigin {
 
 impl Default for TokenNames {
     fn default() -> Self {
-        Self { cookie: "__Host-portcullis".to_owned(), query: "access_token".to_owned(), issuer: None }
+        Self {
+            cookie: "__Host-portcullis".to_owned(),
+            query: "access_token".to_owned(),
+            issuer: None,
+        }
     }
 }
 
 impl TokenNames {
-    /// Whether a `name=value` pair is a cookie of ours: never sent to an upstream, never set by one.
+    /// Whether a `name=value` pair is a cookie of ours: never sent to an upstream, never set by
+    /// one.
     ///
-    /// A cookie without a name is read by its value: a browser that was given `=a=b` sends `a=b` (RFC 6265bis §5.6).
+    /// A cookie without a name is read by its value: a browser that was given `=a=b` sends `a=b`
+    /// (RFC 6265bis §5.6).
     pub fn own_cookie(&self, pair: &[u8]) -> bool {
         let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'=';
         let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());
-        let name = pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-        [self.cookie.as_bytes(), b"__Host-portcullis", REFRESH_COOKIE.as_bytes()].iter().any(|own| name.eq_ignore_ascii_case(own))
+        let name =
+            pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+        [self.cookie.as_bytes(), b"__Host-portcullis", REFRESH_COOKIE.as_bytes()]
+            .iter()
+            .any(|own| name.eq_ignore_ascii_case(own))
     }
 }
 
@@ -67,7 +78,8 @@ pub enum Unauthenticated {
     /// The token is not valid.
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
-    /// Nobody can say whether it is: its issuer does not answer, and the keys that are known are none, or not new enough.
+    /// Nobody can say whether it is: its issuer does not answer, and the keys that are known are
+    /// none, or not new enough.
     #[error("the keys of issuer `{issuer}` are not available")]
     KeysUnavailable {
         /// The issuer's section.
@@ -94,7 +106,8 @@ pub struct Verifier<'a> {
 }
 
 impl Verifier<'_> {
-    /// The one way from a credential to the caller that it proves: it is verified, and then held against what was revoked since.
+    /// The one way from a credential to the caller that it proves: it is verified, and then held
+    /// against what was revoked since.
     ///
     /// # Errors
     /// [`Unauthenticated`]
@@ -104,8 +117,11 @@ impl Verifier<'_> {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 match known.find(self.issuers, &credential.token, now) {
                     Ok(found) => found?,
-                    // Bytes that were verified before are well formed: they are looked at only here.
-                    Err(unknown) => known.verify_unknown(unknown, self.issuers, &credential.text()?, now)?,
+                    // Bytes that were verified before are well formed: they are looked at only
+                    // here.
+                    Err(unknown) => {
+                        known.verify_unknown(unknown, self.issuers, &credential.text()?, now)?
+                    }
                 }
             }
             None => Arc::new(self.issuers.verify(&credential.text()?, now)?),
@@ -167,7 +183,8 @@ pub struct Caller {
     pub place: Place,
 }
 
-/// Recognises the caller. `Ok(None)` on a public route, and without credentials where they are optional.
+/// Recognises the caller. `Ok(None)` on a public route, and without credentials where they are
+/// optional.
 ///
 /// # Errors
 /// [`Unauthenticated`]
@@ -182,10 +199,16 @@ pub fn authenticate(
     if route.access == Access::Public {
         return Ok(None);
     }
-    let Some(credential) = credential(route.token_from, &request.headers, target, verifier.names)? else {
-        return if route.access == Access::Optional { Ok(None) } else { Err(Unauthenticated::Missing) };
+    let Some(credential) = credential(route.token_from, &request.headers, target, verifier.names)?
+    else {
+        return if route.access == Access::Optional {
+            Ok(None)
+        } else {
+            Err(Unauthenticated::Missing)
+        };
     };
-    if credential.place == Place::Cookie && !is_own_request(request, target, client, verifier.names) {
+    if credential.place == Place::Cookie && !is_own_request(request, target, client, verifier.names)
+    {
         return Err(Unauthenticated::ForeignOrigin);
     }
     Ok(Some(verifier.caller(&credential, now)?))
@@ -200,8 +223,9 @@ pub struct Time<'a> {
     pub clock: &'a Clock,
 }
 
-/// [`authenticate`], and once more with newer keys, where the token's key is not among those that are known: a key that was published a
-/// moment ago is no reason to refuse anybody. It waits a few seconds at most, and only then.
+/// [`authenticate`], and once more with newer keys, where the token's key is not among those that
+/// are known: a key that was published a moment ago is no reason to refuse anybody. It waits a few
+/// seconds at most, and only then.
 ///
 /// # Errors
 /// [`Unauthenticated`]
@@ -217,18 +241,27 @@ pub async fn authenticate_with_newest(
     let at = |now| authenticate(route, request, target, client, verifier, now);
     let again = || at(time.clock.unix_seconds());
     let lacks_key = |token: &str, decided: &Result<Option<Caller>, Unauthenticated>| match decided {
-        Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => verifier.issuers.lacking_key(token, refused).cloned(),
+        Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
+            verifier.issuers.lacking_key(token, refused).cloned()
+        }
         _ => None,
     };
     let decided = at(time.arrived);
     if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
         return decided;
     }
-    let Ok(Some(credential)) = credential(route.token_from, &request.headers, target, verifier.names) else { return decided };
+    let Ok(Some(credential)) =
+        credential(route.token_from, &request.headers, target, verifier.names)
+    else {
+        return decided;
+    };
     let Ok(token) = credential.text() else { return decided };
-    let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else { return decided };
+    let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else {
+        return decided;
+    };
     // Garbage is verified once where no newer keys are to be had.
-    let is_garbage = matches!(&decided, Err(Unauthenticated::Invalid(InvalidToken::Signature))) && owner.is_settled();
+    let is_garbage = matches!(&decided, Err(Unauthenticated::Invalid(InvalidToken::Signature)))
+        && owner.is_settled();
     let (decided, renewal) = if owner.is_fetched() && !is_garbage {
         Box::pin(owner.with_newest(again, |decided| lacks_key(&token, decided).is_some())).await
     } else {
@@ -236,10 +269,14 @@ pub async fn authenticate_with_newest(
     };
     match &decided {
         Err(Unauthenticated::Invalid(InvalidToken::NoKeys)) => {}
-        Err(Unauthenticated::Invalid(InvalidToken::KeyUnknown { .. })) if renewal == Renewal::Unavailable => {}
+        Err(Unauthenticated::Invalid(InvalidToken::KeyUnknown { .. }))
+            if renewal == Renewal::Unavailable => {}
         _ => return decided,
     }
-    Err(Unauthenticated::KeysUnavailable { issuer: Arc::clone(&owner.settings().name), retry_after: owner.retry_after() })
+    Err(Unauthenticated::KeysUnavailable {
+        issuer: Arc::clone(&owner.settings().name),
+        retry_after: owner.retry_after(),
+    })
 }
 
 /// The one credential of a request.
@@ -290,7 +327,8 @@ pub fn credential<'a>(
     Ok(found)
 }
 
-/// What stands behind `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is compared in any case (RFC 9110 §11.1).
+/// What stands behind `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is compared
+/// in any case (RFC 9110 §11.1).
 fn bearer(line: &[u8]) -> Option<&[u8]> {
     let line = line.trim_ascii();
     let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
@@ -318,17 +356,23 @@ fn is_token68(token: &[u8]) -> bool {
         // The digits stand behind `-`, `.` and `/` (RFC 20).
         letter || byte.wrapping_sub(b'-') < 13 || byte == b'_' || byte == b'~' || byte == b'+'
     };
-    // Without an early end, so that the compiler looks at many bytes at once: nearly every token is well formed.
+    // Without an early end, so that the compiler looks at many bytes at once: nearly every token is
+    // well formed.
     unpadded > 0 && token[..unpadded].iter().fold(true, |all, &byte| all & allowed(byte))
 }
 
-/// The values of a cookie, however many fields they came in (RFC 9113 §8.2.3). Other cookies may hold any bytes.
+/// The values of a cookie, however many fields they came in (RFC 9113 §8.2.3). Other cookies may
+/// hold any bytes.
 fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    let pairs = headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    let pairs = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
     pairs.filter_map(move |pair| {
         let at = pair.iter().position(|&byte| byte == b'=')?;
         let value = pair[at + 1..].trim_ascii();
-        let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+        let value =
+            value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
         (pair[..at].trim_ascii() == name.as_bytes()).then_some(value)
     })
 }
@@ -338,18 +382,31 @@ pub fn has_token_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
     cookie_values(headers, &names.cookie).next().is_some()
 }
 
-/// Whether a request that is known by its cookie was made by our own pages: needed for what changes state, and for upgrades, which no
-/// same-origin policy holds back.
-fn is_own_request(request: &http::request::Parts, target: &Target, client: &ClientAddress, names: &TokenNames) -> bool {
+/// Whether a request that is known by its cookie was made by our own pages: needed for what changes
+/// state, and for upgrades, which no same-origin policy holds back.
+fn is_own_request(
+    request: &http::request::Parts,
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> bool {
     let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    (safe && !request.headers.contains_key(header::UPGRADE)) || origin_of(request, target, client, names) == Origin::Own
+    (safe && !request.headers.contains_key(header::UPGRADE))
+        || origin_of(request, target, client, names) == Origin::Own
 }
 
 /// Where a request was made, as far as a browser says.
-pub fn origin_of(request: &http::request::Parts, target: &Target, client: &ClientAddress, names: &TokenNames) -> Origin {
+pub fn origin_of(
+    request: &http::request::Parts,
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> Origin {
     let mut origins = request.headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
-        (Some(origin), None) if is_own_origin(origin.as_bytes(), target, client, names) => Origin::Own,
+        (Some(origin), None) if is_own_origin(origin.as_bytes(), target, client, names) => {
+            Origin::Own
+        }
         (Some(_), _) => Origin::Foreign,
         (None, _) => {
             let mut sites = request.headers.get_all("sec-fetch-site").iter();
@@ -364,16 +421,25 @@ pub fn origin_of(request: &http::request::Parts, target: &Target, client: &Clien
     }
 }
 
-/// Whether an `Origin` (RFC 6454 §6.2) is ours: that of the built-in issuer's pages where they are on the host that was asked, else the
-/// scheme and authority that the client used.
-fn is_own_origin(origin: &[u8], target: &Target, client: &ClientAddress, names: &TokenNames) -> bool {
+/// Whether an `Origin` (RFC 6454 §6.2) is ours: that of the built-in issuer's pages where they are
+/// on the host that was asked, else the scheme and authority that the client used.
+fn is_own_origin(
+    origin: &[u8],
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> bool {
     let asked = target.authority().as_bytes();
     let is = |scheme: Scheme, authority: &[u8]| {
-        let written = origin.strip_prefix(scheme.as_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"://"));
+        let written = origin
+            .strip_prefix(scheme.as_str().as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"://"));
         written.is_some_and(|written| same_authority(written, authority, scheme == Scheme::Https))
     };
     match &names.issuer {
-        Some(own) if same_authority(own.authority.as_bytes(), asked, own.scheme == Scheme::Https) => {
+        Some(own)
+            if same_authority(own.authority.as_bytes(), asked, own.scheme == Scheme::Https) =>
+        {
             is(own.scheme, own.authority.as_bytes())
         }
         _ => is(client.scheme(), asked),
@@ -388,13 +454,19 @@ mod tests {
     const ALL: TokenPlaces = TokenPlaces { header: true, cookie: true, query: true };
     const HEADER: TokenPlaces = TokenPlaces { header: true, cookie: false, query: false };
 
-    fn read(places: TokenPlaces, path: &str, fields: &[(&'static str, &str)]) -> Result<Option<(String, Place)>, Unauthenticated> {
+    fn read(
+        places: TokenPlaces,
+        path: &str,
+        fields: &[(&'static str, &str)],
+    ) -> Result<Option<(String, Place)>, Unauthenticated> {
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("a.test"));
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let target = Target::parse(&Method::GET, &path.parse().unwrap(), Version::HTTP_11, &headers).unwrap();
+        let target =
+            Target::parse(&Method::GET, &path.parse().unwrap(), Version::HTTP_11, &headers)
+                .unwrap();
         let names = TokenNames::default();
         let Some(found) = credential(places, &headers, &target, &names)? else { return Ok(None) };
         Ok(Some((found.text()?.into_owned(), found.place)))
@@ -427,7 +499,13 @@ mod tests {
             "Bearer a=b",
             "Bearer a\u{e9}",
         ] {
-            assert!(matches!(read(HEADER, "/", &[("authorization", line)]), Err(Unauthenticated::Malformed)), "{line}");
+            assert!(
+                matches!(
+                    read(HEADER, "/", &[("authorization", line)]),
+                    Err(Unauthenticated::Malformed)
+                ),
+                "{line}"
+            );
         }
     }
 
@@ -454,15 +532,27 @@ mod tests {
             (ALL, "/?access_token=a&access_token=a", vec![]),
             (ALL, "/?access_token=a&access%5ftoken=a", vec![]),
         ] {
-            assert!(matches!(read(places, path, &fields), Err(Unauthenticated::Ambiguous)), "{path} {fields:?}");
+            assert!(
+                matches!(read(places, path, &fields), Err(Unauthenticated::Ambiguous)),
+                "{path} {fields:?}"
+            );
         }
         // Places that the route does not name are not read.
-        assert_eq!(read(HEADER, "/?access_token=d", &[bearer, cookie]).unwrap().unwrap().0, "a.b.c");
+        assert_eq!(
+            read(HEADER, "/?access_token=d", &[bearer, cookie]).unwrap().unwrap().0,
+            "a.b.c"
+        );
     }
 
     #[test]
     fn a_cookie_and_a_query_are_read_where_allowed() {
-        assert!(read(ALL, "/", &[("cookie", "a=b"), ("cookie", "__Host-portcullis=t.o.k")]).unwrap().unwrap().1 == Place::Cookie);
+        assert!(
+            read(ALL, "/", &[("cookie", "a=b"), ("cookie", "__Host-portcullis=t.o.k")])
+                .unwrap()
+                .unwrap()
+                .1
+                == Place::Cookie
+        );
         assert_eq!(read(ALL, "/?a=b&access_token=t%2Eo.k", &[]).unwrap().unwrap().0, "t.o.k");
         assert!(matches!(read(ALL, "/?access_token=", &[]), Err(Unauthenticated::Malformed)));
     }
@@ -470,21 +560,31 @@ mod tests {
     #[test]
     fn a_token_that_is_too_long_is_not_read() {
         let line = format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1));
-        assert!(matches!(read(HEADER, "/", &[("authorization", &line)]), Err(Unauthenticated::Invalid(_))));
+        assert!(matches!(
+            read(HEADER, "/", &[("authorization", &line)]),
+            Err(Unauthenticated::Invalid(_))
+        ));
     }
 
     #[test]
     fn unsafe_requests_by_cookie_need_our_origin() {
         use super::super::client::{Peer, TrustedProxies};
         let own = |method: &str, fields: &[(&'static str, &'static str)]| {
-            let mut request = http::Request::builder().method(method).uri("/").header("host", "a.test:8080");
+            let mut request =
+                http::Request::builder().method(method).uri("/").header("host", "a.test:8080");
             for (name, value) in fields {
                 request = request.header(*name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
+            let target =
+                Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
             let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
-            is_own_request(&parts, &target, &TrustedProxies::default().client(&peer, &parts.headers), &TokenNames::default())
+            is_own_request(
+                &parts,
+                &target,
+                &TrustedProxies::default().client(&peer, &parts.headers),
+                &TokenNames::default(),
+            )
         };
         assert!(own("GET", &[]));
         assert!(!own("GET", &[("upgrade", "websocket")]));

@@ -30,13 +30,16 @@ impl<'route> Permit<'route> {
         self.caller.as_ref().map(|caller| &caller.token)
     }
 
-    /// Whether `Authorization` may go on where the route forwards it: a credential that nobody has verified never stands beside an
-    /// identity, or where an application would take it for verified. Where credentials are optional and nobody is known, that is what
-    /// could be read as a token by an application that reads carelessly: only a password's schemes go on.
+    /// Whether `Authorization` may go on where the route forwards it: a credential that nobody has
+    /// verified never stands beside an identity, or where an application would take it for
+    /// verified. Where credentials are optional and nobody is known, that is what could be read as
+    /// a token by an application that reads carelessly: only a password's schemes go on.
     pub fn vouches_for_authorization(&self, headers: &HeaderMap) -> bool {
         match &self.caller {
             Some(caller) => caller.place == Place::Header,
-            None if self.reason == Reason::Anonymous => self.route.token_from.header && is_a_passwords(headers),
+            None if self.reason == Reason::Anonymous => {
+                self.route.token_from.header && is_a_passwords(headers)
+            }
             None => self.reason == Reason::Public,
         }
     }
@@ -50,17 +53,20 @@ impl<'route> Permit<'route> {
     ///
     /// `None` where the route enforces, or the reason is none that may be softened.
     pub fn unenforced(route: &'route Route, reason: Reason) -> Option<Self> {
-        let softened =
-            matches!(reason.status().as_u16(), 401 | 403) && reason != Reason::OriginForeign || reason == Reason::KeysUnavailable;
+        let softened = matches!(reason.status().as_u16(), 401 | 403)
+            && reason != Reason::OriginForeign
+            || reason == Reason::KeysUnavailable;
         (!route.enforce && softened).then_some(Self { route, caller: None, reason })
     }
 }
 
-/// Whether `Authorization` is there once, of a scheme that proves a password (RFC 7617, RFC 7616, RFC 4559), and written as such.
+/// Whether `Authorization` is there once, of a scheme that proves a password (RFC 7617, RFC 7616,
+/// RFC 4559), and written as such.
 fn is_a_passwords(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return false };
-    let scheme = line.to_str().ok().and_then(|line| line.split_once(' ')).map_or("", |(scheme, _)| scheme);
+    let scheme =
+        line.to_str().ok().and_then(|line| line.split_once(' ')).map_or("", |(scheme, _)| scheme);
     ["basic", "digest", "negotiate", "ntlm"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 

@@ -1,6 +1,7 @@
 //! What flows through: the client's body on its way to the upstream, and the bodies of responses.
 //!
-//! Nothing is collected. A frame is handed on when the other side asks for one, so a slow reader slows the writer (back-pressure).
+//! Nothing is collected. A frame is handed on when the other side asks for one, so a slow reader
+//! slows the writer (back-pressure).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -55,11 +56,16 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             body @ Self::Bytes(_) => match std::mem::replace(body, Self::Empty) {
-                Self::Bytes(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Self::Bytes(bytes) if !bytes.is_empty() => {
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
                 _ => Poll::Ready(None),
             },
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
@@ -85,7 +91,8 @@ impl HttpBody for Body {
 
 /// A timer that runs only while something is awaited, and is moved only when it fires.
 ///
-/// Resetting a timer for every frame costs more than the frame; this one looks at the clock when it fires and sleeps on.
+/// Resetting a timer for every frame costs more than the frame; this one looks at the clock when it
+/// fires and sleeps on.
 #[derive(Debug, Default)]
 pub struct IdleTimer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -93,7 +100,8 @@ pub struct IdleTimer {
 }
 
 impl IdleTimer {
-    /// Call it while pending: ready once that has gone on for `idle` without a [`reset`](Self::reset).
+    /// Call it while pending: ready once that has gone on for `idle` without a
+    /// [`reset`](Self::reset).
     pub fn poll(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         self.poll_until(since + idle, cx)
@@ -120,8 +128,8 @@ impl IdleTimer {
     }
 }
 
-/// What is known of a request body while it is under way: shared between the body, which the connection to the upstream owns, and the
-/// exchange that waits for the answer.
+/// What is known of a request body while it is under way: shared between the body, which the
+/// connection to the upstream owns, and the exchange that waits for the answer.
 #[derive(Debug)]
 pub struct Upload {
     begun: Instant,
@@ -185,14 +193,18 @@ impl Upload {
         self.complete.load(Ordering::Acquire)
     }
 
-    /// Whether the upstream has taken all that the client has sent so far, and there is more to come.
+    /// Whether the upstream has taken all that the client has sent so far, and there is more to
+    /// come.
     pub fn awaits_client(&self) -> bool {
         self.awaits_client.load(Ordering::Acquire)
     }
 
     fn progressed(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last.store(
+            u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     fn fail(&self, failure: UploadFailure) -> UploadFailure {
@@ -223,7 +235,8 @@ struct Streaming {
 }
 
 impl ClientBody {
-    /// A body of at most `max` bytes, with at most `idle` between them. Trailer fields pass if they are among `trailers`.
+    /// A body of at most `max` bytes, with at most `idle` between them. Trailer fields pass if they
+    /// are among `trailers`.
     pub fn new(
         inner: Incoming,
         max: u64,
@@ -235,7 +248,15 @@ impl ClientBody {
             return (Self(None), None);
         }
         let upload = Upload::new();
-        let streaming = Streaming { inner, upload: Arc::clone(&upload), max, idle, timer: IdleTimer::default(), trailers, gate };
+        let streaming = Streaming {
+            inner,
+            upload: Arc::clone(&upload),
+            max,
+            idle,
+            timer: IdleTimer::default(),
+            trailers,
+            gate,
+        };
         (Self(Some(Box::new(streaming))), Some(upload))
     }
 
@@ -254,7 +275,10 @@ impl HttpBody for ClientBody {
     type Data = Bytes;
     type Error = UploadFailure;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
         match &mut self.0 {
             None => Poll::Ready(None),
             Some(streaming) => streaming.poll_frame(cx),
@@ -266,12 +290,17 @@ impl HttpBody for ClientBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.inner.size_hint())
+        self.0
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), |streaming| streaming.inner.size_hint())
     }
 }
 
 impl Streaming {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
         if let Some(gate) = &self.gate {
             ready!(gate.poll_open(&mut self.timer, cx));
             self.gate = None;
@@ -322,14 +351,16 @@ impl Streaming {
 
 /// Holds a request body back until the upstream has said `100 Continue` (RFC 9110 §10.1.1).
 ///
-/// The client is asked for its body only when the body is read, so an upstream that refuses at once spares the client the upload.
+/// The client is asked for its body only when the body is read, so an upstream that refuses at once
+/// spares the client the upload.
 #[derive(Debug, Default)]
 pub struct Gate {
     state: AtomicU8,
     waker: std::sync::Mutex<Option<Waker>>,
 }
 
-/// How long an upstream that never says `100 Continue` is waited for; it need not say it (RFC 9110 §10.1.1).
+/// How long an upstream that never says `100 Continue` is waited for; it need not say it (RFC 9110
+/// §10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Gate {
@@ -341,28 +372,38 @@ impl Gate {
         self.turn(Self::OPEN);
     }
 
-    /// The upstream has answered without it: it is never read. Returns whether the body had not begun.
+    /// The upstream has answered without it: it is never read. Returns whether the body had not
+    /// begun.
     pub fn shut(&self) -> bool {
         self.turn(Self::SHUT)
     }
 
     fn turn(&self, state: u8) -> bool {
-        let turned = self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if turned && let Some(waker) = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+        let turned =
+            self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if turned
+            && let Some(waker) =
+                self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        {
             waker.wake();
         }
         turned
     }
 
     fn poll_open(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> Poll<()> {
-        *self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(cx.waker().clone());
+        *self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(cx.waker().clone());
         match self.state.load(Ordering::Acquire) {
             Self::OPEN => Poll::Ready(()),
             Self::SHUT => Poll::Pending,
             _ => {
                 ready!(timer.poll(CONTINUE_TIMEOUT, cx));
                 self.open();
-                if self.state.load(Ordering::Acquire) == Self::OPEN { Poll::Ready(()) } else { Poll::Pending }
+                if self.state.load(Ordering::Acquire) == Self::OPEN {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
             }
         }
     }

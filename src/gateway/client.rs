@@ -1,8 +1,9 @@
 //! Who made the request: the socket's peer, or the address that a trusted proxy vouches for.
 //!
-//! A forwarding header is text that anybody can write. It counts only from peers in `trusted_proxies`, only in the one header that is
-//! named by `forwarded`, and only up to the first address that is not itself a trusted proxy, walked from the right: what stands to the
-//! left of that was written by the client.
+//! A forwarding header is text that anybody can write. It counts only from peers in
+//! `trusted_proxies`, only in the one header that is named by `forwarded`, and only up to the first
+//! address that is not itself a trusted proxy, walked from the right: what stands to the left of
+//! that was written by the client.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -53,7 +54,8 @@ impl Scheme {
     }
 }
 
-/// The derived client: one address, one scheme, and whether the peer's other headers may be believed.
+/// The derived client: one address, one scheme, and whether the peer's other headers may be
+/// believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
     ip: IpAddr,
@@ -98,7 +100,9 @@ impl fmt::Display for Through {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Peer => "the peer itself: it is not among trusted_proxies",
-            Self::Header => "the rightmost address in the forwarding header that is not a trusted proxy",
+            Self::Header => {
+                "the rightmost address in the forwarding header that is not a trusted proxy"
+            }
             Self::ProxyAlone => "a trusted proxy that named no client",
         })
     }
@@ -134,7 +138,11 @@ impl TrustedProxies {
     pub fn client(&self, peer: &Peer, headers: &HeaderMap) -> ClientAddress {
         let socket_scheme = if peer.tls { Scheme::Https } else { Scheme::Http };
         if !self.contains(peer.address) {
-            return ClientAddress { ip: peer.address, scheme: socket_scheme, through: Through::Peer };
+            return ClientAddress {
+                ip: peer.address,
+                scheme: socket_scheme,
+                through: Through::Peer,
+            };
         }
         let mut found = Found { ip: peer.address, named: false, scheme: None };
         match self.header {
@@ -142,7 +150,11 @@ impl TrustedProxies {
             ForwardingHeader::Forwarded => self.walk_forwarded(headers, &mut found),
         }
         let scheme = found.scheme.or_else(|| forwarded_proto(headers)).unwrap_or(socket_scheme);
-        ClientAddress { ip: found.ip, scheme, through: if found.named { Through::Header } else { Through::ProxyAlone } }
+        ClientAddress {
+            ip: found.ip,
+            scheme,
+            through: if found.named { Through::Header } else { Through::ProxyAlone },
+        }
     }
 
     fn contains(&self, address: IpAddr) -> bool {
@@ -176,7 +188,9 @@ impl TrustedProxies {
             for element in elements.into_iter().rev() {
                 let Some(pairs) = split_quoted(element, b';') else { return };
                 let node = parameter(&pairs, b"for").and_then(|node| address(&node));
-                found.scheme = parameter(&pairs, b"proto").and_then(|proto| Scheme::parse(&proto)).or(found.scheme);
+                found.scheme = parameter(&pairs, b"proto")
+                    .and_then(|proto| Scheme::parse(&proto))
+                    .or(found.scheme);
                 if !self.step(node, found) {
                     return;
                 }
@@ -239,7 +253,8 @@ fn parameter(pairs: &[&[u8]], name: &[u8]) -> Option<Vec<u8>> {
             return None;
         }
         let value = pair[at + 1..].trim_ascii();
-        let Some(quoted) = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) else {
+        let Some(quoted) = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""))
+        else {
             return Some(value.to_vec());
         };
         let mut out = Vec::with_capacity(quoted.len());
@@ -257,11 +272,16 @@ mod tests {
     use http::HeaderValue;
 
     fn proxies(header: ForwardingHeader) -> TrustedProxies {
-        let networks = ["10.0.0.0/8", "fd00::/8"].iter().map(|network| network.parse().unwrap()).collect();
+        let networks =
+            ["10.0.0.0/8", "fd00::/8"].iter().map(|network| network.parse().unwrap()).collect();
         TrustedProxies::new(networks, header)
     }
 
-    fn client(header: ForwardingHeader, peer: &str, lines: &[(&'static str, &str)]) -> (String, Scheme, Through) {
+    fn client(
+        header: ForwardingHeader,
+        peer: &str,
+        lines: &[(&'static str, &str)],
+    ) -> (String, Scheme, Through) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
@@ -275,11 +295,18 @@ mod tests {
     fn a_stranger_is_itself_whatever_it_writes() {
         for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-proto"] {
             assert_eq!(
-                client(ForwardingHeader::XForwardedFor, "203.0.113.9", &[(name, "for=1.2.3.4, https")]),
+                client(
+                    ForwardingHeader::XForwardedFor,
+                    "203.0.113.9",
+                    &[(name, "for=1.2.3.4, https")]
+                ),
                 ("203.0.113.9".into(), Scheme::Http, Through::Peer)
             );
         }
-        assert_eq!(client(ForwardingHeader::XForwardedFor, "::ffff:203.0.113.9", &[]).0, "203.0.113.9");
+        assert_eq!(
+            client(ForwardingHeader::XForwardedFor, "::ffff:203.0.113.9", &[]).0,
+            "203.0.113.9"
+        );
     }
 
     #[test]
@@ -301,7 +328,11 @@ mod tests {
             (vec!["198.51.100.1,\t10.1.1.1 "], "198.51.100.1"),
         ] {
             let lines: Vec<_> = lines.into_iter().map(|line| ("x-forwarded-for", line)).collect();
-            assert_eq!(client(ForwardingHeader::XForwardedFor, "10.0.0.1", &lines).0, expected, "{lines:?}");
+            assert_eq!(
+                client(ForwardingHeader::XForwardedFor, "10.0.0.1", &lines).0,
+                expected,
+                "{lines:?}"
+            );
         }
     }
 
@@ -310,13 +341,21 @@ mod tests {
         for (line, expected, scheme) in [
             ("for=198.51.100.1;proto=https", "198.51.100.1", Scheme::Https),
             ("for=6.6.6.6;proto=https, For=\"[2001:db8::1]:4711\"", "2001:db8::1", Scheme::Http),
-            ("for=6.6.6.6, for=198.51.100.1;proto=https, for=10.1.1.1", "198.51.100.1", Scheme::Https),
+            (
+                "for=6.6.6.6, for=198.51.100.1;proto=https, for=10.1.1.1",
+                "198.51.100.1",
+                Scheme::Https,
+            ),
             ("for=unknown", "10.0.0.1", Scheme::Http),
             ("for=\"_hidden\", for=10.1.1.1", "10.1.1.1", Scheme::Http),
             ("for=\"198.51.100.1", "10.0.0.1", Scheme::Http),
             ("for=\"a,b\";host=\"x;y\", for=198.51.100.1", "198.51.100.1", Scheme::Http),
         ] {
-            let (ip, found, _) = client(ForwardingHeader::Forwarded, "10.0.0.1", &[("forwarded", line), ("x-forwarded-for", "6.6.6.6")]);
+            let (ip, found, _) = client(
+                ForwardingHeader::Forwarded,
+                "10.0.0.1",
+                &[("forwarded", line), ("x-forwarded-for", "6.6.6.6")],
+            );
             assert_eq!((ip.as_str(), found), (expected, scheme), "{line}");
         }
     }
@@ -324,15 +363,27 @@ mod tests {
     #[test]
     fn the_other_header_is_ignored() {
         assert_eq!(
-            client(ForwardingHeader::XForwardedFor, "10.0.0.1", &[("forwarded", "for=198.51.100.1")]),
+            client(
+                ForwardingHeader::XForwardedFor,
+                "10.0.0.1",
+                &[("forwarded", "for=198.51.100.1")]
+            ),
             ("10.0.0.1".into(), Scheme::Http, Through::ProxyAlone)
         );
     }
 
     #[test]
     fn the_scheme_is_the_nearest_proxys() {
-        let lines = [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-proto", "http"), ("x-forwarded-proto", "http, HTTPS")];
+        let lines = [
+            ("x-forwarded-for", "198.51.100.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-proto", "http, HTTPS"),
+        ];
         assert_eq!(client(ForwardingHeader::XForwardedFor, "fd00::1", &lines).1, Scheme::Https);
-        assert_eq!(client(ForwardingHeader::XForwardedFor, "fd00::1", &[("x-forwarded-proto", "gopher")]).1, Scheme::Http);
+        assert_eq!(
+            client(ForwardingHeader::XForwardedFor, "fd00::1", &[("x-forwarded-proto", "gopher")])
+                .1,
+            Scheme::Http
+        );
     }
 }

@@ -28,19 +28,25 @@ impl Demands {
 
     /// Whether a role, scope or claim is asked for.
     pub fn any(&self) -> bool {
-        !(self.any_role.is_empty() && self.all_roles.is_empty() && self.scopes.is_empty() && self.claims.is_empty())
+        !(self.any_role.is_empty()
+            && self.all_roles.is_empty()
+            && self.scopes.is_empty()
+            && self.claims.is_empty())
     }
 }
 
-/// Finds demands that are the same: what a caller was found to meet on one route need not be asked again on the next.
+/// Finds demands that are the same: what a caller was found to meet on one route need not be asked
+/// again on the next.
 #[derive(Debug, Default)]
 pub struct SameDemands(VecDeque<Arc<Demands>>);
 
-/// How many different demands one is compared with: a table of 50,000 routes must not compare each with each.
+/// How many different demands one is compared with: a table of 50,000 routes must not compare each
+/// with each.
 const COMPARED: usize = 16;
 
 impl SameDemands {
-    /// The very demands of one of the last few that were asked for, where they equal `wanted`; otherwise `wanted`.
+    /// The very demands of one of the last few that were asked for, where they equal `wanted`;
+    /// otherwise `wanted`.
     pub fn same_as(&mut self, wanted: &Arc<Demands>) -> Arc<Demands> {
         if let Some(same) = self.0.iter().find(|known| *known == wanted) {
             return Arc::clone(same);
@@ -59,7 +65,9 @@ mod tests {
 
     #[test]
     fn equal_demands_become_the_very_same() {
-        let of = |role: usize| Arc::new(Demands { any_role: vec![role.to_string()], ..Demands::default() });
+        let of = |role: usize| {
+            Arc::new(Demands { any_role: vec![role.to_string()], ..Demands::default() })
+        };
         let mut known = SameDemands::default();
         let first = known.same_as(&of(0));
         assert!(Arc::ptr_eq(&first, &known.same_as(&of(0))));

@@ -1,4 +1,5 @@
-//! The built-in application: it answers with the request that it was sent, so that anybody can see what an upstream sees.
+//! The built-in application: it answers with the request that it was sent, so that anybody can see
+//! what an upstream sees.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -15,14 +16,26 @@ const ECHOED: usize = 64 * 1024;
 ///
 /// # Errors
 /// [`UploadFailure`], when the body does not arrive.
-pub(super) async fn answer(request: Outgoing, body: ClientBody) -> Result<Response<Body>, UploadFailure> {
+pub(super) async fn answer(
+    request: Outgoing,
+    body: ClientBody,
+) -> Result<Response<Body>, UploadFailure> {
     let (text, length) = read(body).await?;
     let mut fields = serde_json::Map::new();
     for name in request.headers().keys() {
-        let values: Vec<_> = request.headers().get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let values: Vec<_> = request
+            .headers()
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
         fields.insert(
             name.to_string(),
-            if let [one] = values.as_slice() { one.to_string().into() } else { values.iter().map(ToString::to_string).collect() },
+            if let [one] = values.as_slice() {
+                one.to_string().into()
+            } else {
+                values.iter().map(ToString::to_string).collect()
+            },
         );
     }
     let answer = serde_json::json!({
@@ -35,7 +48,9 @@ pub(super) async fn answer(request: Outgoing, body: ClientBody) -> Result<Respon
     let mut text = serde_json::to_vec_pretty(&answer).unwrap_or_default();
     text.push(b'\n');
     let mut response = Response::new(Body::Bytes(Bytes::from(text)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

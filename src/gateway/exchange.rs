@@ -28,7 +28,8 @@ use crate::token::VerifiedToken;
 /// The status of a request whose client went away before there was one, as nginx writes it.
 const CLIENT_GONE: u16 = 499;
 
-/// What exchanges begin under: one for each worker and snapshot, so that counting who uses them touches no line of another core.
+/// What exchanges begin under: one for each worker and snapshot, so that counting who uses them
+/// touches no line of another core.
 #[derive(Debug)]
 pub struct View {
     /// The config.
@@ -145,7 +146,8 @@ impl Exchange {
     /// It may pass.
     pub fn permitted(&mut self, permit: &Permit<'_>) {
         self.decision = Some(permit.reason());
-        self.outcome = if permit.reason().is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
+        self.outcome =
+            if permit.reason().is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
     }
 
     /// Its body is read here.
@@ -197,7 +199,9 @@ impl Exchange {
             Reason::CredentialsMissing | Reason::RouteNotFound | Reason::RateLimited => {
                 tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
-            _ => tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused"),
+            _ => {
+                tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused")
+            }
         }
     }
 
@@ -248,12 +252,15 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let duration = self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.begun);
+        let duration =
+            self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.begun);
         let status = self.status.unwrap_or(CLIENT_GONE);
         let reason = self.decision.map_or("", Reason::as_str);
         let outcome = self.outcome.as_str();
         let (bytes_in, bytes_out) = match &self.tunnel {
-            Some(tunnel) => (tunnel.up.load(Ordering::Relaxed), tunnel.down.load(Ordering::Relaxed)),
+            Some(tunnel) => {
+                (tunnel.up.load(Ordering::Relaxed), tunnel.down.load(Ordering::Relaxed))
+            }
             None => (self.upload.as_ref().map_or(0, |upload| upload.bytes()), self.bytes_out),
         };
         let seconds = duration.as_secs_f64();
@@ -283,7 +290,8 @@ impl Drop for Exchange {
             bytes_out,
             outcome,
             reason,
-            caller: caller.map_or_else(LoggedCaller::default, |caller| self.view.telemetry.logged(caller)),
+            caller: caller
+                .map_or_else(LoggedCaller::default, |caller| self.view.telemetry.logged(caller)),
         };
         self.view.telemetry.write(&record);
     }
@@ -304,7 +312,10 @@ impl RecordedBody {
 
     /// Whether the request had a body and all of it was read.
     pub fn has_read_request(&self) -> bool {
-        self.exchange.as_ref().and_then(|exchange| exchange.upload.as_ref()).is_some_and(|upload| upload.is_complete())
+        self.exchange
+            .as_ref()
+            .and_then(|exchange| exchange.upload.as_ref())
+            .is_some_and(|upload| upload.is_complete())
     }
 
     /// Ends the exchange: it is recorded now, and not when this is dropped. Returns when it ended.
@@ -321,11 +332,16 @@ impl HttpBody for RecordedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let recorded = self.get_mut();
         let frame = ready!(Pin::new(&mut recorded.body).poll_frame(cx));
         match (&frame, &mut recorded.exchange) {
-            (Some(Ok(frame)), Some(exchange)) => exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64),
+            (Some(Ok(frame)), Some(exchange)) => {
+                exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64)
+            }
             (Some(Err(error)), Some(exchange)) => exchange.broke_off(error),
             _ => {}
         }

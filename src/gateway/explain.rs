@@ -1,6 +1,8 @@
-//! The decision for one request, told: the steps of [`Gateway::pass`](super::Gateway) with what each one found. Nothing is sent.
+//! The decision for one request, told: the steps of [`Gateway::pass`](super::Gateway) with what
+//! each one found. Nothing is sent.
 //!
-//! `explain` on the command line prints it, and `[[test]]` blocks are held against it. Every step calls what the data path calls.
+//! `explain` on the command line prints it, and `[[test]]` blocks are held against it. Every step
+//! calls what the data path calls.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -138,30 +140,50 @@ const RIVALS: usize = 20;
 
 type Failed = (&'static str, Refusal);
 
-fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanation) -> Result<Reason, Failed> {
-    let (parts, tls) = request(question).map_err(|ambiguity| ("target", Refusal::Target(ambiguity.into())))?;
+fn walk(
+    snapshot: &Snapshot,
+    question: &Question,
+    now: u64,
+    told: &mut Explanation,
+) -> Result<Reason, Failed> {
+    let (parts, tls) =
+        request(question).map_err(|ambiguity| ("target", Refusal::Target(ambiguity.into())))?;
     let peer = Peer { address: question.peer.to_canonical(), tls };
     let client = snapshot.proxies.client(&peer, &parts.headers);
     told.client = Some(client.ip());
     told.ok("client", describe_client(&client));
 
-    let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).map_err(|error| ("target", error.into()))?;
+    let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)
+        .map_err(|error| ("target", error.into()))?;
     told.target = Some(target.path().to_owned());
     told.ok("target", describe_target(&target));
 
-    if let Some(issuer) = snapshot.logouts.find(&parts.method, &target).map_err(|fault| ("logout", fault.into()))? {
-        told.ok("logout", format!("back-channel logout of issuer `{}`: its logout token decides", issuer.settings().name));
+    if let Some(issuer) =
+        snapshot.logouts.find(&parts.method, &target).map_err(|fault| ("logout", fault.into()))?
+    {
+        told.ok(
+            "logout",
+            format!(
+                "back-channel logout of issuer `{}`: its logout token decides",
+                issuer.settings().name
+            ),
+        );
         return Ok(Reason::Public);
     }
-    let route = snapshot.routes.find(&parts.method, &target).map_err(|error| ("route", error.into()))?;
+    let route =
+        snapshot.routes.find(&parts.method, &target).map_err(|error| ("route", error.into()))?;
     told.route = Some(route.name.to_string());
     told.ok("route", describe_route(route));
     for (rival, why) in snapshot.routes.rivals(route, &target).take(RIVALS) {
         told.skipped("route", format!("not `{}`: {why}", rival.name));
     }
-    let also = overridden(snapshot, route, &parts, &target).map_err(|refusal| ("route", refusal))?;
+    let also =
+        overridden(snapshot, route, &parts, &target).map_err(|refusal| ("route", refusal))?;
     match &route.limit {
-        Some(limit) => told.skipped("limit", format!("`{}` would count this request; nothing is counted offline", limit.name())),
+        Some(limit) => told.skipped(
+            "limit",
+            format!("`{}` would count this request; nothing is counted offline", limit.name()),
+        ),
         None => told.skipped("limit", "the route has none".to_owned()),
     }
 
@@ -177,42 +199,65 @@ fn walk(snapshot: &Snapshot, question: &Question, now: u64, told: &mut Explanati
             told.ok("authenticate", describe_caller(&caller.token));
             told.caller = Some(Arc::clone(&caller.token));
         }
-        Ok(None) if route.access == Access::Public => told.skipped("authenticate", "the route is public".to_owned()),
+        Ok(None) if route.access == Access::Public => {
+            told.skipped("authenticate", "the route is public".to_owned())
+        }
         Ok(None) => told.ok("authenticate", "no credentials, and none are asked for".to_owned()),
         Err(_) => {}
     }
     let step = if caller.is_ok() { "authorize" } else { "authenticate" };
     let missed = missed(route, &caller);
-    let permit = permit(route, caller).map_err(|refusal| (step, led(snapshot, route.token_from.cookie, &parts, &target, refusal)))?;
+    let permit = permit(route, caller).map_err(|refusal| {
+        (step, led(snapshot, route.token_from.cookie, &parts, &target, refusal))
+    })?;
     told.passed(&permit, missed, describe_permit(permit.reason()).to_owned());
 
     let upstream = match &route.destination {
         Destination::Upstream(upstream) => upstream,
         Destination::Identity(mount) => {
             let verifier = verifier(snapshot, question);
-            let visit = Visit { snapshot, route, mount, target: &target, client: &client, verifier, now };
+            let visit =
+                Visit { snapshot, route, mount, target: &target, client: &client, verifier, now };
             visited(&visit, question, &parts, told).map_err(|refusal| ("identity", refusal))?;
             return Ok(permit.reason());
         }
     };
     let before = parts.headers.clone();
     let ids = ExchangeIds::new(&parts.headers, &client);
-    let outgoing =
-        Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules).map_err(|error| ("outgoing", error.into()))?;
+    let outgoing = Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules)
+        .map_err(|error| ("outgoing", error.into()))?;
     // What was taken away and set again is ours, also where the client had written the same.
     let differs = |name: &HeaderName, value: &HeaderValue| {
         outgoing.removed().contains(name) || !before.get_all(name).iter().any(|sent| sent == value)
     };
-    told.set =
-        outgoing.headers().iter().filter(|(name, value)| differs(name, value)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    told.set = outgoing
+        .headers()
+        .iter()
+        .filter(|(name, value)| differs(name, value))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     told.sent = outgoing.headers().clone();
     told.removed = outgoing.removed().to_vec();
-    told.ok("outgoing", format!("{} {} to upstream `{}`", outgoing.method(), outgoing.target(), upstream.settings().name));
+    told.ok(
+        "outgoing",
+        format!(
+            "{} {} to upstream `{}`",
+            outgoing.method(),
+            outgoing.target(),
+            upstream.settings().name
+        ),
+    );
     Ok(permit.reason())
 }
 
-/// What is asked at an endpoint of the built-in issuer before it does something. What it then finds in the store is not told.
-fn visited(visit: &Visit<'_>, question: &Question, parts: &Parts, told: &mut Explanation) -> Result<(), Refusal> {
+/// What is asked at an endpoint of the built-in issuer before it does something. What it then finds
+/// in the store is not told.
+fn visited(
+    visit: &Visit<'_>,
+    question: &Question,
+    parts: &Parts,
+    told: &mut Explanation,
+) -> Result<(), Refusal> {
     let (endpoint, _) = visit.endpoint(parts)?;
     let origin = visit.origin(endpoint, parts)?;
     match visit.caller(endpoint, parts, origin, question.assumed.as_ref()) {
@@ -224,14 +269,29 @@ fn visited(visit: &Visit<'_>, question: &Question, parts: &Parts, told: &mut Exp
         Err(refusal) if endpoint.caller == CallerNeeded::Yes => {
             return Err(led(visit.snapshot, true, parts, visit.target, refusal));
         }
-        Err(refusal) => told.skipped("identity", format!("a caller is welcome, and there is none: {refusal}")),
+        Err(refusal) => {
+            told.skipped("identity", format!("a caller is welcome, and there is none: {refusal}"))
+        }
     }
-    told.ok("identity", format!("the built-in issuer answers {} {}: {}", parts.method, visit.target.path(), endpoint.summary));
+    told.ok(
+        "identity",
+        format!(
+            "the built-in issuer answers {} {}: {}",
+            parts.method,
+            visit.target.path(),
+            endpoint.summary
+        ),
+    );
     Ok(())
 }
 
 fn verifier<'a>(snapshot: &'a Snapshot, question: &'a Question) -> Verifier<'a> {
-    Verifier { names: &snapshot.rules.token_names, issuers: &snapshot.issuers, known: None, revoked: &question.revoked }
+    Verifier {
+        names: &snapshot.rules.token_names,
+        issuers: &snapshot.issuers,
+        known: None,
+        revoked: &question.revoked,
+    }
 }
 
 fn recognise(
@@ -253,12 +313,17 @@ fn recognise(
     }
 }
 
-/// What of the two steps is refused, softened or not. Without a caller the second one judges nobody.
+/// What of the two steps is refused, softened or not. Without a caller the second one judges
+/// nobody.
 fn missed(route: &Route, caller: &Result<Option<Caller>, Refusal>) -> Vec<(&'static str, String)> {
-    let denied = |caller| authorize(route, caller).err().map(|denied| ("authorize", denied.to_string()));
+    let denied =
+        |caller| authorize(route, caller).err().map(|denied| ("authorize", denied.to_string()));
     match caller {
         Ok(caller) => denied(caller.clone()).into_iter().collect(),
-        Err(refusal) => [Some(("authenticate", refusal.to_string())), denied(None)].into_iter().flatten().collect(),
+        Err(refusal) => [Some(("authenticate", refusal.to_string())), denied(None)]
+            .into_iter()
+            .flatten()
+            .collect(),
     }
 }
 
@@ -269,7 +334,8 @@ fn request(question: &Question) -> Result<(Parts, bool), Ambiguity> {
         return Err(Ambiguity::Fragment);
     }
     let (scheme, rest) = question.url.split_once("://").unwrap_or(("http", &question.url));
-    let at = if question.url.contains("://") { rest.find(['/', '?']).unwrap_or(rest.len()) } else { 0 };
+    let at =
+        if question.url.contains("://") { rest.find(['/', '?']).unwrap_or(rest.len()) } else { 0 };
     let (authority, target) = rest.split_at(at);
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     let uri: Uri = target.parse().map_err(|_| Ambiguity::PathByte)?;
@@ -296,8 +362,19 @@ impl Explanation {
         if reason.is_pass() {
             return self.ok("authorize", detail);
         }
-        self.steps.extend(missed.into_iter().map(|(step, detail)| Step { step, outcome: "refused", detail }));
-        self.ok("enforce", format!("would be refused ({}), but route `{}` does not enforce", reason.as_str(), route.name));
+        self.steps.extend(missed.into_iter().map(|(step, detail)| Step {
+            step,
+            outcome: "refused",
+            detail,
+        }));
+        self.ok(
+            "enforce",
+            format!(
+                "would be refused ({}), but route `{}` does not enforce",
+                reason.as_str(),
+                route.name
+            ),
+        );
     }
 
     fn skipped(&mut self, step: &'static str, detail: String) {
@@ -312,7 +389,12 @@ fn describe_client(client: &ClientAddress) -> String {
 fn describe_target(target: &Target) -> String {
     let relaxed = target.relaxed().to_string();
     let read = if relaxed.is_empty() { String::new() } else { format!(", read with {relaxed}") };
-    format!("host `{}`, path `{}`{read}; `{}` is what is sent", target.host(), target.path(), target.sent())
+    format!(
+        "host `{}`, path `{}`{read}; `{}` is what is sent",
+        target.host(),
+        target.path(),
+        target.sent()
+    )
 }
 
 fn describe_route(route: &Route) -> String {
@@ -326,12 +408,21 @@ fn describe_route(route: &Route) -> String {
         Methods::All => "every method".to_owned(),
         Methods::Only(methods) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
     };
-    let literal = route.pattern.segments.iter().filter(|segment| matches!(segment, Segment::Literal(_))).count();
+    let literal = route
+        .pattern
+        .segments
+        .iter()
+        .filter(|segment| matches!(segment, Segment::Literal(_)))
+        .count();
     format!("`{}`: {host}, {kind} with {literal} literal segments, {methods}", route.name)
 }
 
 fn describe_caller(caller: &VerifiedToken) -> String {
-    let roles = if caller.roles().is_empty() { "no roles".to_owned() } else { format!("roles {}", caller.roles().join(", ")) };
+    let roles = if caller.roles().is_empty() {
+        "no roles".to_owned()
+    } else {
+        format!("roles {}", caller.roles().join(", "))
+    };
     format!("`{}` of issuer `{}`, {roles}", caller.subject(), caller.issuer_name())
 }
 

@@ -1,4 +1,5 @@
-//! How long a message is, said in one way: what the next reader could understand otherwise goes no further (RFC 9112 §6).
+//! How long a message is, said in one way: what the next reader could understand otherwise goes no
+//! further (RFC 9112 §6).
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -10,12 +11,14 @@ pub enum FramingFault {
     /// Two lengths, be they the same.
     #[error("there is more than one Content-Length")]
     Lengths,
-    /// A coding that nobody here undoes: passed on as plain chunks, the content would be what nobody says.
+    /// A coding that nobody here undoes: passed on as plain chunks, the content would be what
+    /// nobody says.
     #[error("its Transfer-Encoding is not just `chunked`")]
     Coding,
 }
 
-/// Whether a request says in one way how long it is. hyper sees to it on HTTP/1.1, but for codings beside `chunked`.
+/// Whether a request says in one way how long it is. hyper sees to it on HTTP/1.1, but for codings
+/// beside `chunked`.
 ///
 /// # Errors
 /// [`FramingFault`]
@@ -26,23 +29,29 @@ pub fn check_request(headers: &HeaderMap) -> Result<(), FramingFault> {
     if is_chunked(headers) { Ok(()) } else { Err(FramingFault::Coding) }
 }
 
-/// Whether an answer says in one way how long it is: a length that it repeats is said once from here on (RFC 9110 §8.6).
+/// Whether an answer says in one way how long it is: a length that it repeats is said once from
+/// here on (RFC 9110 §8.6).
 ///
-/// hyper has read the body by it, so that repetitions are equal; where there is no body to read it may be anything, and is dropped then.
+/// hyper has read the body by it, so that repetitions are equal; where there is no body to read it
+/// may be anything, and is dropped then.
 ///
 /// # Errors
 /// [`FramingFault::Coding`]: we asked for none.
 pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         if !is_chunked(headers) {
-            // Of before RFC 7230, where it meant none at all: hyper reads to the end of the connection then, whatever length is said.
-            let is_identity =
-                headers.get_all(header::TRANSFER_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+            // Of before RFC 7230, where it meant none at all: hyper reads to the end of the
+            // connection then, whatever length is said.
+            let is_identity = headers
+                .get_all(header::TRANSFER_ENCODING)
+                .iter()
+                .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
             if !is_identity || headers.contains_key(header::CONTENT_LENGTH) {
                 return Err(FramingFault::Coding);
             }
         }
-        // The length that was not used to read the body must not be used to read it again (RFC 9112 §6.3).
+        // The length that was not used to read the body must not be used to read it again (RFC 9112
+        // §6.3).
         headers.remove(header::CONTENT_LENGTH);
         return Ok(());
     }
@@ -50,10 +59,18 @@ pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<()
         // Where none may be (RFC 9110 §8.6).
         headers.remove(header::CONTENT_LENGTH);
     }
-    let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else { return Ok(()) };
-    if repeats_length(headers) || !(1..=DIGITS).contains(&length.len()) || !length.iter().all(u8::is_ascii_digit) {
+    let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else {
+        return Ok(());
+    };
+    if repeats_length(headers)
+        || !(1..=DIGITS).contains(&length.len())
+        || !length.iter().all(u8::is_ascii_digit)
+    {
         let first = length.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii();
-        let number = std::str::from_utf8(first).ok().filter(|first| !first.starts_with('+')).and_then(|first| first.parse::<u64>().ok());
+        let number = std::str::from_utf8(first)
+            .ok()
+            .filter(|first| !first.starts_with('+'))
+            .and_then(|first| first.parse::<u64>().ok());
         match number {
             Some(number) => headers.insert(header::CONTENT_LENGTH, HeaderValue::from(number)),
             None => headers.remove(header::CONTENT_LENGTH),
@@ -75,24 +92,35 @@ pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// Whether bytes may follow this answer that would be read as the next one: a body where none may be, or one of two lengths.
+/// Whether bytes may follow this answer that would be read as the next one: a body where none may
+/// be, or one of two lengths.
 pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
     let headers = response.headers();
-    let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless =
+        is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let length = headers.get(header::CONTENT_LENGTH);
-    if bodiless { chunked || length.is_some_and(|length| length != "0") } else { chunked && length.is_some() }
+    if bodiless {
+        chunked || length.is_some_and(|length| length != "0")
+    } else {
+        chunked && length.is_some()
+    }
 }
 
-/// Whether a length is said more than once. Most messages repeat no field at all, which is known without a look at any.
+/// Whether a length is said more than once. Most messages repeat no field at all, which is known
+/// without a look at any.
 fn repeats_length(headers: &HeaderMap) -> bool {
-    headers.len() != headers.keys_len() && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
+    headers.len() != headers.keys_len()
+        && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
 }
 
 /// Whether nothing but `chunked` is said, once, or nothing at all.
 fn is_chunked(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
+    codings
+        .next()
+        .is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 #[cfg(test)]
@@ -100,13 +128,13 @@ mod tests {
     use super::*;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).fold(
-            HeaderMap::new(),
-            |mut headers, (name, value): (http::HeaderName, _)| {
+        fields
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .fold(HeaderMap::new(), |mut headers, (name, value): (http::HeaderName, _)| {
                 headers.append(name, value);
                 headers
-            },
-        )
+            })
     }
 
     #[test]
@@ -118,7 +146,10 @@ mod tests {
             (&[("content-length", "3"), ("content-length", "3")], Err(FramingFault::Lengths)),
             (&[("content-length", "3"), ("content-length", "03")], Err(FramingFault::Lengths)),
             (&[("transfer-encoding", "gzip, chunked")], Err(FramingFault::Coding)),
-            (&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")], Err(FramingFault::Coding)),
+            (
+                &[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")],
+                Err(FramingFault::Coding),
+            ),
             (&[("transfer-encoding", "identity")], Err(FramingFault::Coding)),
             (&[("transfer-encoding", "")], Err(FramingFault::Coding)),
         ] {
@@ -141,13 +172,24 @@ mod tests {
         ] {
             let mut headers = headers(fields);
             assert_eq!(settle_response(StatusCode::OK, &mut headers), Ok(()), "{fields:?}");
-            let lengths: Vec<_> = headers.get_all("content-length").iter().map(|value| value.to_str().unwrap()).collect();
+            let lengths: Vec<_> = headers
+                .get_all("content-length")
+                .iter()
+                .map(|value| value.to_str().unwrap())
+                .collect();
             assert_eq!(lengths, Vec::from_iter(expected), "{fields:?}");
         }
-        for (coding, expected) in
-            [("chunked", Ok(())), ("identity", Ok(())), ("gzip, chunked", Err(FramingFault::Coding)), ("gzip", Err(FramingFault::Coding))]
-        {
-            assert_eq!(settle_response(StatusCode::OK, &mut headers(&[("transfer-encoding", coding)])), expected, "{coding}");
+        for (coding, expected) in [
+            ("chunked", Ok(())),
+            ("identity", Ok(())),
+            ("gzip, chunked", Err(FramingFault::Coding)),
+            ("gzip", Err(FramingFault::Coding)),
+        ] {
+            assert_eq!(
+                settle_response(StatusCode::OK, &mut headers(&[("transfer-encoding", coding)])),
+                expected,
+                "{coding}"
+            );
         }
         let mut both = headers(&[("transfer-encoding", "identity"), ("content-length", "5")]);
         assert_eq!(settle_response(StatusCode::OK, &mut both), Err(FramingFault::Coding));

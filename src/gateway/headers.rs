@@ -1,7 +1,8 @@
 //! Which header fields are ours, in any spelling that an application may read as them.
 //!
-//! CGI, WSGI, Rack and PHP turn `X-Auth-User` into `HTTP_X_AUTH_USER`, and some turn `X_Auth_User`, `X.Auth.User` or `X~Auth~User` into
-//! the same. So names are compared folded: in lower case, with every sign that is neither letter nor digit as `-`.
+//! CGI, WSGI, Rack and PHP turn `X-Auth-User` into `HTTP_X_AUTH_USER`, and some turn `X_Auth_User`,
+//! `X.Auth.User` or `X~Auth~User` into the same. So names are compared folded: in lower case, with
+//! every sign that is neither letter nor digit as `-`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,11 +50,13 @@ const ALWAYS: [&str; 29] = [
     "x-cluster-client-ip",
 ];
 
-/// Fields that mean what they say, and that another spelling must not say again: CGI has one `CONTENT_LENGTH`.
+/// Fields that mean what they say, and that another spelling must not say again: CGI has one
+/// `CONTENT_LENGTH`.
 const SPELT_ONE_WAY: [&str; 2] = ["content-length", "content-type"];
 
 /// Kept where the route says `method_override = true`, folded.
-pub const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+pub const METHOD_OVERRIDES: [&str; 3] =
+    ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// Every folded name that begins with this is removed.
 const FORWARDED_PREFIX: &[u8] = b"x-forwarded";
@@ -62,23 +65,37 @@ const FORWARDED_PREFIX: &[u8] = b"x-forwarded";
 pub const LONGEST: usize = 256;
 
 /// The default `[identity_headers]`: header and claim.
-pub const DEFAULT_IDENTITY: [(&str, &str); 5] =
-    [("x-auth-user", "sub"), ("x-auth-email", "email"), ("x-auth-name", "name"), ("x-auth-roles", "roles"), ("x-auth-issuer", "iss")];
+pub const DEFAULT_IDENTITY: [(&str, &str); 5] = [
+    ("x-auth-user", "sub"),
+    ("x-auth-email", "email"),
+    ("x-auth-name", "name"),
+    ("x-auth-roles", "roles"),
+    ("x-auth-issuer", "iss"),
+];
 
 /// Every name that a client cannot send through.
 #[derive(Clone, Debug)]
 pub struct OwnedNames {
     /// Folded names, by their length: a name is compared with the few that are as long as itself.
     by_length: Box<[Vec<Box<[u8]>>; LONGEST + 1]>,
-    /// For each length, the first letters of the names that have it: spares most fields the folding.
+    /// For each length, the first letters of the names that have it: spares most fields the
+    /// folding.
     first_letters: Box<[u64; LONGEST + 1]>,
 }
 
 impl OwnedNames {
     /// The fixed names, the default identity headers, and these identity headers of the file.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let mut owned = Self { by_length: Box::new([const { Vec::new() }; LONGEST + 1]), first_letters: Box::new([0; LONGEST + 1]) };
-        for name in ALWAYS.into_iter().chain(SPELT_ONE_WAY).chain(METHOD_OVERRIDES).chain(DEFAULT_IDENTITY.map(|(name, _)| name)) {
+        let mut owned = Self {
+            by_length: Box::new([const { Vec::new() }; LONGEST + 1]),
+            first_letters: Box::new([0; LONGEST + 1]),
+        };
+        for name in ALWAYS
+            .into_iter()
+            .chain(SPELT_ONE_WAY)
+            .chain(METHOD_OVERRIDES)
+            .chain(DEFAULT_IDENTITY.map(|(name, _)| name))
+        {
             owned.insert(name.as_bytes());
         }
         for name in identity {
@@ -89,7 +106,10 @@ impl OwnedNames {
 
     fn insert(&mut self, name: &[u8]) {
         let folded: Box<[u8]> = name.iter().copied().map(fold).collect();
-        let (Some(names), Some(first)) = (self.by_length.get_mut(folded.len()), folded.first()) else { return };
+        let (Some(names), Some(first)) = (self.by_length.get_mut(folded.len()), folded.first())
+        else {
+            return;
+        };
         self.first_letters[folded.len()] |= letter_bit(*first);
         if !names.contains(&folded) {
             names.push(folded);
@@ -99,15 +119,25 @@ impl OwnedNames {
     /// Whether an application may read a field of this name as one of ours.
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        if name.len() >= FORWARDED_PREFIX.len() && name.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix) {
+        if name.len() >= FORWARDED_PREFIX.len()
+            && name.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix)
+        {
             return true;
         }
         let Some(first) = name.first() else { return false };
-        if self.first_letters.get(name.len()).is_none_or(|letters| letters & letter_bit(fold(*first)) == 0) {
+        if self
+            .first_letters
+            .get(name.len())
+            .is_none_or(|letters| letters & letter_bit(fold(*first)) == 0)
+        {
             return false;
         }
-        let is = |folded: &[u8]| name.iter().zip(folded).all(|(byte, folded)| fold(*byte) == *folded);
-        let known = self.by_length.get(name.len()).is_some_and(|names| names.iter().any(|folded| is(folded)));
+        let is =
+            |folded: &[u8]| name.iter().zip(folded).all(|(byte, folded)| fold(*byte) == *folded);
+        let known = self
+            .by_length
+            .get(name.len())
+            .is_some_and(|names| names.iter().any(|folded| is(folded)));
         known && !SPELT_ONE_WAY.iter().any(|spelt| spelt.as_bytes() == name)
     }
 }
@@ -123,7 +153,8 @@ pub const fn fold(byte: u8) -> u8 {
 
 /// Whether two names are the same once folded.
 pub fn same_folded(one: &str, other: &str) -> bool {
-    one.len() == other.len() && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
+    one.len() == other.len()
+        && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
 }
 
 /// The names that `Connection` lists: they are for this hop alone (RFC 9110 §7.6.1).
@@ -136,7 +167,8 @@ pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Takes out of the trailers of an answer what may not stand in any, or is for that hop alone (RFC 9110 §6.5.1).
+/// Takes out of the trailers of an answer what may not stand in any, or is for that hop alone (RFC
+/// 9110 §6.5.1).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     for name in connection_names(trailers).into_iter().chain(HOP_BY_HOP) {
         trailers.remove(name);
@@ -206,7 +238,13 @@ impl Claim {
 
 impl Default for IdentityHeaders {
     fn default() -> Self {
-        Self(DEFAULT_IDENTITY.map(|(name, claim)| (HeaderName::from_static(name), Claim::new(vec![claim.to_owned()]))).to_vec())
+        Self(
+            DEFAULT_IDENTITY
+                .map(|(name, claim)| {
+                    (HeaderName::from_static(name), Claim::new(vec![claim.to_owned()]))
+                })
+                .to_vec(),
+        )
     }
 }
 
@@ -244,7 +282,10 @@ impl IdentityHeaders {
                     },
                 );
             }
-            None => self.names().zip(self.values(caller)).for_each(|(name, value)| set(name, value.as_ref())),
+            None => self
+                .names()
+                .zip(self.values(caller))
+                .for_each(|(name, value)| set(name, value.as_ref())),
         }
     }
 
@@ -252,14 +293,17 @@ impl IdentityHeaders {
     fn values(&self, caller: &VerifiedToken) -> Vec<Option<HeaderValue>> {
         // All in one allocation: a request of a remembered caller finds them beside each other.
         let mut text = Vec::new();
-        let spans: Vec<_> = self.0.iter().map(|(_, claim)| claim_span(claim, caller, &mut text)).collect();
+        let spans: Vec<_> =
+            self.0.iter().map(|(_, claim)| claim_span(claim, caller, &mut text)).collect();
         let text = Bytes::from(text);
-        let value = |span: Option<Range<usize>>| HeaderValue::from_maybe_shared(text.slice(span?)).ok();
+        let value =
+            |span: Option<Range<usize>>| HeaderValue::from_maybe_shared(text.slice(span?)).ok();
         spans.into_iter().map(value).collect()
     }
 }
 
-/// Appends what a header says of a caller, and tells where it stands in `out`; `None` where it says nothing.
+/// Appends what a header says of a caller, and tells where it stands in `out`; `None` where it says
+/// nothing.
 fn claim_span(claim: &Claim, caller: &VerifiedToken, out: &mut Vec<u8>) -> Option<Range<usize>> {
     let begin = out.len();
     let says = match claim {
@@ -307,8 +351,8 @@ fn list_value<'a>(items: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) -> bo
     any
 }
 
-/// Writes a value so that nothing of it is lost or read as something else: `%`, control bytes, bytes outside ASCII, a space at either
-/// end, and in a list the comma, are percent-encoded.
+/// Writes a value so that nothing of it is lost or read as something else: `%`, control bytes,
+/// bytes outside ASCII, a space at either end, and in a list the comma, are percent-encoded.
 fn encode(text: &str, in_list: bool, out: &mut Vec<u8>) {
     let last = text.len().saturating_sub(1);
     for (at, byte) in text.bytes().enumerate() {
@@ -361,9 +405,17 @@ mod tests {
         ] {
             assert!(owned.contains(&HeaderName::from_static(name)), "{name}");
         }
-        for name in
-            ["host", "accept", "x-auth-users", "x-authuser", "x-requested-with", "cookie", "content-type", "x-forward", "xforwardedfor"]
-        {
+        for name in [
+            "host",
+            "accept",
+            "x-auth-users",
+            "x-authuser",
+            "x-requested-with",
+            "cookie",
+            "content-type",
+            "x-forward",
+            "xforwardedfor",
+        ] {
             assert!(!owned.contains(&HeaderName::from_static(name)), "{name}");
         }
         let long = HeaderName::from_bytes(&[b'x'; 1000]).unwrap();

@@ -38,7 +38,8 @@ pub(super) struct Visit<'a> {
 }
 
 impl Gateway {
-    /// The endpoint's answer. Where a person asks, a refusal is a page of the same status that says what to do.
+    /// The endpoint's answer. Where a person asks, a refusal is a page of the same status that says
+    /// what to do.
     pub(super) async fn visit(
         &self,
         visit: Visit<'_>,
@@ -55,8 +56,8 @@ impl Gateway {
         })
     }
 
-    /// Finds the endpoint, and checks what can be checked here: origin, limits, caller, size. What is left is done on the background
-    /// runtime.
+    /// Finds the endpoint, and checks what can be checked here: origin, limits, caller, size. What
+    /// is left is done on the background runtime.
     async fn reach(
         &self,
         visit: &Visit<'_>,
@@ -65,7 +66,9 @@ impl Gateway {
         mut asked: Option<&mut pages::Asked>,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
-        let (Some(identity), Some(policy)) = (self.identity(), &visit.snapshot.identity) else { return Err(NoRoute::NotFound.into()) };
+        let (Some(identity), Some(policy)) = (self.identity(), &visit.snapshot.identity) else {
+            return Err(NoRoute::NotFound.into());
+        };
         let (endpoint, parameter) = visit.endpoint(&parts)?;
         if let Some(asked) = &mut asked {
             asked.reached(endpoint);
@@ -106,14 +109,21 @@ impl Gateway {
         match identity.answer(request, Arc::clone(policy)).await {
             Ok(response) => Ok(response.map(Body::Bytes)),
             // Credentials that are no good are told from none at all.
-            Err(refused) if matches!(refused.error, IdentityError::Nobody) && why_nobody.is_some() => {
+            Err(refused)
+                if matches!(refused.error, IdentityError::Nobody) && why_nobody.is_some() =>
+            {
                 Err(why_nobody.unwrap_or(Refusal::Identity(refused)))
             }
             Err(refused) => Err(Refusal::Identity(refused)),
         }
     }
 
-    fn count_built_in(&self, limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
+    fn count_built_in(
+        &self,
+        limit: &Arc<Limit>,
+        taken: Result<Cell, Exceeded>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
         let exceeds = || {
             self.telemetry.metrics.rate_limited(limit.name()).inc();
         };
@@ -121,7 +131,10 @@ impl Gateway {
     }
 
     /// Counts against whoever the request names: by the route's limit, or by the built-in one.
-    #[expect(clippy::too_many_arguments, reason = "what names an account stands in different places")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what names an account stands in different places"
+    )]
     fn count_account(
         &self,
         visit: &Visit<'_>,
@@ -137,13 +150,19 @@ impl Gateway {
             None => account_named(&parts.headers, body),
         };
         match &visit.route.limit {
-            Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => {
-                count(|| visit.route.count_limited(), limit, limit.take_client_and_account(visit.client.ip(), &account()), exchange)
-            }
+            Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => count(
+                || visit.route.count_limited(),
+                limit,
+                limit.take_client_and_account(visit.client.ip(), &account()),
+                exchange,
+            ),
             Some(_) => Ok(()),
             None => {
-                let counted = endpoint.budget.and_then(|budget| identity.budgets().by_account(budget, &account()));
-                counted.map_or(Ok(()), |(limit, taken)| self.count_built_in(&limit, taken, exchange))
+                let counted = endpoint
+                    .budget
+                    .and_then(|budget| identity.budgets().by_account(budget, &account()));
+                counted
+                    .map_or(Ok(()), |(limit, taken)| self.count_built_in(&limit, taken, exchange))
             }
         }
     }
@@ -151,7 +170,10 @@ impl Gateway {
 
 impl Visit<'_> {
     /// The endpoint, and what stands for `{…}` in its path.
-    pub(super) fn endpoint(&self, parts: &Parts) -> Result<(&'static Endpoint, Option<String>), Refusal> {
+    pub(super) fn endpoint(
+        &self,
+        parts: &Parts,
+    ) -> Result<(&'static Endpoint, Option<String>), Refusal> {
         let below = below(self.target.path(), self.route.pattern.segments.len());
         match endpoints::find(parts.method.as_str(), below) {
             Found::Endpoint(endpoint, parameter) => Ok((endpoint, parameter)),
@@ -166,17 +188,25 @@ impl Visit<'_> {
     /// Where the request was made. Nothing that changes something is done for another origin.
     pub(super) fn origin(&self, endpoint: &Endpoint, parts: &Parts) -> Result<Origin, Refusal> {
         let origin = origin_of(parts, self.target, self.client, &self.snapshot.rules.token_names);
-        // A person may follow a link from anywhere, and be led through a renewal. What a script of another site asks for is no navigation;
-        // and one that says an origin was not made by a link.
+        // A person may follow a link from anywhere, and be led through a renewal. What a script of
+        // another site asks for is no navigation; and one that says an origin was not made by a
+        // link.
         let follows_link = || {
             let mode = parts.headers.get("sec-fetch-mode");
-            !parts.headers.contains_key(header::ORIGIN) && mode.is_none_or(|mode| mode == "navigate")
+            !parts.headers.contains_key(header::ORIGIN)
+                && mode.is_none_or(|mode| mode == "navigate")
         };
-        let changes = endpoint.changes_something() || (endpoint.action == Action::Renew && !follows_link());
-        if changes && origin == Origin::Foreign { Err(Unauthenticated::ForeignOrigin.into()) } else { Ok(origin) }
+        let changes =
+            endpoint.changes_something() || (endpoint.action == Action::Renew && !follows_link());
+        if changes && origin == Origin::Foreign {
+            Err(Unauthenticated::ForeignOrigin.into())
+        } else {
+            Ok(origin)
+        }
     }
 
-    /// Whoever calls, by an access token of ours in the header or the cookie; or by one that is `assumed`.
+    /// Whoever calls, by an access token of ours in the header or the cookie; or by one that is
+    /// `assumed`.
     pub(super) fn caller(
         &self,
         endpoint: &Endpoint,
@@ -192,7 +222,8 @@ impl Visit<'_> {
             Caller { token, place: Place::Header }
         } else {
             let places = TokenPlaces { header: true, cookie: true, query: false };
-            let credential = credential(places, &parts.headers, self.target, self.verifier.names)?.ok_or(Unauthenticated::Missing)?;
+            let credential = credential(places, &parts.headers, self.target, self.verifier.names)?
+                .ok_or(Unauthenticated::Missing)?;
             self.verifier.caller(&credential, self.now)?
         };
         if caller.place == Place::Cookie && endpoint.changes_something() && origin != Origin::Own {
@@ -205,11 +236,25 @@ impl Visit<'_> {
     }
 }
 
-/// What a person is shown instead of a refusal that comes before the visit: nothing else where the route does not lead here.
-pub(super) fn shown(snapshot: &Snapshot, route: &Route, parts: &Parts, target: &Target, refusal: Refusal) -> Refusal {
-    let (Destination::Identity(mount), Some(policy)) = (&route.destination, &snapshot.identity) else { return refusal };
-    let Some(mut asked) = pages::Asked::by(&parts.method, &parts.headers, target.query()) else { return refusal };
-    if let Found::Endpoint(endpoint, _) = endpoints::find(parts.method.as_str(), below(target.path(), route.pattern.segments.len())) {
+/// What a person is shown instead of a refusal that comes before the visit: nothing else where the
+/// route does not lead here.
+pub(super) fn shown(
+    snapshot: &Snapshot,
+    route: &Route,
+    parts: &Parts,
+    target: &Target,
+    refusal: Refusal,
+) -> Refusal {
+    let (Destination::Identity(mount), Some(policy)) = (&route.destination, &snapshot.identity)
+    else {
+        return refusal;
+    };
+    let Some(mut asked) = pages::Asked::by(&parts.method, &parts.headers, target.query()) else {
+        return refusal;
+    };
+    if let Found::Endpoint(endpoint, _) =
+        endpoints::find(parts.method.as_str(), below(target.path(), route.pattern.segments.len()))
+    {
         asked.reached(endpoint);
     }
     page(&asked, policy, mount, refusal)
@@ -227,7 +272,11 @@ fn page(asked: &pages::Asked, policy: &Policy, mount: &Mount, mut refusal: Refus
         _ => {}
     }
     let detail = refusal.detail();
-    let why = Why { reason: refusal.reason().as_str(), detail: detail.as_deref(), retry_after: refusal.retry_after() };
+    let why = Why {
+        reason: refusal.reason().as_str(),
+        detail: detail.as_deref(),
+        retry_after: refusal.retry_after(),
+    };
     Refusal::Page { page: pages::refused(asked, &why, policy, mount), refusal: Box::new(refusal) }
 }
 
@@ -238,9 +287,14 @@ fn below(path: &str, segments: usize) -> &str {
 }
 
 /// The whole body, which is short.
-async fn read(body: Incoming, snapshot: &Snapshot, exchange: &mut Exchange) -> Result<Bytes, Refusal> {
+async fn read(
+    body: Incoming,
+    snapshot: &Snapshot,
+    exchange: &mut Exchange,
+) -> Result<Bytes, Refusal> {
     let most = snapshot.max_body.min(LONGEST_BODY);
-    let (mut body, upload) = ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
+    let (mut body, upload) =
+        ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
     if body.announced().is_some_and(|bytes| bytes > most) {
         return Err(Refusal::BodyTooLarge);
     }

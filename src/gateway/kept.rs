@@ -1,6 +1,7 @@
 //! What the line makes of a remembered token once, and finds again at its next request.
 //!
-//! It lies beside the token, in one block: with many callers, what a request costs is how many places in memory it has to look at.
+//! It lies beside the token, in one block: with many callers, what a request costs is how many
+//! places in memory it has to look at.
 
 use std::any::Any;
 use std::ptr;
@@ -10,7 +11,8 @@ use http::HeaderValue;
 
 use crate::token::VerifiedToken;
 
-/// Something of a snapshot, known by its address. It is held, so that nothing else can have that address.
+/// Something of a snapshot, known by its address. It is held, so that nothing else can have that
+/// address.
 type Owner = Arc<dyn Any + Send + Sync>;
 
 /// What is kept beside one token.
@@ -45,8 +47,8 @@ impl Kept {
         self.met[0] = Some(Arc::clone(demands) as Owner);
     }
 
-    /// Hands the values of these headers for the token to `each`, one for each: made by `make` if others were asked for last, and kept if
-    /// they take no more than `room` bytes.
+    /// Hands the values of these headers for the token to `each`, one for each: made by `make` if
+    /// others were asked for last, and kept if they take no more than `room` bytes.
     pub(super) fn values<T: Any + Send + Sync>(
         &mut self,
         headers: &Arc<T>,
@@ -57,7 +59,9 @@ impl Kept {
         if !self.headers.as_ref().is_some_and(|kept| is(kept, headers)) {
             let values = make();
             let text: usize = values.iter().flatten().map(HeaderValue::len).sum();
-            if text + values.len().saturating_sub(IN_PLACE) * size_of::<Option<HeaderValue>>() > room() {
+            if text + values.len().saturating_sub(IN_PLACE) * size_of::<Option<HeaderValue>>()
+                > room()
+            {
                 return values.iter().map(Option::as_ref).for_each(each);
             }
             let mut values = values.into_iter();
@@ -85,7 +89,10 @@ mod tests {
         for one in &demands {
             kept.met(one);
         }
-        assert_eq!(demands.iter().map(|one| kept.meets(one)).collect::<Vec<_>>(), [false, true, true]);
+        assert_eq!(
+            demands.iter().map(|one| kept.meets(one)).collect::<Vec<_>>(),
+            [false, true, true]
+        );
     }
 
     #[test]
@@ -111,7 +118,9 @@ mod tests {
     fn what_has_no_room_is_made_each_time() {
         let (small, large): (Arc<u8>, Arc<u8>) = (Arc::new(0), Arc::new(0));
         let mut kept = Kept::default();
-        for (owner, length, expected) in [(&small, 9, 1), (&large, 11, 1), (&small, 9, 0), (&large, 11, 1)] {
+        for (owner, length, expected) in
+            [(&small, 9, 1), (&large, 11, 1), (&small, 9, 0), (&large, 11, 1)]
+        {
             let (mut calls, mut told) = (0, Vec::new());
             let make = || {
                 calls += 1;

@@ -1,7 +1,7 @@
 //! OpenID Connect back-channel logout: an issuer tells that somebody has logged out there.
 //!
-//! Each path belongs to one issuer, and is looked at before the routes are. What comes is believed for its signature alone: whoever can
-//! reach the path may send something.
+//! Each path belongs to one issuer, and is looked at before the routes are. What comes is believed
+//! for its signature alone: whoever can reach the path may send something.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +37,11 @@ impl LogoutPaths {
     ///
     /// # Errors
     /// [`LogoutFault::Method`]: there is one, and the request is no POST.
-    pub fn find(&self, method: &Method, target: &Target) -> Result<Option<&Arc<Issuer>>, LogoutFault> {
+    pub fn find(
+        &self,
+        method: &Method,
+        target: &Target,
+    ) -> Result<Option<&Arc<Issuer>>, LogoutFault> {
         // A path that has to be repaired first is none of ours.
         if self.0.is_empty() || !target.relaxed().within(Relaxations::NONE) {
             return Ok(None);
@@ -61,7 +65,8 @@ pub enum LogoutFault {
     /// The token is not valid.
     #[error("the logout token is not valid: {0}")]
     Token(#[from] InvalidToken),
-    /// Nobody can say whether it is: the issuer does not answer, and the keys that are known are none, or not new enough.
+    /// Nobody can say whether it is: the issuer does not answer, and the keys that are known are
+    /// none, or not new enough.
     #[error("the keys of issuer `{issuer}` are not available")]
     KeysUnavailable {
         /// The issuer's section.
@@ -77,8 +82,8 @@ pub enum LogoutFault {
     Store(#[from] StoreError),
 }
 
-/// The logout tokens that were received, for as long as they could be sent again. One for the process; the store, where there is one,
-/// remembers them beyond it.
+/// The logout tokens that were received, for as long as they could be sent again. One for the
+/// process; the store, where there is one, remembers them beyond it.
 #[derive(Debug, Default)]
 pub struct ReceivedLogouts(Mutex<Received>);
 
@@ -118,14 +123,17 @@ impl ReceivedLogouts {
 /// # Errors
 /// [`LogoutFault::Form`]
 pub async fn logout_token(parts: &Parts, body: ClientBody) -> Result<String, LogoutFault> {
-    let media_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type =
+        parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     if !media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
         return Err(LogoutFault::Form("its content type is not application/x-www-form-urlencoded"));
     }
     let body = tokio::time::timeout(PATIENCE, body.collect());
     let body = body.await.map_err(|_| LogoutFault::Form("its body did not arrive in time"))?;
-    let body = body.map_err(|_| LogoutFault::Form("its body is too large, or did not arrive whole"))?.to_bytes();
+    let body = body
+        .map_err(|_| LogoutFault::Form("its body is too large, or did not arrive whole"))?
+        .to_bytes();
     the_token(&body)
 }
 
@@ -138,22 +146,32 @@ fn the_token(form: &Bytes) -> Result<String, LogoutFault> {
     }
 }
 
-/// Verifies a logout token, and once more with newer keys where its key is not among those that are known. It waits a few seconds at most,
-/// and only then.
+/// Verifies a logout token, and once more with newer keys where its key is not among those that are
+/// known. It waits a few seconds at most, and only then.
 ///
 /// # Errors
 /// [`LogoutFault::Token`], [`LogoutFault::KeysUnavailable`]
-pub async fn verified(issuer: &Issuer, token: &str, keys: &Keys, clock: &Clock) -> Result<LogoutToken, LogoutFault> {
+pub async fn verified(
+    issuer: &Issuer,
+    token: &str,
+    keys: &Keys,
+    clock: &Clock,
+) -> Result<LogoutToken, LogoutFault> {
     let verify = || issuer.verify_logout(token, clock.unix_seconds());
     let decided = verify();
-    let Some(owner) = keys.of(issuer).filter(|_| lacks_key(&decided)) else { return decided.map_err(LogoutFault::from) };
+    let Some(owner) = keys.of(issuer).filter(|_| lacks_key(&decided)) else {
+        return decided.map_err(LogoutFault::from);
+    };
     let (decided, renewal) = owner.with_newest(verify, lacks_key).await;
     match decided {
         Err(InvalidToken::NoKeys) => {}
         Err(InvalidToken::KeyUnknown { .. }) if renewal == Renewal::Unavailable => {}
         decided => return decided.map_err(LogoutFault::from),
     }
-    Err(LogoutFault::KeysUnavailable { issuer: Arc::clone(&issuer.settings().name), retry_after: owner.retry_after() })
+    Err(LogoutFault::KeysUnavailable {
+        issuer: Arc::clone(&issuer.settings().name),
+        retry_after: owner.retry_after(),
+    })
 }
 
 fn lacks_key(decided: &Result<LogoutToken, InvalidToken>) -> bool {
@@ -207,8 +225,8 @@ pub const LARGEST_BODY: u64 = 32 * 1024;
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tokens that are remembered at a time; when there are more, those that are over first are forgotten. One that is then sent again ends
-/// what has ended.
+/// Tokens that are remembered at a time; when there are more, those that are over first are
+/// forgotten. One that is then sent again ends what has ended.
 const MOST_REMEMBERED: usize = 100_000;
 
 #[cfg(test)]
@@ -239,7 +257,10 @@ mod tests {
         assert!(received.first(name("ab", "c"), 100, 10));
         received.forget(name("ab", "c"), 100);
         assert!(received.first(name("ab", "c"), 100, 10));
-        assert!(received.first(name("a", "bc"), 200, 100), "it is over; by its time it would be refused");
+        assert!(
+            received.first(name("a", "bc"), 200, 100),
+            "it is over; by its time it would be refused"
+        );
         let received = ReceivedLogouts::default();
         for index in 0..MOST_REMEMBERED + 10 {
             assert!(received.first(name("a", &index.to_string()), 1_000 + index as u64, 10));

@@ -1,7 +1,8 @@
 //! What a request walks through, in walking order.
 //!
-//! [`Gateway::pass`] is the whole policy, read from top to bottom. Each step hands the next one a proof: a [`Target`] has one meaning, a
-//! [`VerifiedToken`](crate::token::VerifiedToken) was verified, a [`Permit`] was granted, and only an [`Outgoing`] can be sent.
+//! [`Gateway::pass`] is the whole policy, read from top to bottom. Each step hands the next one a
+//! proof: a [`Target`] has one meaning, a [`VerifiedToken`](crate::token::VerifiedToken) was
+//! verified, a [`Permit`] was granted, and only an [`Outgoing`] can be sent.
 
 pub mod authenticate;
 pub mod authorize;
@@ -109,10 +110,17 @@ impl Telemetry {
 
     /// What the log says of a caller. As JSON it is written once for a caller that is remembered.
     fn logged<'a>(&self, caller: &'a VerifiedToken) -> LoggedCaller<'a> {
-        let named =
-            || LoggedCaller { issuer: Some(&**caller.issuer_name()), subject: Some(caller.subject()), sid: caller.sid(), written: None };
+        let named = || LoggedCaller {
+            issuer: Some(&**caller.issuer_name()),
+            subject: Some(caller.subject()),
+            sid: caller.sid(),
+            written: None,
+        };
         match self.format {
-            Format::Json => LoggedCaller { written: Some(caller.logged(|| named().json())), ..LoggedCaller::default() },
+            Format::Json => LoggedCaller {
+                written: Some(caller.logged(|| named().json())),
+                ..LoggedCaller::default()
+            },
             Format::Text => named(),
         }
     }
@@ -158,7 +166,8 @@ impl Gateway {
         self.current.load_full()
     }
 
-    /// Serves new requests under another snapshot. Those in flight finish under the one they began with.
+    /// Serves new requests under another snapshot. Those in flight finish under the one they began
+    /// with.
     pub fn install(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
     }
@@ -190,7 +199,11 @@ impl Gateway {
 
     /// A worker of this index, from 0: whoever calls [`Gateway::handle`] keeps one for its thread.
     pub fn worker(&self, index: usize) -> Worker {
-        Worker::new(View { snapshot: self.current(), telemetry: Arc::clone(&self.telemetry), worker: index })
+        Worker::new(View {
+            snapshot: self.current(),
+            telemetry: Arc::clone(&self.telemetry),
+            worker: index,
+        })
     }
 
     /// Lets go of what a worker need no longer keep. For a timer, every second or so.
@@ -199,19 +212,25 @@ impl Gateway {
     }
 
     /// Answers one request, on the calling worker.
-    pub async fn handle(&self, worker: &Worker, peer: &Peer, request: Request<Incoming>) -> Response<RecordedBody> {
+    pub async fn handle(
+        &self,
+        worker: &Worker,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> Response<RecordedBody> {
         // One config for this request, from its first byte to its last.
         let view = worker.view(&self.current);
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
-        let mut response = match self.pass(&view.snapshot, worker, peer, request, &mut exchange).await {
-            Ok(Passed::Response(response)) => response,
-            Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
-            Err(refusal) => {
-                exchange.refused(&refusal);
-                refusal.into_response(exchange.request_id())
-            }
-        };
+        let mut response =
+            match self.pass(&view.snapshot, worker, peer, request, &mut exchange).await {
+                Ok(Passed::Response(response)) => response,
+                Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
+                Err(refusal) => {
+                    exchange.refused(&refusal);
+                    refusal.into_response(exchange.request_id())
+                }
+            };
         if is_head {
             response = head_alone(response);
         }
@@ -232,41 +251,58 @@ impl Gateway {
         let (mut parts, body) = request.into_parts();
         let client = snapshot.proxies.client(peer, &parts.headers);
         exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, &client));
-        // hyper counts them on HTTP/1.1 only. On HTTP/2 a client may write each cookie as a field of its own (RFC 9113 §8.2.3).
+        // hyper counts them on HTTP/1.1 only. On HTTP/2 a client may write each cookie as a field
+        // of its own (RFC 9113 §8.2.3).
         let more_cookies = parts.headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
         if parts.headers.len() - more_cookies > snapshot.limits.max_headers {
             return Err(Refusal::HeadersTooLarge);
         }
         check_request(&parts.headers)?;
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
-        // What is rare is boxed: hyper keeps the room of this future for as long as a connection is open.
+        // What is rare is boxed: hyper keeps the room of this future for as long as a connection is
+        // open.
         if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
-            return Ok(Passed::Response(Box::pin(self.log_out(snapshot, issuer, &parts, body, exchange)).await?));
+            return Ok(Passed::Response(
+                Box::pin(self.log_out(snapshot, issuer, &parts, body, exchange)).await?,
+            ));
         }
         let route = snapshot.routes.find(&parts.method, &target)?;
         exchange.routed(route.index);
         let overridden = overridden(snapshot, route, &parts, &target)?;
-        Self::limit_client(route, &client, exchange).map_err(|refusal| shown(snapshot, route, &parts, &target, refusal))?;
+        Self::limit_client(route, &client, exchange)
+            .map_err(|refusal| shown(snapshot, route, &parts, &target, refusal))?;
         if let Some((also, parts)) = &overridden {
             Self::limit_client(also, &client, exchange)?;
             Box::pin(self.admit(snapshot, worker, also, parts, &target, &client, exchange)).await?;
         }
-        let permit = self
-            .admit(snapshot, worker, route, &parts, &target, &client, exchange)
-            .await
-            .map_err(|refusal| led_or_told(snapshot, route.token_from.cookie, &parts, &target, refusal))?;
+        let permit =
+            self.admit(snapshot, worker, route, &parts, &target, &client, exchange).await.map_err(
+                |refusal| led_or_told(snapshot, route.token_from.cookie, &parts, &target, refusal),
+            )?;
         exchange.permitted(&permit);
         let upstream = match &route.destination {
             Destination::Upstream(upstream) => upstream,
             Destination::Identity(mount) => {
-                let (verifier, now) = (self.verifier(snapshot, worker), self.telemetry.clock.unix_seconds());
-                let visit = Visit { snapshot, route, mount, target: &target, client: &client, verifier, now };
-                return Box::pin(self.visit(visit, parts, body, exchange)).await.map(Passed::Response);
+                let (verifier, now) =
+                    (self.verifier(snapshot, worker), self.telemetry.clock.unix_seconds());
+                let visit = Visit {
+                    snapshot,
+                    route,
+                    mount,
+                    target: &target,
+                    client: &client,
+                    verifier,
+                    now,
+                };
+                return Box::pin(self.visit(visit, parts, body, exchange))
+                    .await
+                    .map(Passed::Response);
             }
         };
 
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-        let outgoing = Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
+        let outgoing =
+            Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
         self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await
     }
 
@@ -279,7 +315,13 @@ impl Gateway {
         body: Incoming,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, LogoutFault> {
-        let (body, upload) = ClientBody::new(body, logout::LARGEST_BODY, snapshot.body_idle_timeout, Vec::new(), None);
+        let (body, upload) = ClientBody::new(
+            body,
+            logout::LARGEST_BODY,
+            snapshot.body_idle_timeout,
+            Vec::new(),
+            None,
+        );
         exchange.reads(upload);
         let token = logout_token(parts, body).await?;
         let token = verified(issuer, &token, &snapshot.keys, &self.telemetry.clock).await?;
@@ -290,7 +332,10 @@ impl Gateway {
     }
 
     /// Who is calling, and whether they may take this route.
-    #[expect(clippy::too_many_arguments, reason = "the two steps between which a limit stands, for both methods of an override")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the two steps between which a limit stands, for both methods of an override"
+    )]
     async fn admit<'snapshot>(
         &self,
         snapshot: &'snapshot Snapshot,
@@ -303,7 +348,9 @@ impl Gateway {
     ) -> Result<Permit<'snapshot>, Refusal> {
         let verifier = self.verifier(snapshot, worker);
         let time = Time { arrived: exchange.began_at(), clock: &self.telemetry.clock };
-        let caller = authenticate_with_newest(route, parts, target, client, verifier, &snapshot.keys, time).await;
+        let caller =
+            authenticate_with_newest(route, parts, target, client, verifier, &snapshot.keys, time)
+                .await;
         if let Ok(Some(caller)) = &caller {
             exchange.recognised(&caller.token);
             Self::limit_subject(route, &caller.token, exchange)?;
@@ -320,26 +367,46 @@ impl Gateway {
         }
     }
 
-    fn limit_client(route: &Route, client: &ClientAddress, exchange: &mut Exchange) -> Result<(), Refusal> {
+    fn limit_client(
+        route: &Route,
+        client: &ClientAddress,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
         match &route.limit {
-            Some(limit) if limit.settings().key == KeyKind::Client && !exchange.was_counted(limit) => {
+            Some(limit)
+                if limit.settings().key == KeyKind::Client && !exchange.was_counted(limit) =>
+            {
                 count(|| route.count_limited(), limit, limit.take_client(client.ip()), exchange)
             }
             _ => Ok(()),
         }
     }
 
-    fn limit_subject(route: &Route, caller: &VerifiedToken, exchange: &mut Exchange) -> Result<(), Refusal> {
+    fn limit_subject(
+        route: &Route,
+        caller: &VerifiedToken,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
         match &route.limit {
-            Some(limit) if limit.settings().key == KeyKind::Subject && !exchange.was_counted(limit) => {
-                count(|| route.count_limited(), limit, limit.take_subject(caller.issuer_name(), caller.subject()), exchange)
+            Some(limit)
+                if limit.settings().key == KeyKind::Subject && !exchange.was_counted(limit) =>
+            {
+                count(
+                    || route.count_limited(),
+                    limit,
+                    limit.take_subject(caller.issuer_name(), caller.subject()),
+                    exchange,
+                )
             }
             _ => Ok(()),
         }
     }
 
     /// Sends the request and makes the upstream's answer ours.
-    #[expect(clippy::too_many_arguments, reason = "the last step of the line gathers what the others made")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the last step of the line gathers what the others made"
+    )]
     async fn send(
         &self,
         snapshot: &Snapshot,
@@ -352,16 +419,23 @@ impl Gateway {
     ) -> Result<Passed, Refusal> {
         let is_echo = application.settings().application == Application::Echo;
         let asks = outgoing.asks().clone();
-        let gate = (asks.expects_continue && !is_echo && !body.is_end_stream()).then(Arc::<Gate>::default);
+        let gate =
+            (asks.expects_continue && !is_echo && !body.is_end_stream()).then(Arc::<Gate>::default);
         let is_head = *outgoing.method() == Method::HEAD;
-        let (body, upload) =
-            ClientBody::new(body, snapshot.max_body, snapshot.body_idle_timeout, asks.request_trailers.clone(), gate.clone());
+        let (body, upload) = ClientBody::new(
+            body,
+            snapshot.max_body,
+            snapshot.body_idle_timeout,
+            asks.request_trailers.clone(),
+            gate.clone(),
+        );
         if body.announced().is_some_and(|bytes| bytes > snapshot.max_body) {
             return Err(Refusal::BodyTooLarge);
         }
         let begun = exchange.sent(upload.clone());
         if is_echo {
-            let response = Box::pin(echo::answer(outgoing, body)).await.map_err(UpstreamFailure::from)?;
+            let response =
+                Box::pin(echo::answer(outgoing, body)).await.map_err(UpstreamFailure::from)?;
             exchange.answered();
             return Ok(Passed::Response(response));
         }
@@ -378,19 +452,25 @@ impl Gateway {
         if switches && !to_websocket {
             return Err(UpstreamFailure::Protocol.into());
         }
-        settle_response(response.status(), response.headers_mut()).map_err(UpstreamFailure::from)?;
+        settle_response(response.status(), response.headers_mut())
+            .map_err(UpstreamFailure::from)?;
         strip_response(response.headers_mut(), &snapshot.rules.token_names, asks.trailers);
         *response.version_mut() = Version::HTTP_11;
         if !to_websocket {
-            return Ok(Passed::Response(
-                response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))),
-            ));
+            return Ok(Passed::Response(response.map(|body| {
+                Body::Upstream(UpstreamBody::new(body, lease, asks.trailers, answered.into()))
+            })));
         }
         let upstream = hyper::upgrade::on(&mut response);
         let client = on_upgrade.ok_or(UpstreamFailure::Protocol)?;
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        Ok(Passed::Tunnel(Box::new(Tunnel { response: response.map(|_| Body::Empty), client, upstream, lease })))
+        Ok(Passed::Tunnel(Box::new(Tunnel {
+            response: response.map(|_| Body::Empty),
+            client,
+            upstream,
+            lease,
+        })))
     }
 
     /// Answers 101 and splices the two streams in a task of their own.
@@ -409,7 +489,10 @@ impl Gateway {
 }
 
 /// What came of a request that was let through.
-#[expect(clippy::large_enum_variant, reason = "a response is what nearly every request ends with: boxing it would cost each an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a response is what nearly every request ends with: boxing it would cost each an allocation"
+)]
 enum Passed {
     Response(Response<Body>),
     Tunnel(Box<Tunnel>),
@@ -423,8 +506,14 @@ struct Tunnel {
     lease: Lease,
 }
 
-/// What a limit says of a request: its cell is kept with the exchange, or the request goes no further.
-fn count(exceeds: impl FnOnce(), limit: &Arc<Limit>, taken: Result<Cell, Exceeded>, exchange: &mut Exchange) -> Result<(), Refusal> {
+/// What a limit says of a request: its cell is kept with the exchange, or the request goes no
+/// further.
+fn count(
+    exceeds: impl FnOnce(),
+    limit: &Arc<Limit>,
+    taken: Result<Cell, Exceeded>,
+    exchange: &mut Exchange,
+) -> Result<(), Refusal> {
     let exceeded = match taken {
         Ok(cell) => {
             exchange.counted(Arc::clone(limit), cell);
@@ -434,24 +523,34 @@ fn count(exceeds: impl FnOnce(), limit: &Arc<Limit>, taken: Result<Cell, Exceede
     };
     exceeds();
     if limit.observes() {
-        tracing::info!(limit = limit.name(), request_id = exchange.request_id(), "would be limited");
+        tracing::info!(
+            limit = limit.name(),
+            request_id = exchange.request_id(),
+            "would be limited"
+        );
         return Ok(());
     }
-    Err(Refusal::Limited { limit: limit.name().to_owned(), retry_after: exceeded.retry_after_seconds() })
+    Err(Refusal::Limited {
+        limit: limit.name().to_owned(),
+        retry_after: exceeded.retry_after_seconds(),
+    })
 }
 
 /// The permit for a recognised caller, or for nobody where the route only counts its refusals.
 ///
 /// # Errors
 /// The refusal of authentication or authorization.
-pub fn permit(route: &Route, caller: Result<Option<Caller>, Refusal>) -> Result<Permit<'_>, Refusal> {
+pub fn permit(
+    route: &Route,
+    caller: Result<Option<Caller>, Refusal>,
+) -> Result<Permit<'_>, Refusal> {
     caller
         .and_then(|caller| authorize(route, caller).map_err(Refusal::from))
         .or_else(|refusal| Permit::unenforced(route, refusal.reason()).ok_or(refusal))
 }
 
-/// The request as an application would read it that obeys an override field, and its route, where the chosen route lets such fields
-/// through: it must be let through as well.
+/// The request as an application would read it that obeys an override field, and its route, where
+/// the chosen route lets such fields through: it must be let through as well.
 ///
 /// # Errors
 /// [`Refusal::MethodOverride`], a method that is never forwarded, or that no route takes it.
@@ -477,7 +576,10 @@ pub fn overridden<'snapshot>(
 fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
     let mut found = None;
     for (name, value) in headers {
-        if !self::headers::METHOD_OVERRIDES.iter().any(|own| self::headers::same_folded(own, name.as_str())) {
+        if !self::headers::METHOD_OVERRIDES
+            .iter()
+            .any(|own| self::headers::same_folded(own, name.as_str()))
+        {
             continue;
         }
         let upper = value.as_bytes().trim_ascii().to_ascii_uppercase();
@@ -490,5 +592,7 @@ fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
 }
 
 fn upgrades_to_websocket(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+    headers
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }

@@ -15,7 +15,9 @@ use super::authenticate::TokenNames;
 use super::authorize::Permit;
 use super::body::{ClientBody, Gate};
 use super::client::ClientAddress;
-use super::headers::{HOP_BY_HOP, METHOD_OVERRIDES, NOT_IN_TRAILERS, OwnedNames, connection_names, same_folded};
+use super::headers::{
+    HOP_BY_HOP, METHOD_OVERRIDES, NOT_IN_TRAILERS, OwnedNames, connection_names, same_folded,
+};
 use super::target::{Ambiguity, Target};
 use crate::telemetry::ids::{self, Traceparent};
 use crate::telemetry::write_address;
@@ -47,9 +49,11 @@ pub struct ExchangeIds {
 impl ExchangeIds {
     /// Keeps what a trusted proxy says, and begins what nobody said.
     pub fn new(headers: &HeaderMap, client: &ClientAddress) -> Self {
-        let kept = |name: &HeaderName| if client.peer_is_trusted() { single(headers, name) } else { None };
+        let kept =
+            |name: &HeaderName| if client.peer_is_trusted() { single(headers, name) } else { None };
         let request_id = kept(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
-        let continued = kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
+        let continued =
+            kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
         Self::write(client.ip(), request_id, continued)
     }
 
@@ -58,7 +62,11 @@ impl ExchangeIds {
         Self::write(client, None, None)
     }
 
-    fn write(client: IpAddr, request_id: Option<HeaderValue>, continued: Option<Traceparent>) -> Self {
+    fn write(
+        client: IpAddr,
+        request_id: Option<HeaderValue>,
+        continued: Option<Traceparent>,
+    ) -> Self {
         let trace = continued.unwrap_or_else(Traceparent::begin);
         // Three values in one allocation.
         let mut text = Vec::with_capacity(128);
@@ -71,7 +79,10 @@ impl ExchangeIds {
         }
         let text = Bytes::from(text);
         // Nothing but letters, digits, and the signs of addresses.
-        let value = |range| HeaderValue::from_maybe_shared(text.slice(range)).unwrap_or(HeaderValue::from_static(""));
+        let value = |range| {
+            HeaderValue::from_maybe_shared(text.slice(range))
+                .unwrap_or(HeaderValue::from_static(""))
+        };
         Self {
             request_id: request_id.unwrap_or_else(|| value(addressed..text.len())),
             traceparent: value(0..traced),
@@ -106,8 +117,8 @@ pub struct Asks {
 }
 
 impl Outgoing {
-    /// Strips everything that a client could use to pose as someone or to move the application's idea of the request, then sets what the
-    /// upstream may rely on (CONTRACT §4).
+    /// Strips everything that a client could use to pose as someone or to move the application's
+    /// idea of the request, then sets what the upstream may rely on (CONTRACT §4).
     ///
     /// # Errors
     /// [`Ambiguity`], when a prefix cannot be cut off without cutting a segment in two.
@@ -121,19 +132,27 @@ impl Outgoing {
     ) -> Result<Self, Ambiguity> {
         let route = permit.route();
         let Parts { method, mut headers, version, .. } = request;
-        let owned: Vec<HeaderName> = headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
+        let owned: Vec<HeaderName> =
+            headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
         let asks = Asks::read(&method, version, &headers, &owned, rules);
-        let tracestate = if ids.trace_is_continued { headers.get_all(TRACESTATE).iter().cloned().collect() } else { Vec::new() };
-        let keep_authorization = route.forward_authorization && permit.vouches_for_authorization(&headers);
+        let tracestate = if ids.trace_is_continued {
+            headers.get_all(TRACESTATE).iter().cloned().collect()
+        } else {
+            Vec::new()
+        };
+        let keep_authorization =
+            route.forward_authorization && permit.vouches_for_authorization(&headers);
         let removed = strip(&mut headers, owned, |name| {
-            (keep_authorization && name == header::AUTHORIZATION) || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
+            (keep_authorization && name == header::AUTHORIZATION)
+                || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
         });
         strip_cookies(&mut headers, &rules.token_names);
 
         if let Some(caller) = permit.caller() {
             route.identity.set(caller, &mut headers);
         }
-        let host = route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
+        let host =
+            route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
         let host = host.unwrap_or_else(|| target.authority());
         // Mostly it is the very value that was received.
         if headers.get(header::HOST) != Some(host) {
@@ -180,9 +199,14 @@ impl Outgoing {
     }
 
     /// The request for the wire. An upstream that answers `100 Continue` opens `gate`.
-    pub fn into_request(mut self, body: ClientBody, gate: Option<Arc<Gate>>) -> Request<ClientBody> {
+    pub fn into_request(
+        mut self,
+        body: ClientBody,
+        gate: Option<Arc<Gate>>,
+    ) -> Request<ClientBody> {
         if body.has_unknown_length() {
-            // Said aloud: hyper takes a GET without either length for one without a body, and would drop it.
+            // Said aloud: hyper takes a GET without either length for one without a body, and would
+            // drop it.
             self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let mut request = Request::new(body);
@@ -201,19 +225,34 @@ impl Outgoing {
 }
 
 impl Asks {
-    /// `owned`: those names of `headers` that are ours. All fields that are read here are among them, and few requests have any.
-    fn read(method: &Method, version: Version, headers: &HeaderMap, owned: &[HeaderName], rules: &HeaderRules) -> Self {
+    /// `owned`: those names of `headers` that are ours. All fields that are read here are among
+    /// them, and few requests have any.
+    fn read(
+        method: &Method,
+        version: Version,
+        headers: &HeaderMap,
+        owned: &[HeaderName],
+        rules: &HeaderRules,
+    ) -> Self {
         let has = |name: &HeaderName| owned.contains(name);
         let websocket = has(&header::UPGRADE)
             && version == Version::HTTP_11
             && method == Method::GET
-            && single(headers, &header::UPGRADE).is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
+            && single(headers, &header::UPGRADE).is_some_and(|value| {
+                value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")
+            })
             && has_token(headers, &header::CONNECTION, b"upgrade");
         Self {
             websocket,
             trailers: has(&header::TE) && has_token(headers, &header::TE, b"trailers"),
-            request_trailers: if has(&header::TRAILER) { declared_trailers(headers, rules) } else { Vec::new() },
-            expects_continue: has(&header::EXPECT) && version >= Version::HTTP_11 && has_token(headers, &header::EXPECT, b"100-continue"),
+            request_trailers: if has(&header::TRAILER) {
+                declared_trailers(headers, rules)
+            } else {
+                Vec::new()
+            },
+            expects_continue: has(&header::EXPECT)
+                && version >= Version::HTTP_11
+                && has_token(headers, &header::EXPECT, b"100-continue"),
         }
     }
 
@@ -237,7 +276,11 @@ impl Asks {
 }
 
 /// Removes what is for this hop alone and those names that are ours, and tells which.
-fn strip(headers: &mut HeaderMap, owned: Vec<HeaderName>, keep: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+fn strip(
+    headers: &mut HeaderMap,
+    owned: Vec<HeaderName>,
+    keep: impl Fn(&HeaderName) -> bool,
+) -> Vec<HeaderName> {
     let has_connection = owned.contains(&header::CONNECTION);
     let mut doomed = owned;
     doomed.retain(|name| !keep(name));
@@ -248,14 +291,18 @@ fn strip(headers: &mut HeaderMap, owned: Vec<HeaderName>, keep: impl Fn(&HeaderN
     doomed
 }
 
-/// Takes our cookies out of the request and leaves the others, byte for byte, in one field (RFC 9113 §8.2.3).
+/// Takes our cookies out of the request and leaves the others, byte for byte, in one field (RFC
+/// 9113 §8.2.3).
 fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
     let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return };
     let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
     if cookies.iter().nth(1).is_none() && !pairs().any(|pair| names.own_cookie(pair)) {
         return;
     }
-    let kept: Vec<&[u8]> = pairs().map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty() && !names.own_cookie(pair)).collect();
+    let kept: Vec<&[u8]> = pairs()
+        .map(<[u8]>::trim_ascii)
+        .filter(|pair| !pair.is_empty() && !names.own_cookie(pair))
+        .collect();
     // Every byte of it stood in a header value.
     match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
         Ok(value) if !kept.is_empty() => {
@@ -270,7 +317,8 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
 /// Takes out of an upstream's answer what is for that hop alone, and cookies that only we may set.
 pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
     let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
-    // Few answers have any of these: one look at each name is cheaper than looking for each of them.
+    // Few answers have any of these: one look at each name is cheaper than looking for each of
+    // them.
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in connection_names(headers) {
             headers.remove(name);
@@ -282,9 +330,16 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
     if let Some(declared) = declared {
         headers.insert(header::TRAILER, declared);
     }
-    let ours = |line: &HeaderValue| names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default());
+    let ours = |line: &HeaderValue| {
+        names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default())
+    };
     if headers.get_all(header::SET_COOKIE).iter().any(ours) {
-        let kept: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().filter(|line| !ours(line)).cloned().collect();
+        let kept: Vec<HeaderValue> = headers
+            .get_all(header::SET_COOKIE)
+            .iter()
+            .filter(|line| !ours(line))
+            .cloned()
+            .collect();
         headers.remove(header::SET_COOKIE);
         for line in kept {
             headers.append(header::SET_COOKIE, line);
@@ -292,12 +347,17 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
     }
 }
 
-/// The request trailers that `Trailer` declares, less our names and those that may not stand in a trailer (RFC 9110 §6.5.1).
+/// The request trailers that `Trailer` declares, less our names and those that may not stand in a
+/// trailer (RFC 9110 §6.5.1).
 fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName> {
     let mut names: Vec<HeaderName> = Vec::new();
-    let declared = headers.get_all(header::TRAILER).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let declared = headers
+        .get_all(header::TRAILER)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     for name in declared.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()) {
-        let forbidden = rules.owned.contains(&name) || NOT_IN_TRAILERS.iter().any(|other| same_folded(name.as_str(), other));
+        let forbidden = rules.owned.contains(&name)
+            || NOT_IN_TRAILERS.iter().any(|other| same_folded(name.as_str(), other));
         if !forbidden && !names.contains(&name) {
             names.push(name);
         }
@@ -314,7 +374,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderVal
 
 /// Whether a comma-separated field has this member.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
-    let members = headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let members =
+        headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(token))
 }
 

@@ -1,8 +1,9 @@
 //! An upstream's socket that is read to its end also when it takes nothing any more.
 //!
-//! An application that has heard enough (413, 401) answers and closes in the middle of an upload. What is written from then on fails, while
-//! its answer waits in the socket to be read (RFC 9112 §9.5); hyper gives a connection up when a write fails. So a write that fails is
-//! left pending here, and whoever reads learns the end: the answer, then why there is no more.
+//! An application that has heard enough (413, 401) answers and closes in the middle of an upload.
+//! What is written from then on fails, while its answer waits in the socket to be read (RFC 9112
+//! §9.5); hyper gives a connection up when a write fails. So a write that fails is left pending
+//! here, and whoever reads learns the end: the answer, then why there is no more.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,8 +11,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose writes do not fail as long as there may be something to read: where the other side takes nothing any more they wait, and
-/// the end of what it has sent is the error.
+/// A stream whose writes do not fail as long as there may be something to read: where the other
+/// side takes nothing any more they wait, and the end of what it has sent is the error.
 #[derive(Debug)]
 pub(super) struct ReadingOn<T> {
     io: T,
@@ -42,7 +43,11 @@ impl<T> ReadingOn<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ReadingOn<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = polled
@@ -59,7 +64,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadingOn<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ReadingOn<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.is_deaf {
             return Poll::Pending;
         }
@@ -67,7 +76,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadingOn<T> {
         self.wait_if_deaf(written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if self.is_deaf {
             return Poll::Pending;
         }
@@ -100,11 +113,13 @@ mod tests {
     /// Both ends of a connection.
     async fn pair() -> (ReadingOn<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (near, far) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         (ReadingOn::new(near.unwrap()), far.unwrap().0)
     }
 
-    /// Until the other side is known to take nothing: an error, or none within a moment where it waits.
+    /// Until the other side is known to take nothing: an error, or none within a moment where it
+    /// waits.
     async fn write_on(near: &mut ReadingOn<TcpStream>) -> Option<io::Error> {
         loop {
             match tokio::time::timeout(Duration::from_millis(200), near.write(&[0; 4096])).await {

@@ -1,8 +1,10 @@
-//! The one vocabulary of decisions: response bodies, the access log, metric labels, `explain` and the reference all use these words.
+//! The one vocabulary of decisions: response bodies, the access log, metric labels, `explain` and
+//! the reference all use these words.
 
 use http::StatusCode;
 
-/// Why a request was let through or refused. No variant carries data: what a client may learn is exactly this word.
+/// Why a request was let through or refused. No variant carries data: what a client may learn is
+/// exactly this word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The route is public.
@@ -205,7 +207,9 @@ impl Reason {
     /// What a refusal with this reason is answered with; 200 for the reasons of a pass.
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized => StatusCode::OK,
+            Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized => {
+                StatusCode::OK
+            }
             Self::TargetAmbiguous
             | Self::FramingInvalid
             | Self::CredentialsMalformed
@@ -243,7 +247,9 @@ impl Reason {
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::KeysUnavailable | Self::StoreUnavailable | Self::Overloaded | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeysUnavailable | Self::StoreUnavailable | Self::Overloaded | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 

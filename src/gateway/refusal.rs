@@ -1,7 +1,7 @@
 //! Every answer that is ours.
 //!
-//! A client gets a status, a reason and a request id (RFC 9457), written from [`Reason`] alone: no variant's text ever leaves. What an
-//! operator needs stands in the variants, and goes to the log.
+//! A client gets a status, a reason and a request id (RFC 9457), written from [`Reason`] alone: no
+//! variant's text ever leaves. What an operator needs stands in the variants, and goes to the log.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -69,7 +69,8 @@ pub enum Refusal {
     /// A browser is led to the login, or through a renewal, instead.
     #[error("{refusal}; the browser is led to {}", page_of(location))]
     Led {
-        /// A path of this site. Its query names the page that was asked for, with that one's query, which is never logged.
+        /// A path of this site. Its query names the page that was asked for, with that one's query,
+        /// which is never logged.
         location: String,
         /// What anybody else is told.
         refusal: Box<Refusal>,
@@ -90,10 +91,12 @@ impl Refusal {
         match self {
             Self::Target(TargetError::Ambiguous(_))
             | Self::Rewrite(_)
-            | Self::NoRoute(NoRoute::Ambiguous(_) | NoRoute::NotPermitted(..)) => Reason::TargetAmbiguous,
-            Self::Target(TargetError::Method) | Self::NoRoute(NoRoute::Method { .. }) | Self::Logout(LogoutFault::Method) => {
-                Reason::MethodNotAllowed
+            | Self::NoRoute(NoRoute::Ambiguous(_) | NoRoute::NotPermitted(..)) => {
+                Reason::TargetAmbiguous
             }
+            Self::Target(TargetError::Method)
+            | Self::NoRoute(NoRoute::Method { .. })
+            | Self::Logout(LogoutFault::Method) => Reason::MethodNotAllowed,
             Self::NoRoute(NoRoute::NotFound) => Reason::RouteNotFound,
             Self::Limited { .. } => Reason::RateLimited,
             Self::Unauthenticated(unauthenticated) => match unauthenticated {
@@ -118,11 +121,18 @@ impl Refusal {
             Self::Led { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
-            Self::BodyTooLarge | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => Reason::BodyTooLarge,
+            Self::BodyTooLarge
+            | Self::Upstream(UpstreamFailure::Upload(UploadFailure::TooLarge)) => {
+                Reason::BodyTooLarge
+            }
             Self::Upstream(failure) => match failure {
-                UpstreamFailure::Unreachable(ConnectError::Timeout) | UpstreamFailure::Timeout => Reason::UpstreamTimeout,
+                UpstreamFailure::Unreachable(ConnectError::Timeout) | UpstreamFailure::Timeout => {
+                    Reason::UpstreamTimeout
+                }
                 UpstreamFailure::Unreachable(_) => Reason::UpstreamUnreachable,
-                UpstreamFailure::Failed(_) | UpstreamFailure::Protocol | UpstreamFailure::Framing(_) => Reason::UpstreamFailed,
+                UpstreamFailure::Failed(_)
+                | UpstreamFailure::Protocol
+                | UpstreamFailure::Framing(_) => Reason::UpstreamFailed,
                 UpstreamFailure::Upload(_) => Reason::FramingInvalid,
             },
         }
@@ -136,7 +146,8 @@ impl Refusal {
         }
     }
 
-    /// What the client is told beside the reason: what is wrong with its body or its new password. Words of ours, none of the request's.
+    /// What the client is told beside the reason: what is wrong with its body or its new password.
+    /// Words of ours, none of the request's.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Identity(refused) => match &refused.error {
@@ -169,14 +180,19 @@ impl Refusal {
                 headers.insert(header::ALLOW, allow);
             }
             Self::Target(TargetError::Method) => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"));
+                headers.insert(
+                    header::ALLOW,
+                    HeaderValue::from_static("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"),
+                );
             }
             Self::Logout(LogoutFault::Method) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
             Self::Logout(_) if reason == Reason::RequestInvalid => {
-                // OpenID Connect Back-Channel Logout 1.0 §2.8: what the issuer looks for beside what all refusals hold.
-                *response.body_mut() = Body::Bytes(with_error("invalid_request", &problem_body(reason, request_id)));
+                // OpenID Connect Back-Channel Logout 1.0 §2.8: what the issuer looks for beside
+                // what all refusals hold.
+                *response.body_mut() =
+                    Body::Bytes(with_error("invalid_request", &problem_body(reason, request_id)));
             }
             Self::Limited { retry_after, .. }
             | Self::Logout(LogoutFault::KeysUnavailable { retry_after, .. })
@@ -213,10 +229,14 @@ fn identity(error: &IdentityError) -> Reason {
         IdentityError::Password(_) => Reason::PasswordRejected,
         IdentityError::Grant(_) => Reason::InvalidGrant,
         IdentityError::Link => Reason::LinkInvalid,
-        IdentityError::NoSession | IdentityError::NoLogo | IdentityError::NotOffered => Reason::RouteNotFound,
+        IdentityError::NoSession | IdentityError::NoLogo | IdentityError::NotOffered => {
+            Reason::RouteNotFound
+        }
         IdentityError::Nobody => Reason::CredentialsMissing,
         IdentityError::Overloaded(_) | IdentityError::MailFull(_) => Reason::Overloaded,
-        IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => Reason::StoreUnavailable,
+        IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => {
+            Reason::StoreUnavailable
+        }
     }
 }
 
@@ -282,7 +302,9 @@ pub fn problem_body(reason: Reason, request_id: &str) -> Bytes {
     let request_id = request_id.replace('\\', "\\\\").replace('"', "\\\"");
     let title = status.canonical_reason().unwrap_or("Refused");
     let (status, reason) = (status.as_u16(), reason.as_str());
-    Bytes::from(format!("{{\"title\":\"{title}\",\"status\":{status},\"reason\":\"{reason}\",\"request_id\":\"{request_id}\"}}\n"))
+    Bytes::from(format!(
+        "{{\"title\":\"{title}\",\"status\":{status},\"reason\":\"{reason}\",\"request_id\":\"{request_id}\"}}\n"
+    ))
 }
 
 /// The body of an answer that tells more (RFC 9457 §3.1.4).
@@ -298,13 +320,20 @@ fn detailed_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
     Bytes::from(format!("{problem}\n"))
 }
 
-/// RFC 6750 §3: what the client could do better. Where no token was shown there is no error of it to tell (§3.1); of its codes, 403 has one.
+/// RFC 6750 §3: what the client could do better. Where no token was shown there is no error of it
+/// to tell (§3.1); of its codes, 403 has one.
 fn challenge(reason: Reason) -> Option<&'static str> {
     Some(match (reason, reason.status().as_u16()) {
-        (Reason::CredentialsMissing | Reason::LoginFailed | Reason::InvalidGrant | Reason::CodeRequired, _) => {
-            "Bearer realm=\"portcullis\""
+        (
+            Reason::CredentialsMissing
+            | Reason::LoginFailed
+            | Reason::InvalidGrant
+            | Reason::CodeRequired,
+            _,
+        ) => "Bearer realm=\"portcullis\"",
+        (Reason::CredentialsMalformed | Reason::CredentialsAmbiguous, _) => {
+            "Bearer realm=\"portcullis\", error=\"invalid_request\""
         }
-        (Reason::CredentialsMalformed | Reason::CredentialsAmbiguous, _) => "Bearer realm=\"portcullis\", error=\"invalid_request\"",
         (_, 401) => "Bearer realm=\"portcullis\", error=\"invalid_token\"",
         (_, 403) => "Bearer realm=\"portcullis\", error=\"insufficient_scope\"",
         _ => return None,
@@ -323,7 +352,11 @@ mod tests {
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             assert_eq!(response.headers()["cache-control"], "no-store");
             let status = response.status().as_u16();
-            assert_eq!(matches!(status, 401 | 403), response.headers().contains_key("www-authenticate") && status != 400, "{reason:?}");
+            assert_eq!(
+                matches!(status, 401 | 403),
+                response.headers().contains_key("www-authenticate") && status != 400,
+                "{reason:?}"
+            );
             if status == 403 {
                 assert_eq!(
                     response.headers()["www-authenticate"],

@@ -1,7 +1,8 @@
 //! The route table: which requests go where, and who may make them.
 //!
-//! Host, then path, then method: an exact host before a wildcard before none, an exact path before a subtree, longer before shorter, a
-//! literal before `{x}`. The order in the file never counts, and a method never falls through to a less specific path.
+//! Host, then path, then method: an exact host before a wildcard before none, an exact path before
+//! a subtree, longer before shorter, a literal before `{x}`. The order in the file never counts,
+//! and a method never falls through to a less specific path.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -188,7 +189,9 @@ impl Methods {
     /// A method that is in both.
     pub fn overlap(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::All, Self::Only(methods)) | (Self::Only(methods), Self::All) => !methods.is_empty(),
+            (Self::All, Self::Only(methods)) | (Self::Only(methods), Self::All) => {
+                !methods.is_empty()
+            }
             (Self::All, Self::All) => true,
             (Self::Only(one), Self::Only(other)) => one.iter().any(|method| other.contains(method)),
         }
@@ -226,7 +229,8 @@ pub struct RouteTable {
     mounts: Vec<(HostPattern, Mount)>,
 }
 
-/// Two routes that match the same requests: the index of the earlier one, and of the one that cannot be.
+/// Two routes that match the same requests: the index of the earlier one, and of the one that
+/// cannot be.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// The route that stands.
@@ -236,7 +240,8 @@ pub struct Conflict {
 }
 
 impl RouteTable {
-    /// Builds the table. Of routes that match the same requests ([`conflicts`]) the first in the file stands.
+    /// Builds the table. Of routes that match the same requests ([`conflicts`]) the first in the
+    /// file stands.
     pub fn new(mut routes: Vec<Route>) -> Self {
         let mut table = Self::default();
         let mut demands = SameDemands::default();
@@ -269,12 +274,20 @@ impl RouteTable {
     /// [`NoRoute`]
     pub fn find(&self, method: &Method, target: &Target) -> Result<&Route, NoRoute> {
         let not_canonical = target.relaxed().first_beyond(Relaxations::NONE);
-        let Some(terminal) = self.hosts(target.host()).find_map(|host| host.find(target.path())) else {
+        let Some(terminal) = self.hosts(target.host()).find_map(|host| host.find(target.path()))
+        else {
             return Err(not_canonical.map_or(NoRoute::NotFound, NoRoute::Ambiguous));
         };
-        let chosen = terminal.routes.iter().filter_map(|&index| self.routes.get(index)).find(|route| route.pattern.methods.contain(method));
+        let chosen = terminal
+            .routes
+            .iter()
+            .filter_map(|&index| self.routes.get(index))
+            .find(|route| route.pattern.methods.contain(method));
         let Some(route) = chosen else {
-            return Err(not_canonical.map_or_else(|| NoRoute::Method { allow: self.allow(terminal) }, NoRoute::Ambiguous));
+            return Err(not_canonical.map_or_else(
+                || NoRoute::Method { allow: self.allow(terminal) },
+                NoRoute::Ambiguous,
+            ));
         };
         match target.relaxed().first_beyond(route.permitted) {
             Some(ambiguity) => Err(NoRoute::NotPermitted(ambiguity, Arc::clone(&route.name))),
@@ -288,17 +301,33 @@ impl RouteTable {
         here.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, mount)| mount)
     }
 
-    /// The other routes that have this host and path, for `explain`: why each did not win over `chosen`.
-    pub fn rivals<'a>(&'a self, chosen: &'a Route, target: &'a Target) -> impl Iterator<Item = (&'a Route, &'static str)> {
-        let rivals = self.routes.iter().filter(move |route| route.index != chosen.index && route.pattern.matches(target));
+    /// The other routes that have this host and path, for `explain`: why each did not win over
+    /// `chosen`.
+    pub fn rivals<'a>(
+        &'a self,
+        chosen: &'a Route,
+        target: &'a Target,
+    ) -> impl Iterator<Item = (&'a Route, &'static str)> {
+        let rivals = self
+            .routes
+            .iter()
+            .filter(move |route| route.index != chosen.index && route.pattern.matches(target));
         rivals.map(move |rival| (rival, chosen.pattern.beats(&rival.pattern)))
     }
 
     /// The tables that a host's requests are looked up in, the most specific first.
     fn hosts<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a HostTable> {
         let suffixes = host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
-        let wildcards = if self.suffix.is_empty() { None } else { Some(suffixes.filter_map(|suffix| self.suffix.get(suffix))) };
-        self.exact.get(host).into_iter().chain(wildcards.into_iter().flatten()).chain(std::iter::once(&self.any))
+        let wildcards = if self.suffix.is_empty() {
+            None
+        } else {
+            Some(suffixes.filter_map(|suffix| self.suffix.get(suffix)))
+        };
+        self.exact
+            .get(host)
+            .into_iter()
+            .chain(wildcards.into_iter().flatten())
+            .chain(std::iter::once(&self.any))
     }
 
     fn allow(&self, terminal: &Terminal) -> HeaderValue {
@@ -318,7 +347,9 @@ pub fn conflicts(patterns: &[&Pattern]) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
     let mut by_shape: HashMap<(&HostPattern, String, bool), Vec<usize>> = HashMap::new();
     for (index, pattern) in patterns.iter().enumerate() {
-        let rivals = by_shape.entry((&pattern.host, pattern.shape(usize::MAX), pattern.subtree)).or_default();
+        let rivals = by_shape
+            .entry((&pattern.host, pattern.shape(usize::MAX), pattern.subtree))
+            .or_default();
         if let Some(&taken) = rivals.iter().find(|&&rival| collide(patterns[rival], pattern)) {
             conflicts.push(Conflict { taken, refused: index });
         }
@@ -329,16 +360,19 @@ pub fn conflicts(patterns: &[&Pattern]) -> Vec<Conflict> {
 
 /// Whether two patterns of one host and folded shape match a request in common.
 fn collide(one: &Pattern, other: &Pattern) -> bool {
-    one.methods.overlap(&other.methods) && (one.fold_case || other.fold_case || one.segments == other.segments)
+    one.methods.overlap(&other.methods)
+        && (one.fold_case || other.fold_case || one.segments == other.segments)
 }
 
-/// What an application that folds case may compare: by upper case, as Java does, `ſ` is `s` and `ı` is `i`; by lower case they are not.
+/// What an application that folds case may compare: by upper case, as Java does, `ſ` is `s` and `ı`
+/// is `i`; by lower case they are not.
 fn fold_case(text: &str) -> String {
     text.to_uppercase().to_lowercase()
 }
 
 impl Pattern {
-    /// Its first `length` segments in lower case, the names of parameters left out: patterns with different shapes never collide.
+    /// Its first `length` segments in lower case, the names of parameters left out: patterns with
+    /// different shapes never collide.
     pub fn shape(&self, length: usize) -> String {
         let mut shape = String::new();
         for segment in self.segments.iter().take(length) {
@@ -362,7 +396,10 @@ impl Pattern {
             Segment::Literal(text) if self.fold_case => fold_case(text) == fold_case(received),
             Segment::Literal(text) => **text == *received,
         };
-        host && self.segments.iter().all(|segment| next().is_some_and(|received| fits(segment, received)))
+        host && self
+            .segments
+            .iter()
+            .all(|segment| next().is_some_and(|received| fits(segment, received)))
             && (self.subtree || next().is_none())
     }
 
@@ -370,9 +407,13 @@ impl Pattern {
     fn beats(&self, other: &Self) -> &'static str {
         match (self.rank(), other.rank()) {
             _ if self.host.rank() != other.host.rank() => "its host is less specific",
-            (own, theirs) if own.exact != theirs.exact => "it is a subtree, and an exact path goes first",
+            (own, theirs) if own.exact != theirs.exact => {
+                "it is a subtree, and an exact path goes first"
+            }
             (own, theirs) if own.segments != theirs.segments => "its path is shorter",
-            (own, theirs) if own.literals != theirs.literals => "it has a parameter where the other has a literal",
+            (own, theirs) if own.literals != theirs.literals => {
+                "it has a parameter where the other has a literal"
+            }
             _ => "it is for other methods",
         }
     }
@@ -383,12 +424,9 @@ impl Pattern {
     }
 
     fn rank(&self) -> Rank {
-        let literals = self
-            .segments
-            .iter()
-            .take(64)
-            .enumerate()
-            .fold(0, |mask, (at, segment)| mask | if matches!(segment, Segment::Literal(_)) { 1 << (63 - at) } else { 0 });
+        let literals = self.segments.iter().take(64).enumerate().fold(0, |mask, (at, segment)| {
+            mask | if matches!(segment, Segment::Literal(_)) { 1 << (63 - at) } else { 0 }
+        });
         Rank { exact: !self.subtree, segments: self.segments.len(), literals }
     }
 }
@@ -459,7 +497,11 @@ impl Trie {
             let node = &mut self.nodes[at];
             let child = match segment {
                 Segment::Literal(text) => {
-                    let text = if pattern.fold_case { fold_case(text).into_boxed_str() } else { text.clone() };
+                    let text = if pattern.fold_case {
+                        fold_case(text).into_boxed_str()
+                    } else {
+                        text.clone()
+                    };
                     *node.literal.entry(text).or_insert(next)
                 }
                 Segment::Any => *node.any.get_or_insert(next),
@@ -471,7 +513,8 @@ impl Trie {
         }
         let node = &mut self.nodes[at];
         let terminal = if pattern.subtree { &mut node.subtree } else { &mut node.exact };
-        let terminal = terminal.get_or_insert_with(|| Terminal { rank: pattern.rank(), routes: Vec::new() });
+        let terminal =
+            terminal.get_or_insert_with(|| Terminal { rank: pattern.rank(), routes: Vec::new() });
         terminal.routes.push(route);
     }
 
@@ -482,7 +525,12 @@ impl Trie {
     }
 
     /// Looks below `node` for what matches `rest`; returns true once nothing better can be found.
-    fn search<'a>(&'a self, node: &'a Node, rest: Option<&str>, best: &mut Option<&'a Terminal>) -> bool {
+    fn search<'a>(
+        &'a self,
+        node: &'a Node,
+        rest: Option<&str>,
+        best: &mut Option<&'a Terminal>,
+    ) -> bool {
         if let Some(subtree) = &node.subtree
             && best.is_none_or(|best| best.rank < subtree.rank)
         {
@@ -495,12 +543,17 @@ impl Trie {
             }
             return node.exact.is_some();
         };
-        let (segment, after) = rest.split_once('/').map_or((rest, None), |(segment, after)| (segment, Some(after)));
+        let (segment, after) =
+            rest.split_once('/').map_or((rest, None), |(segment, after)| (segment, Some(after)));
         let literal = node.literal.get(segment).and_then(|&child| self.nodes.get(child));
         if literal.is_some_and(|child| self.search(child, after, best)) {
             return true;
         }
-        let any = if segment.is_empty() { None } else { node.any.and_then(|child| self.nodes.get(child)) };
+        let any = if segment.is_empty() {
+            None
+        } else {
+            node.any.and_then(|child| self.nodes.get(child))
+        };
         any.is_some_and(|child| self.search(child, after, best))
     }
 }
@@ -514,7 +567,11 @@ impl Pattern {
         let Some(below) = path.strip_prefix('/') else { return Err("must begin with `/`") };
         let (body, subtree) = match below.strip_suffix('*') {
             Some("") => return Ok((Vec::new(), true)),
-            Some(body) => (body.strip_suffix('/').ok_or("may have `*` only as its last segment, as in `/reports/*`")?, true),
+            Some(body) => (
+                body.strip_suffix('/')
+                    .ok_or("may have `*` only as its last segment, as in `/reports/*`")?,
+                true,
+            ),
             None => (below, false),
         };
         let mut segments = Vec::new();
@@ -555,11 +612,19 @@ pub(super) mod tests {
     use std::time::Duration;
 
     /// A route to nowhere, for tests of the table.
-    pub(in crate::gateway) fn route(host: &str, path: &str, methods: &[&str], fold_case: bool) -> Route {
+    pub(in crate::gateway) fn route(
+        host: &str,
+        path: &str,
+        methods: &[&str],
+        fold_case: bool,
+    ) -> Route {
         let (segments, subtree) = Pattern::parse_path(path).unwrap();
         let host = match host {
             "" => HostPattern::Any,
-            _ => host.strip_prefix('*').map_or_else(|| HostPattern::Exact(host.into()), |suffix| HostPattern::Suffix(suffix.into())),
+            _ => host.strip_prefix('*').map_or_else(
+                || HostPattern::Exact(host.into()),
+                |suffix| HostPattern::Suffix(suffix.into()),
+            ),
         };
         let methods = match methods {
             [] => Methods::All,
@@ -599,7 +664,9 @@ pub(super) mod tests {
     fn find(table: &RouteTable, method: &str, host: &str, path: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_str(host).unwrap());
-        let target = Target::parse(&Method::GET, &path.parse::<Uri>().unwrap(), Version::HTTP_11, &headers).unwrap();
+        let target =
+            Target::parse(&Method::GET, &path.parse::<Uri>().unwrap(), Version::HTTP_11, &headers)
+                .unwrap();
         match table.find(&method.parse().unwrap(), &target) {
             Ok(route) => format!("{} {}", host_text(&route.pattern.host), route.name),
             Err(NoRoute::Method { allow }) => format!("405 {}", allow.to_str().unwrap()),
@@ -650,11 +717,15 @@ pub(super) mod tests {
             ("test", "/w/1", "- /*"),
         ];
         for reversed in [false, true] {
-            let mut routes: Vec<Route> = rows.iter().map(|(host, path)| route(host, path, &[], false)).collect();
+            let mut routes: Vec<Route> =
+                rows.iter().map(|(host, path)| route(host, path, &[], false)).collect();
             if reversed {
                 routes.reverse();
             }
-            assert_eq!(conflicts(&routes.iter().map(|route| &route.pattern).collect::<Vec<_>>()), []);
+            assert_eq!(
+                conflicts(&routes.iter().map(|route| &route.pattern).collect::<Vec<_>>()),
+                []
+            );
             let table = RouteTable::new(routes);
             for (host, path, expected) in cases {
                 assert_eq!(find(&table, "GET", host, path), expected, "{host}{path}");
@@ -664,7 +735,11 @@ pub(super) mod tests {
 
     #[test]
     fn a_method_never_falls_through() {
-        let routes = vec![route("", "/a", &["GET"], false), route("", "/a", &["POST", "PUT"], false), route("", "/*", &[], false)];
+        let routes = vec![
+            route("", "/a", &["GET"], false),
+            route("", "/a", &["POST", "PUT"], false),
+            route("", "/*", &[], false),
+        ];
         assert_eq!(conflicts(&routes.iter().map(|route| &route.pattern).collect::<Vec<_>>()), []);
         let table = RouteTable::new(routes);
         assert_eq!(find(&table, "HEAD", "x", "/a"), "- /a");
@@ -685,13 +760,21 @@ pub(super) mod tests {
             (route("", "/a/b", &[], false), route("", "/a/{x}", &[], false), false),
         ] {
             let names = (one.name.clone(), other.name.clone());
-            assert_eq!(!conflicts(&[&one.pattern, &other.pattern]).is_empty(), conflict, "{names:?}");
+            assert_eq!(
+                !conflicts(&[&one.pattern, &other.pattern]).is_empty(),
+                conflict,
+                "{names:?}"
+            );
         }
     }
 
     #[test]
     fn routes_to_an_application_that_folds_case_compete_folded() {
-        let table = RouteTable::new(vec![route("", "/*", &[], true), route("", "/Admin/*", &[], true), route("", "/static/*", &[], false)]);
+        let table = RouteTable::new(vec![
+            route("", "/*", &[], true),
+            route("", "/Admin/*", &[], true),
+            route("", "/static/*", &[], false),
+        ]);
 
         assert_eq!(find(&table, "GET", "x", "/aDMIN/x"), "- /Admin/*");
         assert_eq!(find(&table, "GET", "x", "/adm%C4%B1n/x"), "- /Admin/*");
@@ -705,8 +788,14 @@ pub(super) mod tests {
         lenient.permitted = Relaxations::MERGE_SLASHES;
         let table = RouteTable::new(vec![lenient, route("", "/new/*", &[], false)]);
         assert_eq!(find(&table, "GET", "x", "//old//a"), "- /old/*");
-        assert_eq!(find(&table, "GET", "x", "/old/a;b"), "the path has a parameter, which route `/old/*` does not permit");
-        assert_eq!(find(&table, "GET", "x", "/new//a"), "the path has an empty segment, which route `/new/*` does not permit");
+        assert_eq!(
+            find(&table, "GET", "x", "/old/a;b"),
+            "the path has a parameter, which route `/old/*` does not permit"
+        );
+        assert_eq!(
+            find(&table, "GET", "x", "/new//a"),
+            "the path has an empty segment, which route `/new/*` does not permit"
+        );
         assert_eq!(find(&table, "GET", "x", "//nowhere"), "the path has an empty segment");
     }
 
@@ -715,9 +804,10 @@ pub(super) mod tests {
         for path in ["/", "/*", "/a", "/a/", "/a/*", "/{x}", "/{x}/*", "/a b", "/é"] {
             assert!(Pattern::parse_path(path).is_ok(), "{path}");
         }
-        for path in
-            ["", "a", "/a*", "/*/a", "/a/../b", "/.", "//", "/a//b", "/a//*", "/a{x}", "/{}", "/{x", "/a;b", "/a?b", "/a\\b", "/{{x}}"]
-        {
+        for path in [
+            "", "a", "/a*", "/*/a", "/a/../b", "/.", "//", "/a//b", "/a//*", "/a{x}", "/{}", "/{x",
+            "/a;b", "/a?b", "/a\\b", "/{{x}}",
+        ] {
             assert!(Pattern::parse_path(path).is_err(), "{path}");
         }
     }

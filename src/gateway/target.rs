@@ -1,8 +1,9 @@
 //! The request target, read once (RFC 9112 §3.2, RFC 3986 §3.3).
 //!
-//! A [`Target`] is the proof that host and path have one meaning. The decision is made on its decoded path; the bytes that were received
-//! are what is sent. What could be read in two ways is refused, never repaired: a path that the gateway reads in one way and the
-//! application in another is how a check is walked around.
+//! A [`Target`] is the proof that host and path have one meaning. The decision is made on its
+//! decoded path; the bytes that were received are what is sent. What could be read in two ways is
+//! refused, never repaired: a path that the gateway reads in one way and the application in another
+//! is how a check is walked around.
 
 use std::fmt;
 
@@ -30,15 +31,28 @@ impl Target {
     /// Reads the target of a request.
     ///
     /// # Errors
-    /// [`TargetError`], when host or path are missing, malformed or ambiguous, or the method is never forwarded.
-    pub fn parse(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<Self, TargetError> {
+    /// [`TargetError`], when host or path are missing, malformed or ambiguous, or the method is
+    /// never forwarded.
+    pub fn parse(
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+    ) -> Result<Self, TargetError> {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(TargetError::Method);
         }
         let authority = authority(uri, version, headers)?;
         let host_len = authority_host_len(authority.as_bytes())?;
-        let host = authority.to_str().map_err(|_| Ambiguity::HostMalformed)?.get(..host_len).ok_or(Ambiguity::HostMalformed)?;
-        let lower_host = host.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| host.to_ascii_lowercase().into_boxed_str());
+        let host = authority
+            .to_str()
+            .map_err(|_| Ambiguity::HostMalformed)?
+            .get(..host_len)
+            .ok_or(Ambiguity::HostMalformed)?;
+        let lower_host = host
+            .bytes()
+            .any(|byte| byte.is_ascii_uppercase())
+            .then(|| host.to_ascii_lowercase().into_boxed_str());
         let sent = match uri.path_and_query() {
             // An absolute-form target without a path means "/" (RFC 9112 §3.2.1).
             None => PathAndQuery::from_static("/"),
@@ -53,7 +67,9 @@ impl Target {
     pub fn host(&self) -> &str {
         match &self.lower_host {
             Some(host) => host,
-            None => std::str::from_utf8(&self.authority.as_bytes()[..self.host_len]).unwrap_or_default(),
+            None => {
+                std::str::from_utf8(&self.authority.as_bytes()[..self.host_len]).unwrap_or_default()
+            }
         }
     }
 
@@ -87,14 +103,22 @@ impl Target {
         self.relaxed
     }
 
-    /// What is sent when `segments` leading segments and the query parameter `parameter` are taken away.
+    /// What is sent when `segments` leading segments and the query parameter `parameter` are taken
+    /// away.
     ///
     /// Whole received segments go; what remains begins with exactly one `/`.
     ///
     /// # Errors
-    /// [`Ambiguity::EncodedSlash`], when an encoded slash lies in the part to be removed: the segment would have to be cut in two.
-    pub fn rewritten(&self, segments: usize, parameter: Option<&str>) -> Result<PathAndQuery, Ambiguity> {
-        let has_parameter = parameter.is_some_and(|name| self.query().is_some_and(|query| query_values(query, name).next().is_some()));
+    /// [`Ambiguity::EncodedSlash`], when an encoded slash lies in the part to be removed: the
+    /// segment would have to be cut in two.
+    pub fn rewritten(
+        &self,
+        segments: usize,
+        parameter: Option<&str>,
+    ) -> Result<PathAndQuery, Ambiguity> {
+        let has_parameter = parameter.is_some_and(|name| {
+            self.query().is_some_and(|query| query_values(query, name).next().is_some())
+        });
         if segments == 0 && !has_parameter {
             return Ok(self.sent.clone());
         }
@@ -103,7 +127,9 @@ impl Target {
         text.push_str(without_segments(self.sent.path(), segments)?);
         if let Some(query) = self.query() {
             let kept: Vec<&str> = match parameter {
-                Some(name) if has_parameter => query.split('&').filter(|pair| !names(pair, name)).collect(),
+                Some(name) if has_parameter => {
+                    query.split('&').filter(|pair| !names(pair, name)).collect()
+                }
                 _ => vec![query],
             };
             if !(has_parameter && kept.is_empty()) {
@@ -118,16 +144,21 @@ impl Target {
 
 /// The values of the query parameter `name`, still encoded.
 pub fn query_values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
-    query.split('&').filter(move |pair| names(pair, name)).map(|pair| pair.split_once('=').map_or("", |(_, value)| value))
+    query
+        .split('&')
+        .filter(move |pair| names(pair, name))
+        .map(|pair| pair.split_once('=').map_or("", |(_, value)| value))
 }
 
 /// Whether a `name=value` pair has this name, as an application that decodes it would read it.
 fn names(pair: &str, name: &str) -> bool {
     let found = pair.split_once('=').map_or(pair, |(name, _)| name);
-    found == name || (found.contains(['%', '+']) && decode_form(found).as_deref() == Some(name.as_bytes()))
+    found == name
+        || (found.contains(['%', '+']) && decode_form(found).as_deref() == Some(name.as_bytes()))
 }
 
-/// Decodes one part of a query (`application/x-www-form-urlencoded`); `None` when an escape is broken.
+/// Decodes one part of a query (`application/x-www-form-urlencoded`); `None` when an escape is
+/// broken.
 pub fn decode_form(text: &str) -> Option<Vec<u8>> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -148,7 +179,8 @@ pub fn decode_form(text: &str) -> Option<Vec<u8>> {
 
 /// The received path less its first `count` segments, without a leading slash.
 ///
-/// Segments are counted as they were matched: one that is empty, or holds a parameter alone, was merged away and does not count.
+/// Segments are counted as they were matched: one that is empty, or holds a parameter alone, was
+/// merged away and does not count.
 fn without_segments(path: &str, count: usize) -> Result<&str, Ambiguity> {
     let mut rest = path.trim_start_matches('/');
     let mut left = count;
@@ -180,8 +212,11 @@ impl Relaxations {
     pub const ENCODED_SLASH: Self = Self(4);
 
     /// Each with the word that `insecure_path` has for it.
-    pub const WORDS: [(&'static str, Self); 3] =
-        [("merge_slashes", Self::MERGE_SLASHES), ("parameters", Self::PARAMETERS), ("encoded_slash", Self::ENCODED_SLASH)];
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("merge_slashes", Self::MERGE_SLASHES),
+        ("parameters", Self::PARAMETERS),
+        ("encoded_slash", Self::ENCODED_SLASH),
+    ];
 
     /// Both together.
     #[must_use]
@@ -241,7 +276,8 @@ pub enum Ambiguity {
     /// More than one `Host`.
     #[error("there is more than one Host")]
     HostRepeated,
-    /// A host that is no name, IPv4 address or bracketed IPv6 address with an optional port; or with userinfo or a final dot.
+    /// A host that is no name, IPv4 address or bracketed IPv6 address with an optional port; or
+    /// with userinfo or a final dot.
     #[error("the host is malformed")]
     HostMalformed,
     /// `Host` and the target's authority differ.
@@ -299,10 +335,21 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
         return Err(Ambiguity::NoPath);
     }
     match host {
-        Some(host) if same_authority(host.as_bytes(), in_target.as_str().as_bytes(), uri.scheme_str() == Some("https")) => Ok(host.clone()),
+        Some(host)
+            if same_authority(
+                host.as_bytes(),
+                in_target.as_str().as_bytes(),
+                uri.scheme_str() == Some("https"),
+            ) =>
+        {
+            Ok(host.clone())
+        }
         Some(_) => Err(Ambiguity::HostDisagrees),
-        // HTTP/2 names it in `:authority` alone (RFC 9113 §8.3.1); HTTP/1.1 always has Host (RFC 9112 §3.2).
-        None if version >= Version::HTTP_2 => HeaderValue::from_str(in_target.as_str()).map_err(|_| Ambiguity::HostMalformed),
+        // HTTP/2 names it in `:authority` alone (RFC 9113 §8.3.1); HTTP/1.1 always has Host (RFC
+        // 9112 §3.2).
+        None if version >= Version::HTTP_2 => {
+            HeaderValue::from_str(in_target.as_str()).map_err(|_| Ambiguity::HostMalformed)
+        }
         None => Err(Ambiguity::HostMissing),
     }
 }
@@ -310,28 +357,42 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
 /// Whether two authorities name the same host and port; the scheme's own port may be left out.
 pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
     let own: &[u8] = if https { b":443" } else { b":80" };
-    let bare = |authority: &[u8]| authority.strip_suffix(own).unwrap_or(authority).to_ascii_lowercase();
+    let bare =
+        |authority: &[u8]| authority.strip_suffix(own).unwrap_or(authority).to_ascii_lowercase();
     one.eq_ignore_ascii_case(other) || bare(one) == bare(other)
 }
 
 /// Checks an authority and returns the length of its host.
 ///
-/// Narrower than RFC 3986 §3.2.2: no percent-encoding, no sub-delims, and no final dot, which one application takes for the same name
-/// and the next for another.
+/// Narrower than RFC 3986 §3.2.2: no percent-encoding, no sub-delims, and no final dot, which one
+/// application takes for the same name and the next for another.
 fn authority_host_len(authority: &[u8]) -> Result<usize, Ambiguity> {
     let (host_len, valid) = if authority.first() == Some(&b'[') {
-        let end = authority.iter().position(|&byte| byte == b']').ok_or(Ambiguity::HostMalformed)?;
-        let inside = std::str::from_utf8(&authority[1..end]).map_err(|_| Ambiguity::HostMalformed)?;
+        let end =
+            authority.iter().position(|&byte| byte == b']').ok_or(Ambiguity::HostMalformed)?;
+        let inside =
+            std::str::from_utf8(&authority[1..end]).map_err(|_| Ambiguity::HostMalformed)?;
         (end + 1, inside.parse::<std::net::Ipv6Addr>().is_ok())
     } else {
         let end = authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len());
         let host = &authority[..end];
-        let name = |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        (end, !host.is_empty() && host.iter().all(name) && host.last() != Some(&b'.') && host.first() != Some(&b'.'))
+        let name =
+            |&byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        (
+            end,
+            !host.is_empty()
+                && host.iter().all(name)
+                && host.last() != Some(&b'.')
+                && host.first() != Some(&b'.'),
+        )
     };
     let port_valid = match &authority[host_len..] {
         [] => true,
-        [b':', digits @ ..] => (1..=5).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) && port(digits) <= 65_535,
+        [b':', digits @ ..] => {
+            (1..=5).contains(&digits.len())
+                && digits.iter().all(u8::is_ascii_digit)
+                && port(digits) <= 65_535
+        }
         _ => false,
     };
     if valid && port_valid { Ok(host_len) } else { Err(Ambiguity::HostMalformed) }
@@ -341,7 +402,8 @@ fn port(digits: &[u8]) -> u32 {
     digits.iter().fold(0, |port, digit| port * 10 + u32::from(digit - b'0'))
 }
 
-/// Reads a received path as an application would: `None` where that is the received bytes themselves.
+/// Reads a received path as an application would: `None` where that is the received bytes
+/// themselves.
 fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     let bytes = path.as_bytes();
     if is_plain(bytes) {
@@ -352,7 +414,9 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     if whole.chars().any(char::is_control) {
         return Err(Ambiguity::Control);
     }
-    if whole.as_bytes().windows(3).any(|window| window[0] == b'%' && window[1].is_ascii_hexdigit() && window[2].is_ascii_hexdigit()) {
+    if whole.as_bytes().windows(3).any(|window| {
+        window[0] == b'%' && window[1].is_ascii_hexdigit() && window[2].is_ascii_hexdigit()
+    }) {
         return Err(Ambiguity::DoubleEncoding);
     }
     let text = match kept {
@@ -423,7 +487,8 @@ fn decoded(path: &[u8]) -> Result<Decoded, Ambiguity> {
                 match decoded {
                     b'\\' | b';' => return Err(Ambiguity::EncodedDelimiter),
                     0..0x20 | 0x7f => return Err(Ambiguity::Control),
-                    // Within a parameter nobody can say which of the two the application cuts first.
+                    // Within a parameter nobody can say which of the two the application cuts
+                    // first.
                     b'/' if in_parameter => return Err(Ambiguity::EncodedSlash),
                     b'/' => relaxed = relaxed.with(Relaxations::ENCODED_SLASH),
                     _ => {}
@@ -442,7 +507,8 @@ fn decoded(path: &[u8]) -> Result<Decoded, Ambiguity> {
 
 /// The byte that the escape at `at` stands for.
 fn escape(bytes: &[u8], at: usize) -> Option<u8> {
-    let digit = |offset: usize| bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16));
+    let digit =
+        |offset: usize| bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16));
     u8::try_from(digit(1)? * 16 + digit(2)?).ok()
 }
 
@@ -578,7 +644,11 @@ mod tests {
             ("/a{b}", Ambiguity::PathByte),
             ("/é", Ambiguity::PathByte),
         ] {
-            assert_eq!(path(received).map(|target| target.path().to_owned()), Err(ambiguity), "{received}");
+            assert_eq!(
+                path(received).map(|target| target.path().to_owned()),
+                Err(ambiguity),
+                "{received}"
+            );
         }
         assert_eq!(canonical("/a\\b"), Err(Ambiguity::PathByte));
         assert_eq!(canonical("/a b"), Err(Ambiguity::PathByte));
@@ -605,14 +675,17 @@ mod tests {
 
     #[test]
     fn hosts() {
-        for (host, expected) in
-            [("App.Example.com:8080", "app.example.com"), ("127.0.0.1", "127.0.0.1"), ("[::1]:80", "[::1]"), ("a_b.test", "a_b.test")]
-        {
+        for (host, expected) in [
+            ("App.Example.com:8080", "app.example.com"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("[::1]:80", "[::1]"),
+            ("a_b.test", "a_b.test"),
+        ] {
             assert_eq!(parse("/", &[host]).unwrap().host(), expected);
         }
         for host in [
-            "", "a b", "a@b", "u:p@b", "a/b", "a,b", "a.", ".a", "a:", "a:x", "a:70000", "a:1:2", "[::1", "[::1]x", "[x]", "%61", "a;b",
-            "a\\b", "a?b", "a#b",
+            "", "a b", "a@b", "u:p@b", "a/b", "a,b", "a.", ".a", "a:", "a:x", "a:70000", "a:1:2",
+            "[::1", "[::1]x", "[x]", "%61", "a;b", "a\\b", "a?b", "a#b",
         ] {
             assert_eq!(parse("/", &[host]).unwrap_err(), Ambiguity::HostMalformed.into(), "{host}");
         }
@@ -631,10 +704,21 @@ mod tests {
         ] {
             assert_eq!(parse(target, &[host]).unwrap().host(), "a.test", "{target}");
         }
-        for (target, host) in [("http://a.test/x", "b.test"), ("http://a.test:81/x", "a.test"), ("http://a.test:443/x", "a.test")] {
-            assert_eq!(parse(target, &[host]).unwrap_err(), Ambiguity::HostDisagrees.into(), "{target}");
+        for (target, host) in [
+            ("http://a.test/x", "b.test"),
+            ("http://a.test:81/x", "a.test"),
+            ("http://a.test:443/x", "a.test"),
+        ] {
+            assert_eq!(
+                parse(target, &[host]).unwrap_err(),
+                Ambiguity::HostDisagrees.into(),
+                "{target}"
+            );
         }
-        assert_eq!(parse("http://u:p@a.test/", &["u:p@a.test"]).unwrap_err(), Ambiguity::HostMalformed.into());
+        assert_eq!(
+            parse("http://u:p@a.test/", &["u:p@a.test"]).unwrap_err(),
+            Ambiguity::HostMalformed.into()
+        );
         assert_eq!(parse("ftp://a.test/", &["a.test"]).unwrap_err(), Ambiguity::NoPath.into());
         assert_eq!(parse("http://a.test/", &[]).unwrap_err(), Ambiguity::HostMissing.into());
         assert_eq!(parse("*", &["a.test"]).unwrap_err(), Ambiguity::NoPath.into());
@@ -643,14 +727,18 @@ mod tests {
     #[test]
     fn http2_names_its_host_in_the_authority() {
         let uri: Uri = "https://a.test/x".parse().unwrap();
-        assert_eq!(Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).unwrap().host(), "a.test");
+        assert_eq!(
+            Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).unwrap().host(),
+            "a.test"
+        );
     }
 
     #[test]
     fn connect_and_trace_are_never_forwarded() {
         for method in [Method::CONNECT, Method::TRACE] {
             assert_eq!(
-                Target::parse(&method, &Uri::from_static("/"), Version::HTTP_11, &HeaderMap::new()).unwrap_err(),
+                Target::parse(&method, &Uri::from_static("/"), Version::HTTP_11, &HeaderMap::new())
+                    .unwrap_err(),
                 TargetError::Method
             );
         }
@@ -675,9 +763,16 @@ mod tests {
             ("/a?", 0, Some("access_token"), "/a?"),
             ("/a/b?q?", 1, Some("access_token"), "/b?q?"),
         ] {
-            assert_eq!(path(received).unwrap().rewritten(segments, parameter).unwrap().as_str(), sent, "{received}");
+            assert_eq!(
+                path(received).unwrap().rewritten(segments, parameter).unwrap().as_str(),
+                sent,
+                "{received}"
+            );
         }
-        assert_eq!(path("/a%2Fb/c").unwrap().rewritten(1, None).unwrap_err(), Ambiguity::EncodedSlash);
+        assert_eq!(
+            path("/a%2Fb/c").unwrap().rewritten(1, None).unwrap_err(),
+            Ambiguity::EncodedSlash
+        );
     }
 
     proptest::proptest! {
@@ -701,7 +796,8 @@ mod tests {
                 proptest::prop_assert!(read.starts_with('/'));
                 proptest::prop_assert!(!read.contains("//") && !read.contains('\\') && !read.contains(';'));
                 proptest::prop_assert!(!read.split('/').any(|segment| segment == "." || segment == ".."));
-                // Reading it again changes nothing: an application that decodes twice sees the same path.
+                // Reading it again changes nothing: an application that decodes twice sees the same
+                // path.
                 let twice = read.bytes().any(|byte| byte == b'%');
                 if !twice { proptest::prop_assert_eq!(canonical(read).ok().and_then(|(again, _)| again), None); }
             }

@@ -1,4 +1,5 @@
-//! After 101: two streams, spliced until either ends, falls silent, or the drain deadline cuts them.
+//! After 101: two streams, spliced until either ends, falls silent, or the drain deadline cuts
+//! them.
 
 use std::io;
 use std::pin::Pin;
@@ -15,8 +16,15 @@ use tokio::time::Instant;
 use super::exchange::{Exchange, TunnelBytes};
 use super::upstream::Lease;
 
-/// Runs a tunnel to its end. The record is written, and the upstream's connection closed, when this returns or is dropped.
-pub(super) async fn run(client: OnUpgrade, upstream: OnUpgrade, bytes: Arc<TunnelBytes>, lease: Lease, exchange: Box<Exchange>) {
+/// Runs a tunnel to its end. The record is written, and the upstream's connection closed, when this
+/// returns or is dropped.
+pub(super) async fn run(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    bytes: Arc<TunnelBytes>,
+    lease: Lease,
+    exchange: Box<Exchange>,
+) {
     let idle = lease.idle_timeout();
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(both) => both,
@@ -27,7 +35,8 @@ pub(super) async fn run(client: OnUpgrade, upstream: OnUpgrade, bytes: Arc<Tunne
     };
     let activity = Activity::new();
     let mut client = Watched { io: TokioIo::new(client), read: &bytes.up, activity: &activity };
-    let mut upstream = Watched { io: TokioIo::new(upstream), read: &bytes.down, activity: &activity };
+    let mut upstream =
+        Watched { io: TokioIo::new(upstream), read: &bytes.down, activity: &activity };
     tokio::select! {
         // Either side may close first, and may do so rudely; there is nobody left to tell.
         _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
@@ -48,13 +57,17 @@ impl Activity {
     }
 
     fn note(&self) {
-        self.last.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last.store(
+            u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// Returns once nothing has passed for `idle`.
     async fn silence(&self, idle: Duration) {
         loop {
-            let deadline = self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            let deadline =
+                self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
             if Instant::now() >= deadline {
                 return;
             }
@@ -71,7 +84,11 @@ struct Watched<'a, T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         let read = buf.filled().len() - before;
@@ -84,7 +101,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 

@@ -1,7 +1,9 @@
-//! An application behind the gateway: where it is, how long it may take, and the connections that are kept to it.
+//! An application behind the gateway: where it is, how long it may take, and the connections that
+//! are kept to it.
 //!
-//! Each worker keeps its own connections, so that none is touched by two cores. A connection is used again only after its response was
-//! read to the end; one that a request was cancelled on is closed, so that an answer can never reach the wrong request.
+//! Each worker keeps its own connections, so that none is touched by two cores. A connection is
+//! used again only after its response was read to the end; one that a request was cancelled on is
+//! closed, so that an answer can never reach the wrong request.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -136,7 +138,8 @@ pub enum ConnectError {
     Http(#[from] hyper::Error),
 }
 
-/// How long an idle connection is kept where the upstream does not say. Below what Node (5 s) and most others close at.
+/// How long an idle connection is kept where the upstream does not say. Below what Node (5 s) and
+/// most others close at.
 const KEEP: Duration = Duration::from_secs(4);
 
 /// The longest that an upstream's own `Keep-Alive: timeout` is believed.
@@ -158,7 +161,11 @@ const MAX_IDLE: usize = 2048;
 
 impl Upstream {
     /// An upstream for this many workers. `tls` is given exactly for `https://`.
-    pub fn new(settings: UpstreamSettings, tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>, workers: usize) -> Self {
+    pub fn new(
+        settings: UpstreamSettings,
+        tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+        workers: usize,
+    ) -> Self {
         let tls = tls.map(|(config, name)| (tokio_rustls::TlsConnector::from(config), name));
         let idle = (0..workers.max(1)).map(|_| Mutex::new(VecDeque::new())).collect();
         Self { settings, tls, idle }
@@ -173,13 +180,16 @@ impl Upstream {
     pub fn sweep(&self, worker: usize) -> usize {
         let now = Instant::now();
         let mut idle = self.idle(worker);
-        idle.retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < idle.keep);
+        idle.retain(|idle| {
+            !idle.connection.sender.is_closed() && now.duration_since(idle.since) < idle.keep
+        });
         idle.len()
     }
 
     /// Sends a request and waits for the response head.
     ///
-    /// It is sent again only if a kept connection was dead before a byte of the request had left. `now` is when it is sent first.
+    /// It is sent again only if a kept connection was dead before a byte of the request had left.
+    /// `now` is when it is sent first.
     ///
     /// # Errors
     /// [`UpstreamFailure`], whose fault it was told apart.
@@ -200,8 +210,11 @@ impl Upstream {
                 },
             }
         }
-        let connected = tokio::time::timeout(self.settings.connect_timeout, Box::pin(self.connect())).await;
-        let mut connection = connected.unwrap_or(Err(ConnectError::Timeout)).map_err(UpstreamFailure::Unreachable)?;
+        let connected =
+            tokio::time::timeout(self.settings.connect_timeout, Box::pin(self.connect())).await;
+        let mut connection = connected
+            .unwrap_or(Err(ConnectError::Timeout))
+            .map_err(UpstreamFailure::Unreachable)?;
         let response = connection.sender.send_request(request);
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
             Ok(response) => Ok((response, self.lease(worker, connection))),
@@ -228,12 +241,17 @@ impl Upstream {
             loop {
                 let since = last_progress(begun, upload);
                 ready!(timer.poll_until(since + self.settings.response_timeout, cx));
-                // A client that pauses in its upload is not the upstream's fault: its own clock is running.
+                // A client that pauses in its upload is not the upstream's fault: its own clock is
+                // running.
                 match upload {
                     Some(upload) if upload.awaits_client() => {
-                        ready!(timer.poll_until(Instant::now() + self.settings.response_timeout, cx));
+                        ready!(
+                            timer.poll_until(Instant::now() + self.settings.response_timeout, cx)
+                        );
                     }
-                    _ if last_progress(begun, upload) <= since => return Poll::Ready(Err(UpstreamFailure::Timeout)),
+                    _ if last_progress(begun, upload) <= since => {
+                        return Poll::Ready(Err(UpstreamFailure::Timeout));
+                    }
                     _ => {}
                 }
             }
@@ -252,7 +270,9 @@ impl Upstream {
         while at > 0 {
             at -= 1;
             let candidate = idle.get(at)?;
-            if candidate.connection.sender.is_closed() || now.duration_since(candidate.since) >= candidate.keep {
+            if candidate.connection.sender.is_closed()
+                || now.duration_since(candidate.since) >= candidate.keep
+            {
                 idle.remove(at);
             } else if candidate.connection.sender.is_ready() {
                 return idle.remove(at).map(|idle| idle.connection);
@@ -266,13 +286,17 @@ impl Upstream {
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let Application::Http { host, port, .. } = &self.settings.application else { return Err(ConnectError::NoAddress) };
+        let Application::Http { host, port, .. } = &self.settings.application else {
+            return Err(ConnectError::NoAddress);
+        };
         let stream = dial(host, *port).await?;
         stream.set_nodelay(true)?;
         let stream = ReadingOn::new(stream);
         match &self.tls {
             None => handshake(Coalescing(stream)).await,
-            Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await,
+            Some((connector, name)) => {
+                handshake(connector.connect(name.clone(), stream).await?).await
+            }
         }
     }
 }
@@ -303,9 +327,18 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
     Err(last)
 }
 
-async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection, ConnectError> {
-    let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER).max_header_size(LONGEST_HEAD).handshake(TokioIo::new(io)).await?;
-    #[expect(clippy::disallowed_methods, reason = "the handle is kept beside the sender and ends the task with it")]
+async fn handshake(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Connection, ConnectError> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .max_header_size(LONGEST_HEAD)
+        .handshake(TokioIo::new(io))
+        .await?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the handle is kept beside the sender and ends the task with it"
+    )]
     let task = tokio::spawn(async move {
         // What goes wrong is told to whoever waits for the response.
         let _ = connection.with_upgrades().await;
@@ -315,7 +348,10 @@ async fn handshake(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
 
 fn broke_off(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
-        return format!("the head of the upstream's answer has more than {} KiB or {MOST_FIELDS} fields", LONGEST_HEAD / 1024);
+        return format!(
+            "the head of the upstream's answer has more than {} KiB or {MOST_FIELDS} fields",
+            LONGEST_HEAD / 1024
+        );
     }
     format!("the upstream broke off: {error}")
 }
@@ -328,7 +364,8 @@ fn failure(error: hyper::Error, upload: Option<&Upload>) -> UpstreamFailure {
     }
 }
 
-/// The connection that a response is being read from: kept when the response ends, closed when it is dropped before.
+/// The connection that a response is being read from: kept when the response ends, closed when it
+/// is dropped before.
 pub struct Lease {
     upstream: Arc<Upstream>,
     worker: usize,
@@ -337,12 +374,15 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Reads how long the upstream keeps the connection (`Keep-Alive: timeout=5`), so that ours ends a second earlier.
+    /// Reads how long the upstream keeps the connection (`Keep-Alive: timeout=5`), so that ours
+    /// ends a second earlier.
     pub fn observe(&mut self, headers: &HeaderMap) {
-        let Some(seconds) = headers
-            .get(KEEP_ALIVE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok()))
+        let Some(seconds) =
+            headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
+                value
+                    .split(',')
+                    .find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok())
+            })
         else {
             return;
         };
@@ -420,7 +460,10 @@ impl HttpBody for UpstreamBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
         if let Some(error) = body.broken.take() {
             return Poll::Ready(Some(Err(BodyError::Upstream(error))));
@@ -438,8 +481,8 @@ impl HttpBody for UpstreamBody {
             Some(Err(error)) => {
                 body.lease.connection = None;
                 body.broken = Some(error);
-                // hyper drops what it has not written when a body fails, and a client that hears nothing at all may ask again by itself: so
-                // it is let write first.
+                // hyper drops what it has not written when a body fails, and a client that hears
+                // nothing at all may ask again by itself: so it is let write first.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

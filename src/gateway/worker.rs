@@ -8,7 +8,8 @@ use super::exchange::View;
 use super::snapshot::Snapshot;
 use crate::token::TokenCache;
 
-/// One worker's own things. The locks are never contended: they are there because a connection's future has to be `Send`.
+/// One worker's own things. The locks are never contended: they are there because a connection's
+/// future has to be `Send`.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Worker {
@@ -21,7 +22,10 @@ impl Worker {
     /// The worker that looks at this.
     pub(super) fn new(view: View) -> Self {
         let (snapshot, metrics) = (&view.snapshot, &view.telemetry.metrics);
-        let tokens = TokenCache::new(snapshot.token_cache.share(snapshot.start.workers), metrics.token_cache());
+        let tokens = TokenCache::new(
+            snapshot.token_cache.share(snapshot.start.workers),
+            metrics.token_cache(),
+        );
         Self { index: view.worker, view: Mutex::new(Arc::new(view)), tokens: Mutex::new(tokens) }
     }
 
@@ -46,8 +50,8 @@ impl Worker {
         Arc::clone(&view)
     }
 
-    /// What is to be done from time to time: a snapshot that was replaced, connections and tokens that have had their time are let go, and
-    /// a reload's bounds are taken.
+    /// What is to be done from time to time: a snapshot that was replaced, connections and tokens
+    /// that have had their time are let go, and a reload's bounds are taken.
     pub(super) fn tidy(&self, current: &ArcSwap<Snapshot>) {
         let view = self.view(current);
         let snapshot = &view.snapshot;

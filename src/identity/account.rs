@@ -1,8 +1,9 @@
 //! Accounts: who may log in, and as what.
 //!
-//! Endpoints and the command line use these verbs alike. What a change takes away is gone when it returns: it is one step of the store
-//! with the revocation of what was issued before, and this process's list has it then. Other processes read it from the store;
-//! a command waits until they have.
+//! Endpoints and the command line use these verbs alike. What a change takes away is gone when it
+//! returns: it is one step of the store with the revocation of what was issued before, and this
+//! process's list has it then. Other processes read it from the store; a command waits until they
+//! have.
 
 use std::sync::Arc;
 
@@ -65,14 +66,22 @@ impl Accounts {
     /// [`AccountError::Taken`], [`AccountError::Store`]
     pub async fn add(&self, new: NewAccount, now: u64) -> Result<AccountRow, AccountError> {
         let account = new.into_row(now);
-        if self.store.insert_account(&account).await? { Ok(account) } else { Err(AccountError::Taken) }
+        if self.store.insert_account(&account).await? {
+            Ok(account)
+        } else {
+            Err(AccountError::Taken)
+        }
     }
 
     /// Adds all of these accounts, or none: the index of the first whose address is taken.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn add_all(&self, new: Vec<NewAccount>, now: u64) -> Result<Result<(), usize>, StoreError> {
+    pub async fn add_all(
+        &self,
+        new: Vec<NewAccount>,
+        now: u64,
+    ) -> Result<Result<(), usize>, StoreError> {
         let accounts: Vec<AccountRow> = new.into_iter().map(|new| new.into_row(now)).collect();
         self.store.insert_accounts(&accounts).await
     }
@@ -101,11 +110,18 @@ impl Accounts {
         self.store.accounts().await
     }
 
-    /// Gives an account other roles. Its access tokens end; its sessions go on, and their next tokens hold the new roles.
+    /// Gives an account other roles. Its access tokens end; its sessions go on, and their next
+    /// tokens hold the new roles.
     ///
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::Store`]
-    pub async fn set_roles(&self, id: &str, roles: &[String], policy: &Policy, now: u64) -> Result<(), AccountError> {
+    pub async fn set_roles(
+        &self,
+        id: &str,
+        roles: &[String],
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
         self.change(id, AccountChange::Roles(&roles.join(" ")), policy, now).await
     }
 
@@ -113,7 +129,13 @@ impl Accounts {
     ///
     /// # Errors
     /// As [`Accounts::set_roles`].
-    pub async fn set_disabled(&self, id: &str, disabled: bool, policy: &Policy, now: u64) -> Result<(), AccountError> {
+    pub async fn set_disabled(
+        &self,
+        id: &str,
+        disabled: bool,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
         self.change(id, AccountChange::Disabled(disabled), policy, now).await
     }
 
@@ -121,26 +143,42 @@ impl Accounts {
     ///
     /// # Errors
     /// As [`Accounts::set_roles`].
-    pub async fn set_password(&self, id: &str, password: &StoredHash, policy: &Policy, now: u64) -> Result<(), AccountError> {
+    pub async fn set_password(
+        &self,
+        id: &str,
+        password: &StoredHash,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
         self.change(id, AccountChange::Password(password.as_str()), policy, now).await
     }
 
-    /// Uses a mailed link up: gives the account that it is good for another password and ends its sessions. False: it is good for nothing
-    /// (any more).
+    /// Uses a mailed link up: gives the account that it is good for another password and ends its
+    /// sessions. False: it is good for nothing (any more).
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn reset_password(&self, id: &str, link: &str, password: &StoredHash, policy: &Policy, now: u64) -> Result<bool, StoreError> {
+    pub async fn reset_password(
+        &self,
+        id: &str,
+        link: &str,
+        password: &StoredHash,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<bool, StoreError> {
         let revocation = revocation(id, policy, now);
-        let changed = self.store.reset_password(link, id, password.as_str(), row(&revocation), now.cast_signed()).await?;
+        let changed = self
+            .store
+            .reset_password(link, id, password.as_str(), row(&revocation), now.cast_signed())
+            .await?;
         Ok(changed.is_some_and(|cutoff| {
             self.revoked(revocation, cutoff);
             true
         }))
     }
 
-    /// Uses a mailed link up: the address of the account that it is good for was shown to be its owner's. False: it is good for nothing
-    /// (any more).
+    /// Uses a mailed link up: the address of the account that it is good for was shown to be its
+    /// owner's. False: it is good for nothing (any more).
     ///
     /// # Errors
     /// [`StoreError`]
@@ -152,7 +190,12 @@ impl Accounts {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn by_link(&self, link: &str, purpose: Purpose, now: u64) -> Result<Option<AccountRow>, StoreError> {
+    pub async fn by_link(
+        &self,
+        link: &str,
+        purpose: Purpose,
+        now: u64,
+    ) -> Result<Option<AccountRow>, StoreError> {
         self.store.account_of_link(link, purpose.as_str(), now.cast_signed()).await
     }
 
@@ -160,7 +203,12 @@ impl Accounts {
     ///
     /// # Errors
     /// As [`Accounts::set_roles`].
-    pub async fn end_sessions(&self, id: &str, policy: &Policy, now: u64) -> Result<(), AccountError> {
+    pub async fn end_sessions(
+        &self,
+        id: &str,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
         self.change(id, AccountChange::EndSessions, policy, now).await
     }
 
@@ -168,7 +216,11 @@ impl Accounts {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn renew_hash(&self, account: &AccountRow, renewed: &StoredHash) -> Result<(), StoreError> {
+    pub async fn renew_hash(
+        &self,
+        account: &AccountRow,
+        renewed: &StoredHash,
+    ) -> Result<(), StoreError> {
         self.store.rehash_password(&account.id, &account.password, renewed.as_str()).await
     }
 
@@ -188,9 +240,16 @@ impl Accounts {
         self.store.last_import().await
     }
 
-    async fn change(&self, id: &str, change: AccountChange<'_>, policy: &Policy, now: u64) -> Result<(), AccountError> {
+    async fn change(
+        &self,
+        id: &str,
+        change: AccountChange<'_>,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
         let revocation = revocation(id, policy, now);
-        let changed = self.store.change_account(id, change, row(&revocation), now.cast_signed()).await?;
+        let changed =
+            self.store.change_account(id, change, row(&revocation), now.cast_signed()).await?;
         self.revoked(revocation, changed.ok_or(AccountError::Unknown)?);
         Ok(())
     }
@@ -205,7 +264,12 @@ impl Accounts {
 
 /// Of whatever was issued to an account so far.
 fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
-    Revocation { scope: Scope::Issuer(policy.issuer.as_str().into()), by: RevokedBy::Subject, value: id.into(), at: now }
+    Revocation {
+        scope: Scope::Issuer(policy.issuer.as_str().into()),
+        by: RevokedBy::Subject,
+        value: id.into(),
+        at: now,
+    }
 }
 
 impl NewAccount {
@@ -226,9 +290,11 @@ impl NewAccount {
     }
 }
 
-/// Whether a word can be a role of an account: it is stored and told in lists, and must come out of them as it went in.
+/// Whether a word can be a role of an account: it is stored and told in lists, and must come out of
+/// them as it went in.
 pub fn is_role(word: &str) -> bool {
-    (1..=100).contains(&word.len()) && !word.chars().any(|letter| letter.is_whitespace() || letter.is_control())
+    (1..=100).contains(&word.len())
+        && !word.chars().any(|letter| letter.is_whitespace() || letter.is_control())
 }
 
 /// A name as it is stored: `None` for one with nothing in it.
@@ -237,14 +303,17 @@ pub fn is_role(word: &str) -> bool {
 /// It is longer than 200 characters, or holds some that cannot be seen.
 pub fn name(written: &str) -> Result<Option<String>, NoName> {
     let name = written.trim();
-    if name.chars().count() > 200 || name.chars().any(|letter| letter.is_control() || is_invisible(letter)) {
+    if name.chars().count() > 200
+        || name.chars().any(|letter| letter.is_control() || is_invisible(letter))
+    {
         return Err(NoName);
     }
     Ok((!name.is_empty()).then(|| name.to_owned()))
 }
 
-/// Whether a character is there and is not seen: one that turns or hides what stands beside it, so that a name reads as another, or a line
-/// end. The general categories Cf, Zl and Zp of Unicode 17, without the two joiners, which Persian and many scripts of India are spelled with.
+/// Whether a character is there and is not seen: one that turns or hides what stands beside it, so
+/// that a name reads as another, or a line end. The general categories Cf, Zl and Zp of Unicode 17,
+/// without the two joiners, which Persian and many scripts of India are spelled with.
 fn is_invisible(letter: char) -> bool {
     matches!(letter,
         '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{180e}'
@@ -264,7 +333,14 @@ mod tests {
 
     #[test]
     fn a_name_is_what_is_seen() {
-        for written in ["Ann", "Ann-Sofie O’Neill 3rd", "علی\u{200c}رضا", "क्\u{200d}ष", "👩\u{200d}🚀", "王 小明"] {
+        for written in [
+            "Ann",
+            "Ann-Sofie O’Neill 3rd",
+            "علی\u{200c}رضا",
+            "क्\u{200d}ष",
+            "👩\u{200d}🚀",
+            "王 小明",
+        ] {
             assert_eq!(name(&format!(" {written}\t")), Ok(Some(written.to_owned())));
         }
         assert_eq!((name(""), name(" \n ")), (Ok(None), Ok(None)));

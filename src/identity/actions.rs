@@ -46,7 +46,12 @@ impl Identity {
             Action::Page(Page::Totp) => self.show_totp(request, policy).await,
             Action::Page(page) => show_page(page, request, policy),
             Action::Style => Ok(asset(&policy.brand.style, request)),
-            Action::Logo => policy.brand.logo.as_ref().map(|logo| asset(logo, request)).ok_or_else(|| IdentityError::NoLogo.into()),
+            Action::Logo => policy
+                .brand
+                .logo
+                .as_ref()
+                .map(|logo| asset(logo, request))
+                .ok_or_else(|| IdentityError::NoLogo.into()),
             Action::Home => Ok(see_other(&request.mount.path("/sessions"))),
         }
     }
@@ -56,13 +61,25 @@ impl Identity {
             return Err(IdentityError::RegistrationClosed.into());
         }
         let body: bodies::Registering = request.read()?;
-        let email = Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
-        let name = account::name(body.name.as_deref().unwrap_or_default()).map_err(|_| IdentityError::Request(RequestFault::Name))?;
+        let email =
+            Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
+        let name = account::name(body.name.as_deref().unwrap_or_default())
+            .map_err(|_| IdentityError::Request(RequestFault::Name))?;
         let now = self.clock.unix_seconds();
         // Hashed before the address is looked for: a taken one takes as long.
         let hash = self.new_hash(body.password.password(), &email, name.as_deref(), policy).await?;
-        let new = NewAccount { email, name, password: Some(hash), roles: policy.default_roles.clone(), email_verified: false };
-        let account = if policy.verify_email { self.register_by_mail(new, policy).await? } else { self.accounts.add(new, now).await? };
+        let new = NewAccount {
+            email,
+            name,
+            password: Some(hash),
+            roles: policy.default_roles.clone(),
+            email_verified: false,
+        };
+        let account = if policy.verify_email {
+            self.register_by_mail(new, policy).await?
+        } else {
+            self.accounts.add(new, now).await?
+        };
         audit::record("registered", request.client, &account.id, "");
         Ok(json(StatusCode::CREATED, &bodies::Account::of(&account, false)))
     }
@@ -77,14 +94,20 @@ impl Identity {
         };
         let checked = self.check(known.as_ref(), email.as_ref(), body.password.password()).await;
         let opened = match (checked, &known) {
-            (Ok(()), Some(account)) => self.open(account, body.code.as_ref(), request, policy).await,
+            (Ok(()), Some(account)) => {
+                self.open(account, body.code.as_ref(), request, policy).await
+            }
             (Ok(()), None) => Err(IdentityError::Login(NoLogin::Unknown)),
             (Err(error), _) => Err(error),
         };
         let session = match opened {
             Ok(session) => session,
             Err(error) => {
-                self.login_failed(request, known.as_ref().map_or("", |account| &account.id), &error);
+                self.login_failed(
+                    request,
+                    known.as_ref().map_or("", |account| &account.id),
+                    &error,
+                );
                 return Err(error.into());
             }
         };
@@ -92,10 +115,16 @@ impl Identity {
         audit::record("login_succeeded", request.client, &session.account.id, "");
         let tokens = self.tokens(&session, policy).await?;
         if request.is_from_page() {
-            let cookies = cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
-            return Ok(with_cookies(see_other(return_to::local(body.return_to.as_deref())), cookies));
+            let cookies =
+                cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
+            return Ok(with_cookies(
+                see_other(return_to::local(body.return_to.as_deref())),
+                cookies,
+            ));
         }
-        let cookies = body.cookie.then(|| cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount));
+        let cookies = body.cookie.then(|| {
+            cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount)
+        });
         let tokens = Tokens { refresh_token: Some(session.refresh_token), ..tokens };
         Ok(with_cookies(json(StatusCode::OK, &tokens), cookies.into_iter().flatten()))
     }
@@ -112,12 +141,19 @@ impl Identity {
             return Err(IdentityError::EmailUnverified);
         }
         self.check_code(account, code).await?;
-        let opened = self.sessions.open(account, &request.device(), policy, self.clock.unix_time()).await?;
+        let opened =
+            self.sessions.open(account, &request.device(), policy, self.clock.unix_time()).await?;
         opened.ok_or(IdentityError::Login(NoLogin::Changed))
     }
 
-    /// Whether this is the password of that account, which may log in. Takes as long where it is not.
-    pub(super) async fn check(&self, account: Option<&AccountRow>, email: Option<&Email>, password: Password) -> Result<(), IdentityError> {
+    /// Whether this is the password of that account, which may log in. Takes as long where it is
+    /// not.
+    pub(super) async fn check(
+        &self,
+        account: Option<&AccountRow>,
+        email: Option<&Email>,
+        password: Password,
+    ) -> Result<(), IdentityError> {
         let hash = account.and_then(|account| account.password.parse::<StoredHash>().ok());
         let (Some(account), Some(hash)) = (account, hash) else {
             let nobody = Email::parse("nobody@localhost");
@@ -128,7 +164,9 @@ impl Identity {
         };
         match self.hasher.verify(password, hash).await? {
             Verdict::Wrong => Err(IdentityError::Login(NoLogin::Password)),
-            Verdict::Right { .. } if account.disabled == 1 => Err(IdentityError::Login(NoLogin::Disabled)),
+            Verdict::Right { .. } if account.disabled == 1 => {
+                Err(IdentityError::Login(NoLogin::Disabled))
+            }
             Verdict::Right { renewed } => {
                 if let Some(renewed) = renewed {
                     self.accounts.renew_hash(account, &renewed).await?;
@@ -164,7 +202,8 @@ impl Identity {
     async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
         let body: bodies::Refresh = request.read()?;
         let from_cookie = body.refresh_token.is_none();
-        let token = body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
+        let token =
+            body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
         // A caller known by a cookie must come from our own pages, or nothing is done.
         if from_cookie && token.is_some() && request.origin != Origin::Own {
             return Err(IdentityError::ForeignOrigin.into());
@@ -172,28 +211,40 @@ impl Identity {
         let session = match self.carry_on(token, from_cookie, request, policy).await {
             Ok(session) => session,
             Err(error) => {
-                let cookies =
-                    if from_cookie && error_is_final(&error) { cookie::clear(policy, &request.mount).to_vec() } else { Vec::new() };
+                let cookies = if from_cookie && error_is_final(&error) {
+                    cookie::clear(policy, &request.mount).to_vec()
+                } else {
+                    Vec::new()
+                };
                 return Err(Refused { error, cookies, page: None });
             }
         };
         let tokens = self.tokens(&session, policy).await?;
         if from_cookie {
-            let cookies = cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
+            let cookies =
+                cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
             return Ok(with_cookies(json(StatusCode::OK, &tokens), cookies));
         }
         Ok(json(StatusCode::OK, &Tokens { refresh_token: Some(session.refresh_token), ..tokens }))
     }
 
-    /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets it come from elsewhere, and all that
-    /// comes of it is that somebody stays logged in.
+    /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets
+    /// it come from elsewhere, and all that comes of it is that somebody stays logged in.
     async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
         match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
             Ok(session) => {
                 let tokens = self.tokens(&session, policy).await?;
-                Ok(with_cookies(see_other(back), cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount)))
+                Ok(with_cookies(
+                    see_other(back),
+                    cookie::set(
+                        &tokens.access_token,
+                        &session.refresh_token,
+                        policy,
+                        &request.mount,
+                    ),
+                ))
             }
             Err(error) if error_is_final(&error) => {
                 let login = return_to::remembering(&request.mount.path("/login"), back);
@@ -204,10 +255,18 @@ impl Identity {
     }
 
     /// Exchanges a refresh token, and tells how it went.
-    async fn carry_on(&self, token: Option<&str>, in_cookie: bool, request: &Request, policy: &Policy) -> Result<Continued, IdentityError> {
+    async fn carry_on(
+        &self,
+        token: Option<&str>,
+        in_cookie: bool,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<Continued, IdentityError> {
         let now = self.clock.unix_time();
         let continued = match token {
-            Some(token) => self.sessions.continued(token, in_cookie, &request.device(), policy, now).await,
+            Some(token) => {
+                self.sessions.continued(token, in_cookie, &request.device(), policy, now).await
+            }
             None => Err(NotContinued::Invalid),
         };
         let outcome = match &continued {
@@ -224,16 +283,24 @@ impl Identity {
     }
 
     async fn tokens(&self, session: &Continued, policy: &Policy) -> Result<Tokens, IdentityError> {
-        let minted = self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
-        Ok(Tokens { access_token: minted.token, token_type: "Bearer", expires_in: minted.expires_in, refresh_token: None })
+        let minted =
+            self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
+        Ok(Tokens {
+            access_token: minted.token,
+            token_type: "Bearer",
+            expires_in: minted.expires_in,
+            refresh_token: None,
+        })
     }
 
     async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
         let body: bodies::Logout = request.read()?;
         let from_cookie = cookie::refresh_token(&request.headers);
         // Whoever says two ways who they are wants both to be over.
-        let by_token = body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
-        let by_caller = request.caller.as_deref().and_then(|caller| caller.sid()).map(str::to_owned);
+        let by_token =
+            body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
+        let by_caller =
+            request.caller.as_deref().and_then(|caller| caller.sid()).map(str::to_owned);
         let mut named: Vec<String> = by_token.into_iter().chain(by_caller).collect();
         named.dedup();
         if named.is_empty() {
@@ -244,7 +311,11 @@ impl Identity {
         }
         let cookies = cookie::clear(policy, &request.mount);
         if named.is_empty() {
-            return Err(Refused { error: IdentityError::Nobody, cookies: cookies.to_vec(), page: None });
+            return Err(Refused {
+                error: IdentityError::Nobody,
+                cookies: cookies.to_vec(),
+                page: None,
+            });
         }
         for sid in &named {
             self.end_named(sid, request, policy).await?;
@@ -253,12 +324,18 @@ impl Identity {
     }
 
     /// Ends a session that its own token names.
-    async fn end_named(&self, sid: &str, request: &Request, policy: &Policy) -> Result<(), IdentityError> {
+    async fn end_named(
+        &self,
+        sid: &str,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
         if let Some(account) = self.sessions.account_of(sid).await? {
             self.sessions.end(sid, &account.id, policy, self.clock.unix_time()).await?;
             audit::record("logged_out", request.client, &account.id, "");
         } else {
-            // It is over already, perhaps only for want of use: an access token may live longer than that.
+            // It is over already, perhaps only for want of use: an access token may live longer
+            // than that.
             self.sessions.revoke(sid, policy, self.clock.unix_time()).await?;
         }
         Ok(())
@@ -300,14 +377,20 @@ impl Identity {
         let body: bodies::ChangePassword = request.read()?;
         let account = self.account_of(request).await?;
         let email = Email::parse(&account.email).ok();
-        if let Err(error) = self.check(Some(&account), email.as_ref(), body.current_password.password()).await {
+        if let Err(error) =
+            self.check(Some(&account), email.as_ref(), body.current_password.password()).await
+        {
             if let IdentityError::Login(why) = &error {
                 audit::record("password_change_failed", request.client, &account.id, why.as_str());
             }
             return Err(error.into());
         }
-        let personal = [account.email.as_str(), account.name.as_deref().unwrap_or_default(), &policy.issuer];
-        let hash = self.hasher.renew(body.new_password.password(), policy.password_min_length, &personal).await?;
+        let personal =
+            [account.email.as_str(), account.name.as_deref().unwrap_or_default(), &policy.issuer];
+        let hash = self
+            .hasher
+            .renew(body.new_password.password(), policy.password_min_length, &personal)
+            .await?;
         self.accounts.set_password(&account.id, &hash, policy, self.clock.unix_seconds()).await?;
         audit::record("password_changed", request.client, &account.id, "");
         self.tell_of_change(&account, policy).await;

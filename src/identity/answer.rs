@@ -21,7 +21,9 @@ pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
     let mut response = with_type(StatusCode::OK, "application/json", body);
     response.headers_mut().insert(header::CACHE_CONTROL, max_age);
     // Pages of other origins may read it: it is public, and no cookie changes it.
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+        .headers_mut()
+        .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }
 
@@ -32,16 +34,22 @@ pub(super) fn page(sheet: Sheet) -> Response<Bytes> {
     response
 }
 
-/// A file that pages name. With its version in the URL it can be kept for good; without, another file may be there tomorrow.
+/// A file that pages name. With its version in the URL it can be kept for good; without, another
+/// file may be there tomorrow.
 pub(super) fn asset(asset: &Asset, request: &Request) -> Response<Bytes> {
     let mut response = with_type(StatusCode::OK, asset.content_type, asset.bytes.clone());
-    let is_this_version = request.parameter_of_query("v").is_some_and(|version| version == asset.version);
+    let is_this_version =
+        request.parameter_of_query("v").is_some_and(|version| version == asset.version);
     let caching = if is_this_version { "public, max-age=31536000, immutable" } else { "no-cache" };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Somebody may open a mark by itself, and SVG can hold scripts: none runs, and nothing is loaded.
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox"));
+    // Somebody may open a mark by itself, and SVG can hold scripts: none runs, and nothing is
+    // loaded.
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox"),
+    );
     response
 }
 
@@ -70,7 +78,10 @@ pub(super) fn see_other(location: &str) -> Response<Bytes> {
 }
 
 /// Sets cookies with an answer.
-pub(super) fn with_cookies(mut response: Response<Bytes>, cookies: impl IntoIterator<Item = HeaderValue>) -> Response<Bytes> {
+pub(super) fn with_cookies(
+    mut response: Response<Bytes>,
+    cookies: impl IntoIterator<Item = HeaderValue>,
+) -> Response<Bytes> {
     for cookie in cookies {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

@@ -1,4 +1,5 @@
-//! What happens to accounts, as events of the log: who, from where, why; never a secret. They are written at every log level.
+//! What happens to accounts, as events of the log: who, from where, why; never a secret. They are
+//! written at every log level.
 
 use std::net::IpAddr;
 

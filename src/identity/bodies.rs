@@ -145,7 +145,11 @@ pub struct Enrolment {
 impl Enrolment {
     /// What is told of it.
     pub fn of(enrolment: &second_factor::Enrolment) -> Self {
-        Self { secret: enrolment.secret.to_string(), uri: enrolment.uri.to_string(), qr: enrolment.qr.to_string() }
+        Self {
+            secret: enrolment.secret.to_string(),
+            uri: enrolment.uri.to_string(),
+            qr: enrolment.qr.to_string(),
+        }
     }
 }
 

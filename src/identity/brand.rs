@@ -75,7 +75,8 @@ impl Brand {
                 hover: colour.mixed(text.text_on(), 12),
                 text,
                 edge: colour.legible_on(ground, 3.0),
-                // More than the 4.5 that is asked for: light text on a dark ground looks thinner than it is.
+                // More than the 4.5 that is asked for: light text on a dark ground looks thinner
+                // than it is.
                 link: colour.legible_on(ground, 5.5),
             }
         };
@@ -118,7 +119,8 @@ impl Asset {
     }
 }
 
-/// Whether the first element is `svg`. Nothing in it can run: it is shown as an image, and served with a policy that permits nothing.
+/// Whether the first element is `svg`. Nothing in it can run: it is shown as an image, and served
+/// with a policy that permits nothing.
 fn is_svg(text: &str) -> bool {
     let mut rest = text.trim_start_matches('\u{feff}').trim_start();
     loop {
@@ -131,7 +133,8 @@ fn is_svg(text: &str) -> bool {
         let Some((_, after)) = rest.split_once(end) else { return false };
         rest = after.trim_start();
     }
-    rest.strip_prefix("<svg").is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n', '>', '/']))
+    rest.strip_prefix("<svg")
+        .is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n', '>', '/']))
 }
 
 /// What forms stand on, as the style sheet has it.
@@ -148,7 +151,11 @@ mod tests {
     fn a_logo_is_told_by_its_content() {
         let kind = |bytes: &[u8]| Brand::logo(bytes.to_vec()).map(|logo| logo.content_type);
         assert_eq!(kind(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Ok("image/png"));
-        for svg in ["<svg xmlns='x'/>", "\u{feff}<?xml version='1.0'?>\n<!-- made by hand -->\n<!DOCTYPE svg>\n<svg>", "  <svg/>"] {
+        for svg in [
+            "<svg xmlns='x'/>",
+            "\u{feff}<?xml version='1.0'?>\n<!-- made by hand -->\n<!DOCTYPE svg>\n<svg>",
+            "  <svg/>",
+        ] {
             assert_eq!(kind(svg.as_bytes()), Ok("image/svg+xml"), "{svg}");
         }
         for other in ["", "GIF89a", "<html><svg>", "<svgx>", "<!-- <svg>", "PNG", "<?xml <svg>"] {
@@ -160,11 +167,15 @@ mod tests {
 
     #[test]
     fn the_style_sheet_has_the_grounds_that_contrast_is_computed_on_and_the_brands_colour() {
-        let style = |colour: &str| Brand::new("x".to_owned(), Colour::parse(colour).unwrap(), None).style;
+        let style =
+            |colour: &str| Brand::new("x".to_owned(), Colour::parse(colour).unwrap(), None).style;
         let text = String::from_utf8(style("#ffd400").bytes.to_vec()).unwrap();
-        for wanted in
-            [format!("--surface: {LIGHT};"), format!("--surface: {DARK};"), "--accent: #ffd400;".into(), "--on-accent: #000000;".into()]
-        {
+        for wanted in [
+            format!("--surface: {LIGHT};"),
+            format!("--surface: {DARK};"),
+            "--accent: #ffd400;".into(),
+            "--on-accent: #000000;".into(),
+        ] {
             assert!(text.contains(&wanted), "{wanted}: {text}");
         }
         assert_ne!(style("#ffd400").version, style("#ffd401").version);

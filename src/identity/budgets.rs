@@ -1,4 +1,5 @@
-//! The limits that hold where a route names none. One for the process: a reload gives nobody new tries.
+//! The limits that hold where a route names none. One for the process: a reload gives nobody new
+//! tries.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -35,8 +36,13 @@ impl Default for Budgets {
 }
 
 impl Budgets {
-    /// Counts a request of an address, before its body is read. `None`: it is not counted by address.
-    pub fn by_address(&self, budget: Budget, client: IpAddr) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
+    /// Counts a request of an address, before its body is read. `None`: it is not counted by
+    /// address.
+    pub fn by_address(
+        &self,
+        budget: Budget,
+        client: IpAddr,
+    ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
         let limit = match budget {
             Budget::Login => &self.login,
             Budget::Register => &self.register,
@@ -48,8 +54,13 @@ impl Budgets {
         Some((Arc::clone(limit), limit.take_client(client)))
     }
 
-    /// Counts a request as a failure of `account`, until it turns out to be none. `None`: it is not counted by account.
-    pub fn by_account(&self, budget: Budget, account: &str) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
+    /// Counts a request as a failure of `account`, until it turns out to be none. `None`: it is not
+    /// counted by account.
+    pub fn by_account(
+        &self,
+        budget: Budget,
+        account: &str,
+    ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
         match budget {
             Budget::Login | Budget::CurrentPassword if !account.is_empty() => {
                 Some((Arc::clone(&self.failures), self.failures.take_account(account)))

@@ -13,7 +13,8 @@ use super::{Email, Identity, Policy, audit, bodies, cookie};
 use crate::store::AccountRow;
 
 impl Identity {
-    /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is given.
+    /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is
+    /// given.
     pub(super) async fn forgot_password(&self, request: &Request, policy: &Policy) -> Answered {
         self.wish(Wish::Reset, "password_reset_asked", request, policy).await
     }
@@ -22,12 +23,21 @@ impl Identity {
         self.wish(Wish::Verify, "email_link_asked", request, policy).await
     }
 
-    async fn wish(&self, wish: Wish, event: &'static str, request: &Request, policy: &Policy) -> Answered {
+    async fn wish(
+        &self,
+        wish: Wish,
+        event: &'static str,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
         let body: bodies::Address = request.read()?;
         match Email::parse(&body.email) {
             Ok(email) => self.mail(wish, &email, policy).await?,
-            // The answer is always the same: an address that none can be has no account either. A person may have mistyped it.
-            Err(_) if request.is_for_people() => return Err(IdentityError::Request(RequestFault::Email).into()),
+            // The answer is always the same: an address that none can be has no account either. A
+            // person may have mistyped it.
+            Err(_) if request.is_for_people() => {
+                return Err(IdentityError::Request(RequestFault::Email).into());
+            }
             Err(_) => {}
         }
         audit::record(event, request.client, "", "");
@@ -37,11 +47,18 @@ impl Identity {
     pub(super) async fn reset_password(&self, request: &Request, policy: &Policy) -> Answered {
         let body: bodies::ResetPassword = request.read()?;
         let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
-        let account = self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
+        let account =
+            self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
         let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
         // A password that is not taken leaves the link good.
-        let hash = self.new_hash(body.password.password(), &email, account.name.as_deref(), policy).await?;
-        if !self.accounts.reset_password(&account.id, &link, &hash, policy, self.clock.unix_seconds()).await? {
+        let hash = self
+            .new_hash(body.password.password(), &email, account.name.as_deref(), policy)
+            .await?;
+        if !self
+            .accounts
+            .reset_password(&account.id, &link, &hash, policy, self.clock.unix_seconds())
+            .await?
+        {
             return Err(IdentityError::Link.into());
         }
         audit::record("password_reset", request.client, &account.id, "");
@@ -52,7 +69,8 @@ impl Identity {
     pub(super) async fn verify_email(&self, request: &Request) -> Answered {
         let body: bodies::LinkToken = request.read()?;
         let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
-        let account = self.accounts.by_link(&link, Purpose::Verify, now).await?.ok_or(IdentityError::Link)?;
+        let account =
+            self.accounts.by_link(&link, Purpose::Verify, now).await?.ok_or(IdentityError::Link)?;
         if !self.accounts.verify_email(&account.id, &link, now).await? {
             return Err(IdentityError::Link.into());
         }
@@ -60,9 +78,13 @@ impl Identity {
         Ok(done())
     }
 
-    /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed that, and whoever asked is told the same as
-    /// anybody.
-    pub(super) async fn register_by_mail(&self, new: NewAccount, policy: &Policy) -> Result<AccountRow, IdentityError> {
+    /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed
+    /// that, and whoever asked is told the same as anybody.
+    pub(super) async fn register_by_mail(
+        &self,
+        new: NewAccount,
+        policy: &Policy,
+    ) -> Result<AccountRow, IdentityError> {
         let (email, now) = (new.email.clone(), self.clock.unix_seconds());
         let (name, roles) = (new.name.clone(), new.roles.join(" "));
         match self.accounts.add(new, now).await {
@@ -90,7 +112,8 @@ impl Identity {
         }
     }
 
-    /// Tells the owner that the password was changed. It was: what comes of the message does not matter to that.
+    /// Tells the owner that the password was changed. It was: what comes of the message does not
+    /// matter to that.
     pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
         if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
             && let Err(error) = self.outbox.put(Wish::Changed, &email).await

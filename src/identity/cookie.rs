@@ -7,11 +7,18 @@ use http::{HeaderMap, HeaderValue, header};
 use super::mount::Mount;
 use super::policy::Policy;
 
-/// The cookie that holds a refresh token. Its prefix has browsers refuse it where it could have been set over cleartext.
+/// The cookie that holds a refresh token. Its prefix has browsers refuse it where it could have
+/// been set over cleartext.
 pub const REFRESH_COOKIE: &str = "__Secure-portcullis-refresh";
 
-/// The cookies of a session that goes on. They outlive the access token: one that has expired leads to `/renew`.
-pub fn set(access_token: &str, refresh_token: &str, policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
+/// The cookies of a session that goes on. They outlive the access token: one that has expired leads
+/// to `/renew`.
+pub fn set(
+    access_token: &str,
+    refresh_token: &str,
+    policy: &Policy,
+    mount: &Mount,
+) -> [HeaderValue; 2] {
     let lifetime = policy.refresh_token_ttl.min(policy.session_lifetime);
     [
         cookie(&policy.access_cookie, access_token, "/", Some(lifetime)),
@@ -21,13 +28,18 @@ pub fn set(access_token: &str, refresh_token: &str, policy: &Policy, mount: &Mou
 
 /// Takes both cookies away.
 pub fn clear(policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
-    [cookie(&policy.access_cookie, "", "/", None), cookie(REFRESH_COOKIE, "", mount.cookie_path(), None)]
+    [
+        cookie(&policy.access_cookie, "", "/", None),
+        cookie(REFRESH_COOKIE, "", mount.cookie_path(), None),
+    ]
 }
 
-/// `SameSite=Lax`: a link from elsewhere leads to somebody who is logged in, a form or a script from elsewhere does not.
+/// `SameSite=Lax`: a link from elsewhere leads to somebody who is logged in, a form or a script
+/// from elsewhere does not.
 fn cookie(name: &str, value: &str, path: &str, lifetime: Option<Duration>) -> HeaderValue {
     let seconds = lifetime.map_or(0, |lifetime| lifetime.as_secs());
-    let text = format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
+    let text =
+        format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
     // Names and paths are of the file, where they are checked; tokens are base64url and dots.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }

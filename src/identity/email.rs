@@ -4,10 +4,12 @@ use std::fmt;
 
 use unicode_normalization::UnicodeNormalization;
 
-/// An address in its one form: without space around it, in compatibility form (NFKC) and lower case, its domain in ASCII (RFC 5891).
+/// An address in its one form: without space around it, in compatibility form (NFKC) and lower
+/// case, its domain in ASCII (RFC 5891).
 ///
-/// Nobody gets two accounts by writing an address in another way, and nobody's limit counts anew. Mail servers may tell upper from lower
-/// case before the `@` (RFC 5321 §2.4); none that people use does.
+/// Nobody gets two accounts by writing an address in another way, and nobody's limit counts anew.
+/// Mail servers may tell upper from lower case before the `@` (RFC 5321 §2.4); none that people use
+/// does.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Email(String);
 
@@ -25,11 +27,16 @@ impl Email {
         if written.len() > 2 * LONGEST {
             return Err(NoEmail);
         }
-        let folded: String = written.trim().nfkc().collect::<String>().to_lowercase().nfkc().collect();
+        let folded: String =
+            written.trim().nfkc().collect::<String>().to_lowercase().nfkc().collect();
         let (local, domain) = folded.rsplit_once('@').ok_or(NoEmail)?;
         let domain = idna::domain_to_ascii_strict(domain).map_err(|_| NoEmail)?;
         let is_domain = domain.contains('.') || domain == "localhost";
-        if local.is_empty() || local.len() > LONGEST_LOCAL || !local.chars().all(may_stand_in_local) || domain.ends_with('.') || !is_domain
+        if local.is_empty()
+            || local.len() > LONGEST_LOCAL
+            || !local.chars().all(may_stand_in_local)
+            || domain.ends_with('.')
+            || !is_domain
         {
             return Err(NoEmail);
         }
@@ -58,7 +65,8 @@ impl fmt::Debug for Email {
     }
 }
 
-/// RFC 5322's atom with dots, and letters beyond ASCII (RFC 6532); nothing that needs quotes, ends a line or hides.
+/// RFC 5322's atom with dots, and letters beyond ASCII (RFC 6532); nothing that needs quotes, ends
+/// a line or hides.
 fn may_stand_in_local(letter: char) -> bool {
     letter.is_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(letter)
 }
@@ -75,18 +83,34 @@ mod tests {
 
     #[test]
     fn one_address_has_one_form() {
-        for written in
-            ["ann@example.com", " ANN@Example.COM\n", "Ann@EXAMPLE.com", "ａｎｎ@example.com", "ann＠example.com", "ann@ｅxample。com"]
-        {
+        for written in [
+            "ann@example.com",
+            " ANN@Example.COM\n",
+            "Ann@EXAMPLE.com",
+            "ａｎｎ@example.com",
+            "ann＠example.com",
+            "ann@ｅxample。com",
+        ] {
             assert_eq!(Email::parse(written).unwrap().as_str(), "ann@example.com", "{written}");
         }
-        assert_eq!(Email::parse("jörg@bücher.example").unwrap().as_str(), "jörg@xn--bcher-kva.example");
-        assert_eq!(Email::parse("jo\u{308}rg@BÜCHER.example"), Email::parse("jörg@xn--bcher-kva.example"));
+        assert_eq!(
+            Email::parse("jörg@bücher.example").unwrap().as_str(),
+            "jörg@xn--bcher-kva.example"
+        );
+        assert_eq!(
+            Email::parse("jo\u{308}rg@BÜCHER.example"),
+            Email::parse("jörg@xn--bcher-kva.example")
+        );
         assert_eq!(Email::parse("a.b+tag@localhost").unwrap().as_str(), "a.b+tag@localhost");
         // Twice is the same as once.
         for written in ["İ@example.com", "ǅ@example.com", "ﬀ@example.com", "ß@example.com"] {
             let once = Email::parse(written).map(|email| email.as_str().to_owned());
-            assert_eq!(once, once.clone().and_then(|once| Email::parse(&once).map(|email| email.as_str().to_owned())), "{written}");
+            assert_eq!(
+                once,
+                once.clone()
+                    .and_then(|once| Email::parse(&once).map(|email| email.as_str().to_owned())),
+                "{written}"
+            );
         }
     }
 

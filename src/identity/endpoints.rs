@@ -178,7 +178,13 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Make an account, where registration is open.",
         request: Some(schema::<bodies::Registering>),
         success: (201, Some(schema::<bodies::Account>)),
-        reasons: &["request_invalid", "registration_closed", "account_exists", "password_rejected", "overloaded"],
+        reasons: &[
+            "request_invalid",
+            "registration_closed",
+            "account_exists",
+            "password_rejected",
+            "overloaded",
+        ],
     },
     Endpoint {
         method: "POST",
@@ -189,7 +195,13 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Log in: open a session.",
         request: Some(schema::<bodies::Login>),
         success: (200, Some(schema::<bodies::Tokens>)),
-        reasons: &["request_invalid", "login_failed", "code_required", "email_unverified", "overloaded"],
+        reasons: &[
+            "request_invalid",
+            "login_failed",
+            "code_required",
+            "email_unverified",
+            "overloaded",
+        ],
     },
     Endpoint {
         method: "POST",
@@ -392,20 +404,35 @@ mod tests {
         };
         assert_eq!(action("POST", "/login"), Some((Action::Login, None)));
         assert_eq!(action("HEAD", "/me"), Some((Action::Me, None)));
-        assert_eq!(action("DELETE", "/sessions/a-b"), Some((Action::EndSession, Some("a-b".to_owned()))));
-        for (method, below) in
-            [("POST", "/login/"), ("DELETE", "/sessions/"), ("DELETE", "/sessions/a/b"), ("GET", "//"), ("POST", "/Login")]
-        {
+        assert_eq!(
+            action("DELETE", "/sessions/a-b"),
+            Some((Action::EndSession, Some("a-b".to_owned())))
+        );
+        for (method, below) in [
+            ("POST", "/login/"),
+            ("DELETE", "/sessions/"),
+            ("DELETE", "/sessions/a/b"),
+            ("GET", "//"),
+            ("POST", "/Login"),
+        ] {
             assert_eq!(action(method, below), None, "{below}");
         }
-        assert!(matches!(find("DELETE", "/me"), Found::OtherMethods(allow) if allow == "GET, HEAD"));
+        assert!(
+            matches!(find("DELETE", "/me"), Found::OtherMethods(allow) if allow == "GET, HEAD")
+        );
         assert!(matches!(find("GET", "/nothing"), Found::Nowhere));
     }
 
     #[test]
     fn no_two_endpoints_are_the_same() {
         for (at, one) in all().enumerate() {
-            assert!(all().skip(at + 1).all(|other| (one.method, one.path) != (other.method, other.path)), "{}", one.path);
+            assert!(
+                all()
+                    .skip(at + 1)
+                    .all(|other| (one.method, one.path) != (other.method, other.path)),
+                "{}",
+                one.path
+            );
         }
     }
 }

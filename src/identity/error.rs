@@ -9,7 +9,8 @@ use super::session::NotContinued;
 use super::strength::RejectedPassword;
 use crate::store::StoreError;
 
-/// Why a request to an endpoint fails. What a client learns of it is one word; the rest is for the log.
+/// Why a request to an endpoint fails. What a client learns of it is one word; the rest is for the
+/// log.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The body or the query is not what the endpoint reads.
@@ -21,7 +22,8 @@ pub enum IdentityError {
     /// It came from another origin.
     #[error("a request that changes something came from another origin")]
     ForeignOrigin,
-    /// No account has this address and password, or it may not log in. Which of these it is, nobody learns.
+    /// No account has this address and password, or it may not log in. Which of these it is, nobody
+    /// learns.
     #[error("no login with this address and password: {0}")]
     Login(NoLogin),
     /// The password was right, and a code is needed besides.

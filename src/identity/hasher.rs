@@ -1,7 +1,8 @@
 //! Where passwords are hashed: on a few threads of their own, before which a short queue stands.
 //!
-//! A hash takes tens of milliseconds and megabytes. The threads step back before those that proxy, there are few of them, and what would
-//! wait too long is refused at once: a flood of logins costs logins, not requests.
+//! A hash takes tens of milliseconds and megabytes. The threads step back before those that proxy,
+//! there are few of them, and what would wait too long is refused at once: a flood of logins costs
+//! logins, not requests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -18,7 +19,8 @@ use super::password::{Password, StoredHash};
 use super::strength::{RejectedPassword, judge};
 use crate::priority::step_back;
 
-/// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the last of them.
+/// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the
+/// last of them.
 #[derive(Clone)]
 pub struct Hasher {
     queue: SyncSender<Job>,
@@ -63,7 +65,8 @@ pub enum NoNewHash {
 impl Hasher {
     /// Starts the threads: half as many as there are cores, at least one.
     ///
-    /// `key` chooses what an unknown account is like; it should stay the same as long as the accounts do.
+    /// `key` chooses what an unknown account is like; it should stay the same as long as the
+    /// accounts do.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -77,7 +80,9 @@ impl Hasher {
         let jobs = Arc::new(Mutex::new(jobs));
         for index in 0..threads {
             let jobs = Arc::clone(&jobs);
-            thread::Builder::new().name(format!("portcullis-hash-{index}")).spawn(move || work(&jobs))?;
+            thread::Builder::new()
+                .name(format!("portcullis-hash-{index}"))
+                .spawn(move || work(&jobs))?;
         }
         let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key));
         Ok(Self { queue, stand_ins: Arc::new(ArcSwap::from_pointee(StandIns::default())), key })
@@ -87,7 +92,12 @@ impl Hasher {
     ///
     /// # Errors
     /// [`NoNewHash`]
-    pub async fn renew(&self, password: Password, least: usize, personal: &[&str]) -> Result<StoredHash, NoNewHash> {
+    pub async fn renew(
+        &self,
+        password: Password,
+        least: usize,
+        personal: &[&str],
+    ) -> Result<StoredHash, NoNewHash> {
         let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
         self.run(move || {
             let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
@@ -108,13 +118,15 @@ impl Hasher {
                 return Verdict::Wrong;
             }
             // The password is right all the same where no new hash can be made.
-            Verdict::Right { renewed: hash.is_outdated().then(|| StoredHash::of(&password).ok()).flatten() }
+            Verdict::Right {
+                renewed: hash.is_outdated().then(|| StoredHash::of(&password).ok()).flatten(),
+            }
         })
         .await
     }
 
-    /// Takes as long as [`Hasher::verify`] does for a wrong password: for an address without an account, or an account without a
-    /// password.
+    /// Takes as long as [`Hasher::verify`] does for a wrong password: for an address without an
+    /// account, or an account without a password.
     ///
     /// # Errors
     /// [`HashError`]
@@ -127,13 +139,17 @@ impl Hasher {
         .await
     }
 
-    /// What accounts have, so that an address without one can be like them: how each kind of hash begins ([`StoredHash::price`]), and how
-    /// many there are of it. Imported hashes take another time than ours.
+    /// What accounts have, so that an address without one can be like them: how each kind of hash
+    /// begins ([`StoredHash::price`]), and how many there are of it. Imported hashes take another
+    /// time than ours.
     pub fn resemble(&self, prices: &[(String, u64)]) {
         self.stand_ins.store(Arc::new(StandIns::new(prices)));
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HashError> {
         let (answer, answered) = oneshot::channel();
         let waiting_since = Instant::now();
         let job = Box::new(move || {
@@ -171,7 +187,9 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            tracing::error!("hashing a password has failed in an unexpected way; what it said is on standard error");
+            tracing::error!(
+                "hashing a password has failed in an unexpected way; what it said is on standard error"
+            );
         }
     }
 }
@@ -200,12 +218,16 @@ impl StandIns {
         Self { of: known.collect() }
     }
 
-    /// The same one for the same digest while the accounts are the same, each as often as its kind is among them.
+    /// The same one for the same digest while the accounts are the same, each as often as its kind
+    /// is among them.
     fn choose(&self, digest: &[u8]) -> StoredHash {
         let total = self.of.last().map_or(0, |(_, total)| *total).max(1);
-        let at = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) % total;
+        let at = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+            % total;
         let chosen = self.of.iter().find(|(_, until)| at < *until).map(|(hash, _)| hash.clone());
-        chosen.or_else(|| StoredHash::stand_in(TODAYS_PRICE)).expect("today's price is the price of a hash")
+        chosen
+            .or_else(|| StoredHash::stand_in(TODAYS_PRICE))
+            .expect("today's price is the price of a hash")
     }
 }
 
@@ -231,13 +253,19 @@ mod tests {
         let hasher = Hasher::start(b"key").unwrap();
         let hash = hasher.renew(password("correct horse battery"), 8, &[]).await.unwrap();
         assert_eq!(hash.price(), TODAYS_PRICE);
-        assert_eq!(hasher.verify(password("correct horse battery"), hash.clone()).await, Ok(Verdict::Right { renewed: None }));
+        assert_eq!(
+            hasher.verify(password("correct horse battery"), hash.clone()).await,
+            Ok(Verdict::Right { renewed: None })
+        );
         assert_eq!(hasher.verify(password("correct horse"), hash).await, Ok(Verdict::Wrong));
         let rejected = hasher.renew(password("password"), 8, &[]).await.unwrap_err();
         assert_eq!(rejected, NoNewHash::Rejected(RejectedPassword::Common));
 
-        let imported: StoredHash = bcrypt::hash("correct horse battery", 4).unwrap().parse().unwrap();
-        let Verdict::Right { renewed: Some(renewed) } = hasher.verify(password("correct horse battery"), imported).await.unwrap() else {
+        let imported: StoredHash =
+            bcrypt::hash("correct horse battery", 4).unwrap().parse().unwrap();
+        let Verdict::Right { renewed: Some(renewed) } =
+            hasher.verify(password("correct horse battery"), imported).await.unwrap()
+        else {
             panic!("an imported hash is renewed");
         };
         assert!(renewed.is_of(&password("correct horse battery")) && !renewed.is_outdated());
@@ -283,7 +311,10 @@ mod tests {
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
         assert!(tokio::time::timeout(Duration::ZERO, gone).await.is_err());
         drop(release);
-        assert_eq!(hasher.run(|| -> () { panic!("as a test of what follows") }).await, Err(HashError::Failed));
+        assert_eq!(
+            hasher.run(|| -> () { panic!("as a test of what follows") }).await,
+            Err(HashError::Failed)
+        );
         assert_eq!(hasher.run(|| 7).await, Ok(7));
         assert!(told.try_recv().is_err(), "it was not done for nobody");
     }
@@ -293,7 +324,8 @@ mod tests {
     async fn hashing_threads_step_back() {
         let here = rustix::process::getpriority_process(None).unwrap();
         let hasher = Hasher::with_threads(1, b"key").unwrap();
-        let there = hasher.run(|| rustix::process::getpriority_process(None).unwrap()).await.unwrap();
+        let there =
+            hasher.run(|| rustix::process::getpriority_process(None).unwrap()).await.unwrap();
         assert_eq!(there, (here + crate::priority::NICENESS).min(19));
         assert_eq!(rustix::process::getpriority_process(None).unwrap(), here, "and only they");
     }
@@ -306,7 +338,11 @@ mod tests {
             hasher.stand_ins.load().choose(digest.as_ref()).price().to_owned()
         };
         assert_eq!(chosen(&hasher, 0), TODAYS_PRICE);
-        hasher.resemble(&[("$2b$10$".into(), 3000), (TODAYS_PRICE.into(), 1000), ("$9$".into(), 5000)]);
+        hasher.resemble(&[
+            ("$2b$10$".into(), 3000),
+            (TODAYS_PRICE.into(), 1000),
+            ("$9$".into(), 5000),
+        ]);
         let bcrypt = (0..1000).filter(|&index| chosen(&hasher, index) == "$2b$10$").count();
         assert!((690..810).contains(&bcrypt), "{bcrypt} of 1000");
         assert_eq!(chosen(&hasher, 7), chosen(&hasher, 7));

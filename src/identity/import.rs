@@ -1,6 +1,7 @@
 //! Accounts from a file: CSV or JSON lines, as another application's database gives them out.
 //!
-//! All or nothing: every line is read, and everything that is wrong is told with its line, before anything is written.
+//! All or nothing: every line is read, and everything that is wrong is told with its line, before
+//! anything is written.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +39,9 @@ pub enum LineProblem {
     )]
     NoColumn(&'static str),
     /// A column that means nothing here.
-    #[error("the header names `{0}`, which is none of `email`, `password_hash`, `roles` and `name`; rename that column, or remove it")]
+    #[error(
+        "the header names `{0}`, which is none of `email`, `password_hash`, `roles` and `name`; rename that column, or remove it"
+    )]
     Column(String),
     /// A column that would mean something in lower case.
     #[error("the header names `{written}`; write it in lower case, `{known}`")]
@@ -55,10 +58,14 @@ pub enum LineProblem {
     #[error("the columns are separated by {0}, and this reads CSV; separate them by commas")]
     Separator(&'static str),
     /// JSON, but not line by line.
-    #[error("the file is a JSON array, and one object a line is read; `jq -c '.[]'` makes lines of it")]
+    #[error(
+        "the file is a JSON array, and one object a line is read; `jq -c '.[]'` makes lines of it"
+    )]
     Array,
     /// A record of another length than the header.
-    #[error("it has {found} fields, and the header has {wanted}; quote fields that hold a comma or a quotation mark, and double the mark")]
+    #[error(
+        "it has {found} fields, and the header has {wanted}; quote fields that hold a comma or a quotation mark, and double the mark"
+    )]
     Fields {
         /// On this line.
         found: u64,
@@ -66,7 +73,9 @@ pub enum LineProblem {
         wanted: u64,
     },
     /// CSV that cannot be read.
-    #[error("this is no CSV; quote fields that hold a comma or a quotation mark, and double the mark")]
+    #[error(
+        "this is no CSV; quote fields that hold a comma or a quotation mark, and double the mark"
+    )]
     Csv,
     /// JSON that cannot be read.
     #[error(
@@ -83,7 +92,9 @@ pub enum LineProblem {
     #[error("{0}")]
     Hash(#[from] UnusableHash),
     /// A role.
-    #[error("`{0}` can be no role: one has 1 to 100 bytes, without white space; roles of a CSV file are separated by spaces")]
+    #[error(
+        "`{0}` can be no role: one has 1 to 100 bytes, without white space; roles of a CSV file are separated by spaces"
+    )]
     Role(String),
     /// The name.
     #[error("{0}")]
@@ -109,12 +120,16 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// Reads a file: JSON lines where the first thing in it is a `{`, CSV where it is no `[`. Who has no `roles` gets `default_roles`; an address that
-/// `has_account` is not taken.
+/// Reads a file: JSON lines where the first thing in it is a `{`, CSV where it is no `[`. Who has
+/// no `roles` gets `default_roles`; an address that `has_account` is not taken.
 ///
 /// # Errors
 /// Every line that is wrong.
-pub fn read(file: &[u8], default_roles: &[String], has_account: impl Fn(&Email) -> bool) -> Result<Vec<Imported>, Vec<BadLine>> {
+pub fn read(
+    file: &[u8],
+    default_roles: &[String],
+    has_account: impl Fn(&Email) -> bool,
+) -> Result<Vec<Imported>, Vec<BadLine>> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let lines = match file.trim_ascii_start().first() {
         Some(b'{') => json_lines(file),
@@ -124,14 +139,19 @@ pub fn read(file: &[u8], default_roles: &[String], has_account: impl Fn(&Email) 
     let mut accounts: Vec<Imported> = Vec::new();
     let (mut problems, mut seen) = (Vec::new(), BTreeMap::new());
     for (line, written) in lines {
-        let account = written.and_then(|written| written.account(default_roles)).and_then(|account| {
-            let email = account.email.as_str().to_owned();
-            if let Some(&first) = seen.get(&email) {
-                return Err(LineProblem::Repeated { email: account.email, first });
-            }
-            seen.insert(email, line);
-            if has_account(&account.email) { Err(LineProblem::Taken(account.email)) } else { Ok(account) }
-        });
+        let account =
+            written.and_then(|written| written.account(default_roles)).and_then(|account| {
+                let email = account.email.as_str().to_owned();
+                if let Some(&first) = seen.get(&email) {
+                    return Err(LineProblem::Repeated { email: account.email, first });
+                }
+                seen.insert(email, line);
+                if has_account(&account.email) {
+                    Err(LineProblem::Taken(account.email))
+                } else {
+                    Ok(account)
+                }
+            });
         match account {
             Ok(account) => accounts.push(Imported { line, account }),
             Err(problem) => problems.push(BadLine { line, problem }),
@@ -176,7 +196,10 @@ impl Written {
 type Lines = Vec<(u64, Result<Written, LineProblem>)>;
 
 fn json_lines(file: &[u8]) -> Lines {
-    let lines = file.split(|&byte| byte == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
+    let lines = file
+        .split(|&byte| byte == b'\n')
+        .zip(1..)
+        .filter(|(line, _)| !line.trim_ascii().is_empty());
     lines.map(|(line, number)| (number, json_line(line))).collect()
 }
 
@@ -187,14 +210,20 @@ fn json_line(line: &[u8]) -> Result<Written, LineProblem> {
     }
     serde_json::from_slice(line).map_err(|error| {
         // To its reader a line is all there is: it is line 1, which is not the one of the file.
-        let (told, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
-        LineProblem::Json(told.strip_suffix(&place).map_or(told.clone(), |what| format!("{what} at column {}", error.column())))
+        let (told, place) =
+            (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+        LineProblem::Json(
+            told.strip_suffix(&place)
+                .map_or(told.clone(), |what| format!("{what} at column {}", error.column())),
+        )
     })
 }
 
 fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).has_headers(true).from_reader(file);
-    let header = reader.headers().map_err(|error| BadLine { line: 1, problem: problem(&error) })?.clone();
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).has_headers(true).from_reader(file);
+    let header =
+        reader.headers().map_err(|error| BadLine { line: 1, problem: problem(&error) })?.clone();
     let at_first = |problem| BadLine { line: 1, problem };
     let mut columns = BTreeMap::new();
     // A header without a comma is one column.
@@ -206,7 +235,9 @@ fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
         let written = || name.chars().take(SHOWN).collect();
         match COLUMNS.into_iter().find(|known| name.eq_ignore_ascii_case(known)) {
             None => return Err(at_first(LineProblem::Column(written()))),
-            Some(known) if known != name => return Err(at_first(LineProblem::Capitals { written: written(), known })),
+            Some(known) if known != name => {
+                return Err(at_first(LineProblem::Capitals { written: written(), known }));
+            }
             Some(known) => {
                 if columns.insert(known, index).is_some() {
                     return Err(at_first(LineProblem::Twice(known)));
@@ -214,7 +245,9 @@ fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
             }
         }
     }
-    let needed = |name: &'static str| columns.get(name).copied().ok_or_else(|| at_first(LineProblem::NoColumn(name)));
+    let needed = |name: &'static str| {
+        columns.get(name).copied().ok_or_else(|| at_first(LineProblem::NoColumn(name)))
+    };
     let (email, hash) = (needed("email")?, needed("password_hash")?);
     let (roles, name) = (columns.get("roles"), columns.get("name"));
 
@@ -242,7 +275,8 @@ fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
     Ok(lines)
 }
 
-/// Which line a record begins on, as an editor counts. The reader's own count is one behind where lines end in CRLF.
+/// Which line a record begins on, as an editor counts. The reader's own count is one behind where
+/// lines end in CRLF.
 struct LineCounter<'a> {
     file: &'a [u8],
     at: usize,
@@ -251,8 +285,10 @@ struct LineCounter<'a> {
 
 impl LineCounter<'_> {
     fn line(&mut self, position: Option<&csv::Position>) -> u64 {
-        let from = position.map_or(self.at, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX));
-        let ends = self.file.iter().skip(from).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let from = position
+            .map_or(self.at, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX));
+        let ends =
+            self.file.iter().skip(from).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let start = from.saturating_add(ends).min(self.file.len());
         let passed = self.file.get(self.at..start).unwrap_or_default();
         self.line += passed.split(|&byte| byte == b'\n').skip(1).count() as u64;
@@ -264,7 +300,9 @@ impl LineCounter<'_> {
 fn problem(error: &csv::Error) -> LineProblem {
     match error.kind() {
         csv::ErrorKind::Utf8 { .. } => LineProblem::Encoding,
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => LineProblem::Fields { found: *len, wanted: *expected_len },
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            LineProblem::Fields { found: *len, wanted: *expected_len }
+        }
         _ => LineProblem::Csv,
     }
 }
@@ -291,9 +329,13 @@ mod tests {
             assert!(email_verified);
             format!("{} {email} {hash} [{}] {name:?}", imported.line, roles.join(","))
         };
-        match read(file.as_bytes(), &["user".to_owned()], |email| email.as_str() == "known@example.com") {
+        match read(file.as_bytes(), &["user".to_owned()], |email| {
+            email.as_str() == "known@example.com"
+        }) {
             Ok(accounts) => accounts.into_iter().map(shown).collect(),
-            Err(problems) => problems.iter().map(|line| line.to_string().chars().take(70).collect()).collect(),
+            Err(problems) => {
+                problems.iter().map(|line| line.to_string().chars().take(70).collect()).collect()
+            }
         }
     }
 
@@ -303,7 +345,10 @@ mod tests {
             "\u{feff}email,password_hash,roles,name\r\nAnn@Example.com,{HASH},admin user admin,\"Ann, \"\"the\"\" first\"\r\n\r\n\"bob@example.com\",{HASH},,\r\n\
              cy@example.com,,user,\"two\nlines\""
         );
-        assert_eq!(told(&file), ["line 5: a name has at most 200 characters, and none that cannot be see"]);
+        assert_eq!(
+            told(&file),
+            ["line 5: a name has at most 200 characters, and none that cannot be see"]
+        );
         let file = file.replace("two\nlines", "one line");
         assert_eq!(
             told(&file),
@@ -313,7 +358,10 @@ mod tests {
                 "5 cy@example.com none [user] Some(\"one line\")"
             ]
         );
-        assert_eq!(told(&format!("password_hash,email\n{HASH},ann@example.com")), ["2 ann@example.com $2b$05$ [user] None"]);
+        assert_eq!(
+            told(&format!("password_hash,email\n{HASH},ann@example.com")),
+            ["2 ann@example.com $2b$05$ [user] None"]
+        );
         assert!(told("email,password_hash\n").is_empty());
     }
 
@@ -325,7 +373,11 @@ mod tests {
         );
         assert_eq!(
             told(&file),
-            ["1 ann@example.com $2b$05$ [admin,user] Some(\"Ann\")", "3 bob@example.com none [user] None", "4 cy@example.com none [] None"]
+            [
+                "1 ann@example.com $2b$05$ [admin,user] Some(\"Ann\")",
+                "3 bob@example.com none [user] None",
+                "4 cy@example.com none [] None"
+            ]
         );
     }
 
@@ -348,8 +400,7 @@ mod tests {
                 "line 9: known@example.com stands on line 8 already; addresses are comp"
             ]
         );
-        let file =
-            "{\"email\":\"ann@example.com\",\"passwordHash\":\"x\"}\n{\"email\":1}\n[]\n{\"email\":\"a@b.example\",\"roles\":[\"a b\"]}";
+        let file = "{\"email\":\"ann@example.com\",\"passwordHash\":\"x\"}\n{\"email\":1}\n[]\n{\"email\":\"a@b.example\",\"roles\":[\"a b\"]}";
         assert_eq!(
             told(file),
             [
@@ -365,7 +416,10 @@ mod tests {
     fn a_line_of_json_is_told_by_the_number_of_the_file_and_its_column() {
         let file = "{\"email\":\"ann@example.com\"}\n{\"email\":ann@example.com}\n{\"email\":";
         let problems = read(file.as_bytes(), &[], |_| false).unwrap_err();
-        let told: Vec<String> = problems.iter().map(|line| line.to_string().split(';').next().unwrap_or_default().to_owned()).collect();
+        let told: Vec<String> = problems
+            .iter()
+            .map(|line| line.to_string().split(';').next().unwrap_or_default().to_owned())
+            .collect();
         assert_eq!(
             told,
             [
@@ -379,19 +433,46 @@ mod tests {
     fn a_header_that_does_not_fit_is_told() {
         for (file, problem) in [
             ("", "line 1: the header names no column `email`; its first line must be `em"),
-            ("ann@example.com,x", "line 1: the header names `ann@example.com`, which is none of `email`, "),
-            ("email,hash", "line 1: the header names `hash`, which is none of `email`, `password_h"),
-            ("email,email,password_hash", "line 1: the header names `email` twice; remove one of the two columns"),
-            ("Email,password_hash", "line 1: the header names `Email`; write it in lower case, `email`"),
-            ("email;password_hash\na@b.example;", "line 1: the columns are separated by semicolons, and this reads CSV; s"),
-            ("\"email\"\t\"password_hash\"\n", "line 1: the columns are separated by tabs, and this reads CSV; separat"),
-            ("\n[\n{\"email\":\"ann@example.com\"}]", "line 1: the file is a JSON array, and one object a line is read; `jq -"),
-            ("email,name", "line 1: the header names no column `password_hash`; its first line mus"),
+            (
+                "ann@example.com,x",
+                "line 1: the header names `ann@example.com`, which is none of `email`, ",
+            ),
+            (
+                "email,hash",
+                "line 1: the header names `hash`, which is none of `email`, `password_h",
+            ),
+            (
+                "email,email,password_hash",
+                "line 1: the header names `email` twice; remove one of the two columns",
+            ),
+            (
+                "Email,password_hash",
+                "line 1: the header names `Email`; write it in lower case, `email`",
+            ),
+            (
+                "email;password_hash\na@b.example;",
+                "line 1: the columns are separated by semicolons, and this reads CSV; s",
+            ),
+            (
+                "\"email\"\t\"password_hash\"\n",
+                "line 1: the columns are separated by tabs, and this reads CSV; separat",
+            ),
+            (
+                "\n[\n{\"email\":\"ann@example.com\"}]",
+                "line 1: the file is a JSON array, and one object a line is read; `jq -",
+            ),
+            (
+                "email,name",
+                "line 1: the header names no column `password_hash`; its first line mus",
+            ),
         ] {
             assert_eq!(told(file), [problem], "{file}");
         }
         let latin = b"email,password_hash,name\nann@example.com,,Andr\xe9\n";
         let problems = read(latin, &[], |_| false).unwrap_err();
-        assert_eq!(problems[0].to_string(), "line 2: it is not UTF-8; save the file in that encoding");
+        assert_eq!(
+            problems[0].to_string(),
+            "line 2: it is not UTF-8; save the file in that encoding"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! The keys that our tokens are signed with, and minting.
 //!
-//! Keys are in the store, sealed and numbered: of two processes that make the next one, one does, and the other reads it. A key is
-//! published before it signs, and stays published until the last token that it signed has expired. What the gateway verifies with is
-//! replaced before anything is signed with a new key.
+//! Keys are in the store, sealed and numbered: of two processes that make the next one, one does,
+//! and the other reads it. A key is published before it signs, and stays published until the last
+//! token that it signed has expired. What the gateway verifies with is replaced before anything is
+//! signed with a new key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,10 @@ use uuid::Uuid;
 use super::policy::{LONGEST_ACCESS_TOKEN, Policy};
 use crate::clock::Clock;
 use crate::store::{AccountRow, SigningKeyRow, Store, StoreError};
-use crate::token::{Algorithm, Algorithms, GenerateError, KeyError, KeySet, LiveKeys, MintError, Minter, generate_private_pem, public_jwk};
+use crate::token::{
+    Algorithm, Algorithms, GenerateError, KeyError, KeySet, LiveKeys, MintError, Minter,
+    generate_private_pem, public_jwk,
+};
 
 /// The keys of the built-in issuer, as this process knows them.
 #[derive(Debug)]
@@ -83,7 +87,12 @@ impl SigningKeys {
     ///
     /// # Errors
     /// [`KeysError`]
-    pub async fn load(store: Store, live: Arc<LiveKeys>, clock: Clock, policy: &Policy) -> Result<Self, KeysError> {
+    pub async fn load(
+        store: Store,
+        live: Arc<LiveKeys>,
+        clock: Clock,
+        policy: &Policy,
+    ) -> Result<Self, KeysError> {
         let keys = Self { store, clock, live, ring: ArcSwap::default() };
         if !keys.read().await? {
             let now = keys.clock.unix_seconds();
@@ -95,7 +104,8 @@ impl SigningKeys {
         Ok(keys)
     }
 
-    /// Reads what other processes did, makes the next key where it is time, and forgets keys whose tokens have all expired.
+    /// Reads what other processes did, makes the next key where it is time, and forgets keys whose
+    /// tokens have all expired.
     ///
     /// # Errors
     /// [`KeysError`]; the keys known so far hold.
@@ -116,11 +126,18 @@ impl SigningKeys {
         };
         if let Some(signs_from) = next {
             if add_key(&self.store, policy.algorithm, newest.number + 1, signs_from, now).await? {
-                tracing::info!(algorithm = Algorithms::name(policy.algorithm), signs_from, "a signing key was made");
+                tracing::info!(
+                    algorithm = Algorithms::name(policy.algorithm),
+                    signs_from,
+                    "a signing key was made"
+                );
             }
             self.read().await?;
         }
-        let over = ring.keys.windows(2).filter(|pair| pair[1].signs_from.saturating_add(REMEMBERED.as_secs()) < now);
+        let over = ring
+            .keys
+            .windows(2)
+            .filter(|pair| pair[1].signs_from.saturating_add(REMEMBERED.as_secs()) < now);
         let over: Vec<i64> = over.map(|pair| pair[0].number).collect();
         for &number in &over {
             self.store.delete_signing_key(number).await?;
@@ -146,7 +163,8 @@ impl SigningKeys {
         self.ring.load().published.clone()
     }
 
-    /// The algorithms of the keys that are published, each once: what tokens are signed with now, were before and will be next.
+    /// The algorithms of the keys that are published, each once: what tokens are signed with now,
+    /// were before and will be next.
     pub fn algorithms(&self) -> Vec<&'static str> {
         let mut names: Vec<&'static str> = Vec::new();
         for key in &self.ring.load().keys {
@@ -158,13 +176,21 @@ impl SigningKeys {
         names
     }
 
-    /// Mints the access token that was issued to a session of `account` at `issued_at`, which may be ahead of the time: past a cut-off.
+    /// Mints the access token that was issued to a session of `account` at `issued_at`, which may
+    /// be ahead of the time: past a cut-off.
     ///
     /// # Errors
     /// [`KeysError::Mint`]
-    pub async fn mint(&self, policy: &Policy, account: &AccountRow, sid: &str, issued_at: u64) -> Result<AccessToken, KeysError> {
+    pub async fn mint(
+        &self,
+        policy: &Policy,
+        account: &AccountRow,
+        sid: &str,
+        issued_at: u64,
+    ) -> Result<AccessToken, KeysError> {
         let now = self.clock.unix_seconds();
-        // Several logins past several cut-offs in one second: the token would be too far in the future to be accepted.
+        // Several logins past several cut-offs in one second: the token would be too far in the
+        // future to be accepted.
         let ahead = issued_at.saturating_sub(now.saturating_add(AHEAD));
         if ahead > 0 {
             tokio::time::sleep(Duration::from_secs(ahead)).await;
@@ -190,7 +216,12 @@ impl SigningKeys {
             set("name", json!(name));
         }
         let ring = self.ring.load();
-        let signer = ring.keys.iter().rfind(|key| key.signs_from <= now).or(ring.keys.first()).ok_or(MintError::Signing)?;
+        let signer = ring
+            .keys
+            .iter()
+            .rfind(|key| key.signs_from <= now)
+            .or(ring.keys.first())
+            .ok_or(MintError::Signing)?;
         let token = signer.minter.sign(signer.algorithm, Some(&signer.kid), "at+jwt", &claims)?;
         Ok(AccessToken { token, expires_in: ttl })
     }
@@ -203,7 +234,9 @@ impl Ring {
         let mut jwks = Vec::new();
         for row in store.signing_keys().await? {
             let unusable = |source| KeysError::Unusable { kid: row.kid.clone(), source };
-            let Some(algorithm) = Algorithms::parse(&row.algorithm) else { return Err(unusable(KeyError::Unreadable)) };
+            let Some(algorithm) = Algorithms::parse(&row.algorithm) else {
+                return Err(unusable(KeyError::Unreadable));
+            };
             jwks.push(Value::Object(public_jwk(&row.private, algorithm).map_err(unusable)?));
             ring.keys.push(SigningKey {
                 number: row.number,
@@ -215,7 +248,8 @@ impl Ring {
         }
         let published = json!({ "keys": jwks }).to_string();
         let unusable = |source| KeysError::Unusable { kid: "set".to_owned(), source };
-        let (set, left_out) = KeySet::from_jwks(published.as_bytes(), Algorithms::all()).map_err(unusable)?;
+        let (set, left_out) =
+            KeySet::from_jwks(published.as_bytes(), Algorithms::all()).map_err(unusable)?;
         if !left_out.is_empty() {
             return Err(unusable(KeyError::Unreadable));
         }
@@ -224,7 +258,8 @@ impl Ring {
     }
 }
 
-/// What verifies the tokens that are signed with the keys of a store, for a command that does not serve.
+/// What verifies the tokens that are signed with the keys of a store, for a command that does not
+/// serve.
 ///
 /// # Errors
 /// [`KeysError`]
@@ -236,15 +271,30 @@ pub async fn verifying_keys(store: &Store) -> Result<KeySet, KeysError> {
 ///
 /// # Errors
 /// [`KeysError`]
-pub async fn add_key(store: &Store, algorithm: Algorithm, number: i64, signs_from: u64, now: u64) -> Result<bool, KeysError> {
+pub async fn add_key(
+    store: &Store,
+    algorithm: Algorithm,
+    number: i64,
+    signs_from: u64,
+    now: u64,
+) -> Result<bool, KeysError> {
     // An RSA key takes its time.
-    let made = tokio::task::spawn_blocking(move || generate_private_pem(algorithm)).await.map_err(|_| KeysError::Closed)?;
+    let made = tokio::task::spawn_blocking(move || generate_private_pem(algorithm))
+        .await
+        .map_err(|_| KeysError::Closed)?;
     let private = made?;
     let unusable = |source| KeysError::Unusable { kid: "new".to_owned(), source };
     let jwk = public_jwk(&private, algorithm).map_err(unusable)?;
     let kid = jwk.get("kid").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (created_at, signs_from) = (now.cast_signed(), signs_from.cast_signed());
-    let row = SigningKeyRow { number, kid, algorithm: Algorithms::name(algorithm).to_owned(), private, created_at, signs_from };
+    let row = SigningKeyRow {
+        number,
+        kid,
+        algorithm: Algorithms::name(algorithm).to_owned(),
+        private,
+        created_at,
+        signs_from,
+    };
     Ok(store.insert_signing_key(&row).await?)
 }
 
@@ -266,26 +316,38 @@ pub enum KeyState {
 ///
 /// # Errors
 /// [`KeysError::Store`]
-pub async fn key_states(store: &Store, now: u64) -> Result<Vec<(SigningKeyRow, KeyState)>, KeysError> {
+pub async fn key_states(
+    store: &Store,
+    now: u64,
+) -> Result<Vec<(SigningKeyRow, KeyState)>, KeysError> {
     let keys = store.signing_keys().await?;
     let starts: Vec<u64> = keys.iter().map(|key| key.signs_from.cast_unsigned()).collect();
     let signs = starts.iter().rposition(|start| *start <= now);
     let state = |index: usize| match signs {
         Some(signs) if index == signs => KeyState::Signs,
-        Some(signs) if index < signs => {
-            KeyState::Remembered { until: starts.get(index + 1).copied().unwrap_or(now).saturating_add(REMEMBERED.as_secs()) }
-        }
+        Some(signs) if index < signs => KeyState::Remembered {
+            until: starts
+                .get(index + 1)
+                .copied()
+                .unwrap_or(now)
+                .saturating_add(REMEMBERED.as_secs()),
+        },
         _ => KeyState::Next,
     };
     Ok(keys.into_iter().enumerate().map(|(index, key)| (key, state(index))).collect())
 }
 
-/// Makes the next key, to sign when verifiers have had the time to fetch it; where the others are `compromised`, at once, and they are
-/// forgotten. `None`: another process made one meanwhile.
+/// Makes the next key, to sign when verifiers have had the time to fetch it; where the others are
+/// `compromised`, at once, and they are forgotten. `None`: another process made one meanwhile.
 ///
 /// # Errors
 /// [`KeysError`]
-pub async fn rotate(store: &Store, algorithm: Algorithm, compromised: bool, now: u64) -> Result<Option<SigningKeyRow>, KeysError> {
+pub async fn rotate(
+    store: &Store,
+    algorithm: Algorithm,
+    compromised: bool,
+    now: u64,
+) -> Result<Option<SigningKeyRow>, KeysError> {
     let others = store.signing_key_numbers().await?;
     let number = others.last().copied().unwrap_or(0) + 1;
     let lead = if compromised || number == 1 { 0 } else { LEAD.as_secs() };
@@ -321,7 +383,14 @@ mod tests {
     }
 
     async fn load(store: &Store, clock: &Clock, policy: &Policy) -> SigningKeys {
-        SigningKeys::load(store.clone(), Arc::new(LiveKeys::new(KeySet::default())), clock.clone(), policy).await.unwrap()
+        SigningKeys::load(
+            store.clone(),
+            Arc::new(LiveKeys::new(KeySet::default())),
+            clock.clone(),
+            policy,
+        )
+        .await
+        .unwrap()
     }
 
     fn account() -> AccountRow {
@@ -342,14 +411,23 @@ mod tests {
 
     /// `kid` and claims of a token that is minted now.
     async fn minted(keys: &SigningKeys, policy: &Policy) -> (String, Map<String, Value>) {
-        let token = keys.mint(policy, &account(), "s-1", keys.clock.unix_seconds() + 1).await.unwrap().token;
+        let token = keys
+            .mint(policy, &account(), "s-1", keys.clock.unix_seconds() + 1)
+            .await
+            .unwrap()
+            .token;
         let inspected = crate::token::inspect(&token).unwrap();
         (inspected.header["kid"].as_str().unwrap().to_owned(), inspected.claims.unwrap())
     }
 
     fn published(keys: &SigningKeys) -> Vec<String> {
         let set: Value = serde_json::from_slice(&keys.published()).unwrap();
-        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+        set["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| key["kid"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     #[tokio::test]
@@ -361,7 +439,10 @@ mod tests {
         let (kid, claims) = minted(&keys, &policy).await;
         assert_eq!((first.len(), &kid), (1, &first[0]));
         let times = (claims["iat"].as_u64(), claims["exp"].as_u64());
-        assert_eq!((times, &claims["roles"]), ((Some(1_900_000_001), Some(1_900_000_901)), &json!(["user", "admin"])));
+        assert_eq!(
+            (times, &claims["roles"]),
+            ((Some(1_900_000_001), Some(1_900_000_901)), &json!(["user", "admin"]))
+        );
 
         // Another process, with the first one's key.
         let other = load(&store, &clock, &policy).await;
@@ -373,7 +454,11 @@ mod tests {
         keys.tend(&policy).await.unwrap();
         other.tend(&policy).await.unwrap();
         let both = published(&keys);
-        assert_eq!((both.len(), &both[0], published(&other)), (2, &first[0], both.clone()), "both agree on one next key");
+        assert_eq!(
+            (both.len(), &both[0], published(&other)),
+            (2, &first[0], both.clone()),
+            "both agree on one next key"
+        );
         assert_eq!(minted(&keys, &policy).await.0, first[0], "published, and not yet used");
 
         clock.advance(LEAD);
@@ -391,7 +476,8 @@ mod tests {
     #[tokio::test]
     async fn another_algorithm_comes_with_the_next_key() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, clock, mut policy) = (store(&folder).await, Clock::fixed(1_900_000_000), policy());
+        let (store, clock, mut policy) =
+            (store(&folder).await, Clock::fixed(1_900_000_000), policy());
         let keys = load(&store, &clock, &policy).await;
         policy.algorithm = Algorithm::EdDSA;
         for _ in 0..3 {

@@ -1,4 +1,5 @@
-//! Links that are mailed: good once, for a while, for one account. What the store keeps of one is a digest.
+//! Links that are mailed: good once, for a while, for one account. What the store keeps of one is a
+//! digest.
 
 use std::time::Duration;
 
@@ -88,7 +89,10 @@ mod tests {
         let url = token.url("https://app.example.com/auth", Purpose::Reset);
         let sent = url.strip_prefix("https://app.example.com/auth/password/reset?token=").unwrap();
         assert_eq!(sent.len(), 43);
-        assert!(sent.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{sent}");
+        assert!(
+            sent.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
+            "{sent}"
+        );
         assert_eq!(digest_of(sent), token.digest());
         assert!(!token.digest().contains(sent));
         assert_ne!(LinkToken::generate().unwrap().digest(), token.digest());

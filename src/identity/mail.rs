@@ -7,7 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0};
+use lettre::message::header::{
+    ContentTransferEncoding, ContentType, HeaderName, HeaderValue, MIME_VERSION_1_0,
+};
 use lettre::message::{Body, Mailbox};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
@@ -60,7 +62,9 @@ enum SmtpTls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoServer {
     /// No URL, or one of another kind.
-    #[error("this is no address of a mail server; write `smtps://mail.example.com`, or `smtp://mail.example.com:587` for STARTTLS")]
+    #[error(
+        "this is no address of a mail server; write `smtps://mail.example.com`, or `smtp://mail.example.com:587` for STARTTLS"
+    )]
     Form,
     /// A path or a query.
     #[error(
@@ -68,13 +72,15 @@ pub enum NoServer {
     )]
     Rest,
     /// Half of a login.
-    #[error("a login needs both a user name and a password: `smtps://name:password@mail.example.com`, percent-encoded")]
+    #[error(
+        "a login needs both a user name and a password: `smtps://name:password@mail.example.com`, percent-encoded"
+    )]
     Login,
 }
 
 impl SmtpServer {
-    /// Reads `smtps://[NAME:PASSWORD@]HOST[:PORT]` or `smtp://…`: STARTTLS is then a must, but on this machine, or where `plaintext` is
-    /// asked for.
+    /// Reads `smtps://[NAME:PASSWORD@]HOST[:PORT]` or `smtp://…`: STARTTLS is then a must, but on
+    /// this machine, or where `plaintext` is asked for.
     ///
     /// # Errors
     /// [`NoServer`]
@@ -99,11 +105,15 @@ impl SmtpServer {
             "smtp" => (SmtpTls::Required, 587),
             _ => return Err(NoServer::Form),
         };
-        let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| NoServer::Login);
+        let decoded = |text: &str| {
+            percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| NoServer::Login)
+        };
         let login = match (url.username(), url.password()) {
             ("", None) => None,
             ("", Some(_)) | (_, None) => return Err(NoServer::Login),
-            (name, Some(password)) => Some((decoded(name)?, SecretBytes::new(decoded(password)?.into_bytes()))),
+            (name, Some(password)) => {
+                Some((decoded(name)?, SecretBytes::new(decoded(password)?.into_bytes())))
+            }
         };
         Ok(Self { host, port: url.port().unwrap_or(port), tls, login })
     }
@@ -119,7 +129,10 @@ impl SmtpServer {
             SmtpTls::Required => Tls::Required(TlsParameters::new(self.host.clone())?),
             SmtpTls::Plain => Tls::None,
         };
-        let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host).port(self.port).tls(tls).timeout(Some(TIMEOUT));
+        let builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&self.host)
+            .port(self.port)
+            .tls(tls)
+            .timeout(Some(TIMEOUT));
         Ok(match &self.login {
             None => builder.build(),
             Some((name, password)) => {
@@ -163,7 +176,8 @@ pub enum NotSent {
     },
 }
 
-/// An error and what it comes from: the outer one of the mail library says no more than "connection error".
+/// An error and what it comes from: the outer one of the mail library says no more than "connection
+/// error".
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -178,13 +192,17 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl NotSent {
-    /// Whether it makes no sense to try again: the server says that it will never take this message.
+    /// Whether it makes no sense to try again: the server says that it will never take this
+    /// message.
     pub fn is_for_good(&self) -> bool {
         match self {
             Self::Message(_) | Self::Address(_) => true,
             Self::File { .. } => false,
             // A failed login (530, 535) is a mistake of the file, which may be put right.
-            Self::Smtp(error) => error.is_permanent() && error.status().is_some_and(|code| !code.to_string().starts_with("53")),
+            Self::Smtp(error) => {
+                error.is_permanent()
+                    && error.status().is_some_and(|code| !code.to_string().starts_with("53"))
+            }
         }
     }
 }
@@ -229,8 +247,12 @@ impl Mailer {
                 let done = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
                 done.map_err(|source| NotSent::File { path: written, source })
             }
-            (MailWay::Smtp(server), None) => server.transport()?.send(message).await.map(drop).map_err(NotSent::from),
-            (MailWay::Smtp(_), Some(transport)) => transport.send(message).await.map(drop).map_err(NotSent::from),
+            (MailWay::Smtp(server), None) => {
+                server.transport()?.send(message).await.map(drop).map_err(NotSent::from)
+            }
+            (MailWay::Smtp(_), Some(transport)) => {
+                transport.send(message).await.map(drop).map_err(NotSent::from)
+            }
         }
     }
 
@@ -243,7 +265,8 @@ impl Mailer {
             .subject(&letter.subject)
             .date(UNIX_EPOCH + now)
             .message_id(Some(id))
-            // The library adds it to messages of several parts alone (RFC 2045 §4): without it, a reader may take what follows for text.
+            // The library adds it to messages of several parts alone (RFC 2045 §4): without it, a
+            // reader may take what follows for text.
             .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN)
             .body(body(&letter.text))?;
@@ -254,12 +277,16 @@ impl Mailer {
     }
 }
 
-/// The text as it is, where every server takes it so: the mail library would break a link over lines at 76 characters, which RFC 5322
-/// §2.1.1 recommends, and its readers would have to undo that; 998 is what no line may pass.
+/// The text as it is, where every server takes it so: the mail library would break a link over
+/// lines at 76 characters, which RFC 5322 §2.1.1 recommends, and its readers would have to undo
+/// that; 998 is what no line may pass.
 fn body(text: &str) -> Body {
     if text.is_ascii() && text.lines().all(|line| line.len() <= 998) {
         let lines: Vec<&str> = text.lines().collect();
-        return Body::dangerous_pre_encoded(format!("{}\r\n", lines.join("\r\n")).into_bytes(), ContentTransferEncoding::SevenBit);
+        return Body::dangerous_pre_encoded(
+            format!("{}\r\n", lines.join("\r\n")).into_bytes(),
+            ContentTransferEncoding::SevenBit,
+        );
     }
     Body::new(text.to_owned())
 }
@@ -283,7 +310,9 @@ mod tests {
 
     fn server(text: &str, plaintext: bool) -> Result<(String, SmtpTls, Option<String>), NoServer> {
         SmtpServer::parse(text, plaintext).map(|server| {
-            let login = server.login.map(|(name, password)| format!("{name} {}", String::from_utf8_lossy(password.expose())));
+            let login = server.login.map(|(name, password)| {
+                format!("{name} {}", String::from_utf8_lossy(password.expose()))
+            });
             (format!("{} {}", server.host, server.port), server.tls, login)
         })
     }
@@ -302,7 +331,9 @@ mod tests {
         ] {
             assert_eq!(server(text, plaintext), Ok((address.to_owned(), tls, None)), "{text}");
         }
-        let with_login = server("smtps://no%2Dreply%40example.com:p%40ss:word@mail.example.com\n", false).unwrap();
+        let with_login =
+            server("smtps://no%2Dreply%40example.com:p%40ss:word@mail.example.com\n", false)
+                .unwrap();
         assert_eq!(with_login.2.as_deref(), Some("no-reply@example.com p@ss:word"));
         for (text, error) in [
             ("", NoServer::Form),
@@ -326,12 +357,20 @@ mod tests {
     async fn a_folder_gets_whole_messages() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mail/out");
-        let settings = MailSettings { way: MailWay::Folder(path.clone()), from: "Exämple <no-reply@example.com>".parse().unwrap() };
+        let settings = MailSettings {
+            way: MailWay::Folder(path.clone()),
+            from: "Exämple <no-reply@example.com>".parse().unwrap(),
+        };
         let mailer = Mailer::new(&settings).unwrap();
         let link = format!("https://app.example.com/auth/password/reset?token={}", "t".repeat(43));
-        let letter = Letter { to: Email::parse("ann@example.com").unwrap(), subject: "Grüße".into(), text: format!("Open\n\n{link}\n") };
+        let letter = Letter {
+            to: Email::parse("ann@example.com").unwrap(),
+            subject: "Grüße".into(),
+            text: format!("Open\n\n{link}\n"),
+        };
         mailer.send(&letter, Duration::from_hours(500_000)).await.unwrap();
-        let files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let files: Vec<_> =
+            fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
         let text = fs::read_to_string(&files[0]).unwrap();
         for line in [
             "From: =?utf-8?b?RXjDpG1wbGU=?= <no-reply@example.com>\r\n",
@@ -348,18 +387,26 @@ mod tests {
         }
         assert!(files.len() == 1 && files[0].extension().is_some_and(|end| end == "eml"));
         assert_eq!(text.matches("MIME-Version").count(), 1, "{text}");
-        assert!(!text.contains("localhost") && text.contains("@example.com>\r\n"), "the Message-ID tells no host name: {text}");
+        assert!(
+            !text.contains("localhost") && text.contains("@example.com>\r\n"),
+            "the Message-ID tells no host name: {text}"
+        );
 
-        // Of other letters than ASCII's, every byte is written so that a server of any age passes it on, and it is said how.
+        // Of other letters than ASCII's, every byte is written so that a server of any age passes
+        // it on, and it is said how.
         let text = format!("Exämple\n\n{link}\n");
-        mailer.send(&Letter { text, ..letter.clone() }, Duration::from_hours(500_001)).await.unwrap();
+        mailer
+            .send(&Letter { text, ..letter.clone() }, Duration::from_hours(500_001))
+            .await
+            .unwrap();
         let newest = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
         let text = fs::read_to_string(newest).unwrap();
         assert!(text.is_ascii() && text.contains("MIME-Version: 1.0\r\n"), "{text}");
         assert!(text.contains("Content-Transfer-Encoding: quoted-printable\r\n"), "{text}");
         assert!(text.contains("\r\n\r\nEx=C3=A4mple\r\n\r\n"), "{text}");
 
-        let blocked = MailSettings { way: MailWay::Folder(files[0].join("below a file")), ..settings };
+        let blocked =
+            MailSettings { way: MailWay::Folder(files[0].join("below a file")), ..settings };
         let error = Mailer::new(&blocked).unwrap().send(&letter, Duration::ZERO).await.unwrap_err();
         assert!(!error.is_for_good() && error.to_string().contains("cannot be written"), "{error}");
     }

@@ -1,13 +1,18 @@
-//! The built-in issuer: accounts, sessions, the keys that its tokens are signed with, and the endpoints that people log in at.
+//! The built-in issuer: accounts, sessions, the keys that its tokens are signed with, and the
+//! endpoints that people log in at.
 //!
-//! [`Identity`] lives as long as the process; how it behaves is a [`Policy`], one for each configuration. It is handed a request, the
-//! client's address and the policy, and never sees the gateway. Its work is done on the background runtime, in a task that ends whether or
-//! not whoever asked still waits: what it writes is whole, and a worker that serves other requests never waits for the store or a hash.
+//! [`Identity`] lives as long as the process; how it behaves is a [`Policy`], one for each
+//! configuration. It is handed a request, the client's address and the policy, and never sees the
+//! gateway. Its work is done on the background runtime, in a task that ends whether or not whoever
+//! asked still waits: what it writes is whole, and a worker that serves other requests never waits
+//! for the store or a hash.
 //!
-//! Owned here: the table of endpoints ([`endpoints`]) and what each does (`actions`); accounts ([`account`]), sessions ([`session`]) and
-//! signing keys ([`issue`]) as verbs over the store; passwords ([`password`], [`hasher`], [`strength`]); cookies ([`cookie`]) and the way
-//! back ([`return_to`]). A change that takes something away is written before it is acknowledged, in one step with the revocation of what
-//! was issued before; a process that is killed at any moment has done all of it or nothing.
+//! Owned here: the table of endpoints ([`endpoints`]) and what each does (`actions`); accounts
+//! ([`account`]), sessions ([`session`]) and signing keys ([`issue`]) as verbs over the store;
+//! passwords ([`password`], [`hasher`], [`strength`]); cookies ([`cookie`]) and the way back
+//! ([`return_to`]). A change that takes something away is written before it is acknowledged, in one
+//! step with the revocation of what was issued before; a process that is killed at any moment has
+//! done all of it or nothing.
 
 pub mod account;
 mod actions;
@@ -119,7 +124,8 @@ impl<E: Into<IdentityError>> From<E> for Refused {
 }
 
 impl Identity {
-    /// Reads the keys, or makes the first one; `live` is what the gateway verifies our tokens with. To be called on the background runtime.
+    /// Reads the keys, or makes the first one; `live` is what the gateway verifies our tokens with.
+    /// To be called on the background runtime.
     ///
     /// # Errors
     /// [`StartError`]
@@ -160,29 +166,44 @@ impl Identity {
         &self.budgets
     }
 
-    /// Answers a request. May be called on any runtime; the work is done on the background one, to its end.
+    /// Answers a request. May be called on any runtime; the work is done on the background one, to
+    /// its end.
     ///
     /// # Errors
     /// [`Refused`]
-    pub async fn answer(self: &Arc<Self>, request: Request, policy: Arc<Policy>) -> Result<Response<Bytes>, Box<Refused>> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        policy: Arc<Policy>,
+    ) -> Result<Response<Bytes>, Box<Refused>> {
         let identity = Arc::clone(self);
         let work = async move {
-            if request.is_for_people() { identity.answer_people(&request, &policy).await } else { identity.act(&request, &policy).await }
+            if request.is_for_people() {
+                identity.answer_people(&request, &policy).await
+            } else {
+                identity.act(&request, &policy).await
+            }
         };
-        let answered = self.tasks.spawn_on(work, &self.background).await.unwrap_or_else(|_| Err(IdentityError::Stopping.into()));
+        let answered = self
+            .tasks
+            .spawn_on(work, &self.background)
+            .await
+            .unwrap_or_else(|_| Err(IdentityError::Stopping.into()));
         if let Err(Refused { error: IdentityError::Store(error), .. }) = &answered {
             self.store.note_trouble(error);
         }
         answered.map_err(Box::new)
     }
 
-    /// What stands against its work, in words for the operator: somebody was refused for it, and it has not been found to be over.
+    /// What stands against its work, in words for the operator: somebody was refused for it, and it
+    /// has not been found to be over.
     pub fn problem(&self) -> Option<String> {
         self.store.problem()
     }
 
-    /// Follows what other processes do to the keys, makes the next one in time, sends mail, and forgets what is over; until it is dropped.
-    /// `policy` tells the policy of the configuration that is in force.
+    /// Follows what other processes do to the keys, makes the next one in time, sends mail, and
+    /// forgets what is over; until it is dropped. `policy` tells the policy of the configuration
+    /// that is in force.
     pub async fn tend(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
         tokio::join!(self.look_after(&policy), self.outbox.deliver(&policy));
     }
@@ -199,8 +220,11 @@ impl Identity {
                 _ = cleanings.tick() => false,
             };
             let Some(policy) = policy() else { continue };
-            let done =
-                if is_look { self.look(&policy, &mut last_import).await } else { self.clean(&policy).await.map_err(KeysError::from) };
+            let done = if is_look {
+                self.look(&policy, &mut last_import).await
+            } else {
+                self.clean(&policy).await.map_err(KeysError::from)
+            };
             match done {
                 Ok(()) => is_behind = false,
                 Err(error) if !is_behind => {
@@ -212,7 +236,11 @@ impl Identity {
         }
     }
 
-    async fn look(&self, policy: &Policy, last_import: &mut Option<String>) -> Result<(), KeysError> {
+    async fn look(
+        &self,
+        policy: &Policy,
+        last_import: &mut Option<String>,
+    ) -> Result<(), KeysError> {
         self.store.look_again().await;
         self.keys.tend(policy).await?;
         let noted = self.accounts.last_import().await?;
@@ -252,8 +280,8 @@ impl Identity {
     }
 }
 
-/// How often keys are looked at, and whether accounts were imported: what another process adds is known here within a second, before it
-/// signs.
+/// How often keys are looked at, and whether accounts were imported: what another process adds is
+/// known here within a second, before it signs.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often sessions that are over, and counters, are forgotten.

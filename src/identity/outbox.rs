@@ -1,8 +1,9 @@
 //! Mail that is to leave: it waits in the store, and one task sends it.
 //!
-//! Whoever asks for a mail is answered when the wish is written, and by that time nobody has looked whether the address has an account:
-//! neither the answer nor its time can tell. A wish survives a restart. The link is made when the message is, so that its time runs from
-//! then, and its token stands in the message and nowhere else; a message that is tried again gets another link.
+//! Whoever asks for a mail is answered when the wish is written, and by that time nobody has looked
+//! whether the address has an account: neither the answer nor its time can tell. A wish survives a
+//! restart. The link is made when the message is, so that its time runs from then, and its token
+//! stands in the message and nowhere else; a message that is tried again gets another link.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +91,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what waits, now and whenever more comes, until it is dropped. `policy` tells the policy that is in force.
+    /// Sends what waits, now and whenever more comes, until it is dropped. `policy` tells the
+    /// policy that is in force.
     pub async fn deliver(&self, policy: impl Fn() -> Option<Arc<Policy>>) {
         let mut mailer: Option<Mailer> = None;
         let mut is_behind = false;
@@ -100,7 +102,9 @@ impl Outbox {
             let Some(policy) = policy() else { continue };
             let Some(settings) = &policy.mail else { continue };
             if mailer.as_ref().is_none_or(|mailer| mailer.settings() != settings) {
-                mailer = Mailer::new(settings).inspect_err(|error| tracing::error!(cause = %error, "mail cannot be sent")).ok();
+                mailer = Mailer::new(settings)
+                    .inspect_err(|error| tracing::error!(cause = %error, "mail cannot be sent"))
+                    .ok();
             }
             let Some(mailer) = &mailer else { continue };
             match self.send_due(mailer, &policy).await {
@@ -137,11 +141,17 @@ impl Outbox {
         }
     }
 
-    async fn send(&self, row: &MailRow, mailer: &Mailer, policy: &Policy) -> Result<(), NotWritten> {
+    async fn send(
+        &self,
+        row: &MailRow,
+        mailer: &Mailer,
+        policy: &Policy,
+    ) -> Result<(), NotWritten> {
         let kind = row.kind.as_str();
         let is_stale = self.now() - row.requested_at > GIVE_UP_AFTER;
         if is_stale && row.attempts <= 1 {
-            // Nothing was sent meanwhile, as while the file had no `mail`: nobody waits for it any more.
+            // Nothing was sent meanwhile, as while the file had no `mail`: nobody waits for it any
+            // more.
             tracing::error!(target: AUDIT, kind, tries = 0, "mail_given_up");
             return Ok(self.store.remove_mail(row, self.now()).await?);
         }
@@ -166,15 +176,26 @@ impl Outbox {
         Ok(())
     }
 
-    /// The letter that is wished for, and whose account it is about. `None`: there is nothing to say to this address.
-    async fn write(&self, row: &MailRow, policy: &Policy) -> Result<Option<(String, Letter)>, NotWritten> {
+    /// The letter that is wished for, and whose account it is about. `None`: there is nothing to
+    /// say to this address.
+    async fn write(
+        &self,
+        row: &MailRow,
+        policy: &Policy,
+    ) -> Result<Option<(String, Letter)>, NotWritten> {
         let wish = Wish::ALL.into_iter().find(|wish| wish.as_str() == row.kind);
-        let account = self.store.account_by_email(&row.email).await?.filter(|account| account.disabled == 0);
-        let (Some(wish), Some(account), Ok(to)) = (wish, account, Email::parse(&row.email)) else { return Ok(None) };
+        let account =
+            self.store.account_by_email(&row.email).await?.filter(|account| account.disabled == 0);
+        let (Some(wish), Some(account), Ok(to)) = (wish, account, Email::parse(&row.email)) else {
+            return Ok(None);
+        };
         let site = &policy.brand.name;
         let (subject, text) = match wish {
             Wish::Reset => {
-                let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await? else { return Ok(None) };
+                let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await?
+                else {
+                    return Ok(None);
+                };
                 (
                     format!("A new password for {site}"),
                     format!(
@@ -185,8 +206,11 @@ impl Outbox {
                 )
             }
             Wish::Verify => {
-                let link =
-                    if account.email_verified == 1 { None } else { self.link(&account, Purpose::Verify, row.attempts, policy).await? };
+                let link = if account.email_verified == 1 {
+                    None
+                } else {
+                    self.link(&account, Purpose::Verify, row.attempts, policy).await?
+                };
                 let Some(link) = link else { return Ok(None) };
                 (
                     format!("Confirm your e-mail address for {site}"),
@@ -218,16 +242,32 @@ impl Outbox {
         Ok(Some((account.id, Letter { to, subject, text })))
     }
 
-    /// Makes a link. `None`: the account was sent enough of them just now. One that did not leave may be made anew.
-    async fn link(&self, account: &AccountRow, purpose: Purpose, attempts: i64, policy: &Policy) -> Result<Option<String>, NotWritten> {
+    /// Makes a link. `None`: the account was sent enough of them just now. One that did not leave
+    /// may be made anew.
+    async fn link(
+        &self,
+        account: &AccountRow,
+        purpose: Purpose,
+        attempts: i64,
+        policy: &Policy,
+    ) -> Result<Option<String>, NotWritten> {
         let now = self.now();
-        if attempts <= 1 && self.store.links_since(&account.id, purpose.as_str(), now - ENOUGH_WITHIN).await? >= ENOUGH {
+        if attempts <= 1
+            && self.store.links_since(&account.id, purpose.as_str(), now - ENOUGH_WITHIN).await?
+                >= ENOUGH
+        {
             tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
             return Ok(None);
         }
         let token = LinkToken::generate()?;
         let expires_at = now + i64::try_from(purpose.lifetime().as_secs()).unwrap_or(0);
-        let row = LinkRow { digest: &token.digest(), purpose: purpose.as_str(), account, created_at: now, expires_at };
+        let row = LinkRow {
+            digest: &token.digest(),
+            purpose: purpose.as_str(),
+            account,
+            created_at: now,
+            expires_at,
+        };
         self.store.insert_link(&row).await?;
         Ok(Some(token.url(&policy.issuer, purpose)))
     }
@@ -247,7 +287,8 @@ fn pause(tries: i64) -> i64 {
     }
 }
 
-/// Wishes that wait at most. A flood of them costs no more than this, and a mail server that is away for long no wish that was taken.
+/// Wishes that wait at most. A flood of them costs no more than this, and a mail server that is
+/// away for long no wish that was taken.
 const MOST_WAITING: i64 = 10_000;
 
 /// How often the store is asked for what others wrote, and what is due again.
@@ -259,7 +300,8 @@ const LONGEST_TRY: i64 = 180;
 /// Seconds for which something is tried: nobody waits longer for a link.
 const GIVE_UP_AFTER: i64 = 4 * 3600;
 
-/// So many links of a kind within so many seconds are enough for an account: more would be somebody filling another's mailbox.
+/// So many links of a kind within so many seconds are enough for an account: more would be somebody
+/// filling another's mailbox.
 const ENOUGH: i64 = 5;
 const ENOUGH_WITHIN: i64 = 15 * 60;
 

@@ -1,8 +1,9 @@
 //! Passwords as they are typed, and hashes as they are stored.
 //!
-//! What is stored anew is argon2id (RFC 9106) in a PHC string, of the password's compatibility form (NFKC, as NIST SP 800-63B asks):
-//! `é` is one password whether a keyboard sends it as one character or two, and full-width letters are the plain ones. Hashes that were
-//! imported were made of whatever bytes came then, so a password is also tried as it was sent, where the two differ.
+//! What is stored anew is argon2id (RFC 9106) in a PHC string, of the password's compatibility form
+//! (NFKC, as NIST SP 800-63B asks): `é` is one password whether a keyboard sends it as one
+//! character or two, and full-width letters are the plain ones. Hashes that were imported were made
+//! of whatever bytes came then, so a password is also tried as it was sent, where the two differ.
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,9 +26,11 @@ impl Password {
     /// The password. One of more than [`LONGEST_PASSWORD`] bytes can be neither stored nor right.
     pub fn new(sent: String) -> Self {
         let sent = Zeroizing::new(sent);
-        let is_folded = sent.len() > LONGEST_PASSWORD || is_nfkc_quick(sent.chars()) == IsNormalized::Yes;
+        let is_folded =
+            sent.len() > LONGEST_PASSWORD || is_nfkc_quick(sent.chars()) == IsNormalized::Yes;
         let folded = (!is_folded).then(|| {
-            // Room for the character that grows most: no copy is left where the text was before it grew.
+            // Room for the character that grows most: no copy is left where the text was before it
+            // grew.
             let mut folded = Zeroizing::new(String::with_capacity(sent.len() * MOST_GROWTH));
             folded.extend(sent.nfkc());
             folded
@@ -74,7 +77,9 @@ enum Scheme {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableHash {
     /// Another scheme, or no hash at all.
-    #[error("this is no hash that can be read: bcrypt (`$2a$`, `$2b$`, `$2y$`) and argon2 (`$argon2id$`, `$argon2i$`, `$argon2d$`) can")]
+    #[error(
+        "this is no hash that can be read: bcrypt (`$2a$`, `$2b$`, `$2y$`) and argon2 (`$argon2id$`, `$argon2i$`, `$argon2d$`) can"
+    )]
     Unknown,
     /// It begins like one.
     #[error("this is no whole {0} hash; was it cut, or changed by a spreadsheet?")]
@@ -96,11 +101,13 @@ impl StoredHash {
     /// # Errors
     /// [`HashingFailed`]
     pub fn of(password: &Password) -> Result<Self, HashingFailed> {
-        let hash: PasswordHash = todays().hash_password(password.folded().as_bytes()).map_err(|_| HashingFailed)?;
+        let hash: PasswordHash =
+            todays().hash_password(password.folded().as_bytes()).map_err(|_| HashingFailed)?;
         Ok(Self { text: hash.to_string(), scheme: Scheme::Argon2 })
     }
 
-    /// Whether it is the hash of this password. As slow as [`StoredHash::of`], or slower where it was imported.
+    /// Whether it is the hash of this password. As slow as [`StoredHash::of`], or slower where it
+    /// was imported.
     pub fn is_of(&self, password: &Password) -> bool {
         if password.is_too_long() {
             return false;
@@ -109,22 +116,30 @@ impl StoredHash {
             Scheme::Argon2 => PasswordHash::new(&self.text).is_ok_and(|mut hash| {
                 // Absent, it is the first version's: the crate would take it for today's.
                 hash.version.get_or_insert(Version::V0x10.into());
-                password.forms().any(|form| Argon2::default().verify_password(form.as_bytes(), &hash).is_ok())
+                password
+                    .forms()
+                    .any(|form| Argon2::default().verify_password(form.as_bytes(), &hash).is_ok())
             }),
             // It reads no more than 72 bytes, as whatever made the hash did.
-            Scheme::Bcrypt => password.forms().any(|form| bcrypt::verify(form, &self.text).unwrap_or(false)),
+            Scheme::Bcrypt => {
+                password.forms().any(|form| bcrypt::verify(form, &self.text).unwrap_or(false))
+            }
         }
     }
 
-    /// Whether today's hashes are made in another way: the next one who proves to know the password is given a new hash.
+    /// Whether today's hashes are made in another way: the next one who proves to know the password
+    /// is given a new hash.
     pub fn is_outdated(&self) -> bool {
         let is_todays = || {
             let hash = PasswordHash::new(&self.text).ok()?;
             let of = (hash.algorithm.as_str(), hash.version, Params::try_from(&hash.params).ok()?);
             let output = hash.hash.as_ref().map(argon2::password_hash::phc::Output::len);
             Some(
-                of == (Algorithm::Argon2id.as_str(), Some(Version::V0x13.into()), Params::default())
-                    && output == Some(Params::DEFAULT_OUTPUT_LEN),
+                of == (
+                    Algorithm::Argon2id.as_str(),
+                    Some(Version::V0x13.into()),
+                    Params::default(),
+                ) && output == Some(Params::DEFAULT_OUTPUT_LEN),
             )
         };
         self.scheme == Scheme::Bcrypt || is_todays() != Some(true)
@@ -137,11 +152,19 @@ impl StoredHash {
 
     /// What it begins with, up to the salt: hashes that begin alike take alike long.
     pub fn price(&self) -> &str {
-        let salt = if self.scheme == Scheme::Bcrypt { 3 } else { self.text.matches('$').count().saturating_sub(1) };
-        self.text.match_indices('$').nth(salt.saturating_sub(1)).map_or(&self.text, |(at, _)| &self.text[..=at])
+        let salt = if self.scheme == Scheme::Bcrypt {
+            3
+        } else {
+            self.text.matches('$').count().saturating_sub(1)
+        };
+        self.text
+            .match_indices('$')
+            .nth(salt.saturating_sub(1))
+            .map_or(&self.text, |(at, _)| &self.text[..=at])
     }
 
-    /// A hash of no password, that takes as long as those of this `price`. `None`: there are none of that price.
+    /// A hash of no password, that takes as long as those of this `price`. `None`: there are none
+    /// of that price.
     pub fn stand_in(price: &str) -> Option<Self> {
         let rest = if price.starts_with("$2") { NO_BCRYPT } else { NO_ARGON2 };
         format!("{price}{rest}").parse().ok()
@@ -154,7 +177,8 @@ impl FromStr for StoredHash {
     fn from_str(text: &str) -> Result<Self, UnusableHash> {
         let scheme = match text.split('$').nth(1).filter(|_| text.starts_with('$')) {
             Some("2a" | "2b" | "2y") => {
-                let parts = bcrypt::HashParts::from_str(text).map_err(|_| UnusableHash::Broken("bcrypt"))?;
+                let parts = bcrypt::HashParts::from_str(text)
+                    .map_err(|_| UnusableHash::Broken("bcrypt"))?;
                 if !(SMALLEST_BCRYPT_COST..=31).contains(&parts.get_cost()) {
                     return Err(UnusableHash::Broken("bcrypt"));
                 }
@@ -170,13 +194,18 @@ impl FromStr for StoredHash {
                 if !params.keyid().is_empty() || !params.data().is_empty() {
                     return Err(UnusableHash::Keyed);
                 }
-                let is_known = hash.version.is_none_or(|version| Version::try_from(version).is_ok());
-                let is_whole = hash.salt.is_some() && hash.hash.is_some_and(|output| output.len() >= SHORTEST_OUTPUT);
+                let is_known =
+                    hash.version.is_none_or(|version| Version::try_from(version).is_ok());
+                let is_whole = hash.salt.is_some()
+                    && hash.hash.is_some_and(|output| output.len() >= SHORTEST_OUTPUT);
                 if !is_known || !is_whole {
                     return Err(broken);
                 }
                 let work = u64::from(params.m_cost()) * u64::from(params.t_cost());
-                if params.m_cost() > LARGEST_MEMORY || work > LARGEST_WORK || params.p_cost() > MOST_LANES {
+                if params.m_cost() > LARGEST_MEMORY
+                    || work > LARGEST_WORK
+                    || params.p_cost() > MOST_LANES
+                {
                     return Err(UnusableHash::Expensive);
                 }
                 Scheme::Argon2
@@ -198,7 +227,8 @@ impl fmt::Debug for StoredHash {
 #[error("a password cannot be hashed: the system has no memory or no random numbers")]
 pub struct HashingFailed;
 
-/// Argon2id with 19 MiB, two passes and one lane: the crate's default, and OWASP's first recommendation.
+/// Argon2id with 19 MiB, two passes and one lane: the crate's default, and OWASP's first
+/// recommendation.
 fn todays() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::default())
 }
@@ -241,7 +271,8 @@ mod tests {
         Password::new(text.to_owned())
     }
 
-    /// The password is `hunter22` unless another is named. Made by htpasswd -B, Python's bcrypt, and argon2 of its authors.
+    /// The password is `hunter22` unless another is named. Made by htpasswd -B, Python's bcrypt,
+    /// and argon2 of its authors.
     fn hash(text: &str) -> StoredHash {
         text.parse().unwrap()
     }
@@ -255,13 +286,18 @@ mod tests {
         for wrong in ["", "correct hors", "Correct horse", "correct horse ", &"x".repeat(2000)] {
             assert!(!made.is_of(&password(wrong)), "{wrong}");
         }
-        assert_ne!(made, StoredHash::of(&password("correct horse")).unwrap(), "each has a salt of its own");
+        assert_ne!(
+            made,
+            StoredHash::of(&password("correct horse")).unwrap(),
+            "each has a salt of its own"
+        );
     }
 
     #[test]
     fn one_password_has_one_form_however_it_is_typed() {
         let made = StoredHash::of(&password("pass\u{e9}word ﬁne")).unwrap();
-        for typed in ["pass\u{e9}word fine", "passe\u{301}word fine", "ｐａｓｓéｗｏｒｄ ﬁne"] {
+        for typed in ["pass\u{e9}word fine", "passe\u{301}word fine", "ｐａｓｓéｗｏｒｄ ﬁne"]
+        {
             assert!(made.is_of(&password(typed)), "{typed}");
         }
         // What was imported may be of another form: the bytes as they came then.
@@ -278,15 +314,27 @@ mod tests {
         let ten = bcrypt::hash_with_salt("U*U", 5, [7; 16]).unwrap();
         for version in [bcrypt::Version::TwoA, bcrypt::Version::TwoB, bcrypt::Version::TwoY] {
             let hash = hash(&ten.format_for_version(version));
-            assert!(hash.is_of(&password("U*U")) && !hash.is_of(&password("U*V")) && hash.is_outdated());
+            assert!(
+                hash.is_of(&password("U*U")) && !hash.is_of(&password("U*V")) && hash.is_outdated()
+            );
         }
-        // Published vectors: of crypt_blowfish, and of the reference implementation of argon2 (its test.c).
+        // Published vectors: of crypt_blowfish, and of the reference implementation of argon2 (its
+        // test.c).
         for (text, of) in [
             ("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "U*U"),
             ("$2y$05$CCCCCCCCCCCCCCCCCCCCC.VGOzA784oUp/Z0DY336zx7pLYAy0lwK", "U*U*"),
-            ("$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", "password"),
-            ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "password"),
-            ("$argon2i$m=65536,t=2,p=1$c29tZXNhbHQ$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ", "password"),
+            (
+                "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                "password",
+            ),
+            (
+                "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+                "password",
+            ),
+            (
+                "$argon2i$m=65536,t=2,p=1$c29tZXNhbHQ$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ",
+                "password",
+            ),
         ] {
             assert!(hash(text).is_of(&password(of)) && hash(text).is_outdated(), "{text}");
             assert!(!hash(text).is_of(&password("another")), "{text}");
@@ -304,18 +352,51 @@ mod tests {
             ("2b$05$x", UnusableHash::Unknown),
             ("$2x$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", UnusableHash::Unknown),
             ("$1$salt$hash", UnusableHash::Unknown),
-            ("$argon2$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", UnusableHash::Unknown),
-            ("$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOe", UnusableHash::Broken("bcrypt")),
-            ("$2b$03$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", UnusableHash::Broken("bcrypt")),
-            ("$2b$16$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", UnusableHash::Expensive),
-            ("$2b$99$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", UnusableHash::Broken("bcrypt")),
+            (
+                "$argon2$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                UnusableHash::Unknown,
+            ),
+            (
+                "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOe",
+                UnusableHash::Broken("bcrypt"),
+            ),
+            (
+                "$2b$03$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+                UnusableHash::Broken("bcrypt"),
+            ),
+            (
+                "$2b$16$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+                UnusableHash::Expensive,
+            ),
+            (
+                "$2b$99$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+                UnusableHash::Broken("bcrypt"),
+            ),
             ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ", UnusableHash::Broken("argon2")),
-            ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvQ", UnusableHash::Broken("argon2")),
-            ("$argon2id$v=20$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", UnusableHash::Broken("argon2")),
-            ("$argon2id$v=19$m=2097152,t=1,p=4$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", UnusableHash::Expensive),
-            ("$argon2id$v=19$m=65536,t=17,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", UnusableHash::Expensive),
-            ("$argon2id$v=19$m=65536,t=4294967295,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", UnusableHash::Expensive),
-            ("$argon2id$v=19$m=65536,t=2,p=1,keyid=aaaa$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", UnusableHash::Keyed),
+            (
+                "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvQ",
+                UnusableHash::Broken("argon2"),
+            ),
+            (
+                "$argon2id$v=20$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                UnusableHash::Broken("argon2"),
+            ),
+            (
+                "$argon2id$v=19$m=2097152,t=1,p=4$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                UnusableHash::Expensive,
+            ),
+            (
+                "$argon2id$v=19$m=65536,t=17,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                UnusableHash::Expensive,
+            ),
+            (
+                "$argon2id$v=19$m=65536,t=4294967295,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                UnusableHash::Expensive,
+            ),
+            (
+                "$argon2id$v=19$m=65536,t=2,p=1,keyid=aaaa$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                UnusableHash::Keyed,
+            ),
         ] {
             assert_eq!(text.parse::<StoredHash>().unwrap_err(), told, "{text}");
         }
@@ -325,8 +406,14 @@ mod tests {
     fn a_stand_in_has_the_price_of_what_it_stands_for() {
         for (text, price) in [
             ("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "$2a$05$"),
-            ("$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA", "$argon2i$v=19$m=65536,t=2,p=1$"),
-            ("$argon2i$m=65536,t=2,p=1$c29tZXNhbHQ$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ", "$argon2i$m=65536,t=2,p=1$"),
+            (
+                "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
+                "$argon2i$v=19$m=65536,t=2,p=1$",
+            ),
+            (
+                "$argon2i$m=65536,t=2,p=1$c29tZXNhbHQ$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ",
+                "$argon2i$m=65536,t=2,p=1$",
+            ),
         ] {
             assert_eq!(hash(text).price(), price);
             assert_eq!(StoredHash::stand_in(price).unwrap().price(), price);

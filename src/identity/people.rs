@@ -1,4 +1,5 @@
-//! What people are answered: pages, and the way to the next one. What is done is done by the same verbs as for programs.
+//! What people are answered: pages, and the way to the next one. What is done is done by the same
+//! verbs as for programs.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -24,7 +25,9 @@ impl Identity {
             };
         }
         let done = match self.act(request, policy).await {
-            Err(refused) if endpoint.action == Action::ConfirmTotp => return Err(self.enrolment_again(request, policy, refused).await),
+            Err(refused) if endpoint.action == Action::ConfirmTotp => {
+                return Err(self.enrolment_again(request, policy, refused).await);
+            }
             done => done?,
         };
         let next = match endpoint.action {
@@ -40,8 +43,13 @@ impl Identity {
             Action::ResendEmail => "/login?done=sent",
             Action::RemoveTotp => "/sessions?done=totp_off",
             // What these show, they show once.
-            Action::BeginTotp => return read(&done).map(|enrolment| page(pages::enrolment(&enrolment, policy, mount))),
-            Action::ConfirmTotp => return read(&done).map(|codes| page(pages::recovery_codes(codes, policy, mount))),
+            Action::BeginTotp => {
+                return read(&done)
+                    .map(|enrolment| page(pages::enrolment(&enrolment, policy, mount)));
+            }
+            Action::ConfirmTotp => {
+                return read(&done).map(|codes| page(pages::recovery_codes(codes, policy, mount)));
+            }
             _ => return Ok(done),
         };
         Ok(with_cookies(see_other(&mount.path(next)), cookies(&done)))
@@ -54,7 +62,9 @@ impl Identity {
             return see_other(&format!("{login}?done=verify"));
         }
         // The account is there, whatever comes of this.
-        self.login(request, policy).await.unwrap_or_else(|_| see_other(&format!("{login}?done=registered")))
+        self.login(request, policy)
+            .await
+            .unwrap_or_else(|_| see_other(&format!("{login}?done=registered")))
     }
 
     /// The page that turns the second factor on, or off where it is on.
@@ -73,7 +83,15 @@ impl Identity {
         let current = request.caller.as_deref().and_then(|caller| caller.sid());
         let sessions = self.sessions.of(&account.id, policy, self.clock.unix_time()).await?;
         let filled = Filled::from_query(request.query.as_deref());
-        Ok(page(pages::sessions(&account, sessions, current, self.clock.unix_seconds(), &filled, policy, &request.mount)))
+        Ok(page(pages::sessions(
+            &account,
+            sessions,
+            current,
+            self.clock.unix_seconds(),
+            &filled,
+            policy,
+            &request.mount,
+        )))
     }
 }
 
@@ -81,9 +99,15 @@ impl Identity {
 pub(super) fn show_page(shown: Page, request: &Request, policy: &Policy) -> Answered {
     let filled = Filled::from_query(request.query.as_deref());
     let shown = match shown {
-        Page::Register if policy.registration == Registration::Closed => return Err(IdentityError::RegistrationClosed.into()),
+        Page::Register if policy.registration == Registration::Closed => {
+            return Err(IdentityError::RegistrationClosed.into());
+        }
         // A browser whose access cookie has expired is logged in still.
-        Page::Logout if request.caller.is_none() && cookie::refresh_token(&request.headers).is_none() => Page::LoggedOut,
+        Page::Logout
+            if request.caller.is_none() && cookie::refresh_token(&request.headers).is_none() =>
+        {
+            Page::LoggedOut
+        }
         shown => shown,
     };
     Ok(page(pages::show(shown, &filled, policy, &request.mount)))

@@ -74,7 +74,12 @@ pub(super) mod tests {
     pub(in crate::identity) fn policy() -> Policy {
         let text = "[identity]\nissuer = 'https://app.example.com/auth'\n[[route]]\npath = '/auth/*'\nidentity = true\n";
         let loaded = crate::config::parse(Path::new("gateway.toml"), text.to_owned()).unwrap();
-        let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: 0 };
+        let options = CompileOptions {
+            previous: None,
+            create: CreateFiles::No,
+            metrics: &Metrics::new(),
+            now: 0,
+        };
         let compiled = Snapshot::compile(loaded, &options).unwrap();
         compiled.snapshot.identity.unwrap().as_ref().clone()
     }

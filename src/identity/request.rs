@@ -52,7 +52,8 @@ pub enum Origin {
 }
 
 impl Request {
-    /// Reads the body: JSON, or a form whose fields are its members. Members that are not known are ignored.
+    /// Reads the body: JSON, or a form whose fields are its members. Members that are not known are
+    /// ignored.
     ///
     /// # Errors
     /// [`IdentityError::Request`]
@@ -62,8 +63,15 @@ impl Request {
 
     /// From where and with what it comes.
     pub fn device(&self) -> Device {
-        let user_agent = self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Device { address: self.client, user_agent: user_agent.chars().take(LONGEST_USER_AGENT).collect() }
+        let user_agent = self
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        Device {
+            address: self.client,
+            user_agent: user_agent.chars().take(LONGEST_USER_AGENT).collect(),
+        }
     }
 
     /// Whether the body is a form, as pages without scripts send it.
@@ -84,7 +92,9 @@ impl Request {
     /// The only value of a parameter of the query.
     pub fn parameter_of_query(&self, name: &str) -> Option<String> {
         let query = self.query.as_deref()?;
-        let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        let mut values = form_urlencoded::parse(query.as_bytes())
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned());
         let value = values.next();
         if values.next().is_some() { None } else { value }
     }
@@ -102,7 +112,9 @@ pub fn account_named(headers: &HeaderMap, body: &[u8]) -> String {
         email: String,
     }
     let named = read::<Named>(headers, body).ok();
-    named.and_then(|named| super::Email::parse(&named.email).ok()).map_or_else(String::new, |email| email.as_str().to_owned())
+    named
+        .and_then(|named| super::Email::parse(&named.email).ok())
+        .map_or_else(String::new, |email| email.as_str().to_owned())
 }
 
 enum MediaType {
@@ -127,7 +139,8 @@ fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Requ
     match media_type(headers) {
         Some(MediaType::Json) => serde_json::from_slice(body).map_err(|error| fault(&error)),
         Some(MediaType::Form) => {
-            // What is no UTF-8 would be read as U+FFFD, whatever it was: many passwords would be one.
+            // What is no UTF-8 would be read as U+FFFD, whatever it was: many passwords would be
+            // one.
             if percent_decode(body).decode_utf8().is_err() {
                 return Err(RequestFault::Encoding);
             }
@@ -143,13 +156,16 @@ fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Requ
     }
 }
 
-/// What is wrong with a body, without a word of it: of serde's message only the name of a member of ours is taken.
+/// What is wrong with a body, without a word of it: of serde's message only the name of a member of
+/// ours is taken.
 fn fault(error: &serde_json::Error) -> RequestFault {
     if !error.is_data() {
         return RequestFault::Json;
     }
     let message = error.to_string();
-    let named = |what: &str| MEMBERS.into_iter().find(|member| message.starts_with(&format!("{what} field `{member}`")));
+    let named = |what: &str| {
+        MEMBERS.into_iter().find(|member| message.starts_with(&format!("{what} field `{member}`")))
+    };
     match (named("missing"), named("duplicate")) {
         (Some(member), _) => RequestFault::Missing(member),
         (None, Some(_)) => RequestFault::Repeated,
@@ -158,7 +174,8 @@ fn fault(error: &serde_json::Error) -> RequestFault {
 }
 
 /// Members without which an endpoint can do nothing.
-const MEMBERS: [&str; 6] = ["email", "password", "current_password", "new_password", "token", "code"];
+const MEMBERS: [&str; 6] =
+    ["email", "password", "current_password", "new_password", "token", "code"];
 
 #[cfg(test)]
 mod tests {

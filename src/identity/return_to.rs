@@ -1,8 +1,10 @@
 //! Where a browser was going: a path of this site, and never another.
 
-/// The path and query that a browser is led back to: what was asked for where that is a path of this very origin, else `/`.
+/// The path and query that a browser is led back to: what was asked for where that is a path of
+/// this very origin, else `/`.
 ///
-/// Browsers read `//host` and `/\\host` as another host, and drop tabs and ends of lines before they look: nothing of the kind is taken.
+/// Browsers read `//host` and `/\\host` as another host, and drop tabs and ends of lines before
+/// they look: nothing of the kind is taken.
 pub fn local(asked: Option<&str>) -> &str {
     let Some(path) = asked.filter(|path| path.len() <= LONGEST) else { return "/" };
     let bytes = path.as_bytes();
@@ -28,7 +30,9 @@ mod tests {
 
     #[test]
     fn only_paths_of_this_site_are_led_back_to() {
-        for path in ["/", "/reports/q3?x=1&y=a%2Fb", "/a//b", "/?next=//evil.example", "/@evil.example"] {
+        for path in
+            ["/", "/reports/q3?x=1&y=a%2Fb", "/a//b", "/?next=//evil.example", "/@evil.example"]
+        {
             assert_eq!(local(Some(path)), path);
         }
         let long = format!("/{}", "a".repeat(5000));
@@ -57,7 +61,10 @@ mod tests {
 
     #[test]
     fn the_way_back_is_one_parameter() {
-        assert_eq!(remembering("/auth/login", "/a?b=c&d=e"), "/auth/login?return_to=%2Fa%3Fb%3Dc%26d%3De");
+        assert_eq!(
+            remembering("/auth/login", "/a?b=c&d=e"),
+            "/auth/login?return_to=%2Fa%3Fb%3Dc%26d%3De"
+        );
         assert_eq!(remembering("/auth/renew", "//evil.example"), "/auth/renew?return_to=%2F");
     }
 }

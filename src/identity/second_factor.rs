@@ -1,4 +1,5 @@
-//! A second factor: codes of an authenticator app beside the password (TOTP, RFC 6238), and recovery codes for the day it is lost.
+//! A second factor: codes of an authenticator app beside the password (TOTP, RFC 6238), and
+//! recovery codes for the day it is lost.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -64,7 +65,10 @@ impl Enrolment {
     fn new(secret: &[u8], site: &str, email: &str) -> Self {
         let secret = Zeroizing::new(base32(secret));
         let (site, email) = (percent_encoded(site), percent_encoded(email));
-        let uri = Zeroizing::new(format!("otpauth://totp/{site}:{email}?secret={}&issuer={site}", *secret));
+        let uri = Zeroizing::new(format!(
+            "otpauth://totp/{site}:{email}?secret={}&issuer={site}",
+            *secret
+        ));
         let qr = Zeroizing::new(svg(&uri));
         Self { secret, uri, qr }
     }
@@ -85,14 +89,25 @@ impl SecondFactors {
         Ok(self.store.second_factor(account).await?.is_some_and(|factor| factor.is_confirmed))
     }
 
-    /// Makes a secret for an account, known to apps as `email` at `site`. No login asks for its codes before one was confirmed.
+    /// Makes a secret for an account, known to apps as `email` at `site`. No login asks for its
+    /// codes before one was confirmed.
     ///
     /// # Errors
     /// [`NotEnrolled`]
-    pub async fn begin(&self, account: &str, site: &str, email: &str, now: Duration) -> Result<Enrolment, NotEnrolled> {
+    pub async fn begin(
+        &self,
+        account: &str,
+        site: &str,
+        email: &str,
+        now: Duration,
+    ) -> Result<Enrolment, NotEnrolled> {
         let mut secret = Zeroizing::new([0; SECRET]);
         rand::fill(secret.as_mut()).map_err(|_| NoRandom)?;
-        if !self.store.begin_second_factor(account, secret.as_ref(), now.as_secs().cast_signed()).await? {
+        if !self
+            .store
+            .begin_second_factor(account, secret.as_ref(), now.as_secs().cast_signed())
+            .await?
+        {
             return Err(NotEnrolled::Already);
         }
         Ok(Enrolment::new(secret.as_ref(), site, email))
@@ -102,16 +117,27 @@ impl SecondFactors {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn begun(&self, account: &str, site: &str, email: &str) -> Result<Option<Enrolment>, StoreError> {
+    pub async fn begun(
+        &self,
+        account: &str,
+        site: &str,
+        email: &str,
+    ) -> Result<Option<Enrolment>, StoreError> {
         let factor = self.store.second_factor(account).await?.filter(|factor| !factor.is_confirmed);
         Ok(factor.map(|factor| Enrolment::new(&factor.secret, site, email)))
     }
 
-    /// Has logins ask for codes from now on, for a code that proves that the app has the secret: the recovery codes, shown this once.
+    /// Has logins ask for codes from now on, for a code that proves that the app has the secret:
+    /// the recovery codes, shown this once.
     ///
     /// # Errors
     /// [`NotEnrolled`]
-    pub async fn confirm(&self, account: &str, code: &str, now: Duration) -> Result<Vec<Zeroizing<String>>, NotEnrolled> {
+    pub async fn confirm(
+        &self,
+        account: &str,
+        code: &str,
+        now: Duration,
+    ) -> Result<Vec<Zeroizing<String>>, NotEnrolled> {
         let factor = self.store.second_factor(account).await?.ok_or(NotEnrolled::Code)?;
         if factor.is_confirmed {
             return Err(NotEnrolled::Already);
@@ -119,19 +145,32 @@ impl SecondFactors {
         let step = step_of(code, &factor.secret, now, factor.last_step).ok_or(NotEnrolled::Code)?;
         let codes = (0..RECOVERY_CODES).map(|_| recovery_code()).collect::<Result<Vec<_>, _>>()?;
         let digests: Vec<String> = codes.iter().map(|code| self.digest(account, code)).collect();
-        let confirmed = self.store.confirm_second_factor(account, &factor, step, &digests, now.as_secs().cast_signed()).await?;
+        let confirmed = self
+            .store
+            .confirm_second_factor(account, &factor, step, &digests, now.as_secs().cast_signed())
+            .await?;
         if confirmed { Ok(codes) } else { Err(NotEnrolled::Code) }
     }
 
-    /// Whether somebody who knows the password of an account may log in with this code. A right one is used up.
+    /// Whether somebody who knows the password of an account may log in with this code. A right one
+    /// is used up.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn check(&self, account: &str, code: Option<&str>, now: Duration) -> Result<Checked, StoreError> {
-        let Some(factor) = self.store.second_factor(account).await?.filter(|factor| factor.is_confirmed) else {
+    pub async fn check(
+        &self,
+        account: &str,
+        code: Option<&str>,
+        now: Duration,
+    ) -> Result<Checked, StoreError> {
+        let Some(factor) =
+            self.store.second_factor(account).await?.filter(|factor| factor.is_confirmed)
+        else {
             return Ok(Checked::NotNeeded);
         };
-        let Some(code) = code.filter(|code| !code.trim().is_empty()) else { return Ok(Checked::Missing) };
+        let Some(code) = code.filter(|code| !code.trim().is_empty()) else {
+            return Ok(Checked::Missing);
+        };
         if factor.blocked_until > now.as_secs().cast_signed() {
             return Ok(Checked::Wrong);
         }
@@ -157,19 +196,25 @@ impl SecondFactors {
 
     /// What the store keeps of a recovery code. Of 80 random bits, it need not be slow.
     fn digest(&self, account: &str, code: &str) -> String {
-        let plain: String = code.chars().filter(char::is_ascii_alphanumeric).take(LONGEST_CODE).collect();
-        let tag = hmac::sign(&self.key, format!("{account}/{}", plain.to_ascii_uppercase()).as_bytes());
+        let plain: String =
+            code.chars().filter(char::is_ascii_alphanumeric).take(LONGEST_CODE).collect();
+        let tag =
+            hmac::sign(&self.key, format!("{account}/{}", plain.to_ascii_uppercase()).as_bytes());
         BASE64_URL_SAFE_NO_PAD.encode(tag)
     }
 }
 
-/// The time step that a code is of: the one of `now`, the one before or the one after (RFC 6238 §5.2), but none at or before `last`.
+/// The time step that a code is of: the one of `now`, the one before or the one after (RFC 6238
+/// §5.2), but none at or before `last`.
 fn step_of(code: &str, secret: &[u8], now: Duration, last: i64) -> Option<i64> {
-    let digits: String = code.chars().filter(|letter| !letter.is_whitespace()).take(LONGEST_CODE).collect();
+    let digits: String =
+        code.chars().filter(|letter| !letter.is_whitespace()).take(LONGEST_CODE).collect();
     let is_code = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     let code: u32 = digits.parse().ok().filter(|_| is_code)?;
     let step = (now.as_secs() / STEP).cast_signed();
-    [step, step - 1, step + 1].into_iter().find(|&step| step > last && code_at(secret, step.cast_unsigned()) == code)
+    [step, step - 1, step + 1]
+        .into_iter()
+        .find(|&step| step > last && code_at(secret, step.cast_unsigned()) == code)
 }
 
 /// RFC 4226 §5.3, of the HMAC-SHA-1 that every app knows.
@@ -187,7 +232,8 @@ fn recovery_code() -> Result<Zeroizing<String>, NoRandom> {
     let mut bytes = Zeroizing::new([0; 10]);
     rand::fill(bytes.as_mut()).map_err(|_| NoRandom)?;
     let plain = Zeroizing::new(base32(bytes.as_ref()));
-    let groups: Vec<&str> = (0..4).filter_map(|group| plain.get(group * 4..group * 4 + 4)).collect();
+    let groups: Vec<&str> =
+        (0..4).filter_map(|group| plain.get(group * 4..group * 4 + 4)).collect();
     Ok(Zeroizing::new(groups.join("-")))
 }
 
@@ -209,9 +255,12 @@ fn percent_encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// A QR code as an image that scales, dark on light whatever the page's colours are: apps read no other.
+/// A QR code as an image that scales, dark on light whatever the page's colours are: apps read no
+/// other.
 fn svg(text: &str) -> String {
-    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::M) else { return String::new() };
+    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::M) else {
+        return String::new();
+    };
     let (width, quiet) = (code.width(), 4);
     let mut path = String::new();
     for (at, color) in code.to_colors().into_iter().enumerate() {
@@ -242,8 +291,8 @@ const RECOVERY_CODES: usize = 10;
 /// What is longer is no code.
 const LONGEST_CODE: usize = 40;
 
-/// Wrong codes in a row after which none is looked at for a while: a guesser who knows the password needs about eight months of trying
-/// for an even chance.
+/// Wrong codes in a row after which none is looked at for a while: a guesser who knows the password
+/// needs about eight months of trying for an even chance.
 const MOST_WRONG: i64 = 10;
 const BLOCK: Duration = Duration::from_mins(15);
 
@@ -266,8 +315,12 @@ mod tests {
             assert_eq!(code_at(secret, seconds / STEP), code, "{seconds}");
         }
         // RFC 4226, appendix D.
-        for (step, code) in
-            [755_224, 287_082, 359_152, 969_429, 338_314, 254_676, 287_922, 162_583, 399_871, 520_489].into_iter().enumerate()
+        for (step, code) in [
+            755_224, 287_082, 359_152, 969_429, 338_314, 254_676, 287_922, 162_583, 399_871,
+            520_489,
+        ]
+        .into_iter()
+        .enumerate()
         {
             assert_eq!(code_at(secret, step as u64), code, "{step}");
         }
@@ -276,17 +329,25 @@ mod tests {
     #[test]
     fn a_code_is_good_for_a_step_before_and_after_and_never_twice() {
         let secret = b"12345678901234567890";
-        let at = |seconds: u64, code: &str, last: i64| step_of(code, secret, Duration::from_secs(seconds), last);
+        let at = |seconds: u64, code: &str, last: i64| {
+            step_of(code, secret, Duration::from_secs(seconds), last)
+        };
         for seconds in [30, 59, 60, 89, 0, 29] {
             assert_eq!(at(seconds, "287082", -1), Some(1), "{seconds}");
         }
-        assert_eq!((at(90, "287082", -1), at(59, "287082", 1), at(59, "287082", 0)), (None, None, Some(1)));
+        assert_eq!(
+            (at(90, "287082", -1), at(59, "287082", 1), at(59, "287082", 0)),
+            (None, None, Some(1))
+        );
         assert_eq!(at(59, " 287 082\n", 0), Some(1));
         for wrong in ["", "28708", "2870820", "+87082", "२८७०८२", "287083", "287082x"] {
             assert_eq!(at(59, wrong, 0), None, "{wrong}");
         }
         // Zeros in front count.
-        assert_eq!((at(1_111_111_109, "081804", 0), at(1_111_111_109, "81804", 0)), (Some(37_037_036), None));
+        assert_eq!(
+            (at(1_111_111_109, "081804", 0), at(1_111_111_109, "81804", 0)),
+            (Some(37_037_036), None)
+        );
     }
 
     #[test]
@@ -300,7 +361,12 @@ mod tests {
 
     #[test]
     fn the_image_is_plain_and_whole() {
-        let image = svg("otpauth://totp/app.example.com:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=app.example.com");
-        assert!(image.starts_with("<svg ") && image.ends_with("</svg>") && !image.contains("style"), "{image}");
+        let image = svg(
+            "otpauth://totp/app.example.com:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=app.example.com",
+        );
+        assert!(
+            image.starts_with("<svg ") && image.ends_with("</svg>") && !image.contains("style"),
+            "{image}"
+        );
     }
 }

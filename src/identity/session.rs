@@ -1,7 +1,8 @@
 //! Sessions: opened by a login, carried on by refresh tokens, ended by logout or reuse.
 //!
-//! A refresh token is the session's id, a counter and a MAC over both. The store keeps the counter alone, so that nothing there can be
-//! replayed, and a successor can be made again: whoever repeats a refresh within `refresh_reuse_interval` gets the same one.
+//! A refresh token is the session's id, a counter and a MAC over both. The store keeps the counter
+//! alone, so that nothing there can be replayed, and a successor can be made again: whoever repeats
+//! a refresh within `refresh_reuse_interval` gets the same one.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,7 +44,8 @@ pub struct Continued {
     pub sid: String,
     /// The refresh token that is good next.
     pub refresh_token: String,
-    /// The token's `iat`, in Unix seconds: past whatever was revoked before, and no later than the cut-off of what is revoked since.
+    /// The token's `iat`, in Unix seconds: past whatever was revoked before, and no later than the
+    /// cut-off of what is revoked since.
     pub issued_at: u64,
 }
 
@@ -73,7 +75,8 @@ impl Sessions {
         Self { store, revocations, key }
     }
 
-    /// Opens a session for an account as it was when its password was checked. `None`: it has changed since.
+    /// Opens a session for an account as it was when its password was checked. `None`: it has
+    /// changed since.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -100,8 +103,9 @@ impl Sessions {
         Ok(issued.map(|issued| Continued::of(issued, session.id, token.encode(&self.key))))
     }
 
-    /// Exchanges a refresh token for its successor; one that is repeated in time, for the same one again. In a cookie (`in_cookie`) that
-    /// would take the place of the newest, which another tab may have got meanwhile: there it is the newest that is given.
+    /// Exchanges a refresh token for its successor; one that is repeated in time, for the same one
+    /// again. In a cookie (`in_cookie`) that would take the place of the newest, which another tab
+    /// may have got meanwhile: there it is the newest that is given.
     ///
     /// # Errors
     /// [`NotContinued`]
@@ -127,7 +131,8 @@ impl Sessions {
             user_agent: device.user_agent.clone(),
             ended_at: None,
         };
-        let mut issued = self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
+        let mut issued =
+            self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
         let mut counter = token.counter + 1;
         if issued.is_none() {
             let newest = self.repeated(token, &sid, policy, stale, now).await?;
@@ -139,8 +144,14 @@ impl Sessions {
         Ok(Continued::of(issued, sid, successor.encode(&self.key)))
     }
 
-    /// Ends a session whose tokens are revoked: every successor would be born dead, and a browser led from one to the next for ever.
-    async fn check_revoked(&self, sid: &str, policy: &Policy, now: Duration) -> Result<(), NotContinued> {
+    /// Ends a session whose tokens are revoked: every successor would be born dead, and a browser
+    /// led from one to the next for ever.
+    async fn check_revoked(
+        &self,
+        sid: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<(), NotContinued> {
         if !self.revocations.list().has(RevokedBy::Sid, &policy.issuer, sid) {
             return Ok(());
         }
@@ -150,19 +161,34 @@ impl Sessions {
         Err(NotContinued::Invalid)
     }
 
-    /// Whether a token that is not the one that is good next may have its successor again: each for as long since its own first use. Returned
-    /// is the counter of the one that is good next.
-    async fn repeated(&self, token: RefreshToken, sid: &str, policy: &Policy, stale: Stale, now: Duration) -> Result<i64, NotContinued> {
+    /// Whether a token that is not the one that is good next may have its successor again: each for
+    /// as long since its own first use. Returned is the counter of the one that is good next.
+    async fn repeated(
+        &self,
+        token: RefreshToken,
+        sid: &str,
+        policy: &Policy,
+        stale: Stale,
+        now: Duration,
+    ) -> Result<i64, NotContinued> {
         let session = self.store.live_session(sid).await?.ok_or(NotContinued::Invalid)?;
-        let is_stale = session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at;
+        let is_stale =
+            session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at;
         // A counter above the store's is of a database that was put back since.
         if is_stale || token.counter >= session.counter {
             return Err(NotContinued::Invalid);
         }
         let is_last = token.counter + 1 == session.counter;
-        let used_at = if is_last { Some(session.rotated_at) } else { self.store.used_at(sid, token.counter).await? };
-        // Without an interval nothing may be used twice, however the clocks of two requests stand to each other.
-        if !policy.refresh_reuse_interval.is_zero() && used_at.is_some_and(|used_at| used_at > stale.used_at) {
+        let used_at = if is_last {
+            Some(session.rotated_at)
+        } else {
+            self.store.used_at(sid, token.counter).await?
+        };
+        // Without an interval nothing may be used twice, however the clocks of two requests stand
+        // to each other.
+        if !policy.refresh_reuse_interval.is_zero()
+            && used_at.is_some_and(|used_at| used_at > stale.used_at)
+        {
             return Ok(session.counter);
         }
         self.end(sid, &session.account, policy, now).await?;
@@ -186,16 +212,27 @@ impl Sessions {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn revoke(&self, sid: &str, policy: &Policy, now: Duration) -> Result<(), StoreError> {
+    pub async fn revoke(
+        &self,
+        sid: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<(), StoreError> {
         self.revocations.revoke(ended(sid, policy, now)).await
     }
 
-    /// Ends a session of `account`: its refresh tokens are over, and its access tokens are accepted by no worker any more. False: the
-    /// account has no such session.
+    /// Ends a session of `account`: its refresh tokens are over, and its access tokens are accepted
+    /// by no worker any more. False: the account has no such session.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn end(&self, sid: &str, account: &str, policy: &Policy, now: Duration) -> Result<bool, StoreError> {
+    pub async fn end(
+        &self,
+        sid: &str,
+        account: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<bool, StoreError> {
         let revocation = ended(sid, policy, now);
         let ended = self.store.end_session(sid, account, &row(&revocation), seconds(now)).await?;
         if ended {
@@ -208,7 +245,12 @@ impl Sessions {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn of(&self, account: &str, policy: &Policy, now: Duration) -> Result<Vec<SessionRow>, StoreError> {
+    pub async fn of(
+        &self,
+        account: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<Vec<SessionRow>, StoreError> {
         self.store.sessions_of(account, stale(policy, now)).await
     }
 
@@ -223,7 +265,12 @@ impl Sessions {
 
 impl Continued {
     fn of(issued: Issued, sid: String, refresh_token: String) -> Self {
-        Self { account: issued.account, sid, refresh_token, issued_at: issued.issued_at.cast_unsigned() }
+        Self {
+            account: issued.account,
+            sid,
+            refresh_token,
+            issued_at: issued.issued_at.cast_unsigned(),
+        }
     }
 }
 
@@ -251,7 +298,9 @@ impl RefreshToken {
         hmac::verify(key, named, mac).ok()?;
         let (session, counter) = named.split_at_checked(16)?;
         let counter = i64::from_be_bytes(counter.try_into().ok()?);
-        (0..i64::MAX).contains(&counter).then_some(Self { session: Uuid::from_slice(session).ok()?, counter })
+        (0..i64::MAX)
+            .contains(&counter)
+            .then_some(Self { session: Uuid::from_slice(session).ok()?, counter })
     }
 
     fn named(self) -> [u8; NAMED] {
@@ -264,7 +313,12 @@ impl RefreshToken {
 
 /// The revocation of a session's access tokens.
 fn ended(sid: &str, policy: &Policy, now: Duration) -> Revocation {
-    Revocation { scope: Scope::Issuer(policy.issuer.as_str().into()), by: RevokedBy::Sid, value: sid.into(), at: now.as_secs() }
+    Revocation {
+        scope: Scope::Issuer(policy.issuer.as_str().into()),
+        by: RevokedBy::Sid,
+        value: sid.into(),
+        at: now.as_secs(),
+    }
 }
 
 /// Of our tokens, as the store keeps it.
@@ -320,13 +374,22 @@ mod tests {
         assert_eq!(RefreshToken::decode(&text, &key), Some(token));
         assert_eq!(text, token.encode(&key), "the same again");
         assert_ne!(text, RefreshToken { counter: 8, ..token }.encode(&key));
-        assert_eq!(RefreshToken::decode(&text, &hmac::Key::new(hmac::HMAC_SHA256, b"another")), None);
+        assert_eq!(
+            RefreshToken::decode(&text, &hmac::Key::new(hmac::HMAC_SHA256, b"another")),
+            None
+        );
         for at in 0..ENCODED {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(RefreshToken::decode(std::str::from_utf8(&changed).unwrap(), &key), None, "{at}");
+            assert_eq!(
+                RefreshToken::decode(std::str::from_utf8(&changed).unwrap(), &key),
+                None,
+                "{at}"
+            );
         }
-        for text in ["", "a", &text[1..], &format!("{text}A"), &format!("{}=", &text[..ENCODED - 1])] {
+        for text in
+            ["", "a", &text[1..], &format!("{text}A"), &format!("{}=", &text[..ENCODED - 1])]
+        {
             assert_eq!(RefreshToken::decode(text, &key), None, "{text}");
         }
     }
@@ -346,10 +409,18 @@ mod tests {
         Command,
     }
 
-    const ENDS: [End; 7] =
-        [End::LogoutAll, End::Roles, End::Password, End::Disable, End::Operator(false), End::Operator(true), End::Command];
+    const ENDS: [End; 7] = [
+        End::LogoutAll,
+        End::Roles,
+        End::Password,
+        End::Disable,
+        End::Operator(false),
+        End::Operator(true),
+        End::Command,
+    ];
 
-    /// A built-in issuer without its endpoints, in seconds that pass only where somebody waits for them.
+    /// A built-in issuer without its endpoints, in seconds that pass only where somebody waits for
+    /// them.
     #[derive(Clone)]
     struct Issuer {
         store: Store,
@@ -365,18 +436,40 @@ mod tests {
     impl Issuer {
         async fn start(folder: &tempfile::TempDir) -> Self {
             let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-            let store = Store::open(&StoreSettings { database: folder.path().join("test.db"), key }).await.unwrap();
-            let revocations =
-                Revocations::load(Some(store.clone()), Retention::default(), Clock::fixed(NOW), Metrics::new()).await.unwrap();
+            let store =
+                Store::open(&StoreSettings { database: folder.path().join("test.db"), key })
+                    .await
+                    .unwrap();
+            let revocations = Revocations::load(
+                Some(store.clone()),
+                Retention::default(),
+                Clock::fixed(NOW),
+                Metrics::new(),
+            )
+            .await
+            .unwrap();
             let sessions = Arc::new(Sessions::new(store.clone(), Arc::clone(&revocations)));
             let accounts = Accounts::new(store.clone(), Some(Arc::clone(&revocations)));
             let policy = Arc::new(Policy { issuer: ISSUER.to_owned(), ..policy() });
-            Self { store, revocations, sessions, accounts, policy, now: Arc::new(AtomicU64::new(NOW)) }
+            Self {
+                store,
+                revocations,
+                sessions,
+                accounts,
+                policy,
+                now: Arc::new(AtomicU64::new(NOW)),
+            }
         }
 
         async fn account(&self) -> String {
             let email = Email::parse("ann@example.com").unwrap();
-            let new = NewAccount { email, name: None, password: None, roles: Vec::new(), email_verified: true };
+            let new = NewAccount {
+                email,
+                name: None,
+                password: None,
+                roles: Vec::new(),
+                email_verified: true,
+            };
             self.accounts.add(new, NOW).await.unwrap().id
         }
 
@@ -384,11 +477,16 @@ mod tests {
             self.now.load(Ordering::SeqCst)
         }
 
-        /// Logs in, if the account lets it: the `iat` and the refresh token. After many cut-offs in one second it is a later one.
+        /// Logs in, if the account lets it: the `iat` and the refresh token. After many cut-offs in
+        /// one second it is a later one.
         async fn login(&self, id: &str) -> Option<Continued> {
             loop {
                 let account = self.accounts.by_id(id).await.unwrap().unwrap();
-                match self.sessions.open(&account, &device(), &self.policy, Duration::from_secs(self.now())).await {
+                match self
+                    .sessions
+                    .open(&account, &device(), &self.policy, Duration::from_secs(self.now()))
+                    .await
+                {
                     Err(StoreError::CutOffAhead { .. }) => self.now.fetch_add(1, Ordering::SeqCst),
                     opened => return opened.unwrap(),
                 };
@@ -398,20 +496,38 @@ mod tests {
         /// Returns when it is acknowledged.
         async fn end(&self, id: &str, end: End) {
             let policy = &self.policy;
-            let by_subject = |scope| Revocation { scope, by: RevokedBy::Subject, value: id.into(), at: self.now() };
-            let hash = || "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW".parse().unwrap();
+            let by_subject = |scope| Revocation {
+                scope,
+                by: RevokedBy::Subject,
+                value: id.into(),
+                at: self.now(),
+            };
+            let hash =
+                || "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW".parse().unwrap();
             match end {
                 End::LogoutAll => self.accounts.end_sessions(id, policy, self.now()).await.unwrap(),
-                End::Roles => self.accounts.set_roles(id, &["user".to_owned()], policy, self.now()).await.unwrap(),
-                End::Password => self.accounts.set_password(id, &hash(), policy, self.now()).await.unwrap(),
+                End::Roles => self
+                    .accounts
+                    .set_roles(id, &["user".to_owned()], policy, self.now())
+                    .await
+                    .unwrap(),
+                End::Password => {
+                    self.accounts.set_password(id, &hash(), policy, self.now()).await.unwrap()
+                }
                 End::Disable => {
                     self.accounts.set_disabled(id, true, policy, self.now()).await.unwrap();
                     self.accounts.set_disabled(id, false, policy, self.now()).await.unwrap();
                 }
-                End::Operator(false) => self.revocations.revoke(by_subject(Scope::Every)).await.unwrap(),
-                End::Operator(true) => self.revocations.revoke(by_subject(Scope::Issuer(ISSUER.into()))).await.unwrap(),
+                End::Operator(false) => {
+                    self.revocations.revoke(by_subject(Scope::Every)).await.unwrap()
+                }
+                End::Operator(true) => {
+                    self.revocations.revoke(by_subject(Scope::Issuer(ISSUER.into()))).await.unwrap()
+                }
                 End::Command => {
-                    keep(&self.store, vec![by_subject(Scope::Every)], &Retention::default()).await.unwrap();
+                    keep(&self.store, vec![by_subject(Scope::Every)], &Retention::default())
+                        .await
+                        .unwrap();
                     self.revocations.catch_up().await.unwrap();
                 }
             }
@@ -427,15 +543,16 @@ mod tests {
         Device { address: [127, 0, 0, 1].into(), user_agent: String::new() }
     }
 
-    /// Logins, refreshes and whatever ends tokens, one after the other in one second: every end hits what was issued before, and what is
-    /// issued afterwards lives.
+    /// Logins, refreshes and whatever ends tokens, one after the other in one second: every end
+    /// hits what was issued before, and what is issued afterwards lives.
     #[tokio::test]
     async fn every_end_in_one_second_hits_what_was_issued_before_it() {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::start(&folder).await;
         let id = issuer.account().await;
         // Pairs of ends, so that each comes after each, with and without a token between them.
-        for (first, second) in ENDS.into_iter().flat_map(|first| ENDS.map(|second| (first, second))) {
+        for (first, second) in ENDS.into_iter().flat_map(|first| ENDS.map(|second| (first, second)))
+        {
             for mints in [&[0_usize, 1][..], &[1, 0], &[1, 1], &[2, 3]] {
                 let mut refresh = None;
                 for (end, &mints) in [first, second].into_iter().zip(mints) {
@@ -446,28 +563,43 @@ mod tests {
                                 let token: String = token;
                                 issuer
                                     .sessions
-                                    .continued(&token, false, &device(), &issuer.policy, Duration::from_secs(issuer.now()))
+                                    .continued(
+                                        &token,
+                                        false,
+                                        &device(),
+                                        &issuer.policy,
+                                        Duration::from_secs(issuer.now()),
+                                    )
                                     .await
                                     .unwrap()
                             }
                             None => issuer.login(&id).await.unwrap(),
                         };
-                        assert!(continued.issued_at > issuer.cutoff(&id), "a new token lives: {first:?} {second:?}");
+                        assert!(
+                            continued.issued_at > issuer.cutoff(&id),
+                            "a new token lives: {first:?} {second:?}"
+                        );
                         minted.push(continued.issued_at);
                         refresh = Some(continued.refresh_token);
                     }
                     let before = issuer.cutoff(&id);
                     issuer.end(&id, end).await;
                     let cutoff = issuer.cutoff(&id);
-                    assert!(minted.iter().all(|issued_at| *issued_at <= cutoff), "{first:?} {second:?}: {minted:?} {cutoff}");
-                    assert!(cutoff <= before.max(issuer.now()) + 1 + u64::from(mints == 0), "no later than it has to be");
+                    assert!(
+                        minted.iter().all(|issued_at| *issued_at <= cutoff),
+                        "{first:?} {second:?}: {minted:?} {cutoff}"
+                    );
+                    assert!(
+                        cutoff <= before.max(issuer.now()) + 1 + u64::from(mints == 0),
+                        "no later than it has to be"
+                    );
                 }
             }
         }
     }
 
-    /// The same at the same time: what was issued before an end was asked for is hit when it is acknowledged, and what is issued after that
-    /// lives, until the next one.
+    /// The same at the same time: what was issued before an end was asked for is hit when it is
+    /// acknowledged, and what is issued after that lives, until the next one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn ends_and_logins_at_the_same_time_keep_their_order() {
         let folder = tempfile::tempdir().unwrap();
@@ -507,25 +639,38 @@ mod tests {
         let ended: Vec<_> = ending.join_all().await.into_iter().flatten().collect();
         for &(begun, done, issued_at) in &minted {
             for &(asked, acknowledged, cutoff) in &ended {
-                assert!(done > asked || issued_at <= cutoff, "issued at {issued_at}, and ended at {cutoff} afterwards");
-                assert!(begun < acknowledged || issued_at > cutoff, "issued at {issued_at}, after the end at {cutoff}");
+                assert!(
+                    done > asked || issued_at <= cutoff,
+                    "issued at {issued_at}, and ended at {cutoff} afterwards"
+                );
+                assert!(
+                    begun < acknowledged || issued_at > cutoff,
+                    "issued at {issued_at}, after the end at {cutoff}"
+                );
             }
         }
         assert!(minted.len() > 40, "{}", minted.len());
     }
 
-    /// Each refresh token is good again for as long since its own first use, however many came after it.
+    /// Each refresh token is good again for as long since its own first use, however many came
+    /// after it.
     #[tokio::test]
     async fn a_repeated_token_has_its_successor_again_in_its_own_time() {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer {
-            policy: Arc::new(Policy { refresh_reuse_interval: Duration::from_secs(10), ..policy() }),
+            policy: Arc::new(Policy {
+                refresh_reuse_interval: Duration::from_secs(10),
+                ..policy()
+            }),
             ..Issuer::start(&folder).await
         };
         let id = issuer.account().await;
         let at = |millis: u64| Duration::from_secs(NOW) + Duration::from_millis(millis);
         let refresh = async |token: &str, in_cookie: bool, when: u64| {
-            let continued = issuer.sessions.continued(token, in_cookie, &device(), &issuer.policy, at(when)).await;
+            let continued = issuer
+                .sessions
+                .continued(token, in_cookie, &device(), &issuer.policy, at(when))
+                .await;
             continued.map(|continued| continued.refresh_token)
         };
         for in_cookie in [false, true] {
@@ -535,13 +680,24 @@ mod tests {
             }
             for (used, when) in [(0, 9_999), (1, 13_999), (2, 17_999), (3, 18_999), (2, 9_000)] {
                 let wanted = if in_cookie { &tokens[4] } else { &tokens[used + 1] };
-                assert_eq!(refresh(&tokens[used], in_cookie, when).await.as_ref().unwrap(), wanted, "{used} at {when}");
+                assert_eq!(
+                    refresh(&tokens[used], in_cookie, when).await.as_ref().unwrap(),
+                    wanted,
+                    "{used} at {when}"
+                );
             }
-            // What is used later takes nothing from the time of those before it, but for those whose time is over.
+            // What is used later takes nothing from the time of those before it, but for those
+            // whose time is over.
             tokens.push(refresh(&tokens[4], in_cookie, 15_000).await.unwrap());
             assert!(refresh(&tokens[2], in_cookie, 17_999).await.is_ok());
-            assert!(matches!(refresh(&tokens[1], in_cookie, 15_001).await, Err(NotContinued::Reused { .. })));
-            assert!(matches!(refresh(&tokens[5], in_cookie, 15_002).await, Err(NotContinued::Invalid)));
+            assert!(matches!(
+                refresh(&tokens[1], in_cookie, 15_001).await,
+                Err(NotContinued::Reused { .. })
+            ));
+            assert!(matches!(
+                refresh(&tokens[5], in_cookie, 15_002).await,
+                Err(NotContinued::Invalid)
+            ));
         }
         // The one that was used last, to the millisecond; and never with an interval of none.
         let first = issuer.login(&id).await.unwrap().refresh_token;
@@ -549,7 +705,9 @@ mod tests {
         assert!(matches!(refresh(&first, false, 10_000).await, Err(NotContinued::Reused { .. })));
         let none = Policy { refresh_reuse_interval: Duration::ZERO, ..policy() };
         let second = issuer.login(&id).await.unwrap().refresh_token;
-        let use_at = async |when: u64| issuer.sessions.continued(&second, false, &device(), &none, at(when)).await;
+        let use_at = async |when: u64| {
+            issuer.sessions.continued(&second, false, &device(), &none, at(when)).await
+        };
         assert!(use_at(1_000).await.is_ok());
         // Whoever read the clock before is no earlier than who was served first.
         assert!(matches!(use_at(999).await, Err(NotContinued::Reused { .. })));

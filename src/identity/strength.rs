@@ -1,5 +1,5 @@
-//! Which passwords are taken: NIST SP 800-63B in spirit. Long enough, and not among those that are guessed first; no rules of which
-//! characters.
+//! Which passwords are taken: NIST SP 800-63B in spirit. Long enough, and not among those that are
+//! guessed first; no rules of which characters.
 
 use zxcvbn::{Score, feedback::Warning, zxcvbn};
 
@@ -18,13 +18,19 @@ pub enum RejectedPassword {
     #[error("The password is too long: it may have at most {LONGEST_PASSWORD} bytes.")]
     TooLong,
     /// One of those that are tried first.
-    #[error("This password is among the most common ones. Use a few words that do not belong together, or let a password manager choose.")]
+    #[error(
+        "This password is among the most common ones. Use a few words that do not belong together, or let a password manager choose."
+    )]
     Common,
     /// It is their name or e-mail address, or little more.
-    #[error("The password is made of your name, your e-mail address or the name of this site. Use a few words that nobody knows of you.")]
+    #[error(
+        "The password is made of your name, your e-mail address or the name of this site. Use a few words that nobody knows of you."
+    )]
     Personal,
     /// A keyboard row, a date, a repetition, …
-    #[error("The password is easy to guess: {0} Add a few words that do not belong together, or let a password manager choose.")]
+    #[error(
+        "The password is easy to guess: {0} Add a few words that do not belong together, or let a password manager choose."
+    )]
     Guessable(Weakness),
 }
 
@@ -58,7 +64,8 @@ impl std::fmt::Display for Weakness {
     }
 }
 
-/// Judges a new password of somebody with this address, name and site (all are known to whoever guesses).
+/// Judges a new password of somebody with this address, name and site (all are known to whoever
+/// guesses).
 ///
 /// Takes milliseconds, so it is done where hashes are.
 ///
@@ -78,7 +85,9 @@ pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(),
         .iter()
         .flat_map(|text| {
             let parts = text.split(|letter: char| letter == '@' || letter.is_whitespace());
-            std::iter::once(*text).chain(parts).chain(text.split(|letter: char| !letter.is_alphanumeric()))
+            std::iter::once(*text)
+                .chain(parts)
+                .chain(text.split(|letter: char| !letter.is_alphanumeric()))
         })
         .filter(|word| word.chars().count() >= SHORTEST_WORD)
         .map(|word| word.chars().take(JUDGED).collect())
@@ -94,17 +103,29 @@ pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(),
         return Err(RejectedPassword::Personal);
     }
     Err(match estimate.feedback().and_then(zxcvbn::feedback::Feedback::warning) {
-        Some(Warning::ThisIsATop10Password | Warning::ThisIsATop100Password | Warning::ThisIsACommonPassword) => RejectedPassword::Common,
+        Some(
+            Warning::ThisIsATop10Password
+            | Warning::ThisIsATop100Password
+            | Warning::ThisIsACommonPassword,
+        ) => RejectedPassword::Common,
         warning => RejectedPassword::Guessable(weakness(warning)),
     })
 }
 
 fn weakness(warning: Option<Warning>) -> Weakness {
     match warning {
-        Some(Warning::StraightRowsOfKeysAreEasyToGuess | Warning::ShortKeyboardPatternsAreEasyToGuess) => Weakness::Keyboard,
-        Some(Warning::RepeatsLikeAaaAreEasyToGuess | Warning::RepeatsLikeAbcAbcAreOnlySlightlyHarderToGuess) => Weakness::Repetition,
+        Some(
+            Warning::StraightRowsOfKeysAreEasyToGuess
+            | Warning::ShortKeyboardPatternsAreEasyToGuess,
+        ) => Weakness::Keyboard,
+        Some(
+            Warning::RepeatsLikeAaaAreEasyToGuess
+            | Warning::RepeatsLikeAbcAbcAreOnlySlightlyHarderToGuess,
+        ) => Weakness::Repetition,
         Some(Warning::SequencesLikeAbcAreEasyToGuess) => Weakness::Sequence,
-        Some(Warning::RecentYearsAreEasyToGuess | Warning::DatesAreOftenEasyToGuess) => Weakness::Date,
+        Some(Warning::RecentYearsAreEasyToGuess | Warning::DatesAreOftenEasyToGuess) => {
+            Weakness::Date
+        }
         Some(
             Warning::ThisIsSimilarToACommonlyUsedPassword
             | Warning::AWordByItselfIsEasyToGuess
@@ -132,7 +153,11 @@ mod tests {
     use super::*;
 
     fn verdict(password: &str) -> Result<(), RejectedPassword> {
-        judge(&Password::new(password.to_owned()), 8, &["grace.hopper@navy.example", "Grace Hopper", "app.example.com"])
+        judge(
+            &Password::new(password.to_owned()),
+            8,
+            &["grace.hopper@navy.example", "Grace Hopper", "app.example.com"],
+        )
     }
 
     #[test]
@@ -165,9 +190,13 @@ mod tests {
 
     #[test]
     fn whatever_is_hard_to_guess_is_taken() {
-        for password in
-            ["correct horse battery staple", "zV9qLw2k", "nur kleinbuchstaben hier", "пароль который никто не знает", "日本語の長い合言葉"]
-        {
+        for password in [
+            "correct horse battery staple",
+            "zV9qLw2k",
+            "nur kleinbuchstaben hier",
+            "пароль который никто не знает",
+            "日本語の長い合言葉",
+        ] {
             assert_eq!(verdict(password), Ok(()), "{password}");
         }
         assert_eq!(verdict(&"The quick brown fox. ".repeat(48)), Ok(()));

@@ -1,7 +1,9 @@
-//! The last good set of a remote issuer, in a file: what a restart in the middle of an outage verifies with.
+//! The last good set of a remote issuer, in a file: what a restart in the middle of an outage
+//! verifies with.
 //!
-//! Public keys are no secret, but whoever can write this file says whose tokens are believed. So it counts only as a regular file that
-//! belongs to the user that runs the gateway and that nobody else can write, and only for the issuer and the address that it was made for.
+//! Public keys are no secret, but whoever can write this file says whose tokens are believed. So it
+//! counts only as a regular file that belongs to the user that runs the gateway and that nobody
+//! else can write, and only for the issuer and the address that it was made for.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -69,7 +71,11 @@ impl Cache {
         let issuer = settings.issuer.as_deref().unwrap_or_default();
         let digest = digest([kind.as_bytes(), address.as_bytes(), issuer.as_bytes()]);
         let digest = URL_SAFE_NO_PAD.encode(digest);
-        Self { path: remote.folder.join(format!("jwks-{digest}.json")), digest, remote: remote.clone() }
+        Self {
+            path: remote.folder.join(format!("jwks-{digest}.json")),
+            digest,
+            remote: remote.clone(),
+        }
     }
 
     /// Where it is.
@@ -125,7 +131,11 @@ impl Cache {
     /// What the system says.
     pub fn write(&self, good: &LastGood) -> io::Result<()> {
         let document = String::from_utf8(good.document.to_vec()).map_err(io::Error::other)?;
-        let kept = serde_json::to_vec(&Kept { of: self.digest.clone(), fetched_at: good.fetched_at, document })?;
+        let kept = serde_json::to_vec(&Kept {
+            of: self.digest.clone(),
+            fetched_at: good.fetched_at,
+            document,
+        })?;
         // Of this process alone, so that two gateways never write into one.
         let new = self.path.with_extension(format!("{}.new", std::process::id()));
         let written = write_new(&new, &kept).and_then(|()| fs::rename(&new, &self.path));
@@ -147,10 +157,13 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The user that this process acts as. `/proc/self` itself belongs to root where the binary has capabilities; what stands in it is right.
+/// The user that this process acts as. `/proc/self` itself belongs to root where the binary has
+/// capabilities; what stands in it is right.
 fn own_user() -> io::Result<u32> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let effective = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
     effective.ok_or_else(|| io::Error::other("/proc/self/status names no user"))
 }
 
@@ -183,7 +196,12 @@ mod tests {
             folder: folder.to_owned(),
         };
         let source = super::super::Source::Remote(remote.clone());
-        let settings = KeySettings { name: "corp".into(), issuer: Some(issuer.to_owned()), algorithms: Algorithms::all(), source };
+        let settings = KeySettings {
+            name: "corp".into(),
+            issuer: Some(issuer.to_owned()),
+            algorithms: Algorithms::all(),
+            source,
+        };
         Cache::new(&settings, &remote)
     }
 
@@ -210,11 +228,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let one = cache(folder.path(), "i", "https://a.test/keys?k=1");
         one.write(&good()).unwrap();
-        for (issuer, url) in [("j", "https://a.test/keys?k=1"), ("i", "https://a.test/keys?k=2"), ("i", "https://b.test/keys?k=1")] {
+        for (issuer, url) in [
+            ("j", "https://a.test/keys?k=1"),
+            ("i", "https://a.test/keys?k=2"),
+            ("i", "https://b.test/keys?k=1"),
+        ] {
             let other = cache(folder.path(), issuer, url);
             assert_eq!(other.read(NOW).unwrap(), None);
             fs::copy(one.path(), other.path()).unwrap();
-            assert!(matches!(other.read(NOW), Err(CacheFault::Damaged)), "renamed, it is still the other one's");
+            assert!(
+                matches!(other.read(NOW), Err(CacheFault::Damaged)),
+                "renamed, it is still the other one's"
+            );
         }
     }
 
@@ -223,7 +248,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys");
         cache.write(&good()).unwrap();
-        for (mode, counts) in [(0o620, false), (0o602, false), (0o666, false), (0o644, true), (0o600, true)] {
+        for (mode, counts) in
+            [(0o620, false), (0o602, false), (0o666, false), (0o644, true), (0o600, true)]
+        {
             fs::set_permissions(cache.path(), Permissions::from_mode(mode)).unwrap();
             match cache.read(NOW) {
                 Ok(Some(_)) => assert!(counts, "{mode:o}"),
@@ -231,7 +258,8 @@ mod tests {
                 other => panic!("{mode:o}: {other:?}"),
             }
         }
-        // Root alone can give a file away; for everybody else this is what being refused looks like.
+        // Root alone can give a file away; for everybody else this is what being refused looks
+        // like.
         if std::os::unix::fs::chown(cache.path(), Some(12345), None).is_ok() {
             assert!(matches!(cache.read(NOW), Err(CacheFault::Owner)));
         }
@@ -250,9 +278,15 @@ mod tests {
         let cache = cache(folder.path(), "i", "https://a.test/keys");
         cache.write(&good()).unwrap();
         let whole = fs::read(cache.path()).unwrap();
-        for damaged in [&whole[..whole.len() / 2], b"", b"{}", b"<html>", &[whole.as_slice(), b"x"].concat()] {
+        for damaged in
+            [&whole[..whole.len() / 2], b"", b"{}", b"<html>", &[whole.as_slice(), b"x"].concat()]
+        {
             fs::write(cache.path(), damaged).unwrap();
-            assert!(matches!(cache.read(NOW), Err(CacheFault::Damaged)), "{}", String::from_utf8_lossy(damaged));
+            assert!(
+                matches!(cache.read(NOW), Err(CacheFault::Damaged)),
+                "{}",
+                String::from_utf8_lossy(damaged)
+            );
         }
     }
 

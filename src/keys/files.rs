@@ -59,7 +59,12 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     let (mut seen, mut read) = (Vec::new(), Vec::new());
     while !shared.is_replaced.load(Ordering::Relaxed) {
         looks.tick().await;
-        let Some(now) = blocking(&files, |files| files.iter().map(|file| Mark::of(file)).collect::<Vec<_>>()).await else { continue };
+        let Some(now) =
+            blocking(&files, |files| files.iter().map(|file| Mark::of(file)).collect::<Vec<_>>())
+                .await
+        else {
+            continue;
+        };
         // What has not stayed as it is for one look may still be written.
         let is_stable = now == seen;
         seen = now;
@@ -68,8 +73,10 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         }
         read.clone_from(&seen);
         let for_read = Arc::clone(&shared);
-        if let Some(result) =
-            blocking(&files, move |files| read_files(files, &for_read.settings.source, for_read.settings.algorithms)).await
+        if let Some(result) = blocking(&files, move |files| {
+            read_files(files, &for_read.settings.source, for_read.settings.algorithms)
+        })
+        .await
         {
             shared.take_read(result);
         }
@@ -77,22 +84,35 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 }
 
 /// Runs what waits for the disk where it holds nobody up; `None` when it did not end.
-async fn blocking<T: Send + 'static>(files: &Arc<[PathBuf]>, look: impl FnOnce(&[PathBuf]) -> T + Send + 'static) -> Option<T> {
+async fn blocking<T: Send + 'static>(
+    files: &Arc<[PathBuf]>,
+    look: impl FnOnce(&[PathBuf]) -> T + Send + 'static,
+) -> Option<T> {
     let files = Arc::clone(files);
     tokio::task::spawn_blocking(move || look(&files)).await.ok()
 }
 
-fn read_files(files: &[PathBuf], source: &Source, algorithms: Algorithms) -> Result<Read, FileFault> {
+fn read_files(
+    files: &[PathBuf],
+    source: &Source,
+    algorithms: Algorithms,
+) -> Result<Read, FileFault> {
     let mut contents = Vec::new();
     for path in files {
-        contents.push(read_bounded(path).map_err(|source| FileFault::Unreadable { path: path.clone(), source })?);
+        contents.push(
+            read_bounded(path)
+                .map_err(|source| FileFault::Unreadable { path: path.clone(), source })?,
+        );
     }
     let digest = digest(contents.iter().map(Vec::as_slice));
     let unusable = |path: &PathBuf, source| FileFault::Unusable { path: path.clone(), source };
     let (keys, left_out) = if let (Source::JwksFile(path), [json]) = (source, contents.as_slice()) {
         KeySet::from_jwks(json, algorithms).map_err(|error| unusable(path, error))?
     } else {
-        let read = files.iter().zip(&contents).map(|(path, pem)| key_from_pem(pem).map_err(|error| unusable(path, error)));
+        let read = files
+            .iter()
+            .zip(&contents)
+            .map(|(path, pem)| key_from_pem(pem).map_err(|error| unusable(path, error)));
         let keys = read.map(|read| read.map(|(key, _)| key)).collect::<Result<_, _>>()?;
         (KeySet::from_keys(keys, algorithms).map_err(FileFault::NotForAlgorithms)?, Vec::new())
     };
@@ -112,7 +132,11 @@ impl Shared {
                 let count = keys.len();
                 // Told when it is true.
                 self.live.replace(keys);
-                tracing::info!(issuer = self.name(), keys = count, "the key file has changed; its keys hold from now on");
+                tracing::info!(
+                    issuer = self.name(),
+                    keys = count,
+                    "the key file has changed; its keys hold from now on"
+                );
                 state.left_out = left_out;
                 state.read = digest;
                 state.failing = None;

@@ -1,10 +1,13 @@
-//! Keeping issuers' keys up to date: where they come from, when they are read or fetched again, and what holds while they cannot be.
+//! Keeping issuers' keys up to date: where they come from, when they are read or fetched again, and
+//! what holds while they cannot be.
 //!
-//! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that its tokens are verified with. Files are looked at twice a
-//! second; what is remote is fetched in the background, never in somebody's request, and the last good set is kept in memory and on disk
-//! (`disk`). A request whose token names a key that is not known may wait for one fetch ([`IssuerKeys::with_newest`]). An owner that a reload
-//! leaves unchanged is carried over with everything it knows; one that it leaves out keeps nothing up to date any more, and its task ends with
-//! the last snapshot that holds it.
+//! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that its tokens are
+//! verified with. Files are looked at twice a second; what is remote is fetched in the background,
+//! never in somebody's request, and the last good set is kept in memory and on disk (`disk`). A
+//! request whose token names a key that is not known may wait for one fetch
+//! ([`IssuerKeys::with_newest`]). An owner that a reload leaves unchanged is carried over with
+//! everything it knows; one that it leaves out keeps nothing up to date any more, and its task ends
+//! with the last snapshot that holds it.
 //!
 //! Nothing here decides about a request, and nothing here believes a token.
 
@@ -116,7 +119,8 @@ pub struct Background {
 pub enum Renewal {
     /// The keys are as new as may be asked for: what they say stands.
     Current,
-    /// A fetch has ended that had begun before it was asked for: the keys may be newer, and one may have been published since.
+    /// A fetch has ended that had begun before it was asked for: the keys may be newer, and one may
+    /// have been published since.
     Joined,
     /// Nobody can say whether there are newer ones: the issuer does not answer.
     Unavailable,
@@ -171,26 +175,45 @@ struct State {
 }
 
 impl IssuerKeys {
-    /// Keys from the configuration or from files that were just read: `read` is the [`digest`] of their contents.
-    pub fn read(settings: KeySettings, keys: KeySet, left_out: Vec<LeftOut>, read: [u8; 32]) -> Self {
+    /// Keys from the configuration or from files that were just read: `read` is the [`digest`] of
+    /// their contents.
+    pub fn read(
+        settings: KeySettings,
+        keys: KeySet,
+        left_out: Vec<LeftOut>,
+        read: [u8; 32],
+    ) -> Self {
         Self::new(settings, keys, None, State { read, left_out, ..State::default() })
     }
 
     /// Keys that are fetched by `outbound`. Until the first fetch has ended those of `last` hold.
     pub fn remote(settings: KeySettings, outbound: Outbound, last: Option<LastGood>) -> Self {
-        let read = last.and_then(|last| Some((KeySet::from_jwks(&last.document, settings.algorithms).ok()?, last)));
+        let read = last.and_then(|last| {
+            Some((KeySet::from_jwks(&last.document, settings.algorithms).ok()?, last))
+        });
         let ((keys, left_out), good) = match read {
             Some((read, last)) => (read, Some(last)),
             None => (<(KeySet, Vec<LeftOut>)>::default(), None),
         };
         // The task begins with a fetch: whoever comes before it has begun waits for that one.
-        Self::new(settings, keys, Some(outbound), State { good, left_out, is_asked: true, ..State::default() })
+        Self::new(
+            settings,
+            keys,
+            Some(outbound),
+            State { good, left_out, is_asked: true, ..State::default() },
+        )
     }
 
     fn new(settings: KeySettings, keys: KeySet, outbound: Option<Outbound>, state: State) -> Self {
         let (live, state) = (Arc::new(LiveKeys::new(keys)), Mutex::new(state));
-        let shared =
-            Shared { settings, live, state, wake: Notify::new(), ended: watch::Sender::default(), is_replaced: AtomicBool::new(false) };
+        let shared = Shared {
+            settings,
+            live,
+            state,
+            wake: Notify::new(),
+            ended: watch::Sender::default(),
+            is_replaced: AtomicBool::new(false),
+        };
         Self { shared: Arc::new(shared), outbound, task: OnceLock::new() }
     }
 
@@ -216,15 +239,20 @@ impl IssuerKeys {
 
     /// Begins to keep the keys up to date, until this is dropped. Once is enough.
     pub fn start(&self, background: &Background) {
-        let (shared, outbound, for_task) = (Arc::clone(&self.shared), self.outbound.clone(), background.clone());
+        let (shared, outbound, for_task) =
+            (Arc::clone(&self.shared), self.outbound.clone(), background.clone());
         match (&self.shared.settings.source, outbound) {
             (Source::Secret(_), _) => {}
             (Source::Remote(remote), Some(outbound)) => {
                 let shown = Arc::downgrade(&self.shared);
                 let clock = background.clock.clone();
-                background.metrics.show_key_age(&self.shared.settings.name, move || shown.upgrade()?.age(&clock));
+                background
+                    .metrics
+                    .show_key_age(&self.shared.settings.name, move || shown.upgrade()?.age(&clock));
                 let remote = remote.clone();
-                self.task.get_or_init(|| spawn(background, remote::keep(shared, remote, outbound, for_task)));
+                self.task.get_or_init(|| {
+                    spawn(background, remote::keep(shared, remote, outbound, for_task))
+                });
             }
             _ => {
                 self.task.get_or_init(|| spawn(background, files::keep(shared)));
@@ -237,13 +265,19 @@ impl IssuerKeys {
         matches!(self.shared.settings.source, Source::Remote(_))
     }
 
-    /// Decides something with keys that are as new as may be asked for, as long as it lacks a key: with those of the fetch that is under
-    /// way, or of one that is asked for here unless there was one within the cooldown. It waits a few seconds at most. Beside the decision
-    /// it says whether that is all there is to know.
-    pub async fn with_newest<T>(&self, mut decide: impl FnMut() -> T, lacks_key: impl Fn(&T) -> bool) -> (T, Renewal) {
+    /// Decides something with keys that are as new as may be asked for, as long as it lacks a key:
+    /// with those of the fetch that is under way, or of one that is asked for here unless there was
+    /// one within the cooldown. It waits a few seconds at most. Beside the decision it says whether
+    /// that is all there is to know.
+    pub async fn with_newest<T>(
+        &self,
+        mut decide: impl FnMut() -> T,
+        lacks_key: impl Fn(&T) -> bool,
+    ) -> (T, Renewal) {
         let (mut renewal, patience) = (Renewal::Joined, Instant::now() + PATIENCE);
         loop {
-            // The keys may have come since they were asked, and may come while they are: what was fetched is counted before.
+            // The keys may have come since they were asked, and may come while they are: what was
+            // fetched is counted before.
             let fetches = *self.shared.ended.borrow();
             let decided = decide();
             if renewal != Renewal::Joined || !lacks_key(&decided) {
@@ -251,7 +285,9 @@ impl IssuerKeys {
             }
             renewal = match &self.shared.settings.source {
                 Source::Remote(remote) => {
-                    tokio::time::timeout_at(patience, self.shared.renew(remote, fetches)).await.unwrap_or(Renewal::Unavailable)
+                    tokio::time::timeout_at(patience, self.shared.renew(remote, fetches))
+                        .await
+                        .unwrap_or(Renewal::Unavailable)
                 }
                 _ => Renewal::Current,
             };
@@ -262,7 +298,8 @@ impl IssuerKeys {
         }
     }
 
-    /// Whether what was decided just now stands: no newer keys may be asked for yet, none are on their way, and none have come meanwhile.
+    /// Whether what was decided just now stands: no newer keys may be asked for yet, none are on
+    /// their way, and none have come meanwhile.
     pub fn is_settled(&self) -> bool {
         let Source::Remote(remote) = &self.shared.settings.source else { return true };
         let state = self.shared.lock();
@@ -277,7 +314,8 @@ impl IssuerKeys {
         let state = self.shared.lock();
         let cooled = state.asked_at.map(|at| at + remote.cooldown);
         let next = [state.due, cooled].into_iter().flatten().min();
-        let left = next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
+        let left =
+            next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
         left.as_secs().saturating_add(1).min(60)
     }
 
@@ -287,11 +325,15 @@ impl IssuerKeys {
             return Some("nothing keeps its keys up to date any more, which is a fault of the gateway: restart it".to_owned());
         }
         let state = self.shared.lock();
-        let Source::Remote(remote) = &self.shared.settings.source else { return state.failing.clone() };
+        let Source::Remote(remote) = &self.shared.settings.source else {
+            return state.failing.clone();
+        };
         match (&state.good, &state.failing) {
             (None, None) => Some("no keys yet: the first fetch has not ended".to_owned()),
             (None, Some(cause)) => Some(format!("no keys: {cause}")),
-            (Some(_), _) if self.shared.live.load().is_empty() => Some("no keys: its set has none that can be used".to_owned()),
+            (Some(_), _) if self.shared.live.load().is_empty() => {
+                Some("no keys: its set has none that can be used".to_owned())
+            }
             (Some(good), Some(cause)) if good.age(clock) > remote.refresh.as_secs() => {
                 Some(format!("the keys are {} s old: {cause}", good.age(clock)))
             }
@@ -327,7 +369,8 @@ impl Shared {
         self.lock().good.as_ref().map(|good| good.age(clock))
     }
 
-    /// Waits for newer keys, if it is known of `fetches` that have ended and there is one to wait for.
+    /// Waits for newer keys, if it is known of `fetches` that have ended and there is one to wait
+    /// for.
     async fn renew(&self, remote: &Remote, fetches: u64) -> Renewal {
         let mut ended = self.ended.subscribe();
         let joined = {
@@ -335,7 +378,8 @@ impl Shared {
             if *ended.borrow_and_update() != fetches {
                 return Renewal::Joined;
             }
-            // An issuer that does not answer must not fill the gateway with requests that wait for it.
+            // An issuer that does not answer must not fill the gateway with requests that wait for
+            // it.
             let has_failed = state.failures > u32::from(state.good.is_some());
             let waits = !has_failed && self.ended.receiver_count() <= MOST_WAITING;
             let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
@@ -394,15 +438,19 @@ impl Shared {
 }
 
 impl State {
-    /// What can be said without another fetch. A set that was fetched within the cooldown is as new as may be asked for; beyond that, and
-    /// while the issuer does not answer, a key that it lacks may well exist.
+    /// What can be said without another fetch. A set that was fetched within the cooldown is as new
+    /// as may be asked for; beyond that, and while the issuer does not answer, a key that it lacks
+    /// may well exist.
     fn verdict(&self, remote: &Remote) -> Renewal {
         let is_fresh = self.good_since.is_some_and(|at| at.elapsed() <= remote.cooldown);
         if self.failing.is_none() || is_fresh { Renewal::Current } else { Renewal::Unavailable }
     }
 }
 
-fn spawn(background: &Background, task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+fn spawn(
+    background: &Background,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(background.runtime.spawn(task))
 }
 
@@ -431,9 +479,12 @@ impl Keys {
         self.0.iter().for_each(|owner| owner.start(background));
     }
 
-    /// Others hold from now on: the schedule of those that are not among them ends at once. A connection may keep them for hours.
+    /// Others hold from now on: the schedule of those that are not among them ends at once. A
+    /// connection may keep them for hours.
     pub fn replaced_by(&self, others: &Self) {
-        for owner in self.iter().filter(|owner| !others.iter().any(|other| Arc::ptr_eq(owner, other))) {
+        for owner in
+            self.iter().filter(|owner| !others.iter().any(|other| Arc::ptr_eq(owner, other)))
+        {
             owner.shared.is_replaced.store(true, Ordering::Relaxed);
         }
     }
@@ -457,7 +508,10 @@ impl Health {
             Some(owner) => owner.problem(clock),
             None => (!has_keys(issuer)).then(|| "no keys".to_owned()),
         };
-        let problems = issuers.iter().filter_map(|issuer| Some((issuer.settings().name.to_string(), problem(issuer)?))).collect();
+        let problems = issuers
+            .iter()
+            .filter_map(|issuer| Some((issuer.settings().name.to_string(), problem(issuer)?)))
+            .collect();
         Self { problems, verifies_nothing }
     }
 }

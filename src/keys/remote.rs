@@ -1,4 +1,5 @@
-//! JWK Sets that are fetched: discovery, the schedule, and what becomes of the keys while the issuer is away.
+//! JWK Sets that are fetched: discovery, the schedule, and what becomes of the keys while the
+//! issuer is away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,10 +69,22 @@ impl Failure {
 }
 
 /// Fetches the set, at its time and when it is asked for, for as long as anybody wants its keys.
-pub(super) async fn keep(shared: Arc<Shared>, remote: Remote, outbound: Outbound, background: Background) {
+pub(super) async fn keep(
+    shared: Arc<Shared>,
+    remote: Remote,
+    outbound: Outbound,
+    background: Background,
+) {
     let Background { clock, metrics, .. } = background;
     let cache = Cache::new(&shared.settings, &remote);
-    let mut fetcher = Fetcher { shared: &shared, remote: &remote, outbound, jwks: None, has_metadata: true, asked_between: None };
+    let mut fetcher = Fetcher {
+        shared: &shared,
+        remote: &remote,
+        outbound,
+        jwks: None,
+        has_metadata: true,
+        asked_between: None,
+    };
     let (mut due, mut failures, mut cannot_write) = (Instant::now(), 0_u32, false);
     metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 0);
     loop {
@@ -153,7 +166,8 @@ impl Fetcher<'_> {
         }
     }
 
-    /// The set from where the metadata says it is; while that cannot be had, from where it said so last.
+    /// The set from where the metadata says it is; while that cannot be had, from where it said so
+    /// last.
     async fn anew(&mut self, issuer: &Url, known: Option<Url>) -> Attempt {
         let (url, is_whole) = match (self.metadata(issuer).await, known) {
             (Ok(url), _) => (url, true),
@@ -166,8 +180,8 @@ impl Fetcher<'_> {
         Attempt { result, is_whole }
     }
 
-    /// Between the times the set is where it was, as long as it is there and has news: else it may have moved, which is looked for once a
-    /// minute.
+    /// Between the times the set is where it was, as long as it is there and has news: else it may
+    /// have moved, which is looked for once a minute.
     async fn between(&mut self, issuer: &Url, known: Url) -> Attempt {
         let result = self.set(&known).await;
         if result.as_ref().is_ok_and(|fetched| self.shared.is_news(&fetched.document)) {
@@ -191,7 +205,9 @@ impl Fetcher<'_> {
     /// [`Fetcher::discover`]. That the metadata is away while its set is not is told once.
     async fn metadata(&mut self, issuer: &Url) -> Result<Url, Failure> {
         let found = self.discover(issuer).await;
-        if let (Err(Failure::Fetch(cause)), true, Some(jwks)) = (&found, self.has_metadata, &self.jwks) {
+        if let (Err(Failure::Fetch(cause)), true, Some(jwks)) =
+            (&found, self.has_metadata, &self.jwks)
+        {
             let issuer = self.shared.name();
             tracing::warn!(issuer, %cause, jwks_uri = %jwks, "the metadata cannot be fetched; keys are looked for where they were");
         }
@@ -207,7 +223,8 @@ impl Fetcher<'_> {
         }
     }
 
-    /// Where the issuer's metadata says the set is: OpenID Connect's place, and RFC 8414's where that has none.
+    /// Where the issuer's metadata says the set is: OpenID Connect's place, and RFC 8414's where
+    /// that has none.
     async fn discover(&self, issuer: &Url) -> Result<Url, Failure> {
         let mut places = metadata_places(issuer).into_iter();
         let mut place = places.next().unwrap_or_else(|| issuer.clone());
@@ -217,7 +234,8 @@ impl Fetcher<'_> {
                 (Err(error), _) => return Err(error.into()),
                 (Ok(document), _) => {
                     let written = self.shared.settings.issuer.as_deref().unwrap_or_default();
-                    let found = jwks_uri(&document, written, issuer.is_https(), self.remote.allow_http);
+                    let found =
+                        jwks_uri(&document, written, issuer.is_https(), self.remote.allow_http);
                     return found.map_err(|fault| Failure::Metadata { url: place, fault });
                 }
             }
@@ -225,23 +243,34 @@ impl Fetcher<'_> {
     }
 }
 
-/// Where an issuer's metadata may be: OpenID Connect Discovery §4.1 appends, RFC 8414 §3.1 inserts; both drop a slash at the end first.
+/// Where an issuer's metadata may be: OpenID Connect Discovery §4.1 appends, RFC 8414 §3.1 inserts;
+/// both drop a slash at the end first.
 fn metadata_places(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().strip_suffix('/').unwrap_or(issuer.path());
-    [format!("{path}/.well-known/openid-configuration"), format!("/.well-known/oauth-authorization-server{path}")]
-        .iter()
-        .filter_map(|path| issuer.with_path(path))
-        .collect()
+    [
+        format!("{path}/.well-known/openid-configuration"),
+        format!("/.well-known/oauth-authorization-server{path}"),
+    ]
+    .iter()
+    .filter_map(|path| issuer.with_path(path))
+    .collect()
 }
 
 /// The `jwks_uri` of a metadata document that is `issuer`'s own.
-fn jwks_uri(document: &[u8], issuer: &str, issuer_is_https: bool, allow_http: bool) -> Result<Url, MetadataFault> {
+fn jwks_uri(
+    document: &[u8],
+    issuer: &str,
+    issuer_is_https: bool,
+    allow_http: bool,
+) -> Result<Url, MetadataFault> {
     let text = document.trim_ascii();
     if text.starts_with(b"<") {
         return Err(MetadataFault::Html);
     }
     let metadata = parse_object(text).map_err(MetadataFault::Json)?;
-    let member = |name: &'static str| metadata.get(name).and_then(serde_json::Value::as_str).ok_or(MetadataFault::Missing(name));
+    let member = |name: &'static str| {
+        metadata.get(name).and_then(serde_json::Value::as_str).ok_or(MetadataFault::Missing(name))
+    };
     let said = member("issuer")?;
     if said != issuer {
         return Err(MetadataFault::Issuer(Excerpt::of(said)));
@@ -285,8 +314,13 @@ impl Shared {
         // Told when it is true.
         match (is_new || state.failing.is_some(), count) {
             (false, _) => tracing::debug!(issuer, "keys were fetched; they are the same"),
-            (true, 0) => tracing::error!(issuer, "the issuer's set has no key that can be used: no token of it can be verified"),
-            (true, _) => tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched"),
+            (true, 0) => tracing::error!(
+                issuer,
+                "the issuer's set has no key that can be used: no token of it can be verified"
+            ),
+            (true, _) => {
+                tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched")
+            }
         }
         state.good = Some(good);
         state.good_since = Some(since);
@@ -301,16 +335,27 @@ impl Shared {
         let cause = failure.to_string();
         let next = due.saturating_duration_since(Instant::now()).as_secs();
         let has_keys = !self.live.load().is_empty();
-        tracing::warn!(issuer = self.name(), cause, has_keys, next_try_seconds = next, "keys cannot be fetched");
+        tracing::warn!(
+            issuer = self.name(),
+            cause,
+            has_keys,
+            next_try_seconds = next,
+            "keys cannot be fetched"
+        );
         let mut state = self.lock();
         state.failing = Some(cause);
         state.failures = state.failures.saturating_add(1);
     }
 
-    /// How long the keys that hold may still be used, or a part of it: a clock may be set, and a machine may sleep.
+    /// How long the keys that hold may still be used, or a part of it: a clock may be set, and a
+    /// machine may sleep.
     fn until_too_old(&self, remote: &Remote, clock: &Clock) -> Option<Duration> {
         let age = self.age(clock)?;
-        Some((remote.max_stale + WHOLE_SECOND).saturating_sub(Duration::from_secs(age)).min(LONGEST_TRUST))
+        Some(
+            (remote.max_stale + WHOLE_SECOND)
+                .saturating_sub(Duration::from_secs(age))
+                .min(LONGEST_TRUST),
+        )
     }
 
     /// Keys that nobody has confirmed for too long do not hold any more.
@@ -334,7 +379,9 @@ impl Shared {
 /// Writes the set where a restart finds it. A place that cannot be written is told of once.
 async fn keep_on_disk(shared: &Shared, cache: &Cache, good: LastGood, cannot_write: &mut bool) {
     let for_write = cache.clone();
-    let Ok(written) = tokio::task::spawn_blocking(move || for_write.write(&good)).await else { return };
+    let Ok(written) = tokio::task::spawn_blocking(move || for_write.write(&good)).await else {
+        return;
+    };
     if let (Err(error), false) = (&written, *cannot_write) {
         let file = cache.path().display();
         tracing::warn!(issuer = shared.name(), file = %file, cause = %error, "keys cannot be kept on disk: after a restart during an outage there are none");
@@ -352,7 +399,8 @@ async fn wait(time: Option<Duration>) {
 /// How long metadata that was read between the times is not read again there.
 const METADATA_RESTS: Duration = Duration::from_mins(1);
 
-/// Twice as long after each failure. An issuer that is away may be asked more rarely than one that answers, however short `jwks_refresh` is.
+/// Twice as long after each failure. An issuer that is away may be asked more rarely than one that
+/// answers, however short `jwks_refresh` is.
 fn back_off(failures: u32) -> Duration {
     let doubled = BACK_OFF.saturating_mul(1 << failures.saturating_sub(1).min(10));
     doubled.min(LONGEST_BACK_OFF)
@@ -381,43 +429,87 @@ mod tests {
     #[test]
     fn metadata_is_looked_for_where_the_specifications_say() {
         for (issuer, expected) in [
-            ("https://example.com", ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]),
-            ("https://example.com/", ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"]),
+            (
+                "https://example.com",
+                ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"],
+            ),
+            (
+                "https://example.com/",
+                ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"],
+            ),
             (
                 "https://example.com/issuer1",
-                ["/issuer1/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/issuer1"],
+                [
+                    "/issuer1/.well-known/openid-configuration",
+                    "/.well-known/oauth-authorization-server/issuer1",
+                ],
             ),
-            ("https://example.com/a/b/", ["/a/b/.well-known/openid-configuration", "/.well-known/oauth-authorization-server/a/b"]),
+            (
+                "https://example.com/a/b/",
+                [
+                    "/a/b/.well-known/openid-configuration",
+                    "/.well-known/oauth-authorization-server/a/b",
+                ],
+            ),
         ] {
-            let places: Vec<String> = metadata_places(&url(issuer)).iter().map(ToString::to_string).collect();
-            assert_eq!(places, expected.map(|path| format!("https://example.com{path}")), "{issuer}");
+            let places: Vec<String> =
+                metadata_places(&url(issuer)).iter().map(ToString::to_string).collect();
+            assert_eq!(
+                places,
+                expected.map(|path| format!("https://example.com{path}")),
+                "{issuer}"
+            );
         }
     }
 
     #[test]
     fn metadata_is_believed_about_its_own_issuer_only() {
         let read = |document: &str| jwks_uri(document.as_bytes(), "https://a.test/x", true, false);
-        assert_eq!(read(r#"{"issuer":"https://a.test/x","jwks_uri":"https://b.test/keys"}"#), Ok(url("https://b.test/keys")));
+        assert_eq!(
+            read(r#"{"issuer":"https://a.test/x","jwks_uri":"https://b.test/keys"}"#),
+            Ok(url("https://b.test/keys"))
+        );
         for (document, fault) in [
             ("<!doctype html>", MetadataFault::Html),
             ("", MetadataFault::Json(JsonFault::Syntax)),
             ("[]", MetadataFault::Json(JsonFault::NotAnObject)),
-            (r#"{"issuer":"a","issuer":"b"}"#, MetadataFault::Json(JsonFault::Duplicate(Excerpt::of("issuer")))),
+            (
+                r#"{"issuer":"a","issuer":"b"}"#,
+                MetadataFault::Json(JsonFault::Duplicate(Excerpt::of("issuer"))),
+            ),
             (r#"{"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
             (r#"{"issuer":1,"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
             (r#"{"issuer":"https://a.test/x"}"#, MetadataFault::Missing("jwks_uri")),
-            (r#"{"issuer":"https://a.test/x/","jwks_uri":"https://a.test/"}"#, MetadataFault::Issuer(Excerpt::of("https://a.test/x/"))),
-            (r#"{"issuer":"https://A.test/x","jwks_uri":"https://a.test/"}"#, MetadataFault::Issuer(Excerpt::of("https://A.test/x"))),
-            (r#"{"issuer":"https://a.test/x","jwks_uri":"file:///keys"}"#, MetadataFault::JwksUri(UrlError::Scheme)),
-            (r#"{"issuer":"https://a.test/x","jwks_uri":"http://a.test/"}"#, MetadataFault::Cleartext),
-            (r#"{"issuer":"https://a.test/x","jwks_uri":"http://127.0.0.1/"}"#, MetadataFault::Cleartext),
+            (
+                r#"{"issuer":"https://a.test/x/","jwks_uri":"https://a.test/"}"#,
+                MetadataFault::Issuer(Excerpt::of("https://a.test/x/")),
+            ),
+            (
+                r#"{"issuer":"https://A.test/x","jwks_uri":"https://a.test/"}"#,
+                MetadataFault::Issuer(Excerpt::of("https://A.test/x")),
+            ),
+            (
+                r#"{"issuer":"https://a.test/x","jwks_uri":"file:///keys"}"#,
+                MetadataFault::JwksUri(UrlError::Scheme),
+            ),
+            (
+                r#"{"issuer":"https://a.test/x","jwks_uri":"http://a.test/"}"#,
+                MetadataFault::Cleartext,
+            ),
+            (
+                r#"{"issuer":"https://a.test/x","jwks_uri":"http://127.0.0.1/"}"#,
+                MetadataFault::Cleartext,
+            ),
         ] {
             assert_eq!(read(document), Err(fault), "{document}");
         }
         let local = r#"{"issuer":"http://localhost/x","jwks_uri":"http://localhost/keys"}"#;
         assert!(jwks_uri(local.as_bytes(), "http://localhost/x", false, false).is_ok());
         let far = r#"{"issuer":"http://idp.test/x","jwks_uri":"http://idp.test/keys"}"#;
-        assert_eq!(jwks_uri(far.as_bytes(), "http://idp.test/x", false, false), Err(MetadataFault::Cleartext));
+        assert_eq!(
+            jwks_uri(far.as_bytes(), "http://idp.test/x", false, false),
+            Err(MetadataFault::Cleartext)
+        );
         assert!(jwks_uri(far.as_bytes(), "http://idp.test/x", false, true).is_ok());
     }
 

@@ -1,12 +1,14 @@
-//! How many requests a client, or a caller, may make in a time: GCRA by `governor`, in this process.
+//! How many requests a client, or a caller, may make in a time: GCRA by `governor`, in this
+//! process.
 //!
-//! A `Limit` owns its counters, and there is one for all workers, so that the budget holds for the process. It bounds
-//! both the rate of each key and the number of keys that it remembers (`store`). It never sleeps and never queues: a
-//! request is let through or told when to come again.
+//! A `Limit` owns its counters, and there is one for all workers, so that the budget holds for the
+//! process. It bounds both the rate of each key and the number of keys that it remembers (`store`).
+//! It never sleeps and never queues: a request is let through or told when to come again.
 //!
-//! With `count = "failures"` the cell is taken on entry and given back when the answer was none, so that guesses made in
-//! parallel gain nothing. No more is given back than is left of the cell: a request that was held open until its cell had
-//! been replenished anyway must not pay for a guess made since.
+//! With `count = "failures"` the cell is taken on entry and given back when the answer was none, so
+//! that guesses made in parallel gain nothing. No more is given back than is left of the cell: a
+//! request that was held open until its cell had been replenished anyway must not pay for a guess
+//! made since.
 
 use std::cell::Cell as Slot;
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,12 +25,14 @@ use self::store::{Asked, Key, Store};
 
 mod store;
 
-/// What a limit allows, and of whom. Two limits of equal settings may share their counters across a reload.
+/// What a limit allows, and of whom. Two limits of equal settings may share their counters across a
+/// reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How many requests of one key may come at once, and in each `per`.
     pub requests: NonZeroU32,
-    /// The time in which all `requests` are replenished, one after the other; taken as 1 ms to 366 days.
+    /// The time in which all `requests` are replenished, one after the other; taken as 1 ms to 366
+    /// days.
     pub per: Duration,
     /// How many leading bits of an IPv6 address name a client: 0 to 128, more counts as 128.
     pub ipv6_prefix: u8,
@@ -36,10 +40,11 @@ pub struct Settings {
     pub count: Count,
     /// Whom a request is counted against.
     pub key: KeyKind,
-    /// Count and log, refuse nothing. The limit itself answers alike: it is for its caller to let the request through.
+    /// Count and log, refuse nothing. The limit itself answers alike: it is for its caller to let
+    /// the request through.
     pub observe: bool,
-    /// How many keys are remembered at the same time, at least 1. Each costs about 50 bytes. When this many are
-    /// remembered, keys that are not among them are refused.
+    /// How many keys are remembered at the same time, at least 1. Each costs about 50 bytes. When
+    /// this many are remembered, keys that are not among them are refused.
     pub max_clients: usize,
 }
 
@@ -59,7 +64,8 @@ pub enum KeyKind {
     Client,
     /// The caller: after authentication, by [`Limit::take_subject`].
     Subject,
-    /// The client's address together with the account that it names: by [`Limit::take_client_and_account`].
+    /// The client's address together with the account that it names: by
+    /// [`Limit::take_client_and_account`].
     ClientAndAccount,
 }
 
@@ -88,7 +94,12 @@ impl Limit {
         let quota = Quota::with_period(interval).map(|quota| quota.allow_burst(settings.requests));
         let quota = quota.expect("the emission interval is at least a nanosecond");
         let store = Store::new(interval, settings.requests, settings.max_clients);
-        Self { name: name.into(), limiter: RateLimiter::new(quota, store.clone(), timer), store, settings }
+        Self {
+            name: name.into(),
+            limiter: RateLimiter::new(quota, store.clone(), timer),
+            store,
+            settings,
+        }
     }
 
     /// The section's name.
@@ -106,18 +117,21 @@ impl Limit {
         self.settings.observe
     }
 
-    /// Takes one cell for the client at `ip`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is that IPv4 address;
-    /// IPv6 addresses count by their prefix.
+    /// Takes one cell for the client at `ip`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`)
+    /// is that IPv4 address; IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
         self.take(self.client(ip))
     }
 
-    /// Takes one cell for the client at `ip` as far as it tries `account`, in the account's one form; without one, for the client alone.
+    /// Takes one cell for the client at `ip` as far as it tries `account`, in the account's one
+    /// form; without one, for the client alone.
     pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
         match (account, self.client(ip)) {
             ("", client) => self.take(client),
             (account, Key::V4(ip)) => self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()]))),
-            (account, Key::V6(ip) | Key::Digest(ip)) => self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()]))),
+            (account, Key::V6(ip) | Key::Digest(ip)) => {
+                self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()])))
+            }
         }
     }
 
@@ -131,7 +145,8 @@ impl Limit {
         self.take(Key::Digest(digest_of(&[issuer.as_bytes(), subject.as_bytes()])))
     }
 
-    /// Gives a cell back, as though the request had not been made, as far as it has not been replenished meanwhile.
+    /// Gives a cell back, as though the request had not been made, as far as it has not been
+    /// replenished meanwhile.
     #[expect(clippy::needless_pass_by_value, reason = "a cell can be given back only once")]
     pub fn give_back(&self, cell: Cell) {
         self.store.give_back(&cell.key, cell.until, self.limiter.clock().now().as_u64());
@@ -147,7 +162,8 @@ impl Limit {
         self.len() == 0
     }
 
-    /// Forgets the keys whose budget is whole again, and returns their memory. For a timer, every minute or so.
+    /// Forgets the keys whose budget is whole again, and returns their memory. For a timer, every
+    /// minute or so.
     pub fn prune(&self) {
         self.store.prune(self.limiter.clock().now().as_u64());
     }
@@ -163,7 +179,9 @@ impl Limit {
         let asked = Asked { key, until: Slot::new(0) };
         match self.limiter.check_key(&asked) {
             Ok(()) => Ok(Cell { key, until: asked.until.get() }),
-            Err(not_until) => Err(Exceeded { retry_after: not_until.wait_time_from(self.limiter.clock().now()) }),
+            Err(not_until) => {
+                Err(Exceeded { retry_after: not_until.wait_time_from(self.limiter.clock().now()) })
+            }
         }
     }
 }
@@ -173,7 +191,8 @@ impl Limit {
 #[must_use = "what is not given back stays taken: say so with `drop`"]
 pub struct Cell {
     key: Key,
-    /// The theoretical arrival time that the cell left behind, in nanoseconds of the limiter's clock.
+    /// The theoretical arrival time that the cell left behind, in nanoseconds of the limiter's
+    /// clock.
     until: u64,
 }
 
@@ -186,16 +205,16 @@ pub struct Exceeded {
 }
 
 impl Exceeded {
-    /// The value of `Retry-After` (RFC 9110 §10.2.3): whole seconds, rounded up so that a client that waits for them is
-    /// not refused again, and at least 1.
+    /// The value of `Retry-After` (RFC 9110 §10.2.3): whole seconds, rounded up so that a client
+    /// that waits for them is not refused again, and at least 1.
     pub fn retry_after_seconds(&self) -> u64 {
         let part = u64::from(self.retry_after.subsec_nanos() > 0);
         self.retry_after.as_secs().saturating_add(part).max(1)
     }
 }
 
-/// The limiter's own clock: monotonic, so that setting the time of day neither opens nor shuts a limit. It begins at zero,
-/// because governor hands its store the time since the limiter was made.
+/// The limiter's own clock: monotonic, so that setting the time of day neither opens nor shuts a
+/// limit. It begins at zero, because governor hands its store the time since the limiter was made.
 #[derive(Debug)]
 enum Timer {
     Monotonic(Instant),
@@ -224,8 +243,8 @@ fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
     (u128::from(ip) & mask).to_be_bytes()
 }
 
-/// Half of SHA-256 over the parts with their lengths in front, so that no two lists read the same: to find another one with
-/// the digest of somebody else takes 2^128 attempts.
+/// Half of SHA-256 over the parts with their lengths in front, so that no two lists read the same:
+/// to find another one with the digest of somebody else takes 2^128 attempts.
 fn digest_of(parts: &[&[u8]]) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {

@@ -1,8 +1,10 @@
-//! Where the counters of a limit are: a bounded number of keys, each with its theoretical arrival time (TAT).
+//! Where the counters of a limit are: a bounded number of keys, each with its theoretical arrival
+//! time (TAT).
 //!
-//! The TAT is the moment at which the key's budget is whole again; a key whose TAT has passed need not be remembered.
-//! When a shard is full, such keys make room; when there are none, a new key is refused, because forgetting a known one
-//! would hand a fresh budget to whoever can send from many addresses.
+//! The TAT is the moment at which the key's budget is whole again; a key whose TAT has passed need
+//! not be remembered. When a shard is full, such keys make room; when there are none, a new key is
+//! refused, because forgetting a known one would hand a fresh budget to whoever can send from many
+//! addresses.
 
 use std::cell::Cell as Slot;
 use std::collections::HashMap;
@@ -22,7 +24,8 @@ pub(super) enum Key {
     Digest([u8; 16]),
 }
 
-/// A key, and the place where the store leaves the TAT that it wrote: governor tells its caller only yes or no.
+/// A key, and the place where the store leaves the TAT that it wrote: governor tells its caller
+/// only yes or no.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) key: Key,
@@ -77,7 +80,13 @@ impl Store {
         let whole = interval.saturating_add(tolerance);
         let shards = shard_count(max_keys);
         let hasher = RandomState::new();
-        let shard = || Mutex::new(Shard { tats: HashMap::with_hasher(hasher.clone()), next_search: 0, room_at: 0 });
+        let shard = || {
+            Mutex::new(Shard {
+                tats: HashMap::with_hasher(hasher.clone()),
+                next_search: 0,
+                room_at: 0,
+            })
+        };
         Self(Arc::new(Inner {
             shards: (0..shards).map(|_| shard()).collect(),
             keys_per_shard: max_keys.max(1) / shards,
@@ -96,7 +105,8 @@ impl Store {
         for shard in &self.0.shards {
             let mut shard = lock(shard);
             shard.tats.retain(|_, tat| *tat > now);
-            // Room for the double stays, so that a steady load does not shrink and grow again every time.
+            // Room for the double stays, so that a steady load does not shrink and grow again every
+            // time.
             let room = shard.tats.len() * 2;
             shard.tats.shrink_to(room);
             shard.next_search = 0;
@@ -138,8 +148,10 @@ impl StateStore for Store {
             // A first cell ends one interval from now.
             let now = next.as_u64().saturating_sub(inner.interval);
             if let Err(room_at) = shard.make_room(now, inner.keys_per_shard, inner.pause) {
-                // Only `decide` can make a refusal, and this TAT makes it one that lasts until `room_at`, in the future.
-                let (outcome, _) = decide(Some(Nanos::new(room_at.saturating_add(inner.tolerance))))?;
+                // Only `decide` can make a refusal, and this TAT makes it one that lasts until
+                // `room_at`, in the future.
+                let (outcome, _) =
+                    decide(Some(Nanos::new(room_at.saturating_add(inner.tolerance))))?;
                 return Ok(outcome);
             }
         }
@@ -158,10 +170,12 @@ impl Inner {
 }
 
 impl Shard {
-    /// Forgets keys whose TAT has passed, or tells when it is worth asking again, which is always later than `now`.
+    /// Forgets keys whose TAT has passed, or tells when it is worth asking again, which is always
+    /// later than `now`.
     ///
-    /// A search looks at every key of the shard. One that frees a quarter is paid for by the requests that fill it again;
-    /// after one that frees less, `pause` must pass, so that a flood of new keys does not search for each of them.
+    /// A search looks at every key of the shard. One that frees a quarter is paid for by the
+    /// requests that fill it again; after one that frees less, `pause` must pass, so that a flood
+    /// of new keys does not search for each of them.
     fn make_room(&mut self, now: u64, capacity: usize, pause: u64) -> Result<(), u64> {
         if now >= self.next_search {
             let before = self.tats.len();
@@ -182,12 +196,14 @@ impl Shard {
     }
 }
 
-/// A panic cannot happen between two writes that belong together, so a poisoned shard is as good as any.
+/// A panic cannot happen between two writes that belong together, so a poisoned shard is as good as
+/// any.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As many shards as keep a thousand keys each, so that chance fills them about evenly; a power of two up to 64.
+/// As many shards as keep a thousand keys each, so that chance fills them about evenly; a power of
+/// two up to 64.
 fn shard_count(max_keys: usize) -> usize {
     let wanted = (max_keys / 1024).clamp(1, 64);
     1 << wanted.ilog2()

@@ -44,7 +44,8 @@ fn a_burst_passes_then_the_budget_is_replenished_evenly() {
 
 #[test]
 fn retry_after_is_rounded_up_and_never_zero() {
-    let seconds = |millis| Exceeded { retry_after: Duration::from_millis(millis) }.retry_after_seconds();
+    let seconds =
+        |millis| Exceeded { retry_after: Duration::from_millis(millis) }.retry_after_seconds();
     assert_eq!([0, 1, 999, 1_000, 1_001, 59_500].map(seconds), [1, 1, 1, 1, 2, 60]);
     assert_eq!(Exceeded { retry_after: Duration::MAX }.retry_after_seconds(), u64::MAX);
 }
@@ -140,7 +141,11 @@ fn when_full_known_clients_go_on_and_new_ones_are_told_when_there_is_room() {
     clock.advance(Duration::from_secs(10));
     assert!(passes(&limit, "192.0.2.2"));
     let exceeded = limit.take_client("192.0.2.3".parse().unwrap()).unwrap_err();
-    assert_eq!(exceeded.retry_after, Duration::from_secs(20), "the first client is forgotten at 30 s");
+    assert_eq!(
+        exceeded.retry_after,
+        Duration::from_secs(20),
+        "the first client is forgotten at 30 s"
+    );
     assert!(passes(&limit, "192.0.2.2"));
     assert!(!passes(&limit, "192.0.2.2"));
     clock.advance(Duration::from_secs(20));
@@ -150,9 +155,12 @@ fn when_full_known_clients_go_on_and_new_ones_are_told_when_there_is_room() {
 
 #[test]
 fn extreme_settings_neither_panic_nor_open() {
-    for (requests, per, max_clients) in
-        [(1, Duration::ZERO, 0), (u32::MAX, Duration::MAX, usize::MAX >> 20), (u32::MAX, Duration::ZERO, 1), (1, Duration::MAX, 1)]
-    {
+    for (requests, per, max_clients) in [
+        (1, Duration::ZERO, 0),
+        (u32::MAX, Duration::MAX, usize::MAX >> 20),
+        (u32::MAX, Duration::ZERO, 1),
+        (1, Duration::MAX, 1),
+    ] {
         let (limit, clock) = limit(Settings { max_clients, ..settings(requests, per) });
         assert!(passes(&limit, "192.0.2.1"));
         if requests == 1 {
@@ -193,7 +201,8 @@ fn threads_together_never_get_more_than_the_budget() {
     assert!(passed.load(Ordering::SeqCst) <= 100);
 }
 
-/// What the limit is meant to be, in its plainest form: a leaky bucket per key that never forgets one.
+/// What the limit is meant to be, in its plainest form: a leaky bucket per key that never forgets
+/// one.
 #[derive(Default)]
 struct Model {
     tats: HashMap<u8, u64>,

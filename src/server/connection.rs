@@ -35,13 +35,15 @@ const BUFFER: usize = 256 * 1024;
 /// Bytes of a response that wait for a client to read them on HTTP/2, for each stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// How long an HTTP/2 client may take to close a connection after GOAWAY, when its exchanges have ended.
+/// How long an HTTP/2 client may take to close a connection after GOAWAY, when its exchanges have
+/// ended.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Streams at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
-/// Serves a connection to its end. What ends it early is the client's affair: it is logged at debug level only.
+/// Serves a connection to its end. What ends it early is the client's affair: it is logged at debug
+/// level only.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
@@ -54,8 +56,16 @@ pub(super) async fn serve(
         tracing::debug!(cause = %error, "the client was gone at once");
         return;
     }
-    let patience = Patience { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
-    let line = Line { gateway, worker, peer: Peer::new(peer, snapshot.tls.is_some()), phase: Phase::new(), patience, draining };
+    let patience =
+        Patience { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
+    let line = Line {
+        gateway,
+        worker,
+        peer: Peer::new(peer, snapshot.tls.is_some()),
+        phase: Phase::new(),
+        patience,
+        draining,
+    };
     // Boxed: a connection pays for the protocol that it speaks, not for the largest.
     let ended = match &snapshot.tls {
         None => line.cleartext(stream, snapshot).await,
@@ -80,9 +90,16 @@ struct Line {
 
 impl Line {
     /// HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
-    async fn over_tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>, snapshot: &Snapshot) -> Ended {
+    async fn over_tls(
+        self,
+        stream: TcpStream,
+        config: Arc<rustls::ServerConfig>,
+        snapshot: &Snapshot,
+    ) -> Ended {
         let accepting = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-        let stream = timeout(self.patience.header, accepting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let stream = timeout(self.patience.header, accepting)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             Box::pin(self.http2(stream, Bytes::new(), snapshot)).await
         } else {
@@ -109,24 +126,33 @@ impl Line {
         }
     }
 
-    async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: T, prefix: Bytes, snapshot: &Snapshot) -> Ended {
+    async fn http1<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self,
+        io: T,
+        prefix: Bytes,
+        snapshot: &Snapshot,
+    ) -> Ended {
         let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, true);
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(None);
-        builder.max_header_size(snapshot.limits.max_header_bytes).max_headers(snapshot.limits.max_headers);
+        builder
+            .max_header_size(snapshot.limits.max_header_bytes)
+            .max_headers(snapshot.limits.max_headers);
         builder.max_buf_size(snapshot.limits.max_header_bytes.max(BUFFER));
         let line = &self;
         let service = service_fn(|request: Request<Incoming>| {
             // At once: from here on it is not the client that the connection waits for.
             let busy = line.phase.enter();
             line.phase.asked(!http_body::Body::is_end_stream(request.body()));
-            // Boxed: hyper keeps the room of this future for as long as the connection is open, idle or not.
+            // Boxed: hyper keeps the room of this future for as long as the connection is open,
+            // idle or not.
             Box::pin(async move {
                 let response = line.gateway.handle(&line.worker, &line.peer, request).await;
                 Ok::<_, Infallible>(line.answered(response).map(|body| Held { body, busy }))
             })
         });
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+        let mut connection =
+            pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
         tokio::select! {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
@@ -138,12 +164,21 @@ impl Line {
         Ok(connection.await?)
     }
 
-    async fn http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, io: T, prefix: Bytes, snapshot: &Snapshot) -> Ended {
+    async fn http2<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self,
+        io: T,
+        prefix: Bytes,
+        snapshot: &Snapshot,
+    ) -> Ended {
         let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, false);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-        builder.max_header_list_size(u32::try_from(snapshot.limits.max_header_bytes).unwrap_or(u32::MAX));
-        builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(20));
+        builder.max_header_list_size(
+            u32::try_from(snapshot.limits.max_header_bytes).unwrap_or(u32::MAX),
+        );
+        builder
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20));
         // What a client does not read waits here, for each of its streams.
         builder.max_send_buf_size(SEND_BUFFER);
         let line = Arc::new(self);
@@ -168,7 +203,8 @@ impl Line {
         tokio::select! {
             ended = connection => Ok(ended?),
             () = stalls.end_stalled(line.patience.idle) => Ok(()),
-            // Streams that nobody reads, or a client that does not say goodbye, would hold it open for ever.
+            // Streams that nobody reads, or a client that does not say goodbye, would hold it open
+            // for ever.
             () = line.goodbye() => Ok(()),
         }
     }
@@ -185,8 +221,9 @@ impl Line {
         }
     }
 
-    /// Returns once the client has had its time to close a connection after GOAWAY: from the last exchange, and from the last byte that
-    /// it took, since the end of a response may still be on its way. But not for ever: pings are answered, and answers are bytes.
+    /// Returns once the client has had its time to close a connection after GOAWAY: from the last
+    /// exchange, and from the last byte that it took, since the end of a response may still be on
+    /// its way. But not for ever: pings are answered, and answers are bytes.
     async fn goodbye(&self) {
         let begun = Instant::now();
         loop {
@@ -195,7 +232,8 @@ impl Line {
                 None => now + GOODBYE,
                 Some(idle) => {
                     let idle = idle.max(begun);
-                    (idle.max(self.phase.last_write()) + GOODBYE).min(idle + self.patience.idle.max(GOODBYE))
+                    (idle.max(self.phase.last_write()) + GOODBYE)
+                        .min(idle + self.patience.idle.max(GOODBYE))
                 }
             };
             if now >= deadline {
@@ -261,7 +299,9 @@ async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<
     let mut read = BytesMut::with_capacity(4096);
     let mut deadline = Instant::now() + patience.idle;
     loop {
-        let length = timeout_at(deadline, stream.read_buf(&mut read)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let length = timeout_at(deadline, stream.read_buf(&mut read))
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
         if length == 0 && read.is_empty() {
             return Ok(Preface::Nothing);
         }

@@ -1,7 +1,7 @@
 //! Sockets and protocols; no policy.
 //!
-//! One worker is one thread with a current-thread runtime, its own listeners (SO_REUSEPORT) and its own connections. It accepts, does TLS,
-//! lets hyper parse, and calls [`Gateway::handle`].
+//! One worker is one thread with a current-thread runtime, its own listeners (SO_REUSEPORT) and its
+//! own connections. It accepts, does TLS, lets hyper parse, and calls [`Gateway::handle`].
 
 mod connection;
 mod signal;
@@ -79,7 +79,8 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Serves these listeners on the calling worker, the one of this index, until everything has drained or been cut.
+    /// Serves these listeners on the calling worker, the one of this index, until everything has
+    /// drained or been cut.
     pub async fn serve(self: &Arc<Self>, index: usize, listeners: Vec<TcpListener>) {
         let worker = Arc::new(self.gateway.worker(index));
         let accepting = TaskTracker::new();
@@ -111,7 +112,9 @@ impl Server {
             }
         }
         // What the kernel has already taken would be reset by closing the socket: serve it.
-        while let Ok(Ok((stream, peer))) = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await {
+        while let Ok(Ok((stream, peer))) =
+            tokio::time::timeout(Duration::from_millis(1), listener.accept()).await
+        {
             self.admit(&worker, stream, peer);
         }
     }
@@ -119,7 +122,10 @@ impl Server {
     fn admit(self: &Arc<Self>, worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr) {
         let snapshot = self.gateway.current();
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot { server: Arc::clone(self), _gauge: self.gateway.telemetry().metrics.connection() };
+        let slot = Slot {
+            server: Arc::clone(self),
+            _gauge: self.gateway.telemetry().metrics.connection(),
+        };
         // A tunnel has left its connection's future, and is a connection all the same.
         if open + self.gateway.tunnels().len() >= snapshot.limits.max_connections {
             self.gateway.telemetry().metrics.connection_refused();
@@ -161,7 +167,8 @@ impl Drop for Slot {
     }
 }
 
-/// Out of file descriptors, or a client that was gone before it was accepted: neither ends the listener.
+/// Out of file descriptors, or a client that was gone before it was accepted: neither ends the
+/// listener.
 async fn pause_after(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         tracing::warn!(cause = %error, "cannot accept connections; raise the limit of open files (ulimit -n) if it is reached");
@@ -184,12 +191,15 @@ fn refuse(stream: &TcpStream) {
 
 /// Binds one listener a worker on each address.
 ///
-/// The first bind is made without SO_REUSEPORT: with it, a second gateway on the same port would be taken for a second worker, and the
-/// two would share the clients.
+/// The first bind is made without SO_REUSEPORT: with it, a second gateway on the same port would be
+/// taken for a second worker, and the two would share the clients.
 ///
 /// # Errors
 /// The address that cannot be bound, and why.
-pub fn bind(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<std::net::TcpListener>>, (SocketAddr, io::Error)> {
+pub fn bind(
+    addresses: &[SocketAddr],
+    workers: usize,
+) -> Result<Vec<Vec<std::net::TcpListener>>, (SocketAddr, io::Error)> {
     let mut sets: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
     for &address in addresses {
         let bound = (|| {
@@ -212,13 +222,16 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, address),
         SocketAddr::V6(v6) => match TcpSocket::new_v6() {
             // Every address, on a machine without IPv6, is every IPv4 address.
-            Err(error) if v6.ip().is_unspecified() && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+            Err(error)
+                if v6.ip().is_unspecified() && error.raw_os_error() == Some(EAFNOSUPPORT) =>
+            {
                 (TcpSocket::new_v4()?, SocketAddr::from(([0, 0, 0, 0], v6.port())))
             }
             made => (made?, address),
         },
     };
-    // Sockets of a gateway that has just stopped are in TIME_WAIT: they do not keep the next one out.
+    // Sockets of a gateway that has just stopped are in TIME_WAIT: they do not keep the next one
+    // out.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(shared)?;
     socket.bind(address)?;

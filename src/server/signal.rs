@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Given once, and then for good.
 ///
-/// A [`CancellationToken`] is locked by whoever asks it, and a connection asks at each of its polls: workers would meet at that lock.
-/// Here they read a flag that nobody writes.
+/// A [`CancellationToken`] is locked by whoever asks it, and a connection asks at each of its
+/// polls: workers would meet at that lock. Here they read a flag that nobody writes.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     given: AtomicBool,

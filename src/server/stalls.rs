@@ -1,7 +1,8 @@
 //! Response bodies of HTTP/2 streams, and the clock of clients that do not read them.
 //!
-//! On HTTP/1.1 a client that does not read stalls its socket, and the socket has a clock. On HTTP/2 it withholds window from a single
-//! stream: hyper then keeps one frame and asks for no more, so no timer inside the body would ever run. This one runs outside.
+//! On HTTP/1.1 a client that does not read stalls its socket, and the socket has a clock. On HTTP/2
+//! it withholds window from a single stream: hyper then keeps one frame and asks for no more, so no
+//! timer inside the body would ever run. This one runs outside.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +29,8 @@ pub(super) struct Stalls {
 #[derive(Debug)]
 struct Held {
     body: Mutex<Option<UnderWay>>,
-    /// Milliseconds from the connection's beginning, plus one; 0: the next frame is being asked for.
+    /// Milliseconds from the connection's beginning, plus one; 0: the next frame is being asked
+    /// for.
     yielded: AtomicU64,
 }
 
@@ -41,7 +43,8 @@ struct UnderWay {
     _busy: Busy,
 }
 
-/// Bytes that are handed out at once: a client that takes fewer within `idle_timeout` does not read.
+/// Bytes that are handed out at once: a client that takes fewer within `idle_timeout` does not
+/// read.
 const PORTION: usize = 16 * 1024;
 
 /// A body that lets go of the upstream when the client stops reading.
@@ -59,8 +62,10 @@ impl Stalls {
 
     /// Watches a body. `busy` ends with it.
     pub(super) fn watch(&self, body: RecordedBody, busy: Busy) -> WatchedBody {
-        let held =
-            Arc::new(Held { body: Mutex::new(Some(UnderWay { body, rest: Bytes::new(), _busy: busy })), yielded: AtomicU64::new(0) });
+        let held = Arc::new(Held {
+            body: Mutex::new(Some(UnderWay { body, rest: Bytes::new(), _busy: busy })),
+            yielded: AtomicU64::new(0),
+        });
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         if bodies.len() == bodies.capacity() {
             // Before it grows: what has ended is forgotten.
@@ -70,7 +75,8 @@ impl Stalls {
         WatchedBody { held, begun: self.begun }
     }
 
-    /// Drops every body whose last frame has waited for `patience`, and with it the connection to the upstream. Never returns.
+    /// Drops every body whose last frame has waited for `patience`, and with it the connection to
+    /// the upstream. Never returns.
     pub(super) async fn end_stalled(&self, patience: Duration) {
         let mut looks = tokio::time::interval((patience / 4).max(Duration::from_millis(100)));
         loop {
@@ -85,7 +91,10 @@ impl Stalls {
                 let yielded = held.yielded.load(Ordering::Acquire);
                 if yielded > 0 && u128::from(now.saturating_sub(yielded)) >= patience.as_millis() {
                     let stalled = held.body.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    tracing::debug!(ended = stalled.is_some(), "a client does not read its response");
+                    tracing::debug!(
+                        ended = stalled.is_some(),
+                        "a client does not read its response"
+                    );
                 }
             }
         }
@@ -101,18 +110,29 @@ impl Body for WatchedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(under_way) = &mut *under_way else { return Poll::Ready(Some(Err(BodyError::Unread))) };
+        let Some(under_way) = &mut *under_way else {
+            return Poll::Ready(Some(Err(BodyError::Unread)));
+        };
         let polled = under_way.poll_portion(cx);
-        let yielded = if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) { elapsed(self.begun) } else { 0 };
+        let yielded = if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
+            elapsed(self.begun)
+        } else {
+            0
+        };
         self.held.yielded.store(yielded, Ordering::Release);
         polled
     }
 
     fn is_end_stream(&self) -> bool {
         let under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.as_ref().is_some_and(|under_way| under_way.rest.is_empty() && under_way.body.is_end_stream())
+        under_way
+            .as_ref()
+            .is_some_and(|under_way| under_way.rest.is_empty() && under_way.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -130,9 +150,14 @@ impl Body for WatchedBody {
 
 impl UnderWay {
     /// The next frame, of at most [`PORTION`] bytes.
-    fn poll_portion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_portion(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx))
+                .map(|frame| frame.map(Frame::into_data))
+            {
                 Some(Ok(Ok(data))) => self.rest = data,
                 Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),

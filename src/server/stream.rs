@@ -1,5 +1,5 @@
-//! A client's socket, with the clocks that hyper has not: one from the first byte of a head, one between requests, one for a client that
-//! does not read.
+//! A client's socket, with the clocks that hyper has not: one from the first byte of a head, one
+//! between requests, one for a client that does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -77,7 +77,8 @@ impl Phase {
 
     /// Since when no exchange is under way; `None` while one is.
     pub(super) fn idle_since(&self) -> Option<Instant> {
-        (!self.is_active()).then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
+        (!self.is_active())
+            .then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }
 }
 
@@ -103,7 +104,10 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         let ended = self.ended.unwrap_or_else(Instant::now);
-        self.phase.idle_since.store(milliseconds(ended.saturating_duration_since(self.phase.begun)), Ordering::Relaxed);
+        self.phase.idle_since.store(
+            milliseconds(ended.saturating_duration_since(self.phase.begun)),
+            Ordering::Relaxed,
+        );
         self.phase.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -135,7 +139,8 @@ pub(super) struct ClientStream<T> {
     head_since: Option<Instant>,
     stalled_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Until when it is read what the client still sends, after we have said the last word, and how much more of it.
+    /// Until when it is read what the client still sends, after we have said the last word, and how
+    /// much more of it.
     lingers: Option<(Instant, usize)>,
     /// HTTP/2 frames come at any time: only HTTP/1.1 has heads that are read alone.
     reads_heads: bool,
@@ -143,7 +148,13 @@ pub(super) struct ClientStream<T> {
 
 impl<T> ClientStream<T> {
     /// Wraps a socket of which `prefix` was already read.
-    pub(super) fn new(io: T, prefix: Bytes, phase: Arc<Phase>, patience: Patience, reads_heads: bool) -> Self {
+    pub(super) fn new(
+        io: T,
+        prefix: Bytes,
+        phase: Arc<Phase>,
+        patience: Patience,
+        reads_heads: bool,
+    ) -> Self {
         let head_begun = !prefix.is_empty();
         Self {
             io,
@@ -179,7 +190,8 @@ impl<T> ClientStream<T> {
                 Some(begun) => begun + self.patience.header,
                 None => idle_since + self.patience.idle,
             };
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            let sleep =
+                self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             if sleep.deadline() > deadline {
                 sleep.as_mut().reset(deadline);
             }
@@ -191,8 +203,8 @@ impl<T> ClientStream<T> {
         }
     }
 
-    /// Has the task woken again while an exchange is under way: hyper does not always read once more when it has ended, and the idle time
-    /// that begins then must not be without a clock.
+    /// Has the task woken again while an exchange is under way: hyper does not always read once
+    /// more when it has ended, and the idle time that begins then must not be without a clock.
     fn stay_awake(&mut self, cx: &mut Context<'_>) {
         let idle = self.patience.idle.max(Duration::from_millis(1));
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
@@ -202,7 +214,11 @@ impl<T> ClientStream<T> {
     }
 
     /// Notes what came of a write; a client that takes nothing for too long ends the connection.
-    fn after_write(&mut self, polled: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn after_write(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         // A request has been answered, or is being answered: its head is no longer awaited.
         self.forget_head();
         if let Poll::Ready(written) = polled {
@@ -216,11 +232,13 @@ impl<T> ClientStream<T> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Whether the client may be about to send what nobody will read: the rest of a body that was refused, or of a head. A connection that
-    /// is idle was kept, so that the body had come to its end: otherwise it is closed at once.
+    /// Whether the client may be about to send what nobody will read: the rest of a body that was
+    /// refused, or of a head. A connection that is idle was kept, so that the body had come to its
+    /// end: otherwise it is closed at once.
     fn is_owed(&self) -> bool {
         let has_just_ended = self.phase.idle_since().is_none_or(|since| since.elapsed() < LATELY);
-        self.reads_heads && (self.head_begun || (has_just_ended && self.phase.has_body.load(Ordering::Relaxed)))
+        self.reads_heads
+            && (self.head_begun || (has_just_ended && self.phase.has_body.load(Ordering::Relaxed)))
     }
 
     /// Ready once the client has not read for too long.
@@ -235,7 +253,11 @@ impl<T> ClientStream<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.prefix.is_empty() {
             let length = this.prefix.len().min(buf.remaining());
@@ -261,12 +283,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.after_write(polled, cx)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.after_write(polled, cx)
     }
@@ -279,8 +309,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Closes in stages (RFC 9112 §9.6): a socket that is closed with bytes unread, or that gets more, tells the client to forget what it
-    /// has not read yet, which is our answer.
+    /// Closes in stages (RFC 9112 §9.6): a socket that is closed with bytes unread, or that gets
+    /// more, tells the client to forget what it has not read yet, which is our answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingers.is_none() {
@@ -289,7 +319,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
                 return Poll::Ready(Ok(()));
             }
         }
-        let (until, left) = this.lingers.get_or_insert_with(|| (Instant::now() + LINGER, UNWANTED_MOST));
+        let (until, left) =
+            this.lingers.get_or_insert_with(|| (Instant::now() + LINGER, UNWANTED_MOST));
         if this.phase.is_hurried.load(Ordering::Relaxed) {
             *until = (*until).min(Instant::now() + LINGER_HURRIED);
         }
@@ -305,7 +336,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
             }
             let mut buf = ReadBuf::new(&mut unwanted);
             match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() && *left > 0 => *left = left.saturating_sub(buf.filled().len()),
+                Ok(()) if !buf.filled().is_empty() && *left > 0 => {
+                    *left = left.saturating_sub(buf.filled().len())
+                }
                 // It has closed too, or is gone, or does not listen.
                 _ => return Poll::Ready(Ok(())),
             }
@@ -313,7 +346,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     }
 }
 
-/// How long a client that was refused in the middle of its upload may take to read the answer and stop sending.
+/// How long a client that was refused in the middle of its upload may take to read the answer and
+/// stop sending.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// The same while the process ends.

@@ -66,9 +66,15 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn insert_accounts(&self, accounts: &[AccountRow]) -> Result<Result<(), usize>, StoreError> {
+    pub async fn insert_accounts(
+        &self,
+        accounts: &[AccountRow],
+    ) -> Result<Result<(), usize>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query(NOTE_IMPORT).bind(Uuid::new_v4().to_string()).execute(&mut *transaction).await?;
+        sqlx::query(NOTE_IMPORT)
+            .bind(Uuid::new_v4().to_string())
+            .execute(&mut *transaction)
+            .await?;
         for (index, account) in accounts.iter().enumerate() {
             if !insert_account(&mut transaction, account).await? {
                 transaction.rollback().await?;
@@ -79,13 +85,16 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// What is another text after several accounts were added at once: they may differ from those before.
+    /// What is another text after several accounts were added at once: they may differ from those
+    /// before.
     ///
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
         let noted: Option<(String,)> =
-            sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'").fetch_optional(&self.pool).await?;
+            sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'")
+                .fetch_optional(&self.pool)
+                .await?;
         Ok(noted.map(|(value,)| value))
     }
 
@@ -94,7 +103,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn account_by_email(&self, email: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM accounts WHERE email = $1").bind(email).fetch_optional(&self.pool).await?)
+        Ok(sqlx::query_as("SELECT * FROM accounts WHERE email = $1")
+            .bind(email)
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
     /// The account with this id.
@@ -102,7 +114,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn account(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM accounts WHERE id = $1").bind(id).fetch_optional(&self.pool).await?)
+        Ok(sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
     /// Every account, by address.
@@ -113,8 +128,9 @@ impl Store {
         Ok(sqlx::query_as("SELECT * FROM accounts ORDER BY email").fetch_all(&self.pool).await?)
     }
 
-    /// Changes an account and revokes what was issued to it before, in one step: `revocation` is of its subject, and gets the cut-off that
-    /// is returned, at or after `now`. `None`: there is no such account.
+    /// Changes an account and revokes what was issued to it before, in one step: `revocation` is of
+    /// its subject, and gets the cut-off that is returned, at or after `now`. `None`: there is no
+    /// such account.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
@@ -131,12 +147,16 @@ impl Store {
         Ok(changed)
     }
 
-    /// The hashes of as many accounts as tell what all are like. Ids are random, so these are a sample.
+    /// The hashes of as many accounts as tell what all are like. Ids are random, so these are a
+    /// sample.
     ///
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn some_passwords(&self) -> Result<Vec<String>, StoreError> {
-        let rows: Vec<(String,)> = sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000").fetch_all(&self.pool).await?;
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000")
+                .fetch_all(&self.pool)
+                .await?;
         Ok(rows.into_iter().map(|(hash,)| hash).collect())
     }
 
@@ -155,7 +175,8 @@ impl Store {
     }
 }
 
-/// Changes an account and writes the revocation, within a transaction that the caller commits. `None`: there is no such account.
+/// Changes an account and writes the revocation, within a transaction that the caller commits.
+/// `None`: there is no such account.
 pub(super) async fn change_account(
     connection: &mut AnyConnection,
     id: &str,
@@ -164,19 +185,30 @@ pub(super) async fn change_account(
     now: i64,
 ) -> Result<Option<i64>, StoreError> {
     let statement = match change {
-        AccountChange::Roles(roles) => sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned()),
-        AccountChange::Disabled(disabled) => sqlx::query_as(SET_DISABLED).bind(now).bind(id).bind(i16::from(disabled)),
-        AccountChange::Password(hash) => sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned()),
+        AccountChange::Roles(roles) => {
+            sqlx::query_as(SET_ROLES).bind(now).bind(id).bind(roles.to_owned())
+        }
+        AccountChange::Disabled(disabled) => {
+            sqlx::query_as(SET_DISABLED).bind(now).bind(id).bind(i16::from(disabled))
+        }
+        AccountChange::Password(hash) => {
+            sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned())
+        }
         AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
     };
     let changed: Option<(i64,)> = statement.fetch_optional(&mut *connection).await?;
     let Some((not_before,)) = changed else { return Ok(None) };
-    let written = write_revocations(connection, &[RevocationRow { revoked_at: not_before, ..revocation }]).await?;
+    let written =
+        write_revocations(connection, &[RevocationRow { revoked_at: not_before, ..revocation }])
+            .await?;
     Ok(written.first().copied())
 }
 
 /// False: the address is taken.
-async fn insert_account(connection: &mut AnyConnection, account: &AccountRow) -> Result<bool, StoreError> {
+async fn insert_account(
+    connection: &mut AnyConnection,
+    account: &AccountRow,
+) -> Result<bool, StoreError> {
     let statement = sqlx::query_as(INSERT)
         .bind(&account.id)
         .bind(&account.email)
@@ -193,16 +225,16 @@ async fn insert_account(connection: &mut AnyConnection, account: &AccountRow) ->
     Ok(id == account.id)
 }
 
-const NOTE_IMPORT: &str =
-    "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+const NOTE_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// An address that is taken costs a write as well, and has its row told: nobody learns it from the time.
+/// An address that is taken costs a write as well, and has its row told: nobody learns it from the
+/// time.
 const INSERT: &str = "INSERT INTO accounts (id, email, name, password, roles, disabled, email_verified, generation, not_before, \
     created_at, last_login_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (email) DO UPDATE SET email = accounts.email RETURNING id";
 
-/// The cut-off hits every token of the account: one that was issued past an earlier cut-off has an `iat` that is ahead of the time.
-const SET_ROLES: &str =
-    "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, roles = $3 WHERE id = $2 RETURNING not_before";
+/// The cut-off hits every token of the account: one that was issued past an earlier cut-off has an
+/// `iat` that is ahead of the time.
+const SET_ROLES: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, roles = $3 WHERE id = $2 RETURNING not_before";
 
 const SET_DISABLED: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1, disabled = $3 WHERE id = $2 RETURNING not_before";
@@ -250,7 +282,13 @@ mod tests {
     }
 
     fn revocation(kind: &str, value: &str) -> RevocationRow {
-        RevocationRow { kind: kind.into(), value: value.into(), scope: "=x".into(), revoked_at: 0, seq: 0 }
+        RevocationRow {
+            kind: kind.into(),
+            value: value.into(),
+            scope: "=x".into(),
+            revoked_at: 0,
+            seq: 0,
+        }
     }
 
     const FRESH: Stale = Stale { created_at: 0, rotated_at: 0, used_at: 0 };
@@ -261,7 +299,8 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         assert!(store.insert_account(&account("a", "a@x.example")).await.unwrap());
         assert!(!store.insert_account(&account("b", "a@x.example")).await.unwrap());
-        let several = [account("c", "c@x.example"), account("d", "a@x.example"), account("e", "e@x.example")];
+        let several =
+            [account("c", "c@x.example"), account("d", "a@x.example"), account("e", "e@x.example")];
         assert_eq!(store.insert_accounts(&several).await.unwrap(), Err(1));
         assert_eq!(store.last_import().await.unwrap(), None);
         assert_eq!(store.accounts().await.unwrap(), [account("a", "a@x.example")]);
@@ -274,7 +313,8 @@ mod tests {
         }
     }
 
-    /// A login whose password was checked before the change opens nothing after it, and what was open is over.
+    /// A login whose password was checked before the change opens nothing after it, and what was
+    /// open is over.
     #[tokio::test]
     async fn a_change_ends_sessions_and_revokes_in_one_step() {
         let folder = tempfile::tempdir().unwrap();
@@ -290,27 +330,61 @@ mod tests {
         ] {
             let before = store.account("a").await.unwrap().unwrap();
             let told = format!("{change:?}");
-            let (open, late) = (session(&format!("open {told}"), before.generation), session(&format!("late {told}"), before.generation));
+            let (open, late) = (
+                session(&format!("open {told}"), before.generation),
+                session(&format!("late {told}"), before.generation),
+            );
             let issued = store.open_session(&open, "=x").await.unwrap();
             let was_open = issued.is_some();
             assert_eq!(was_open, before.disabled == 0, "{told}");
             // Nobody is logged in while the account is disabled, and there is no token to be hit.
             latest = issued.map_or(latest, |issued| issued.issued_at);
             assert!(latest > before.not_before || !was_open, "past the last cut-off: {told}");
-            let cutoff = store.change_account("a", change, revocation("subject", "a"), 105).await.unwrap().unwrap();
+            let cutoff = store
+                .change_account("a", change, revocation("subject", "a"), 105)
+                .await
+                .unwrap()
+                .unwrap();
             let after = store.account("a").await.unwrap().unwrap();
             assert_eq!(cutoff, after.not_before, "{told}");
-            assert_eq!(cutoff, latest.max(105), "it hits what was issued past the last one, and is no later than it has to be: {told}");
-            assert_eq!(store.live_session(&open.id).await.unwrap().is_some(), was_open && !ends, "{told}");
-            assert_eq!(store.rotate_session(&open, FRESH, "=x", 105).await.unwrap().is_some(), was_open && !ends, "{told}");
+            assert_eq!(
+                cutoff,
+                latest.max(105),
+                "it hits what was issued past the last one, and is no later than it has to be: {told}"
+            );
+            assert_eq!(
+                store.live_session(&open.id).await.unwrap().is_some(),
+                was_open && !ends,
+                "{told}"
+            );
+            assert_eq!(
+                store.rotate_session(&open, FRESH, "=x", 105).await.unwrap().is_some(),
+                was_open && !ends,
+                "{told}"
+            );
             assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{told}");
             let next = session(&format!("next {told}"), after.generation);
             assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{told}");
             let revoked = store.revocations_after(0).await.unwrap();
             assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{told}");
         }
-        assert_eq!(store.change_account("nobody", AccountChange::EndSessions, revocation("subject", "nobody"), 9).await.unwrap(), None);
-        assert_eq!(store.revocations_after(0).await.unwrap().len(), 1, "nothing is revoked of whom there is not");
+        assert_eq!(
+            store
+                .change_account(
+                    "nobody",
+                    AccountChange::EndSessions,
+                    revocation("subject", "nobody"),
+                    9
+                )
+                .await
+                .unwrap(),
+            None
+        );
+        assert_eq!(
+            store.revocations_after(0).await.unwrap().len(),
+            1,
+            "nothing is revoked of whom there is not"
+        );
     }
 
     /// A clock that was ahead when somebody was cut off, and is right again.
@@ -320,14 +394,29 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
         store.open_session(&session("s", 0), "=x").await.unwrap().unwrap();
-        store.change_account("a", AccountChange::Roles("admin"), revocation("subject", "a"), 3_700).await.unwrap().unwrap();
+        store
+            .change_account("a", AccountChange::Roles("admin"), revocation("subject", "a"), 3_700)
+            .await
+            .unwrap()
+            .unwrap();
         let told = store.open_session(&session("t", 0), "=x").await.unwrap_err().to_string();
-        assert!(told.contains("1970-01-01T01:01:40Z") && told.contains("set the clock right"), "{told}");
+        assert!(
+            told.contains("1970-01-01T01:01:40Z") && told.contains("set the clock right"),
+            "{told}"
+        );
         store.rotate_session(&session("s", 0), FRESH, "=x", 100).await.unwrap_err();
         // Nothing of it was written: what there was is good when the clock has come there.
         assert!(store.live_session("t").await.unwrap().is_none());
         assert_eq!(store.live_session("s").await.unwrap().unwrap().counter, 0);
-        assert_eq!(store.rotate_session(&session("s", 0), FRESH, "=x", 3_695).await.unwrap().unwrap().issued_at, 3_701);
+        assert_eq!(
+            store
+                .rotate_session(&session("s", 0), FRESH, "=x", 3_695)
+                .await
+                .unwrap()
+                .unwrap()
+                .issued_at,
+            3_701
+        );
     }
 
     #[tokio::test]
@@ -340,17 +429,31 @@ mod tests {
         assert!(!store.end_session("s", "b", &revocation("sid", "s"), 9).await.unwrap());
         assert!(store.revocations_after(0).await.unwrap().is_empty());
         assert!(store.end_session("s", "a", &revocation("sid", "s"), 9).await.unwrap());
-        assert!(store.live_session("s").await.unwrap().is_none() && store.account_of_session("s").await.unwrap().is_none());
+        assert!(
+            store.live_session("s").await.unwrap().is_none()
+                && store.account_of_session("s").await.unwrap().is_none()
+        );
         assert!(store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_none());
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
         // Too old by one of the two, and only then.
         store.open_session(&session("t", 0), "=x").await.unwrap();
-        for (created_at, rotated_at, lives) in [(100, 0, false), (0, 100_000, false), (99, 99_999, true)] {
+        for (created_at, rotated_at, lives) in
+            [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]
+        {
             let stale = Stale { created_at, rotated_at, used_at: 0 };
             assert_eq!(store.sessions_of("a", stale).await.unwrap().len(), usize::from(lives));
         }
         assert!(
-            store.rotate_session(&session("t", 0), Stale { created_at: 100, rotated_at: 0, used_at: 0 }, "=x", 9).await.unwrap().is_none()
+            store
+                .rotate_session(
+                    &session("t", 0),
+                    Stale { created_at: 100, rotated_at: 0, used_at: 0 },
+                    "=x",
+                    9
+                )
+                .await
+                .unwrap()
+                .is_none()
         );
     }
 
@@ -363,7 +466,9 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let store = store.clone();
-            tasks.spawn(async move { store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_some() });
+            tasks.spawn(async move {
+                store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_some()
+            });
         }
         assert_eq!(tasks.join_all().await.into_iter().filter(|rotated| *rotated).count(), 1);
         assert_eq!(store.live_session("s").await.unwrap().unwrap().counter, 1);

@@ -13,14 +13,22 @@ pub struct LogoutTokenRow {
 }
 
 impl Store {
-    /// Writes what a logout token revokes, beside the token, and tells the time as it is written. `None`: it was received before; nothing
-    /// was written.
+    /// Writes what a logout token revokes, beside the token, and tells the time as it is written.
+    /// `None`: it was received before; nothing was written.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn revoke_once(&self, token: &LogoutTokenRow, row: &RevocationRow) -> Result<Option<i64>, StoreError> {
+    pub async fn revoke_once(
+        &self,
+        token: &LogoutTokenRow,
+        row: &RevocationRow,
+    ) -> Result<Option<i64>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let received = sqlx::query(RECEIVE).bind(&token.name).bind(token.over_at).execute(&mut *transaction).await?;
+        let received = sqlx::query(RECEIVE)
+            .bind(&token.name)
+            .bind(token.over_at)
+            .execute(&mut *transaction)
+            .await?;
         if received.rows_affected() == 0 {
             return Ok(None);
         }
@@ -34,12 +42,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now).execute(&self.pool).await?;
+        sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1")
+            .bind(now)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 }
 
-const RECEIVE: &str = "INSERT INTO logout_tokens (name, over_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+const RECEIVE: &str =
+    "INSERT INTO logout_tokens (name, over_at) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 
 #[cfg(test)]
 mod tests {
@@ -49,13 +61,28 @@ mod tests {
     #[tokio::test]
     async fn a_token_counts_once_for_everybody_until_it_is_over() {
         let folder = tempfile::tempdir().unwrap();
-        let (here, there) = (Store::open(&settings(folder.path())).await.unwrap(), Store::open(&settings(folder.path())).await.unwrap());
+        let (here, there) = (
+            Store::open(&settings(folder.path())).await.unwrap(),
+            Store::open(&settings(folder.path())).await.unwrap(),
+        );
         let token = |name: &str| LogoutTokenRow { name: name.into(), over_at: 100 };
-        let row = |revoked_at| RevocationRow { kind: "subject".into(), value: "u".into(), scope: "*".into(), revoked_at, seq: 0 };
+        let row = |revoked_at| RevocationRow {
+            kind: "subject".into(),
+            value: "u".into(),
+            scope: "*".into(),
+            revoked_at,
+            seq: 0,
+        };
         assert_eq!(here.revoke_once(&token("a"), &row(10)).await.unwrap(), Some(10));
         assert_eq!(there.revoke_once(&token("a"), &row(20)).await.unwrap(), None);
         assert_eq!(there.revoke_once(&token("b"), &row(15)).await.unwrap(), Some(15));
-        let cutoffs: Vec<_> = here.revocations_after(0).await.unwrap().into_iter().map(|row| row.revoked_at).collect();
+        let cutoffs: Vec<_> = here
+            .revocations_after(0)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| row.revoked_at)
+            .collect();
         assert_eq!(cutoffs, [15], "the repeated one has moved nothing");
         here.prune_logout_tokens(99).await.unwrap();
         assert_eq!(here.revoke_once(&token("a"), &row(20)).await.unwrap(), None);

@@ -34,12 +34,18 @@ pub struct LinkRow<'a> {
 }
 
 impl Store {
-    /// Has something mailed to an address, whether or not it has an account: always one write, so that nobody learns it from the time.
-    /// False: `most` wait already.
+    /// Has something mailed to an address, whether or not it has an account: always one write, so
+    /// that nobody learns it from the time. False: `most` wait already.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn queue_mail(&self, kind: &str, email: &str, most: i64, now: i64) -> Result<bool, StoreError> {
+    pub async fn queue_mail(
+        &self,
+        kind: &str,
+        email: &str,
+        most: i64,
+        now: i64,
+    ) -> Result<bool, StoreError> {
         let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
         Ok(statement.execute(&self.pool).await?.rows_affected() == 1)
     }
@@ -52,13 +58,21 @@ impl Store {
         Ok(sqlx::query_as(DUE).bind(now).fetch_all(&self.pool).await?)
     }
 
-    /// Takes a row to try it, and has it tried again at `again_at` if nothing more is heard: the row as it now is. `None`: another process
-    /// has it.
+    /// Takes a row to try it, and has it tried again at `again_at` if nothing more is heard: the
+    /// row as it now is. `None`: another process has it.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn claim_mail(&self, row: &MailRow, again_at: i64) -> Result<Option<MailRow>, StoreError> {
-        let statement = sqlx::query_as(CLAIM).bind(again_at).bind(&row.kind).bind(&row.email).bind(row.attempts);
+    pub async fn claim_mail(
+        &self,
+        row: &MailRow,
+        again_at: i64,
+    ) -> Result<Option<MailRow>, StoreError> {
+        let statement = sqlx::query_as(CLAIM)
+            .bind(again_at)
+            .bind(&row.kind)
+            .bind(&row.email)
+            .bind(row.attempts);
         Ok(statement.fetch_optional(&self.pool).await?)
     }
 
@@ -81,10 +95,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn remove_mail(&self, row: &MailRow, now: i64) -> Result<(), StoreError> {
-        let statement = sqlx::query("DELETE FROM mail_outbox WHERE kind = $1 AND email = $2 AND asked = $3");
-        let removed = statement.bind(&row.kind).bind(&row.email).bind(row.asked).execute(&self.pool).await?;
+        let statement =
+            sqlx::query("DELETE FROM mail_outbox WHERE kind = $1 AND email = $2 AND asked = $3");
+        let removed =
+            statement.bind(&row.kind).bind(&row.email).bind(row.asked).execute(&self.pool).await?;
         if removed.rows_affected() == 0 {
-            let statement = sqlx::query(BEGIN_ANEW).bind(now).bind(row.asked).bind(&row.kind).bind(&row.email);
+            let statement =
+                sqlx::query(BEGIN_ANEW).bind(now).bind(row.asked).bind(&row.kind).bind(&row.email);
             statement.execute(&self.pool).await?;
         }
         Ok(())
@@ -112,8 +129,18 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn links_since(&self, account: &str, purpose: &str, since: i64) -> Result<i64, StoreError> {
-        let (count,): (i64,) = sqlx::query_as(LINKS_SINCE).bind(account).bind(purpose).bind(since).fetch_one(&self.pool).await?;
+    pub async fn links_since(
+        &self,
+        account: &str,
+        purpose: &str,
+        since: i64,
+    ) -> Result<i64, StoreError> {
+        let (count,): (i64,) = sqlx::query_as(LINKS_SINCE)
+            .bind(account)
+            .bind(purpose)
+            .bind(since)
+            .fetch_one(&self.pool)
+            .await?;
         Ok(count)
     }
 
@@ -121,12 +148,23 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn account_of_link(&self, digest: &str, purpose: &str, now: i64) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as(ACCOUNT_OF_LINK).bind(digest).bind(purpose).bind(now).fetch_optional(&self.pool).await?)
+    pub async fn account_of_link(
+        &self,
+        digest: &str,
+        purpose: &str,
+        now: i64,
+    ) -> Result<Option<AccountRow>, StoreError> {
+        Ok(sqlx::query_as(ACCOUNT_OF_LINK)
+            .bind(digest)
+            .bind(purpose)
+            .bind(now)
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
-    /// Uses a link up, gives the account it is good for another password and revokes what was issued to it, in one step: the cut-off.
-    /// `revocation` is of the account's subject. `None`: the link is good for nothing (any more).
+    /// Uses a link up, gives the account it is good for another password and revokes what was
+    /// issued to it, in one step: the cut-off. `revocation` is of the account's subject. `None`:
+    /// the link is good for nothing (any more).
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
@@ -139,29 +177,60 @@ impl Store {
         now: i64,
     ) -> Result<Option<i64>, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let used = sqlx::query(USE_LINK).bind(now).bind(digest).bind("reset").bind(account).execute(&mut *transaction).await?;
+        let used = sqlx::query(USE_LINK)
+            .bind(now)
+            .bind(digest)
+            .bind("reset")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
         if used.rows_affected() == 0 {
             return Ok(None);
         }
         // Whoever reads the mail has the address.
-        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1").bind(account).execute(&mut *transaction).await?;
-        let changed = change_account(&mut transaction, account, AccountChange::Password(hash), revocation, now).await?;
+        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
+        let changed = change_account(
+            &mut transaction,
+            account,
+            AccountChange::Password(hash),
+            revocation,
+            now,
+        )
+        .await?;
         let Some(cutoff) = changed else { return Ok(None) };
         transaction.commit().await?;
         Ok(Some(cutoff))
     }
 
-    /// Uses a link up, and notes that the account's address was shown to be its owner's. False: the link is good for nothing (any more).
+    /// Uses a link up, and notes that the account's address was shown to be its owner's. False: the
+    /// link is good for nothing (any more).
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn verify_email(&self, digest: &str, account: &str, now: i64) -> Result<bool, StoreError> {
+    pub async fn verify_email(
+        &self,
+        digest: &str,
+        account: &str,
+        now: i64,
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let used = sqlx::query(USE_LINK).bind(now).bind(digest).bind("verify").bind(account).execute(&mut *transaction).await?;
+        let used = sqlx::query(USE_LINK)
+            .bind(now)
+            .bind(digest)
+            .bind("verify")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
         if used.rows_affected() == 0 {
             return Ok(false);
         }
-        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1").bind(account).execute(&mut *transaction).await?;
+        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -171,7 +240,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn prune_links(&self, before: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before).execute(&self.pool).await?;
+        sqlx::query("DELETE FROM mail_links WHERE expires_at < $1")
+            .bind(before)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 }
@@ -192,9 +264,11 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-const LINKS_SINCE: &str = "SELECT COUNT(*) FROM mail_links WHERE account = $1 AND purpose = $2 AND created_at > $3";
+const LINKS_SINCE: &str =
+    "SELECT COUNT(*) FROM mail_links WHERE account = $1 AND purpose = $2 AND created_at > $3";
 
-/// A link to reset a password dies with the password it was asked for; one that shows an address to be its owner's does not.
+/// A link to reset a password dies with the password it was asked for; one that shows an address to
+/// be its owner's does not.
 const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
     AND mail_links.email = accounts.email AND (mail_links.generation = accounts.generation OR mail_links.purpose <> 'reset') \
     WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
@@ -229,11 +303,26 @@ mod tests {
     }
 
     fn revocation(account: &str) -> RevocationRow {
-        RevocationRow { kind: "subject".into(), value: account.into(), scope: "=x".into(), revoked_at: NOW, seq: 0 }
+        RevocationRow {
+            kind: "subject".into(),
+            value: account.into(),
+            scope: "=x".into(),
+            revoked_at: NOW,
+            seq: 0,
+        }
     }
 
     async fn link(store: &Store, digest: &str, purpose: &str, account: &AccountRow) {
-        store.insert_link(&LinkRow { digest, purpose, account, created_at: NOW, expires_at: NOW + 60 }).await.unwrap();
+        store
+            .insert_link(&LinkRow {
+                digest,
+                purpose,
+                account,
+                created_at: NOW,
+                expires_at: NOW + 60,
+            })
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -242,7 +331,10 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         assert!(store.queue_mail("reset", "a@example.com", 2, NOW).await.unwrap());
         assert!(store.queue_mail("reset", "b@example.com", 2, NOW + 1).await.unwrap());
-        assert!(!store.queue_mail("reset", "c@example.com", 2, NOW).await.unwrap(), "two wait at most");
+        assert!(
+            !store.queue_mail("reset", "c@example.com", 2, NOW).await.unwrap(),
+            "two wait at most"
+        );
         store.close().await;
 
         let store = Store::open(&settings(folder.path())).await.unwrap();
@@ -250,7 +342,10 @@ mod tests {
         let row = store.due_mail(NOW).await.unwrap().remove(0);
         let taken = store.claim_mail(&row, NOW + 60).await.unwrap().unwrap();
         assert_eq!((taken.email.as_str(), taken.attempts, taken.asked), ("a@example.com", 1, 1));
-        assert!(store.claim_mail(&row, NOW + 60).await.unwrap().is_none(), "another process has it");
+        assert!(
+            store.claim_mail(&row, NOW + 60).await.unwrap().is_none(),
+            "another process has it"
+        );
         assert_eq!(store.due_mail(NOW).await.unwrap(), []);
         // Asked for again while it is sent: that is another wish.
         store.remove_mail(&store.due_mail(NOW + 1).await.unwrap()[0], NOW).await.unwrap();
@@ -271,14 +366,23 @@ mod tests {
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let ann = account("ann");
         store.insert_account(&ann).await.unwrap();
-        for (digest, purpose) in [("r1", "reset"), ("r2", "reset"), ("v1", "verify"), ("v2", "verify")] {
+        for (digest, purpose) in
+            [("r1", "reset"), ("r2", "reset"), ("v1", "verify"), ("v2", "verify")]
+        {
             link(&store, digest, purpose, &ann).await;
         }
         assert_eq!(store.links_since("ann", "reset", NOW - 1).await.unwrap(), 2);
         assert_eq!(store.links_since("ann", "reset", NOW).await.unwrap(), 0);
-        let good_for = async |digest: &str, purpose: &str, now: i64| store.account_of_link(digest, purpose, now).await.unwrap().is_some();
+        let good_for = async |digest: &str, purpose: &str, now: i64| {
+            store.account_of_link(digest, purpose, now).await.unwrap().is_some()
+        };
         assert!(good_for("r1", "reset", NOW + 59).await);
-        for (digest, purpose, now) in [("r1", "verify", NOW), ("v1", "reset", NOW), ("none", "reset", NOW), ("r1", "reset", NOW + 60)] {
+        for (digest, purpose, now) in [
+            ("r1", "verify", NOW),
+            ("v1", "reset", NOW),
+            ("none", "reset", NOW),
+            ("r1", "reset", NOW + 60),
+        ] {
             assert!(!good_for(digest, purpose, now).await, "{digest} {purpose} {now}");
         }
 
@@ -287,21 +391,39 @@ mod tests {
         for index in 0..16 {
             let store = store.clone();
             let hash = format!("new {index}");
-            tasks.spawn(async move { store.reset_password("r1", "ann", &hash, revocation("ann"), NOW + 1).await.unwrap() });
+            tasks.spawn(async move {
+                store.reset_password("r1", "ann", &hash, revocation("ann"), NOW + 1).await.unwrap()
+            });
         }
         let won: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
         assert_eq!(won, [NOW + 1]);
         let changed = store.account("ann").await.unwrap().unwrap();
-        assert_eq!((changed.generation, changed.email_verified, changed.not_before), (1, 1, NOW + 1));
-        assert_eq!(store.revocations_after(0).await.unwrap().len(), 1, "what was issued before is revoked in the same step");
+        assert_eq!(
+            (changed.generation, changed.email_verified, changed.not_before),
+            (1, 1, NOW + 1)
+        );
+        assert_eq!(
+            store.revocations_after(0).await.unwrap().len(),
+            1,
+            "what was issued before is revoked in the same step"
+        );
         // The other link was for the password that is no more; the address is still the same.
         assert!(!good_for("r2", "reset", NOW).await);
-        assert_eq!(store.reset_password("r2", "ann", "x", revocation("ann"), NOW).await.unwrap(), None);
-        assert!(store.verify_email("v1", "ann", NOW).await.unwrap() && !store.verify_email("v1", "ann", NOW).await.unwrap());
+        assert_eq!(
+            store.reset_password("r2", "ann", "x", revocation("ann"), NOW).await.unwrap(),
+            None
+        );
+        assert!(
+            store.verify_email("v1", "ann", NOW).await.unwrap()
+                && !store.verify_email("v1", "ann", NOW).await.unwrap()
+        );
 
         let disabled = crate::store::AccountChange::Disabled(true);
         store.change_account("ann", disabled, revocation("ann"), NOW).await.unwrap();
-        assert!(!good_for("v2", "verify", NOW).await && !store.verify_email("v2", "ann", NOW).await.unwrap());
+        assert!(
+            !good_for("v2", "verify", NOW).await
+                && !store.verify_email("v2", "ann", NOW).await.unwrap()
+        );
         store.prune_links(NOW + 61).await.unwrap();
         assert_eq!(store.links_since("ann", "verify", 0).await.unwrap(), 0);
     }

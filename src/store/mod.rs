@@ -1,11 +1,13 @@
 //! What must outlive the process: one database, opened once, migrated at start.
 //!
-//! One SQL dialect for SQLite now and PostgreSQL later (CONTRACT §8): `TEXT`, `BIGINT` (Unix seconds) and `SMALLINT` (0, 1) columns,
-//! `$1` placeholders, no vendor functions, atomicity by conditional `UPDATE` and never by reading first. Each table's verbs stand in a
-//! file of their own, as `impl Store`; verbs that need the time are given `now`. What is secret is sealed with `[store] key` before it
-//! is written ([`Sealer`]): a leaked backup of the database forges nothing.
+//! One SQL dialect for SQLite now and PostgreSQL later (CONTRACT §8): `TEXT`, `BIGINT` (Unix
+//! seconds) and `SMALLINT` (0, 1) columns, `$1` placeholders, no vendor functions, atomicity by
+//! conditional `UPDATE` and never by reading first. Each table's verbs stand in a file of their
+//! own, as `impl Store`; verbs that need the time are given `now`. What is secret is sealed with
+//! `[store] key` before it is written ([`Sealer`]): a leaked backup of the database forges nothing.
 //!
-//! Lives as long as the process, and its tasks on the background runtime: a request line never waits for it, but for a login.
+//! Lives as long as the process, and its tasks on the background runtime: a request line never
+//! waits for it, but for a login.
 
 mod accounts;
 mod logout_tokens;
@@ -128,7 +130,8 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens the database, makes it where there is none (mode 0600), and brings its schema up to date.
+    /// Opens the database, makes it where there is none (mode 0600), and brings its schema up to
+    /// date.
     ///
     /// Several processes may have it open: the gateway, and a command such as `user add`.
     ///
@@ -139,10 +142,12 @@ impl Store {
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         check_kind(path)?;
-        // SQLite serialises statements, not steps of a schema: of two processes that begin them at a time one would fail. The lock goes
-        // with its handle at the end of this function, however that ends.
+        // SQLite serialises statements, not steps of a schema: of two processes that begin them at
+        // a time one would fail. The lock goes with its handle at the end of this function, however
+        // that ends.
         let _alone = lock(path, LOCKED_AT_MOST).await?;
-        // A pool tries for long to open what cannot be opened, and does not say why: one connection tells at once.
+        // A pool tries for long to open what cannot be opened, and does not say why: one connection
+        // tells at once.
         let mut first = AnyConnection::connect(&url(path)).await?;
         // Before anything is written to it.
         if matches!(tables(&mut first).await?, (1.., 0)) {
@@ -162,13 +167,15 @@ impl Store {
                 store.check_key().await?;
                 Ok(store)
             }
-            Err(MigrateError::VersionMissing(step)) => Err(StoreError::Newer { path: path.clone(), step }),
+            Err(MigrateError::VersionMissing(step)) => {
+                Err(StoreError::Newer { path: path.clone(), step })
+            }
             Err(error) => Err(StoreError::Migrate(error)),
         }
     }
 
-    /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None` where there is none, or nothing was ever
-    /// written to it.
+    /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None`
+    /// where there is none, or nothing was ever written to it.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -185,7 +192,10 @@ impl Store {
         if let (_, 0) = tables(&pool).await? {
             return Err(StoreError::Foreign { path: settings.database.clone() });
         }
-        let steps: Vec<(i64,)> = sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(&pool).await?;
+        let steps: Vec<(i64,)> =
+            sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version")
+                .fetch_all(&pool)
+                .await?;
         let path = || settings.database.clone();
         if let Some(&(step,)) = steps.iter().find(|(step,)| !MIGRATIONS.version_exists(*step)) {
             return Err(StoreError::Newer { path: path(), step });
@@ -200,7 +210,8 @@ impl Store {
         Self { pool, sealer: Sealer::new(settings.key.expose()), trouble: Arc::default() }
     }
 
-    /// Somebody was told that the store is not available: it is in trouble until [`Store::look_again`] finds that it is not.
+    /// Somebody was told that the store is not available: it is in trouble until
+    /// [`Store::look_again`] finds that it is not.
     pub fn note_trouble(&self, error: &StoreError) {
         if matches!(error, StoreError::Database(_)) {
             *self.trouble() = Some(error.to_string());
@@ -217,7 +228,10 @@ impl Store {
         if self.problem().is_none() {
             return;
         }
-        let written = sqlx::query("UPDATE facts SET value = value WHERE name = $1").bind(KEY_CHECK).execute(&self.pool).await;
+        let written = sqlx::query("UPDATE facts SET value = value WHERE name = $1")
+            .bind(KEY_CHECK)
+            .execute(&self.pool)
+            .await;
         match written.map_err(StoreError::from) {
             Ok(_) => {
                 *self.trouble() = None;
@@ -231,15 +245,21 @@ impl Store {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this is the key that the database was first opened with: a lost key must be told at start, not at the first login.
+    /// Whether this is the key that the database was first opened with: a lost key must be told at
+    /// start, not at the first login.
     async fn check_key(&self) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(KEY_CHECK, b"")?;
-        sqlx::query("INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+        sqlx::query(
+            "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(KEY_CHECK)
+        .bind(sealed)
+        .execute(&self.pool)
+        .await?;
+        let (sealed,): (String,) = sqlx::query_as("SELECT value FROM facts WHERE name = $1")
             .bind(KEY_CHECK)
-            .bind(sealed)
-            .execute(&self.pool)
+            .fetch_one(&self.pool)
             .await?;
-        let (sealed,): (String,) = sqlx::query_as("SELECT value FROM facts WHERE name = $1").bind(KEY_CHECK).fetch_one(&self.pool).await?;
         self.sealer.open(KEY_CHECK, &sealed)?;
         Ok(())
     }
@@ -265,15 +285,18 @@ async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
 }
 
 /// How many tables and the like there are, and how many of them are that of our schema's steps.
-async fn tables(executor: impl Executor<'_, Database = sqlx::Any>) -> Result<(i64, i64), sqlx::Error> {
+async fn tables(
+    executor: impl Executor<'_, Database = sqlx::Any>,
+) -> Result<(i64, i64), sqlx::Error> {
     let count = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
     sqlx::query_as(count).fetch_one(executor).await
 }
 
 /// Whether a connection that comes back has no transaction any more; otherwise it is closed.
 ///
-/// When the disk is full SQLite rolls back by itself, and the driver, whose own ROLLBACK then fails, counts a transaction that is none. Its
-/// next one would be a savepoint within nothing, or within one that nobody commits: acknowledged, and lost at the end of the process.
+/// When the disk is full SQLite rolls back by itself, and the driver, whose own ROLLBACK then
+/// fails, counts a transaction that is none. Its next one would be a savepoint within nothing, or
+/// within one that nobody commits: acknowledged, and lost at the end of the process.
 async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
     // What was dropped is rolled back by its own thread, in order: the answer to this comes after.
     connection.ping().await?;
@@ -281,19 +304,33 @@ async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error>
 }
 
 fn shown(seconds: i64) -> impl std::fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.max(0).cast_unsigned()))
+    humantime::format_rfc3339_seconds(
+        UNIX_EPOCH + Duration::from_secs(seconds.max(0).cast_unsigned()),
+    )
 }
 
-/// What to do about an error of SQLite's, by its primary result code (https://www.sqlite.org/rescode.html).
+/// What to do about an error of SQLite's, by its primary result code
+/// (https://www.sqlite.org/rescode.html).
 fn advice(error: &sqlx::Error) -> &'static str {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .and_then(|code| code.parse::<u32>().ok());
     match code.map(|code| code & 0xff) {
-        Some(5 | 6) => "; another process keeps the file of `[store] database` locked: find it with `fuser`, and let it end",
-        Some(8) => "; let the user that runs the gateway write to the file of `[store] database` and to its folder",
+        Some(5 | 6) => {
+            "; another process keeps the file of `[store] database` locked: find it with `fuser`, and let it end"
+        }
+        Some(8) => {
+            "; let the user that runs the gateway write to the file of `[store] database` and to its folder"
+        }
         Some(10) => "; the disk that holds `[store] database` fails: look into the system's log",
-        Some(11 | 26) => "; the file of `[store] database` is damaged: stop every gateway on it and put a backup back",
+        Some(11 | 26) => {
+            "; the file of `[store] database` is damaged: stop every gateway on it and put a backup back"
+        }
         Some(13) => "; the disk that holds `[store] database` is full: free some space",
-        Some(14) => "; let the user that runs the gateway open the file of `[store] database` and write to its folder",
+        Some(14) => {
+            "; let the user that runs the gateway open the file of `[store] database` and write to its folder"
+        }
         _ => "",
     }
 }
@@ -305,18 +342,27 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Waits until no other process brings the schema of a database up to date. The file stays: whoever removed it might remove another's lock.
+/// Waits until no other process brings the schema of a database up to date. The file stays: whoever
+/// removed it might remove another's lock.
 async fn lock(database: &Path, patience: Duration) -> Result<File, StoreError> {
     let path = beside(database, "-lock");
     let failed = |source| StoreError::Open { path: path.clone(), source };
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
     let begun = Instant::now();
     let mut is_told = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > patience => return Err(StoreError::Locked { path }),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > patience => {
+                return Err(StoreError::Locked { path });
+            }
             Err(TryLockError::WouldBlock) => {}
         }
         if !is_told && begun.elapsed() > LOCKED_IN_SILENCE {
@@ -332,7 +378,8 @@ fn install_drivers() {
     DRIVERS.call_once(sqlx::any::install_default_drivers);
 }
 
-/// Makes the file for its owner alone. SQLite gives the files beside it (`-wal`, `-shm`) the same mode.
+/// Makes the file for its owner alone. SQLite gives the files beside it (`-wal`, `-shm`) the same
+/// mode.
 fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
@@ -347,12 +394,18 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the file can be a database: the pool would try for long to open one that is none. An empty file becomes one.
+/// Whether the file can be a database: the pool would try for long to open one that is none. An
+/// empty file becomes one.
 fn check_kind(path: &Path) -> Result<(), StoreError> {
     let mut start = Vec::with_capacity(MAGIC.len());
-    let read = File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start));
+    let read =
+        File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start));
     read.map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
-    if start.is_empty() || start == MAGIC { Ok(()) } else { Err(StoreError::NoDatabase { path: path.to_owned() }) }
+    if start.is_empty() || start == MAGIC {
+        Ok(())
+    } else {
+        Err(StoreError::NoDatabase { path: path.to_owned() })
+    }
 }
 
 /// A URL of this path, with what is special in URLs encoded.
@@ -392,8 +445,12 @@ const LOOK_AT_LOCK_EVERY: Duration = Duration::from_millis(20);
 const ACQUIRE: Duration = Duration::from_secs(10);
 
 /// `synchronous = FULL`: what was acknowledged survives a loss of power.
-const PRAGMAS: [&str; 4] =
-    ["PRAGMA busy_timeout = 5000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"];
+const PRAGMAS: [&str; 4] = [
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+];
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
 
@@ -402,7 +459,10 @@ mod tests {
     use super::*;
 
     pub(super) fn settings(folder: &Path) -> StoreSettings {
-        StoreSettings { database: folder.join("a b%.db"), key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()) }
+        StoreSettings {
+            database: folder.join("a b%.db"),
+            key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()),
+        }
     }
 
     #[tokio::test]
@@ -411,13 +471,18 @@ mod tests {
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
         let other = Store::open(&settings).await.unwrap();
-        let mode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+        let mode = |name: &str| {
+            std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777
+        };
         assert_eq!((mode("a b%.db"), mode("a b%.db-wal")), (0o600, 0o600));
-        for (pragma, wanted) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)] {
+        for (pragma, wanted) in
+            [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)]
+        {
             let (value,): (i64,) = sqlx::query_as(pragma).fetch_one(&other.pool).await.unwrap();
             assert_eq!(value, wanted, "{pragma}");
         }
-        let (journal,): (String,) = sqlx::query_as("PRAGMA journal_mode").fetch_one(&store.pool).await.unwrap();
+        let (journal,): (String,) =
+            sqlx::query_as("PRAGMA journal_mode").fetch_one(&store.pool).await.unwrap();
         assert_eq!(journal, "wal");
         store.close().await;
         other.close().await;
@@ -428,7 +493,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         Store::open(&settings).await.unwrap().close().await;
-        let other = StoreSettings { key: SecretBytes::new(b"another key, that belongs to another database".to_vec()), ..settings.clone() };
+        let other = StoreSettings {
+            key: SecretBytes::new(b"another key, that belongs to another database".to_vec()),
+            ..settings.clone()
+        };
         let error = Store::open(&other).await.unwrap_err();
         assert!(error.to_string().contains("`[store] key`"), "{error}");
         Store::open(&settings).await.unwrap().close().await;
@@ -440,8 +508,16 @@ mod tests {
         let settings = settings(folder.path());
         for bytes in ["a", "# portcullis\n[server]\nlisten = \":8080\"\n"] {
             std::fs::write(&settings.database, bytes).unwrap();
-            let told = [Store::open(&settings).await.unwrap_err(), Store::look(&settings).await.unwrap_err()];
-            assert!(told.iter().all(|error| error.to_string().contains("is no SQLite database; name another file")), "{told:?}");
+            let told = [
+                Store::open(&settings).await.unwrap_err(),
+                Store::look(&settings).await.unwrap_err(),
+            ];
+            assert!(
+                told.iter().all(|error| error
+                    .to_string()
+                    .contains("is no SQLite database; name another file")),
+                "{told:?}"
+            );
         }
         std::fs::write(&settings.database, "").unwrap();
         Store::open(&settings).await.unwrap().close().await;
@@ -455,7 +531,13 @@ mod tests {
         let store = Store::open(&settings).await.unwrap();
         let full = "CREATE TRIGGER full BEFORE INSERT ON revocations WHEN NEW.value LIKE 'full%' BEGIN SELECT RAISE(ROLLBACK, 'full'); END";
         store.pool.execute(full).await.unwrap();
-        let row = |value: String| RevocationRow { kind: "sid".into(), value, scope: "*".into(), revoked_at: 1, seq: 0 };
+        let row = |value: String| RevocationRow {
+            kind: "sid".into(),
+            value,
+            scope: "*".into(),
+            revoked_at: 1,
+            seq: 0,
+        };
         let token = LogoutTokenRow { name: "received".into(), over_at: 1 };
         store.revoke_once(&token, &row("first".into())).await.unwrap().unwrap();
         for index in 0..8 {
@@ -487,11 +569,22 @@ mod tests {
             connection.execute("PRAGMA busy_timeout = 1").await.unwrap();
         }
         drop(connections);
-        let error =
-            store.revoke(&[RevocationRow { kind: "sid".into(), value: "a".into(), scope: "*".into(), revoked_at: 1, seq: 0 }]).await;
+        let error = store
+            .revoke(&[RevocationRow {
+                kind: "sid".into(),
+                value: "a".into(),
+                scope: "*".into(),
+                revoked_at: 1,
+                seq: 0,
+            }])
+            .await;
         store.note_trouble(&error.unwrap_err());
         store.look_again().await;
-        assert!(store.problem().unwrap().contains("another process keeps the file"), "{:?}", store.problem());
+        assert!(
+            store.problem().unwrap().contains("another process keeps the file"),
+            "{:?}",
+            store.problem()
+        );
         other.execute("ROLLBACK").await.unwrap();
         store.look_again().await;
         assert_eq!(store.problem(), None);
@@ -506,7 +599,9 @@ mod tests {
         other.execute("CREATE TABLE theirs (name TEXT)").await.unwrap();
         other.close().await.unwrap();
         let before = std::fs::read(&settings.database).unwrap();
-        for error in [Store::open(&settings).await.unwrap_err(), Store::look(&settings).await.unwrap_err()] {
+        for error in
+            [Store::open(&settings).await.unwrap_err(), Store::look(&settings).await.unwrap_err()]
+        {
             assert!(error.to_string().contains("has nothing of portcullis"), "{error}");
         }
         assert!(std::fs::read(&settings.database).unwrap() == before);

@@ -1,8 +1,10 @@
 //! Which gateways run on a database, and how much of its revocations each of them knows.
 //!
-//! A command that revokes ends when every gateway that runs refuses. Each has a file beside the database, which holds the number of the
-//! last revocation that it has read, and is locked as long as it runs: the system lets the lock go when the process ends, however it does.
-//! So nothing is written while nothing is revoked, one that was killed is told from one that is slow, and where none runs nobody waits.
+//! A command that revokes ends when every gateway that runs refuses. Each has a file beside the
+//! database, which holds the number of the last revocation that it has read, and is locked as long
+//! as it runs: the system lets the lock go when the process ends, however it does. So nothing is
+//! written while nothing is revoked, one that was killed is told from one that is slow, and where
+//! none runs nobody waits.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -23,7 +25,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// From now on commands wait for this process. To be called before the revocations are read: what is written meanwhile is waited for.
+    /// From now on commands wait for this process. To be called before the revocations are read:
+    /// what is written meanwhile is waited for.
     ///
     /// # Errors
     /// [`StoreError::Open`]
@@ -34,7 +37,8 @@ impl Presence {
             let path = prefixed(&database, &Uuid::new_v4().to_string());
             match Self::at(&path) {
                 Ok(Some(presence)) => return Ok(presence),
-                // A command has taken it for one of a process that is no more, before it was locked.
+                // A command has taken it for one of a process that is no more, before it was
+                // locked.
                 Ok(None) => {}
                 Err(source) => return Err(StoreError::Open { path, source }),
             }
@@ -42,9 +46,11 @@ impl Presence {
     }
 
     fn at(path: &Path) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.lock()?;
-        let is_there = fs::metadata(path).is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
+        let is_there = fs::metadata(path)
+            .is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
         Ok(is_there.then(|| Self { path: path.to_owned(), file }))
     }
 
@@ -66,8 +72,8 @@ impl Drop for Presence {
 }
 
 impl Store {
-    /// Waits until every gateway that runs on the database knows what has been revoked so far, at most [`PATIENCE`]. Returned is how many
-    /// do not know it then.
+    /// Waits until every gateway that runs on the database knows what has been revoked so far, at
+    /// most [`PATIENCE`]. Returned is how many do not know it then.
     ///
     /// # Errors
     /// [`StoreError`]: nobody can tell.
@@ -75,8 +81,10 @@ impl Store {
         let seq = self.last_revocation().await?;
         let until = Instant::now() + PATIENCE;
         loop {
-            let behind =
-                behind(&settings.database, seq).map_err(|source| StoreError::Open { path: settings.folder().to_owned(), source })?;
+            let behind = behind(&settings.database, seq).map_err(|source| StoreError::Open {
+                path: settings.folder().to_owned(),
+                source,
+            })?;
             if behind == 0 || Instant::now() >= until {
                 return Ok(behind);
             }
@@ -85,9 +93,11 @@ impl Store {
     }
 }
 
-/// How many processes that run do not know of all revocations up to `seq`. Files of those that run no more are removed.
+/// How many processes that run do not know of all revocations up to `seq`. Files of those that run
+/// no more are removed.
 fn behind(database: &Path, seq: i64) -> io::Result<usize> {
-    // By whatever name, and through whatever link: it is the file that counts, as it does for SQLite.
+    // By whatever name, and through whatever link: it is the file that counts, as it does for
+    // SQLite.
     let database = database.canonicalize()?;
     let folder = database.parent().unwrap_or(Path::new("/"));
     let prefix = prefixed(Path::new(database.file_name().unwrap_or_default()), "").into_os_string();
@@ -108,7 +118,9 @@ fn behind(database: &Path, seq: i64) -> io::Result<usize> {
             Ok(()) => {
                 let _ = fs::remove_file(&path);
             }
-            Err(TryLockError::WouldBlock) => behind += usize::from(known(&file).is_none_or(|known| known < seq)),
+            Err(TryLockError::WouldBlock) => {
+                behind += usize::from(known(&file).is_none_or(|known| known < seq))
+            }
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
@@ -141,7 +153,12 @@ mod tests {
     use crate::store::tests::settings;
 
     fn files(folder: &Path) -> usize {
-        fs::read_dir(folder).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("-gateway-")).count()
+        fs::read_dir(folder)
+            .unwrap()
+            .filter(|entry| {
+                entry.as_ref().unwrap().file_name().to_string_lossy().contains("-gateway-")
+            })
+            .count()
     }
 
     #[tokio::test]
@@ -149,17 +166,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
-        let row = RevocationRow { kind: "jti".into(), value: "t".into(), scope: "*".into(), revoked_at: 1, seq: 0 };
+        let row = RevocationRow {
+            kind: "jti".into(),
+            value: "t".into(),
+            scope: "*".into(),
+            revoked_at: 1,
+            seq: 0,
+        };
         store.revoke(std::slice::from_ref(&row)).await.unwrap();
         store.revoke(&[row]).await.unwrap();
         let database = &settings.database;
         assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is none");
 
-        let (one, two) = (Presence::announce(&settings).unwrap(), Presence::announce(&settings).unwrap());
+        let (one, two) =
+            (Presence::announce(&settings).unwrap(), Presence::announce(&settings).unwrap());
         assert_eq!(behind(database, 2).unwrap(), 2, "they have read nothing yet");
         one.knows(2).unwrap();
         two.knows(1).unwrap();
-        assert_eq!((behind(database, 1).unwrap(), behind(database, 2).unwrap(), behind(database, 3).unwrap()), (0, 1, 2));
+        assert_eq!(
+            (
+                behind(database, 1).unwrap(),
+                behind(database, 2).unwrap(),
+                behind(database, 3).unwrap()
+            ),
+            (0, 1, 2)
+        );
         let waiting = tokio::join!(store.acknowledged(&settings), async {
             two.knows(2).unwrap();
         });
@@ -181,7 +212,11 @@ mod tests {
         assert_eq!(behind(&link, 2).unwrap(), 1);
         let here = std::env::current_dir().unwrap();
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
-        assert_eq!(behind(&up.join(database.strip_prefix("/").unwrap()), 2).unwrap(), 1, "relative");
+        assert_eq!(
+            behind(&up.join(database.strip_prefix("/").unwrap()), 2).unwrap(),
+            1,
+            "relative"
+        );
         // Another database of the same folder is none of it.
         let another = folder.path().join("another.db");
         fs::write(&another, "").unwrap();

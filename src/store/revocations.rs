@@ -1,4 +1,5 @@
-//! The table of revocations: written by the gateway and by `portcullis revoke`, followed by every process that has it open.
+//! The table of revocations: written by the gateway and by `portcullis revoke`, followed by every
+//! process that has it open.
 
 use sqlx::AnyConnection;
 
@@ -20,8 +21,9 @@ pub struct RevocationRow {
 }
 
 impl Store {
-    /// Writes revocations, all or none. One that is there already keeps the later time, and is told to those who follow again. Returned are
-    /// the times as they were written: a subject's cut-off is at or after the `iat` of every token that was issued to it here.
+    /// Writes revocations, all or none. One that is there already keeps the later time, and is told
+    /// to those who follow again. Returned are the times as they were written: a subject's cut-off
+    /// is at or after the `iat` of every token that was issued to it here.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
@@ -29,15 +31,24 @@ impl Store {
         self.revoke_sessions(rows, &[]).await
     }
 
-    /// [`Store::revoke`], and ends the sessions of these `sid`s in the same step: what is revoked for good is not carried on.
+    /// [`Store::revoke`], and ends the sessions of these `sid`s in the same step: what is revoked
+    /// for good is not carried on.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn revoke_sessions(&self, rows: &[RevocationRow], sessions: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
+    pub async fn revoke_sessions(
+        &self,
+        rows: &[RevocationRow],
+        sessions: &[RevocationRow],
+    ) -> Result<Vec<i64>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let written = write_revocations(&mut transaction, rows).await?;
         for RevocationRow { value, revoked_at, .. } in sessions {
-            sqlx::query(END_SESSION).bind(revoked_at).bind(value).execute(&mut *transaction).await?;
+            sqlx::query(END_SESSION)
+                .bind(revoked_at)
+                .bind(value)
+                .execute(&mut *transaction)
+                .await?;
         }
         transaction.commit().await?;
         Ok(written)
@@ -48,7 +59,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
-        let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations").fetch_one(&self.pool).await?;
+        let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations")
+            .fetch_one(&self.pool)
+            .await?;
         Ok(seq)
     }
 
@@ -61,11 +74,16 @@ impl Store {
         Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(&self.pool).await?)
     }
 
-    /// Deletes the revocations of this scope that are older than `before`, in Unix seconds; `None`: of every scope.
+    /// Deletes the revocations of this scope that are older than `before`, in Unix seconds; `None`:
+    /// of every scope.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn prune_revocations(&self, scope: Option<&str>, before: i64) -> Result<(), StoreError> {
+    pub async fn prune_revocations(
+        &self,
+        scope: Option<&str>,
+        before: i64,
+    ) -> Result<(), StoreError> {
         match scope {
             Some(scope) => sqlx::query(PRUNE_SCOPE).bind(before).bind(scope),
             None => sqlx::query(PRUNE).bind(before),
@@ -76,29 +94,42 @@ impl Store {
     }
 }
 
-/// Writes revocations beside what else a transaction does, and tells their times as they are written.
-pub(super) async fn write_revocations(transaction: &mut AnyConnection, rows: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
+/// Writes revocations beside what else a transaction does, and tells their times as they are
+/// written.
+pub(super) async fn write_revocations(
+    transaction: &mut AnyConnection,
+    rows: &[RevocationRow],
+) -> Result<Vec<i64>, StoreError> {
     let mut written = Vec::with_capacity(rows.len());
     for row in rows {
-        let statement = sqlx::query_as(INSERT).bind(&row.kind).bind(&row.value).bind(&row.scope).bind(row.revoked_at);
+        let statement = sqlx::query_as(INSERT)
+            .bind(&row.kind)
+            .bind(&row.value)
+            .bind(&row.scope)
+            .bind(row.revoked_at);
         let (revoked_at,): (i64,) = statement.fetch_one(&mut *transaction).await?;
         written.push(revoked_at);
     }
     Ok(written)
 }
 
-/// The latest cut-off of an account's tokens, whose `iss` has this scope; 0: none. Within a transaction that has written something, so that
-/// no other cut-off can be written before it ends.
-pub(super) async fn cutoff_of(transaction: &mut AnyConnection, account: &str, scope: &str) -> Result<i64, StoreError> {
-    let (cutoff,): (i64,) = sqlx::query_as(CUTOFF).bind(account).bind(scope).fetch_one(transaction).await?;
+/// The latest cut-off of an account's tokens, whose `iss` has this scope; 0: none. Within a
+/// transaction that has written something, so that no other cut-off can be written before it ends.
+pub(super) async fn cutoff_of(
+    transaction: &mut AnyConnection,
+    account: &str,
+    scope: &str,
+) -> Result<i64, StoreError> {
+    let (cutoff,): (i64,) =
+        sqlx::query_as(CUTOFF).bind(account).bind(scope).fetch_one(transaction).await?;
     Ok(cutoff)
 }
 
 /// The most rows that are read at a time.
 pub const REVOCATIONS_PAGE: usize = 10_000;
 
-/// A subject that is an account of ours may have a token whose `iat` is ahead of the time, past an earlier cut-off. `WHERE true` tells
-/// SQLite's parser that `ON CONFLICT` is no join.
+/// A subject that is an account of ours may have a token whose `iat` is ahead of the time, past an
+/// earlier cut-off. `WHERE true` tells SQLite's parser that `ON CONFLICT` is no join.
 const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq) \
     SELECT $1, $2, $3, COALESCE((SELECT issued_at FROM accounts WHERE id = $2 AND issued_at > $4 AND $1 = 'subject'), $4), \
     COALESCE(MAX(seq), 0) + 1 FROM revocations WHERE true \
@@ -111,7 +142,8 @@ const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND e
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
 
-const PRUNE: &str = "DELETE FROM revocations WHERE revoked_at < $1 AND seq < (SELECT MAX(seq) FROM revocations)";
+const PRUNE: &str =
+    "DELETE FROM revocations WHERE revoked_at < $1 AND seq < (SELECT MAX(seq) FROM revocations)";
 
 const PRUNE_SCOPE: &str = "DELETE FROM revocations WHERE revoked_at < $1 AND scope = $2 AND seq < (SELECT MAX(seq) FROM revocations)";
 
@@ -121,12 +153,22 @@ mod tests {
     use crate::store::tests::settings;
 
     fn row(kind: &str, value: &str, scope: &str, revoked_at: i64) -> RevocationRow {
-        RevocationRow { kind: kind.into(), value: value.into(), scope: scope.into(), revoked_at, seq: 0 }
+        RevocationRow {
+            kind: kind.into(),
+            value: value.into(),
+            scope: scope.into(),
+            revoked_at,
+            seq: 0,
+        }
     }
 
     async fn read(store: &Store, after: i64) -> Vec<(String, i64, i64)> {
         let rows = store.revocations_after(after).await.unwrap();
-        rows.into_iter().map(|row| (format!("{} {} {}", row.kind, row.value, row.scope), row.revoked_at, row.seq)).collect()
+        rows.into_iter()
+            .map(|row| {
+                (format!("{} {} {}", row.kind, row.value, row.scope), row.revoked_at, row.seq)
+            })
+            .collect()
     }
 
     #[tokio::test]
@@ -134,7 +176,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.revoke(&[row("jti", "a", "*", 100), row("sid", "a", "=x", 100)]).await.unwrap();
-        assert_eq!(read(&store, 0).await, [("jti a *".into(), 100, 1), ("sid a =x".into(), 100, 2)]);
+        assert_eq!(
+            read(&store, 0).await,
+            [("jti a *".into(), 100, 1), ("sid a =x".into(), 100, 2)]
+        );
         // Another process, with an older time: the later one stays.
         let other = Store::open(&settings(folder.path())).await.unwrap();
         other.revoke(&[row("jti", "a", "*", 90), row("jti", "a", "=", 90)]).await.unwrap();
@@ -145,7 +190,8 @@ mod tests {
         assert!(read(&store, 5).await.is_empty());
     }
 
-    /// Whoever's account it is was issued a token past an earlier cut-off: another one in the same second hits it, whoever asks for it.
+    /// Whoever's account it is was issued a token past an earlier cut-off: another one in the same
+    /// second hits it, whoever asks for it.
     #[tokio::test]
     async fn a_subjects_cut_off_is_no_earlier_than_its_last_token() {
         let folder = tempfile::tempdir().unwrap();
@@ -160,7 +206,11 @@ mod tests {
             ("subject", "v", "=x", 100, 100),
             ("sid", "u", "=x", 100, 100),
         ] {
-            assert_eq!(store.revoke(&[row(kind, value, scope, asked)]).await.unwrap(), [written], "{kind} {value} {scope} {asked}");
+            assert_eq!(
+                store.revoke(&[row(kind, value, scope, asked)]).await.unwrap(),
+                [written],
+                "{kind} {value} {scope} {asked}"
+            );
         }
     }
 
@@ -168,11 +218,21 @@ mod tests {
     async fn pruning_never_frees_a_number() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        store.revoke(&[row("jti", "a", "*", 100), row("jti", "b", "=x", 100), row("jti", "c", "=x", 100)]).await.unwrap();
+        store
+            .revoke(&[
+                row("jti", "a", "*", 100),
+                row("jti", "b", "=x", 100),
+                row("jti", "c", "=x", 100),
+            ])
+            .await
+            .unwrap();
         store.prune_revocations(Some("=x"), 100).await.unwrap();
         assert_eq!(read(&store, 0).await.len(), 3, "as old as `before` is not older");
         store.prune_revocations(Some("=x"), 101).await.unwrap();
-        assert_eq!(read(&store, 0).await, [("jti a *".into(), 100, 1), ("jti c =x".into(), 100, 3)]);
+        assert_eq!(
+            read(&store, 0).await,
+            [("jti a *".into(), 100, 1), ("jti c =x".into(), 100, 3)]
+        );
         store.prune_revocations(None, 101).await.unwrap();
         assert_eq!(read(&store, 0).await, [("jti c =x".into(), 100, 3)]);
         store.revoke(&[row("jti", "d", "*", 1)]).await.unwrap();
@@ -186,7 +246,14 @@ mod tests {
         let writers: Vec<_> = (0..40)
             .map(|index| {
                 let store = store.clone();
-                async move { store.revoke(&[row("jti", &index.to_string(), "*", 1), row("sid", &index.to_string(), "*", 1)]).await }
+                async move {
+                    store
+                        .revoke(&[
+                            row("jti", &index.to_string(), "*", 1),
+                            row("sid", &index.to_string(), "*", 1),
+                        ])
+                        .await
+                }
             })
             .collect();
         let mut tasks = tokio::task::JoinSet::new();

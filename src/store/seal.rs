@@ -15,7 +15,9 @@ pub struct Sealer(Arc<Zeroizing<[u8; 32]>>);
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// It was sealed with another key, or changed since.
-    #[error("`[store] key` does not open what is sealed in the database; put the key that belongs to this database back")]
+    #[error(
+        "`[store] key` does not open what is sealed in the database; put the key that belongs to this database back"
+    )]
     WrongKey,
     /// The cryptography or the random number generator failed.
     #[error("the system's cryptography failed")]
@@ -28,18 +30,23 @@ impl Sealer {
         Self(Arc::new(derive(secret, b"portcullis store seal v1")))
     }
 
-    /// A key for another purpose, such as the MAC of refresh tokens; the same for the same `purpose`.
+    /// A key for another purpose, such as the MAC of refresh tokens; the same for the same
+    /// `purpose`.
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         derive(self.0.as_ref().as_ref(), purpose.as_bytes())
     }
 
-    /// Seals `secret` for the place `context` (a table, column and row): what is moved to another place does not open there.
+    /// Seals `secret` for the place `context` (a table, column and row): what is moved to another
+    /// place does not open there.
     ///
     /// # Errors
     /// [`SealError::Crypto`]
     pub fn seal(&self, context: &str, secret: &[u8]) -> Result<String, SealError> {
         let mut sealed = secret.to_vec();
-        let nonce = self.key()?.seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut sealed).map_err(|_| SealError::Crypto)?;
+        let nonce = self
+            .key()?
+            .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut sealed)
+            .map_err(|_| SealError::Crypto)?;
         Ok(BASE64_STANDARD_NO_PAD.encode([&nonce.as_ref()[..], &sealed].concat()))
     }
 
@@ -54,13 +61,18 @@ impl Sealer {
         }
         let mut sealed = bytes.split_off(NONCE);
         let nonce = Nonce::try_assume_unique_for_key(&bytes).map_err(|_| SealError::WrongKey)?;
-        let opened = self.key()?.open_in_place(nonce, Aad::from(context.as_bytes()), &mut sealed).map_err(|_| SealError::WrongKey)?.len();
+        let opened = self
+            .key()?
+            .open_in_place(nonce, Aad::from(context.as_bytes()), &mut sealed)
+            .map_err(|_| SealError::WrongKey)?
+            .len();
         sealed.truncate(opened);
         Ok(Zeroizing::new(sealed))
     }
 
     fn key(&self) -> Result<RandomizedNonceKey, SealError> {
-        RandomizedNonceKey::new(&AES_256_GCM, self.0.as_ref().as_ref()).map_err(|_| SealError::Crypto)
+        RandomizedNonceKey::new(&AES_256_GCM, self.0.as_ref().as_ref())
+            .map_err(|_| SealError::Crypto)
     }
 }
 

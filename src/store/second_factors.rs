@@ -1,4 +1,5 @@
-//! The tables of second factors: the secret that codes are made of, and the codes for the day when it is lost.
+//! The tables of second factors: the secret that codes are made of, and the codes for the day when
+//! it is lost.
 
 use zeroize::Zeroizing;
 
@@ -21,7 +22,9 @@ pub struct SecondFactor {
 
 impl std::fmt::Debug for SecondFactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SecondFactor").field("is_confirmed", &self.is_confirmed).finish_non_exhaustive()
+        f.debug_struct("SecondFactor")
+            .field("is_confirmed", &self.is_confirmed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -31,23 +34,42 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
-        let row: Option<(String, Option<i64>, i64, i64)> = sqlx::query_as(READ).bind(account).fetch_optional(&self.pool).await?;
+        let row: Option<(String, Option<i64>, i64, i64)> =
+            sqlx::query_as(READ).bind(account).fetch_optional(&self.pool).await?;
         let Some((sealed, confirmed_at, last_step, blocked_until)) = row else { return Ok(None) };
         let secret = self.sealer.open(&place(account), &sealed)?;
-        Ok(Some(SecondFactor { secret, is_confirmed: confirmed_at.is_some(), last_step, blocked_until, sealed }))
+        Ok(Some(SecondFactor {
+            secret,
+            is_confirmed: confirmed_at.is_some(),
+            last_step,
+            blocked_until,
+            sealed,
+        }))
     }
 
     /// Writes another secret for an account, to be confirmed. False: it has a confirmed one.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn begin_second_factor(&self, account: &str, secret: &[u8], now: i64) -> Result<bool, StoreError> {
+    pub async fn begin_second_factor(
+        &self,
+        account: &str,
+        secret: &[u8],
+        now: i64,
+    ) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(account), secret)?;
-        Ok(sqlx::query(BEGIN).bind(account).bind(sealed).bind(now).execute(&self.pool).await?.rows_affected() == 1)
+        Ok(sqlx::query(BEGIN)
+            .bind(account)
+            .bind(sealed)
+            .bind(now)
+            .execute(&self.pool)
+            .await?
+            .rows_affected()
+            == 1)
     }
 
-    /// From now on logins of the account ask for codes of this secret; `recovery` are the digests of those that are good once. False: it
-    /// was replaced or confirmed meanwhile.
+    /// From now on logins of the account ask for codes of this secret; `recovery` are the digests
+    /// of those that are good once. False: it was replaced or confirmed meanwhile.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
@@ -60,11 +82,20 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let confirmed = sqlx::query(CONFIRM).bind(now).bind(step).bind(account).bind(&factor.sealed).execute(&mut *transaction).await?;
+        let confirmed = sqlx::query(CONFIRM)
+            .bind(now)
+            .bind(step)
+            .bind(account)
+            .bind(&factor.sealed)
+            .execute(&mut *transaction)
+            .await?;
         if confirmed.rows_affected() == 0 {
             return Ok(false);
         }
-        sqlx::query("DELETE FROM recovery_codes WHERE account = $1").bind(account).execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM recovery_codes WHERE account = $1")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
         for digest in recovery {
             sqlx::query("INSERT INTO recovery_codes (account, digest) VALUES ($1, $2)")
                 .bind(account)
@@ -76,12 +107,14 @@ impl Store {
         Ok(true)
     }
 
-    /// Takes the code of a time step. Of any number that bring it, one does; and none brings an earlier one later.
+    /// Takes the code of a time step. Of any number that bring it, one does; and none brings an
+    /// earlier one later.
     ///
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn take_code(&self, account: &str, step: i64) -> Result<bool, StoreError> {
-        Ok(sqlx::query(TAKE).bind(step).bind(account).execute(&self.pool).await?.rows_affected() == 1)
+        Ok(sqlx::query(TAKE).bind(step).bind(account).execute(&self.pool).await?.rows_affected()
+            == 1)
     }
 
     /// Uses a recovery code up. False: the account has no such code (any more).
@@ -89,11 +122,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn use_recovery_code(&self, account: &str, digest: &str) -> Result<bool, StoreError> {
-        let statement = sqlx::query("DELETE FROM recovery_codes WHERE account = $1 AND digest = $2");
+        let statement =
+            sqlx::query("DELETE FROM recovery_codes WHERE account = $1 AND digest = $2");
         if statement.bind(account).bind(digest).execute(&self.pool).await?.rows_affected() == 0 {
             return Ok(false);
         }
-        sqlx::query("UPDATE second_factors SET failures = 0 WHERE account = $1").bind(account).execute(&self.pool).await?;
+        sqlx::query("UPDATE second_factors SET failures = 0 WHERE account = $1")
+            .bind(account)
+            .execute(&self.pool)
+            .await?;
         Ok(true)
     }
 
@@ -101,7 +138,12 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn count_wrong_code(&self, account: &str, most: i64, until: i64) -> Result<(), StoreError> {
+    pub async fn count_wrong_code(
+        &self,
+        account: &str,
+        most: i64,
+        until: i64,
+    ) -> Result<(), StoreError> {
         sqlx::query(COUNT_WRONG).bind(account).bind(most).bind(until).execute(&self.pool).await?;
         Ok(())
     }
@@ -112,8 +154,14 @@ impl Store {
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn remove_second_factor(&self, account: &str) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query("DELETE FROM recovery_codes WHERE account = $1").bind(account).execute(&mut *transaction).await?;
-        let removed = sqlx::query("DELETE FROM second_factors WHERE account = $1").bind(account).execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM recovery_codes WHERE account = $1")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
+        let removed = sqlx::query("DELETE FROM second_factors WHERE account = $1")
+            .bind(account)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(removed.rows_affected() == 1)
     }
@@ -129,7 +177,8 @@ fn place(account: &str) -> String {
     format!("second_factors.secret/{account}")
 }
 
-const READ: &str = "SELECT secret, confirmed_at, last_step, blocked_until FROM second_factors WHERE account = $1";
+const READ: &str =
+    "SELECT secret, confirmed_at, last_step, blocked_until FROM second_factors WHERE account = $1";
 
 const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, confirmed_at, last_step, failures, blocked_until) \
     VALUES ($1, $2, $3, NULL, 0, 0, 0) ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at \

@@ -28,7 +28,8 @@ pub struct SessionRow {
     pub ended_at: Option<i64>,
 }
 
-/// What makes a session too old: begun, or used last, at or before these times; and a refresh token that is repeated.
+/// What makes a session too old: begun, or used last, at or before these times; and a refresh token
+/// that is repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Stale {
     /// Unix seconds.
@@ -44,17 +45,23 @@ pub struct Stale {
 pub struct Issued {
     /// What the token tells of it.
     pub account: AccountRow,
-    /// Its `iat`, in Unix seconds: past everything that was revoked before. Whatever is revoked from now on has a cut-off at or after it.
+    /// Its `iat`, in Unix seconds: past everything that was revoked before. Whatever is revoked
+    /// from now on has a cut-off at or after it.
     pub issued_at: i64,
 }
 
 impl Store {
-    /// Opens a session, if the account is still as it was when its password was checked: of this generation and not disabled. An access
-    /// token is issued with it; `scope` is that of its `iss` in revocations.
+    /// Opens a session, if the account is still as it was when its password was checked: of this
+    /// generation and not disabled. An access token is issued with it; `scope` is that of its `iss`
+    /// in revocations.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn open_session(&self, session: &SessionRow, scope: &str) -> Result<Option<Issued>, StoreError> {
+    pub async fn open_session(
+        &self,
+        session: &SessionRow,
+        scope: &str,
+    ) -> Result<Option<Issued>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let opened = sqlx::query(OPEN)
             .bind(&session.id)
@@ -80,13 +87,19 @@ impl Store {
         Ok(issued)
     }
 
-    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try, one does. When it was used is remembered,
-    /// and forgotten of those of the session that were used until `stale.used_at`. An access token is issued with it, at `now` in Unix
-    /// seconds.
+    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try,
+    /// one does. When it was used is remembered, and forgotten of those of the session that were
+    /// used until `stale.used_at`. An access token is issued with it, at `now` in Unix seconds.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn rotate_session(&self, used: &SessionRow, stale: Stale, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
+    pub async fn rotate_session(
+        &self,
+        used: &SessionRow,
+        stale: Stale,
+        scope: &str,
+        now: i64,
+    ) -> Result<Option<Issued>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let rotated = sqlx::query(ROTATE)
             .bind(used.rotated_at)
@@ -101,22 +114,31 @@ impl Store {
         if rotated.rows_affected() == 0 {
             return Ok(None);
         }
-        let forgetting = sqlx::query("DELETE FROM used_refresh_tokens WHERE session = $1 AND used_at <= $2").bind(&used.id);
+        let forgetting =
+            sqlx::query("DELETE FROM used_refresh_tokens WHERE session = $1 AND used_at <= $2")
+                .bind(&used.id);
         forgetting.bind(stale.used_at).execute(&mut *transaction).await?;
-        let noting = sqlx::query("INSERT INTO used_refresh_tokens (session, counter, used_at) VALUES ($1, $2, $3)").bind(&used.id);
+        let noting = sqlx::query(
+            "INSERT INTO used_refresh_tokens (session, counter, used_at) VALUES ($1, $2, $3)",
+        )
+        .bind(&used.id);
         noting.bind(used.counter).bind(used.rotated_at).execute(&mut *transaction).await?;
         let issued = issue(&mut transaction, &used.id, scope, now).await?;
         transaction.commit().await?;
         Ok(issued)
     }
 
-    /// When the refresh token `counter` of a session was used, in Unix milliseconds. `None`: it was not, or too long ago.
+    /// When the refresh token `counter` of a session was used, in Unix milliseconds. `None`: it was
+    /// not, or too long ago.
     ///
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn used_at(&self, session: &str, counter: i64) -> Result<Option<i64>, StoreError> {
-        let asking = sqlx::query_as("SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2");
-        let used: Option<(i64,)> = asking.bind(session).bind(counter).fetch_optional(&self.pool).await?;
+        let asking = sqlx::query_as(
+            "SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2",
+        );
+        let used: Option<(i64,)> =
+            asking.bind(session).bind(counter).fetch_optional(&self.pool).await?;
         Ok(used.map(|(at,)| at))
     }
 
@@ -124,16 +146,25 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn issue_again(&self, session: &str, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
+    pub async fn issue_again(
+        &self,
+        session: &str,
+        scope: &str,
+        now: i64,
+    ) -> Result<Option<Issued>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         // What is written first keeps others from writing.
-        sqlx::query("UPDATE sessions SET counter = counter WHERE id = $1").bind(session).execute(&mut *transaction).await?;
+        sqlx::query("UPDATE sessions SET counter = counter WHERE id = $1")
+            .bind(session)
+            .execute(&mut *transaction)
+            .await?;
         let issued = issue(&mut transaction, session, scope, now).await?;
         transaction.commit().await?;
         Ok(issued)
     }
 
-    /// A session that goes on: neither ended nor of another generation than its account, which is not disabled.
+    /// A session that goes on: neither ended nor of another generation than its account, which is
+    /// not disabled.
     ///
     /// # Errors
     /// [`StoreError::Database`]
@@ -153,19 +184,33 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn sessions_of(&self, account: &str, stale: Stale) -> Result<Vec<SessionRow>, StoreError> {
-        let statement = sqlx::query_as(LIVE_OF_ACCOUNT).bind(account).bind(stale.created_at).bind(stale.rotated_at);
+    pub async fn sessions_of(
+        &self,
+        account: &str,
+        stale: Stale,
+    ) -> Result<Vec<SessionRow>, StoreError> {
+        let statement = sqlx::query_as(LIVE_OF_ACCOUNT)
+            .bind(account)
+            .bind(stale.created_at)
+            .bind(stale.rotated_at);
         Ok(statement.fetch_all(&self.pool).await?)
     }
 
-    /// Ends a session of `account` and revokes its access tokens, in one step. False: there is no such session; nothing was written. One
-    /// that has ended before is revoked again.
+    /// Ends a session of `account` and revokes its access tokens, in one step. False: there is no
+    /// such session; nothing was written. One that has ended before is revoked again.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
-    pub async fn end_session(&self, id: &str, account: &str, revocation: &RevocationRow, now: i64) -> Result<bool, StoreError> {
+    pub async fn end_session(
+        &self,
+        id: &str,
+        account: &str,
+        revocation: &RevocationRow,
+        now: i64,
+    ) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
-        let ended = sqlx::query(END).bind(now).bind(id).bind(account).execute(&mut *transaction).await?;
+        let ended =
+            sqlx::query(END).bind(now).bind(id).bind(account).execute(&mut *transaction).await?;
         if ended.rows_affected() == 0 {
             return Ok(false);
         }
@@ -188,26 +233,35 @@ impl Store {
     }
 }
 
-/// Notes that an access token is issued to a session's account, and when it says that it was: past every cut-off that stands. In a
-/// transaction that has written something, so that whatever is revoked comes before it or after.
+/// Notes that an access token is issued to a session's account, and when it says that it was: past
+/// every cut-off that stands. In a transaction that has written something, so that whatever is
+/// revoked comes before it or after.
 ///
 /// # Errors
 /// [`StoreError::CutOffAhead`]: what the transaction has written must not stay.
-async fn issue(transaction: &mut AnyConnection, session: &str, scope: &str, now: i64) -> Result<Option<Issued>, StoreError> {
-    let account: Option<AccountRow> = sqlx::query_as(ACCOUNT).bind(session).fetch_optional(&mut *transaction).await?;
+async fn issue(
+    transaction: &mut AnyConnection,
+    session: &str,
+    scope: &str,
+    now: i64,
+) -> Result<Option<Issued>, StoreError> {
+    let account: Option<AccountRow> =
+        sqlx::query_as(ACCOUNT).bind(session).fetch_optional(&mut *transaction).await?;
     let Some(account) = account else { return Ok(None) };
     let cutoff = cutoff_of(&mut *transaction, &account.id, scope).await?.max(account.not_before);
     let issued_at = now.max(cutoff.saturating_add(1));
     if issued_at > now.saturating_add(MOST_AHEAD) {
         return Err(StoreError::CutOffAhead { until: cutoff });
     }
-    let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1").bind(issued_at).bind(&account.id);
+    let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1")
+        .bind(issued_at)
+        .bind(&account.id);
     noted.execute(transaction).await?;
     Ok(Some(Issued { account, issued_at }))
 }
 
-/// How many seconds ahead of the clock a token may be issued: some cut-offs within one second. Farther ahead the clock has been set back
-/// since, and whoever waited for it would wait for long.
+/// How many seconds ahead of the clock a token may be issued: some cut-offs within one second.
+/// Farther ahead the clock has been set back since, and whoever waited for it would wait for long.
 const MOST_AHEAD: i64 = 10;
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \

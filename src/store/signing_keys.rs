@@ -1,4 +1,5 @@
-//! The table of signing keys: numbered, so that processes on one database agree on which comes next.
+//! The table of signing keys: numbered, so that processes on one database agree on which comes
+//! next.
 
 use zeroize::Zeroizing;
 
@@ -43,7 +44,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`], or [`StoreError::Seal`] where a key does not open.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
-        let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number").fetch_all(&self.pool).await?;
+        let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number")
+            .fetch_all(&self.pool)
+            .await?;
         rows.into_iter()
             .map(|row| {
                 let opened = self.sealer.open(&place(&row.kid), &row.private)?;
@@ -59,7 +62,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn signing_key_numbers(&self) -> Result<Vec<i64>, StoreError> {
-        let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number").fetch_all(&self.pool).await?;
+        let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number")
+            .fetch_all(&self.pool)
+            .await?;
         Ok(rows.into_iter().map(|(number,)| number).collect())
     }
 
@@ -86,7 +91,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn delete_signing_key(&self, number: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM signing_keys WHERE number = $1").bind(number).execute(&self.pool).await?;
+        sqlx::query("DELETE FROM signing_keys WHERE number = $1")
+            .bind(number)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
@@ -95,7 +103,8 @@ impl Store {
         self.sealer.derive("stand-ins of accounts")
     }
 
-    /// What refresh tokens are signed with: from the store's key, so that a leaked database forges none.
+    /// What refresh tokens are signed with: from the store's key, so that a leaked database forges
+    /// none.
     pub fn refresh_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("refresh tokens")
     }

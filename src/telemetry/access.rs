@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::escape::{address, escaped, json, milliseconds, number, print, quoted, timestamp, word};
 use super::log::Format;
 
-/// What the access log says of one request. There is no field for a query, a header, a cookie or a body.
+/// What the access log says of one request. There is no field for a query, a header, a cookie or a
+/// body.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRecord<'a> {
     /// When the request arrived: the time since 1970, until the end of the year 9999.
@@ -50,7 +51,8 @@ pub struct LoggedCaller<'a> {
     pub subject: Option<&'a str>,
     /// The caller's session.
     pub sid: Option<&'a str>,
-    /// The three of them as [`LoggedCaller::json`] wrote them before, for callers that are remembered.
+    /// The three of them as [`LoggedCaller::json`] wrote them before, for callers that are
+    /// remembered.
     pub written: Option<&'a str>,
 }
 
@@ -208,7 +210,8 @@ mod tests {
     #[test]
     fn the_json_line_is_the_contracts_letter_for_letter() {
         let mut full = record("/reports/q3", Some("u-17"));
-        (full.route, full.upstream, full.caller.sid) = (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
+        (full.route, full.upstream, full.caller.sid) =
+            (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
         let text = line(|out| full.write_json(out));
         let written = full.caller.json();
         full.caller = LoggedCaller { written: Some(&written), ..LoggedCaller::default() };

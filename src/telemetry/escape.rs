@@ -1,4 +1,5 @@
-//! Text of strangers on a line of ours: JSON strings and quoted text in which nothing can end the line or forge another.
+//! Text of strangers on a line of ours: JSON strings and quoted text in which nothing can end the
+//! line or forge another.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -9,7 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    // Without an early end, so that the compiler looks at many bytes at once: nearly every text is plain.
+    // Without an early end, so that the compiler looks at many bytes at once: nearly every text is
+    // plain.
     if rest.iter().fold(true, |all, &byte| all & is_plain(byte)) {
         out.extend_from_slice(rest);
         out.push(b'"');
@@ -44,8 +46,8 @@ fn is_plain(byte: u8) -> bool {
     byte >= 0x20 && byte != b'"' && byte != b'\\'
 }
 
-/// Appends `text` in quotes for people to read. Whatever moves a terminal's cursor or reorders its letters is written as
-/// `\u{…}`.
+/// Appends `text` in quotes for people to read. Whatever moves a terminal's cursor or reorders its
+/// letters is written as `\u{…}`.
 pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     escaped(out, text);
@@ -61,7 +63,8 @@ pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
             '\n' => out.extend_from_slice(b"\\n"),
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.extend_from_slice(b"\\t"),
-            // C0, DEL and C1 controls; line and paragraph separators; marks that reorder text (Unicode UAX 9).
+            // C0, DEL and C1 controls; line and paragraph separators; marks that reorder text
+            // (Unicode UAX 9).
             _ if letter.is_control()
                 || matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
             {
@@ -72,7 +75,8 @@ pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends a time since 1970 as RFC 3339 has it, in UTC with six decimals: 27 characters for every year that has four digits.
+/// Appends a time since 1970 as RFC 3339 has it, in UTC with six decimals: 27 characters for every
+/// year that has four digits.
 pub(super) fn timestamp(out: &mut Vec<u8>, since_1970: Duration) {
     let since_1970 = since_1970.min(END_OF_9999);
     let second = since_1970.as_secs();
@@ -80,7 +84,8 @@ pub(super) fn timestamp(out: &mut Vec<u8>, since_1970: Duration) {
     if stamp.0 != Some(second) {
         // The calendar is asked once a second, not once a line.
         let mut text = [0; 19];
-        let written = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(second)).to_string();
+        let written =
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(second)).to_string();
         text.iter_mut().zip(written.bytes()).for_each(|(to, from)| *to = from);
         stamp = (Some(second), text);
         SECOND.set(stamp);
@@ -101,7 +106,8 @@ pub(super) fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
 
 /// Appends a number.
 pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
-    if let Some(&(digits, count)) = usize::try_from(number).ok().and_then(|small| SMALL.get(small)) {
+    if let Some(&(digits, count)) = usize::try_from(number).ok().and_then(|small| SMALL.get(small))
+    {
         // All four at once: a copy whose length the compiler knows.
         out.extend_from_slice(&digits);
         out.truncate(out.len() - (digits.len() - usize::from(count)));
@@ -125,7 +131,11 @@ const SMALL: [([u8; 4], u8); 600] = {
     let mut numbers = [([0; 4], 0); 600];
     let mut number = 0;
     while number < numbers.len() {
-        let (hundreds, tens, ones) = (b'0' + (number / 100) as u8, b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8);
+        let (hundreds, tens, ones) = (
+            b'0' + (number / 100) as u8,
+            b'0' + (number / 10 % 10) as u8,
+            b'0' + (number % 10) as u8,
+        );
         numbers[number] = match number {
             0..10 => ([ones, 0, 0, 0], 1),
             10..100 => ([tens, ones, 0, 0], 2),
@@ -184,7 +194,10 @@ mod tests {
 
     #[test]
     fn times_and_durations() {
-        assert_eq!(written(|out| timestamp(out, Duration::from_micros(1_700_000_000_000_001))), "2023-11-14T22:13:20.000001Z");
+        assert_eq!(
+            written(|out| timestamp(out, Duration::from_micros(1_700_000_000_000_001))),
+            "2023-11-14T22:13:20.000001Z"
+        );
         assert_eq!(written(|out| timestamp(out, Duration::MAX)), "9999-12-31T23:59:59.000000Z");
         assert_eq!(written(|out| milliseconds(out, Duration::from_micros(1_002_003))), "1002.003");
         assert_eq!(written(|out| milliseconds(out, Duration::from_nanos(999))), "0.000");

@@ -1,6 +1,7 @@
 //! Ids for requests and traces, and the `traceparent` header (W3C Trace Context, level 1).
 //!
-//! They are unique, not secret: a fast generator in each thread, seeded by the crypto library, makes them.
+//! They are unique, not secret: a fast generator in each thread, seeded by the crypto library,
+//! makes them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -36,7 +37,10 @@ impl<const DIGITS: usize> Hex<DIGITS> {
 
     fn parse(text: &[u8]) -> Option<Self> {
         let digits: [u8; DIGITS] = text.try_into().ok()?;
-        digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(digits))
+        digits
+            .iter()
+            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+            .then_some(Self(digits))
     }
 
     fn is_zero(&self) -> bool {
@@ -86,8 +90,9 @@ pub struct Traceparent {
 }
 
 impl Traceparent {
-    /// The start of a new trace. It is marked as sampled: otherwise applications that follow their parent's decision,
-    /// which is OpenTelemetry's default, would record nothing behind the gateway.
+    /// The start of a new trace. It is marked as sampled: otherwise applications that follow their
+    /// parent's decision, which is OpenTelemetry's default, would record nothing behind the
+    /// gateway.
     pub fn begin() -> Self {
         Self { trace_id: trace_id(), parent_id: span_id(), sampled: true }
     }
@@ -107,8 +112,9 @@ impl Traceparent {
         self.sampled
     }
 
-    /// The header's value for a new span of the same trace: 55 ASCII characters, of version 00 whatever was received,
-    /// because that is the version whose rules we follow (W3C Trace Context §4.3).
+    /// The header's value for a new span of the same trace: 55 ASCII characters, of version 00
+    /// whatever was received, because that is the version whose rules we follow (W3C Trace Context
+    /// §4.3).
     pub fn child(&self) -> [u8; VERSION_00_LENGTH] {
         Self { parent_id: span_id(), ..*self }.header()
     }
@@ -123,8 +129,9 @@ impl Traceparent {
     }
 }
 
-/// Reads a `traceparent` header as W3C Trace Context §3.2 and §4.3 say: version 00 to the letter, of a later version the
-/// fields that 00 knows, provided that what follows them is set off by a dash. Anything else is `None`.
+/// Reads a `traceparent` header as W3C Trace Context §3.2 and §4.3 say: version 00 to the letter,
+/// of a later version the fields that 00 knows, provided that what follows them is set off by a
+/// dash. Anything else is `None`.
 pub fn parse_traceparent(value: &[u8]) -> Option<Traceparent> {
     let (known, rest) = value.split_at_checked(VERSION_00_LENGTH)?;
     let version = &Hex::<2>::parse(&known[..2])?.0;
@@ -159,8 +166,9 @@ impl Generator {
         let mut state = [0; 4];
         for word in &mut state {
             let mut seed = [0; 8];
-            // Should the crypto library have no randomness to give, then what std took for its hash maps must do: the
-            // generator must not begin with zeros, and these are ids, not secrets.
+            // Should the crypto library have no randomness to give, then what std took for its hash
+            // maps must do: the generator must not begin with zeros, and these are ids, not
+            // secrets.
             *word = match rand::fill(&mut seed) {
                 Ok(()) => u64::from_ne_bytes(seed),
                 Err(_) => RandomState::new().hash_one(std::thread::current().id()),
@@ -219,7 +227,9 @@ mod tests {
         let make = || (0..20_000).map(|_| request_id()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
         let ids: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        assert!(ids.iter().all(|id| id.as_str().len() == 32 && id.as_str().bytes().all(|b| b.is_ascii_hexdigit())));
+        assert!(ids.iter().all(
+            |id| id.as_str().len() == 32 && id.as_str().bytes().all(|b| b.is_ascii_hexdigit())
+        ));
         assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 80_000);
     }
 
@@ -239,7 +249,12 @@ mod tests {
     #[test]
     fn what_the_specification_allows_and_forbids() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
-        for good in [format!("00-{id}-00"), format!("00-{id}-ff"), format!("01-{id}-01"), format!("cc-{id}-01-what-the-future")] {
+        for good in [
+            format!("00-{id}-00"),
+            format!("00-{id}-ff"),
+            format!("01-{id}-01"),
+            format!("cc-{id}-01-what-the-future"),
+        ] {
             assert!(parse_traceparent(good.as_bytes()).is_some(), "{good}");
         }
         for bad in [

@@ -1,7 +1,7 @@
 //! Events: what happens to the gateway itself. They take the same way out as the access log.
 //!
-//! Spans are not used: a request is one line of the access log, not a tree. `RUST_LOG` is not read, the file says what
-//! is logged.
+//! Spans are not used: a request is one line of the access log, not a tree. `RUST_LOG` is not read,
+//! the file says what is logged.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -26,11 +26,12 @@ pub enum Format {
     Text,
 }
 
-/// Sends the events of this process to `writer`, from now on and for good; fails when a subscriber was installed before.
+/// Sends the events of this process to `writer`, from now on and for good; fails when a subscriber
+/// was installed before.
 ///
-/// Events of `level` and above are written, of libraries none below `info`: some of them write whole request heads at
-/// `debug`, tokens included. `now` tells the time since 1970. Warnings and errors wait a moment for room in a full
-/// queue, the rest is dropped and counted.
+/// Events of `level` and above are written, of libraries none below `info`: some of them write
+/// whole request heads at `debug`, tokens included. `now` tells the time since 1970. Warnings and
+/// errors wait a moment for room in a full queue, the rest is dropped and counted.
 pub fn init(
     format: Format,
     level: Level,
@@ -47,7 +48,10 @@ fn subscriber(
     now: impl Fn() -> Duration + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync + 'static {
     // What happens to accounts is told whatever the level.
-    let filter = Targets::new().with_target(OUR_CRATE, level).with_target(AUDIT, Level::INFO).with_default(level.min(Level::INFO));
+    let filter = Targets::new()
+        .with_target(OUR_CRATE, level)
+        .with_target(AUDIT, Level::INFO)
+        .with_default(level.min(Level::INFO));
     tracing_subscriber::registry().with(Lines { format, writer, now }.with_filter(filter))
 }
 
@@ -226,7 +230,8 @@ mod tests {
     #[test]
     fn events_are_flat_json() {
         let text = logged(Format::Json, Level::INFO, events);
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(text.starts_with(r#"{"timestamp":"2023-11-14T22:13:20.000000Z","level":"warn","message":"reload failed","#));
         assert_eq!(
             lines[0],
@@ -260,7 +265,12 @@ mod tests {
             tracing::info!(target: "h2::codec", "theirs");
             tracing::error!(target: "h2::codec", "broken");
         };
-        let messages = |level| logged(Format::Text, level, mixed).lines().map(|line| line[34..].to_owned()).collect::<Vec<_>>();
+        let messages = |level| {
+            logged(Format::Text, level, mixed)
+                .lines()
+                .map(|line| line[34..].to_owned())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(messages(Level::TRACE), ["ours, finest", "theirs", "broken"]);
         assert_eq!(messages(Level::ERROR), ["broken"]);
     }

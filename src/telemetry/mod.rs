@@ -1,7 +1,8 @@
-//! What the gateway tells its operators: log lines, metrics, and the ids that join them to those of its neighbours.
+//! What the gateway tells its operators: log lines, metrics, and the ids that join them to those of
+//! its neighbours.
 //!
-//! Every metric family is declared in `metrics`, every field of the access log in `access`. Tokens, cookies, query
-//! values and bodies have no field here, and nothing here ever blocks a worker.
+//! Every metric family is declared in `metrics`, every field of the access log in `access`. Tokens,
+//! cookies, query values and bodies have no field here, and nothing here ever blocks a worker.
 
 pub mod access;
 pub mod ids;

@@ -1,8 +1,10 @@
-//! The one thread that writes log lines. Whoever logs appends to a bounded buffer in memory and goes on.
+//! The one thread that writes log lines. Whoever logs appends to a bounded buffer in memory and
+//! goes on.
 //!
-//! When whatever reads the log is slow or gone, lines are dropped and counted: a gateway that stops answering because
-//! nobody reads its log would be worse. The buffer is swapped out as a whole, so that a batch is one `write`, and the
-//! thread looks for the next by itself, so that a busy gateway does not pay for a wake-up with every line.
+//! When whatever reads the log is slow or gone, lines are dropped and counted: a gateway that stops
+//! answering because nobody reads its log would be worse. The buffer is swapped out as a whole, so
+//! that a batch is one `write`, and the thread looks for the next by itself, so that a busy gateway
+//! does not pay for a wake-up with every line.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +16,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct LogWriter(Arc<Shared>);
 
-/// Keeps the thread. Dropping it writes what is still waiting, for which a target that stalls has 5 seconds; lines that
-/// come later are dropped and counted.
+/// Keeps the thread. Dropping it writes what is still waiting, for which a target that stalls has 5
+/// seconds; lines that come later are dropped and counted.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the log"]
 pub struct LogGuard {
@@ -50,17 +52,21 @@ impl LogWriter {
     pub fn start(target: impl Write + Send + 'static) -> std::io::Result<(Self, LogGuard)> {
         let shared = Arc::new(Shared::default());
         let served = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("log".into()).spawn(move || served.write_until_closed(target))?;
+        let thread = thread::Builder::new()
+            .name("log".into())
+            .spawn(move || served.write_until_closed(target))?;
         Ok((Self(Arc::clone(&shared)), LogGuard { shared, thread: Some(thread) }))
     }
 
-    /// Queues one line, its line feed included. False when there was no room: then it was dropped, and counted.
+    /// Queues one line, its line feed included. False when there was no room: then it was dropped,
+    /// and counted.
     pub fn try_line(&self, line: &[u8]) -> bool {
         self.0.append(self.0.lock(), line)
     }
 
-    /// As [`LogWriter::try_line`], but waits up to `patience` for room. For what must not be lost lightly. It blocks the
-    /// thread, so one wait in vain is enough: until the buffer was emptied again, nobody waits any more.
+    /// As [`LogWriter::try_line`], but waits up to `patience` for room. For what must not be lost
+    /// lightly. It blocks the thread, so one wait in vain is enough: until the buffer was emptied
+    /// again, nobody waits any more.
     pub fn line_within(&self, line: &[u8], patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut queue = self.0.lock();
@@ -88,7 +94,8 @@ impl Drop for LogGuard {
         self.shared.room.notify_all();
         let deadline = Instant::now() + LAST_FLUSH;
         if let Some(thread) = self.thread.take() {
-            // A join has no deadline of its own, and a process must be able to end while nobody reads its output.
+            // A join has no deadline of its own, and a process must be able to end while nobody
+            // reads its output.
             while !thread.is_finished() && Instant::now() < deadline {
                 thread::sleep(LINGER / 4);
             }
@@ -99,7 +106,8 @@ impl Drop for LogGuard {
 impl Queue {
     /// A line longer than the buffer passes when it is alone.
     fn has_room(&self, line: &[u8]) -> bool {
-        self.bytes.is_empty() || (self.lines < MOST_LINES && self.bytes.len() + line.len() <= MOST_BYTES)
+        self.bytes.is_empty()
+            || (self.lines < MOST_LINES && self.bytes.len() + line.len() <= MOST_BYTES)
     }
 }
 
@@ -152,8 +160,8 @@ impl Shared {
         }
     }
 
-    /// Swaps the lines that wait into `batch`, which stays empty when the end has come and nothing is left. `None`: there are none yet, and
-    /// they were not to be waited for.
+    /// Swaps the lines that wait into `batch`, which stays empty when the end has come and nothing
+    /// is left. `None`: there are none yet, and they were not to be waited for.
     fn next_batch(&self, batch: &mut Vec<u8>, waits: bool) -> Option<u64> {
         let mut queue = self.lock();
         while queue.bytes.is_empty() && !queue.closed {
@@ -201,13 +209,14 @@ const MOST_LINES: u64 = 65_536;
 const MOST_BYTES: usize = 8 << 20;
 /// What a buffer keeps of its memory after a burst.
 const KEPT_BYTES: usize = 1 << 20;
-/// How long lines are collected after a batch: they appear that much later at most, and cost a wake-up that seldom.
+/// How long lines are collected after a batch: they appear that much later at most, and cost a
+/// wake-up that seldom.
 const LINGER: Duration = Duration::from_millis(10);
-/// Above this many bytes in a batch lines are collected for a fifth of the time: what waits should not drive out of the nearer caches what
-/// requests need.
+/// Above this many bytes in a batch lines are collected for a fifth of the time: what waits should
+/// not drive out of the nearer caches what requests need.
 const NEAR: usize = 64 << 10;
-/// How often the thread looks for lines by itself before it waits to be woken: a second in all. Whoever wakes it may have to make room for
-/// it on its own core, in the middle of an answer.
+/// How often the thread looks for lines by itself before it waits to be woken: a second in all.
+/// Whoever wakes it may have to make room for it on its own core, in the middle of an answer.
 const LOOKS: u32 = 100;
 /// How long a pipe that is full is left alone.
 const RETRY: Duration = Duration::from_millis(2);
@@ -255,7 +264,9 @@ mod tests {
         let (target, (open, written, _)) = gate();
         drop(open);
         let (log, guard) = LogWriter::start(target).unwrap();
-        let expected: String = (0..50_000).flat_map(|number| ["line ".to_owned(), number.to_string(), "\n".to_owned()]).collect();
+        let expected: String = (0..50_000)
+            .flat_map(|number| ["line ".to_owned(), number.to_string(), "\n".to_owned()])
+            .collect();
         assert!(expected.split_inclusive('\n').all(|line| log.try_line(line.as_bytes())));
         drop(guard);
         assert!(*written.lock().unwrap() == expected.as_bytes());
@@ -274,7 +285,8 @@ mod tests {
         assert_eq!(taken, MOST_BYTES / line.len());
         assert_eq!(log.dropped().load(Ordering::Relaxed), 20_000 - taken as u64);
         let patient = log.clone();
-        let waiting = thread::spawn(move || patient.line_within(b"warning\n", Duration::from_mins(1)));
+        let waiting =
+            thread::spawn(move || patient.line_within(b"warning\n", Duration::from_mins(1)));
         drop(open);
         assert!(waiting.join().unwrap());
         drop(guard);
@@ -328,7 +340,12 @@ mod tests {
         assert!(log.try_line(b"lost\n"));
         entries.recv().unwrap();
         assert!(log.try_line(b"kept\n"));
-        for outcome in [Err(ErrorKind::StorageFull), Err(ErrorKind::Interrupted), Err(ErrorKind::WouldBlock), Ok(())] {
+        for outcome in [
+            Err(ErrorKind::StorageFull),
+            Err(ErrorKind::Interrupted),
+            Err(ErrorKind::WouldBlock),
+            Ok(()),
+        ] {
             open.send(outcome).unwrap();
         }
         drop(guard);

@@ -21,8 +21,12 @@ fn refusal(certificate: &str, key: &str) -> TlsError {
 }
 
 /// Shakes hands in memory, and tells what the two agreed on.
-fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(ProtocolVersion, Vec<u8>), rustls::Error> {
-    let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap())?;
+fn handshake(
+    client: ClientConfig,
+    server: ServerConfig,
+) -> Result<(ProtocolVersion, Vec<u8>), rustls::Error> {
+    let mut client =
+        ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap())?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
@@ -46,7 +50,10 @@ fn the_two_sides_shake_hands_and_a_stranger_is_not_trusted() {
     let pair = pair();
     let server = || server_config(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap();
     let client = || client_config(Some(pair.certificate.as_bytes())).unwrap();
-    assert_eq!(handshake(client(), server()).unwrap(), (ProtocolVersion::TLSv1_3, b"http/1.1".to_vec()));
+    assert_eq!(
+        handshake(client(), server()).unwrap(),
+        (ProtocolVersion::TLSv1_3, b"http/1.1".to_vec())
+    );
     let mut modern = client();
     modern.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
     assert_eq!(handshake(modern, server()).unwrap().1, b"h2");
@@ -71,13 +78,19 @@ fn what_is_wrong_is_told_apart() {
     assert!(matches!(refusal(&a.certificate, ""), TlsError::NoKey));
     assert!(matches!(refusal(&a.certificate, &a.certificate), TlsError::KeyIsCertificate));
     assert!(matches!(refusal(&a.certificate, &b.key), TlsError::KeyMismatch));
-    assert!(matches!(refusal(&(b.certificate.clone() + &a.certificate), &a.key), TlsError::OwnCertificateNotFirst));
+    assert!(matches!(
+        refusal(&(b.certificate.clone() + &a.certificate), &a.key),
+        TlsError::OwnCertificateNotFirst
+    ));
     assert!(matches!(refusal(&a.certificate[..200], &a.key), TlsError::CertificateDamaged(_)));
     assert!(matches!(refusal(&a.certificate, &a.key[..100]), TlsError::KeyDamaged(_)));
     let nonsense = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
     assert!(matches!(refusal(&nonsense("CERTIFICATE"), &a.key), TlsError::CertificateUnusable(_)));
     assert!(matches!(refusal(&a.certificate, &nonsense("PRIVATE KEY")), TlsError::KeyUnusable(_)));
-    assert!(matches!(refusal(&a.certificate, &nonsense("ENCRYPTED PRIVATE KEY")), TlsError::KeyEncrypted));
+    assert!(matches!(
+        refusal(&a.certificate, &nonsense("ENCRYPTED PRIVATE KEY")),
+        TlsError::KeyEncrypted
+    ));
     let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
     assert!(matches!(refusal(&a.certificate, old), TlsError::KeyEncrypted));
 }

@@ -1,7 +1,9 @@
-//! Tokens whose `iat` is ahead of our clock and that are accepted all the same, since clocks differ (`leeway`).
+//! Tokens whose `iat` is ahead of our clock and that are accepted all the same, since clocks differ
+//! (`leeway`).
 //!
-//! A subject's cut-off has to hit them: they were there before it, whatever they say. So the latest `iat` of each subject is remembered
-//! until the time has come, which is seconds; of a subject whose issuer's clock goes as ours does, nothing is.
+//! A subject's cut-off has to hit them: they were there before it, whatever they say. So the latest
+//! `iat` of each subject is remembered until the time has come, which is seconds; of a subject
+//! whose issuer's clock goes as ours does, nothing is.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +31,8 @@ struct Subjects {
 impl Subjects {
     /// Whether there is room for this subject, perhaps because others are over.
     fn has_room(&mut self, subject: &str, now: u64) -> bool {
-        if self.latest.len() >= MOST && !self.latest.contains_key(subject) && now >= self.full_until {
+        if self.latest.len() >= MOST && !self.latest.contains_key(subject) && now >= self.full_until
+        {
             self.latest.retain(|_, issued_at| *issued_at > now);
             self.full_until = now + 1;
         }
@@ -43,7 +46,8 @@ impl Ahead {
         self.is_used.store(true, Ordering::Release);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let of_issuer = latest.entry((by, iss.into())).or_default();
-        // Where there is no room, it counts for every subject of the issuer: too much is revoked for seconds, and never too little.
+        // Where there is no room, it counts for every subject of the issuer: too much is revoked
+        // for seconds, and never too little.
         let subject = if of_issuer.has_room(subject, now) { subject } else { EVERYBODY };
         let noted = of_issuer.latest.entry(subject.into()).or_default();
         *noted = issued_at.max(*noted);
@@ -57,7 +61,9 @@ impl Ahead {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let covered = latest.iter().filter(|((of, iss), _)| *of == by && scope.covers(iss));
         covered
-            .flat_map(|(_, of_issuer)| [of_issuer.latest.get(subject), of_issuer.latest.get(EVERYBODY)])
+            .flat_map(|(_, of_issuer)| {
+                [of_issuer.latest.get(subject), of_issuer.latest.get(EVERYBODY)]
+            })
             .flatten()
             .copied()
             .max()
@@ -82,7 +88,9 @@ mod tests {
         let ahead = Ahead::default();
         let of = |iss: &str| Scope::Issuer(iss.into());
         assert_eq!(ahead.latest(RevokedBy::Subject, &Scope::Every, "u"), 0);
-        for (iss, subject, issued_at) in [("x", "u", NOW + 9), ("x", "u", NOW + 5), ("y", "u", NOW + 7), ("x", "v", NOW + 20)] {
+        for (iss, subject, issued_at) in
+            [("x", "u", NOW + 9), ("x", "u", NOW + 5), ("y", "u", NOW + 7), ("x", "v", NOW + 20)]
+        {
             ahead.note(RevokedBy::Subject, iss, subject, issued_at, NOW);
         }
         for (scope, subject, latest) in [
@@ -93,7 +101,11 @@ mod tests {
             (of("y"), "v", 0),
             (of(""), "u", 0),
         ] {
-            assert_eq!(ahead.latest(RevokedBy::Subject, &scope, subject), latest, "{scope:?} {subject}");
+            assert_eq!(
+                ahead.latest(RevokedBy::Subject, &scope, subject),
+                latest,
+                "{scope:?} {subject}"
+            );
             assert_eq!(ahead.latest(RevokedBy::Sub, &scope, subject), 0);
         }
     }
@@ -101,18 +113,34 @@ mod tests {
     #[test]
     fn it_is_bounded_and_forgets_what_is_past_first() {
         let ahead = Ahead::default();
-        let note = |subject: &str, issued_at, now| ahead.note(RevokedBy::Subject, "x", subject, issued_at, now);
+        let note = |subject: &str, issued_at, now| {
+            ahead.note(RevokedBy::Subject, "x", subject, issued_at, now)
+        };
         let latest = |subject: &str| ahead.latest(RevokedBy::Subject, &Scope::Every, subject);
         for index in 0..MOST {
             note(&index.to_string(), NOW + 1 + index as u64 % 2, NOW);
         }
         note("u", NOW + 9, NOW + 1);
-        assert_eq!((latest("u"), latest("0"), latest("1"), latest("nobody")), (NOW + 9, 0, NOW + 2, 0));
+        assert_eq!(
+            (latest("u"), latest("0"), latest("1"), latest("nobody")),
+            (NOW + 9, 0, NOW + 2, 0)
+        );
         for index in 0..=MOST {
             note(&format!("more {index}"), NOW + 8, NOW + 1);
         }
-        assert_eq!((latest("u"), latest("nobody")), (NOW + 9, NOW + 8), "too much rather than too little");
-        assert!(ahead.latest.lock().unwrap().values().all(|of_issuer| of_issuer.latest.len() <= MOST + 1));
+        assert_eq!(
+            (latest("u"), latest("nobody")),
+            (NOW + 9, NOW + 8),
+            "too much rather than too little"
+        );
+        assert!(
+            ahead
+                .latest
+                .lock()
+                .unwrap()
+                .values()
+                .all(|of_issuer| of_issuer.latest.len() <= MOST + 1)
+        );
         // Once their time has come there is room again.
         note("late", NOW + 30, NOW + 8);
         assert_eq!((latest("late"), latest("nobody")), (NOW + 30, 0));

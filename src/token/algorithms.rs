@@ -5,7 +5,8 @@ use std::fmt;
 pub use jsonwebtoken::Algorithm;
 pub use jsonwebtoken::AlgorithmFamily as Family;
 
-/// A set of JWS algorithms: those that an issuer's section allows, or those that one key may be used with.
+/// A set of JWS algorithms: those that an issuer's section allows, or those that one key may be
+/// used with.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Algorithms(u16);
 
@@ -13,7 +14,8 @@ impl Algorithms {
     /// The set without any algorithm.
     pub const EMPTY: Self = Self(0);
 
-    /// The algorithm of this `alg` name, exactly as RFC 7518 §3.1 spells it. `none`, unknown and unsupported names have no algorithm.
+    /// The algorithm of this `alg` name, exactly as RFC 7518 §3.1 spells it. `none`, unknown and
+    /// unsupported names have no algorithm.
     pub fn parse(name: &str) -> Option<Algorithm> {
         NAMES.iter().find(|(_, known)| *known == name).map(|(algorithm, _)| *algorithm)
     }
@@ -51,7 +53,10 @@ impl Algorithms {
 
     /// The algorithms of the set, in the order of [`Algorithms::all`].
     pub fn iter(self) -> impl Iterator<Item = Algorithm> {
-        NAMES.iter().map(|(algorithm, _)| *algorithm).filter(move |algorithm| self.contains(*algorithm))
+        NAMES
+            .iter()
+            .map(|(algorithm, _)| *algorithm)
+            .filter(move |algorithm| self.contains(*algorithm))
     }
 }
 
@@ -88,7 +93,8 @@ impl fmt::Debug for Algorithms {
     }
 }
 
-/// An algorithm's place in the set. One that the table lacks has no bit: it is in no set, and so is never accepted.
+/// An algorithm's place in the set. One that the table lacks has no bit: it is in no set, and so is
+/// never accepted.
 fn bit(algorithm: Algorithm) -> u16 {
     NAMES.iter().position(|(known, _)| *known == algorithm).map_or(0, |index| 1 << index)
 }
@@ -125,7 +131,10 @@ mod tests {
     #[test]
     fn names_are_exact() {
         assert_eq!(Algorithms::parse("EdDSA"), Some(Algorithm::EdDSA));
-        for name in ["none", "None", "hs256", "HS256 ", "", "ES512", "ES256K", "Ed25519", "eddsa", "RSA1_5", "A128KW"] {
+        for name in [
+            "none", "None", "hs256", "HS256 ", "", "ES512", "ES256K", "Ed25519", "eddsa", "RSA1_5",
+            "A128KW",
+        ] {
             assert_eq!(Algorithms::parse(name), None, "{name:?}");
         }
     }

@@ -1,18 +1,23 @@
 //! Tokens whose signature was checked before: one cache a worker, touched by no other.
 //!
-//! A hit decides exactly as a fresh verification would at that moment. What can change between the two is asked again each time: whether
-//! the same issuer is still accepted, whether the very set of keys that the signature was checked with still holds, and the clock. All
-//! else depends on the token's bytes and the issuer's section alone. Revocation is asked by whoever is handed the token, on both paths.
+//! A hit decides exactly as a fresh verification would at that moment. What can change between the
+//! two is asked again each time: whether the same issuer is still accepted, whether the very set of
+//! keys that the signature was checked with still holds, and the clock. All else depends on the
+//! token's bytes and the issuer's section alone. Revocation is asked by whoever is handed the
+//! token, on both paths.
 //!
-//! **The key** is SipHash-2-4 over the whole token, 128 bits long, under a secret of 128 bits that is made with the cache and never leaves
-//! it, and neither does a digest. SipHash is a message authentication code: who does not know the secret can do no better than guess. Two
-//! tokens of one digest would give one caller the other's identity: nobody can make such a pair (2^-128 for each attempt and entry), nor
-//! aim at a place in the table, nor learn from the time that a comparison takes. The token itself is not kept: what lies in memory cannot
-//! be presented to anybody. Keying by the token's bytes would cost less and leave thousands of valid bearer tokens in every core dump;
-//! HMAC-SHA-256 would promise the same for more than twice the price (docs/benchmarks.md).
+//! **The key** is SipHash-2-4 over the whole token, 128 bits long, under a secret of 128 bits that
+//! is made with the cache and never leaves it, and neither does a digest. SipHash is a message
+//! authentication code: who does not know the secret can do no better than guess. Two tokens of one
+//! digest would give one caller the other's identity: nobody can make such a pair (2^-128 for each
+//! attempt and entry), nor aim at a place in the table, nor learn from the time that a comparison
+//! takes. The token itself is not kept: what lies in memory cannot be presented to anybody. Keying
+//! by the token's bytes would cost less and leave thousands of valid bearer tokens in every core
+//! dump; HMAC-SHA-256 would promise the same for more than twice the price (docs/benchmarks.md).
 //!
-//! **Bounds.** Only what was verified is kept, so a flood of garbage makes nothing grow and drives nothing out. When there is no room,
-//! entries that were not asked for since the hand last passed them make it (CLOCK).
+//! **Bounds.** Only what was verified is kept, so a flood of garbage makes nothing grow and drives
+//! nothing out. When there is no room, entries that were not asked for since the hand last passed
+//! them make it (CLOCK).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -87,7 +92,11 @@ impl TokenCache {
     pub fn new(bounds: CacheBounds, counts: Arc<TokenCacheCounts>) -> Self {
         let mut secret = [0; 16];
         // Without randomness nothing may be kept: digests could be aimed at.
-        let bounds = if rand::fill(&mut secret).is_ok() { bounds } else { CacheBounds { entries: 0, bytes: 0 } };
+        let bounds = if rand::fill(&mut secret).is_ok() {
+            bounds
+        } else {
+            CacheBounds { entries: 0, bytes: 0 }
+        };
         Self {
             secret,
             bounds,
@@ -102,7 +111,8 @@ impl TokenCache {
         }
     }
 
-    /// What [`Issuers::verify`] says of a token that was verified before. The bytes may be anything.
+    /// What [`Issuers::verify`] says of a token that was verified before. The bytes may be
+    /// anything.
     ///
     /// # Errors
     ///
@@ -132,7 +142,8 @@ impl TokenCache {
         Err(Unknown { token, digest: Some(digest) })
     }
 
-    /// Verifies the token that [`TokenCache::find`] did not know, and remembers it if it is these very bytes.
+    /// Verifies the token that [`TokenCache::find`] did not know, and remembers it if it is these
+    /// very bytes.
     ///
     /// # Errors
     ///
@@ -168,8 +179,9 @@ impl TokenCache {
         }
     }
 
-    /// Forgets what can never be a hit again: tokens past their time, of keys that were replaced, of issuers that `issuers` has not. For a
-    /// timer; each call looks at some thousand entries, so that none holds a worker up.
+    /// Forgets what can never be a hit again: tokens past their time, of keys that were replaced,
+    /// of issuers that `issuers` has not. For a timer; each call looks at some thousand entries, so
+    /// that none holds a worker up.
     pub fn tidy(&mut self, issuers: &Arc<Issuers>, now: u64) {
         self.ask(issuers);
         for _ in 0..self.entries.len().min(TIDIED_AT_ONCE) {
@@ -237,12 +249,19 @@ impl TokenCache {
         }
         self.bytes += bytes;
         self.places.insert(digest, self.entries.len());
-        self.entries.push(Entry { digest, token, keys, generation: self.generation, bytes, asked_for: false });
+        self.entries.push(Entry {
+            digest,
+            token,
+            keys,
+            generation: self.generation,
+            bytes,
+            asked_for: false,
+        });
         self.counts.holds(self.entries.len());
     }
 
-    /// Removes one entry: the next that was not asked for since the hand last passed it. The search is bounded; where everything is in use,
-    /// one of it goes.
+    /// Removes one entry: the next that was not asked for since the hand last passed it. The search
+    /// is bounded; where everything is in use, one of it goes.
     fn make_room(&mut self) {
         for _ in 0..PASSED_AT_MOST {
             self.hand = if self.hand >= self.entries.len() { 0 } else { self.hand };
@@ -268,7 +287,10 @@ impl TokenCache {
 
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenCache").field("bounds", &self.bounds).field("entries", &self.entries.len()).finish_non_exhaustive()
+        f.debug_struct("TokenCache")
+            .field("bounds", &self.bounds)
+            .field("entries", &self.entries.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -292,8 +314,9 @@ impl Hasher for Prehashed {
     }
 }
 
-/// What an entry takes beside its token: its places in both tables, with the room that these keep to grow, and the block that is kept beside
-/// the token ([`VerifiedToken::beside`]); what that points to has [`VerifiedToken::room_beside`].
+/// What an entry takes beside its token: its places in both tables, with the room that these keep
+/// to grow, and the block that is kept beside the token ([`VerifiedToken::beside`]); what that
+/// points to has [`VerifiedToken::room_beside`].
 const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 384;
 /// Entries that the hand passes for one that it removes.
 const PASSED_AT_MOST: usize = 64;
@@ -309,7 +332,9 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::Metrics;
     use crate::token::samples::{NOW, SECRET, issuers, settings, token};
-    use crate::token::{Algorithm, Algorithms, Issuer, IssuerSettings, Revocation, RevocationList, RevokedBy, Scope};
+    use crate::token::{
+        Algorithm, Algorithms, Issuer, IssuerSettings, Revocation, RevocationList, RevokedBy, Scope,
+    };
 
     const ROOM: CacheBounds = CacheBounds { entries: 8, bytes: 1 << 20 };
 
@@ -324,7 +349,12 @@ mod tests {
     }
 
     impl TokenCache {
-        fn verify(&mut self, issuers: &Arc<Issuers>, token: &str, now: u64) -> Result<Arc<VerifiedToken>, InvalidToken> {
+        fn verify(
+            &mut self,
+            issuers: &Arc<Issuers>,
+            token: &str,
+            now: u64,
+        ) -> Result<Arc<VerifiedToken>, InvalidToken> {
             match self.find(issuers, token.as_bytes(), now) {
                 Ok(found) => found,
                 Err(unknown) => self.verify_unknown(unknown, issuers, token, now),
@@ -347,7 +377,9 @@ mod tests {
             let cache = &self.cache;
             assert_eq!(cache.places.len(), cache.entries.len());
             assert_eq!(cache.bytes, cache.entries.iter().map(|entry| entry.bytes).sum::<usize>());
-            assert!(cache.entries.len() <= cache.bounds.entries && cache.bytes <= cache.bounds.bytes);
+            assert!(
+                cache.entries.len() <= cache.bounds.entries && cache.bytes <= cache.bounds.bytes
+            );
             for (place, entry) in cache.entries.iter().enumerate() {
                 assert_eq!(cache.places.get(&entry.digest), Some(&place));
             }
@@ -388,7 +420,12 @@ mod tests {
             let other = String::from_utf8(other).unwrap();
             assert!(bench.cache.verify(&issuers, &other, NOW).is_err(), "{at}");
         }
-        for other in [format!("{good}A"), good[1..].to_owned(), good[..good.len() - 1].to_owned(), String::new()] {
+        for other in [
+            format!("{good}A"),
+            good[1..].to_owned(),
+            good[..good.len() - 1].to_owned(),
+            String::new(),
+        ] {
             assert!(bench.cache.verify(&issuers, &other, NOW).is_err());
         }
         assert_eq!(bench.cache.len(), 1);
@@ -404,7 +441,12 @@ mod tests {
         let forged = crate::token::samples::signed(r#"{"alg":"HS384"}"#, "{}");
         for number in 0..1_000_usize {
             let stolen = format!("{}{number:04}", &good[0][..good[0].len() - 4]);
-            for garbage in [&stolen, &forged, &"x".repeat(number), &token(json!({"exp": NOW - 600 - number as u64}))] {
+            for garbage in [
+                &stolen,
+                &forged,
+                &"x".repeat(number),
+                &token(json!({"exp": NOW - 600 - number as u64})),
+            ] {
                 assert!(bench.cache.verify(&issuers, garbage, NOW).is_err());
             }
         }
@@ -419,13 +461,18 @@ mod tests {
     #[test]
     fn both_bounds_hold_and_what_is_asked_for_stays() {
         let issuers = Arc::new(issuers(|_| {}));
-        for bounds in [CacheBounds { entries: 16, ..ROOM }, CacheBounds { entries: 1_000, bytes: 32 << 10 }] {
+        for bounds in
+            [CacheBounds { entries: 16, ..ROOM }, CacheBounds { entries: 1_000, bytes: 32 << 10 }]
+        {
             let mut bench = bench(bounds);
             let hot = numbered(0);
             let first = bench.cache.verify(&issuers, &hot, NOW).unwrap();
             for number in 1..200 {
                 bench.cache.verify(&issuers, &numbered(number), NOW).unwrap();
-                assert!(Arc::ptr_eq(&first, &bench.cache.verify(&issuers, &hot, NOW).unwrap()), "{number}");
+                assert!(
+                    Arc::ptr_eq(&first, &bench.cache.verify(&issuers, &hot, NOW).unwrap()),
+                    "{number}"
+                );
                 bench.assert_sound();
             }
             assert!(bench.cache.len() >= 10, "{}", bench.cache.len());
@@ -444,7 +491,9 @@ mod tests {
     fn tidying_forgets_what_can_be_no_hit_again() {
         let mut settings = settings(Algorithm::HS256.into());
         settings.leeway = Duration::from_secs(30);
-        let table = |settings: &IssuerSettings| Arc::new(Issuers::new(vec![Arc::new(issuer(settings, 0))]).unwrap());
+        let table = |settings: &IssuerSettings| {
+            Arc::new(Issuers::new(vec![Arc::new(issuer(settings, 0))]).unwrap())
+        };
         let issuers = table(&settings);
         let mut bench = bench(ROOM);
         for number in 0..3 {
@@ -467,7 +516,8 @@ mod tests {
 
     /// The nth secret of a test: the first is the one that tokens are signed with.
     fn keys(number: usize) -> KeySet {
-        let secret = [SECRET, b"another secret of exactly 64 bytes, which no token was signed by"][number];
+        let secret =
+            [SECRET, b"another secret of exactly 64 bytes, which no token was signed by"][number];
         KeySet::from_secret(secret, Algorithms::from(Algorithm::HS256)).unwrap()
     }
 
@@ -484,7 +534,8 @@ mod tests {
         Move(i64),
         /// The keys are replaced: by others, or by equal ones.
         Rotate(usize),
-        /// The file is read again, with or without a change in the section, keeping the issuer or not.
+        /// The file is read again, with or without a change in the section, keeping the issuer or
+        /// not.
         Reload {
             leeway: u64,
             lifetime: u64,
@@ -530,7 +581,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-        /// Whatever happens, the cache says what a fresh verification says at that moment, word for word.
+        /// Whatever happens, the cache says what a fresh verification says at that moment, word for
+        /// word.
         #[test]
         fn a_hit_decides_as_a_fresh_verification_would(events in prop::collection::vec(events(), 1..120), entries in 1..9_usize) {
             let tokens: Vec<String> = TOKENS.iter().zip('a'..).map(|(&(exp, nbf, iat), jti)| {

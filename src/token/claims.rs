@@ -9,8 +9,9 @@ use serde_json::{Map, Number, Value};
 use super::excerpt::Excerpt;
 use super::invalid::JsonFault;
 
-/// Reads one JSON object, refusing duplicate member names at any depth (RFC 7519 §4 lets a reader refuse them; RFC 8725 §2.4 says what
-/// happens to those who do not), nesting deeper than 32, and anything after the object.
+/// Reads one JSON object, refusing duplicate member names at any depth (RFC 7519 §4 lets a reader
+/// refuse them; RFC 8725 §2.4 says what happens to those who do not), nesting deeper than 32, and
+/// anything after the object.
 ///
 /// # Errors
 ///
@@ -18,7 +19,9 @@ use super::invalid::JsonFault;
 pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonFault> {
     let fault = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: 0, fault: &fault }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    let value = Strict { depth: 0, fault: &fault }
+        .deserialize(&mut json)
+        .and_then(|value| json.end().map(|()| value));
     match value {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) => Err(JsonFault::NotAnObject),
@@ -26,7 +29,8 @@ pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonFault> {
     }
 }
 
-/// Where a claim is found: one exact member name per segment, through nested objects. A name may hold dots, slashes or colons.
+/// Where a claim is found: one exact member name per segment, through nested objects. A name may
+/// hold dots, slashes or colons.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClaimPath(Box<[Box<str>]>);
 
@@ -47,7 +51,8 @@ impl ClaimPath {
         rest.iter().try_fold(claims.get(&**first)?, |value, name| value.as_object()?.get(&**name))
     }
 
-    /// Puts `value` at this path, making the objects on the way. Does nothing where something else stands in the way.
+    /// Puts `value` at this path, making the objects on the way. Does nothing where something else
+    /// stands in the way.
     pub(super) fn insert(&self, claims: &mut Map<String, Value>, value: Value) {
         let Some((last, way)) = self.0.split_last() else { return };
         let mut place = claims;
@@ -66,9 +71,13 @@ impl fmt::Display for ClaimPath {
     }
 }
 
-/// The claim at `path`, as far as it may be believed: the top-level `email` counts as absent when `email_verified` says anything but
-/// true (`false`, `"false"`, `0`). An address that its owner never confirmed identifies nobody (OpenID Connect Core §5.7).
-pub(super) fn find_believable<'a>(claims: &'a Map<String, Value>, path: &ClaimPath) -> Option<&'a Value> {
+/// The claim at `path`, as far as it may be believed: the top-level `email` counts as absent when
+/// `email_verified` says anything but true (`false`, `"false"`, `0`). An address that its owner
+/// never confirmed identifies nobody (OpenID Connect Core §5.7).
+pub(super) fn find_believable<'a>(
+    claims: &'a Map<String, Value>,
+    path: &ClaimPath,
+) -> Option<&'a Value> {
     if matches!(path.segments(), [only] if &**only == "email") {
         match claims.get("email_verified") {
             None | Some(Value::Null | Value::Bool(true)) => {}
@@ -84,29 +93,34 @@ pub(super) fn find_believable<'a>(claims: &'a Map<String, Value>, path: &ClaimPa
 #[error("it is not a string, an array of strings, or a whole number")]
 pub struct NotAList;
 
-/// Reads a claim that lists words (`roles`, `scope`, `groups`), however the issuer writes it: a string is split at ASCII whitespace
-/// (RFC 8693 §4.2), an array is taken as it is, a whole number counts as its digits, `null` is the empty list.
+/// Reads a claim that lists words (`roles`, `scope`, `groups`), however the issuer writes it: a
+/// string is split at ASCII whitespace (RFC 8693 §4.2), an array is taken as it is, a whole number
+/// counts as its digits, `null` is the empty list.
 ///
 /// # Errors
 ///
-/// [`NotAList`] for anything else, and for an array with an element that is no string: half a list would be a guess.
+/// [`NotAList`] for anything else, and for an array with an element that is no string: half a list
+/// would be a guess.
 pub fn string_list(value: &Value) -> Result<Vec<String>, NotAList> {
     match value {
         Value::Null => Ok(Vec::new()),
         Value::String(text) => Ok(text.split_ascii_whitespace().map(str::to_owned).collect()),
-        Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned).ok_or(NotAList)).collect(),
+        Value::Array(items) => {
+            items.iter().map(|item| item.as_str().map(str::to_owned).ok_or(NotAList)).collect()
+        }
         Value::Number(number) => digits(number).map(|digits| vec![digits]).ok_or(NotAList),
         Value::Bool(_) | Value::Object(_) => Err(NotAList),
     }
 }
 
-/// A whole number in decimal. Numbers that JSON readers may round (fractions, exponents, beyond 64 bits) have no digits: two accounts
-/// must not become one.
+/// A whole number in decimal. Numbers that JSON readers may round (fractions, exponents, beyond 64
+/// bits) have no digits: two accounts must not become one.
 pub(super) fn digits(number: &Number) -> Option<String> {
     (number.is_u64() || number.is_i64()).then(|| number.to_string())
 }
 
-/// Deserializes any JSON value, strictly. The fault is kept beside serde's error, which can carry only text.
+/// Deserializes any JSON value, strictly. The fault is kept beside serde's error, which can carry
+/// only text.
 #[derive(Clone, Copy)]
 struct Strict<'f> {
     depth: usize,
@@ -115,7 +129,11 @@ struct Strict<'f> {
 
 impl Strict<'_> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
-        if self.depth == DEEPEST { Err(self.fail(JsonFault::TooDeep)) } else { Ok(Self { depth: self.depth + 1, ..self }) }
+        if self.depth == DEEPEST {
+            Err(self.fail(JsonFault::TooDeep))
+        } else {
+            Ok(Self { depth: self.depth + 1, ..self })
+        }
     }
 
     fn fail<E: Error>(self, fault: JsonFault) -> E {
@@ -213,7 +231,10 @@ mod tests {
     fn json_is_read_strictly() {
         let duplicate = |name| Err(JsonFault::Duplicate(Excerpt::of(name)));
         let cases: [(&str, Result<Value, JsonFault>); 18] = [
-            (r#"{"a":1,"b":[true,null,"x",-2,1.5]}"#, Ok(json!({"a":1,"b":[true,null,"x",-2,1.5]}))),
+            (
+                r#"{"a":1,"b":[true,null,"x",-2,1.5]}"#,
+                Ok(json!({"a":1,"b":[true,null,"x",-2,1.5]})),
+            ),
             (" \r\n{\t} \n", Ok(json!({}))),
             (r#"{"a":1,"a":1}"#, duplicate("a")),
             (r#"{"a":1,"\u0061":2}"#, duplicate("a")),
@@ -249,20 +270,29 @@ mod tests {
 
     #[test]
     fn a_path_walks_objects_only() {
-        let Value::Object(claims) = json!({"realm_access":{"roles":["a"]},"https://x.example/roles":["b"],"a.b":1,"list":[{"c":1}]}) else {
+        let Value::Object(claims) = json!({"realm_access":{"roles":["a"]},"https://x.example/roles":["b"],"a.b":1,"list":[{"c":1}]})
+        else {
             unreachable!()
         };
         assert_eq!(ClaimPath::new(["realm_access", "roles"]).find(&claims), Some(&json!(["a"])));
         assert_eq!(ClaimPath::new(["https://x.example/roles"]).find(&claims), Some(&json!(["b"])));
         assert_eq!(ClaimPath::new(["a.b"]).find(&claims), Some(&json!(1)));
-        for path in [&["a", "b"][..], &["list", "0"], &["list", "c"], &["realm_access", "roles", "a"], &["Realm_access"], &[]] {
+        for path in [
+            &["a", "b"][..],
+            &["list", "0"],
+            &["list", "c"],
+            &["realm_access", "roles", "a"],
+            &["Realm_access"],
+            &[],
+        ] {
             assert_eq!(ClaimPath::new(path.iter().copied()).find(&claims), None, "{path:?}");
         }
     }
 
     #[test]
     fn lists_are_read_however_they_are_written() {
-        let words = |words: &[&str]| Ok(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        let words =
+            |words: &[&str]| Ok(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         let cases = [
             (json!("a b\t c"), words(&["a", "b", "c"])),
             (json!(""), words(&[])),
@@ -293,7 +323,10 @@ mod tests {
             (json!("false"), false),
             (json!(0), false),
         ] {
-            let Value::Object(claims) = json!({"email":"a@b.example","email_verified":verified}) else { unreachable!() };
+            let Value::Object(claims) = json!({"email":"a@b.example","email_verified":verified})
+            else {
+                unreachable!()
+            };
             assert_eq!(find_believable(&claims, &path).is_some(), seen, "{verified}");
         }
     }

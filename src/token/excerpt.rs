@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-/// A short, escaped copy of a name that came from outside (`kid`, `iss`, `alg`, the name of a member), for messages to operators.
+/// A short, escaped copy of a name that came from outside (`kid`, `iss`, `alg`, the name of a
+/// member), for messages to operators.
 ///
-/// At most 64 characters are kept. Control characters, quotes and invisible characters are escaped, so that a token cannot forge a
-/// line of the log or recolour a terminal.
+/// At most 64 characters are kept. Control characters, quotes and invisible characters are escaped,
+/// so that a token cannot forge a line of the log or recolour a terminal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Excerpt(Box<str>);
 
@@ -47,7 +48,10 @@ mod tests {
     #[test]
     fn long_and_hostile_names_are_tamed() {
         assert_eq!(Excerpt::of("key-1").to_string(), "\"key-1\"");
-        assert_eq!(Excerpt::of("a\nb\u{1b}[31m\"\u{202e}").to_string(), "\"a\\nb\\u{1b}[31m\\\"\\u{202e}\"");
+        assert_eq!(
+            Excerpt::of("a\nb\u{1b}[31m\"\u{202e}").to_string(),
+            "\"a\\nb\\u{1b}[31m\\\"\\u{202e}\""
+        );
         let long = Excerpt::of(&"x".repeat(5000)).to_string();
         assert_eq!(long.chars().count(), 64 + 1 + 2);
     }

@@ -14,7 +14,8 @@ use super::jws::Jws;
 pub struct Inspected {
     /// Its header.
     pub header: Map<String, Value>,
-    /// Its claims; `None` for an encrypted token (JWE, five parts), whose claims only its recipient can read.
+    /// Its claims; `None` for an encrypted token (JWE, five parts), whose claims only its recipient
+    /// can read.
     pub claims: Option<Map<String, Value>>,
     /// Whether it has a signature at all. It was not checked.
     pub signed: bool,
@@ -31,12 +32,16 @@ impl Inspected {
 
 impl std::fmt::Debug for Inspected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inspected").field("signed", &self.signed).field("fault", &self.fault).finish_non_exhaustive()
+        f.debug_struct("Inspected")
+            .field("signed", &self.signed)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
     }
 }
 
-/// Decodes a token **without verifying it**, more kindly than the gateway would: white space around it, a `Bearer` in front, quotes,
-/// padding and standard base64 are overlooked here; `fault` tells what the gateway would say to the token itself.
+/// Decodes a token **without verifying it**, more kindly than the gateway would: white space around
+/// it, a `Bearer` in front, quotes, padding and standard base64 are overlooked here; `fault` tells
+/// what the gateway would say to the token itself.
 ///
 /// # Errors
 ///
@@ -48,9 +53,12 @@ pub fn inspect(token: &str) -> Result<Inspected, InvalidToken> {
     }
     let parts: Vec<&str> = token.splitn(6, '.').collect();
     match parts[..] {
-        [header, _, _, _, _] => {
-            Ok(Inspected { header: read(Part::Header, header)?, claims: None, signed: false, fault: Some(Malformed::Encrypted.into()) })
-        }
+        [header, _, _, _, _] => Ok(Inspected {
+            header: read(Part::Header, header)?,
+            claims: None,
+            signed: false,
+            fault: Some(Malformed::Encrypted.into()),
+        }),
         [header, payload, ref signature @ ..] if signature.len() <= 1 => Ok(Inspected {
             header: read(Part::Header, header)?,
             claims: Some(read(Part::Payload, payload)?),
@@ -71,14 +79,18 @@ fn bare(text: &str) -> &str {
 }
 
 fn read(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
-    let kind = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true);
+    let kind = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
     let alphabet = if text.contains(['+', '/']) { STANDARD } else { URL_SAFE };
-    let bytes = GeneralPurpose::new(&alphabet, kind).decode(text).map_err(|_| Malformed::Base64(part))?;
+    let bytes =
+        GeneralPurpose::new(&alphabet, kind).decode(text).map_err(|_| Malformed::Base64(part))?;
     parse_object(&bytes).map_err(|fault| Malformed::Json(part, fault))
 }
 
 const SCHEME: &str = "Bearer ";
-/// The longest text that is looked at, in bytes: more than the gateway reads, so that a token that is too long can be shown too.
+/// The longest text that is looked at, in bytes: more than the gateway reads, so that a token that
+/// is too long can be shown too.
 const LONGEST: usize = 1024 * 1024;
 
 #[cfg(test)]
@@ -90,14 +102,28 @@ mod tests {
     #[test]
     fn a_person_is_shown_what_a_gateway_would_refuse() {
         let good = token(json!({}));
-        for pasted in [good.clone(), format!(" \"{good}\"\n"), format!("Bearer {good}"), format!("bearer  {good}")] {
+        for pasted in [
+            good.clone(),
+            format!(" \"{good}\"\n"),
+            format!("Bearer {good}"),
+            format!("bearer  {good}"),
+        ] {
             let shown = inspect(&pasted).unwrap();
-            assert_eq!((shown.header["alg"].as_str(), shown.fault.as_ref(), shown.signed), (Some("HS256"), None, true));
+            assert_eq!(
+                (shown.header["alg"].as_str(), shown.fault.as_ref(), shown.signed),
+                (Some("HS256"), None, true)
+            );
             assert_eq!(shown.claims.unwrap()["sub"], "u-17");
         }
         let unsigned = good.rsplit_once('.').unwrap().0;
         let shown = inspect(unsigned).unwrap();
-        assert!(!shown.signed && matches!(shown.fault, Some(InvalidToken::Malformed(Malformed::Parts { count: 2 }))));
+        assert!(
+            !shown.signed
+                && matches!(
+                    shown.fault,
+                    Some(InvalidToken::Malformed(Malformed::Parts { count: 2 }))
+                )
+        );
         let none = inspect(&signed(r#"{"alg":"none"}"#, "{}")).unwrap();
         assert!(matches!(none.fault, Some(InvalidToken::Algorithm(_))));
         let padded = inspect("eyJhbGciOiJIUzI1NiJ9.e30=.AA==").unwrap();
@@ -108,7 +134,10 @@ mod tests {
     fn an_encrypted_token_is_said_to_be_one() {
         let shown = inspect("eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..a.b.c").unwrap();
         assert!(shown.is_encrypted());
-        assert_eq!((shown.header["enc"].as_str(), shown.fault), (Some("A256GCM"), Some(Malformed::Encrypted.into())));
+        assert_eq!(
+            (shown.header["enc"].as_str(), shown.fault),
+            (Some("A256GCM"), Some(Malformed::Encrypted.into()))
+        );
     }
 
     #[test]

@@ -4,19 +4,22 @@ use super::algorithms::Algorithms;
 use super::excerpt::Excerpt;
 use super::revocation::RevokedBy;
 
-/// Why a token was refused. The variant is the reason that clients may learn; the detail inside is for the log.
+/// Why a token was refused. The variant is the reason that clients may learn; the detail inside is
+/// for the log.
 ///
 /// No variant holds any part of the token but short, escaped excerpts of names ([`Excerpt`]).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// It is no JWS in compact form whose header and payload are JSON objects without duplicate members, or it asks for a header
-    /// extension (RFC 7515 §4.1.11, §7.1).
+    /// It is no JWS in compact form whose header and payload are JSON objects without duplicate
+    /// members, or it asks for a header extension (RFC 7515 §4.1.11, §7.1).
     #[error("the token cannot be read: {0}")]
     Malformed(#[from] Malformed),
-    /// Its `alg` is missing, `none`, unknown, not allowed for its issuer, or not one that the key is for (RFC 8725 §3.1).
+    /// Its `alg` is missing, `none`, unknown, not allowed for its issuer, or not one that the key
+    /// is for (RFC 8725 §3.1).
     #[error("the token's algorithm is not accepted: {0}")]
     Algorithm(#[from] AlgorithmFault),
-    /// The issuer has no key at all: its set was never fetched, or is too old. That is nothing that the token could help.
+    /// The issuer has no key at all: its set was never fetched, or is too old. That is nothing that
+    /// the token could help.
     #[error("there is no key of the issuer to verify the token with")]
     NoKeys,
     /// The issuer has no key of this `kid`. A remote key set may have a newer one.
@@ -71,7 +74,13 @@ pub enum InvalidToken {
 impl InvalidToken {
     /// Whether another key could have made the difference.
     pub const fn concerns_key(&self) -> bool {
-        matches!(self, Self::NoKeys | Self::KeyUnknown { .. } | Self::Signature | Self::Algorithm(AlgorithmFault::NotTheKeys { .. }))
+        matches!(
+            self,
+            Self::NoKeys
+                | Self::KeyUnknown { .. }
+                | Self::Signature
+                | Self::Algorithm(AlgorithmFault::NotTheKeys { .. })
+        )
     }
 }
 
@@ -102,7 +111,8 @@ pub enum Malformed {
     /// A header member has a type or value that it must not have.
     #[error("its header has a {0} that is not usable")]
     Header(&'static str),
-    /// The header asks for extensions (`crit`); none is implemented, so it must be refused (RFC 7515 §4.1.11).
+    /// The header asks for extensions (`crit`); none is implemented, so it must be refused (RFC
+    /// 7515 §4.1.11).
     #[error("its header asks for extensions (crit), and none is supported")]
     Critical,
     /// It is a token of another kind, by its `typ` (RFC 8725 §3.11).
@@ -143,7 +153,8 @@ pub enum JsonFault {
     /// It is JSON, but not an object.
     #[error("is not a JSON object")]
     NotAnObject,
-    /// A member name occurs twice in one object, at any depth: readers differ in which one they believe (RFC 8725 §2.4 and §3.10).
+    /// A member name occurs twice in one object, at any depth: readers differ in which one they
+    /// believe (RFC 8725 §2.4 and §3.10).
     #[error("has the member {0} twice")]
     Duplicate(Excerpt),
     /// Objects and arrays are nested too deeply.
@@ -168,7 +179,8 @@ pub enum AlgorithmFault {
         /// The issuer's `algorithms`.
         accepted: Algorithms,
     },
-    /// The key that the token names, or every key of the issuer, is for other algorithms: the key chooses, not the token.
+    /// The key that the token names, or every key of the issuer, is for other algorithms: the key
+    /// chooses, not the token.
     #[error("{found} is not what the issuer's key is for")]
     NotTheKeys {
         /// The token's `alg`.
@@ -185,7 +197,8 @@ pub enum IssuerFault {
     /// No section has this `iss`. Comparison is exact: a slash at the end counts.
     #[error("{0} is not configured")]
     Unknown(Excerpt),
-    /// The caller named a section that does not exist (only for tokens that are assumed, not verified).
+    /// The caller named a section that does not exist (only for tokens that are assumed, not
+    /// verified).
     #[error("there is no issuer section named {0}")]
     NoSuchSection(Excerpt),
 }

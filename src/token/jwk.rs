@@ -1,4 +1,5 @@
-//! JWK Sets (RFC 7517): read strictly, key by key, keeping what can be trusted and saying what was left out.
+//! JWK Sets (RFC 7517): read strictly, key by key, keeping what can be trusted and saying what was
+//! left out.
 
 use std::collections::HashMap;
 
@@ -13,21 +14,27 @@ use super::keys::{Key, KeyError, KeySet};
 use super::rsa::RsaFault;
 
 impl KeySet {
-    /// Reads a JWK Set. Keys that cannot or must not be used are left out, with the reason (RFC 7517 §5 asks for the former); the set may
-    /// end up empty, which the caller has to judge. A key is used with `algorithms`, less those that do not suit its type, its curve or
-    /// its `alg`.
+    /// Reads a JWK Set. Keys that cannot or must not be used are left out, with the reason (RFC
+    /// 7517 §5 asks for the former); the set may end up empty, which the caller has to judge. A key
+    /// is used with `algorithms`, less those that do not suit its type, its curve or its `alg`.
     ///
     /// # Errors
     ///
     /// A [`KeyError`] when the bytes are no JWK Set at all; its text says what they are instead.
-    pub fn from_jwks(bytes: &[u8], algorithms: Algorithms) -> Result<(Self, Vec<LeftOut>), KeyError> {
+    pub fn from_jwks(
+        bytes: &[u8],
+        algorithms: Algorithms,
+    ) -> Result<(Self, Vec<LeftOut>), KeyError> {
         let members = key_members(bytes)?;
         let mut left_out = Vec::new();
         let mut usable: Vec<(usize, Key, Vec<u8>)> = Vec::new();
         for (index, member) in members.iter().enumerate() {
             let kid = member.as_object().and_then(|jwk| jwk.get("kid")).and_then(Value::as_str);
             match read_key(member, algorithms) {
-                Ok((key, public)) => match usable.iter_mut().find(|(_, earlier, known)| is_same(earlier, known, &key, &public)) {
+                Ok((key, public)) => match usable
+                    .iter_mut()
+                    .find(|(_, earlier, known)| is_same(earlier, known, &key, &public))
+                {
                     // Listed twice, or once for each `alg`: one key.
                     Some((_, earlier, _)) => earlier.join(key),
                     None => usable.push((index, key, public)),
@@ -35,7 +42,8 @@ impl KeySet {
                 Err(reason) => left_out.push(LeftOut { index, kid: kid.map(Excerpt::of), reason }),
             }
         }
-        // Two keys of one name and type: whoever put the second there may want to be taken for the first. Neither is used.
+        // Two keys of one name and type: whoever put the second there may want to be taken for the
+        // first. Neither is used.
         let mut namesakes: HashMap<(Box<str>, u8), usize> = HashMap::new();
         for (_, key, _) in &usable {
             if let Some(kid) = key.kid() {
@@ -45,8 +53,14 @@ impl KeySet {
         let mut set = Self::default();
         for (index, key, _) in usable {
             match key.kid() {
-                Some(kid) if namesakes.get(&(kid.into(), family_index(key.family()))) != Some(&1) => {
-                    left_out.push(LeftOut { index, kid: Some(Excerpt::of(kid)), reason: LeftOutReason::DuplicateKid });
+                Some(kid)
+                    if namesakes.get(&(kid.into(), family_index(key.family()))) != Some(&1) =>
+                {
+                    left_out.push(LeftOut {
+                        index,
+                        kid: Some(Excerpt::of(kid)),
+                        reason: LeftOutReason::DuplicateKid,
+                    });
                 }
                 _ => set.add(key),
             }
@@ -69,9 +83,18 @@ pub struct LeftOut {
 }
 
 impl LeftOutReason {
-    /// Whether a set of good order has such keys: they are for another purpose, or for readers that take other algorithms.
+    /// Whether a set of good order has such keys: they are for another purpose, or for readers that
+    /// take other algorithms.
     pub const fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Use(_) | Self::KeyOps | Self::KeyType(_) | Self::Curve(_) | Self::Algorithm(_) | Self::NotConfigured { .. })
+        matches!(
+            self,
+            Self::Use(_)
+                | Self::KeyOps
+                | Self::KeyType(_)
+                | Self::Curve(_)
+                | Self::Algorithm(_)
+                | Self::NotConfigured { .. }
+        )
     }
 }
 
@@ -82,10 +105,15 @@ pub enum LeftOutReason {
     #[error("it is not a JSON object")]
     NotAnObject,
     /// `kty` is `oct`: whoever can read the set could sign.
-    #[error("it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`")]
+    #[error(
+        "it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`"
+    )]
     Symmetric,
-    /// It has a member that only private keys have (RFC 7518 §6.2.2, §6.3.2): whoever can read the set can sign.
-    #[error("it holds its private part; whoever reads the set can sign with it. Publish the public part of a new key")]
+    /// It has a member that only private keys have (RFC 7518 §6.2.2, §6.3.2): whoever can read the
+    /// set can sign.
+    #[error(
+        "it holds its private part; whoever reads the set can sign with it. Publish the public part of a new key"
+    )]
     Private,
     /// `use` is not `sig` (RFC 7517 §4.2).
     #[error("its use is {0}, not sig")]
@@ -139,7 +167,9 @@ fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
     }
     let mut document = parse_object(text).map_err(KeyError::Json)?;
     match document.remove("keys") {
-        Some(Value::Array(keys)) if keys.len() > MOST_KEYS => Err(KeyError::TooManyKeys { count: keys.len(), most: MOST_KEYS }),
+        Some(Value::Array(keys)) if keys.len() > MOST_KEYS => {
+            Err(KeyError::TooManyKeys { count: keys.len(), most: MOST_KEYS })
+        }
         Some(Value::Array(keys)) => Ok(keys),
         _ if document.contains_key("kty") => Err(KeyError::SingleJwk),
         _ if document.contains_key("jwks_uri") => Err(KeyError::DiscoveryDocument),
@@ -194,7 +224,8 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), Le
     Ok((key.restricted(allowed).ok_or(LeftOutReason::NotConfigured { own })?.named(kid), public))
 }
 
-/// RFC 7518 §6.2.1: both coordinates have the full length of the curve's field, zeros in front included.
+/// RFC 7518 §6.2.1: both coordinates have the full length of the curve's field, zeros in front
+/// included.
 fn elliptic(jwk: &Jwk<'_>) -> Result<(Key, Vec<u8>), LeftOutReason> {
     let (algorithm, length) = match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
         "P-256" => (Algorithm::ES256, 32),
@@ -211,11 +242,14 @@ fn elliptic(jwk: &Jwk<'_>) -> Result<(Key, Vec<u8>), LeftOutReason> {
 
 /// Whether two members of a set are one key of one name.
 fn is_same(one: &Key, one_public: &[u8], other: &Key, other_public: &[u8]) -> bool {
-    one.kid().is_some() && one.kid() == other.kid() && one.family() == other.family() && one_public == other_public
+    one.kid().is_some()
+        && one.kid() == other.kid()
+        && one.family() == other.family()
+        && one_public == other_public
 }
 
-/// One JWK, with readers for the types that its members must have. Members that we do not know are ignored (RFC 7517 §4); one that is
-/// `null` is absent, as some serializers write it.
+/// One JWK, with readers for the types that its members must have. Members that we do not know are
+/// ignored (RFC 7517 §4); one that is `null` is absent, as some serializers write it.
 struct Jwk<'a>(&'a Map<String, Value>);
 
 impl<'a> Jwk<'a> {
@@ -239,7 +273,11 @@ impl<'a> Jwk<'a> {
     fn check_operations(&self) -> Result<(), LeftOutReason> {
         match self.get("key_ops") {
             None => Ok(()),
-            Some(Value::Array(operations)) if operations.iter().any(|operation| operation == "verify") => Ok(()),
+            Some(Value::Array(operations))
+                if operations.iter().any(|operation| operation == "verify") =>
+            {
+                Ok(())
+            }
             Some(Value::Array(_)) => Err(LeftOutReason::KeyOps),
             Some(_) => Err(LeftOutReason::Member("key_ops")),
         }
@@ -277,7 +315,8 @@ mod tests {
     }
 
     fn read(keys: &Value, algorithms: Algorithms) -> (KeySet, Vec<LeftOutReason>) {
-        let (set, left_out) = KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), algorithms).unwrap();
+        let (set, left_out) =
+            KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), algorithms).unwrap();
         (set, left_out.into_iter().map(|left| left.reason).collect())
     }
 
@@ -297,14 +336,23 @@ mod tests {
             (p256_with(json!({"alg": "RS256"})), LeftOutReason::Algorithm(Excerpt::of("RS256"))),
             (p256_with(json!({"kty": "ec"})), LeftOutReason::KeyType(Excerpt::of("ec"))),
             (p256_with(json!({"kty": "RSA"})), LeftOutReason::Missing("n")),
-            (p256_with(json!({"crv": "secp256k1"})), LeftOutReason::Curve(Excerpt::of("secp256k1"))),
+            (
+                p256_with(json!({"crv": "secp256k1"})),
+                LeftOutReason::Curve(Excerpt::of("secp256k1")),
+            ),
             (p256_with(json!({"crv": "P-384"})), LeftOutReason::Point),
             (p256_with(json!({"y": x})), LeftOutReason::Point),
             (p256_with(json!({"y": "AAAA"})), LeftOutReason::Point),
             (p256_with(json!({"y": "AAAA="})), LeftOutReason::Member("y")),
             (p256_with(json!({"d": x})), LeftOutReason::Private),
-            (json!({"kty": "OKP", "crv": "Ed448", "x": x}), LeftOutReason::Curve(Excerpt::of("Ed448"))),
-            (json!({"kty": "OKP", "crv": "X25519", "x": x}), LeftOutReason::Curve(Excerpt::of("X25519"))),
+            (
+                json!({"kty": "OKP", "crv": "Ed448", "x": x}),
+                LeftOutReason::Curve(Excerpt::of("Ed448")),
+            ),
+            (
+                json!({"kty": "OKP", "crv": "X25519", "x": x}),
+                LeftOutReason::Curve(Excerpt::of("X25519")),
+            ),
             (json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}), LeftOutReason::Point),
             (json!({"kty": "OKP", "x": x}), LeftOutReason::Missing("crv")),
             (json!({"crv": "P-256"}), LeftOutReason::Missing("kty")),
@@ -313,16 +361,26 @@ mod tests {
             let (set, left_out) = read(&json!([jwk]), Algorithms::all());
             assert_eq!((set.len(), left_out), (0, vec![expected]), "{jwk}");
         }
-        let (set, left_out) =
-            read(&json!([p256_with(json!({"use": "sig", "key_ops": ["verify"], "alg": "ES256", "x5c": 1}))]), Algorithms::all());
+        let (set, left_out) = read(
+            &json!([p256_with(
+                json!({"use": "sig", "key_ops": ["verify"], "alg": "ES256", "x5c": 1})
+            )]),
+            Algorithms::all(),
+        );
         assert_eq!((set.len(), left_out), (1, vec![]));
     }
 
     #[test]
     fn a_key_is_for_configured_algorithms_only() {
         let (set, left_out) = read(&json!([p256_jwk()]), Algorithm::RS256.into());
-        assert_eq!((set.len(), left_out), (0, vec![LeftOutReason::NotConfigured { own: Algorithm::ES256.into() }]));
-        let rsa = crate::token::samples::json_file("wycheproof/rsa_signature_2048_sha256_test.json")["testGroups"][0]["keyJwk"].clone();
+        assert_eq!(
+            (set.len(), left_out),
+            (0, vec![LeftOutReason::NotConfigured { own: Algorithm::ES256.into() }])
+        );
+        let rsa = crate::token::samples::json_file(
+            "wycheproof/rsa_signature_2048_sha256_test.json",
+        )["testGroups"][0]["keyJwk"]
+            .clone();
         let (set, _) = read(&json!([rsa]), Algorithms::all());
         assert_eq!(set.keys()[0].algorithms(), Algorithm::RS256.into());
     }
@@ -334,12 +392,22 @@ mod tests {
         let other = json!({
             "kid": "a", "x": "CtmVACiNRmlAAx1yqfVEWk1DeEZAhVvwpph00t5f4QM", "y": "xQEebvLELc1Q1dPSn5mubrosgMkkT0xUIvCXn_DDul4",
         });
-        let keys = json!([p256_with(json!({"kid": "a"})), ed, p256_with(json!({"kid": "b"})), p256_with(other)]);
-        let (set, left_out) = KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), Algorithms::all()).unwrap();
+        let keys = json!([
+            p256_with(json!({"kid": "a"})),
+            ed,
+            p256_with(json!({"kid": "b"})),
+            p256_with(other)
+        ]);
+        let (set, left_out) =
+            KeySet::from_jwks(json!({"keys": keys}).to_string().as_bytes(), Algorithms::all())
+                .unwrap();
         let names: Vec<_> = set.keys().iter().map(|key| (key.kid(), key.family())).collect();
         assert_eq!(names, [(Some("a"), Family::Ed), (Some("b"), Family::Ec)]);
         let message = left_out.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(message[0], "key 0 (kid \"a\") of the set is left out: another key of the set has the same kid");
+        assert_eq!(
+            message[0],
+            "key 0 (kid \"a\") of the set is left out: another key of the set has the same kid"
+        );
         assert_eq!(left_out.iter().map(|left| left.index).collect::<Vec<_>>(), [0, 3]);
     }
 
@@ -347,29 +415,41 @@ mod tests {
     #[test]
     fn a_key_that_is_listed_twice_is_one_key() {
         let a = p256_with(json!({"kid": "a"}));
-        let (set, left_out) = read(&json!([a, a, p256_with(json!({"kid": "b"}))]), Algorithms::all());
+        let (set, left_out) =
+            read(&json!([a, a, p256_with(json!({"kid": "b"}))]), Algorithms::all());
         assert_eq!((set.len(), left_out), (2, vec![]));
-        let rsa = crate::token::samples::json_file("wycheproof/rsa_signature_2048_sha256_test.json")["testGroups"][0]["keyJwk"].clone();
+        let rsa = crate::token::samples::json_file(
+            "wycheproof/rsa_signature_2048_sha256_test.json",
+        )["testGroups"][0]["keyJwk"]
+            .clone();
         let for_alg = |alg: &str| {
             let mut jwk = rsa.clone();
             jwk["kid"] = json!("a");
             jwk["alg"] = json!(alg);
             jwk
         };
-        let (set, left_out) = read(&json!([for_alg("RS256"), for_alg("RS512"), for_alg("RS256"), a]), Algorithms::all());
+        let (set, left_out) = read(
+            &json!([for_alg("RS256"), for_alg("RS512"), for_alg("RS256"), a]),
+            Algorithms::all(),
+        );
         assert_eq!((set.len(), left_out), (2, vec![]), "an RSA and an EC key of one name are two");
-        assert_eq!(set.keys()[0].algorithms(), [Algorithm::RS256, Algorithm::RS512].into_iter().collect());
+        assert_eq!(
+            set.keys()[0].algorithms(),
+            [Algorithm::RS256, Algorithm::RS512].into_iter().collect()
+        );
         // With a stranger beside it, nobody knows which of them is meant.
         let mut stranger = rsa.clone();
         stranger["kid"] = json!("a");
         stranger["e"] = json!("Aw");
-        let (set, left_out) = read(&json!([for_alg("RS256"), stranger, for_alg("RS512")]), Algorithms::all());
+        let (set, left_out) =
+            read(&json!([for_alg("RS256"), stranger, for_alg("RS512")]), Algorithms::all());
         assert_eq!((set.len(), left_out), (0, vec![LeftOutReason::DuplicateKid; 2]));
     }
 
     #[test]
     fn a_member_that_is_null_is_absent() {
-        let nulls = json!({"kid": null, "use": null, "key_ops": null, "alg": null, "d": null, "x5t": null});
+        let nulls =
+            json!({"kid": null, "use": null, "key_ops": null, "alg": null, "d": null, "x5t": null});
         let (set, left_out) = read(&json!([p256_with(nulls)]), Algorithms::all());
         assert_eq!((set.len(), left_out), (1, vec![]));
         assert_eq!(set.keys()[0].kid(), None);
@@ -387,8 +467,14 @@ mod tests {
             ("-----BEGIN PUBLIC KEY-----", KeyError::PemNotJson),
             ("not json", KeyError::Json(crate::token::JsonFault::Syntax)),
             ("[]", KeyError::Json(crate::token::JsonFault::NotAnObject)),
-            (r#"{"keys":[],"keys":[]}"#, KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("keys")))),
-            (r#"{"keys":[{"kty":"EC","kty":"RSA"}]}"#, KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("kty")))),
+            (
+                r#"{"keys":[],"keys":[]}"#,
+                KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("keys"))),
+            ),
+            (
+                r#"{"keys":[{"kty":"EC","kty":"RSA"}]}"#,
+                KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("kty"))),
+            ),
             (r#"{"kty":"RSA","n":"","e":""}"#, KeyError::SingleJwk),
             (r#"{"issuer":"x","jwks_uri":"y"}"#, KeyError::DiscoveryDocument),
             ("{}", KeyError::NotAKeySet),
@@ -397,10 +483,17 @@ mod tests {
             (&many, KeyError::TooManyKeys { count: 1001, most: 1000 }),
         ];
         for (text, expected) in cases {
-            assert_eq!(KeySet::from_jwks(text.as_bytes(), Algorithms::all()).map(|_| ()), Err(expected), "{text:.60}");
+            assert_eq!(
+                KeySet::from_jwks(text.as_bytes(), Algorithms::all()).map(|_| ()),
+                Err(expected),
+                "{text:.60}"
+            );
         }
         let large = " ".repeat(1024 * 1024 + 1);
-        assert!(matches!(KeySet::from_jwks(large.as_bytes(), Algorithms::all()), Err(KeyError::TooLarge { .. })));
+        assert!(matches!(
+            KeySet::from_jwks(large.as_bytes(), Algorithms::all()),
+            Err(KeyError::TooLarge { .. })
+        ));
         let (set, left_out) = KeySet::from_jwks(br#"{"keys":[]}"#, Algorithms::all()).unwrap();
         assert!(set.is_empty() && left_out.is_empty());
     }

@@ -25,20 +25,22 @@ pub(super) struct Jws<'t> {
 }
 
 impl<'t> Jws<'t> {
-    /// Takes an access token apart. Base64url is read without padding, white space or bits left over (RFC 7515 §2), so that a token has one
-    /// spelling.
+    /// Takes an access token apart. Base64url is read without padding, white space or bits left
+    /// over (RFC 7515 §2), so that a token has one spelling.
     ///
-    /// Of the header, `alg`, `kid`, `typ`, `crit` and `b64` are read. `jwk`, `jku`, `x5c` and `x5u` are not looked at: a token does not
-    /// bring its own key (RFC 8725 §3.10).
+    /// Of the header, `alg`, `kid`, `typ`, `crit` and `b64` are read. `jwk`, `jku`, `x5c` and `x5u`
+    /// are not looked at: a token does not bring its own key (RFC 8725 §3.10).
     ///
     /// # Errors
     ///
-    /// [`InvalidToken::Malformed`], or [`InvalidToken::Algorithm`] when `alg` is missing, `none`, or unknown.
+    /// [`InvalidToken::Malformed`], or [`InvalidToken::Algorithm`] when `alg` is missing, `none`,
+    /// or unknown.
     pub(super) fn parse(token: &'t str) -> Result<Self, InvalidToken> {
         Self::parse_typed(token, &[UNSPECIFIED, ACCESS_TOKEN])
     }
 
-    /// As [`Jws::parse`], a logout token: its `typ` is `logout+jwt`, `JWT` or absent (OpenID Connect Back-Channel Logout 1.0 §2.4).
+    /// As [`Jws::parse`], a logout token: its `typ` is `logout+jwt`, `JWT` or absent (OpenID
+    /// Connect Back-Channel Logout 1.0 §2.4).
     pub(super) fn parse_logout(token: &'t str) -> Result<Self, InvalidToken> {
         Self::parse_typed(token, &[UNSPECIFIED, LOGOUT_TOKEN])
     }
@@ -80,7 +82,9 @@ pub(super) fn split(token: &str) -> Result<Parts<'_>, Malformed> {
             signature: &token[second + 1..],
             signing_input: &token[..second],
         }),
-        (_, _, Some(_)) if dots.next().is_some() && dots.next().is_none() => Err(Malformed::Encrypted),
+        (_, _, Some(_)) if dots.next().is_some() && dots.next().is_none() => {
+            Err(Malformed::Encrypted)
+        }
         _ => Err(Malformed::Parts { count: token.split('.').take(6).count() }),
     }
 }
@@ -97,26 +101,35 @@ fn decode(part: Part, text: &str) -> Result<Vec<u8>, Malformed> {
 fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
     match header.get("alg") {
         None => Err(AlgorithmFault::Missing.into()),
-        Some(Value::String(name)) => Ok(Algorithms::parse(name).ok_or_else(|| AlgorithmFault::Unknown(Excerpt::of(name)))?),
+        Some(Value::String(name)) => {
+            Ok(Algorithms::parse(name).ok_or_else(|| AlgorithmFault::Unknown(Excerpt::of(name)))?)
+        }
         Some(_) => Err(Malformed::Header("alg").into()),
     }
 }
 
-/// Refuses what changes the meaning of the token, and hands out `kid`, and whether `typ` is `at+jwt`.
-fn check_header(mut header: Map<String, Value>, types: &[&'static str]) -> Result<(Option<String>, bool), Malformed> {
+/// Refuses what changes the meaning of the token, and hands out `kid`, and whether `typ` is
+/// `at+jwt`.
+fn check_header(
+    mut header: Map<String, Value>,
+    types: &[&'static str],
+) -> Result<(Option<String>, bool), Malformed> {
     if header.contains_key("crit") {
         return Err(Malformed::Critical);
     }
-    // RFC 7797 §3: an unencoded payload. Such a header must have `crit` too; one that forgets it is not to be read either way.
+    // RFC 7797 §3: an unencoded payload. Such a header must have `crit` too; one that forgets it is
+    // not to be read either way.
     if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
         return Err(Malformed::Header("b64"));
     }
     let is_access_token = match header.get("typ") {
         None => false,
-        Some(Value::String(typ)) => match types.iter().find(|known| bare(typ).eq_ignore_ascii_case(known)) {
-            Some(known) => *known == ACCESS_TOKEN,
-            None => return Err(Malformed::Type(Excerpt::of(typ))),
-        },
+        Some(Value::String(typ)) => {
+            match types.iter().find(|known| bare(typ).eq_ignore_ascii_case(known)) {
+                Some(known) => *known == ACCESS_TOKEN,
+                None => return Err(Malformed::Type(Excerpt::of(typ))),
+            }
+        }
         Some(_) => return Err(Malformed::Header("typ")),
     };
     match header.remove("kid") {
@@ -139,5 +152,6 @@ const UNSPECIFIED: &str = "JWT";
 const ACCESS_TOKEN: &str = "at+jwt";
 const LOGOUT_TOKEN: &str = "logout+jwt";
 
-/// The longest token that is read, in bytes. Header fields of that size are refused by most servers.
+/// The longest token that is read, in bytes. Header fields of that size are refused by most
+/// servers.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

@@ -1,22 +1,27 @@
 //! Verification keys: which there are, and which algorithms each may be used with.
 //!
-//! The key chooses the algorithm (RFC 8725 §3.1): every [`Key`] carries the set that it may be used with, and a token's `alg` is only
-//! ever looked up in that set.
+//! The key chooses the algorithm (RFC 8725 §3.1): every [`Key`] carries the set that it may be used
+//! with, and a token's `alg` is only ever looked up in that set.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, VerificationAlgorithm};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
+    VerificationAlgorithm,
+};
 
 use super::algorithms::{Algorithm, Algorithms, Family};
 use super::excerpt::Excerpt;
 use super::invalid::{AlgorithmFault, InvalidToken, JsonFault};
 use super::rsa::{self, RsaFault};
 
-/// One verification key, with the `kid` that tokens may name it by and the algorithms that it may be used with.
+/// One verification key, with the `kid` that tokens may name it by and the algorithms that it may
+/// be used with.
 ///
-/// It is read once: for each of its algorithms, the key stands ready as the library verifies with it.
+/// It is read once: for each of its algorithms, the key stands ready as the library verifies with
+/// it.
 pub struct Key {
     kid: Option<Box<str>>,
     family: Family,
@@ -30,7 +35,8 @@ enum Ready {
 }
 
 impl Key {
-    /// The name that tokens use for the key. A key without one (PEM, secret) is tried whatever `kid` a token has.
+    /// The name that tokens use for the key. A key without one (PEM, secret) is tried whatever
+    /// `kid` a token has.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
@@ -66,18 +72,26 @@ impl Key {
 
     /// A shared secret, used as the HMAC key byte for byte (RFC 7518 §3.2).
     fn secret(secret: &[u8]) -> Self {
-        let hashes = [(Algorithm::HS256, hmac::HMAC_SHA256), (Algorithm::HS384, hmac::HMAC_SHA384), (Algorithm::HS512, hmac::HMAC_SHA512)];
-        let ready = hashes.map(|(algorithm, hash)| (algorithm, Ready::Secret(Box::new(hmac::Key::new(hash, secret)))));
+        let hashes = [
+            (Algorithm::HS256, hmac::HMAC_SHA256),
+            (Algorithm::HS384, hmac::HMAC_SHA384),
+            (Algorithm::HS512, hmac::HMAC_SHA512),
+        ];
+        let ready = hashes.map(|(algorithm, hash)| {
+            (algorithm, Ready::Secret(Box::new(hmac::Key::new(hash, secret))))
+        });
         Self { kid: None, family: Family::Hmac, ready: ready.into() }
     }
 
     pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, RsaFault> {
         let parsed = rsa::parsed(modulus, exponent)?;
-        let ready = parsed.into_iter().map(|(algorithm, key)| (algorithm, Ready::Public(key))).collect();
+        let ready =
+            parsed.into_iter().map(|(algorithm, key)| (algorithm, Ready::Public(key))).collect();
         Ok(Self { kid: None, family: Family::Rsa, ready })
     }
 
-    /// A key on the curve that fixes `algorithm`, from an uncompressed point (SEC 1 §2.3.3); `None` when the point is not on the curve.
+    /// A key on the curve that fixes `algorithm`, from an uncompressed point (SEC 1 §2.3.3); `None`
+    /// when the point is not on the curve.
     pub(super) fn elliptic(algorithm: Algorithm, point: &[u8]) -> Option<Self> {
         let curve: &'static dyn VerificationAlgorithm = match algorithm {
             Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
@@ -88,19 +102,27 @@ impl Key {
         Some(Self { kid: None, family: Family::Ec, ready: vec![(algorithm, Ready::Public(key))] })
     }
 
-    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5); `None` also for the points of small order, for which anyone can sign.
+    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5); `None` also for the points of small
+    /// order, for which anyone can sign.
     pub(super) fn edwards(public: &[u8]) -> Option<Self> {
         let (&last, rest) = public.split_last()?;
-        // The highest bit is the sign of the other coordinate; a point and its opposite have the same order.
-        let weak = SMALL_ORDER.iter().any(|point| point.split_last() == Some((&(last & 0x7f), rest)));
+        // The highest bit is the sign of the other coordinate; a point and its opposite have the
+        // same order.
+        let weak =
+            SMALL_ORDER.iter().any(|point| point.split_last() == Some((&(last & 0x7f), rest)));
         if public.len() != 32 || weak {
             return None;
         }
         let key = ParsedPublicKey::new(&ED25519, public).ok()?;
-        Some(Self { kid: None, family: Family::Ed, ready: vec![(Algorithm::EdDSA, Ready::Public(key))] })
+        Some(Self {
+            kid: None,
+            family: Family::Ed,
+            ready: vec![(Algorithm::EdDSA, Ready::Public(key))],
+        })
     }
 
-    /// Whether this key made `signature` over `message` by `algorithm`, which must be one of the key's own.
+    /// Whether this key made `signature` over `message` by `algorithm`, which must be one of the
+    /// key's own.
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         match self.ready_for(algorithm) {
             Some(Ready::Secret(key)) => hmac::verify(key, message, signature).is_ok(),
@@ -117,7 +139,10 @@ impl Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kid = self.kid().map(Excerpt::of);
-        f.debug_struct("Key").field("kid", &kid).field("algorithms", &self.algorithms()).finish_non_exhaustive()
+        f.debug_struct("Key")
+            .field("kid", &kid)
+            .field("algorithms", &self.algorithms())
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,12 +154,13 @@ pub struct KeySet {
 }
 
 impl KeySet {
-    /// The set of one shared secret, used as the HMAC key byte for byte. Whether it is long enough is the caller's decision:
-    /// [`secret_is_short`].
+    /// The set of one shared secret, used as the HMAC key byte for byte. Whether it is long enough
+    /// is the caller's decision: [`secret_is_short`].
     ///
     /// # Errors
     ///
-    /// [`KeyError::SecretEmpty`]; [`KeyError::NotForAlgorithms`] when `algorithms` holds no HMAC algorithm.
+    /// [`KeyError::SecretEmpty`]; [`KeyError::NotForAlgorithms`] when `algorithms` holds no HMAC
+    /// algorithm.
     pub fn from_secret(secret: &[u8], algorithms: Algorithms) -> Result<Self, KeyError> {
         if secret.is_empty() {
             return Err(KeyError::SecretEmpty);
@@ -151,7 +177,10 @@ impl KeySet {
         let mut set = Self::default();
         for key in keys {
             let own = key.algorithms();
-            set.add(key.restricted(algorithms).ok_or(KeyError::NotForAlgorithms { own, configured: algorithms })?);
+            set.add(
+                key.restricted(algorithms)
+                    .ok_or(KeyError::NotForAlgorithms { own, configured: algorithms })?,
+            );
         }
         Ok(set)
     }
@@ -179,14 +208,18 @@ impl KeySet {
         self.keys.push(key);
     }
 
-    /// The signature step: whether a key that the token may use made `signature` over `signing_input`.
+    /// The signature step: whether a key that the token may use made `signature` over
+    /// `signing_input`.
     ///
-    /// A `kid` that the set knows leaves only the keys of exactly that name; one that it does not know, only keys without a name.
+    /// A `kid` that the set knows leaves only the keys of exactly that name; one that it does not
+    /// know, only keys without a name.
     ///
     /// # Errors
     ///
-    /// [`InvalidToken::NoKeys`] when there is none; [`InvalidToken::KeyUnknown`] when no key comes into question, also when a set with
-    /// named keys has no key of this name and no unnamed key fits; [`InvalidToken::Algorithm`] when the keys that do are for other algorithms; [`InvalidToken::Signature`].
+    /// [`InvalidToken::NoKeys`] when there is none; [`InvalidToken::KeyUnknown`] when no key comes
+    /// into question, also when a set with named keys has no key of this name and no unnamed key
+    /// fits; [`InvalidToken::Algorithm`] when the keys that do are for other algorithms;
+    /// [`InvalidToken::Signature`].
     pub(super) fn verify_signature(
         &self,
         signing_input: &[u8],
@@ -204,19 +237,28 @@ impl KeySet {
         if candidates().next().is_none() {
             return Err(if self.keys.is_empty() { InvalidToken::NoKeys } else { unknown() });
         }
-        let mut fitting = candidates().filter(|key| key.ready_for(algorithm).is_some()).take(MOST_TRIED).peekable();
+        let mut fitting = candidates()
+            .filter(|key| key.ready_for(algorithm).is_some())
+            .take(MOST_TRIED)
+            .peekable();
         if fitting.peek().is_none() {
             return Err(AlgorithmFault::NotTheKeys { found: Algorithms::name(algorithm) }.into());
         }
         if fitting.any(|key| key.verifies(algorithm, signing_input, signature)) {
             return Ok(());
         }
-        // A name that a set with names does not know may be that of a newer key, even if some older key has no name.
-        if kid.is_some() && named.is_none() && !self.by_kid.is_empty() { Err(unknown()) } else { Err(InvalidToken::Signature) }
+        // A name that a set with names does not know may be that of a newer key, even if some older
+        // key has no name.
+        if kid.is_some() && named.is_none() && !self.by_kid.is_empty() {
+            Err(unknown())
+        } else {
+            Err(InvalidToken::Signature)
+        }
     }
 }
 
-/// The length in bytes that a secret for these algorithms needs, if `length` is below it: as long as the hash (RFC 7518 §3.2).
+/// The length in bytes that a secret for these algorithms needs, if `length` is below it: as long
+/// as the hash (RFC 7518 §3.2).
 pub fn secret_is_short(length: usize, algorithms: Algorithms) -> Option<usize> {
     let needed = algorithms.iter().map(|algorithm| match algorithm {
         Algorithm::HS256 => 32,
@@ -227,7 +269,8 @@ pub fn secret_is_short(length: usize, algorithms: Algorithms) -> Option<usize> {
     needed.max().filter(|&needed| length < needed)
 }
 
-/// Why a key, or a set of keys, cannot be loaded. The texts are for whoever wrote the configuration.
+/// Why a key, or a set of keys, cannot be loaded. The texts are for whoever wrote the
+/// configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A secret of no bytes.
@@ -256,7 +299,9 @@ pub enum KeyError {
     #[error("this is not PEM: no \"-----BEGIN PUBLIC KEY-----\" was found")]
     NotPem,
     /// A key in DER.
-    #[error("this looks like a key in DER; convert it: openssl pkey -pubin -inform DER -in key.der -pubout -out key.pem")]
+    #[error(
+        "this looks like a key in DER; convert it: openssl pkey -pubin -inform DER -in key.der -pubout -out key.pem"
+    )]
     Der,
     /// An OpenSSH key.
     #[error("this is an OpenSSH key; convert it: ssh-keygen -e -m PKCS8 -f key.pub > key.pem")]
@@ -268,31 +313,43 @@ pub enum KeyError {
     #[error("the PEM block is damaged: its base64 or its BEGIN and END lines are wrong")]
     PemDamaged,
     /// More than one PEM block.
-    #[error("the file has {count} PEM blocks where one key is expected; put each key in a file of its own and list them all")]
+    #[error(
+        "the file has {count} PEM blocks where one key is expected; put each key in a file of its own and list them all"
+    )]
     Several {
         /// How many blocks there are.
         count: usize,
     },
     /// An X.509 certificate.
-    #[error("this is a certificate, not a key; take the public key out of it: openssl x509 -in cert.pem -pubkey -noout > key.pem")]
+    #[error(
+        "this is a certificate, not a key; take the public key out of it: openssl x509 -in cert.pem -pubkey -noout > key.pem"
+    )]
     Certificate,
     /// A private key under a password.
-    #[error("this is an encrypted private key; only the public key is needed: openssl pkey -in key.pem -pubout -out public.pem")]
+    #[error(
+        "this is an encrypted private key; only the public key is needed: openssl pkey -in key.pem -pubout -out public.pem"
+    )]
     EncryptedPrivateKey,
     /// A PEM block of another kind.
     #[error("the PEM block is a {0}; a \"PUBLIC KEY\" is expected")]
     Label(Excerpt),
     /// A key type or curve that no supported algorithm uses.
-    #[error("{0} keys are not supported; use RSA of at least 2048 bits, EC on P-256 or P-384, or Ed25519")]
+    #[error(
+        "{0} keys are not supported; use RSA of at least 2048 bits, EC on P-256 or P-384, or Ed25519"
+    )]
     Unsupported(&'static str),
     /// The content of the PEM block is not a key that can be read.
-    #[error("the key cannot be read: it is damaged, or of a kind that is not supported (RSA, EC on P-256 or P-384, Ed25519)")]
+    #[error(
+        "the key cannot be read: it is damaged, or of a kind that is not supported (RSA, EC on P-256 or P-384, Ed25519)"
+    )]
     Unreadable,
     /// An RSA key that must not be trusted.
     #[error("the key is refused: {0}")]
     Rsa(#[from] RsaFault),
     /// A web page.
-    #[error("this is HTML, not a JWK Set: the address leads to a web page (a login page, or an error page)")]
+    #[error(
+        "this is HTML, not a JWK Set: the address leads to a web page (a login page, or an error page)"
+    )]
     Html,
     /// PEM where a JWK Set was expected.
     #[error("this is PEM, not a JWK Set; a PEM key belongs in public_keys")]
@@ -304,7 +361,9 @@ pub enum KeyError {
     #[error("this is a single JWK; wrap it into a set: {{\"keys\": [ … ]}}")]
     SingleJwk,
     /// An OpenID Connect discovery document.
-    #[error("this is a discovery document, not a JWK Set; set discovery = true, or use the address in its jwks_uri")]
+    #[error(
+        "this is a discovery document, not a JWK Set; set discovery = true, or use the address in its jwks_uri"
+    )]
     DiscoveryDocument,
     /// A JSON object without an array `keys`.
     #[error("this is no JWK Set (RFC 7517, section 5): it has no array \"keys\"")]
@@ -319,11 +378,13 @@ pub enum KeyError {
     },
 }
 
-/// How many keys are tried for a token that names none: an issuer has two or three at a time, and each try costs a signature check.
+/// How many keys are tried for a token that names none: an issuer has two or three at a time, and
+/// each try costs a signature check.
 const MOST_TRIED: usize = 16;
 
-/// The encodings, less the sign, of the Ed25519 points whose order divides eight: 0, 1, two of order eight, p - 1, p and p + 1, for the
-/// coordinate y. Under such a key a signature over one message is one over many.
+/// The encodings, less the sign, of the Ed25519 points whose order divides eight: 0, 1, two of
+/// order eight, p - 1, p and p + 1, for the coordinate y. Under such a key a signature over one
+/// message is one over many.
 #[rustfmt::skip]
 const SMALL_ORDER: [[u8; 32]; 7] = [
     [0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00],
@@ -348,7 +409,10 @@ mod tests {
         assert_eq!(KeySet::from_secret(b"", hs256).map(|_| ()), Err(KeyError::SecretEmpty));
         let own = Algorithms::of_family(Family::Hmac);
         let configured = Algorithms::from(Algorithm::RS256);
-        assert_eq!(KeySet::from_secret(SECRET, configured).map(|_| ()), Err(KeyError::NotForAlgorithms { own, configured }));
+        assert_eq!(
+            KeySet::from_secret(SECRET, configured).map(|_| ()),
+            Err(KeyError::NotForAlgorithms { own, configured })
+        );
         assert_eq!(KeySet::from_secret(SECRET, hs256).map(|set| set.len()), Ok(1));
 
         assert_eq!(secret_is_short(31, hs256), Some(32));
@@ -362,7 +426,10 @@ mod tests {
         for point in SMALL_ORDER {
             let mut opposite = point;
             opposite[31] |= 0x80;
-            assert!(Key::edwards(&point).is_none() && Key::edwards(&opposite).is_none(), "{point:?}");
+            assert!(
+                Key::edwards(&point).is_none() && Key::edwards(&opposite).is_none(),
+                "{point:?}"
+            );
         }
         assert!(Key::edwards(&[]).is_none() && Key::edwards(&[1; 31]).is_none());
     }
@@ -374,15 +441,28 @@ mod tests {
         assert!(!format!("{set:?}").contains("97, 32"), "{set:?}");
     }
 
-    /// The rules by which a token's `kid` and `alg` lead to keys. The minter's key is `p256`; `p256_jwk` is a stranger's.
+    /// The rules by which a token's `kid` and `alg` lead to keys. The minter's key is `p256`;
+    /// `p256_jwk` is a stranger's.
     #[test]
     fn kid_and_alg_choose_the_keys() {
         crate::token::install_crypto();
         let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
-        let key = |kid: Option<&str>| key_from_pem(&key_file("p256-public.pem")).unwrap().0.named(kid.map(Into::into));
-        let rsa = |kid: Option<&str>| key_from_pem(&key_file("rsa-public.pem")).unwrap().0.named(kid.map(Into::into));
-        let stranger =
-            || KeySet::from_jwks(json!({"keys": [p256_jwk()]}).to_string().as_bytes(), Algorithms::all()).unwrap().0.keys.remove(0);
+        let key = |kid: Option<&str>| {
+            key_from_pem(&key_file("p256-public.pem")).unwrap().0.named(kid.map(Into::into))
+        };
+        let rsa = |kid: Option<&str>| {
+            key_from_pem(&key_file("rsa-public.pem")).unwrap().0.named(kid.map(Into::into))
+        };
+        let stranger = || {
+            KeySet::from_jwks(
+                json!({"keys": [p256_jwk()]}).to_string().as_bytes(),
+                Algorithms::all(),
+            )
+            .unwrap()
+            .0
+            .keys
+            .remove(0)
+        };
         let not_the_keys = || InvalidToken::from(AlgorithmFault::NotTheKeys { found: "ES256" });
         let unknown = |kid: Option<&str>| InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
 
@@ -393,17 +473,42 @@ mod tests {
             ("another name", vec![key(Some("b"))], Some("a"), Err(unknown(Some("a")))),
             ("case counts", vec![key(Some("A"))], Some("a"), Err(unknown(Some("a")))),
             ("unnamed key, any kid", vec![key(None)], Some("a"), Ok(())),
-            ("unnamed stranger, any kid", vec![stranger()], Some("a"), Err(InvalidToken::Signature)),
-            ("named beside unnamed", vec![key(Some("b")), stranger()], Some("a"), Err(unknown(Some("a")))),
+            (
+                "unnamed stranger, any kid",
+                vec![stranger()],
+                Some("a"),
+                Err(InvalidToken::Signature),
+            ),
+            (
+                "named beside unnamed",
+                vec![key(Some("b")), stranger()],
+                Some("a"),
+                Err(unknown(Some("a"))),
+            ),
             (
                 "an exact name leaves no other key",
                 vec![stranger().named(Some("a".into())), key(None)],
                 Some("a"),
                 Err(InvalidToken::Signature),
             ),
-            ("no kid, all are tried", vec![rsa(Some("x")), stranger(), key(Some("b"))], None, Ok(())),
-            ("no kid, none made it", vec![stranger(), rsa(None)], None, Err(InvalidToken::Signature)),
-            ("the named key is of another type", vec![rsa(Some("a")), key(Some("b"))], Some("a"), Err(not_the_keys())),
+            (
+                "no kid, all are tried",
+                vec![rsa(Some("x")), stranger(), key(Some("b"))],
+                None,
+                Ok(()),
+            ),
+            (
+                "no kid, none made it",
+                vec![stranger(), rsa(None)],
+                None,
+                Err(InvalidToken::Signature),
+            ),
+            (
+                "the named key is of another type",
+                vec![rsa(Some("a")), key(Some("b"))],
+                Some("a"),
+                Err(not_the_keys()),
+            ),
             ("one name, two types", vec![rsa(Some("a")), key(Some("a"))], Some("a"), Ok(())),
             ("no key of the type", vec![rsa(None)], None, Err(not_the_keys())),
             ("no key of the type, any kid", vec![rsa(None)], Some("a"), Err(not_the_keys())),
@@ -412,7 +517,11 @@ mod tests {
             let set = KeySet::from_keys(keys, Algorithms::all()).unwrap();
             let token = minter.sign(Algorithm::ES256, kid, "JWT", &object(claims())).unwrap();
             let (input, signature) = signed_parts(&token);
-            assert_eq!(set.verify_signature(input.as_bytes(), &signature, Algorithm::ES256, kid), expected, "{what}");
+            assert_eq!(
+                set.verify_signature(input.as_bytes(), &signature, Algorithm::ES256, kid),
+                expected,
+                "{what}"
+            );
         }
     }
 
@@ -426,7 +535,11 @@ mod tests {
             let set = json!({"keys": vec![p256_jwk(); before]}).to_string();
             let (mut set, _) = KeySet::from_jwks(set.as_bytes(), Algorithms::all()).unwrap();
             set.add(key_from_pem(&key_file("p256-public.pem")).unwrap().0);
-            assert_eq!(set.verify_signature(input.as_bytes(), &signature, Algorithm::ES256, None).is_ok(), found, "{before}");
+            assert_eq!(
+                set.verify_signature(input.as_bytes(), &signature, Algorithm::ES256, None).is_ok(),
+                found,
+                "{before}"
+            );
         }
     }
 
@@ -435,11 +548,21 @@ mod tests {
     fn a_pinned_key_refuses_its_familys_other_algorithms() {
         crate::token::install_crypto();
         let minter = Minter::from_private_pem(&key_file("rsa.pem")).unwrap();
-        let set = KeySet::from_keys(vec![key_from_pem(&key_file("rsa-public.pem")).unwrap().0], Algorithm::PS256.into()).unwrap();
-        for (algorithm, expected) in [(Algorithm::PS256, true), (Algorithm::RS256, false), (Algorithm::PS512, false)] {
+        let set = KeySet::from_keys(
+            vec![key_from_pem(&key_file("rsa-public.pem")).unwrap().0],
+            Algorithm::PS256.into(),
+        )
+        .unwrap();
+        for (algorithm, expected) in
+            [(Algorithm::PS256, true), (Algorithm::RS256, false), (Algorithm::PS512, false)]
+        {
             let token = minter.sign(algorithm, None, "JWT", &object(claims())).unwrap();
             let (input, signature) = signed_parts(&token);
-            assert_eq!(set.verify_signature(input.as_bytes(), &signature, algorithm, None).is_ok(), expected, "{algorithm:?}");
+            assert_eq!(
+                set.verify_signature(input.as_bytes(), &signature, algorithm, None).is_ok(),
+                expected,
+                "{algorithm:?}"
+            );
         }
     }
 }

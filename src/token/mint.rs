@@ -37,7 +37,8 @@ impl Minter {
     /// A [`KeyError`] that says what the file is instead.
     pub fn from_private_pem(file: &[u8]) -> Result<Self, KeyError> {
         let unreadable = |_| KeyError::Unreadable;
-        // What `jsonwebtoken` signs with: PKCS#1 for RSA; for the others PKCS#8, which is written anew because it reads fewer forms.
+        // What `jsonwebtoken` signs with: PKCS#1 for RSA; for the others PKCS#8, which is written
+        // anew because it reads fewer forms.
         Ok(match PrivateKey::from_pem(file)? {
             PrivateKey::Rsa(_) => Self {
                 key: EncodingKey::from_rsa_pem(file).map_err(|_| KeyError::Unreadable)?,
@@ -72,9 +73,18 @@ impl Minter {
     /// # Errors
     ///
     /// [`MintError`].
-    pub fn sign(&self, algorithm: Algorithm, kid: Option<&str>, typ: &str, claims: &Map<String, Value>) -> Result<String, MintError> {
+    pub fn sign(
+        &self,
+        algorithm: Algorithm,
+        kid: Option<&str>,
+        typ: &str,
+        claims: &Map<String, Value>,
+    ) -> Result<String, MintError> {
         if !self.algorithms.contains(algorithm) {
-            return Err(MintError::Algorithm { asked: Algorithms::name(algorithm), own: self.algorithms });
+            return Err(MintError::Algorithm {
+                asked: Algorithms::name(algorithm),
+                own: self.algorithms,
+            });
         }
         let mut header = Map::new();
         header.insert("alg".to_owned(), json!(Algorithms::name(algorithm)));
@@ -82,9 +92,12 @@ impl Minter {
         if let Some(kid) = kid {
             header.insert("kid".to_owned(), json!(kid));
         }
-        let encode = |part: &Map<String, Value>| serde_json::to_vec(part).map(|json| URL_SAFE_NO_PAD.encode(json));
+        let encode = |part: &Map<String, Value>| {
+            serde_json::to_vec(part).map(|json| URL_SAFE_NO_PAD.encode(json))
+        };
         let signing_input = format!("{}.{}", encode(&header)?, encode(claims)?);
-        let signature = jsonwebtoken::crypto::sign(signing_input.as_bytes(), &self.key, algorithm).map_err(|_| MintError::Signing)?;
+        let signature = jsonwebtoken::crypto::sign(signing_input.as_bytes(), &self.key, algorithm)
+            .map_err(|_| MintError::Signing)?;
         Ok(format!("{signing_input}.{signature}"))
     }
 }
@@ -122,14 +135,30 @@ mod tests {
 
     #[test]
     fn what_is_minted_verifies() {
-        for file in ["rsa.pem", "rsa-pkcs1.pem", "p256.pem", "p256-sec1.pem", "p384.pem", "ed25519.pem", "ed25519-v2.pem"] {
+        for file in [
+            "rsa.pem",
+            "rsa-pkcs1.pem",
+            "p256.pem",
+            "p256-sec1.pem",
+            "p384.pem",
+            "ed25519.pem",
+            "ed25519-v2.pem",
+        ] {
             let minter = Minter::from_private_pem(&key_file(file)).unwrap();
-            let set = KeySet::from_keys(vec![key_from_pem(&key_file(file)).unwrap().0], Algorithms::all()).unwrap();
+            let set = KeySet::from_keys(
+                vec![key_from_pem(&key_file(file)).unwrap().0],
+                Algorithms::all(),
+            )
+            .unwrap();
             assert!(minter.algorithms().contains(minter.default_algorithm()));
             for algorithm in minter.algorithms().iter() {
                 let token = minter.sign(algorithm, Some("k"), "at+jwt", &object(claims())).unwrap();
                 let (input, signature) = signed_parts(&token);
-                assert_eq!(set.verify_signature(input.as_bytes(), &signature, algorithm, None), Ok(()), "{file}, {algorithm:?}");
+                assert_eq!(
+                    set.verify_signature(input.as_bytes(), &signature, algorithm, None),
+                    Ok(()),
+                    "{file}, {algorithm:?}"
+                );
             }
         }
         let secret = Minter::from_secret(SECRET).unwrap();
@@ -137,7 +166,11 @@ mod tests {
         for algorithm in secret.algorithms().iter() {
             let token = secret.sign(algorithm, None, "JWT", &object(claims())).unwrap();
             let (input, signature) = signed_parts(&token);
-            assert_eq!(set.verify_signature(input.as_bytes(), &signature, algorithm, None), Ok(()), "{algorithm:?}");
+            assert_eq!(
+                set.verify_signature(input.as_bytes(), &signature, algorithm, None),
+                Ok(()),
+                "{algorithm:?}"
+            );
         }
     }
 
@@ -147,8 +180,14 @@ mod tests {
         let refused = minter.sign(Algorithm::ES384, None, "JWT", &object(claims())).unwrap_err();
         assert_eq!(refused.to_string(), "the key cannot sign with ES384; it is for ES256");
         assert_eq!(Minter::from_secret(b"").unwrap_err(), KeyError::SecretEmpty);
-        assert!(matches!(Minter::from_private_pem(&key_file("p256-public.pem")), Err(KeyError::Label(_))));
-        assert_eq!(Minter::from_private_pem(&key_file("encrypted.pem")).unwrap_err(), KeyError::EncryptedPrivateKey);
+        assert!(matches!(
+            Minter::from_private_pem(&key_file("p256-public.pem")),
+            Err(KeyError::Label(_))
+        ));
+        assert_eq!(
+            Minter::from_private_pem(&key_file("encrypted.pem")).unwrap_err(),
+            KeyError::EncryptedPrivateKey
+        );
         assert!(!format!("{minter:?}").contains("key:"));
     }
 }

@@ -1,8 +1,9 @@
 //! Keys in PEM: what people have in files, and what to tell them when it is something else.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, ED25519,
-    EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, ParsedPublicKey, RsaKeyPair, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
+    ECDSA_P384_SHA384_FIXED_SIGNING, ED25519, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
+    KeyPair, ParsedPublicKey, RsaKeyPair, RsaPublicKeyComponents,
 };
 use zeroize::Zeroizing;
 
@@ -21,10 +22,12 @@ pub enum PemNote {
     PrivateKey,
 }
 
-/// Reads the one public key in a PEM file: `PUBLIC KEY` (SPKI, RFC 5280 §4.1.2.7) or `RSA PUBLIC KEY` (RFC 8017 §A.1.1). A private key
-/// works too: its public part is derived, and the note says so.
+/// Reads the one public key in a PEM file: `PUBLIC KEY` (SPKI, RFC 5280 §4.1.2.7) or `RSA PUBLIC
+/// KEY` (RFC 8017 §A.1.1). A private key works too: its public part is derived, and the note says
+/// so.
 ///
-/// The key may be used with every algorithm that suits it; [`super::KeySet::from_keys`] leaves those that are configured. It has no `kid`.
+/// The key may be used with every algorithm that suits it; [`super::KeySet::from_keys`] leaves
+/// those that are configured. It has no `kid`.
 ///
 /// # Errors
 ///
@@ -58,17 +61,22 @@ impl PrivateKey {
         Self::from_block(&block)?.ok_or_else(|| KeyError::Label(Excerpt::of(&block.label)))
     }
 
-    /// Reads PKCS#8 (RFC 5958, versions 1 and 2), PKCS#1 (RFC 8017) or SEC 1 (RFC 5915); `None` for a block that is no private key.
+    /// Reads PKCS#8 (RFC 5958, versions 1 and 2), PKCS#1 (RFC 8017) or SEC 1 (RFC 5915); `None` for
+    /// a block that is no private key.
     fn from_block(block: &Block) -> Result<Option<Self>, KeyError> {
         let der = &*block.der;
         let found = match block.label.as_str() {
-            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" if block.encrypted => return Err(KeyError::EncryptedPrivateKey),
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" if block.encrypted => {
+                return Err(KeyError::EncryptedPrivateKey);
+            }
             "ENCRYPTED PRIVATE KEY" => return Err(KeyError::EncryptedPrivateKey),
             "PRIVATE KEY" => RsaKeyPair::from_pkcs8(der)
                 .ok()
                 .map(Self::Rsa)
                 .or_else(|| elliptic_pair(der))
-                .or_else(|| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Self::Edwards)),
+                .or_else(|| {
+                    Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Self::Edwards)
+                }),
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(der).ok().map(Self::Rsa),
             "EC PRIVATE KEY" => elliptic_pair(der),
             _ => return Ok(None),
@@ -82,18 +90,26 @@ impl PrivateKey {
                 let numbers = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
                 Ok(Key::rsa(&numbers.n, &numbers.e)?)
             }
-            Self::Elliptic(algorithm, pair) => Key::elliptic(*algorithm, pair.public_key().as_ref()).ok_or(KeyError::Unreadable),
-            Self::Edwards(pair) => Key::edwards(pair.public_key().as_ref()).ok_or(KeyError::Unreadable),
+            Self::Elliptic(algorithm, pair) => {
+                Key::elliptic(*algorithm, pair.public_key().as_ref()).ok_or(KeyError::Unreadable)
+            }
+            Self::Edwards(pair) => {
+                Key::edwards(pair.public_key().as_ref()).ok_or(KeyError::Unreadable)
+            }
         }
     }
 }
 
 fn elliptic_pair(der: &[u8]) -> Option<PrivateKey> {
-    let curves: [(Algorithm, &'static EcdsaSigningAlgorithm); 2] =
-        [(Algorithm::ES256, &ECDSA_P256_SHA256_FIXED_SIGNING), (Algorithm::ES384, &ECDSA_P384_SHA384_FIXED_SIGNING)];
+    let curves: [(Algorithm, &'static EcdsaSigningAlgorithm); 2] = [
+        (Algorithm::ES256, &ECDSA_P256_SHA256_FIXED_SIGNING),
+        (Algorithm::ES384, &ECDSA_P384_SHA384_FIXED_SIGNING),
+    ];
     curves.into_iter().find_map(|(algorithm, curve)| {
         // This reader takes PKCS#8 and SEC 1 alike.
-        EcdsaKeyPair::from_private_key_der(curve, der).ok().map(|pair| PrivateKey::Elliptic(algorithm, pair))
+        EcdsaKeyPair::from_private_key_der(curve, der)
+            .ok()
+            .map(|pair| PrivateKey::Elliptic(algorithm, pair))
     })
 }
 
@@ -102,7 +118,8 @@ fn public_key(der: &[u8]) -> Result<Key, KeyError> {
         let numbers = RsaPublicKeyComponents::<Vec<u8>>::from(&key);
         return Ok(Key::rsa(&numbers.n, &numbers.e)?);
     }
-    // A raw key or point cannot pass for SPKI here: the readers would take it, but a PEM block that holds one is not what it says.
+    // A raw key or point cannot pass for SPKI here: the readers would take it, but a PEM block that
+    // holds one is not what it says.
     if der.first() != Some(&DER_SEQUENCE) {
         return Err(KeyError::Unreadable);
     }
@@ -123,10 +140,14 @@ fn public_key(der: &[u8]) -> Result<Key, KeyError> {
     Err(why_unreadable(der))
 }
 
-/// Names the kind of a key that no reader took, by the object identifiers in it. It serves the message only.
+/// Names the kind of a key that no reader took, by the object identifiers in it. It serves the
+/// message only.
 fn why_unreadable(der: &[u8]) -> KeyError {
     let holds = |oid: &[u8]| der.windows(oid.len()).any(|window| window == oid);
-    OTHER_KINDS.iter().find(|(oid, _)| holds(oid)).map_or(KeyError::Unreadable, |(_, kind)| KeyError::Unsupported(kind))
+    OTHER_KINDS
+        .iter()
+        .find(|(oid, _)| holds(oid))
+        .map_or(KeyError::Unreadable, |(_, kind)| KeyError::Unsupported(kind))
 }
 
 /// The one PEM block of a file that matters.
@@ -146,12 +167,17 @@ fn single_block(file: &[u8]) -> Result<Block, KeyError> {
         [b'{' | b'[', ..] => return Err(KeyError::JsonNotPem),
         // In DER the key's bit string begins with a zero byte; text has none.
         [DER_SEQUENCE, rest @ ..] if rest.contains(&0) => return Err(KeyError::Der),
-        _ if text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-sha2-") => return Err(KeyError::OpenSsh),
+        _ if text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-sha2-") => {
+            return Err(KeyError::OpenSsh);
+        }
         _ if text.starts_with(b"---- BEGIN SSH2") => return Err(KeyError::OpenSsh),
-        _ if !text.windows(BEGIN.len()).any(|window| window == BEGIN) => return Err(KeyError::NotPem),
+        _ if !text.windows(BEGIN.len()).any(|window| window == BEGIN) => {
+            return Err(KeyError::NotPem);
+        }
         _ => {}
     }
-    // `openssl ecparam -genkey` writes the curve as a block of its own before the key, which names it again.
+    // `openssl ecparam -genkey` writes the curve as a block of its own before the key, which names
+    // it again.
     let mut blocks: Vec<pem::Pem> = pem::parse_many(text).map_err(|_| KeyError::PemDamaged)?;
     blocks.retain(|block| block.tag() != "EC PARAMETERS");
     let count = blocks.len();
@@ -159,7 +185,10 @@ fn single_block(file: &[u8]) -> Result<Block, KeyError> {
         (Some(block), 1) => Ok(Block {
             label: block.tag().to_owned(),
             // RFC 1421 headers: the older way to encrypt a key under a password.
-            encrypted: block.headers().iter().any(|(name, _)| name == "DEK-Info" || name == "Proc-Type"),
+            encrypted: block
+                .headers()
+                .iter()
+                .any(|(name, _)| name == "DEK-Info" || name == "Proc-Type"),
             der: Zeroizing::new(block.into_contents()),
         }),
         (Some(block), _) if block.tag() == "CERTIFICATE" => Err(KeyError::Certificate),
@@ -173,7 +202,8 @@ const DER_SEQUENCE: u8 = 0x30;
 /// The most bytes of a PEM file that are read.
 const LARGEST_PEM: usize = 64 * 1024;
 
-/// Object identifiers (DER, with tag and length) of keys that people have and that no supported algorithm uses.
+/// Object identifiers (DER, with tag and length) of keys that people have and that no supported
+/// algorithm uses.
 const OTHER_KINDS: [(&[u8], &str); 12] = [
     (&[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01], "DSA"),
     (&[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a], "EC secp256k1"),
@@ -213,8 +243,13 @@ mod tests {
             ("ed25519-v2.pem", Algorithm::EdDSA.into(), true),
         ];
         for (file, algorithms, private) in cases {
-            let (key, note) = key_from_pem(&key_file(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-            assert_eq!((key.algorithms(), note), (algorithms, private.then_some(PemNote::PrivateKey)), "{file}");
+            let (key, note) =
+                key_from_pem(&key_file(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert_eq!(
+                (key.algorithms(), note),
+                (algorithms, private.then_some(PemNote::PrivateKey)),
+                "{file}"
+            );
             assert_eq!(key.kid(), None);
         }
     }
@@ -222,9 +257,11 @@ mod tests {
     #[test]
     fn what_is_no_key_is_named() {
         let two = [key_file("p256-public.pem"), key_file("rsa-public.pem")].concat();
-        let damaged = String::from_utf8(key_file("p256-public.pem")).unwrap().replace("MFkw", "M!kw");
+        let damaged =
+            String::from_utf8(key_file("p256-public.pem")).unwrap().replace("MFkw", "M!kw");
         let not_der = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
-        let raw_point = format!("-----BEGIN PUBLIC KEY-----\n{}=\n-----END PUBLIC KEY-----\n", "A".repeat(43));
+        let raw_point =
+            format!("-----BEGIN PUBLIC KEY-----\n{}=\n-----END PUBLIC KEY-----\n", "A".repeat(43));
         let cases = [
             (key_file("certificate.pem"), KeyError::Certificate),
             (key_file("encrypted.pem"), KeyError::EncryptedPrivateKey),
@@ -255,7 +292,12 @@ mod tests {
             (vec![b'x'; 70_000], KeyError::TooLarge { length: 70_000, most: 65_536 }),
         ];
         for (file, expected) in cases {
-            assert_eq!(key_from_pem(&file).map(|_| ()), Err(expected), "{}", String::from_utf8_lossy(&file[..file.len().min(80)]));
+            assert_eq!(
+                key_from_pem(&file).map(|_| ()),
+                Err(expected),
+                "{}",
+                String::from_utf8_lossy(&file[..file.len().min(80)])
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Tokens that die before their `exp`: what was revoked, as the request line asks for it.
 //!
-//! The list is in memory, one for the process. Reading takes no lock and, while nothing is revoked, touches one counter for each kind.
-//! It is written by its owner ([`Revocations`](crate::revocation::Revocations)), which keeps what stands here in the store as well. Each
-//! kind is spread over many small maps that are copied when they change, so that one more revocation costs the same with ten entries and
-//! with half a million.
+//! The list is in memory, one for the process. Reading takes no lock and, while nothing is revoked,
+//! touches one counter for each kind. It is written by its owner
+//! ([`Revocations`](crate::revocation::Revocations)), which keeps what stands here in the store as
+//! well. Each kind is spread over many small maps that are copied when they change, so that one
+//! more revocation costs the same with ten entries and with half a million.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,9 +24,11 @@ pub enum RevokedBy {
     Jti,
     /// Every token of a session, by their `sid`.
     Sid,
-    /// Every token of a subject that was issued at the time of the revocation or before, or does not say when.
+    /// Every token of a subject that was issued at the time of the revocation or before, or does
+    /// not say when.
     Subject,
-    /// As [`RevokedBy::Subject`], by the claim `sub` where the section's `subject` is another one: what a logout token names.
+    /// As [`RevokedBy::Subject`], by the claim `sub` where the section's `subject` is another one:
+    /// what a logout token names.
     Sub,
 }
 
@@ -52,8 +55,8 @@ impl fmt::Display for RevokedBy {
 
 /// Whose tokens a revocation is about.
 ///
-/// Not by the section's name: a section that is renamed must not bring revoked tokens back to life, and one whose `issuer` changes accepts
-/// none of them anyway.
+/// Not by the section's name: a section that is renamed must not bring revoked tokens back to life,
+/// and one whose `issuer` changes accepts none of them anyway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Every issuer's.
@@ -65,7 +68,8 @@ pub enum Scope {
 impl Scope {
     /// The tokens that an issuer's section accepts.
     pub fn of(settings: &IssuerSettings) -> Self {
-        // An `issuer` is never empty, so that tokens without `iss` cannot be mistaken for those of another section.
+        // An `issuer` is never empty, so that tokens without `iss` cannot be mistaken for those of
+        // another section.
         Self::Issuer(settings.issuer.as_deref().unwrap_or_default().into())
     }
 
@@ -93,7 +97,8 @@ pub struct Revocation {
 /// Everything that is revoked. Owned by the process.
 pub struct RevocationList {
     tables: [Table; 4],
-    /// Chooses the map of a value. Its keys are random, so that nobody can choose values that meet in one map.
+    /// Chooses the map of a value. Its keys are random, so that nobody can choose values that meet
+    /// in one map.
     hasher: RandomState,
     /// Whoever writes holds it.
     writing: Mutex<()>,
@@ -122,15 +127,24 @@ struct Mark {
 impl RevocationList {
     /// Nothing is revoked.
     pub fn new() -> Self {
-        Self { tables: RevokedBy::ALL.map(|_| Table::new()), hasher: RandomState::new(), writing: Mutex::new(()), ahead: Ahead::default() }
+        Self {
+            tables: RevokedBy::ALL.map(|_| Table::new()),
+            hasher: RandomState::new(),
+            writing: Mutex::new(()),
+            ahead: Ahead::default(),
+        }
     }
 
-    /// A token is about to be held against the list at `now`, in Unix seconds: if it is accepted, a cut-off that is added from now on hits
-    /// it ([`RevocationList::raised`]), also where its `iat` is ahead of the time.
+    /// A token is about to be held against the list at `now`, in Unix seconds: if it is accepted, a
+    /// cut-off that is added from now on hits it ([`RevocationList::raised`]), also where its `iat`
+    /// is ahead of the time.
     pub fn meets(&self, token: &VerifiedToken, now: u64) {
-        let Some(issued_at) = token.issued_at().filter(|issued_at| *issued_at > now) else { return };
+        let Some(issued_at) = token.issued_at().filter(|issued_at| *issued_at > now) else {
+            return;
+        };
         if token.is_ours() {
-            // The built-in issuer notes in the store what it has issued, in the transaction that issues it: a cut-off hits just that.
+            // The built-in issuer notes in the store what it has issued, in the transaction that
+            // issues it: a cut-off hits just that.
             return;
         }
         let iss = token.issuer().unwrap_or_default();
@@ -140,8 +154,8 @@ impl RevocationList {
         }
     }
 
-    /// A revocation whose cut-off hits every token that was accepted so far. To be asked before it is added, and after: a token that was
-    /// accepted meanwhile raises it again.
+    /// A revocation whose cut-off hits every token that was accepted so far. To be asked before it
+    /// is added, and after: a token that was accepted meanwhile raises it again.
     pub fn raised(&self, revocation: Revocation) -> Revocation {
         let Revocation { scope, by, value, at } = &revocation;
         let at = match by {
@@ -151,7 +165,8 @@ impl RevocationList {
         Revocation { at, ..revocation }
     }
 
-    /// By what a token is revoked, if it is. Asked on every request, also where the token was verified earlier.
+    /// By what a token is revoked, if it is. Asked on every request, also where the token was
+    /// verified earlier.
     pub fn find(&self, token: &VerifiedToken) -> Option<RevokedBy> {
         if self.tables.iter().all(|table| table.count.load(Ordering::Acquire) == 0) {
             return None;
@@ -174,7 +189,9 @@ impl RevocationList {
         if self.table(RevokedBy::Sub).count.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.latest(RevokedBy::Sub, iss, &token.sub()?).is_some_and(is_old).then_some(RevokedBy::Sub)
+        self.latest(RevokedBy::Sub, iss, &token.sub()?)
+            .is_some_and(is_old)
+            .then_some(RevokedBy::Sub)
     }
 
     /// Whether every token of this `iss` with this `jti` or `sid` is revoked.
@@ -182,7 +199,8 @@ impl RevocationList {
         self.latest(by, iss, value).is_some()
     }
 
-    /// The cut-off of a subject: a token of this `iss` that is to be accepted must be issued after it.
+    /// The cut-off of a subject: a token of this `iss` that is to be accepted must be issued after
+    /// it.
     pub fn cutoff(&self, iss: &str, subject: &str) -> Option<u64> {
         self.latest(RevokedBy::Subject, iss, subject)
     }
@@ -191,7 +209,9 @@ impl RevocationList {
     pub fn holds(&self, revocation: &Revocation) -> bool {
         let Revocation { scope, by, value, at } = revocation;
         let shard = self.table(*by).shards[self.place(value)].load();
-        shard.get(value).is_some_and(|marks| marks.iter().any(|mark| mark.scope == *scope && mark.at >= *at))
+        shard
+            .get(value)
+            .is_some_and(|marks| marks.iter().any(|mark| mark.scope == *scope && mark.at >= *at))
     }
 
     /// When this value was last revoked for tokens of this `iss`.
@@ -204,23 +224,31 @@ impl RevocationList {
         shard.get(value)?.iter().filter(|mark| mark.scope.covers(iss)).map(|mark| mark.at).max()
     }
 
-    /// Adds revocations. When this returns, whoever asks is told of them. What is there already keeps the later time.
+    /// Adds revocations. When this returns, whoever asks is told of them. What is there already
+    /// keeps the later time.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
         let mut of_shards: HashMap<(RevokedBy, usize), Vec<Revocation>> = HashMap::new();
         for revocation in revocations {
-            of_shards.entry((revocation.by, self.place(&revocation.value))).or_default().push(revocation);
+            of_shards
+                .entry((revocation.by, self.place(&revocation.value)))
+                .or_default()
+                .push(revocation);
         }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for ((by, place), revocations) in of_shards {
             let table = self.table(by);
             let mut shard = Shard::clone(&table.shards[place].load());
-            let added = revocations.into_iter().map(|revocation| usize::from(insert(&mut shard, revocation))).sum();
+            let added = revocations
+                .into_iter()
+                .map(|revocation| usize::from(insert(&mut shard, revocation)))
+                .sum();
             table.shards[place].store(Arc::new(shard));
             table.count.fetch_add(added, Ordering::Release);
         }
     }
 
-    /// Forgets what is of no more use: `is_over` is asked of each, with its scope and the time of its revocation.
+    /// Forgets what is of no more use: `is_over` is asked of each, with its scope and the time of
+    /// its revocation.
     pub fn prune(&self, is_over: impl Fn(&Scope, u64) -> bool) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for table in &self.tables {
@@ -229,12 +257,19 @@ impl RevocationList {
             }
             for place in &table.shards {
                 let shard = place.load();
-                if !shard.values().any(|marks| marks.iter().any(|mark| is_over(&mark.scope, mark.at))) {
+                if !shard
+                    .values()
+                    .any(|marks| marks.iter().any(|mark| is_over(&mark.scope, mark.at)))
+                {
                     continue;
                 }
                 let mut kept = Shard::with_capacity(shard.len());
                 for (value, marks) in shard.iter() {
-                    let marks: Marks = marks.iter().filter(|mark| !is_over(&mark.scope, mark.at)).cloned().collect();
+                    let marks: Marks = marks
+                        .iter()
+                        .filter(|mark| !is_over(&mark.scope, mark.at))
+                        .cloned()
+                        .collect();
                     if !marks.is_empty() {
                         kept.insert(Arc::clone(value), marks);
                     }
@@ -286,7 +321,10 @@ impl fmt::Debug for RevocationList {
 impl Table {
     fn new() -> Self {
         let empty = Arc::new(Shard::new());
-        Self { count: AtomicUsize::new(0), shards: (0..SHARDS).map(|_| ArcSwap::new(Arc::clone(&empty))).collect() }
+        Self {
+            count: AtomicUsize::new(0),
+            shards: (0..SHARDS).map(|_| ArcSwap::new(Arc::clone(&empty))).collect(),
+        }
     }
 }
 
@@ -339,17 +377,29 @@ mod tests {
         let usual = || json!({"jti": "t", "sid": "s"});
         let list = RevocationList::new();
         assert_eq!(find(&list, usual()), None);
-        for (by, value) in [(RevokedBy::Jti, "t"), (RevokedBy::Sid, "s"), (RevokedBy::Subject, "u-17")] {
+        for (by, value) in
+            [(RevokedBy::Jti, "t"), (RevokedBy::Sid, "s"), (RevokedBy::Subject, "u-17")]
+        {
             let list = RevocationList::new();
             // The value counts for its own kind only.
-            for other in RevokedBy::ALL.into_iter().filter(|other| *other != by && *other != RevokedBy::Sub) {
+            for other in
+                RevokedBy::ALL.into_iter().filter(|other| *other != by && *other != RevokedBy::Sub)
+            {
                 list.add([revocation(other, value, Scope::Every, NOW)]);
             }
             assert_eq!(find(&list, usual()), None, "{by}");
             list.add([revocation(by, value, Scope::Every, NOW)]);
             assert_eq!(find(&list, usual()), Some(by));
-            assert_eq!(find(&list, json!({"jti": "T", "sid": "S", "sub": "U-17"})), None, "{by}: case counts");
-            assert_eq!(find(&list, json!({"sub": "u-18"})), None, "{by}: a token without jti and sid");
+            assert_eq!(
+                find(&list, json!({"jti": "T", "sid": "S", "sub": "U-17"})),
+                None,
+                "{by}: case counts"
+            );
+            assert_eq!(
+                find(&list, json!({"sub": "u-18"})),
+                None,
+                "{by}: a token without jti and sid"
+            );
         }
     }
 
@@ -357,7 +407,12 @@ mod tests {
     fn a_subjects_cut_off_is_a_time() {
         let list = RevocationList::new();
         list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW)]);
-        for (iat, dead) in [(json!(NOW - 1), true), (json!(NOW), true), (json!(NOW + 1), false), (json!(null), true)] {
+        for (iat, dead) in [
+            (json!(NOW - 1), true),
+            (json!(NOW), true),
+            (json!(NOW + 1), false),
+            (json!(null), true),
+        ] {
             assert_eq!(find(&list, json!({"iat": iat})).is_some(), dead, "{iat}");
         }
         // An earlier cut-off changes nothing, a later one does.
@@ -388,8 +443,11 @@ mod tests {
         }
         // Tokens without `iss` have a scope of their own.
         let nameless = issuers(|settings| settings.issuer = None);
-        let token = nameless.assume("corp", claims_with(json!({"iss": null, "sid": "s"})), NOW).unwrap();
-        for (scope, dead) in [(Scope::Every, true), (of(""), true), (of("https://corp.example"), false)] {
+        let token =
+            nameless.assume("corp", claims_with(json!({"iss": null, "sid": "s"})), NOW).unwrap();
+        for (scope, dead) in
+            [(Scope::Every, true), (of(""), true), (of("https://corp.example"), false)]
+        {
             let list = RevocationList::new();
             list.add([revocation(RevokedBy::Sid, "s", scope.clone(), NOW)]);
             assert_eq!(list.find(&token).is_some(), dead, "{scope:?}");
@@ -400,7 +458,11 @@ mod tests {
     fn what_is_over_is_forgotten_and_nothing_else() {
         let list = RevocationList::new();
         let all = |scope: &Scope| {
-            (0..1_000_u64).map(move |index| revocation(RevokedBy::Jti, &format!("t{index}"), scope.clone(), index)).collect::<Vec<_>>()
+            (0..1_000_u64)
+                .map(move |index| {
+                    revocation(RevokedBy::Jti, &format!("t{index}"), scope.clone(), index)
+                })
+                .collect::<Vec<_>>()
         };
         list.add(all(&Scope::Every));
         list.add(all(&of("https://corp.example")));
@@ -411,16 +473,22 @@ mod tests {
         assert!(find(&list, json!({"jti": "t5"})).is_some(), "its issuer's own is kept");
         list.prune(|scope, at| *scope != Scope::Every || at < 600);
         assert_eq!((list.len(), list.is_empty()), (400, false));
-        assert_eq!((find(&list, json!({"jti": "t599"})), find(&list, json!({"jti": "t600"}))), (None, Some(RevokedBy::Jti)));
+        assert_eq!(
+            (find(&list, json!({"jti": "t599"})), find(&list, json!({"jti": "t600"}))),
+            (None, Some(RevokedBy::Jti))
+        );
         list.prune(|_, _| true);
         assert!(list.is_empty());
     }
 
-    /// A token from the future is there before the cut-off, whatever its `iat` says; one that nobody has brought yet is taken at its word.
+    /// A token from the future is there before the cut-off, whatever its `iat` says; one that
+    /// nobody has brought yet is taken at its word.
     #[test]
     fn a_cut_off_hits_what_was_accepted_ahead_of_its_time() {
         let list = RevocationList::new();
-        let revoke = |by: RevokedBy, value: &str, scope: Scope| list.raised(revocation(by, value, scope, NOW)).at;
+        let revoke = |by: RevokedBy, value: &str, scope: Scope| {
+            list.raised(revocation(by, value, scope, NOW)).at
+        };
         list.meets(&token(json!({"iat": NOW})), NOW);
         assert_eq!(revoke(RevokedBy::Subject, "u-17", Scope::Every), NOW);
         list.meets(&token(json!({"iat": NOW + 20})), NOW);
@@ -436,7 +504,10 @@ mod tests {
             assert_eq!(revoke(by, value, scope.clone()), at, "{by} {value} {scope:?}");
         }
         list.add([list.raised(revocation(RevokedBy::Subject, "u-17", Scope::Every, NOW))]);
-        assert!(find(&list, json!({"iat": NOW + 20})).is_some() && find(&list, json!({"iat": NOW + 21})).is_none());
+        assert!(
+            find(&list, json!({"iat": NOW + 20})).is_some()
+                && find(&list, json!({"iat": NOW + 21})).is_none()
+        );
     }
 
     /// Readers see every revocation that was added before they ask, whatever else is being written.

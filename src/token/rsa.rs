@@ -1,8 +1,9 @@
 //! RSA public keys that must not be trusted, whoever vouches for them.
 
 use aws_lc_rs::signature::{
-    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
-    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
 };
 
 use super::algorithms::Algorithm;
@@ -11,7 +12,9 @@ use super::algorithms::Algorithm;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RsaFault {
     /// The modulus is shorter than 2048 bits (RFC 7518 §3.3).
-    #[error("its RSA modulus has {bits} bits; at least 2048 are needed (RFC 7518, section 3.3). Make a new key")]
+    #[error(
+        "its RSA modulus has {bits} bits; at least 2048 are needed (RFC 7518, section 3.3). Make a new key"
+    )]
     TooShort {
         /// The length of the modulus in bits.
         bits: usize,
@@ -25,17 +28,23 @@ pub enum RsaFault {
     /// The public exponent is 1 (then anyone can sign), even, zero, or longer than 32 bits.
     #[error("its RSA exponent is 1, even, or longer than 32 bits; 65537 (\"AQAB\") is usual")]
     Exponent,
-    /// The modulus has the fingerprint of the Infineon key generator (CVE-2017-15361, "ROCA"): it can be factored.
-    #[error("its RSA modulus was made by a faulty generator and can be factored (ROCA, CVE-2017-15361). Make a new key")]
+    /// The modulus has the fingerprint of the Infineon key generator (CVE-2017-15361, "ROCA"): it
+    /// can be factored.
+    #[error(
+        "its RSA modulus was made by a faulty generator and can be factored (ROCA, CVE-2017-15361). Make a new key"
+    )]
     Roca,
     /// The numbers do not form an RSA key.
     #[error("its numbers do not form an RSA public key")]
     Invalid,
 }
 
-/// Reads a modulus and an exponent (big-endian; zeros in front do not count, though RFC 7518 §6.3.1 forbids them): one key ready to verify
-/// for each algorithm of RSA.
-pub(super) fn parsed(modulus: &[u8], exponent: &[u8]) -> Result<Vec<(Algorithm, ParsedPublicKey)>, RsaFault> {
+/// Reads a modulus and an exponent (big-endian; zeros in front do not count, though RFC 7518 §6.3.1
+/// forbids them): one key ready to verify for each algorithm of RSA.
+pub(super) fn parsed(
+    modulus: &[u8],
+    exponent: &[u8],
+) -> Result<Vec<(Algorithm, ParsedPublicKey)>, RsaFault> {
     let (n, e) = (trimmed(modulus), trimmed(exponent));
     let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
     if bits < 2048 {
@@ -51,19 +60,23 @@ pub(super) fn parsed(modulus: &[u8], exponent: &[u8]) -> Result<Vec<(Algorithm, 
     if has_roca_fingerprint(n) {
         return Err(RsaFault::Roca);
     }
-    // Proof that the numbers work: through DER, because only that reader runs the library's check of the key.
+    // Proof that the numbers work: through DER, because only that reader runs the library's check
+    // of the key.
     let numbers = RsaPublicKeyComponents { n, e };
     numbers
         .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
         .and_then(|key| aws_lc_rs::rsa::PublicKey::from_der(key.as_ref()))
         .map_err(|_| RsaFault::Invalid)?;
-    let parsed = PARAMETERS.iter().map(|&(algorithm, parameters)| Ok((algorithm, numbers.to_parsed_public_key(parameters)?)));
+    let parsed = PARAMETERS
+        .iter()
+        .map(|&(algorithm, parameters)| Ok((algorithm, numbers.to_parsed_public_key(parameters)?)));
     parsed.collect::<Result<_, aws_lc_rs::error::KeyRejected>>().map_err(|_| RsaFault::Invalid)
 }
 
-/// The faulty generator made primes of the form k·M + (65537^a mod M), with M a product of small primes. A modulus of two such primes
-/// is a power of 65537 modulo each of them (Nemec et al., "The Return of Coppersmith's Attack", 2017, §2.3). The chance that a sound
-/// modulus is too is about 2^-28 for these primes.
+/// The faulty generator made primes of the form k·M + (65537^a mod M), with M a product of small
+/// primes. A modulus of two such primes is a power of 65537 modulo each of them (Nemec et al., "The
+/// Return of Coppersmith's Attack", 2017, §2.3). The chance that a sound modulus is too is about
+/// 2^-28 for these primes.
 fn has_roca_fingerprint(modulus: &[u8]) -> bool {
     PRIMES.iter().all(|&prime| {
         let residue = modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime);
@@ -93,8 +106,8 @@ const PARAMETERS: [(Algorithm, &RsaParameters); 6] = [
 ];
 
 const PRIMES: [u32; 38] = [
-    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137,
-    139, 149, 151, 157, 163, 167,
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
+    101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
 ];
 
 #[cfg(test)]
@@ -116,7 +129,11 @@ mod tests {
         assert_eq!(fault(&sound, &[1, 0, 0, 0, 1]), Some(RsaFault::Exponent));
         assert_eq!(fault(&sound[..128], &[1, 0, 1]), Some(RsaFault::TooShort { bits: 1024 }));
         assert_eq!(fault(&[], &[1, 0, 1]), Some(RsaFault::TooShort { bits: 0 }));
-        assert_eq!(fault(&[&sound[..], &[1]].concat().repeat(5), &[1, 0, 1]).map(|f| matches!(f, RsaFault::TooLong { .. })), Some(true));
+        assert_eq!(
+            fault(&[&sound[..], &[1]].concat().repeat(5), &[1, 0, 1])
+                .map(|f| matches!(f, RsaFault::TooLong { .. })),
+            Some(true)
+        );
         assert_eq!(fault(&even, &[1, 0, 1]), Some(RsaFault::Invalid));
     }
 

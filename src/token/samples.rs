@@ -11,7 +11,8 @@ use super::*;
 
 /// The time of all tests, in Unix seconds.
 pub(super) const NOW: u64 = 1_800_000_000;
-pub(super) const SECRET: &[u8] = b"a secret of exactly 64 bytes, long enough for each HMAC there is";
+pub(super) const SECRET: &[u8] =
+    b"a secret of exactly 64 bytes, long enough for each HMAC there is";
 
 /// A file below `tests/vectors`.
 pub(super) fn file(path: &str) -> Vec<u8> {
@@ -29,7 +30,8 @@ pub(super) fn key_file(name: &str) -> Vec<u8> {
 }
 
 pub(super) fn rsa_modulus() -> Vec<u8> {
-    let jwk = &json_file("wycheproof/rsa_signature_2048_sha256_test.json")["testGroups"][0]["keyJwk"];
+    let jwk =
+        &json_file("wycheproof/rsa_signature_2048_sha256_test.json")["testGroups"][0]["keyJwk"];
     URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap()
 }
 
@@ -43,7 +45,8 @@ pub(super) fn object(value: Value) -> Map<String, Value> {
     members
 }
 
-/// The settings of an issuer `corp` whose `iss` is `https://corp.example`, for the audience `reports`.
+/// The settings of an issuer `corp` whose `iss` is `https://corp.example`, for the audience
+/// `reports`.
 pub(super) fn settings(algorithms: Algorithms) -> IssuerSettings {
     IssuerSettings {
         name: "corp".into(),
@@ -65,7 +68,11 @@ pub(super) fn issuers(change: impl FnOnce(&mut IssuerSettings)) -> Issuers {
     let algorithms = Algorithms::from(Algorithm::HS256);
     let mut settings = settings(algorithms);
     change(&mut settings);
-    Issuers::new(vec![Arc::new(Issuer::new(settings, KeySet::from_secret(SECRET, algorithms).unwrap()))]).unwrap()
+    Issuers::new(vec![Arc::new(Issuer::new(
+        settings,
+        KeySet::from_secret(SECRET, algorithms).unwrap(),
+    ))])
+    .unwrap()
 }
 
 /// Claims that every check accepts at [`NOW`].

@@ -24,12 +24,15 @@ impl Tally {
     }
 }
 
-/// The keys of a JWK, as an issuer would hold them: a shared secret from the configuration, all else from a JWK Set.
+/// The keys of a JWK, as an issuer would hold them: a shared secret from the configuration, all
+/// else from a JWK Set.
 fn keys_of(jwk: &Value) -> KeySet {
     if jwk["kty"] != "oct" {
         return set_of(&json!({"keys": [jwk]}));
     }
-    let algorithms: Algorithms = jwk["alg"].as_str().map_or_else(Algorithms::all, |alg| Algorithms::parse(alg).into_iter().collect());
+    let algorithms: Algorithms = jwk["alg"]
+        .as_str()
+        .map_or_else(Algorithms::all, |alg| Algorithms::parse(alg).into_iter().collect());
     let secret = decode(&jwk["k"]);
     if secret_is_short(secret.len(), algorithms).is_some() {
         return KeySet::default();
@@ -47,12 +50,20 @@ fn decode(text: &Value) -> Vec<u8> {
 
 fn hex(text: &Value) -> Vec<u8> {
     let text = text.as_str().unwrap();
-    (0..text.len()).step_by(2).map(|index| u8::from_str_radix(&text[index..index + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|index| u8::from_str_radix(&text[index..index + 2], 16).unwrap())
+        .collect()
 }
 
 fn check(keys: &KeySet, token: &str) -> Result<(), InvalidToken> {
     let jws = Jws::parse(token)?;
-    keys.verify_signature(jws.signing_input.as_bytes(), &jws.signature, jws.algorithm, jws.kid.as_deref())
+    keys.verify_signature(
+        jws.signing_input.as_bytes(),
+        &jws.signature,
+        jws.algorithm,
+        jws.kid.as_deref(),
+    )
 }
 
 fn groups(file: &Value) -> impl Iterator<Item = (&Value, &Value)> {
@@ -64,7 +75,8 @@ fn groups(file: &Value) -> impl Iterator<Item = (&Value, &Value)> {
 
 #[test]
 fn wycheproof_json_web_signature() {
-    // Valid by the file, and refused here: the key's `alg` is another or misspelt (346 to 351), a `?` within base64url (372, 373).
+    // Valid by the file, and refused here: the key's `alg` is another or misspelt (346 to 351), a
+    // `?` within base64url (372, 373).
     let refused_by_us = BTreeSet::from([346, 347, 350, 351, 372, 373]);
     // Marked invalid, though byte for byte the token of entry 357, which is valid.
     let left_out = BTreeSet::from([367, 370]);
@@ -75,7 +87,8 @@ fn wycheproof_json_web_signature() {
         if left_out.contains(&id) {
             continue;
         }
-        let keys = keys_of(if group["public"].is_null() { &group["private"] } else { &group["public"] });
+        let keys =
+            keys_of(if group["public"].is_null() { &group["private"] } else { &group["public"] });
         let token = test["jws"].as_str().unwrap();
         let expected = test["result"] == "valid" && !refused_by_us.contains(&id);
         tally.count("json_web_signature", test, expected, check(&keys, token).is_ok());
@@ -92,16 +105,27 @@ fn wycheproof_json_web_key() {
     let mut tally = Tally::default();
     let file = json_file("wycheproof/json_web_key_test.json");
     for (group, test) in groups(&file) {
-        let published = if group["public"].is_null() { &group["private"] } else { &group["public"] };
+        let published =
+            if group["public"].is_null() { &group["private"] } else { &group["public"] };
         let token = test["jws"].as_str().unwrap();
         let members = published["keys"].as_array().unwrap();
         let symmetric = members.iter().filter(|jwk| jwk["kty"] == "oct").count();
         // As a JWK Set, a shared secret is never accepted, valid or not.
         let expected = test["result"] == "valid" && symmetric == 0;
-        tally.count("json_web_key, as a set", test, expected, check(&set_of(published), token).is_ok());
+        tally.count(
+            "json_web_key, as a set",
+            test,
+            expected,
+            check(&set_of(published), token).is_ok(),
+        );
         // As a configured secret, where the set is nothing else and its names are unambiguous.
         if symmetric == members.len() && group["comment"] != "jws_duplicate_kid" {
-            tally.count("json_web_key, as a secret", test, test["result"] == "valid", check(&keys_of(&members[0]), token).is_ok());
+            tally.count(
+                "json_web_key, as a secret",
+                test,
+                test["result"] == "valid",
+                check(&keys_of(&members[0]), token).is_ok(),
+            );
         }
     }
     assert_eq!(tally, Tally { accepted: 5, refused: 34 });
@@ -124,7 +148,8 @@ fn wycheproof_json_web_crypto() {
     assert_eq!(tally, Tally { accepted: 3, refused: 80 });
 }
 
-/// Runs a file of bare signatures: each with the key from PEM, and again with the key from JWK where the group has one.
+/// Runs a file of bare signatures: each with the key from PEM, and again with the key from JWK
+/// where the group has one.
 fn primitive(path: &str, jwk: &str, algorithm: Algorithm) -> Tally {
     let mut tally = Tally::default();
     let file = json_file(path);
@@ -148,13 +173,21 @@ fn primitive(path: &str, jwk: &str, algorithm: Algorithm) -> Tally {
 
 #[test]
 fn wycheproof_es256() {
-    let tally = primitive("wycheproof/ecdsa_secp256r1_sha256_p1363_test.json", "publicKeyJwk", Algorithm::ES256);
+    let tally = primitive(
+        "wycheproof/ecdsa_secp256r1_sha256_p1363_test.json",
+        "publicKeyJwk",
+        Algorithm::ES256,
+    );
     assert_eq!(tally, Tally { accepted: 173 + 169, refused: 89 + 83 });
 }
 
 #[test]
 fn wycheproof_es384() {
-    let tally = primitive("wycheproof/ecdsa_secp384r1_sha384_p1363_test.json", "publicKeyJwk", Algorithm::ES384);
+    let tally = primitive(
+        "wycheproof/ecdsa_secp384r1_sha384_p1363_test.json",
+        "publicKeyJwk",
+        Algorithm::ES384,
+    );
     assert_eq!(tally, Tally { accepted: 193 + 189, refused: 87 + 81 });
 }
 
@@ -166,14 +199,20 @@ fn wycheproof_eddsa() {
 
 #[test]
 fn wycheproof_rs256() {
-    // The one `acceptable` entry lacks the NULL of the digest's parameters; RFC 8017 §A.2.4 wants it there.
-    let tally = primitive("wycheproof/rsa_signature_2048_sha256_test.json", "keyJwk", Algorithm::RS256);
+    // The one `acceptable` entry lacks the NULL of the digest's parameters; RFC 8017 §A.2.4 wants
+    // it there.
+    let tally =
+        primitive("wycheproof/rsa_signature_2048_sha256_test.json", "keyJwk", Algorithm::RS256);
     assert_eq!(tally, Tally { accepted: 2 * 9, refused: 2 * 250 });
 }
 
 #[test]
 fn wycheproof_ps256() {
-    let tally = primitive("wycheproof/rsa_pss_2048_sha256_mgf1_32_test.json", "publicKeyJwk", Algorithm::PS256);
+    let tally = primitive(
+        "wycheproof/rsa_pss_2048_sha256_mgf1_32_test.json",
+        "publicKeyJwk",
+        Algorithm::PS256,
+    );
     assert_eq!(tally, Tally { accepted: 2 * 63, refused: 2 * 45 });
 }
 
@@ -186,7 +225,8 @@ fn wycheproof_hs256() {
         let tag = hex(&test["tag"]);
         // A JWS has the whole tag (RFC 7518 §3.2); a correct beginning of it is no signature.
         let expected = test["result"] == "valid" && group["tagSize"] == 256;
-        let accepted = keys.verify_signature(&hex(&test["msg"]), &tag, Algorithm::HS256, None).is_ok();
+        let accepted =
+            keys.verify_signature(&hex(&test["msg"]), &tag, Algorithm::HS256, None).is_ok();
         tally.count("hmac_sha256", test, expected, accepted);
     }
     assert_eq!(tally, Tally { accepted: 33, refused: 141 });

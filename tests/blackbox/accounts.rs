@@ -13,7 +13,10 @@ async fn somebody_registers_logs_in_and_is_told_to_the_application() {
     let registered = gateway.post("/auth/register", &body).send().await;
     assert_eq!(registered.status, 201, "{registered:?}");
     let account = registered.json();
-    assert_eq!((&account["email"], &account["name"], &account["roles"]), (&json!("ann@example.com"), &json!("Ann Ott"), &json!(["user"])));
+    assert_eq!(
+        (&account["email"], &account["name"], &account["roles"]),
+        (&json!("ann@example.com"), &json!("Ann Ott"), &json!(["user"]))
+    );
 
     let login = gateway.try_login("ANN@example.com", PASSWORD).await;
     assert_eq!(login.header("cache-control"), Some("no-store"));
@@ -22,8 +25,14 @@ async fn somebody_registers_logs_in_and_is_told_to_the_application() {
     assert_eq!(login.json()["expires_in"], 900);
     let claims = tokens.claims();
     assert_eq!(claims["sub"], account["id"]);
-    assert_eq!((&claims["iss"], &claims["aud"]), (&json!("http://app.test/auth"), &json!(["portcullis"])));
-    assert_eq!((&claims["email"], &claims["name"], &claims["roles"]), (&json!("ann@example.com"), &json!("Ann Ott"), &json!(["user"])));
+    assert_eq!(
+        (&claims["iss"], &claims["aud"]),
+        (&json!("http://app.test/auth"), &json!(["portcullis"]))
+    );
+    assert_eq!(
+        (&claims["email"], &claims["name"], &claims["roles"]),
+        (&json!("ann@example.com"), &json!("Ann Ott"), &json!(["user"]))
+    );
     assert!(claims.get("email_verified").is_none());
     for name in ["jti", "sid"] {
         assert!(claims[name].as_str().is_some_and(|text| text.len() == 36), "{claims}");
@@ -44,25 +53,50 @@ async fn somebody_registers_logs_in_and_is_told_to_the_application() {
 async fn forms_are_read_as_json_is() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
-    let form = |body: &str| gateway.request("POST", "/auth/login").header("Content-Type", "application/x-www-form-urlencoded").body(body);
+    let form = |body: &str| {
+        gateway
+            .request("POST", "/auth/login")
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(body)
+    };
     let password = PASSWORD.replace(' ', "+");
-    assert_eq!(form(&format!("email=ann%40example.com&password={password}")).send().await.status, 200);
-    form(&format!("email=ann%40example.com&email=bob%40example.com&password={password}")).send().await.is(400, "request_invalid");
+    assert_eq!(
+        form(&format!("email=ann%40example.com&password={password}")).send().await.status,
+        200
+    );
+    form(&format!("email=ann%40example.com&email=bob%40example.com&password={password}"))
+        .send()
+        .await
+        .is(400, "request_invalid");
     for (content_type, body) in [
         ("application/json", "{"),
         ("application/json", "[]"),
         ("application/json", "{\"email\": 1, \"password\": \"x\"}"),
         ("application/json", "{\"email\": \"ann@example.com\"}"),
-        ("application/json", "{\"email\":\"a@b.example\",\"email\":\"b@b.example\",\"password\":\"x\"}"),
+        (
+            "application/json",
+            "{\"email\":\"a@b.example\",\"email\":\"b@b.example\",\"password\":\"x\"}",
+        ),
         ("text/plain", "{\"email\": \"ann@example.com\", \"password\": \"x\"}"),
         ("application/x-www-form-urlencoded", "{\"email\": \"ann@example.com\"}"),
     ] {
-        let response = gateway.request("POST", "/auth/login").header("Content-Type", content_type).body(body).send().await;
+        let response = gateway
+            .request("POST", "/auth/login")
+            .header("Content-Type", content_type)
+            .body(body)
+            .send()
+            .await;
         response.is(400, "request_invalid");
     }
     gateway.request("POST", "/auth/login").body("").send().await.is(400, "request_invalid");
     let long = format!("{{\"email\":\"ann@example.com\",\"password\":\"{}\"}}", "a".repeat(20_000));
-    gateway.request("POST", "/auth/login").header("Content-Type", "application/json").body(long).send().await.is(413, "body_too_large");
+    gateway
+        .request("POST", "/auth/login")
+        .header("Content-Type", "application/json")
+        .body(long)
+        .send()
+        .await
+        .is(413, "body_too_large");
 }
 
 #[tokio::test]
@@ -84,9 +118,17 @@ async fn registration_is_closed_unless_it_is_opened() {
     let gateway = Gateway::start(&open("default_roles = ['reader', 'a,b']")).await;
     let account = gateway.register("ann@example.com").await;
     assert_eq!(account["roles"], json!(["reader", "a,b"]));
-    gateway.post("/auth/register", &json!({ "email": "ANN@example.com", "password": PASSWORD })).send().await.is(409, "account_exists");
+    gateway
+        .post("/auth/register", &json!({ "email": "ANN@example.com", "password": PASSWORD }))
+        .send()
+        .await
+        .is(409, "account_exists");
     for email in ["", "ann", "ann@", "ann@example.com\u{0}"] {
-        gateway.post("/auth/register", &json!({ "email": email, "password": PASSWORD })).send().await.is(400, "request_invalid");
+        gateway
+            .post("/auth/register", &json!({ "email": email, "password": PASSWORD }))
+            .send()
+            .await
+            .is(400, "request_invalid");
     }
     let named = json!({ "email": "bob@example.com", "password": PASSWORD, "name": "B\u{7}b" });
     gateway.post("/auth/register", &named).send().await.is(400, "request_invalid");
@@ -96,9 +138,15 @@ async fn registration_is_closed_unless_it_is_opened() {
 async fn weak_passwords_are_refused_with_a_reason() {
     let gateway = Gateway::start(&open("password_min_length = 10")).await;
     for password in ["", "short", "password123", "aaaaaaaaaaaaaaaa", "ann@example.com"] {
-        let response = gateway.post("/auth/register", &json!({ "email": "ann@example.com", "password": password })).send().await;
+        let response = gateway
+            .post("/auth/register", &json!({ "email": "ann@example.com", "password": password }))
+            .send()
+            .await;
         response.is(422, "password_rejected");
-        assert!(response.json()["detail"].as_str().is_some_and(|detail| detail.len() > 20), "{response:?}");
+        assert!(
+            response.json()["detail"].as_str().is_some_and(|detail| detail.len() > 20),
+            "{response:?}"
+        );
     }
 }
 
@@ -115,11 +163,19 @@ async fn a_failed_login_tells_nothing() {
         body
     };
     let wrong = without_id(gateway.try_login("ann@example.com", "another password 1").await);
-    for (email, password) in [("bob@example.com", PASSWORD), ("no address", PASSWORD), ("ann@example.com", ""), ("", "")] {
+    for (email, password) in
+        [("bob@example.com", PASSWORD), ("no address", PASSWORD), ("ann@example.com", ""), ("", "")]
+    {
         assert_eq!(without_id(gateway.try_login(email, password).await), wrong);
     }
-    let log = gateway.log().until("the log tells who it was", |line| line["message"] == "login_failed").await;
-    assert_eq!((&log["reason"], &log["client.address"]), (&json!("wrong_password"), &json!("127.0.0.1")));
+    let log = gateway
+        .log()
+        .until("the log tells who it was", |line| line["message"] == "login_failed")
+        .await;
+    assert_eq!(
+        (&log["reason"], &log["client.address"]),
+        (&json!("wrong_password"), &json!("127.0.0.1"))
+    );
     assert!(log["account"].is_string());
     gateway.log().until("an unknown one too", |line| line["reason"] == "unknown_account").await;
     assert_eq!(gateway.metric_value("portcullis_logins_total", &["failed"]).await, Some(5.0));
@@ -128,7 +184,8 @@ async fn a_failed_login_tells_nothing() {
 /// No secret and no address of anybody is ever in the log.
 #[tokio::test]
 async fn the_log_holds_no_secret() {
-    let gateway = Gateway::start(&open("").replace("[identity]", "[log]\nlevel = 'trace'\n[identity]")).await;
+    let gateway =
+        Gateway::start(&open("").replace("[identity]", "[log]\nlevel = 'trace'\n[identity]")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
     gateway.try_login("ann@example.com", "a wrong password").await.is(401, "login_failed");
@@ -137,7 +194,13 @@ async fn the_log_holds_no_secret() {
     gateway.access("/reports").await;
     let log: String = gateway.log().lines().iter().map(Value::to_string).collect();
     let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();
-    let secrets = [PASSWORD.to_owned(), "a wrong password".into(), tokens.refresh.clone(), next.refresh.clone(), signature(&next.access)];
+    let secrets = [
+        PASSWORD.to_owned(),
+        "a wrong password".into(),
+        tokens.refresh.clone(),
+        next.refresh.clone(),
+        signature(&next.access),
+    ];
     for secret in secrets.iter().map(String::as_str).chain(["ann@example.com"]) {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
@@ -154,21 +217,42 @@ async fn the_built_in_limits_hold_where_the_route_names_none() {
     };
     // By address, whoever is tried.
     for index in 0..5 {
-        let email = ["a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example"][index];
+        let email =
+            ["a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example"][index];
         login("198.51.100.1".into(), email, "wrong").await.is(401, "login_failed");
     }
     login("198.51.100.1".into(), "f@x.example", "wrong").await.is(429, "rate_limited");
     // By account, wherever it is tried from and however it is written.
-    for (index, email) in
-        ["ann@example.com", "ANN@example.com", " ann@example.com", "Ann@Example.com", "ann@EXAMPLE.com"].into_iter().enumerate()
+    for (index, email) in [
+        "ann@example.com",
+        "ANN@example.com",
+        " ann@example.com",
+        "Ann@Example.com",
+        "ann@EXAMPLE.com",
+    ]
+    .into_iter()
+    .enumerate()
     {
         login(format!("203.0.113.{index}"), email, "wrong").await.is(401, "login_failed");
     }
     login("203.0.113.99".into(), "ann@example.com", "wrong").await.is(429, "rate_limited");
-    assert_eq!(gateway.metric_value("portcullis_rate_limited_total", &["limit=\"identity-login-account\""]).await, Some(1.0));
-    assert_eq!(gateway.metric_value("portcullis_rate_limited_total", &["limit=\"identity-login\""]).await, Some(1.0));
+    assert_eq!(
+        gateway
+            .metric_value("portcullis_rate_limited_total", &["limit=\"identity-login-account\""])
+            .await,
+        Some(1.0)
+    );
+    assert_eq!(
+        gateway.metric_value("portcullis_rate_limited_total", &["limit=\"identity-login\""]).await,
+        Some(1.0)
+    );
     // Registrations.
-    let register = |index: usize| gateway.post("/auth/register", &json!({ "email": format!("u{index}@x.example"), "password": PASSWORD }));
+    let register = |index: usize| {
+        gateway.post(
+            "/auth/register",
+            &json!({ "email": format!("u{index}@x.example"), "password": PASSWORD }),
+        )
+    };
     for index in 0..5 {
         assert_eq!(register(index).send().await.status, 201);
     }
@@ -178,20 +262,35 @@ async fn the_built_in_limits_hold_where_the_route_names_none() {
 /// Logins that succeed are no failures of the account.
 #[tokio::test]
 async fn logins_that_succeed_do_not_lock_an_account() {
-    let gateway = Gateway::start(&format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""))).await;
+    let gateway =
+        Gateway::start(&format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited("")))
+            .await;
     gateway.register("ann@example.com").await;
     for index in 0..8 {
         let body = json!({ "email": "ann@example.com", "password": PASSWORD });
-        let response = gateway.post("/auth/login", &body).header("X-Forwarded-For", &format!("203.0.113.{index}")).send().await;
+        let response = gateway
+            .post("/auth/login", &body)
+            .header("X-Forwarded-For", &format!("203.0.113.{index}"))
+            .send()
+            .await;
         assert_eq!(response.status, 200, "{index}");
     }
 }
 
 #[tokio::test]
 async fn a_limit_counts_by_client_and_account() {
-    let config = format!("{}\nlimit = 'tries'\n[limit.tries]\nrequests = 2\nper = '1h'\nkey = 'client+account'\n", limited(""));
+    let config = format!(
+        "{}\nlimit = 'tries'\n[limit.tries]\nrequests = 2\nper = '1h'\nkey = 'client+account'\n",
+        limited("")
+    );
     let gateway = Gateway::start(&config).await;
-    for (email, status) in [("a@x.example", 401), ("b@x.example", 401), ("A@x.example", 401), ("a@x.example", 429), ("b@x.example", 401)] {
+    for (email, status) in [
+        ("a@x.example", 401),
+        ("b@x.example", 401),
+        ("A@x.example", 401),
+        ("a@x.example", 429),
+        ("b@x.example", 401),
+    ] {
         assert_eq!(gateway.try_login(email, "wrong").await.status, status, "{email}");
     }
 }
@@ -200,9 +299,13 @@ async fn a_limit_counts_by_client_and_account() {
 async fn a_password_is_changed_by_whoever_knows_it() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
-    let (one, other) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let (one, other) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
     let change = |current: &str, new: &str| {
-        let request = gateway.post("/auth/password/change", &json!({ "current_password": current, "new_password": new }));
+        let request = gateway.post(
+            "/auth/password/change",
+            &json!({ "current_password": current, "new_password": new }),
+        );
         let request = request.bearer(&one.access);
         async move { request.send().await }
     };
@@ -247,20 +350,29 @@ async fn keys_and_metadata_are_published() {
         let set = gateway.get("/auth/.well-known/jwks.json").send().await;
         assert!(set.header("cache-control").unwrap().contains("max-age="));
         let keys = set.json()["keys"].clone();
-        assert_eq!((keys.as_array().unwrap().len(), &keys[0]["kty"], &keys[0]["alg"]), (1, &json!(kty), &json!(algorithm)));
+        assert_eq!(
+            (keys.as_array().unwrap().len(), &keys[0]["kty"], &keys[0]["alg"]),
+            (1, &json!(kty), &json!(algorithm))
+        );
         assert!(keys[0].get("d").is_none());
         gateway.register("ann@example.com").await;
         let tokens = gateway.login("ann@example.com").await;
         assert_eq!(gateway.reaches(&tokens.access).await, 200, "{algorithm}");
-        let header = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(tokens.access.split('.').next().unwrap()).unwrap();
+        let header = base64::prelude::BASE64_URL_SAFE_NO_PAD
+            .decode(tokens.access.split('.').next().unwrap())
+            .unwrap();
         let header: Value = serde_json::from_slice(&header).unwrap();
-        assert_eq!((&header["typ"], &header["alg"], &header["kid"]), (&json!("at+jwt"), &json!(algorithm), &keys[0]["kid"]));
+        assert_eq!(
+            (&header["typ"], &header["alg"], &header["kid"]),
+            (&json!("at+jwt"), &json!(algorithm), &keys[0]["kid"])
+        );
     }
 }
 
 #[tokio::test]
 async fn claims_are_told_as_the_file_says() {
-    let gateway = Gateway::start(&open("token_claims = []\naudience = ['portcullis', 'reports']")).await;
+    let gateway =
+        Gateway::start(&open("token_claims = []\naudience = ['portcullis', 'reports']")).await;
     gateway.register("ann@example.com").await;
     let claims = gateway.login("ann@example.com").await.claims();
     assert!(claims.get("email").is_none() && claims.get("name").is_none(), "{claims}");
@@ -293,7 +405,10 @@ async fn a_reload_changes_the_policy_and_cannot_take_the_issuer_away() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let before = gateway.login("ann@example.com").await;
-    assert_eq!(gateway.reload(&open("access_token_ttl = '5m'\ntoken_claims = []")).await["message"], "reloaded");
+    assert_eq!(
+        gateway.reload(&open("access_token_ttl = '5m'\ntoken_claims = []")).await["message"],
+        "reloaded"
+    );
     let login = gateway.try_login("ann@example.com", PASSWORD).await;
     assert_eq!(login.json()["expires_in"], 300);
     assert!(Tokens::of(&login).claims().get("email").is_none());

@@ -12,18 +12,25 @@ async fn health_and_readiness_are_told() {
     assert_eq!(gateway.admin("/livez").await.status, 200);
     let ready = gateway.admin("/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
-    assert_eq!((&ready.json()["status"], &ready.json()["problems"]), (&"ready".into(), &serde_json::json!({})));
+    assert_eq!(
+        (&ready.json()["status"], &ready.json()["problems"]),
+        (&"ready".into(), &serde_json::json!({}))
+    );
     for path in ["/", "/in", "/revoke"] {
         gateway.admin(path).await.is(404, "route_not_found");
     }
     let post = Request::new(gateway.admin_address(), "POST", "/readyz").send().await;
-    assert_eq!((post.refusal(), post.header("allow")), ((405, "method_not_allowed".to_owned()), Some("GET, HEAD")));
+    assert_eq!(
+        (post.refusal(), post.header("allow")),
+        ((405, "method_not_allowed".to_owned()), Some("GET, HEAD"))
+    );
     assert_eq!(Request::new(gateway.admin_address(), "HEAD", "/readyz").send().await.status, 200);
 }
 
 #[tokio::test]
 async fn the_public_listener_has_none_of_it() {
-    let gateway = Gateway::start("route = [{ path = '/a', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/a', upstream = 'app', access = 'public' }]").await;
     for path in ["/livez", "/readyz", "/metrics"] {
         gateway.get(path).send().await.is(404, "route_not_found");
     }
@@ -48,17 +55,37 @@ async fn metrics_have_the_names_and_labels_of_the_contract() {
         ("request_duration_seconds_count", &["route=\"all\""], 2.0),
         ("upstream_duration_seconds_count", &["route=\"all\""], 2.0),
         ("upstream_duration_seconds_count", &["route=\"in\""], 1.0),
-        ("auth_decisions_total", &["route=\"in\"", "outcome=\"refused\"", "reason=\"credentials_missing\""], 1.0),
-        ("auth_decisions_total", &["route=\"in\"", "outcome=\"allowed\"", "reason=\"authenticated\""], 1.0),
-        ("auth_decisions_total", &["route=\"all\"", "outcome=\"allowed\"", "reason=\"public\""], 2.0),
+        (
+            "auth_decisions_total",
+            &["route=\"in\"", "outcome=\"refused\"", "reason=\"credentials_missing\""],
+            1.0,
+        ),
+        (
+            "auth_decisions_total",
+            &["route=\"in\"", "outcome=\"allowed\"", "reason=\"authenticated\""],
+            1.0,
+        ),
+        (
+            "auth_decisions_total",
+            &["route=\"all\"", "outcome=\"allowed\"", "reason=\"public\""],
+            2.0,
+        ),
         ("config_last_reload_success", &[], 1.0),
         ("tunnels", &[], 0.0),
         ("build_info", &["version="], 1.0),
     ] {
         let found = gateway.metric_value(&format!("portcullis_{family}"), labels).await;
-        assert_eq!(found, Some(value), "{family} {labels:?}\n{}", gateway.admin("/metrics").await.text());
+        assert_eq!(
+            found,
+            Some(value),
+            "{family} {labels:?}\n{}",
+            gateway.admin("/metrics").await.text()
+        );
     }
-    assert!(gateway.metric_value("portcullis_config_last_reload_timestamp_seconds", &[]).await.unwrap() > 1.7e9);
+    assert!(
+        gateway.metric_value("portcullis_config_last_reload_timestamp_seconds", &[]).await.unwrap()
+            > 1.7e9
+    );
 }
 
 #[tokio::test]
@@ -77,10 +104,15 @@ async fn connections_are_counted_until_they_end() {
 
 #[tokio::test]
 async fn every_listener_is_served() {
-    let gateway = Gateway::start(&format!("server.listen = ['127.0.0.1:0', '[::1]:0']\n{ROUTES}")).await;
+    let gateway =
+        Gateway::start(&format!("server.listen = ['127.0.0.1:0', '[::1]:0']\n{ROUTES}")).await;
     let ready = gateway.log().until("it is ready", |line| line["message"] == "ready").await;
-    let addresses: Vec<std::net::SocketAddr> =
-        ready["listen"].as_str().unwrap().split(' ').map(|address| address.parse().unwrap()).collect();
+    let addresses: Vec<std::net::SocketAddr> = ready["listen"]
+        .as_str()
+        .unwrap()
+        .split(' ')
+        .map(|address| address.parse().unwrap())
+        .collect();
     assert!(addresses.len() == 2 && addresses[1].is_ipv6());
     for (address, client) in addresses.into_iter().zip(["127.0.0.1", "::1"]) {
         assert_eq!(Request::new(address, "GET", "/a").send().await.status, 200);
@@ -93,7 +125,11 @@ async fn metrics_are_open_metrics_and_never_grow_by_what_clients_write() {
     let gateway = Gateway::start(ROUTES).await;
     for index in 0..20 {
         let method = format!("METHOD{index}");
-        gateway.request(&method, &format!("/path-{index}")).host(&format!("host-{index}.test")).send().await;
+        gateway
+            .request(&method, &format!("/path-{index}"))
+            .host(&format!("host-{index}.test"))
+            .send()
+            .await;
     }
     let metrics = gateway.admin("/metrics").await;
     assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));

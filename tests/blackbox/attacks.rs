@@ -18,22 +18,32 @@ async fn a_segment_that_is_a_parameter_alone_does_not_count_as_prefix() {
     )
     .await;
     gateway.get("/s/t/t/admin").send().await.is(401, "credentials_missing");
-    for target in ["/;x/s/t/admin", "/;/s/t/admin", "/s/;/t/admin", "/;x/;x/s/t/admin", "/s//t/admin"] {
+    for target in
+        ["/;x/s/t/admin", "/;/s/t/admin", "/s/;/t/admin", "/;x/;x/s/t/admin", "/s//t/admin"]
+    {
         assert_eq!(gateway.get(target).send().await.status, 200, "{target}");
         assert_eq!(gateway.upstream().last().target, "/admin", "{target}");
     }
 }
 
-/// An upstream that announces a body where none may be, and writes it late: it must not be read as the answer to somebody else.
+/// An upstream that announces a body where none may be, and writes it late: it must not be read as
+/// the answer to somebody else.
 #[tokio::test]
 async fn a_late_body_never_answers_the_next_request() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let poison = "HTTP/1.1 200 OK\r\nX-Poison: 1\r\nContent-Length: 6\r\n\r\nPOISON";
     let late = |head: &str| vec![write(head), Step::Hold, write(poison)];
     gateway.upstream().does_at("/head", late("HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n"));
-    gateway.upstream().does_at("/204", late("HTTP/1.1 204 No Content\r\nContent-Length: 80\r\n\r\n"));
-    gateway.upstream().does_at("/304", late("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"));
-    for (method, target, status) in [("HEAD", "/head", 200), ("GET", "/204", 204), ("GET", "/304", 304)] {
+    gateway
+        .upstream()
+        .does_at("/204", late("HTTP/1.1 204 No Content\r\nContent-Length: 80\r\n\r\n"));
+    gateway
+        .upstream()
+        .does_at("/304", late("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    for (method, target, status) in
+        [("HEAD", "/head", 200), ("GET", "/204", 204), ("GET", "/304", 304)]
+    {
         let mut connection = gateway.connect().await;
         let request = gateway.request(method, target).bytes();
         connection.write(request).await;
@@ -41,8 +51,16 @@ async fn a_late_body_never_answers_the_next_request() {
         let before = gateway.upstream().seen().accepted;
         gateway.upstream().release();
         let next = gateway.get("/next").send().await;
-        assert_eq!((next.status, next.header("x-poison"), next.text().as_str()), (200, None, "ok"), "{target}");
-        assert_eq!(gateway.upstream().seen().accepted, before + 1, "{target}: on a connection of its own");
+        assert_eq!(
+            (next.status, next.header("x-poison"), next.text().as_str()),
+            (200, None, "ok"),
+            "{target}"
+        );
+        assert_eq!(
+            gateway.upstream().seen().accepted,
+            before + 1,
+            "{target}: on a connection of its own"
+        );
     }
 }
 
@@ -64,7 +82,17 @@ async fn authorization_is_forwarded_only_if_it_is_what_was_verified() {
     };
     let forged = mint::hmac().raw(r#"{"alg":"none"}"#, &json!({ "sub": "admin" }).to_string());
     let forged = format!("Bearer {forged}");
-    assert_eq!(seen(gateway.get("/cookie").header("Cookie", &cookie).header("Authorization", &forged).send().await), None);
+    assert_eq!(
+        seen(
+            gateway
+                .get("/cookie")
+                .header("Cookie", &cookie)
+                .header("Authorization", &forged)
+                .send()
+                .await
+        ),
+        None
+    );
     for (other, is_a_passwords) in [
         ("Basic YTpi", true),
         ("negotiate YTpi", true),
@@ -73,21 +101,55 @@ async fn authorization_is_forwarded_only_if_it_is_what_was_verified() {
         ("Bearer:a.b.c", false),
         ("Basic", false),
     ] {
-        assert_eq!(seen(gateway.get("/").header("Cookie", &cookie).header("Authorization", other).send().await), None, "{other}");
-        assert_eq!(seen(gateway.get(&format!("/?access_token={token}")).header("Authorization", other).send().await), None, "{other}");
-        // Nobody is known: a password is the application's own business, and what could be taken for a token is not passed on unverified.
+        assert_eq!(
+            seen(
+                gateway
+                    .get("/")
+                    .header("Cookie", &cookie)
+                    .header("Authorization", other)
+                    .send()
+                    .await
+            ),
+            None,
+            "{other}"
+        );
+        assert_eq!(
+            seen(
+                gateway
+                    .get(&format!("/?access_token={token}"))
+                    .header("Authorization", other)
+                    .send()
+                    .await
+            ),
+            None,
+            "{other}"
+        );
+        // Nobody is known: a password is the application's own business, and what could be taken
+        // for a token is not passed on unverified.
         let passed = seen(gateway.get("/optional").header("Authorization", other).send().await);
         assert_eq!(passed.as_deref(), is_a_passwords.then_some(other));
-        assert_eq!(seen(gateway.get("/public").header("Authorization", other).send().await).as_deref(), Some(other));
+        assert_eq!(
+            seen(gateway.get("/public").header("Authorization", other).send().await).as_deref(),
+            Some(other)
+        );
     }
-    assert_eq!(seen(gateway.get("/optional").bearer(&token).send().await), Some(format!("Bearer {token}")));
-    gateway.get("/optional").header("Authorization", &forged).send().await.is(401, "token_algorithm");
+    assert_eq!(
+        seen(gateway.get("/optional").bearer(&token).send().await),
+        Some(format!("Bearer {token}"))
+    );
+    gateway
+        .get("/optional")
+        .header("Authorization", &forged)
+        .send()
+        .await
+        .is(401, "token_algorithm");
     assert_eq!(seen(gateway.get("/unread").header("Authorization", &forged).send().await), None);
 }
 
 #[tokio::test]
 async fn the_length_that_was_not_used_is_not_passed_back() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     gateway
         .upstream()
         .does_at("/two", answer("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nabcdefgh\r\n0\r\n\r\n"));
@@ -95,7 +157,10 @@ async fn the_length_that_was_not_used_is_not_passed_back() {
     assert_eq!((response.header("content-length"), response.text().as_str()), (None, "abcdefgh"));
     let mut client = h2::Connection::open(&gateway).await;
     let answer = client.send(get("http://app.test/two")).await;
-    assert_eq!((answer.headers.get("content-length"), answer.body.as_slice()), (None, &b"abcdefgh"[..]));
+    assert_eq!(
+        (answer.headers.get("content-length"), answer.body.as_slice()),
+        (None, &b"abcdefgh"[..])
+    );
 }
 
 #[tokio::test]
@@ -104,7 +169,9 @@ async fn max_headers_holds_on_http2_too() {
         Gateway::start("server = { limits = { max_headers = 20 } }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let mut client = h2::Connection::open(&gateway).await;
     let with = |count: usize| {
-        let fields = (0..count).fold(Request::get("http://app.test/"), |request, index| request.header(format!("x-{index}"), "v"));
+        let fields = (0..count).fold(Request::get("http://app.test/"), |request, index| {
+            request.header(format!("x-{index}"), "v")
+        });
         fields.body(Full::<Bytes>::default()).unwrap()
     };
     assert_eq!(client.send(with(10)).await.status, 200);
@@ -119,7 +186,10 @@ async fn streams_that_nobody_reads_let_go_of_the_upstream() {
     let gateway =
         Gateway::start("server = { limits = { idle_timeout = '400ms' } }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]")
             .await;
-    gateway.upstream().does_at("/flood", vec![write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"), Step::Flood]);
+    gateway.upstream().does_at(
+        "/flood",
+        vec![write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"), Step::Flood],
+    );
     let mut client = h2::Connection::open(&gateway).await;
     // Held and never read: the window is used up and not opened again.
     let mut held = Vec::new();
@@ -132,7 +202,8 @@ async fn streams_that_nobody_reads_let_go_of_the_upstream() {
 
 #[tokio::test]
 async fn other_spellings_of_a_length_or_type_are_removed() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let response = gateway
         .request("POST", "/")
         .header("Content_Length", "99")
@@ -144,7 +215,10 @@ async fn other_spellings_of_a_length_or_type_are_removed() {
         .await;
     assert_eq!(response.status, 200);
     let received = gateway.upstream().last();
-    assert_eq!((received.header("content-length"), received.header("content-type")), (Some("4"), Some("text/plain")));
+    assert_eq!(
+        (received.header("content-length"), received.header("content-type")),
+        (Some("4"), Some("text/plain"))
+    );
     for name in ["content_length", "content.type", "x-original-uri"] {
         assert_eq!(received.header(name), None, "{name}");
     }
@@ -152,9 +226,12 @@ async fn other_spellings_of_a_length_or_type_are_removed() {
 
 #[tokio::test]
 async fn cookies_in_fields_of_their_own_are_one_field() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let mut client = h2::Connection::open(&gateway).await;
-    let crumbs = (0..150).fold(Request::get("http://app.test/"), |request, index| request.header("cookie", format!("c{index}=v")));
+    let crumbs = (0..150).fold(Request::get("http://app.test/"), |request, index| {
+        request.header("cookie", format!("c{index}=v"))
+    });
     assert_eq!(client.send(crumbs.body(Full::<Bytes>::default()).unwrap()).await.status, 200);
 }
 
@@ -166,19 +243,30 @@ async fn a_method_override_counts_once() {
     .await;
     let token = mint::token(&[]);
     for expected in [200, 200, 200, 429] {
-        assert_eq!(gateway.get("/").bearer(&token).header("X-HTTP-Method", "GET").send().await.status, expected);
+        assert_eq!(
+            gateway.get("/").bearer(&token).header("X-HTTP-Method", "GET").send().await.status,
+            expected
+        );
     }
 }
 
-/// Large frames are handed out in portions: none may be lost, and the length that was announced holds.
+/// Large frames are handed out in portions: none may be lost, and the length that was announced
+/// holds.
 #[tokio::test]
 async fn large_responses_arrive_whole_over_http2() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let body = "abcdefghijklmnopqrstuvwxyz".repeat(8_000);
-    gateway.upstream().does_at("/large", answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())));
+    gateway.upstream().does_at(
+        "/large",
+        answer(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())),
+    );
     gateway.upstream().does_at(
         "/chunked",
-        answer(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len())),
+        answer(&format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        )),
     );
     let mut client = h2::Connection::open(&gateway).await;
     for target in ["http://app.test/large", "http://app.test/chunked"] {

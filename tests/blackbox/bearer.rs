@@ -1,6 +1,9 @@
-//! Who is calling: one credential, from where the route allows, and why it is not believed (CONTRACT §3, "Which is which").
+//! Who is calling: one credential, from where the route allows, and why it is not believed
+//! (CONTRACT §3, "Which is which").
 
-use jsonwebtoken::Algorithm::{self, ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
+use jsonwebtoken::Algorithm::{
+    self, ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512,
+};
 use serde_json::json;
 
 use crate::harness::mint::{self, claims, encode, hmac, keys, now, payload, secret};
@@ -8,7 +11,8 @@ use crate::harness::{Gateway, Response};
 
 const PROTECTED: &str = "route = [{ name = 'all', path = '/*', upstream = 'app' }]";
 
-const EVERYWHERE: &str = "route = [{ path = '/*', upstream = 'app', token_from = ['header', 'cookie', 'query'] }]";
+const EVERYWHERE: &str =
+    "route = [{ path = '/*', upstream = 'app', token_from = ['header', 'cookie', 'query'] }]";
 
 async fn bearer(gateway: &Gateway, token: &str) -> Response {
     gateway.get("/").bearer(token).send().await
@@ -17,10 +21,17 @@ async fn bearer(gateway: &Gateway, token: &str) -> Response {
 #[tokio::test]
 async fn a_good_token_passes_and_names_the_caller() {
     let gateway = Gateway::start(PROTECTED).await;
-    let token = claims(json!({ "roles": ["auditor"], "email": "a@b.test", "name": "Ann", "sid": "s-1" }));
+    let token =
+        claims(json!({ "roles": ["auditor"], "email": "a@b.test", "name": "Ann", "sid": "s-1" }));
     assert_eq!(bearer(&gateway, &token).await.status, 200);
     let received = gateway.upstream().last();
-    for (name, value) in [("user", "u-17"), ("roles", "auditor"), ("email", "a@b.test"), ("name", "Ann"), ("issuer", mint::ISSUER)] {
+    for (name, value) in [
+        ("user", "u-17"),
+        ("roles", "auditor"),
+        ("email", "a@b.test"),
+        ("name", "Ann"),
+        ("issuer", mint::ISSUER),
+    ] {
         assert_eq!(received.header(&format!("x-auth-{name}")), Some(value));
     }
     assert_eq!(received.header("authorization"), None);
@@ -54,8 +65,13 @@ async fn every_algorithm_is_verified() {
     .start()
     .await;
     let hmacs = [HS256, HS384, HS512].map(|algorithm| ("hmac", secret(algorithm, mint::SECRET)));
-    let rsas = [RS256, RS384, RS512, PS256, PS384, PS512].map(|algorithm| ("rsa", keys().rsa.signs(algorithm)));
-    let others = [("ec", keys().p256.signs(ES256)), ("ec", keys().p384.signs(ES384)), ("ed", keys().ed25519.signs(EdDSA))];
+    let rsas = [RS256, RS384, RS512, PS256, PS384, PS512]
+        .map(|algorithm| ("rsa", keys().rsa.signs(algorithm)));
+    let others = [
+        ("ec", keys().p256.signs(ES256)),
+        ("ec", keys().p384.signs(ES384)),
+        ("ed", keys().ed25519.signs(EdDSA)),
+    ];
     for (iss, signer) in hmacs.into_iter().chain(rsas).chain(others) {
         let token = signer.token(json!({}), json!({ "iss": iss }));
         assert_eq!(bearer(&gateway, &token).await.status, 200, "{token}");
@@ -63,10 +79,13 @@ async fn every_algorithm_is_verified() {
         // One bit of the signature, and it is nobody's.
         let (head, signature) = token.rsplit_once('.').unwrap();
         let flipped = if signature.starts_with('A') { "B" } else { "A" };
-        bearer(&gateway, &format!("{head}.{flipped}{}", &signature[1..])).await.is(401, "token_signature");
+        bearer(&gateway, &format!("{head}.{flipped}{}", &signature[1..]))
+            .await
+            .is(401, "token_signature");
     }
     // The public key is no secret.
-    let forged = secret(HS256, keys().rsa.public.as_bytes()).token(json!({}), json!({ "iss": "rsa" }));
+    let forged =
+        secret(HS256, keys().rsa.public.as_bytes()).token(json!({}), json!({ "iss": "rsa" }));
     bearer(&gateway, &forged).await.is(401, "token_algorithm");
     let crossed = keys().rsa.signs(RS256).token(json!({}), json!({ "iss": "ed" }));
     bearer(&gateway, &crossed).await.is(401, "token_algorithm");
@@ -80,25 +99,43 @@ async fn every_fault_of_a_token_has_its_reason() {
     let plain = payload(&json!({})).to_string();
     let long = now() + 100 * 86_400;
     for (what, token, reason) in [
-        ("alg none", format!("{}.{}.", encode(r#"{"alg":"none"}"#), encode(&plain)), "token_algorithm"),
+        (
+            "alg none",
+            format!("{}.{}.", encode(r#"{"alg":"none"}"#), encode(&plain)),
+            "token_algorithm",
+        ),
         ("alg None", with(json!({ "alg": "nOnE" }), json!({})), "token_algorithm"),
         ("alg missing", with(json!({ "alg": null }), json!({})), "token_algorithm"),
         ("alg unknown", with(json!({ "alg": "XS256" }), json!({})), "token_algorithm"),
         ("alg in another case", with(json!({ "alg": "hs256" }), json!({})), "token_algorithm"),
-        ("alg not listed", secret(Algorithm::HS512, mint::SECRET).token(json!({}), json!({})), "token_algorithm"),
+        (
+            "alg not listed",
+            secret(Algorithm::HS512, mint::SECRET).token(json!({}), json!({})),
+            "token_algorithm",
+        ),
         ("crit", with(json!({ "crit": ["exp"] }), json!({})), "token_malformed"),
         ("crit empty", with(json!({ "crit": [] }), json!({})), "token_malformed"),
         ("b64", with(json!({ "b64": false }), json!({})), "token_malformed"),
         ("typ of an ID token", with(json!({ "typ": "logout+jwt" }), json!({})), "token_malformed"),
         ("typ a number", with(json!({ "typ": 1 }), json!({})), "token_malformed"),
-        ("duplicate header member", hmac().raw(r#"{"alg":"HS256","alg":"HS256"}"#, &plain), "token_malformed"),
-        ("duplicate claim", hmac().raw(r#"{"alg":"HS256"}"#, &plain.replacen('{', r#"{"sub":"root","#, 1)), "token_malformed"),
+        (
+            "duplicate header member",
+            hmac().raw(r#"{"alg":"HS256","alg":"HS256"}"#, &plain),
+            "token_malformed",
+        ),
+        (
+            "duplicate claim",
+            hmac().raw(r#"{"alg":"HS256"}"#, &plain.replacen('{', r#"{"sub":"root","#, 1)),
+            "token_malformed",
+        ),
         (
             "duplicate claim below",
             standard(json!({}))
                 .split('.')
                 .next()
-                .map(|head| hmac().parts(head, &encode(plain.replacen('{', r#"{"x":{"a":1,"a":2},"#, 1))))
+                .map(|head| {
+                    hmac().parts(head, &encode(plain.replacen('{', r#"{"x":{"a":1,"a":2},"#, 1)))
+                })
                 .unwrap(),
             "token_malformed",
         ),
@@ -110,19 +147,32 @@ async fn every_fault_of_a_token_has_its_reason() {
         ("two parts", "a.b".to_owned(), "token_malformed"),
         ("one part", "opaque".to_owned(), "token_malformed"),
         ("four parts", "a.b.c.d".to_owned(), "token_malformed"),
-        ("encrypted", format!("{}.a.b.c.d", encode(r#"{"alg":"dir","enc":"A256GCM"}"#)), "token_malformed"),
+        (
+            "encrypted",
+            format!("{}.a.b.c.d", encode(r#"{"alg":"dir","enc":"A256GCM"}"#)),
+            "token_malformed",
+        ),
         (
             "another's key",
-            secret(Algorithm::HS256, b"another secret that is just as long as ours").token(json!({}), json!({})),
+            secret(Algorithm::HS256, b"another secret that is just as long as ours")
+                .token(json!({}), json!({})),
             "token_signature",
         ),
-        ("no signature", format!("{}.{}.", encode(r#"{"alg":"HS256"}"#), encode(&plain)), "token_signature"),
+        (
+            "no signature",
+            format!("{}.{}.", encode(r#"{"alg":"HS256"}"#), encode(&plain)),
+            "token_signature",
+        ),
         ("expired", standard(json!({ "iat": now() - 100, "exp": now() - 40 })), "token_expired"),
         ("not yet", standard(json!({ "nbf": now() + 60 })), "token_not_yet_valid"),
         ("issued tomorrow", standard(json!({ "iat": now() + 60 })), "token_not_yet_valid"),
         ("iss missing", standard(json!({ "iss": null })), "token_issuer"),
         ("iss unknown", standard(json!({ "iss": "https://evil.test" })), "token_issuer"),
-        ("iss with a slash", standard(json!({ "iss": format!("{}/", mint::ISSUER) })), "token_issuer"),
+        (
+            "iss with a slash",
+            standard(json!({ "iss": format!("{}/", mint::ISSUER) })),
+            "token_issuer",
+        ),
         ("iss a number", standard(json!({ "iss": 42 })), "token_claims"),
         ("aud missing", standard(json!({ "aud": null })), "token_audience"),
         ("aud another's", standard(json!({ "aud": "payroll" })), "token_audience"),
@@ -138,11 +188,19 @@ async fn every_fault_of_a_token_has_its_reason() {
         ("sub an object", standard(json!({ "sub": {} })), "token_claims"),
         ("roles an object", standard(json!({ "roles": { "admin": true } })), "token_claims"),
         ("a long life", standard(json!({ "exp": long })), "token_lifetime"),
-        ("a long life without iat", standard(json!({ "iat": null, "exp": long })), "token_lifetime"),
+        (
+            "a long life without iat",
+            standard(json!({ "iat": null, "exp": long })),
+            "token_lifetime",
+        ),
     ] {
         let response = bearer(&gateway, &token).await;
         assert_eq!(response.refusal(), (401, reason.to_owned()), "{what}");
-        assert_eq!(response.header("www-authenticate"), Some("Bearer realm=\"portcullis\", error=\"invalid_token\""), "{what}");
+        assert_eq!(
+            response.header("www-authenticate"),
+            Some("Bearer realm=\"portcullis\", error=\"invalid_token\""),
+            "{what}"
+        );
     }
     assert_eq!(gateway.upstream().count(), 0);
 }
@@ -160,7 +218,11 @@ async fn what_is_harmless_about_a_token_is_accepted() {
         ("a subject that is a number", json!({}), json!({ "sub": 17 })),
         ("no iat", json!({}), json!({ "iat": null })),
         ("expired within the leeway", json!({}), json!({ "exp": now() - 20 })),
-        ("not yet valid within the leeway", json!({}), json!({ "nbf": now() + 20, "iat": now() + 20 })),
+        (
+            "not yet valid within the leeway",
+            json!({}),
+            json!({ "nbf": now() + 20, "iat": now() + 20 }),
+        ),
         ("a fraction of a second", json!({}), json!({ "exp": now() as f64 + 60.5 })),
     ] {
         assert_eq!(bearer(&gateway, &hmac().token(header, claims)).await.status, 200, "{what}");
@@ -181,17 +243,34 @@ async fn credentials_are_missing_malformed_or_ambiguous() {
         (vec!["Bearer".to_owned()], 400, "credentials_malformed", Some(invalid)),
         (vec!["Bearer ".to_owned()], 400, "credentials_malformed", Some(invalid)),
         (vec!["Bearer a b".to_owned()], 400, "credentials_malformed", Some(invalid)),
-        (vec![format!("Bearer {token}, Bearer {token}")], 400, "credentials_malformed", Some(invalid)),
+        (
+            vec![format!("Bearer {token}, Bearer {token}")],
+            400,
+            "credentials_malformed",
+            Some(invalid),
+        ),
         (vec!["Bearer \"a\"".to_owned()], 400, "credentials_malformed", Some(invalid)),
         (vec!["Bearer a=.b.c".to_owned()], 400, "credentials_malformed", Some(invalid)),
         (vec!["Bearer ==".to_owned()], 400, "credentials_malformed", Some(invalid)),
-        (vec![format!("Bearer {token}"), format!("Bearer {token}")], 400, "credentials_ambiguous", Some(invalid)),
-        (vec!["Basic dTpw".to_owned(), format!("Bearer {token}")], 400, "credentials_ambiguous", Some(invalid)),
+        (
+            vec![format!("Bearer {token}"), format!("Bearer {token}")],
+            400,
+            "credentials_ambiguous",
+            Some(invalid),
+        ),
+        (
+            vec!["Basic dTpw".to_owned(), format!("Bearer {token}")],
+            400,
+            "credentials_ambiguous",
+            Some(invalid),
+        ),
         (vec![format!("bearer {token}")], 200, "", None),
         (vec![format!("BEARER   {token}")], 200, "", None),
         (vec![format!("Bearer {token}  ")], 200, "", None),
     ] {
-        let request = lines.iter().fold(gateway.get("/"), |request, line| request.header("Authorization", line));
+        let request = lines
+            .iter()
+            .fold(gateway.get("/"), |request, line| request.header("Authorization", line));
         let response = request.send().await;
         assert_eq!(response.status, status, "{lines:?}: {response:?}");
         assert_eq!(response.header("www-authenticate"), challenge, "{lines:?}");
@@ -231,8 +310,11 @@ async fn a_token_counts_only_where_the_route_reads_it() {
         ("/query", None, Some(&cookie), false, false),
     ] {
         let target = if query { format!("{path}?access_token={token}") } else { path.to_owned() };
-        let request = header.into_iter().fold(gateway.get(&target), |request, line| request.header("Authorization", line));
-        let request = cookie.into_iter().fold(request, |request, line| request.header("Cookie", line));
+        let request = header
+            .into_iter()
+            .fold(gateway.get(&target), |request, line| request.header("Authorization", line));
+        let request =
+            cookie.into_iter().fold(request, |request, line| request.header("Cookie", line));
         let response = request.send().await;
         assert_eq!(response.status, if passes { 200 } else { 401 }, "{path}: {response:?}");
         if !passes {
@@ -268,9 +350,13 @@ async fn a_token_in_the_query_is_not_forwarded() {
     let gateway =
         Gateway::start("server = { token_query = 't' }\nroute = [{ path = '/*', upstream = 'app', token_from = ['query'] }]").await;
     let token = mint::token(&[]);
-    for (query, sent) in
-        [("?t=T", ""), ("?a=1&t=T", "?a=1"), ("?t=T&a=1&&b=%zz", "?a=1&&b=%zz"), ("?a=t&t=T&tt=2", "?a=t&tt=2"), ("?%74=T&x", "?x")]
-    {
+    for (query, sent) in [
+        ("?t=T", ""),
+        ("?a=1&t=T", "?a=1"),
+        ("?t=T&a=1&&b=%zz", "?a=1&&b=%zz"),
+        ("?a=t&t=T&tt=2", "?a=t&tt=2"),
+        ("?%74=T&x", "?x"),
+    ] {
         let response = gateway.get(&format!("/q{}", query.replace('T', &token))).send().await;
         assert_eq!(response.status, 200, "{query}: {response:?}");
         assert_eq!(gateway.upstream().last().target, format!("/q{sent}"));
@@ -285,8 +371,15 @@ async fn no_credential_is_ever_logged() {
     )
     .await;
     let token = mint::token(&[]);
-    let bad = hmac().token(json!({ "kid": "MARKER-kid" }), json!({ "exp": 1, "secret": "MARKER-claim" }));
-    gateway.get("/a?x=MARKER-query").bearer(&token).header("Cookie", "s=MARKER-cookie").header("X-Api-Key", "MARKER-header").send().await;
+    let bad =
+        hmac().token(json!({ "kid": "MARKER-kid" }), json!({ "exp": 1, "secret": "MARKER-claim" }));
+    gateway
+        .get("/a?x=MARKER-query")
+        .bearer(&token)
+        .header("Cookie", "s=MARKER-cookie")
+        .header("X-Api-Key", "MARKER-header")
+        .send()
+        .await;
     gateway.get("/a").header("Cookie", &format!("__Host-portcullis={token}")).send().await;
     gateway.get(&format!("/a?access_token={token}")).send().await;
     gateway.get("/admin").bearer(&token).send().await.is(403, "role_missing");
@@ -320,7 +413,9 @@ async fn our_cookie_is_not_forwarded_and_others_are() {
         (vec!["sess=T; __Host-portcullis=x; xsess=1"], Some("xsess=1")),
     ] {
         for path in ["/public", "/in"] {
-            let request = lines.iter().fold(gateway.get(path), |request, line| request.header("Cookie", &line.replace('T', &token)));
+            let request = lines.iter().fold(gateway.get(path), |request, line| {
+                request.header("Cookie", &line.replace('T', &token))
+            });
             let response = request.send().await;
             assert_eq!(response.status, 200, "{path} {lines:?}: {response:?}");
             assert_eq!(gateway.upstream().last().header("cookie"), sent, "{path} {lines:?}");
@@ -330,7 +425,10 @@ async fn our_cookie_is_not_forwarded_and_others_are() {
 
 #[tokio::test]
 async fn a_cookie_needs_our_origin_for_what_changes_state() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie', 'header'] }]").await;
+    let gateway = Gateway::start(
+        "route = [{ path = '/*', upstream = 'app', token_from = ['cookie', 'header'] }]",
+    )
+    .await;
     let cookie = format!("__Host-portcullis={}", mint::token(&[]));
     for (method, fields, passes) in [
         ("GET", vec![], true),
@@ -353,45 +451,85 @@ async fn a_cookie_needs_our_origin_for_what_changes_state() {
         ("POST", vec![("Referer", "http://app.test/")], false),
         ("GET", vec![("Upgrade", "websocket"), ("Connection", "upgrade")], false),
     ] {
-        let request = fields.iter().fold(gateway.request(method, "/"), |request, (name, value)| request.header(name, value));
+        let request = fields.iter().fold(gateway.request(method, "/"), |request, (name, value)| {
+            request.header(name, value)
+        });
         let response = request.header("Cookie", &cookie).send().await;
-        assert_eq!(response.status, if passes { 200 } else { 403 }, "{method} {fields:?}: {response:?}");
+        assert_eq!(
+            response.status,
+            if passes { 200 } else { 403 },
+            "{method} {fields:?}: {response:?}"
+        );
         if !passes {
             response.is(403, "origin_foreign");
         }
     }
     // Who sends the header is no browser that was tricked.
-    assert_eq!(gateway.request("POST", "/").bearer(&mint::token(&[])).header("Origin", "https://evil.test").send().await.status, 200);
+    assert_eq!(
+        gateway
+            .request("POST", "/")
+            .bearer(&mint::token(&[]))
+            .header("Origin", "https://evil.test")
+            .send()
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
 async fn an_expired_cookie_of_a_script_is_a_401() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]")
+            .await;
     let expired = claims(json!({ "iat": now() - 100, "exp": now() - 60 }));
-    gateway.get("/").header("Cookie", &format!("__Host-portcullis={expired}")).send().await.is(401, "token_expired");
+    gateway
+        .get("/")
+        .header("Cookie", &format!("__Host-portcullis={expired}"))
+        .send()
+        .await
+        .is(401, "token_expired");
 }
 
 #[tokio::test]
 async fn optional_lets_strangers_in_but_no_bad_token() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'optional' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'optional' }]").await;
     assert_eq!(gateway.get("/stranger").send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-user"), None);
     assert_eq!(gateway.access("/stranger").await["reason"], "anonymous");
-    assert_eq!(gateway.get("/basic").header("Authorization", "Basic dTpw").send().await.status, 200);
+    assert_eq!(
+        gateway.get("/basic").header("Authorization", "Basic dTpw").send().await.status,
+        200
+    );
     assert_eq!(gateway.upstream().last().header("authorization"), None);
     assert_eq!(gateway.get("/known").bearer(&mint::token(&[])).send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-user"), Some("u-17"));
-    gateway.get("/").bearer(&claims(json!({ "iat": now() - 100, "exp": now() - 60 }))).send().await.is(401, "token_expired");
-    gateway.get("/").header("Authorization", "Bearer").send().await.is(400, "credentials_malformed");
+    gateway
+        .get("/")
+        .bearer(&claims(json!({ "iat": now() - 100, "exp": now() - 60 })))
+        .send()
+        .await
+        .is(401, "token_expired");
+    gateway
+        .get("/")
+        .header("Authorization", "Bearer")
+        .send()
+        .await
+        .is(400, "credentials_malformed");
 }
 
 #[tokio::test]
 async fn a_public_route_reads_no_credentials() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     for line in ["Bearer", "Bearer opaque", &format!("Bearer {}", mint::token(&[]))] {
         assert_eq!(gateway.get("/").header("Authorization", line).send().await.status, 200);
         let received = gateway.upstream().last();
-        assert_eq!((received.header("authorization"), received.header("x-auth-user")), (None, None));
+        assert_eq!(
+            (received.header("authorization"), received.header("x-auth-user")),
+            (None, None)
+        );
     }
     assert_eq!(gateway.access("/").await["reason"], "public");
 }
@@ -407,12 +545,16 @@ async fn several_issuers_are_told_apart_by_iss() {
     .file("two.pem", &keys().ed25519.public)
     .start()
     .await;
-    let one = keys().p256.signs(Algorithm::ES256).token(json!({}), json!({ "iss": "https://one.test", "roles": ["a"] }));
-    let two = keys()
-        .ed25519
-        .signs(Algorithm::EdDSA)
-        .token(json!({}), json!({ "iss": "https://two.test", "realm_access": { "roles": ["b"] }, "roles": ["a"] }));
-    let stolen = keys().p256.signs(Algorithm::ES256).token(json!({}), json!({ "iss": "https://two.test" }));
+    let one = keys()
+        .p256
+        .signs(Algorithm::ES256)
+        .token(json!({}), json!({ "iss": "https://one.test", "roles": ["a"] }));
+    let two = keys().ed25519.signs(Algorithm::EdDSA).token(
+        json!({}),
+        json!({ "iss": "https://two.test", "realm_access": { "roles": ["b"] }, "roles": ["a"] }),
+    );
+    let stolen =
+        keys().p256.signs(Algorithm::ES256).token(json!({}), json!({ "iss": "https://two.test" }));
     assert_eq!(gateway.get("/").bearer(&one).send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-roles"), Some("a"));
     assert_eq!(gateway.get("/").bearer(&two).send().await.status, 200);
@@ -440,9 +582,16 @@ async fn keys_of_a_jwk_set_are_chosen_by_kid() {
     .start()
     .await;
     let signer = keys().ed25519.signs(Algorithm::EdDSA);
-    assert_eq!(bearer(&gateway, &signer.token(json!({ "kid": "ours" }), json!({}))).await.status, 200);
-    bearer(&gateway, &signer.token(json!({ "kid": "other" }), json!({}))).await.is(401, "token_key_unknown");
-    bearer(&gateway, &hmac().token(json!({ "kid": "oct" }), json!({}))).await.is(401, "token_algorithm");
+    assert_eq!(
+        bearer(&gateway, &signer.token(json!({ "kid": "ours" }), json!({}))).await.status,
+        200
+    );
+    bearer(&gateway, &signer.token(json!({ "kid": "other" }), json!({})))
+        .await
+        .is(401, "token_key_unknown");
+    bearer(&gateway, &hmac().token(json!({ "kid": "oct" }), json!({})))
+        .await
+        .is(401, "token_algorithm");
 }
 
 #[tokio::test]
@@ -456,7 +605,11 @@ async fn tokens_as_an_express_application_mints_them() {
     assert_eq!(bearer(&gateway, &claims(express.clone())).await.status, 200);
     let received = gateway.upstream().last();
     assert_eq!(
-        (received.header("x-auth-user"), received.header("x-auth-roles"), received.header("x-auth-issuer")),
+        (
+            received.header("x-auth-user"),
+            received.header("x-auth-roles"),
+            received.header("x-auth-issuer")
+        ),
         (Some("42"), Some("admin"), None)
     );
     let mut with_issuer = express;

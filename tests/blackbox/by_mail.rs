@@ -1,4 +1,5 @@
-//! What is done by mail: another password, and addresses that are shown to be their owners' (CONTRACT §5, rule 15).
+//! What is done by mail: another password, and addresses that are shown to be their owners'
+//! (CONTRACT §5, rule 15).
 
 use std::path::Path;
 
@@ -6,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Gateway, Response};
 
-/// An issuer that mails into a folder. Its route has a limit of its own, so that tests are not slowed down.
+/// An issuer that mails into a folder. Its route has a limit of its own, so that tests are not
+/// slowed down.
 const MAILING: &str = "
 [store]
 database = 'sqlite:portcullis.db'
@@ -30,7 +32,8 @@ upstream = 'app'
 const PASSWORD: &str = "correct horse battery staple";
 
 async fn post(gateway: &Gateway, path: &str, body: Value) -> Response {
-    let request = gateway.request("POST", &format!("/auth{path}")).header("Content-Type", "application/json");
+    let request =
+        gateway.request("POST", &format!("/auth{path}")).header("Content-Type", "application/json");
     request.body(body.to_string()).send().await
 }
 
@@ -54,7 +57,11 @@ pub async fn mails(gateway: &Gateway, count: usize) -> Vec<String> {
 }
 
 fn read(folder: &Path) -> Vec<String> {
-    let mut files: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
 }
@@ -77,15 +84,26 @@ async fn a_password_is_reset_by_mail() {
     assert_eq!(gateway.get("/reports").bearer(bearer).send().await.status, 200);
 
     // Whatever Host says, links lead to the issuer.
-    let request = gateway.request("POST", "/auth/password/forgot").header("Content-Type", "application/json").host("evil.example");
+    let request = gateway
+        .request("POST", "/auth/password/forgot")
+        .header("Content-Type", "application/json")
+        .host("evil.example");
     let asked = request.body(json!({ "email": " ANN@Example.com" }).to_string()).send().await;
-    assert_eq!((asked.status, asked.body.len(), asked.header("cache-control")), (202, 0, Some("no-store")));
+    assert_eq!(
+        (asked.status, asked.body.len(), asked.header("cache-control")),
+        (202, 0, Some("no-store"))
+    );
     let mails_sent = mails(&gateway, 1).await;
-    assert!(mails_sent[0].contains("\r\nTo: ann@example.com\r\n") && !mails_sent[0].contains("evil"), "{}", mails_sent[0]);
+    assert!(
+        mails_sent[0].contains("\r\nTo: ann@example.com\r\n") && !mails_sent[0].contains("evil"),
+        "{}",
+        mails_sent[0]
+    );
     let token = token(&mails_sent[0], RESET);
 
     // A password that is not taken leaves the link good.
-    let weak = post(&gateway, "/password/reset", json!({ "token": token, "password": "password" })).await;
+    let weak =
+        post(&gateway, "/password/reset", json!({ "token": token, "password": "password" })).await;
     weak.is(422, "password_rejected");
     let reset = json!({ "token": token, "password": "another horse battery staple" });
     let done = post(&gateway, "/password/reset", reset.clone()).await;
@@ -97,12 +115,25 @@ async fn a_password_is_reset_by_mail() {
     post(&gateway, "/refresh", refresh).await.is(401, "invalid_grant");
     login(&gateway, "ann@example.com", PASSWORD).await.is(401, "login_failed");
     let after = login(&gateway, "ann@example.com", "another horse battery staple").await.json();
-    assert_eq!(gateway.get("/reports").bearer(after["access_token"].as_str().unwrap()).send().await.status, 200);
+    assert_eq!(
+        gateway.get("/reports").bearer(after["access_token"].as_str().unwrap()).send().await.status,
+        200
+    );
 
     // Its owner is told, and no event tells a secret.
     let mails_sent = mails(&gateway, 2).await;
-    assert!(mails_sent[1].contains("was changed") && mails_sent[1].contains("http://app.test/auth/password/forgot"), "{}", mails_sent[1]);
-    gateway.log().until("the reset is told", |line| line["message"] == "password_reset" && line["account"].is_string()).await;
+    assert!(
+        mails_sent[1].contains("was changed")
+            && mails_sent[1].contains("http://app.test/auth/password/forgot"),
+        "{}",
+        mails_sent[1]
+    );
+    gateway
+        .log()
+        .until("the reset is told", |line| {
+            line["message"] == "password_reset" && line["account"].is_string()
+        })
+        .await;
     assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains(&token)));
 }
 
@@ -114,7 +145,9 @@ async fn whoever_asks_learns_nothing() {
     let unknown = post(&gateway, "/password/forgot", json!({ "email": "bob@example.com" })).await;
     let without_date = |response: &Response| {
         let mut headers = response.headers.clone();
-        headers.retain(|(name, _)| !["date", "x-request-id"].contains(&name.to_ascii_lowercase().as_str()));
+        headers.retain(|(name, _)| {
+            !["date", "x-request-id"].contains(&name.to_ascii_lowercase().as_str())
+        });
         (response.status, headers, response.body.clone())
     };
     assert_eq!(without_date(&known), without_date(&unknown));
@@ -131,11 +164,17 @@ async fn whoever_asks_learns_nothing() {
     }
     // A person may have mistyped it, and is told.
     let form = gateway.request("POST", "/auth/password/forgot").header("Accept", "text/html");
-    let page = form.header("Content-Type", "application/x-www-form-urlencoded").body("email=ann").send().await;
+    let page = form
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body("email=ann")
+        .send()
+        .await;
     assert!(page.status == 400 && page.text().contains("Enter an e-mail address"), "{page:?}");
     assert_eq!(mails(&gateway, 1).await.len(), 1);
     for token in ["", "x", &"A".repeat(43)] {
-        post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD })).await.is(400, "link_invalid");
+        post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD }))
+            .await
+            .is(400, "link_invalid");
     }
 }
 
@@ -150,20 +189,29 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     let mail = mails(&gateway, 1).await.remove(0);
     let token = token(&mail, VERIFY);
     // A link of one kind is none of the other.
-    post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD })).await.is(400, "link_invalid");
+    post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD }))
+        .await
+        .is(400, "link_invalid");
     // What scans mail follows links: that uses nothing up.
     gateway.get(&format!("/auth/email/verify?token={token}")).send().await;
     assert_eq!(post(&gateway, "/email/verify", json!({ "token": token })).await.status, 204);
     post(&gateway, "/email/verify", json!({ "token": token })).await.is(400, "link_invalid");
     assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200);
 
-    // Whoever registers the address again is told the same as its owner was, and its owner is mailed.
+    // Whoever registers the address again is told the same as its owner was, and its owner is
+    // mailed.
     let again = register(&gateway, "ann@example.com").await;
-    let members = |response: &Response| response.json().as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let members = |response: &Response| {
+        response.json().as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
     assert_eq!((again.status, members(&again)), (201, members(&first)));
     let mails_sent = mails(&gateway, 2).await;
     assert!(mails_sent[1].contains("There is one already"), "{}", mails_sent[1]);
-    assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200, "nothing has changed");
+    assert_eq!(
+        login(&gateway, "ann@example.com", PASSWORD).await.status,
+        200,
+        "nothing has changed"
+    );
 
     // Asked for again, for who needs it alone.
     assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
@@ -179,10 +227,16 @@ async fn one_mailbox_is_not_filled_by_others() {
     let gateway = Gateway::start(MAILING).await;
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
     for count in 1..=5 {
-        assert_eq!(post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status, 202);
+        assert_eq!(
+            post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status,
+            202
+        );
         assert_eq!(mails(&gateway, count).await.len(), count);
     }
-    assert_eq!(post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status, 202);
+    assert_eq!(
+        post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status,
+        202
+    );
     gateway.log().until("the sixth is withheld", |line| line["message"] == "mail_withheld").await;
     assert_eq!(read(&gateway.path("mail")).len(), 5);
 }
@@ -193,9 +247,15 @@ async fn what_does_not_leave_is_tried_again() {
     let setup = Gateway::setup(&MAILING.replace("'mail'", "'blocked/mail'")).file("blocked", "");
     let gateway = setup.start().await;
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
-    assert_eq!(post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status, 202);
+    assert_eq!(
+        post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status,
+        202
+    );
     let failed = gateway.log().until("it is told", |line| line["message"] == "mail_not_sent").await;
-    assert!(failed["cause"].as_str().unwrap().contains("blocked/mail cannot be written"), "{failed}");
+    assert!(
+        failed["cause"].as_str().unwrap().contains("blocked/mail cannot be written"),
+        "{failed}"
+    );
     std::fs::remove_file(gateway.path("blocked")).unwrap();
     // Fifteen seconds later by itself; the test does not wait for that.
     let mark = gateway.log().mark();
@@ -209,7 +269,8 @@ async fn what_does_not_leave_is_tried_again() {
 /// Runs a statement on the database of a running gateway.
 pub async fn sqlite(database: &Path, sql: &str) {
     use sqlx::{Connection, Executor};
-    let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite:{}", database.display())).await.unwrap();
+    let mut connection =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", database.display())).await.unwrap();
     connection.execute("PRAGMA busy_timeout = 5000").await.unwrap();
     connection.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
     connection.close().await.unwrap();

@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::{Gateway, PATIENCE, within};
 
-/// Runs a command on the gateway's file, with this on standard input: its exit code and both outputs.
+/// Runs a command on the gateway's file, with this on standard input: its exit code and both
+/// outputs.
 fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)
@@ -53,15 +54,26 @@ async fn accounts_are_changed_while_the_gateway_runs() {
         &["user", "add", "Ann@Example.com", "--role", "admin", "--name", "Ann", "--password-stdin"],
         &format!("{PASSWORD}\r\nrest"),
     );
-    assert!(told.starts_with("added ann@example.com with the roles admin; its tokens name it as `"), "{told}");
+    assert!(
+        told.starts_with("added ann@example.com with the roles admin; its tokens name it as `"),
+        "{told}"
+    );
     let tokens = gateway.login("ann@example.com").await;
-    assert_eq!((tokens.claims()["roles"].clone(), tokens.claims()["name"].clone()), (serde_json::json!(["admin"]), "Ann".into()));
+    assert_eq!(
+        (tokens.claims()["roles"].clone(), tokens.claims()["name"].clone()),
+        (serde_json::json!(["admin"]), "Ann".into())
+    );
 
-    let told = done(&gateway, &["user", "set-roles", "ann@example.com", "auditor", "user", "auditor"], "");
+    let told =
+        done(&gateway, &["user", "set-roles", "ann@example.com", "auditor", "user", "auditor"], "");
     assert_eq!(told, "ann@example.com has the roles auditor, user now, and had the roles admin\n");
     is_dead(&gateway, &tokens.access).await;
     let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
-    assert_eq!(next.claims()["roles"], serde_json::json!(["auditor", "user"]), "the session goes on with the new roles");
+    assert_eq!(
+        next.claims()["roles"],
+        serde_json::json!(["auditor", "user"]),
+        "the session goes on with the new roles"
+    );
 
     done(&gateway, &["user", "end-sessions", "ann@example.com"], "");
     is_dead(&gateway, &next.access).await;
@@ -70,7 +82,9 @@ async fn accounts_are_changed_while_the_gateway_runs() {
     done(&gateway, &["user", "disable", "ann@example.com"], "");
     is_dead(&gateway, &again.access).await;
     gateway.try_login("ann@example.com", PASSWORD).await.is(401, "login_failed");
-    assert!(done(&gateway, &["user", "list"], "").contains("ann@example.com  auditor user  disabled"));
+    assert!(
+        done(&gateway, &["user", "list"], "").contains("ann@example.com  auditor user  disabled")
+    );
     done(&gateway, &["user", "enable", "ann@example.com"], "");
     gateway.login("ann@example.com").await;
 
@@ -81,10 +95,30 @@ async fn accounts_are_changed_while_the_gateway_runs() {
             1,
             "error: ann@example.com has an account already; to give it other roles: ",
         ),
-        (&["user", "add", "bob@example.com", "--password-stdin"], "password1", 1, "error: This password is among the most common ones."),
-        (&["user", "add", "bob@example.com", "--password-stdin"], "", 1, "error: there is no password on standard input\n"),
-        (&["user", "add", "bob@example.com"], "", 2, "error: there is no terminal to ask for a password; add `--password-stdin`"),
-        (&["user", "add", "bob@example.com", "--role", "a b", "--password-stdin"], PASSWORD, 2, "error: `a b` can be no role: "),
+        (
+            &["user", "add", "bob@example.com", "--password-stdin"],
+            "password1",
+            1,
+            "error: This password is among the most common ones.",
+        ),
+        (
+            &["user", "add", "bob@example.com", "--password-stdin"],
+            "",
+            1,
+            "error: there is no password on standard input\n",
+        ),
+        (
+            &["user", "add", "bob@example.com"],
+            "",
+            2,
+            "error: there is no terminal to ask for a password; add `--password-stdin`",
+        ),
+        (
+            &["user", "add", "bob@example.com", "--role", "a b", "--password-stdin"],
+            PASSWORD,
+            2,
+            "error: `a b` can be no role: ",
+        ),
         (&["user", "add", "bob"], "", 2, "error: `bob`: this is no e-mail address; "),
         (
             &["user", "disable", "bob@example.com"],
@@ -96,7 +130,14 @@ async fn accounts_are_changed_while_the_gateway_runs() {
         let (exit, error) = failed(&gateway, arguments, input);
         assert!(exit == code && error.starts_with(told), "{arguments:?}: {exit} {error}");
     }
-    assert_eq!(serde_json::from_str::<Value>(&done(&gateway, &["user", "list", "--json"], "")).unwrap().as_array().unwrap().len(), 1);
+    assert_eq!(
+        serde_json::from_str::<Value>(&done(&gateway, &["user", "list", "--json"], ""))
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 /// A gateway, and commands beside it: whoever comes first makes the schema.
@@ -111,7 +152,13 @@ async fn a_new_database_may_be_opened_by_many_at_once() {
         let file = folder.path().join("gateway.toml");
         let start = |index: usize| {
             let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-                .args(["user", "add", &format!("ann{index}@example.com"), "--password-stdin", "--config"])
+                .args([
+                    "user",
+                    "add",
+                    &format!("ann{index}@example.com"),
+                    "--password-stdin",
+                    "--config",
+                ])
                 .arg(&file)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -132,7 +179,8 @@ async fn a_new_database_may_be_opened_by_many_at_once() {
 async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     let gateway = Gateway::start(&open("")).await;
     let hash = bcrypt::hash(PASSWORD, 4).unwrap();
-    let argon2 = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+    let argon2 =
+        "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
     let file = format!(
         "email,password_hash,roles,name\nAnn@Example.com,{hash},admin user,Ann\nbob@example.com,{},user,\ncy@example.com,\"{argon2}\",,\ndee@example.com,,,\n",
         hash.replace("$2b$", "$2y$")
@@ -142,14 +190,22 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
         "imported 4 accounts; 1 without a password, to be set by a link of POST /password/forgot\n"
     );
     let schemes = || {
-        let list: Value = serde_json::from_str(&done(&gateway, &["user", "list", "--json"], "")).unwrap();
-        list.as_array().unwrap().iter().map(|account| account["password"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let list: Value =
+            serde_json::from_str(&done(&gateway, &["user", "list", "--json"], "")).unwrap();
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|account| account["password"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(schemes(), ["bcrypt", "bcrypt", "argon2id", "none"]);
     gateway.try_login("ann@example.com", "another password").await.is(401, "login_failed");
     assert_eq!(schemes()[0], "bcrypt");
     let tokens = gateway.login("ann@example.com").await;
-    assert_eq!((tokens.claims()["roles"].clone(), gateway.reaches(&tokens.access).await), (serde_json::json!(["admin", "user"]), 200));
+    assert_eq!(
+        (tokens.claims()["roles"].clone(), gateway.reaches(&tokens.access).await),
+        (serde_json::json!(["admin", "user"]), 200)
+    );
     gateway.login("bob@example.com").await;
     Tokens::of(&gateway.try_login("cy@example.com", "password").await);
     gateway.try_login("dee@example.com", "").await.is(401, "login_failed");
@@ -157,7 +213,9 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     gateway.login("ann@example.com").await;
 
     // All or nothing, and every bad line is named.
-    let bad = format!("email,password_hash\nnew@example.com,{hash}\nann@example.com,{hash}\nBOB@example.com,{hash}\n");
+    let bad = format!(
+        "email,password_hash\nnew@example.com,{hash}\nann@example.com,{hash}\nBOB@example.com,{hash}\n"
+    );
     let (code, error) = failed(&gateway, &["user", "import", "-"], &bad);
     assert_eq!(code, 1);
     assert_eq!(
@@ -166,9 +224,11 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
          line 4: bob@example.com has an account already; remove the line\n"
     );
     // Also beside lines that cannot be read.
-    let (_, error) = failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
+    let (_, error) =
+        failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
     assert!(
-        error.contains("because of 2 lines:\n  line 2: this is no e-mail address") && error.contains("\n  line 3: bob@example.com has an"),
+        error.contains("because of 2 lines:\n  line 2: this is no e-mail address")
+            && error.contains("\n  line 3: bob@example.com has an"),
         "{error}"
     );
     assert_eq!(schemes().len(), 4);
@@ -179,12 +239,18 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let before = gateway.login("ann@example.com").await;
-    let published = || async { gateway.get("/auth/.well-known/jwks.json").send().await.json()["keys"].as_array().unwrap().len() };
+    let published = || async {
+        gateway.get("/auth/.well-known/jwks.json").send().await.json()["keys"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
     assert_eq!(published().await, 1);
     assert!(done(&gateway, &["key", "rotate"], "").contains("; it signs from "));
     within(async { while published().await == 1 {} }).await;
     let list = done(&gateway, &["key", "list"], "");
-    let states: Vec<&str> = list.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
+    let states: Vec<&str> =
+        list.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
     assert_eq!(states, ["signs", "published, does not sign yet"], "{list}");
     assert_eq!(gateway.reaches(&before.access).await, 200);
 
@@ -196,7 +262,8 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     assert_eq!(gateway.reaches(&after.access).await, 200, "the session goes on");
 }
 
-/// `explain` tells what the gateway does, for the built-in issuer too: its keys are in the store, and its endpoints ask for callers.
+/// `explain` tells what the gateway does, for the built-in issuer too: its keys are in the store,
+/// and its endpoints ask for callers.
 #[tokio::test]
 async fn explain_answers_as_the_gateway_does() {
     let gateway = Gateway::start(&open("")).await;
@@ -231,10 +298,22 @@ async fn explain_answers_as_the_gateway_does() {
     }
     // A navigation is led on, and no other origin is served.
     for (arguments, status, reason) in [
-        (&["GET", "/auth/sessions", "-H", "Sec-Fetch-Mode: navigate"][..], 303, "credentials_missing"),
+        (
+            &["GET", "/auth/sessions", "-H", "Sec-Fetch-Mode: navigate"][..],
+            303,
+            "credentials_missing",
+        ),
         (&["POST", "/auth/login", "-H", "Origin: http://evil.test"], 403, "origin_foreign"),
-        (&["GET", "/auth/me", "--issuer", "identity", "--claims", "{\"sub\":\"u-1\"}"], 200, "public"),
-        (&["GET", "/auth/me", "--issuer", "corp", "--claims", "{\"sub\":\"u-1\"}"], 403, "issuer_not_allowed"),
+        (
+            &["GET", "/auth/me", "--issuer", "identity", "--claims", "{\"sub\":\"u-1\"}"],
+            200,
+            "public",
+        ),
+        (
+            &["GET", "/auth/me", "--issuer", "corp", "--claims", "{\"sub\":\"u-1\"}"],
+            403,
+            "issuer_not_allowed",
+        ),
     ] {
         let told = done(&gateway, &[&["explain", "--json"], arguments].concat(), "");
         let told: Value = serde_json::from_str(&told).unwrap();
@@ -242,7 +321,8 @@ async fn explain_answers_as_the_gateway_does() {
     }
 }
 
-/// What a command has done holds in the gateway when it ends, and who logs in then has a token that lives.
+/// What a command has done holds in the gateway when it ends, and who logs in then has a token that
+/// lives.
 #[tokio::test]
 async fn a_command_ends_when_the_gateway_knows() {
     let mut gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
@@ -280,7 +360,8 @@ async fn a_command_ends_when_the_gateway_knows() {
     assert_eq!(beside.count(), 0, "nothing is left of those that were killed");
 }
 
-/// A gateway that does not answer, as one that was stopped: the command does not wait for ever, and says so.
+/// A gateway that does not answer, as one that was stopped: the command does not wait for ever, and
+/// says so.
 #[tokio::test]
 async fn a_command_says_that_a_gateway_does_not_answer() {
     let gateway = Gateway::start(&open("")).await;
@@ -298,18 +379,24 @@ async fn a_command_says_that_a_gateway_does_not_answer() {
     is_dead(&gateway, &tokens.access).await;
 }
 
-/// Imported hashes take another time than ours. An address without an account takes as long as one of them soon after the import.
+/// Imported hashes take another time than ours. An address without an account takes as long as one
+/// of them soon after the import.
 #[tokio::test]
 async fn an_import_is_not_told_by_the_time_of_logins() {
     let gateway = Gateway::start(&open("")).await;
     let hash = bcrypt::hash(PASSWORD, 12).unwrap();
-    done(&gateway, &["user", "import", "-"], &format!("email,password_hash\nann@example.com,{hash}\n"));
+    done(
+        &gateway,
+        &["user", "import", "-"],
+        &format!("email,password_hash\nann@example.com,{hash}\n"),
+    );
     let time_of = async |email: &str| {
         let began = std::time::Instant::now();
         gateway.try_login(email, "another password").await.is(401, "login_failed");
         began.elapsed()
     };
-    // Each beside a known one, since the machine has more to do at one time than at another; and hashing goes last on a busy one.
+    // Each beside a known one, since the machine has more to do at one time than at another; and
+    // hashing goes last on a busy one.
     let alike = async {
         let mut alike = 0;
         while alike < 3 {
@@ -317,5 +404,7 @@ async fn an_import_is_not_told_by_the_time_of_logins() {
             alike = if unknown * 2 > time_of("ann@example.com").await { alike + 1 } else { 0 };
         }
     };
-    tokio::time::timeout(PATIENCE * 4, alike).await.expect("an unknown address takes as long as a known one");
+    tokio::time::timeout(PATIENCE * 4, alike)
+        .await
+        .expect("an unknown address takes as long as a known one");
 }

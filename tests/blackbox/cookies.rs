@@ -1,4 +1,5 @@
-//! Browsers: cookies, the way to the login and back, and requests from elsewhere (CONTRACT §2 rule 10).
+//! Browsers: cookies, the way to the login and back, and requests from elsewhere (CONTRACT §2 rule
+//! 10).
 
 use serde_json::json;
 
@@ -39,12 +40,14 @@ impl Jar {
 
     fn is_cleared_by(response: &Response) -> bool {
         let lines = response.headers("set-cookie");
-        lines.len() == 2 && lines.iter().all(|line| line.contains("=; ") && line.contains("Max-Age=0"))
+        lines.len() == 2
+            && lines.iter().all(|line| line.contains("=; ") && line.contains("Max-Age=0"))
     }
 
     /// As a browser sends them: the refresh cookie below the mount only.
     fn send(&self, request: Request, below_mount: bool) -> Request {
-        let refresh = if below_mount { format!("; {REFRESH}={}", self.refresh) } else { String::new() };
+        let refresh =
+            if below_mount { format!("; {REFRESH}={}", self.refresh) } else { String::new() };
         request.header("Cookie", &format!("theme=dark; {ACCESS}={}{refresh}", self.access))
     }
 }
@@ -56,7 +59,8 @@ async fn logged_in(gateway: &Gateway) -> Jar {
 
 async fn logged_in_again(gateway: &Gateway) -> Jar {
     let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
-    let response = gateway.post("/auth/login", &body).header("Origin", "http://app.test").send().await;
+    let response =
+        gateway.post("/auth/login", &body).header("Origin", "http://app.test").send().await;
     assert_eq!(response.status, 200, "{response:?}");
     let jar = Jar::of(&response);
     assert!(!jar.access.is_empty() && !jar.refresh.is_empty());
@@ -67,7 +71,9 @@ async fn logged_in_again(gateway: &Gateway) -> Jar {
 async fn a_login_by_cookie_reaches_the_application_and_the_cookies_do_not() {
     let gateway = Gateway::start(&open("")).await;
     let jar = logged_in(&gateway).await;
-    let request = jar.send(gateway.get("/reports"), false).header("Cookie", &format!("{REFRESH}={}; a=b", jar.refresh));
+    let request = jar
+        .send(gateway.get("/reports"), false)
+        .header("Cookie", &format!("{REFRESH}={}; a=b", jar.refresh));
     assert_eq!(request.send().await.status, 200);
     let seen = gateway.upstream().last();
     assert_eq!(seen.header("cookie"), Some("theme=dark; a=b"));
@@ -122,7 +128,8 @@ async fn requests_by_cookie_must_come_from_our_own_pages() {
 async fn no_endpoint_that_changes_something_answers_another_origin() {
     let gateway = Gateway::start(&open("")).await;
     let jar = logged_in(&gateway).await;
-    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true }).to_string();
+    let body =
+        json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true }).to_string();
     for (method, path) in [
         ("POST", "/auth/register"),
         ("POST", "/auth/login"),
@@ -132,33 +139,47 @@ async fn no_endpoint_that_changes_something_answers_another_origin() {
         ("POST", "/auth/password/change"),
         ("DELETE", "/auth/sessions/x"),
     ] {
-        for (name, value) in
-            [("Origin", "http://evil.test"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
-        {
-            let request = gateway.request(method, path).header("Content-Type", "application/json").header(name, value);
+        for (name, value) in [
+            ("Origin", "http://evil.test"),
+            ("Origin", "null"),
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Fetch-Site", "same-site"),
+        ] {
+            let request = gateway
+                .request(method, path)
+                .header("Content-Type", "application/json")
+                .header(name, value);
             let response = jar.send(request, true).body(&body).send().await;
             response.is(403, "origin_foreign");
             assert!(response.headers("set-cookie").is_empty());
         }
         if path == "/auth/refresh" || path == "/auth/logout" || path == "/auth/logout-all" {
             // Known by a cookie alone, and nothing says whose page it was.
-            jar.send(gateway.request(method, path), true).body("").send().await.is(403, "origin_foreign");
+            jar.send(gateway.request(method, path), true)
+                .body("")
+                .send()
+                .await
+                .is(403, "origin_foreign");
         }
     }
     // None of it ended the session.
     assert_eq!(jar.send(gateway.get("/reports"), false).send().await.status, 200);
 }
 
-/// Every endpoint there is, asked from elsewhere by a browser that is logged in: it is refused before anything is done.
+/// Every endpoint there is, asked from elsewhere by a browser that is logged in: it is refused
+/// before anything is done.
 #[tokio::test]
 async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
     let gateway = Gateway::start(&open("totp = true\nmail = { folder = 'mail' }")).await;
     let jar = logged_in(&gateway).await;
     let (_, document, _) = gateway.command(&["openapi"]).await;
     let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    let mut database = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    let mut database =
+        super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
     // It grows when somebody else has written something.
-    let mut version = async || sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(&mut database).await.unwrap();
+    let mut version = async || {
+        sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(&mut database).await.unwrap()
+    };
     let body = json!({
         "email": "bob@example.com", "password": PASSWORD, "current_password": PASSWORD, "new_password": "grape comet tenant 82",
         "name": "Bob", "token": "x", "code": "000000", "cookie": true,
@@ -168,29 +189,61 @@ async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
     let mut changing = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = format!("/auth{}", path.replace("{sid}", "x"));
-        for (method, _) in methods.as_object().unwrap().iter().filter(|(method, _)| ["get", "post", "delete"].contains(&method.as_str())) {
-            let ask = |origin: (&str, &str)| jar.send(gateway.request(&method.to_uppercase(), &path).header(origin.0, origin.1), true);
-            for origin in
-                [("Origin", "http://evil.test"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")]
-            {
+        for (method, _) in methods
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(method, _)| ["get", "post", "delete"].contains(&method.as_str()))
+        {
+            let ask = |origin: (&str, &str)| {
+                jar.send(
+                    gateway.request(&method.to_uppercase(), &path).header(origin.0, origin.1),
+                    true,
+                )
+            };
+            for origin in [
+                ("Origin", "http://evil.test"),
+                ("Origin", "null"),
+                ("Sec-Fetch-Site", "cross-site"),
+                ("Sec-Fetch-Site", "same-site"),
+            ] {
                 if method == "get" {
                     // By a script. Only a renewal would change something.
                     let response = ask(origin).header("Sec-Fetch-Mode", "cors").send().await;
-                    assert_eq!(response.status == 403, path == "/auth/renew", "{path} {origin:?}: {response:?}");
+                    assert_eq!(
+                        response.status == 403,
+                        path == "/auth/renew",
+                        "{path} {origin:?}: {response:?}"
+                    );
                 } else {
                     let request = || ask(origin);
-                    request().header("Content-Type", "application/json").body(body.to_string()).send().await.is(403, "origin_foreign");
+                    request()
+                        .header("Content-Type", "application/json")
+                        .body(body.to_string())
+                        .send()
+                        .await
+                        .is(403, "origin_foreign");
                     request().body("").send().await.is(403, "origin_foreign");
-                    let page =
-                        request().header("Accept", "text/html").header("Content-Type", "application/x-www-form-urlencoded").body(form);
+                    let page = request()
+                        .header("Accept", "text/html")
+                        .header("Content-Type", "application/x-www-form-urlencoded")
+                        .body(form);
                     assert_eq!(page.send().await.status, 403, "{path}");
                     changing += 1;
                 }
                 assert_eq!(version().await, before, "{method} {path} {origin:?}");
             }
-            // Known by a cookie, and nothing says whose page it was: what only a caller may do is not done either.
-            if ["/auth/refresh", "/auth/logout", "/auth/logout-all", "/auth/password/change", "/auth/sessions/x", "/auth/totp"]
-                .contains(&path.as_str())
+            // Known by a cookie, and nothing says whose page it was: what only a caller may do is
+            // not done either.
+            if [
+                "/auth/refresh",
+                "/auth/logout",
+                "/auth/logout-all",
+                "/auth/password/change",
+                "/auth/sessions/x",
+                "/auth/totp",
+            ]
+            .contains(&path.as_str())
                 && method != "get"
             {
                 ask(("Sec-Fetch-Site", "none"))
@@ -204,56 +257,98 @@ async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
         }
     }
     assert!(changing >= 4 * 14, "{changing}");
-    assert_eq!(gateway.metric("portcullis_refresh_total").await.iter().filter(|line| !line.ends_with(" 0")).count(), 0);
+    assert_eq!(
+        gateway
+            .metric("portcullis_refresh_total")
+            .await
+            .iter()
+            .filter(|line| !line.ends_with(" 0"))
+            .count(),
+        0
+    );
     // None of it cost the browser its session.
-    let response = jar.send(gateway.request("POST", "/auth/refresh").header("Origin", "http://app.test"), true).body("").send().await;
+    let response = jar
+        .send(gateway.request("POST", "/auth/refresh").header("Origin", "http://app.test"), true)
+        .body("")
+        .send()
+        .await;
     assert_eq!(response.status, 200, "{response:?}");
     assert!(version().await > before);
 }
 
-/// A link on another site is how people come here, whatever it makes of an access cookie that has expired.
+/// A link on another site is how people come here, whatever it makes of an access cookie that has
+/// expired.
 #[tokio::test]
 async fn a_link_from_elsewhere_leads_through_a_renewal() {
     let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
     let mut jar = logged_in(&gateway).await;
     let renew = |jar: &Jar, fields: &[(&str, &str)]| {
-        let request = jar.send(gateway.get("/auth/renew?return_to=%2Freports"), true).header("Accept", "text/html");
+        let request = jar
+            .send(gateway.get("/auth/renew?return_to=%2Freports"), true)
+            .header("Accept", "text/html");
         fields.iter().fold(request, |request, (name, value)| request.header(name, value))
     };
     for fields in [
-        &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")][..],
+        &[
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Fetch-Mode", "navigate"),
+            ("Sec-Fetch-Dest", "document"),
+        ][..],
         &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "navigate")],
         &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate")],
         &[],
     ] {
         let response = renew(&jar, fields).send().await;
-        assert_eq!((response.status, response.header("location")), (303, Some("/reports")), "{fields:?}");
+        assert_eq!(
+            (response.status, response.header("location")),
+            (303, Some("/reports")),
+            "{fields:?}"
+        );
         jar = Jar::of(&response);
     }
     for fields in [
-        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "cors")][..],
-        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")],
+        &[
+            ("Origin", "https://evil.example"),
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Fetch-Mode", "cors"),
+        ][..],
+        &[
+            ("Origin", "https://evil.example"),
+            ("Sec-Fetch-Site", "cross-site"),
+            ("Sec-Fetch-Mode", "navigate"),
+        ],
         &[("Origin", "null")],
         &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "no-cors")],
     ] {
         assert_eq!(renew(&jar, fields).send().await.status, 403, "{fields:?}");
     }
-    // It was not used up by that, and a script of our own pages may; or one of which nothing says that it is of others.
+    // It was not used up by that, and a script of our own pages may; or one of which nothing says
+    // that it is of others.
     for fields in [
         &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors")][..],
-        &[("Origin", "http://app.test"), ("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors")],
+        &[
+            ("Origin", "http://app.test"),
+            ("Sec-Fetch-Site", "same-origin"),
+            ("Sec-Fetch-Mode", "cors"),
+        ],
         &[("Sec-Fetch-Mode", "cors")],
     ] {
         let response = renew(&jar, fields).send().await;
-        assert_eq!((response.status, response.header("location")), (303, Some("/reports")), "{fields:?}");
+        assert_eq!(
+            (response.status, response.header("location")),
+            (303, Some("/reports")),
+            "{fields:?}"
+        );
         jar = Jar::of(&response);
     }
 }
 
-/// The issuer's URL is what browsers see, also where something in front does the TLS and nothing says so.
+/// The issuer's URL is what browsers see, also where something in front does the TLS and nothing
+/// says so.
 #[tokio::test]
 async fn our_own_origin_is_that_of_the_issuer_where_the_host_is_the_same() {
-    let gateway = Gateway::start(&open("").replace("http://app.test/auth", "https://app.test/auth")).await;
+    let gateway =
+        Gateway::start(&open("").replace("http://app.test/auth", "https://app.test/auth")).await;
     let jar = logged_in_from(&gateway, "https://app.test").await;
     for (host, origin, may) in [
         ("app.test", "https://app.test", true),
@@ -275,7 +370,10 @@ async fn logged_in_from(gateway: &Gateway, origin: &str) -> Jar {
 }
 
 fn navigates(request: Request) -> Request {
-    request.header("Sec-Fetch-Mode", "navigate").header("Sec-Fetch-Site", "none").header("Accept", "text/html,*/*")
+    request
+        .header("Sec-Fetch-Mode", "navigate")
+        .header("Sec-Fetch-Site", "none")
+        .header("Accept", "text/html,*/*")
 }
 
 #[tokio::test]
@@ -283,31 +381,68 @@ async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
     let gateway = Gateway::start(&open("")).await;
     let response = navigates(gateway.get("/reports/q3?year=2026&x=%2F")).send().await;
     assert_eq!(response.status, 303);
-    assert_eq!(response.header("location"), Some("/auth/login?return_to=%2Freports%2Fq3%3Fyear%3D2026%26x%3D%252F"));
+    assert_eq!(
+        response.header("location"),
+        Some("/auth/login?return_to=%2Freports%2Fq3%3Fyear%3D2026%26x%3D%252F")
+    );
     assert_eq!(response.header("cache-control"), Some("no-store"));
     let line = gateway.access("/reports/q3").await;
-    assert_eq!((&line["http.response.status_code"], &line["reason"]), (&json!(303), &json!("credentials_missing")));
-    let broken = navigates(gateway.get("/reports/q4?code=hunter2")).header("Cookie", &format!("{ACCESS}=broken")).send().await;
+    assert_eq!(
+        (&line["http.response.status_code"], &line["reason"]),
+        (&json!(303), &json!("credentials_missing"))
+    );
+    let broken = navigates(gateway.get("/reports/q4?code=hunter2"))
+        .header("Cookie", &format!("{ACCESS}=broken"))
+        .send()
+        .await;
     assert!(broken.header("location").unwrap().contains("hunter2"));
-    let told = gateway.log().until("why is told", |line| line["cause"].as_str().is_some_and(|cause| cause.contains("is led to"))).await;
-    assert!(told["cause"].as_str().unwrap().ends_with("; the browser is led to /auth/login"), "{told}");
+    let told = gateway
+        .log()
+        .until("why is told", |line| {
+            line["cause"].as_str().is_some_and(|cause| cause.contains("is led to"))
+        })
+        .await;
+    assert!(
+        told["cause"].as_str().unwrap().ends_with("; the browser is led to /auth/login"),
+        "{told}"
+    );
     gateway.access("/reports/q4").await;
-    assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains("hunter2")), "no query is logged");
+    assert!(
+        gateway.log().lines().iter().all(|line| !line.to_string().contains("hunter2")),
+        "no query is logged"
+    );
     // Over cleartext browsers say less.
     assert_eq!(gateway.get("/x").header("Accept", "text/html").send().await.status, 303);
     gateway.get("/x").send().await.is(401, "credentials_missing");
-    gateway.get("/x").header("Accept", "text/html").header("Sec-Fetch-Mode", "cors").send().await.is(401, "credentials_missing");
+    gateway
+        .get("/x")
+        .header("Accept", "text/html")
+        .header("Sec-Fetch-Mode", "cors")
+        .send()
+        .await
+        .is(401, "credentials_missing");
     // What a person sent with a form would be lost on the way: they are told, in HTML.
     let response = navigates(gateway.request("POST", "/x")).send().await;
-    assert_eq!((response.status, response.header("content-type")), (401, Some("text/html; charset=utf-8")));
+    assert_eq!(
+        (response.status, response.header("content-type")),
+        (401, Some("text/html; charset=utf-8"))
+    );
     navigates(gateway.get("/x")).bearer("a.b.c").send().await.is(401, "token_malformed");
-    let response = navigates(gateway.get("/x")).header("Cookie", &format!("{ACCESS}=broken")).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Fx")));
+    let response =
+        navigates(gateway.get("/x")).header("Cookie", &format!("{ACCESS}=broken")).send().await;
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/login?return_to=%2Fx"))
+    );
     // Endpoints that need a caller lead there as well.
     let response = navigates(gateway.get("/auth/sessions")).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Fauth%2Fsessions")));
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/login?return_to=%2Fauth%2Fsessions"))
+    );
     // A route that takes no cookies could not be helped by a login.
-    let gateway = Gateway::start(&open("").replace("token_from = ['header', 'cookie']\n", "")).await;
+    let gateway =
+        Gateway::start(&open("").replace("token_from = ['header', 'cookie']\n", "")).await;
     navigates(gateway.get("/x")).send().await.is(401, "credentials_missing");
 }
 
@@ -315,29 +450,53 @@ async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
 async fn an_expired_cookie_is_renewed_on_the_way() {
     let gateway = Gateway::start(&open("access_token_ttl = '1s'")).await;
     let jar = logged_in(&gateway).await;
-    crate::harness::within(async { while jar.send(gateway.get("/reports"), false).send().await.status == 200 {} }).await;
+    crate::harness::within(async {
+        while jar.send(gateway.get("/reports"), false).send().await.status == 200 {}
+    })
+    .await;
     // A script is told, and renews by itself.
-    jar.send(gateway.get("/reports"), false).header("Sec-Fetch-Mode", "cors").send().await.is(401, "token_expired");
+    jar.send(gateway.get("/reports"), false)
+        .header("Sec-Fetch-Mode", "cors")
+        .send()
+        .await
+        .is(401, "token_expired");
     let response = jar.send(navigates(gateway.get("/reports?a=b")), false).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/auth/renew?return_to=%2Freports%3Fa%3Db")));
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/renew?return_to=%2Freports%3Fa%3Db"))
+    );
     // Many tabs at once: one successor.
     let mut renewed: Vec<Jar> = Vec::new();
     for _ in 0..5 {
-        let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports%3Fa%3Db")), true).send().await;
+        let response = jar
+            .send(navigates(gateway.get("/auth/renew?return_to=%2Freports%3Fa%3Db")), true)
+            .send()
+            .await;
         assert_eq!((response.status, response.header("location")), (303, Some("/reports?a=b")));
         renewed.push(Jar::of(&response));
     }
     assert!(renewed.iter().all(|jar| jar.refresh == renewed[0].refresh));
     assert_eq!(renewed[4].send(gateway.get("/reports"), false).send().await.status, 200);
-    // A tab that is late, after another one has renewed twice: its answer must not take the newest cookie away.
-    let response = renewed[0].send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    // A tab that is late, after another one has renewed twice: its answer must not take the newest
+    // cookie away.
+    let response = renewed[0]
+        .send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true)
+        .send()
+        .await;
     let newest = Jar::of(&response);
-    let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    let response =
+        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
     assert_eq!((response.status, &Jar::of(&response).refresh), (303, &newest.refresh));
     let renewed = [newest];
     // By script: the successor is in the cookie and nowhere else.
-    let response =
-        renewed[0].send(gateway.request("POST", "/auth/refresh").header("Sec-Fetch-Site", "same-origin"), true).body("").send().await;
+    let response = renewed[0]
+        .send(
+            gateway.request("POST", "/auth/refresh").header("Sec-Fetch-Site", "same-origin"),
+            true,
+        )
+        .body("")
+        .send()
+        .await;
     assert_eq!(response.status, 200);
     assert!(response.json().get("refresh_token").is_none());
     let last = Jar::of(&response);
@@ -350,14 +509,25 @@ async fn without_a_session_a_renewal_leads_to_the_login() {
     let gateway = Gateway::start(&open("")).await;
     let jar = logged_in(&gateway).await;
     let origin = ("Origin", "http://app.test");
-    let response = jar.send(gateway.request("POST", "/auth/logout").header(origin.0, origin.1), true).body("").send().await;
+    let response = jar
+        .send(gateway.request("POST", "/auth/logout").header(origin.0, origin.1), true)
+        .body("")
+        .send()
+        .await;
     assert_eq!(response.status, 204);
     assert!(Jar::is_cleared_by(&response));
     // A browser that kept its cookies is led on, without a loop.
     let response = jar.send(navigates(gateway.get("/reports")), false).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/auth/renew?return_to=%2Freports")));
-    let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Freports")));
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/renew?return_to=%2Freports"))
+    );
+    let response =
+        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/login?return_to=%2Freports"))
+    );
     assert!(Jar::is_cleared_by(&response));
     // Nor by a session that was revoked from outside.
     let jar = logged_in_again(&gateway).await;
@@ -366,12 +536,33 @@ async fn without_a_session_a_renewal_leads_to_the_login() {
     assert_eq!(gateway.command(&["revoke", "--session", sid]).await.0, 0);
     let reports = || jar.send(navigates(gateway.get("/reports")), false).send();
     assert_eq!(reports().await.header("location"), Some("/auth/renew?return_to=%2Freports"));
-    let response = jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2Freports")));
+    let response =
+        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/login?return_to=%2Freports"))
+    );
     assert!(Jar::is_cleared_by(&response));
-    for elsewhere in ["//evil.test", "https://evil.test", "%2F%2Fevil.test", "/%5Cevil.test", "%2F%09%2Fevil.test", "", "/x&return_to=/y"] {
-        let response = navigates(gateway.get(&format!("/auth/renew?return_to={elsewhere}"))).send().await;
-        assert_eq!((response.status, response.header("location")), (303, Some("/auth/login?return_to=%2F")), "{elsewhere}");
+    for elsewhere in [
+        "//evil.test",
+        "https://evil.test",
+        "%2F%2Fevil.test",
+        "/%5Cevil.test",
+        "%2F%09%2Fevil.test",
+        "",
+        "/x&return_to=/y",
+    ] {
+        let response =
+            navigates(gateway.get(&format!("/auth/renew?return_to={elsewhere}"))).send().await;
+        assert_eq!(
+            (response.status, response.header("location")),
+            (303, Some("/auth/login?return_to=%2F")),
+            "{elsewhere}"
+        );
     }
-    jar.send(gateway.request("POST", "/auth/refresh").header(origin.0, origin.1), true).body("").send().await.is(401, "invalid_grant");
+    jar.send(gateway.request("POST", "/auth/refresh").header(origin.0, origin.1), true)
+        .body("")
+        .send()
+        .await
+        .is(401, "invalid_grant");
 }

@@ -12,7 +12,10 @@ const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public
 /// A gateway with one request in flight, and the connection that waits for its answer.
 async fn in_flight(config: &str) -> (Gateway, Connection) {
     let gateway = Gateway::start(config).await;
-    gateway.upstream().does_at("/slow", vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")]);
+    gateway.upstream().does_at(
+        "/slow",
+        vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")],
+    );
     let mut connection = gateway.connect().await;
     connection.write("GET /slow HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     gateway.upstream().until(|seen| seen.requests.len() == 1).await;
@@ -39,7 +42,10 @@ async fn a_request_in_flight_finishes_and_the_exit_is_clean() {
         refused(&gateway).await;
         gateway.upstream().release();
         let response = connection.response().await;
-        assert_eq!((response.status, response.text().as_str(), response.header("connection")), (200, "late", Some("close")));
+        assert_eq!(
+            (response.status, response.text().as_str(), response.header("connection")),
+            (200, "late", Some("close"))
+        );
         assert!(connection.closed().await.is_empty());
         assert_eq!(gateway.exited().await.code(), Some(0));
         gateway.access("/slow").await;
@@ -53,7 +59,11 @@ async fn an_answered_upload_holds_nothing_up() {
     let mut clients = Vec::new();
     for fields in ["", "Connection: close\r\n"] {
         let mut client = gateway.connect().await;
-        client.write(format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 4\r\n{fields}\r\nbody")).await;
+        client
+            .write(format!(
+                "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 4\r\n{fields}\r\nbody"
+            ))
+            .await;
         assert_eq!(client.response().await.status, 200);
         // Held open from here on.
         clients.push(client);
@@ -87,7 +97,10 @@ async fn during_the_delay_readiness_is_gone_and_requests_are_served() {
     gateway.log().until("it drains", |line| line["message"] == "draining").await;
     let ready = gateway.admin("/readyz").await;
     assert_eq!((ready.status, &ready.json()["status"]), (503, &"unready".into()));
-    assert!(ready.header("retry-after").is_some() && ready.json()["problems"].to_string().contains("draining"));
+    assert!(
+        ready.header("retry-after").is_some()
+            && ready.json()["problems"].to_string().contains("draining")
+    );
     assert_eq!(gateway.admin("/livez").await.status, 200);
     let mut connection = gateway.connect().await;
     let response = gateway.get("/").send_on(&mut connection).await;
@@ -97,7 +110,8 @@ async fn during_the_delay_readiness_is_gone_and_requests_are_served() {
 
 #[tokio::test]
 async fn the_drain_timeout_cuts_what_is_left() {
-    let (gateway, mut connection) = in_flight(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
+    let (gateway, mut connection) =
+        in_flight(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
     gateway.signal("TERM");
     assert!(connection.closed().await.is_empty());
     assert_eq!(gateway.exited().await.code(), Some(0));
@@ -107,7 +121,8 @@ async fn the_drain_timeout_cuts_what_is_left() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let (gateway, mut connection) = in_flight(&format!("server.drain_delay = '1h'\n{PUBLIC}")).await;
+    let (gateway, mut connection) =
+        in_flight(&format!("server.drain_delay = '1h'\n{PUBLIC}")).await;
     gateway.signal("TERM");
     gateway.log().until("it drains", |line| line["message"] == "draining").await;
     gateway.signal("INT");
@@ -118,9 +133,12 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn a_tunnel_is_waited_for_and_cut_at_the_deadline() {
     let gateway = Gateway::start(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
-    gateway
-        .upstream()
-        .does(vec![write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"), Step::Echo]);
+    gateway.upstream().does(vec![
+        write(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        ),
+        Step::Echo,
+    ]);
     let mut connection = gateway.connect().await;
     connection.write("GET /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
     assert_eq!(connection.response().await.status, 101);

@@ -13,12 +13,15 @@ const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public
 const PROTECTED: &str = "route = [{ path = '/*', upstream = 'app' }]";
 
 /// A peer that is believed.
-const BEHIND_A_PROXY: &str =
-    "server = { trusted_proxies = ['127.0.0.1/32', '10.0.0.0/8'] }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]";
+const BEHIND_A_PROXY: &str = "server = { trusted_proxies = ['127.0.0.1/32', '10.0.0.0/8'] }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
 /// A name as an application could fold it.
 fn folded(name: &str) -> String {
-    name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' }).collect()
+    name.chars()
+        .map(
+            |letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' },
+        )
+        .collect()
 }
 
 #[tokio::test]
@@ -48,10 +51,19 @@ async fn an_identity_header_is_the_gateways_alone_in_any_spelling() {
         "x.remote.user",
     ] {
         for (path, user) in [("/a", Some("u-17")), ("/public/a", None), ("/other/a", None)] {
-            let response = gateway.get(path).bearer(&token).header(name, "root").header(name, "root").send().await;
+            let response = gateway
+                .get(path)
+                .bearer(&token)
+                .header(name, "root")
+                .header(name, "root")
+                .send()
+                .await;
             assert_eq!(response.status, 200);
             let received = gateway.upstream().last();
-            assert!(!received.headers.iter().any(|(_, value)| value == "root"), "{name} {path}: {received:?}");
+            assert!(
+                !received.headers.iter().any(|(_, value)| value == "root"),
+                "{name} {path}: {received:?}"
+            );
             assert_eq!(received.header("x-auth-user"), user, "{name} {path}");
         }
     }
@@ -60,21 +72,43 @@ async fn an_identity_header_is_the_gateways_alone_in_any_spelling() {
 #[tokio::test]
 async fn connection_cannot_take_an_identity_header_away() {
     let gateway = Gateway::start(PROTECTED).await;
-    for connection in ["X-Auth-User", "close, x-auth-user", "X-Auth-User, X-Auth-Roles, X-Forwarded-For, X-Request-Id, Host"] {
-        let response =
-            gateway.get("/").bearer(&mint::token(&["auditor"])).header("Connection", connection).header("X-Auth-User", "root").send().await;
+    for connection in [
+        "X-Auth-User",
+        "close, x-auth-user",
+        "X-Auth-User, X-Auth-Roles, X-Forwarded-For, X-Request-Id, Host",
+    ] {
+        let response = gateway
+            .get("/")
+            .bearer(&mint::token(&["auditor"]))
+            .header("Connection", connection)
+            .header("X-Auth-User", "root")
+            .send()
+            .await;
         assert_eq!(response.status, 200);
         let received = gateway.upstream().last();
-        assert_eq!((received.header("x-auth-user"), received.header("x-auth-roles")), (Some("u-17"), Some("auditor")));
-        assert_eq!((received.header("x-forwarded-for"), received.header("host")), (Some("127.0.0.1"), Some("app.test")));
+        assert_eq!(
+            (received.header("x-auth-user"), received.header("x-auth-roles")),
+            (Some("u-17"), Some("auditor"))
+        );
+        assert_eq!(
+            (received.header("x-forwarded-for"), received.header("host")),
+            (Some("127.0.0.1"), Some("app.test"))
+        );
     }
 }
 
 #[tokio::test]
 async fn hop_by_hop_fields_and_what_connection_names_stay_behind() {
     let gateway = Gateway::start(PUBLIC).await;
-    let request = gateway.get("/").header("Connection", "keep-alive, X-Private, x-gone").header("X-Private", "1").header("X-Gone", "1");
-    let request = request.header("Keep-Alive", "timeout=5").header("Proxy-Connection", "close").header("Proxy-Authorization", "Basic eDp5");
+    let request = gateway
+        .get("/")
+        .header("Connection", "keep-alive, X-Private, x-gone")
+        .header("X-Private", "1")
+        .header("X-Gone", "1");
+    let request = request
+        .header("Keep-Alive", "timeout=5")
+        .header("Proxy-Connection", "close")
+        .header("Proxy-Authorization", "Basic eDp5");
     let request = request
         .header("TE", "gzip")
         .header("Trailer", "X-Checksum")
@@ -138,16 +172,27 @@ async fn what_could_move_the_applications_idea_of_the_request_stays_behind() {
     ] {
         assert_eq!(gateway.get("/").header(name, "evil").send().await.status, 200, "{name}");
         let received = gateway.upstream().last();
-        assert!(!received.headers.iter().any(|(_, value)| value.contains("evil")), "{name}: {received:?}");
+        assert!(
+            !received.headers.iter().any(|(_, value)| value.contains("evil")),
+            "{name}: {received:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn names_that_only_resemble_ours_pass() {
     let gateway = Gateway::start(PUBLIC).await;
-    for name in
-        ["X-Auth-Users", "X-AuthUser", "X-Forward", "XForwardedFor", "X-Requested-With", "X-Original", "Proxy-Hint", "X-Auth", "User"]
-    {
+    for name in [
+        "X-Auth-Users",
+        "X-AuthUser",
+        "X-Forward",
+        "XForwardedFor",
+        "X-Requested-With",
+        "X-Original",
+        "Proxy-Hint",
+        "X-Auth",
+        "User",
+    ] {
         assert_eq!(gateway.get("/").header(name, "1").send().await.status, 200);
         assert_eq!(gateway.upstream().last().header(name), Some("1"));
     }
@@ -156,9 +201,24 @@ async fn names_that_only_resemble_ours_pass() {
 #[tokio::test]
 async fn forwarding_headers_say_what_the_gateway_saw() {
     let gateway = Gateway::start(PUBLIC).await;
-    let request = gateway.get("/").host("App.test:8080").header("X-Forwarded-For", "6.6.6.6").header("X-Forwarded-Proto", "https");
-    let request = request.header("X-Forwarded-Host", "evil.test").header("Forwarded", "for=6.6.6.6").header("X-Forwarded-For", "7.7.7.7");
-    assert_eq!(request.header("X-Request-Id", "spoofed").header("Traceparent", TRACEPARENT).send().await.status, 200);
+    let request = gateway
+        .get("/")
+        .host("App.test:8080")
+        .header("X-Forwarded-For", "6.6.6.6")
+        .header("X-Forwarded-Proto", "https");
+    let request = request
+        .header("X-Forwarded-Host", "evil.test")
+        .header("Forwarded", "for=6.6.6.6")
+        .header("X-Forwarded-For", "7.7.7.7");
+    assert_eq!(
+        request
+            .header("X-Request-Id", "spoofed")
+            .header("Traceparent", TRACEPARENT)
+            .send()
+            .await
+            .status,
+        200
+    );
     let received = gateway.upstream().last();
     assert_eq!(received.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(received.header("x-forwarded-proto"), Some("http"));
@@ -188,36 +248,57 @@ async fn a_trusted_proxy_is_believed_up_to_the_first_stranger() {
         (&["::ffff:198.51.100.1"], "198.51.100.1"),
         (&[], "127.0.0.1"),
     ] {
-        let mut request = gateway.get("/").header("Forwarded", "for=6.6.6.6").header("X-Real-IP", "6.6.6.6");
+        let mut request =
+            gateway.get("/").header("Forwarded", "for=6.6.6.6").header("X-Real-IP", "6.6.6.6");
         for line in lines {
             request = request.header("X-Forwarded-For", line);
         }
         assert_eq!(request.header("X-Forwarded-Proto", "https").send().await.status, 200);
         let received = gateway.upstream().last();
         assert_eq!(received.header("x-forwarded-for"), Some(client), "{lines:?}");
-        assert_eq!((received.header("x-forwarded-proto"), received.header("x-real-ip")), (Some("https"), None));
+        assert_eq!(
+            (received.header("x-forwarded-proto"), received.header("x-real-ip")),
+            (Some("https"), None)
+        );
     }
 }
 
 #[tokio::test]
 async fn the_one_forwarding_header_can_be_forwarded() {
-    let gateway = Gateway::start(&BEHIND_A_PROXY.replace("] }", "], forwarded = 'forwarded' }")).await;
+    let gateway =
+        Gateway::start(&BEHIND_A_PROXY.replace("] }", "], forwarded = 'forwarded' }")).await;
     let request = gateway.get("/").header("X-Forwarded-For", "6.6.6.6");
-    let request = request.header("Forwarded", "for=7.7.7.7, for=\"[2001:db8::1]:99\";proto=https;host=evil.test, For=10.1.1.1");
+    let request = request.header(
+        "Forwarded",
+        "for=7.7.7.7, for=\"[2001:db8::1]:99\";proto=https;host=evil.test, For=10.1.1.1",
+    );
     assert_eq!(request.send().await.status, 200);
     let received = gateway.upstream().last();
-    assert_eq!((received.header("x-forwarded-for"), received.header("forwarded")), (Some("2001:db8::1"), None));
-    assert_eq!((received.header("x-forwarded-proto"), received.header("x-forwarded-host")), (Some("https"), Some("app.test")));
+    assert_eq!(
+        (received.header("x-forwarded-for"), received.header("forwarded")),
+        (Some("2001:db8::1"), None)
+    );
+    assert_eq!(
+        (received.header("x-forwarded-proto"), received.header("x-forwarded-host")),
+        (Some("https"), Some("app.test"))
+    );
 }
 
 #[tokio::test]
 async fn request_id_and_trace_are_kept_from_a_trusted_proxy_only() {
     let gateway = Gateway::start(BEHIND_A_PROXY).await;
-    let request = gateway.get("/kept").header("X-Request-Id", "abc-123").header("Traceparent", TRACEPARENT).header("Tracestate", "a=b");
+    let request = gateway
+        .get("/kept")
+        .header("X-Request-Id", "abc-123")
+        .header("Traceparent", TRACEPARENT)
+        .header("Tracestate", "a=b");
     assert_eq!(request.send().await.status, 200);
     let received = gateway.upstream().last();
     assert_eq!(received.header("x-request-id"), Some("abc-123"));
-    assert!(received.header("traceparent").unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "{received:?}");
+    assert!(
+        received.header("traceparent").unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"),
+        "{received:?}"
+    );
     assert_eq!(received.header("tracestate"), Some("a=b"));
     assert_eq!(gateway.access("/kept").await["trace_id"], "0af7651916cd43dd8448eb211c80319c");
     // What is no id is not kept, nor what is said twice.
@@ -244,10 +325,28 @@ async fn a_method_override_passes_only_where_both_methods_may() {
     assert_eq!(post().header("X-HTTP-Method-Override", "POST").send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-http-method-override"), Some("POST"));
     post().header("X-HTTP-Method-Override", "DELETE").send().await.is(401, "credentials_missing");
-    post().header("X-Method-Override", "delete").bearer(&mint::token(&[])).send().await.is(403, "role_missing");
+    post()
+        .header("X-Method-Override", "delete")
+        .bearer(&mint::token(&[]))
+        .send()
+        .await
+        .is(403, "role_missing");
     post().header("X_HTTP_Method", "DELETE").send().await.is(401, "credentials_missing");
-    assert_eq!(post().header("X-HTTP-Method", "DELETE").bearer(&mint::token(&["admin"])).send().await.status, 200);
-    post().header("X-HTTP-Method", "POST").header("X-Method-Override", "DELETE").send().await.is(400, "request_invalid");
+    assert_eq!(
+        post()
+            .header("X-HTTP-Method", "DELETE")
+            .bearer(&mint::token(&["admin"]))
+            .send()
+            .await
+            .status,
+        200
+    );
+    post()
+        .header("X-HTTP-Method", "POST")
+        .header("X-Method-Override", "DELETE")
+        .send()
+        .await
+        .is(400, "request_invalid");
     post().header("X-HTTP-Method", "PATCH").send().await.is(405, "method_not_allowed");
 }
 
@@ -255,19 +354,33 @@ async fn a_method_override_passes_only_where_both_methods_may() {
 async fn an_overridden_method_is_decided_like_a_method() {
     let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'], method_override = true }]").await;
     let get = |name: &str, method: &str| {
-        gateway.get("/").header("Cookie", &format!("__Host-portcullis={}", mint::token(&[]))).header(name, method)
+        gateway
+            .get("/")
+            .header("Cookie", &format!("__Host-portcullis={}", mint::token(&[])))
+            .header(name, method)
     };
     assert_eq!(get("X-HTTP-Method", "HEAD").send().await.status, 200);
     // Known by cookie, and unsafe: it needs our own Origin, whatever the request line says.
     get("X-HTTP-Method-Override", "DELETE").send().await.is(403, "origin_foreign");
-    assert_eq!(get("X-HTTP-Method-Override", "DELETE").header("Origin", "http://app.test").send().await.status, 200);
+    assert_eq!(
+        get("X-HTTP-Method-Override", "DELETE")
+            .header("Origin", "http://app.test")
+            .send()
+            .await
+            .status,
+        200
+    );
 }
 
 #[tokio::test]
 async fn an_override_cannot_ask_for_what_is_never_forwarded() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public', method_override = true }]").await;
+    let gateway = Gateway::start(
+        "route = [{ path = '/*', upstream = 'app', access = 'public', method_override = true }]",
+    )
+    .await;
     for method in ["TRACE", "CONNECT", "trace"] {
-        let response = gateway.request("POST", "/").header("X-Method-Override", method).send().await;
+        let response =
+            gateway.request("POST", "/").header("X-Method-Override", method).send().await;
         assert!(matches!(response.status, 400 | 405), "{method}: {response:?}");
     }
 }
@@ -281,8 +394,13 @@ async fn authorization_is_kept_only_where_the_route_says_so() {
     .await;
     let token = mint::token(&[]);
     let line = format!("Bearer {token}");
-    for (path, kept) in [("/", None), ("/kept", Some(line.as_str())), ("/public", Some(line.as_str()))] {
-        assert_eq!(gateway.get(path).bearer(&token).header("X_Authorization", "x").send().await.status, 200);
+    for (path, kept) in
+        [("/", None), ("/kept", Some(line.as_str())), ("/public", Some(line.as_str()))]
+    {
+        assert_eq!(
+            gateway.get(path).bearer(&token).header("X_Authorization", "x").send().await.status,
+            200
+        );
         assert_eq!(gateway.upstream().last().header("authorization"), kept, "{path}");
     }
 }
@@ -312,22 +430,36 @@ async fn values_of_identity_headers_are_exact() {
         assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
         assert_eq!(gateway.upstream().last().header("x-value"), expected, "{value}");
     }
-    let token = mint::claims(json!({ "a": { "b": "deep" }, "a.b": "exact", "roles": ["x", "y,z"], "sub": "u\u{e9}" }));
+    let token = mint::claims(
+        json!({ "a": { "b": "deep" }, "a.b": "exact", "roles": ["x", "y,z"], "sub": "u\u{e9}" }),
+    );
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
     let received = gateway.upstream().last();
-    assert_eq!((received.header("x-deep"), received.header("x-exact")), (Some("deep"), Some("exact")));
-    assert_eq!((received.header("x-auth-roles"), received.header("x-auth-user")), (Some("x,y%2Cz"), Some("u%C3%A9")));
+    assert_eq!(
+        (received.header("x-deep"), received.header("x-exact")),
+        (Some("deep"), Some("exact"))
+    );
+    assert_eq!(
+        (received.header("x-auth-roles"), received.header("x-auth-user")),
+        (Some("x,y%2Cz"), Some("u%C3%A9"))
+    );
 }
 
 #[tokio::test]
 async fn an_email_counts_only_when_it_is_verified() {
     let gateway = Gateway::start(PROTECTED).await;
-    for (verified, expected) in [(json!(true), Some("a@b.test")), (json!(false), None), (json!(null), Some("a@b.test"))] {
-        let token = mint::claims(json!({ "email": "a@b.test", "name": "Ann", "email_verified": verified }));
+    for (verified, expected) in
+        [(json!(true), Some("a@b.test")), (json!(false), None), (json!(null), Some("a@b.test"))]
+    {
+        let token =
+            mint::claims(json!({ "email": "a@b.test", "name": "Ann", "email_verified": verified }));
         assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
         let received = gateway.upstream().last();
         assert_eq!(received.header("x-auth-email"), expected, "{verified}");
-        assert_eq!((received.header("x-auth-name"), received.header("x-auth-issuer")), (Some("Ann"), Some(mint::ISSUER)));
+        assert_eq!(
+            (received.header("x-auth-name"), received.header("x-auth-issuer")),
+            (Some("Ann"), Some(mint::ISSUER))
+        );
     }
 }
 
@@ -348,8 +480,14 @@ async fn a_declared_trailer_passes_and_no_other() {
     let received = gateway.upstream().last();
     assert_eq!(received.body, b"abc");
     assert_eq!(received.trailers.len(), 1, "{received:?}");
-    assert!(received.trailers[0].0.eq_ignore_ascii_case("x-checksum") && received.trailers[0].1 == "1");
-    assert!(received.header("trailer").is_none_or(|declared| declared.eq_ignore_ascii_case("x-checksum")));
+    assert!(
+        received.trailers[0].0.eq_ignore_ascii_case("x-checksum") && received.trailers[0].1 == "1"
+    );
+    assert!(
+        received
+            .header("trailer")
+            .is_none_or(|declared| declared.eq_ignore_ascii_case("x-checksum"))
+    );
 }
 
 #[tokio::test]
@@ -360,7 +498,16 @@ async fn what_is_for_one_hop_does_not_come_back() {
          TE: x\r\nProxy-Authenticate: Basic\r\nX-Kept: 1\r\nServer: app\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n",
     );
     let response = gateway.get("/").send().await;
-    for name in ["connection", "x-hop", "keep-alive", "proxy-connection", "upgrade", "te", "proxy-authenticate", "trailer"] {
+    for name in [
+        "connection",
+        "x-hop",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "te",
+        "proxy-authenticate",
+        "trailer",
+    ] {
         assert_eq!(response.header(name), None, "{response:?}");
     }
     assert_eq!((response.header("x-kept"), response.header("server")), (Some("1"), Some("app")));
@@ -381,7 +528,16 @@ async fn an_upstream_cannot_set_our_cookie() {
 #[tokio::test]
 async fn expect_and_early_data_of_a_client_are_not_repeated_blindly() {
     let gateway = Gateway::start(PUBLIC).await;
-    assert_eq!(gateway.get("/").header("Early-Data", "1").header("Expect", "200-maybe").send().await.status, 200);
+    assert_eq!(
+        gateway
+            .get("/")
+            .header("Early-Data", "1")
+            .header("Expect", "200-maybe")
+            .send()
+            .await
+            .status,
+        200
+    );
     let received = gateway.upstream().last();
     assert_eq!((received.header("early-data"), received.header("expect")), (None, None));
 }
@@ -390,7 +546,12 @@ async fn expect_and_early_data_of_a_client_are_not_repeated_blindly() {
 async fn informational_answers_do_not_end_the_exchange() {
     let gateway = Gateway::start(PUBLIC).await;
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
-    gateway.upstream().does(vec![Step::ReadBody, write(early), write(early), write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]);
+    gateway.upstream().does(vec![
+        Step::ReadBody,
+        write(early),
+        write(early),
+        write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    ]);
     let response = gateway.get("/").send().await;
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
 }
@@ -401,10 +562,18 @@ async fn values_pass_byte_for_byte() {
     let request = b"GET / HTTP/1.1\r\nHost: app.test\r\nX-Latin: J\xfcrgen\r\nX-Utf8: J\xc3\xbcrgen\r\nX-Empty:\r\nX-Tab: a\tb\r\nX-Two: 1\r\nX-Two: 2\r\n\r\n";
     assert_eq!(gateway.raw(request).await.status, 200);
     let received = gateway.upstream().last();
-    for (name, value) in [("x-latin", "J\u{fc}rgen"), ("x-utf8", "J\u{c3}\u{bc}rgen"), ("x-empty", ""), ("x-tab", "a\tb")] {
+    for (name, value) in [
+        ("x-latin", "J\u{fc}rgen"),
+        ("x-utf8", "J\u{c3}\u{bc}rgen"),
+        ("x-empty", ""),
+        ("x-tab", "a\tb"),
+    ] {
         assert_eq!(received.header(name), Some(value));
     }
-    assert_eq!(received.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-two")).count(), 2);
+    assert_eq!(
+        received.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-two")).count(),
+        2
+    );
 }
 
 /// Names in cookies of other applications: Latin-1, UTF-8, a tab.
@@ -421,10 +590,18 @@ async fn cookies_of_others_pass_byte_for_byte() {
     for name in NAMES {
         for (sent, expected) in [
             ([b"name=", name, b"; b=2"].concat(), [b"name=", name, b"; b=2"].concat()),
-            ([b"__Host-portcullis=x; name=", name, b"; b=2"].concat(), [b"name=", name, b"; b=2"].concat()),
+            (
+                [b"__Host-portcullis=x; name=", name, b"; b=2"].concat(),
+                [b"name=", name, b"; b=2"].concat(),
+            ),
             ([b"a=1\r\nCookie: name=", name].concat(), [b"a=1; name=", name].concat()),
         ] {
-            let response = gateway.raw([b"GET / HTTP/1.1\r\nHost: app.test\r\nCookie: ", sent.as_slice(), b"\r\n\r\n"].concat()).await;
+            let response = gateway
+                .raw(
+                    [b"GET / HTTP/1.1\r\nHost: app.test\r\nCookie: ", sent.as_slice(), b"\r\n\r\n"]
+                        .concat(),
+                )
+                .await;
             assert_eq!(response.status, 200);
             assert_eq!(gateway.upstream().last().header("cookie"), Some(latin(&expected).as_str()));
         }
@@ -433,10 +610,18 @@ async fn cookies_of_others_pass_byte_for_byte() {
 
 #[tokio::test]
 async fn a_cookie_of_another_application_does_not_hide_ours() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]")
+            .await;
     let ours = format!("; __Host-portcullis={}", mint::token(&[]));
     for name in NAMES {
-        let request = [b"GET / HTTP/1.1\r\nHost: app.test\r\nCookie: name=", name, ours.as_bytes(), b"\r\n\r\n"].concat();
+        let request = [
+            b"GET / HTTP/1.1\r\nHost: app.test\r\nCookie: name=",
+            name,
+            ours.as_bytes(),
+            b"\r\n\r\n",
+        ]
+        .concat();
         assert_eq!(gateway.raw(request).await.status, 200, "{}", latin(name));
         assert_eq!(gateway.upstream().last().header("x-auth-user"), Some("u-17"));
     }
@@ -457,7 +642,9 @@ async fn connection_cannot_change_the_framing() {
         .await;
     assert_eq!(connection.response().await.status, 200);
     assert_eq!(gateway.upstream().last().body, b"hello");
-    gateway.upstream().answers("HTTP/1.1 200 OK\r\nConnection: Content-Length\r\nContent-Length: 2\r\n\r\nok");
+    gateway
+        .upstream()
+        .answers("HTTP/1.1 200 OK\r\nConnection: Content-Length\r\nContent-Length: 2\r\n\r\nok");
     assert_eq!(gateway.get("/").send_on(&mut connection).await.text(), "ok");
 }
 
@@ -468,7 +655,10 @@ async fn a_nameless_cookie_cannot_pose_as_ours() {
     // Browsers store these without a name and send them as `sess=evil` (RFC 6265bis §5.6).
     gateway.upstream().answers("HTTP/1.1 200 OK\r\nSet-Cookie: =sess=evil\r\nSet-Cookie:  = __Host-portcullis=evil; Secure\r\nSet-Cookie: =a=1\r\nContent-Length: 0\r\n\r\n");
     let response = gateway.get("/").send().await;
-    assert!(!response.headers("set-cookie").iter().any(|line| line.contains("evil")), "{response:?}");
+    assert!(
+        !response.headers("set-cookie").iter().any(|line| line.contains("evil")),
+        "{response:?}"
+    );
 }
 
 /// Whatever a client writes: each identity name reaches the upstream once with our value, or never.
@@ -480,7 +670,8 @@ fn no_spelling_of_an_identity_header_gets_through() {
          [[route]]\npath = '/soft/*'\nupstream = 'app'\nroles = ['nobody']\nenforce = false",
     ));
     let token = mint::token(&["auditor"]);
-    let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
     let headers = proptest::collection::vec((name(), value()), 0..8);
     let trailers = proptest::collection::vec((name(), value()), 0..4);
     let path = prop_oneof![Just("/a"), Just("/public/a"), Just("/soft/a")];
@@ -548,20 +739,27 @@ fn name() -> impl Strategy<Value = String> {
         Just("x-auth-userx"),
         Just("xauth-user"),
     ];
-    (ours, proptest::collection::vec((any::<bool>(), prop::sample::select(b"-_.~!|*+'`^#$%&".to_vec())), 24)).prop_map(|(name, how)| {
-        if name == "connection" {
-            return name.to_owned();
-        }
-        let how = how.into_iter().cycle();
-        name.chars()
-            .zip(how)
-            .map(|(letter, (upper, sign))| match letter {
-                '-' => char::from(sign),
-                letter if upper => letter.to_ascii_uppercase(),
-                letter => letter,
-            })
-            .collect()
-    })
+    (
+        ours,
+        proptest::collection::vec(
+            (any::<bool>(), prop::sample::select(b"-_.~!|*+'`^#$%&".to_vec())),
+            24,
+        ),
+    )
+        .prop_map(|(name, how)| {
+            if name == "connection" {
+                return name.to_owned();
+            }
+            let how = how.into_iter().cycle();
+            name.chars()
+                .zip(how)
+                .map(|(letter, (upper, sign))| match letter {
+                    '-' => char::from(sign),
+                    letter if upper => letter.to_ascii_uppercase(),
+                    letter => letter,
+                })
+                .collect()
+        })
 }
 
 fn value() -> impl Strategy<Value = String> {

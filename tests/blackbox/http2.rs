@@ -21,8 +21,10 @@ async fn prior_knowledge_is_understood() {
     let answer = client.send(get("http://app.test/a?b=c")).await;
     assert_eq!((answer.status, answer.reason().as_str()), (401, "credentials_missing"));
     assert!(answer.headers.contains_key("www-authenticate"));
-    let request =
-        with_token("http://app.test:8080/a?b=c").header("x-auth-user", "root").header("x_auth_roles", "admin").header("te", "trailers");
+    let request = with_token("http://app.test:8080/a?b=c")
+        .header("x-auth-user", "root")
+        .header("x_auth_roles", "admin")
+        .header("te", "trailers");
     let answer = client.send(request.body(Full::default()).unwrap()).await;
     assert_eq!((answer.status, answer.body.as_slice()), (200, &b"ok"[..]));
     let received = gateway.upstream().last();
@@ -31,18 +33,30 @@ async fn prior_knowledge_is_understood() {
         ("/a?b=c", Some("app.test:8080"), Some("app.test:8080"))
     );
     assert_eq!(
-        (received.header("x-auth-user"), received.header("x-auth-roles"), received.header("x_auth_roles")),
+        (
+            received.header("x-auth-user"),
+            received.header("x-auth-roles"),
+            received.header("x_auth_roles")
+        ),
         (Some("u-17"), Some("auditor"), None)
     );
-    assert_eq!((received.header("authorization"), received.header("x-forwarded-proto")), (None, Some("http")));
+    assert_eq!(
+        (received.header("authorization"), received.header("x-forwarded-proto")),
+        (None, Some("http"))
+    );
 }
 
 #[tokio::test]
 async fn cookie_fields_are_joined() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]")
+            .await;
     let mut client = h2::Connection::open(&gateway).await;
     let ours = format!("__Host-portcullis={}", mint::token(&[]));
-    let request = Request::get("http://app.test/").header("cookie", "a=1").header("cookie", &ours).header("cookie", "b=2");
+    let request = Request::get("http://app.test/")
+        .header("cookie", "a=1")
+        .header("cookie", &ours)
+        .header("cookie", "b=2");
     assert_eq!(client.send(request.body(Full::default()).unwrap()).await.status, 200);
     assert_eq!(gateway.upstream().last().header("cookie"), Some("a=1; b=2"));
     let request = Request::get("http://app.test/").header("cookie", &ours).header("cookie", &ours);
@@ -54,7 +68,8 @@ async fn cookie_fields_are_joined() {
 async fn cookies_of_others_are_joined_on_public_routes_too() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
-    let request = Request::get("http://app.test/public").header("cookie", "a=1").header("cookie", "b=2");
+    let request =
+        Request::get("http://app.test/public").header("cookie", "a=1").header("cookie", "b=2");
     assert_eq!(client.send(request.body(Full::default()).unwrap()).await.status, 200);
     assert_eq!(gateway.upstream().last().header("cookie"), Some("a=1; b=2"));
 }
@@ -64,12 +79,20 @@ async fn authority_and_host_have_to_agree() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
     for (host, status) in [("app.test", 200), ("APP.test", 200), ("other.test", 400)] {
-        let request = Request::get("http://app.test/public").version(Version::HTTP_2).header("host", host);
-        assert_eq!(client.send(request.body(Full::default()).unwrap()).await.status, status, "{host}");
+        let request =
+            Request::get("http://app.test/public").version(Version::HTTP_2).header("host", host);
+        assert_eq!(
+            client.send(request.body(Full::default()).unwrap()).await.status,
+            status,
+            "{host}"
+        );
     }
-    for target in
-        ["http://user@app.test/public", "http://app.test/public/%2e%2e/a", "http://app.test/public//a", "http://app.test/public/a;b"]
-    {
+    for target in [
+        "http://user@app.test/public",
+        "http://app.test/public/%2e%2e/a",
+        "http://app.test/public//a",
+        "http://app.test/public/a;b",
+    ] {
         assert_eq!(client.send(get(target)).await.status, 400, "{target}");
     }
 }
@@ -82,18 +105,27 @@ async fn bodies_and_trailers_pass() {
         .answers("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nGrpc-Status: 0\r\n\r\n");
     let mut client = h2::Connection::open(&gateway).await;
     let body = Bytes::from(vec![b'x'; 300_000]);
-    let request = Request::post("http://app.test/public").header("te", "trailers").body(Full::new(body.clone())).unwrap();
+    let request = Request::post("http://app.test/public")
+        .header("te", "trailers")
+        .body(Full::new(body.clone()))
+        .unwrap();
     let answer = client.send(request).await;
     assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]));
     assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
-    assert!(!answer.headers.contains_key("connection") && !answer.headers.contains_key("transfer-encoding"));
+    assert!(
+        !answer.headers.contains_key("connection")
+            && !answer.headers.contains_key("transfer-encoding")
+    );
     assert_eq!(gateway.upstream().last().body, body);
 }
 
 #[tokio::test]
 async fn streams_of_one_connection_do_not_wait_for_each_other() {
     let gateway = Gateway::start(PROTECTED).await;
-    gateway.upstream().does_at("/public/slow", vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow")]);
+    gateway.upstream().does_at(
+        "/public/slow",
+        vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow")],
+    );
     let mut client = h2::Connection::open(&gateway).await;
     let mut other = client.clone();
     let slow = tokio::spawn(async move { other.send(get("http://app.test/public/slow")).await });
@@ -109,14 +141,16 @@ async fn a_stream_that_is_cancelled_closes_the_upstreams_connection() {
     gateway.upstream().does_at("/public/slow", vec![Step::ReadBody, Step::Hold]);
     let mut client = h2::Connection::open(&gateway).await;
     let mut other = client.clone();
-    let slow = tokio::spawn(async move { other.send(get("http://app.test/public/slow")).await.status });
+    let slow =
+        tokio::spawn(async move { other.send(get("http://app.test/public/slow")).await.status });
     gateway.upstream().until(|seen| seen.requests.len() == 1).await;
     slow.abort();
     gateway.upstream().until(|seen| seen.closed == 1).await;
     assert_eq!(client.send(get("http://app.test/public/a")).await.status, 200);
 }
 
-/// What a client sends that asks with these fields, each literal, and nothing else (RFC 9113 §6.2, RFC 7541 §6.2.2).
+/// What a client sends that asks with these fields, each literal, and nothing else (RFC 9113 §6.2,
+/// RFC 7541 §6.2.2).
 fn frames(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -127,10 +161,17 @@ fn frames(fields: &[(&str, &str)]) -> Vec<u8> {
         }
     }
     let length = u32::try_from(block.len()).unwrap().to_be_bytes();
-    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", &length[1..], b"\x01\x05\0\0\0\x01", block.as_slice()].concat()
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        &length[1..],
+        b"\x01\x05\0\0\0\x01",
+        block.as_slice(),
+    ]
+    .concat()
 }
 
-/// The type of the frame that answers the first stream: HEADERS (1), RST_STREAM (3), GOAWAY (7); 0 where the connection just ends.
+/// The type of the frame that answers the first stream: HEADERS (1), RST_STREAM (3), GOAWAY (7); 0
+/// where the connection just ends.
 async fn answer_to(gateway: &Gateway, fields: &[(&str, &str)]) -> u8 {
     let mut connection = gateway.connect().await;
     connection.write(frames(fields)).await;
@@ -146,10 +187,15 @@ async fn answer_to(gateway: &Gateway, fields: &[(&str, &str)]) -> u8 {
 
 #[tokio::test]
 async fn what_http_2_does_not_allow_never_reaches_the_upstream() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
-    let usual = [(":method", "GET"), (":scheme", "http"), (":authority", "app.test"), (":path", "/")];
-    let without = |name: &str| usual.into_iter().filter(|(found, _)| *found != name).collect::<Vec<_>>();
-    let with = |name: &'static str, value: &'static str| [without(name).as_slice(), &[(name, value)]].concat();
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    let usual =
+        [(":method", "GET"), (":scheme", "http"), (":authority", "app.test"), (":path", "/")];
+    let without =
+        |name: &str| usual.into_iter().filter(|(found, _)| *found != name).collect::<Vec<_>>();
+    let with = |name: &'static str, value: &'static str| {
+        [without(name).as_slice(), &[(name, value)]].concat()
+    };
     for fields in [
         with("transfer-encoding", "chunked"),
         with("connection", "x"),
@@ -191,7 +237,12 @@ async fn what_http_2_does_not_allow_never_reaches_the_upstream() {
         [usual.as_slice(), &[("content-length", "0, 0")]].concat(),
     ] {
         let answer = answer_to(&gateway, &fields).await;
-        assert_eq!(gateway.upstream().count(), 0, "{fields:?} was answered by a frame of type {answer}: {:?}", gateway.upstream().seen());
+        assert_eq!(
+            gateway.upstream().count(),
+            0,
+            "{fields:?} was answered by a frame of type {answer}: {:?}",
+            gateway.upstream().seen()
+        );
     }
     assert_eq!(answer_to(&gateway, &usual).await, 1);
     assert_eq!(gateway.upstream().count(), 1);
@@ -200,7 +251,10 @@ async fn what_http_2_does_not_allow_never_reaches_the_upstream() {
 #[tokio::test]
 async fn a_drain_says_goodbye_and_finishes_the_streams() {
     let gateway = Gateway::start(PROTECTED).await;
-    gateway.upstream().does_at("/public/slow", vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow")]);
+    gateway.upstream().does_at(
+        "/public/slow",
+        vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow")],
+    );
     let mut client = h2::Connection::open(&gateway).await;
     let mut other = client.clone();
     let slow = tokio::spawn(async move { other.send(get("http://app.test/public/slow")).await });
@@ -216,7 +270,10 @@ async fn a_drain_says_goodbye_and_finishes_the_streams() {
 #[tokio::test]
 async fn a_response_that_breaks_off_resets_the_stream_alone() {
     let gateway = Gateway::start(PROTECTED).await;
-    gateway.upstream().does_at("/public/cut", vec![write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"), Step::Close]);
+    gateway.upstream().does_at(
+        "/public/cut",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"), Step::Close],
+    );
     let mut client = h2::Connection::open(&gateway).await;
     let head = client.head(get("http://app.test/public/cut")).await.unwrap();
     assert!(http_body_util::BodyExt::collect(head.into_body()).await.is_err());
@@ -236,10 +293,17 @@ async fn an_upgrade_over_http_2_is_no_tunnel() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
-    let gateway = Gateway::start(&format!("server.limits = {{ idle_timeout = '400ms', header_timeout = '400ms' }}\n{PROTECTED}")).await;
+    let gateway = Gateway::start(&format!(
+        "server.limits = {{ idle_timeout = '400ms', header_timeout = '400ms' }}\n{PROTECTED}"
+    ))
+    .await;
     gateway.upstream().does_at(
         "/public/slow",
-        vec![Step::ReadBody, Step::Wait(std::time::Duration::from_millis(1200)), write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow")],
+        vec![
+            Step::ReadBody,
+            Step::Wait(std::time::Duration::from_millis(1200)),
+            write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow"),
+        ],
     );
     let mut client = h2::Connection::open(&gateway).await;
     assert_eq!(client.send(get("http://app.test/public/slow")).await.body, b"slow");
@@ -254,15 +318,24 @@ async fn h2c_can_be_switched_off() {
     let mut connection = gateway.connect().await;
     connection.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     let answer = connection.closed().await;
-    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4") || answer.starts_with(b"HTTP/1.1 505"), "{answer:?}");
+    assert!(
+        answer.is_empty()
+            || answer.starts_with(b"HTTP/1.1 4")
+            || answer.starts_with(b"HTTP/1.1 505"),
+        "{answer:?}"
+    );
     assert_eq!(gateway.get("/public").send().await.status, 200);
 }
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_431_and_the_connection_goes_on() {
-    let gateway = Gateway::start(&format!("server.limits.max_header_bytes = '8KiB'\n{PROTECTED}")).await;
+    let gateway =
+        Gateway::start(&format!("server.limits.max_header_bytes = '8KiB'\n{PROTECTED}")).await;
     let mut client = h2::Connection::open(&gateway).await;
-    let request = Request::get("http://app.test/public").header("x", "x".repeat(9000)).body(Full::default()).unwrap();
+    let request = Request::get("http://app.test/public")
+        .header("x", "x".repeat(9000))
+        .body(Full::default())
+        .unwrap();
     // The client may know the limit from the settings and not even ask.
     if let Ok(answer) = client.head(request).await {
         assert_eq!(answer.status(), 431);

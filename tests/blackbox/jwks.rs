@@ -1,4 +1,5 @@
-//! Keys that are fetched: discovery, rotation, outage, what a restart remembers, and answers that are no keys.
+//! Keys that are fetched: discovery, rotation, outage, what a restart remembers, and answers that
+//! are no keys.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -24,7 +25,9 @@ const METADATA: &str = "/.well-known/openid-configuration";
 
 /// A section that finds its keys by metadata.
 fn discovered(iss: &str, more: &str) -> String {
-    format!("[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\n{more}\n")
+    format!(
+        "[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\n{more}\n"
+    )
 }
 
 async fn ask(gateway: &Gateway, token: &str) -> Response {
@@ -38,14 +41,19 @@ fn local_token() -> String {
 /// The only file that keeps a set.
 fn kept(folder: &TempDir) -> PathBuf {
     let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-    let kept: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "json")).collect();
+    let kept: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
     kept.into_iter().next().unwrap()
 }
 
 /// Waits for the event with this message, of this issuer.
 async fn told(gateway: &Gateway, mark: usize, message: &str, issuer: &str) -> Value {
-    gateway.log().after(mark, message, |line| line["message"] == message && line["issuer"] == issuer).await
+    gateway
+        .log()
+        .after(mark, message, |line| line["message"] == message && line["issuer"] == issuer)
+        .await
 }
 
 /// Waits until `/readyz` says this word.
@@ -70,9 +78,20 @@ async fn keys_are_fetched_from_where_the_file_says() {
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     assert_eq!(issuer.asked("/keys"), 1);
     let asked = issuer.server().last();
-    assert_eq!((asked.header("accept-encoding"), asked.header("authorization"), asked.header("cookie")), (Some("identity"), None, None));
-    assert_eq!(gateway.metric_value("portcullis_jwks_fetch_total", &["issuer=\"corp\"", "succeeded"]).await, Some(1.0));
-    assert!(gateway.metric_value("portcullis_jwks_age_seconds", &["issuer=\"corp\""]).await.unwrap() < 30.0);
+    assert_eq!(
+        (asked.header("accept-encoding"), asked.header("authorization"), asked.header("cookie")),
+        (Some("identity"), None, None)
+    );
+    assert_eq!(
+        gateway
+            .metric_value("portcullis_jwks_fetch_total", &["issuer=\"corp\"", "succeeded"])
+            .await,
+        Some(1.0)
+    );
+    assert!(
+        gateway.metric_value("portcullis_jwks_age_seconds", &["issuer=\"corp\""]).await.unwrap()
+            < 30.0
+    );
     let told = told(&gateway, 0, "keys were fetched", "corp").await;
     assert_eq!((&told["keys"], &told["kids"]), (&json!(1), &json!("\"a\"")));
     assert_eq!(ready(&gateway, "ready").await.json()["problems"], json!({}));
@@ -93,7 +112,10 @@ async fn discovery_follows_the_specifications() {
     ] {
         let issuer = Issuer::start(&[&key]).await;
         let iss = format!("{}{path}", issuer.url());
-        issuer.answers(place, &json!({ "issuer": iss, "jwks_uri": format!("{}/keys", issuer.url()) }));
+        issuer.answers(
+            place,
+            &json!({ "issuer": iss, "jwks_uri": format!("{}/keys", issuer.url()) }),
+        );
         let section = format!(
             "[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\njwks_refresh = '1s'\n"
         );
@@ -101,9 +123,15 @@ async fn discovery_follows_the_specifications() {
         assert_eq!(ask(&gateway, &key.token(json!({ "iss": iss }))).await.status, 200, "{place}");
         assert!(issuer.asked(place) >= 1);
         // A set that moves is found at the next refresh.
-        issuer.answers(place, &json!({ "issuer": iss, "jwks_uri": format!("{}/moved", issuer.url()) }));
+        issuer.answers(
+            place,
+            &json!({ "issuer": iss, "jwks_uri": format!("{}/moved", issuer.url()) }),
+        );
         issuer.answers("/moved", &json!({ "keys": [Published::new("b").jwk()] }));
-        within(async { while ask(&gateway, &key.token(json!({ "iss": iss }))).await.status == 200 {} }).await;
+        within(async {
+            while ask(&gateway, &key.token(json!({ "iss": iss }))).await.status == 200 {}
+        })
+        .await;
     }
 }
 
@@ -123,9 +151,16 @@ async fn a_set_that_moves_is_found_when_a_key_is_looked_for() {
         if old_place_is_gone {
             issuer.says("/keys", "404 Not Found", "text/plain", "");
         }
-        assert_eq!(ask(&gateway, &new.token(json!({ "iss": iss }))).await.status, 200, "gone: {old_place_is_gone}");
+        assert_eq!(
+            ask(&gateway, &new.token(json!({ "iss": iss }))).await.status,
+            200,
+            "gone: {old_place_is_gone}"
+        );
         ask(&gateway, &old.token(json!({ "iss": iss }))).await.is(401, "token_key_unknown");
-        assert_eq!((issuer.asked("/keys"), issuer.asked("/moved"), issuer.asked(METADATA)), (2, 1, 2));
+        assert_eq!(
+            (issuer.asked("/keys"), issuer.asked("/moved"), issuer.asked(METADATA)),
+            (2, 1, 2)
+        );
     }
 }
 
@@ -133,7 +168,11 @@ async fn a_set_that_moves_is_found_when_a_key_is_looked_for() {
 async fn a_failure_between_two_refreshes_brings_the_next_one_forward() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
-    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refetch_cooldown = '100ms'"))).await;
+    let gateway = Gateway::start(&format!(
+        "{ROUTE}{}",
+        issuer.section("corp", "jwks_refetch_cooldown = '100ms'")
+    ))
+    .await;
     assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
     issuer.says("/keys", "500 Oops", "text/plain", "");
     within(async { while ask(&gateway, &new.token(json!({}))).await.status != 503 {} }).await;
@@ -151,10 +190,17 @@ async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
     let issuer = Issuer::start(&[&old]).await;
     let iss = issuer.url();
     issuer.answers(METADATA, &json!({ "issuer": iss, "jwks_uri": format!("{iss}/keys") }));
-    let gateway = Gateway::start(&format!("{ROUTE}{}", discovered(&iss, "jwks_refresh = '1s'"))).await;
+    let gateway =
+        Gateway::start(&format!("{ROUTE}{}", discovered(&iss, "jwks_refresh = '1s'"))).await;
     assert_eq!(ask(&gateway, &old.token(json!({ "iss": iss }))).await.status, 200);
     issuer.says(METADATA, "500 Oops", "text/plain", "");
-    let told = told(&gateway, 0, "the metadata cannot be fetched; keys are looked for where they were", "corp").await;
+    let told = told(
+        &gateway,
+        0,
+        "the metadata cannot be fetched; keys are looked for where they were",
+        "corp",
+    )
+    .await;
     assert_eq!(told["jwks_uri"], format!("{iss}/keys"));
     issuer.publish(&[&new]);
     // The old key is not asked for, so that nothing but the schedule can find the new set.
@@ -164,17 +210,25 @@ async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
     assert_eq!(ready(&gateway, "ready").await.json()["problems"], json!({}));
     // What it says counts, once it says something.
     issuer.answers(METADATA, &json!({ "issuer": "another", "jwks_uri": format!("{iss}/keys") }));
-    assert!(ready(&gateway, "degraded").await.json()["problems"]["corp"].as_str().unwrap().contains("byte for byte"));
+    assert!(
+        ready(&gateway, "degraded").await.json()["problems"]["corp"]
+            .as_str()
+            .unwrap()
+            .contains("byte for byte")
+    );
 }
 
 #[tokio::test]
 async fn an_issuer_that_fails_is_asked_ever_more_rarely() {
     let issuer = Issuer::start(&[]).await;
     issuer.says("/keys", "500 Oops", "text/plain", "");
-    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '100ms'"))).await;
+    let gateway =
+        Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '100ms'")))
+            .await;
     for seconds in [0, 1, 3] {
         let told = gateway.log().after(0, "it says when it tries again", |line| {
-            line["message"] == "keys cannot be fetched" && line["next_try_seconds"].as_u64() >= Some(seconds)
+            line["message"] == "keys cannot be fetched"
+                && line["next_try_seconds"].as_u64() >= Some(seconds)
         });
         told.await;
     }
@@ -186,12 +240,20 @@ async fn metadata_of_another_issuer_is_refused() {
     let issuer = Issuer::start(&[&key]).await;
     let iss = issuer.url();
     // Byte for byte: a slash counts.
-    issuer.answers("/.well-known/openid-configuration", &json!({ "issuer": format!("{iss}/"), "jwks_uri": format!("{iss}/keys") }));
-    let section = format!("[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\n");
+    issuer.answers(
+        "/.well-known/openid-configuration",
+        &json!({ "issuer": format!("{iss}/"), "jwks_uri": format!("{iss}/keys") }),
+    );
+    let section = format!(
+        "[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\n"
+    );
     let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
     ask(&gateway, &key.token(json!({ "iss": iss }))).await.is(503, "keys_unavailable");
     let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
-    assert!(told["cause"].as_str().unwrap().contains("not the configured one byte for byte"), "{told}");
+    assert!(
+        told["cause"].as_str().unwrap().contains("not the configured one byte for byte"),
+        "{told}"
+    );
     assert_eq!(issuer.asked("/keys"), 0, "what it says is not believed");
 }
 
@@ -208,21 +270,30 @@ async fn https_is_trusted_by_its_certificate() {
     refused.is(503, "keys_unavailable");
     let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
     assert!(told["cause"].as_str().unwrap().contains("certificate"), "{told}");
-    assert!(gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "outcome=\"tls\""]).await >= Some(1.0));
+    assert!(
+        gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "outcome=\"tls\""]).await
+            >= Some(1.0)
+    );
     assert_eq!(ask(&gateway, &local_token()).await.status, 200, "nobody else is affected");
     let ready = gateway.admin("/readyz").await;
     assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("degraded")));
-    assert!(ready.json()["problems"]["corp"].as_str().unwrap().contains("certificate"), "{}", ready.text());
+    assert!(
+        ready.json()["problems"]["corp"].as_str().unwrap().contains("certificate"),
+        "{}",
+        ready.text()
+    );
 }
 
 #[tokio::test]
 async fn a_rotated_key_is_found_by_one_fetch_for_all_who_wait() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
-    let gateway = Gateway::start(&format!("server.workers = 2\n{ROUTE}{}", issuer.section("corp", ""))).await;
+    let gateway =
+        Gateway::start(&format!("server.workers = 2\n{ROUTE}{}", issuer.section("corp", ""))).await;
     assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
     issuer.publish(&[&old, &new]);
-    let tokens: Vec<String> = (0..50).map(|number| new.token(json!({ "jti": number.to_string() }))).collect();
+    let tokens: Vec<String> =
+        (0..50).map(|number| new.token(json!({ "jti": number.to_string() }))).collect();
     let asking = tokens.iter().map(|token| ask(&gateway, token));
     let mut answers = Vec::new();
     for answer in asking.map(Box::pin).collect::<Vec<_>>() {
@@ -238,12 +309,18 @@ async fn a_rotated_key_is_found_by_one_fetch_for_all_who_wait() {
 async fn join_all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
     let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     std::future::poll_fn(|cx| {
-        for (future, output) in futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none()) {
+        for (future, output) in
+            futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none())
+        {
             if let std::task::Poll::Ready(done) = std::pin::Pin::new(future).poll(cx) {
                 *output = Some(done);
             }
         }
-        if outputs.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if outputs.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     outputs.into_iter().flatten().collect()
@@ -283,7 +360,11 @@ async fn a_new_key_of_the_old_name_is_found_as_well() {
 async fn bad_signatures_do_not_flood_the_issuer_and_hold_nobody_up() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
-    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refetch_cooldown = '2s'"))).await;
+    let gateway = Gateway::start(&format!(
+        "{ROUTE}{}",
+        issuer.section("corp", "jwks_refetch_cooldown = '2s'")
+    ))
+    .await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     let forged = Published::new("a").token(json!({}));
     let (begun, mut sent) = (Instant::now(), 0);
@@ -294,7 +375,8 @@ async fn bad_signatures_do_not_flood_the_issuer_and_hold_nobody_up() {
     }
     let fetches = issuer.asked("/keys");
     assert!((3..=5).contains(&fetches) && sent > 20, "{fetches} fetches for {sent} tokens");
-    // While one fetch is under way: who has a good token does not wait for it, and once the time is over nobody does.
+    // While one fetch is under way: who has a good token does not wait for it, and once the time is
+    // over nobody does.
     issuer.does("/keys", vec![Step::ReadBody, Step::Wait(Duration::from_mins(1))]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut waiting = gateway.connect().await;
@@ -310,7 +392,11 @@ async fn bad_signatures_do_not_flood_the_issuer_and_hold_nobody_up() {
 async fn names_that_nobody_knows_do_not_flood_the_issuer() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
-    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refetch_cooldown = '2s'"))).await;
+    let gateway = Gateway::start(&format!(
+        "{ROUTE}{}",
+        issuer.section("corp", "jwks_refetch_cooldown = '2s'")
+    ))
+    .await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     let (begun, mut sent) = (Instant::now(), 0);
     let mut connection = gateway.connect().await;
@@ -329,7 +415,8 @@ async fn names_that_nobody_knows_do_not_flood_the_issuer() {
 async fn a_key_that_has_left_the_set_ends_at_the_next_refresh() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
-    let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '1s'"))).await;
+    let gateway =
+        Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '1s'"))).await;
     let token = old.token(json!({}));
     assert_eq!(ask(&gateway, &token).await.status, 200);
     issuer.publish(&[&new]);
@@ -363,11 +450,17 @@ async fn without_the_issuer_the_start_succeeds_and_says_what_is_missing() {
     let ready_now = gateway.admin("/readyz").await;
     assert_eq!((ready_now.status, &ready_now.json()["status"]), (200, &json!("degraded")));
     assert!(
-        ready_now.json()["problems"]["corp"].as_str().unwrap().starts_with("no keys: no connection to 127.0.0.1:"),
+        ready_now.json()["problems"]["corp"]
+            .as_str()
+            .unwrap()
+            .starts_with("no keys: no connection to 127.0.0.1:"),
         "{}",
         ready_now.text()
     );
-    assert!(gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "unreachable"]).await >= Some(1.0));
+    assert!(
+        gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "unreachable"]).await
+            >= Some(1.0)
+    );
     assert_eq!(gateway.metric("portcullis_jwks_age_seconds").await, Vec::<String>::new());
     // As soon as it is there, so are its callers.
     let back = Issuer::start_at(gone.address(), &[&key]).await;
@@ -389,19 +482,26 @@ async fn a_route_that_does_not_enforce_lets_through_without_an_identity() {
     let key = Published::new("a");
     let gone = Issuer::start(&[&key]).await;
     gone.stop().await;
-    let gateway = Gateway::start(&format!("{ROUTE}enforce = false\n{}", gone.section("corp", ""))).await;
+    let gateway =
+        Gateway::start(&format!("{ROUTE}enforce = false\n{}", gone.section("corp", ""))).await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-user"), None);
     assert_eq!(gateway.upstream().last().header("authorization"), None);
     let line = gateway.access("/").await;
-    assert_eq!((&line["outcome"], &line["reason"]), (&json!("would_refuse"), &json!("keys_unavailable")));
+    assert_eq!(
+        (&line["outcome"], &line["reason"]),
+        (&json!("would_refuse"), &json!("keys_unavailable"))
+    );
 }
 
 #[tokio::test]
 async fn during_an_outage_the_last_good_keys_hold_until_they_are_too_old() {
     let (key, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&key]).await;
-    let section = issuer.section("corp", "jwks_refresh = '1s'\njwks_max_stale = '4s'\njwks_refetch_cooldown = '1s'");
+    let section = issuer.section(
+        "corp",
+        "jwks_refresh = '1s'\njwks_max_stale = '4s'\njwks_refetch_cooldown = '1s'",
+    );
     let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     issuer.stop().await;
@@ -422,7 +522,13 @@ async fn during_an_outage_the_last_good_keys_hold_until_they_are_too_old() {
     let degraded = ready(&gateway, "degraded").await;
     assert_eq!(degraded.status, 200);
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
-    told(&gateway, mark, "keys are older than jwks_max_stale: no token of the issuer can be verified", "corp").await;
+    told(
+        &gateway,
+        mark,
+        "keys are older than jwks_max_stale: no token of the issuer can be verified",
+        "corp",
+    )
+    .await;
     ask(&gateway, &key.token(json!({}))).await.is(503, "keys_unavailable");
     assert_eq!(ready(&gateway, "unready").await.status, 503);
     let _back = Issuer::start_at(issuer.address(), &[&key]).await;
@@ -434,7 +540,10 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let folder = TempDir::new().unwrap();
-    let store = format!("[store]\ndatabase = 'sqlite:{0}/p.db'\nkey = {{ file = '{0}/p.key' }}\n", folder.path().display());
+    let store = format!(
+        "[store]\ndatabase = 'sqlite:{0}/p.db'\nkey = {{ file = '{0}/p.key' }}\n",
+        folder.path().display()
+    );
     let config = format!("{ROUTE}{}{store}", issuer.section("corp", ""));
     let token = key.token(json!({}));
     let gateway = Gateway::start(&config).await;
@@ -458,7 +567,8 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
     let spoil = [
         (
             "its group or others may write it",
-            Box::new(|| std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap()) as Box<dyn Fn()>,
+            Box::new(|| std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap())
+                as Box<dyn Fn()>,
         ),
         ("it is damaged", Box::new(|| std::fs::write(&file, &whole[..whole.len() / 2]).unwrap())),
         (
@@ -475,7 +585,12 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         spoil();
         let gateway = Gateway::start(&config).await;
-        gateway.log().until(cause, |line| line["problem"].as_str().is_some_and(|problem| problem.contains(cause))).await;
+        gateway
+            .log()
+            .until(cause, |line| {
+                line["problem"].as_str().is_some_and(|problem| problem.contains(cause))
+            })
+            .await;
         ask(&gateway, &token).await.is(503, "keys_unavailable");
     }
 }
@@ -497,7 +612,8 @@ async fn explain_verifies_with_the_keys_that_were_kept() {
             .arg(config)
             .output()
             .unwrap();
-        serde_json::from_slice::<Value>(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"))
+        serde_json::from_slice::<Value>(&told.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {told:?}"))
     };
     let told = explain();
     assert_eq!((&told["verdict"], &told["subject"]), (&json!("allow"), &json!("u-17")), "{told}");
@@ -507,7 +623,11 @@ async fn explain_verifies_with_the_keys_that_were_kept() {
         }
     }
     let told = explain();
-    assert_eq!((&told["status"], &told["reason"]), (&json!(503), &json!("keys_unavailable")), "{told}");
+    assert_eq!(
+        (&told["status"], &told["reason"]),
+        (&json!(503), &json!("keys_unavailable")),
+        "{told}"
+    );
     assert_eq!(issuer.asked("/keys"), 1);
 }
 
@@ -515,12 +635,17 @@ async fn explain_verifies_with_the_keys_that_were_kept() {
 async fn a_folder_that_cannot_be_written_is_told_of_once() {
     let (key, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&key]).await;
-    let setup = Gateway::setup(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '1s'")));
+    let setup =
+        Gateway::setup(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '1s'")));
     // Root may write anywhere: a folder in the place of the file stands in everybody's way.
     let gateway = setup.start().await;
     let find = || {
-        let mut files = std::fs::read_dir(gateway.path("")).unwrap().map(|entry| entry.unwrap().path());
-        files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with("jwks-") && path.extension().unwrap() == "json")
+        let mut files =
+            std::fs::read_dir(gateway.path("")).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| {
+            path.file_name().unwrap().to_string_lossy().starts_with("jwks-")
+                && path.extension().unwrap() == "json"
+        })
     };
     let file = within(async {
         loop {
@@ -542,7 +667,8 @@ async fn a_folder_that_cannot_be_written_is_told_of_once() {
     assert_eq!(gateway.log().lines().iter().filter(|line| line["message"] == message).count(), 1);
 }
 
-/// Each answer is a logged cause and a counted outcome; the keys before it stay, and nobody else is affected.
+/// Each answer is a logged cause and a counted outcome; the keys before it stay, and nobody else is
+/// affected.
 #[tokio::test]
 async fn what_is_no_key_set_changes_nothing() {
     let key = Published::new("a");
@@ -559,12 +685,22 @@ async fn what_is_no_key_set_changes_nothing() {
     };
     let many = json!({ "keys": vec![json!({}); 10_000] }).to_string();
     let large = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(10 << 20));
-    let chunked = |body: &str| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-    let length =
-        |status: &str, headers: &str, body: &str| format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunked = |body: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        )
+    };
+    let length = |status: &str, headers: &str, body: &str| {
+        format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
+    };
     let elsewhere = format!("Location: {}/keys\r\n", other.url());
     for (answer, outcome, cause) in [
-        (length("200 OK", "Content-Type: text/html\r\n", "<!doctype html><html>"), "invalid", "this is HTML"),
+        (
+            length("200 OK", "Content-Type: text/html\r\n", "<!doctype html><html>"),
+            "invalid",
+            "this is HTML",
+        ),
         (length("200 OK", "", "{\"keys\": ["), "invalid", "is not JSON"),
         (length("200 OK", "", "{\"error\":\"none\"}"), "invalid", "no array \"keys\""),
         (length("200 OK", "", &many), "invalid", "10000 keys; at most 1000"),
@@ -575,21 +711,35 @@ async fn what_is_no_key_set_changes_nothing() {
         (length("404 Not Found", "", ""), "status", "answered 404"),
         (length("302 Found", &elsewhere, ""), "redirect", "redirects to another place"),
         (length("302 Found", "Location: /keys\r\n", ""), "redirect", "more than 3 redirects"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"keys\":".to_owned(), "broken", "broke off"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"keys\":".to_owned(),
+            "broken",
+            "broke off",
+        ),
         ("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), "broken", "broke off or was no HTTP"),
     ] {
-        let before = gateway.metric_value("portcullis_jwks_fetch_total", &["corp", outcome]).await.unwrap_or_default();
+        let before = gateway
+            .metric_value("portcullis_jwks_fetch_total", &["corp", outcome])
+            .await
+            .unwrap_or_default();
         let mark = gateway.log().mark();
         issuer.does("/keys", vec![Step::ReadBody, write(&answer), Step::Close]);
         fetch().await;
         let told = gateway
             .log()
             .after(mark, cause, |line| {
-                line["message"] == "keys cannot be fetched" && line["cause"].as_str().is_some_and(|told| told.contains(cause))
+                line["message"] == "keys cannot be fetched"
+                    && line["cause"].as_str().is_some_and(|told| told.contains(cause))
             })
             .await;
-        assert_eq!((&told["level"], &told["issuer"], &told["has_keys"]), (&json!("warn"), &json!("corp"), &json!(true)));
-        let after = gateway.metric_value("portcullis_jwks_fetch_total", &["corp", outcome]).await.unwrap_or_default();
+        assert_eq!(
+            (&told["level"], &told["issuer"], &told["has_keys"]),
+            (&json!("warn"), &json!("corp"), &json!(true))
+        );
+        let after = gateway
+            .metric_value("portcullis_jwks_fetch_total", &["corp", outcome])
+            .await
+            .unwrap_or_default();
         assert!(after > before, "{outcome}");
         assert_eq!(ask(&gateway, &token).await.status, 200, "{cause}");
         assert_eq!(ask(&gateway, &local_token()).await.status, 200, "{cause}");
@@ -606,7 +756,8 @@ async fn what_is_no_key_set_changes_nothing() {
 async fn a_body_that_drips_is_cut() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
-    let drip = std::iter::repeat_n([Step::Wait(Duration::from_millis(300)), write(" ")], 200).flatten();
+    let drip =
+        std::iter::repeat_n([Step::Wait(Duration::from_millis(300)), write(" ")], 200).flatten();
     let head = [Step::ReadBody, write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")];
     issuer.does("/keys", head.into_iter().chain(drip).collect());
     let gateway = Gateway::start(&format!("{ROUTE}{LOCAL}{}", issuer.section("corp", ""))).await;
@@ -618,7 +769,10 @@ async fn a_body_that_drips_is_cut() {
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
     assert_eq!(told["cause"], "it took longer than 10 s");
-    assert!(gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "timeout"]).await >= Some(1.0));
+    assert!(
+        gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "timeout"]).await
+            >= Some(1.0)
+    );
     // While an issuer that has failed is tried again, nobody waits for it.
     issuer.until_asked(2).await;
     let begun = Instant::now();
@@ -633,7 +787,13 @@ async fn a_body_that_drips_is_cut() {
 async fn a_redirect_within_the_same_place_is_followed() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[]).await;
-    issuer.does("/keys", vec![Step::ReadBody, write("HTTP/1.1 307 x\r\nLocation: /v2/keys?all\r\nContent-Length: 0\r\n\r\n")]);
+    issuer.does(
+        "/keys",
+        vec![
+            Step::ReadBody,
+            write("HTTP/1.1 307 x\r\nLocation: /v2/keys?all\r\nContent-Length: 0\r\n\r\n"),
+        ],
+    );
     issuer.answers("/v2/keys?all", &json!({ "keys": [key.jwk()] }));
     let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
@@ -653,11 +813,15 @@ async fn keys_that_are_not_used_are_told_of_once_for_each_change() {
     let ed = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
     let issuer = Issuer::start(&[]).await;
     issuer.answers("/keys", &json!({ "keys": [key.jwk(), ed, rsa, oct, foreign] }));
-    let section = issuer.section("corp", "jwks_refresh = '1s'").replace("['ES256']", "['ES256', 'EdDSA', 'RS256']");
+    let section = issuer
+        .section("corp", "jwks_refresh = '1s'")
+        .replace("['ES256']", "['ES256', 'EdDSA', 'RS256']");
     let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
     // Of two types with one name each is used.
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
-    ask(&gateway, &mint::hmac().token(json!({ "kid": "oct" }), json!({}))).await.is(401, "token_algorithm");
+    ask(&gateway, &mint::hmac().token(json!({ "kid": "oct" }), json!({})))
+        .await
+        .is(401, "token_algorithm");
     issuer.until_asked(3).await;
     let told: Vec<String> = gateway
         .log()
@@ -675,7 +839,12 @@ async fn keys_that_are_not_used_are_told_of_once_for_each_change() {
     same["kid"] = json!("a");
     issuer.answers("/keys", &json!({ "keys": [key.jwk(), same, twin.jwk()] }));
     let mark = gateway.log().mark();
-    gateway.log().after(mark, "both are left out", |line| line["cause"].as_str().is_some_and(|cause| cause.contains("same kid"))).await;
+    gateway
+        .log()
+        .after(mark, "both are left out", |line| {
+            line["cause"].as_str().is_some_and(|cause| cause.contains("same kid"))
+        })
+        .await;
     within(async { while ask(&gateway, &key.token(json!({}))).await.status == 200 {} }).await;
     assert_eq!(ask(&gateway, &twin.token(json!({}))).await.status, 200);
 }
@@ -683,10 +852,12 @@ async fn keys_that_are_not_used_are_told_of_once_for_each_change() {
 #[tokio::test]
 async fn key_files_are_read_again_when_they_change() {
     let (old, new) = (Published::new("a"), Published::new("b"));
-    let set = |keys: &[&Published]| json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string();
-    let section =
-        "[issuer.corp]\nissuer = 'https://login.test/corp'\naudience = ['reports']\nalgorithms = ['ES256']\njwks_file = 'keys.json'\n";
-    let gateway = Gateway::setup(&format!("{ROUTE}{section}")).file("keys.json", set(&[&old])).start().await;
+    let set = |keys: &[&Published]| {
+        json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string()
+    };
+    let section = "[issuer.corp]\nissuer = 'https://login.test/corp'\naudience = ['reports']\nalgorithms = ['ES256']\njwks_file = 'keys.json'\n";
+    let gateway =
+        Gateway::setup(&format!("{ROUTE}{section}")).file("keys.json", set(&[&old])).start().await;
     assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
     ask(&gateway, &new.token(json!({}))).await.is(401, "token_key_unknown");
     std::fs::write(gateway.path("keys.json"), set(&[&new])).unwrap();
@@ -697,7 +868,9 @@ async fn key_files_are_read_again_when_they_change() {
     for bad in ["{\"keys\": [", "<html>", "{\"keys\": []}"] {
         let mark = gateway.log().mark();
         std::fs::write(gateway.path("keys.json"), bad).unwrap();
-        let told = told(&gateway, mark, "the key file cannot be used; the keys before it stay", "corp").await;
+        let told =
+            told(&gateway, mark, "the key file cannot be used; the keys before it stay", "corp")
+                .await;
         assert!(told["cause"].as_str().unwrap().contains("keys.json"), "{told}");
         assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
         assert!(gateway.admin("/readyz").await.json()["problems"]["corp"].is_string());
@@ -710,9 +883,13 @@ async fn key_files_are_read_again_when_they_change() {
 #[tokio::test]
 async fn pem_files_are_read_again_when_they_change() {
     let keys = mint::keys();
-    let (p256, p384) = (keys.p256.signs(jsonwebtoken::Algorithm::ES256), keys.p384.signs(jsonwebtoken::Algorithm::ES384));
+    let (p256, p384) = (
+        keys.p256.signs(jsonwebtoken::Algorithm::ES256),
+        keys.p384.signs(jsonwebtoken::Algorithm::ES384),
+    );
     let section = "[issuer.corp]\nissuer = 'https://login.test/corp'\naudience = ['reports']\nalgorithms = ['ES256', 'ES384']\npublic_keys = ['a.pem']\n";
-    let gateway = Gateway::setup(&format!("{ROUTE}{section}")).file("a.pem", &keys.p256.public).start().await;
+    let gateway =
+        Gateway::setup(&format!("{ROUTE}{section}")).file("a.pem", &keys.p256.public).start().await;
     assert_eq!(ask(&gateway, &p256.token(json!({}), json!({}))).await.status, 200);
     std::fs::write(gateway.path("a.pem"), &keys.p384.public).unwrap();
     told(&gateway, 0, "the key file has changed; its keys hold from now on", "corp").await;
@@ -738,7 +915,12 @@ async fn a_reload_keeps_the_keys_of_what_is_unchanged() {
     idle.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     idle.response().await.is(401, "credentials_missing");
     assert_eq!(ask(&gateway, &token).await.status, 200);
-    assert_eq!(gateway.reload(&format!("{ROUTE}{one}{}", kept.section("beside", "jwks_refresh = '1s'"))).await["message"], "reloaded");
+    assert_eq!(
+        gateway
+            .reload(&format!("{ROUTE}{one}{}", kept.section("beside", "jwks_refresh = '1s'")))
+            .await["message"],
+        "reloaded"
+    );
     let before = dropped.asked("/keys");
     // Three refreshes of the one that came are time enough for one of the one that went.
     kept.until_asked(kept.asked("/keys") + 3).await;

@@ -1,4 +1,5 @@
-//! `kill -9` at random moments, under logins, refreshes and logouts: nothing that was acknowledged is lost, and no session forks.
+//! `kill -9` at random moments, under logins, refreshes and logouts: nothing that was acknowledged
+//! is lost, and no session forks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,10 +36,18 @@ enum Asked {
 impl Person {
     fn new(index: usize) -> Self {
         let email = format!("person-{index}@example.com");
-        Self { email, session: None, unanswered: None, ended: Vec::new(), used: Vec::new(), steps: 0 }
+        Self {
+            email,
+            session: None,
+            unanswered: None,
+            ended: Vec::new(),
+            used: Vec::new(),
+            steps: 0,
+        }
     }
 
-    /// What comes next: a login where there is no session; now and then its end, otherwise a refresh.
+    /// What comes next: a login where there is no session; now and then its end, otherwise a
+    /// refresh.
     fn next(&mut self) -> Asked {
         self.steps += 1;
         match &self.session {
@@ -55,7 +64,10 @@ impl Person {
             Asked::Refresh => ("/auth/refresh", json!({ "refresh_token": refresh })),
             Asked::Logout => ("/auth/logout", json!({ "refresh_token": refresh })),
         };
-        Request::new(address, "POST", path).header("Content-Type", "application/json").body(body.to_string()).bytes()
+        Request::new(address, "POST", path)
+            .header("Content-Type", "application/json")
+            .body(body.to_string())
+            .bytes()
     }
 
     /// Takes an answer to what was asked.
@@ -86,7 +98,11 @@ impl Person {
                 return self;
             }
             // A head without the whole of its body is no answer.
-            let Some(response) = connection.try_response_to("POST").await.filter(|response| response.complete) else { return self };
+            let Some(response) =
+                connection.try_response_to("POST").await.filter(|response| response.complete)
+            else {
+                return self;
+            };
             self.answered(asked, &response);
             self.unanswered = None;
             answers.fetch_add(1, Ordering::Relaxed);
@@ -102,12 +118,28 @@ impl Person {
         if let Some(tokens) = self.session.take() {
             let once = gateway.refresh(&tokens.refresh).await;
             if once.status == 401 {
-                // Only what was asked for and not answered may have ended it; then it has ended whole.
-                assert_eq!(self.unanswered, Some(Asked::Logout), "the session of {} is lost: {once:?}", self.email);
-                gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
+                // Only what was asked for and not answered may have ended it; then it has ended
+                // whole.
+                assert_eq!(
+                    self.unanswered,
+                    Some(Asked::Logout),
+                    "the session of {} is lost: {once:?}",
+                    self.email
+                );
+                gateway
+                    .get("/reports")
+                    .bearer(&tokens.access)
+                    .send()
+                    .await
+                    .is(401, "token_revoked");
             } else {
-                let (once, twice) = (Tokens::of(&once), Tokens::of(&gateway.refresh(&tokens.refresh).await));
-                assert_eq!(once.refresh, twice.refresh, "two successors of one token of {}", self.email);
+                let (once, twice) =
+                    (Tokens::of(&once), Tokens::of(&gateway.refresh(&tokens.refresh).await));
+                assert_eq!(
+                    once.refresh, twice.refresh,
+                    "two successors of one token of {}",
+                    self.email
+                );
                 assert_eq!(gateway.reaches(&once.access).await, 200);
                 self.used.push(tokens.refresh);
                 self.session = Some(once);
@@ -121,22 +153,36 @@ impl Person {
     /// At the very end: every token that was used has the same successor still.
     async fn look_back(&self, gateway: &Gateway) {
         for pair in self.used.windows(2) {
-            assert_eq!(Tokens::of(&gateway.refresh(&pair[0]).await).refresh, pair[1], "two successors of one token of {}", self.email);
+            assert_eq!(
+                Tokens::of(&gateway.refresh(&pair[0]).await).refresh,
+                pair[1],
+                "two successors of one token of {}",
+                self.email
+            );
         }
     }
 
     /// Without an interval: no token but the last is good, and one that was used ends the session.
     async fn finish(self, gateway: &Gateway) {
-        let (Some(tokens), [too_old, .., _]) = (&self.session, self.used.as_slice()) else { return };
+        let (Some(tokens), [too_old, .., _]) = (&self.session, self.used.as_slice()) else {
+            return;
+        };
         gateway.refresh(too_old).await.is(401, "invalid_grant");
         gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
     }
 }
 
-/// Kills the gateway again and again until so many requests were answered, the moments chosen by `seed`.
-async fn live_through(answers_wanted: usize, most_between_kills: usize, people: usize, mut seed: u64) {
-    let config = open("refresh_reuse_interval = '5m'").replace("[identity]", "log.access = false\nserver.workers = 2\n[identity]");
+/// Kills the gateway again and again until so many requests were answered, the moments chosen by
+/// `seed`.
+async fn live_through(
+    answers_wanted: usize,
+    most_between_kills: usize,
+    people: usize,
+    mut seed: u64,
+) {
+    let config = open("refresh_reuse_interval = '5m'")
+        .replace("[identity]", "log.access = false\nserver.workers = 2\n[identity]");
     let mut gateway = Gateway::start(&config).await;
     let mut everybody: Vec<Person> = (0..people).map(Person::new).collect();
     for person in &everybody {
@@ -144,7 +190,8 @@ async fn live_through(answers_wanted: usize, most_between_kills: usize, people: 
     }
     let (mut answered, mut kills) = (0, 0);
     while answered < answers_wanted {
-        // Numerical Recipes' generator: the moments are the same in every run, what they hit is not.
+        // Numerical Recipes' generator: the moments are the same in every run, what they hit is
+        // not.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let until = 1 + (seed >> 33) as usize % most_between_kills;
         let answers = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,5 @@
-//! Rate limits: per address or caller, for the whole process, across reloads (CONTRACT §2 `[limit.*]`, rules 6 and 8).
+//! Rate limits: per address or caller, for the whole process, across reloads (CONTRACT §2
+//! `[limit.*]`, rules 6 and 8).
 
 use serde_json::json;
 
@@ -28,7 +29,10 @@ async fn a_used_up_limit_says_when_to_come_again() {
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1100..=1200).contains(&seconds), "a third of an hour: {seconds}");
     assert_eq!(gateway.upstream().count(), 3);
-    assert_eq!(gateway.metric_value("portcullis_rate_limited_total", &["limit=\"few\""]).await, Some(1.0));
+    assert_eq!(
+        gateway.metric_value("portcullis_rate_limited_total", &["limit=\"few\""]).await,
+        Some(1.0)
+    );
 }
 
 #[tokio::test]
@@ -59,13 +63,18 @@ async fn addresses_are_counted_apart_and_cannot_be_made_up() {
 #[tokio::test]
 async fn ipv6_addresses_are_counted_by_prefix() {
     let gateway = Gateway::start(&limited(1, "")).await;
-    for (client, status) in
-        [("2001:db8::1", 200), ("2001:db8::ffff:1", 429), ("2001:db8:0:1::1", 200), ("198.51.100.1", 200), ("198.51.100.2", 200)]
-    {
+    for (client, status) in [
+        ("2001:db8::1", 200),
+        ("2001:db8::ffff:1", 429),
+        ("2001:db8:0:1::1", 200),
+        ("198.51.100.1", 200),
+        ("198.51.100.2", 200),
+    ] {
         assert_eq!(from(&gateway, client).await, status, "{client}");
     }
     let gateway = Gateway::start(&limited(1, "ipv6_prefix = 48")).await;
-    for (client, status) in [("2001:db8::1", 200), ("2001:db8:0:1::1", 429), ("2001:db8:1::1", 200)] {
+    for (client, status) in [("2001:db8::1", 200), ("2001:db8:0:1::1", 429), ("2001:db8:1::1", 200)]
+    {
         assert_eq!(from(&gateway, client).await, status, "{client}");
     }
 }
@@ -81,9 +90,14 @@ async fn failed_attempts_count_before_anybody_is_known() {
 
 #[tokio::test]
 async fn callers_are_counted_apart_by_issuer_and_subject() {
-    let gateway = Gateway::start(&limited(1, "key = 'subject'").replace("access = 'public'\n", "")).await;
+    let gateway =
+        Gateway::start(&limited(1, "key = 'subject'").replace("access = 'public'\n", "")).await;
     for (subject, status) in [("ann", 200), ("bob", 200), ("ann", 429)] {
-        assert_eq!(gateway.get("/").bearer(&mint::claims(json!({ "sub": subject }))).send().await.status, status, "{subject}");
+        assert_eq!(
+            gateway.get("/").bearer(&mint::claims(json!({ "sub": subject }))).send().await.status,
+            status,
+            "{subject}"
+        );
     }
     gateway.get("/").send().await.is(401, "credentials_missing");
 }
@@ -104,8 +118,13 @@ async fn with_failures_only_refusals_of_the_destination_count() {
 
 #[tokio::test]
 async fn parallel_guesses_gain_nothing() {
-    let gateway = Gateway::start(&format!("server.workers = 2\n{}", limited(3, "count = 'failures'"))).await;
-    gateway.upstream().does(vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")]);
+    let gateway =
+        Gateway::start(&format!("server.workers = 2\n{}", limited(3, "count = 'failures'"))).await;
+    gateway.upstream().does(vec![
+        Step::ReadBody,
+        Step::Hold,
+        write("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
+    ]);
     let mut waiting = Vec::new();
     for _ in 0..12 {
         let mut connection = gateway.connect().await;
@@ -143,7 +162,10 @@ async fn observing_refuses_nothing_and_tells() {
         assert_eq!(gateway.get("/").send().await.status, 200);
     }
     gateway.log().until("the limit is told", |line| line["limit"] == "few").await;
-    assert_eq!(gateway.metric_value("portcullis_rate_limited_total", &["limit=\"few\""]).await, Some(2.0));
+    assert_eq!(
+        gateway.metric_value("portcullis_rate_limited_total", &["limit=\"few\""]).await,
+        Some(2.0)
+    );
 }
 
 #[tokio::test]
@@ -175,7 +197,8 @@ async fn clients_beyond_the_remembered_ones_are_refused() {
     let mut connection = gateway.connect().await;
     for index in 0..1001 {
         let client = format!("198.51.{}.{}", index / 250, index % 250);
-        let response = gateway.get("/").header("X-Forwarded-For", &client).send_on(&mut connection).await;
+        let response =
+            gateway.get("/").header("X-Forwarded-For", &client).send_on(&mut connection).await;
         assert_eq!(response.status, if index < 1000 { 200 } else { 429 }, "{client}");
     }
 }

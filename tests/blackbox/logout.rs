@@ -1,4 +1,5 @@
-//! OpenID Connect back-channel logout (CONTRACT §5): an issuer tells that somebody has logged out there.
+//! OpenID Connect back-channel logout (CONTRACT §5): an issuer tells that somebody has logged out
+//! there.
 
 use jsonwebtoken::Algorithm::ES256;
 use serde_json::{Value, json};
@@ -18,7 +19,8 @@ async fn start() -> Gateway {
     Gateway::setup(CONFIG).file("p256.pem", &keys().p256.public).start().await
 }
 
-/// A logout token of `[issuer.corp]` with these claims beside the usual ones, or in their place; null takes one away.
+/// A logout token of `[issuer.corp]` with these claims beside the usual ones, or in their place;
+/// null takes one away.
 fn logout_token(change: Value) -> String {
     mint::hmac().token(json!({ "typ": "logout+jwt" }), usual(change))
 }
@@ -32,7 +34,10 @@ fn usual(change: Value) -> Value {
 }
 
 fn form(gateway: &Gateway, path: &str, form: &str) -> Request {
-    gateway.request("POST", path).header("Content-Type", "application/x-www-form-urlencoded").body(form)
+    gateway
+        .request("POST", path)
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body(form)
 }
 
 async fn send(gateway: &Gateway, path: &str, token: &str) -> Response {
@@ -44,7 +49,11 @@ async fn status(gateway: &Gateway, token: &str) -> u16 {
 }
 
 fn is_done(response: &Response) {
-    assert_eq!((response.status, response.header("cache-control"), response.body.len()), (200, Some("no-store"), 0), "{response:?}");
+    assert_eq!(
+        (response.status, response.header("cache-control"), response.body.len()),
+        (200, Some("no-store"), 0),
+        "{response:?}"
+    );
 }
 
 fn is_refused(response: &Response) {
@@ -64,10 +73,20 @@ async fn a_session_that_ends_at_the_issuer_ends_here() {
     // Nothing of it reaches an application, and the log tells of it.
     assert!(gateway.upstream().seen().requests.iter().all(|request| request.target == "/"));
     let line = gateway.access("/logout/corp").await;
-    assert_eq!((&line["outcome"], &line["reason"], &line["http.route"]), (&"allowed".into(), &"public".into(), &Value::Null), "{line}");
+    assert_eq!(
+        (&line["outcome"], &line["reason"], &line["http.route"]),
+        (&"allowed".into(), &"public".into(), &Value::Null),
+        "{line}"
+    );
     assert_eq!(line["bytes_in"], form.len(), "{line}");
-    let told = gateway.log().until("it is told", |line| line["message"] == "logged out at the issuer").await;
-    assert_eq!((&told["issuer"], &told["by"], &told["value"]), (&"corp".into(), &"sid".into(), &"s-1".into()));
+    let told = gateway
+        .log()
+        .until("it is told", |line| line["message"] == "logged out at the issuer")
+        .await;
+    assert_eq!(
+        (&told["issuer"], &told["by"], &told["value"]),
+        (&"corp".into(), &"sid".into(), &"s-1".into())
+    );
     gateway.kill_and_restart().await;
     gateway.get("/").bearer(&gone).send().await.is(401, "token_revoked");
 }
@@ -75,7 +94,11 @@ async fn a_session_that_ends_at_the_issuer_ends_here() {
 #[tokio::test]
 async fn without_a_session_everything_of_the_subject_ends() {
     let gateway = start().await;
-    let (one, undated, other) = (claims(json!({ "sid": "s-1" })), claims(json!({ "iat": null })), claims(json!({ "sub": "u-18" })));
+    let (one, undated, other) = (
+        claims(json!({ "sid": "s-1" })),
+        claims(json!({ "iat": null })),
+        claims(json!({ "sub": "u-18" })),
+    );
     is_done(&send(&gateway, "/logout/corp", &logout_token(json!({}))).await);
     for token in [&one, &undated] {
         gateway.get("/").bearer(token).send().await.is(401, "token_revoked");
@@ -88,24 +111,32 @@ async fn without_a_session_everything_of_the_subject_ends() {
     assert_eq!(status(&gateway, &theirs).await, 200);
 }
 
-/// A logout token knows no `email`: whoever is called by another claim here is called by `sub` there.
+/// A logout token knows no `email`: whoever is called by another claim here is called by `sub`
+/// there.
 #[tokio::test]
 async fn a_sub_ends_what_another_claim_names() {
-    let gateway = Gateway::start(
-        &CONFIG
-            .replacen("algorithms", "subject = 'email', algorithms", 1)
-            .replace("'ES256'], public_keys = ['p256.pem']", "'HS256'], secret = { file = 'corp.secret' }"),
-    )
-    .await;
+    let gateway =
+        Gateway::start(&CONFIG.replacen("algorithms", "subject = 'email', algorithms", 1).replace(
+            "'ES256'], public_keys = ['p256.pem']",
+            "'HS256'], secret = { file = 'corp.secret' }",
+        ))
+        .await;
     let of = |sub: Value, email: &str| claims(json!({ "sub": sub, "email": email }));
-    let (gone, stays, without) = (of(json!("u-17"), "ann@app.test"), of(json!("u-18"), "u-17"), of(Value::Null, "bob@app.test"));
+    let (gone, stays, without) = (
+        of(json!("u-17"), "ann@app.test"),
+        of(json!("u-18"), "u-17"),
+        of(Value::Null, "bob@app.test"),
+    );
     for token in [&gone, &stays, &without] {
         assert_eq!(status(&gateway, token).await, 200);
     }
     is_done(&send(&gateway, "/logout/corp", &logout_token(json!({}))).await);
     gateway.get("/").bearer(&gone).send().await.is(401, "token_revoked");
     assert_eq!((status(&gateway, &stays).await, status(&gateway, &without).await), (200, 200));
-    let told = gateway.log().until("it is told", |line| line["message"] == "logged out at the issuer").await;
+    let told = gateway
+        .log()
+        .until("it is told", |line| line["message"] == "logged out at the issuer")
+        .await;
     assert_eq!((&told["by"], &told["value"]), (&"sub".into(), &"u-17".into()));
     is_refused(&send(&gateway, "/logout/corp", &logout_token(json!({ "sub": null }))).await);
 }
@@ -135,19 +166,36 @@ async fn every_rule_of_logout_tokens_is_held() {
         all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         is_refused(&send(&gateway, "/logout/corp", &logout_token(all)).await);
     }
-    let signed_by_a_stranger = keys().p256.signs(ES256).token(json!({ "typ": "logout+jwt" }), usual(json!({ "sid": "s-1" })));
-    let of_another_kind = mint::hmac().token(json!({ "typ": "at+jwt" }), usual(json!({ "sid": "s-1" })));
-    let unsigned = format!("{}.", logout_token(json!({ "sid": "s-1" })).rsplit_once('.').unwrap().0);
+    let signed_by_a_stranger = keys()
+        .p256
+        .signs(ES256)
+        .token(json!({ "typ": "logout+jwt" }), usual(json!({ "sid": "s-1" })));
+    let of_another_kind =
+        mint::hmac().token(json!({ "typ": "at+jwt" }), usual(json!({ "sid": "s-1" })));
+    let unsigned =
+        format!("{}.", logout_token(json!({ "sid": "s-1" })).rsplit_once('.').unwrap().0);
     for bad in [signed_by_a_stranger.as_str(), &of_another_kind, &unsigned, "a.b.c", "", &token] {
         is_refused(&send(&gateway, "/logout/corp", bad).await);
     }
     // Another issuer's path is not this one's.
     is_refused(&send(&gateway, "/logout/other", &logout_token(json!({ "sid": "s-1" }))).await);
     assert_eq!(status(&gateway, &token).await, 200);
-    let why = gateway.log().until("why is told", |line| line["reason"] == "request_invalid" && line["cause"].is_string()).await;
+    let why = gateway
+        .log()
+        .until("why is told", |line| {
+            line["reason"] == "request_invalid" && line["cause"].is_string()
+        })
+        .await;
     assert!(why["cause"].as_str().unwrap().contains("events"), "{why}");
     for typ in [json!("logout+jwt"), json!("JWT"), Value::Null] {
-        is_done(&send(&gateway, "/logout/corp", &mint::hmac().token(json!({ "typ": typ }), usual(json!({ "sid": "s-1" })))).await);
+        is_done(
+            &send(
+                &gateway,
+                "/logout/corp",
+                &mint::hmac().token(json!({ "typ": typ }), usual(json!({ "sid": "s-1" }))),
+            )
+            .await,
+        );
     }
 }
 
@@ -160,12 +208,18 @@ async fn a_logout_token_counts_once_and_lets_nobody_in() {
     // Whoever has recorded it cannot end what has begun since.
     gateway.kill_and_restart().await;
     is_refused(&send(&gateway, "/logout/corp", &token).await);
-    // Its issuer signed it, for an audience that is ours; with the usual `typ` it looks like any token.
+    // Its issuer signed it, for an audience that is ours; with the usual `typ` it looks like any
+    // token.
     for typ in [json!("JWT"), Value::Null] {
         let token = mint::hmac().token(json!({ "typ": typ }), usual(json!({ "sub": "u-19" })));
         gateway.get("/").bearer(&token).send().await.is(401, "token_claims");
     }
-    gateway.get("/").bearer(&logout_token(json!({ "sub": "u-19" }))).send().await.is(401, "token_malformed");
+    gateway
+        .get("/")
+        .bearer(&logout_token(json!({ "sub": "u-19" })))
+        .send()
+        .await
+        .is(401, "token_malformed");
 }
 
 #[tokio::test]
@@ -179,17 +233,32 @@ async fn only_a_form_with_one_token_is_read() {
         (format!("logout_token={}", "a".repeat(70 * 1024)), "too large"),
     ] {
         is_refused(&form(&gateway, "/logout/corp", &body).send().await);
-        gateway.log().until(told, |line| line["cause"].as_str().is_some_and(|cause| cause.contains(told))).await;
+        gateway
+            .log()
+            .until(told, |line| line["cause"].as_str().is_some_and(|cause| cause.contains(told)))
+            .await;
     }
     let form = format!("logout_token={token}");
     is_refused(&gateway.request("POST", "/logout/corp").body(&form).send().await);
-    is_refused(&gateway.request("POST", "/logout/corp").header("Content-Type", "application/json").body(&form).send().await);
+    is_refused(
+        &gateway
+            .request("POST", "/logout/corp")
+            .header("Content-Type", "application/json")
+            .body(&form)
+            .send()
+            .await,
+    );
     for method in ["GET", "PUT", "OPTIONS"] {
         let response = gateway.request(method, "/logout/corp").send().await;
-        assert_eq!((response.refusal(), response.header("allow")), ((405, "method_not_allowed".to_owned()), Some("POST")));
+        assert_eq!(
+            (response.refusal(), response.header("allow")),
+            ((405, "method_not_allowed".to_owned()), Some("POST"))
+        );
     }
     // A charset is no other type, a query is no other path, and another spelling of the path is.
-    let typed = gateway.request("POST", "/logout/%63orp?x=1").header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+    let typed = gateway
+        .request("POST", "/logout/%63orp?x=1")
+        .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
     is_done(&typed.body(&form).send().await);
     send(&gateway, "/Logout/corp", &token).await.is(401, "credentials_missing");
     send(&gateway, "//logout/corp", &token).await.is(400, "target_ambiguous");
@@ -200,7 +269,8 @@ async fn only_a_form_with_one_token_is_read() {
 async fn a_store_that_fails_lets_the_issuer_try_again() {
     let gateway = start().await;
     let token = logout_token(json!({ "sid": "s-1" }));
-    let lock = within(super::revocation::hold(gateway.path("portcullis.db").to_str().unwrap())).await;
+    let lock =
+        within(super::revocation::hold(gateway.path("portcullis.db").to_str().unwrap())).await;
     send(&gateway, "/logout/corp", &token).await.is(503, "store_unavailable");
     drop(lock);
     is_done(&send(&gateway, "/logout/corp", &token).await);
@@ -216,7 +286,11 @@ async fn a_path_belongs_to_one_issuer_and_to_no_route() {
         ("'/logout/other'", "'/logout/*'", "no path that a logout could be sent to"),
         ("'/logout/other'", "'/a/../b'", "no path that a logout could be sent to"),
         ("'/logout/other'", "'/a//b'", "no path that a logout could be sent to"),
-        ("path = '/*', upstream", "path = '/Logout/Other', host = 'a.test', upstream", "this path is taken by a route"),
+        (
+            "path = '/*', upstream",
+            "path = '/Logout/Other', host = 'a.test', upstream",
+            "this path is taken by a route",
+        ),
         ("issuer = 'other'", "insecure_any_issuer = true", "a logout token names its issuer"),
     ] {
         let rejected = gateway.reload(&CONFIG.replacen(from, to, 1)).await;
@@ -226,10 +300,16 @@ async fn a_path_belongs_to_one_issuer_and_to_no_route() {
     assert_eq!(code, 78, "{warnings}");
     gateway.write(&CONFIG.replace("store = {}\n", ""));
     let (code, _, warnings) = gateway.command(&["check"]).await;
-    assert!(code == 0 && warnings.contains("a back-channel logout revokes in memory only"), "{warnings}");
+    assert!(
+        code == 0 && warnings.contains("a back-channel logout revokes in memory only"),
+        "{warnings}"
+    );
     // `explain` knows the path.
     let (_, told, _) = gateway.command(&["explain", "POST", "/logout/corp"]).await;
-    assert!(told.contains("back-channel logout of issuer `corp`") && told.contains("allow: 200 public"), "{told}");
+    assert!(
+        told.contains("back-channel logout of issuer `corp`") && told.contains("allow: 200 public"),
+        "{told}"
+    );
     let (_, told, _) = gateway.command(&["explain", "GET", "/logout/corp"]).await;
     assert!(told.contains("refuse: 405 method_not_allowed"), "{told}");
 }

@@ -1,7 +1,9 @@
-//! The contract, from outside: the built binary, real sockets, and an upstream that records every byte.
+//! The contract, from outside: the built binary, real sockets, and an upstream that records every
+//! byte.
 //!
-//! One module a capability, over `harness`. Nothing here knows the gateway's code; `portcullis::` is not imported. Tests never sleep to
-//! wait for something: they wait for the byte, the line of the log or the end of the connection that says so.
+//! One module a capability, over `harness`. Nothing here knows the gateway's code; `portcullis::`
+//! is not imported. Tests never sleep to wait for something: they wait for the byte, the line of
+//! the log or the end of the connection that says so.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,

@@ -1,4 +1,5 @@
-//! What is no request, and clients that take too long or are too many (CONTRACT §2 `[server.limits]`, §3).
+//! What is no request, and clients that take too long or are too many (CONTRACT §2
+//! `[server.limits]`, §3).
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,11 @@ async fn what_is_no_request_is_refused() {
         b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
         let answer = status(&gateway, bytes).await;
-        assert!(matches!(answer, None | Some(400 | 505 | 501)), "{answer:?}: {:?}", String::from_utf8_lossy(bytes));
+        assert!(
+            matches!(answer, None | Some(400 | 505 | 501)),
+            "{answer:?}: {:?}",
+            String::from_utf8_lossy(bytes)
+        );
     }
     assert_eq!(gateway.upstream().count(), 0);
     assert_eq!(gateway.get("/").send().await.status, 200);
@@ -56,8 +61,14 @@ async fn two_framings_never_smuggle_a_request() {
     for (headers, body) in [
         ("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer-Encoding: chunked\r\nContent-Length: 60\r\n", format!("0\r\n\r\n{smuggled}")),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", format!("0\r\n\r\n{smuggled}")),
-        ("Transfer-Encoding: identity, chunked\r\nContent-Length: 4\r\n", format!("0\r\n\r\n{smuggled}")),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+            format!("0\r\n\r\n{smuggled}"),
+        ),
+        (
+            "Transfer-Encoding: identity, chunked\r\nContent-Length: 4\r\n",
+            format!("0\r\n\r\n{smuggled}"),
+        ),
         ("Transfer-Encoding: gzip, chunked\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer-Encoding: xchunked\r\nContent-Length: 4\r\n", format!("0\r\n\r\n{smuggled}")),
         ("Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", format!("0\r\n\r\n{smuggled}")),
@@ -65,26 +76,43 @@ async fn two_framings_never_smuggle_a_request() {
         ("Transfer-Encoding: \x0bchunked\r\nContent-Length: 4\r\n", format!("0\r\n\r\n{smuggled}")),
     ] {
         let mut connection = gateway.connect().await;
-        connection.write(format!("POST /outer HTTP/1.1\r\nHost: app.test\r\n{headers}\r\n{body}")).await;
+        connection
+            .write(format!("POST /outer HTTP/1.1\r\nHost: app.test\r\n{headers}\r\n{body}"))
+            .await;
         connection.try_response_to("POST").await;
         for request in gateway.upstream().seen().requests {
-            let framings = [request.header("content-length"), request.header("transfer-encoding")].into_iter().flatten().count();
+            let framings = [request.header("content-length"), request.header("transfer-encoding")]
+                .into_iter()
+                .flatten()
+                .count();
             assert!(framings < 2, "{headers:?}: {request:?}");
             assert!(request.body.len() <= 5, "{headers:?}: {request:?}");
         }
     }
     let _ = gateway.get("/").send().await;
-    // A request that stands behind is a request of its own, decided by itself: with both framings hyper closes instead.
-    let both = gateway.upstream().seen().requests.iter().filter(|request| request.target == "/smuggled").count();
+    // A request that stands behind is a request of its own, decided by itself: with both framings
+    // hyper closes instead.
+    let both = gateway
+        .upstream()
+        .seen()
+        .requests
+        .iter()
+        .filter(|request| request.target == "/smuggled")
+        .count();
     assert!(both <= 3, "{both}");
 }
 
 #[tokio::test]
 async fn a_bad_chunk_is_refused_and_nothing_after_it_is_read() {
     let gateway = Gateway::start(PUBLIC).await;
-    for body in
-        ["zz\r\n", "1\r\nxx\r\n0\r\n\r\n", "-1\r\nx\r\n0\r\n\r\n", "ffffffffffffffffff\r\nx", "1;\nx\r\n0\r\n\r\n", "0x1\r\nx\r\n0\r\n\r\n"]
-    {
+    for body in [
+        "zz\r\n",
+        "1\r\nxx\r\n0\r\n\r\n",
+        "-1\r\nx\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\nx",
+        "1;\nx\r\n0\r\n\r\n",
+        "0x1\r\nx\r\n0\r\n\r\n",
+    ] {
         let mut connection = gateway.connect().await;
         connection
             .write(format!(
@@ -92,14 +120,20 @@ async fn a_bad_chunk_is_refused_and_nothing_after_it_is_read() {
             ))
             .await;
         let response = connection.try_response_to("POST").await;
-        assert!(response.as_ref().is_none_or(|response| response.status == 400), "{body:?}: {response:?}");
+        assert!(
+            response.as_ref().is_none_or(|response| response.status == 400),
+            "{body:?}: {response:?}"
+        );
         if let Some(response) = response.filter(|response| !response.body.is_empty()) {
             response.is(400, "framing_invalid");
         }
         connection.closed().await;
     }
     let seen = gateway.upstream().seen();
-    assert!(seen.requests.iter().all(|request| !request.complete && request.target == "/"), "{seen:?}");
+    assert!(
+        seen.requests.iter().all(|request| !request.complete && request.target == "/"),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -109,7 +143,10 @@ async fn a_head_that_is_too_large_is_431() {
     assert_eq!(gateway.get("/").header("X", &line(6000)).send().await.status, 200);
     assert_eq!(gateway.get("/").header("X", &line(9000)).send().await.status, 431);
     assert_eq!(gateway.get(&format!("/{}", line(9000))).send().await.status / 100, 4);
-    let many = |count: usize| (0..count).fold(gateway.get("/"), |request, index| request.header(&format!("X-{index}"), "1"));
+    let many = |count: usize| {
+        (0..count)
+            .fold(gateway.get("/"), |request, index| request.header(&format!("X-{index}"), "1"))
+    };
     assert_eq!(many(19).send().await.status, 200);
     assert_eq!(many(40).send().await.status, 431);
     assert_eq!(gateway.upstream().count(), 2);
@@ -123,7 +160,11 @@ async fn a_slow_head_is_cut_after_header_timeout() {
         let since = Instant::now();
         connection.write(begun).await;
         connection.closed().await;
-        assert!((Duration::from_millis(390)..Duration::from_secs(5)).contains(&since.elapsed()), "{begun:?}: {:?}", since.elapsed());
+        assert!(
+            (Duration::from_millis(390)..Duration::from_secs(5)).contains(&since.elapsed()),
+            "{begun:?}: {:?}",
+            since.elapsed()
+        );
     }
     // A byte at a time does not help.
     let mut connection = gateway.connect().await;
@@ -145,14 +186,19 @@ async fn a_slow_head_is_cut_after_header_timeout() {
 
 #[tokio::test]
 async fn an_idle_connection_is_kept_for_idle_timeout() {
-    let gateway = Gateway::start(&limits("header_timeout = '200ms', idle_timeout = '1500ms'")).await;
+    let gateway =
+        Gateway::start(&limits("header_timeout = '200ms', idle_timeout = '1500ms'")).await;
     let mut connection = gateway.connect().await;
     assert_eq!(gateway.get("/").send_on(&mut connection).await.status, 200);
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(gateway.get("/").send_on(&mut connection).await.status, 200);
     let since = Instant::now();
     assert!(connection.closed().await.is_empty());
-    assert!((Duration::from_millis(1400)..Duration::from_secs(10)).contains(&since.elapsed()), "{:?}", since.elapsed());
+    assert!(
+        (Duration::from_millis(1400)..Duration::from_secs(10)).contains(&since.elapsed()),
+        "{:?}",
+        since.elapsed()
+    );
     // One that never says a word is idle too.
     let since = Instant::now();
     gateway.connect().await.closed().await;
@@ -163,7 +209,11 @@ async fn an_idle_connection_is_kept_for_idle_timeout() {
 async fn a_slow_upstream_is_no_slow_head() {
     let gateway = Gateway::start(&limits("header_timeout = '200ms', idle_timeout = '200ms'")).await;
     gateway.upstream().does(
-        [vec![crate::harness::Step::Wait(Duration::from_millis(800))], answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")].concat(),
+        [
+            vec![crate::harness::Step::Wait(Duration::from_millis(800))],
+            answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        ]
+        .concat(),
     );
     assert_eq!(gateway.get("/").send().await.status, 200);
     let mut connection = gateway.connect().await;

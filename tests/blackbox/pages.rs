@@ -38,7 +38,12 @@ async fn post(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Respons
 }
 
 /// Sends a form as a browser does.
-async fn post_as(gateway: &Gateway, path: &str, fields: &[(&str, &str)], cookies: &str) -> Response {
+async fn post_as(
+    gateway: &Gateway,
+    path: &str,
+    fields: &[(&str, &str)],
+    cookies: &str,
+) -> Response {
     let request = gateway
         .request("POST", path)
         .header("Accept", ACCEPT)
@@ -51,17 +56,29 @@ async fn post_as(gateway: &Gateway, path: &str, fields: &[(&str, &str)], cookies
 }
 
 async fn page(gateway: &Gateway, path: &str, cookies: &str) -> Response {
-    gateway.get(path).header("Accept", ACCEPT).header("Sec-Fetch-Mode", "navigate").header("Cookie", cookies).send().await
+    gateway
+        .get(path)
+        .header("Accept", ACCEPT)
+        .header("Sec-Fetch-Mode", "navigate")
+        .header("Cookie", cookies)
+        .send()
+        .await
 }
 
 /// What a browser would send of the cookies that it was given.
 fn cookies(response: &Response) -> String {
-    let pairs: Vec<&str> = response.headers("set-cookie").iter().filter_map(|cookie| cookie.split(';').next()).collect();
+    let pairs: Vec<&str> = response
+        .headers("set-cookie")
+        .iter()
+        .filter_map(|cookie| cookie.split(';').next())
+        .collect();
     pairs.join("; ")
 }
 
 async fn register(gateway: &Gateway, email: &str) -> String {
-    let registered = post(gateway, "/auth/register", &[("email", email), ("name", ""), ("password", PASSWORD)]).await;
+    let registered =
+        post(gateway, "/auth/register", &[("email", email), ("name", ""), ("password", PASSWORD)])
+            .await;
     assert_eq!(registered.status, 303, "{registered:?}");
     cookies(&registered)
 }
@@ -77,23 +94,44 @@ fn is_page(response: &Response, status: u16, title: &str) -> String {
     assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(response.header("referrer-policy"), Some("strict-origin"));
     let policy = response.header("content-security-policy").unwrap();
-    for wanted in ["default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+    for wanted in [
+        "default-src 'none'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ] {
         assert!(policy.contains(wanted) && !policy.contains("unsafe"), "{policy}");
     }
     let html = String::from_utf8(response.body.clone()).unwrap();
     // Only a form that leads on to the application may lead anywhere.
-    let leads_on = ["/auth/login", "/auth/register"].iter().any(|path| html.contains(&format!(" action=\"{path}\"")));
+    let leads_on = ["/auth/login", "/auth/register"]
+        .iter()
+        .any(|path| html.contains(&format!(" action=\"{path}\"")));
     assert_eq!(policy.contains("form-action"), !leads_on, "{policy}: {html}");
     assert!(leads_on || policy.contains("form-action 'self'"), "{policy}");
     assert!(html.contains(&format!("<title>{title} · Example</title>")), "{html}");
-    for forbidden in ["<script", "<style", " style=", "javascript:", " onclick", "http://", "https://"] {
+    for forbidden in
+        ["<script", "<style", " style=", "javascript:", " onclick", "http://", "https://"]
+    {
         assert!(!html.contains(forbidden), "{forbidden}: {html}");
     }
     // Each field has a label, and says what a password manager may put there.
-    for input in html.split("<input ").skip(1).map(|rest| rest.split('>').next().unwrap()).filter(|input| !input.contains("hidden")) {
+    for input in html
+        .split("<input ")
+        .skip(1)
+        .map(|rest| rest.split('>').next().unwrap())
+        .filter(|input| !input.contains("hidden"))
+    {
         let id = input.split("id=\"").nth(1).unwrap().split('"').next().unwrap();
-        assert!(html.contains(&format!("<label for=\"{id}\">")) && input.contains("autocomplete=\""), "{input}");
-        let described = input.split("aria-describedby=\"").nth(1).map_or("", |rest| rest.split('"').next().unwrap());
+        assert!(
+            html.contains(&format!("<label for=\"{id}\">")) && input.contains("autocomplete=\""),
+            "{input}"
+        );
+        let described = input
+            .split("aria-describedby=\"")
+            .nth(1)
+            .map_or("", |rest| rest.split('"').next().unwrap());
         for id in described.split_whitespace() {
             assert!(html.contains(&format!("id=\"{id}\"")), "{id}: {html}");
         }
@@ -115,15 +153,20 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
         is_page(&page(&gateway, path, "").await, 200, title);
     }
     let cookies = register(&gateway, "ann@example.com").await;
-    for (path, title) in
-        [("/auth/sessions", "Where you are logged in"), ("/auth/password/change", "Change your password"), ("/auth/logout", "Log out?")]
-    {
+    for (path, title) in [
+        ("/auth/sessions", "Where you are logged in"),
+        ("/auth/password/change", "Change your password"),
+        ("/auth/logout", "Log out?"),
+    ] {
         is_page(&page(&gateway, path, &cookies).await, 200, title);
     }
     for path in ["/auth/sessions", "/auth/password/change"] {
         let led = page(&gateway, path, "").await;
         assert_eq!(led.status, 303);
-        assert_eq!(led.header("location").unwrap(), format!("/auth/login?return_to={}", path.replace('/', "%2F")));
+        assert_eq!(
+            led.header("location").unwrap(),
+            format!("/auth/login?return_to={}", path.replace('/', "%2F"))
+        );
     }
     for path in ["/auth", "/auth/"] {
         assert_eq!(page(&gateway, path, "").await.header("location"), Some("/auth/sessions"));
@@ -133,7 +176,12 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
     is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: That did not work");
     // Programs are answered as ever.
     gateway.get("/auth/nothing").header("Accept", "*/*").send().await.is(404, "route_not_found");
-    gateway.get("/auth/sessions").header("Accept", "*/*").send().await.is(401, "credentials_missing");
+    gateway
+        .get("/auth/sessions")
+        .header("Accept", "*/*")
+        .send()
+        .await
+        .is(401, "credentials_missing");
 }
 
 #[tokio::test]
@@ -144,12 +192,22 @@ async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
     for (path, fields, status, title, told) in [
         (
             "/auth/login",
-            vec![("email", "ann@example.com"), ("password", "Wr0ng-guess!"), ("return_to", "/reports?q=3")],
+            vec![
+                ("email", "ann@example.com"),
+                ("password", "Wr0ng-guess!"),
+                ("return_to", "/reports?q=3"),
+            ],
             401,
             "Error: Log in",
             "The e-mail address or the password is wrong.",
         ),
-        ("/auth/login", vec![("email", odd), ("password", "Wr0ng-guess!")], 401, "Error: Log in", "is wrong."),
+        (
+            "/auth/login",
+            vec![("email", odd), ("password", "Wr0ng-guess!")],
+            401,
+            "Error: Log in",
+            "is wrong.",
+        ),
         (
             "/auth/register",
             vec![("email", "ann@example.com"), ("password", PASSWORD)],
@@ -157,9 +215,27 @@ async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
             "Error: Register",
             "There is an account with this address.",
         ),
-        ("/auth/register", vec![("email", "bob@example.com"), ("password", "short")], 422, "Error: Register", "8"),
-        ("/auth/register", vec![("email", "nobody"), ("password", PASSWORD)], 400, "Error: Register", "Enter an e-mail address"),
-        ("/auth/register", vec![("email", "bob@example.com")], 400, "Error: Register", "Fill in every field."),
+        (
+            "/auth/register",
+            vec![("email", "bob@example.com"), ("password", "short")],
+            422,
+            "Error: Register",
+            "8",
+        ),
+        (
+            "/auth/register",
+            vec![("email", "nobody"), ("password", PASSWORD)],
+            400,
+            "Error: Register",
+            "Enter an e-mail address",
+        ),
+        (
+            "/auth/register",
+            vec![("email", "bob@example.com")],
+            400,
+            "Error: Register",
+            "Fill in every field.",
+        ),
     ] {
         let refused = post(&gateway, path, &fields).await;
         let html = is_page(&refused, status, title);
@@ -169,13 +245,23 @@ async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
         }
         for (name, value) in fields {
             let shown = value.replace('"', "&#34;").replace('<', "&#60;").replace('>', "&#62;");
-            assert_eq!(html.contains(&format!("value=\"{shown}\"")), name != "password", "{name}: {html}");
+            assert_eq!(
+                html.contains(&format!("value=\"{shown}\"")),
+                name != "password",
+                "{name}: {html}"
+            );
         }
         assert!(refused.headers("set-cookie").is_empty());
     }
     // The same refusals for programs.
-    let form = gateway.request("POST", "/auth/login").header("Content-Type", "application/x-www-form-urlencoded").header("Accept", "*/*");
-    form.body(encoded(&[("email", "ann@example.com"), ("password", "x")])).send().await.is(401, "login_failed");
+    let form = gateway
+        .request("POST", "/auth/login")
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .header("Accept", "*/*");
+    form.body(encoded(&[("email", "ann@example.com"), ("password", "x")]))
+        .send()
+        .await
+        .is(401, "login_failed");
 }
 
 #[tokio::test]
@@ -200,17 +286,28 @@ async fn a_login_leads_back_and_never_to_another_host() {
         let answer = post(&gateway, "/auth/login", &fields).await;
         assert_eq!((answer.status, answer.header("location")), (303, Some(leads_to)), "{asked:?}");
         assert_eq!(answer.headers("set-cookie").len(), 2, "{answer:?}");
-        let shown = page(&gateway, &format!("/auth/login?return_to={}", encoded(&[("", asked)]).trim_matches(['=', '&'])), "").await;
+        let shown = page(
+            &gateway,
+            &format!("/auth/login?return_to={}", encoded(&[("", asked)]).trim_matches(['=', '&'])),
+            "",
+        )
+        .await;
         let html = is_page(&shown, 200, "Log in");
-        assert!(!html.contains("evil.test") && html.contains("name=\"return_to\"") == (leads_to != "/"), "{asked:?}: {html}");
+        assert!(
+            !html.contains("evil.test") && html.contains("name=\"return_to\"") == (leads_to != "/"),
+            "{asked:?}: {html}"
+        );
     }
 }
 
 #[tokio::test]
 async fn too_many_logins_are_told_in_words() {
-    let gateway = Gateway::start(&SITE.replace("requests = 1000, per = '1s'", "requests = 2, per = '10m'")).await;
+    let gateway =
+        Gateway::start(&SITE.replace("requests = 1000, per = '1s'", "requests = 2, per = '10m'"))
+            .await;
     for status in [401, 401, 429] {
-        let refused = post(&gateway, "/auth/login", &[("email", "ann@example.com"), ("password", "x")]).await;
+        let refused =
+            post(&gateway, "/auth/login", &[("email", "ann@example.com"), ("password", "x")]).await;
         let html = is_page(&refused, status, "Error: Log in");
         assert_eq!(html.contains("Try again in 5 minutes."), status == 429, "{html}");
         assert_eq!(refused.header("retry-after").is_some(), status == 429);
@@ -221,22 +318,42 @@ async fn too_many_logins_are_told_in_words() {
 async fn sessions_are_listed_and_ended() {
     let gateway = Gateway::start(SITE).await;
     let one = register(&gateway, "ann@example.com").await;
-    let another = cookies(&post(&gateway, "/auth/login", &[("email", "ann@example.com"), ("password", PASSWORD)]).await);
-    let html = is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
-    assert_eq!((html.matches("<li>\n<div class=\"what\">").count(), html.matches("this one").count()), (2, 1), "{html}");
-    let action = html.split("action=\"").map(|rest| rest.split('"').next().unwrap()).find(|action| action.starts_with("/auth/sessions/"));
+    let another = cookies(
+        &post(&gateway, "/auth/login", &[("email", "ann@example.com"), ("password", PASSWORD)])
+            .await,
+    );
+    let html =
+        is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
+    assert_eq!(
+        (html.matches("<li>\n<div class=\"what\">").count(), html.matches("this one").count()),
+        (2, 1),
+        "{html}"
+    );
+    let action = html
+        .split("action=\"")
+        .map(|rest| rest.split('"').next().unwrap())
+        .find(|action| action.starts_with("/auth/sessions/"));
     let ended = post_as(&gateway, action.unwrap(), &[], &one).await;
     assert_eq!((ended.status, ended.header("location")), (303, Some("/auth/sessions?done=ended")));
     assert!(
-        is_page(&page(&gateway, "/auth/sessions?done=ended", &one).await, 200, "Where you are logged in")
-            .contains("The session was ended.")
+        is_page(
+            &page(&gateway, "/auth/sessions?done=ended", &one).await,
+            200,
+            "Where you are logged in"
+        )
+        .contains("The session was ended.")
     );
     let me = gateway.get("/auth/me").header("Cookie", &another).send().await;
     me.is(401, "token_revoked");
-    is_page(&post_as(&gateway, action.unwrap(), &[], &another).await, 401, "Error: That did not work");
+    is_page(
+        &post_as(&gateway, action.unwrap(), &[], &another).await,
+        401,
+        "Error: That did not work",
+    );
     // Of somebody else, nobody ends anything.
     let stranger = register(&gateway, "eve@example.com").await;
-    let html = is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
+    let html =
+        is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
     assert!(!html.contains("eve@example.com"));
     assert_eq!(post_as(&gateway, action.unwrap(), &[], &stranger).await.status, 404);
     let out = post_as(&gateway, "/auth/logout-all", &[], &one).await;
@@ -248,19 +365,32 @@ async fn sessions_are_listed_and_ended() {
 async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     let gateway = Gateway::start(&SITE.replace("registration", "totp = true, registration")).await;
     let session = register(&gateway, "ann@example.com").await;
-    let confirm = async |code: &str| post_as(&gateway, "/auth/totp/confirm", &[("code", code)], &session).await;
+    let confirm = async |code: &str| {
+        post_as(&gateway, "/auth/totp/confirm", &[("code", code)], &session).await
+    };
     // Nothing waits: the plain page, which knows of no recovery codes.
     let html = is_page(&confirm("000000").await, 401, "Error: Turn on two-factor login");
     assert!(html.contains("Begin again") && !html.contains("recovery"), "{html}");
-    let begun = post_as(&gateway, "/auth/totp", &[("current_password", PASSWORD)], &session).await.text();
-    let secret = |html: &str| html.split("class=\"secret\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
-    for (form, status, told) in
-        [(&[("code", "000000")][..], 401, "The code is wrong."), (&[("code", "")], 401, "The code is wrong."), (&[], 400, "Enter the code")]
-    {
+    let begun =
+        post_as(&gateway, "/auth/totp", &[("current_password", PASSWORD)], &session).await.text();
+    let secret = |html: &str| {
+        html.split("class=\"secret\">").nth(1).unwrap().split('<').next().unwrap().to_owned()
+    };
+    for (form, status, told) in [
+        (&[("code", "000000")][..], 401, "The code is wrong."),
+        (&[("code", "")], 401, "The code is wrong."),
+        (&[], 400, "Enter the code"),
+    ] {
         let refused = post_as(&gateway, "/auth/totp/confirm", form, &session).await;
         let html = refused.text();
         assert_eq!(refused.status, status, "{html}");
-        assert!(html.contains("<title>Error: ") && html.contains(told) && html.contains("<svg ") && !html.contains("recovery"), "{html}");
+        assert!(
+            html.contains("<title>Error: ")
+                && html.contains(told)
+                && html.contains("<svg ")
+                && !html.contains("recovery"),
+            "{html}"
+        );
         assert_eq!(secret(&html), secret(&begun));
         assert!(refused.header("content-security-policy").unwrap().contains("form-action 'self'"));
     }
@@ -273,20 +403,42 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
 
 #[tokio::test]
 async fn a_form_that_nobody_is_known_for_is_answered_in_words_and_not_passed_on() {
-    let gateway = Gateway::start(&format!("{}\n[[route]]\npath = '/api/*'\nupstream = 'app'", table(SITE))).await;
+    let gateway =
+        Gateway::start(&format!("{}\n[[route]]\npath = '/api/*'\nupstream = 'app'", table(SITE)))
+            .await;
     let session = register(&gateway, "ann@example.com").await;
     post_as(&gateway, "/auth/logout", &[], &session).await;
     let title = "Error: Log in and send it again";
-    for (cookies, reason, login) in [("", "credentials_missing", "/auth/login"), (&*session, "token_revoked", "/auth/renew")] {
+    for (cookies, reason, login) in
+        [("", "credentials_missing", "/auth/login"), (&*session, "token_revoked", "/auth/renew")]
+    {
         let mark = gateway.log().mark();
         let told = post_as(&gateway, "/reports/q3", &[("text", "a long one")], cookies).await;
         let html = is_page(&told, 401, title);
-        assert!(html.contains(&format!("<a href=\"{login}\" target=\"_blank\" rel=\"noopener\">")) && !html.contains("<form"), "{html}");
+        assert!(
+            html.contains(&format!("<a href=\"{login}\" target=\"_blank\" rel=\"noopener\">"))
+                && !html.contains("<form"),
+            "{html}"
+        );
         assert!(told.header("www-authenticate").unwrap().starts_with("Bearer"));
-        gateway.log().after(mark, "the reason is told", |line| line["url.path"] == "/reports/q3" && line["reason"] == reason).await;
+        gateway
+            .log()
+            .after(mark, "the reason is told", |line| {
+                line["url.path"] == "/reports/q3" && line["reason"] == reason
+            })
+            .await;
         // A script is answered as ever, and so is whoever could not log in for this route.
-        let script = gateway.request("POST", "/reports/q3").header("Accept", "text/html").header("Sec-Fetch-Mode", "cors");
-        script.header("Origin", "https://app.test").header("Cookie", cookies).body("text=a").send().await.is(401, reason);
+        let script = gateway
+            .request("POST", "/reports/q3")
+            .header("Accept", "text/html")
+            .header("Sec-Fetch-Mode", "cors");
+        script
+            .header("Origin", "https://app.test")
+            .header("Cookie", cookies)
+            .body("text=a")
+            .send()
+            .await
+            .is(401, reason);
         post_as(&gateway, "/api/q3", &[], cookies).await.is(401, "credentials_missing");
     }
     assert_eq!(gateway.upstream().count(), 0);
@@ -308,9 +460,16 @@ async fn a_form_of_another_site_is_refused() {
             .header("Content-Type", "application/x-www-form-urlencoded")
             .header("Origin", origin)
             .header("Cookie", &session);
-        let refused = request.body(encoded(&[("email", "ann@example.com"), ("password", PASSWORD)])).send().await;
+        let refused = request
+            .body(encoded(&[("email", "ann@example.com"), ("password", PASSWORD)]))
+            .send()
+            .await;
         assert_eq!(refused.status, 403, "{path} {origin}: {refused:?}");
-        assert!(refused.text().contains("sent from another site") && refused.headers("set-cookie").is_empty(), "{refused:?}");
+        assert!(
+            refused.text().contains("sent from another site")
+                && refused.headers("set-cookie").is_empty(),
+            "{refused:?}"
+        );
     }
     assert_eq!(gateway.get("/auth/me").header("Cookie", &session).send().await.status, 200);
 }
@@ -318,13 +477,16 @@ async fn a_form_of_another_site_is_refused() {
 #[tokio::test]
 async fn the_brand_is_shown_and_its_files_are_harmless() {
     let svg = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 120 24'><rect width='120' height='24' fill='#7a1fa2'/><script>alert(1)</script></svg>";
-    let branded = SITE.replace("name = 'Example'", "name = 'Example', colour = '#7a1fa2', logo = 'logo.svg'");
+    let branded =
+        SITE.replace("name = 'Example'", "name = 'Example', colour = '#7a1fa2', logo = 'logo.svg'");
     let gateway = Gateway::setup(&branded).file("logo.svg", svg).start().await;
     let html = is_page(&page(&gateway, "/auth/login", "").await, 200, "Log in");
-    let named = |start: &str| html.split('"').find(|path| path.starts_with(start)).unwrap().to_owned();
-    for (path, content_type, held) in
-        [(named("/auth/style.css?v="), "text/css; charset=utf-8", "--accent: #7a1fa2;"), (named("/auth/logo?v="), "image/svg+xml", "<rect")]
-    {
+    let named =
+        |start: &str| html.split('"').find(|path| path.starts_with(start)).unwrap().to_owned();
+    for (path, content_type, held) in [
+        (named("/auth/style.css?v="), "text/css; charset=utf-8", "--accent: #7a1fa2;"),
+        (named("/auth/logo?v="), "image/svg+xml", "<rect"),
+    ] {
         let file = gateway.get(&path).send().await;
         assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)));
         assert_eq!(file.header("cache-control"), Some("public, max-age=31536000, immutable"));
@@ -336,7 +498,9 @@ async fn the_brand_is_shown_and_its_files_are_harmless() {
     }
     gateway.reload(SITE).await;
     gateway.get("/auth/logo").send().await.is(404, "route_not_found");
-    assert!(!is_page(&page(&gateway, "/auth/login", "").await, 200, "Log in").contains("/auth/logo"));
+    assert!(
+        !is_page(&page(&gateway, "/auth/login", "").await, 200, "Log in").contains("/auth/logo")
+    );
 }
 
 #[tokio::test]
@@ -345,17 +509,22 @@ async fn registration_that_is_closed_says_so() {
     assert!(!page(&gateway, "/auth/login", "").await.text().contains("/auth/register"));
     let html = is_page(&page(&gateway, "/auth/register", "").await, 403, "Error: Register");
     assert!(html.contains("Nobody can register here") && !html.contains("<form"), "{html}");
-    let refused = post(&gateway, "/auth/register", &[("email", "ann@example.com"), ("password", PASSWORD)]).await;
+    let refused =
+        post(&gateway, "/auth/register", &[("email", "ann@example.com"), ("password", PASSWORD)])
+            .await;
     is_page(&refused, 403, "Error: Register");
 }
 
-// --- in a browser ----------------------------------------------------------------------------------------------------------------------
+// --- in a browser
+// ----------------------------------------------------------------------------------------------------------------------
 
 /// Over TLS, in front of an application that has pages.
 async fn in_browser(config: &str) -> Gateway {
     let certificate = authority().issue(&["app.test"]);
     let tls = "server.tls = { certificate = 'tls.crt', private_key = { file = 'tls.key' } }\n";
-    let setup: Setup = Gateway::setup(&format!("{tls}{config}")).file("tls.crt", certificate.chain).file("tls.key", certificate.key);
+    let setup: Setup = Gateway::setup(&format!("{tls}{config}"))
+        .file("tls.crt", certificate.chain)
+        .file("tls.key", certificate.key);
     let gateway = setup.start().await;
     gateway.upstream().answers(&html("<h1>Reports</h1>"));
     gateway
@@ -363,7 +532,10 @@ async fn in_browser(config: &str) -> Gateway {
 
 fn html(body: &str) -> String {
     let body = format!("<!doctype html><link rel=icon href='data:,'>{body}");
-    format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[tokio::test]
@@ -380,13 +552,19 @@ async fn somebody_registers_works_and_logs_out_in_a_browser() {
     browser.press("Register").await;
     browser.element(".errors").await;
     browser.picture("register-refused").await;
-    assert_eq!(browser.element("#email").await.prop("value").await.unwrap().as_deref(), Some("ann@example.com"));
+    assert_eq!(
+        browser.element("#email").await.prop("value").await.unwrap().as_deref(),
+        Some("ann@example.com")
+    );
     browser.fill(&[("password", PASSWORD)]).await;
     browser.press("Register").await;
     browser.shows("Reports").await;
     assert_eq!(browser.url().await, "https://app.test/reports/q3?x=1");
     let received = gateway.upstream().last();
-    assert_eq!((received.header("x-auth-email"), received.header("cookie")), (Some("ann@example.com"), None));
+    assert_eq!(
+        (received.header("x-auth-email"), received.header("cookie")),
+        (Some("ann@example.com"), None)
+    );
     assert_eq!(browser.fetch("/reports/data").await, 200);
     // A script of the page cannot read the cookies.
     assert_eq!(browser.client.execute("return document.cookie", vec![]).await.unwrap(), json!(""));
@@ -417,12 +595,19 @@ async fn a_wrong_password_is_told_and_the_right_one_leads_back_in_a_browser() {
     assert_eq!(focused.attr("name").await.unwrap().as_deref(), Some("password"));
     assert_eq!(focused.attr("aria-describedby").await.unwrap().as_deref(), Some("password-wrong"));
     browser.picture("login-refused").await;
-    for (name, width, scheme) in [("login-refused-dark", 900, "dark"), ("login-refused-320", 320, "light")] {
-        let metrics = json!({ "width": width, "height": 760, "deviceScaleFactor": 1, "mobile": false });
+    for (name, width, scheme) in
+        [("login-refused-dark", 900, "dark"), ("login-refused-320", 320, "light")]
+    {
+        let metrics =
+            json!({ "width": width, "height": 760, "deviceScaleFactor": 1, "mobile": false });
         browser.command("Emulation.setDeviceMetricsOverride", metrics).await;
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         browser.command("Emulation.setEmulatedMedia", features).await;
-        let overflow = browser.client.execute("return document.documentElement.scrollWidth > innerWidth", vec![]).await.unwrap();
+        let overflow = browser
+            .client
+            .execute("return document.documentElement.scrollWidth > innerWidth", vec![])
+            .await
+            .unwrap();
         assert_eq!(overflow, json!(false), "{name} has to be scrolled sideways");
         browser.picture(name).await;
     }
@@ -443,12 +628,16 @@ async fn register_over_tls(browser: &Browser, email: &str) {
 
 #[tokio::test]
 async fn an_expired_access_cookie_is_renewed_unnoticed_in_every_tab() {
-    let gateway = in_browser(&SITE.replace("registration", "access_token_ttl = '1s', registration")).await;
+    let gateway =
+        in_browser(&SITE.replace("registration", "access_token_ttl = '1s', registration")).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     register_over_tls(&browser, "ann@example.com").await;
-    let expired = |line: &serde_json::Value| line["url.path"] == "/auth/renew" && line["http.response.status_code"] == 303;
+    let expired = |line: &serde_json::Value| {
+        line["url.path"] == "/auth/renew" && line["http.response.status_code"] == 303
+    };
     for _ in 0..2 {
-        // It expires at some moment: until then the page is there at once, and then after a way round that nobody sees.
+        // It expires at some moment: until then the page is there at once, and then after a way
+        // round that nobody sees.
         let mark = gateway.log().mark();
         within(async {
             while !gateway.log().lines()[mark..].iter().any(expired) {
@@ -469,8 +658,11 @@ async fn an_expired_access_cookie_is_renewed_unnoticed_in_every_tab() {
 
 #[tokio::test]
 async fn a_form_of_another_site_does_nothing_in_a_browser() {
-    let gateway =
-        in_browser(&format!("{}\n[[route]]\nhost = 'evil.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'", table(SITE))).await;
+    let gateway = in_browser(&format!(
+        "{}\n[[route]]\nhost = 'evil.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'",
+        table(SITE)
+    ))
+    .await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     register_over_tls(&browser, "ann@example.com").await;
     let form = "<h1>Win</h1><form method=post action='https://app.test/auth/logout-all'><button>Go</button></form>";
@@ -487,12 +679,18 @@ async fn a_form_of_another_site_does_nothing_in_a_browser() {
 
 #[tokio::test]
 async fn a_login_leads_on_also_where_the_application_leads_to_another_origin_in_a_browser() {
-    let gateway =
-        in_browser(&format!("{}\n[[route]]\nhost = 'other.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'", table(SITE))).await;
+    let gateway = in_browser(&format!(
+        "{}\n[[route]]\nhost = 'other.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'",
+        table(SITE)
+    ))
+    .await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     let elsewhere = "HTTP/1.1 302 Found\r\nLocation: https://other.test:8443/there\r\nContent-Length: 0\r\n\r\n";
     gateway.upstream().does_at("/out", vec![Step::ReadBody, Step::Write(elsewhere.into())]);
-    gateway.upstream().does_at("/there", vec![Step::ReadBody, Step::Write(html("<h1>Elsewhere</h1>").into_bytes())]);
+    gateway.upstream().does_at(
+        "/there",
+        vec![Step::ReadBody, Step::Write(html("<h1>Elsewhere</h1>").into_bytes())],
+    );
     browser.goto("https://app.test/out").await;
     browser.shows("Log in").await;
     browser.follow("Register").await;
@@ -513,10 +711,13 @@ async fn a_login_leads_on_also_where_the_application_leads_to_another_origin_in_
     browser.close().await;
 }
 
-/// WCAG 2.2, 1.4.4 and 1.4.10: whoever needs letters twice the size on the smallest screen reads down, and never sideways as well.
+/// WCAG 2.2, 1.4.4 and 1.4.10: whoever needs letters twice the size on the smallest screen reads
+/// down, and never sideways as well.
 #[tokio::test]
 async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size() {
-    let site = SITE.replace("registration", "totp = true, registration").replace("Example", &"m".repeat(60));
+    let site = SITE
+        .replace("registration", "totp = true, registration")
+        .replace("Example", &"m".repeat(60));
     let gateway = in_browser(&site).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     let metrics = json!({ "width": 320, "height": 760, "deviceScaleFactor": 1, "mobile": false });
@@ -540,7 +741,9 @@ async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size(
     browser.press("Register").await;
     browser.shows("Reports").await;
     // Twice, by a program whose name has no end.
-    browser.command("Emulation.setUserAgentOverride", json!({ "userAgent": "W".repeat(200) })).await;
+    browser
+        .command("Emulation.setUserAgentOverride", json!({ "userAgent": "W".repeat(200) }))
+        .await;
     browser.client.delete_all_cookies().await.unwrap();
     browser.goto("https://app.test/auth/login").await;
     browser.fill(&[("email", &long), ("password", PASSWORD)]).await;
@@ -576,7 +779,9 @@ async fn what_was_typed_while_the_login_expired_is_sent_again_in_a_browser() {
     let gateway = in_browser(SITE).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     let form = "<h1>Write</h1><form method=post action='/letters'><input name=text><button>Send</button></form>";
-    gateway.upstream().does_at("/letters/new", vec![Step::ReadBody, Step::Write(html(form).into_bytes())]);
+    gateway
+        .upstream()
+        .does_at("/letters/new", vec![Step::ReadBody, Step::Write(html(form).into_bytes())]);
     register_over_tls(&browser, "ann@example.com").await;
     browser.goto("https://app.test/letters/new").await;
     browser.fill(&[("text", "a long letter")]).await;
@@ -585,10 +790,19 @@ async fn what_was_typed_while_the_login_expired_is_sent_again_in_a_browser() {
     browser.shows("Log in and send it again").await;
     browser.picture("unsent").await;
     let here = browser.client.window().await.unwrap();
-    browser.client.find(Locator::LinkText("Log in in another tab")).await.unwrap().click().await.unwrap();
+    browser
+        .client
+        .find(Locator::LinkText("Log in in another tab"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
     let there = within(async {
         loop {
-            if let Some(tab) = browser.client.windows().await.unwrap().into_iter().find(|tab| *tab != here) {
+            if let Some(tab) =
+                browser.client.windows().await.unwrap().into_iter().find(|tab| *tab != here)
+            {
                 return tab;
             }
         }
@@ -602,10 +816,19 @@ async fn what_was_typed_while_the_login_expired_is_sent_again_in_a_browser() {
     browser.client.switch_to_window(here).await.unwrap();
     within(browser.client.back()).await.unwrap();
     browser.shows("Write").await;
-    assert_eq!(browser.element("input[name=text]").await.prop("value").await.unwrap().as_deref(), Some("a long letter"));
+    assert_eq!(
+        browser.element("input[name=text]").await.prop("value").await.unwrap().as_deref(),
+        Some("a long letter")
+    );
     browser.press("Send").await;
     browser.shows("Reports").await;
-    let sent = gateway.upstream().seen().requests.into_iter().filter(|request| request.method == "POST").count();
+    let sent = gateway
+        .upstream()
+        .seen()
+        .requests
+        .into_iter()
+        .filter(|request| request.method == "POST")
+        .count();
     assert_eq!(sent, 1);
     browser.close().await;
 }
@@ -622,7 +845,11 @@ fn table(config: &str) -> String {
 #[tokio::test]
 async fn another_session_is_ended_on_the_sessions_page_in_a_browser() {
     let gateway = in_browser(SITE).await;
-    let (Some(here), Some(there)) = (Browser::start(&gateway).await, Browser::start(&gateway).await) else { return };
+    let (Some(here), Some(there)) =
+        (Browser::start(&gateway).await, Browser::start(&gateway).await)
+    else {
+        return;
+    };
     register_over_tls(&here, "ann@example.com").await;
     there.goto("https://app.test/auth/login").await;
     there.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
@@ -653,11 +880,17 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
     for email in ["nobody@example.com", "ann@example.com"] {
         browser.fill(&[("email", email)]).await;
         browser.press("Send the link").await;
-        assert!(browser.text(".notice").await.starts_with("If there is an account with this address"), "{email}");
+        assert!(
+            browser.text(".notice").await.starts_with("If there is an account with this address"),
+            "{email}"
+        );
     }
     browser.picture("forgot-sent").await;
     let mail = mails(&gateway, 1).await.remove(0);
-    let link = format!("https://app.test/auth/password/reset?token={}", token(&mail, "https://app.test/auth/password/reset?token="));
+    let link = format!(
+        "https://app.test/auth/password/reset?token={}",
+        token(&mail, "https://app.test/auth/password/reset?token=")
+    );
     browser.goto(&link).await;
     browser.shows("Set a new password").await;
     browser.picture("reset").await;
@@ -682,7 +915,8 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
 
 #[tokio::test]
 async fn an_address_is_confirmed_by_a_button_and_not_by_a_link_in_a_browser() {
-    let gateway = in_browser(&SITE.replace("registration", "verify_email = true, registration")).await;
+    let gateway =
+        in_browser(&SITE.replace("registration", "verify_email = true, registration")).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     browser.goto("https://app.test/auth/register?return_to=%2Freports").await;
     browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
@@ -729,7 +963,8 @@ async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
     browser.press("Turn on").await;
     assert!(browser.text("#code-wrong").await.contains("The code is wrong."));
     browser.picture("totp-refused").await;
-    // Whoever mistyped it can scan the same once more, and is told of nothing that they do not have yet.
+    // Whoever mistyped it can scan the same once more, and is told of nothing that they do not have
+    // yet.
     browser.element(".qr svg").await;
     assert_eq!(base32(&browser.text(".secret").await.replace(' ', "")), secret);
     assert!(!browser.text("main").await.contains("recovery"));
@@ -746,7 +981,10 @@ async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
         browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
         browser.press("Log in").await;
         assert!(browser.text(".notice").await.contains("a code besides"));
-        assert_eq!(browser.client.active_element().await.unwrap().attr("name").await.unwrap().as_deref(), Some("password"));
+        assert_eq!(
+            browser.client.active_element().await.unwrap().attr("name").await.unwrap().as_deref(),
+            Some("password")
+        );
         browser.picture("login-code").await;
         browser.fill(&[("password", PASSWORD), ("code", &proof)]).await;
         browser.press("Log in").await;

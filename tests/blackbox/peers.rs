@@ -1,5 +1,6 @@
-//! Others' software: what their libraries mint is accepted, and refused, for the right reason; the files that the guides show work with
-//! tokens in the form that each issuer gives them; a certified OpenID provider is followed through discovery, rotation and outage.
+//! Others' software: what their libraries mint is accepted, and refused, for the right reason; the
+//! files that the guides show work with tokens in the form that each issuer gives them; a certified
+//! OpenID provider is followed through discovery, rotation and outage.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +12,8 @@ use crate::harness::peers::Peer;
 use crate::harness::{Gateway, Port, Response, within};
 
 const HMACS: [&str; 3] = ["HS256", "HS384", "HS512"];
-const SIGNATURES: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+const SIGNATURES: [&str; 9] =
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// What is wrong with a token, and the reason of its refusal.
 const FAULTS: [(&str, &str); 15] = [
@@ -45,7 +47,8 @@ async fn tokens_of_jose_and_jsonwebtoken() {
     tokens_of(peer, &[("jose", &SIGNATURES, 14), ("jsonwebtoken", &all_but_eddsa, 10)]).await;
 }
 
-/// Takes what the libraries mint, each with these signature algorithms, and refuses so many faults of each.
+/// Takes what the libraries mint, each with these signature algorithms, and refuses so many faults
+/// of each.
 async fn tokens_of(mut peer: Peer, libraries: &[(&str, &[&str], usize)]) {
     let made = peer.ask(json!({
         "issuers": { "hmac": "https://peer.test/hmac", "jwks": "https://peer.test/jwks", "pem": "https://peer.test/pem" },
@@ -70,7 +73,8 @@ async fn tokens_of(mut peer: Peer, libraries: &[(&str, &[&str], usize)]) {
     .await;
     let mut seen: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for minted in made["tokens"].as_array().unwrap() {
-        let [library, what, token] = ["library", "what", "token"].map(|name| minted[name].as_str().unwrap());
+        let [library, what, token] =
+            ["library", "what", "token"].map(|name| minted[name].as_str().unwrap());
         *seen.entry((library, what)).or_default() += 1;
         let response = gateway.get("/").bearer(token).send().await;
         if HMACS.contains(&what) || SIGNATURES.contains(&what) {
@@ -79,14 +83,21 @@ async fn tokens_of(mut peer: Peer, libraries: &[(&str, &[&str], usize)]) {
             assert_eq!(received.header("x-auth-user"), Some("Ann M%C3%BCller"), "{library} {what}");
             assert_eq!(received.header("x-auth-roles"), Some("auditor"), "{library} {what}");
         } else {
-            let reason = FAULTS.iter().find(|(fault, _)| *fault == what).map_or("no such fault", |(_, reason)| reason);
+            let reason = FAULTS
+                .iter()
+                .find(|(fault, _)| *fault == what)
+                .map_or("no such fault", |(_, reason)| reason);
             assert_eq!(response.refusal(), (401, reason.to_owned()), "{library} {what}: {token}");
         }
     }
     for (library, signatures, faults) in libraries {
         for (algorithms, times) in [(&HMACS[..], 1), (signatures, 2)] {
             for algorithm in algorithms {
-                assert_eq!(seen.remove(&(library, algorithm)), Some(times), "{library} {algorithm}");
+                assert_eq!(
+                    seen.remove(&(library, algorithm)),
+                    Some(times),
+                    "{library} {algorithm}"
+                );
             }
         }
         let refused = seen.keys().filter(|(of, _)| of == library).count();
@@ -97,12 +108,14 @@ async fn tokens_of(mut peer: Peer, libraries: &[(&str, &[&str], usize)]) {
 /// The contents of the fences of this kind in a guide.
 fn fences(guide: &str, kind: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guides").join(guide);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut found = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         if let Some(info) = line.trim_start().strip_prefix("```") {
-            let inside: Vec<&str> = lines.by_ref().take_while(|line| line.trim() != "```").collect();
+            let inside: Vec<&str> =
+                lines.by_ref().take_while(|line| line.trim() != "```").collect();
             if info == kind || info.starts_with(&format!("{kind} ")) {
                 found.push(format!("{}\n", inside.join("\n")));
             }
@@ -119,8 +132,9 @@ struct Guided {
 }
 
 impl Guided {
-    /// With the first file of the guide; what stands in `instead`, another of its fences, takes the place of what has the same name there. The
-    /// keys are the mint's; what is fetched from the issuer is read from a file, and the upstream records.
+    /// With the first file of the guide; what stands in `instead`, another of its fences, takes the
+    /// place of what has the same name there. The keys are the mint's; what is fetched from the
+    /// issuer is read from a file, and the upstream records.
     async fn start(guide: &str, instead: Option<usize>, algorithm: &'static str) -> Option<Self> {
         let mut mint = Peer::start("sign.js")?;
         let fences = fences(guide, "toml");
@@ -131,7 +145,8 @@ impl Guided {
         }
         for (_, issuer) in file["issuer"].as_table_mut().unwrap().iter_mut() {
             let issuer = issuer.as_table_mut().unwrap();
-            let is_fetched = issuer.remove("discovery").is_some() | issuer.remove("jwks_url").is_some();
+            let is_fetched =
+                issuer.remove("discovery").is_some() | issuer.remove("jwks_url").is_some();
             let (key, source) = if is_fetched {
                 ("jwks_file", "keys.json".into())
             } else {
@@ -143,8 +158,13 @@ impl Guided {
             upstream.as_table_mut().unwrap().insert("url".to_owned(), "http://$UPSTREAM".into());
         }
         let made = mint.ask(json!({ "as": "jose", "alg": algorithm, "claims": {} }));
-        let (keys, secret) = (made["jwks"].to_string(), made["secret"].as_str().unwrap_or_default().to_owned());
-        let gateway = Gateway::setup(&toml::to_string(&file).unwrap()).file("keys.json", keys).file("secret", secret).start().await;
+        let (keys, secret) =
+            (made["jwks"].to_string(), made["secret"].as_str().unwrap_or_default().to_owned());
+        let gateway = Gateway::setup(&toml::to_string(&file).unwrap())
+            .file("keys.json", keys)
+            .file("secret", secret)
+            .start()
+            .await;
         Some(Self { gateway, mint, algorithm })
     }
 
@@ -157,7 +177,8 @@ impl Guided {
         json!({ "as": "jose", "alg": self.algorithm, "claims": claims })
     }
 
-    /// That a token with these claims leads to the application, which is told these identity headers and no others.
+    /// That a token with these claims leads to the application, which is told these identity
+    /// headers and no others.
     async fn passes(&mut self, path: &str, claims: &Value, headers: &[(&str, &str)]) {
         self.passes_as(path, self.with_jose(claims), headers).await;
     }
@@ -167,7 +188,8 @@ impl Guided {
         assert_eq!(response.status, 200, "{path}: {response:?}");
         let received = self.gateway.upstream().last();
         for name in ["x-auth-user", "x-auth-roles", "x-auth-email", "x-auth-name"] {
-            let expected = headers.iter().find(|(expected, _)| *expected == name).map(|(_, value)| *value);
+            let expected =
+                headers.iter().find(|(expected, _)| *expected == name).map(|(_, value)| *value);
             assert_eq!(received.header(name), expected, "{name}");
         }
     }
@@ -205,12 +227,40 @@ async fn keycloak() {
     });
     let subject = ("x-auth-user", "f1b5a6c2-7d3e-4c8a-9b0f-2a6d4e8c1b37");
     let roles = ("x-auth-roles", "default-roles-main,offline_access,admin");
-    app.passes("/admin/users", &access, &[subject, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")]).await;
-    app.passes("/", &but(&access, json!({ "email_verified": false })), &[subject, roles, ("x-auth-name", "ann")]).await;
-    app.refuses("/admin/users", &but(&access, json!({ "realm_access": { "roles": ["user"] } })), 403, "role_missing").await;
+    app.passes(
+        "/admin/users",
+        &access,
+        &[subject, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")],
+    )
+    .await;
+    app.passes(
+        "/",
+        &but(&access, json!({ "email_verified": false })),
+        &[subject, roles, ("x-auth-name", "ann")],
+    )
+    .await;
+    app.refuses(
+        "/admin/users",
+        &but(&access, json!({ "realm_access": { "roles": ["user"] } })),
+        403,
+        "role_missing",
+    )
+    .await;
     app.refuses("/", &but(&access, json!({ "aud": "account" })), 401, "token_audience").await;
-    app.refuses("/", &but(&access, json!({ "typ": "ID", "aud": "reports-web" })), 401, "token_audience").await;
-    app.refuses("/", &but(&access, json!({ "iss": "http://keycloak:8080/realms/main" })), 401, "token_issuer").await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "typ": "ID", "aud": "reports-web" })),
+        401,
+        "token_audience",
+    )
+    .await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "iss": "http://keycloak:8080/realms/main" })),
+        401,
+        "token_issuer",
+    )
+    .await;
     app.refuses("/", &but(&access, json!({ "sub": null })), 401, "token_claims").await;
     // The refresh token: HS512, for Keycloak itself.
     let refresh = json!({ "as": "jsonwebtoken", "options": { "algorithm": "HS512", "expiresIn": "30m" },
@@ -218,8 +268,19 @@ async fn keycloak() {
     app.ask("/", refresh).await.is(401, "token_algorithm");
     // The client that is told of logouts is not thereby an audience of its ID tokens.
     let Some(mut app) = Guided::start("keycloak.md", Some(1), "RS256").await else { return };
-    app.passes("/", &access, &[subject, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")]).await;
-    app.refuses("/", &but(&access, json!({ "typ": "ID", "aud": "reports-web" })), 401, "token_audience").await;
+    app.passes(
+        "/",
+        &access,
+        &[subject, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")],
+    )
+    .await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "typ": "ID", "aud": "reports-web" })),
+        401,
+        "token_audience",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -231,19 +292,42 @@ async fn auth0() {
         "aud": ["https://reports.example.com", "https://example.eu.auth0.com/userinfo"],
         "scope": "openid profile email", "azp": "k3Yc9Qm2Lw7Xr5Tz8Vb1Nd4Hf6Js0Pa", "permissions": ["reports:read", "users:manage"],
     });
-    let told = [("x-auth-user", "auth0|66a1f0c2b7d94e3a5c8f1e20"), ("x-auth-roles", "editor,auditor"), ("x-auth-email", "ann@example.com")];
+    let told = [
+        ("x-auth-user", "auth0|66a1f0c2b7d94e3a5c8f1e20"),
+        ("x-auth-roles", "editor,auditor"),
+        ("x-auth-email", "ann@example.com"),
+    ];
     app.passes("/admin/users", &access, &told).await;
     // The profile of RFC 9068, for as long as Auth0's own default.
-    let mut rfc9068 = app.with_jose(&but(&access, json!({ "jti": "Xy1", "client_id": access["azp"] })));
+    let mut rfc9068 =
+        app.with_jose(&but(&access, json!({ "jti": "Xy1", "client_id": access["azp"] })));
     rfc9068["header"] = json!({ "typ": "at+jwt" });
     app.passes_as("/admin/users", rfc9068, &told).await;
     let machine = json!({ "iss": "https://example.eu.auth0.com/", "sub": "k3Yc9Qm2@clients", "aud": "https://reports.example.com",
         "scope": "reports:read", "gty": "client-credentials", "azp": "k3Yc9Qm2", "permissions": ["reports:read"] });
     app.passes("/", &machine, &[("x-auth-user", "k3Yc9Qm2@clients")]).await;
     app.refuses("/admin/users", &machine, 403, "claim_mismatch").await;
-    app.refuses("/", &but(&access, json!({ "iss": "https://example.eu.auth0.com" })), 401, "token_issuer").await;
-    app.refuses("/", &but(&access, json!({ "aud": "k3Yc9Qm2Lw7Xr5Tz8Vb1Nd4Hf6Js0Pa" })), 401, "token_audience").await;
-    app.refuses("/", &but(&access, json!({ "aud": ["https://example.eu.auth0.com/userinfo"] })), 401, "token_audience").await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "iss": "https://example.eu.auth0.com" })),
+        401,
+        "token_issuer",
+    )
+    .await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "aud": "k3Yc9Qm2Lw7Xr5Tz8Vb1Nd4Hf6Js0Pa" })),
+        401,
+        "token_audience",
+    )
+    .await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "aud": ["https://example.eu.auth0.com/userinfo"] })),
+        401,
+        "token_audience",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -255,7 +339,11 @@ async fn supabase() {
         "app_metadata": { "provider": "email", "providers": ["email"], "roles": ["admin"] },
         "user_metadata": { "email": "ann@example.com", "email_verified": true, "sub": "2f8d6c1a", "roles": ["superuser"] },
     });
-    let told = [("x-auth-user", "2f8d6c1a-93b4-4e7d-a0c5-6b1f9e3d7a28"), ("x-auth-roles", "admin"), ("x-auth-email", "ann@example.com")];
+    let told = [
+        ("x-auth-user", "2f8d6c1a-93b4-4e7d-a0c5-6b1f9e3d7a28"),
+        ("x-auth-roles", "admin"),
+        ("x-auth-email", "ann@example.com"),
+    ];
     // With the published keys, and with the legacy secret.
     for (instead, algorithm) in [(None, "ES256"), (Some(1), "HS256")] {
         let Some(mut app) = Guided::start("supabase.md", instead, algorithm).await else { return };
@@ -263,7 +351,10 @@ async fn supabase() {
         let plain = but(&access, json!({ "app_metadata": { "provider": "email" } }));
         app.passes("/", &plain, &[told[0], told[2]]).await;
         app.refuses("/admin/users", &plain, 403, "role_missing").await;
-        let anonymous = but(&access, json!({ "is_anonymous": true, "email": "", "app_metadata": {}, "user_metadata": {} }));
+        let anonymous = but(
+            &access,
+            json!({ "is_anonymous": true, "email": "", "app_metadata": {}, "user_metadata": {} }),
+        );
         app.refuses("/", &anonymous, 403, "claim_mismatch").await;
         // The keys that stand in every browser, and on every server.
         for role in ["anon", "service_role"] {
@@ -283,20 +374,40 @@ async fn entra_id() {
         "roles": ["Reports.Admin"], "scp": "reports.read reports.write", "sub": "HKZpfaHyWadeOouYlitjrI-KffTm222X5rrV3xDqfKQ",
         "tid": tenant, "uti": "fqiBqXLPj0eQa82S-IYFAA", "ver": "2.0", "groups": ["3a4b5c6d-7e8f-4091-a2b3-c4d5e6f70819"],
     });
-    let told =
-        [("x-auth-user", "c0ffee00-1d2e-4f3a-8b4c-5d6e7f809a1b"), ("x-auth-name", "ann@example.com"), ("x-auth-roles", "Reports.Admin")];
+    let told = [
+        ("x-auth-user", "c0ffee00-1d2e-4f3a-8b4c-5d6e7f809a1b"),
+        ("x-auth-name", "ann@example.com"),
+        ("x-auth-roles", "Reports.Admin"),
+    ];
     let Some(mut app) = Guided::start("entra-id.md", None, "RS256").await else { return };
     app.passes("/admin/users", &access, &told).await;
     app.refuses("/admin/users", &but(&access, json!({ "roles": null })), 403, "role_missing").await;
-    // The client's ID token, where client and API are one registration; an application without a user; a token for Microsoft Graph.
-    app.refuses("/", &but(&access, json!({ "scp": null, "azp": null, "nonce": "n" })), 403, "scope_missing").await;
-    app.refuses("/", &but(&access, json!({ "scp": null, "idtyp": "app" })), 403, "scope_missing").await;
-    app.refuses("/", &but(&access, json!({ "aud": "00000003-0000-0000-c000-000000000000" })), 401, "token_audience").await;
+    // The client's ID token, where client and API are one registration; an application without a
+    // user; a token for Microsoft Graph.
+    app.refuses(
+        "/",
+        &but(&access, json!({ "scp": null, "azp": null, "nonce": "n" })),
+        403,
+        "scope_missing",
+    )
+    .await;
+    app.refuses("/", &but(&access, json!({ "scp": null, "idtyp": "app" })), 403, "scope_missing")
+        .await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "aud": "00000003-0000-0000-c000-000000000000" })),
+        401,
+        "token_audience",
+    )
+    .await;
     let v1 = json!({ "iss": format!("https://sts.windows.net/{tenant}/"), "aud": "api://1b2c3d4e-5f60-4718-92a3-b4c5d6e7f809", "ver": "1.0",
         "azp": null, "appid": access["azp"], "preferred_username": null, "upn": "ann@example.com", "unique_name": "ann@example.com" });
     let v1 = but(&access, v1);
     app.refuses("/", &v1, 401, "token_issuer").await;
-    let another_tenant = but(&access, json!({ "iss": "https://login.microsoftonline.com/11112222-3333-4444-8555-666677778888/v2.0" }));
+    let another_tenant = but(
+        &access,
+        json!({ "iss": "https://login.microsoftonline.com/11112222-3333-4444-8555-666677778888/v2.0" }),
+    );
     app.refuses("/", &another_tenant, 401, "token_issuer").await;
     // The section for tokens of version 1.0.
     let Some(mut app) = Guided::start("entra-id.md", Some(1), "RS256").await else { return };
@@ -315,10 +426,23 @@ async fn okta() {
     let roles = ("x-auth-roles", "reports-admins,reports-eu%2C west");
     app.passes("/admin/users", &access, &[("x-auth-user", "ann@example.com"), roles]).await;
     app.refuses("/", &but(&access, json!({ "scp": ["openid"] })), 403, "scope_missing").await;
-    app.refuses("/admin/users", &but(&access, json!({ "groups": null })), 403, "role_missing").await;
+    app.refuses("/admin/users", &but(&access, json!({ "groups": null })), 403, "role_missing")
+        .await;
     // The ID token, and what the org's own server signs.
-    app.refuses("/", &but(&access, json!({ "aud": "0oa1k5d9xtQm3Wz7P5d7", "scp": null })), 401, "token_audience").await;
-    app.refuses("/", &but(&access, json!({ "iss": "https://example.okta.com" })), 401, "token_issuer").await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "aud": "0oa1k5d9xtQm3Wz7P5d7", "scp": null })),
+        401,
+        "token_audience",
+    )
+    .await;
+    app.refuses(
+        "/",
+        &but(&access, json!({ "iss": "https://example.okta.com" })),
+        401,
+        "token_issuer",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -333,16 +457,29 @@ async fn cognito() {
         "sub": access["sub"], "cognito:groups": ["admins", "staff"], "email_verified": true, "iss": pool, "cognito:username": "ann",
         "aud": "4h57kexample9j2l6n8p0q1r3s", "event_id": "e1", "token_use": "id", "auth_time": 1_790_000_000, "email": "ann@example.com",
     });
-    let (user, roles) = (("x-auth-user", "aaaabbbb-cccc-4ddd-8eee-ffff00001111"), ("x-auth-roles", "admins,staff"));
+    let (user, roles) =
+        (("x-auth-user", "aaaabbbb-cccc-4ddd-8eee-ffff00001111"), ("x-auth-roles", "admins,staff"));
     let Some(mut app) = Guided::start("cognito.md", None, "RS256").await else { return };
     app.passes("/admin/users", &access, &[user, roles, ("x-auth-name", "ann")]).await;
-    app.refuses("/admin/users", &but(&access, json!({ "cognito:groups": ["staff"] })), 403, "role_missing").await;
+    app.refuses(
+        "/admin/users",
+        &but(&access, json!({ "cognito:groups": ["staff"] })),
+        403,
+        "role_missing",
+    )
+    .await;
     app.refuses("/", &but(&access, json!({ "client_id": "another" })), 403, "claim_mismatch").await;
     app.refuses("/", &id, 403, "claim_mismatch").await;
-    app.refuses("/", &but(&access, json!({ "iss": format!("{pool}x") })), 401, "token_issuer").await;
+    app.refuses("/", &but(&access, json!({ "iss": format!("{pool}x") })), 401, "token_issuer")
+        .await;
     // ID tokens, where they are sent all the same.
     let Some(mut app) = Guided::start("cognito.md", Some(1), "RS256").await else { return };
-    app.passes("/", &id, &[user, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")]).await;
+    app.passes(
+        "/",
+        &id,
+        &[user, roles, ("x-auth-name", "ann"), ("x-auth-email", "ann@example.com")],
+    )
+    .await;
     app.refuses("/", &access, 401, "token_audience").await;
     app.refuses("/", &but(&id, json!({ "token_use": "access" })), 403, "claim_mismatch").await;
 }
@@ -350,27 +487,44 @@ async fn cognito() {
 /// jsonwebtoken mints, the gateway and passport-jwt judge alike.
 #[tokio::test]
 async fn express_and_passport() {
-    let Some(mut app) = Guided::start("express-and-jsonwebtoken.md", None, "HS256").await else { return };
+    let Some(mut app) = Guided::start("express-and-jsonwebtoken.md", None, "HS256").await else {
+        return;
+    };
     let sign = |claims: Value, options: Value| json!({ "as": "jsonwebtoken", "claims": claims, "options": options });
     let (user, hour) = (json!({ "userId": 1, "role": "user" }), json!({ "expiresIn": "1h" }));
-    app.passes_as("/orders", sign(user.clone(), hour.clone()), &[("x-auth-user", "1"), ("x-auth-roles", "user")]).await;
+    app.passes_as(
+        "/orders",
+        sign(user.clone(), hour.clone()),
+        &[("x-auth-user", "1"), ("x-auth-roles", "user")],
+    )
+    .await;
     app.ask("/ADMIN/accounts", sign(user.clone(), hour.clone())).await.is(403, "role_missing");
     app.ask("/orders", sign(user.clone(), json!({}))).await.is(401, "token_claims");
-    app.ask("/orders", sign(user.clone(), json!({ "expiresIn": "2h" }))).await.is(401, "token_lifetime");
+    app.ask("/orders", sign(user.clone(), json!({ "expiresIn": "2h" })))
+        .await
+        .is(401, "token_lifetime");
 
     for (options, what, reason) in [
         (hour.clone(), "", None),
         (json!({ "expiresIn": -60 }), "jwt expired", Some("token_expired")),
-        (json!({ "expiresIn": "1h", "notBefore": "2m" }), "jwt not active", Some("token_not_yet_valid")),
+        (
+            json!({ "expiresIn": "1h", "notBefore": "2m" }),
+            "jwt not active",
+            Some("token_not_yet_valid"),
+        ),
     ] {
         let minted = app.mint.ask(sign(user.clone(), options));
         let token = minted["token"].as_str().unwrap();
         let (head, signature) = token.rsplit_once('.').unwrap();
         let flipped = if signature.starts_with('A') { "B" } else { "A" };
         let forged = format!("{head}.{flipped}{}", &signature[1..]);
-        for (token, what, reason) in [(token, what, reason), (&forged, "invalid signature", Some("token_signature"))] {
+        for (token, what, reason) in
+            [(token, what, reason), (&forged, "invalid signature", Some("token_signature"))]
+        {
             let response = app.gateway.get("/orders").bearer(token).send().await;
-            let judged = app.mint.ask(json!({ "as": "passport", "authorization": format!("Bearer {token}") }));
+            let judged = app
+                .mint
+                .ask(json!({ "as": "passport", "authorization": format!("Bearer {token}") }));
             match reason {
                 None => {
                     assert_eq!(response.status, 200, "{response:?}");
@@ -389,14 +543,21 @@ async fn express_and_passport() {
 async fn nestjs() {
     // With an issuer and an audience in `signOptions`, and without.
     for (instead, options) in [
-        (None, json!({ "issuer": "https://app.example.com", "audience": "app", "expiresIn": "1h" })),
+        (
+            None,
+            json!({ "issuer": "https://app.example.com", "audience": "app", "expiresIn": "1h" }),
+        ),
         (Some(1), json!({ "expiresIn": "1h" })),
     ] {
         let Some(mut app) = Guided::start("nestjs.md", instead, "HS256").await else { return };
-        let sign =
-            |roles: &[&str]| json!({ "as": "nestjs", "claims": { "sub": 1, "username": "john", "roles": roles }, "options": options });
+        let sign = |roles: &[&str]| json!({ "as": "nestjs", "claims": { "sub": 1, "username": "john", "roles": roles }, "options": options });
         let (user, name) = (("x-auth-user", "1"), ("x-auth-name", "john"));
-        app.passes_as("/Admin/users", sign(&["admin", "user"]), &[user, name, ("x-auth-roles", "admin,user")]).await;
+        app.passes_as(
+            "/Admin/users",
+            sign(&["admin", "user"]),
+            &[user, name, ("x-auth-roles", "admin,user")],
+        )
+        .await;
         app.passes_as("/profile", sign(&[]), &[user, name]).await;
         app.ask("/admin/users", sign(&["user"])).await.is(403, "role_missing");
     }
@@ -407,7 +568,10 @@ async fn strapi() {
     let Some(mut app) = Guided::start("strapi.md", None, "HS256").await else { return };
     let sign = |claims: Value, lifetime: &str| json!({ "as": "jsonwebtoken", "claims": claims, "options": { "expiresIn": lifetime } });
     app.passes_as("/api/orders", sign(json!({ "id": 7 }), "30d"), &[("x-auth-user", "7")]).await;
-    assert!(app.gateway.upstream().last().header("authorization").is_some(), "Strapi looks up the roles by the token");
+    assert!(
+        app.gateway.upstream().last().header("authorization").is_some(),
+        "Strapi looks up the roles by the token"
+    );
     app.ask("/api/orders", sign(json!({ "id": 7 }), "31d")).await.is(401, "token_lifetime");
     assert_eq!(app.gateway.get("/api/articles/1").send().await.status, 200);
     app.gateway.get("/admin").send().await.is(404, "route_not_found");
@@ -419,23 +583,40 @@ async fn strapi() {
     app.ask("/api/orders", sign(session("refresh"), "30d")).await.is(401, "token_lifetime");
 }
 
-/// Auth.js 5 and next-auth 4 log somebody in; the session cookie is an encrypted token, or a signed one with the code of the guide.
+/// Auth.js 5 and next-auth 4 log somebody in; the session cookie is an encrypted token, or a signed
+/// one with the code of the guide.
 #[tokio::test]
 async fn nextauth() {
     let Some(mut authjs) = Peer::start("authjs.js") else { return };
     let shown = fences("nextauth.md", "js");
-    let used = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/authjs-jwt.js")).unwrap();
+    let used =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/authjs-jwt.js"))
+            .unwrap();
     assert_eq!(shown[0], used, "the guide shows the code that is tried here");
-    for (version, cookie) in [(5, "__Secure-authjs.session-token"), (4, "__Secure-next-auth.session-token")] {
+    for (version, cookie) in
+        [(5, "__Secure-authjs.session-token"), (4, "__Secure-next-auth.session-token")]
+    {
         let signed = authjs.ask(json!({ "version": version, "signed": true }));
-        assert_eq!(signed["session"]["user"]["email"], "ann@example.com", "it takes its own session: {signed}");
+        assert_eq!(
+            signed["session"]["user"]["email"], "ann@example.com",
+            "it takes its own session: {signed}"
+        );
         assert_eq!(signed["cookie"], cookie);
         let mut file: Table = fences("nextauth.md", "toml")[0].parse().unwrap();
         let secret = Table::from_iter([("file".to_owned(), "secret".into())]);
         file["issuer"]["next"].as_table_mut().unwrap().insert("secret".into(), secret.into());
-        file["upstream"]["api"].as_table_mut().unwrap().insert("url".into(), "http://$UPSTREAM".into());
-        file.insert("server".into(), Table::from_iter([("token_cookie".to_owned(), cookie.into())]).into());
-        file["route"][0].as_table_mut().unwrap().insert("token_from".into(), vec!["header", "cookie"].into());
+        file["upstream"]["api"]
+            .as_table_mut()
+            .unwrap()
+            .insert("url".into(), "http://$UPSTREAM".into());
+        file.insert(
+            "server".into(),
+            Table::from_iter([("token_cookie".to_owned(), cookie.into())]).into(),
+        );
+        file["route"][0]
+            .as_table_mut()
+            .unwrap()
+            .insert("token_from".into(), vec!["header", "cookie"].into());
         let setup = Gateway::setup(&toml::to_string(&file).unwrap());
         let gateway = setup.file("secret", signed["secret"].as_str().unwrap()).start().await;
 
@@ -446,7 +627,8 @@ async fn nextauth() {
             let response = request.send().await;
             assert_eq!(response.status, 200, "{version}: {response:?}");
             let received = gateway.upstream().last();
-            let told = ["user", "name", "email", "roles"].map(|name| received.header(&format!("x-auth-{name}")));
+            let told = ["user", "name", "email", "roles"]
+                .map(|name| received.header(&format!("x-auth-{name}")));
             assert_eq!(told, [Some("u-17"), Some("Ann"), Some("ann@example.com"), Some("auditor")]);
             assert!(received.header("cookie").is_none_or(|cookie| cookie == "theme=dark"));
         }
@@ -493,7 +675,8 @@ impl Provider {
 
     /// Tokens of somebody who logs in with a browser of their own.
     fn login(&mut self, account: &str) -> [String; 2] {
-        let tokens = self.process.ask(json!({ "do": "login", "account": account, "resource": RESOURCE }));
+        let tokens =
+            self.process.ask(json!({ "do": "login", "account": account, "resource": RESOURCE }));
         ["access_token", "id_token"].map(|name| tokens[name].as_str().unwrap().to_owned())
     }
 
@@ -516,7 +699,9 @@ impl Provider {
 /// New private keys, of these algorithms.
 fn private_keys<const N: usize>(wanted: [(&str, &str); N]) -> Option<[Value; N]> {
     let mut process = Peer::start("issuer.js")?;
-    Some(wanted.map(|(kid, alg)| process.ask(json!({ "do": "key", "kid": kid, "alg": alg }))["key"].clone()))
+    Some(wanted.map(|(kid, alg)| {
+        process.ask(json!({ "do": "key", "kid": kid, "alg": alg }))["key"].clone()
+    }))
 }
 
 #[tokio::test]
@@ -533,7 +718,12 @@ async fn a_certified_provider_is_discovered() {
     gateway.get("/").bearer(&id).send().await.is(401, "token_audience");
     // Nobody said what for: the access token is opaque.
     let login = provider.process.ask(json!({ "do": "login", "account": "ann" }));
-    gateway.get("/").bearer(login["access_token"].as_str().unwrap()).send().await.is(401, "token_malformed");
+    gateway
+        .get("/")
+        .bearer(login["access_token"].as_str().unwrap())
+        .send()
+        .await
+        .is(401, "token_malformed");
     let client = provider.granted();
     assert_eq!(gateway.get("/").bearer(&client).send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-user"), Some("reports-web"));
@@ -550,7 +740,11 @@ async fn a_certified_provider_rotates_its_keys() {
     // The new key signs at once; the old one is published for as long as its tokens live.
     provider.rotate(&[new.clone(), old]);
     let after = provider.granted();
-    assert_eq!(gateway.get("/").bearer(&after).send().await.status, 200, "no client waits for a schedule");
+    assert_eq!(
+        gateway.get("/").bearer(&after).send().await.status,
+        200,
+        "no client waits for a schedule"
+    );
     assert_eq!(gateway.get("/").bearer(&before).send().await.status, 200);
     // It is withdrawn, and with it what it has signed.
     provider.rotate(&[new]);
@@ -572,8 +766,12 @@ async fn a_certified_provider_goes_away_and_comes_back() {
     let Some([key, new]) = private_keys([("k1", "ES256"), ("k2", "ES256")]) else { return };
     let Some(mut provider) = Provider::start(std::slice::from_ref(&key)) else { return };
     let folder = tempfile::TempDir::new().unwrap();
-    let store = format!("[store]\ndatabase = 'sqlite:{0}/p.db'\nkey = {{ file = '{0}/p.key' }}", folder.path().display());
-    let (config, elsewhere) = (provider.config(&store), provider.config("jwks_refetch_cooldown = '1s'"));
+    let store = format!(
+        "[store]\ndatabase = 'sqlite:{0}/p.db'\nkey = {{ file = '{0}/p.key' }}",
+        folder.path().display()
+    );
+    let (config, elsewhere) =
+        (provider.config(&store), provider.config("jwks_refetch_cooldown = '1s'"));
     let gateway = Gateway::start(&config).await;
     let token = provider.granted();
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
@@ -583,7 +781,11 @@ async fn a_certified_provider_goes_away_and_comes_back() {
     gateway.signal("TERM");
     assert!(gateway.exited().await.success());
     let gateway = Gateway::start(&config).await;
-    assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200, "the last good keys were kept");
+    assert_eq!(
+        gateway.get("/").bearer(&token).send().await.status,
+        200,
+        "the last good keys were kept"
+    );
     assert_eq!(gateway.admin("/readyz").await.status, 200);
     // Where there never were any keys, it is an outage and no fault of the token.
     let cold = Gateway::start(&elsewhere).await;
@@ -594,7 +796,8 @@ async fn a_certified_provider_goes_away_and_comes_back() {
     let after = provider.granted();
     for gateway in [&gateway, &cold] {
         for token in [&after, &token] {
-            within(async { while gateway.get("/").bearer(token).send().await.status != 200 {} }).await;
+            within(async { while gateway.get("/").bearer(token).send().await.status != 200 {} })
+                .await;
         }
         assert_eq!(gateway.admin("/readyz").await.status, 200);
     }
@@ -605,15 +808,21 @@ async fn a_certified_provider_tells_of_logouts() {
     let Some(keys) = private_keys([("k1", "ES256")]) else { return };
     for by_session in [true, false] {
         let Some(mut provider) = Provider::start(&keys) else { return };
-        let config = provider.config("backchannel_logout = '/told'\nlogout_audience = ['reports-web']");
+        let config =
+            provider.config("backchannel_logout = '/told'\nlogout_audience = ['reports-web']");
         let gateway = Gateway::start(&config).await;
-        let logout = json!({ "uri": format!("http://{}/told", gateway.address()), "session": by_session });
+        let logout =
+            json!({ "uri": format!("http://{}/told", gateway.address()), "session": by_session });
         provider.process.ask(json!({ "do": "serve", "keys": keys, "logout": logout }));
-        let ([here, id], [elsewhere, _], [other, _]) = (provider.login("ann"), provider.login("ann"), provider.login("bob"));
+        let ([here, id], [elsewhere, _], [other, _]) =
+            (provider.login("ann"), provider.login("ann"), provider.login("bob"));
         for token in [&here, &elsewhere, &other] {
             assert_eq!(gateway.get("/").bearer(token).send().await.status, 200);
         }
-        assert_eq!(provider.process.ask(json!({ "do": "logout", "id_token": id })), json!({ "told": 1 }));
+        assert_eq!(
+            provider.process.ask(json!({ "do": "logout", "id_token": id })),
+            json!({ "told": 1 })
+        );
         gateway.get("/").bearer(&here).send().await.is(401, "token_revoked");
         // Her session on another device goes on, where the logout names one.
         let response = gateway.get("/").bearer(&elsewhere).send().await;
@@ -625,10 +834,13 @@ async fn a_certified_provider_tells_of_logouts() {
     }
 }
 
-/// The other way round: what the built-in issuer signs and publishes is taken by others' libraries, and refused by them where it should be.
+/// The other way round: what the built-in issuer signs and publishes is taken by others' libraries,
+/// and refused by them where it should be.
 #[tokio::test]
 async fn others_verify_what_the_built_in_issuer_mints() {
-    let (Some(node), Some(python)) = (Peer::start("verify.js"), Peer::start("verify.py")) else { return };
+    let (Some(node), Some(python)) = (Peer::start("verify.js"), Peer::start("verify.py")) else {
+        return;
+    };
     let mut peers = [node, python];
     for algorithm in ["ES256", "RS256", "EdDSA"] {
         let gateway = Gateway::start(&format!(
@@ -636,22 +848,38 @@ async fn others_verify_what_the_built_in_issuer_mints() {
              [store]\ndatabase = 'sqlite:p.db'\nkey = {{ file = 'p.key' }}\n[[route]]\npath = '/auth/*'\nidentity = true\n"
         ))
         .await;
-        let post =
-            |path: &str, body: Value| gateway.request("POST", path).header("Content-Type", "application/json").body(body.to_string());
+        let post = |path: &str, body: Value| {
+            gateway
+                .request("POST", path)
+                .header("Content-Type", "application/json")
+                .body(body.to_string())
+        };
         let account = json!({ "email": "ann@example.com", "password": "plum-Kettle-93-orbit" });
         let registered = post("/auth/register", account.clone()).send().await;
         assert_eq!(registered.status, 201, "{registered:?}");
         let login = post("/auth/login", account).send().await.json();
         let token = login["access_token"].as_str().unwrap();
         let (head, signature) = token.rsplit_once('.').unwrap();
-        let forged = format!("{head}.{}{}", if signature.starts_with('A') { "B" } else { "A" }, &signature[1..]);
+        let forged = format!(
+            "{head}.{}{}",
+            if signature.starts_with('A') { "B" } else { "A" },
+            &signature[1..]
+        );
         let keys = format!("http://{}/auth/.well-known/jwks.json", gateway.address());
-        for (token, audience, is_good) in [(token, "reports", true), (token, "payroll", false), (&forged, "reports", false)] {
+        for (token, audience, is_good) in
+            [(token, "reports", true), (token, "payroll", false), (&forged, "reports", false)]
+        {
             for peer in &mut peers {
-                let judged = peer.ask(json!({ "keys": keys, "token": token, "algorithm": algorithm, "typ": "at+jwt",
-                    "issuer": "https://app.test/auth", "audience": audience }));
+                let judged = peer.ask(
+                    json!({ "keys": keys, "token": token, "algorithm": algorithm, "typ": "at+jwt",
+                    "issuer": "https://app.test/auth", "audience": audience }),
+                );
                 for (library, outcome) in judged["by"].as_object().unwrap() {
-                    let expected = if is_good { outcome["subject"].is_string() } else { outcome["refused"].is_string() };
+                    let expected = if is_good {
+                        outcome["subject"].is_string()
+                    } else {
+                        outcome["refused"].is_string()
+                    };
                     assert!(expected, "{algorithm} {library} {audience}: {outcome}");
                 }
             }

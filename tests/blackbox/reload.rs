@@ -1,4 +1,5 @@
-//! SIGHUP and `watch`: a right file takes effect, a wrong one changes nothing, and no request is lost (CONTRACT §1, §2 rule 1).
+//! SIGHUP and `watch`: a right file takes effect, a wrong one changes nothing, and no request is
+//! lost (CONTRACT §1, §2 rule 1).
 
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
@@ -22,9 +23,13 @@ async fn new_routes_are_served_after_sighup() {
     assert_eq!(gateway.reload(TWO).await["message"], "reloaded");
     assert_eq!(gateway.get("/two").send().await.status, 200);
     gateway.get("/one").send().await.is(404, "route_not_found");
-    assert_eq!(gateway.metric_value("portcullis_config_reloads_total", &["succeeded"]).await, Some(1.0));
+    assert_eq!(
+        gateway.metric_value("portcullis_config_reloads_total", &["succeeded"]).await,
+        Some(1.0)
+    );
     assert_eq!(gateway.metric_value("portcullis_config_last_reload_success", &[]).await, Some(1.0));
-    let stamp = gateway.metric_value("portcullis_config_last_reload_timestamp_seconds", &[]).await.unwrap();
+    let stamp =
+        gateway.metric_value("portcullis_config_last_reload_timestamp_seconds", &[]).await.unwrap();
     assert!((stamp - mint::now() as f64).abs() < 60.0, "{stamp}");
 }
 
@@ -64,7 +69,10 @@ async fn a_wrong_file_changes_nothing_and_says_why() {
 
 #[tokio::test]
 async fn a_request_in_flight_ends_under_the_file_it_began_with() {
-    let gateway = Gateway::start("route = [{ name = 'before', path = '/*', upstream = 'app', access = 'public' }]").await;
+    let gateway = Gateway::start(
+        "route = [{ name = 'before', path = '/*', upstream = 'app', access = 'public' }]",
+    )
+    .await;
     gateway.upstream().does(vec![
         Step::ReadBody,
         Step::Hold,
@@ -77,7 +85,10 @@ async fn a_request_in_flight_ends_under_the_file_it_began_with() {
     gateway.get("/b").send().await.is(401, "credentials_missing");
     gateway.upstream().release();
     let response = connection.response().await;
-    assert_eq!((response.status, response.text().as_str(), response.header("set-cookie")), (200, "late", Some("sess=1")));
+    assert_eq!(
+        (response.status, response.text().as_str(), response.header("set-cookie")),
+        (200, "late", Some("sess=1"))
+    );
     assert_eq!(gateway.access("/a").await["http.route"], "before");
     // The next request on the same connection begins under the new file.
     connection.write("GET /c HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
@@ -99,7 +110,9 @@ async fn an_unchanged_upstream_keeps_its_connections() {
 #[tokio::test]
 async fn what_is_read_at_start_cannot_be_changed() {
     let gateway = Gateway::start(ONE).await;
-    for changed in ["server.listen = '127.0.0.1:1'", "server.workers = 2", "admin.listen = '127.0.0.1:1'"] {
+    for changed in
+        ["server.listen = '127.0.0.1:1'", "server.workers = 2", "admin.listen = '127.0.0.1:1'"]
+    {
         let told = gateway.reload(&format!("{changed}\n{TWO}")).await;
         assert_eq!(told["level"], "error", "{told}");
         let key = changed.split([' ', '.']).nth(1).unwrap();
@@ -119,7 +132,8 @@ async fn keys_are_read_again_with_the_file() {
     );
     assert_eq!(gateway.get("/").bearer(&old).send().await.status, 200);
     gateway.get("/").bearer(&new).send().await.is(401, "token_signature");
-    std::fs::write(gateway.path("corp.secret"), "the next secret, which is long enough too").unwrap();
+    std::fs::write(gateway.path("corp.secret"), "the next secret, which is long enough too")
+        .unwrap();
     gateway.hang_up().await;
     assert_eq!(gateway.get("/").bearer(&new).send().await.status, 200);
     gateway.get("/").bearer(&old).send().await.is(401, "token_signature");
@@ -130,19 +144,32 @@ async fn a_watched_file_is_reloaded_when_it_changes() {
     let gateway = Gateway::start(&format!("server.watch = true\n{ONE}")).await;
     let mark = gateway.log().mark();
     gateway.write(&format!("server.watch = true\n{TWO}"));
-    assert_eq!(gateway.log().after(mark, "the watched file is loaded", is_reload).await["message"], "reloaded");
+    assert_eq!(
+        gateway.log().after(mark, "the watched file is loaded", is_reload).await["message"],
+        "reloaded"
+    );
     assert_eq!(gateway.get("/two").send().await.status, 200);
     // What the file names is watched too.
     let mark = gateway.log().mark();
-    std::fs::write(gateway.path("corp.secret"), "the next secret, which is long enough too").unwrap();
-    assert_eq!(gateway.log().after(mark, "the watched secret is loaded", is_reload).await["message"], "reloaded");
+    std::fs::write(gateway.path("corp.secret"), "the next secret, which is long enough too")
+        .unwrap();
+    assert_eq!(
+        gateway.log().after(mark, "the watched secret is loaded", is_reload).await["message"],
+        "reloaded"
+    );
     // A wrong file is told once, not every time it is looked at.
     let mark = gateway.log().mark();
     std::fs::write(gateway.path("gateway.toml"), "no [ toml").unwrap();
-    assert_eq!(gateway.log().after(mark, "the wrong file is told", is_reload).await["level"], "error");
+    assert_eq!(
+        gateway.log().after(mark, "the wrong file is told", is_reload).await["level"],
+        "error"
+    );
     let mark = gateway.log().mark();
     gateway.write(&format!("server.watch = true\n{ONE}"));
-    gateway.log().after(mark, "the mended file is loaded", |line| line["message"] == "reloaded").await;
+    gateway
+        .log()
+        .after(mark, "the mended file is loaded", |line| line["message"] == "reloaded")
+        .await;
     let told = gateway.log().lines().iter().skip(mark).filter(|line| is_reload(line)).count();
     assert!(told <= 2, "the wrong file was told {told} times");
 }
@@ -154,7 +181,11 @@ async fn a_config_map_swap_is_seen() {
     let folder = setup.path().to_owned();
     let version = |name: &str, config: &str| {
         std::fs::create_dir(folder.join(name)).unwrap();
-        std::fs::write(folder.join(name).join("gateway.toml"), complete(&format!("server.watch = true\n{config}"), &upstream)).unwrap();
+        std::fs::write(
+            folder.join(name).join("gateway.toml"),
+            complete(&format!("server.watch = true\n{config}"), &upstream),
+        )
+        .unwrap();
     };
     version("..1", ONE);
     symlink("..1", folder.join("..data")).unwrap();
@@ -170,7 +201,8 @@ async fn a_config_map_swap_is_seen() {
     assert_eq!(gateway.get("/two").send().await.status, 200);
 }
 
-/// Tokens of nobody, by a key whose file is a pipe: whoever reads the configuration waits there until [`change_meanwhile`] has changed it.
+/// Tokens of nobody, by a key whose file is a pipe: whoever reads the configuration waits there
+/// until [`change_meanwhile`] has changed it.
 const SLOW: &str = "server.watch = true\n[[route]]\npath = '/one'\nupstream = 'app'\naccess = 'public'\n\
                     [issuer.slow]\nissuer = 'slow'\naudience = ['x']\nalgorithms = ['ES256']\npublic_keys = ['pipe.pem']";
 
@@ -200,7 +232,10 @@ async fn a_change_during_the_start_is_not_lost() {
 #[tokio::test]
 async fn a_change_during_a_reload_is_not_lost() {
     let gateway = Gateway::start(&format!("server.watch = true\n{TWO}")).await;
-    change_meanwhile(gateway.path("gateway.toml").parent().unwrap(), complete(&format!("server.watch = true\n{TWO}"), gateway.upstream()));
+    change_meanwhile(
+        gateway.path("gateway.toml").parent().unwrap(),
+        complete(&format!("server.watch = true\n{TWO}"), gateway.upstream()),
+    );
     assert_eq!(gateway.reload(SLOW).await["message"], "reloaded");
     let mark = gateway.log().mark();
     gateway.log().after(mark, "the changed file is loaded", is_reload).await;
@@ -210,7 +245,10 @@ async fn a_change_during_a_reload_is_not_lost() {
 /// `PORTCULLIS_TEST_RELOAD_SECONDS=30` for the long variant.
 #[tokio::test]
 async fn reloading_under_load_loses_no_request() {
-    let seconds = std::env::var("PORTCULLIS_TEST_RELOAD_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(3);
+    let seconds = std::env::var("PORTCULLIS_TEST_RELOAD_SECONDS")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(3);
     let (even, odd) = (
         "route = [{ name = 'even', path = '/*', upstream = 'app' }]",
         "route = [{ name = 'odd', path = '/*', upstream = 'app' }]\nupstream.app.idle_timeout = '4m'",
@@ -231,7 +269,11 @@ async fn reloading_under_load_loses_no_request() {
                     }
                     connection.write(&request).await;
                     let response = connection.response().await;
-                    assert_eq!((response.status, response.text().as_str()), (200, "ok"), "{response:?}");
+                    assert_eq!(
+                        (response.status, response.text().as_str()),
+                        (200, "ok"),
+                        "{response:?}"
+                    );
                     answered += 1;
                 }
                 answered
@@ -242,7 +284,9 @@ async fn reloading_under_load_loses_no_request() {
     while begun.elapsed() < Duration::from_secs(seconds) {
         let next = tokio::time::Instant::now() + Duration::from_millis(100);
         reloads += 1;
-        let told = gateway.reload(&format!("server.workers = 2\n{}", if reloads % 2 == 0 { even } else { odd })).await;
+        let told = gateway
+            .reload(&format!("server.workers = 2\n{}", if reloads % 2 == 0 { even } else { odd }))
+            .await;
         assert_eq!(told["message"], "reloaded");
         tokio::time::sleep_until(next).await;
     }

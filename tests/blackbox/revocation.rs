@@ -1,4 +1,5 @@
-//! Tokens that die before they expire (CONTRACT §2 rule 13, §5): by jti, by session, by subject; in every worker at once, and for good.
+//! Tokens that die before they expire (CONTRACT §2 rule 13, §5): by jti, by session, by subject; in
+//! every worker at once, and for good.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -44,7 +45,10 @@ async fn revoked(gateway: &Gateway, body: Value) {
 async fn is_dead(gateway: &Gateway, token: &str) {
     let response = get(gateway, token).await;
     response.is(401, "token_revoked");
-    assert_eq!(response.header("www-authenticate"), Some("Bearer realm=\"portcullis\", error=\"invalid_token\""));
+    assert_eq!(
+        response.header("www-authenticate"),
+        Some("Bearer realm=\"portcullis\", error=\"invalid_token\"")
+    );
 }
 
 async fn lives(gateway: &Gateway, token: &str) {
@@ -72,16 +76,26 @@ async fn a_revoked_token_is_refused_by_every_worker_at_once() {
     lives(&gateway, &claims(json!({ "jti": "t-2", "sid": "s-1" }))).await;
     assert_eq!(gateway.metric_value("portcullis_revocations_active", &[]).await, Some(1.0));
     assert!(
-        gateway.metric_value("portcullis_auth_decisions_total", &["reason=\"token_revoked\"", "outcome=\"refused\""]).await >= Some(16.0)
+        gateway
+            .metric_value(
+                "portcullis_auth_decisions_total",
+                &["reason=\"token_revoked\"", "outcome=\"refused\""]
+            )
+            .await
+            >= Some(16.0)
     );
-    let told = gateway.log().until("why is told", |line| line["reason"] == "token_revoked" && line["cause"].is_string()).await;
+    let told = gateway
+        .log()
+        .until("why is told", |line| line["reason"] == "token_revoked" && line["cause"].is_string())
+        .await;
     assert!(told["cause"].as_str().unwrap().contains("by its jti"), "{told}");
 }
 
 #[tokio::test]
 async fn sessions_and_subjects_are_revoked_whole() {
     let gateway = start(STORED).await;
-    let (one, two) = (claims(json!({ "jti": "a", "sid": "s" })), claims(json!({ "jti": "b", "sid": "s" })));
+    let (one, two) =
+        (claims(json!({ "jti": "a", "sid": "s" })), claims(json!({ "jti": "b", "sid": "s" })));
     revoked(&gateway, json!({ "sid": "s" })).await;
     is_dead(&gateway, &one).await;
     is_dead(&gateway, &two).await;
@@ -111,7 +125,8 @@ async fn a_subject_that_is_a_number_is_revoked_by_its_digits() {
 #[tokio::test]
 async fn a_revocation_is_of_one_issuer_or_of_every() {
     let gateway = start(TWO_ISSUERS).await;
-    let (corp, app) = (claims(json!({ "sub": "ann" })), claims(json!({ "sub": "ann", "iss": null })));
+    let (corp, app) =
+        (claims(json!({ "sub": "ann" })), claims(json!({ "sub": "ann", "iss": null })));
     revoked(&gateway, json!({ "subject": "ann", "issuer": "app" })).await;
     lives(&gateway, &corp).await;
     is_dead(&gateway, &app).await;
@@ -149,7 +164,10 @@ async fn a_section_that_is_renamed_brings_nothing_back() {
     is_dead(&gateway, &token).await;
     // The new name is known from now on, the old one is not.
     revoked(&gateway, json!({ "jti": "u", "issuer": "company" })).await;
-    assert_eq!(revoke(&gateway, json!({ "jti": "u", "issuer": "corp" })).await.refusal(), (400, "request_invalid".to_owned()));
+    assert_eq!(
+        revoke(&gateway, json!({ "jti": "u", "issuer": "corp" })).await.refusal(),
+        (400, "request_invalid".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -174,7 +192,10 @@ async fn the_command_reaches_a_gateway_that_runs() {
 
     let subject = claims(json!({ "sub": "u-1" }));
     let (code, told, _) = gateway.command(&["revoke", "--subject", "u-1"]).await;
-    assert!(code == 0 && told.contains("every token of `u-1` of every issuer that was issued until 20"), "{told}");
+    assert!(
+        code == 0 && told.contains("every token of `u-1` of every issuer that was issued until 20"),
+        "{told}"
+    );
     is_dead(&gateway, &subject).await;
 }
 
@@ -189,11 +210,13 @@ async fn the_command_reaches_a_gateway_that_starts_later() {
     is_dead(&gateway, &token).await;
 }
 
-/// `leeway` lets a token in whose `iat` has not come yet. It was there before the revocation all the same.
+/// `leeway` lets a token in whose `iat` has not come yet. It was there before the revocation all
+/// the same.
 #[tokio::test]
 async fn a_token_from_the_future_dies_with_its_subject() {
     let mut gateway = start(STORED).await;
-    let from_ahead = |subject: &str, seconds: u64| claims(json!({ "sub": subject, "iat": now() + seconds }));
+    let from_ahead =
+        |subject: &str, seconds: u64| claims(json!({ "sub": subject, "iat": now() + seconds }));
     let (by_operator, by_command) = (from_ahead("u-1", 20), from_ahead("u-2", 20));
     for token in [&by_operator, &by_command] {
         lives(&gateway, token).await;
@@ -223,14 +246,23 @@ async fn the_command_says_what_is_wrong() {
         (&["revoke"][..], 2, "<--jti <JTI>|--session <SID>|--subject <SUBJECT>>"),
         (&["revoke", "--jti", "a", "--session", "b"], 2, "cannot be used with"),
         (&["revoke", "--jti", ""], 2, "the jti is empty"),
-        (&["revoke", "--jti", "a", "--issuer", "crop"], 2, "there is no [issuer.crop]; there is app, corp"),
+        (
+            &["revoke", "--jti", "a", "--issuer", "crop"],
+            2,
+            "there is no [issuer.crop]; there is app, corp",
+        ),
     ] {
         let (code, _, errors) = gateway.command(arguments).await;
         assert!(code == exit && errors.contains(told), "{arguments:?}: {code} {errors}");
     }
     let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app' }]").await;
     let (code, _, errors) = gateway.command(&["revoke", "--jti", "a"]).await;
-    assert!(code == 78 && errors.contains("there is no `[store]`") && errors.contains("add a `[store]` section"), "{code} {errors}");
+    assert!(
+        code == 78
+            && errors.contains("there is no `[store]`")
+            && errors.contains("add a `[store]` section"),
+        "{code} {errors}"
+    );
 }
 
 #[tokio::test]
@@ -238,7 +270,8 @@ async fn explain_knows_what_is_revoked() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     let explain = async || {
-        let (code, told, errors) = gateway.command(&["explain", "GET", "/", "--json", "--token", &token]).await;
+        let (code, told, errors) =
+            gateway.command(&["explain", "GET", "/", "--json", "--token", &token]).await;
         assert_eq!((code, errors.as_str()), (0, ""));
         serde_json::from_str::<Value>(&told).unwrap()["reason"].clone()
     };
@@ -267,11 +300,17 @@ async fn only_the_token_of_the_operators_revokes() {
         };
         let response = request.send().await;
         response.is(401, "credentials_missing");
-        assert_eq!(response.header("www-authenticate"), Some(format!("Bearer realm=\"portcullis\"{error}").as_str()));
+        assert_eq!(
+            response.header("www-authenticate"),
+            Some(format!("Bearer realm=\"portcullis\"{error}").as_str())
+        );
     }
     lives(&gateway, &token).await;
     let get = Request::new(gateway.admin_address(), "GET", "/revoke").bearer(OPERATOR).send().await;
-    assert_eq!((get.refusal(), get.header("allow")), ((405, "method_not_allowed".to_owned()), Some("POST")));
+    assert_eq!(
+        (get.refusal(), get.header("allow")),
+        ((405, "method_not_allowed".to_owned()), Some("POST"))
+    );
     // Nothing of it on the public listener, whoever asks.
     let public = gateway.request("POST", "/revoke").bearer(OPERATOR).body(&body).send().await;
     public.is(401, "token_malformed");
@@ -319,7 +358,9 @@ async fn without_a_token_of_its_own_there_is_no_endpoint() {
 
 #[tokio::test]
 async fn a_token_that_could_be_guessed_or_never_sent_is_refused() {
-    for (token, told) in [("short", "the token has 5 bytes"), ("two words of sixteen", "could not be sent")] {
+    for (token, told) in
+        [("short", "the token has 5 bytes"), ("two words of sixteen", "could not be sent")]
+    {
         let gateway = start(STORED).await;
         std::fs::write(gateway.path("admin.token"), token).unwrap();
         let rejected = gateway.hang_up().await;
@@ -367,20 +408,27 @@ async fn a_forged_token_learns_nothing_of_what_is_revoked() {
     let gateway = start(STORED).await;
     revoked(&gateway, json!({ "jti": "t" })).await;
     let forged =
-        secret(jsonwebtoken::Algorithm::HS256, b"another secret, of whoever forges tokens").token(json!({}), json!({ "jti": "t" }));
+        secret(jsonwebtoken::Algorithm::HS256, b"another secret, of whoever forges tokens")
+            .token(json!({}), json!({ "jti": "t" }));
     get(&gateway, &forged).await.is(401, "token_signature");
-    get(&gateway, &claims(json!({ "jti": "t", "exp": now() - 100 }))).await.is(401, "token_expired");
+    get(&gateway, &claims(json!({ "jti": "t", "exp": now() - 100 })))
+        .await
+        .is(401, "token_expired");
 }
 
 #[tokio::test]
 async fn a_route_that_only_counts_lets_a_revoked_token_through_as_nobody() {
-    let gateway = start(&STORED.replace("upstream = 'app' }", "upstream = 'app', enforce = false }")).await;
+    let gateway =
+        start(&STORED.replace("upstream = 'app' }", "upstream = 'app', enforce = false }")).await;
     let token = claims(json!({ "jti": "t" }));
     revoked(&gateway, json!({ "jti": "t" })).await;
     lives(&gateway, &token).await;
     assert_eq!(gateway.upstream().last().header("x-auth-user"), None);
     let line = gateway.access("/").await;
-    assert_eq!((&line["outcome"], &line["reason"], &line["subject"]), (&"would_refuse".into(), &"token_revoked".into(), &Value::Null));
+    assert_eq!(
+        (&line["outcome"], &line["reason"], &line["subject"]),
+        (&"would_refuse".into(), &"token_revoked".into(), &Value::Null)
+    );
 }
 
 /// A write lock on a database, as another process would hold it, until what is returned is dropped.
@@ -392,5 +440,7 @@ pub async fn hold(database: &str) -> sqlx::SqliteConnection {
 
 /// A database, as another process would open it.
 pub async fn open(database: &str) -> sqlx::SqliteConnection {
-    <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{database}")).await.unwrap()
+    <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{database}"))
+        .await
+        .unwrap()
 }

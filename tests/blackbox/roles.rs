@@ -1,4 +1,5 @@
-//! Whether a known caller may: roles, scopes, claims, issuers, and routes that only count (CONTRACT §2, rules 7 and 9).
+//! Whether a known caller may: roles, scopes, claims, issuers, and routes that only count (CONTRACT
+//! §2, rules 7 and 9).
 
 use serde_json::json;
 
@@ -7,7 +8,9 @@ use crate::harness::mint::{claims, now, token};
 
 #[tokio::test]
 async fn one_of_roles_is_enough() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['auditor', 'admin'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['auditor', 'admin'] }]")
+            .await;
     for (roles, passes) in [
         (json!(["auditor"]), true),
         (json!(["x", "admin"]), true),
@@ -21,7 +24,10 @@ async fn one_of_roles_is_enough() {
         assert_eq!(response.status, if passes { 200 } else { 403 }, "{roles}");
         if !passes {
             response.is(403, "role_missing");
-            assert_eq!(response.header("www-authenticate"), Some("Bearer realm=\"portcullis\", error=\"insufficient_scope\""));
+            assert_eq!(
+                response.header("www-authenticate"),
+                Some("Bearer realm=\"portcullis\", error=\"insufficient_scope\"")
+            );
             assert!(!response.text().contains("auditor"), "a client learns no role name");
         }
     }
@@ -34,8 +40,7 @@ async fn all_that_a_route_asks_for_is_required() {
         "[[route]]\npath = '/*'\nupstream = 'app'\nroles = ['a', 'b']\nall_roles = ['c', 'd']\nscopes = ['read', 'write']\nclaims = { tenant = ['acme', 7], 'org.level' = [3], staff = [true] }",
     )
     .await;
-    let whole =
-        json!({ "roles": ["a", "c", "d"], "scope": "read", "scp": ["write"], "tenant": "acme", "org": { "level": 3 }, "staff": true });
+    let whole = json!({ "roles": ["a", "c", "d"], "scope": "read", "scp": ["write"], "tenant": "acme", "org": { "level": 3 }, "staff": true });
     for (change, status, reason) in [
         (json!({}), 200, ""),
         (json!({ "roles": ["b", "c", "d"] }), 200, ""),
@@ -100,9 +105,17 @@ async fn a_route_that_does_not_enforce_counts_and_lets_through() {
             assert_eq!(received.header(name), None, "{path}");
         }
         let line = gateway.access(path).await;
-        assert_eq!((&line["outcome"], &line["reason"]), (&json!("would_refuse"), &json!(reason)), "{line}");
-        let labels = ["route=\"soft\"", "outcome=\"would_refuse\"", &format!("reason=\"{reason}\"")];
-        assert_eq!(gateway.metric_value("portcullis_auth_decisions_total", &labels).await, Some(1.0));
+        assert_eq!(
+            (&line["outcome"], &line["reason"]),
+            (&json!("would_refuse"), &json!(reason)),
+            "{line}"
+        );
+        let labels =
+            ["route=\"soft\"", "outcome=\"would_refuse\"", &format!("reason=\"{reason}\"")];
+        assert_eq!(
+            gateway.metric_value("portcullis_auth_decisions_total", &labels).await,
+            Some(1.0)
+        );
     }
     assert_eq!(gateway.get("/good").bearer(&token(&["admin"])).send().await.status, 200);
     assert_eq!(gateway.upstream().last().header("x-auth-user"), Some("u-17"));
@@ -116,9 +129,26 @@ async fn not_enforcing_softens_neither_malformed_requests_nor_foreign_origins() 
     )
     .await;
     let cookie = format!("__Host-portcullis={}", token(&[]));
-    gateway.get("/").header("Authorization", "Bearer").send().await.is(400, "credentials_malformed");
-    gateway.get("/").bearer("a.b.c").header("Cookie", &cookie).send().await.is(400, "credentials_ambiguous");
-    gateway.request("POST", "/").header("Cookie", &cookie).header("Origin", "https://evil.test").send().await.is(403, "origin_foreign");
+    gateway
+        .get("/")
+        .header("Authorization", "Bearer")
+        .send()
+        .await
+        .is(400, "credentials_malformed");
+    gateway
+        .get("/")
+        .bearer("a.b.c")
+        .header("Cookie", &cookie)
+        .send()
+        .await
+        .is(400, "credentials_ambiguous");
+    gateway
+        .request("POST", "/")
+        .header("Cookie", &cookie)
+        .header("Origin", "https://evil.test")
+        .send()
+        .await
+        .is(403, "origin_foreign");
     assert_eq!(gateway.get("/").send().await.status, 200);
     gateway.get("/").send().await.is(429, "rate_limited");
     gateway.get("/../a").send().await.is(400, "target_ambiguous");

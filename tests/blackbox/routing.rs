@@ -1,9 +1,11 @@
-//! Which route takes a request: host, then path, then method; file order never counts (CONTRACT §2, rules 3 and 4).
+//! Which route takes a request: host, then path, then method; file order never counts (CONTRACT §2,
+//! rules 3 and 4).
 
 use crate::harness::h2;
 use crate::harness::{Gateway, Setup};
 
-/// A gateway with public routes, each of which says its name: `host path methods`. Both orders of the file are tried.
+/// A gateway with public routes, each of which says its name: `host path methods`. Both orders of
+/// the file are tried.
 fn public(routes: &[(&str, &str, &str)]) -> [Setup; 2] {
     [false, true].map(|reversed| {
         let mut routes: Vec<String> = routes
@@ -31,7 +33,10 @@ async fn taken(gateway: &Gateway, method: &str, host: &str, path: &str) -> Strin
         200 => gateway.upstream().last().header("x-request-id").unwrap().to_owned(),
         _ => response.json()["request_id"].as_str().unwrap().to_owned(),
     };
-    let line = gateway.log().until("an access line", |line| line["request_id"] == id && line["url.path"].is_string()).await;
+    let line = gateway
+        .log()
+        .until("an access line", |line| line["request_id"] == id && line["url.path"].is_string())
+        .await;
     match response.status {
         200 => line["http.route"].as_str().unwrap().to_owned(),
         status => format!("{status} {}", line["reason"].as_str().unwrap()),
@@ -88,7 +93,14 @@ async fn the_most_specific_route_wins_in_any_order() {
 async fn what_has_no_route_is_404() {
     for setup in public(&[("a.test", "/a/*", ""), ("*.test", "/b", "")]) {
         let gateway = setup.start().await;
-        for (host, path) in [("a.test", "/"), ("a.test", "/ab"), ("other", "/a"), ("a.test", "/b/c"), ("test", "/b"), ("127.0.0.1", "/a")] {
+        for (host, path) in [
+            ("a.test", "/"),
+            ("a.test", "/ab"),
+            ("other", "/a"),
+            ("a.test", "/b/c"),
+            ("test", "/b"),
+            ("127.0.0.1", "/a"),
+        ] {
             gateway.get(path).host(host).send().await.is(404, "route_not_found");
         }
         assert_eq!(taken(&gateway, "GET", "a.test", "/b").await, "*.test/b");
@@ -97,8 +109,13 @@ async fn what_has_no_route_is_404() {
 
 #[tokio::test]
 async fn a_method_never_falls_through() {
-    let routes =
-        [("", "/a", "['GET']"), ("", "/a", "['POST', 'PUT']"), ("", "/*", ""), ("h.test", "/a", "['POST']"), ("", "/p", "['PURGE']")];
+    let routes = [
+        ("", "/a", "['GET']"),
+        ("", "/a", "['POST', 'PUT']"),
+        ("", "/*", ""),
+        ("h.test", "/a", "['POST']"),
+        ("", "/p", "['PURGE']"),
+    ];
     for setup in public(&routes) {
         let gateway = setup.start().await;
         for (method, host, path, route) in [
@@ -113,10 +130,15 @@ async fn a_method_never_falls_through() {
             ("OPTIONS", "x", "/a", "405 method_not_allowed"),
             ("OPTIONS", "x", "/b", "/*"),
         ] {
-            assert_eq!(taken(&gateway, method, host, path).await.replace('\'', ""), route.replace('\'', ""), "{method} {host}{path}");
+            assert_eq!(
+                taken(&gateway, method, host, path).await.replace('\'', ""),
+                route.replace('\'', ""),
+                "{method} {host}{path}"
+            );
         }
         let refused = gateway.request("DELETE", "/a").send().await;
-        let mut allowed: Vec<&str> = refused.header("allow").unwrap().split(',').map(str::trim).collect();
+        let mut allowed: Vec<&str> =
+            refused.header("allow").unwrap().split(',').map(str::trim).collect();
         allowed.sort_unstable();
         assert_eq!(allowed, ["GET", "HEAD", "POST", "PUT"]);
     }
@@ -129,18 +151,31 @@ async fn a_head_request_gets_the_head_alone() {
     gateway.upstream().answers("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: 1\r\n\r\n");
     let mut connection = gateway.connect().await;
     let response = gateway.request("HEAD", "/").send_on(&mut connection).await;
-    assert_eq!((response.status, response.header("content-length"), response.header("x-a")), (200, Some("5"), Some("1")));
+    assert_eq!(
+        (response.status, response.header("content-length"), response.header("x-a")),
+        (200, Some("5"), Some("1"))
+    );
     assert_eq!(gateway.upstream().last().method, "HEAD");
     // A refusal too: the next answer on the connection begins where it should.
     let response = gateway.request("HEAD", "/in").send_on(&mut connection).await;
-    assert_eq!((response.status, response.header("content-type")), (401, Some("application/problem+json")));
+    assert_eq!(
+        (response.status, response.header("content-type")),
+        (401, Some("application/problem+json"))
+    );
     assert_eq!(gateway.request("HEAD", "/").send_on(&mut connection).await.status, 200);
     // HTTP/2 has no room for a body there.
     let mut client = h2::Connection::open(&gateway).await;
-    for (path, status, length) in [("/", 200, "5"), ("/in", 401, response.header("content-length").unwrap())] {
-        let request = http::Request::head(format!("http://app.test{path}")).body(bytes::Bytes::new().into()).unwrap();
+    for (path, status, length) in
+        [("/", 200, "5"), ("/in", 401, response.header("content-length").unwrap())]
+    {
+        let request = http::Request::head(format!("http://app.test{path}"))
+            .body(bytes::Bytes::new().into())
+            .unwrap();
         let answer = client.send(request).await;
-        assert_eq!((answer.status, answer.headers["content-length"].to_str().unwrap(), answer.body.len()), (status, length, 0));
+        assert_eq!(
+            (answer.status, answer.headers["content-length"].to_str().unwrap(), answer.body.len()),
+            (status, length, 0)
+        );
     }
 }
 
@@ -178,15 +213,29 @@ async fn the_host_that_is_sent_can_be_set() {
     .await;
     assert_eq!(gateway.get("/").send().await.status, 200);
     let received = gateway.upstream().last();
-    assert_eq!((received.header("host"), received.header("x-forwarded-host")), (Some("legacy.internal"), Some("app.test")));
+    assert_eq!(
+        (received.header("host"), received.header("x-forwarded-host")),
+        (Some("legacy.internal"), Some("app.test"))
+    );
 }
 
 #[tokio::test]
 async fn the_built_in_application_answers_with_what_it_was_sent() {
-    let gateway = Gateway::start("upstream.app = { builtin = 'echo' }\nroute = [{ path = '/*', upstream = 'app' }]").await;
-    let response = gateway.request("POST", "/a?b=c").bearer(&crate::harness::mint::token(&["x"])).body("hello").send().await;
+    let gateway = Gateway::start(
+        "upstream.app = { builtin = 'echo' }\nroute = [{ path = '/*', upstream = 'app' }]",
+    )
+    .await;
+    let response = gateway
+        .request("POST", "/a?b=c")
+        .bearer(&crate::harness::mint::token(&["x"]))
+        .body("hello")
+        .send()
+        .await;
     let echoed = response.json();
-    assert_eq!((&echoed["method"], &echoed["target"], &echoed["body"]), (&"POST".into(), &"/a?b=c".into(), &"hello".into()));
+    assert_eq!(
+        (&echoed["method"], &echoed["target"], &echoed["body"]),
+        (&"POST".into(), &"/a?b=c".into(), &"hello".into())
+    );
     assert_eq!(echoed["headers"]["x-auth-user"], "u-17");
     assert_eq!(echoed["headers"].get("authorization"), None);
 }

@@ -27,55 +27,88 @@ limit = 'many'
 const PASSWORD: &str = "correct horse battery staple";
 
 async fn post(gateway: &Gateway, path: &str, bearer: &str, body: Value) -> Response {
-    let request = gateway.request("POST", &format!("/auth{path}")).header("Content-Type", "application/json");
+    let request =
+        gateway.request("POST", &format!("/auth{path}")).header("Content-Type", "application/json");
     let request = if bearer.is_empty() { request } else { request.bearer(bearer) };
     request.body(body.to_string()).send().await
 }
 
 async fn login(gateway: &Gateway, code: Option<&str>) -> Response {
-    post(gateway, "/login", "", json!({ "email": "ann@example.com", "password": PASSWORD, "code": code })).await
+    post(
+        gateway,
+        "/login",
+        "",
+        json!({ "email": "ann@example.com", "password": PASSWORD, "code": code }),
+    )
+    .await
 }
 
 /// An account, and an access token of it.
 async fn account(gateway: &Gateway) -> String {
-    let registered = post(gateway, "/register", "", json!({ "email": "ann@example.com", "password": PASSWORD })).await;
+    let registered =
+        post(gateway, "/register", "", json!({ "email": "ann@example.com", "password": PASSWORD }))
+            .await;
     assert_eq!(registered.status, 201);
     login(gateway, None).await.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// Sets an app up: its secret as bytes, and the recovery codes. The code that was used is the one of the time step before now.
+/// Sets an app up: its secret as bytes, and the recovery codes. The code that was used is the one
+/// of the time step before now.
 async fn enrol(gateway: &Gateway, bearer: &str) -> (Vec<u8>, Vec<String>) {
     let begun = post(gateway, "/totp", bearer, json!({ "current_password": PASSWORD })).await;
     assert_eq!(begun.status, 200, "{begun:?}");
     let begun = begun.json();
-    let (secret, uri, qr) = (begun["secret"].as_str().unwrap(), begun["uri"].as_str().unwrap(), begun["qr"].as_str().unwrap());
-    assert_eq!(uri, format!("otpauth://totp/app%2Etest:ann%40example%2Ecom?secret={secret}&issuer=app%2Etest"));
+    let (secret, uri, qr) = (
+        begun["secret"].as_str().unwrap(),
+        begun["uri"].as_str().unwrap(),
+        begun["qr"].as_str().unwrap(),
+    );
+    assert_eq!(
+        uri,
+        format!("otpauth://totp/app%2Etest:ann%40example%2Ecom?secret={secret}&issuer=app%2Etest")
+    );
     assert!(qr.starts_with("<svg "), "{qr}");
     let secret = base32(secret);
     // Again where a time step ended meanwhile.
     let mut tries = 0;
     let confirmed = loop {
-        let confirmed = post(gateway, "/totp/confirm", bearer, json!({ "code": code(&secret, -1) })).await;
+        let confirmed =
+            post(gateway, "/totp/confirm", bearer, json!({ "code": code(&secret, -1) })).await;
         tries += 1;
         if confirmed.status == 200 || tries == 3 {
             break confirmed;
         }
     };
     assert_eq!(confirmed.status, 200, "{confirmed:?}");
-    let codes = confirmed.json()["recovery_codes"].as_array().unwrap().iter().map(|code| code.as_str().unwrap().to_owned()).collect();
+    let codes = confirmed.json()["recovery_codes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|code| code.as_str().unwrap().to_owned())
+        .collect();
     (secret, codes)
 }
 
 pub fn base32(text: &str) -> Vec<u8> {
-    let five = |letter: u8| "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".bytes().position(|other| other == letter).unwrap();
-    let bits: Vec<usize> = text.bytes().flat_map(|letter| (0..5).rev().map(move |bit| five(letter) >> bit & 1)).collect();
-    bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |byte, bit| byte << 1 | u8::try_from(*bit).unwrap())).collect()
+    let five = |letter: u8| {
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".bytes().position(|other| other == letter).unwrap()
+    };
+    let bits: Vec<usize> = text
+        .bytes()
+        .flat_map(|letter| (0..5).rev().map(move |bit| five(letter) >> bit & 1))
+        .collect();
+    bits.chunks_exact(8)
+        .map(|byte| byte.iter().fold(0, |byte, bit| byte << 1 | u8::try_from(*bit).unwrap()))
+        .collect()
 }
 
 /// The code of the time step so many steps from now.
 pub fn code(secret: &[u8], from_now: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 30;
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret), &now.saturating_add_signed(from_now).to_be_bytes());
+    let tag = hmac::sign(
+        &hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret),
+        &now.saturating_add_signed(from_now).to_be_bytes(),
+    );
     let at = usize::from(tag.as_ref()[19] & 15);
     let word = u32::from_be_bytes(tag.as_ref()[at..at + 4].try_into().unwrap()) & 0x7fff_ffff;
     format!("{:06}", word % 1_000_000)
@@ -85,13 +118,23 @@ pub fn code(secret: &[u8], from_now: i64) -> String {
 async fn a_login_asks_for_a_code_and_takes_each_once() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
-    let me = || async { gateway.get("/auth/me").bearer(&bearer).send().await.json()["totp"].clone() };
+    let me =
+        || async { gateway.get("/auth/me").bearer(&bearer).send().await.json()["totp"].clone() };
     assert_eq!(me().await, false);
     // Not without the password, and not asked for before a code was confirmed.
-    post(&gateway, "/totp", &bearer, json!({ "current_password": "wrong" })).await.is(401, "login_failed");
-    post(&gateway, "/totp", "", json!({ "current_password": PASSWORD })).await.is(401, "credentials_missing");
-    assert_eq!(post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD })).await.status, 200);
-    post(&gateway, "/totp/confirm", &bearer, json!({ "code": "000000" })).await.is(401, "login_failed");
+    post(&gateway, "/totp", &bearer, json!({ "current_password": "wrong" }))
+        .await
+        .is(401, "login_failed");
+    post(&gateway, "/totp", "", json!({ "current_password": PASSWORD }))
+        .await
+        .is(401, "credentials_missing");
+    assert_eq!(
+        post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD })).await.status,
+        200
+    );
+    post(&gateway, "/totp/confirm", &bearer, json!({ "code": "000000" }))
+        .await
+        .is(401, "login_failed");
     assert_eq!(login(&gateway, None).await.status, 200);
 
     let (secret, _) = enrol(&gateway, &bearer).await;
@@ -99,21 +142,37 @@ async fn a_login_asks_for_a_code_and_takes_each_once() {
     login(&gateway, None).await.is(401, "code_required");
     login(&gateway, Some("")).await.is(401, "code_required");
     // Who does not know the password learns nothing of codes.
-    post(&gateway, "/login", "", json!({ "email": "ann@example.com", "password": "wrong" })).await.is(401, "login_failed");
+    post(&gateway, "/login", "", json!({ "email": "ann@example.com", "password": "wrong" }))
+        .await
+        .is(401, "login_failed");
     login(&gateway, Some(&code(&secret, -1))).await.is(401, "login_failed");
     let now = code(&secret, 0);
     assert_eq!(login(&gateway, Some(&now)).await.status, 200);
     login(&gateway, Some(&now)).await.is(401, "login_failed");
-    let failed = gateway.log().until("the replay is told", |line| line["reason"] == "wrong_code").await;
+    let failed =
+        gateway.log().until("the replay is told", |line| line["reason"] == "wrong_code").await;
     assert!(failed["message"] == "login_failed" && failed["account"].is_string(), "{failed}");
-    post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD })).await.is(400, "request_invalid");
+    post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD }))
+        .await
+        .is(400, "request_invalid");
 
     // A session alone does not take it away.
-    post(&gateway, "/totp/remove", &bearer, json!({ "current_password": PASSWORD })).await.is(401, "code_required");
-    let removed = post(&gateway, "/totp/remove", &bearer, json!({ "current_password": PASSWORD, "code": code(&secret, 1) })).await;
+    post(&gateway, "/totp/remove", &bearer, json!({ "current_password": PASSWORD }))
+        .await
+        .is(401, "code_required");
+    let removed = post(
+        &gateway,
+        "/totp/remove",
+        &bearer,
+        json!({ "current_password": PASSWORD, "code": code(&secret, 1) }),
+    )
+    .await;
     assert_eq!(removed.status, 204);
     assert_eq!((login(&gateway, None).await.status, me().await), (200, json!(false)));
-    assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains(&now)), "codes are not logged");
+    assert!(
+        gateway.log().lines().iter().all(|line| !line.to_string().contains(&now)),
+        "codes are not logged"
+    );
 }
 
 #[tokio::test]

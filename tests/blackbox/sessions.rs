@@ -14,18 +14,23 @@ const OPERATOR: &str = "the-token-of-the-operators";
 async fn a_refresh_token_is_used_once_and_its_reuse_ends_the_session() {
     let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
     gateway.register("ann@example.com").await;
-    let (first, bystander) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let (first, bystander) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
     let second = Tokens::of(&gateway.refresh(&first.refresh).await);
     assert_eq!(second.claims()["sid"], first.claims()["sid"]);
     assert_ne!(second.claims()["jti"], first.claims()["jti"]);
-    assert_eq!((gateway.reaches(&first.access).await, gateway.reaches(&second.access).await), (200, 200));
+    assert_eq!(
+        (gateway.reaches(&first.access).await, gateway.reaches(&second.access).await),
+        (200, 200)
+    );
 
     gateway.refresh(&first.refresh).await.is(401, "invalid_grant");
     gateway.refresh(&second.refresh).await.is(401, "invalid_grant");
     for tokens in [&first, &second] {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
     }
-    let told = gateway.log().until("the reuse is told", |line| line["message"] == "refresh_reused").await;
+    let told =
+        gateway.log().until("the reuse is told", |line| line["message"] == "refresh_reused").await;
     assert_eq!(told["account"], first.claims()["sub"]);
     assert_eq!(gateway.metric_value("portcullis_refresh_total", &["reused"]).await, Some(1.0));
     // Another session of the account is none of it.
@@ -82,7 +87,13 @@ async fn what_is_no_refresh_token_is_no_grant() {
     let tokens = gateway.login("ann@example.com").await;
     let mut forged = tokens.refresh.clone().into_bytes();
     *forged.last_mut().unwrap() ^= 4;
-    for token in ["", "x", &tokens.access, std::str::from_utf8(&forged).unwrap(), &format!("{}A", tokens.refresh)] {
+    for token in [
+        "",
+        "x",
+        &tokens.access,
+        std::str::from_utf8(&forged).unwrap(),
+        &format!("{}A", tokens.refresh),
+    ] {
         gateway.refresh(token).await.is(401, "invalid_grant");
     }
     gateway.request("POST", "/auth/refresh").body("").send().await.is(401, "invalid_grant");
@@ -94,12 +105,14 @@ async fn what_is_no_refresh_token_is_no_grant() {
 async fn a_logout_is_the_end_at_once() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     gateway.register("ann@example.com").await;
-    let (tokens, other) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let (tokens, other) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
     // Every worker has seen the token, so that each would remember it.
     for _ in 0..20 {
         assert_eq!(gateway.reaches(&tokens.access).await, 200);
     }
-    let response = gateway.request("POST", "/auth/logout").bearer(&tokens.access).body("").send().await;
+    let response =
+        gateway.request("POST", "/auth/logout").bearer(&tokens.access).body("").send().await;
     assert_eq!(response.status, 204);
     for _ in 0..20 {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
@@ -108,7 +121,8 @@ async fn a_logout_is_the_end_at_once() {
     assert_eq!(gateway.reaches(&other.access).await, 200);
     // By the refresh token alone.
     let next = Tokens::of(&gateway.refresh(&other.refresh).await);
-    let response = gateway.post("/auth/logout", &json!({ "refresh_token": other.refresh })).send().await;
+    let response =
+        gateway.post("/auth/logout", &json!({ "refresh_token": other.refresh })).send().await;
     assert_eq!(response.status, 204);
     for tokens in [&other, &next] {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
@@ -116,7 +130,13 @@ async fn a_logout_is_the_end_at_once() {
     gateway.refresh(&next.refresh).await.is(401, "invalid_grant");
     // Without credentials there is nothing to end, and with dead ones their defect is told.
     gateway.request("POST", "/auth/logout").body("").send().await.is(401, "credentials_missing");
-    gateway.request("POST", "/auth/logout").bearer(&next.access).body("").send().await.is(401, "token_revoked");
+    gateway
+        .request("POST", "/auth/logout")
+        .bearer(&next.access)
+        .body("")
+        .send()
+        .await
+        .is(401, "token_revoked");
 }
 
 /// What names no session does not keep the caller's alive, and two that are named both end.
@@ -131,14 +151,19 @@ async fn a_logout_ends_whatever_session_it_names() {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
         gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
     }
-    let (one, two) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    let (one, two) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
     let request = gateway.post("/auth/logout", &json!({ "refresh_token": two.refresh }));
     assert_eq!(request.bearer(&one.access).send().await.status, 204);
     for tokens in [&one, &two] {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
         gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
     }
-    gateway.post("/auth/logout", &json!({ "refresh_token": "x" })).send().await.is(401, "credentials_missing");
+    gateway
+        .post("/auth/logout", &json!({ "refresh_token": "x" }))
+        .send()
+        .await
+        .is(401, "credentials_missing");
 }
 
 #[tokio::test]
@@ -148,7 +173,12 @@ async fn every_session_of_an_account_can_be_ended() {
     gateway.register("bob@example.com").await;
     let bob = gateway.login("bob@example.com").await;
     let sessions = [gateway.login("ann@example.com").await, gateway.login("ann@example.com").await];
-    let response = gateway.request("POST", "/auth/logout-all").bearer(&sessions[0].access).body("").send().await;
+    let response = gateway
+        .request("POST", "/auth/logout-all")
+        .bearer(&sessions[0].access)
+        .body("")
+        .send()
+        .await;
     assert_eq!(response.status, 204);
     for tokens in &sessions {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
@@ -165,17 +195,36 @@ async fn sessions_are_listed_and_ended_one_by_one() {
     gateway.register("ann@example.com").await;
     gateway.register("bob@example.com").await;
     let bob = gateway.login("bob@example.com").await;
-    let (here, there) = (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
-    Tokens::of(&gateway.post("/auth/refresh", &json!({ "refresh_token": here.refresh })).header("User-Agent", "a telephone").send().await);
+    let (here, there) =
+        (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
+    Tokens::of(
+        &gateway
+            .post("/auth/refresh", &json!({ "refresh_token": here.refresh }))
+            .header("User-Agent", "a telephone")
+            .send()
+            .await,
+    );
     let listed = gateway.get("/auth/sessions").bearer(&here.access).send().await.json();
     let sessions = listed["sessions"].as_array().unwrap();
     assert_eq!(sessions.len(), 2);
     let (first, second) = (&sessions[0], &sessions[1]);
-    assert_eq!((&first["sid"], &first["current"], &first["user_agent"]), (&here.claims()["sid"], &json!(true), &json!("a telephone")));
-    assert_eq!((&second["sid"], &second["current"], &second["address"]), (&there.claims()["sid"], &json!(false), &json!("127.0.0.1")));
-    assert!(["created_at", "last_used_at"].iter().all(|name| first[name].as_str().unwrap().ends_with('Z')));
+    assert_eq!(
+        (&first["sid"], &first["current"], &first["user_agent"]),
+        (&here.claims()["sid"], &json!(true), &json!("a telephone"))
+    );
+    assert_eq!(
+        (&second["sid"], &second["current"], &second["address"]),
+        (&there.claims()["sid"], &json!(false), &json!("127.0.0.1"))
+    );
+    assert!(
+        ["created_at", "last_used_at"]
+            .iter()
+            .all(|name| first[name].as_str().unwrap().ends_with('Z'))
+    );
 
-    let end = |sid: &str, access: &str| gateway.request("DELETE", &format!("/auth/sessions/{sid}")).bearer(access);
+    let end = |sid: &str, access: &str| {
+        gateway.request("DELETE", &format!("/auth/sessions/{sid}")).bearer(access)
+    };
     let sid = there.claims()["sid"].as_str().unwrap().to_owned();
     // Another's session is not there for bob.
     end(&sid, &bob.access).send().await.is(404, "route_not_found");
@@ -188,37 +237,58 @@ async fn sessions_are_listed_and_ended_one_by_one() {
     assert_eq!(listed["sessions"].as_array().unwrap().len(), 1);
 }
 
-/// `portcullis revoke --session`, or an operator's `POST /revoke`: a session that can only have dead tokens is over.
+/// `portcullis revoke --session`, or an operator's `POST /revoke`: a session that can only have
+/// dead tokens is over.
 #[tokio::test]
 async fn a_session_that_is_revoked_is_not_carried_on() {
     let gateway =
-        Gateway::setup(&format!("{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""))).file("admin.token", OPERATOR).start().await;
+        Gateway::setup(&format!("{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open("")))
+            .file("admin.token", OPERATOR)
+            .start()
+            .await;
     gateway.register("ann@example.com").await;
     let sid = |tokens: &Tokens| tokens.claims()["sid"].as_str().unwrap().to_owned();
     let bystander = gateway.login("ann@example.com").await;
     for issuer in [None, Some("identity")] {
         let tokens = gateway.login("ann@example.com").await;
         let body = json!({ "sid": sid(&tokens), "issuer": issuer }).to_string();
-        let revoked = Request::new(gateway.admin_address(), "POST", "/revoke").bearer(OPERATOR).body(body).send().await;
+        let revoked = Request::new(gateway.admin_address(), "POST", "/revoke")
+            .bearer(OPERATOR)
+            .body(body)
+            .send()
+            .await;
         assert_eq!(revoked.status, 204);
         gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
     }
     let by_command = gateway.login("ann@example.com").await;
-    assert_eq!(gateway.command(&["revoke", "--session", &sid(&by_command), "--issuer", "identity"]).await.0, 0);
+    assert_eq!(
+        gateway
+            .command(&["revoke", "--session", &sid(&by_command), "--issuer", "identity"])
+            .await
+            .0,
+        0
+    );
     gateway.refresh(&by_command.refresh).await.is(401, "invalid_grant");
     // The end outlives what is kept of a revocation, which is as long as an access token lives.
-    let mut database = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    let mut database =
+        super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
     let live = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NULL";
     assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
     // A revocation that was written and nothing else, as earlier versions did.
     let tokens = gateway.login("ann@example.com").await;
     let row = "INSERT INTO revocations SELECT 'sid', $1, '*', $2, MAX(seq) + 1 FROM revocations";
-    sqlx::query(row).bind(sid(&tokens)).bind(mint::now().cast_signed()).execute(&mut database).await.unwrap();
+    sqlx::query(row)
+        .bind(sid(&tokens))
+        .bind(mint::now().cast_signed())
+        .execute(&mut database)
+        .await
+        .unwrap();
     within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
     gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
     assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
-    // Another session of the account is none of it; and the tokens of a subject die, not its sessions.
+    // Another session of the account is none of it; and the tokens of a subject die, not its
+    // sessions.
     let next = Tokens::of(&gateway.refresh(&bystander.refresh).await);
     let subject = next.claims()["sub"].as_str().unwrap().to_owned();
     assert_eq!(gateway.command(&["revoke", "--subject", &subject]).await.0, 0);
@@ -227,30 +297,53 @@ async fn a_session_that_is_revoked_is_not_carried_on() {
     assert_eq!(gateway.reaches(&next.access).await, 200);
 }
 
-/// A login right after a revocation has a token that is issued past the cut-off. Whatever ends it in that very second does end it.
+/// A login right after a revocation has a token that is issued past the cut-off. Whatever ends it
+/// in that very second does end it.
 #[tokio::test]
 async fn a_token_that_was_issued_past_a_cut_off_ends_like_any_other() {
-    let config = format!("server.workers = 4\n{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""));
-    let gateway = Gateway::setup(&config).file("admin.token", "the-token-of-operators").start().await;
+    let config =
+        format!("server.workers = 4\n{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""));
+    let gateway =
+        Gateway::setup(&config).file("admin.token", "the-token-of-operators").start().await;
     let body = json!({ "current_password": PASSWORD, "new_password": PASSWORD });
-    for (index, end) in
-        ["logout-all", "password/change", "revoke", "set-roles", "disable", "end-sessions", "command"].into_iter().enumerate()
+    for (index, end) in [
+        "logout-all",
+        "password/change",
+        "revoke",
+        "set-roles",
+        "disable",
+        "end-sessions",
+        "command",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let email = format!("ann{index}@example.com");
         let id = gateway.register(&email).await["id"].as_str().unwrap().to_owned();
         let revoke = || {
             let body = json!({ "subject": id }).to_string();
-            Request::new(gateway.admin_address(), "POST", "/revoke").bearer("the-token-of-operators").body(body).send()
+            Request::new(gateway.admin_address(), "POST", "/revoke")
+                .bearer("the-token-of-operators")
+                .body(body)
+                .send()
         };
         assert_eq!(revoke().await.status, 204);
         let tokens = gateway.login(&email).await;
         assert_eq!(gateway.reaches(&tokens.access).await, 200, "it is past the cut-off");
         let ended = match end {
             "logout-all" | "password/change" => {
-                gateway.post(&format!("/auth/{end}"), &body).bearer(&tokens.access).send().await.status == 204
+                gateway
+                    .post(&format!("/auth/{end}"), &body)
+                    .bearer(&tokens.access)
+                    .send()
+                    .await
+                    .status
+                    == 204
             }
             "revoke" => revoke().await.status == 204,
-            "command" => gateway.command(&["revoke", "--subject", &id, "--issuer", "identity"]).await.0 == 0,
+            "command" => {
+                gateway.command(&["revoke", "--subject", &id, "--issuer", "identity"]).await.0 == 0
+            }
             command => gateway.command(&["user", command, &email]).await.0 == 0,
         };
         assert!(ended, "{end}");
@@ -316,9 +409,13 @@ async fn a_logout_counts_also_when_the_session_is_forgotten() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
-    let mut database = super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
+    let mut database =
+        super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
     sqlx::query("DELETE FROM sessions").execute(&mut database).await.unwrap();
     assert_eq!(gateway.reaches(&tokens.access).await, 200);
-    assert_eq!(gateway.post("/auth/logout", &json!({})).bearer(&tokens.access).send().await.status, 204);
+    assert_eq!(
+        gateway.post("/auth/logout", &json!({})).bearer(&tokens.access).send().await.status,
+        204
+    );
     gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
 }

@@ -1,4 +1,5 @@
-//! Bodies flow through as they come, and what breaks off is told apart (CONTRACT §3, §2 `[server.limits]`, `[upstream.*]`).
+//! Bodies flow through as they come, and what breaks off is told apart (CONTRACT §3, §2
+//! `[server.limits]`, `[upstream.*]`).
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ fn with(server_limits: &str, upstream: &str) -> String {
 async fn write_until_stalled(connection: &mut Connection, most: usize) -> usize {
     let (chunk, mut written) = (vec![b'x'; 64 * 1024], 0);
     while written < most {
-        match tokio::time::timeout(Duration::from_millis(500), connection.write_some(&chunk)).await {
+        match tokio::time::timeout(Duration::from_millis(500), connection.write_some(&chunk)).await
+        {
             Ok(Ok(length)) => written += length,
             Ok(Err(error)) => panic!("{error}"),
             Err(_) => return written,
@@ -29,10 +31,14 @@ async fn write_until_stalled(connection: &mut Connection, most: usize) -> usize 
 #[tokio::test]
 async fn an_upload_that_nobody_reads_stalls_the_client() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does([vec![Step::Hold], answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nread")].concat());
+    gateway.upstream().does(
+        [vec![Step::Hold], answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nread")].concat(),
+    );
     let mut connection = gateway.connect().await;
     let whole = 64 * 1024 * 1024;
-    connection.write(format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {whole}\r\n\r\n")).await;
+    connection
+        .write(format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {whole}\r\n\r\n"))
+        .await;
     let written = write_until_stalled(&mut connection, whole).await;
     assert!(written < whole / 2, "{written} bytes were taken in although nobody read them");
     gateway.upstream().release();
@@ -65,7 +71,9 @@ async fn a_download_that_nobody_reads_stalls_the_upstream() {
 #[tokio::test]
 async fn an_endless_download_takes_no_memory() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does(vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood]);
+    gateway
+        .upstream()
+        .does(vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood]);
     let mut connection = gateway.connect().await;
     connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     assert_eq!(connection.head().await.unwrap().status, 200);
@@ -83,8 +91,15 @@ async fn an_endless_download_takes_no_memory() {
 async fn an_upload_is_passed_on_while_it_comes() {
     let gateway = Gateway::start(PUBLIC).await;
     let mut connection = gateway.connect().await;
-    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
-    gateway.upstream().until(|seen| seen.requests.last().is_some_and(|request| request.body == b"abc")).await;
+    connection
+        .write(
+            "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        )
+        .await;
+    gateway
+        .upstream()
+        .until(|seen| seen.requests.last().is_some_and(|request| request.body == b"abc"))
+        .await;
     connection.write("1\r\nd\r\n0\r\n\r\n").await;
     assert_eq!(connection.response().await.status, 200);
     assert_eq!(gateway.upstream().last().body, b"abcd");
@@ -97,7 +112,11 @@ async fn the_framing_of_a_body_stays_as_it_is() {
     assert_eq!(gateway.request("POST", "/").body("hello").send().await.status, 200);
     let received = gateway.upstream().last();
     assert_eq!(
-        (received.header("content-length"), received.header("transfer-encoding"), received.body.as_slice()),
+        (
+            received.header("content-length"),
+            received.header("transfer-encoding"),
+            received.body.as_slice()
+        ),
         (Some("5"), None, &b"hello"[..])
     );
     assert_eq!(gateway.request("POST", "/").body("").send().await.status, 200);
@@ -119,7 +138,9 @@ async fn an_answer_says_its_length_in_one_way() {
         ("Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 502),
         ("Transfer-Encoding: gzip\r\nConnection: close\r\n\r\nok", 502),
     ] {
-        gateway.upstream().does([answer(&format!("HTTP/1.1 200 OK\r\n{fields}")), vec![Step::Close]].concat());
+        gateway
+            .upstream()
+            .does([answer(&format!("HTTP/1.1 200 OK\r\n{fields}")), vec![Step::Close]].concat());
         for method in ["GET", "HEAD"] {
             let response = gateway.request(method, "/").send().await;
             let is_two = fields.contains(": 2") && status == 200;
@@ -127,8 +148,16 @@ async fn an_answer_says_its_length_in_one_way() {
                 continue;
             }
             assert_eq!(response.status, status, "{method} {fields:?}: {response:?}");
-            assert_eq!(response.headers("content-length") == ["2"], is_two, "{method} {fields:?}: {response:?}");
-            let request = http::Request::builder().method(method).uri("http://app.test/").body(bytes::Bytes::new().into()).unwrap();
+            assert_eq!(
+                response.headers("content-length") == ["2"],
+                is_two,
+                "{method} {fields:?}: {response:?}"
+            );
+            let request = http::Request::builder()
+                .method(method)
+                .uri("http://app.test/")
+                .body(bytes::Bytes::new().into())
+                .unwrap();
             let answer = h2::Connection::open(&gateway).await.send(request).await;
             assert_eq!(answer.status, status, "{method} {fields:?}");
         }
@@ -140,7 +169,9 @@ async fn trailers_come_back_where_they_are_welcome() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().answers("HTTP/1.1 200 OK\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Checksum: 1\r\nSet-Cookie: a=1\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 1\r\nContent-Length: 9\r\n\r\n");
     for (te, trailers) in [(Some("trailers"), 1), (Some("gzip;q=0.5, trailers"), 1), (None, 0)] {
-        let request = te.iter().fold(gateway.get("/"), |request, te| request.header("TE", te).header("Connection", "TE"));
+        let request = te.iter().fold(gateway.get("/"), |request, te| {
+            request.header("TE", te).header("Connection", "TE")
+        });
         let response = request.send().await;
         assert_eq!(response.text(), "ok");
         assert!(response.complete);
@@ -151,14 +182,17 @@ async fn trailers_come_back_where_they_are_welcome() {
 
 #[tokio::test]
 async fn the_body_is_asked_for_only_after_authorization() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['admin'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['admin'] }]").await;
     gateway.upstream().does(vec![
         write("HTTP/1.1 100 Continue\r\n\r\n"),
         Step::ReadBody,
         write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
     ]);
     let head = |token: &str| {
-        format!("POST / HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        format!(
+            "POST / HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        )
     };
     let mut connection = gateway.connect().await;
     connection.write(head(&mint::token(&["user"]))).await;
@@ -177,11 +211,17 @@ async fn the_body_is_asked_for_only_after_authorization() {
 #[tokio::test]
 async fn an_upstream_that_refuses_at_once_spares_the_client_the_upload() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does(vec![write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!"), Step::Hold]);
+    gateway.upstream().does(vec![
+        write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!"),
+        Step::Hold,
+    ]);
     let mut connection = gateway.connect().await;
     connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
     let response = connection.response().await;
-    assert_eq!((response.status, response.text().as_str(), response.informational.len()), (413, "no!", 0));
+    assert_eq!(
+        (response.status, response.text().as_str(), response.informational.len()),
+        (413, "no!", 0)
+    );
 }
 
 #[tokio::test]
@@ -197,9 +237,13 @@ async fn an_upstream_that_never_says_continue_gets_the_body_all_the_same() {
 #[tokio::test]
 async fn an_answer_before_the_end_of_the_body_arrives() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does(vec![write("HTTP/1.1 409 Conflict\r\nContent-Length: 4\r\n\r\nstop"), Step::Hold]);
+    gateway
+        .upstream()
+        .does(vec![write("HTTP/1.1 409 Conflict\r\nContent-Length: 4\r\n\r\nstop"), Step::Hold]);
     let mut connection = gateway.connect().await;
-    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome").await;
+    connection
+        .write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome")
+        .await;
     let response = connection.response().await;
     assert_eq!((response.status, response.text().as_str()), (409, "stop"));
 }
@@ -207,27 +251,45 @@ async fn an_answer_before_the_end_of_the_body_arrives() {
 #[tokio::test]
 async fn an_answer_before_the_end_of_the_body_arrives_although_the_upstream_closes() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does(vec![write("HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"), Step::Close]);
+    gateway.upstream().does(vec![
+        write("HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"),
+        Step::Close,
+    ]);
     let mut connection = gateway.connect().await;
-    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome").await;
+    connection
+        .write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000\r\n\r\nsome")
+        .await;
     assert_eq!(connection.response().await.status, 409);
 }
 
-/// A socket that is closed with bytes unread resets the connection; what it had sent before is there to be read all the same.
+/// A socket that is closed with bytes unread resets the connection; what it had sent before is
+/// there to be read all the same.
 #[tokio::test]
 async fn an_answer_in_the_middle_of_an_upload_arrives_although_the_upstream_resets() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does(vec![write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"), Step::Close]);
+    gateway.upstream().does(vec![
+        write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"),
+        Step::Close,
+    ]);
     let body = vec![b'x'; 8 * 1024 * 1024];
     for _ in 0..10 {
         let mut connection = gateway.connect().await;
-        connection.write(format!("POST /large HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+        connection
+            .write(format!(
+                "POST /large HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            ))
+            .await;
         // To the last byte, as a client does that looks for an answer only then.
         connection.write(&body).await;
         let response = connection.response().await;
-        assert_eq!((response.status, response.text().as_str(), response.complete), (413, "stop", true));
+        assert_eq!(
+            (response.status, response.text().as_str(), response.complete),
+            (413, "stop", true)
+        );
         let mut client = h2::Connection::open(&gateway).await;
-        let request = http::Request::post("http://app.test/large").body(body.clone().into()).unwrap();
+        let request =
+            http::Request::post("http://app.test/large").body(body.clone().into()).unwrap();
         assert_eq!(client.head(request).await.unwrap().status(), 413);
     }
 }
@@ -236,9 +298,16 @@ async fn an_answer_in_the_middle_of_an_upload_arrives_although_the_upstream_rese
 async fn a_refusal_in_the_middle_of_an_upload_arrives() {
     let gateway = Gateway::start("[server.limits]\nmax_body = '1MiB'\n[[route]]\npath = '/*'\nupstream = 'app'\n[[route]]\npath = '/public'\nupstream = 'app'\naccess = 'public'").await;
     let body = vec![b'x'; 8 * 1024 * 1024];
-    for (path, status, reason) in [("/", 401, "credentials_missing"), ("/public", 413, "body_too_large")] {
+    for (path, status, reason) in
+        [("/", 401, "credentials_missing"), ("/public", 413, "body_too_large")]
+    {
         let mut connection = gateway.connect().await;
-        connection.write(format!("POST {path} HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len())).await;
+        connection
+            .write(format!(
+                "POST {path} HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            ))
+            .await;
         connection.write(&body).await;
         connection.response().await.is(status, reason);
         // And the connection ends when the client has.
@@ -252,12 +321,19 @@ async fn a_refusal_in_the_middle_of_an_upload_arrives() {
 async fn when_the_client_goes_the_upstream_is_told() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does_at("/waits", vec![Step::ReadBody, Step::Hold]);
-    gateway
-        .upstream()
-        .does_at("/streams", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"), Step::Hold]);
+    gateway.upstream().does_at(
+        "/streams",
+        vec![
+            Step::ReadBody,
+            write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"),
+            Step::Hold,
+        ],
+    );
     gateway.upstream().does_at("/reads", vec![Step::ReadBody, Step::Hold]);
     for (closed, (path, rest)) in
-        [("/waits", "\r\n"), ("/streams", "\r\n"), ("/reads", "Content-Length: 9\r\n\r\nsome")].into_iter().enumerate()
+        [("/waits", "\r\n"), ("/streams", "\r\n"), ("/reads", "Content-Length: 9\r\n\r\nsome")]
+            .into_iter()
+            .enumerate()
     {
         let mut connection = gateway.connect().await;
         connection.write(format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n{rest}")).await;
@@ -268,7 +344,8 @@ async fn when_the_client_goes_the_upstream_is_told() {
         drop(connection);
         gateway.upstream().until(|seen| seen.closed == closed + 1).await;
         let line = gateway.access(path).await;
-        // A body that breaks off may also be called one: its client is gone, or has only stopped sending.
+        // A body that breaks off may also be called one: its client is gone, or has only stopped
+        // sending.
         let statuses: &[u64] = if path == "/streams" {
             &[200]
         } else if path == "/reads" {
@@ -287,7 +364,8 @@ async fn timed(gateway: &Gateway, path: &str) -> (Response, Duration) {
 
 #[tokio::test]
 async fn a_slow_upstream_is_a_504() {
-    let gateway = Gateway::start(&with("", "response_timeout = '300ms'\nconnect_timeout = '300ms'")).await;
+    let gateway =
+        Gateway::start(&with("", "response_timeout = '300ms'\nconnect_timeout = '300ms'")).await;
     gateway.upstream().does(vec![Step::ReadBody, Step::Hold]);
     let (response, took) = timed(&gateway, "/slow").await;
     response.is(504, "upstream_timeout");
@@ -302,7 +380,9 @@ async fn a_slow_upstream_is_a_504() {
 async fn the_response_timeout_counts_from_the_end_of_the_request() {
     let gateway = Gateway::start(&with("", "response_timeout = '400ms'")).await;
     let mut connection = gateway.connect().await;
-    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    connection
+        .write("POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
     for _ in 0..6 {
         tokio::time::sleep(Duration::from_millis(150)).await;
         connection.write("1\r\nx\r\n").await;
@@ -313,10 +393,14 @@ async fn the_response_timeout_counts_from_the_end_of_the_request() {
 
 #[tokio::test]
 async fn a_client_that_pauses_in_its_upload_is_not_the_upstreams_fault() {
-    let gateway = Gateway::start(&with("body_idle_timeout = '20s'", "response_timeout = '300ms'")).await;
+    let gateway =
+        Gateway::start(&with("body_idle_timeout = '20s'", "response_timeout = '300ms'")).await;
     let mut connection = gateway.connect().await;
     connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 2\r\n\r\nx").await;
-    gateway.upstream().until(|seen| seen.requests.last().is_some_and(|request| request.body == b"x")).await;
+    gateway
+        .upstream()
+        .until(|seen| seen.requests.last().is_some_and(|request| request.body == b"x"))
+        .await;
     tokio::time::sleep(Duration::from_millis(900)).await;
     connection.write("y").await;
     let response = connection.response().await;
@@ -328,14 +412,22 @@ async fn an_upstream_that_does_not_take_the_upload_is_a_504() {
     let gateway = Gateway::start(&with("", "response_timeout = '300ms'")).await;
     gateway.upstream().does(vec![Step::Hold]);
     let mut connection = gateway.connect().await;
-    connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000000\r\n\r\n").await;
+    connection
+        .write("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000000\r\n\r\n")
+        .await;
     let begun = Instant::now();
     let chunk = vec![b'x'; 64 * 1024];
-    // The client never stops of its own accord: buffers on the way may still grow after the first stall.
+    // The client never stops of its own accord: buffers on the way may still grow after the first
+    // stall.
     let response = within(async {
         loop {
-            while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(50), connection.write_some(&chunk)).await {}
-            if let Ok(response) = tokio::time::timeout(Duration::from_millis(50), connection.response()).await {
+            while let Ok(Ok(_)) =
+                tokio::time::timeout(Duration::from_millis(50), connection.write_some(&chunk)).await
+            {
+            }
+            if let Ok(response) =
+                tokio::time::timeout(Duration::from_millis(50), connection.response()).await
+            {
                 return response;
             }
         }
@@ -360,7 +452,9 @@ async fn a_request_that_has_left_is_not_sent_again() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_let_go() {
     let gateway = Gateway::start(&format!("server.limits.idle_timeout = '500ms'\n{PUBLIC}")).await;
-    gateway.upstream().does(vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood]);
+    gateway
+        .upstream()
+        .does(vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood]);
     let mut connection = gateway.connect().await;
     connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     assert_eq!(connection.head().await.unwrap().status, 200);
@@ -396,14 +490,37 @@ async fn an_upstream_that_breaks_off_is_a_502() {
         ("/half", vec![Step::ReadBody, write("HTTP/1.1 200 O"), Step::Close]),
         ("/garbage", vec![Step::ReadBody, write("SSH-2.0-OpenSSH\r\n\r\n"), Step::Hold]),
         ("/http2", vec![Step::ReadBody, write("HTTP/2.0 200 OK\r\n\r\n"), Step::Hold]),
-        ("/lengths", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), Step::Hold]),
-        ("/fields", vec![Step::ReadBody, write(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: 1\r\n".repeat(101))), Step::Hold]),
-        ("/header", vec![Step::ReadBody, write("HTTP/1.1 200 OK\r\nA B: 1\r\nContent-Length: 0\r\n\r\n"), Step::Hold]),
+        (
+            "/lengths",
+            vec![
+                Step::ReadBody,
+                write("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+                Step::Hold,
+            ],
+        ),
+        (
+            "/fields",
+            vec![
+                Step::ReadBody,
+                write(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: 1\r\n".repeat(101))),
+                Step::Hold,
+            ],
+        ),
+        (
+            "/header",
+            vec![
+                Step::ReadBody,
+                write("HTTP/1.1 200 OK\r\nA B: 1\r\nContent-Length: 0\r\n\r\n"),
+                Step::Hold,
+            ],
+        ),
         (
             "/101",
             vec![
                 Step::ReadBody,
-                write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"),
+                write(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+                ),
                 Step::Hold,
             ],
         ),
@@ -412,10 +529,15 @@ async fn an_upstream_that_breaks_off_is_a_502() {
         let response = gateway.get(path).send().await;
         assert_eq!(response.refusal(), (502, "upstream_failed".to_owned()), "{path}");
         let line = gateway.access(path).await;
-        assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &"upstream_failed".into()), "{line}");
+        assert_eq!(
+            (&line["outcome"], &line["reason"]),
+            (&"failed".into(), &"upstream_failed".into()),
+            "{line}"
+        );
     }
-    let told =
-        gateway.log().until("why is told", |line| line["cause"].as_str().is_some_and(|cause| cause.contains("64 KiB or 100 fields")));
+    let told = gateway.log().until("why is told", |line| {
+        line["cause"].as_str().is_some_and(|cause| cause.contains("64 KiB or 100 fields"))
+    });
     assert_eq!(told.await["reason"], "upstream_failed");
     assert_eq!(gateway.get("/").send().await.status, 200);
 }
@@ -432,7 +554,9 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
         ("/silent", "Content-Length: 10\r\n\r\nabc", "upstream_timeout"),
     ] {
         let end = if path == "/silent" { Step::Hold } else { Step::Close };
-        gateway.upstream().does_at(path, vec![Step::ReadBody, write(&format!("HTTP/1.1 200 OK\r\n{head}")), end]);
+        gateway
+            .upstream()
+            .does_at(path, vec![Step::ReadBody, write(&format!("HTTP/1.1 200 OK\r\n{head}")), end]);
         let response = gateway.get(path).send().await;
         assert_eq!(
             (response.status, response.text().as_str(), response.complete),
@@ -440,7 +564,11 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
             "{path}"
         );
         let line = gateway.access(path).await;
-        assert_eq!((&line["outcome"], &line["reason"]), (&"failed".into(), &reason.into()), "{line}");
+        assert_eq!(
+            (&line["outcome"], &line["reason"]),
+            (&"failed".into(), &reason.into()),
+            "{line}"
+        );
     }
 }
 
@@ -452,7 +580,9 @@ async fn a_body_that_is_too_large_is_refused() {
     assert_eq!(gateway.upstream().count(), 0);
     assert_eq!(gateway.request("POST", "/").body([b'x'; 1024]).send().await.status, 200);
     let mut connection = gateway.connect().await;
-    connection.write("POST /chunked HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    connection
+        .write("POST /chunked HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
     connection.write(format!("401\r\n{}\r\n0\r\n\r\n", "x".repeat(1025))).await;
     connection.response().await.is(413, "body_too_large");
     let seen = gateway.upstream().until(|seen| seen.closed > 0).await;
@@ -465,7 +595,10 @@ async fn a_body_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_its_body_is_let_go() {
     let gateway = Gateway::start(&with("body_idle_timeout = '300ms'", "")).await;
-    for (path, framing) in [("/length", "Content-Length: 9\r\n\r\nsome"), ("/chunked", "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")] {
+    for (path, framing) in [
+        ("/length", "Content-Length: 9\r\n\r\nsome"),
+        ("/chunked", "Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n"),
+    ] {
         let mut connection = gateway.connect().await;
         connection.write(format!("POST {path} HTTP/1.1\r\nHost: app.test\r\n{framing}")).await;
         let response = connection.response().await;
@@ -483,8 +616,11 @@ async fn connections_to_the_upstream_are_kept_and_dead_ones_are_not_used() {
         assert_eq!(gateway.request("POST", "/").body("x").send().await.status, 200);
     }
     assert_eq!(gateway.upstream().seen().accepted, 1);
-    // The upstream closes after its answer without a word: the next request gets a connection of its own.
-    gateway.upstream().does([answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), vec![Step::Close]].concat());
+    // The upstream closes after its answer without a word: the next request gets a connection of
+    // its own.
+    gateway.upstream().does(
+        [answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), vec![Step::Close]].concat(),
+    );
     for expected in 1..5 {
         assert_eq!(gateway.request("POST", "/").body("x").send().await.status, 200);
         gateway.upstream().until(|seen| seen.closed == expected).await;
@@ -495,7 +631,14 @@ async fn connections_to_the_upstream_are_kept_and_dead_ones_are_not_used() {
 #[tokio::test]
 async fn a_response_never_goes_to_another_request() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does_at("/gone", vec![Step::ReadBody, Step::Hold, write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")]);
+    gateway.upstream().does_at(
+        "/gone",
+        vec![
+            Step::ReadBody,
+            Step::Hold,
+            write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"),
+        ],
+    );
     let mut connection = gateway.connect().await;
     connection.write("GET /gone HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     gateway.upstream().until(|seen| seen.requests.len() == 1).await;
@@ -524,12 +667,17 @@ async fn pipelined_requests_are_answered_in_order() {
 #[tokio::test]
 async fn an_answer_without_length_ends_with_the_connection() {
     let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does([answer("HTTP/1.0 200 OK\r\n\r\nall of it"), vec![Step::Close]].concat());
+    gateway
+        .upstream()
+        .does([answer("HTTP/1.0 200 OK\r\n\r\nall of it"), vec![Step::Close]].concat());
     let response = within(gateway.get("/").send()).await;
     assert_eq!((response.text().as_str(), response.complete), ("all of it", true));
     for status in ["204 No Content", "304 Not Modified"] {
         gateway.upstream().answers(&format!("HTTP/1.1 {status}\r\nETag: \"x\"\r\n\r\n"));
         let response = gateway.get("/").send().await;
-        assert_eq!((response.status.to_string().as_str(), response.header("etag")), (&status[..3], Some("\"x\"")));
+        assert_eq!(
+            (response.status.to_string().as_str(), response.header("etag")),
+            (&status[..3], Some("\"x\""))
+        );
     }
 }

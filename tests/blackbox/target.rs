@@ -74,7 +74,10 @@ async fn a_path_with_two_meanings_is_refused() {
         let response = gateway.get(target).send().await;
         assert_eq!(response.status, 400, "{target}: {response:?}");
         // A byte that hyper itself does not take for one of a target comes without a body.
-        assert!(response.body.is_empty() || response.reason() == "target_ambiguous", "{target}: {response:?}");
+        assert!(
+            response.body.is_empty() || response.reason() == "target_ambiguous",
+            "{target}: {response:?}"
+        );
     }
     assert_eq!(gateway.upstream().count(), 0);
 }
@@ -87,7 +90,10 @@ async fn a_refusal_says_what_the_contract_says() {
     assert_eq!(response.json()["title"], "Bad Request");
     let line = gateway.access("/a/../b").await;
     assert_eq!(line["request_id"], response.json()["request_id"]);
-    assert_eq!((&line["outcome"], &line["reason"]), (&"refused".into(), &"target_ambiguous".into()));
+    assert_eq!(
+        (&line["outcome"], &line["reason"]),
+        (&"refused".into(), &"target_ambiguous".into())
+    );
     assert!(!line.to_string().contains("secret"));
 }
 
@@ -137,7 +143,15 @@ async fn an_encoded_spelling_of_a_protected_path_is_protected() {
         "[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'\n[[route]]\npath = '/admin/*'\nupstream = 'app'\nroles = ['admin']",
     )
     .await;
-    for target in ["/admin", "/admin/", "/admin/x", "/%61dmin/x", "/%61%64%6d%69%6E", "/admin/%78", "/admin?x"] {
+    for target in [
+        "/admin",
+        "/admin/",
+        "/admin/x",
+        "/%61dmin/x",
+        "/%61%64%6d%69%6E",
+        "/admin/%78",
+        "/admin?x",
+    ] {
         gateway.get(target).send().await.is(401, "credentials_missing");
     }
     assert_eq!(gateway.upstream().count(), 0);
@@ -184,7 +198,10 @@ async fn a_host_that_is_not_one_host_is_refused() {
     ] {
         let response = gateway.raw(format!("GET / HTTP/1.1\r\n{hosts}\r\n")).await;
         assert_eq!(response.status, 400, "{hosts:?}: {response:?}");
-        assert!(response.body.is_empty() || response.reason() == "target_ambiguous", "{hosts:?}: {response:?}");
+        assert!(
+            response.body.is_empty() || response.reason() == "target_ambiguous",
+            "{hosts:?}: {response:?}"
+        );
     }
     assert_eq!(gateway.upstream().count(), 0);
 }
@@ -192,10 +209,21 @@ async fn a_host_that_is_not_one_host_is_refused() {
 #[tokio::test]
 async fn every_ordinary_host_is_taken_as_it_is() {
     let gateway = Gateway::start(PUBLIC).await;
-    for host in ["app.test", "APP.test:8080", "127.0.0.1", "[::1]:80", "localhost", "a_b.test", "xn--caf-dma.test"] {
+    for host in [
+        "app.test",
+        "APP.test:8080",
+        "127.0.0.1",
+        "[::1]:80",
+        "localhost",
+        "a_b.test",
+        "xn--caf-dma.test",
+    ] {
         assert_eq!(gateway.get("/").host(host).send().await.status, 200, "{host}");
         let received = gateway.upstream().last();
-        assert_eq!((received.header("host"), received.header("x-forwarded-host")), (Some(host), Some(host)));
+        assert_eq!(
+            (received.header("host"), received.header("x-forwarded-host")),
+            (Some(host), Some(host))
+        );
     }
 }
 
@@ -242,11 +270,16 @@ async fn http_1_0_needs_a_host_too() {
 #[tokio::test]
 async fn connect_trace_and_a_star_are_never_forwarded() {
     let gateway = Gateway::start(PUBLIC).await;
-    for (method, target) in [("TRACE", "/"), ("TRACE", "/a"), ("CONNECT", "app.test:443"), ("CONNECT", "app.test")] {
+    for (method, target) in
+        [("TRACE", "/"), ("TRACE", "/a"), ("CONNECT", "app.test:443"), ("CONNECT", "app.test")]
+    {
         let response = gateway.request(method, target).send().await;
         assert_eq!(response.status, 405, "{method} {target}: {response:?}");
         response.is(405, "method_not_allowed");
-        assert!(response.header("allow").is_some_and(|allow| !allow.contains(method)), "{response:?}");
+        assert!(
+            response.header("allow").is_some_and(|allow| !allow.contains(method)),
+            "{response:?}"
+        );
     }
     gateway.request("OPTIONS", "*").send().await.is(400, "target_ambiguous");
     assert_eq!(gateway.upstream().count(), 0);

@@ -19,19 +19,34 @@ fn setup() -> Setup {
 #[tokio::test]
 async fn both_versions_and_both_protocols_are_spoken() {
     let gateway = setup().start().await;
-    for (versions, version) in [(vec![&TLS12], ProtocolVersion::TLSv1_2), (vec![&TLS13], ProtocolVersion::TLSv1_3)] {
-        for (offered, chosen) in [(vec![], None), (vec!["http/1.1"], Some("http/1.1")), (vec!["h2", "http/1.1"], Some("h2"))] {
-            let stream = Client { alpn: offered, versions: versions.clone() }.connect(&gateway).await.unwrap();
+    for (versions, version) in
+        [(vec![&TLS12], ProtocolVersion::TLSv1_2), (vec![&TLS13], ProtocolVersion::TLSv1_3)]
+    {
+        for (offered, chosen) in [
+            (vec![], None),
+            (vec!["http/1.1"], Some("http/1.1")),
+            (vec!["h2", "http/1.1"], Some("h2")),
+        ] {
+            let stream = Client { alpn: offered, versions: versions.clone() }
+                .connect(&gateway)
+                .await
+                .unwrap();
             let (_, spoken, alpn) = facts(&stream);
             assert_eq!((spoken, alpn.as_deref()), (version, chosen.map(str::as_bytes)));
             if chosen == Some("h2") {
                 let request = Request::get("https://app.test/h2").body(Full::default()).unwrap();
                 assert_eq!(h2::Connection::over(stream).await.send(request).await.status, 200);
             } else {
-                assert_eq!(gateway.get("/h1").send_on(&mut Connection::over(stream)).await.status, 200);
+                assert_eq!(
+                    gateway.get("/h1").send_on(&mut Connection::over(stream)).await.status,
+                    200
+                );
             }
             let received = gateway.upstream().last();
-            assert_eq!((received.header("x-forwarded-proto"), received.header("host")), (Some("https"), Some("app.test")));
+            assert_eq!(
+                (received.header("x-forwarded-proto"), received.header("host")),
+                (Some("https"), Some("app.test"))
+            );
         }
     }
 }
@@ -46,7 +61,11 @@ async fn our_origin_is_https_behind_tls() {
         .await;
     let cookie = format!("__Host-portcullis={}", crate::harness::mint::token(&[]));
     for (origin, status) in [("https://app.test", 200), ("http://app.test", 403)] {
-        let request = gateway.request("POST", "/").header("Cookie", &cookie).header("Origin", origin).body("x");
+        let request = gateway
+            .request("POST", "/")
+            .header("Cookie", &cookie)
+            .header("Origin", origin)
+            .body("x");
         assert_eq!(request.send_on(&mut connect(&gateway).await).await.status, status, "{origin}");
     }
 }
@@ -102,15 +121,25 @@ async fn a_certificate_is_watched() {
     let next = authority().issue(&["app.test"]);
     std::fs::write(gateway.path("tls.key"), &next.key).unwrap();
     std::fs::write(gateway.path("tls.crt"), &next.chain).unwrap();
-    gateway.log().after(mark, "the new pair is loaded", |line| is_reload(line) && line["message"] == "reloaded").await;
+    gateway
+        .log()
+        .after(mark, "the new pair is loaded", |line| {
+            is_reload(line) && line["message"] == "reloaded"
+        })
+        .await;
     assert_ne!(facts(&Client::default().connect(&gateway).await.unwrap()).0, first);
 }
 
 #[tokio::test]
 async fn an_upstream_is_spoken_to_over_tls() {
-    let upstream = Upstream::start_tls(authority().issue(&["127.0.0.1", "localhost"]).server()).await;
+    let upstream =
+        Upstream::start_tls(authority().issue(&["127.0.0.1", "localhost"]).server()).await;
     let config = "route = [{ path = '/*', upstream = 'app', access = 'public' }]\nupstream.app = { url = 'https://$UPSTREAM', tls = { ca = 'ca.pem' } }";
-    let gateway = Gateway::setup(config).file("ca.pem", &authority().pem).upstream(upstream.clone()).start().await;
+    let gateway = Gateway::setup(config)
+        .file("ca.pem", &authority().pem)
+        .upstream(upstream.clone())
+        .start()
+        .await;
     for _ in 0..2 {
         assert_eq!(gateway.request("POST", "/").body("hello").send().await.text(), "ok");
     }
@@ -123,12 +152,14 @@ async fn an_upstream_is_spoken_to_over_tls() {
 #[tokio::test]
 async fn an_upstream_that_cannot_prove_itself_gets_nothing() {
     let other = Authority::new();
-    for (what, names, ca) in
-        [("wrong authority", vec!["127.0.0.1"], other.pem.as_str()), ("wrong name", vec!["other.test"], authority().pem.as_str())]
-    {
+    for (what, names, ca) in [
+        ("wrong authority", vec!["127.0.0.1"], other.pem.as_str()),
+        ("wrong name", vec!["other.test"], authority().pem.as_str()),
+    ] {
         let upstream = Upstream::start_tls(authority().issue(&names).server()).await;
         let config = "route = [{ path = '/*', upstream = 'app', access = 'public' }]\nupstream.app = { url = 'https://$UPSTREAM', tls = { ca = 'ca.pem' } }";
-        let gateway = Gateway::setup(config).file("ca.pem", ca).upstream(upstream.clone()).start().await;
+        let gateway =
+            Gateway::setup(config).file("ca.pem", ca).upstream(upstream.clone()).start().await;
         let response = gateway.get("/").send().await;
         assert_eq!(response.refusal(), (502, "upstream_unreachable".to_owned()), "{what}");
         assert_eq!(upstream.count(), 0);

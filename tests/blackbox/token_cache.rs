@@ -34,8 +34,10 @@ async fn a_token_is_verified_once_and_refusals_are_not_kept() {
 
 #[tokio::test]
 async fn callers_are_never_mixed_up_and_the_bound_holds() {
-    let gateway = Gateway::start(&format!("token_cache = {{ max_entries = 10 }}\n{PROTECTED}")).await;
-    let tokens: Vec<String> = (0..40).map(|number| claims(json!({ "sub": format!("caller-{number}") }))).collect();
+    let gateway =
+        Gateway::start(&format!("token_cache = {{ max_entries = 10 }}\n{PROTECTED}")).await;
+    let tokens: Vec<String> =
+        (0..40).map(|number| claims(json!({ "sub": format!("caller-{number}") }))).collect();
     for round in 0..3 {
         for (number, token) in tokens.iter().enumerate() {
             assert_eq!(gateway.get("/").bearer(token).send().await.status, 200);
@@ -50,7 +52,8 @@ async fn callers_are_never_mixed_up_and_the_bound_holds() {
 
 #[tokio::test]
 async fn it_can_be_switched_off() {
-    let gateway = Gateway::start(&format!("token_cache = {{ max_entries = 0 }}\n{PROTECTED}")).await;
+    let gateway =
+        Gateway::start(&format!("token_cache = {{ max_entries = 0 }}\n{PROTECTED}")).await;
     let token = mint::token(&[]);
     for _ in 0..3 {
         assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
@@ -60,7 +63,8 @@ async fn it_can_be_switched_off() {
 
 #[tokio::test]
 async fn a_known_token_expires() {
-    let gateway = Gateway::start(&format!("{PROTECTED}\n[issuer.corp]\nleeway = '0s'\n{}", mint::CORP)).await;
+    let gateway =
+        Gateway::start(&format!("{PROTECTED}\n[issuer.corp]\nleeway = '0s'\n{}", mint::CORP)).await;
     let token = claims(json!({ "exp": now() + 2 }));
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
     let refused = within(async {
@@ -84,9 +88,12 @@ async fn a_reload_that_changes_the_issuer_or_its_key_counts_at_once() {
     gateway.get("/").bearer(&token).send().await.is(401, "token_audience");
     gateway.reload(PROTECTED).await;
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);
-    std::fs::write(gateway.path("corp.secret"), "another secret, that is long enough for the hash").unwrap();
+    std::fs::write(gateway.path("corp.secret"), "another secret, that is long enough for the hash")
+        .unwrap();
     gateway.hang_up().await;
     gateway.get("/").bearer(&token).send().await.is(401, "token_signature");
-    gateway.reload(&format!("{PROTECTED}\n[issuer.other]\n{}", mint::CORP.replace("/corp", "/other"))).await;
+    gateway
+        .reload(&format!("{PROTECTED}\n[issuer.other]\n{}", mint::CORP.replace("/corp", "/other")))
+        .await;
     gateway.get("/").bearer(&token).send().await.is(401, "token_issuer");
 }

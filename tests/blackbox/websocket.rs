@@ -29,16 +29,22 @@ fn echo_server() -> SocketAddr {
 
 #[tokio::test]
 async fn messages_go_to_and_fro() {
-    let gateway =
-        Gateway::start(&format!("route = [{{ path = '/*', upstream = 'app' }}]\nupstream.app.url = 'http://{}'", echo_server())).await;
+    let gateway = Gateway::start(&format!(
+        "route = [{{ path = '/*', upstream = 'app' }}]\nupstream.app.url = 'http://{}'",
+        echo_server()
+    ))
+    .await;
     let (address, token) = (gateway.address(), mint::token(&[]));
     let echoed = tokio::task::spawn_blocking(move || {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut request = tungstenite::client::IntoClientRequest::into_client_request("ws://app.test/ws").unwrap();
+        let mut request =
+            tungstenite::client::IntoClientRequest::into_client_request("ws://app.test/ws")
+                .unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         let (mut socket, _) = tungstenite::client(request, stream).unwrap();
-        let messages = [Message::text("hello"), Message::binary(vec![7; 1_000_000]), Message::text("")];
+        let messages =
+            [Message::text("hello"), Message::binary(vec![7; 1_000_000]), Message::text("")];
         let echoed = messages.clone().map(|message| {
             socket.send(message).unwrap();
             socket.read().unwrap()
@@ -49,8 +55,15 @@ async fn messages_go_to_and_fro() {
     });
     assert!(echoed.await.unwrap());
     let line = gateway.access("/ws").await;
-    assert_eq!((&line["http.response.status_code"], &line["subject"]), (&101.into(), &"u-17".into()));
-    assert!(line["bytes_in"].as_u64().unwrap() > 1_000_000 && line["bytes_out"].as_u64().unwrap() > 1_000_000, "{line}");
+    assert_eq!(
+        (&line["http.response.status_code"], &line["subject"]),
+        (&101.into(), &"u-17".into())
+    );
+    assert!(
+        line["bytes_in"].as_u64().unwrap() > 1_000_000
+            && line["bytes_out"].as_u64().unwrap() > 1_000_000,
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -65,15 +78,24 @@ async fn the_handshake_is_passed_on_with_the_caller() {
         ))
         .await;
     let response = connection.response().await;
-    assert_eq!((response.status, response.header("upgrade"), response.header("sec-websocket-accept")), (101, Some("websocket"), Some("x")));
+    assert_eq!(
+        (response.status, response.header("upgrade"), response.header("sec-websocket-accept")),
+        (101, Some("websocket"), Some("x"))
+    );
     let received = gateway.upstream().last();
-    for (name, value) in
-        [("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat"), ("x-auth-user", "u-17")]
-    {
+    for (name, value) in [
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-protocol", "chat"),
+        ("x-auth-user", "u-17"),
+    ] {
         assert_eq!(received.header(name), Some(value));
     }
     assert!(received.header("connection").unwrap().eq_ignore_ascii_case("upgrade"));
-    assert_eq!((received.header("sec-websocket-key"), received.header("authorization")), (Some("dGhlIHNhbXBsZSBub25jZQ=="), None));
+    assert_eq!(
+        (received.header("sec-websocket-key"), received.header("authorization")),
+        (Some("dGhlIHNhbXBsZSBub25jZQ=="), None)
+    );
     connection.write("any bytes").await;
     assert_eq!(connection.exactly(9).await.unwrap(), b"any bytes");
     assert_eq!(gateway.metric_value("portcullis_tunnels", &[]).await, Some(1.0));
@@ -95,22 +117,33 @@ async fn what_follows_the_handshake_at_once_is_not_lost() {
 
 #[tokio::test]
 async fn a_tunnel_needs_a_token_like_any_request() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['admin'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['admin'] }]").await;
     gateway.raw(HANDSHAKE).await.is(401, "credentials_missing");
-    let user = HANDSHAKE.replace("\r\n\r\n", &format!("\r\nAuthorization: Bearer {}\r\n\r\n", mint::token(&["user"])));
+    let user = HANDSHAKE.replace(
+        "\r\n\r\n",
+        &format!("\r\nAuthorization: Bearer {}\r\n\r\n", mint::token(&["user"])),
+    );
     gateway.raw(user).await.is(403, "role_missing");
     assert_eq!(gateway.upstream().count(), 0);
 }
 
 #[tokio::test]
 async fn a_tunnel_by_cookie_needs_our_origin() {
-    let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]").await;
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'] }]")
+            .await;
     gateway.upstream().does(vec![write(SWITCHING), Step::Echo]);
     let cookie = format!("Cookie: __Host-portcullis={}", mint::token(&[]));
-    for (origin, status) in
-        [("", 403), ("\r\nOrigin: http://evil.test", 403), ("\r\nOrigin: null", 403), ("\r\nOrigin: http://app.test", 101)]
-    {
-        let response = gateway.raw(HANDSHAKE.replace("\r\n\r\n", &format!("\r\n{cookie}{origin}\r\n\r\n"))).await;
+    for (origin, status) in [
+        ("", 403),
+        ("\r\nOrigin: http://evil.test", 403),
+        ("\r\nOrigin: null", 403),
+        ("\r\nOrigin: http://app.test", 101),
+    ] {
+        let response = gateway
+            .raw(HANDSHAKE.replace("\r\n\r\n", &format!("\r\n{cookie}{origin}\r\n\r\n")))
+            .await;
         assert_eq!(response.status, status, "{origin}");
     }
 }
@@ -123,10 +156,19 @@ async fn every_other_upgrade_is_removed() {
             "h2c",
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
         ),
-        ("two", "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n"),
-        ("twice", "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n"),
+        (
+            "two",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket, h2c\r\n\r\n",
+        ),
+        (
+            "twice",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n",
+        ),
         ("tls", "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: TLS/1.2\r\n\r\n"),
-        ("not a GET", "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "not a GET",
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n",
+        ),
         ("no connection", "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n"),
         ("1.0", "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
     ] {
@@ -188,7 +230,12 @@ async fn a_tunnel_outlives_the_timeouts_of_the_server() {
         "server.limits = {{ header_timeout = '200ms', idle_timeout = '200ms', body_idle_timeout = '200ms' }}\n{PUBLIC}"
     ))
     .await;
-    gateway.upstream().does(vec![write(SWITCHING), Step::Wait(Duration::from_millis(700)), write("late"), Step::Echo]);
+    gateway.upstream().does(vec![
+        write(SWITCHING),
+        Step::Wait(Duration::from_millis(700)),
+        write("late"),
+        Step::Echo,
+    ]);
     let mut connection = gateway.connect().await;
     connection.write(HANDSHAKE).await;
     assert_eq!(connection.response().await.status, 101);

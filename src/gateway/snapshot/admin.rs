@@ -30,8 +30,9 @@ impl Compiler<'_> {
             return;
         }
         let token = self.file.admin.token.as_ref().map(|token| (token.span(), "`POST /revoke`"));
-        let logouts =
-            self.file.issuer.values().filter_map(|issuer| Some((issuer.backchannel_logout.as_ref()?.span(), "a back-channel logout")));
+        let logouts = self.file.issuer.values().filter_map(|issuer| {
+            Some((issuer.backchannel_logout.as_ref()?.span(), "a back-channel logout"))
+        });
         let revoking: Vec<_> = token.into_iter().chain(logouts).collect();
         for (span, what) in revoking {
             self.error(

@@ -9,8 +9,14 @@ use crate::identity::pages::colour::Colour;
 
 impl Compiler<'_> {
     /// `issuer`: the URL of the built-in issuer, whose host is the name where there is no other.
-    pub(super) fn brand(&mut self, written: Option<&Written>, issuer: Option<&str>) -> Option<Brand> {
-        let host = || issuer.and_then(|issuer| issuer.parse::<http::Uri>().ok()?.host().map(str::to_owned));
+    pub(super) fn brand(
+        &mut self,
+        written: Option<&Written>,
+        issuer: Option<&str>,
+    ) -> Option<Brand> {
+        let host = || {
+            issuer.and_then(|issuer| issuer.parse::<http::Uri>().ok()?.host().map(str::to_owned))
+        };
         let default = Written::default();
         let written = written.unwrap_or(&default);
         let name = match &written.name {
@@ -32,7 +38,8 @@ impl Compiler<'_> {
         let name = text.get_ref().trim();
         if name.is_empty() || name.chars().count() > 60 || name.chars().any(char::is_control) {
             self.error(
-                Problem::error(text.span(), "a name is 1 to 60 characters that can be seen").help("write a name such as \"Example\""),
+                Problem::error(text.span(), "a name is 1 to 60 characters that can be seen")
+                    .help("write a name such as \"Example\""),
             );
             return None;
         }
@@ -42,7 +49,10 @@ impl Compiler<'_> {
     fn colour(&mut self, text: &Text) -> Option<Colour> {
         let colour = Colour::parse(text.get_ref());
         if colour.is_none() {
-            self.error(Problem::error(text.span(), "this is no colour").help("write it as \"#rrggbb\", such as \"#1f4fb8\""));
+            self.error(
+                Problem::error(text.span(), "this is no colour")
+                    .help("write it as \"#rrggbb\", such as \"#1f4fb8\""),
+            );
         }
         colour
     }

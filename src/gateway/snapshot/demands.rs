@@ -14,26 +14,40 @@ use crate::token::{ClaimPath, Issuers};
 
 impl Compiler<'_> {
     /// `roles`, `all_roles`, `scopes`, `claims` and `issuers` of a route.
-    pub(super) fn demands(&mut self, written: &Written, issuers: &Issuers, access: Option<Access>) -> Option<Demands> {
+    pub(super) fn demands(
+        &mut self,
+        written: &Written,
+        issuers: &Issuers,
+        access: Option<Access>,
+    ) -> Option<Demands> {
         let before = self.problems.len();
         let asked = [&written.roles, &written.all_roles, &written.scopes, &written.issuers];
         for list in asked.into_iter().flatten() {
             if list.get_ref().is_empty() {
                 self.error(
-                    Problem::error(list.span(), "the list is empty: nobody could ever pass").help("remove it, or name at least one"),
+                    Problem::error(list.span(), "the list is empty: nobody could ever pass")
+                        .help("remove it, or name at least one"),
                 );
             }
             for text in list.get_ref().iter().filter(|text| text.get_ref().is_empty()) {
-                self.error(Problem::error(text.span(), "an empty name, which no caller can hold").help("remove it"));
+                self.error(
+                    Problem::error(text.span(), "an empty name, which no caller can hold")
+                        .help("remove it"),
+                );
             }
         }
-        let spans = asked.into_iter().flatten().map(Spanned::span).chain(written.claims.as_ref().map(Spanned::span));
+        let spans = asked
+            .into_iter()
+            .flatten()
+            .map(Spanned::span)
+            .chain(written.claims.as_ref().map(Spanned::span));
         let spans: Vec<_> = spans.collect();
         match access {
             Some(Access::Public) => {
                 for span in spans {
                     self.error(
-                        Problem::error(span, "a public route asks nobody who they are").help("remove this, or `access = \"public\"`"),
+                        Problem::error(span, "a public route asks nobody who they are")
+                            .help("remove this, or `access = \"public\"`"),
                     );
                 }
             }
@@ -47,18 +61,30 @@ impl Compiler<'_> {
             }
             Some(Access::Authenticated) | None => {}
         }
-        for text in written.scopes.iter().flat_map(toml::Spanned::get_ref).filter(|text| text.get_ref().contains(char::is_whitespace)) {
+        for text in written
+            .scopes
+            .iter()
+            .flat_map(toml::Spanned::get_ref)
+            .filter(|text| text.get_ref().contains(char::is_whitespace))
+        {
             self.error(
-                Problem::error(text.span(), "a scope has no space in it (RFC 6749 §3.3): nobody could ever pass")
-                    .help("write each scope as an item of its own"),
+                Problem::error(
+                    text.span(),
+                    "a scope has no space in it (RFC 6749 §3.3): nobody could ever pass",
+                )
+                .help("write each scope as an item of its own"),
             );
         }
         let claims = self.claims(written);
         let issuers = self.route_issuers(written, issuers);
         let list = |list: &Option<Spanned<Vec<Text>>>| -> Vec<String> {
-            list.iter().flat_map(toml::Spanned::get_ref).map(|text| text.get_ref().clone()).collect()
+            list.iter()
+                .flat_map(toml::Spanned::get_ref)
+                .map(|text| text.get_ref().clone())
+                .collect()
         };
-        let sound = !self.problems[before..].iter().any(|problem| problem.severity == Severity::Error);
+        let sound =
+            !self.problems[before..].iter().any(|problem| problem.severity == Severity::Error);
         sound.then(|| Demands {
             any_role: list(&written.roles),
             all_roles: list(&written.all_roles),
@@ -71,10 +97,14 @@ impl Compiler<'_> {
     fn claims(&mut self, written: &Written) -> Vec<(ClaimPath, Vec<value::Scalar>)> {
         let mut claims = Vec::new();
         for (name, values) in written.claims.iter().flat_map(toml::Spanned::get_ref) {
-            // A key cannot be a list, so a URL, which no path looks like, is taken for one exact name.
+            // A key cannot be a list, so a URL, which no path looks like, is taken for one exact
+            // name.
             let exact = name.get_ref().contains("://");
-            let segments: Vec<String> =
-                if exact { vec![name.get_ref().clone()] } else { name.get_ref().split('.').map(str::to_owned).collect() };
+            let segments: Vec<String> = if exact {
+                vec![name.get_ref().clone()]
+            } else {
+                name.get_ref().split('.').map(str::to_owned).collect()
+            };
             if segments.iter().any(String::is_empty) {
                 self.error(
                     Problem::error(name.span(), "a claim name with an empty part")
@@ -82,7 +112,10 @@ impl Compiler<'_> {
                 );
             }
             if values.get_ref().is_empty() {
-                self.error(Problem::error(values.span(), "the list is empty: nobody could ever pass").help("name at least one value"));
+                self.error(
+                    Problem::error(values.span(), "the list is empty: nobody could ever pass")
+                        .help("name at least one value"),
+                );
             }
             claims.push((ClaimPath::new(segments), values.get_ref().clone()));
         }
@@ -93,14 +126,26 @@ impl Compiler<'_> {
         let listed = written.issuers.as_ref()?;
         let mut found = Vec::new();
         for text in listed.get_ref() {
-            match issuers.iter().map(|issuer| &issuer.settings().name).find(|name| ***name == **text.get_ref()) {
+            match issuers
+                .iter()
+                .map(|issuer| &issuer.settings().name)
+                .find(|name| ***name == **text.get_ref())
+            {
                 Some(name) => found.push(Arc::clone(name)),
                 None if self.file.issuer_names().contains(&text.get_ref().as_str()) => {}
                 None => {
                     let names = self.file.issuer_names();
-                    let help = value::nearest(text.get_ref(), names.iter().copied())
-                        .map_or_else(|| format!("the issuers are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-                    self.error(Problem::error(text.span(), format!("there is no `[issuer.{}]`", text.get_ref())).help(help));
+                    let help = value::nearest(text.get_ref(), names.iter().copied()).map_or_else(
+                        || format!("the issuers are {}", names.join(", ")),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    self.error(
+                        Problem::error(
+                            text.span(),
+                            format!("there is no `[issuer.{}]`", text.get_ref()),
+                        )
+                        .help(help),
+                    );
                 }
             }
         }

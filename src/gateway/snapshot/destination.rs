@@ -26,10 +26,12 @@ impl Compiler<'_> {
     ) -> Option<Destination> {
         let written = row.get_ref();
         match (&written.upstream, &written.identity) {
-            (_, Some(identity)) if *identity.get_ref() => self.mount(row, identity.span(), pattern).map(Destination::Identity),
-            (Some(_), _) => {
-                self.named(written.upstream.as_ref(), upstreams, "upstream", self.file.upstream.keys()).map(Destination::Upstream)
+            (_, Some(identity)) if *identity.get_ref() => {
+                self.mount(row, identity.span(), pattern).map(Destination::Identity)
             }
+            (Some(_), _) => self
+                .named(written.upstream.as_ref(), upstreams, "upstream", self.file.upstream.keys())
+                .map(Destination::Upstream),
             (None, _) => {
                 self.error(
                     Problem::error(place(row), "the route has no `upstream`")
@@ -41,13 +43,21 @@ impl Compiler<'_> {
     }
 
     /// Where the built-in issuer's endpoints begin.
-    fn mount(&mut self, row: &Spanned<Written>, identity: Range<usize>, pattern: Option<&Pattern>) -> Option<Mount> {
+    fn mount(
+        &mut self,
+        row: &Spanned<Written>,
+        identity: Range<usize>,
+        pattern: Option<&Pattern>,
+    ) -> Option<Mount> {
         let written = row.get_ref();
         let before = self.problems.len();
         if self.file.identity.is_none() {
             self.error(
-                Problem::error(identity.clone(), "there is no `[identity]`: nobody could answer here")
-                    .help("add `[identity]` with `issuer = \"…\"`, the URL of this route"),
+                Problem::error(
+                    identity.clone(),
+                    "there is no `[identity]`: nobody could answer here",
+                )
+                .help("add `[identity]` with `issuer = \"…\"`, the URL of this route"),
             );
         }
         if let Some(upstream) = &written.upstream {
@@ -57,24 +67,41 @@ impl Compiler<'_> {
                     .help("keep one of them"),
             );
         }
-        if let Some(access) = written.access.as_ref().filter(|access| access.get_ref() != "public") {
+        if let Some(access) = written.access.as_ref().filter(|access| access.get_ref() != "public")
+        {
             self.error(
-                Problem::error(access.span(), "everybody may reach the built-in issuer: its endpoints decide for themselves")
-                    .help("remove `access`, or write `access = \"public\"`"),
+                Problem::error(
+                    access.span(),
+                    "everybody may reach the built-in issuer: its endpoints decide for themselves",
+                )
+                .help("remove `access`, or write `access = \"public\"`"),
             );
         }
         let without_effect = [
             (written.token_from.as_ref().map(Spanned::span), "token_from"),
             (written.forward_authorization.then(|| identity.clone()), "forward_authorization"),
-            (written.strip_prefix.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span), "strip_prefix"),
+            (
+                written.strip_prefix.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
+                "strip_prefix",
+            ),
             (written.insecure_path.first().map(Spanned::span), "insecure_path"),
-            (written.method_override.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span), "method_override"),
-            (written.enforce.as_ref().filter(|flag| !*flag.get_ref()).map(Spanned::span), "enforce"),
+            (
+                written.method_override.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
+                "method_override",
+            ),
+            (
+                written.enforce.as_ref().filter(|flag| !*flag.get_ref()).map(Spanned::span),
+                "enforce",
+            ),
             (written.identity_headers.as_ref().map(|_| identity.clone()), "identity_headers"),
         ];
         for (span, key) in without_effect.into_iter().filter_map(|(span, key)| Some((span?, key))) {
             self.error(
-                Problem::error(span, format!("`{key}` has no meaning where the built-in issuer answers")).help(format!("remove `{key}`")),
+                Problem::error(
+                    span,
+                    format!("`{key}` has no meaning where the built-in issuer answers"),
+                )
+                .help(format!("remove `{key}`")),
             );
         }
         let pattern = pattern?;
@@ -87,12 +114,17 @@ impl Compiler<'_> {
             })
             .collect();
         match literals {
-            Some(literals) if pattern.subtree && self.problems.len() == before => Some(Mount::new(literals)),
+            Some(literals) if pattern.subtree && self.problems.len() == before => {
+                Some(Mount::new(literals))
+            }
             Some(_) if pattern.subtree => None,
             _ => {
                 self.error(
-                    Problem::error(place(row), "the built-in issuer's endpoints are below one fixed path")
-                        .help("write `path = \"/auth/*\"`"),
+                    Problem::error(
+                        place(row),
+                        "the built-in issuer's endpoints are below one fixed path",
+                    )
+                    .help("write `path = \"/auth/*\"`"),
                 );
                 None
             }

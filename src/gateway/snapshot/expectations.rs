@@ -17,20 +17,32 @@ use crate::token::VerifiedToken;
 
 /// Runs every test and tells those whose expectation is not met.
 pub(super) fn unmet(file: &File, snapshot: &Snapshot, now: u64) -> Vec<Problem> {
-    file.test.iter().flat_map(|test| run(file, test, snapshot, now).unwrap_or_else(|problem| vec![problem])).collect()
+    file.test
+        .iter()
+        .flat_map(|test| run(file, test, snapshot, now).unwrap_or_else(|problem| vec![problem]))
+        .collect()
 }
 
-fn run(file: &File, test: &Spanned<Test>, snapshot: &Snapshot, now: u64) -> Result<Vec<Problem>, Problem> {
+fn run(
+    file: &File,
+    test: &Spanned<Test>,
+    snapshot: &Snapshot,
+    now: u64,
+) -> Result<Vec<Problem>, Problem> {
     let written = test.get_ref();
     let Some(request) = &written.request else {
-        return Err(Problem::error(test.span(), "the test has no `request`").help("add `request = \"GET /reports\"`"));
+        return Err(Problem::error(test.span(), "the test has no `request`")
+            .help("add `request = \"GET /reports\"`"));
     };
     let Some(expect) = &written.expect else {
-        return Err(Problem::error(test.span(), "the test expects nothing").help("add `expect = { status = 200 }`"));
+        return Err(Problem::error(test.span(), "the test expects nothing")
+            .help("add `expect = { status = 200 }`"));
     };
     let (method, url) = request.get_ref().split_once(' ').unwrap_or(("GET", request.get_ref()));
-    let method = Method::from_bytes(method.as_bytes())
-        .map_err(|_| Problem::error(request.span(), "this is no request").help("write a method and a target, such as \"GET /reports\""))?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| {
+        Problem::error(request.span(), "this is no request")
+            .help("write a method and a target, such as \"GET /reports\"")
+    })?;
     let question = Question {
         method,
         url: url.trim().to_owned(),
@@ -46,9 +58,10 @@ fn run(file: &File, test: &Spanned<Test>, snapshot: &Snapshot, now: u64) -> Resu
 fn headers(written: &BTreeMap<Text, Text>) -> Result<HeaderMap, Problem> {
     let mut headers = HeaderMap::new();
     for (name, value) in written {
-        let parsed =
-            HeaderName::from_bytes(name.get_ref().as_bytes()).map_err(|_| Problem::error(name.span(), "this is no header name"))?;
-        let value = HeaderValue::from_str(value.get_ref()).map_err(|_| Problem::error(value.span(), "this is no header value"))?;
+        let parsed = HeaderName::from_bytes(name.get_ref().as_bytes())
+            .map_err(|_| Problem::error(name.span(), "this is no header name"))?;
+        let value = HeaderValue::from_str(value.get_ref())
+            .map_err(|_| Problem::error(value.span(), "this is no header value"))?;
         headers.append(parsed, value);
     }
     Ok(headers)
@@ -56,13 +69,19 @@ fn headers(written: &BTreeMap<Text, Text>) -> Result<HeaderMap, Problem> {
 
 fn peer(written: Option<&Text>) -> Result<IpAddr, Problem> {
     let Some(text) = written else { return Ok([127, 0, 0, 1].into()) };
-    text.get_ref()
-        .parse()
-        .map_err(|_| Problem::error(text.span(), "this is no IP address").help("write an address such as \"203.0.113.7\""))
+    text.get_ref().parse().map_err(|_| {
+        Problem::error(text.span(), "this is no IP address")
+            .help("write an address such as \"203.0.113.7\"")
+    })
 }
 
 /// The caller that the test assumes.
-fn caller(file: &File, test: &Test, snapshot: &Snapshot, now: u64) -> Result<Option<Arc<VerifiedToken>>, Problem> {
+fn caller(
+    file: &File,
+    test: &Test,
+    snapshot: &Snapshot,
+    now: u64,
+) -> Result<Option<Arc<VerifiedToken>>, Problem> {
     let span = match (&test.claims, &test.roles) {
         (None, None) => return Ok(None),
         (Some(claims), Some(roles)) => {
@@ -75,23 +94,35 @@ fn caller(file: &File, test: &Test, snapshot: &Snapshot, now: u64) -> Result<Opt
     };
     let names = file.issuer_names();
     let issuer = match (&test.issuer, names.as_slice()) {
-        (Some(issuer), names) if names.contains(&issuer.get_ref().as_str()) => issuer.get_ref().as_str(),
-        (Some(issuer), _) => return Err(Problem::error(issuer.span(), format!("there is no `[issuer.{}]`", issuer.get_ref()))),
+        (Some(issuer), names) if names.contains(&issuer.get_ref().as_str()) => {
+            issuer.get_ref().as_str()
+        }
+        (Some(issuer), _) => {
+            return Err(Problem::error(
+                issuer.span(),
+                format!("there is no `[issuer.{}]`", issuer.get_ref()),
+            ));
+        }
         (None, [only]) => only,
         (None, _) => {
-            return Err(Problem::error(span, "there is more than one issuer, or none").help("say whose token it is: `issuer = \"…\"`"));
+            return Err(Problem::error(span, "there is more than one issuer, or none")
+                .help("say whose token it is: `issuer = \"…\"`"));
         }
     };
     let assumed = match (&test.claims, &test.roles) {
         (Some(claims), _) => snapshot.issuers.assume(issuer, json_object(claims.get_ref()), now),
         (None, roles) => {
-            let roles: Vec<String> = roles.iter().flat_map(toml::Spanned::get_ref).map(|role| role.get_ref().clone()).collect();
+            let roles: Vec<String> = roles
+                .iter()
+                .flat_map(toml::Spanned::get_ref)
+                .map(|role| role.get_ref().clone())
+                .collect();
             snapshot.issuers.assume_roles(issuer, &roles, now)
         }
     };
-    assumed
-        .map(|caller| Some(Arc::new(caller)))
-        .map_err(|error| Problem::error(span, format!("no token of `{issuer}` could hold these claims: {error}")))
+    assumed.map(|caller| Some(Arc::new(caller))).map_err(|error| {
+        Problem::error(span, format!("no token of `{issuer}` could hold these claims: {error}"))
+    })
 }
 
 fn json_object(table: &toml::Table) -> Map<String, Value> {
@@ -113,7 +144,8 @@ fn json(value: &toml::Value) -> Value {
 fn compare(expect: &Spanned<Expect>, told: &Explanation, request: Range<usize>) -> Vec<Problem> {
     let expected = expect.get_ref();
     let mut unmet = Vec::new();
-    let why = told.steps.last().map_or(String::new(), |step| format!("{}: {}", step.step, step.detail));
+    let why =
+        told.steps.last().map_or(String::new(), |step| format!("{}: {}", step.step, step.detail));
     let mut differs = |span: Range<usize>, what: &str, wanted: &str, found: &str| {
         unmet.push(
             Problem::error(span, format!("the test expects {what} {wanted}, but it is {found}"))
@@ -124,7 +156,12 @@ fn compare(expect: &Spanned<Expect>, told: &Explanation, request: Range<usize>) 
     if let Some(status) = &expected.status
         && *status.get_ref() != i64::from(told.status)
     {
-        differs(status.span(), "status", &status.get_ref().to_string(), &format!("{} ({})", told.status, told.reason.as_str()));
+        differs(
+            status.span(),
+            "status",
+            &status.get_ref().to_string(),
+            &format!("{} ({})", told.status, told.reason.as_str()),
+        );
     }
     if let Some(reason) = &expected.reason
         && reason.get_ref() != told.reason.as_str()
@@ -137,8 +174,12 @@ fn compare(expect: &Spanned<Expect>, told: &Explanation, request: Range<usize>) 
         differs(route.span(), "route", route.get_ref(), told.route.as_deref().unwrap_or("none"));
     }
     for (name, value) in &expected.headers {
-        let sent: Vec<_> =
-            told.sent.get_all(name.get_ref().as_str()).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let sent: Vec<_> = told
+            .sent
+            .get_all(name.get_ref().as_str())
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
         let sent = sent.join(", ");
         if sent != *value.get_ref() {
             let shown = if sent.is_empty() { "absent" } else { &sent };

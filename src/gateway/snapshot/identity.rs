@@ -1,4 +1,5 @@
-//! `[identity]`: the built-in issuer's policy, and itself as one more issuer whose tokens are accepted.
+//! `[identity]`: the built-in issuer's policy, and itself as one more issuer whose tokens are
+//! accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,21 +23,38 @@ impl Compiler<'_> {
         let written = section.get_ref();
         let issuer = self.issuer_url(section);
         let lifetime = |least: Duration| least..=DAY * 3650;
-        let access_token_ttl = self.lifetime(written.access_token_ttl.as_ref(), "15m", SECOND..=LONGEST_ACCESS_TOKEN);
-        let refresh_token_ttl = self.lifetime(written.refresh_token_ttl.as_ref(), "7d", lifetime(SECOND));
-        let session_lifetime = self.lifetime(written.session_lifetime.as_ref(), "30d", lifetime(SECOND));
-        let refresh_reuse_interval = self.lifetime(written.refresh_reuse_interval.as_ref(), "10s", Duration::ZERO..=Duration::from_mins(5));
-        let key_rotation = self.lifetime(written.key_rotation.as_ref(), "90d", Duration::from_hours(1)..=DAY * 3650);
+        let access_token_ttl =
+            self.lifetime(written.access_token_ttl.as_ref(), "15m", SECOND..=LONGEST_ACCESS_TOKEN);
+        let refresh_token_ttl =
+            self.lifetime(written.refresh_token_ttl.as_ref(), "7d", lifetime(SECOND));
+        let session_lifetime =
+            self.lifetime(written.session_lifetime.as_ref(), "30d", lifetime(SECOND));
+        let refresh_reuse_interval = self.lifetime(
+            written.refresh_reuse_interval.as_ref(),
+            "10s",
+            Duration::ZERO..=Duration::from_mins(5),
+        );
+        let key_rotation = self.lifetime(
+            written.key_rotation.as_ref(),
+            "90d",
+            Duration::from_hours(1)..=DAY * 3650,
+        );
         let algorithm = match &written.algorithm {
             None => Some(Algorithm::ES256),
             Some(text) => self.take(value::choice(text, &ALGORITHMS)),
         };
         let registration = match &written.registration {
             None => Some(Registration::Closed),
-            Some(text) => self.take(value::choice(text, &[("closed", Registration::Closed), ("open", Registration::Open)])),
+            Some(text) => self.take(value::choice(
+                text,
+                &[("closed", Registration::Closed), ("open", Registration::Open)],
+            )),
         };
         let claims = self.token_claims(written.token_claims.as_ref());
-        let password_min_length = written.password_min_length.as_ref().map_or(Some(8), |number| self.number(number, 8, 128));
+        let password_min_length = written
+            .password_min_length
+            .as_ref()
+            .map_or(Some(8), |number| self.number(number, 8, 128));
         let mail = match &written.mail {
             None => Some(None),
             Some(mail) => self.mail(mail, issuer.as_deref()).map(Some),
@@ -51,7 +69,11 @@ impl Compiler<'_> {
         }
         let brand = self.brand(written.brand.as_ref(), issuer.as_deref());
         let (tells_email, tells_name) = claims?;
-        self.warn_about_unproven_addresses(section, registration == Some(Registration::Open), tells_email);
+        self.warn_about_unproven_addresses(
+            section,
+            registration == Some(Registration::Open),
+            tells_email,
+        );
         Some(Policy {
             issuer: issuer?,
             audience: audience?,
@@ -80,7 +102,8 @@ impl Compiler<'_> {
             name: NAME.into(),
             issuer: Some(policy.issuer.clone()),
             audience: Some(policy.audience.clone()),
-            // Tokens that an earlier key signed with another algorithm are good until they expire; each key is for its own alone.
+            // Tokens that an earlier key signed with another algorithm are good until they expire;
+            // each key is for its own alone.
             algorithms: ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect::<Algorithms>(),
             roles: ClaimPath::new(["roles"]),
             subject: ClaimPath::new(["sub"]),
@@ -89,16 +112,28 @@ impl Compiler<'_> {
             logout_audience: None,
             is_built_in: true,
         };
-        let previous = self.previous.and_then(|previous| previous.identity.as_ref().map(|_| &previous.issuers));
-        match previous.and_then(|issuers| issuers.iter().find(|issuer| *issuer.settings().name == *NAME)) {
+        let previous = self
+            .previous
+            .and_then(|previous| previous.identity.as_ref().map(|_| &previous.issuers));
+        match previous
+            .and_then(|issuers| issuers.iter().find(|issuer| *issuer.settings().name == *NAME))
+        {
             Some(kept) if *kept.settings() == settings => Arc::clone(kept),
             Some(kept) => Arc::new(Issuer::with_live_keys(settings, Arc::clone(kept.keys()))),
-            None => Arc::new(Issuer::with_live_keys(settings, Arc::new(LiveKeys::new(KeySet::default())))),
+            None => Arc::new(Issuer::with_live_keys(
+                settings,
+                Arc::new(LiveKeys::new(KeySet::default())),
+            )),
         }
     }
 
     /// Whoever registers says which address is theirs, and applications are told it.
-    fn warn_about_unproven_addresses(&mut self, section: &Spanned<Written>, is_open: bool, tells_email: bool) {
+    fn warn_about_unproven_addresses(
+        &mut self,
+        section: &Spanned<Written>,
+        is_open: bool,
+        tells_email: bool,
+    ) {
         let written = section.get_ref();
         if is_open && tells_email && !written.verify_email {
             let span = written.registration.as_ref().map_or(section.span(), Spanned::span);
@@ -116,18 +151,30 @@ impl Compiler<'_> {
     fn issuer_url(&mut self, section: &Spanned<Written>) -> Option<String> {
         let example = "write the URL of the route with `identity = true`, such as \"https://app.example.com/auth\"";
         let Some(text) = &section.get_ref().issuer else {
-            self.error(Problem::error(section.span(), "`[identity]` has no `issuer`").help(example));
+            self.error(
+                Problem::error(section.span(), "`[identity]` has no `issuer`").help(example),
+            );
             return None;
         };
         let url = text.get_ref();
         let uri: Option<http::Uri> = url.parse().ok();
-        let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?, uri.path(), uri.query())));
+        let parts = uri
+            .as_ref()
+            .and_then(|uri| Some((uri.scheme_str()?, uri.authority()?, uri.path(), uri.query())));
         let problem = match parts {
             None => "this is no absolute URL",
-            Some((scheme, ..)) if scheme != "https" && scheme != "http" => "the scheme is neither http nor https",
-            Some((_, authority, ..)) if authority.as_str().contains('@') || authority.host().is_empty() => "the URL has no plain host",
+            Some((scheme, ..)) if scheme != "https" && scheme != "http" => {
+                "the scheme is neither http nor https"
+            }
+            Some((_, authority, ..))
+                if authority.as_str().contains('@') || authority.host().is_empty() =>
+            {
+                "the URL has no plain host"
+            }
             Some((.., Some(_))) => "an issuer's URL has no query",
-            Some((_, _, path, None)) if url.contains('#') || (path.len() > 1 && path.ends_with('/')) => {
+            Some((_, _, path, None))
+                if url.contains('#') || (path.len() > 1 && path.ends_with('/')) =>
+            {
                 "an issuer's URL ends without a slash and has no fragment"
             }
             Some((scheme, authority, path, None)) => {
@@ -144,14 +191,23 @@ impl Compiler<'_> {
                         .help("write https://, also where a load balancer does the TLS"),
                     );
                 }
-                return Some(if path == "/" { url.trim_end_matches('/').to_owned() } else { url.clone() });
+                return Some(if path == "/" {
+                    url.trim_end_matches('/').to_owned()
+                } else {
+                    url.clone()
+                });
             }
         };
         self.error(Problem::error(text.span(), problem).help(example));
         None
     }
 
-    fn lifetime(&mut self, text: Option<&Text>, default: &str, range: std::ops::RangeInclusive<Duration>) -> Option<Duration> {
+    fn lifetime(
+        &mut self,
+        text: Option<&Text>,
+        default: &str,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Option<Duration> {
         match text {
             None => humantime::parse_duration(default).ok(),
             Some(text) => self.take(value::duration(text, range)),
@@ -159,11 +215,22 @@ impl Compiler<'_> {
     }
 
     /// A list of names, at least one.
-    fn words(&mut self, written: Option<&Spanned<Vec<Text>>>, key: &str, default: &[&str]) -> Option<Vec<String>> {
-        let Some(written) = written else { return Some(default.iter().map(|&word| word.to_owned()).collect()) };
-        let words: Vec<String> = written.get_ref().iter().map(|text| text.get_ref().clone()).collect();
+    fn words(
+        &mut self,
+        written: Option<&Spanned<Vec<Text>>>,
+        key: &str,
+        default: &[&str],
+    ) -> Option<Vec<String>> {
+        let Some(written) = written else {
+            return Some(default.iter().map(|&word| word.to_owned()).collect());
+        };
+        let words: Vec<String> =
+            written.get_ref().iter().map(|text| text.get_ref().clone()).collect();
         if words.is_empty() || words.iter().any(String::is_empty) {
-            self.error(Problem::error(written.span(), format!("`{key}` has an empty name, or none")).help("remove it for the default"));
+            self.error(
+                Problem::error(written.span(), format!("`{key}` has an empty name, or none"))
+                    .help("remove it for the default"),
+            );
             return None;
         }
         Some(words)
@@ -175,7 +242,11 @@ impl Compiler<'_> {
         for text in roles.get_ref() {
             if !crate::identity::account::is_role(text.get_ref()) {
                 self.error(
-                    Problem::error(text.span(), "a role is 1 to 100 characters without white space").help("write a name such as \"user\""),
+                    Problem::error(
+                        text.span(),
+                        "a role is 1 to 100 characters without white space",
+                    )
+                    .help("write a name such as \"user\""),
                 );
                 return None;
             }
@@ -198,7 +269,8 @@ impl Compiler<'_> {
 }
 
 /// What the built-in issuer can sign with.
-const ALGORITHMS: [(&str, Algorithm); 3] = [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
+const ALGORITHMS: [(&str, Algorithm); 3] =
+    [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
 
 /// How far another replica's clock, and an `iat` past a revocation, may be ahead.
 const LEEWAY: Duration = Duration::from_secs(5);

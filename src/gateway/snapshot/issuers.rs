@@ -20,9 +20,15 @@ impl Compiler<'_> {
     /// Whose tokens are accepted, and who keeps the keys of each up to date.
     pub(super) fn issuers(&mut self, built_in: Option<&Policy>, folder: &Path) -> (Issuers, Keys) {
         let mut owners: Vec<Arc<IssuerKeys>> = Vec::new();
-        let mut issuers: Vec<Arc<Issuer>> = built_in.map(|policy| self.built_in_issuer(policy)).into_iter().collect();
+        let mut issuers: Vec<Arc<Issuer>> =
+            built_in.map(|policy| self.built_in_issuer(policy)).into_iter().collect();
         let mut any: Option<&Text> = None;
-        let mut taken: Vec<&Text> = self.file.identity.iter().filter_map(|identity| identity.get_ref().issuer.as_ref()).collect();
+        let mut taken: Vec<&Text> = self
+            .file
+            .identity
+            .iter()
+            .filter_map(|identity| identity.get_ref().issuer.as_ref())
+            .collect();
         for (name, written) in &self.file.issuer {
             if let (true, Some(section)) = (name.get_ref() == NAME, &self.file.identity) {
                 self.error(
@@ -42,7 +48,8 @@ impl Compiler<'_> {
                 );
             }
             if let Some(issuer) = &written.issuer {
-                if let Some(other) = taken.iter().find(|other| other.get_ref() == issuer.get_ref()) {
+                if let Some(other) = taken.iter().find(|other| other.get_ref() == issuer.get_ref())
+                {
                     self.error(
                         Problem::error(issuer.span(), "two sections accept the same `iss`")
                             .related(other.span(), "already taken here")
@@ -60,14 +67,20 @@ impl Compiler<'_> {
         let issuers = Issuers::new(issuers).unwrap_or_else(|duplicate| {
             // What two sections write differently may still be one `iss`.
             self.error(
-                Problem::error(0..0, duplicate.to_string()).help("give each issuer an `iss` of its own: one issuer has one section"),
+                Problem::error(0..0, duplicate.to_string())
+                    .help("give each issuer an `iss` of its own: one issuer has one section"),
             );
             Issuers::default()
         });
         (issuers, Keys::new(owners))
     }
 
-    fn issuer(&mut self, name: &Text, written: &Written, folder: &Path) -> Option<(Arc<Issuer>, Arc<IssuerKeys>)> {
+    fn issuer(
+        &mut self,
+        name: &Text,
+        written: &Written,
+        folder: &Path,
+    ) -> Option<(Arc<Issuer>, Arc<IssuerKeys>)> {
         let algorithms = self.algorithms(name, written);
         let issuer = self.issuer_text(name, written);
         let audience = self.audience(name, written);
@@ -78,7 +91,8 @@ impl Compiler<'_> {
         };
         let max_token_lifetime = match &written.max_token_lifetime {
             None => Some(Duration::from_hours(24)),
-            Some(text) => self.take(value::duration(text, Duration::from_secs(1)..=Duration::from_hours(87840))),
+            Some(text) => self
+                .take(value::duration(text, Duration::from_secs(1)..=Duration::from_hours(87840))),
         };
         let Some(algorithms) = algorithms else {
             self.look_at_key_files(written);
@@ -100,30 +114,46 @@ impl Compiler<'_> {
         let keys = keys?;
         // An unchanged section stays the same issuer: what was verified for it still holds.
         let mut previous = self.previous.into_iter().flat_map(|previous| previous.issuers.iter());
-        let kept = previous.find(|issuer| *issuer.settings() == settings && Arc::ptr_eq(issuer.keys(), keys.live()));
-        let issuer = kept.cloned().unwrap_or_else(|| Arc::new(Issuer::with_live_keys(settings, Arc::clone(keys.live()))));
+        let kept = previous.find(|issuer| {
+            *issuer.settings() == settings && Arc::ptr_eq(issuer.keys(), keys.live())
+        });
+        let issuer = kept
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Issuer::with_live_keys(settings, Arc::clone(keys.live()))));
         Some((issuer, keys))
     }
 
-    #[expect(clippy::option_option, reason = "outer: a problem was found; inner: tokens without `iss` are taken")]
+    #[expect(
+        clippy::option_option,
+        reason = "outer: a problem was found; inner: tokens without `iss` are taken"
+    )]
     fn issuer_text(&mut self, name: &Text, written: &Written) -> Option<Option<String>> {
         match (&written.issuer, &written.insecure_any_issuer) {
             (Some(issuer), None) if issuer.get_ref().is_empty() => {
-                self.error(Problem::error(issuer.span(), "`issuer` is empty").help("write the `iss` that the tokens hold, byte for byte"));
+                self.error(
+                    Problem::error(issuer.span(), "`issuer` is empty")
+                        .help("write the `iss` that the tokens hold, byte for byte"),
+                );
                 None
             }
             (Some(issuer), any) if !is_true(any.as_ref()) => Some(Some(issuer.get_ref().clone())),
             (Some(issuer), any) => {
                 let span = any.as_ref().map_or(issuer.span(), Spanned::span);
                 self.error(
-                    Problem::error(issuer.span(), "`issuer` and `insecure_any_issuer` contradict each other")
-                        .related(span, "takes only tokens without `iss`")
-                        .help("keep `issuer` if the tokens have an `iss`, otherwise remove it"),
+                    Problem::error(
+                        issuer.span(),
+                        "`issuer` and `insecure_any_issuer` contradict each other",
+                    )
+                    .related(span, "takes only tokens without `iss`")
+                    .help("keep `issuer` if the tokens have an `iss`, otherwise remove it"),
                 );
                 None
             }
             (None, any) if is_true(any.as_ref()) => {
-                self.weakened.push(format!("issuer.{}.insecure_any_issuer: tokens without `iss` are accepted", name.get_ref()));
+                self.weakened.push(format!(
+                    "issuer.{}.insecure_any_issuer: tokens without `iss` are accepted",
+                    name.get_ref()
+                ));
                 Some(None)
             }
             (None, _) => {
@@ -136,10 +166,15 @@ impl Compiler<'_> {
         }
     }
 
-    #[expect(clippy::option_option, reason = "outer: a problem was found; inner: any audience is taken")]
+    #[expect(
+        clippy::option_option,
+        reason = "outer: a problem was found; inner: any audience is taken"
+    )]
     fn audience(&mut self, name: &Text, written: &Written) -> Option<Option<Vec<String>>> {
         match (&written.audience, is_true(written.insecure_any_audience.as_ref())) {
-            (Some(audience), false) if audience.get_ref().iter().any(|text| !text.get_ref().is_empty()) => {
+            (Some(audience), false)
+                if audience.get_ref().iter().any(|text| !text.get_ref().is_empty()) =>
+            {
                 Some(Some(audience.get_ref().iter().map(|text| text.get_ref().clone()).collect()))
             }
             (Some(audience), false) => {
@@ -151,13 +186,19 @@ impl Compiler<'_> {
             }
             (Some(audience), true) => {
                 self.error(
-                    Problem::error(audience.span(), "`audience` and `insecure_any_audience` contradict each other")
-                        .help("keep `audience` if the tokens have an `aud`, otherwise remove it"),
+                    Problem::error(
+                        audience.span(),
+                        "`audience` and `insecure_any_audience` contradict each other",
+                    )
+                    .help("keep `audience` if the tokens have an `aud`, otherwise remove it"),
                 );
                 None
             }
             (None, true) => {
-                self.weakened.push(format!("issuer.{}.insecure_any_audience: tokens for anybody are accepted", name.get_ref()));
+                self.weakened.push(format!(
+                    "issuer.{}.insecure_any_audience: tokens for anybody are accepted",
+                    name.get_ref()
+                ));
                 Some(None)
             }
             (None, false) => {
@@ -173,15 +214,19 @@ impl Compiler<'_> {
     /// `None`: as the other tokens.
     fn logout_audience(&mut self, written: &Written) -> Option<Vec<String>> {
         let audience = written.logout_audience.as_ref()?;
-        if audience.get_ref().is_empty() || audience.get_ref().iter().any(|text| text.get_ref().is_empty()) {
-            self.error(
-                Problem::error(audience.span(), "`logout_audience` names nobody")
-                    .help("write `logout_audience = [\"…\"]` with the id of the client that is logged out"),
-            );
+        if audience.get_ref().is_empty()
+            || audience.get_ref().iter().any(|text| text.get_ref().is_empty())
+        {
+            self.error(Problem::error(audience.span(), "`logout_audience` names nobody").help(
+                "write `logout_audience = [\"…\"]` with the id of the client that is logged out",
+            ));
         } else if written.backchannel_logout.is_none() {
             self.error(
-                Problem::error(audience.span(), "`logout_audience` has no effect: this section hears of no logouts")
-                    .help("add `backchannel_logout = \"/…\"`, or remove it"),
+                Problem::error(
+                    audience.span(),
+                    "`logout_audience` has no effect: this section hears of no logouts",
+                )
+                .help("add `backchannel_logout = \"/…\"`, or remove it"),
             );
         }
         Some(audience.get_ref().iter().map(|text| text.get_ref().clone()).collect())
@@ -190,12 +235,18 @@ impl Compiler<'_> {
     fn algorithms(&mut self, name: &Text, written: &Written) -> Option<Algorithms> {
         let Some(listed) = &written.algorithms else {
             self.error(
-                Problem::error(name.span(), format!("issuer `{}` has no `algorithms`", name.get_ref()))
-                    .help("add `algorithms = [\"RS256\"]`, or what its tokens are signed with"),
+                Problem::error(
+                    name.span(),
+                    format!("issuer `{}` has no `algorithms`", name.get_ref()),
+                )
+                .help("add `algorithms = [\"RS256\"]`, or what its tokens are signed with"),
             );
             return None;
         };
-        let choices: Vec<(&str, Algorithm)> = Algorithms::all().iter().map(|algorithm| (Algorithms::name(algorithm), algorithm)).collect();
+        let choices: Vec<(&str, Algorithm)> = Algorithms::all()
+            .iter()
+            .map(|algorithm| (Algorithms::name(algorithm), algorithm))
+            .collect();
         let mut algorithms = Vec::new();
         let mut sound = true;
         for text in listed.get_ref() {
@@ -204,7 +255,8 @@ impl Compiler<'_> {
                 Err(problem) => {
                     sound = false;
                     let problem = if text.get_ref().eq_ignore_ascii_case("none") {
-                        Problem::error(text.span(), "tokens without a signature are never accepted").help("remove \"none\"")
+                        Problem::error(text.span(), "tokens without a signature are never accepted")
+                            .help("remove \"none\"")
                     } else {
                         problem
                     };
@@ -222,9 +274,14 @@ impl Compiler<'_> {
     }
 
     /// A claim name as a path, with a warning where a URL was meant to be one segment.
-    pub(super) fn claim_path(&mut self, written: Option<&Spanned<ClaimName>>, default: &str) -> ClaimPath {
+    pub(super) fn claim_path(
+        &mut self,
+        written: Option<&Spanned<ClaimName>>,
+        default: &str,
+    ) -> ClaimPath {
         let Some(written) = written else { return ClaimPath::new(vec![default.to_owned()]) };
-        self.claim_segments(written).map_or_else(|| ClaimPath::new(vec![default.to_owned()]), ClaimPath::new)
+        self.claim_segments(written)
+            .map_or_else(|| ClaimPath::new(vec![default.to_owned()]), ClaimPath::new)
     }
 
     /// The segments of a claim name.
@@ -237,22 +294,37 @@ impl Compiler<'_> {
             );
             return None;
         }
-        if written.get_ref().dotted().is_some() && segments.len() > 1 && segments.concat().contains("://") {
+        if written.get_ref().dotted().is_some()
+            && segments.len() > 1
+            && segments.concat().contains("://")
+        {
             self.error(
-                Problem::warning(written.span(), "this is read as a path: each dot begins a new level")
-                    .help(format!("a claim with this exact name is written [\"{}\"]", segments.join("."))),
+                Problem::warning(
+                    written.span(),
+                    "this is read as a path: each dot begins a new level",
+                )
+                .help(format!(
+                    "a claim with this exact name is written [\"{}\"]",
+                    segments.join(".")
+                )),
             );
         }
         Some(segments)
     }
 
     /// Reads a secret reference; an inline one needs its permission.
-    pub(super) fn read_secret(&mut self, secret: &Spanned<SecretRef>, inline: Inline) -> Option<SecretBytes> {
+    pub(super) fn read_secret(
+        &mut self,
+        secret: &Spanned<SecretRef>,
+        inline: Inline,
+    ) -> Option<SecretBytes> {
         let references = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
         let help = match inline {
             _ if !secret.get_ref().is_inline() => None,
             Inline::Permitted => None,
-            Inline::NotPermitted => Some(format!("{references}; to keep it here, set `insecure_inline_secret = true` in this section")),
+            Inline::NotPermitted => Some(format!(
+                "{references}; to keep it here, set `insecure_inline_secret = true` in this section"
+            )),
             Inline::Never => Some(references.to_owned()),
         };
         if let Some(help) = help {
@@ -286,9 +358,14 @@ impl Compiler<'_> {
             Err(error) => {
                 let help = match error.kind() {
                     std::io::ErrorKind::NotFound => {
-                        format!("{} is not there; relative paths start at the folder of the configuration file", path.display())
+                        format!(
+                            "{} is not there; relative paths start at the folder of the configuration file",
+                            path.display()
+                        )
                     }
-                    std::io::ErrorKind::PermissionDenied => format!("let the user that runs the gateway read {}", path.display()),
+                    std::io::ErrorKind::PermissionDenied => {
+                        format!("let the user that runs the gateway read {}", path.display())
+                    }
                     _ => format!("it must be {what}"),
                 };
                 let cause = match error.kind() {
@@ -296,7 +373,13 @@ impl Compiler<'_> {
                     std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
                     _ => error.to_string(),
                 };
-                self.error(Problem::error(text.span(), format!("cannot read `{}`: {cause}", text.get_ref())).help(help));
+                self.error(
+                    Problem::error(
+                        text.span(),
+                        format!("cannot read `{}`: {cause}", text.get_ref()),
+                    )
+                    .help(help),
+                );
                 None
             }
         }

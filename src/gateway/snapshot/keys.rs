@@ -1,4 +1,5 @@
-//! Where an issuer's keys come from: exactly one of `discovery`, `jwks_url`, `jwks_file`, `public_keys` and `secret`.
+//! Where an issuer's keys come from: exactly one of `discovery`, `jwks_url`, `jwks_file`,
+//! `public_keys` and `secret`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -36,12 +37,22 @@ struct Read {
 impl Compiler<'_> {
     /// Where what outlives the process is kept: beside the database, or beside the file.
     pub(super) fn lasting_folder(&self, start: Option<&StartSettings>) -> PathBuf {
-        let database = start.and_then(|start| start.store.as_ref()).and_then(|store| store.database.parent());
-        database.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(self.source.folder()).to_owned()
+        let database =
+            start.and_then(|start| start.store.as_ref()).and_then(|store| store.database.parent());
+        database
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(self.source.folder())
+            .to_owned()
     }
 
     /// The owner of a section's keys: the one that there is already, where nothing has changed.
-    pub(super) fn keys(&mut self, name: &Text, written: &Written, algorithms: Algorithms, folder: &Path) -> Option<Arc<IssuerKeys>> {
+    pub(super) fn keys(
+        &mut self,
+        name: &Text,
+        written: &Written,
+        algorithms: Algorithms,
+        folder: &Path,
+    ) -> Option<Arc<IssuerKeys>> {
         let discovery = written.discovery.as_ref().filter(|discovery| *discovery.get_ref());
         let sources = [
             discovery.map(Spanned::span),
@@ -94,7 +105,9 @@ impl Compiler<'_> {
         }
         let path = |text: &Text, compiler: &Self| compiler.source.folder().join(text.get_ref());
         let (source, read) = match (&written.jwks_file, &written.public_keys, &written.secret) {
-            (Some(file), ..) => (Source::JwksFile(path(file, self)), self.jwks_keys(file, algorithms)?),
+            (Some(file), ..) => {
+                (Source::JwksFile(path(file, self)), self.jwks_keys(file, algorithms)?)
+            }
             (_, Some(files), _) => {
                 let paths = files.get_ref().iter().map(|text| path(text, self)).collect();
                 (Source::Pem(paths), self.pem_keys(files, algorithms)?)
@@ -106,7 +119,9 @@ impl Compiler<'_> {
         };
         let settings = settings(source);
         let kept = self.previous_keys(&settings).filter(|kept| kept.contents() == read.digest);
-        Some(kept.unwrap_or_else(|| Arc::new(IssuerKeys::read(settings, read.keys, read.left_out, read.digest))))
+        Some(kept.unwrap_or_else(|| {
+            Arc::new(IssuerKeys::read(settings, read.keys, read.left_out, read.digest))
+        }))
     }
 
     /// The owner of exactly these keys, if there is one.
@@ -124,20 +139,33 @@ impl Compiler<'_> {
             ("insecure_http_keys", written.insecure_http_keys.as_ref().map(Spanned::span)),
         ];
         for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
-            self.error(Problem::error(span, format!("`{key}` has no effect here")).help("it is for `discovery` and `jwks_url`: remove it"));
+            self.error(
+                Problem::error(span, format!("`{key}` has no effect here"))
+                    .help("it is for `discovery` and `jwks_url`: remove it"),
+            );
         }
     }
 
-    fn remote(&mut self, name: &Text, written: &Written, discovery: Option<&Spanned<bool>>, folder: &Path) -> Option<Remote> {
+    fn remote(
+        &mut self,
+        name: &Text,
+        written: &Written,
+        discovery: Option<&Spanned<bool>>,
+        folder: &Path,
+    ) -> Option<Remote> {
         let allow_http = is_true(written.insecure_http_keys.as_ref());
         let place = match (discovery, &written.jwks_url) {
-            (Some(discovery), _) => self.metadata_url(written, discovery, allow_http).map(Place::Discovery),
+            (Some(discovery), _) => {
+                self.metadata_url(written, discovery, allow_http).map(Place::Discovery)
+            }
             (None, Some(text)) => self.key_url(text, "jwks_url", allow_http).map(Place::Jwks),
             (None, None) => None,
         };
         let ca = match &written.ca {
             None => Some(None),
-            Some(text) => self.read_file(text, "a PEM file with the certificates that are trusted").map(Some),
+            Some(text) => {
+                self.read_file(text, "a PEM file with the certificates that are trusted").map(Some)
+            }
         };
         let times = self.key_times(written);
         let cooldown = match &written.jwks_refetch_cooldown {
@@ -151,10 +179,19 @@ impl Compiler<'_> {
                 name.get_ref()
             ));
         }
-        Some(Remote { place: place?, refresh, cooldown, max_stale, ca: ca?, allow_http, folder: folder.to_owned() })
+        Some(Remote {
+            place: place?,
+            refresh,
+            cooldown,
+            max_stale,
+            ca: ca?,
+            allow_http,
+            folder: folder.to_owned(),
+        })
     }
 
-    /// How often keys are fetched, and how long they are used. A default gives way to what is written.
+    /// How often keys are fetched, and how long they are used. A default gives way to what is
+    /// written.
     fn key_times(&mut self, written: &Written) -> Option<(Duration, Duration)> {
         let mut time = |text: &Option<Text>, least: Duration| match text {
             None => Some(None),
@@ -181,7 +218,12 @@ impl Compiler<'_> {
     }
 
     /// Where the metadata of the section's issuer is looked for.
-    fn metadata_url(&mut self, written: &Written, discovery: &Spanned<bool>, allow_http: bool) -> Option<Url> {
+    fn metadata_url(
+        &mut self,
+        written: &Written,
+        discovery: &Spanned<bool>,
+        allow_http: bool,
+    ) -> Option<Url> {
         let Some(issuer) = &written.issuer else {
             self.error(
                 Problem::error(discovery.span(), "`discovery` needs `issuer`")
@@ -192,9 +234,12 @@ impl Compiler<'_> {
         let url = self.key_url(issuer, "issuer", allow_http)?;
         if url.query().is_some() {
             self.error(
-                Problem::error(issuer.span(), "an issuer with a query has no metadata (RFC 8414 §2)")
-                    .related(discovery.span(), "asks for it")
-                    .help("name the set itself with `jwks_url`"),
+                Problem::error(
+                    issuer.span(),
+                    "an issuer with a query has no metadata (RFC 8414 §2)",
+                )
+                .related(discovery.span(), "asks for it")
+                .help("name the set itself with `jwks_url`"),
             );
             return None;
         }
@@ -206,8 +251,11 @@ impl Compiler<'_> {
             Ok(url) => url,
             Err(error) => {
                 self.error(
-                    Problem::error(text.span(), format!("no keys can be fetched from this `{key}`: {error}"))
-                        .help("write the whole address, such as \"https://login.example.com/keys\""),
+                    Problem::error(
+                        text.span(),
+                        format!("no keys can be fetched from this `{key}`: {error}"),
+                    )
+                    .help("write the whole address, such as \"https://login.example.com/keys\""),
                 );
                 return None;
             }
@@ -222,7 +270,12 @@ impl Compiler<'_> {
         None
     }
 
-    fn remote_keys(&mut self, name: &Text, written: &Written, settings: KeySettings) -> Option<Arc<IssuerKeys>> {
+    fn remote_keys(
+        &mut self,
+        name: &Text,
+        written: &Written,
+        settings: KeySettings,
+    ) -> Option<Arc<IssuerKeys>> {
         if let Some(kept) = self.previous_keys(&settings) {
             return Some(kept);
         }
@@ -230,7 +283,8 @@ impl Compiler<'_> {
         let outbound = self.key_client(name, written, remote)?;
         let last = self.last_good(name, &settings, remote);
         if let Some(last) = &last
-            && KeySet::from_jwks(&last.document, settings.algorithms).is_ok_and(|(keys, _)| keys.is_empty())
+            && KeySet::from_jwks(&last.document, settings.algorithms)
+                .is_ok_and(|(keys, _)| keys.is_empty())
         {
             let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
             self.error(
@@ -250,26 +304,38 @@ impl Compiler<'_> {
             }
             Err(error) => {
                 let span = written.ca.as_ref().map_or(name.span(), Spanned::span);
-                let help = "name the certificates that are trusted with `ca = \"ca.pem\"` in this section";
+                let help =
+                    "name the certificates that are trusted with `ca = \"ca.pem\"` in this section";
                 self.error(Problem::error(span, error.to_string()).help(help));
                 None
             }
         }
     }
 
-    /// The newest set that is known of before anything is fetched: in memory, where a section was changed, or on disk.
-    fn last_good(&mut self, name: &Text, settings: &KeySettings, remote: &Remote) -> Option<LastGood> {
+    /// The newest set that is known of before anything is fetched: in memory, where a section was
+    /// changed, or on disk.
+    fn last_good(
+        &mut self,
+        name: &Text,
+        settings: &KeySettings,
+        remote: &Remote,
+    ) -> Option<LastGood> {
         let cache = Cache::new(settings, remote);
         let mut others = self.previous.into_iter().flat_map(|previous| previous.keys.iter());
         let in_memory = others.find_map(|other| match &other.settings().source {
-            Source::Remote(before) if Cache::new(other.settings(), before).is_for_same(&cache) => other.last_good(),
+            Source::Remote(before) if Cache::new(other.settings(), before).is_for_same(&cache) => {
+                other.last_good()
+            }
             _ => None,
         });
         let on_disk = cache.read(self.now).unwrap_or_else(|fault| {
             let file = cache.path().display();
             self.error(
-                Problem::warning(name.span(), format!("the keys kept in `{file}` do not count: {fault}"))
-                    .help("the gateway fetches the keys again; remove the file"),
+                Problem::warning(
+                    name.span(),
+                    format!("the keys kept in `{file}` do not count: {fault}"),
+                )
+                .help("the gateway fetches the keys again; remove the file"),
             );
             None
         });
@@ -277,7 +343,8 @@ impl Compiler<'_> {
         newest.filter(|good| !remote.is_too_old(self.now.saturating_sub(good.fetched_at)))
     }
 
-    /// Tells of key files that are not there, where the algorithms are not known that would tell more of them.
+    /// Tells of key files that are not there, where the algorithms are not known that would tell
+    /// more of them.
     pub(super) fn look_at_key_files(&mut self, written: &Written) {
         for file in written.public_keys.iter().flat_map(Spanned::get_ref) {
             self.read_file(file, "a PEM file with a public key");
@@ -287,7 +354,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn secret_keys(&mut self, name: &Text, written: &Written, secret: &Spanned<SecretRef>, algorithms: Algorithms) -> Option<Read> {
+    fn secret_keys(
+        &mut self,
+        name: &Text,
+        written: &Written,
+        secret: &Spanned<SecretRef>,
+        algorithms: Algorithms,
+    ) -> Option<Read> {
         if !algorithms.iter().all(is_hmac) {
             let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
             self.error(
@@ -297,10 +370,16 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let bytes = self.read_secret(secret, if written.insecure_inline_secret { Inline::Permitted } else { Inline::NotPermitted })?;
+        let bytes = self.read_secret(
+            secret,
+            if written.insecure_inline_secret { Inline::Permitted } else { Inline::NotPermitted },
+        )?;
         if let Some(needed) = secret_is_short(bytes.expose().len(), algorithms) {
             if written.insecure_short_secret {
-                self.weakened.push(format!("issuer.{}.insecure_short_secret: the secret is shorter than the hash", name.get_ref()));
+                self.weakened.push(format!(
+                    "issuer.{}.insecure_short_secret: the secret is shorter than the hash",
+                    name.get_ref()
+                ));
             } else {
                 self.error(
                     Problem::error(secret.span(), format!("the secret has {} bytes; these algorithms need {needed}", bytes.expose().len())).help(
@@ -311,7 +390,10 @@ impl Compiler<'_> {
             }
         }
         if written.insecure_inline_secret {
-            self.weakened.push(format!("issuer.{}.insecure_inline_secret: the secret stands in the file", name.get_ref()));
+            self.weakened.push(format!(
+                "issuer.{}.insecure_inline_secret: the secret stands in the file",
+                name.get_ref()
+            ));
         }
         match KeySet::from_secret(bytes.expose(), algorithms) {
             Ok(keys) => Some(Read { keys, left_out: Vec::new(), digest: digest([bytes.expose()]) }),
@@ -324,7 +406,10 @@ impl Compiler<'_> {
 
     fn pem_keys(&mut self, files: &Spanned<Vec<Text>>, algorithms: Algorithms) -> Option<Read> {
         if files.get_ref().is_empty() {
-            self.error(Problem::error(files.span(), "`public_keys` is empty").help("name at least one PEM file"));
+            self.error(
+                Problem::error(files.span(), "`public_keys` is empty")
+                    .help("name at least one PEM file"),
+            );
             return None;
         }
         let (mut keys, mut contents) = (Vec::new(), Vec::new());
@@ -338,14 +423,21 @@ impl Compiler<'_> {
                     keys.push(key);
                     contents.push(pem);
                 }
-                Err(error) => self.error(Problem::error(text.span(), format!("`{}`: {error}", text.get_ref()))),
+                Err(error) => self
+                    .error(Problem::error(text.span(), format!("`{}`: {error}", text.get_ref()))),
             }
         }
         if keys.len() < files.get_ref().len() {
             return None;
         }
-        let keys = KeySet::from_keys(keys, algorithms).map_err(|error| self.error(Problem::error(files.span(), error.to_string()))).ok()?;
-        Some(Read { keys, left_out: Vec::new(), digest: digest(contents.iter().map(Vec::as_slice)) })
+        let keys = KeySet::from_keys(keys, algorithms)
+            .map_err(|error| self.error(Problem::error(files.span(), error.to_string())))
+            .ok()?;
+        Some(Read {
+            keys,
+            left_out: Vec::new(),
+            digest: digest(contents.iter().map(Vec::as_slice)),
+        })
     }
 
     fn jwks_keys(&mut self, file: &Text, algorithms: Algorithms) -> Option<Read> {

@@ -24,14 +24,20 @@ impl Compiler<'_> {
             }
             paths.push((path, name.get_ref().clone()));
         }
-        let found = |name: &str| issuers.iter().find(|issuer| &*issuer.settings().name == name).cloned();
-        LogoutPaths::new(paths.iter().filter_map(|(path, name)| Some((path.get_ref().clone(), found(name)?))))
+        let found =
+            |name: &str| issuers.iter().find(|issuer| &*issuer.settings().name == name).cloned();
+        LogoutPaths::new(
+            paths.iter().filter_map(|(path, name)| Some((path.get_ref().clone(), found(name)?))),
+        )
     }
 
     fn logout_path(&self, path: &Text, others: &[(&Text, String)]) -> Option<Problem> {
         let text = path.get_ref().as_str();
         let is_plain = |segment: &str| {
-            !matches!(segment, "" | "." | "..") && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+            !matches!(segment, "" | "." | "..")
+                && segment
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
         };
         if !text.strip_prefix('/').is_some_and(|path| path.split('/').all(is_plain)) {
             return Some(
@@ -39,14 +45,17 @@ impl Compiler<'_> {
                     .help("write a fixed path of letters, digits, `-`, `_`, `.` and `~`, such as \"/backchannel-logout\""),
             );
         }
-        if let Some((other, _)) = others.iter().find(|(other, _)| other.get_ref().eq_ignore_ascii_case(text)) {
+        if let Some((other, _)) =
+            others.iter().find(|(other, _)| other.get_ref().eq_ignore_ascii_case(text))
+        {
             return Some(
                 Problem::error(path.span(), "two issuers have the same path")
                     .related(other.span(), "already taken here")
                     .help("give each issuer a path of its own, and register it there"),
             );
         }
-        // Decided before the routes are looked at, it would take a route's requests, whatever its host is.
+        // Decided before the routes are looked at, it would take a route's requests, whatever its
+        // host is.
         let taken = self.file.route.iter().find_map(|row| {
             let route = row.get_ref();
             let place = route.path.as_ref()?;

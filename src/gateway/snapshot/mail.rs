@@ -11,11 +11,17 @@ use crate::identity::mail::{MailSettings, MailWay, SmtpServer};
 
 impl Compiler<'_> {
     /// How mail leaves, for an issuer with this URL.
-    pub(super) fn mail(&mut self, section: &Spanned<Mail>, issuer: Option<&str>) -> Option<MailSettings> {
+    pub(super) fn mail(
+        &mut self,
+        section: &Spanned<Mail>,
+        issuer: Option<&str>,
+    ) -> Option<MailSettings> {
         let written = section.get_ref();
         let from = self.sender(section, issuer);
         let way = match (&written.folder, &written.smtp) {
-            (Some(folder), None) => Some(MailWay::Folder(self.source.folder().join(folder.get_ref()))),
+            (Some(folder), None) => {
+                Some(MailWay::Folder(self.source.folder().join(folder.get_ref())))
+            }
             (None, Some(_)) => self.smtp(section).map(MailWay::Smtp),
             (None, None) => {
                 self.error(
@@ -41,22 +47,31 @@ impl Compiler<'_> {
         let help = "add `from = \"Example <no-reply@example.com>\"`";
         let Some(from) = &section.get_ref().from else {
             if section.get_ref().smtp.is_some() {
-                self.error(Problem::error(section.span(), "`mail` does not say whom messages are from").help(help));
+                self.error(
+                    Problem::error(section.span(), "`mail` does not say whom messages are from")
+                        .help(help),
+                );
                 return None;
             }
-            let host = issuer.and_then(|issuer| issuer.parse::<http::Uri>().ok()).and_then(|issuer| issuer.host().map(str::to_owned));
-            let host = host.filter(|host| host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('['));
+            let host = issuer
+                .and_then(|issuer| issuer.parse::<http::Uri>().ok())
+                .and_then(|issuer| issuer.host().map(str::to_owned));
+            let host = host
+                .filter(|host| host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('['));
             return format!("no-reply@{}", host.as_deref().unwrap_or("localhost")).parse().ok();
         };
         let mailbox = from.get_ref().parse().ok();
         if mailbox.is_none() {
-            self.error(Problem::error(from.span(), "this is no address that mail can be from").help(help));
+            self.error(
+                Problem::error(from.span(), "this is no address that mail can be from").help(help),
+            );
         }
         mailbox
     }
 
     fn smtp(&mut self, section: &Spanned<Mail>) -> Option<SmtpServer> {
-        let (smtp, plaintext) = (section.get_ref().smtp.as_ref()?, section.get_ref().insecure_plaintext);
+        let (smtp, plaintext) =
+            (section.get_ref().smtp.as_ref()?, section.get_ref().insecure_plaintext);
         // Without a password in it, a server's address is no secret.
         let url = self.read_secret(smtp, Inline::Permitted)?;
         let text = std::str::from_utf8(url.expose()).unwrap_or_default();
@@ -64,16 +79,16 @@ impl Compiler<'_> {
             Ok(server) => server,
             Err(error) => {
                 let told = error.to_string();
-                let (what, help) = told.split_once("; ").unwrap_or((&told, "write `smtps://mail.example.com`"));
+                let (what, help) =
+                    told.split_once("; ").unwrap_or((&told, "write `smtps://mail.example.com`"));
                 self.error(Problem::error(smtp.span(), what).help(help));
                 return None;
             }
         };
         if smtp.get_ref().is_inline() && text.contains('@') {
-            self.error(
-                Problem::error(smtp.span(), "a password in the file itself")
-                    .help("put the whole URL where `{ env = \"NAME\" }` or `{ file = \"path\" }` finds it"),
-            );
+            self.error(Problem::error(smtp.span(), "a password in the file itself").help(
+                "put the whole URL where `{ env = \"NAME\" }` or `{ file = \"path\" }` finds it",
+            ));
             return None;
         }
         if plaintext && server.is_plaintext() {

@@ -1,6 +1,7 @@
 //! A snapshot: everything that one configuration file means, checked and ready to run.
 //!
-//! Compiling *is* validation: `check`, start and reload come through [`Snapshot::compile`], and every problem of a file is told at once.
+//! Compiling *is* validation: `check`, start and reload come through [`Snapshot::compile`], and
+//! every problem of a file is told at once.
 
 mod admin;
 mod brand;
@@ -132,7 +133,8 @@ pub struct CompileOptions<'a> {
     pub create: CreateFiles,
     /// Where the routes' counters are.
     pub metrics: &'a Metrics,
-    /// Unix seconds: the time at which `[[test]]` blocks are judged, and keys that were kept on disk.
+    /// Unix seconds: the time at which `[[test]]` blocks are judged, and keys that were kept on
+    /// disk.
     pub now: u64,
 }
 
@@ -148,8 +150,8 @@ pub struct Compiled {
 impl Snapshot {
     /// Compiles a file. Reads the files that it names, never the network.
     ///
-    /// Upstreams, limits and issuers whose sections are unchanged are carried over from the previous snapshot, with their connections,
-    /// counters and keys.
+    /// Upstreams, limits and issuers whose sections are unchanged are carried over from the
+    /// previous snapshot, with their connections, counters and keys.
     ///
     /// # Errors
     /// Every problem of the file, at once.
@@ -159,7 +161,17 @@ impl Snapshot {
         let CompileOptions { previous, create, metrics, now } = options;
         let (previous, create) = (*previous, *create);
         let (weakened, now) = (Vec::new(), *now);
-        let mut compiler = Compiler { source: &source, file: &file, previous, create, metrics, now, problems, files, weakened };
+        let mut compiler = Compiler {
+            source: &source,
+            file: &file,
+            previous,
+            create,
+            metrics,
+            now,
+            problems,
+            files,
+            weakened,
+        };
         let snapshot = compiler.snapshot();
         let Compiler { mut problems, .. } = compiler;
         if let Some(snapshot) = &snapshot
@@ -169,7 +181,9 @@ impl Snapshot {
         }
         let problems = Problems::new(source, problems);
         match snapshot {
-            Some(snapshot) if !problems.has_errors() => Ok(Compiled { snapshot, warnings: problems }),
+            Some(snapshot) if !problems.has_errors() => {
+                Ok(Compiled { snapshot, warnings: problems })
+            }
             _ => Err(problems),
         }
     }
@@ -189,7 +203,8 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// The snapshot; `None` where what is missing leaves nothing to run. Problems are collected on the way.
+    /// The snapshot; `None` where what is missing leaves nothing to run. Problems are collected on
+    /// the way.
     fn snapshot(&mut self) -> Option<Snapshot> {
         self.refuse_what_is_not_due();
         let start = self.start();
@@ -207,7 +222,8 @@ impl Compiler<'_> {
         let admin_token = self.admin_token();
         self.warn_about_revocations();
         let max_body = self.max_body();
-        let body_idle_timeout = self.timeout(self.file.server.limits.body_idle_timeout.as_ref(), "30s");
+        let body_idle_timeout =
+            self.timeout(self.file.server.limits.body_idle_timeout.as_ref(), "30s");
         let drain_delay = self.duration(self.file.server.drain_delay.as_ref(), "5s");
         let drain_timeout = self.duration(self.file.server.drain_timeout.as_ref(), "30s");
         Some(Snapshot {

@@ -13,8 +13,13 @@ use crate::config::Problem;
 use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
-use crate::gateway::headers::{Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded};
-use crate::gateway::route::{Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces, conflicts};
+use crate::gateway::headers::{
+    Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded,
+};
+use crate::gateway::route::{
+    Access, Conflict, HostPattern, Methods, Pattern, Route, RouteTable, Segment, TokenPlaces,
+    conflicts,
+};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
@@ -32,9 +37,20 @@ struct Sections<'a> {
 }
 
 impl Compiler<'_> {
-    pub(super) fn routes(&mut self, issuers: &Issuers, limits: &Named<Limit>, upstreams: &Named<Upstream>) -> (RouteTable, OwnedNames) {
+    pub(super) fn routes(
+        &mut self,
+        issuers: &Issuers,
+        limits: &Named<Limit>,
+        upstreams: &Named<Upstream>,
+    ) -> (RouteTable, OwnedNames) {
         if self.file.route.is_empty() {
-            self.error(Problem::error(0..0, "there are no routes: every request would be answered with 404").help("add a `[[route]]`"));
+            self.error(
+                Problem::error(
+                    0..0,
+                    "there are no routes: every request would be answered with 404",
+                )
+                .help("add a `[[route]]`"),
+            );
         }
         let identity = match &self.file.identity_headers {
             None => IdentityHeaders::default(),
@@ -49,13 +65,15 @@ impl Compiler<'_> {
             *places.entry(place_of(row.get_ref())).or_default() += 1;
         }
         // Also of routes that have another problem: all are told at once.
-        let mut patterns: Vec<(Pattern, &Spanned<Written>)> = Vec::with_capacity(self.file.route.len());
+        let mut patterns: Vec<(Pattern, &Spanned<Written>)> =
+            Vec::with_capacity(self.file.route.len());
         for row in &self.file.route {
             let pattern = self.pattern(row, upstreams);
             patterns.extend(pattern.clone().map(|pattern| (pattern, row)));
             if let Some(route) = self.route(row, pattern, &sections, &places) {
                 if !names.insert(route.name.to_string()) {
-                    let span = row.get_ref().name.as_ref().map_or_else(|| place(row), Spanned::span);
+                    let span =
+                        row.get_ref().name.as_ref().map_or_else(|| place(row), Spanned::span);
                     self.error(
                         Problem::error(span, format!("a second route is called `{}`", route.name))
                             .help("give each route a `name` of its own: logs and metrics tell them apart by it"),
@@ -65,9 +83,13 @@ impl Compiler<'_> {
                 written.push(row);
             }
         }
-        let owned = OwnedNames::new(routes.iter().flat_map(|route| route.identity.names()).chain(sections.identity.names()));
+        let owned = OwnedNames::new(
+            routes.iter().flat_map(|route| route.identity.names()).chain(sections.identity.names()),
+        );
         let table = RouteTable::new(routes);
-        for Conflict { taken, refused } in conflicts(&patterns.iter().map(|(pattern, _)| pattern).collect::<Vec<_>>()) {
+        for Conflict { taken, refused } in
+            conflicts(&patterns.iter().map(|(pattern, _)| pattern).collect::<Vec<_>>())
+        {
             let place = |index: usize| patterns.get(index).map_or(0..0, |(_, row)| place(row));
             self.error(
                 Problem::error(place(refused), "two routes match the same requests")
@@ -97,7 +119,11 @@ impl Compiler<'_> {
             None => Some(Access::Authenticated),
             Some(text) => self.take(value::choice(
                 text,
-                &[("authenticated", Access::Authenticated), ("optional", Access::Optional), ("public", Access::Public)],
+                &[
+                    ("authenticated", Access::Authenticated),
+                    ("optional", Access::Optional),
+                    ("public", Access::Public),
+                ],
             )),
         };
         let destination = self.destination(row, pattern.as_ref(), upstreams);
@@ -120,9 +146,13 @@ impl Compiler<'_> {
             && let (Some(text), Some(limit)) = (&written.limit, &limit)
             && limit.settings().key == KeyKind::Subject
         {
-            self.error(Problem::error(text.span(), "a public route has no subject to count").help("use a limit with `key = \"client\"`"));
+            self.error(
+                Problem::error(text.span(), "a public route has no subject to count")
+                    .help("use a limit with `key = \"client\"`"),
+            );
         }
-        if let (Some(text), Some(limit), false) = (&written.limit, &limit, leads_to_identity(written))
+        if let (Some(text), Some(limit), false) =
+            (&written.limit, &limit, leads_to_identity(written))
             && limit.settings().key == KeyKind::ClientAndAccount
         {
             self.error(
@@ -133,7 +163,8 @@ impl Compiler<'_> {
         let strip = written.strip_prefix.as_ref().filter(|strip| *strip.get_ref());
         if let (Some(strip), Some(Pattern { subtree: false, .. })) = (strip, &pattern) {
             self.error(
-                Problem::error(strip.span(), "`strip_prefix` needs a path that ends in `/*`").related(place.clone(), "this path is exact"),
+                Problem::error(strip.span(), "`strip_prefix` needs a path that ends in `/*`")
+                    .related(place.clone(), "this path is exact"),
             );
         }
         let name = self.route_name(row, places)?;
@@ -188,7 +219,9 @@ impl Compiler<'_> {
         match Pattern::parse_path(text.get_ref()) {
             Ok(parsed) => {
                 let decoded = text.get_ref();
-                let escape = decoded.as_bytes().windows(3).any(|window| window[0] == b'%' && window[1..].iter().all(u8::is_ascii_hexdigit));
+                let escape = decoded.as_bytes().windows(3).any(|window| {
+                    window[0] == b'%' && window[1..].iter().all(u8::is_ascii_hexdigit)
+                });
                 if escape {
                     self.error(
                         Problem::error(text.span(), "route paths are written decoded")
@@ -220,7 +253,10 @@ impl Compiler<'_> {
             if suffix.starts_with('.') && valid(&suffix[1..]) {
                 return Some(HostPattern::Suffix(suffix.into()));
             }
-        } else if valid(&lower) || (lower.starts_with('[') && lower.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok()) {
+        } else if valid(&lower)
+            || (lower.starts_with('[')
+                && lower.trim_matches(['[', ']']).parse::<std::net::Ipv6Addr>().is_ok())
+        {
             return Some(HostPattern::Exact(lower.into()));
         }
         self.error(
@@ -236,16 +272,26 @@ impl Compiler<'_> {
             let upper = text.get_ref().to_ascii_uppercase();
             match Method::from_bytes(upper.as_bytes()) {
                 Ok(method) if method == Method::CONNECT || method == Method::TRACE => {
-                    self.error(Problem::error(text.span(), format!("{method} is never forwarded")).help("remove it"));
+                    self.error(
+                        Problem::error(text.span(), format!("{method} is never forwarded"))
+                            .help("remove it"),
+                    );
                 }
                 Ok(method) if upper == *text.get_ref() => found.push(method),
-                Ok(_) => self.error(Problem::error(text.span(), "methods are written in capitals").help(format!("write \"{upper}\""))),
-                Err(_) => self.error(Problem::error(text.span(), "this is no method").help("write a method such as \"GET\" or \"POST\"")),
+                Ok(_) => self.error(
+                    Problem::error(text.span(), "methods are written in capitals")
+                        .help(format!("write \"{upper}\"")),
+                ),
+                Err(_) => self.error(
+                    Problem::error(text.span(), "this is no method")
+                        .help("write a method such as \"GET\" or \"POST\""),
+                ),
             }
         }
         if methods.get_ref().is_empty() {
             self.error(
-                Problem::error(methods.span(), "`methods` is empty: the route would match nothing").help("remove it for every method"),
+                Problem::error(methods.span(), "`methods` is empty: the route would match nothing")
+                    .help("remove it for every method"),
             );
         }
         (found.len() == methods.get_ref().len() && !found.is_empty()).then(|| Methods::only(found))
@@ -269,9 +315,15 @@ impl Compiler<'_> {
             let help = match value::nearest(name.get_ref(), names.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if names.is_empty() => format!("add a section `[{kind}.{}]`", name.get_ref()),
-                None => format!("there is {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+                None => format!(
+                    "there is {}",
+                    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+                ),
             };
-            self.error(Problem::error(name.span(), format!("there is no `[{kind}.{}]`", name.get_ref())).help(help));
+            self.error(
+                Problem::error(name.span(), format!("there is no `[{kind}.{}]`", name.get_ref()))
+                    .help(help),
+            );
         }
         None
     }
@@ -280,7 +332,9 @@ impl Compiler<'_> {
         let mut places = TokenPlaces { header: false, cookie: false, query: false };
         let Some(written) = written else { return Some(TokenPlaces { header: true, ..places }) };
         for text in written.get_ref() {
-            match self.take(value::choice(text, &[("header", 'h'), ("cookie", 'c'), ("query", 'q')]))? {
+            match self
+                .take(value::choice(text, &[("header", 'h'), ("cookie", 'c'), ("query", 'q')]))?
+            {
                 'h' => places.header = true,
                 'c' => places.cookie = true,
                 _ => places.query = true,
@@ -311,10 +365,18 @@ impl Compiler<'_> {
         for (name, claim) in table {
             let segments = self.claim_segments(claim);
             let Some(parsed) = self.identity_name(name) else { continue };
-            if headers.iter().any(|(other, _): &(HeaderName, Claim)| same_folded(other.as_str(), parsed.as_str())) {
+            if headers.iter().any(|(other, _): &(HeaderName, Claim)| {
+                same_folded(other.as_str(), parsed.as_str())
+            }) {
                 self.error(
-                    Problem::error(name.span(), format!("an application may read `{}` as another header of this table", name.get_ref()))
-                        .help("give each header a name that differs in more than its case and signs"),
+                    Problem::error(
+                        name.span(),
+                        format!(
+                            "an application may read `{}` as another header of this table",
+                            name.get_ref()
+                        ),
+                    )
+                    .help("give each header a name that differs in more than its case and signs"),
                 );
             }
             if let Some(segments) = segments {
@@ -326,30 +388,57 @@ impl Compiler<'_> {
 
     fn identity_name(&mut self, name: &Text) -> Option<HeaderName> {
         let Ok(parsed) = HeaderName::from_bytes(name.get_ref().as_bytes()) else {
-            self.error(Problem::error(name.span(), "this is no header name").help("use letters, digits and `-`, such as `X-Auth-User`"));
+            self.error(
+                Problem::error(name.span(), "this is no header name")
+                    .help("use letters, digits and `-`, such as `X-Auth-User`"),
+            );
             return None;
         };
         if parsed.as_str().len() > LONGEST {
-            self.error(Problem::error(name.span(), format!("an identity header's name has at most {LONGEST} bytes")));
+            self.error(Problem::error(
+                name.span(),
+                format!("an identity header's name has at most {LONGEST} bytes"),
+            ));
             return None;
         }
         let own = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
-        let reserved = RESERVED.iter().chain(&METHOD_OVERRIDES).chain(&own).any(|name| same_folded(name, parsed.as_str()));
+        let reserved = RESERVED
+            .iter()
+            .chain(&METHOD_OVERRIDES)
+            .chain(&own)
+            .any(|name| same_folded(name, parsed.as_str()));
         if reserved {
             self.error(
-                Problem::error(name.span(), format!("`{}` has a meaning of its own and cannot tell who is calling", name.get_ref()))
-                    .help("choose a name such as `X-Auth-User`"),
+                Problem::error(
+                    name.span(),
+                    format!(
+                        "`{}` has a meaning of its own and cannot tell who is calling",
+                        name.get_ref()
+                    ),
+                )
+                .help("choose a name such as `X-Auth-User`"),
             );
             return None;
         }
         Some(parsed)
     }
 
-    fn route_name(&mut self, row: &Spanned<Written>, places: &HashMap<Place<'_>, usize>) -> Option<String> {
+    fn route_name(
+        &mut self,
+        row: &Spanned<Written>,
+        places: &HashMap<Place<'_>, usize>,
+    ) -> Option<String> {
         let written = row.get_ref();
         match &written.name {
-            Some(name) if name.get_ref().is_empty() || name.get_ref().len() > 200 || name.get_ref().chars().any(char::is_control) => {
-                self.error(Problem::error(name.span(), "a route's name has 1 to 200 printable characters"));
+            Some(name)
+                if name.get_ref().is_empty()
+                    || name.get_ref().len() > 200
+                    || name.get_ref().chars().any(char::is_control) =>
+            {
+                self.error(Problem::error(
+                    name.span(),
+                    "a route's name has 1 to 200 printable characters",
+                ));
                 None
             }
             Some(name) => Some(name.get_ref().clone()),
@@ -361,7 +450,14 @@ impl Compiler<'_> {
                     && places.get(&place_of(written)).is_some_and(|routes| *routes > 1)
                 {
                     name.push(' ');
-                    name.push_str(&methods.get_ref().iter().map(|method| method.get_ref().as_str()).collect::<Vec<_>>().join(","));
+                    name.push_str(
+                        &methods
+                            .get_ref()
+                            .iter()
+                            .map(|method| method.get_ref().as_str())
+                            .collect::<Vec<_>>()
+                            .join(","),
+                    );
                 }
                 Some(name)
             }
@@ -373,13 +469,19 @@ impl Compiler<'_> {
             self.weakened.push(format!("route `{name}`: insecure_path accepts {permitted}"));
         }
         if written.enforce.as_ref().is_some_and(|enforce| !*enforce.get_ref()) {
-            self.weakened.push(format!("route `{name}`: enforce = false lets refused requests through without an identity"));
+            self.weakened.push(format!(
+                "route `{name}`: enforce = false lets refused requests through without an identity"
+            ));
         }
         if written.method_override.as_ref().is_some_and(|flag| *flag.get_ref()) {
-            self.weakened.push(format!("route `{name}`: method_override lets the application read another method"));
+            self.weakened.push(format!(
+                "route `{name}`: method_override lets the application read another method"
+            ));
         }
         if written.access.as_ref().is_some_and(|access| access.get_ref() == "optional") {
-            self.weakened.push(format!("route `{name}`: access = \"optional\" lets requests without a token through"));
+            self.weakened.push(format!(
+                "route `{name}`: access = \"optional\" lets requests without a token through"
+            ));
         }
     }
 }
@@ -393,7 +495,10 @@ pub(super) fn place(row: &Spanned<Written>) -> Range<usize> {
 type Place<'a> = (Option<&'a str>, Option<&'a str>);
 
 fn place_of(written: &Written) -> Place<'_> {
-    (written.host.as_ref().map(|text| text.get_ref().as_str()), written.path.as_ref().map(|text| text.get_ref().as_str()))
+    (
+        written.host.as_ref().map(|text| text.get_ref().as_str()),
+        written.path.as_ref().map(|text| text.get_ref().as_str()),
+    )
 }
 
 /// Names that frame, route or describe a message; hop-by-hop names among them (RFC 9110 §7.6.1).

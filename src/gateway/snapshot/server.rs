@@ -41,7 +41,9 @@ impl Compiler<'_> {
         };
         let admin = match &file.admin.listen {
             None => Some(([127, 0, 0, 1], 9901).into()),
-            Some(text) => self.take(value::listen(text)).and_then(|addresses| addresses.first().copied()),
+            Some(text) => {
+                self.take(value::listen(text)).and_then(|addresses| addresses.first().copied())
+            }
         };
         let workers = match &file.server.workers {
             None => Some(0),
@@ -50,7 +52,9 @@ impl Compiler<'_> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let log_format = match &file.log.format {
             None => Some(Format::Json),
-            Some(text) => self.take(value::choice(text, &[("json", Format::Json), ("text", Format::Text)])),
+            Some(text) => {
+                self.take(value::choice(text, &[("json", Format::Json), ("text", Format::Text)]))
+            }
         };
         let log_level = match &file.log.level {
             None => Some(tracing::Level::INFO),
@@ -83,13 +87,19 @@ impl Compiler<'_> {
     fn listen(&mut self, listen: &Spanned<OneOrMany>) -> Option<Vec<std::net::SocketAddr>> {
         let items = &listen.get_ref().0;
         if items.is_empty() {
-            self.error(Problem::error(listen.span(), "there is no address to listen on").help("write `listen = \"127.0.0.1:8080\"`"));
+            self.error(
+                Problem::error(listen.span(), "there is no address to listen on")
+                    .help("write `listen = \"127.0.0.1:8080\"`"),
+            );
         }
         let mut addresses = Vec::new();
         for text in items {
             for address in self.take(value::listen(text)).into_iter().flatten() {
                 if addresses.contains(&address) && address.port() != 0 {
-                    self.error(Problem::error(text.span(), format!("`{address}` is named twice")).help("name each address once"));
+                    self.error(
+                        Problem::error(text.span(), format!("`{address}` is named twice"))
+                            .help("name each address once"),
+                    );
                 }
                 addresses.push(address);
             }
@@ -102,15 +112,26 @@ impl Compiler<'_> {
         let Some(previous) = self.previous.map(|previous| &previous.start) else { return };
         let file = self.file;
         let span_of = |text: &Option<Text>| text.as_ref().map_or(0..0, Spanned::span);
-        let store = |store: &Option<StoreSettings>| store.as_ref().map(|store| store.database.clone());
+        let store =
+            |store: &Option<StoreSettings>| store.as_ref().map(|store| store.database.clone());
         let key = |store: &Option<StoreSettings>| store.as_ref().map(|store| store.key.clone());
         let section = file.store.as_ref();
         let written = section.map(Spanned::get_ref);
-        let span_in = |value: Option<&Spanned<SecretRef>>| value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0);
+        let span_in = |value: Option<&Spanned<SecretRef>>| {
+            value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0)
+        };
         let changes: [(bool, &str, Range<usize>); 8] = [
-            (start.listen != previous.listen, "server.listen", file.server.listen.as_ref().map_or(0..0, Spanned::span)),
+            (
+                start.listen != previous.listen,
+                "server.listen",
+                file.server.listen.as_ref().map_or(0..0, Spanned::span),
+            ),
             (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
-            (start.workers != previous.workers, "server.workers", file.server.workers.as_ref().map_or(0..0, Spanned::span)),
+            (
+                start.workers != previous.workers,
+                "server.workers",
+                file.server.workers.as_ref().map_or(0..0, Spanned::span),
+            ),
             (start.log_format != previous.log_format, "log.format", span_of(&file.log.format)),
             (start.log_level != previous.log_level, "log.level", span_of(&file.log.level)),
             (
@@ -118,27 +139,49 @@ impl Compiler<'_> {
                 "store.database",
                 span_in(written.and_then(|written| written.database.as_ref())),
             ),
-            (start.has_identity != previous.has_identity, "identity", file.identity.as_ref().map_or(0..0, Spanned::span)),
-            (key(&start.store) != key(&previous.store), "store.key", span_in(written.and_then(|written| written.key.as_ref()))),
+            (
+                start.has_identity != previous.has_identity,
+                "identity",
+                file.identity.as_ref().map_or(0..0, Spanned::span),
+            ),
+            (
+                key(&start.store) != key(&previous.store),
+                "store.key",
+                span_in(written.and_then(|written| written.key.as_ref())),
+            ),
         ];
         for (_, key, span) in changes.into_iter().filter(|(changed, ..)| *changed) {
             self.error(
-                Problem::error(span, format!("`{key}` is read at start and cannot be changed by a reload"))
-                    .help("restart the gateway to change it, or put the old value back"),
+                Problem::error(
+                    span,
+                    format!("`{key}` is read at start and cannot be changed by a reload"),
+                )
+                .help("restart the gateway to change it, or put the old value back"),
             );
         }
     }
 
     pub(super) fn connection_limits(&mut self) -> ConnectionLimits {
         let limits = &self.file.server.limits;
-        let max_connections = limits.max_connections.as_ref().and_then(|number| self.number(number, 1, 1_000_000)).unwrap_or(10_000);
-        let max_headers = limits.max_headers.as_ref().and_then(|number| self.number(number, 10, 10_000)).unwrap_or(100);
+        let max_connections = limits
+            .max_connections
+            .as_ref()
+            .and_then(|number| self.number(number, 1, 1_000_000))
+            .unwrap_or(10_000);
+        let max_headers = limits
+            .max_headers
+            .as_ref()
+            .and_then(|number| self.number(number, 10, 10_000))
+            .unwrap_or(100);
         let max_header_bytes = limits.max_header_bytes.as_ref().and_then(|text| {
             let bytes = self.take(value::size(text))?;
             if (8 * 1024..=1024 * 1024).contains(&bytes) {
                 return usize::try_from(bytes).ok();
             }
-            self.error(Problem::error(text.span(), "a request head needs between 8KiB and 1MiB").help("the default is \"32KiB\""));
+            self.error(
+                Problem::error(text.span(), "a request head needs between 8KiB and 1MiB")
+                    .help("the default is \"32KiB\""),
+            );
             None
         });
         ConnectionLimits {
@@ -152,8 +195,16 @@ impl Compiler<'_> {
 
     pub(super) fn token_cache(&mut self) -> CacheBounds {
         let written = &self.file.token_cache;
-        let entries = written.max_entries.as_ref().and_then(|number| self.number(number, 0, 100_000_000)).unwrap_or(100_000);
-        let bytes = written.max_bytes.as_ref().and_then(|text| self.take(value::size(text))).unwrap_or(64 << 20);
+        let entries = written
+            .max_entries
+            .as_ref()
+            .and_then(|number| self.number(number, 0, 100_000_000))
+            .unwrap_or(100_000);
+        let bytes = written
+            .max_bytes
+            .as_ref()
+            .and_then(|text| self.take(value::size(text)))
+            .unwrap_or(64 << 20);
         CacheBounds { entries, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
 
@@ -167,7 +218,10 @@ impl Compiler<'_> {
 
     pub(super) fn server_tls(&mut self) -> Option<Arc<Tls>> {
         let written = self.file.server.tls.as_ref()?.get_ref();
-        let certificate = self.read_file(&written.certificate, "a PEM file with the certificate, then its intermediates");
+        let certificate = self.read_file(
+            &written.certificate,
+            "a PEM file with the certificate, then its intermediates",
+        );
         let key = self.read_secret(&written.private_key, Inline::Never);
         let (certificate, key) = (certificate?, key?);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.expose());
@@ -182,7 +236,11 @@ impl Compiler<'_> {
         match tls::server_config(&certificate, key.expose()) {
             Ok(config) => Some(Arc::new(Tls { config: Arc::new(config), certificate, key_digest })),
             Err(error) => {
-                let span = if error.concerns_key() { written.private_key.span() } else { written.certificate.span() };
+                let span = if error.concerns_key() {
+                    written.private_key.span()
+                } else {
+                    written.certificate.span()
+                };
                 self.error(Problem::error(span, error.to_string()));
                 None
             }
@@ -203,16 +261,25 @@ impl Compiler<'_> {
             networks.push(network);
         }
         if server.insecure_trust_every_proxy {
-            self.weakened.push("server.insecure_trust_every_proxy: any peer may say who the client is".to_owned());
+            self.weakened.push(
+                "server.insecure_trust_every_proxy: any peer may say who the client is".to_owned(),
+            );
         }
-        let words = [("x-forwarded-for", ForwardingHeader::XForwardedFor), ("forwarded", ForwardingHeader::Forwarded)];
-        let header = server.forwarded.as_ref().and_then(|text| self.take(value::choice(text, &words)));
+        let words = [
+            ("x-forwarded-for", ForwardingHeader::XForwardedFor),
+            ("forwarded", ForwardingHeader::Forwarded),
+        ];
+        let header =
+            server.forwarded.as_ref().and_then(|text| self.take(value::choice(text, &words)));
         TrustedProxies::new(networks, header.unwrap_or_default())
     }
 
     pub(super) fn token_names(&mut self) -> TokenNames {
         let mut names = TokenNames::default();
-        let is_token = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+        let is_token = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+        };
         for (written, name, what) in [
             (&self.file.server.token_cookie, &mut names.cookie, "cookie"),
             (&self.file.server.token_query, &mut names.query, "query parameter"),
@@ -221,8 +288,12 @@ impl Compiler<'_> {
             if is_token(text.get_ref()) {
                 name.clone_from(text.get_ref());
             } else {
-                let message = format!("`{}` is no name for a {what}", text.get_ref().escape_debug());
-                self.problems.push(Problem::error(text.span(), message).help("use letters, digits, `-`, `_`, `.` and `~`"));
+                let message =
+                    format!("`{}` is no name for a {what}", text.get_ref().escape_debug());
+                self.problems.push(
+                    Problem::error(text.span(), message)
+                        .help("use letters, digits, `-`, `_`, `.` and `~`"),
+                );
             }
         }
         names.issuer = self.own_origin();
@@ -246,9 +317,12 @@ impl Compiler<'_> {
         for (name, written) in &self.file.limit {
             let Some(settings) = self.limit(written) else { continue };
             let previous = self.previous.into_iter().flat_map(|previous| &previous.counters);
-            let kept = previous.into_iter().find(|limit| limit.name() == name.get_ref() && *limit.settings() == settings);
+            let kept = previous
+                .into_iter()
+                .find(|limit| limit.name() == name.get_ref() && *limit.settings() == settings);
             // An unchanged limit keeps its counters: a reload must not give a guesser new tries.
-            let limit = kept.cloned().unwrap_or_else(|| Arc::new(Limit::new(name.get_ref(), settings)));
+            let limit =
+                kept.cloned().unwrap_or_else(|| Arc::new(Limit::new(name.get_ref(), settings)));
             // Its series begins at zero, so that an alert on its rate sees the first refusal.
             self.metrics.rate_limited(name.get_ref());
             limits.insert(name.get_ref().clone(), limit);
@@ -262,16 +336,25 @@ impl Compiler<'_> {
         let key = match &written.key {
             None => Some(KeyKind::Client),
             Some(text) => {
-                let words = [("client", KeyKind::Client), ("subject", KeyKind::Subject), ("client+account", KeyKind::ClientAndAccount)];
+                let words = [
+                    ("client", KeyKind::Client),
+                    ("subject", KeyKind::Subject),
+                    ("client+account", KeyKind::ClientAndAccount),
+                ];
                 self.take(value::choice(text, &words))
             }
         };
         let count = match &written.count {
             None => Some(Count::All),
-            Some(text) => self.take(value::choice(text, &[("all", Count::All), ("failures", Count::Failures)])),
+            Some(text) => self
+                .take(value::choice(text, &[("all", Count::All), ("failures", Count::Failures)])),
         };
-        let ipv6_prefix = written.ipv6_prefix.as_ref().map_or(Some(64), |number| self.number(number, 1, 128));
-        let max_clients = written.max_clients.as_ref().map_or(Some(100_000), |number| self.number(number, 1_000, 100_000_000));
+        let ipv6_prefix =
+            written.ipv6_prefix.as_ref().map_or(Some(64), |number| self.number(number, 1, 128));
+        let max_clients = written
+            .max_clients
+            .as_ref()
+            .map_or(Some(100_000), |number| self.number(number, 1_000, 100_000_000));
         Some(Settings {
             requests: NonZeroU32::new(u32::try_from(requests?).ok()?)?,
             per: per?,
@@ -289,7 +372,10 @@ impl Compiler<'_> {
             return usize::try_from(*number.get_ref()).ok();
         }
         let message = format!("{} is out of range", number.get_ref());
-        self.error(Problem::error(number.span(), message).help(format!("write a whole number from {least} to {most}")));
+        self.error(
+            Problem::error(number.span(), message)
+                .help(format!("write a whole number from {least} to {most}")),
+        );
         None
     }
 
@@ -298,7 +384,8 @@ impl Compiler<'_> {
         let timeout = self.duration(text, default);
         if let (Some(text), true) = (text, timeout.is_zero()) {
             self.error(
-                Problem::error(text.span(), "a timeout of nothing would fail every request").help(format!("the default is \"{default}\"")),
+                Problem::error(text.span(), "a timeout of nothing would fail every request")
+                    .help(format!("the default is \"{default}\"")),
             );
         }
         timeout
@@ -310,13 +397,16 @@ impl Compiler<'_> {
         parsed.or_else(|| humantime::parse_duration(default).ok()).unwrap_or_default()
     }
 
-    /// Keys of features that do not exist yet are refused: a key that is silently ignored is a hole.
+    /// Keys of features that do not exist yet are refused: a key that is silently ignored is a
+    /// hole.
     pub(super) fn refuse_what_is_not_due(&mut self) {
         let file = self.file;
         let mut look = |value: &'_ Option<Spanned<Unsupported>>, key: &str| {
             if let Some(value) = value {
-                self.problems
-                    .push(Problem::error(value.span(), format!("`{key}` is not supported yet")).help("remove it; it would have no effect"));
+                self.problems.push(
+                    Problem::error(value.span(), format!("`{key}` is not supported yet"))
+                        .help("remove it; it would have no effect"),
+                );
             }
         };
         if let Some(store) = &file.store {

@@ -12,7 +12,10 @@ use crate::store::StoreSettings;
 
 impl Compiler<'_> {
     /// Outer `None`: a problem was found; inner: there is no store.
-    #[expect(clippy::option_option, reason = "outer: a problem was found; inner: nothing outlives the process")]
+    #[expect(
+        clippy::option_option,
+        reason = "outer: a problem was found; inner: nothing outlives the process"
+    )]
     pub(super) fn store(&mut self) -> Option<Option<StoreSettings>> {
         let file = self.file;
         if file.store.is_none() && file.identity.is_none() {
@@ -28,7 +31,8 @@ impl Compiler<'_> {
             Some(written) => Spanned::new(written.span(), written.get_ref().created()),
         };
         if let Some(database) = database.as_deref().filter(|database| is_in_use(database))
-            && let Some(file) = key.get_ref().file(self.source.folder()).filter(|file| !file.exists())
+            && let Some(file) =
+                key.get_ref().file(self.source.folder()).filter(|file| !file.exists())
         {
             // Another key, made beside it, would open nothing, and a backup might keep that one.
             let (file, database) = (file.display(), database.display());
@@ -57,12 +61,16 @@ impl Compiler<'_> {
         let read = self.read_secret(written, Inline::Permitted)?;
         let help = "write `database = \"sqlite:portcullis.db\"`; relative paths start at this file's folder";
         let Ok(url) = std::str::from_utf8(read.expose()) else {
-            self.error(Problem::error(written.span(), "the database's address is not UTF-8").help(help));
+            self.error(
+                Problem::error(written.span(), "the database's address is not UTF-8").help(help),
+            );
             return None;
         };
         let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
         let problem = match path {
-            Some("" | ":memory:") => "the database needs a file: what is in memory only would be lost at a restart",
+            Some("" | ":memory:") => {
+                "the database needs a file: what is in memory only would be lost at a restart"
+            }
             Some(path) if path.contains('?') => "parameters of a `sqlite:` address are not read",
             Some(path) => return Some(self.source.folder().join(path)),
             None if url.starts_with("postgres") => "PostgreSQL is not supported yet",

@@ -21,14 +21,15 @@ impl Compiler<'_> {
         for (name, written) in &self.file.upstream {
             let Some(settings) = self.upstream(name, written) else { continue };
             let previous = self.previous.into_iter().flat_map(|previous| &previous.upstreams);
-            let upstream = match previous.into_iter().find(|upstream| *upstream.settings() == settings) {
-                // An unchanged upstream keeps its connections.
-                Some(kept) => Arc::clone(kept),
-                None => match self.connector(name, written, &settings) {
-                    Some(tls) => Arc::new(Upstream::new(settings, tls, workers)),
-                    None => continue,
-                },
-            };
+            let upstream =
+                match previous.into_iter().find(|upstream| *upstream.settings() == settings) {
+                    // An unchanged upstream keeps its connections.
+                    Some(kept) => Arc::clone(kept),
+                    None => match self.connector(name, written, &settings) {
+                        Some(tls) => Arc::new(Upstream::new(settings, tls, workers)),
+                        None => continue,
+                    },
+                };
             upstreams.insert(name.get_ref().clone(), upstream);
         }
         upstreams
@@ -42,12 +43,16 @@ impl Compiler<'_> {
         };
         let path_case = match &written.path_case {
             None => Some(false),
-            Some(text) => self.take(value::choice(text, &[("sensitive", false), ("insensitive", true)])),
+            Some(text) => {
+                self.take(value::choice(text, &[("sensitive", false), ("insensitive", true)]))
+            }
         };
         let ca = written.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref());
         let ca = match ca {
             None => Some(None),
-            Some(text) => self.read_file(text, "a PEM file with the certificates that are trusted").map(Some),
+            Some(text) => {
+                self.read_file(text, "a PEM file with the certificates that are trusted").map(Some)
+            }
         };
         Some(UpstreamSettings {
             name: name.get_ref().clone(),
@@ -66,7 +71,10 @@ impl Compiler<'_> {
             (Some(url), None) => self.url(url, written),
             (None, Some(builtin)) => {
                 if let Some(tls) = &written.tls {
-                    self.error(Problem::error(tls.span(), "the built-in application has no TLS").help("remove `tls`"));
+                    self.error(
+                        Problem::error(tls.span(), "the built-in application has no TLS")
+                            .help("remove `tls`"),
+                    );
                 }
                 self.take(value::choice(builtin, &[("echo", ())])).map(|()| Application::Echo)
             }
@@ -89,7 +97,9 @@ impl Compiler<'_> {
     }
 
     fn url(&mut self, text: &Text, written: &Written) -> Option<Application> {
-        let fail = |message: &str, help: &str| Problem::error(text.span(), message.to_owned()).help(help.to_owned());
+        let fail = |message: &str, help: &str| {
+            Problem::error(text.span(), message.to_owned()).help(help.to_owned())
+        };
         let example = "write scheme, host and port alone, such as \"http://127.0.0.1:3000\"";
         let Some((scheme, rest)) = text.get_ref().split_once("://") else {
             self.error(fail("the URL has no scheme", example));
@@ -112,7 +122,10 @@ impl Compiler<'_> {
             return None;
         }
         if authority.contains('@') {
-            self.error(fail("the URL has a user name or password", "remove it; the gateway sends no credentials of its own"));
+            self.error(fail(
+                "the URL has a user name or password",
+                "remove it; the gateway sends no credentials of its own",
+            ));
             return None;
         }
         if let (Some(settings), false) = (&written.tls, tls) {
@@ -124,9 +137,10 @@ impl Compiler<'_> {
             return None;
         }
         let parsed: Option<http::uri::Authority> = authority.parse().ok();
-        let Some(parsed) =
-            parsed.filter(|parsed| !parsed.host().is_empty() && (parsed.port_u16().is_some() || parsed.as_str() == parsed.host()))
-        else {
+        let Some(parsed) = parsed.filter(|parsed| {
+            !parsed.host().is_empty()
+                && (parsed.port_u16().is_some() || parsed.as_str() == parsed.host())
+        }) else {
             self.error(fail("the URL has no host and port that can be read", example));
             return None;
         };
@@ -140,7 +154,10 @@ impl Compiler<'_> {
     }
 
     fn host_header(&mut self, text: &Text) -> Option<HeaderValue> {
-        let valid = text.get_ref().parse::<http::uri::Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
+        let valid = text
+            .get_ref()
+            .parse::<http::uri::Authority>()
+            .is_ok_and(|authority| !authority.as_str().contains('@'));
         match HeaderValue::from_str(text.get_ref()) {
             Ok(value) if valid => Some(value),
             _ => {
@@ -161,16 +178,25 @@ impl Compiler<'_> {
         written: &Written,
         settings: &UpstreamSettings,
     ) -> Option<Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>> {
-        let Application::Http { host, tls: true, .. } = &settings.application else { return Some(None) };
+        let Application::Http { host, tls: true, .. } = &settings.application else {
+            return Some(None);
+        };
         let span = written.url.as_ref().map_or(name.span(), Spanned::span);
         let Ok(server_name) = ServerName::try_from(host.clone()) else {
-            self.error(Problem::error(span, "this host cannot be in a certificate").help("write a DNS name or an IP address"));
+            self.error(
+                Problem::error(span, "this host cannot be in a certificate")
+                    .help("write a DNS name or an IP address"),
+            );
             return None;
         };
         match tls::client_config(settings.ca.as_deref()) {
             Ok(config) => Some(Some((Arc::new(config), server_name))),
             Err(error) => {
-                let span = written.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref()).map_or(span, Spanned::span);
+                let span = written
+                    .tls
+                    .as_ref()
+                    .and_then(|tls| tls.get_ref().ca.as_ref())
+                    .map_or(span, Spanned::span);
                 self.error(Problem::error(span, error.to_string()));
                 None
             }

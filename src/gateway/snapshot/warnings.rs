@@ -19,18 +19,26 @@ use crate::limit::Limit;
 impl Compiler<'_> {
     pub(super) fn warn_about_unused(&mut self, upstreams: &Named<Upstream>, limits: &Named<Limit>) {
         let used = |of: fn(&Written) -> Option<&Text>| -> HashSet<&str> {
-            self.file.route.iter().filter_map(|row| of(row.get_ref())).map(|name| name.get_ref().as_str()).collect()
+            self.file
+                .route
+                .iter()
+                .filter_map(|row| of(row.get_ref()))
+                .map(|name| name.get_ref().as_str())
+                .collect()
         };
-        let (used_upstreams, used_limits) = (used(|route| route.upstream.as_ref()), used(|route| route.limit.as_ref()));
-        let unused_upstreams = self
-            .file
-            .upstream
-            .keys()
-            .filter(|name| upstreams.contains_key(name.get_ref()) && !used_upstreams.contains(name.get_ref().as_str()));
-        let unused_limits =
-            self.file.limit.keys().filter(|name| limits.contains_key(name.get_ref()) && !used_limits.contains(name.get_ref().as_str()));
-        let (unused_upstreams, unused_limits) =
-            (unused_upstreams.map(|name| ("upstream", name)), unused_limits.map(|name| ("limit", name)));
+        let (used_upstreams, used_limits) =
+            (used(|route| route.upstream.as_ref()), used(|route| route.limit.as_ref()));
+        let unused_upstreams = self.file.upstream.keys().filter(|name| {
+            upstreams.contains_key(name.get_ref())
+                && !used_upstreams.contains(name.get_ref().as_str())
+        });
+        let unused_limits = self.file.limit.keys().filter(|name| {
+            limits.contains_key(name.get_ref()) && !used_limits.contains(name.get_ref().as_str())
+        });
+        let (unused_upstreams, unused_limits) = (
+            unused_upstreams.map(|name| ("upstream", name)),
+            unused_limits.map(|name| ("limit", name)),
+        );
         let unused: Vec<_> = unused_upstreams.chain(unused_limits).collect();
         for (kind, name) in unused {
             self.problems.push(
@@ -42,10 +50,15 @@ impl Compiler<'_> {
 
     /// What compiles and may still not be what was meant (CONTRACT §2, rules 3 and 7).
     pub(super) fn warn_about_routes(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
-        let place = |index: usize| written.get(index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
+        let place = |index: usize| {
+            written
+                .get(index)
+                .map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span))
+        };
         let several_issuers = self.file.issuer_names().len() > 1;
         for route in table.routes() {
-            if several_issuers && route.access != Access::Public && route.demands.issuers.is_none() {
+            if several_issuers && route.access != Access::Public && route.demands.issuers.is_none()
+            {
                 self.problems.push(
                     Problem::warning(place(route.index), format!("route `{}` takes callers of every issuer", route.name))
                         .help("name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer"),
@@ -72,12 +85,14 @@ impl Compiler<'_> {
             .map(|(name, _)| name.get_ref().as_str())
             .collect();
         for route in table.routes().iter().filter(|route| route.access != Access::Public) {
-            let upstream = route.destination.upstream().map_or("", |upstream| &upstream.settings().name);
+            let upstream =
+                route.destination.upstream().map_or("", |upstream| &upstream.settings().name);
             let length = route.pattern.segments.len();
             for depth in 0..=length {
                 let shape = route.pattern.shape(depth);
                 let subtree = with_host.get(&(shape.clone(), true));
-                let exact = if depth == length { with_host.get(&(shape.clone(), false)) } else { None };
+                let exact =
+                    if depth == length { with_host.get(&(shape.clone(), false)) } else { None };
                 if let (Some(public), HostPattern::Any) = (subtree.or(exact), &route.pattern.host) {
                     self.problems.push(
                         Problem::warning(
@@ -88,12 +103,15 @@ impl Compiler<'_> {
                         .help("give the protected route this host as well if it should hold there"),
                     );
                 }
-                if depth == length || !undecided.contains(upstream) || !route.pattern.has_letters() {
+                if depth == length || !undecided.contains(upstream) || !route.pattern.has_letters()
+                {
                     continue;
                 }
                 // Where its own host lacks a path, a request falls to the routes of every host.
                 let own = subtrees.get(&(upstream, &route.pattern.host, shape.clone()));
-                if let Some(public) = own.or_else(|| subtrees.get(&(upstream, &HostPattern::Any, shape))) {
+                if let Some(public) =
+                    own.or_else(|| subtrees.get(&(upstream, &HostPattern::Any, shape)))
+                {
                     self.problems.push(
                         Problem::warning(
                             place(public.index),
@@ -107,7 +125,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Mailed links, `jwks_uri` and the metadata begin with `issuer`: a route has to lead from there to the built-in issuer.
+    /// Mailed links, `jwks_uri` and the metadata begin with `issuer`: a route has to lead from
+    /// there to the built-in issuer.
     pub(super) fn warn_about_mounts(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
         let Some(section) = &self.file.identity else { return };
         let mounts: Vec<(&Route, &Mount)> = table
@@ -138,9 +157,13 @@ impl Compiler<'_> {
         let Some(host) = url.host() else { return };
         let path = percent_decode_str(url.path().trim_end_matches('/')).decode_utf8_lossy();
         let wanted = Mount::new(path.split('/').skip(1));
-        let answers = |(route, mount): &(&Route, &Mount)| **mount == wanted && route.pattern.host.is_of(&host.to_ascii_lowercase());
+        let answers = |(route, mount): &(&Route, &Mount)| {
+            **mount == wanted && route.pattern.host.is_of(&host.to_ascii_lowercase())
+        };
         if !mounts.iter().any(answers) {
-            let place = written.get(first.index).map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
+            let place = written
+                .get(first.index)
+                .map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span));
             self.problems.push(
                 Problem::warning(
                     issuer.span(),
@@ -152,21 +175,35 @@ impl Compiler<'_> {
         }
     }
 
-    /// Endpoints have methods of their own: what no route of a mount lets through cannot be reached.
+    /// Endpoints have methods of their own: what no route of a mount lets through cannot be
+    /// reached.
     fn warn_about_methods(&mut self, mounts: &[(&Route, &Mount)], written: &[&Spanned<Written>]) {
         for (at, (route, mount)) in mounts.iter().enumerate() {
-            let is_same = |other: &&(&Route, &Mount)| other.1 == *mount && other.0.pattern.host == route.pattern.host;
+            let is_same = |other: &&(&Route, &Mount)| {
+                other.1 == *mount && other.0.pattern.host == route.pattern.host
+            };
             if mounts[..at].iter().any(|other| is_same(&other)) {
                 continue;
             }
-            let lets_through =
-                |method: &Method| mounts[at..].iter().filter(is_same).any(|(route, _)| route.pattern.methods.contain(method));
-            let missing = [Method::GET, Method::POST, Method::DELETE].into_iter().filter(|method| !lets_through(method));
+            let lets_through = |method: &Method| {
+                mounts[at..]
+                    .iter()
+                    .filter(is_same)
+                    .any(|(route, _)| route.pattern.methods.contain(method))
+            };
+            let missing = [Method::GET, Method::POST, Method::DELETE]
+                .into_iter()
+                .filter(|method| !lets_through(method));
             for method in missing {
-                let lost: BTreeSet<&str> = endpoints::all().filter(|lost| lost.method == method.as_str()).map(|lost| lost.path).collect();
-                let lost = lost.into_iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+                let lost: BTreeSet<&str> = endpoints::all()
+                    .filter(|lost| lost.method == method.as_str())
+                    .map(|lost| lost.path)
+                    .collect();
+                let lost =
+                    lost.into_iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
                 let row = written.get(route.index).map(|row| row.get_ref());
-                let span = row.and_then(|row| row.methods.as_ref().map(Spanned::span)).unwrap_or_default();
+                let span =
+                    row.and_then(|row| row.methods.as_ref().map(Spanned::span)).unwrap_or_default();
                 self.problems.push(
                     Problem::warning(span, format!("the built-in issuer gets no {method} here: {lost} cannot be reached"))
                         .help("remove `methods`: the endpoints decide for themselves; or add what is missing"),

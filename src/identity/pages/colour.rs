@@ -14,7 +14,12 @@ impl Colour {
     /// `#rrggbb`, or `#rgb` for short.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix('#')?;
-        let digit = |at: usize| digits.get(at..=at).filter(|digit| *digit != "+").and_then(|digit| u8::from_str_radix(digit, 16).ok());
+        let digit = |at: usize| {
+            digits
+                .get(at..=at)
+                .filter(|digit| *digit != "+")
+                .and_then(|digit| u8::from_str_radix(digit, 16).ok())
+        };
         let pair = |at: usize| Some(digit(at)? * 16 + digit(at + 1)?);
         match digits.len() {
             3 => Some(Self::new(digit(0)? * 17, digit(1)? * 17, digit(2)? * 17)),
@@ -33,17 +38,22 @@ impl Colour {
         (one.max(another) + 0.05) / (one.min(another) + 0.05)
     }
 
-    /// Black or white: what text on it is read better in. Of the two, one has a contrast of 4.58 at least.
+    /// Black or white: what text on it is read better in. Of the two, one has a contrast of 4.58 at
+    /// least.
     #[must_use]
     pub fn text_on(self) -> Self {
         if self.contrast(WHITE) >= self.contrast(BLACK) { WHITE } else { BLACK }
     }
 
-    /// This colour, or the nearest to it on the way to black or white that has at least this contrast to `ground`.
+    /// This colour, or the nearest to it on the way to black or white that has at least this
+    /// contrast to `ground`.
     #[must_use]
     pub fn legible_on(self, ground: Self, least: f64) -> Self {
         let towards = ground.text_on();
-        (0..=20u16).map(|step| self.mixed(towards, step * 5)).find(|colour| colour.contrast(ground) >= least).unwrap_or(towards)
+        (0..=20u16)
+            .map(|step| self.mixed(towards, step * 5))
+            .find(|colour| colour.contrast(ground) >= least)
+            .unwrap_or(towards)
     }
 
     /// With so many percent of another.
@@ -53,7 +63,11 @@ impl Colour {
             let sum = u16::from(one) * (100 - percent) + u16::from(another) * percent;
             u8::try_from((sum + 50) / 100).unwrap_or(u8::MAX)
         };
-        Self::new(mix(self.red, other.red), mix(self.green, other.green), mix(self.blue, other.blue))
+        Self::new(
+            mix(self.red, other.red),
+            mix(self.green, other.green),
+            mix(self.blue, other.blue),
+        )
     }
 
     /// WCAG 2.2, "relative luminance".
@@ -84,19 +98,47 @@ mod tests {
 
     #[test]
     fn colours_are_read_as_they_are_written() {
-        for (text, read) in [("#1f4fb8", "#1f4fb8"), ("#ABC", "#aabbcc"), ("#000", "#000000"), ("#ffffff", "#ffffff")] {
+        for (text, read) in [
+            ("#1f4fb8", "#1f4fb8"),
+            ("#ABC", "#aabbcc"),
+            ("#000", "#000000"),
+            ("#ffffff", "#ffffff"),
+        ] {
             assert_eq!(Colour::parse(text).unwrap().to_string(), read);
         }
-        for text in ["", "#", "1f4fb8", "#1f4fb", "#1f4fb80", "#12345g", "red", "#é12", "#+12", "rgb(1,2,3)", "#fff;}body{"] {
+        for text in [
+            "",
+            "#",
+            "1f4fb8",
+            "#1f4fb",
+            "#1f4fb80",
+            "#12345g",
+            "red",
+            "#é12",
+            "#+12",
+            "rgb(1,2,3)",
+            "#fff;}body{",
+        ] {
             assert_eq!(Colour::parse(text), None, "{text}");
         }
     }
 
     #[test]
     fn contrast_is_that_of_wcag() {
-        let contrast = |one: &str, another: &str| Colour::parse(one).unwrap().contrast(Colour::parse(another).unwrap());
-        for (one, another, ratio) in [("#000", "#fff", 21.0), ("#777", "#fff", 4.48), ("#767676", "#fff", 4.54), ("#f00", "#fff", 4.0)] {
-            assert!((contrast(one, another) - ratio).abs() < 0.01, "{one} {another} {}", contrast(one, another));
+        let contrast = |one: &str, another: &str| {
+            Colour::parse(one).unwrap().contrast(Colour::parse(another).unwrap())
+        };
+        for (one, another, ratio) in [
+            ("#000", "#fff", 21.0),
+            ("#777", "#fff", 4.48),
+            ("#767676", "#fff", 4.54),
+            ("#f00", "#fff", 4.0),
+        ] {
+            assert!(
+                (contrast(one, another) - ratio).abs() < 0.01,
+                "{one} {another} {}",
+                contrast(one, another)
+            );
             assert!((contrast(another, one) - ratio).abs() < 0.01);
         }
     }

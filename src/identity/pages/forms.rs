@@ -135,7 +135,8 @@ impl Filled {
 impl Page {
     pub(super) fn content(self, filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
         let login = Link { before: None, text: "Back to the login", path: mount.path("/login") };
-        let account = Link { before: None, text: "Back to your sessions", path: mount.path("/sessions") };
+        let account =
+            Link { before: None, text: "Back to your sessions", path: mount.path("/sessions") };
         match self {
             Self::Login => login_page(filled, policy, mount),
             Self::Register => register_page(filled, policy, mount),
@@ -233,11 +234,16 @@ impl Page {
         if why.is_about_credentials()
             && let Some(path) = self.path()
         {
-            // A session whose access token has expired goes on from there; one that is over leads to the login.
+            // A session whose access token has expired goes on from there; one that is over leads
+            // to the login.
             links.push(Link { before: None, text: "Open the page again", path: mount.path(path) });
         } else {
             if self == Self::Reset {
-                links.push(Link { before: None, text: "Send another link", path: mount.path("/password/forgot") });
+                links.push(Link {
+                    before: None,
+                    text: "Send another link",
+                    path: mount.path("/password/forgot"),
+                });
             }
             links.push(Link { before: None, text: "Go to the login", path: mount.path("/login") });
         }
@@ -280,7 +286,11 @@ impl Page {
 fn login_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let email = Field::email(filled);
     let password = Field::password("password", "Password");
-    let mut fields = if filled.email.is_empty() { vec![email.focused(), password] } else { vec![email, password.focused()] };
+    let mut fields = if filled.email.is_empty() {
+        vec![email.focused(), password]
+    } else {
+        vec![email, password.focused()]
+    };
     if filled.with_code {
         fields.push(Field::code());
     }
@@ -288,10 +298,18 @@ fn login_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
     let mut links = Vec::new();
     if policy.mail.is_some() {
-        links.push(Link { before: None, text: "Forgot your password?", path: mount.path("/password/forgot") });
+        links.push(Link {
+            before: None,
+            text: "Forgot your password?",
+            path: mount.path("/password/forgot"),
+        });
     }
     if policy.registration == Registration::Open {
-        links.push(Link { before: Some("No account yet?"), text: "Register", path: filled.onwards(&mount.path("/register")) });
+        links.push(Link {
+            before: Some("No account yet?"),
+            text: "Register",
+            path: filled.onwards(&mount.path("/register")),
+        });
     }
     Content { title: "Log in", lead: None, forms: vec![form], links }
 }
@@ -304,20 +322,35 @@ fn register_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
         hint: Some("What to call you. You can leave it empty.".to_owned()),
         ..Field::text("name", "Name", "name")
     };
-    let fields = vec![Field::email(filled).focused(), name, Field::new_password("password", "Password", policy)];
+    let fields = vec![
+        Field::email(filled).focused(),
+        name,
+        Field::new_password("password", "Password", policy),
+    ];
     // Whoever has to confirm their address comes to the login first.
-    let mut form = Form { leads_on: !policy.verify_email, ..Form::new(mount, "/register", fields, "Register") };
+    let mut form = Form {
+        leads_on: !policy.verify_email,
+        ..Form::new(mount, "/register", fields, "Register")
+    };
     form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
-    let login = Link { before: Some("You have an account?"), text: "Log in", path: filled.onwards(&mount.path("/login")) };
+    let login = Link {
+        before: Some("You have an account?"),
+        text: "Log in",
+        path: filled.onwards(&mount.path("/login")),
+    };
     Content { title: "Register", lead: None, forms: vec![form], links: vec![login] }
 }
 
 impl Content {
     /// Says at each field what is wrong with it, and begins with the first of these.
     pub(super) fn point_at(&mut self, complaints: &[Complaint]) {
-        let mut fields: Vec<&mut Field> = self.forms.iter_mut().flat_map(|form| &mut form.fields).collect();
+        let mut fields: Vec<&mut Field> =
+            self.forms.iter_mut().flat_map(|form| &mut form.fields).collect();
         for field in &mut fields {
-            field.wrong = complaints.iter().find(|complaint| complaint.field == Some(field.name)).map(|complaint| complaint.text.clone());
+            field.wrong = complaints
+                .iter()
+                .find(|complaint| complaint.field == Some(field.name))
+                .map(|complaint| complaint.text.clone());
         }
         if fields.iter().any(|field| field.wrong.is_some()) {
             let mut is_first = true;
@@ -330,13 +363,24 @@ impl Content {
 
 impl Form {
     fn new(mount: &Mount, path: &str, fields: Vec<Field>, button: &'static str) -> Self {
-        Self { action: mount.path(path), hidden: Vec::new(), fields, button, look: "main", leads_on: false }
+        Self {
+            action: mount.path(path),
+            hidden: Vec::new(),
+            fields,
+            button,
+            look: "main",
+            leads_on: false,
+        }
     }
 
     /// Has the link that confirms an address mailed once more.
     pub(super) fn resend(filled: &Filled, mount: &Mount) -> Self {
         let hidden = vec![("email", filled.email.clone())];
-        Self { hidden, look: "quiet", ..Self::new(mount, "/email/resend", Vec::new(), "Send the mail again") }
+        Self {
+            hidden,
+            look: "quiet",
+            ..Self::new(mount, "/email/resend", Vec::new(), "Send the mail again")
+        }
     }
 }
 
@@ -357,9 +401,14 @@ impl Field {
         }
     }
 
-    /// No `type="email"`: browsers then refuse addresses that are good, or write them in another way.
+    /// No `type="email"`: browsers then refuse addresses that are good, or write them in another
+    /// way.
     fn email(filled: &Filled) -> Self {
-        Self { inputmode: Some("email"), value: filled.email.clone(), ..Self::text("email", "E-mail address", "username") }
+        Self {
+            inputmode: Some("email"),
+            value: filled.email.clone(),
+            ..Self::text("email", "E-mail address", "username")
+        }
     }
 
     fn password(name: &'static str, label: &'static str) -> Self {
@@ -367,13 +416,17 @@ impl Field {
     }
 
     fn new_password(name: &'static str, label: &'static str, policy: &Policy) -> Self {
-        let hint = format!("At least {} characters. A few words that do not belong together are good.", policy.password_min_length);
+        let hint = format!(
+            "At least {} characters. A few words that do not belong together are good.",
+            policy.password_min_length
+        );
         Self { kind: "password", hint: Some(hint), ..Self::text(name, label, "new-password") }
     }
 
     /// A recovery code has letters too, so the keyboard is not one of digits.
     fn code() -> Self {
-        let hint = "The six digits that your authenticator app shows, or a recovery code.".to_owned();
+        let hint =
+            "The six digits that your authenticator app shows, or a recovery code.".to_owned();
         Self { hint: Some(hint), ..Self::text("code", "Code", "one-time-code") }
     }
 

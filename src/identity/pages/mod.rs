@@ -1,8 +1,10 @@
-//! The pages that people log in at. They work without scripts: every form is a POST to the endpoint that programs use too, and is
-//! answered with a redirect, or with the form again and what is wrong with it.
+//! The pages that people log in at. They work without scripts: every form is a POST to the endpoint
+//! that programs use too, and is answered with a redirect, or with the form again and what is wrong
+//! with it.
 //!
-//! What a page may do is said in its policy: nothing but show itself, its style sheet and its mark, and send its forms here, or, after a
-//! login, go where the application leads. What was typed is shown again where a form is refused, passwords and codes never.
+//! What a page may do is said in its policy: nothing but show itself, its style sheet and its mark,
+//! and send its forms here, or, after a login, go where the application leads. What was typed is
+//! shown again where a form is refused, passwords and codes never.
 
 pub mod colour;
 mod forms;
@@ -74,7 +76,8 @@ pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Shee
     form_page(content, notice, Vec::new(), policy, mount)
 }
 
-/// What a person asked for, as far as it is known: where a request is refused, its page is shown again.
+/// What a person asked for, as far as it is known: where a request is refused, its page is shown
+/// again.
 #[derive(Debug)]
 pub struct Asked {
     page: Page,
@@ -84,7 +87,8 @@ pub struct Asked {
 impl Asked {
     /// `None`: no person asks, but a program.
     pub fn by(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
-        let is_person = wanted(headers) && (matches!(*method, Method::GET | Method::HEAD) || is_form(headers));
+        let is_person =
+            wanted(headers) && (matches!(*method, Method::GET | Method::HEAD) || is_form(headers));
         is_person.then(|| Self { page: Page::Other, filled: Filled::from_query(query) })
     }
 
@@ -105,26 +109,39 @@ impl Asked {
 pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
     let Asked { page, filled } = asked;
     let wrong = complaints(*page, why, filled);
-    let filled = Filled { with_code: filled.with_code || why.reason == "code_required", ..filled.clone() };
-    let mut content =
-        if words::is_final(*page, why) { page.without_form(why, policy, mount) } else { page.content(&filled, policy, mount) };
+    let filled =
+        Filled { with_code: filled.with_code || why.reason == "code_required", ..filled.clone() };
+    let mut content = if words::is_final(*page, why) {
+        page.without_form(why, policy, mount)
+    } else {
+        page.content(&filled, policy, mount)
+    };
     content.point_at(&wrong);
     if why.reason == "email_unverified" {
         content.forms.push(Form::resend(&filled, mount));
     }
     // With the right password, nothing is wrong yet.
-    let notice = (why.reason == "code_required").then_some("Enter your password again, and a code besides.");
+    let notice =
+        (why.reason == "code_required").then_some("Enter your password again, and a code besides.");
     form_page(content, notice, wrong, policy, mount)
 }
 
-fn form_page(content: Content, notice: Option<&str>, complaints: Vec<Complaint>, policy: &Policy, mount: &Mount) -> Sheet {
+fn form_page(
+    content: Content,
+    notice: Option<&str>,
+    complaints: Vec<Complaint>,
+    policy: &Policy,
+    mount: &Mount,
+) -> Sheet {
     let Content { title, lead, forms, links } = content;
     let leads_on = forms.iter().any(|form| form.leads_on);
-    let page = FormPage { site: Site::new(policy, mount), title, lead, notice, complaints, forms, links };
+    let page =
+        FormPage { site: Site::new(policy, mount), title, lead, notice, complaints, forms, links };
     Sheet { leads_on, ..rendered(&page) }
 }
 
-/// Writing a page into a string cannot fail; were it to, nobody would take an empty page for a login.
+/// Writing a page into a string cannot fail; were it to, nobody would take an empty page for a
+/// login.
 fn rendered<T: Template>(page: &T) -> Sheet {
     Sheet { html: page.render().unwrap_or_default().into(), leads_on: false }
 }
@@ -134,7 +151,8 @@ pub fn wanted(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|range| {
         let media = range.split(';').next().unwrap_or_default().trim();
-        media.eq_ignore_ascii_case("text/html") || media.eq_ignore_ascii_case("application/xhtml+xml")
+        media.eq_ignore_ascii_case("text/html")
+            || media.eq_ignore_ascii_case("application/xhtml+xml")
     })
 }
 
@@ -144,10 +162,14 @@ impl Sheet {
         let fields = [
             (header::CONTENT_TYPE, "text/html; charset=utf-8"),
             (header::CACHE_CONTROL, "no-store"),
-            (header::CONTENT_SECURITY_POLICY, if self.leads_on { POLICY_LEADING_ON } else { POLICY }),
+            (
+                header::CONTENT_SECURITY_POLICY,
+                if self.leads_on { POLICY_LEADING_ON } else { POLICY },
+            ),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            // The URL of a page may hold a secret: of it, nobody learns more than the host. `no-referrer` would have browsers send
-            // `Origin: null` with our own forms (Fetch §3.2), which is what a foreign page could send too.
+            // The URL of a page may hold a secret: of it, nobody learns more than the host.
+            // `no-referrer` would have browsers send `Origin: null` with our own forms (Fetch
+            // §3.2), which is what a foreign page could send too.
             (header::REFERRER_POLICY, "strict-origin"),
         ];
         for (name, value) in fields {
@@ -160,11 +182,14 @@ impl Sheet {
 /// Nothing is loaded or run but what stands here.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The same for a page whose form leads on to the application, which may lead on to anywhere: Chromium and WebKit hold `form-action`
-/// against every redirect that follows a form (w3c/webappsec-csp, issue 8), and a login would silently go nowhere. Little is lost: the
-/// actions of its forms are ours, what is shown of a request is escaped, there is no script that could add another form, and what was
-/// typed goes no further than here, since after our 303 a browser only asks.
-const POLICY_LEADING_ON: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// The same for a page whose form leads on to the application, which may lead on to anywhere:
+/// Chromium and WebKit hold `form-action` against every redirect that follows a form
+/// (w3c/webappsec-csp, issue 8), and a login would silently go nowhere. Little is lost: the actions
+/// of its forms are ours, what is shown of a request is escaped, there is no script that could add
+/// another form, and what was typed goes no further than here, since after our 303 a browser only
+/// asks.
+const POLICY_LEADING_ON: &str =
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Where the style sheet is, below the mount.
 pub const STYLE: &str = "/style.css";

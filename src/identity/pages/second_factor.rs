@@ -41,13 +41,28 @@ pub fn enrolment(enrolment: &Enrolment, policy: &Policy, mount: &Mount) -> Sheet
 }
 
 /// The same once more: the code was wrong, or there was none.
-pub fn enrolment_again(enrolment: &Enrolment, is_wrong: bool, policy: &Policy, mount: &Mount) -> Sheet {
+pub fn enrolment_again(
+    enrolment: &Enrolment,
+    is_wrong: bool,
+    policy: &Policy,
+    mount: &Mount,
+) -> Sheet {
     enrolment_page(enrolment, vec![if is_wrong { wrong_code() } else { no_code() }], policy, mount)
 }
 
-fn enrolment_page(enrolment: &Enrolment, complaints: Vec<Complaint>, policy: &Policy, mount: &Mount) -> Sheet {
+fn enrolment_page(
+    enrolment: &Enrolment,
+    complaints: Vec<Complaint>,
+    policy: &Policy,
+    mount: &Mount,
+) -> Sheet {
     // Base32 is ASCII: in groups of four it is typed with fewer mistakes.
-    let groups: Vec<String> = enrolment.secret.as_bytes().chunks(4).map(|group| String::from_utf8_lossy(group).into_owned()).collect();
+    let groups: Vec<String> = enrolment
+        .secret
+        .as_bytes()
+        .chunks(4)
+        .map(|group| String::from_utf8_lossy(group).into_owned())
+        .collect();
     rendered(&EnrolmentPage {
         site: Site::new(policy, mount),
         title: "Turn on two-factor login",
@@ -57,7 +72,11 @@ fn enrolment_page(enrolment: &Enrolment, complaints: Vec<Complaint>, policy: &Po
         qr: &enrolment.qr,
         secret: groups.join(" "),
         action: mount.path("/totp/confirm"),
-        links: vec![Link { before: None, text: "Back to your sessions", path: mount.path("/sessions") }],
+        links: vec![Link {
+            before: None,
+            text: "Back to your sessions",
+            path: mount.path("/sessions"),
+        }],
     })
 }
 

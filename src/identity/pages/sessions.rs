@@ -56,12 +56,20 @@ pub fn sessions(
             created: time(created_at).get(..10).unwrap_or_default().to_owned(),
             created_at: time(created_at),
             is_current,
-            action: if is_current { mount.path("/logout") } else { mount.path(&format!("/sessions/{}", session.id)) },
+            action: if is_current {
+                mount.path("/logout")
+            } else {
+                mount.path(&format!("/sessions/{}", session.id))
+            },
         }
     };
     let mut rows: Vec<Row> = sessions.into_iter().map(row).collect();
     rows.sort_by_key(|row| !row.is_current);
-    let mut links = vec![Link { before: None, text: "Change your password", path: mount.path("/password/change") }];
+    let mut links = vec![Link {
+        before: None,
+        text: "Change your password",
+        path: mount.path("/password/change"),
+    }];
     if policy.totp {
         links.push(Link { before: None, text: "Two-factor login", path: mount.path("/totp") });
     }
@@ -79,7 +87,9 @@ pub fn sessions(
 
 /// A browser and its system, as their owner would name them; else what the program calls itself.
 fn device(user_agent: &str) -> String {
-    let first = |names: &[(&str, &'static str)]| names.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name);
+    let first = |names: &[(&str, &'static str)]| {
+        names.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name)
+    };
     match (first(&BROWSERS), first(&SYSTEMS)) {
         (Some(browser), Some(system)) => format!("{browser} on {system}"),
         (Some(browser), None) => browser.to_owned(),
@@ -100,7 +110,10 @@ fn ago(seconds: u64) -> String {
 
 /// RFC 3339.
 fn time(unix_seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_seconds.min(253_402_300_799))).to_string()
+    humantime::format_rfc3339_seconds(
+        UNIX_EPOCH + Duration::from_secs(unix_seconds.min(253_402_300_799)),
+    )
+    .to_string()
 }
 
 /// What tells a browser. Each claims to be those below it.
@@ -133,12 +146,18 @@ mod tests {
     #[test]
     fn a_device_is_named_as_its_owner_would() {
         for (user_agent, wanted) in [
-            ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36", "Chrome on Linux"),
+            (
+                "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+                "Chrome on Linux",
+            ),
             (
                 "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0",
                 "Edge on Windows",
             ),
-            ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on macOS"),
+            (
+                "Mozilla/5.0 (Macintosh; Intel Mac OS X 10.15; rv:140.0) Gecko/20100101 Firefox/140.0",
+                "Firefox on macOS",
+            ),
             (
                 "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.0 Mobile/15E148 Safari/604.1",
                 "Safari on iPhone",
@@ -152,9 +171,14 @@ mod tests {
 
     #[test]
     fn times_are_told_as_people_do() {
-        for (seconds, wanted) in
-            [(0, "just now"), (59, "just now"), (60, "1 minute ago"), (7199, "1 hour ago"), (7200, "2 hours ago"), (200_000, "2 days ago")]
-        {
+        for (seconds, wanted) in [
+            (0, "just now"),
+            (59, "just now"),
+            (60, "1 minute ago"),
+            (7199, "1 hour ago"),
+            (7200, "2 hours ago"),
+            (200_000, "2 days ago"),
+        ] {
             assert_eq!(ago(seconds), wanted);
         }
         assert_eq!(time(0), "1970-01-01T00:00:00Z");

@@ -3,7 +3,12 @@
 use super::{LOGO, Page, STYLE};
 use crate::identity::endpoints::{Action, CallerNeeded, Endpoint};
 
-const fn page(path: &'static str, page: Page, caller: CallerNeeded, summary: &'static str) -> Endpoint {
+const fn page(
+    path: &'static str,
+    page: Page,
+    caller: CallerNeeded,
+    summary: &'static str,
+) -> Endpoint {
     Endpoint {
         method: "GET",
         path,
@@ -17,22 +22,65 @@ const fn page(path: &'static str, page: Page, caller: CallerNeeded, summary: &'s
     }
 }
 
-const fn file(path: &'static str, action: Action, summary: &'static str, reasons: &'static [&'static str]) -> Endpoint {
-    Endpoint { method: "GET", path, action, caller: CallerNeeded::No, budget: None, summary, request: None, success: (200, None), reasons }
+const fn file(
+    path: &'static str,
+    action: Action,
+    summary: &'static str,
+    reasons: &'static [&'static str],
+) -> Endpoint {
+    Endpoint {
+        method: "GET",
+        path,
+        action,
+        caller: CallerNeeded::No,
+        budget: None,
+        summary,
+        request: None,
+        success: (200, None),
+        reasons,
+    }
 }
 
 /// They are answered in HTML.
 pub static ENDPOINTS: [Endpoint; 12] = [
-    page("/login", Page::Login, CallerNeeded::No, "The page to log in at. `return_to` is a path of this site to go to then."),
-    Endpoint { reasons: &["registration_closed"], ..page("/register", Page::Register, CallerNeeded::No, "The page to register at.") },
+    page(
+        "/login",
+        Page::Login,
+        CallerNeeded::No,
+        "The page to log in at. `return_to` is a path of this site to go to then.",
+    ),
+    Endpoint {
+        reasons: &["registration_closed"],
+        ..page("/register", Page::Register, CallerNeeded::No, "The page to register at.")
+    },
     page("/logout", Page::Logout, CallerNeeded::Welcome, "The page to log out at."),
     page("/password/forgot", Page::Forgot, CallerNeeded::No, "The page to have a link mailed at."),
-    page("/password/reset", Page::Reset, CallerNeeded::No, "The page that a mailed link leads to, with `token`."),
-    page("/password/change", Page::Change, CallerNeeded::Yes, "The page to change the password at."),
-    page("/email/verify", Page::VerifyEmail, CallerNeeded::No, "The page that a mailed link leads to, with `token`."),
+    page(
+        "/password/reset",
+        Page::Reset,
+        CallerNeeded::No,
+        "The page that a mailed link leads to, with `token`.",
+    ),
+    page(
+        "/password/change",
+        Page::Change,
+        CallerNeeded::Yes,
+        "The page to change the password at.",
+    ),
+    page(
+        "/email/verify",
+        Page::VerifyEmail,
+        CallerNeeded::No,
+        "The page that a mailed link leads to, with `token`.",
+    ),
     Endpoint {
         reasons: &["route_not_found"],
-        ..page("/totp", Page::Totp, CallerNeeded::Yes, "The page to turn two-factor login on or off at.")
+        ..page(
+            "/totp",
+            Page::Totp,
+            CallerNeeded::Yes,
+            "The page to turn two-factor login on or off at.",
+        )
     },
     Endpoint {
         method: "POST",
@@ -47,5 +95,8 @@ pub static ENDPOINTS: [Endpoint; 12] = [
     },
     file(STYLE, Action::Style, "The style sheet of the pages.", &[]),
     file(LOGO, Action::Logo, "The mark above the pages.", &["route_not_found"]),
-    Endpoint { success: (303, None), ..file("/", Action::Home, "Leads to the page of one's sessions.", &[]) },
+    Endpoint {
+        success: (303, None),
+        ..file("/", Action::Home, "Leads to the page of one's sessions.", &[])
+    },
 ];

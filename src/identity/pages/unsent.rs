@@ -1,4 +1,5 @@
-//! The page for whoever sent something to an application that does not know (any more) who they are.
+//! The page for whoever sent something to an application that does not know (any more) who they
+//! are.
 
 use askama::Template;
 
@@ -18,7 +19,8 @@ struct UnsentPage<'a> {
     links: Vec<Link>,
 }
 
-/// What was sent did not arrive, and how it will. `login` is a path: it opens in another tab, since this one remembers what was typed.
+/// What was sent did not arrive, and how it will. `login` is a path: it opens in another tab, since
+/// this one remembers what was typed.
 pub fn unsent(login: String, policy: &Policy, mount: &Mount) -> Sheet {
     let told = "You are not logged in, or were away for too long: what you sent was not passed on, and nothing was changed.";
     rendered(&UnsentPage {

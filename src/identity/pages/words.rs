@@ -18,7 +18,13 @@ impl Why<'_> {
     /// Whether nobody was recognised.
     pub(super) fn is_about_credentials(&self) -> bool {
         self.reason.starts_with("token_")
-            || matches!(self.reason, "credentials_missing" | "credentials_ambiguous" | "credentials_malformed" | "invalid_grant")
+            || matches!(
+                self.reason,
+                "credentials_missing"
+                    | "credentials_ambiguous"
+                    | "credentials_malformed"
+                    | "invalid_grant"
+            )
     }
 }
 
@@ -31,8 +37,10 @@ pub(super) struct Complaint {
 
 /// Whether the same form can never be accepted.
 pub(super) fn is_final(page: Page, why: &Why<'_>) -> bool {
-    matches!(why.reason, "link_invalid" | "registration_closed" | "route_not_found" | "method_not_allowed")
-        || (needs_caller(page) && why.is_about_credentials())
+    matches!(
+        why.reason,
+        "link_invalid" | "registration_closed" | "route_not_found" | "method_not_allowed"
+    ) || (needs_caller(page) && why.is_about_credentials())
 }
 
 pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Complaint> {
@@ -40,29 +48,64 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
         ("login_failed", Page::Login) if filled.with_code => {
             (Some("password"), "The e-mail address, the password or the code is wrong.".into())
         }
-        ("login_failed", Page::Login) => (Some("password"), "The e-mail address or the password is wrong.".into()),
-        ("login_failed", Page::RemoveTotp) => (Some("current_password"), "The password or the code is wrong.".into()),
+        ("login_failed", Page::Login) => {
+            (Some("password"), "The e-mail address or the password is wrong.".into())
+        }
+        ("login_failed", Page::RemoveTotp) => {
+            (Some("current_password"), "The password or the code is wrong.".into())
+        }
         ("login_failed", Page::ConfirmTotp) => return vec![wrong_code()],
         ("login_failed", _) => (Some("current_password"), "This is not your password.".into()),
         ("code_required", Page::Login) => return Vec::new(),
         ("code_required", _) => return vec![no_code()],
-        ("email_unverified", _) => (None, "Your address is not confirmed yet: open the link in the mail that was sent to it.".into()),
-        ("account_exists", _) => (Some("email"), "There is an account with this address. Log in, or reset its password.".into()),
+        ("email_unverified", _) => (
+            None,
+            "Your address is not confirmed yet: open the link in the mail that was sent to it."
+                .into(),
+        ),
+        ("account_exists", _) => (
+            Some("email"),
+            "There is an account with this address. Log in, or reset its password.".into(),
+        ),
         ("password_rejected", page) => {
             let field = if page == Page::Change { "new_password" } else { "password" };
-            (Some(field), why.detail.map_or_else(|| "This password is too easy to guess.".into(), sentence))
+            (
+                Some(field),
+                why.detail.map_or_else(|| "This password is too easy to guess.".into(), sentence),
+            )
         }
-        ("request_invalid", Page::Totp | Page::ConfirmTotp) => (None, "Two-factor login is on already.".into()),
+        ("request_invalid", Page::Totp | Page::ConfirmTotp) => {
+            (None, "Two-factor login is on already.".into())
+        }
         ("request_invalid", _) => return incomplete(page, filled),
-        ("rate_limited", _) => (None, format!("These were too many attempts. Try again in {}.", wait(why.retry_after.unwrap_or(60)))),
+        ("rate_limited", _) => (
+            None,
+            format!(
+                "These were too many attempts. Try again in {}.",
+                wait(why.retry_after.unwrap_or(60))
+            ),
+        ),
         ("link_invalid", _) => (None, "This link was used already, or is too old.".into()),
-        ("registration_closed", _) => (None, "Nobody can register here by themselves. Ask whoever runs this site for an account.".into()),
-        ("origin_foreign", _) => (None, "This was sent from another site, and was not accepted. Enter it here.".into()),
-        ("overloaded", _) => (None, "There is too much to do just now. Try again in a moment.".into()),
-        ("store_unavailable" | "draining", _) => (None, "This cannot be done just now. Try again in a moment.".into()),
+        ("registration_closed", _) => (
+            None,
+            "Nobody can register here by themselves. Ask whoever runs this site for an account."
+                .into(),
+        ),
+        ("origin_foreign", _) => {
+            (None, "This was sent from another site, and was not accepted. Enter it here.".into())
+        }
+        ("overloaded", _) => {
+            (None, "There is too much to do just now. Try again in a moment.".into())
+        }
+        ("store_unavailable" | "draining", _) => {
+            (None, "This cannot be done just now. Try again in a moment.".into())
+        }
         ("body_too_large", _) => (None, "This is too much text.".into()),
         ("route_not_found" | "method_not_allowed", _) => (None, "There is nothing here.".into()),
-        _ if why.is_about_credentials() => (None, "You were away for too long, and nothing was changed. Open the page again.".into()),
+        _ if why.is_about_credentials() => (
+            None,
+            "You were away for too long, and nothing was changed. Open the page again.".into(),
+        ),
         _ => (None, "Try again.".into()),
     };
     vec![Complaint { field, text }]
@@ -70,25 +113,42 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
 
 /// Of an app that was set up, or is being set up: no recovery code is spoken of here.
 pub(super) fn wrong_code() -> Complaint {
-    Complaint { field: Some("code"), text: "The code is wrong. Enter the one that the app shows now.".into() }
+    Complaint {
+        field: Some("code"),
+        text: "The code is wrong. Enter the one that the app shows now.".into(),
+    }
 }
 
 /// The same, where none was sent.
 pub(super) fn no_code() -> Complaint {
-    Complaint { field: Some("code"), text: "Enter the code that your authenticator app shows.".into() }
+    Complaint {
+        field: Some("code"),
+        text: "Enter the code that your authenticator app shows.".into(),
+    }
 }
 
 /// What a form lacks.
 fn incomplete(page: Page, filled: &Filled) -> Vec<Complaint> {
     let mut found = Vec::new();
-    if matches!(page, Page::Login | Page::Register | Page::Forgot) && Email::parse(&filled.email).is_err() {
-        found.push(Complaint { field: Some("email"), text: "Enter an e-mail address, such as name@example.com.".into() });
+    if matches!(page, Page::Login | Page::Register | Page::Forgot)
+        && Email::parse(&filled.email).is_err()
+    {
+        found.push(Complaint {
+            field: Some("email"),
+            text: "Enter an e-mail address, such as name@example.com.".into(),
+        });
     }
     if page == Page::Register && account::name(&filled.name).is_err() {
-        found.push(Complaint { field: Some("name"), text: "A name has at most 200 characters.".into() });
+        found.push(Complaint {
+            field: Some("name"),
+            text: "A name has at most 200 characters.".into(),
+        });
     }
     if found.is_empty() {
-        found.push(Complaint { field: None, text: "Something is missing. Fill in every field.".into() });
+        found.push(Complaint {
+            field: None,
+            text: "Something is missing. Fill in every field.".into(),
+        });
     }
     found
 }
@@ -97,9 +157,13 @@ fn incomplete(page: Page, filled: &Filled) -> Vec<Complaint> {
 pub(super) fn notice(done: &str) -> Option<&'static str> {
     Some(match done {
         "registered" => "Your account is there. Log in with it.",
-        "verify" => "Your account is there. Open the link in the mail that was sent to you, then log in.",
+        "verify" => {
+            "Your account is there. Open the link in the mail that was sent to you, then log in."
+        }
         "verified" => "Your address is confirmed. Log in.",
-        "sent" => "If there is an account with this address, a mail is on its way to it. Look among unwanted mail too.",
+        "sent" => {
+            "If there is an account with this address, a mail is on its way to it. Look among unwanted mail too."
+        }
         "password" => "Your password was changed. Log in with the new one.",
         "everywhere" => "You are logged out everywhere.",
         "ended" => "The session was ended.",
@@ -109,7 +173,16 @@ pub(super) fn notice(done: &str) -> Option<&'static str> {
 }
 
 fn needs_caller(page: Page) -> bool {
-    matches!(page, Page::Logout | Page::Change | Page::Totp | Page::ConfirmTotp | Page::RemoveTotp | Page::Sessions | Page::Other)
+    matches!(
+        page,
+        Page::Logout
+            | Page::Change
+            | Page::Totp
+            | Page::ConfirmTotp
+            | Page::RemoveTotp
+            | Page::Sessions
+            | Page::Other
+    )
 }
 
 /// With a capital letter and a full stop.

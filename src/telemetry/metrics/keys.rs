@@ -1,4 +1,5 @@
-//! How old issuers' keys are: asked when somebody looks, so that the number is right at that moment.
+//! How old issuers' keys are: asked when somebody looks, so that the number is right at that
+//! moment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +19,10 @@ struct Age(Box<dyn Fn() -> Option<u64> + Send + Sync>);
 
 impl KeyAges {
     pub(super) fn show(&self, issuer: &str, age: impl Fn() -> Option<u64> + Send + Sync + 'static) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer.to_owned(), Age(Box::new(age)));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(issuer.to_owned(), Age(Box::new(age)));
     }
 }
 
@@ -31,14 +35,17 @@ impl fmt::Debug for KeyAges {
 impl Collector for KeyAges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let ages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known: Vec<(&String, u64)> = ages.iter().filter_map(|(issuer, age)| Some((issuer, (age.0)()?))).collect();
+        let known: Vec<(&String, u64)> =
+            ages.iter().filter_map(|(issuer, age)| Some((issuer, (age.0)()?))).collect();
         if known.is_empty() {
             return Ok(());
         }
         let help = "Seconds since the keys of an issuer were fetched.";
-        let mut family = encoder.encode_descriptor("jwks_age_seconds", help, None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor("jwks_age_seconds", help, None, MetricType::Gauge)?;
         for (issuer, age) in known {
-            ConstGauge::new(age.cast_signed()).encode(family.encode_family(&[("issuer", issuer.as_str())])?)?;
+            ConstGauge::new(age.cast_signed())
+                .encode(family.encode_family(&[("issuer", issuer.as_str())])?)?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Every metric that the gateway has, and what `/metrics` answers.
 //!
-//! Labels come from the file (route, limit) and from closed vocabularies, never from a request: a client cannot make a
-//! series. What a request counts is resolved once for its route (`route`) and touches no lock.
+//! Labels come from the file (route, limit) and from closed vocabularies, never from a request: a
+//! client cannot make a series. What a request counts is resolved once for its route (`route`) and
+//! touches no lock.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -74,28 +75,61 @@ impl Metrics {
             logins: Family::default(),
             refreshes: Family::default(),
         };
-        // The library appends a full stop to each sentence, `_total` to counters and `_info` to infos.
+        // The library appends a full stop to each sentence, `_total` to counters and `_info` to
+        // infos.
         registry.register_collector(Box::new(Arc::clone(&families.routes)));
         registry.register_collector(Box::new(Arc::clone(&families.dropped_lines)));
         registry.register_collector(Box::new(Arc::clone(&families.token_caches)));
         registry.register_collector(Box::new(Arc::clone(&families.key_ages)));
         let f = &families;
-        registry.register("rate_limited", "Requests that exceeded a limit, also where it only observes", f.rate_limited.clone());
-        registry.register("jwks_fetch", "Attempts to fetch the keys of an issuer, by outcome", f.jwks_fetches.clone());
-        registry.register("config_reloads", "Attempts to load the file again, by outcome", f.reloads.clone());
-        registry.register("config_last_reload_success", "Whether the last attempt succeeded", f.last_reload_success.clone());
+        registry.register(
+            "rate_limited",
+            "Requests that exceeded a limit, also where it only observes",
+            f.rate_limited.clone(),
+        );
+        registry.register(
+            "jwks_fetch",
+            "Attempts to fetch the keys of an issuer, by outcome",
+            f.jwks_fetches.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Attempts to load the file again, by outcome",
+            f.reloads.clone(),
+        );
+        registry.register(
+            "config_last_reload_success",
+            "Whether the last attempt succeeded",
+            f.last_reload_success.clone(),
+        );
         registry.register(
             "config_last_reload_timestamp_seconds",
             "When the configuration that is in force was loaded, in seconds since 1970",
             f.last_reload_timestamp.clone(),
         );
         registry.register("connections", "Open connections of clients", f.connections.clone());
-        registry.register("connections_refused", "Connections that were closed at once, for want of room", f.connections_refused.clone());
+        registry.register(
+            "connections_refused",
+            "Connections that were closed at once, for want of room",
+            f.connections_refused.clone(),
+        );
         registry.register("tunnels", "Open tunnels, such as WebSockets", f.tunnels.clone());
-        registry.register("revocations_active", "Revocations that requests are held against", f.revocations.clone());
+        registry.register(
+            "revocations_active",
+            "Revocations that requests are held against",
+            f.revocations.clone(),
+        );
         registry.register("logins", "Logins at the built-in issuer, by outcome", f.logins.clone());
-        registry.register("refresh", "Refreshes at the built-in issuer, by outcome", f.refreshes.clone());
-        registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "refresh",
+            "Refreshes at the built-in issuer, by outcome",
+            f.refreshes.clone(),
+        );
+        registry.register(
+            "build",
+            "The version that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         for outcome in [RELOADED, REJECTED] {
             drop(families.reloads.get_or_create(&[("outcome", outcome)]));
         }
@@ -103,15 +137,15 @@ impl Metrics {
         Self(Arc::new(families))
     }
 
-    /// Where the requests of the route of this name are counted; the empty name is for requests that no route matched.
-    /// Cheap: nothing is allocated but the name before the first request. Equal names count together, so that counters
-    /// survive a reload.
+    /// Where the requests of the route of this name are counted; the empty name is for requests
+    /// that no route matched. Cheap: nothing is allocated but the name before the first request.
+    /// Equal names count together, so that counters survive a reload.
     pub fn route(&self, route: &str) -> RouteMetrics {
         RouteMetrics::new(Arc::clone(&self.0.routes), route)
     }
 
-    /// The counter of the requests that exceeded the limit of this name. To be asked once for each limit, not for each
-    /// request.
+    /// The counter of the requests that exceeded the limit of this name. To be asked once for each
+    /// limit, not for each request.
     pub fn rate_limited(&self, limit: &str) -> Counter {
         self.0.rate_limited.get_or_create_owned(&[("limit", limit.to_owned())])
     }
@@ -131,13 +165,22 @@ impl Metrics {
         self.0.refreshes.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    /// Counts attempts to fetch the keys of the issuer of this name. The outcome is a word of a closed set.
+    /// Counts attempts to fetch the keys of the issuer of this name. The outcome is a word of a
+    /// closed set.
     pub fn jwks_fetched(&self, issuer: &str, outcome: &str, attempts: u64) {
-        self.0.jwks_fetches.get_or_create_owned(&[("issuer", issuer.to_owned()), ("outcome", outcome.to_owned())]).inc_by(attempts);
+        self.0
+            .jwks_fetches
+            .get_or_create_owned(&[("issuer", issuer.to_owned()), ("outcome", outcome.to_owned())])
+            .inc_by(attempts);
     }
 
-    /// Shows how many seconds ago the keys of the issuer of this name were fetched, as long as that is something.
-    pub fn show_key_age(&self, issuer: &str, age: impl Fn() -> Option<u64> + Send + Sync + 'static) {
+    /// Shows how many seconds ago the keys of the issuer of this name were fetched, as long as that
+    /// is something.
+    pub fn show_key_age(
+        &self,
+        issuer: &str,
+        age: impl Fn() -> Option<u64> + Send + Sync + 'static,
+    ) {
         self.0.key_ages.show(issuer, age);
     }
 
@@ -231,7 +274,11 @@ impl Routes {
 impl Collector for Routes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // Requests go on meanwhile: the lock is held for the copy of the list only.
-        let routes: Vec<_> = self.lock().iter().map(|(name, series)| (Arc::clone(name), Arc::clone(series))).collect();
+        let routes: Vec<_> = self
+            .lock()
+            .iter()
+            .map(|(name, series)| (Arc::clone(name), Arc::clone(series)))
+            .collect();
         route::encode(&routes, &mut encoder)
     }
 }
@@ -244,7 +291,8 @@ impl Collector for DroppedLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let dropped = self.0.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed));
         let help = "Log lines that were lost because nobody read them in time.";
-        let encoder = encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
+        let encoder =
+            encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
         prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(dropped), encoder)
     }
 }
@@ -258,7 +306,8 @@ mod tests {
 
     fn value_of(metrics: &Metrics, series: &str) -> Option<String> {
         let text = metrics.encode();
-        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned))
     }
 
     #[test]
@@ -282,7 +331,10 @@ mod tests {
             (r#"portcullis_request_duration_seconds_bucket{le="0.005",route="reports"}"#, "1"),
             (r#"portcullis_request_duration_seconds_bucket{le="+Inf",route="reports"}"#, "1"),
             (r#"portcullis_upstream_duration_seconds_count{route="reports"}"#, "1"),
-            (r#"portcullis_auth_decisions_total{route="reports",outcome="allowed",reason="authorized"}"#, "1"),
+            (
+                r#"portcullis_auth_decisions_total{route="reports",outcome="allowed",reason="authorized"}"#,
+                "1",
+            ),
             (r#"portcullis_rate_limited_total{limit="login"}"#, "1"),
             ("portcullis_config_last_reload_success", "1"),
             ("portcullis_config_last_reload_timestamp_seconds", "1700000000"),
@@ -295,10 +347,17 @@ mod tests {
             ("portcullis_log_lines_dropped_total", "7"),
             (version, "1"),
         ] {
-            assert_eq!(value_of(&metrics, series).as_deref(), Some(value), "{series}\n{}", metrics.encode());
+            assert_eq!(
+                value_of(&metrics, series).as_deref(),
+                Some(value),
+                "{series}\n{}",
+                metrics.encode()
+            );
         }
         let text = metrics.encode();
-        assert!(text.ends_with("# EOF\n") && !text.contains("_total_total") && !text.contains(".."));
+        assert!(
+            text.ends_with("# EOF\n") && !text.contains("_total_total") && !text.contains("..")
+        );
     }
 
     #[test]
@@ -306,12 +365,27 @@ mod tests {
         let metrics = Metrics::new();
         metrics.started(100);
         metrics.reload_rejected();
-        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_success").as_deref(), Some("0"));
-        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_timestamp_seconds").as_deref(), Some("100"));
-        assert_eq!(value_of(&metrics, r#"portcullis_config_reloads_total{outcome="rejected"}"#).as_deref(), Some("1"));
+        assert_eq!(
+            value_of(&metrics, "portcullis_config_last_reload_success").as_deref(),
+            Some("0")
+        );
+        assert_eq!(
+            value_of(&metrics, "portcullis_config_last_reload_timestamp_seconds").as_deref(),
+            Some("100")
+        );
+        assert_eq!(
+            value_of(&metrics, r#"portcullis_config_reloads_total{outcome="rejected"}"#).as_deref(),
+            Some("1")
+        );
         metrics.reloaded(200);
-        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_success").as_deref(), Some("1"));
-        assert_eq!(value_of(&metrics, "portcullis_config_last_reload_timestamp_seconds").as_deref(), Some("200"));
+        assert_eq!(
+            value_of(&metrics, "portcullis_config_last_reload_success").as_deref(),
+            Some("1")
+        );
+        assert_eq!(
+            value_of(&metrics, "portcullis_config_last_reload_timestamp_seconds").as_deref(),
+            Some("200")
+        );
     }
 
     #[test]
@@ -319,7 +393,10 @@ mod tests {
         let metrics = Metrics::new();
         metrics.route("a\"} 1\nforged\\").request(0, "GET", 200, 0.0, None);
         let text = metrics.encode();
-        assert!(text.contains(r#"{route="a\"} 1\nforged\\",method="GET",status="200"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"{route="a\"} 1\nforged\\",method="GET",status="200"} 1"#),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What the requests of one route count.
 //!
-//! A route has few series and many requests. Its series are chains that only grow: a request walks the chain of its
-//! method, a handful of entries, to its counter. No lock is taken but when the first request of a route adds its name.
-//! Each worker counts in a share of its own, so that no two cores write to one cache line; the shares are added up when
-//! somebody asks.
+//! A route has few series and many requests. Its series are chains that only grow: a request walks
+//! the chain of its method, a handful of entries, to its counter. No lock is taken but when the
+//! first request of a route adds its name. Each worker counts in a share of its own, so that no two
+//! cores write to one cache line; the shares are added up when somebody asks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,10 +28,18 @@ impl RouteMetrics {
         Self { routes, name: name.into(), series: OnceLock::new() }
     }
 
-    /// Counts an exchange that has ended. `method` becomes one of those that RFC 9110 and RFC 5789 define, or `other`;
-    /// `status` is `other` outside of 100 to 599; `seconds` is the time it took, `upstream_seconds` that to the head of
-    /// the upstream's answer, if one was asked. Negative times count as zero. `worker` is the index of whoever counts.
-    pub fn request(&self, worker: usize, method: &str, status: u16, seconds: f64, upstream_seconds: Option<f64>) {
+    /// Counts an exchange that has ended. `method` becomes one of those that RFC 9110 and RFC 5789
+    /// define, or `other`; `status` is `other` outside of 100 to 599; `seconds` is the time it
+    /// took, `upstream_seconds` that to the head of the upstream's answer, if one was asked.
+    /// Negative times count as zero. `worker` is the index of whoever counts.
+    pub fn request(
+        &self,
+        worker: usize,
+        method: &str,
+        status: u16,
+        seconds: f64,
+        upstream_seconds: Option<f64>,
+    ) {
         let share = self.series().share(worker);
         let status = if (100..600).contains(&status) { status } else { OTHER_STATUS };
         share.requests[method_index(method)].count(status);
@@ -41,7 +49,8 @@ impl RouteMetrics {
         }
     }
 
-    /// Counts a decision about a caller. Both words are from the closed vocabularies of the reference.
+    /// Counts a decision about a caller. Both words are from the closed vocabularies of the
+    /// reference.
     pub fn decision(&self, worker: usize, outcome: &'static str, reason: &'static str) {
         self.series().share(worker).decisions.count((outcome, reason));
     }
@@ -90,20 +99,27 @@ struct Share {
 }
 
 /// Writes the families of all `routes`, one after the other.
-pub(super) fn encode(routes: &[(Arc<str>, Arc<Series>)], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+pub(super) fn encode(
+    routes: &[(Arc<str>, Arc<Series>)],
+    encoder: &mut DescriptorEncoder<'_>,
+) -> fmt::Result {
     let help = "Exchanges that have ended.";
     let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
     for (route, series) in routes {
         for (index, method) in METHODS.iter().enumerate() {
             for (status, count) in series.sum(|share| &share.requests[index]) {
-                let status = if status == OTHER_STATUS { "other".to_owned() } else { status.to_string() };
+                let status =
+                    if status == OTHER_STATUS { "other".to_owned() } else { status.to_string() };
                 let labels = [("route", &**route), ("method", method), ("status", &status)];
-                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
     }
     let help = "Decisions about callers.";
-    let mut metric = encoder.encode_descriptor("auth_decisions", help, None, MetricType::Counter)?;
+    let mut metric =
+        encoder.encode_descriptor("auth_decisions", help, None, MetricType::Counter)?;
     for (route, series) in routes {
         for ((outcome, reason), count) in series.sum(|share| &share.decisions) {
             let labels = [("route", &**route), ("outcome", outcome), ("reason", reason)];
@@ -111,14 +127,24 @@ pub(super) fn encode(routes: &[(Arc<str>, Arc<Series>)], encoder: &mut Descripto
         }
     }
     let help = "Time from the first byte of a request to the end of its answer.";
-    let mut metric = encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
+    let mut metric =
+        encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
     for (route, series) in routes {
         Histogram::encode(series.shares().map(|share| &share.duration), route, &mut metric)?;
     }
     let help = "Time from sending a request upstream to the head of the answer.";
-    let mut metric = encoder.encode_descriptor("upstream_duration_seconds", help, None, MetricType::Histogram)?;
+    let mut metric = encoder.encode_descriptor(
+        "upstream_duration_seconds",
+        help,
+        None,
+        MetricType::Histogram,
+    )?;
     for (route, series) in routes {
-        Histogram::encode(series.shares().map(|share| &share.upstream_duration), route, &mut metric)?;
+        Histogram::encode(
+            series.shares().map(|share| &share.upstream_duration),
+            route,
+            &mut metric,
+        )?;
     }
     Ok(())
 }
@@ -144,8 +170,11 @@ impl<K: Copy + PartialEq> Chain<K> {
     fn count(&self, key: K) {
         let mut chain = self;
         loop {
-            // When two threads meet at the end, one adds its key and the other finds it, its own or not.
-            let link = chain.0.get_or_init(|| Box::new(Link { key, count: AtomicU64::new(0), next: Self::default() }));
+            // When two threads meet at the end, one adds its key and the other finds it, its own or
+            // not.
+            let link = chain.0.get_or_init(|| {
+                Box::new(Link { key, count: AtomicU64::new(0), next: Self::default() })
+            });
             if link.key == key {
                 link.count.fetch_add(1, Ordering::Relaxed);
                 return;
@@ -180,8 +209,13 @@ impl Histogram {
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Writes several as one; nothing for a route that has no observation, such as one without an upstream.
-    fn encode<'a>(several: impl Iterator<Item = &'a Self>, route: &str, metric: &mut MetricEncoder<'_>) -> fmt::Result {
+    /// Writes several as one; nothing for a route that has no observation, such as one without an
+    /// upstream.
+    fn encode<'a>(
+        several: impl Iterator<Item = &'a Self>,
+        route: &str,
+        metric: &mut MetricEncoder<'_>,
+    ) -> fmt::Result {
         let mut buckets = BOUNDS.map(|bound| (bound, 0)).to_vec();
         buckets.push((f64::INFINITY, 0));
         let mut nanoseconds = 0_u64;
@@ -196,7 +230,9 @@ impl Histogram {
             return Ok(());
         }
         let sum = nanoseconds as f64 / 1e9;
-        metric.encode_family(&[("route", route)])?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        metric
+            .encode_family(&[("route", route)])?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 }
 
@@ -208,10 +244,12 @@ fn method_index(method: &str) -> usize {
     METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
 
-const METHODS: [&str; 10] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "other"];
+const METHODS: [&str; 10] =
+    ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "other"];
 const OTHER_STATUS: u16 = 0;
 /// In seconds: fine where a gateway's own work is, coarse where an application's is.
-const BOUNDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[cfg(test)]
 mod tests {
@@ -227,8 +265,14 @@ mod tests {
         }
         route.request(1, "PATCH", 99, 0.0, None);
         let text = metrics.encode();
-        assert!(text.contains(r#"requests_total{route="",method="other",status="other"} 4"#), "{text}");
-        assert!(text.contains(r#"requests_total{route="",method="PATCH",status="other"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"requests_total{route="",method="other",status="other"} 4"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"requests_total{route="",method="PATCH",status="other"} 1"#),
+            "{text}"
+        );
         assert!(!text.contains("upstream_duration_seconds_count"));
     }
 
@@ -238,7 +282,8 @@ mod tests {
         for seconds in [-1.0, f64::NAN, 0.0005, 0.000_500_1, 10.0, 10.1, f64::INFINITY] {
             histogram.observe(seconds);
         }
-        let counts: Vec<u64> = histogram.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> =
+            histogram.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         assert_eq!(counts, [3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
     }
 
@@ -253,14 +298,21 @@ mod tests {
                     for number in 0..8_000_u16 {
                         // Half of them share.
                         route.request(worker / 2, "GET", 200 + number % 8, 0.001, Some(0.001));
-                        route.decision(worker / 2, "allowed", ["public", "authorized"][usize::from(number % 2)]);
+                        route.decision(
+                            worker / 2,
+                            "allowed",
+                            ["public", "authorized"][usize::from(number % 2)],
+                        );
                     }
                 });
             }
         });
         let series = route.series();
         assert_eq!(series.shares().count(), 4);
-        assert_eq!(series.sum(|share| &share.requests[0]).into_values().collect::<Vec<_>>(), [8_000; 8]);
+        assert_eq!(
+            series.sum(|share| &share.requests[0]).into_values().collect::<Vec<_>>(),
+            [8_000; 8]
+        );
         assert_eq!(series.sum(|share| &share.decisions).into_values().sum::<u64>(), 64_000);
         let text = metrics.encode();
         for line in [

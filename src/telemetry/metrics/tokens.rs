@@ -1,4 +1,5 @@
-//! What the caches of verified tokens count: one set of counters a worker, added up when somebody asks.
+//! What the caches of verified tokens count: one set of counters a worker, added up when somebody
+//! asks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// The counters of one cache. One thread writes, so nothing is locked, and no other thread's counters lie on the same cache line.
+/// The counters of one cache. One thread writes, so nothing is locked, and no other thread's
+/// counters lie on the same cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct TokenCacheCounts {
@@ -64,13 +66,16 @@ impl Caches {
 impl Collector for Caches {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Tokens whose signature had been checked before.";
-        let metric = encoder.encode_descriptor("token_cache_hits", help, None, MetricType::Counter)?;
+        let metric =
+            encoder.encode_descriptor("token_cache_hits", help, None, MetricType::Counter)?;
         ConstCounter::new(self.sum(|counts| &counts.hits)).encode(metric)?;
         let help = "Tokens whose signature had to be checked, valid or not.";
-        let metric = encoder.encode_descriptor("token_cache_misses", help, None, MetricType::Counter)?;
+        let metric =
+            encoder.encode_descriptor("token_cache_misses", help, None, MetricType::Counter)?;
         ConstCounter::new(self.sum(|counts| &counts.misses)).encode(metric)?;
         let help = "Verified tokens that are remembered.";
-        let metric = encoder.encode_descriptor("token_cache_entries", help, None, MetricType::Gauge)?;
+        let metric =
+            encoder.encode_descriptor("token_cache_entries", help, None, MetricType::Gauge)?;
         ConstGauge::new(self.sum(|counts| &counts.entries).cast_signed()).encode(metric)
     }
 }
@@ -90,7 +95,11 @@ mod tests {
         one.holds(3);
         other.holds(4);
         let text = metrics.encode();
-        for line in ["portcullis_token_cache_hits_total 2", "portcullis_token_cache_misses_total 1", "portcullis_token_cache_entries 7"] {
+        for line in [
+            "portcullis_token_cache_hits_total 2",
+            "portcullis_token_cache_misses_total 1",
+            "portcullis_token_cache_entries 7",
+        ] {
             assert!(text.contains(&format!("{line}\n")), "{text}");
         }
     }

@@ -8,7 +8,8 @@ use crate::token::claims::{ClaimPath, digits, find_believable, string_list};
 use crate::token::excerpt::Excerpt;
 use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
 
-/// What the checks read out of the claims. The times are looked at again each time that the token is brought.
+/// What the checks read out of the claims. The times are looked at again each time that the token
+/// is brought.
 #[repr(C)]
 pub(super) struct Checked {
     pub(super) times: Times,
@@ -26,8 +27,13 @@ pub(super) struct Times {
 }
 
 impl Checked {
-    /// Checks everything that an issuer's section asks of the claims, at the time `now` in Unix seconds.
-    pub(super) fn check(settings: &IssuerSettings, claims: &Map<String, Value>, now: u64) -> Result<Self, InvalidToken> {
+    /// Checks everything that an issuer's section asks of the claims, at the time `now` in Unix
+    /// seconds.
+    pub(super) fn check(
+        settings: &IssuerSettings,
+        claims: &Map<String, Value>,
+        now: u64,
+    ) -> Result<Self, InvalidToken> {
         let expires_at = time(claims, "exp")?;
         let not_before = time(claims, "nbf")?;
         let issued_at = time(claims, "iat")?;
@@ -40,7 +46,11 @@ impl Checked {
             return Err(ClaimFault::not("sub", "a string or a whole number").into());
         }
         if announces_logout(claims) {
-            return Err(ClaimFault::not("events", "absent: this is a logout token, which lets nobody in").into());
+            return Err(ClaimFault::not(
+                "events",
+                "absent: this is a logout token, which lets nobody in",
+            )
+            .into());
         }
         let named = audience(claims)?;
         let expires_at = expires_at.ok_or_else(|| ClaimFault::missing("exp"))?;
@@ -56,7 +66,8 @@ impl Checked {
 }
 
 impl Times {
-    /// The one check whose outcome depends on the time: of a token that once passed, it is all that may change without a new key or file.
+    /// The one check whose outcome depends on the time: of a token that once passed, it is all that
+    /// may change without a new key or file.
     pub(super) fn check(self, settings: &IssuerSettings, now: u64) -> Result<(), InvalidToken> {
         let Self { expires_at, not_before, issued_at } = self;
         let leeway = settings.leeway.as_secs();
@@ -76,14 +87,23 @@ impl Times {
     }
 }
 
-/// A NumericDate (RFC 7519 §2): a number, perhaps with a fraction, which is cut off. Beyond 2^53 a double has no single seconds.
-pub(super) fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, ClaimFault> {
+/// A NumericDate (RFC 7519 §2): a number, perhaps with a fraction, which is cut off. Beyond 2^53 a
+/// double has no single seconds.
+pub(super) fn time(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<u64>, ClaimFault> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = match value {
-        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().and_then(whole_seconds)),
+        Value::Number(number) => {
+            number.as_u64().or_else(|| number.as_f64().and_then(whole_seconds))
+        }
         _ => None,
     };
-    seconds.filter(|&seconds| seconds < LATEST).map(Some).ok_or_else(|| ClaimFault::not(name, "a time in seconds since 1970"))
+    seconds
+        .filter(|&seconds| seconds < LATEST)
+        .map(Some)
+        .ok_or_else(|| ClaimFault::not(name, "a time in seconds since 1970"))
 }
 
 #[expect(clippy::cast_sign_loss, reason = "the range is checked first")]
@@ -97,26 +117,44 @@ pub(super) fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>,
     match claims.get("aud") {
         None => Ok(None),
         Some(Value::String(one)) => Ok(Some(vec![one])),
-        Some(Value::Array(several)) => several.iter().map(|one| one.as_str().ok_or_else(wrong)).collect::<Result<_, _>>().map(Some),
+        Some(Value::Array(several)) => several
+            .iter()
+            .map(|one| one.as_str().ok_or_else(wrong))
+            .collect::<Result<_, _>>()
+            .map(Some),
         Some(_) => Err(wrong()),
     }
 }
 
 /// Whether one of those who are `accepted` is named; `None`: everybody is.
-pub(super) fn check_audience(accepted: Option<&[String]>, named: Option<&[&str]>) -> Result<(), AudienceFault> {
+pub(super) fn check_audience(
+    accepted: Option<&[String]>,
+    named: Option<&[&str]>,
+) -> Result<(), AudienceFault> {
     let Some(accepted) = accepted else { return Ok(()) };
     let named = named.ok_or(AudienceFault::Missing)?;
     if named.iter().any(|name| accepted.iter().any(|own| own == name)) {
         return Ok(());
     }
-    Err(named.first().map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::of(other))))
+    Err(named
+        .first()
+        .map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::of(other))))
 }
 
-pub(super) fn subject(settings: &IssuerSettings, claims: &Map<String, Value>) -> Result<String, ClaimFault> {
+pub(super) fn subject(
+    settings: &IssuerSettings,
+    claims: &Map<String, Value>,
+) -> Result<String, ClaimFault> {
     let path = &settings.subject;
-    let value = find_believable(claims, path).ok_or_else(|| ClaimFault::missing(path.to_string()))?;
-    let subject = text(value).ok_or_else(|| ClaimFault::not(path.to_string(), "a string or a whole number"))?;
-    if subject.is_empty() { Err(ClaimFault::not(path.to_string(), "a string with something in it")) } else { Ok(subject) }
+    let value =
+        find_believable(claims, path).ok_or_else(|| ClaimFault::missing(path.to_string()))?;
+    let subject = text(value)
+        .ok_or_else(|| ClaimFault::not(path.to_string(), "a string or a whole number"))?;
+    if subject.is_empty() {
+        Err(ClaimFault::not(path.to_string(), "a string with something in it"))
+    } else {
+        Ok(subject)
+    }
 }
 
 pub(super) fn text(value: &Value) -> Option<String> {
@@ -129,7 +167,8 @@ pub(super) fn text(value: &Value) -> Option<String> {
 
 fn list(claims: &Map<String, Value>, path: &ClaimPath) -> Result<Vec<String>, ClaimFault> {
     let value = find_believable(claims, path).unwrap_or(&Value::Null);
-    string_list(value).map_err(|_| ClaimFault::not(path.to_string(), "a string or an array of strings"))
+    string_list(value)
+        .map_err(|_| ClaimFault::not(path.to_string(), "a string or an array of strings"))
 }
 
 /// Every scope, once: `scope` is RFC 8693 §4.2, `scp` what some issuers write instead.

@@ -1,4 +1,5 @@
-//! Logout tokens: what an issuer sends when somebody logs out there (OpenID Connect Back-Channel Logout 1.0).
+//! Logout tokens: what an issuer sends when somebody logs out there (OpenID Connect Back-Channel
+//! Logout 1.0).
 
 use std::sync::Arc;
 
@@ -23,9 +24,11 @@ pub struct LogoutToken {
 }
 
 impl Issuer {
-    /// Verifies a logout token (§2.6 of the specification), as strictly as an access token. `now` is in Unix seconds.
+    /// Verifies a logout token (§2.6 of the specification), as strictly as an access token. `now`
+    /// is in Unix seconds.
     ///
-    /// With a `sid` that session ends, without one everything that the subject holds: every token of the same `sub`.
+    /// With a `sid` that session ends, without one everything that the subject holds: every token
+    /// of the same `sub`.
     ///
     /// # Errors
     ///
@@ -40,14 +43,20 @@ impl Issuer {
             Some(_) => return Err(ClaimFault::not("iss", "a string").into()),
         }
         self.check_signature(&jws)?;
-        // What tells it from every other token that the issuer signs, and what those have that it must not have.
+        // What tells it from every other token that the issuer signs, and what those have that it
+        // must not have.
         if !announces_logout(&claims) {
-            return Err(ClaimFault::not("events", "an object that holds the event of a logout").into());
+            return Err(
+                ClaimFault::not("events", "an object that holds the event of a logout").into()
+            );
         }
         if claims.contains_key("nonce") {
-            return Err(ClaimFault::not("nonce", "absent, as it has to be from a logout token").into());
+            return Err(
+                ClaimFault::not("nonce", "absent, as it has to be from a logout token").into()
+            );
         }
-        let (expires_at, not_before, issued_at) = (time(&claims, "exp")?, time(&claims, "nbf")?, time(&claims, "iat")?);
+        let (expires_at, not_before, issued_at) =
+            (time(&claims, "exp")?, time(&claims, "nbf")?, time(&claims, "iat")?);
         let expires_at = expires_at.ok_or_else(|| ClaimFault::missing("exp"))?;
         let issued_at = issued_at.ok_or_else(|| ClaimFault::missing("iat"))?;
         let accepted = settings.logout_audience.as_deref().or(settings.audience.as_deref());
@@ -56,25 +65,35 @@ impl Issuer {
         let jti = named(&claims, "jti")?.ok_or_else(|| ClaimFault::missing("jti"))?;
         let (by, value) = match named(&claims, "sid")? {
             Some(sid) => (RevokedBy::Sid, sid),
-            None if settings.subject == ClaimPath::new(["sub"]) => (RevokedBy::Subject, subject(settings, &claims)?),
+            None if settings.subject == ClaimPath::new(["sub"]) => {
+                (RevokedBy::Subject, subject(settings, &claims)?)
+            }
             // It holds `sub` and no other claim of a person (§2.4).
             None => (RevokedBy::Sub, sub(&claims)?),
         };
         let value: Arc<str> = value.into();
         // Its clock counts for its own tokens, ours for the time in which the news was under way.
-        let revocation = Revocation { scope: Scope::of(settings), by, value, at: issued_at.max(now) };
-        Ok(LogoutToken { jti, over_at: expires_at.saturating_add(settings.leeway.as_secs()), revocation })
+        let revocation =
+            Revocation { scope: Scope::of(settings), by, value, at: issued_at.max(now) };
+        Ok(LogoutToken {
+            jti,
+            over_at: expires_at.saturating_add(settings.leeway.as_secs()),
+            revocation,
+        })
     }
 }
 
-/// Whether the claims are those of a logout token. Such a token is never an access token, whatever its `typ` says.
+/// Whether the claims are those of a logout token. Such a token is never an access token, whatever
+/// its `typ` says.
 pub(super) fn announces_logout(claims: &Map<String, Value>) -> bool {
     claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object)
 }
 
 fn sub(claims: &Map<String, Value>) -> Result<String, ClaimFault> {
     let value = claims.get("sub").ok_or_else(|| ClaimFault::missing("sub"))?;
-    text(value).filter(|sub| !sub.is_empty()).ok_or_else(|| ClaimFault::not("sub", "a string with something in it, or a whole number"))
+    text(value)
+        .filter(|sub| !sub.is_empty())
+        .ok_or_else(|| ClaimFault::not("sub", "a string with something in it, or a whole number"))
 }
 
 /// A claim that is absent, or text with something in it.
@@ -126,11 +145,17 @@ mod tests {
             (json!({"sid": null, "sub": 17}), RevokedBy::Subject, "17"),
         ] {
             let token = verify(LOGOUT, &logout(change)).unwrap();
-            assert_eq!(token.revocation, Revocation { scope: corp(), by, value: value.into(), at: NOW });
+            assert_eq!(
+                token.revocation,
+                Revocation { scope: corp(), by, value: value.into(), at: NOW }
+            );
             assert_eq!((token.jti.as_str(), token.over_at), ("l-1", NOW + 150));
         }
         // The issuer's clock may be ahead: so are its tokens.
-        assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW + 20}))).unwrap().revocation.at, NOW + 20);
+        assert_eq!(
+            verify(LOGOUT, &logout(json!({"iat": NOW + 20}))).unwrap().revocation.at,
+            NOW + 20
+        );
         assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW - 60}))).unwrap().revocation.at, NOW);
     }
 
@@ -139,11 +164,23 @@ mod tests {
     fn where_the_subject_is_another_claim_the_token_still_names_a_sub() {
         let issuers = issuers(|settings| settings.subject = ClaimPath::new(["email"]));
         let issuer = issuers.iter().next().unwrap();
-        let verify = |change: Value| issuer.verify_logout(&signed(LOGOUT, &logout(change).to_string()), NOW).map(|token| token.revocation);
+        let verify = |change: Value| {
+            issuer
+                .verify_logout(&signed(LOGOUT, &logout(change).to_string()), NOW)
+                .map(|token| token.revocation)
+        };
         let scope = Scope::Issuer("https://corp.example".into());
         for (sub, value) in [(json!("u-17"), "u-17"), (json!(17), "17")] {
             let revocation = verify(json!({"sid": null, "sub": sub})).unwrap();
-            assert_eq!(revocation, Revocation { scope: scope.clone(), by: RevokedBy::Sub, value: value.into(), at: NOW });
+            assert_eq!(
+                revocation,
+                Revocation {
+                    scope: scope.clone(),
+                    by: RevokedBy::Sub,
+                    value: value.into(),
+                    at: NOW
+                }
+            );
         }
         assert_eq!(verify(json!({})).unwrap().by, RevokedBy::Sid);
         for sub in [json!(null), json!(""), json!(["u-17"])] {
@@ -166,15 +203,24 @@ mod tests {
     /// The client that is told of logouts need not be one whose tokens are accepted.
     #[test]
     fn logout_tokens_may_have_an_audience_of_their_own() {
-        let issuers = issuers(|settings| settings.logout_audience = Some(vec!["client-1".to_owned()]));
+        let issuers =
+            issuers(|settings| settings.logout_audience = Some(vec!["client-1".to_owned()]));
         let issuer = issuers.iter().next().unwrap();
-        let verify = |audience: &str| issuer.verify_logout(&signed(LOGOUT, &logout(json!({"aud": audience})).to_string()), NOW);
+        let verify = |audience: &str| {
+            issuer
+                .verify_logout(&signed(LOGOUT, &logout(json!({"aud": audience})).to_string()), NOW)
+        };
         assert!(verify("client-1").is_ok());
         assert_eq!(
             verify("reports"),
-            Err(InvalidToken::Audience(crate::token::AudienceFault::Other(crate::token::Excerpt::of("reports"))))
+            Err(InvalidToken::Audience(crate::token::AudienceFault::Other(
+                crate::token::Excerpt::of("reports")
+            )))
         );
-        let id_token = signed(r#"{"alg":"HS256"}"#, &Value::Object(claims_with(json!({"aud": "client-1"}))).to_string());
+        let id_token = signed(
+            r#"{"alg":"HS256"}"#,
+            &Value::Object(claims_with(json!({"aud": "client-1"}))).to_string(),
+        );
         assert!(matches!(issuers.verify(&id_token, NOW), Err(InvalidToken::Audience(_))));
     }
 
@@ -217,7 +263,10 @@ mod tests {
         let (input, _) = forged.rsplit_once('.').unwrap();
         let other = signed(LOGOUT, &logout(json!({"jti": "l-2"})).to_string());
         let (_, signature) = other.rsplit_once('.').unwrap();
-        assert_eq!(issuer.verify_logout(&format!("{input}.{signature}"), NOW), Err(InvalidToken::Signature));
+        assert_eq!(
+            issuer.verify_logout(&format!("{input}.{signature}"), NOW),
+            Err(InvalidToken::Signature)
+        );
     }
 
     #[test]

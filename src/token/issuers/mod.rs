@@ -1,4 +1,5 @@
-//! Who is believed, about what: choosing the issuer of a token, checking its signature, then its claims.
+//! Who is believed, about what: choosing the issuer of a token, checking its signature, then its
+//! claims.
 
 mod check;
 mod logout;
@@ -26,7 +27,8 @@ use super::keys::KeySet;
 pub struct IssuerSettings {
     /// The section's name: it appears in logs, metrics and the `issuers` of routes.
     pub name: Arc<str>,
-    /// The `iss` of its tokens, compared exactly; `None` with `insecure_any_issuer`, for tokens without `iss`.
+    /// The `iss` of its tokens, compared exactly; `None` with `insecure_any_issuer`, for tokens
+    /// without `iss`.
     pub issuer: Option<String>,
     /// The audiences of which a token must name one; `None` with `insecure_any_audience`.
     pub audience: Option<Vec<String>>,
@@ -42,11 +44,13 @@ pub struct IssuerSettings {
     pub leeway: Duration,
     /// The longest that its tokens may be valid, from `iat` (or now) to `exp`. Whole seconds count.
     pub max_token_lifetime: Duration,
-    /// Whether it is ours: then only `typ` `at+jwt` is taken, and `exp` holds without leeway, since it was our clock that set it.
+    /// Whether it is ours: then only `typ` `at+jwt` is taken, and `exp` holds without leeway, since
+    /// it was our clock that set it.
     pub is_built_in: bool,
 }
 
-/// The keys of one issuer as they are now. Whoever owns them may replace them; each verification reads them once.
+/// The keys of one issuer as they are now. Whoever owns them may replace them; each verification
+/// reads them once.
 #[derive(Debug)]
 pub struct LiveKeys(ArcSwap<KeySet>);
 
@@ -56,7 +60,8 @@ impl LiveKeys {
         Self(ArcSwap::from_pointee(keys))
     }
 
-    /// The keys that hold now. What was verified with them is good only while this very set is the one that holds.
+    /// The keys that hold now. What was verified with them is good only while this very set is the
+    /// one that holds.
     pub fn load(&self) -> Arc<KeySet> {
         self.0.load_full()
     }
@@ -100,14 +105,24 @@ impl Issuer {
         &self.keys
     }
 
-    /// The signature step, after the algorithm was found to be one of the issuer's. Returns the keys that it was made with.
+    /// The signature step, after the algorithm was found to be one of the issuer's. Returns the
+    /// keys that it was made with.
     fn check_signature(&self, jws: &Jws<'_>) -> Result<Arc<KeySet>, InvalidToken> {
         if !self.settings.algorithms.contains(jws.algorithm) {
             let found = Algorithms::name(jws.algorithm);
-            return Err(AlgorithmFault::NotConfigured { found, accepted: self.settings.algorithms }.into());
+            return Err(AlgorithmFault::NotConfigured {
+                found,
+                accepted: self.settings.algorithms,
+            }
+            .into());
         }
         let keys = self.keys.load();
-        keys.verify_signature(jws.signing_input.as_bytes(), &jws.signature, jws.algorithm, jws.kid.as_deref())?;
+        keys.verify_signature(
+            jws.signing_input.as_bytes(),
+            &jws.signature,
+            jws.algorithm,
+            jws.kid.as_deref(),
+        )?;
         Ok(keys)
     }
 }
@@ -146,7 +161,11 @@ impl Issuers {
                 None => table.without_iss.replace(issuer.clone()),
             };
             if let Some(first) = replaced {
-                return Err(DuplicateIssuer { first: first.settings.name.clone(), second, issuer: issuer.settings.issuer.clone() });
+                return Err(DuplicateIssuer {
+                    first: first.settings.name.clone(),
+                    second,
+                    issuer: issuer.settings.issuer.clone(),
+                });
             }
         }
         Ok(table)
@@ -159,8 +178,9 @@ impl Issuers {
 
     /// The one way from a bearer token to claims that count. `now` is in Unix seconds.
     ///
-    /// In this order: length, form, header; payload; issuer by `iss`, before any key is touched; algorithm; key; signature; types of the
-    /// claims; audience; time; lifetime; subject and roles (RFC 7519 §7.2, RFC 8725 §3).
+    /// In this order: length, form, header; payload; issuer by `iss`, before any key is touched;
+    /// algorithm; key; signature; types of the claims; audience; time; lifetime; subject and roles
+    /// (RFC 7519 §7.2, RFC 8725 §3).
     ///
     /// # Errors
     ///
@@ -170,7 +190,11 @@ impl Issuers {
     }
 
     /// [`Issuers::verify`], and the very set of keys that the signature was checked with.
-    pub(super) fn verify_and_tell_keys(&self, token: &str, now: u64) -> Result<(VerifiedToken, Arc<KeySet>), InvalidToken> {
+    pub(super) fn verify_and_tell_keys(
+        &self,
+        token: &str,
+        now: u64,
+    ) -> Result<(VerifiedToken, Arc<KeySet>), InvalidToken> {
         let jws = Jws::parse(token)?;
         let claims = jws.claims()?;
         let issuer = self.choose(&claims)?;
@@ -191,8 +215,9 @@ impl Issuers {
         holds.is_some_and(|holds| Arc::ptr_eq(holds, issuer))
     }
 
-    /// The issuer whose newer keys might verify a token that was refused for this. That it has a key of the token's name says little: an
-    /// issuer that is set up anew, or that calls its only key `1`, gives another key the same name.
+    /// The issuer whose newer keys might verify a token that was refused for this. That it has a
+    /// key of the token's name says little: an issuer that is set up anew, or that calls its only
+    /// key `1`, gives another key the same name.
     pub fn lacking_key(&self, token: &str, refused: &InvalidToken) -> Option<&Arc<Issuer>> {
         if !refused.concerns_key() {
             return None;
@@ -200,14 +225,21 @@ impl Issuers {
         self.choose(&Jws::parse(token).ok()?.claims().ok()?).ok()
     }
 
-    /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks: **nothing is signed and nothing is verified, so the
-    /// data path never calls this.** `iss`, `aud` and `exp` are filled in where they are absent (five minutes from `now`, in Unix seconds,
-    /// or less where `max_token_lifetime` is); then the claims go through the very checks of [`Issuers::verify`].
+    /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks: **nothing is
+    /// signed and nothing is verified, so the data path never calls this.** `iss`, `aud` and `exp`
+    /// are filled in where they are absent (five minutes from `now`, in Unix seconds, or less where
+    /// `max_token_lifetime` is); then the claims go through the very checks of [`Issuers::verify`].
     ///
     /// # Errors
     ///
-    /// [`IssuerFault::NoSuchSection`] when no section has this name; otherwise as [`Issuers::verify`] after its signature step.
-    pub fn assume(&self, issuer_name: &str, mut claims: Map<String, Value>, now: u64) -> Result<VerifiedToken, InvalidToken> {
+    /// [`IssuerFault::NoSuchSection`] when no section has this name; otherwise as
+    /// [`Issuers::verify`] after its signature step.
+    pub fn assume(
+        &self,
+        issuer_name: &str,
+        mut claims: Map<String, Value>,
+        now: u64,
+    ) -> Result<VerifiedToken, InvalidToken> {
         let named = self.named(issuer_name)?;
         let settings = &named.settings;
         if let Some(iss) = &settings.issuer {
@@ -226,12 +258,18 @@ impl Issuers {
         Ok(VerifiedToken::new(named, checked, claims))
     }
 
-    /// [`Issuers::assume`] for a caller of whom just the roles matter: its subject is `test`. The data path never calls this either.
+    /// [`Issuers::assume`] for a caller of whom just the roles matter: its subject is `test`. The
+    /// data path never calls this either.
     ///
     /// # Errors
     ///
     /// As [`Issuers::assume`].
-    pub fn assume_roles(&self, issuer_name: &str, roles: &[String], now: u64) -> Result<VerifiedToken, InvalidToken> {
+    pub fn assume_roles(
+        &self,
+        issuer_name: &str,
+        roles: &[String],
+        now: u64,
+    ) -> Result<VerifiedToken, InvalidToken> {
         let settings = &self.named(issuer_name)?.settings;
         let mut claims = Map::new();
         settings.subject.insert(&mut claims, json!("test"));
@@ -239,7 +277,8 @@ impl Issuers {
         self.assume(issuer_name, claims, now)
     }
 
-    /// The issuer that the claims name. Until the signature is checked that is a choice of keys, not yet a belief.
+    /// The issuer that the claims name. Until the signature is checked that is a choice of keys,
+    /// not yet a belief.
     fn choose(&self, claims: &Map<String, Value>) -> Result<&Arc<Issuer>, InvalidToken> {
         match claims.get("iss") {
             None => self.without_iss.as_ref().ok_or_else(|| IssuerFault::Missing.into()),
@@ -254,7 +293,9 @@ impl Issuers {
     }
 
     fn named(&self, name: &str) -> Result<&Arc<Issuer>, IssuerFault> {
-        self.iter().find(|issuer| &*issuer.settings.name == name).ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::of(name)))
+        self.iter()
+            .find(|issuer| &*issuer.settings.name == name)
+            .ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::of(name)))
     }
 }
 

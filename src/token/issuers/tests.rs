@@ -42,7 +42,9 @@ fn payload() -> String {
 
 #[test]
 fn a_good_token_says_who_calls() {
-    let token = token(json!({"scope": "read write", "scp": ["write", "admin"], "jti": "t-1", "sid": "s-1", "email": "a@b.example"}));
+    let token = token(
+        json!({"scope": "read write", "scp": ["write", "admin"], "jti": "t-1", "sid": "s-1", "email": "a@b.example"}),
+    );
     let verified = issuers(|_| {}).verify(&token, NOW).unwrap();
     assert_eq!(&**verified.issuer_name(), "corp");
     assert_eq!(verified.issuer(), Some("https://corp.example"));
@@ -84,7 +86,8 @@ fn a_token_has_three_parts_of_strict_base64url() {
     }
 }
 
-/// HMAC tags have 32 bytes in 43 letters: two bits are left over, and a reader that overlooks them sees four spellings of one token.
+/// HMAC tags have 32 bytes in 43 letters: two bits are left over, and a reader that overlooks them
+/// sees four spellings of one token.
 #[test]
 fn bits_left_over_are_refused() {
     let good = token(json!({}));
@@ -101,13 +104,19 @@ fn bits_left_over_are_refused() {
 fn a_long_token_is_not_read() {
     let issuers = issuers(|_| {});
     let of_length = |length: usize| issuers.verify(&"a".repeat(length), NOW).unwrap_err();
-    assert_eq!(of_length(16 * 1024 + 1), InvalidToken::Malformed(Malformed::TooLong { length: 16 * 1024 + 1 }));
+    assert_eq!(
+        of_length(16 * 1024 + 1),
+        InvalidToken::Malformed(Malformed::TooLong { length: 16 * 1024 + 1 })
+    );
     assert_eq!(of_length(16 * 1024), InvalidToken::Malformed(Malformed::Parts { count: 1 }));
 }
 
 #[test]
 fn an_encrypted_token_is_named() {
-    assert_eq!(issuers(|_| {}).verify("e30.a.b.c.d", NOW).unwrap_err(), InvalidToken::Malformed(Malformed::Encrypted));
+    assert_eq!(
+        issuers(|_| {}).verify("e30.a.b.c.d", NOW).unwrap_err(),
+        InvalidToken::Malformed(Malformed::Encrypted)
+    );
 }
 
 #[test]
@@ -161,7 +170,11 @@ fn headers() {
 fn crit_is_refused_whatever_it_lists() {
     for crit in ["[]", r#"["exp"]"#, r#"["b64"]"#, "null", "false", r#""x""#] {
         let token = signed(&format!(r#"{{"alg":"HS256","crit":{crit}}}"#), &payload());
-        assert_eq!(issuers(|_| {}).verify(&token, NOW).unwrap_err(), InvalidToken::Malformed(Malformed::Critical), "{crit}");
+        assert_eq!(
+            issuers(|_| {}).verify(&token, NOW).unwrap_err(),
+            InvalidToken::Malformed(Malformed::Critical),
+            "{crit}"
+        );
     }
 }
 
@@ -170,7 +183,12 @@ fn crit_is_refused_whatever_it_lists() {
 fn keys_within_the_token_are_never_used() {
     let stranger = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
     let settings = settings(Algorithm::ES256.into());
-    let keys = KeySet::from_jwks(json!({"keys": [p256_jwk()]}).to_string().as_bytes(), Algorithm::ES256.into()).unwrap().0;
+    let keys = KeySet::from_jwks(
+        json!({"keys": [p256_jwk()]}).to_string().as_bytes(),
+        Algorithm::ES256.into(),
+    )
+    .unwrap()
+    .0;
     let issuers = Issuers::new(vec![Arc::new(Issuer::new(settings, keys))]).unwrap();
     let token = stranger.sign(Algorithm::ES256, None, "JWT", &object(claims())).unwrap();
     assert_eq!(issuers.verify(&token, NOW).unwrap_err(), InvalidToken::Signature);
@@ -187,8 +205,12 @@ fn keys_within_the_token_are_never_used() {
 fn a_public_key_is_no_secret() {
     let pem = key_file("rsa-public.pem");
     let keys = KeySet::from_keys(vec![key_from_pem(&pem).unwrap().0], Algorithms::all()).unwrap();
-    let issuers = Issuers::new(vec![Arc::new(Issuer::new(settings(Algorithms::all()), keys))]).unwrap();
-    let forged = Minter::from_secret(&pem).unwrap().sign(Algorithm::HS256, None, "JWT", &object(claims())).unwrap();
+    let issuers =
+        Issuers::new(vec![Arc::new(Issuer::new(settings(Algorithms::all()), keys))]).unwrap();
+    let forged = Minter::from_secret(&pem)
+        .unwrap()
+        .sign(Algorithm::HS256, None, "JWT", &object(claims()))
+        .unwrap();
     let fault = AlgorithmFault::NotTheKeys { found: "HS256" };
     assert_eq!(issuers.verify(&forged, NOW).unwrap_err(), InvalidToken::Algorithm(fault));
 }
@@ -206,7 +228,11 @@ fn the_payload_is_one_object_without_duplicates() {
         r#"{"iss":"https://corp.example","realm_access":{"roles":[],"roles":["root"]}}"#,
     ];
     for text in cases {
-        assert_eq!(outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, text), NOW)), "malformed", "{text}");
+        assert_eq!(
+            outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, text), NOW)),
+            "malformed",
+            "{text}"
+        );
     }
 }
 
@@ -230,15 +256,29 @@ fn iss_chooses_the_issuer() {
 /// jsonwebtoken takes an `iss` that is an array holding the expected one.
 #[test]
 fn iss_as_an_array_is_refused() {
-    table(&issuers(|_| {}), [(json!({"iss": ["https://corp.example"]}), "claims"), (json!({"iss": {}}), "claims")]);
+    table(
+        &issuers(|_| {}),
+        [(json!({"iss": ["https://corp.example"]}), "claims"), (json!({"iss": {}}), "claims")],
+    );
     let null = payload().replace("\"https://corp.example\"", "null");
-    assert_eq!(outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &null), NOW)), "claims");
+    assert_eq!(
+        outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &null), NOW)),
+        "claims"
+    );
 }
 
 #[test]
 fn any_issuer_takes_only_tokens_without_iss() {
     let any = issuers(|settings| settings.issuer = None);
-    table(&any, [(json!({"iss": null}), "ok"), (json!({}), "issuer"), (json!({"iss": ""}), "issuer"), (json!({"iss": 1}), "claims")]);
+    table(
+        &any,
+        [
+            (json!({"iss": null}), "ok"),
+            (json!({}), "issuer"),
+            (json!({"iss": ""}), "issuer"),
+            (json!({"iss": 1}), "claims"),
+        ],
+    );
     let verified = any.verify(&token(json!({"iss": null})), NOW).unwrap();
     assert_eq!(verified.issuer(), None);
 }
@@ -247,7 +287,11 @@ fn any_issuer_takes_only_tokens_without_iss() {
 fn a_token_of_one_issuer_is_not_signed_by_another() {
     let algorithms = Algorithms::from(Algorithm::HS256);
     let issuer = |name: &str, iss: Option<&str>, secret: &[u8]| {
-        let settings = IssuerSettings { name: name.into(), issuer: iss.map(str::to_owned), ..settings(algorithms) };
+        let settings = IssuerSettings {
+            name: name.into(),
+            issuer: iss.map(str::to_owned),
+            ..settings(algorithms)
+        };
         Arc::new(Issuer::new(settings, KeySet::from_secret(secret, algorithms).unwrap()))
     };
     install_crypto();
@@ -258,15 +302,27 @@ fn a_token_of_one_issuer_is_not_signed_by_another() {
     ])
     .unwrap();
     assert_eq!(&**issuers.verify(&token(json!({})), NOW).unwrap().issuer_name(), "corp");
-    table(&issuers, [(json!({"iss": "https://other.example"}), "signature"), (json!({"iss": null}), "signature")]);
+    table(
+        &issuers,
+        [
+            (json!({"iss": "https://other.example"}), "signature"),
+            (json!({"iss": null}), "signature"),
+        ],
+    );
 
     let twice = vec![issuer("a", Some("x"), SECRET), issuer("b", Some("x"), SECRET)];
     let error = Issuers::new(twice).unwrap_err();
     assert_eq!((&*error.first, &*error.second, error.issuer.as_deref()), ("a", "b", Some("x")));
-    assert!(Issuers::new(vec![issuer("a", None, SECRET), issuer("b", None, SECRET)]).unwrap_err().issuer.is_none());
+    assert!(
+        Issuers::new(vec![issuer("a", None, SECRET), issuer("b", None, SECRET)])
+            .unwrap_err()
+            .issuer
+            .is_none()
+    );
 }
 
-/// jsonwebtoken accepts a token without `aud`, though an audience was set, unless `aud` is also required.
+/// jsonwebtoken accepts a token without `aud`, though an audience was set, unless `aud` is also
+/// required.
 #[test]
 fn audiences() {
     table(
@@ -287,7 +343,10 @@ fn audiences() {
         ],
     );
     let any = issuers(|settings| settings.audience = None);
-    table(&any, [(json!({"aud": null}), "ok"), (json!({"aud": "x"}), "ok"), (json!({"aud": 42}), "claims")]);
+    table(
+        &any,
+        [(json!({"aud": null}), "ok"), (json!({"aud": "x"}), "ok"), (json!({"aud": 42}), "claims")],
+    );
 }
 
 #[test]
@@ -364,8 +423,14 @@ fn times_are_numbers() {
             json!({}),
         ];
         table(&issuers(|_| {}), wrong.into_iter().map(|value| (json!({name: value}), "claims")));
-        let null = Value::Object(claims_with(json!({name: "NULL"}))).to_string().replace("\"NULL\"", "null");
-        assert_eq!(outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &null), NOW)), "claims", "{name}: null");
+        let null = Value::Object(claims_with(json!({name: "NULL"})))
+            .to_string()
+            .replace("\"NULL\"", "null");
+        assert_eq!(
+            outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &null), NOW)),
+            "claims",
+            "{name}: null"
+        );
     }
     table(&issuers(|_| {}), [(json!({"exp": null}), "claims")]);
 }
@@ -406,12 +471,19 @@ fn subjects() {
     assert_eq!(issuers(|_| {}).verify(&token(json!({"sub": 42})), NOW).unwrap().subject(), "42");
     // Two accounts that a reader of doubles would take for one.
     let huge = payload().replace("\"u-17\"", "18446744073709551617");
-    assert_eq!(outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &huge), NOW)), "claims");
+    assert_eq!(
+        outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &huge), NOW)),
+        "claims"
+    );
 
     let elsewhere = issuers(|settings| settings.subject = ClaimPath::new(["user", "id"]));
     table(
         &elsewhere,
-        [(json!({}), "claims"), (json!({"user": {"id": 7}, "sub": null}), "ok"), (json!({"user": {"id": 7}, "sub": {}}), "claims")],
+        [
+            (json!({}), "claims"),
+            (json!({"user": {"id": 7}, "sub": null}), "ok"),
+            (json!({"user": {"id": 7}, "sub": {}}), "claims"),
+        ],
     );
 
     let by_email = issuers(|settings| settings.subject = ClaimPath::new(["email"]));
@@ -452,7 +524,9 @@ fn roles_and_scopes() {
 
 #[test]
 fn an_unverified_email_is_not_shown() {
-    let verified = issuers(|_| {}).verify(&token(json!({"email": "a@b.example", "email_verified": false})), NOW).unwrap();
+    let verified = issuers(|_| {})
+        .verify(&token(json!({"email": "a@b.example", "email_verified": false})), NOW)
+        .unwrap();
     assert_eq!(verified.claim(&ClaimPath::new(["email"])), None);
     assert!(verified.claims().contains_key("email"));
 }
@@ -462,7 +536,10 @@ fn assumed_claims_pass_the_same_checks() {
     let issuers = issuers(|_| {});
     let assume = |claims: Value| issuers.assume("corp", object(claims), NOW);
     let assumed = assume(json!({"sub": "x", "realm_access": {"roles": ["a"]}})).unwrap();
-    assert_eq!((assumed.subject(), assumed.roles(), assumed.expires_at()), ("x", &["a".to_owned()][..], NOW + 300));
+    assert_eq!(
+        (assumed.subject(), assumed.roles(), assumed.expires_at()),
+        ("x", &["a".to_owned()][..], NOW + 300)
+    );
     assert_eq!(assumed.issuer(), Some("https://corp.example"));
     assert_eq!(outcome(&assume(json!({}))), "claims");
     assert_eq!(outcome(&assume(json!({"sub": "x", "exp": NOW - 60}))), "expired");
@@ -472,8 +549,13 @@ fn assumed_claims_pass_the_same_checks() {
     assert_eq!(outcome(&issuers.assume("nobody", object(json!({"sub": "x"})), NOW)), "issuer");
 
     let by_roles = issuers.assume_roles("corp", &["a".to_owned(), "b".to_owned()], NOW).unwrap();
-    assert_eq!((by_roles.subject(), by_roles.roles()), ("test", &["a".to_owned(), "b".to_owned()][..]));
-    let short = super::super::samples::issuers(|settings| settings.max_token_lifetime = Duration::from_secs(10));
+    assert_eq!(
+        (by_roles.subject(), by_roles.roles()),
+        ("test", &["a".to_owned(), "b".to_owned()][..])
+    );
+    let short = super::super::samples::issuers(|settings| {
+        settings.max_token_lifetime = Duration::from_secs(10)
+    });
     assert_eq!(short.assume_roles("corp", &[], NOW).unwrap().expires_at(), NOW + 10);
     let any = super::super::samples::issuers(|settings| settings.issuer = None);
     assert!(any.assume_roles("corp", &[], NOW).is_ok());
@@ -485,9 +567,18 @@ fn messages_are_tame() {
     let good = token(json!({}));
     let hostile = token(json!({"iss": format!("\u{1b}[31m\n{}", "x".repeat(500))}));
     let message = issuers(|_| {}).verify(&hostile, NOW).unwrap_err().to_string();
-    assert!(message.starts_with("the token's issuer is not accepted: \"\\u{1b}[31m\\nxxx") && message.len() < 200, "{message}");
-    let wrong = issuers(|settings| settings.algorithms = Algorithm::HS512.into()).verify(&good, NOW).unwrap_err();
-    assert_eq!(wrong.to_string(), "the token's algorithm is not accepted: HS256 is not among the issuer's: HS512");
+    assert!(
+        message.starts_with("the token's issuer is not accepted: \"\\u{1b}[31m\\nxxx")
+            && message.len() < 200,
+        "{message}"
+    );
+    let wrong = issuers(|settings| settings.algorithms = Algorithm::HS512.into())
+        .verify(&good, NOW)
+        .unwrap_err();
+    assert_eq!(
+        wrong.to_string(),
+        "the token's algorithm is not accepted: HS256 is not among the issuer's: HS512"
+    );
     let late = issuers(|_| {}).verify(&good, NOW + 1000).unwrap_err();
     assert_eq!(late.to_string(), format!("the token expired at {}, 400 s ago", NOW + 600));
 }

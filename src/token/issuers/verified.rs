@@ -11,9 +11,11 @@ use super::check::{Checked, text};
 use crate::token::claims::{ClaimPath, find_believable};
 use crate::token::invalid::InvalidToken;
 
-/// A token that its issuer signed, that is meant for us, and that is valid now. Only [`super::Issuers`] makes one.
+/// A token that its issuer signed, that is meant for us, and that is valid now. Only
+/// [`super::Issuers`] makes one.
 ///
-/// In this order: a request of a remembered token looks at the first members alone, and they lie beside its counter.
+/// In this order: a request of a remembered token looks at the first members alone, and they lie
+/// beside its counter.
 #[repr(C)]
 pub struct VerifiedToken {
     issuer: Arc<Issuer>,
@@ -25,7 +27,13 @@ pub struct VerifiedToken {
 
 impl VerifiedToken {
     pub(super) fn new(issuer: &Arc<Issuer>, checked: Checked, claims: Map<String, Value>) -> Self {
-        Self { issuer: Arc::clone(issuer), checked, claims, beside: OnceLock::new(), logged: OnceLock::new() }
+        Self {
+            issuer: Arc::clone(issuer),
+            checked,
+            claims,
+            beside: OnceLock::new(),
+            logged: OnceLock::new(),
+        }
     }
 
     /// The issuer that it was verified for: its settings are what the claims were held against.
@@ -33,7 +41,8 @@ impl VerifiedToken {
         &self.issuer
     }
 
-    /// Whether a fresh verification with the same keys would accept it at `now`, in Unix seconds, or what it would say instead.
+    /// Whether a fresh verification with the same keys would accept it at `now`, in Unix seconds,
+    /// or what it would say instead.
     pub(in crate::token) fn check_time(&self, now: u64) -> Result<(), InvalidToken> {
         self.checked.times.check(&self.issuer.settings, now)
     }
@@ -41,13 +50,21 @@ impl VerifiedToken {
     /// About how many bytes it takes in memory.
     pub(in crate::token) fn footprint(&self) -> usize {
         let Checked { subject, roles, scopes, times: _ } = &self.checked;
-        let lists = roles.iter().chain(scopes).map(|word| size_of::<String>() + block(word.len())).sum::<usize>();
+        let lists = roles
+            .iter()
+            .chain(scopes)
+            .map(|word| size_of::<String>() + block(word.len()))
+            .sum::<usize>();
         // What the log says of it is about as long as its names.
-        size_of::<Self>() + 2 * block(subject.len()) + LOGGED + lists + members_footprint(&self.claims)
+        size_of::<Self>()
+            + 2 * block(subject.len())
+            + LOGGED
+            + lists
+            + members_footprint(&self.claims)
     }
 
-    /// How many bytes may be kept [`beside`](Self::beside) it, in what that points to: what its claims say once more, and something for
-    /// what they have to be written in.
+    /// How many bytes may be kept [`beside`](Self::beside) it, in what that points to: what its
+    /// claims say once more, and something for what they have to be written in.
     pub fn room_beside(&self) -> usize {
         ROOM_BESIDE + self.claims.values().map(text_length).sum::<usize>()
     }
@@ -67,7 +84,8 @@ impl VerifiedToken {
         self.text("iss")
     }
 
-    /// Whom the token is about, by the section's `subject`; never empty. Unique within the issuer only.
+    /// Whom the token is about, by the section's `subject`; never empty. Unique within the issuer
+    /// only.
     pub fn subject(&self) -> &str {
         &self.checked.subject
     }
@@ -112,8 +130,8 @@ impl VerifiedToken {
         self.text("sid")
     }
 
-    /// What somebody made of this token and keeps as long as the token is remembered: made when it is first asked for. There is room for
-    /// one thing; `None` when it is of another type.
+    /// What somebody made of this token and keeps as long as the token is remembered: made when it
+    /// is first asked for. There is room for one thing; `None` when it is of another type.
     pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
         self.beside.get_or_init(|| Box::new(make())).downcast_ref()
     }
@@ -135,7 +153,9 @@ impl VerifiedToken {
 
 impl fmt::Debug for VerifiedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedToken").field("issuer_name", self.issuer_name()).finish_non_exhaustive()
+        f.debug_struct("VerifiedToken")
+            .field("issuer_name", self.issuer_name())
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,14 +178,21 @@ fn value_footprint(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => block(text.capacity()),
-        Value::Array(items) => block(items.capacity() * size_of::<Value>()) + items.iter().map(value_footprint).sum::<usize>(),
+        Value::Array(items) => {
+            block(items.capacity() * size_of::<Value>())
+                + items.iter().map(value_footprint).sum::<usize>()
+        }
         Value::Object(members) => members_footprint(members),
     }
 }
 
 fn members_footprint(members: &Map<String, Value>) -> usize {
     let nodes = members.len().div_ceil(MEMBERS_IN_A_NODE) * block(NODE);
-    nodes + members.iter().map(|(name, value)| block(name.capacity()) + value_footprint(value)).sum::<usize>()
+    nodes
+        + members
+            .iter()
+            .map(|(name, value)| block(name.capacity()) + value_footprint(value))
+            .sum::<usize>()
 }
 
 /// What may be kept beside a token that says nothing.
@@ -174,6 +201,7 @@ const ROOM_BESIDE: usize = 256;
 const LOGGED: usize = 128;
 /// What the allocator keeps beside each block.
 const ALLOCATION: usize = 8;
-/// A node of a B-tree has room for eleven members; where it has grown by splitting, about six are taken.
+/// A node of a B-tree has room for eleven members; where it has grown by splitting, about six are
+/// taken.
 const NODE: usize = 16 + 11 * (size_of::<String>() + size_of::<Value>());
 const MEMBERS_IN_A_NODE: usize = 8;

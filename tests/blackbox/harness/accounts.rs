@@ -8,8 +8,8 @@ use super::{Gateway, Response};
 /// A password that nobody guesses.
 pub const PASSWORD: &str = "plum orbit tenant 71";
 
-/// The built-in issuer below `/auth`, open to everybody, with these lines in its section; a limit that no test reaches; the application for
-/// everybody who is logged in, by header or cookie.
+/// The built-in issuer below `/auth`, open to everybody, with these lines in its section; a limit
+/// that no test reaches; the application for everybody who is logged in, by header or cookie.
 pub fn open(lines: &str) -> String {
     format!("{}\nlimit = 'wide'\n[limit.wide]\nrequests = 100000\nper = '1s'\n", limited(lines))
 }
@@ -36,7 +36,9 @@ impl Tokens {
         assert_eq!(response.status, 200, "{response:?}");
         let body = response.json();
         assert_eq!(body["token_type"], "Bearer");
-        let text = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("no {name}: {body}")).to_owned();
+        let text = |name: &str| {
+            body[name].as_str().unwrap_or_else(|| panic!("no {name}: {body}")).to_owned()
+        };
         Self { access: text("access_token"), refresh: text("refresh_token") }
     }
 
@@ -44,19 +46,25 @@ impl Tokens {
     pub fn claims(&self) -> Value {
         use base64::Engine;
         let payload = self.access.split('.').nth(1).unwrap();
-        serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+        serde_json::from_slice(&base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap())
+            .unwrap()
     }
 }
 
 impl Gateway {
     /// A request with a JSON body.
     pub fn post(&self, target: &str, body: &Value) -> Request {
-        self.request("POST", target).header("Content-Type", "application/json").body(body.to_string())
+        self.request("POST", target)
+            .header("Content-Type", "application/json")
+            .body(body.to_string())
     }
 
     /// Makes an account.
     pub async fn register(&self, email: &str) -> Value {
-        let response = self.post("/auth/register", &json!({ "email": email, "password": PASSWORD })).send().await;
+        let response = self
+            .post("/auth/register", &json!({ "email": email, "password": PASSWORD }))
+            .send()
+            .await;
         assert_eq!(response.status, 201, "{response:?}");
         response.json()
     }

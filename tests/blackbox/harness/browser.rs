@@ -23,8 +23,13 @@ impl Browser {
     /// `None`, loudly, where there is no browser; that is a failure where every test must run.
     pub async fn start(gateway: &Gateway) -> Option<Self> {
         let Some((driver, port)) = driver() else {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "Chromium is not installed, and CI=true");
-            eprintln!("SKIPPED: Chromium is not installed; scripts/test installs it (apt-get install chromium chromium-driver)");
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "Chromium is not installed, and CI=true"
+            );
+            eprintln!(
+                "SKIPPED: Chromium is not installed; scripts/test installs it (apt-get install chromium chromium-driver)"
+            );
             return None;
         };
         let profile = TempDir::new().unwrap();
@@ -63,8 +68,14 @@ impl Browser {
         let quoted = format!("//h1[normalize-space()='{heading}']");
         let place = std::panic::Location::caller();
         async move {
-            if let Err(error) = self.client.wait().at_most(PATIENCE).for_element(Locator::XPath(&quoted)).await {
-                panic!("{place}: no page `{heading}` ({error}): {} {}", self.url().await, self.client.source().await.unwrap());
+            if let Err(error) =
+                self.client.wait().at_most(PATIENCE).for_element(Locator::XPath(&quoted)).await
+            {
+                panic!(
+                    "{place}: no page `{heading}` ({error}): {} {}",
+                    self.url().await,
+                    self.client.source().await.unwrap()
+                );
             }
         }
     }
@@ -74,7 +85,9 @@ impl Browser {
         let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(selector)).await;
         match found {
             Ok(found) => found,
-            Err(error) => panic!("no `{selector}` ({error}): {}", self.client.source().await.unwrap()),
+            Err(error) => {
+                panic!("no `{selector}` ({error}): {}", self.client.source().await.unwrap())
+            }
         }
     }
 
@@ -104,7 +117,8 @@ impl Browser {
         self.leave_by(found.unwrap_or_else(|error| panic!("no link `{text}`: {error}"))).await;
     }
 
-    /// Clicks, and waits until what was shown is gone: what is looked for next is looked for in what comes.
+    /// Clicks, and waits until what was shown is gone: what is looked for next is looked for in
+    /// what comes.
     pub async fn leave_by(&self, element: Element) {
         let shown = self.client.find(Locator::Css("html")).await.unwrap();
         element.click().await.unwrap();
@@ -126,7 +140,11 @@ impl Browser {
         #[derive(Debug)]
         struct Command(Value);
         impl fantoccini::wd::WebDriverCompatibleCommand for Command {
-            fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+            fn endpoint(
+                &self,
+                base: &url::Url,
+                session: Option<&str>,
+            ) -> Result<url::Url, url::ParseError> {
                 base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
             }
             fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
@@ -139,9 +157,14 @@ impl Browser {
 
     /// A picture of the page, `target/screenshots/NAME.png`, for people to look at.
     pub async fn picture(&self, name: &str) {
-        let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/screenshots"));
+        let folder =
+            std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/screenshots"));
         std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join(format!("{name}.png")), within(self.client.screenshot()).await.unwrap()).unwrap();
+        std::fs::write(
+            folder.join(format!("{name}.png")),
+            within(self.client.screenshot()).await.unwrap(),
+        )
+        .unwrap();
     }
 
     /// Ends the browser. One that a failing test leaves behind ends with its driver.
@@ -157,11 +180,16 @@ impl Drop for Browser {
     }
 }
 
-/// A driver and its port; `None`: it is not installed. The port that it chose may be taken by another a moment later; then it ends, and
-/// another one is started.
+/// A driver and its port; `None`: it is not installed. The port that it chose may be taken by
+/// another a moment later; then it ends, and another one is started.
 fn driver() -> Option<(Child, u16)> {
     for _ in 0..5 {
-        let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
         if let Some(port) = port(&mut driver) {
             return Some((driver, port));
         }
@@ -177,7 +205,10 @@ fn port(driver: &mut Child) -> Option<u16> {
     let (sender, said) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let port = line.split("on port ").nth(1).and_then(|rest| rest.trim_end_matches('.').parse::<u16>().ok());
+            let port = line
+                .split("on port ")
+                .nth(1)
+                .and_then(|rest| rest.trim_end_matches('.').parse::<u16>().ok());
             if let Some(port) = port.filter(|port| *port != 0) {
                 let _ = sender.send(port);
             }

@@ -6,7 +6,9 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -36,7 +38,9 @@ impl Authority {
     }
 
     pub fn issue(&self, names: &[&str]) -> Certificate {
-        let params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        let params =
+            CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .unwrap();
         let key = KeyPair::generate().unwrap();
         let chain = params.signed_by(&key, &self.issuer).unwrap().pem();
         Certificate { chain, key: key.serialize_pem() }
@@ -56,9 +60,13 @@ fn provider() -> Arc<CryptoProvider> {
 impl Certificate {
     /// For an application that speaks TLS.
     pub fn server(&self) -> ServerConfig {
-        let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+        let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let versions = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        let versions = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap();
         versions.with_no_client_auth().with_single_cert(chain, key).unwrap()
     }
 }
@@ -80,9 +88,12 @@ impl Client {
     pub async fn connect(&self, gateway: &Gateway) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority().pem.as_bytes()).unwrap()).unwrap();
-        let versions = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&self.versions).unwrap();
+        let versions = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&self.versions)
+            .unwrap();
         let mut config = versions.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.alpn_protocols =
+            self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let stream = within(TcpStream::connect(gateway.address())).await?;
         let name = ServerName::try_from("app.test").unwrap();
         within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await

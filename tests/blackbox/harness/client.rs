@@ -50,7 +50,8 @@ impl Response {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
     /// The reason of a refusal, whose form is checked on the way (CONTRACT §3).
@@ -59,12 +60,24 @@ impl Response {
         assert_eq!(self.header("cache-control"), Some("no-store"), "{self:?}");
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{self:?}");
-        assert!(problem["title"].is_string() && problem["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{self:?}");
-        assert_eq!(matches!(self.status, 429 | 503), self.header("retry-after").is_some(), "{self:?}");
+        assert!(
+            problem["title"].is_string()
+                && problem["request_id"].as_str().is_some_and(|id| !id.is_empty()),
+            "{self:?}"
+        );
+        assert_eq!(
+            matches!(self.status, 429 | 503),
+            self.header("retry-after").is_some(),
+            "{self:?}"
+        );
         if matches!(self.status, 401 | 403) {
-            let challenge = self.header("www-authenticate").unwrap_or_else(|| panic!("no challenge: {self:?}"));
+            let challenge =
+                self.header("www-authenticate").unwrap_or_else(|| panic!("no challenge: {self:?}"));
             assert!(challenge.starts_with("Bearer realm=\"portcullis\""), "{challenge}");
-            assert!(self.status != 403 || challenge.ends_with("error=\"insufficient_scope\""), "{challenge}");
+            assert!(
+                self.status != 403 || challenge.ends_with("error=\"insufficient_scope\""),
+                "{challenge}"
+            );
         }
         problem["reason"].as_str().unwrap().to_owned()
     }
@@ -169,7 +182,10 @@ impl Connection {
     async fn body(&mut self, method: &str, response: &mut Response) {
         if method == "HEAD" || matches!(response.status, 101 | 204 | 304) {
             response.complete = true;
-        } else if response.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        } else if response
+            .header("transfer-encoding")
+            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+        {
             while let Some(chunk) = self.chunk(response).await {
                 response.body.extend_from_slice(&chunk);
             }
@@ -185,7 +201,8 @@ impl Connection {
         }
     }
 
-    /// The next chunk of a chunked body; `None` at its end, when the trailers have been read, or where it breaks off.
+    /// The next chunk of a chunked body; `None` at its end, when the trailers have been read, or
+    /// where it breaks off.
     pub async fn chunk(&mut self, response: &mut Response) -> Option<Vec<u8>> {
         let line = self.line().await?;
         let size = usize::from_str_radix(line.split(';').next().unwrap().trim(), 16).unwrap();
@@ -256,7 +273,14 @@ pub struct Request {
 impl Request {
     pub fn new(address: SocketAddr, method: &str, target: &str) -> Self {
         let (method, target) = (method.to_owned(), target.to_owned());
-        Self { address, method, target, host: "app.test".to_owned(), headers: String::new(), body: Vec::new() }
+        Self {
+            address,
+            method,
+            target,
+            host: "app.test".to_owned(),
+            headers: String::new(),
+            body: Vec::new(),
+        }
     }
 
     pub fn host(mut self, host: &str) -> Self {
@@ -283,7 +307,8 @@ impl Request {
     /// The bytes that are sent.
     pub fn bytes(&self) -> Vec<u8> {
         let Self { method, target, host, headers, .. } = self;
-        let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").into_bytes();
+        let mut bytes =
+            format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes
     }

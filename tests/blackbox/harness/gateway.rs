@@ -72,7 +72,8 @@ impl Setup {
         let secret = folder.path().join("corp.secret");
         std::fs::write(&secret, mint::SECRET).unwrap();
         std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
-        let Process { child, log, address, admin } = Process::start(&config, &self.environment).await;
+        let Process { child, log, address, admin } =
+            Process::start(&config, &self.environment).await;
         Gateway { folder, environment: self.environment, upstream, child, log, address, admin }
     }
 }
@@ -99,20 +100,27 @@ impl Process {
         let log = Log::read(child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let child = Mutex::new(child);
         let ready = log.until("the gateway is ready", |line| line["message"] == "ready").await;
-        let address = |name: &str| ready[name].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
+        let address =
+            |name: &str| ready[name].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
         let (address, admin) = (address("listen"), address("admin"));
         Self { child, log, address, admin }
     }
 }
 
 impl Gateway {
-    /// With this configuration, in front of a recording upstream. What it does not say is filled in ([`complete`]).
+    /// With this configuration, in front of a recording upstream. What it does not say is filled in
+    /// ([`complete`]).
     pub async fn start(config: &str) -> Self {
         Self::setup(config).start().await
     }
 
     pub fn setup(config: &str) -> Setup {
-        Setup { config: config.to_owned(), upstream: None, folder: TempDir::new().unwrap(), environment: Vec::new() }
+        Setup {
+            config: config.to_owned(),
+            upstream: None,
+            folder: TempDir::new().unwrap(),
+            environment: Vec::new(),
+        }
     }
 
     pub fn upstream(&self) -> &Upstream {
@@ -162,13 +170,18 @@ impl Gateway {
     /// The lines of `/metrics` that belong to a family, without help and type.
     pub async fn metric(&self, family: &str) -> Vec<String> {
         let metrics = self.admin("/metrics").await.text();
-        metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(family)).map(str::to_owned).collect()
+        metrics
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(family))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The value of the one line of a family that has all of these labels.
     pub async fn metric_value(&self, family: &str, labels: &[&str]) -> Option<f64> {
         let lines = self.metric(family).await;
-        let found: Vec<_> = lines.iter().filter(|line| labels.iter().all(|label| line.contains(label))).collect();
+        let found: Vec<_> =
+            lines.iter().filter(|line| labels.iter().all(|label| line.contains(label))).collect();
         assert!(found.len() < 2, "{found:?}");
         found.first().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
@@ -195,25 +208,36 @@ impl Gateway {
 
     pub fn signal(&self, signal: &str) {
         let id = self.child.lock().unwrap().id();
-        assert!(Command::new("kill").arg(format!("-{signal}")).arg(id.to_string()).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .arg(format!("-{signal}"))
+                .arg(id.to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
-    /// Kills the process, as a loss of power would, and starts another one on the same folder. It listens on other ports.
+    /// Kills the process, as a loss of power would, and starts another one on the same folder. It
+    /// listens on other ports.
     pub async fn kill_and_restart(&mut self) {
         {
             let mut child = self.child.lock().unwrap();
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        let Process { child, log, address, admin } = Process::start(&self.path("gateway.toml"), &self.environment).await;
+        let Process { child, log, address, admin } =
+            Process::start(&self.path("gateway.toml"), &self.environment).await;
         (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
     }
 
-    /// Runs another command on the same file, and tells its exit code, standard output and standard error.
+    /// Runs another command on the same file, and tells its exit code, standard output and standard
+    /// error.
     pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(arguments).arg("--config").arg(self.path("gateway.toml")).stdin(Stdio::null());
-        let output = within(tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
+        let output =
+            within(tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
@@ -240,14 +264,18 @@ impl Drop for Gateway {
 
 /// Whether a line of the log tells of a reload.
 pub fn is_reload(line: &Value) -> bool {
-    line["message"].as_str().is_some_and(|message| message == "reloaded" || message.starts_with("the file was rejected"))
+    line["message"].as_str().is_some_and(|message| {
+        message == "reloaded" || message.starts_with("the file was rejected")
+    })
 }
 
-/// A configuration with what every test would have to say: `$UPSTREAM` is the recording upstream, which is `[upstream.app]` where there is
-/// no such section; the listeners are on port 0; `[issuer.corp]` takes tokens of `mint` unless there is an issuer; one worker; no delay of
-/// the drain.
+/// A configuration with what every test would have to say: `$UPSTREAM` is the recording upstream,
+/// which is `[upstream.app]` where there is no such section; the listeners are on port 0;
+/// `[issuer.corp]` takes tokens of `mint` unless there is an issuer; one worker; no delay of the
+/// drain.
 pub fn complete(config: &str, upstream: &Upstream) -> String {
-    let mut file: Table = config.replace("$UPSTREAM", &upstream.address().to_string()).parse().unwrap();
+    let mut file: Table =
+        config.replace("$UPSTREAM", &upstream.address().to_string()).parse().unwrap();
     let server = section(&mut file, "server");
     server.entry("listen").or_insert_with(|| "127.0.0.1:0".into());
     server.entry("drain_delay").or_insert_with(|| "0s".into());
@@ -287,7 +315,9 @@ impl Log {
         let errors = std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(length @ 1..) = stderr.read(&mut chunk) {
-                of_errors.send_modify(|written| written.errors.push_str(&String::from_utf8_lossy(&chunk[..length])));
+                of_errors.send_modify(|written| {
+                    written.errors.push_str(&String::from_utf8_lossy(&chunk[..length]))
+                });
             }
         });
         std::thread::spawn(move || {
@@ -320,7 +350,12 @@ impl Log {
     }
 
     /// The first line behind a mark that is like this, when it comes.
-    pub async fn after(&self, mark: usize, what: &str, mut like: impl FnMut(&Value) -> bool) -> Value {
+    pub async fn after(
+        &self,
+        mark: usize,
+        what: &str,
+        mut like: impl FnMut(&Value) -> bool,
+    ) -> Value {
         let mut log = self.0.clone();
         let mut found = None;
         let looked = tokio::time::timeout(

@@ -40,7 +40,8 @@ impl Connection {
     }
 
     pub async fn over(io: impl Io + 'static) -> Self {
-        let (sender, connection) = within(handshake(TokioExecutor::new(), TokioIo::new(io))).await.unwrap();
+        let (sender, connection) =
+            within(handshake(TokioExecutor::new(), TokioIo::new(io))).await.unwrap();
         let (open, closed) = watch::channel(());
         tokio::spawn(async move {
             let _ = connection.await;
@@ -50,7 +51,10 @@ impl Connection {
     }
 
     /// The response's head; its body is still to come.
-    pub async fn head(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub async fn head(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
         within(self.sender.send_request(request)).await
     }
 
@@ -58,7 +62,12 @@ impl Connection {
         let (head, body) = self.head(request).await.unwrap().into_parts();
         let body = within(body.collect()).await.unwrap();
         let trailers = body.trailers().cloned();
-        Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes().to_vec(), trailers }
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.to_bytes().to_vec(),
+            trailers,
+        }
     }
 
     /// Waits until the connection has ended.

@@ -1,4 +1,5 @@
-//! An issuer of tokens that publishes its keys: a JWK Set at `/keys`, metadata where it is asked to.
+//! An issuer of tokens that publishes its keys: a JWK Set at `/keys`, metadata where it is asked
+//! to.
 
 use std::net::SocketAddr;
 
@@ -52,7 +53,10 @@ impl Issuer {
 
     /// From now on answers with these bytes.
     pub fn says(&self, path: &str, status: &str, kind: &str, body: &str) {
-        let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         self.does(path, answer(&format!("{head}{body}")));
     }
 
@@ -81,7 +85,11 @@ impl Issuer {
 
     /// Waits until the set was asked for so often.
     pub async fn until_asked(&self, times: usize) {
-        self.server.until(|seen| seen.requests.iter().filter(|request| request.target == "/keys").count() >= times).await;
+        self.server
+            .until(|seen| {
+                seen.requests.iter().filter(|request| request.target == "/keys").count() >= times
+            })
+            .await;
     }
 
     /// Goes away.
@@ -89,7 +97,8 @@ impl Issuer {
         self.server.stop().await;
     }
 
-    /// A section that fetches from `/keys`, with this beside the usual: `issuer.NAME.jwks_url` and so on.
+    /// A section that fetches from `/keys`, with this beside the usual: `issuer.NAME.jwks_url` and
+    /// so on.
     pub fn section(&self, name: &str, more: &str) -> String {
         let url = self.url();
         format!(

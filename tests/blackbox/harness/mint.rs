@@ -30,7 +30,8 @@ pub fn token(roles: &[&str]) -> String {
     claims(json!({ "roles": roles }))
 }
 
-/// A token of `[issuer.corp]` for `u-17` with these claims beside the usual ones, or in their place; null takes one away.
+/// A token of `[issuer.corp]` for `u-17` with these claims beside the usual ones, or in their
+/// place; null takes one away.
 pub fn claims(claims: Value) -> String {
     hmac().token(json!({}), claims)
 }
@@ -66,7 +67,11 @@ impl Published {
         install();
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
-        Self { kid: kid.to_owned(), signer: Signer { algorithm: Algorithm::ES256, key }, public: pair.public_key_raw().to_vec() }
+        Self {
+            kid: kid.to_owned(),
+            signer: Signer { algorithm: Algorithm::ES256, key },
+            public: pair.public_key_raw().to_vec(),
+        }
     }
 
     /// As a member of a JWK Set: an uncompressed point is 4, x, y.
@@ -114,7 +119,8 @@ impl Signer {
     /// Signs whatever stands here as encoded header and payload.
     pub fn parts(&self, header: &str, payload: &str) -> String {
         let input = format!("{header}.{payload}");
-        let signature = jsonwebtoken::crypto::sign(input.as_bytes(), &self.key, self.algorithm).unwrap();
+        let signature =
+            jsonwebtoken::crypto::sign(input.as_bytes(), &self.key, self.algorithm).unwrap();
         format!("{input}.{signature}")
     }
 }
@@ -167,7 +173,10 @@ pub fn keys() -> &'static Keys {
         let ed25519 = Ed25519KeyPair::generate().unwrap();
         let ed25519_private = ed25519.to_pkcs8v1().unwrap();
         Keys {
-            rsa: Pair { private: EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap(), public: rsa.public_key_pem() },
+            rsa: Pair {
+                private: EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap(),
+                public: rsa.public_key_pem(),
+            },
             p256: ec(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()),
             p384: ec(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap()),
             ed25519: Pair {
@@ -184,5 +193,6 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 fn install() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(|| jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default().unwrap());
+    INSTALLED
+        .get_or_init(|| jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default().unwrap());
 }

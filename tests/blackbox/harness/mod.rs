@@ -1,4 +1,5 @@
-//! A real gateway on port 0, a recording upstream, a raw client, a token mint, an issuer that publishes its keys, certificates, others' software.
+//! A real gateway on port 0, a recording upstream, a raw client, a token mint, an issuer that
+//! publishes its keys, certificates, others' software.
 
 pub mod accounts;
 pub mod browser;
@@ -53,5 +54,9 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
 }
 
 fn values<'a>(fields: &'a [Field], name: &str) -> Vec<&'a str> {
-    fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+    fields
+        .iter()
+        .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! Others' software, installed below `tests/peers` by `scripts/test`: programs that read one request a line and write one answer a line.
+//! Others' software, installed below `tests/peers` by `scripts/test`: programs that read one
+//! request a line and write one answer a line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts `tests/peers/NAME`. `None`, loudly, where what it needs is not installed; that is a failure where every test must run.
+    /// Starts `tests/peers/NAME`. `None`, loudly, where what it needs is not installed; that is a
+    /// failure where every test must run.
     pub fn start(name: &str) -> Option<Self> {
         let runtime = match name.rsplit_once('.') {
             Some((_, "py")) => folder().join("venv/bin/python"),
@@ -28,8 +30,13 @@ impl Peer {
             _ => folder().join("node_modules/.package-lock.json").exists(),
         };
         if !is_installed {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "what tests/peers/{name} needs is not installed, and CI=true");
-            eprintln!("SKIPPED: what tests/peers/{name} needs is not installed; scripts/test installs it");
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "what tests/peers/{name} needs is not installed, and CI=true"
+            );
+            eprintln!(
+                "SKIPPED: what tests/peers/{name} needs is not installed; scripts/test installs it"
+            );
             return None;
         }
         let mut child = Command::new(&runtime)
@@ -53,7 +60,10 @@ impl Peer {
     #[track_caller]
     pub fn ask(&mut self, request: Value) -> Value {
         writeln!(self.input, "{request}").unwrap();
-        let answer = self.answers.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("no answer to {request}: {error}"));
+        let answer = self
+            .answers
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|error| panic!("no answer to {request}: {error}"));
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("no JSON ({error}): {answer}"))
     }
 }

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// A loopback port of the test's own: a socket that is bound and never listens. Who connects is refused, and who asks for this very port,
-/// as servers do, with `SO_REUSEADDR`, may listen on it.
+/// A loopback port of the test's own: a socket that is bound and never listens. Who connects is
+/// refused, and who asks for this very port, as servers do, with `SO_REUSEADDR`, may listen on it.
 pub struct Port {
     socket: TcpSocket,
 }

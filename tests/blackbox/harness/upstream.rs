@@ -15,7 +15,8 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Field, Port, fields, head_end, text, values, within};
 
-/// What the application does with a request, step by step. The connection is kept when the steps end.
+/// What the application does with a request, step by step. The connection is kept when the steps
+/// end.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Reads the body to its end.
@@ -120,10 +121,16 @@ impl Upstream {
                     stream.set_nodelay(true).unwrap();
                     let stream = match tls {
                         None => Some(Stream::Plain(stream)),
-                        Some(tls) => tls.accept(stream).await.ok().map(|stream| Stream::Tls(Box::new(stream))),
+                        Some(tls) => tls
+                            .accept(stream)
+                            .await
+                            .ok()
+                            .map(|stream| Stream::Tls(Box::new(stream))),
                     };
                     if let Some(stream) = stream {
-                        Line { stream, buffer: BytesMut::new(), shared: Arc::clone(&shared) }.run().await;
+                        Line { stream, buffer: BytesMut::new(), shared: Arc::clone(&shared) }
+                            .run()
+                            .await;
                     }
                     shared.seen.send_modify(|seen| seen.closed += 1);
                 });
@@ -179,7 +186,8 @@ impl Upstream {
 
     /// Waits until this has been seen.
     pub async fn until(&self, happened: impl FnMut(&Seen) -> bool) -> Seen {
-        within(async { self.shared.seen.subscribe().wait_for(happened).await.unwrap().clone() }).await
+        within(async { self.shared.seen.subscribe().wait_for(happened).await.unwrap().clone() })
+            .await
     }
 }
 
@@ -212,7 +220,9 @@ impl Stream {
     async fn write(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Plain(stream) => stream.write_all(bytes).await.is_ok(),
-            Self::Tls(stream) => stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok(),
+            Self::Tls(stream) => {
+                stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok()
+            }
         }
     }
 
@@ -257,7 +267,9 @@ impl Line {
                     Step::Wait(time) => tokio::time::sleep(time).await,
                     Step::Echo => loop {
                         let bytes = self.buffer.split();
-                        if !bytes.is_empty() && !self.stream.write(&bytes).await || self.stream.read(&mut self.buffer).await == 0 {
+                        if !bytes.is_empty() && !self.stream.write(&bytes).await
+                            || self.stream.read(&mut self.buffer).await == 0
+                        {
                             return;
                         }
                     },
@@ -290,7 +302,12 @@ impl Line {
         let (first, rest) = head.split_once("\r\n").unwrap();
         let parts: Vec<&str> = first.split(' ').collect();
         let [method, target, "HTTP/1.1"] = parts[..] else { panic!("no request line: {first}") };
-        let received = Received { method: method.into(), target: target.into(), headers: fields(rest), ..Received::default() };
+        let received = Received {
+            method: method.into(),
+            target: target.into(),
+            headers: fields(rest),
+            ..Received::default()
+        };
         let mut index = 0;
         self.shared.seen.send_modify(|seen| {
             index = seen.requests.len();
@@ -369,7 +386,8 @@ impl Line {
         }
     }
 
-    /// False when the gateway closed. Little is read meanwhile, so that a body that is not wanted stays where it is.
+    /// False when the gateway closed. Little is read meanwhile, so that a body that is not wanted
+    /// stays where it is.
     async fn hold(&mut self) -> bool {
         loop {
             tokio::select! {

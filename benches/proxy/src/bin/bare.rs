@@ -1,5 +1,5 @@
-//! `bare LISTEN UPSTREAM`: the yardstick. hyper's server in front of hyper-util's pooled client on one thread, and nothing between them:
-//! no routes, no log, no timeouts, no header rules.
+//! `bare LISTEN UPSTREAM`: the yardstick. hyper's server in front of hyper-util's pooled client on
+//! one thread, and nothing between them: no routes, no log, no timeouts, no header rules.
 
 use std::io;
 

@@ -1,5 +1,6 @@
-//! `upstream LISTEN`: the application behind every contestant. It answers each request with the same few bytes, or with N bytes where the
-//! path holds `/bytes/N`. It keeps the head of the last request whose path holds `/check/`; `GET /last` hands it out once.
+//! `upstream LISTEN`: the application behind every contestant. It answers each request with the
+//! same few bytes, or with N bytes where the path holds `/bytes/N`. It keeps the head of the last
+//! request whose path holds `/check/`; `GET /last` hands it out once.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

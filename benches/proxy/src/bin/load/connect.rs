@@ -1,4 +1,5 @@
-//! Connections to the contestant: cleartext, or TLS 1.3 with the benchmark's own authority as the only one that is trusted.
+//! Connections to the contestant: cleartext, or TLS 1.3 with the benchmark's own authority as the
+//! only one that is trusted.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -52,7 +53,8 @@ impl Connector {
         Ok(Box::new(stream))
     }
 
-    /// A connection from another address of this machine: one address has not ports enough for tens of thousands.
+    /// A connection from another address of this machine: one address has not ports enough for tens
+    /// of thousands.
     pub(crate) async fn connect_from(&self, source: Ipv4Addr) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
         // It is ended by a reset, so that its port is free at once.

@@ -1,4 +1,5 @@
-//! One request in flight after another: on a connection of HTTP/1.1, or as streams of a connection of HTTP/2.
+//! One request in flight after another: on a connection of HTTP/1.1, or as streams of a connection
+//! of HTTP/2.
 
 use std::sync::PoisonError;
 

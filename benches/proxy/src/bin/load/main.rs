@@ -1,18 +1,22 @@
-//! `load ADDRESS --targets FILE --tokens FILE [options]`: N keep-alive connections with one request in flight on each, or on each stream of
-//! each. Request n asks for target n with token n, both lists going round; an empty token is none. Prints one line of JSON. Whatever is not
-//! a whole answer with the expected status is an error.
+//! `load ADDRESS --targets FILE --tokens FILE [options]`: N keep-alive connections with one request
+//! in flight on each, or on each stream of each. Request n asks for target n with token n, both
+//! lists going round; an empty token is none. Prints one line of JSON. Whatever is not a whole
+//! answer with the expected status is an error.
 //!
-//! `--connections N` (32), `--seconds S` (2), `--requests R` at most, `--offset K` where the tokens begin, `--expect STATUS` (200; 0: any),
-//! `--upload BYTES` sends each request with a body of so many, `--anew 1` makes a connection for each request, `--rate R` makes R requests
-//! a second in place of as many as are answered.
+//! `--connections N` (32), `--seconds S` (2), `--requests R` at most, `--offset K` where the tokens
+//! begin, `--expect STATUS` (200; 0: any), `--upload BYTES` sends each request with a body of so
+//! many, `--anew 1` makes a connection for each request, `--rate R` makes R requests a second in
+//! place of as many as are answered.
 //!
-//! `--tls FILE` speaks TLS 1.3 and trusts the authority in this file, `--protocol h2` (with `--tls`) speaks HTTP/2 with `--streams S` (1) on
-//! each connection, `--fields N` makes it N header fields in all, `--field 'NAME: VALUE'` adds this one.
+//! `--tls FILE` speaks TLS 1.3 and trusts the authority in this file, `--protocol h2` (with
+//! `--tls`) speaks HTTP/2 with `--streams S` (1) on each connection, `--fields N` makes it N header
+//! fields in all, `--field 'NAME: VALUE'` adds this one.
 //!
-//! `--warm 1` makes a request on each lane before the clock begins. `--watch PID` tells the CPU time of each thread of that process while the clock runs.
+//! `--warm 1` makes a request on each lane before the clock begins. `--watch PID` tells the CPU
+//! time of each thread of that process while the clock runs.
 //!
-//! `--hold N` opens N connections, makes one request on each, says so with a line, keeps them until its standard input ends, and then tells
-//! how many are still open.
+//! `--hold N` opens N connections, makes one request on each, says so with a line, keeps them until
+//! its standard input ends, and then tells how many are still open.
 
 mod connect;
 mod histogram;
@@ -126,7 +130,8 @@ async fn measure(plan: Arc<Plan>, connections: usize, watched: Option<u32>) -> i
     Ok(())
 }
 
-/// The lanes, each with a request behind it: what a connection costs once is no part of what a request costs.
+/// The lanes, each with a request behind it: what a connection costs once is no part of what a
+/// request costs.
 async fn warmed(plan: &Arc<Plan>, lanes: Vec<Lane>) -> io::Result<Vec<Lane>> {
     let mut running = JoinSet::new();
     for mut lane in lanes {
@@ -163,7 +168,8 @@ fn report(plan: &Plan, total: &Tally, elapsed: f64, cpu: f64, threads: &str) {
     );
 }
 
-/// One lane until the deadline; an error ends its connection, and the next request begins a new one.
+/// One lane until the deadline; an error ends its connection, and the next request begins a new
+/// one.
 async fn drive(plan: Arc<Plan>, mut lane: Lane, first: usize, begun: Instant, deadline: Instant) -> Tally {
     let mut tally = Tally::default();
     loop {
