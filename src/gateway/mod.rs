@@ -52,6 +52,7 @@ use self::identity::{Visit, shown};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::navigation::led_or_told;
 use self::outgoing::{ExchangeIds, Outgoing, strip_response};
+use self::reason::Reason;
 use self::refusal::Refusal;
 use self::route::{Destination, Route};
 pub use self::snapshot::Snapshot;
@@ -222,19 +223,23 @@ impl Gateway {
         let view = worker.view(&self.current);
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        let mut closes = self.is_draining();
         let mut response =
             match self.pass(&view.snapshot, worker, peer, request, &mut exchange).await {
                 Ok(Passed::Response(response)) => response,
                 Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
                 Err(refusal) => {
                     exchange.refused(&refusal);
+                    // Nobody can say where a request ends whose framing is invalid: what follows
+                    // must not be read as the next one (RFC 9112 §6.3).
+                    closes |= refusal.reason() == Reason::FramingInvalid;
                     refusal.into_response(exchange.request_id())
                 }
             };
         if is_head {
             response = head_alone(response);
         }
-        if self.is_draining() && version < Version::HTTP_2 {
+        if closes && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         exchange.finish(response)

@@ -102,6 +102,34 @@ async fn two_framings_never_smuggle_a_request() {
     assert!(both <= 3, "{both}");
 }
 
+/// RFC 9112 §6.1, §6.3: bytes behind a request whose length is in doubt are not the next request.
+#[tokio::test]
+async fn a_refused_framing_ends_the_connection() {
+    let gateway = Gateway::start(PUBLIC).await;
+    for fields in [
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: identity, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: ,chunked",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+    ] {
+        for method in ["GET", "POST"] {
+            let mut connection = gateway.connect().await;
+            connection
+                .write(format!(
+                    "{method} /outer HTTP/1.1\r\nHost: app.test\r\n{fields}\r\n\r\n0\r\n\r\n\
+                     GET /behind HTTP/1.1\r\nHost: app.test\r\n\r\n"
+                ))
+                .await;
+            let response = connection.response().await;
+            response.is(400, "framing_invalid");
+            assert_eq!(response.header("connection"), Some("close"), "{fields}");
+            assert!(connection.closed().await.is_empty(), "{fields}");
+        }
+    }
+    assert_eq!(gateway.upstream().count(), 0);
+}
+
 #[tokio::test]
 async fn a_bad_chunk_is_refused_and_nothing_after_it_is_read() {
     let gateway = Gateway::start(PUBLIC).await;
