@@ -444,11 +444,15 @@ impl Gateway {
             exchange.answered();
             return Ok(Passed::Response(response));
         }
+        let ends_connection = outgoing.ends_connection(&body);
         let request = outgoing.into_request(body, gate.clone());
         let sent = application.send(worker.index(), request, upload.as_deref(), begun.into()).await;
         let answered = exchange.answered();
         let (mut response, mut lease) = sent?;
-        if gate.is_some_and(|gate| gate.shut()) || may_be_followed(&response, is_head) {
+        if ends_connection
+            || gate.is_some_and(|gate| gate.shut())
+            || may_be_followed(&response, is_head)
+        {
             lease.close_after();
         }
         lease.observe(response.headers());

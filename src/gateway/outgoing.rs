@@ -10,6 +10,7 @@ use http::header::{self, Entry};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http_body::Body as _;
 
 use super::authenticate::TokenNames;
 use super::authorize::Permit;
@@ -198,6 +199,16 @@ impl Outgoing {
         &self.asks
     }
 
+    /// Whether the upstream's connection must carry no request after this one.
+    ///
+    /// Many applications do not read the body of a request whose method gives a body no meaning
+    /// (RFC 9110 §9.3). They would take what is left of it for the next request, which the client
+    /// could write as it likes, identity headers included.
+    pub fn ends_connection(&self, body: &ClientBody) -> bool {
+        !body.is_end_stream()
+            && matches!(self.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+    }
+
     /// The request for the wire. An upstream that answers `100 Continue` opens `gate`.
     pub fn into_request(
         mut self,
@@ -208,6 +219,9 @@ impl Outgoing {
             // Said aloud: hyper takes a GET without either length for one without a body, and would
             // drop it.
             self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        if self.ends_connection(&body) {
+            self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let mut request = Request::new(body);
         *request.method_mut() = self.method;
@@ -241,7 +255,10 @@ impl Asks {
             && single(headers, &header::UPGRADE).is_some_and(|value| {
                 value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")
             })
-            && has_token(headers, &header::CONNECTION, b"upgrade");
+            && has_token(headers, &header::CONNECTION, b"upgrade")
+            // A handshake has no body (RFC 6455 §4.1).
+            && !headers.contains_key(header::TRANSFER_ENCODING)
+            && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
         Self {
             websocket,
             trailers: has(&header::TE) && has_token(headers, &header::TE, b"trailers"),

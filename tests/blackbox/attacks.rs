@@ -26,6 +26,40 @@ async fn a_segment_that_is_a_parameter_alone_does_not_count_as_prefix() {
     }
 }
 
+/// An application that does not read the body of such a request would take it for the next one.
+#[tokio::test]
+async fn a_body_that_the_application_may_not_read_is_the_last_on_its_connection() {
+    let gateway =
+        Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
+    gateway.upstream().answers("HTTP/1.1 204 No Content\r\n\r\n");
+    let hidden = "GET /admin/delete-all HTTP/1.1\r\nHost: a\r\nX-Auth-User: root\r\n\r\n";
+    let length = format!("Content-Length: {}\r\n\r\n{hidden}", hidden.len());
+    let chunks =
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
+        for (upgrade, body) in [("", &length), ("", &chunks), (UPGRADE, &length)] {
+            let mut connection = gateway.connect().await;
+            connection
+                .write(format!("{method} / HTTP/1.1\r\nHost: app.test\r\n{upgrade}{body}"))
+                .await;
+            assert_eq!(connection.response_to(method).await.status, 204, "{method} {body}");
+            let received = gateway.upstream().last();
+            assert_eq!(received.header("connection"), Some("close"), "{method} {body}");
+            assert_eq!(received.header("upgrade"), None, "{method} {body}");
+            gateway.upstream().until(|seen| seen.closed == seen.accepted).await;
+        }
+    }
+    // Without a body, and where the body means something, the connection is kept.
+    let before = gateway.upstream().seen().accepted;
+    for request in [gateway.get("/"), gateway.request("POST", "/").body("x"), gateway.get("/")] {
+        assert_eq!(request.send().await.status, 204);
+        assert_eq!(gateway.upstream().last().header("connection"), None);
+    }
+    assert_eq!(gateway.upstream().seen().accepted, before + 1);
+}
+
+const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+
 /// An upstream that announces a body where none may be, and writes it late: it must not be read as
 /// the answer to somebody else.
 #[tokio::test]
