@@ -233,7 +233,7 @@ impl Revocations {
                 match presence.knows(seen) {
                     Ok(()) => told = Some(seen),
                     Err(error) => {
-                        tracing::debug!(cause = %error, "commands that revoke cannot be told that it is known here")
+                        tracing::debug!(cause = %error, "commands that revoke cannot be told that it is known here");
                     }
                 }
             }

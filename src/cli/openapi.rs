@@ -104,10 +104,10 @@ impl Description {
         match endpoint.caller {
             CallerNeeded::No => operation["security"] = json!([]),
             CallerNeeded::Welcome => {
-                operation["security"] = json!([{}, { "bearer": [] }, { "cookie": [] }])
+                operation["security"] = json!([{}, { "bearer": [] }, { "cookie": [] }]);
             }
             CallerNeeded::Yes => {
-                operation["security"] = json!([{ "bearer": [] }, { "cookie": [] }])
+                operation["security"] = json!([{ "bearer": [] }, { "cookie": [] }]);
             }
         }
         operation

@@ -288,10 +288,10 @@ impl Walk<'_> {
                 self.value(chosen, example, value, name, place);
             }
             (Shape::Section(section), DeValue::Table(table)) => {
-                self.section(section, table, &span, place)
+                self.section(section, table, &span, place);
             }
             (Shape::Named(shape), DeValue::Table(table)) => {
-                self.named(shape, example, table, place)
+                self.named(shape, example, table, place);
             }
             (Shape::List(shape), DeValue::Array(items)) => {
                 for item in items.iter_mut() {

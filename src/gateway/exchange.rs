@@ -200,7 +200,7 @@ impl Exchange {
                 tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
             _ => {
-                tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused")
+                tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
         }
     }
@@ -340,7 +340,7 @@ impl HttpBody for RecordedBody {
         let frame = ready!(Pin::new(&mut recorded.body).poll_frame(cx));
         match (&frame, &mut recorded.exchange) {
             (Some(Ok(frame)), Some(exchange)) => {
-                exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64)
+                exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             (Some(Err(error)), Some(exchange)) => exchange.broke_off(error),
             _ => {}

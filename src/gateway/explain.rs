@@ -200,7 +200,7 @@ fn walk(
             told.caller = Some(Arc::clone(&caller.token));
         }
         Ok(None) if route.access == Access::Public => {
-            told.skipped("authenticate", "the route is public".to_owned())
+            told.skipped("authenticate", "the route is public".to_owned());
         }
         Ok(None) => told.ok("authenticate", "no credentials, and none are asked for".to_owned()),
         Err(_) => {}
@@ -270,7 +270,7 @@ fn visited(
             return Err(led(visit.snapshot, true, parts, visit.target, refusal));
         }
         Err(refusal) => {
-            told.skipped("identity", format!("a caller is welcome, and there is none: {refusal}"))
+            told.skipped("identity", format!("a caller is welcome, and there is none: {refusal}"));
         }
     }
     told.ok(

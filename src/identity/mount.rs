@@ -16,7 +16,7 @@ impl Mount {
             for byte in segment.bytes() {
                 match byte {
                     b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                        path.push(char::from(byte))
+                        path.push(char::from(byte));
                     }
                     // As a URL (RFC 3986 §3.3) and the `Path` of a cookie (RFC 6265 §4.1.1) take
                     // it.

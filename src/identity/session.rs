@@ -512,17 +512,20 @@ mod tests {
                     .await
                     .unwrap(),
                 End::Password => {
-                    self.accounts.set_password(id, &hash(), policy, self.now()).await.unwrap()
+                    self.accounts.set_password(id, &hash(), policy, self.now()).await.unwrap();
                 }
                 End::Disable => {
                     self.accounts.set_disabled(id, true, policy, self.now()).await.unwrap();
                     self.accounts.set_disabled(id, false, policy, self.now()).await.unwrap();
                 }
                 End::Operator(false) => {
-                    self.revocations.revoke(by_subject(Scope::Every)).await.unwrap()
+                    self.revocations.revoke(by_subject(Scope::Every)).await.unwrap();
                 }
                 End::Operator(true) => {
-                    self.revocations.revoke(by_subject(Scope::Issuer(ISSUER.into()))).await.unwrap()
+                    self.revocations
+                        .revoke(by_subject(Scope::Issuer(ISSUER.into())))
+                        .await
+                        .unwrap();
                 }
                 End::Command => {
                     keep(&self.store, vec![by_subject(Scope::Every)], &Retention::default())

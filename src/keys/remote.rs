@@ -319,7 +319,7 @@ impl Shared {
                 "the issuer's set has no key that can be used: no token of it can be verified"
             ),
             (true, _) => {
-                tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched")
+                tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched");
             }
         }
         state.good = Some(good);

@@ -337,7 +337,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
             let mut buf = ReadBuf::new(&mut unwanted);
             match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() && *left > 0 => {
-                    *left = left.saturating_sub(buf.filled().len())
+                    *left = left.saturating_sub(buf.filled().len());
                 }
                 // It has closed too, or is gone, or does not listen.
                 _ => return Poll::Ready(Ok(())),

@@ -119,7 +119,7 @@ fn behind(database: &Path, seq: i64) -> io::Result<usize> {
                 let _ = fs::remove_file(&path);
             }
             Err(TryLockError::WouldBlock) => {
-                behind += usize::from(known(&file).is_none_or(|known| known < seq))
+                behind += usize::from(known(&file).is_none_or(|known| known < seq));
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }

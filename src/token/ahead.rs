@@ -114,7 +114,7 @@ mod tests {
     fn it_is_bounded_and_forgets_what_is_past_first() {
         let ahead = Ahead::default();
         let note = |subject: &str, issued_at, now| {
-            ahead.note(RevokedBy::Subject, "x", subject, issued_at, now)
+            ahead.note(RevokedBy::Subject, "x", subject, issued_at, now);
         };
         let latest = |subject: &str| ahead.latest(RevokedBy::Subject, &Scope::Every, subject);
         for index in 0..MOST {

@@ -554,7 +554,7 @@ fn assumed_claims_pass_the_same_checks() {
         ("test", &["a".to_owned(), "b".to_owned()][..])
     );
     let short = super::super::samples::issuers(|settings| {
-        settings.max_token_lifetime = Duration::from_secs(10)
+        settings.max_token_lifetime = Duration::from_secs(10);
     });
     assert_eq!(short.assume_roles("corp", &[], NOW).unwrap().expires_at(), NOW + 10);
     let any = super::super::samples::issuers(|settings| settings.issuer = None);

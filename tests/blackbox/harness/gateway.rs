@@ -316,7 +316,7 @@ impl Log {
             let mut chunk = [0; 4096];
             while let Ok(length @ 1..) = stderr.read(&mut chunk) {
                 of_errors.send_modify(|written| {
-                    written.errors.push_str(&String::from_utf8_lossy(&chunk[..length]))
+                    written.errors.push_str(&String::from_utf8_lossy(&chunk[..length]));
                 });
             }
         });
