@@ -85,7 +85,7 @@ const AGAINST_THE_WALK: [(&str, &str, &str); 5] = [
 ];
 
 /// The most lines of code that a file may have: neither comments nor tests count.
-const LONGEST: usize = 420;
+const LONGEST: usize = 520;
 
 /// Files that are longer.
 const LONG: [(&str, &str); 1] = [(
