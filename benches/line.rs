@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::{Method, Request};
+use portcullis::compile::CompileOptions;
 use portcullis::config;
 use portcullis::config::value::CreateFiles;
 use portcullis::gateway::Snapshot;
@@ -22,7 +23,6 @@ use portcullis::gateway::authorize::authorize;
 use portcullis::gateway::client::Peer;
 use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
 use portcullis::gateway::refusal::Refusal;
-use portcullis::gateway::snapshot::CompileOptions;
 use portcullis::gateway::target::Target;
 use portcullis::telemetry::metrics::Metrics;
 use portcullis::token::{

@@ -7,7 +7,8 @@
 //!
 //! | floor | modules | |
 //! |---|---|---|
-//! | 6 | [`cli`], [`process`] | compose; hold no logic |
+//! | 7 | [`cli`], [`process`] | compose; hold no logic |
+//! | 6 | [`compile`] | a configuration file becomes a snapshot |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | what a request walks through |
 //! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; what is revoked: the list that requests are held against, and its place in the store |
@@ -16,12 +17,13 @@
 //! | 0 | [`clock`], [`coalesce`], [`limit`], [`outbound`], [`priority`], [`tls`], [`telemetry`] | nothing of ours |
 //!
 //! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at
-//! [`gateway::Snapshot::compile`].
+//! [`compile`].
 
 pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod coalesce;
+pub mod compile;
 pub mod config;
 pub mod gateway;
 pub mod identity;

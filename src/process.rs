@@ -14,9 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{self, Control, Readiness};
 use crate::clock::Clock;
+use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
 use crate::config::{self, Mark, Problems};
-use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use portcullis::compile::{CompileOptions, Compiled};
 use portcullis::config;
 use portcullis::config::file::File;
 use portcullis::config::value::CreateFiles;
 use portcullis::config::{Problems, Severity};
 use portcullis::gateway::reason::{Outcome, Reason};
-use portcullis::gateway::snapshot::{CompileOptions, Compiled};
 use portcullis::gateway::{Snapshot, reason};
 use portcullis::telemetry::access::{AccessRecord, LoggedCaller};
 use portcullis::telemetry::metrics::Metrics;

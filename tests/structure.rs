@@ -64,16 +64,11 @@ const WALK: [&str; 25] = [
 ];
 
 /// Imports against the walk.
-const AGAINST_THE_WALK: [(&str, &str, &str); 5] = [
+const AGAINST_THE_WALK: [(&str, &str, &str); 4] = [
     (
         "body",
         "upstream",
         "`Body` is one enum, unboxed: one of its kinds is an upstream's body, which gives its connection back at its end",
-    ),
-    (
-        "snapshot",
-        "explain",
-        "`[[test]]` blocks are judged by the same walk as `explain`, before a file is accepted",
     ),
     ("exchange", "mod", "an exchange is written to the gateway's `Telemetry` when it ends"),
     ("explain", "mod", "`explain` takes the steps of the line itself: `permit` and `overridden`"),

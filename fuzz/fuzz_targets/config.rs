@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::config::value::CreateFiles;
 use portcullis::config::{self, Problems};
 use portcullis::gateway::Snapshot;
-use portcullis::gateway::snapshot::CompileOptions;
+use portcullis::compile::CompileOptions;
 use portcullis::telemetry::metrics::Metrics;
 
 const SECRET: &str = "correct-horse-battery-staple";

@@ -20,7 +20,7 @@ use portcullis::gateway::client::Peer;
 use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
 use portcullis::gateway::reason::Reason;
 use portcullis::gateway::route::Access;
-use portcullis::gateway::snapshot::CompileOptions;
+use portcullis::compile::CompileOptions;
 use portcullis::gateway::target::Target;
 use portcullis::telemetry::metrics::Metrics;
 

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::{Failure, is_terminal, print};
 use crate::clock::Clock;
+use crate::compile::{CompileOptions, Compiled};
 use crate::config;
 use crate::config::value::CreateFiles;
 use crate::gateway::Snapshot;
-use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::telemetry::metrics::Metrics;
 
 pub(super) fn check(path: &Path) -> Result<(), Failure> {

@@ -7,10 +7,10 @@ use toml::Spanned;
 
 use super::Failure;
 use crate::clock::Clock;
+use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
 use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
-use crate::gateway::snapshot::{CompileOptions, Compiled};
 use crate::identity::{Accounts, Policy};
 use crate::store::{PATIENCE, Store, StoreSettings};
 use crate::telemetry::metrics::Metrics;

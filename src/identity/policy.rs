@@ -65,9 +65,9 @@ pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::compile::CompileOptions;
     use crate::config::value::CreateFiles;
     use crate::gateway::Snapshot;
-    use crate::gateway::snapshot::CompileOptions;
     use crate::telemetry::metrics::Metrics;
 
     /// The policy of an `[identity]` section that says no more than its issuer.

@@ -15,20 +15,12 @@ use crate::config::file::Text;
 use crate::config::value::{self, OneOrMany, SecretRef, Unsupported};
 use crate::gateway::authenticate::{OwnOrigin, TokenNames};
 use crate::gateway::client::{ForwardingHeader, Scheme, TrustedProxies};
+use crate::gateway::snapshot::Tls;
 use crate::limit::{Count, KeyKind, Limit, Settings};
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
 use crate::tls;
 use crate::token::CacheBounds;
-
-/// The public listener's certificate: the ready configuration, and what it was made from.
-#[derive(Debug)]
-pub struct Tls {
-    /// For the acceptor.
-    pub config: Arc<rustls::ServerConfig>,
-    certificate: Vec<u8>,
-    key_digest: [u8; 32],
-}
 
 const DAY: Duration = Duration::from_hours(24);
 
