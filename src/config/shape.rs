@@ -12,11 +12,12 @@ use toml::de::{DeTable, DeValue};
 use super::problem::Problem;
 use super::value::{list, nearest};
 
-/// The schema of the file, for editors. Without `null`, which TOML does not have.
+/// The schema of the file, for editors. Without `null`, which TOML does not have, and with each
+/// paragraph of a description on one line.
 pub(super) fn schema() -> Value {
     let mut schema =
         serde_json::to_value(schemars::schema_for!(super::file::File)).expect("a schema is JSON");
-    without_null(&mut schema);
+    tidy(&mut schema);
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("title".into(), "Portcullis configuration".into());
         schema.insert(
@@ -516,9 +517,9 @@ fn found(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn without_null(schema: &mut Value) {
+fn tidy(schema: &mut Value) {
     match schema {
-        Value::Array(items) => items.iter_mut().for_each(without_null),
+        Value::Array(items) => items.iter_mut().for_each(tidy),
         Value::Object(object) => {
             if let Some(Value::Array(types)) = object.get_mut("type") {
                 types.retain(|kind| kind != "null");
@@ -538,7 +539,12 @@ fn without_null(schema: &mut Value) {
             if object.get("default").is_some_and(Value::is_null) {
                 object.remove("default");
             }
-            object.values_mut().for_each(without_null);
+            if let Some(Value::String(text)) = object.get_mut("description") {
+                let paragraphs: Vec<_> =
+                    text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect();
+                *text = paragraphs.join("\n\n");
+            }
+            object.values_mut().for_each(tidy);
         }
         _ => {}
     }
