@@ -1,8 +1,8 @@
 //! The table of accounts.
 
-use sqlx::AnyConnection;
 use uuid::Uuid;
 
+use super::connections::Writing;
 use super::revocations::write_revocations;
 use super::{RevocationRow, Store, StoreError};
 
@@ -58,7 +58,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn insert_account(&self, account: &AccountRow) -> Result<bool, StoreError> {
-        let written = insert_account(&mut *self.pool.acquire().await?, account).await?;
+        let mut writing = self.connections.write().await?;
+        let written = insert_account(&mut writing, account).await?;
+        writing.commit().await?;
         Ok(written)
     }
 
@@ -70,18 +72,14 @@ impl Store {
         &self,
         accounts: &[AccountRow],
     ) -> Result<Result<(), usize>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query(NOTE_IMPORT)
-            .bind(Uuid::new_v4().to_string())
-            .execute(&mut *transaction)
-            .await?;
+        let mut writing = self.connections.write().await?;
+        writing.execute(sqlx::query(NOTE_IMPORT).bind(Uuid::new_v4().to_string())).await?;
         for (index, account) in accounts.iter().enumerate() {
-            if !insert_account(&mut transaction, account).await? {
-                transaction.rollback().await?;
+            if !insert_account(&mut writing, account).await? {
                 return Ok(Err(index));
             }
         }
-        transaction.commit().await?;
+        writing.commit().await?;
         Ok(Ok(()))
     }
 
@@ -93,7 +91,7 @@ impl Store {
     pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
         let noted: Option<(String,)> =
             sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'")
-                .fetch_optional(&self.pool)
+                .fetch_optional(self.connections.read())
                 .await?;
         Ok(noted.map(|(value,)| value))
     }
@@ -105,7 +103,7 @@ impl Store {
     pub async fn account_by_email(&self, email: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE email = $1")
             .bind(email)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.connections.read())
             .await?)
     }
 
@@ -116,7 +114,7 @@ impl Store {
     pub async fn account(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
             .bind(id)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.connections.read())
             .await?)
     }
 
@@ -125,7 +123,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn accounts(&self) -> Result<Vec<AccountRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM accounts ORDER BY email").fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as("SELECT * FROM accounts ORDER BY email")
+            .fetch_all(self.connections.read())
+            .await?)
     }
 
     /// Changes an account and revokes what was issued to it before, in one step: `revocation` is of
@@ -141,9 +141,9 @@ impl Store {
         revocation: RevocationRow,
         now: i64,
     ) -> Result<Option<i64>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let changed = change_account(&mut transaction, id, change, revocation, now).await?;
-        transaction.commit().await?;
+        let mut writing = self.connections.write().await?;
+        let changed = change_account(&mut writing, id, change, revocation, now).await?;
+        writing.commit().await?;
         Ok(changed)
     }
 
@@ -155,7 +155,7 @@ impl Store {
     pub async fn some_passwords(&self) -> Result<Vec<String>, StoreError> {
         let rows: Vec<(String,)> =
             sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000")
-                .fetch_all(&self.pool)
+                .fetch_all(self.connections.read())
                 .await?;
         Ok(rows.into_iter().map(|(hash,)| hash).collect())
     }
@@ -165,12 +165,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn rehash_password(&self, id: &str, old: &str, new: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE accounts SET password = $1 WHERE id = $2 AND password = $3")
-            .bind(new)
-            .bind(id)
-            .bind(old)
-            .execute(&self.pool)
-            .await?;
+        let renewing =
+            sqlx::query("UPDATE accounts SET password = $1 WHERE id = $2 AND password = $3");
+        self.write(renewing.bind(new).bind(id).bind(old)).await?;
         Ok(())
     }
 }
@@ -178,7 +175,7 @@ impl Store {
 /// Changes an account and writes the revocation, within a transaction that the caller commits.
 /// `None`: there is no such account.
 pub(super) async fn change_account(
-    connection: &mut AnyConnection,
+    writing: &mut Writing,
     id: &str,
     change: AccountChange<'_>,
     revocation: RevocationRow,
@@ -196,19 +193,16 @@ pub(super) async fn change_account(
         }
         AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
     };
-    let changed: Option<(i64,)> = statement.fetch_optional(&mut *connection).await?;
+    let changed: Option<(i64,)> = writing.first(statement).await?;
     let Some((not_before,)) = changed else { return Ok(None) };
     let written =
-        write_revocations(connection, &[RevocationRow { revoked_at: not_before, ..revocation }])
+        write_revocations(writing, &[RevocationRow { revoked_at: not_before, ..revocation }])
             .await?;
     Ok(written.first().copied())
 }
 
 /// False: the address is taken.
-async fn insert_account(
-    connection: &mut AnyConnection,
-    account: &AccountRow,
-) -> Result<bool, StoreError> {
+async fn insert_account(writing: &mut Writing, account: &AccountRow) -> Result<bool, StoreError> {
     let statement = sqlx::query_as(INSERT)
         .bind(&account.id)
         .bind(&account.email)
@@ -221,7 +215,7 @@ async fn insert_account(
         .bind(account.not_before)
         .bind(account.created_at)
         .bind(account.last_login_at);
-    let (id,): (String,) = statement.fetch_one(connection).await?;
+    let (id,): (String,) = writing.one(statement).await?;
     Ok(id == account.id)
 }
 

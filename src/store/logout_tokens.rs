@@ -23,17 +23,13 @@ impl Store {
         token: &LogoutTokenRow,
         row: &RevocationRow,
     ) -> Result<Option<i64>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let received = sqlx::query(RECEIVE)
-            .bind(&token.name)
-            .bind(token.over_at)
-            .execute(&mut *transaction)
-            .await?;
-        if received.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        let receiving = sqlx::query(RECEIVE).bind(&token.name).bind(token.over_at);
+        if writing.execute(receiving).await? == 0 {
             return Ok(None);
         }
-        let written = write_revocations(&mut transaction, std::slice::from_ref(row)).await?;
-        transaction.commit().await?;
+        let written = write_revocations(&mut writing, std::slice::from_ref(row)).await?;
+        writing.commit().await?;
         Ok(written.first().copied())
     }
 
@@ -42,10 +38,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1")
-            .bind(now)
-            .execute(&self.pool)
-            .await?;
+        self.write(sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now)).await?;
         Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
-        Ok(statement.execute(&self.pool).await?.rows_affected() == 1)
+        Ok(self.write(statement).await? == 1)
     }
 
     /// Some of what is to be tried now, the one that waited longest in front.
@@ -55,7 +55,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn due_mail(&self, now: i64) -> Result<Vec<MailRow>, StoreError> {
-        Ok(sqlx::query_as(DUE).bind(now).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(DUE).bind(now).fetch_all(self.connections.read()).await?)
     }
 
     /// Takes a row to try it, and has it tried again at `again_at` if nothing more is heard: the
@@ -73,7 +73,10 @@ impl Store {
             .bind(&row.kind)
             .bind(&row.email)
             .bind(row.attempts);
-        Ok(statement.fetch_optional(&self.pool).await?)
+        let mut writing = self.connections.write().await?;
+        let claimed = writing.first(statement).await?;
+        writing.commit().await?;
+        Ok(claimed)
     }
 
     /// Has a row tried again then.
@@ -81,12 +84,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn postpone_mail(&self, row: &MailRow, next_at: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE mail_outbox SET next_at = $1 WHERE kind = $2 AND email = $3")
-            .bind(next_at)
-            .bind(&row.kind)
-            .bind(&row.email)
-            .execute(&self.pool)
-            .await?;
+        let postponing =
+            sqlx::query("UPDATE mail_outbox SET next_at = $1 WHERE kind = $2 AND email = $3");
+        self.write(postponing.bind(next_at).bind(&row.kind).bind(&row.email)).await?;
         Ok(())
     }
 
@@ -97,13 +97,14 @@ impl Store {
     pub async fn remove_mail(&self, row: &MailRow, now: i64) -> Result<(), StoreError> {
         let statement =
             sqlx::query("DELETE FROM mail_outbox WHERE kind = $1 AND email = $2 AND asked = $3");
-        let removed =
-            statement.bind(&row.kind).bind(&row.email).bind(row.asked).execute(&self.pool).await?;
-        if removed.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        let removing = statement.bind(&row.kind).bind(&row.email).bind(row.asked);
+        if writing.execute(removing).await? == 0 {
             let statement =
                 sqlx::query(BEGIN_ANEW).bind(now).bind(row.asked).bind(&row.kind).bind(&row.email);
-            statement.execute(&self.pool).await?;
+            writing.execute(statement).await?;
         }
+        writing.commit().await?;
         Ok(())
     }
 
@@ -112,16 +113,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn insert_link(&self, link: &LinkRow<'_>) -> Result<(), StoreError> {
-        sqlx::query(INSERT_LINK)
+        let making = sqlx::query(INSERT_LINK)
             .bind(link.digest)
             .bind(link.purpose)
             .bind(&link.account.id)
             .bind(&link.account.email)
             .bind(link.account.generation)
             .bind(link.created_at)
-            .bind(link.expires_at)
-            .execute(&self.pool)
-            .await?;
+            .bind(link.expires_at);
+        self.write(making).await?;
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Store {
             .bind(account)
             .bind(purpose)
             .bind(since)
-            .fetch_one(&self.pool)
+            .fetch_one(self.connections.read())
             .await?;
         Ok(count)
     }
@@ -158,7 +158,7 @@ impl Store {
             .bind(digest)
             .bind(purpose)
             .bind(now)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.connections.read())
             .await?)
     }
 
@@ -176,32 +176,18 @@ impl Store {
         revocation: RevocationRow,
         now: i64,
     ) -> Result<Option<i64>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let used = sqlx::query(USE_LINK)
-            .bind(now)
-            .bind(digest)
-            .bind("reset")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
-        if used.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("reset").bind(account);
+        if writing.execute(using).await? == 0 {
             return Ok(None);
         }
         // Whoever reads the mail has the address.
-        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
-        let changed = change_account(
-            &mut transaction,
-            account,
-            AccountChange::Password(hash),
-            revocation,
-            now,
-        )
-        .await?;
+        writing.execute(sqlx::query(VERIFIED).bind(account)).await?;
+        let changed =
+            change_account(&mut writing, account, AccountChange::Password(hash), revocation, now)
+                .await?;
         let Some(cutoff) = changed else { return Ok(None) };
-        transaction.commit().await?;
+        writing.commit().await?;
         Ok(Some(cutoff))
     }
 
@@ -216,22 +202,13 @@ impl Store {
         account: &str,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let used = sqlx::query(USE_LINK)
-            .bind(now)
-            .bind(digest)
-            .bind("verify")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
-        if used.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("verify").bind(account);
+        if writing.execute(using).await? == 0 {
             return Ok(false);
         }
-        sqlx::query("UPDATE accounts SET email_verified = 1 WHERE id = $1")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
+        writing.execute(sqlx::query(VERIFIED).bind(account)).await?;
+        writing.commit().await?;
         Ok(true)
     }
 
@@ -240,9 +217,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn prune_links(&self, before: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM mail_links WHERE expires_at < $1")
-            .bind(before)
-            .execute(&self.pool)
+        self.write(sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before))
             .await?;
         Ok(())
     }
@@ -263,6 +238,8 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
 
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1";
 
 const LINKS_SINCE: &str =
     "SELECT COUNT(*) FROM mail_links WHERE account = $1 AND purpose = $2 AND created_at > $3";

@@ -1,15 +1,17 @@
 //! What must outlive the process: one database, opened once, migrated at start.
 //!
 //! One SQL dialect for SQLite now and PostgreSQL later (CONTRACT §8): `TEXT`, `BIGINT` (Unix
-//! seconds) and `SMALLINT` (0, 1) columns, `$1` placeholders, no vendor functions, atomicity by
-//! conditional `UPDATE` and never by reading first. Each table's verbs stand in a file of their
-//! own, as `impl Store`; verbs that need the time are given `now`. What is secret is sealed with
-//! `[store] key` before it is written ([`Sealer`]): a leaked backup of the database forges nothing.
+//! seconds) and `SMALLINT` (0, 1) columns, `$1` placeholders, no vendor functions. Each table's
+//! verbs stand in a file of their own, as `impl Store`; verbs that need the time are given `now`.
+//! All writing happens in a `Writing`, a transaction of the one connection that may write; its
+//! commit is checked before anything is acknowledged. What is secret is sealed with `[store] key`
+//! before it is written ([`Sealer`]): a leaked backup of the database forges nothing.
 //!
 //! Lives as long as the process, and its tasks on the background runtime: a request line never
 //! waits for it, but for a login.
 
 mod accounts;
+mod connections;
 mod logout_tokens;
 mod mail;
 mod presence;
@@ -26,12 +28,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use sqlx::any::AnyPoolOptions;
+use sqlx::any::AnyArguments;
 use sqlx::migrate::MigrateError;
-use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+use sqlx::query::Query;
+use sqlx::{Any, Connection};
 use tokio::time::Instant;
 
 pub use self::accounts::{AccountChange, AccountRow};
+use self::connections::{Connections, probe, tables};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
 pub use self::presence::{PATIENCE, Presence};
@@ -61,7 +65,7 @@ impl StoreSettings {
 /// The database, and the key that seals what is secret in it. Clones share both.
 #[derive(Clone)]
 pub struct Store {
-    pool: AnyPool,
+    connections: Connections,
     sealer: Sealer,
     trouble: Arc<Mutex<Option<String>>>,
 }
@@ -146,32 +150,17 @@ impl Store {
         // a time one would fail. The lock goes with its handle at the end of this function, however
         // that ends.
         let _alone = lock(path, LOCKED_AT_MOST).await?;
-        // A pool tries for long to open what cannot be opened, and does not say why: one connection
-        // tells at once.
-        let mut first = AnyConnection::connect(&url(path)).await?;
-        // Before anything is written to it.
-        if matches!(tables(&mut first).await?, (1.., 0)) {
-            return Err(StoreError::Foreign { path: path.clone() });
-        }
-        set_up(&mut first).await?;
+        let url = url(path);
+        let mut first = probe(path, &url).await?;
+        MIGRATIONS.run(&mut first).await.map_err(|error| match error {
+            MigrateError::VersionMissing(step) => StoreError::Newer { path: path.clone(), step },
+            error => StoreError::Migrate(error),
+        })?;
+        let store = Self::new(Connections::open(&url).await?, settings);
+        // After the others were opened: with its last connection a database loses its `-wal`.
         first.close().await?;
-        let options = AnyPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .after_connect(|connection, _| Box::pin(set_up(connection)))
-            .after_release(|connection, _| Box::pin(is_settled(connection)));
-        let pool = options.connect(&url(path)).await?;
-        match MIGRATIONS.run(&pool).await {
-            Ok(()) => {
-                let store = Self::new(pool, settings);
-                store.check_key().await?;
-                Ok(store)
-            }
-            Err(MigrateError::VersionMissing(step)) => {
-                Err(StoreError::Newer { path: path.clone(), step })
-            }
-            Err(error) => Err(StoreError::Migrate(error)),
-        }
+        store.check_key().await?;
+        Ok(store)
     }
 
     /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None`
@@ -187,14 +176,13 @@ impl Store {
         }
         check_kind(&settings.database)?;
         install_drivers();
-        let options = AnyPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE);
-        let pool = options.connect(&format!("{}?mode=ro", url(&settings.database))).await?;
-        if let (_, 0) = tables(&pool).await? {
+        let connections = Connections::look(&url(&settings.database)).await?;
+        if let (_, 0) = tables(connections.read()).await? {
             return Err(StoreError::Foreign { path: settings.database.clone() });
         }
         let steps: Vec<(i64,)> =
             sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version")
-                .fetch_all(&pool)
+                .fetch_all(connections.read())
                 .await?;
         let path = || settings.database.clone();
         if let Some(&(step,)) = steps.iter().find(|(step,)| !MIGRATIONS.version_exists(*step)) {
@@ -203,11 +191,19 @@ impl Store {
         if steps.len() < MIGRATIONS.iter().count() {
             return Err(StoreError::Older { path: path() });
         }
-        Ok(Some(Self::new(pool, settings)))
+        Ok(Some(Self::new(connections, settings)))
     }
 
-    fn new(pool: AnyPool, settings: &StoreSettings) -> Self {
-        Self { pool, sealer: Sealer::new(settings.key.expose()), trouble: Arc::default() }
+    fn new(connections: Connections, settings: &StoreSettings) -> Self {
+        Self { connections, sealer: Sealer::new(settings.key.expose()), trouble: Arc::default() }
+    }
+
+    /// Writes with one statement, and says how many rows it has changed.
+    async fn write(&self, statement: Query<'_, Any, AnyArguments>) -> Result<u64, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let changed = writing.execute(statement).await?;
+        writing.commit().await?;
+        Ok(changed)
     }
 
     /// Somebody was told that the store is not available: it is in trouble until
@@ -228,11 +224,8 @@ impl Store {
         if self.problem().is_none() {
             return;
         }
-        let written = sqlx::query("UPDATE facts SET value = value WHERE name = $1")
-            .bind(KEY_CHECK)
-            .execute(&self.pool)
-            .await;
-        match written.map_err(StoreError::from) {
+        let trying = sqlx::query("UPDATE facts SET value = value WHERE name = $1").bind(KEY_CHECK);
+        match self.write(trying).await {
             Ok(_) => {
                 *self.trouble() = None;
                 tracing::info!("the database can be written again");
@@ -249,16 +242,12 @@ impl Store {
     /// start, not at the first login.
     async fn check_key(&self) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(KEY_CHECK, b"")?;
-        sqlx::query(
-            "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
-        )
-        .bind(KEY_CHECK)
-        .bind(sealed)
-        .execute(&self.pool)
-        .await?;
+        let noting =
+            "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        self.write(sqlx::query(noting).bind(KEY_CHECK).bind(sealed)).await?;
         let (sealed,): (String,) = sqlx::query_as("SELECT value FROM facts WHERE name = $1")
             .bind(KEY_CHECK)
-            .fetch_one(&self.pool)
+            .fetch_one(self.connections.read())
             .await?;
         self.sealer.open(KEY_CHECK, &sealed)?;
         Ok(())
@@ -266,7 +255,7 @@ impl Store {
 
     /// Waits for what is under way and closes the database.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.connections.close().await;
     }
 }
 
@@ -274,33 +263,6 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
-}
-
-/// What each connection begins with.
-async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    for pragma in PRAGMAS {
-        connection.execute(pragma).await?;
-    }
-    Ok(())
-}
-
-/// How many tables and the like there are, and how many of them are that of our schema's steps.
-async fn tables(
-    executor: impl Executor<'_, Database = sqlx::Any>,
-) -> Result<(i64, i64), sqlx::Error> {
-    let count = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
-    sqlx::query_as(count).fetch_one(executor).await
-}
-
-/// Whether a connection that comes back has no transaction any more; otherwise it is closed.
-///
-/// When the disk is full SQLite rolls back by itself, and the driver, whose own ROLLBACK then
-/// fails, counts a transaction that is none. Its next one would be a savepoint within nothing, or
-/// within one that nobody commits: acknowledged, and lost at the end of the process.
-async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    // What was dropped is rolled back by its own thread, in order: the answer to this comes after.
-    connection.ping().await?;
-    Ok(!connection.is_in_transaction())
 }
 
 fn shown(seconds: i64) -> impl std::fmt::Display {
@@ -430,9 +392,6 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// The fact that only the right key opens.
 const KEY_CHECK: &str = "key_check";
 
-/// Connections to the database: SQLite has one writer at a time, and readers beside it.
-const CONNECTIONS: u32 = 4;
-
 /// How long a process may take to bring the schema up to date, in which others wait.
 const LOCKED_AT_MOST: Duration = Duration::from_mins(1);
 
@@ -441,21 +400,13 @@ const LOCKED_IN_SILENCE: Duration = Duration::from_secs(2);
 
 const LOOK_AT_LOCK_EVERY: Duration = Duration::from_millis(20);
 
-/// How long a verb waits for a connection before it fails.
-const ACQUIRE: Duration = Duration::from_secs(10);
-
-/// `synchronous = FULL`: what was acknowledged survives a loss of power.
-const PRAGMAS: [&str; 4] = [
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-];
-
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
 
 #[cfg(test)]
 mod tests {
+    use sqlx::{AnyConnection, Executor};
+
+    use super::connections::ACQUIRE;
     use super::*;
 
     pub(super) fn settings(folder: &Path) -> StoreSettings {
@@ -478,11 +429,14 @@ mod tests {
         for (pragma, wanted) in
             [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)]
         {
-            let (value,): (i64,) = sqlx::query_as(pragma).fetch_one(&other.pool).await.unwrap();
+            let (value,): (i64,) =
+                sqlx::query_as(pragma).fetch_one(other.connections.writer()).await.unwrap();
             assert_eq!(value, wanted, "{pragma}");
         }
-        let (journal,): (String,) =
-            sqlx::query_as("PRAGMA journal_mode").fetch_one(&store.pool).await.unwrap();
+        let (journal,): (String,) = sqlx::query_as("PRAGMA journal_mode")
+            .fetch_one(store.connections.writer())
+            .await
+            .unwrap();
         assert_eq!(journal, "wal");
         store.close().await;
         other.close().await;
@@ -530,7 +484,7 @@ mod tests {
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
         let full = "CREATE TRIGGER full BEFORE INSERT ON revocations WHEN NEW.value LIKE 'full%' BEGIN SELECT RAISE(ROLLBACK, 'full'); END";
-        store.pool.execute(full).await.unwrap();
+        store.connections.writer().execute(full).await.unwrap();
         let row = |value: String| RevocationRow {
             kind: "sid".into(),
             value,
@@ -552,6 +506,45 @@ mod tests {
         }
     }
 
+    /// Outside a transaction the driver would drop an error of the commit.
+    #[tokio::test]
+    async fn only_a_writing_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        for pool in [store.connections.read(), store.connections.follow()] {
+            let error = pool.execute("INSERT INTO facts VALUES ('a', 'b')").await.unwrap_err();
+            assert!(error.to_string().contains("readonly"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_full_keeps_what_it_had_and_acknowledges_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let writer = store.connections.writer();
+        let (pages,): (i64,) = sqlx::query_as("PRAGMA page_count").fetch_one(writer).await.unwrap();
+        let limit = |most: i64| sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {most}"));
+        writer.execute(limit(pages + 2)).await.unwrap();
+        let row = |index: usize| RevocationRow {
+            kind: "jti".into(),
+            value: format!("{index:0500}"),
+            scope: "*".into(),
+            revoked_at: 1,
+            seq: 0,
+        };
+        let mut acknowledged = 0;
+        let error = loop {
+            match store.revoke(&[row(acknowledged)]).await {
+                Ok(_) => acknowledged += 1,
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("is full: free some space"), "{error}");
+        assert_eq!(store.revocations_after(0).await.unwrap().len(), acknowledged);
+        writer.execute(limit(1000)).await.unwrap();
+        store.revoke(&[row(acknowledged)]).await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_store_that_cannot_be_written_says_so_until_it_can() {
         let folder = tempfile::tempdir().unwrap();
@@ -561,14 +554,7 @@ mod tests {
         assert_eq!(store.problem(), None);
         let mut other = AnyConnection::connect(&url(&settings.database)).await.unwrap();
         other.execute("BEGIN IMMEDIATE").await.unwrap();
-        let mut connections = Vec::new();
-        for _ in 0..CONNECTIONS {
-            connections.push(store.pool.acquire().await.unwrap());
-        }
-        for connection in &mut connections {
-            connection.execute("PRAGMA busy_timeout = 1").await.unwrap();
-        }
-        drop(connections);
+        store.connections.writer().execute("PRAGMA busy_timeout = 1").await.unwrap();
         let error = store
             .revoke(&[RevocationRow {
                 kind: "sid".into(),
@@ -640,7 +626,8 @@ mod tests {
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
         store
-            .pool
+            .connections
+            .writer()
             .execute("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'later', 1, x'00', 0)")
             .await
             .unwrap();

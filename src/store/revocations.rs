@@ -1,8 +1,7 @@
 //! The table of revocations: written by the gateway and by `portcullis revoke`, followed by every
 //! process that has it open.
 
-use sqlx::AnyConnection;
-
+use super::connections::Writing;
 use super::{Store, StoreError};
 
 /// A row: by what, of whom, since when.
@@ -41,16 +40,12 @@ impl Store {
         rows: &[RevocationRow],
         sessions: &[RevocationRow],
     ) -> Result<Vec<i64>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let written = write_revocations(&mut transaction, rows).await?;
+        let mut writing = self.connections.write().await?;
+        let written = write_revocations(&mut writing, rows).await?;
         for RevocationRow { value, revoked_at, .. } in sessions {
-            sqlx::query(END_SESSION)
-                .bind(revoked_at)
-                .bind(value)
-                .execute(&mut *transaction)
-                .await?;
+            writing.execute(sqlx::query(END_SESSION).bind(revoked_at).bind(value)).await?;
         }
-        transaction.commit().await?;
+        writing.commit().await?;
         Ok(written)
     }
 
@@ -60,7 +55,7 @@ impl Store {
     /// [`StoreError::Database`]
     pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
         let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations")
-            .fetch_one(&self.pool)
+            .fetch_one(self.connections.read())
             .await?;
         Ok(seq)
     }
@@ -71,7 +66,7 @@ impl Store {
     /// [`StoreError::Database`]
     pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
         let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
-        Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(self.connections.follow()).await?)
     }
 
     /// Deletes the revocations of this scope that are older than `before`, in Unix seconds; `None`:
@@ -84,12 +79,11 @@ impl Store {
         scope: Option<&str>,
         before: i64,
     ) -> Result<(), StoreError> {
-        match scope {
+        let forgetting = match scope {
             Some(scope) => sqlx::query(PRUNE_SCOPE).bind(before).bind(scope),
             None => sqlx::query(PRUNE).bind(before),
-        }
-        .execute(&self.pool)
-        .await?;
+        };
+        self.write(forgetting).await?;
         Ok(())
     }
 }
@@ -97,7 +91,7 @@ impl Store {
 /// Writes revocations beside what else a transaction does, and tells their times as they are
 /// written.
 pub(super) async fn write_revocations(
-    transaction: &mut AnyConnection,
+    writing: &mut Writing,
     rows: &[RevocationRow],
 ) -> Result<Vec<i64>, StoreError> {
     let mut written = Vec::with_capacity(rows.len());
@@ -107,21 +101,20 @@ pub(super) async fn write_revocations(
             .bind(&row.value)
             .bind(&row.scope)
             .bind(row.revoked_at);
-        let (revoked_at,): (i64,) = statement.fetch_one(&mut *transaction).await?;
+        let (revoked_at,): (i64,) = writing.one(statement).await?;
         written.push(revoked_at);
     }
     Ok(written)
 }
 
-/// The latest cut-off of an account's tokens, whose `iss` has this scope; 0: none. Within a
-/// transaction that has written something, so that no other cut-off can be written before it ends.
+/// The latest cut-off of an account's tokens, whose `iss` has this scope; 0: none. No other can be
+/// written before the transaction ends.
 pub(super) async fn cutoff_of(
-    transaction: &mut AnyConnection,
+    writing: &mut Writing,
     account: &str,
     scope: &str,
 ) -> Result<i64, StoreError> {
-    let (cutoff,): (i64,) =
-        sqlx::query_as(CUTOFF).bind(account).bind(scope).fetch_one(transaction).await?;
+    let (cutoff,): (i64,) = writing.one(sqlx::query_as(CUTOFF).bind(account).bind(scope)).await?;
     Ok(cutoff)
 }
 
@@ -197,7 +190,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let insert = "INSERT INTO accounts VALUES ('u', 'u@x.example', NULL, '', '', 0, 0, 0, 0, 0, NULL, $1)";
-        sqlx::query(insert).bind(102_i64).execute(&store.pool).await.unwrap();
+        sqlx::query(insert).bind(102_i64).execute(store.connections.writer()).await.unwrap();
         for (kind, value, scope, asked, written) in [
             ("subject", "u", "*", 100, 102),
             ("subject", "u", "=x", 101, 102),

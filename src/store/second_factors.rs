@@ -35,7 +35,7 @@ impl Store {
     /// [`StoreError`]
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
         let row: Option<(String, Option<i64>, i64, i64)> =
-            sqlx::query_as(READ).bind(account).fetch_optional(&self.pool).await?;
+            sqlx::query_as(READ).bind(account).fetch_optional(self.connections.read()).await?;
         let Some((sealed, confirmed_at, last_step, blocked_until)) = row else { return Ok(None) };
         let secret = self.sealer.open(&place(account), &sealed)?;
         Ok(Some(SecondFactor {
@@ -58,14 +58,7 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(account), secret)?;
-        Ok(sqlx::query(BEGIN)
-            .bind(account)
-            .bind(sealed)
-            .bind(now)
-            .execute(&self.pool)
-            .await?
-            .rows_affected()
-            == 1)
+        Ok(self.write(sqlx::query(BEGIN).bind(account).bind(sealed).bind(now)).await? == 1)
     }
 
     /// From now on logins of the account ask for codes of this secret; `recovery` are the digests
@@ -81,29 +74,19 @@ impl Store {
         recovery: &[String],
         now: i64,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let confirmed = sqlx::query(CONFIRM)
-            .bind(now)
-            .bind(step)
-            .bind(account)
-            .bind(&factor.sealed)
-            .execute(&mut *transaction)
-            .await?;
-        if confirmed.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        let confirming =
+            sqlx::query(CONFIRM).bind(now).bind(step).bind(account).bind(&factor.sealed);
+        if writing.execute(confirming).await? == 0 {
             return Ok(false);
         }
-        sqlx::query("DELETE FROM recovery_codes WHERE account = $1")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
+        writing.execute(sqlx::query(FORGET_CODES).bind(account)).await?;
         for digest in recovery {
-            sqlx::query("INSERT INTO recovery_codes (account, digest) VALUES ($1, $2)")
-                .bind(account)
-                .bind(digest)
-                .execute(&mut *transaction)
-                .await?;
+            let adding =
+                sqlx::query("INSERT INTO recovery_codes (account, digest) VALUES ($1, $2)");
+            writing.execute(adding.bind(account).bind(digest)).await?;
         }
-        transaction.commit().await?;
+        writing.commit().await?;
         Ok(true)
     }
 
@@ -113,8 +96,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn take_code(&self, account: &str, step: i64) -> Result<bool, StoreError> {
-        Ok(sqlx::query(TAKE).bind(step).bind(account).execute(&self.pool).await?.rows_affected()
-            == 1)
+        Ok(self.write(sqlx::query(TAKE).bind(step).bind(account)).await? == 1)
     }
 
     /// Uses a recovery code up. False: the account has no such code (any more).
@@ -124,13 +106,13 @@ impl Store {
     pub async fn use_recovery_code(&self, account: &str, digest: &str) -> Result<bool, StoreError> {
         let statement =
             sqlx::query("DELETE FROM recovery_codes WHERE account = $1 AND digest = $2");
-        if statement.bind(account).bind(digest).execute(&self.pool).await?.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        if writing.execute(statement.bind(account).bind(digest)).await? == 0 {
             return Ok(false);
         }
-        sqlx::query("UPDATE second_factors SET failures = 0 WHERE account = $1")
-            .bind(account)
-            .execute(&self.pool)
-            .await?;
+        let statement = sqlx::query("UPDATE second_factors SET failures = 0 WHERE account = $1");
+        writing.execute(statement.bind(account)).await?;
+        writing.commit().await?;
         Ok(true)
     }
 
@@ -144,7 +126,7 @@ impl Store {
         most: i64,
         until: i64,
     ) -> Result<(), StoreError> {
-        sqlx::query(COUNT_WRONG).bind(account).bind(most).bind(until).execute(&self.pool).await?;
+        self.write(sqlx::query(COUNT_WRONG).bind(account).bind(most).bind(until)).await?;
         Ok(())
     }
 
@@ -153,17 +135,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn remove_second_factor(&self, account: &str) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query("DELETE FROM recovery_codes WHERE account = $1")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
-        let removed = sqlx::query("DELETE FROM second_factors WHERE account = $1")
-            .bind(account)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(removed.rows_affected() == 1)
+        let mut writing = self.connections.write().await?;
+        writing.execute(sqlx::query(FORGET_CODES).bind(account)).await?;
+        let statement = sqlx::query("DELETE FROM second_factors WHERE account = $1").bind(account);
+        let removed = writing.execute(statement).await?;
+        writing.commit().await?;
+        Ok(removed == 1)
     }
 
     /// The key that recovery codes are digested with.
@@ -186,6 +163,8 @@ const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, co
 
 const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
     WHERE account = $3 AND secret = $4 AND confirmed_at IS NULL";
+
+const FORGET_CODES: &str = "DELETE FROM recovery_codes WHERE account = $1";
 
 const TAKE: &str = "UPDATE second_factors SET last_step = $1, failures = 0 \
     WHERE account = $2 AND confirmed_at IS NOT NULL AND last_step < $1";

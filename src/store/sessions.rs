@@ -1,7 +1,6 @@
 //! The table of sessions: one row is one family of refresh tokens.
 
-use sqlx::AnyConnection;
-
+use super::connections::Writing;
 use super::revocations::{cutoff_of, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
 
@@ -62,8 +61,8 @@ impl Store {
         session: &SessionRow,
         scope: &str,
     ) -> Result<Option<Issued>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let opened = sqlx::query(OPEN)
+        let mut writing = self.connections.write().await?;
+        let opening = sqlx::query(OPEN)
             .bind(&session.id)
             .bind(&session.account)
             .bind(session.generation)
@@ -71,19 +70,14 @@ impl Store {
             .bind(session.created_at)
             .bind(session.rotated_at)
             .bind(&session.address)
-            .bind(&session.user_agent)
-            .execute(&mut *transaction)
-            .await?;
-        if opened.rows_affected() == 0 {
+            .bind(&session.user_agent);
+        if writing.execute(opening).await? == 0 {
             return Ok(None);
         }
-        sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2")
-            .bind(session.created_at)
-            .bind(&session.account)
-            .execute(&mut *transaction)
-            .await?;
-        let issued = issue(&mut transaction, &session.id, scope, session.created_at).await?;
-        transaction.commit().await?;
+        let noting = sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2");
+        writing.execute(noting.bind(session.created_at).bind(&session.account)).await?;
+        let issued = issue(&mut writing, &session.id, scope, session.created_at).await?;
+        writing.commit().await?;
         Ok(issued)
     }
 
@@ -100,31 +94,29 @@ impl Store {
         scope: &str,
         now: i64,
     ) -> Result<Option<Issued>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let rotated = sqlx::query(ROTATE)
+        let mut writing = self.connections.write().await?;
+        let rotating = sqlx::query(ROTATE)
             .bind(used.rotated_at)
             .bind(&used.id)
             .bind(used.counter)
             .bind(stale.created_at)
             .bind(stale.rotated_at)
             .bind(&used.address)
-            .bind(&used.user_agent)
-            .execute(&mut *transaction)
-            .await?;
-        if rotated.rows_affected() == 0 {
+            .bind(&used.user_agent);
+        if writing.execute(rotating).await? == 0 {
             return Ok(None);
         }
         let forgetting =
             sqlx::query("DELETE FROM used_refresh_tokens WHERE session = $1 AND used_at <= $2")
                 .bind(&used.id);
-        forgetting.bind(stale.used_at).execute(&mut *transaction).await?;
+        writing.execute(forgetting.bind(stale.used_at)).await?;
         let noting = sqlx::query(
             "INSERT INTO used_refresh_tokens (session, counter, used_at) VALUES ($1, $2, $3)",
         )
         .bind(&used.id);
-        noting.bind(used.counter).bind(used.rotated_at).execute(&mut *transaction).await?;
-        let issued = issue(&mut transaction, &used.id, scope, now).await?;
-        transaction.commit().await?;
+        writing.execute(noting.bind(used.counter).bind(used.rotated_at)).await?;
+        let issued = issue(&mut writing, &used.id, scope, now).await?;
+        writing.commit().await?;
         Ok(issued)
     }
 
@@ -138,7 +130,7 @@ impl Store {
             "SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2",
         );
         let used: Option<(i64,)> =
-            asking.bind(session).bind(counter).fetch_optional(&self.pool).await?;
+            asking.bind(session).bind(counter).fetch_optional(self.connections.read()).await?;
         Ok(used.map(|(at,)| at))
     }
 
@@ -152,14 +144,9 @@ impl Store {
         scope: &str,
         now: i64,
     ) -> Result<Option<Issued>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        // What is written first keeps others from writing.
-        sqlx::query("UPDATE sessions SET counter = counter WHERE id = $1")
-            .bind(session)
-            .execute(&mut *transaction)
-            .await?;
-        let issued = issue(&mut transaction, session, scope, now).await?;
-        transaction.commit().await?;
+        let mut writing = self.connections.write().await?;
+        let issued = issue(&mut writing, session, scope, now).await?;
+        writing.commit().await?;
         Ok(issued)
     }
 
@@ -169,7 +156,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn live_session(&self, id: &str) -> Result<Option<SessionRow>, StoreError> {
-        Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(&self.pool).await?)
+        Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(self.connections.read()).await?)
     }
 
     /// The account of a session that goes on.
@@ -177,7 +164,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn account_of_session(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(&self.pool).await?)
+        Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.read()).await?)
     }
 
     /// The sessions of an account that go on, the one used last in front.
@@ -193,7 +180,7 @@ impl Store {
             .bind(account)
             .bind(stale.created_at)
             .bind(stale.rotated_at);
-        Ok(statement.fetch_all(&self.pool).await?)
+        Ok(statement.fetch_all(self.connections.read()).await?)
     }
 
     /// Ends a session of `account` and revokes its access tokens, in one step. False: there is no
@@ -208,14 +195,13 @@ impl Store {
         revocation: &RevocationRow,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        let ended =
-            sqlx::query(END).bind(now).bind(id).bind(account).execute(&mut *transaction).await?;
-        if ended.rows_affected() == 0 {
+        let mut writing = self.connections.write().await?;
+        let ending = sqlx::query(END).bind(now).bind(id).bind(account);
+        if writing.execute(ending).await? == 0 {
             return Ok(false);
         }
-        write_revocations(&mut transaction, std::slice::from_ref(revocation)).await?;
-        transaction.commit().await?;
+        write_revocations(&mut writing, std::slice::from_ref(revocation)).await?;
+        writing.commit().await?;
         Ok(true)
     }
 
@@ -224,31 +210,28 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn prune_sessions(&self, stale: Stale) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM sessions WHERE created_at <= $1 OR rotated_at <= $2")
-            .bind(stale.created_at)
-            .bind(stale.rotated_at)
-            .execute(&self.pool)
-            .await?;
+        let forgetting =
+            sqlx::query("DELETE FROM sessions WHERE created_at <= $1 OR rotated_at <= $2");
+        self.write(forgetting.bind(stale.created_at).bind(stale.rotated_at)).await?;
         Ok(())
     }
 }
 
 /// Notes that an access token is issued to a session's account, and when it says that it was: past
-/// every cut-off that stands. In a transaction that has written something, so that whatever is
-/// revoked comes before it or after.
+/// every cut-off that stands. Nobody else writes meanwhile: whatever is revoked comes before it or
+/// after.
 ///
 /// # Errors
 /// [`StoreError::CutOffAhead`]: what the transaction has written must not stay.
 async fn issue(
-    transaction: &mut AnyConnection,
+    writing: &mut Writing,
     session: &str,
     scope: &str,
     now: i64,
 ) -> Result<Option<Issued>, StoreError> {
-    let account: Option<AccountRow> =
-        sqlx::query_as(ACCOUNT).bind(session).fetch_optional(&mut *transaction).await?;
+    let account: Option<AccountRow> = writing.first(sqlx::query_as(ACCOUNT).bind(session)).await?;
     let Some(account) = account else { return Ok(None) };
-    let cutoff = cutoff_of(&mut *transaction, &account.id, scope).await?.max(account.not_before);
+    let cutoff = cutoff_of(writing, &account.id, scope).await?.max(account.not_before);
     let issued_at = now.max(cutoff.saturating_add(1));
     if issued_at > now.saturating_add(MOST_AHEAD) {
         return Err(StoreError::CutOffAhead { until: cutoff });
@@ -256,7 +239,7 @@ async fn issue(
     let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1")
         .bind(issued_at)
         .bind(&account.id);
-    noted.execute(transaction).await?;
+    writing.execute(noted).await?;
     Ok(Some(Issued { account, issued_at }))
 }
 

@@ -45,7 +45,7 @@ impl Store {
     /// [`StoreError::Database`], or [`StoreError::Seal`] where a key does not open.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number")
-            .fetch_all(&self.pool)
+            .fetch_all(self.connections.read())
             .await?;
         rows.into_iter()
             .map(|row| {
@@ -63,7 +63,7 @@ impl Store {
     /// [`StoreError::Database`]
     pub async fn signing_key_numbers(&self) -> Result<Vec<i64>, StoreError> {
         let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number")
-            .fetch_all(&self.pool)
+            .fetch_all(self.connections.read())
             .await?;
         Ok(rows.into_iter().map(|(number,)| number).collect())
     }
@@ -74,16 +74,14 @@ impl Store {
     /// [`StoreError::Database`]
     pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(&key.kid), key.private.as_bytes())?;
-        let written = sqlx::query(INSERT)
+        let adding = sqlx::query(INSERT)
             .bind(key.number)
             .bind(&key.kid)
             .bind(&key.algorithm)
             .bind(sealed)
             .bind(key.created_at)
-            .bind(key.signs_from)
-            .execute(&self.pool)
-            .await?;
-        Ok(written.rows_affected() == 1)
+            .bind(key.signs_from);
+        Ok(self.write(adding).await? == 1)
     }
 
     /// Forgets a key whose last token has expired.
@@ -91,10 +89,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn delete_signing_key(&self, number: i64) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM signing_keys WHERE number = $1")
-            .bind(number)
-            .execute(&self.pool)
-            .await?;
+        self.write(sqlx::query("DELETE FROM signing_keys WHERE number = $1").bind(number)).await?;
         Ok(())
     }
 

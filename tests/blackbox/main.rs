@@ -38,6 +38,7 @@ mod routing;
 mod second_factor;
 mod sessions;
 mod smtp;
+mod store;
 mod streaming;
 mod target;
 mod tls;

@@ -1,0 +1,95 @@
+//! The store when it does not take what is written: nothing is acknowledged, and nothing is lost.
+
+use serde_json::{Value, json};
+use sqlx::{Connection, Executor};
+
+use crate::harness::Gateway;
+use crate::harness::accounts::{PASSWORD, open};
+
+/// Statements that make the next commit after a change of these tables fail, as a full disk does:
+/// the statement itself succeeds.
+const FAIL: [&str; 6] = [
+    "CREATE TABLE unmet (a TEXT REFERENCES facts (name) DEFERRABLE INITIALLY DEFERRED)",
+    "CREATE TRIGGER fail_1 AFTER INSERT ON accounts BEGIN INSERT INTO unmet VALUES ('-'); END",
+    "CREATE TRIGGER fail_2 AFTER UPDATE ON sessions BEGIN INSERT INTO unmet VALUES ('-'); END",
+    "CREATE TRIGGER fail_3 AFTER INSERT ON revocations BEGIN INSERT INTO unmet VALUES ('-'); END",
+    "CREATE TRIGGER fail_4 AFTER UPDATE ON mail_outbox BEGIN INSERT INTO unmet VALUES ('-'); END",
+    "CREATE TRIGGER fail_5 AFTER DELETE ON mail_outbox BEGIN INSERT INTO unmet VALUES ('-'); END",
+];
+
+const RECOVER: [&str; 6] = [
+    "DROP TRIGGER fail_1",
+    "DROP TRIGGER fail_2",
+    "DROP TRIGGER fail_3",
+    "DROP TRIGGER fail_4",
+    "DROP TRIGGER fail_5",
+    "DROP TABLE unmet",
+];
+
+async fn run(gateway: &Gateway, statements: &[&'static str]) {
+    let url = format!("sqlite://{}", gateway.path("portcullis.db").display());
+    let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    for statement in statements {
+        connection.execute(*statement).await.unwrap();
+    }
+    connection.close().await.unwrap();
+}
+
+async fn register(gateway: &Gateway, email: &str) -> crate::harness::Response {
+    let body = json!({ "email": email, "password": PASSWORD });
+    gateway.post("/auth/register", &body).send().await
+}
+
+#[tokio::test]
+async fn a_failed_commit_is_never_acknowledged() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let refresh = json!({ "refresh_token": tokens.refresh });
+    let revocation = json!({ "jti": tokens.claims()["jti"] });
+    run(&gateway, &FAIL).await;
+
+    register(&gateway, "bob@example.com").await.is(503, "store_unavailable");
+    gateway.refresh(&tokens.refresh).await.is(503, "store_unavailable");
+    gateway.post("/auth/logout", &refresh).send().await.is(503, "store_unavailable");
+    let problem = gateway.admin("/readyz").await.json()["problems"]["store"].clone();
+    assert!(problem.as_str().is_some_and(|told| told.contains("does not answer")), "{problem}");
+    let (code, told, error) =
+        gateway.command(&["revoke", "--jti", revocation["jti"].as_str().unwrap()]).await;
+    assert_eq!((code, told.as_str()), (1, ""), "{error}");
+    assert!(error.contains("not revoked"), "{error}");
+    let (code, told, error) = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
+    assert_eq!((code, told.as_str()), (1, ""), "{error}");
+    let file = gateway.path("accounts.csv");
+    std::fs::write(&file, "email\ncarl@example.com\n").unwrap();
+    let (code, told, error) = gateway.command(&["user", "import", file.to_str().unwrap()]).await;
+    assert_eq!((code, told.as_str()), (1, ""), "{error}");
+    assert_eq!(gateway.reaches(&tokens.access).await, 200, "nothing was revoked");
+
+    run(&gateway, &RECOVER).await;
+    let (_, accounts, _) = gateway.command(&["user", "list", "--json"]).await;
+    let accounts: Vec<Value> = serde_json::from_str(&accounts).unwrap();
+    assert_eq!(accounts.len(), 1, "nobody was added: {accounts:?}");
+    assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
+    assert_eq!(gateway.refresh(&tokens.refresh).await.status, 200, "it was not used up");
+}
+
+/// A message whose claim is not written would be sent again at every look.
+#[tokio::test]
+async fn mail_whose_claim_cannot_be_written_is_not_sent() {
+    let gateway = Gateway::start(&open("mail = { folder = 'mail' }")).await;
+    gateway.register("ann@example.com").await;
+    run(&gateway, &FAIL).await;
+    let asking = json!({ "email": "ann@example.com" });
+    assert_eq!(gateway.post("/auth/password/forgot", &asking).send().await.status, 202);
+    let waits = "mail waits: the store or the system does not let it be sent";
+    gateway.log().until("mail waits", |line| line["message"] == waits).await;
+    assert!(!gateway.path("mail").exists() || sent(&gateway) == 0);
+    run(&gateway, &RECOVER).await;
+    gateway.log().until("it has left", |line| line["message"] == "mail_sent").await;
+    assert_eq!(sent(&gateway), 1);
+}
+
+fn sent(gateway: &Gateway) -> usize {
+    std::fs::read_dir(gateway.path("mail")).unwrap().count()
+}
