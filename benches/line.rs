@@ -73,7 +73,7 @@ fn main() {
         }
     }
     if wanted("one more revocation") {
-        let list = RevocationList::new();
+        let list = RevocationList::default();
         list.add(revocations());
         let more: Vec<_> =
             (0..iterations).map(|index| revocation(RevokedBy::Sid, 1_000_000 + index)).collect();
@@ -142,7 +142,7 @@ impl Bench {
         let rs256 = rsa.sign(rsa.default_algorithm(), None, "JWT", &mint("rsa")).expect("it signs");
         let snapshot = compile(table(routes));
         let known = Mutex::new(TokenCache::new(snapshot.token_cache, Metrics::new().token_cache()));
-        Self { snapshot, known, revoked: RevocationList::new(), hs256, rs256 }
+        Self { snapshot, known, revoked: RevocationList::default(), hs256, rs256 }
     }
 
     fn request(&self, case: Case) -> Parts {

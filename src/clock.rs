@@ -1,7 +1,8 @@
 //! What time it is: the system's, or one that a test sets.
 //!
 //! The one place that asks the operating system. It tells the time of day, which may jump when the
-//! system's clock is set; what measures a duration uses `std::time::Instant`.
+//! system's clock is set, and how long the process has run, which does not; what measures a short
+//! duration uses `std::time::Instant`.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,31 +15,57 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System,
+    System { made: Instant },
+    Fixed(Arc<Fixed>),
+}
+
+#[derive(Debug)]
+struct Fixed {
     /// Nanoseconds since 1970.
-    Fixed(Arc<AtomicU64>),
+    time: AtomicU64,
+    /// Nanoseconds.
+    running: AtomicU64,
 }
 
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
-        Self(Source::System)
+        Self(Source::System { made: Instant::now() })
     }
 
     /// A clock that stands at `unix_seconds` (seconds since 1970, until the year 2554) until it is
     /// moved, for tests.
     pub fn fixed(unix_seconds: u64) -> Self {
-        Self(Source::Fixed(Arc::new(AtomicU64::new(unix_seconds.saturating_mul(NANOS_PER_SECOND)))))
+        let time = AtomicU64::new(unix_seconds.saturating_mul(NANOS_PER_SECOND));
+        Self(Source::Fixed(Arc::new(Fixed { time, running: AtomicU64::new(0) })))
+    }
+
+    /// Sets the time of day of a fixed clock and all its clones, as an operator sets a clock that is
+    /// wrong: no time passes. On the system's clock it does nothing.
+    pub fn set(&self, unix_seconds: u64) {
+        if let Source::Fixed(fixed) = &self.0 {
+            fixed.time.store(unix_seconds.saturating_mul(NANOS_PER_SECOND), Ordering::Release);
+        }
     }
 
     /// Moves a fixed clock, and all its clones, forward by `duration` (at most 584 years in all).
     /// The system's clock is not ours to move: there it does nothing.
     pub fn advance(&self, duration: Duration) {
-        if let Source::Fixed(nanos) = &self.0 {
+        if let Source::Fixed(fixed) = &self.0 {
             let by = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
             let move_on = |now: u64| Some(now.saturating_add(by));
             // Cannot fail: the closure never returns `None`.
-            let _ = nanos.fetch_update(Ordering::AcqRel, Ordering::Acquire, move_on);
+            let _ = fixed.time.fetch_update(Ordering::AcqRel, Ordering::Acquire, move_on);
+            let _ = fixed.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, move_on);
+        }
+    }
+
+    /// How long ago this clock, or the one it is a clone of, was made, by the monotonic clock:
+    /// setting the time of day does not change it. A suspended machine counts nothing.
+    pub fn running(&self) -> Duration {
+        match &self.0 {
+            Source::System { made } => made.elapsed(),
+            Source::Fixed(fixed) => Duration::from_nanos(fixed.running.load(Ordering::Acquire)),
         }
     }
 
@@ -51,7 +78,7 @@ impl Clock {
     /// already: the system's time of day is asked once a second in each thread, so a step of it is
     /// seen a second later at most.
     pub fn unix_time_at(&self, moment: Instant) -> Duration {
-        let Source::System = &self.0 else { return self.unix_time() };
+        let Source::System { .. } = &self.0 else { return self.unix_time() };
         match ANCHOR.get() {
             Some((asked, then)) if moment >= asked && moment - asked < ANCHOR_HOLDS => {
                 then + (moment - asked)
@@ -68,7 +95,7 @@ impl Clock {
     /// stands before 1970.
     pub fn unix_time(&self) -> Duration {
         match &self.0 {
-            Source::System => {
+            Source::System { .. } => {
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "this is the Clock that everybody else asks"
@@ -76,7 +103,7 @@ impl Clock {
                 let now = SystemTime::now();
                 now.duration_since(UNIX_EPOCH).unwrap_or_default()
             }
-            Source::Fixed(nanos) => Duration::from_nanos(nanos.load(Ordering::Acquire)),
+            Source::Fixed(fixed) => Duration::from_nanos(fixed.time.load(Ordering::Acquire)),
         }
     }
 }
@@ -102,6 +129,9 @@ mod tests {
         clone.advance(Duration::from_millis(1_500));
         assert_eq!(clock.unix_seconds(), 1_700_000_001);
         assert_eq!(clock.unix_time(), Duration::from_millis(1_700_000_001_500));
+        clone.set(1_800_000_000);
+        assert_eq!(clock.unix_seconds(), 1_800_000_000);
+        assert_eq!(clock.running(), Duration::from_millis(1_500), "no time has passed");
     }
 
     #[test]

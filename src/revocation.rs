@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -17,7 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::store::{LogoutTokenRow, Presence, REVOCATIONS_PAGE, RevocationRow, Store, StoreError};
+use crate::store::{
+    LogoutTokenRow, Older, Presence, REVOCATIONS_PAGE, RevocationRow, Store, StoreError,
+};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
 
@@ -99,7 +101,16 @@ pub struct Revocations {
     writes: TaskTracker,
     /// How much of the table the list holds.
     seen: AtomicI64,
+    counted: Mutex<Counted>,
     retention: RwLock<Retention>,
+}
+
+/// For how many seconds gateways have run on the store, as this one noted it last, and when that
+/// was by [`Clock::running`]. It never gets ahead of the time that has really passed.
+#[derive(Debug)]
+struct Counted {
+    seconds: i64,
+    at: Duration,
 }
 
 impl Revocations {
@@ -114,8 +125,13 @@ impl Revocations {
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Arc<Self>, StoreError> {
+        let seconds = match &store {
+            Some(store) => store.note_running(0).await?,
+            None => 0,
+        };
         let revocations = Self {
-            list: Arc::new(RevocationList::new()),
+            list: Arc::new(RevocationList::new(clock.clone())),
+            counted: Mutex::new(Counted { seconds, at: clock.running() }),
             store,
             clock,
             metrics,
@@ -125,7 +141,6 @@ impl Revocations {
             retention: RwLock::new(retention),
         };
         revocations.catch_up().await?;
-        revocations.prune_list();
         Ok(Arc::new(revocations))
     }
 
@@ -285,23 +300,44 @@ impl Revocations {
         }
     }
 
+    /// Forgets what is old by the time of day and by the time that has really passed: a clock that
+    /// is ahead for a minute would otherwise bring revoked tokens back to life.
     async fn prune(&self) -> Result<(), StoreError> {
-        self.prune_list();
+        let (now, retention) = (self.clock.unix_seconds(), self.retention());
+        self.list.prune(|scope, at, known| {
+            let kept = retention.seconds(scope);
+            at.saturating_add(kept) < now && kept < known
+        });
+        self.metrics.revocations(self.list.len());
         let Some(store) = &self.store else { return Ok(()) };
-        let now = self.clock.unix_seconds();
         store.prune_logout_tokens(now.cast_signed()).await?;
-        let before = |seconds: u64| now.saturating_sub(seconds).cast_signed();
-        let retention = self.retention();
+        let counted = self.count(store).await?;
+        let before = |seconds: u64| {
+            let seconds = seconds.cast_signed();
+            Older {
+                revoked_at: now.cast_signed().saturating_sub(seconds),
+                noted_at: counted - COUNTED_AT_ONCE.as_secs().cast_signed() - seconds,
+            }
+        };
         for (scope, &seconds) in &retention.of {
             store.prune_revocations(Some(&written(scope)), before(seconds)).await?;
         }
         store.prune_revocations(None, before(retention.longest)).await
     }
 
-    fn prune_list(&self) {
-        let (now, retention) = (self.clock.unix_seconds(), self.retention());
-        self.list.prune(|scope, at| at.saturating_add(retention.seconds(scope)) < now);
-        self.metrics.revocations(self.list.len());
+    /// Counts the time since this was last done, and tells for how many seconds gateways have run
+    /// on the store.
+    async fn count(&self, store: &Store) -> Result<i64, StoreError> {
+        let now = self.clock.running();
+        let counted = {
+            let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            // What is written meanwhile is noted with the earlier count.
+            let passed = now.saturating_sub(counted.at).min(COUNTED_AT_ONCE);
+            counted.seconds.saturating_add(passed.as_secs().cast_signed())
+        };
+        let seconds = store.note_running(counted).await?;
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Counted { seconds, at: now };
+        Ok(seconds)
     }
 
     fn retention(&self) -> Retention {
@@ -407,6 +443,10 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 
 /// How often what is over is forgotten.
 const PRUNE_EVERY: Duration = Duration::from_mins(1);
+
+/// How much time is counted at once, at most: a row may be noted with a count that is this old, and
+/// is kept for so much longer.
+const COUNTED_AT_ONCE: Duration = Duration::from_hours(1);
 
 /// How long revocations of every issuer are kept at least: a section may be taken out of the file
 /// and put back.
@@ -630,10 +670,52 @@ mod tests {
             2,
             "those of every issuer, and of one that is not in the file, stay for a day"
         );
+        let pass = async |hours| {
+            for _ in 0..hours {
+                clock.advance(Duration::from_hours(1));
+                revocations.prune().await.unwrap();
+            }
+        };
+        pass(3).await;
         assert_eq!(load(Some(store(&folder).await), &clock).await.list().len(), 2);
-        clock.advance(Duration::from_hours(24));
-        revocations.prune().await.unwrap();
+        pass(24).await;
         assert!(revocations.list().is_empty());
+        let later = load(Some(store(&folder).await), &clock).await;
+        assert_eq!(later.list().len(), 1, "the last row stays, so that no number is given twice");
+    }
+
+    /// Whether a clock is ahead at the start or later, for a minute or for longer, the row and the
+    /// entry stay until the time has really passed; restarts do not add up to more.
+    #[tokio::test]
+    async fn a_clock_that_was_ahead_brings_no_revoked_token_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::fixed(NOW);
+        let revocations = load(Some(store(&folder).await), &clock).await;
+        revocations.revoke_all(vec![sid("a", corp(), NOW), sid("b", corp(), NOW)]).await.unwrap();
+        clock.set(NOW + 2 * 24 * 3600);
+        revocations.prune().await.unwrap();
+        assert_eq!(revocations.list().len(), 2);
+        for _ in 0..20 {
+            // Another process, whose own clock begins anew.
+            let ahead = Clock::fixed(NOW + 2 * 24 * 3600);
+            let again = load(Some(store(&folder).await), &ahead).await;
+            again.prune().await.unwrap();
+            ahead.advance(Duration::from_mins(1));
+            again.prune().await.unwrap();
+            assert_eq!(again.list().len(), 2);
+        }
+        clock.set(NOW);
+        let again = load(Some(store(&folder).await), &clock).await;
+        assert!(again.list().holds(&sid("a", corp(), NOW)));
+        // A gateway that is restarted often forgets all the same.
+        for hour in 1..=4 {
+            let restarted = Clock::fixed(NOW + hour * 3600);
+            let again = load(Some(store(&folder).await), &restarted).await;
+            restarted.advance(Duration::from_hours(1));
+            again.prune().await.unwrap();
+        }
+        let again = load(Some(store(&folder).await), &clock).await;
+        assert_eq!(again.list().len(), 1);
     }
 
     #[tokio::test]

@@ -39,7 +39,7 @@ use self::connections::{Connections, probe, tables};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
 pub use self::presence::{PATIENCE, Presence};
-pub use self::revocations::{REVOCATIONS_PAGE, RevocationRow};
+pub use self::revocations::{Older, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
 pub use self::sessions::{Issued, SessionRow, Stale};

@@ -19,6 +19,16 @@ pub struct RevocationRow {
     pub seq: i64,
 }
 
+/// Which revocations are old: both must be true of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Older {
+    /// Revoked before then, in Unix seconds.
+    pub revoked_at: i64,
+    /// Written before gateways had run on the database for so many seconds: what a clock that is
+    /// ahead makes old is not.
+    pub noted_at: i64,
+}
+
 impl Store {
     /// Writes revocations, all or none. One that is there already keeps the later time, and is told
     /// to those who follow again. Returned are the times as they were written: a subject's cut-off
@@ -69,22 +79,39 @@ impl Store {
         Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(self.connections.follow()).await?)
     }
 
-    /// Deletes the revocations of this scope that are older than `before`, in Unix seconds; `None`:
-    /// of every scope.
+    /// Deletes the revocations of this scope that are older; `None`: of every scope. Others can
+    /// write in between.
     ///
     /// # Errors
     /// [`StoreError::Database`]
     pub async fn prune_revocations(
         &self,
         scope: Option<&str>,
-        before: i64,
+        Older { revoked_at, noted_at }: Older,
     ) -> Result<(), StoreError> {
-        let forgetting = match scope {
-            Some(scope) => sqlx::query(PRUNE_SCOPE).bind(before).bind(scope),
-            None => sqlx::query(PRUNE).bind(before),
-        };
-        self.write(forgetting).await?;
-        Ok(())
+        loop {
+            let forgetting = match scope {
+                Some(scope) => sqlx::query(PRUNE_SCOPE).bind(revoked_at).bind(noted_at).bind(scope),
+                None => sqlx::query(PRUNE).bind(revoked_at).bind(noted_at),
+            };
+            if self.write(forgetting).await? < PRUNED_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes that gateways have run on this database for so many seconds, unless more are noted.
+    /// Returned is what is noted now. Revocations are written beside it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn note_running(&self, seconds: i64) -> Result<i64, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let (noted,): (i64,) = writing.one(sqlx::query_as(RUNNING)).await?;
+        let seconds = seconds.max(noted);
+        writing.execute(sqlx::query(NOTE_RUNNING).bind(seconds.to_string())).await?;
+        writing.commit().await?;
+        Ok(seconds)
     }
 }
 
@@ -123,10 +150,10 @@ pub const REVOCATIONS_PAGE: usize = 10_000;
 
 /// A subject that is an account of ours may have a token whose `iat` is ahead of the time, past an
 /// earlier cut-off. `WHERE true` tells SQLite's parser that `ON CONFLICT` is no join.
-const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq) \
+const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq, noted_at) \
     SELECT $1, $2, $3, COALESCE((SELECT issued_at FROM accounts WHERE id = $2 AND issued_at > $4 AND $1 = 'subject'), $4), \
-    COALESCE(MAX(seq), 0) + 1 FROM revocations WHERE true \
-    ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, revoked_at = CASE \
+    COALESCE(MAX(seq), 0) + 1, COALESCE((SELECT CAST(value AS BIGINT) FROM facts WHERE name = 'running_seconds'), 0) FROM revocations WHERE true \
+    ON CONFLICT (kind, value, scope) DO UPDATE SET seq = excluded.seq, noted_at = excluded.noted_at, revoked_at = CASE \
     WHEN excluded.revoked_at > revocations.revoked_at THEN excluded.revoked_at ELSE revocations.revoked_at END RETURNING revoked_at";
 
 const CUTOFF: &str = "SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1 AND scope IN ('*', $2)";
@@ -135,10 +162,20 @@ const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND e
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
 
-const PRUNE: &str =
-    "DELETE FROM revocations WHERE revoked_at < $1 AND seq < (SELECT MAX(seq) FROM revocations)";
+const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
+    AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
 
-const PRUNE_SCOPE: &str = "DELETE FROM revocations WHERE revoked_at < $1 AND scope = $2 AND seq < (SELECT MAX(seq) FROM revocations)";
+const PRUNE_SCOPE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
+    AND scope = $3 AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
+
+/// How many rows one transaction deletes, as the statements say: more would keep others from writing
+/// for long.
+const PRUNED_AT_ONCE: u64 = 5000;
+
+const RUNNING: &str =
+    "SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) FROM facts WHERE name = 'running_seconds'";
+
+const NOTE_RUNNING: &str = "INSERT INTO facts (name, value) VALUES ('running_seconds', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 #[cfg(test)]
 mod tests {
@@ -153,6 +190,11 @@ mod tests {
             revoked_at,
             seq: 0,
         }
+    }
+
+    /// By the time of day; by the count every row is.
+    fn older(revoked_at: i64) -> Older {
+        Older { revoked_at, noted_at: 1 }
     }
 
     async fn read(store: &Store, after: i64) -> Vec<(String, i64, i64)> {
@@ -219,17 +261,34 @@ mod tests {
             ])
             .await
             .unwrap();
-        store.prune_revocations(Some("=x"), 100).await.unwrap();
+        store.prune_revocations(Some("=x"), older(100)).await.unwrap();
         assert_eq!(read(&store, 0).await.len(), 3, "as old as `before` is not older");
-        store.prune_revocations(Some("=x"), 101).await.unwrap();
+        store.prune_revocations(Some("=x"), older(101)).await.unwrap();
         assert_eq!(
             read(&store, 0).await,
             [("jti a *".into(), 100, 1), ("jti c =x".into(), 100, 3)]
         );
-        store.prune_revocations(None, 101).await.unwrap();
+        store.prune_revocations(None, older(101)).await.unwrap();
         assert_eq!(read(&store, 0).await, [("jti c =x".into(), 100, 3)]);
         store.revoke(&[row("jti", "d", "*", 1)]).await.unwrap();
         assert_eq!(read(&store, 3).await, [("jti d *".into(), 1, 4)]);
+    }
+
+    #[tokio::test]
+    async fn a_row_is_as_old_as_the_count_says_and_many_are_deleted_in_steps() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        assert_eq!(store.note_running(0).await.unwrap(), 0);
+        let many: Vec<_> = (0..5001).map(|index| row("jti", &index.to_string(), "*", 1)).collect();
+        store.revoke(&many).await.unwrap();
+        assert_eq!(store.note_running(100).await.unwrap(), 100);
+        assert_eq!(store.note_running(60).await.unwrap(), 100, "it never goes back");
+        store.revoke(&[row("jti", "0", "*", 1), row("jti", "late", "*", 1)]).await.unwrap();
+        let old = |noted_at| Older { revoked_at: 2, noted_at };
+        store.prune_revocations(None, old(0)).await.unwrap();
+        assert_eq!(read(&store, 0).await.len(), 5002);
+        store.prune_revocations(None, old(100)).await.unwrap();
+        assert_eq!(read(&store, 0).await.len(), 2, "written again is as new");
     }
 
     #[tokio::test]

@@ -588,7 +588,7 @@ mod tests {
             let tokens: Vec<String> = TOKENS.iter().zip('a'..).map(|(&(exp, nbf, iat), jti)| {
                 token(json!({"exp": at(exp), "nbf": nbf.map(at), "iat": iat.map(at), "jti": jti.to_string()}))
             }).collect();
-            let revoked = RevocationList::new();
+            let revoked = RevocationList::default();
             let mut settings = settings(Algorithm::HS256.into());
             let mut issuers = Arc::new(Issuers::new(vec![Arc::new(issuer(&settings, 0))]).unwrap());
             let mut bench = bench(CacheBounds { entries, bytes: 1 << 20 });

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 
 use super::ahead::Ahead;
 use super::issuers::{IssuerSettings, VerifiedToken};
+use crate::clock::Clock;
 
 /// What a revocation goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +105,7 @@ pub struct RevocationList {
     writing: Mutex<()>,
     /// Tokens that a cut-off has to hit although it is before their `iat`.
     ahead: Ahead,
+    clock: Clock,
 }
 
 /// The revocations of one kind.
@@ -122,16 +124,19 @@ type Marks = Arc<[Mark]>;
 struct Mark {
     scope: Scope,
     at: u64,
+    /// When `at` became known here, in seconds of [`Clock::running`].
+    noted: u32,
 }
 
 impl RevocationList {
     /// Nothing is revoked.
-    pub fn new() -> Self {
+    pub fn new(clock: Clock) -> Self {
         Self {
             tables: RevokedBy::ALL.map(|_| Table::new()),
             hasher: RandomState::new(),
             writing: Mutex::new(()),
             ahead: Ahead::default(),
+            clock,
         }
     }
 
@@ -234,22 +239,28 @@ impl RevocationList {
                 .or_default()
                 .push(revocation);
         }
+        let noted = self.running();
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for ((by, place), revocations) in of_shards {
             let table = self.table(by);
             let mut shard = Shard::clone(&table.shards[place].load());
             let added = revocations
                 .into_iter()
-                .map(|revocation| usize::from(insert(&mut shard, revocation)))
+                .map(|revocation| usize::from(insert(&mut shard, revocation, noted)))
                 .sum();
             table.shards[place].store(Arc::new(shard));
             table.count.fetch_add(added, Ordering::Release);
         }
     }
 
-    /// Forgets what is of no more use: `is_over` is asked of each, with its scope and the time of
-    /// its revocation.
-    pub fn prune(&self, is_over: impl Fn(&Scope, u64) -> bool) {
+    /// Forgets what is of no more use: `is_over` is asked of each, with its scope, the time of its
+    /// revocation, and for how many seconds it has been known here, which does not depend on the
+    /// time of day.
+    pub fn prune(&self, is_over: impl Fn(&Scope, u64, u64) -> bool) {
+        let running = self.running();
+        let is_over = |mark: &Mark| {
+            is_over(&mark.scope, mark.at, u64::from(running.saturating_sub(mark.noted)))
+        };
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for table in &self.tables {
             if table.count.load(Ordering::Acquire) == 0 {
@@ -257,19 +268,13 @@ impl RevocationList {
             }
             for place in &table.shards {
                 let shard = place.load();
-                if !shard
-                    .values()
-                    .any(|marks| marks.iter().any(|mark| is_over(&mark.scope, mark.at)))
-                {
+                if !shard.values().any(|marks| marks.iter().any(is_over)) {
                     continue;
                 }
                 let mut kept = Shard::with_capacity(shard.len());
                 for (value, marks) in shard.iter() {
-                    let marks: Marks = marks
-                        .iter()
-                        .filter(|mark| !is_over(&mark.scope, mark.at))
-                        .cloned()
-                        .collect();
+                    let marks: Marks =
+                        marks.iter().filter(|mark| !is_over(mark)).cloned().collect();
                     if !marks.is_empty() {
                         kept.insert(Arc::clone(value), marks);
                     }
@@ -301,6 +306,10 @@ impl RevocationList {
         }
     }
 
+    fn running(&self) -> u32 {
+        u32::try_from(self.clock.running().as_secs()).unwrap_or(u32::MAX)
+    }
+
     fn place(&self, value: &str) -> usize {
         self.hasher.hash_one(value) as usize % SHARDS
     }
@@ -308,7 +317,7 @@ impl RevocationList {
 
 impl Default for RevocationList {
     fn default() -> Self {
-        Self::new()
+        Self::new(Clock::system())
     }
 }
 
@@ -329,18 +338,19 @@ impl Table {
 }
 
 /// Whether there is one more than before.
-fn insert(shard: &mut Shard, revocation: Revocation) -> bool {
+fn insert(shard: &mut Shard, revocation: Revocation, noted: u32) -> bool {
     let Revocation { scope, value, at, .. } = revocation;
     let Some(marks) = shard.get_mut(&value) else {
-        shard.insert(value, Arc::new([Mark { scope, at }]));
+        shard.insert(value, Arc::new([Mark { scope, at, noted }]));
         return true;
     };
     let mut all = marks.to_vec();
     let known = all.iter_mut().find(|mark| mark.scope == scope);
     let is_new = known.is_none();
     match known {
-        Some(mark) => mark.at = mark.at.max(at),
-        None => all.push(Mark { scope, at }),
+        Some(mark) if mark.at < at => (mark.at, mark.noted) = (at, noted),
+        Some(_) => {}
+        None => all.push(Mark { scope, at, noted }),
     }
     *marks = all.into();
     is_new
@@ -375,12 +385,12 @@ mod tests {
     #[test]
     fn a_token_dies_by_its_jti_its_session_or_its_subject() {
         let usual = || json!({"jti": "t", "sid": "s"});
-        let list = RevocationList::new();
+        let list = RevocationList::default();
         assert_eq!(find(&list, usual()), None);
         for (by, value) in
             [(RevokedBy::Jti, "t"), (RevokedBy::Sid, "s"), (RevokedBy::Subject, "u-17")]
         {
-            let list = RevocationList::new();
+            let list = RevocationList::default();
             // The value counts for its own kind only.
             for other in
                 RevokedBy::ALL.into_iter().filter(|other| *other != by && *other != RevokedBy::Sub)
@@ -405,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_subjects_cut_off_is_a_time() {
-        let list = RevocationList::new();
+        let list = RevocationList::default();
         list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW)]);
         for (iat, dead) in [
             (json!(NOW - 1), true),
@@ -434,7 +444,7 @@ mod tests {
             (of(""), false),
             (of("*"), false),
         ] {
-            let list = RevocationList::new();
+            let list = RevocationList::default();
             list.add([
                 revocation(RevokedBy::Sid, "s", of("https://other.example"), NOW),
                 revocation(RevokedBy::Sid, "s", scope.clone(), NOW),
@@ -448,7 +458,7 @@ mod tests {
         for (scope, dead) in
             [(Scope::Every, true), (of(""), true), (of("https://corp.example"), false)]
         {
-            let list = RevocationList::new();
+            let list = RevocationList::default();
             list.add([revocation(RevokedBy::Sid, "s", scope.clone(), NOW)]);
             assert_eq!(list.find(&token).is_some(), dead, "{scope:?}");
         }
@@ -456,7 +466,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_forgotten_and_nothing_else() {
-        let list = RevocationList::new();
+        let list = RevocationList::default();
         let all = |scope: &Scope| {
             (0..1_000_u64)
                 .map(move |index| {
@@ -468,16 +478,16 @@ mod tests {
         list.add(all(&of("https://corp.example")));
         list.add(all(&of("https://corp.example")));
         assert_eq!(list.len(), 2_000);
-        list.prune(|scope, at| *scope == Scope::Every && at < 600);
+        list.prune(|scope, at, _| *scope == Scope::Every && at < 600);
         assert_eq!(list.len(), 1_400);
         assert!(find(&list, json!({"jti": "t5"})).is_some(), "its issuer's own is kept");
-        list.prune(|scope, at| *scope != Scope::Every || at < 600);
+        list.prune(|scope, at, _| *scope != Scope::Every || at < 600);
         assert_eq!((list.len(), list.is_empty()), (400, false));
         assert_eq!(
             (find(&list, json!({"jti": "t599"})), find(&list, json!({"jti": "t600"}))),
             (None, Some(RevokedBy::Jti))
         );
-        list.prune(|_, _| true);
+        list.prune(|_, _, _| true);
         assert!(list.is_empty());
     }
 
@@ -485,7 +495,7 @@ mod tests {
     /// nobody has brought yet is taken at its word.
     #[test]
     fn a_cut_off_hits_what_was_accepted_ahead_of_its_time() {
-        let list = RevocationList::new();
+        let list = RevocationList::default();
         let revoke = |by: RevokedBy, value: &str, scope: Scope| {
             list.raised(revocation(by, value, scope, NOW)).at
         };
@@ -513,7 +523,7 @@ mod tests {
     /// Readers see every revocation that was added before they ask, whatever else is being written.
     #[test]
     fn readers_and_writers_meet() {
-        let list = RevocationList::new();
+        let list = RevocationList::default();
         std::thread::scope(|scope| {
             for writer in 0..4_u64 {
                 let list = &list;
@@ -523,7 +533,7 @@ mod tests {
                         list.add([revocation(RevokedBy::Sid, &value, Scope::Every, NOW)]);
                         assert!(list.latest(RevokedBy::Sid, "", &value).is_some());
                         if index % 100 == 0 {
-                            list.prune(|_, at| at < NOW);
+                            list.prune(|_, at, _| at < NOW);
                         }
                     }
                 });

@@ -187,7 +187,7 @@ mod tests {
             assert!(verify(json!({"sid": null, "sub": sub})).is_err(), "{sub}");
         }
         // What it revokes is what access tokens hold beside the other claim.
-        let list = crate::token::RevocationList::new();
+        let list = crate::token::RevocationList::default();
         list.add([verify(json!({"sid": null})).unwrap()]);
         for (change, expected) in [
             (json!({"email": "ann@corp.example"}), Some(RevokedBy::Sub)),
