@@ -357,8 +357,13 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
 /// Whether two authorities name the same host and port; the scheme's own port may be left out.
 pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
     let own: &[u8] = if https { b":443" } else { b":80" };
-    let bare =
-        |authority: &[u8]| authority.strip_suffix(own).unwrap_or(authority).to_ascii_lowercase();
+    let bare = |authority: &[u8]| -> Vec<u8> {
+        // What is left must be a host alone: `a:8080:80` is not the authority `a:8080`.
+        let host = authority
+            .strip_suffix(own)
+            .filter(|host| host.ends_with(b"]") || !host.contains(&b':'));
+        host.unwrap_or(authority).to_ascii_lowercase()
+    };
     one.eq_ignore_ascii_case(other) || bare(one) == bare(other)
 }
 
@@ -722,6 +727,26 @@ mod tests {
         assert_eq!(parse("ftp://a.test/", &["a.test"]).unwrap_err(), Ambiguity::NoPath.into());
         assert_eq!(parse("http://a.test/", &[]).unwrap_err(), Ambiguity::HostMissing.into());
         assert_eq!(parse("*", &["a.test"]).unwrap_err(), Ambiguity::NoPath.into());
+    }
+
+    #[test]
+    fn authorities_are_the_same_in_one_port_alone() {
+        for (one, other, https, same) in [
+            ("a.test", "A.test", false, true),
+            ("a.test:80", "a.test", false, true),
+            ("a.test:443", "a.test", true, true),
+            ("[::1]:80", "[::1]", false, true),
+            ("a.test:8080", "a.test:8080", false, true),
+            ("a.test:80", "a.test", true, false),
+            ("a.test:8080:80", "a.test:8080", false, false),
+            ("a.test:80:80", "a.test", false, false),
+            ("a.test:80:80", "a.test:80", false, false),
+            ("[::1]:80:80", "[::1]", false, false),
+            ("[::1]:8080:80", "[::1]:8080", false, false),
+        ] {
+            assert_eq!(same_authority(one.as_bytes(), other.as_bytes(), https), same, "{one}");
+            assert_eq!(same_authority(other.as_bytes(), one.as_bytes(), https), same, "{one}");
+        }
     }
 
     #[test]
