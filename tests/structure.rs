@@ -35,7 +35,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("reason::Reason", "what it refuses, it refuses in the words of every refusal")];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 25] = [
+const WALK: [&str; 27] = [
     "reason",
     "target",
     "client",
@@ -44,6 +44,8 @@ const WALK: [&str; 25] = [
     "body",
     "framing",
     "reading_on",
+    "heard",
+    "dial",
     "upstream",
     "demands",
     "route",

@@ -61,6 +61,7 @@ impl Compiler<'_> {
             connect_timeout: self.timeout(written.connect_timeout.as_ref(), "2s"),
             response_timeout: self.timeout(written.response_timeout.as_ref(), "60s"),
             idle_timeout: self.timeout(written.idle_timeout.as_ref(), "5m"),
+            keep_idle: self.duration(written.keep_idle.as_ref(), "1500ms"),
             folds_case: path_case?,
             ca: ca?,
         })

@@ -342,6 +342,10 @@ pub struct Upstream {
     /// Between bytes of a response body or tunnel. Default `"5m"`.
     #[schemars(with = "Option<String>")]
     pub idle_timeout: Option<Text>,
+    /// How long an unused connection is kept, and less where the application says so in
+    /// `Keep-Alive`. Default `"1500ms"`.
+    #[schemars(with = "Option<String>")]
+    pub keep_idle: Option<Text>,
     /// Not supported yet.
     #[schemars(with = "Option<serde_json::Value>")]
     pub http2: Option<Spanned<Unsupported>>,

@@ -638,6 +638,7 @@ pub(super) mod tests {
             connect_timeout: second,
             response_timeout: second,
             idle_timeout: second,
+            keep_idle: Duration::ZERO,
             folds_case: fold_case,
             ca: None,
         };

@@ -6,7 +6,6 @@
 //! closed, so that an answer can never reach the wrong request.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -20,13 +19,15 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{BodyError, ClientBody, IdleTimer, Upload, UploadFailure};
+pub use super::dial::ConnectError;
+use super::dial::Dialer;
 use super::framing::FramingFault;
 use super::headers::strip_trailers;
+use super::heard::{Ear, Heard};
 use super::reading_on::ReadingOn;
 use crate::coalesce::Coalescing;
 
@@ -45,6 +46,8 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// Between bytes of a response body or a tunnel.
     pub idle_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub keep_idle: Duration,
     /// Whether the application folds case in paths.
     pub folds_case: bool,
     /// The PEM text that its certificate is checked against; `None`: the system's roots.
@@ -78,6 +81,7 @@ pub enum Application {
 pub struct Upstream {
     settings: UpstreamSettings,
     tls: Option<(tokio_rustls::TlsConnector, ServerName<'static>)>,
+    dialer: Dialer,
     /// One list a worker, the oldest first.
     idle: Box<[Mutex<VecDeque<Idle>>]>,
 }
@@ -93,6 +97,8 @@ struct Idle {
 /// A connection to the application; dropping it closes it.
 struct Connection {
     sender: SendRequest<ClientBody>,
+    /// Whether an answer has begun.
+    ear: Ear,
     /// For the response head. Kept from one exchange to the next: it need not be set anew for each.
     timer: IdleTimer,
     _task: AbortOnDropHandle<()>,
@@ -121,30 +127,6 @@ pub enum UpstreamFailure {
     Upload(#[from] UploadFailure),
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Name resolution, TCP or TLS failed.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    /// It took longer than `connect_timeout`.
-    #[error("it took longer than connect_timeout")]
-    Timeout,
-    /// The name resolves to nothing.
-    #[error("the name has no address")]
-    NoAddress,
-    /// The HTTP handshake failed.
-    #[error("{0}")]
-    Http(#[from] hyper::Error),
-}
-
-/// How long an idle connection is kept where the upstream does not say. Below what Node (5 s) and
-/// most others close at.
-const KEEP: Duration = Duration::from_secs(4);
-
-/// The longest that an upstream's own `Keep-Alive: timeout` is believed.
-const KEEP_MOST: Duration = Duration::from_mins(1);
-
 /// Bytes of a response that are read ahead of the client.
 const BUFFER: usize = 256 * 1024;
 
@@ -168,7 +150,7 @@ impl Upstream {
     ) -> Self {
         let tls = tls.map(|(config, name)| (tokio_rustls::TlsConnector::from(config), name));
         let idle = (0..workers.max(1)).map(|_| Mutex::new(VecDeque::new())).collect();
-        Self { settings, tls, idle }
+        Self { settings, tls, dialer: Dialer::default(), idle }
     }
 
     /// What its section says.
@@ -188,8 +170,9 @@ impl Upstream {
 
     /// Sends a request and waits for the response head.
     ///
-    /// It is sent again only if a kept connection was dead before a byte of the request had left.
-    /// `now` is when it is sent first.
+    /// A kept connection may end while a request is on its way. The request is sent again where no
+    /// byte of it had left, and once more, on a new connection, where it may be repeated (RFC 9110
+    /// §9.2.2) and no byte of an answer had come. `now` is when it is sent first.
     ///
     /// # Errors
     /// [`UpstreamFailure`], whose fault it was told apart.
@@ -201,12 +184,18 @@ impl Upstream {
         now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         while let Some(mut connection) = self.take_idle(worker, now) {
+            let again = repeatable(&request);
+            connection.ear.listen();
             let response = connection.sender.try_send_request(request);
             match self.exchange(response, &mut connection.timer, upload, now).await? {
                 Ok(response) => return Ok((response, self.lease(worker, connection))),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(failure(error.into_error(), upload)),
+                Err(mut error) => match (error.take_message(), again) {
+                    (Some(unsent), _) => request = unsent,
+                    (None, Some(again)) if !connection.ear.has_heard() => {
+                        request = again;
+                        break;
+                    }
+                    (None, _) => return Err(failure(error.into_error(), upload)),
                 },
             }
         }
@@ -282,14 +271,15 @@ impl Upstream {
     }
 
     fn lease(self: &Arc<Self>, worker: usize, connection: Connection) -> Lease {
-        Lease { upstream: Arc::clone(self), worker, connection: Some(connection), keep_for: KEEP }
+        let keep_for = self.settings.keep_idle;
+        Lease { upstream: Arc::clone(self), worker, connection: Some(connection), keep_for }
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
         let Application::Http { host, port, .. } = &self.settings.application else {
             return Err(ConnectError::NoAddress);
         };
-        let stream = dial(host, *port).await?;
+        let stream = self.dialer.dial(host, *port).await?;
         stream.set_nodelay(true)?;
         let stream = ReadingOn::new(stream);
         match &self.tls {
@@ -312,24 +302,35 @@ fn last_progress(begun: Instant, upload: Option<&Upload>) -> Instant {
     upload.map_or(begun, |upload| upload.last_progress().max(begun))
 }
 
-/// Connects to the first address that answers.
-async fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-    if let Ok(ip) = host.parse() {
-        return Ok(TcpStream::connect(SocketAddr::new(ip, port)).await?);
+/// A copy of a request that may be sent twice: it has no body, and doing it twice is the same as
+/// doing it once.
+fn repeatable(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
     }
-    let mut last = ConnectError::NoAddress;
-    for address in tokio::net::lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error.into(),
-        }
-    }
-    Err(last)
+    let mut copy = Request::new(ClientBody::default());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// How long a connection is kept after an answer with these fields: less than the application
+/// keeps it by its own word (`Keep-Alive: timeout=5`), so that it is not the one that closes.
+fn kept_for(keep_idle: Duration, headers: &HeaderMap) -> Duration {
+    let said = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
+        value
+            .split(',')
+            .find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse::<u32>().ok())
+    });
+    said.map_or(keep_idle, |seconds| keep_idle.min(Duration::from_secs(u64::from(seconds)) * 3 / 4))
 }
 
 async fn handshake(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Connection, ConnectError> {
+    let ear = Ear::default();
+    let io = Heard::new(io, ear.clone());
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER)
         .max_header_size(LONGEST_HEAD)
@@ -343,7 +344,7 @@ async fn handshake(
         // What goes wrong is told to whoever waits for the response.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Connection { sender, timer: IdleTimer::default(), _task: AbortOnDropHandle::new(task) })
+    Ok(Connection { sender, ear, timer: IdleTimer::default(), _task: AbortOnDropHandle::new(task) })
 }
 
 fn broke_off(error: &hyper::Error) -> String {
@@ -374,21 +375,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Reads how long the upstream keeps the connection (`Keep-Alive: timeout=5`), so that ours
-    /// ends a second earlier.
+    /// Reads how long the upstream keeps the connection.
     pub fn observe(&mut self, headers: &HeaderMap) {
-        let Some(seconds) =
-            headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
-                value
-                    .split(',')
-                    .find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok())
-            })
-        else {
-            return;
-        };
-        if !self.keep_for.is_zero() {
-            self.keep_for = Duration::from_secs(seconds.saturating_sub(1)).min(KEEP_MOST);
-        }
+        self.keep_for = kept_for(self.keep_for, headers);
     }
 
     /// The connection closes when the response has been read.
@@ -508,5 +497,32 @@ impl HttpBody for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_not_kept_longer_than_the_application_says() {
+        let kept = |fields: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(KEEP_ALIVE, HeaderValue::from_static(field));
+            }
+            kept_for(Duration::from_millis(1500), &headers).as_millis()
+        };
+        for (fields, milliseconds) in [
+            (&[][..], 1500),
+            (&["timeout=5"], 1500),
+            (&["timeout=2, max=100"], 1500),
+            (&["max=100, timeout=1"], 750),
+            (&["timeout=0"], 0),
+            (&["timeout=soon"], 1500),
+            (&["timeout=4294967295"], 1500),
+        ] {
+            assert_eq!(kept(fields), milliseconds, "{fields:?}");
+        }
     }
 }

@@ -20,6 +20,7 @@ mod attacks;
 mod bearer;
 mod by_mail;
 mod commands;
+mod connections;
 mod cookies;
 mod drain;
 mod headers;

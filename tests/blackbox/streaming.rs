@@ -438,18 +438,6 @@ async fn an_upstream_that_does_not_take_the_upload_is_a_504() {
 }
 
 #[tokio::test]
-async fn a_request_that_has_left_is_not_sent_again() {
-    let gateway = Gateway::start(PUBLIC).await;
-    gateway.upstream().does_at("/boom", vec![Step::ReadBody, Step::Close]);
-    for method in ["GET", "POST"] {
-        assert_eq!(gateway.get("/").send().await.status, 200);
-        let before = gateway.upstream().count();
-        gateway.request(method, "/boom").send().await.is(502, "upstream_failed");
-        assert_eq!(gateway.upstream().count(), before + 1, "{method}");
-    }
-}
-
-#[tokio::test]
 async fn a_client_that_does_not_read_is_let_go() {
     let gateway = Gateway::start(&format!("server.limits.idle_timeout = '500ms'\n{PUBLIC}")).await;
     gateway

@@ -35,6 +35,8 @@ pub enum Step {
     Close,
     /// Closes rudely.
     Reset,
+    /// Does this where the connection has carried another request before.
+    IfKept(Box<Step>),
 }
 
 /// A request as it arrived.
@@ -242,13 +244,20 @@ struct Line {
 
 impl Line {
     async fn run(mut self) {
+        let mut is_kept = false;
         while let Some(index) = self.head().await {
             let target = self.shared.seen.borrow().requests[index].target.clone();
             let script = self.shared.scripts.lock().unwrap().get(&target).cloned();
             let steps = script.unwrap_or_else(|| self.shared.default.lock().unwrap().clone());
             let reads_body = steps.iter().any(|step| matches!(step, Step::ReadBody));
             for step in steps {
+                let step = match step {
+                    Step::IfKept(step) if is_kept => *step,
+                    Step::IfKept(_) => continue,
+                    step => step,
+                };
                 match step {
+                    Step::IfKept(_) => unreachable!("a step within a step within a step"),
                     Step::ReadBody => {
                         if !self.body(index).await {
                             return;
@@ -281,6 +290,7 @@ impl Line {
                     Step::Reset => return self.stream.reset(),
                 }
             }
+            is_kept = true;
             if !reads_body && self.length(index) != Some(0) {
                 while self.stream.read(&mut self.buffer).await > 0 {}
                 return;

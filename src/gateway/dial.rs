@@ -1,0 +1,176 @@
+//! Connecting to an application by name (RFC 8305).
+//!
+//! A name can have an address that nobody answers at. The next one is tried after a short while,
+//! beside those before it, and the one that answered is tried first from then on.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Name resolution, TCP or TLS failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// It took longer than `connect_timeout`.
+    #[error("it took longer than connect_timeout")]
+    Timeout,
+    /// The name resolves to nothing.
+    #[error("the name has no address")]
+    NoAddress,
+    /// The HTTP handshake failed.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// How long an address has to answer before the next one is tried as well (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Connects to one application, and remembers which of its addresses answered.
+#[derive(Debug, Default)]
+pub(super) struct Dialer {
+    answered: Mutex<Option<SocketAddr>>,
+}
+
+impl Dialer {
+    /// Connects to the first address that answers. The caller bounds the time.
+    ///
+    /// # Errors
+    /// [`ConnectError`] of the last address that failed.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        if let Ok(ip) = host.parse() {
+            return Ok(TcpStream::connect(SocketAddr::new(ip, port)).await?);
+        }
+        let found = tokio::net::lookup_host((host, port)).await?.collect();
+        self.connect(found).await
+    }
+
+    async fn connect(&self, found: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
+        let mut left = self.in_order(found);
+        let mut attempts = JoinSet::new();
+        let mut last = ConnectError::NoAddress;
+        loop {
+            match left.pop_front() {
+                Some(address) => {
+                    let connecting = TcpStream::connect(address);
+                    attempts.spawn(async move { Ok((connecting.await?, address)) });
+                }
+                None if attempts.is_empty() => return Err(last),
+                None => {}
+            }
+            tokio::select! {
+                Some(attempt) = attempts.join_next() => match attempt {
+                    Ok(Ok((stream, address))) => {
+                        *self.answered() = Some(address);
+                        return Ok(stream);
+                    }
+                    Ok(Err(error)) => last = ConnectError::Io(error),
+                    Err(error) => last = ConnectError::Io(std::io::Error::other(error)),
+                },
+                () = tokio::time::sleep(ATTEMPT_DELAY), if !left.is_empty() => {}
+            }
+        }
+    }
+
+    /// The address that answered last comes first, then both families in turn, beginning with the
+    /// one that the system prefers (RFC 8305 §4).
+    fn in_order(&self, found: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+        let prefers_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
+        let (preferred, others): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|address| address.is_ipv6() == prefers_v6);
+        let mut ordered = VecDeque::with_capacity(preferred.len() + others.len());
+        let (mut preferred, mut others) = (preferred.into_iter(), others.into_iter());
+        loop {
+            let pair = [preferred.next(), others.next()];
+            if pair == [None, None] {
+                break;
+            }
+            ordered.extend(pair.into_iter().flatten());
+        }
+        let answered = *self.answered();
+        if let Some(at) = ordered.iter().position(|address| Some(*address) == answered)
+            && let Some(address) = ordered.remove(at)
+        {
+            ordered.push_front(address);
+        }
+        ordered
+    }
+
+    fn answered(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// An address at which connecting neither succeeds nor fails: its queue is full.
+    async fn silent() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
+            queued.push(stream.unwrap());
+        }
+        (address, queued, listener)
+    }
+
+    async fn listening() -> (SocketAddr, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (listener.local_addr().unwrap(), listener)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_holds_up_only_the_first_connection() {
+        let (dead, _queued, _dead_listener) = silent().await;
+        let (good, _listener) = listening().await;
+        let dialer = Dialer::default();
+        let begun = Instant::now();
+        let stream = dialer.connect(vec![dead, good]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        assert!(begun.elapsed() >= ATTEMPT_DELAY);
+        assert_eq!(dialer.in_order(vec![dead, good]), [good, dead]);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_is_followed_by_the_next_at_once() {
+        let (refused, closed) = listening().await;
+        drop(closed);
+        let (good, listener) = listening().await;
+        let dialer = Dialer::default();
+        let stream = dialer.connect(vec![refused, good]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        // The remembered one may go away as well.
+        drop(listener);
+        let error = dialer.connect(vec![refused, good]).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Io(_)), "{error}");
+        let error = dialer.connect(Vec::new()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::NoAddress), "{error}");
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let [a4, b4, a6, b6] = ["1.1.1.1:1", "2.2.2.2:1", "[::1]:1", "[::2]:1"]
+            .map(|address| address.parse::<SocketAddr>().unwrap());
+        let dialer = Dialer::default();
+        assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [a6, a4, b6, b4]);
+        assert_eq!(dialer.in_order(vec![a4, b4, a6]), [a4, a6, b4]);
+        *dialer.answered() = Some(b4);
+        assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [b4, a6, a4, b6]);
+        assert_eq!(dialer.in_order(vec![a6]), [a6]);
+    }
+}

@@ -1,0 +1,82 @@
+//! Connections to applications: kept, lost while a request is on its way, and made anew
+//! (`keep_idle`, CONTRACT §16).
+
+use std::time::Duration;
+
+use crate::harness::upstream::{answer, write};
+use crate::harness::{Gateway, Step};
+
+const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Ends a connection that has carried a request before as soon as it carries another one.
+fn ends(how: Step) -> Vec<Step> {
+    [vec![Step::IfKept(Box::new(how))], answer(OK)].concat()
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_under_a_repeatable_request_is_replaced() {
+    let gateway = Gateway::start(PUBLIC).await;
+    for how in [Step::Close, Step::Reset] {
+        gateway.upstream().does(ends(how.clone()));
+        for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
+            assert_eq!(gateway.get("/warm").send().await.status, 200);
+            let before = gateway.upstream().seen();
+            let response = gateway.request(method, "/again").header("X-A", "1").send().await;
+            assert_eq!(response.status, 200, "{method} {how:?}");
+            let seen = gateway.upstream().seen();
+            assert_eq!(seen.accepted, before.accepted + 1, "{method} {how:?}");
+            let [first, second] = &seen.requests[before.requests.len()..] else {
+                panic!("not sent twice: {method} {how:?}: {seen:?}")
+            };
+            assert_eq!(
+                (&first.method, &first.target, &first.headers),
+                (&second.method, &second.target, &second.headers)
+            );
+            gateway.upstream().until(|seen| seen.closed + 1 >= seen.accepted).await;
+        }
+    }
+}
+
+/// Nobody knows whether the application has acted on it.
+#[tokio::test]
+async fn a_request_that_may_not_be_repeated_is_sent_once() {
+    let gateway = Gateway::start(PUBLIC).await;
+    let begun = [vec![Step::IfKept(Box::new(write("HTTP/1.1 200 O")))], ends(Step::Close)].concat();
+    for (steps, request) in [
+        (ends(Step::Close), gateway.request("POST", "/once")),
+        (ends(Step::Close), gateway.request("PATCH", "/once")),
+        (ends(Step::Close), gateway.request("PUT", "/once").body("a body")),
+        (begun, gateway.get("/once")),
+    ] {
+        gateway.upstream().does(steps);
+        assert_eq!(gateway.get("/warm").send().await.status, 200);
+        let before = gateway.upstream().count();
+        request.send().await.is(502, "upstream_failed");
+        assert_eq!(gateway.upstream().count(), before + 1);
+    }
+    // A connection that is new is given up with its first request.
+    gateway.upstream().does(vec![Step::Close]);
+    let before = gateway.upstream().count();
+    gateway.get("/once").send().await.is(502, "upstream_failed");
+    assert_eq!(gateway.upstream().count(), before + 1);
+}
+
+#[tokio::test]
+async fn an_unused_connection_is_kept_for_keep_idle() {
+    for (keep_idle, kept) in [("0s", false), ("1h", true)] {
+        let gateway =
+            Gateway::start(&format!("upstream.app.keep_idle = '{keep_idle}'\n{PUBLIC}")).await;
+        for _ in 0..3 {
+            assert_eq!(gateway.get("/").send().await.status, 200);
+        }
+        assert_eq!(gateway.upstream().seen().accepted, if kept { 1 } else { 3 }, "{keep_idle}");
+    }
+    // By default it is closed before an application that waits for two seconds closes it.
+    let gateway = Gateway::start(PUBLIC).await;
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1600)).await;
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    assert_eq!(gateway.upstream().seen().accepted, 2);
+}
