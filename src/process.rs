@@ -1,6 +1,6 @@
 //! Start, signals, reload, drain: the only place where everything is put together.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,7 +22,7 @@ use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
 use crate::priority::step_back;
 use crate::revocation::{Retention, Revocations};
-use crate::server::{Server, bind};
+use crate::server::{Claim, Listeners, Server, bind, bind_one};
 use crate::store::{Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
@@ -124,12 +124,13 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
         .enable_all()
         .thread_name("portcullis-background")
         .build()?;
-    let sets = runtime
+    let Listeners { sets, mut claims } = runtime
         .block_on(async { bind(&start.listen, start.workers) })
         .map_err(|(address, source)| ProcessError::Listen { address, source })?;
-    let admin = runtime
-        .block_on(TcpListener::bind(start.admin))
+    let (admin, claim) = runtime
+        .block_on(async { bind_one(start.admin) })
         .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
+    claims.push(claim);
 
     let (store, presence) = match &start.store {
         Some(settings) => {
@@ -186,7 +187,7 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
         readiness,
         background,
     };
-    let ended = runtime.block_on(life.live(admin, &bound, presence, started));
+    let ended = runtime.block_on(life.live(admin, claims, &bound, presence, started));
     if ended.is_ok() {
         for worker in workers {
             // What a worker's panic said is on standard error already.
@@ -283,7 +284,8 @@ struct Life {
 impl Life {
     async fn live(
         &self,
-        admin: TcpListener,
+        admin: std::net::TcpListener,
+        claims: Vec<Claim>,
         bound: &[SocketAddr],
         presence: Option<Presence>,
         started: impl FnOnce(&[SocketAddr]),
@@ -291,6 +293,7 @@ impl Life {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let admin = TcpListener::from_std(admin)?;
         let admin_address = admin.local_addr()?;
         let snapshot = self.gateway.current();
         self.control.permit(snapshot.admin_token.as_ref(), &snapshot.issuers);
@@ -299,7 +302,7 @@ impl Life {
             clippy::disallowed_methods,
             reason = "the handle is kept and ends the task with this function"
         )]
-        let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
+        let admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
             admin,
             Arc::clone(&self.readiness),
             self.metrics.clone(),
@@ -333,11 +336,11 @@ impl Life {
         let mut retired = Retired::default();
         let mut partings = tokio::time::interval(PART_EVERY);
         partings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let by_hand = loop {
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break false,
+                _ = interrupt.recv() => break io::stdin().is_terminal(),
                 _ = hangup.recv() => {
                     self.reload(&mut watch, &mut retired).await;
                 }
@@ -349,8 +352,16 @@ impl Life {
                 _ = partings.tick(), if !retired.0.is_empty() => retired.part(),
                 _ = prunes.tick() => self.gateway.current().counters.iter().for_each(|limit| limit.prune()),
             }
-        }
-        self.drain(&mut terminate, &mut interrupt).await
+        };
+        let finish = self.drain(by_hand, claims, admin);
+        let finished = tokio::select! {
+            () = finish => Ok(()),
+            _ = terminate.recv() => Err(ProcessError::Interrupted),
+            _ = interrupt.recv() => Err(ProcessError::Interrupted),
+        };
+        self.server.stop_accepting();
+        self.server.cut();
+        finished
     }
 
     /// Reads the file again. A wrong file changes nothing.
@@ -390,36 +401,28 @@ impl Life {
         }
     }
 
-    /// `/readyz` says 503, then nothing new is accepted, then everything in flight finishes or is
-    /// cut at the deadline.
-    async fn drain(
-        &self,
-        terminate: &mut Signal,
-        interrupt: &mut Signal,
-    ) -> Result<(), ProcessError> {
+    /// `/readyz` says 503 and a successor may listen, then nothing new is accepted, then everything
+    /// in flight finishes or is cut at the deadline.
+    async fn drain(&self, by_hand: bool, mut claims: Vec<Claim>, admin: AbortOnDropHandle<()>) {
         let snapshot = self.gateway.current();
         self.readiness.draining();
         self.gateway.begin_drain();
-        tracing::info!(delay = ?snapshot.drain_delay, timeout = ?snapshot.drain_timeout, connections = self.server.connections(), "draining");
-        let finish = async {
-            tokio::time::sleep(snapshot.drain_delay).await;
-            self.server.stop_accepting();
-            if tokio::time::timeout(snapshot.drain_timeout, self.server.drained()).await.is_err() {
-                tracing::warn!(
-                    connections = self.server.connections(),
-                    tunnels = self.gateway.tunnels().len(),
-                    "cut at the drain deadline"
-                );
-            }
-        };
-        let finished = tokio::select! {
-            () = finish => Ok(()),
-            _ = terminate.recv() => Err(ProcessError::Interrupted),
-            _ = interrupt.recv() => Err(ProcessError::Interrupted),
-        };
+        claims.iter_mut().for_each(Claim::leave);
+        let connections = self.server.connections() + self.gateway.tunnels().len();
+        // A person at a terminal who stops a gateway that nobody uses has no load balancer.
+        let delay = if by_hand && connections == 0 { Duration::ZERO } else { snapshot.drain_delay };
+        tracing::info!(?delay, timeout = ?snapshot.drain_timeout, connections, "draining");
+        tokio::time::sleep(delay).await;
         self.server.stop_accepting();
-        self.server.cut();
-        finished
+        // A successor answers there from now on, or nobody.
+        drop(admin);
+        if tokio::time::timeout(snapshot.drain_timeout, self.server.drained()).await.is_err() {
+            tracing::warn!(
+                connections = self.server.connections(),
+                tunnels = self.gateway.tunnels().len(),
+                "cut at the drain deadline"
+            );
+        }
     }
 }
 

@@ -39,6 +39,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// ended.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How long after a connection was opened, or has answered, a request may be on its way that the
+/// client sent before it could know of the drain.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 /// Streams at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
@@ -112,12 +116,10 @@ impl Line {
         if !snapshot.h2c {
             return Box::pin(self.http1(Coalescing(stream), Bytes::new(), snapshot)).await;
         }
-        let draining = Arc::clone(&self.draining);
         let preface = tokio::select! {
             biased;
             preface = read_preface(&mut stream, self.patience) => preface?,
-            // Nothing was asked on this connection, so nothing is lost.
-            () = draining.given() => return Ok(()),
+            () = self.may_close() => return Ok(()),
         };
         match preface {
             Preface::Http2(read) => Box::pin(self.http2(stream, read, snapshot)).await,
@@ -156,7 +158,7 @@ impl Line {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
-            () = self.draining.given() => {
+            () = self.may_close() => {
                 self.phase.hurry();
                 connection.as_mut().graceful_shutdown();
             }
@@ -206,6 +208,19 @@ impl Line {
             // Streams that nobody reads, or a client that does not say goodbye, would hold it open
             // for ever.
             () = line.goodbye() => Ok(()),
+        }
+    }
+
+    /// Returns once the drain has begun and no request is likely to be on its way: the answer to
+    /// one that comes from then on closes the connection, and so does this when none comes.
+    async fn may_close(&self) {
+        self.draining.given().await;
+        while let Some(idle_since) = self.phase.idle_since() {
+            let deadline = idle_since + ON_ITS_WAY;
+            if Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
         }
     }
 

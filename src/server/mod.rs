@@ -3,7 +3,9 @@
 //! One worker is one thread with a current-thread runtime, its own listeners (SO_REUSEPORT) and its
 //! own connections. It accepts, does TLS, lets hyper parse, and calls [`Gateway::handle`].
 
+mod claim;
 mod connection;
+mod listen;
 mod signal;
 mod stalls;
 mod stream;
@@ -14,18 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
+pub use self::claim::Claim;
+use self::listen::BACKLOG;
+pub use self::listen::{Listeners, bind, bind_one};
 use self::signal::Signal;
 use crate::gateway::Gateway;
 use crate::gateway::reason::Reason;
 use crate::gateway::refusal::problem_body;
 use crate::gateway::worker::Worker;
 use crate::telemetry::ids;
-
-/// Sockets that wait to be accepted, for each listener.
-const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -83,19 +85,14 @@ impl Server {
     /// drained or been cut.
     pub async fn serve(self: &Arc<Self>, index: usize, listeners: Vec<TcpListener>) {
         let worker = Arc::new(self.gateway.worker(index));
-        let accepting = TaskTracker::new();
         for listener in listeners {
-            accepting.spawn(Arc::clone(self).accept(Arc::clone(&worker), listener));
-        }
-        accepting.close();
-        let sweeping = self.tidy(&worker);
-        tokio::select! {
-            () = accepting.wait() => {}
-            () = sweeping => {}
+            // Tracked like a connection: while one is accepted the drain has not ended.
+            self.tracker.spawn(Arc::clone(self).accept(Arc::clone(&worker), listener));
         }
         tokio::select! {
             () = self.drained() => {}
             () = self.cut.given() => {}
+            () = self.tidy(&worker) => {}
         }
     }
 
@@ -111,11 +108,24 @@ impl Server {
                 Err(error) => pause_after(&error).await,
             }
         }
-        // What the kernel has already taken would be reset by closing the socket: serve it.
-        while let Ok(Ok((stream, peer))) =
-            tokio::time::timeout(Duration::from_millis(1), listener.accept()).await
-        {
-            self.admit(&worker, stream, peer);
+        self.admit_waiting(&worker, listener);
+    }
+
+    /// Closes a listener. Connections that the system has accepted there would be reset with it:
+    /// they are taken first, without a pause in which more could come.
+    fn admit_waiting(self: &Arc<Self>, worker: &Arc<Worker>, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        for _ in 0..BACKLOG {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).map(|()| stream);
+                    if let Ok(stream) = stream.and_then(TcpStream::from_std) {
+                        self.admit(worker, stream, peer);
+                    }
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(_) => return,
+            }
         }
     }
 
@@ -170,10 +180,15 @@ impl Drop for Slot {
 /// Out of file descriptors, or a client that was gone before it was accepted: neither ends the
 /// listener.
 async fn pause_after(error: &io::Error) {
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+    if !is_the_clients(error) {
         tracing::warn!(cause = %error, "cannot accept connections; raise the limit of open files (ulimit -n) if it is reached");
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
+}
+
+/// Whether accepting failed because the client was gone.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 /// Says 503 without reading: there is no room for this client.
@@ -188,55 +203,3 @@ fn refuse(stream: &TcpStream) {
     // A new socket's buffer is empty: it all fits, or the client is not worth more.
     let _ = stream.try_write(&answer);
 }
-
-/// Binds one listener a worker on each address.
-///
-/// The first bind is made without SO_REUSEPORT: with it, a second gateway on the same port would be
-/// taken for a second worker, and the two would share the clients.
-///
-/// # Errors
-/// The address that cannot be bound, and why.
-pub fn bind(
-    addresses: &[SocketAddr],
-    workers: usize,
-) -> Result<Vec<Vec<std::net::TcpListener>>, (SocketAddr, io::Error)> {
-    let mut sets: Vec<Vec<std::net::TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for &address in addresses {
-        let bound = (|| {
-            let probe = socket(address, false)?;
-            let address = SocketAddr::new(address.ip(), probe.local_addr()?.port());
-            drop(probe);
-            sets.iter_mut().try_for_each(|set| {
-                let listener = socket(address, true)?.listen(BACKLOG)?.into_std()?;
-                set.push(listener);
-                Ok(())
-            })
-        })();
-        bound.map_err(|error| (address, error))?;
-    }
-    Ok(sets)
-}
-
-fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
-    let (socket, address) = match address {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, address),
-        SocketAddr::V6(v6) => match TcpSocket::new_v6() {
-            // Every address, on a machine without IPv6, is every IPv4 address.
-            Err(error)
-                if v6.ip().is_unspecified() && error.raw_os_error() == Some(EAFNOSUPPORT) =>
-            {
-                (TcpSocket::new_v4()?, SocketAddr::from(([0, 0, 0, 0], v6.port())))
-            }
-            made => (made?, address),
-        },
-    };
-    // Sockets of a gateway that has just stopped are in TIME_WAIT: they do not keep the next one
-    // out.
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(shared)?;
-    socket.bind(address)?;
-    Ok(socket)
-}
-
-/// "Address family not supported", as Linux numbers it.
-const EAFNOSUPPORT: i32 = 97;

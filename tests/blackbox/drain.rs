@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::harness::upstream::write;
-use crate::harness::{Connection, Gateway, Step, within};
+use crate::harness::{Connection, Gateway, Port, Step, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
@@ -149,4 +149,67 @@ async fn a_tunnel_is_waited_for_and_cut_at_the_deadline() {
     connection.closed().await;
     gateway.exited().await;
     gateway.access("/ws").await;
+}
+
+/// Both kinds of client that cannot know of the drain in time: one that has just connected, and
+/// one that sends its next request on a connection that was kept.
+#[tokio::test]
+async fn what_was_accepted_is_answered() {
+    for config in [PUBLIC.to_owned(), format!("server.h2c = false\n{PUBLIC}")] {
+        let gateway = Gateway::start(&config).await;
+        let mut kept = gateway.connect().await;
+        assert_eq!(gateway.get("/kept").send_on(&mut kept).await.status, 200);
+        gateway.signal("TERM");
+        let new = within(async {
+            let mut new = gateway.connect().await;
+            loop {
+                let response = gateway.get("/kept").send_on(&mut kept).await;
+                assert_eq!(response.status, 200);
+                if response.header("connection") == Some("close") {
+                    break;
+                }
+            }
+            while let Ok(stream) = TcpStream::connect(gateway.address()).await {
+                new = Connection::over(stream);
+            }
+            new
+        });
+        let mut new = new.await;
+        let response = gateway.get("/new").send_on(&mut new).await;
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+        assert_eq!(gateway.exited().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_successor_starts_on_the_same_addresses_while_a_stream_is_open() {
+    let (public, admin) = (Port::reserve(), Port::reserve());
+    let config = format!(
+        "server.listen = '{}'\nadmin.listen = '{}'\nserver.drain_delay = '2s'\n{PUBLIC}",
+        public.address(),
+        admin.address()
+    );
+    let (old, mut connection) = in_flight(&config).await;
+    // Beside one that does not drain there is no place.
+    let (code, _, errors) = old.command(&["run"]).await;
+    assert!(code == 1 && errors.contains("another process has this port"), "{code}: {errors}");
+    old.signal("TERM");
+    old.log().until("it drains", |line| line["message"] == "draining").await;
+    let setup = Gateway::setup(&config).upstream(old.upstream().clone());
+    let new = setup.start().await;
+    assert_eq!(new.address(), old.address());
+    // From now on until the old one has closed its listeners, and after, nobody is refused.
+    let mut closing = 0;
+    within(async {
+        while closing < 100 {
+            let response = new.get("/").send().await;
+            assert_eq!(response.status, 200);
+            closing = if response.header("connection").is_some() { 0 } else { closing + 1 };
+        }
+    })
+    .await;
+    old.upstream().release();
+    assert_eq!(connection.response().await.text(), "late");
+    assert_eq!(old.exited().await.code(), Some(0));
+    assert_eq!(new.admin("/readyz").await.status, 200);
 }
