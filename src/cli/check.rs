@@ -1,5 +1,6 @@
 //! `portcullis check`
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Failure, is_terminal, print};
@@ -8,6 +9,8 @@ use crate::compile::{CompileOptions, Compiled};
 use crate::config;
 use crate::config::value::CreateFiles;
 use crate::gateway::Snapshot;
+use crate::gateway::route::Destination;
+use crate::identity::Budgets;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
@@ -23,7 +26,20 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
     if !warnings.list.is_empty() {
         eprint!("{}", warnings.draw(is_terminal()));
     }
-    print(&format!("{}: {}\n{}", path.display(), counted(&snapshot, tests), weakened(&snapshot)))
+    let (counted, limited) = (counted(&snapshot, tests), limited(&snapshot));
+    print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened(&snapshot)))
+}
+
+/// The limits of the built-in issuer: some hold whatever the file says.
+fn limited(snapshot: &Snapshot) -> String {
+    let mut told = String::new();
+    for route in snapshot.routes.routes() {
+        if matches!(route.destination, Destination::Identity(_)) {
+            let lines = Budgets::in_force(route.limit.as_deref());
+            let _ = writeln!(told, "limits of route `{}`:\n  {}", route.name, lines.join("\n  "));
+        }
+    }
+    told
 }
 
 fn counted(snapshot: &Snapshot, tests: usize) -> String {

@@ -22,7 +22,7 @@ use super::{Gateway, count};
 use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint, Found};
 use crate::identity::pages::{self, Why};
 use crate::identity::request::account_named;
-use crate::identity::{Identity, IdentityError, Mount, Origin, Policy, Request};
+use crate::identity::{Identity, IdentityError, Mount, Origin, Policy, Registration, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 use crate::token::VerifiedToken;
 
@@ -74,12 +74,6 @@ impl Gateway {
             asked.reached(endpoint);
         }
         let origin = visit.origin(endpoint, &parts)?;
-        let has_limit = visit.route.limit.is_some();
-        if let (Some(budget), false) = (endpoint.budget, has_limit)
-            && let Some((limit, taken)) = identity.budgets().by_address(budget, visit.client.ip())
-        {
-            self.count_built_in(&limit, taken, exchange)?;
-        }
         let (caller, why_nobody) = match visit.caller(endpoint, &parts, origin, None) {
             Ok(caller) => (caller, None),
             Err(refusal) if endpoint.caller == CallerNeeded::Yes => {
@@ -94,7 +88,11 @@ impl Gateway {
         if let Some(asked) = &mut asked {
             asked.filled(&body);
         }
-        self.count_account(visit, identity, endpoint, &parts, &body, caller.as_ref(), exchange)?;
+        let account = match &caller {
+            Some(caller) => Some(caller.token.subject().to_owned()),
+            None => account_named(&parts.headers, &body),
+        };
+        self.count_visit(visit, identity, endpoint, account.as_deref(), exchange)?;
         let request = Request {
             endpoint,
             parameter,
@@ -130,45 +128,52 @@ impl Gateway {
         count(exceeds, limit, taken, exchange)
     }
 
-    /// Counts against whoever the request names: by the route's limit, or by the built-in one.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what names an account stands in different places"
-    )]
-    fn count_account(
+    /// Counts a request against its address and the account that it names: by the built-in limits,
+    /// and by the route's own. One that names no account where it has to, or asks for what the file
+    /// does not offer, is refused anyway, costs nothing, and takes no place in a limit.
+    fn count_visit(
         &self,
         visit: &Visit<'_>,
         identity: &Identity,
         endpoint: &Endpoint,
-        parts: &Parts,
-        body: &Bytes,
-        caller: Option<&Caller>,
+        account: Option<&str>,
         exchange: &mut Exchange,
     ) -> Result<(), Refusal> {
-        let account = || match caller {
-            Some(caller) => caller.token.subject().to_owned(),
-            None => account_named(&parts.headers, body),
-        };
-        match &visit.route.limit {
+        let Some(budget) = endpoint.budget else { return Ok(()) };
+        let account = account.filter(|_| budget.names_account());
+        let is_offered = endpoint.action != Action::Register || visit.may_register();
+        if !is_offered || (budget.names_account() && account.is_none()) {
+            return Ok(());
+        }
+        let client = visit.client.ip();
+        let own = visit.route.limit.as_ref();
+        if own.is_none_or(|limit| !limit.settings().bounds_each_client()) {
+            let (limit, taken) = identity.budgets().by_address(budget, client);
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        let Some(account) = account else { return Ok(()) };
+        if let Some((limit, taken)) = identity.budgets().by_account(budget, account) {
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        match own {
             Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => count(
                 || visit.route.count_limited(),
                 limit,
-                limit.take_client_and_account(visit.client.ip(), &account()),
+                limit.take_client_and_account(client, account),
                 exchange,
             ),
-            Some(_) => Ok(()),
-            None => {
-                let counted = endpoint
-                    .budget
-                    .and_then(|budget| identity.budgets().by_account(budget, &account()));
-                counted
-                    .map_or(Ok(()), |(limit, taken)| self.count_built_in(&limit, taken, exchange))
-            }
+            _ => Ok(()),
         }
     }
 }
 
 impl Visit<'_> {
+    /// Whether people make accounts themselves.
+    fn may_register(&self) -> bool {
+        let policy = self.snapshot.identity.as_ref();
+        policy.is_some_and(|policy| policy.registration == Registration::Open)
+    }
+
     /// The endpoint, and what stands for `{…}` in its path.
     pub(super) fn endpoint(
         &self,

@@ -1,5 +1,7 @@
-//! The limits that hold where a route names none. One for the process: a reload gives nobody new
-//! tries.
+//! The limits that are built in. One set for the process: a reload gives nobody new tries.
+//!
+//! Those by address hold unless the route's own limit bounds each address; those by account always
+//! hold, since no limit of a route counts by account alone.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -18,11 +20,13 @@ pub struct Budgets {
     refresh: Arc<Limit>,
     mail: Arc<Limit>,
     link: Arc<Limit>,
+    password: Arc<Limit>,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
         let few = NonZeroU32::new(5).expect("five is not zero");
+        let several = NonZeroU32::new(10).expect("ten is not zero");
         let many = NonZeroU32::new(60).expect("sixty is not zero");
         Self {
             login: limit("identity-login", few, Count::All),
@@ -31,27 +35,27 @@ impl Default for Budgets {
             refresh: limit("identity-refresh", many, Count::All),
             mail: limit("identity-mail", few, Count::All),
             link: limit("identity-link", few, Count::All),
+            password: limit("identity-password", several, Count::All),
         }
     }
 }
 
 impl Budgets {
-    /// Counts a request of an address, before its body is read. `None`: it is not counted by
-    /// address.
+    /// Counts a request of an address.
     pub fn by_address(
         &self,
         budget: Budget,
         client: IpAddr,
-    ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
+    ) -> (Arc<Limit>, Result<Cell, Exceeded>) {
         let limit = match budget {
             Budget::Login => &self.login,
             Budget::Register => &self.register,
             Budget::Refresh => &self.refresh,
             Budget::Mail => &self.mail,
             Budget::Link => &self.link,
-            Budget::CurrentPassword => return None,
+            Budget::CurrentPassword => &self.password,
         };
-        Some((Arc::clone(limit), limit.take_client(client)))
+        (Arc::clone(limit), limit.take_client(client))
     }
 
     /// Counts a request as a failure of `account`, until it turns out to be none. `None`: it is not
@@ -69,9 +73,46 @@ impl Budgets {
         }
     }
 
+    /// What holds on a route of the built-in issuer with this limit of its own, in words for
+    /// `check`.
+    pub fn in_force(own: Option<&Limit>) -> Vec<String> {
+        let told = own.map(|limit| {
+            let Settings { requests, per, count, observe, .. } = limit.settings();
+            let what = if *count == Count::Failures { "failures" } else { "requests" };
+            let only = if *observe { ", counted and not refused" } else { "" };
+            let per = humantime::format_duration(*per);
+            (limit.settings(), format!("{requests} {what} in {per} (limit.{}{only})", limit.name()))
+        });
+        let mut lines = vec!["each account: 5 failed logins a minute (built in)".to_owned()];
+        match &told {
+            Some((own, told)) if own.bounds_each_client() => {
+                lines.push(format!("each address: {told}, in place of the built-in limits"));
+                return lines;
+            }
+            Some((own, told)) if own.key == KeyKind::ClientAndAccount => {
+                lines.push(format!("each account from each address: {told}"));
+            }
+            Some((_, told)) => lines.push(format!("each address: {told}")),
+            None => {}
+        }
+        lines.push(
+            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords and 60 refreshes a minute (built in)"
+                .to_owned(),
+        );
+        lines
+    }
+
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 6] {
-        [&self.login, &self.failures, &self.register, &self.refresh, &self.mail, &self.link]
+    pub fn all(&self) -> [&Arc<Limit>; 7] {
+        [
+            &self.login,
+            &self.register,
+            &self.refresh,
+            &self.mail,
+            &self.link,
+            &self.password,
+            &self.failures,
+        ]
     }
 }
 
@@ -86,4 +127,31 @@ fn limit(name: &str, requests: NonZeroU32, count: Count) -> Arc<Limit> {
         max_clients: 100_000,
     };
     Arc::new(Limit::new(name, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_force_is_told() {
+        let own = |key, count, observe| {
+            let five = NonZeroU32::new(5).unwrap();
+            let settings = limit("x", five, count).settings().clone();
+            Limit::new("tries", Settings { key, observe, ..settings })
+        };
+        let told = |limit: Option<&Limit>| Budgets::in_force(limit).join("; ");
+        let built_in = told(None);
+        assert!(built_in.contains("5 failed logins") && built_in.contains("60 refreshes"));
+        for (limit, words, is_instead) in [
+            (own(KeyKind::Client, Count::All, false), "each address: 5 requests in 1m", true),
+            (own(KeyKind::Client, Count::All, true), "each address: 5 requests in 1m", false),
+            (own(KeyKind::Client, Count::Failures, false), "each address: 5 failures in 1m", false),
+            (own(KeyKind::ClientAndAccount, Count::All, false), "each account from each", false),
+        ] {
+            let told = told(Some(&limit));
+            assert!(told.contains(words) && told.contains("5 failed logins"), "{told}");
+            assert_eq!(told.contains("60 refreshes"), !is_instead, "{told}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub struct Endpoint {
     pub action: Action,
     /// Whether it needs to know who calls, by their access token.
     pub caller: CallerNeeded,
-    /// What it counts against, where the route has no limit.
+    /// The built-in limits that it counts against.
     pub budget: Option<Budget>,
     /// In a sentence.
     pub summary: &'static str,
@@ -106,8 +106,18 @@ pub enum Budget {
     Mail,
     /// Mailed links that are followed.
     Link,
-    /// Guesses of the current password, or of a code, by account.
+    /// Guesses of the current password, or of a code.
     CurrentPassword,
+}
+
+impl Budget {
+    /// Whether it is of requests that name an account: by an address in the body, or by the caller.
+    pub fn names_account(self) -> bool {
+        match self {
+            Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
+            Self::Refresh | Self::Link => false,
+        }
+    }
 }
 
 /// Where a request leads.

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use super::endpoints::Endpoint;
 use super::error::{IdentityError, RequestFault};
 use super::mount::Mount;
-use super::pages;
 use super::session::{Device, LONGEST_USER_AGENT};
+use super::{Email, pages};
 use crate::token::VerifiedToken;
 
 /// A request to an endpoint.
@@ -105,16 +105,18 @@ pub fn is_form(headers: &HeaderMap) -> bool {
     matches!(media_type(headers), Some(MediaType::Form))
 }
 
-/// The account that a body names, for limits; empty where it names none.
-pub fn account_named(headers: &HeaderMap, body: &[u8]) -> String {
+/// The account that a body names, for limits: empty for an address that no account can have, `None`
+/// where the body has no address. Without one, no endpoint does anything.
+pub fn account_named(headers: &HeaderMap, body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
         email: String,
     }
-    let named = read::<Named>(headers, body).ok();
-    named
-        .and_then(|named| super::Email::parse(&named.email).ok())
-        .map_or_else(String::new, |email| email.as_str().to_owned())
+    let named = read::<Named>(headers, body).ok()?;
+    Some(
+        Email::parse(&named.email)
+            .map_or_else(|_| String::new(), |email| email.as_str().to_owned()),
+    )
 }
 
 enum MediaType {

@@ -5,6 +5,11 @@
 //! process. It bounds both the rate of each key and the number of keys that it remembers (`store`).
 //! It never sleeps and never queues: a request is let through or told when to come again.
 //!
+//! A client that can make up keys could take every place that the limit has, and lock everybody else
+//! out. So keys that one client can make up share a budget as well, [`GROUP`] times that of one key:
+//! all networks of an IPv6 /48, and all accounts that one address names. It is taken first, and a
+//! request that exceeds it takes no key.
+//!
 //! With `count = "failures"` the cell is taken on entry and given back when the answer was none, so
 //! that guesses made in parallel gain nothing. No more is given back than is left of the cell: a
 //! request that was held open until its cell had been replenished anyway must not pay for a guess
@@ -65,7 +70,7 @@ pub enum KeyKind {
     /// The caller: after authentication, by [`Limit::take_subject`].
     Subject,
     /// The client's address together with the account that it names: by
-    /// [`Limit::take_client_and_account`].
+    /// [`Limit::take_client_and_account`]. Requests that name none do not count.
     ClientAndAccount,
 }
 
@@ -74,8 +79,24 @@ pub enum KeyKind {
 pub struct Limit {
     name: Box<str>,
     settings: Settings,
+    /// Of each key.
+    keys: Budgets,
+    /// Of all the keys that one client can make up.
+    groups: Budgets,
+}
+
+/// One budget for each of its keys.
+#[derive(Debug)]
+struct Budgets {
     limiter: RateLimiter<Asked, Store, Timer, NoOpMiddleware<Nanos>>,
     store: Store,
+}
+
+impl Settings {
+    /// Whether it bounds what one address may do, whatever the outcome.
+    pub fn bounds_each_client(&self) -> bool {
+        self.key == KeyKind::Client && self.count == Count::All && !self.observe
+    }
 }
 
 impl Limit {
@@ -91,13 +112,12 @@ impl Limit {
 
     fn with_timer(name: &str, settings: Settings, timer: Timer) -> Self {
         let interval = emission_interval(&settings);
-        let quota = Quota::with_period(interval).map(|quota| quota.allow_burst(settings.requests));
-        let quota = quota.expect("the emission interval is at least a nanosecond");
-        let store = Store::new(interval, settings.requests, settings.max_clients);
+        let (requests, most) = (settings.requests, settings.max_clients);
+        let of_group = (interval / GROUP.get()).max(Duration::from_nanos(1));
         Self {
             name: name.into(),
-            limiter: RateLimiter::new(quota, store.clone(), timer),
-            store,
+            keys: Budgets::new(interval, requests, most, timer.clone()),
+            groups: Budgets::new(of_group, requests.saturating_mul(GROUP), most, timer),
             settings,
         }
     }
@@ -120,41 +140,43 @@ impl Limit {
     /// Takes one cell for the client at `ip`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`)
     /// is that IPv4 address; IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
-        self.take(self.client(ip))
+        self.take(self.client(ip), [self.network(ip), None])
     }
 
     /// Takes one cell for the client at `ip` as far as it tries `account`, in the account's one
-    /// form; without one, for the client alone.
+    /// form.
     pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
-        match (account, self.client(ip)) {
-            ("", client) => self.take(client),
-            (account, Key::V4(ip)) => self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()]))),
-            (account, Key::V6(ip) | Key::Digest(ip)) => {
-                self.take(Key::Digest(digest_of(&[&ip, account.as_bytes()])))
-            }
-        }
+        let client = self.client(ip);
+        let address: &[u8] = match &client {
+            Key::V4(ip) => ip,
+            Key::V6(ip) | Key::Network(ip) | Key::Digest(ip) => ip,
+        };
+        let digest = digest_of(&[address, account.as_bytes()]);
+        self.take(Key::Digest(digest), [self.network(ip), Some(client)])
     }
 
     /// Takes one cell for `account`, whoever tries it.
     pub fn take_account(&self, account: &str) -> Result<Cell, Exceeded> {
-        self.take(Key::Digest(digest_of(&[account.as_bytes()])))
+        self.take(Key::Digest(digest_of(&[account.as_bytes()])), [None, None])
     }
 
     /// Takes one cell for the caller that is known as `subject` at `issuer`.
     pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
-        self.take(Key::Digest(digest_of(&[issuer.as_bytes(), subject.as_bytes()])))
+        let digest = digest_of(&[issuer.as_bytes(), subject.as_bytes()]);
+        self.take(Key::Digest(digest), [None, None])
     }
 
     /// Gives a cell back, as though the request had not been made, as far as it has not been
     /// replenished meanwhile.
     #[expect(clippy::needless_pass_by_value, reason = "a cell can be given back only once")]
     pub fn give_back(&self, cell: Cell) {
-        self.store.give_back(&cell.key, cell.until, self.limiter.clock().now().as_u64());
+        self.keys.give_back(&cell.key);
+        self.give_back_to_groups(&cell.groups);
     }
 
     /// How many keys are remembered, at most `max_clients`.
     pub fn len(&self) -> usize {
-        self.store.len()
+        self.keys.store.len()
     }
 
     /// Whether no key is remembered.
@@ -165,7 +187,8 @@ impl Limit {
     /// Forgets the keys whose budget is whole again, and returns their memory. For a timer, every
     /// minute or so.
     pub fn prune(&self) {
-        self.store.prune(self.limiter.clock().now().as_u64());
+        self.keys.prune();
+        self.groups.prune();
     }
 
     fn client(&self, ip: IpAddr) -> Key {
@@ -175,14 +198,68 @@ impl Limit {
         }
     }
 
-    fn take(&self, key: Key) -> Result<Cell, Exceeded> {
+    /// The network of an IPv6 address, where that holds more than one client.
+    fn network(&self, ip: IpAddr) -> Option<Key> {
+        match ip.to_canonical() {
+            IpAddr::V6(ip) if self.settings.ipv6_prefix > NETWORK => {
+                Some(Key::Network(masked(ip, NETWORK)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes a cell of each group, then of the key. Where one has none left, none is taken: a client
+    /// that is refused uses up nothing of its neighbours' budget.
+    fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Cell, Exceeded> {
+        let mut taken = [None, None];
+        for (slot, group) in taken.iter_mut().zip(groups) {
+            let Some(group) = group else { continue };
+            match self.groups.take(group) {
+                Ok(share) => *slot = Some(share),
+                Err(exceeded) => {
+                    self.give_back_to_groups(&taken);
+                    return Err(exceeded);
+                }
+            }
+        }
+        match self.keys.take(key) {
+            Ok(key) => Ok(Cell { key, groups: taken }),
+            Err(exceeded) => {
+                self.give_back_to_groups(&taken);
+                Err(exceeded)
+            }
+        }
+    }
+
+    fn give_back_to_groups(&self, groups: &[Option<Share>; 2]) {
+        groups.iter().flatten().for_each(|share| self.groups.give_back(share));
+    }
+}
+
+impl Budgets {
+    fn new(interval: Duration, requests: NonZeroU32, most: usize, timer: Timer) -> Self {
+        let quota = Quota::with_period(interval).map(|quota| quota.allow_burst(requests));
+        let quota = quota.expect("the emission interval is at least a nanosecond");
+        let store = Store::new(interval, requests, most);
+        Self { limiter: RateLimiter::new(quota, store.clone(), timer), store }
+    }
+
+    fn take(&self, key: Key) -> Result<Share, Exceeded> {
         let asked = Asked { key, until: Slot::new(0) };
         match self.limiter.check_key(&asked) {
-            Ok(()) => Ok(Cell { key, until: asked.until.get() }),
+            Ok(()) => Ok(Share { key, until: asked.until.get() }),
             Err(not_until) => {
                 Err(Exceeded { retry_after: not_until.wait_time_from(self.limiter.clock().now()) })
             }
         }
+    }
+
+    fn give_back(&self, share: &Share) {
+        self.store.give_back(&share.key, share.until, self.limiter.clock().now().as_u64());
+    }
+
+    fn prune(&self) {
+        self.store.prune(self.limiter.clock().now().as_u64());
     }
 }
 
@@ -190,6 +267,13 @@ impl Limit {
 #[derive(Debug)]
 #[must_use = "what is not given back stays taken: say so with `drop`"]
 pub struct Cell {
+    key: Share,
+    groups: [Option<Share>; 2],
+}
+
+/// What a cell takes from one budget.
+#[derive(Debug)]
+struct Share {
     key: Key,
     /// The theoretical arrival time that the cell left behind, in nanoseconds of the limiter's
     /// clock.
@@ -215,7 +299,7 @@ impl Exceeded {
 
 /// The limiter's own clock: monotonic, so that setting the time of day neither opens nor shuts a
 /// limit. It begins at zero, because governor hands its store the time since the limiter was made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Timer {
     Monotonic(Instant),
     Set { clock: FakeRelativeClock, start: Nanos },
@@ -255,6 +339,13 @@ fn digest_of(parts: &[&[u8]]) -> [u8; 16] {
     half.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
     half
 }
+
+/// How many times the budget of one key the keys that one client can make up have together.
+pub const GROUP: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
+
+/// The leading bits of an IPv6 address that name a site (RFC 6177): one subscriber can hold all the
+/// networks below.
+const NETWORK: u8 = 48;
 
 const SHORTEST_PER: Duration = Duration::from_millis(1);
 const LONGEST_PER: Duration = Duration::from_hours(366 * 24);

@@ -21,6 +21,7 @@ use governor::state::StateStore;
 pub(super) enum Key {
     V4([u8; 4]),
     V6([u8; 16]),
+    Network([u8; 16]),
     Digest([u8; 16]),
 }
 

@@ -60,6 +60,56 @@ fn addresses_are_folded_to_clients() {
     assert!(passes(&limit, "2001:db8:0:2::1"));
 }
 
+/// One subscriber holds all the networks of a /48: they are no source of new budgets without end,
+/// and take few of the places that the limit has.
+#[test]
+fn the_networks_of_a_site_share_a_budget() {
+    let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
+    let from = |site: u128, network: u128| {
+        let ip = Ipv6Addr::from(0x2001_0db8 << 96 | site << 80 | network << 64);
+        limit.take_client(ip.into())
+    };
+    let passed = (0..10_000).filter(|&network| from(1, network).is_ok()).count();
+    assert_eq!(passed, 5 * 32);
+    assert_eq!(limit.len(), passed, "a request that is refused takes no place");
+    assert!(from(2, 0).is_ok() && passes(&limit, "192.0.2.1"), "others are not refused");
+    clock.advance(Duration::from_secs(12));
+    assert_eq!((0..10_000).filter(|&network| from(1, network).is_ok()).count(), 32);
+}
+
+#[test]
+fn a_network_that_is_refused_uses_up_nothing_of_its_neighbours() {
+    let (limit, _) = limit(settings(1, Duration::from_mins(1)));
+    assert!(passes(&limit, "2001:db8:0:1::1"));
+    for _ in 0..1_000 {
+        assert!(!passes(&limit, "2001:db8:0:1::1"));
+    }
+    assert!(passes(&limit, "2001:db8:0:2::1"));
+}
+
+#[test]
+fn the_accounts_that_one_address_names_share_a_budget() {
+    let (limit, _) = limit(Settings {
+        key: KeyKind::ClientAndAccount,
+        max_clients: 1_000,
+        ..settings(5, Duration::from_mins(15))
+    });
+    let tries = |ip: &str, account: &str| {
+        limit.take_client_and_account(ip.parse().unwrap(), account).is_ok()
+    };
+    let passed = (0..2_000).filter(|index| tries("192.0.2.1", &format!("u{index}"))).count();
+    assert_eq!(passed, 5 * 32);
+    assert!((0..10).all(|index| tries(&format!("198.51.100.{index}"), "u1")));
+    for attempt in 0..7 {
+        assert_eq!(tries("203.0.113.1", "ann"), attempt < 5);
+    }
+    // What is given back is given back to all of these.
+    for _ in 0..1_000 {
+        let cell = limit.take_client_and_account("203.0.113.2".parse().unwrap(), "ann").unwrap();
+        limit.give_back(cell);
+    }
+}
+
 #[test]
 fn every_prefix_length_is_taken() {
     let all: Ipv6Addr = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();

@@ -279,11 +279,7 @@ async fn logins_that_succeed_do_not_lock_an_account() {
 
 #[tokio::test]
 async fn a_limit_counts_by_client_and_account() {
-    let config = format!(
-        "{}\nlimit = 'tries'\n[limit.tries]\nrequests = 2\nper = '1h'\nkey = 'client+account'\n",
-        limited("")
-    );
-    let gateway = Gateway::start(&config).await;
+    let gateway = Gateway::start(&by_client_and_account("requests = 2\nper = '1h'")).await;
     for (email, status) in [
         ("a@x.example", 401),
         ("b@x.example", 401),
@@ -293,6 +289,118 @@ async fn a_limit_counts_by_client_and_account() {
     ] {
         assert_eq!(gateway.try_login(email, "wrong").await.status, status, "{email}");
     }
+    assert_eq!(
+        gateway.metric_value("portcullis_rate_limited_total", &["limit=\"tries\""]).await,
+        Some(1.0)
+    );
+}
+
+/// The built-in issuer with such a limit on its route; the peer is a trusted proxy.
+fn by_client_and_account(lines: &str) -> String {
+    format!(
+        "server.trusted_proxies = ['127.0.0.1/32']\n{}limit = 'tries'\n[limit.tries]\nkey = 'client+account'\n{lines}\n",
+        limited("")
+    )
+}
+
+/// Tries to log in with a wrong password, as a client with this address.
+async fn guess(gateway: &Gateway, client: &str, email: &str) -> u16 {
+    let body = json!({ "email": email, "password": "wrong" });
+    gateway.post("/auth/login", &body).header("X-Forwarded-For", client).send().await.status
+}
+
+/// Neither from one address at many accounts, nor from many addresses at one account.
+#[tokio::test]
+async fn a_limit_of_the_route_leaves_guessing_slow() {
+    let gateway = Gateway::start(&by_client_and_account("requests = 5\nper = '15m'")).await;
+    for index in 0..6 {
+        let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
+        assert_eq!(status, if index < 5 { 401 } else { 429 }, "one address, account {index}");
+    }
+    for index in 0..6 {
+        let status = guess(&gateway, &format!("203.0.113.{index}"), "ann@x.example").await;
+        assert_eq!(status, if index < 5 { 401 } else { 429 }, "address {index}, one account");
+    }
+    // A limit by address takes the place of the built-in ones by address, and of no other.
+    let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", open(""));
+    let gateway = Gateway::start(&config).await;
+    for index in 0..6 {
+        let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
+        assert_eq!(status, 401, "one address, account {index}");
+    }
+    for index in 0..6 {
+        let status = guess(&gateway, "198.51.100.1", "ann@x.example").await;
+        assert_eq!(status, if index < 5 { 401 } else { 429 }, "guess {index}");
+    }
+    // One that refuses nothing takes no place at all.
+    let gateway = Gateway::start(&format!("{config}observe = true\n")).await;
+    for index in 0..6 {
+        let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
+        assert_eq!(status, if index < 5 { 401 } else { 429 }, "account {index}");
+    }
+}
+
+/// Accounts that one address makes up take no places in the limit of others.
+#[tokio::test]
+async fn invented_accounts_lock_nobody_out() {
+    let config = by_client_and_account("requests = 5\nper = '15m'\nmax_clients = 1000")
+        .replace("registration = 'open'\n", "");
+    let gateway = Gateway::start(&config).await;
+    let mut connection = gateway.connect().await;
+    for index in 0..1100 {
+        let email = format!("invented{index}@x.example");
+        let request = gateway
+            .post("/auth/register", &json!({ "email": email, "password": PASSWORD }))
+            .header("X-Forwarded-For", "198.51.100.1");
+        request.send_on(&mut connection).await.is(403, "registration_closed");
+    }
+    for index in 0..1100 {
+        let email = format!("invented{index}@x.example");
+        let request = gateway
+            .post("/auth/password/forgot", &json!({ "email": email }))
+            .header("X-Forwarded-For", "198.51.100.1");
+        let status = request.send_on(&mut connection).await.status;
+        assert_eq!(status, if index < 5 { 202 } else { 429 }, "{email}");
+    }
+    for index in 0..10 {
+        let client = format!("203.0.113.{index}");
+        assert_eq!(guess(&gateway, &client, &format!("u{index}@x.example")).await, 401);
+    }
+}
+
+/// Requests that name no account are refused for that, and are no tries of anybody.
+#[tokio::test]
+async fn requests_that_name_no_account_do_not_count() {
+    let gateway = Gateway::start(&limited("")).await;
+    for _ in 0..6 {
+        let request = gateway.post("/auth/login", &json!({ "password": "wrong" }));
+        request.send().await.is(400, "request_invalid");
+    }
+    // One that none can have costs a hash, and counts.
+    for index in 0..6 {
+        let status = gateway.try_login("no address", "wrong").await.status;
+        assert_eq!(status, if index < 5 { 401 } else { 429 });
+    }
+}
+
+/// What costs a hash and is no failure of the account counts against the address.
+#[tokio::test]
+async fn hashes_for_the_owner_of_an_account_are_bounded_by_address() {
+    let gateway = Gateway::start(&limited("totp = true")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let change = json!({ "current_password": PASSWORD, "new_password": "short" });
+    for index in 0..11 {
+        let request = gateway.post("/auth/password/change", &change).bearer(&tokens.access);
+        let response = request.send().await;
+        match index {
+            ..10 => response.is(422, "password_rejected"),
+            _ => response.is(429, "rate_limited"),
+        }
+    }
+    let remove = json!({ "current_password": PASSWORD });
+    let request = gateway.post("/auth/totp/remove", &remove).bearer(&tokens.access);
+    request.send().await.is(429, "rate_limited");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
 
+use crate::by_mail::sqlite;
 use crate::harness::{Gateway, Response};
 
 const OFFERED: &str = "
@@ -140,7 +141,6 @@ async fn a_login_asks_for_a_code_and_takes_each_once() {
     let (secret, _) = enrol(&gateway, &bearer).await;
     assert_eq!(me().await, true);
     login(&gateway, None).await.is(401, "code_required");
-    login(&gateway, Some("")).await.is(401, "code_required");
     // Who does not know the password learns nothing of codes.
     post(&gateway, "/login", "", json!({ "email": "ann@example.com", "password": "wrong" }))
         .await
@@ -193,8 +193,9 @@ async fn of_many_that_bring_one_code_one_gets_in() {
     let bearer = account(&gateway).await;
     let (secret, _) = enrol(&gateway, &bearer).await;
     let now = code(&secret, 0);
+    // As many as an account may fail in a minute.
     let mut logins = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..5 {
         logins.push(login(&gateway, Some(&now)));
     }
     let mut statuses = Vec::new();
@@ -202,7 +203,7 @@ async fn of_many_that_bring_one_code_one_gets_in() {
         statuses.push(response.status);
     }
     statuses.sort_unstable();
-    assert_eq!(statuses, [vec![200], vec![401; 9]].concat());
+    assert_eq!(statuses, [vec![200], vec![401; 4]].concat());
 }
 
 async fn join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
@@ -227,9 +228,10 @@ async fn many_wrong_codes_are_not_looked_at() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     let (secret, codes) = enrol(&gateway, &bearer).await;
-    for _ in 0..10 {
-        login(&gateway, Some("AAAA-AAAA-AAAA-AAAA")).await.is(401, "login_failed");
-    }
+    // The built-in limit lets nobody bring ten in a minute.
+    let sql = "UPDATE second_factors SET failures = 9";
+    sqlite(&gateway.path("portcullis.db"), sql).await;
+    login(&gateway, Some("AAAA-AAAA-AAAA-AAAA")).await.is(401, "login_failed");
     login(&gateway, Some(&code(&secret, 0))).await.is(401, "login_failed");
     login(&gateway, Some(&codes[0])).await.is(401, "login_failed");
     login(&gateway, None).await.is(401, "code_required");
@@ -242,6 +244,7 @@ async fn what_is_not_offered_is_not_there_but_who_has_it_keeps_it() {
     enrol(&gateway, &bearer).await;
     assert_eq!(gateway.reload(&OFFERED.replace("totp = true", "")).await["message"], "reloaded");
     login(&gateway, None).await.is(401, "code_required");
+    login(&gateway, Some("")).await.is(401, "code_required");
     let other = post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD })).await;
     other.is(404, "route_not_found");
 }
