@@ -155,14 +155,15 @@ impl Identity {
         password: Password,
     ) -> Result<(), IdentityError> {
         let hash = account.and_then(|account| account.password.parse::<StoredHash>().ok());
-        let (Some(account), Some(hash)) = (account, hash) else {
-            let nobody = Email::parse("nobody@localhost");
-            if let Some(email) = email.or(nobody.as_ref().ok()) {
-                self.hasher.imitate(password, email).await?;
-            }
+        let nobody = Email::parse("nobody@localhost");
+        let Some(email) = email.or(nobody.as_ref().ok()) else {
             return Err(IdentityError::Login(NoLogin::Unknown));
         };
-        match self.hasher.verify(password, hash).await? {
+        let (Some(account), Some(hash)) = (account, hash) else {
+            self.hasher.imitate(password, email).await?;
+            return Err(IdentityError::Login(NoLogin::Unknown));
+        };
+        match self.hasher.verify(email, password, hash).await? {
             Verdict::Wrong => Err(IdentityError::Login(NoLogin::Password)),
             Verdict::Right { .. } if account.disabled == 1 => {
                 Err(IdentityError::Login(NoLogin::Disabled))
@@ -196,7 +197,7 @@ impl Identity {
         policy: &Policy,
     ) -> Result<StoredHash, IdentityError> {
         let personal = [email.as_str(), name.unwrap_or_default(), &policy.issuer];
-        Ok(self.hasher.renew(password, policy.password_min_length, &personal).await?)
+        Ok(self.hasher.renew(email, password, policy.password_min_length, &personal).await?)
     }
 
     async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
@@ -385,12 +386,9 @@ impl Identity {
             }
             return Err(error.into());
         }
-        let personal =
-            [account.email.as_str(), account.name.as_deref().unwrap_or_default(), &policy.issuer];
-        let hash = self
-            .hasher
-            .renew(body.new_password.password(), policy.password_min_length, &personal)
-            .await?;
+        let email = email.ok_or(IdentityError::Nobody)?;
+        let new = body.new_password.password();
+        let hash = self.new_hash(new, &email, account.name.as_deref(), policy).await?;
         self.accounts.set_password(&account.id, &hash, policy, self.clock.unix_seconds()).await?;
         audit::record("password_changed", request.client, &account.id, "");
         self.tell_of_change(&account, policy).await;

@@ -1,8 +1,9 @@
-//! Where passwords are hashed: on a few threads of their own, before which a short queue stands.
+//! Where passwords are hashed: on a few threads of their own, behind a short queue. New passwords
+//! are judged on another thread with a queue of its own, so that no login waits for that.
 //!
 //! A hash takes tens of milliseconds and megabytes. The threads step back before those that proxy,
 //! there are few of them, and what would wait too long is refused at once: a flood of logins costs
-//! logins, not requests.
+//! logins, not requests. Each account has one job in the queue at a time ([`Turns`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -17,13 +18,16 @@ use tokio::sync::oneshot;
 use super::email::Email;
 use super::password::{Password, StoredHash};
 use super::strength::{RejectedPassword, judge};
+use super::turns::{Turn, Turns};
 use crate::priority::step_back;
 
 /// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the
 /// last of them.
 #[derive(Clone)]
 pub struct Hasher {
-    queue: SyncSender<Job>,
+    hashing: Pool,
+    judging: Pool,
+    turns: Turns,
     stand_ins: Arc<ArcSwap<StandIns>>,
     key: Arc<hmac::Key>,
 }
@@ -76,44 +80,52 @@ impl Hasher {
     }
 
     fn with_threads(threads: usize, key: &[u8]) -> io::Result<Self> {
-        let (queue, jobs) = sync_channel(threads * WAITING_FOR_A_THREAD);
-        let jobs = Arc::new(Mutex::new(jobs));
-        for index in 0..threads {
-            let jobs = Arc::clone(&jobs);
-            thread::Builder::new()
-                .name(format!("portcullis-hash-{index}"))
-                .spawn(move || work(&jobs))?;
-        }
-        let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key));
-        Ok(Self { queue, stand_ins: Arc::new(ArcSwap::from_pointee(StandIns::default())), key })
+        Ok(Self {
+            hashing: Pool::start("hash", threads)?,
+            judging: Pool::start("judge", 1)?,
+            turns: Turns::default(),
+            stand_ins: Arc::new(ArcSwap::from_pointee(StandIns::default())),
+            key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)),
+        })
     }
 
-    /// Judges a new password of somebody of whom `personal` is known, and hashes it.
+    /// Judges a new password of somebody of whom `personal` is known, and hashes it. `whose` is the
+    /// address of the account.
     ///
     /// # Errors
     /// [`NoNewHash`]
     pub async fn renew(
         &self,
+        whose: &Email,
         password: Password,
         least: usize,
         personal: &[&str],
     ) -> Result<StoredHash, NoNewHash> {
+        let _turn = self.turn(whose).await?;
         let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
-        self.run(move || {
-            let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
-            judge(&password, least, &personal)?;
-            StoredHash::of(&password).map_err(|_| HashError::Failed.into())
-        })
-        .await
-        .unwrap_or_else(|error| Err(error.into()))
+        let judged = password.clone();
+        self.judging
+            .run(move || {
+                let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
+                judge(&judged, least, &personal)
+            })
+            .await??;
+        let hash = self.hashing.run(move || StoredHash::of(&password)).await?;
+        hash.map_err(|_| HashError::Failed.into())
     }
 
-    /// Holds a password against the hash of an account.
+    /// Holds a password against the hash of an account with this address.
     ///
     /// # Errors
     /// [`HashError`]
-    pub async fn verify(&self, password: Password, hash: StoredHash) -> Result<Verdict, HashError> {
-        self.run(move || {
+    pub async fn verify(
+        &self,
+        whose: &Email,
+        password: Password,
+        hash: StoredHash,
+    ) -> Result<Verdict, HashError> {
+        let _turn = self.turn(whose).await?;
+        let work = move || {
             if !hash.is_of(&password) {
                 return Verdict::Wrong;
             }
@@ -121,8 +133,8 @@ impl Hasher {
             Verdict::Right {
                 renewed: hash.is_outdated().then(|| StoredHash::of(&password).ok()).flatten(),
             }
-        })
-        .await
+        };
+        self.hashing.run(work).await
     }
 
     /// Takes as long as [`Hasher::verify`] does for a wrong password: for an address without an
@@ -133,10 +145,11 @@ impl Hasher {
     pub async fn imitate(&self, password: Password, email: &Email) -> Result<(), HashError> {
         let digest = hmac::sign(&self.key, email.as_str().as_bytes());
         let stand_in = self.stand_ins.load().choose(digest.as_ref());
-        self.run(move || {
+        let _turn = self.turn(email).await?;
+        let work = move || {
             let _ = stand_in.is_of(&password);
-        })
-        .await
+        };
+        self.hashing.run(work).await
     }
 
     /// What accounts have, so that an address without one can be like them: how each kind of hash
@@ -144,6 +157,30 @@ impl Hasher {
     /// time than ours.
     pub fn resemble(&self, prices: &[(String, u64)]) {
         self.stand_ins.store(Arc::new(StandIns::new(prices)));
+    }
+
+    async fn turn(&self, whose: &Email) -> Result<Turn, HashError> {
+        self.turns.wait(whose.as_str(), LONGEST_WAIT).await.map_err(|_| HashError::Overloaded)
+    }
+}
+
+/// Threads, and the queue before them. Clones share both; the threads end with the last of them.
+#[derive(Clone)]
+struct Pool {
+    queue: SyncSender<Job>,
+}
+
+impl Pool {
+    fn start(name: &str, threads: usize) -> io::Result<Self> {
+        let (queue, jobs) = sync_channel(threads * WAITING_FOR_A_THREAD);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for index in 0..threads {
+            let jobs = Arc::clone(&jobs);
+            thread::Builder::new()
+                .name(format!("portcullis-{name}-{index}"))
+                .spawn(move || work(&jobs))?;
+        }
+        Ok(Self { queue })
     }
 
     async fn run<T: Send + 'static>(
@@ -248,23 +285,30 @@ mod tests {
         Password::new(text.to_owned())
     }
 
+    fn ann() -> Email {
+        Email::parse("ann@example.com").unwrap()
+    }
+
     #[tokio::test]
     async fn passwords_are_hashed_verified_and_renewed() {
         let hasher = Hasher::start(b"key").unwrap();
-        let hash = hasher.renew(password("correct horse battery"), 8, &[]).await.unwrap();
+        let hash = hasher.renew(&ann(), password("correct horse battery"), 8, &[]).await.unwrap();
         assert_eq!(hash.price(), TODAYS_PRICE);
         assert_eq!(
-            hasher.verify(password("correct horse battery"), hash.clone()).await,
+            hasher.verify(&ann(), password("correct horse battery"), hash.clone()).await,
             Ok(Verdict::Right { renewed: None })
         );
-        assert_eq!(hasher.verify(password("correct horse"), hash).await, Ok(Verdict::Wrong));
-        let rejected = hasher.renew(password("password"), 8, &[]).await.unwrap_err();
+        assert_eq!(
+            hasher.verify(&ann(), password("correct horse"), hash).await,
+            Ok(Verdict::Wrong)
+        );
+        let rejected = hasher.renew(&ann(), password("password"), 8, &[]).await.unwrap_err();
         assert_eq!(rejected, NoNewHash::Rejected(RejectedPassword::Common));
 
         let imported: StoredHash =
             bcrypt::hash("correct horse battery", 4).unwrap().parse().unwrap();
         let Verdict::Right { renewed: Some(renewed) } =
-            hasher.verify(password("correct horse battery"), imported).await.unwrap()
+            hasher.verify(&ann(), password("correct horse battery"), imported).await.unwrap()
         else {
             panic!("an imported hash is renewed");
         };
@@ -275,12 +319,12 @@ mod tests {
     async fn a_full_queue_is_told_at_once_and_drains() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let mut first = Box::pin(hasher.run(move || held.recv().is_err()));
+        let mut first = Box::pin(hasher.hashing.run(move || held.recv().is_err()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut first).await.is_err());
         // One is at work, as many as the queue takes wait.
         let (mut accepted, mut refused) = (Vec::new(), 0);
         for _ in 0..WAITING_FOR_A_THREAD + 10 {
-            let mut one = Box::pin(hasher.run(|| ()));
+            let mut one = Box::pin(hasher.hashing.run(|| ()));
             match tokio::time::timeout(Duration::ZERO, &mut one).await {
                 Ok(result) => {
                     assert_eq!(result, Err(HashError::Overloaded));
@@ -296,7 +340,7 @@ mod tests {
         for one in accepted {
             assert_eq!(one.await, Ok(()));
         }
-        assert_eq!(hasher.run(|| 7).await, Ok(7), "and afterwards it works as before");
+        assert_eq!(hasher.hashing.run(|| 7).await, Ok(7), "and afterwards it works as before");
     }
 
     #[tokio::test]
@@ -304,19 +348,46 @@ mod tests {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel::<()>();
-        let busy = hasher.run(move || held.recv().is_err());
-        let gone = hasher.run(move || tell.send(()));
+        let busy = hasher.hashing.run(move || held.recv().is_err());
+        let gone = hasher.hashing.run(move || tell.send(()));
         let mut busy = Box::pin(busy);
         // Each is put into the queue; the second is given up there.
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
         assert!(tokio::time::timeout(Duration::ZERO, gone).await.is_err());
         drop(release);
         assert_eq!(
-            hasher.run(|| -> () { panic!("as a test of what follows") }).await,
+            hasher.hashing.run(|| -> () { panic!("as a test of what follows") }).await,
             Err(HashError::Failed)
         );
-        assert_eq!(hasher.run(|| 7).await, Ok(7));
+        assert_eq!(hasher.hashing.run(|| 7).await, Ok(7));
         assert!(told.try_recv().is_err(), "it was not done for nobody");
+    }
+
+    /// An account that is asked for many times at once has one place in the queue, and new passwords
+    /// are judged elsewhere: others log in meanwhile.
+    #[tokio::test]
+    async fn one_account_does_not_fill_the_queue() {
+        let hasher = Hasher::with_threads(1, b"key").unwrap();
+        let hash = hasher.renew(&ann(), password("correct horse battery"), 8, &[]).await.unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let mut busy = Box::pin(hasher.hashing.run(move || held.recv().is_err()));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
+        let mut of_ann = Vec::new();
+        for _ in 0..WAITING_FOR_A_THREAD * 2 {
+            let ann = ann();
+            let (hasher, hash) = (hasher.clone(), hash.clone());
+            let mut one =
+                Box::pin(async move { hasher.verify(&ann, password("wrong"), hash).await });
+            assert!(tokio::time::timeout(Duration::ZERO, &mut one).await.is_err());
+            of_ann.push(one);
+        }
+        let bob = Email::parse("bob@example.com").unwrap();
+        let rejected = hasher.renew(&bob, password("password"), 8, &[]).await.unwrap_err();
+        assert_eq!(rejected, NoNewHash::Rejected(RejectedPassword::Common));
+        let mut of_bob = Box::pin(hasher.imitate(password("x"), &bob));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut of_bob).await.is_err(), "it waits");
+        drop((of_ann, release));
+        assert_eq!(of_bob.await, Ok(()));
     }
 
     #[cfg(target_os = "linux")]
@@ -324,8 +395,11 @@ mod tests {
     async fn hashing_threads_step_back() {
         let here = rustix::process::getpriority_process(None).unwrap();
         let hasher = Hasher::with_threads(1, b"key").unwrap();
-        let there =
-            hasher.run(|| rustix::process::getpriority_process(None).unwrap()).await.unwrap();
+        let there = hasher
+            .hashing
+            .run(|| rustix::process::getpriority_process(None).unwrap())
+            .await
+            .unwrap();
         assert_eq!(there, (here + crate::priority::NICENESS).min(19));
         assert_eq!(rustix::process::getpriority_process(None).unwrap(), here, "and only they");
     }
@@ -346,6 +420,6 @@ mod tests {
         let bcrypt = (0..1000).filter(|&index| chosen(&hasher, index) == "$2b$10$").count();
         assert!((690..810).contains(&bcrypt), "{bcrypt} of 1000");
         assert_eq!(chosen(&hasher, 7), chosen(&hasher, 7));
-        hasher.imitate(password("x"), &Email::parse("ann@example.com").unwrap()).await.unwrap();
+        hasher.imitate(password("x"), &ann()).await.unwrap();
     }
 }

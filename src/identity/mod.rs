@@ -43,6 +43,7 @@ pub mod return_to;
 pub mod second_factor;
 pub mod session;
 pub mod strength;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

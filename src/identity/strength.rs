@@ -1,7 +1,9 @@
 //! Which passwords are taken: NIST SP 800-63B in spirit. Long enough, and not among those that are
 //! guessed first; no rules of which characters.
 
-use zxcvbn::{Score, feedback::Warning, zxcvbn};
+use zxcvbn::feedback::{Feedback, Warning};
+use zxcvbn::matching::patterns::MatchPattern;
+use zxcvbn::{Match, Score, zxcvbn};
 
 use super::password::{LONGEST_PASSWORD, Password};
 
@@ -67,7 +69,7 @@ impl std::fmt::Display for Weakness {
 /// Judges a new password of somebody with this address, name and site (all are known to whoever
 /// guesses).
 ///
-/// Takes milliseconds, so it is done where hashes are.
+/// Takes milliseconds (`benches/password.rs`), so it is done on a thread that can wait.
 ///
 /// # Errors
 /// [`RejectedPassword`]
@@ -79,8 +81,6 @@ pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(),
     if password.chars().count() < least {
         return Err(RejectedPassword::TooShort { least });
     }
-    // The estimate's price grows faster than the length.
-    let head = password.char_indices().nth(JUDGED).map_or(password, |(end, _)| &password[..end]);
     let known: Vec<String> = personal
         .iter()
         .flat_map(|text| {
@@ -90,26 +90,37 @@ pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(),
                 .chain(text.split(|letter: char| !letter.is_alphanumeric()))
         })
         .filter(|word| word.chars().count() >= SHORTEST_WORD)
-        .map(|word| word.chars().take(JUDGED).collect())
+        .map(|word| head(word).to_lowercase())
         .take(MOST_WORDS)
         .collect();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    let estimate = zxcvbn(head, &known);
+    let estimate = zxcvbn(head(password), &known);
     if estimate.score() >= ENOUGH {
         return Ok(());
     }
-    // Without what is personal it would have done: that is what is wrong with it.
-    if zxcvbn(head, &[]).score() >= ENOUGH {
-        return Err(RejectedPassword::Personal);
-    }
-    Err(match estimate.feedback().and_then(zxcvbn::feedback::Feedback::warning) {
+    Err(match estimate.feedback().and_then(Feedback::warning) {
         Some(
             Warning::ThisIsATop10Password
             | Warning::ThisIsATop100Password
             | Warning::ThisIsACommonPassword,
         ) => RejectedPassword::Common,
+        _ if is_personal(estimate.sequence(), &known) => RejectedPassword::Personal,
         warning => RejectedPassword::Guessable(weakness(warning)),
     })
+}
+
+/// Whether somebody who knows these words would find one of them in the password.
+fn is_personal(found: &[Match], known: &[&str]) -> bool {
+    found.iter().any(|found| match &found.pattern {
+        MatchPattern::Dictionary(word) => known.contains(&word.matched_word.as_str()),
+        MatchPattern::Repeat(repeated) => is_personal(&repeated.base_matches, known),
+        _ => false,
+    })
+}
+
+/// What is judged of a text.
+fn head(text: &str) -> &str {
+    text.char_indices().nth(JUDGED).map_or(text, |(end, _)| &text[..end])
 }
 
 fn weakness(warning: Option<Warning>) -> Weakness {
@@ -139,8 +150,9 @@ fn weakness(warning: Option<Warning>) -> Weakness {
 /// More than a million guesses: with the limits of a login, years for one account.
 const ENOUGH: Score = Score::Two;
 
-/// Characters that are judged: a password whose first hundred are weak is weak.
-const JUDGED: usize = 100;
+/// Characters that are judged. The price of the estimate grows faster than the length, and whoever
+/// chooses the characters chooses the price.
+const JUDGED: usize = 32;
 
 /// Letters of a personal word that counts.
 const SHORTEST_WORD: usize = 3;

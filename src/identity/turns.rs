@@ -1,0 +1,73 @@
+//! One job at a time for each account.
+//!
+//! The queue before the threads that hash is short. Without turns, whoever holds one account could
+//! fill it with requests of their own. With them an account has one place in it, and its other
+//! requests wait here. An address without an account has its turns as well: nobody learns from the
+//! time which it is.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::error::Elapsed;
+
+/// The turns of every account that has a job now. Clones are the same turns.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turns(Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>);
+
+/// An account's turn, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    turns: Turns,
+    account: String,
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    /// Waits until it is the account's turn, at most for `longest`.
+    pub(super) async fn wait(&self, account: &str, longest: Duration) -> Result<Turn, Elapsed> {
+        let lock = Arc::clone(self.waiting().entry(account.to_owned()).or_default());
+        // Made before the wait, so that whoever goes away meanwhile leaves nothing behind.
+        let mut turn = Turn { turns: self.clone(), account: account.to_owned(), held: None };
+        turn.held = Some(tokio::time::timeout(longest, lock.lock_owned()).await?);
+        Ok(turn)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut waiting = self.turns.waiting();
+        self.held = None;
+        if let Entry::Occupied(entry) = waiting.entry(std::mem::take(&mut self.account))
+            && Arc::strong_count(entry.get()) == 1
+        {
+            entry.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_account_has_one_turn_at_a_time_and_leaves_nothing_behind() {
+        let turns = Turns::default();
+        let first = turns.wait("ann", Duration::from_mins(1)).await.unwrap();
+        turns.wait("bob", Duration::ZERO).await.expect("another account does not wait");
+        turns.wait("ann", Duration::ZERO).await.unwrap_err();
+        let mut next = Box::pin(turns.wait("ann", Duration::from_mins(1)));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut next).await.is_err());
+        drop(first);
+        let next = next.await.unwrap();
+        assert_eq!(turns.waiting().len(), 1);
+        drop(next);
+        assert!(turns.waiting().is_empty());
+    }
+}
