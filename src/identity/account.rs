@@ -139,18 +139,21 @@ impl Accounts {
         self.change(id, AccountChange::Disabled(disabled), policy, now).await
     }
 
-    /// Gives an account another password and ends its sessions.
+    /// Gives an account another password and ends its sessions, if nothing has ended them since
+    /// `account` was read.
     ///
     /// # Errors
-    /// As [`Accounts::set_roles`].
+    /// As [`Accounts::set_roles`]; [`AccountError::Unknown`] also where something has.
     pub async fn set_password(
         &self,
-        id: &str,
+        account: &AccountRow,
         password: &StoredHash,
         policy: &Policy,
         now: u64,
     ) -> Result<(), AccountError> {
-        self.change(id, AccountChange::Password(password.as_str()), policy, now).await
+        let change =
+            AccountChange::Password { hash: password.as_str(), generation: account.generation };
+        self.change(&account.id, change, policy, now).await
     }
 
     /// Uses a mailed link up: gives the account that it is good for another password and ends its
@@ -160,16 +163,16 @@ impl Accounts {
     /// [`StoreError`]
     pub async fn reset_password(
         &self,
-        id: &str,
+        account: &AccountRow,
         link: &str,
         password: &StoredHash,
         policy: &Policy,
         now: u64,
     ) -> Result<bool, StoreError> {
-        let revocation = revocation(id, policy, now);
+        let revocation = revocation(&account.id, policy, now);
         let changed = self
             .store
-            .reset_password(link, id, password.as_str(), row(&revocation), now.cast_signed())
+            .reset_password(link, account, password.as_str(), row(&revocation), now.cast_signed())
             .await?;
         Ok(changed.is_some_and(|cutoff| {
             self.revoked(revocation, cutoff);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
-use super::account::{self, NewAccount};
+use super::account::{self, AccountError, NewAccount};
 use super::answer::{asset, done, json, public, see_other, with_cookies};
 use super::bodies::{self, Secret, Tokens};
 use super::endpoints::Action;
@@ -389,7 +389,11 @@ impl Identity {
         let email = email.ok_or(IdentityError::Nobody)?;
         let new = body.new_password.password();
         let hash = self.new_hash(new, &email, account.name.as_deref(), policy).await?;
-        self.accounts.set_password(&account.id, &hash, policy, self.clock.unix_seconds()).await?;
+        let now = self.clock.unix_seconds();
+        match self.accounts.set_password(&account, &hash, policy, now).await {
+            Err(AccountError::Unknown) => return Err(IdentityError::Login(NoLogin::Changed).into()),
+            set => set?,
+        }
         audit::record("password_changed", request.client, &account.id, "");
         self.tell_of_change(&account, policy).await;
         Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))

@@ -56,7 +56,7 @@ impl Identity {
             .await?;
         if !self
             .accounts
-            .reset_password(&account.id, &link, &hash, policy, self.clock.unix_seconds())
+            .reset_password(&account, &link, &hash, policy, self.clock.unix_seconds())
             .await?
         {
             return Err(IdentityError::Link.into());

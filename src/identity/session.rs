@@ -512,7 +512,15 @@ mod tests {
                     .await
                     .unwrap(),
                 End::Password => {
-                    self.accounts.set_password(id, &hash(), policy, self.now()).await.unwrap();
+                    // Another end may come between.
+                    loop {
+                        let account = self.accounts.by_id(id).await.unwrap().unwrap();
+                        let now = self.now();
+                        if self.accounts.set_password(&account, &hash(), policy, now).await.is_ok()
+                        {
+                            break;
+                        }
+                    }
                 }
                 End::Disable => {
                     self.accounts.set_disabled(id, true, policy, self.now()).await.unwrap();

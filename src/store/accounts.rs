@@ -46,8 +46,14 @@ pub enum AccountChange<'a> {
     Roles(&'a str),
     /// No login and no session, or again.
     Disabled(bool),
-    /// Another password; every session ends.
-    Password(&'a str),
+    /// Another password; every session ends. Only if the account is still of the generation that it
+    /// was when the password was checked: who was logged out or disabled meanwhile sets none.
+    Password {
+        /// Of the password.
+        hash: &'a str,
+        /// [`AccountRow::generation`].
+        generation: i64,
+    },
     /// Every session ends.
     EndSessions,
 }
@@ -173,7 +179,7 @@ impl Store {
 }
 
 /// Changes an account and writes the revocation, within a transaction that the caller commits.
-/// `None`: there is no such account.
+/// `None`: there is no such account, or not of that generation any more.
 pub(super) async fn change_account(
     writing: &mut Writing,
     id: &str,
@@ -188,8 +194,8 @@ pub(super) async fn change_account(
         AccountChange::Disabled(disabled) => {
             sqlx::query_as(SET_DISABLED).bind(now).bind(id).bind(i16::from(disabled))
         }
-        AccountChange::Password(hash) => {
-            sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned())
+        AccountChange::Password { hash, generation } => {
+            sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned()).bind(generation)
         }
         AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
     };
@@ -234,7 +240,7 @@ const SET_DISABLED: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at
     generation = generation + 1, disabled = $3 WHERE id = $2 RETURNING not_before";
 
 const SET_PASSWORD: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
-    generation = generation + 1, password = $3 WHERE id = $2 RETURNING not_before";
+    generation = generation + 1, password = $3 WHERE id = $2 AND generation = $4 RETURNING not_before";
 
 const END_SESSIONS: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1 WHERE id = $2 RETURNING not_before";
@@ -317,7 +323,7 @@ mod tests {
         let mut latest = 0;
         for (change, ends, opens) in [
             (AccountChange::Roles("admin"), false, true),
-            (AccountChange::Password("new"), true, true),
+            (AccountChange::Password { hash: "new", generation: 0 }, true, true),
             (AccountChange::EndSessions, true, true),
             (AccountChange::Disabled(true), true, false),
             (AccountChange::Disabled(false), true, true),
@@ -379,6 +385,27 @@ mod tests {
             1,
             "nothing is revoked of whom there is not"
         );
+    }
+
+    /// The current password was right when it was checked, and by the time the new one is hashed the
+    /// account is another.
+    #[tokio::test]
+    async fn a_password_change_under_way_ends_with_the_sessions() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        for change in [
+            AccountChange::EndSessions,
+            AccountChange::Disabled(true),
+            AccountChange::Disabled(false),
+        ] {
+            let checked = store.account("a").await.unwrap().unwrap();
+            store.change_account("a", change, revocation("subject", "a"), 100).await.unwrap();
+            let late = AccountChange::Password { hash: "late", generation: checked.generation };
+            let set = store.change_account("a", late, revocation("subject", "a"), 101).await;
+            assert_eq!(set.unwrap(), None);
+            assert_eq!(store.account("a").await.unwrap().unwrap().password, "old");
+        }
     }
 
     /// A clock that was ahead when somebody was cut off, and is right again.

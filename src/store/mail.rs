@@ -171,21 +171,20 @@ impl Store {
     pub async fn reset_password(
         &self,
         digest: &str,
-        account: &str,
+        account: &AccountRow,
         hash: &str,
         revocation: RevocationRow,
         now: i64,
     ) -> Result<Option<i64>, StoreError> {
         let mut writing = self.connections.write().await?;
-        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("reset").bind(account);
+        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("reset").bind(&account.id);
         if writing.execute(using).await? == 0 {
             return Ok(None);
         }
         // Whoever reads the mail has the address.
-        writing.execute(sqlx::query(VERIFIED).bind(account)).await?;
-        let changed =
-            change_account(&mut writing, account, AccountChange::Password(hash), revocation, now)
-                .await?;
+        writing.execute(sqlx::query(VERIFIED).bind(&account.id)).await?;
+        let change = AccountChange::Password { hash, generation: account.generation };
+        let changed = change_account(&mut writing, &account.id, change, revocation, now).await?;
         let Some(cutoff) = changed else { return Ok(None) };
         writing.commit().await?;
         Ok(Some(cutoff))
@@ -366,10 +365,10 @@ mod tests {
         // Of many that use it, one does.
         let mut tasks = tokio::task::JoinSet::new();
         for index in 0..16 {
-            let store = store.clone();
+            let (store, ann) = (store.clone(), ann.clone());
             let hash = format!("new {index}");
             tasks.spawn(async move {
-                store.reset_password("r1", "ann", &hash, revocation("ann"), NOW + 1).await.unwrap()
+                store.reset_password("r1", &ann, &hash, revocation("ann"), NOW + 1).await.unwrap()
             });
         }
         let won: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
@@ -387,7 +386,7 @@ mod tests {
         // The other link was for the password that is no more; the address is still the same.
         assert!(!good_for("r2", "reset", NOW).await);
         assert_eq!(
-            store.reset_password("r2", "ann", "x", revocation("ann"), NOW).await.unwrap(),
+            store.reset_password("r2", &changed, "x", revocation("ann"), NOW).await.unwrap(),
             None
         );
         assert!(
