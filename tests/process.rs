@@ -1242,6 +1242,63 @@ fn methods_that_the_issuer_does_not_get_are_warned_of() {
     assert!(told.code == 0 && !told.err.contains("gets no"), "{}", told.err);
 }
 
+/// The host's own `/*` would answer the redirect to the login with the next redirect.
+#[test]
+fn a_login_page_that_a_route_of_its_host_hides_is_an_error() {
+    let file = |routes: &str| {
+        format!(
+            "[identity]\nissuer = \"https://app.localhost/auth\"\n[upstream.app]\nbuiltin = \"echo\"\n\
+             [[route]]\npath = \"/auth/*\"\nidentity = true\n{routes}"
+        )
+    };
+    let application = |keys: &str| {
+        format!("[[route]]\npath = \"/*\"\nupstream = \"app\"\ntoken_from = [\"cookie\"]\n{keys}\n")
+    };
+    let on_its_host = application("host = \"app.localhost\"");
+    assert_snapshot!(rejected(&file(&on_its_host)), @r#"
+    error: route `app.localhost/*` hides the login page `/auth/login` on its host
+     --> gateway.toml:9:8
+      |
+    6 | path = "/auth/*"
+      |        --------- the login page belongs to this route
+    ...
+    9 | path = "/*"
+      |        ^^^^
+      |
+      = help: add a route with `host = "app.localhost"`, `path = "/auth/*"` and `identity = true`
+
+    error: gateway.toml: 1 problem
+    "#);
+    let own_login = "[[route]]\nhost = \"app.localhost\"\npath = \"/auth/*\"\nidentity = true\n";
+    for accepted in [
+        application(""),
+        format!("{on_its_host}{own_login}"),
+        // Nothing redirects a browser on this host.
+        "[[route]]\nhost = \"app.localhost\"\npath = \"/*\"\nupstream = \"app\"\n".to_owned(),
+        application("host = \"app.localhost\"\naccess = \"public\""),
+        application("host = \"app.localhost\"\nenforce = false"),
+        application("host = \"app.localhost\"\nmethods = [\"POST\"]"),
+    ] {
+        let told = Folder::with(&file(&accepted)).run(&["check"]);
+        assert_eq!(told.code, 0, "{accepted}: {}", told.err);
+    }
+    let public_below = "[[route]]\nhost = \"*.localhost\"\npath = \"/auth/*\"\nupstream = \"app\"\naccess = \"public\"\n";
+    for (refused, hider) in [
+        (application("host = \"*.localhost\""), "*.localhost/*"),
+        // Another route redirects than the one that hides.
+        (format!("{public_below}{}", application("")), "*.localhost/auth/*"),
+        (
+            format!("[[route]]\npath = \"/auth/login\"\nupstream = \"app\"\n{}", application("")),
+            "/auth/login",
+        ),
+    ] {
+        let told = rejected(&file(&refused));
+        let wanted = format!("route `{hider}` hides the login page `/auth/login` on its host");
+        assert_eq!(told.matches(&wanted).count(), 1, "{refused}: {told}");
+        assert!(told.contains("1 problem"), "{told}");
+    }
+}
+
 #[test]
 fn identity_headers_that_cannot_be() {
     assert_snapshot!(

@@ -8,6 +8,7 @@ mod brand;
 mod demands;
 mod destination;
 mod expectations;
+mod hidden_login;
 mod identity;
 mod issuers;
 mod keys;
