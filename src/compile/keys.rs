@@ -444,15 +444,17 @@ impl Compiler<'_> {
         let json = self.read_file(file, "a JWK Set")?;
         match KeySet::from_jwks(&json, algorithms) {
             Ok((keys, left_out)) => {
+                // Where no key is left, these are the reason.
+                let severity = if keys.is_empty() { Problem::error } else { Problem::warning };
                 for left_out in &left_out {
-                    self.error(Problem::warning(file.span(), left_out.to_string()));
+                    self.error(severity(file.span(), left_out.to_string()));
                 }
                 if keys.is_empty() {
                     let problem = match left_out.as_slice() {
                         [] => Problem::error(file.span(), "the set has no keys")
                             .help("a JWK Set is `{\"keys\": [ … ]}` with at least one public key (RFC 7517 §5)"),
                         _ => Problem::error(file.span(), "no key of this set can be used")
-                            .help("the warnings say why each was left out; look at `algorithms` as well"),
+                            .help("the errors above say why each was left out; look at `algorithms` as well"),
                     };
                     self.error(problem);
                     return None;

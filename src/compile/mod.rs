@@ -84,12 +84,16 @@ impl Snapshot {
         {
             problems.extend(expectations::unmet(&file, snapshot, now));
         }
-        let problems = Problems::new(source, problems);
+        let mut problems = Problems::new(source, problems);
         match snapshot {
             Some(snapshot) if !problems.has_errors() => {
                 Ok(Compiled { snapshot, warnings: problems })
             }
-            _ => Err(problems),
+            _ => {
+                // A warning beside an error often follows from it.
+                problems.list.retain(|problem| problem.severity == Severity::Error);
+                Err(problems)
+            }
         }
     }
 }

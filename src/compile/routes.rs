@@ -230,6 +230,7 @@ impl Compiler<'_> {
                     );
                     return None;
                 }
+                self.warn_about_foreign_syntax(text);
                 Some(parsed)
             }
             Err(wrong) => {
@@ -240,6 +241,45 @@ impl Compiler<'_> {
                 None
             }
         }
+    }
+
+    /// Parameters and expressions of other routers match nothing but themselves here.
+    fn warn_about_foreign_syntax(&mut self, path: &Text) {
+        let is_parameter = |segment: &str| {
+            segment.starts_with(':') || (segment.starts_with('<') && segment.ends_with('>'))
+        };
+        let is_expression = |segment: &str| {
+            segment.starts_with('^')
+                || segment.ends_with('$')
+                || segment.contains(".*")
+                || segment.contains(".+")
+                || (segment.contains('[') && segment.contains(']'))
+                || (segment.contains('(') && segment.contains('|'))
+        };
+        let segments =
+            || path.get_ref().split('/').filter(|segment| segment.len() > 1 || *segment == "$");
+        let (segment, help) =
+            if let Some(segment) = segments().find(|segment| is_parameter(segment)) {
+                let name = segment.trim_matches([':', '<', '>']);
+                let name = name.rsplit(':').next().filter(|name| !name.is_empty()).unwrap_or("id");
+                (segment, format!("write `{{{name}}}` for a segment of any text"))
+            } else if let Some(segment) = segments().find(|segment| is_expression(segment)) {
+                (
+                segment,
+                "write `{id}` for a segment of any text, and `/*` at the end for everything below"
+                    .to_owned(),
+            )
+            } else {
+                return;
+            };
+        let segment = segment.escape_debug();
+        self.problems.push(
+            Problem::warning(
+                path.span(),
+                format!("`{segment}` matches only a segment that is written like this"),
+            )
+            .help(help),
+        );
     }
 
     fn host(&mut self, text: &Text) -> Option<HostPattern> {
@@ -311,7 +351,10 @@ impl Compiler<'_> {
             return Some(Arc::clone(found));
         }
         // A section that was refused has told its own problem.
-        if !known.clone().any(|known| known.get_ref() == name.get_ref()) {
+        let message = format!("there is no `[{kind}.{}]`", name.get_ref());
+        // Several routes may name it: one cause, one problem.
+        let is_told = self.problems.iter().any(|problem| problem.message == message);
+        if !is_told && !known.clone().any(|known| known.get_ref() == name.get_ref()) {
             let names: Vec<&str> = known.map(|known| known.get_ref().as_str()).collect();
             let help = match value::nearest(name.get_ref(), names.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -321,10 +364,7 @@ impl Compiler<'_> {
                     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
                 ),
             };
-            self.error(
-                Problem::error(name.span(), format!("there is no `[{kind}.{}]`", name.get_ref()))
-                    .help(help),
-            );
+            self.error(Problem::error(name.span(), message).help(help));
         }
         None
     }

@@ -4,6 +4,7 @@
 //! types. Nothing of a running gateway is known here.
 
 pub mod file;
+mod foreign;
 pub mod identity;
 mod mask;
 pub mod problem;
@@ -76,7 +77,12 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
     let source = Source::new(path, text);
     let (root, errors) = DeTable::parse_recoverable(source.text());
     if !errors.is_empty() {
-        return Err(Problems::new(source.clone(), syntax(&source, &errors)));
+        let problems = match foreign::language(source.text()) {
+            // The parser's complaints about another language help nobody.
+            Some(language) => vec![language.problem()],
+            None => syntax(&source, &errors),
+        };
+        return Err(Problems::new(source, problems));
     }
     if root.get_ref().is_empty() {
         let problem = Problem::error(None, "the file has no routes: nothing would be reachable")
@@ -386,13 +392,13 @@ mod tests {
           |
           = help: did you mean `trusted_proxies`?
 
-        error: unknown key `routes` in the file
+        error: unknown section `[[routes]]`
          --> gateway.toml:4:3
           |
         4 | [[routes]]
           |   ^^^^^^
           |
-          = help: did you mean `route`?
+          = help: did you mean `[[route]]`?
 
         error: gateway.toml: 2 problems
         ");

@@ -1,6 +1,7 @@
 //! What a file may hold, by the JSON Schema of [`File`](super::file::File): every unknown key and
 //! every value of the wrong type is found in one walk, where serde would stop at the first.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -69,6 +70,15 @@ struct Key {
     shape: Shape,
     /// A value that the description gives.
     example: Option<String>,
+    /// Compiling refuses it, so that no hint may propose it.
+    refused: bool,
+}
+
+impl Section {
+    /// The keys that a hint may propose.
+    fn proposed(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.keys.iter().filter(|(_, key)| !key.refused).map(|(name, key)| (name.as_str(), key))
+    }
 }
 
 struct Shapes {
@@ -109,8 +119,13 @@ impl Shape {
                     keys: properties
                         .iter()
                         .map(|(name, schema)| {
-                            let example = schema["description"].as_str().and_then(example);
-                            (name.clone(), Key { shape: Self::new(schema, definitions), example })
+                            let description = schema["description"].as_str().unwrap_or_default();
+                            let key = Key {
+                                shape: Self::new(schema, definitions),
+                                example: example(description),
+                                refused: description == "Not supported yet.",
+                            };
+                            (name.clone(), key)
                         })
                         .collect(),
                     required: schema["required"]
@@ -193,6 +208,19 @@ impl Place<'_> {
         }
     }
 
+    /// The header of a section here.
+    fn header(&self, name: &str, is_list: bool) -> String {
+        let (path, in_item) = self.path();
+        let mut dotted = if in_item { self.first().to_owned() } else { String::new() };
+        for part in [path.as_str(), name].into_iter().filter(|part| !part.is_empty()) {
+            if !dotted.is_empty() {
+                dotted.push('.');
+            }
+            dotted.push_str(part);
+        }
+        if is_list { format!("[[{dotted}]]") } else { format!("[{dotted}]") }
+    }
+
     /// The dotted path, within the item when there is one.
     fn path(&self) -> (String, bool) {
         match self {
@@ -249,12 +277,13 @@ impl Walk<'_> {
                     &Place::Key(place, name.get_ref()),
                 );
             } else {
-                self.findings.unknown.push(unknown(name, section, place));
                 strangers.push(name.get_ref().to_string());
             }
         }
         for stranger in strangers {
-            table.remove(stranger.as_str());
+            if let Some((name, value)) = table.remove_entry(stranger.as_str()) {
+                self.stranger(section, table, &name, value, place);
+            }
         }
         for required in
             section.required.iter().filter(|required| !table.contains_key(required.as_str()))
@@ -265,6 +294,29 @@ impl Walk<'_> {
                 Problem::error(span.clone(), format!("{} needs `{required}`", place.section()))
                     .help(format!("add, for example, `{example}`")),
             );
+        }
+    }
+
+    /// A key that does not exist. Where another was probably meant, it is read as that one: it
+    /// would otherwise be missing, with complaints about everything that follows from that.
+    fn stranger<'d>(
+        &mut self,
+        section: &Section,
+        table: &mut DeTable<'d>,
+        name: &Spanned<Cow<'d, str>>,
+        mut value: Spanned<DeValue<'d>>,
+        place: &Place,
+    ) {
+        let meant = nearest(name.get_ref(), section.proposed().map(|(known, _)| known));
+        self.findings.unknown.push(unknown(self.text, name, meant, section, place));
+        let key = meant.and_then(|meant| Some((meant, section.keys.get(meant)?)));
+        if let Some((meant, key)) = key
+            && !table.contains_key(meant)
+            && key.shape.takes(value.get_ref())
+        {
+            let (span, example) = (name.span(), key.example.as_deref());
+            self.value(&key.shape, example, &mut value, &span, &Place::Key(place, meant));
+            table.insert(Spanned::new(span, Cow::Owned(meant.to_owned())), value);
         }
     }
 
@@ -419,13 +471,33 @@ impl Walk<'_> {
     }
 }
 
-fn unknown(name: &Spanned<std::borrow::Cow<'_, str>>, section: &Section, place: &Place) -> Problem {
+fn unknown(
+    text: &str,
+    name: &Spanned<Cow<'_, str>>,
+    meant: Option<&str>,
+    section: &Section,
+    place: &Place,
+) -> Problem {
     let written: &str = name.get_ref();
     let shown: String = written.chars().take(60).collect();
-    let problem =
-        Problem::error(name.span(), format!("unknown key `{shown}` in {}", place.section()));
-    if let Some(known) = nearest(written, section.keys.keys().map(String::as_str)) {
-        return problem.help(format!("did you mean `{known}`?"));
+    let is_header = is_header(text, name.span().start);
+    let message = if is_header {
+        format!("unknown section `{}`", place.header(&shown, is_doubled(text, name.span().start)))
+    } else {
+        format!("unknown key `{shown}` in {}", place.section())
+    };
+    let problem = Problem::error(name.span(), message);
+    // What is proposed is written as it would have to be.
+    let proposal = |name: &str, key: &Key| match &key.shape {
+        Shape::Section(_) if is_header => place.header(name, false),
+        Shape::Named(_) if is_header => place.header(&format!("{name}.NAME"), false),
+        Shape::List(item) if is_header && matches!(**item, Shape::Section(_)) => {
+            place.header(name, true)
+        }
+        _ => name.to_owned(),
+    };
+    if let Some((name, key)) = meant.and_then(|meant| Some((meant, section.keys.get(meant)?))) {
+        return problem.help(format!("did you mean `{}`?", proposal(name, key)));
     }
     if let Some(homes) = SHAPES.homes.get(written) {
         return problem.help(format!(
@@ -436,18 +508,35 @@ fn unknown(name: &Spanned<std::borrow::Cow<'_, str>>, section: &Section, place: 
     problem.help(format!(
         "{} knows {}",
         place.section(),
-        list(section.keys.keys().map(|known| format!("`{known}`")), "and")
+        list(section.proposed().map(|(name, key)| format!("`{}`", proposal(name, key))), "and")
     ))
+}
+
+/// Whether a name stands in a section's header, such as `[server]`, and not before a `=`.
+fn is_header(text: &str, name: usize) -> bool {
+    let before = line_before(text, name);
+    before.starts_with('[') && !before.contains(['{', ','])
+}
+
+/// Whether that header has two brackets.
+fn is_doubled(text: &str, name: usize) -> bool {
+    line_before(text, name).starts_with("[[")
+}
+
+/// The part of a line that is before a place.
+fn line_before(text: &str, place: usize) -> &str {
+    let before = text.get(..place).unwrap_or_default();
+    before.rsplit('\n').next().unwrap_or_default().trim_start().trim_start_matches('\u{feff}')
 }
 
 /// Which sections know which key, written as one would write them.
 fn find_homes(section: &Section, path: &str, homes: &mut BTreeMap<String, Vec<String>>) {
-    for (name, key) in &section.keys {
+    for (name, key) in section.proposed() {
         if !path.is_empty() {
-            homes.entry(name.clone()).or_default().push(path.to_owned());
+            homes.entry(name.to_owned()).or_default().push(path.to_owned());
         }
         let inner = path.trim_matches(['[', ']']);
-        let inner = if inner.is_empty() { name.clone() } else { format!("{inner}.{name}") };
+        let inner = if inner.is_empty() { name.to_owned() } else { format!("{inner}.{name}") };
         match &key.shape {
             Shape::Section(section) => find_homes(section, &format!("[{inner}]"), homes),
             Shape::Named(named) => {
@@ -467,6 +556,8 @@ fn find_homes(section: &Section, path: &str, homes: &mut BTreeMap<String, Vec<St
 
 /// The value that a description names as default or example.
 fn example(description: &str) -> Option<String> {
+    // A line may end anywhere.
+    let description = description.replace('\n', " ");
     let (_, rest) =
         description.split_once("Default ").or_else(|| description.split_once("For example "))?;
     match rest.strip_prefix('`') {
