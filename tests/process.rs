@@ -349,9 +349,99 @@ fn completions_and_the_manual_page_are_printed() {
     let parsed = Command::new("bash").args(["-n", "-c", &script]).output().expect("bash runs");
     assert!(parsed.status.success(), "{}", String::from_utf8_lossy(&parsed.stderr));
     let manual = folder.run(&["man"]).ok();
-    for part in [".TH portcullis 1", ".SH NAME", ".SH SYNOPSIS", "SIGHUP"] {
+    for part in [
+        ".TH portcullis 1",
+        ".SH NAME",
+        ".SH SYNOPSIS",
+        "SIGHUP",
+        ".SS \"portcullis explain\"",
+        ".SS \"portcullis user add\"",
+        "\\-\\-password\\-stdin",
+    ] {
         assert!(manual.contains(part), "no {part}:\n{manual}");
     }
+    // One page: it may not refer to pages of its commands, which do not exist.
+    assert!(!manual.contains("(1)"), "{manual}");
+}
+
+/// What bash proposes for the last of these words.
+fn proposals(script: &str, folder: &Folder, words: &[&str]) -> Vec<String> {
+    let asked = format!(
+        "{script}\nCOMP_WORDS=({}); COMP_CWORD={}; COMPREPLY=(); compopt() {{ :; }}\n\
+         _portcullis portcullis \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.join(" "),
+        words.len() - 1
+    );
+    let output = Command::new("bash")
+        .args(["-c", &asked])
+        .current_dir(folder.path())
+        .output()
+        .expect("bash runs");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_proposes_file_names_only_where_a_file_is_wanted() {
+    let folder = Folder::with(APP);
+    let script = folder.run(&["completions", "bash"]).ok();
+    let file = proposals(&script, &folder, &["portcullis", "check", "--config", "gate"]);
+    assert_eq!(file, ["gateway.toml"]);
+    for option in ["--issuer", "--token", "--peer"] {
+        let name = proposals(&script, &folder, &["portcullis", "explain", option, "gate"]);
+        assert!(!name.contains(&"gateway.toml".to_owned()), "{option}: {name:?}");
+    }
+}
+
+#[test]
+fn check_takes_the_file_as_its_argument() {
+    let folder = Folder::with("[[route]]\n");
+    folder.write("other.toml", APP);
+    let told = folder.run(&["check", "other.toml"]).ok();
+    assert!(told.starts_with("other.toml: ok: 1 route"), "{told}");
+}
+
+/// A file with one cause for a hundred thousand bad lines fits on a screen.
+#[test]
+fn an_import_shows_the_first_bad_lines_and_counts_the_others() {
+    let folder = Folder::with(&with_app(
+        "[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
+    ));
+    folder.write("users.csv", format!("email,password_hash\n{}", "nobody,\n".repeat(100_000)));
+    let told = folder.run(&["user", "import", "users.csv"]);
+    assert_eq!(told.code, 1, "{}", told.err);
+    assert!(told.err.contains("because of 100000 lines:\n  line 2: "), "{}", told.err);
+    assert_eq!(told.err.matches("\n  line ").count(), 20, "{}", told.err);
+    assert!(told.err.ends_with("\n  … and 99980 more\n"), "{}", told.err);
+}
+
+/// Runs a command on a terminal, as `script` of util-linux makes one.
+fn on_a_terminal(folder: &Folder, arguments: &str, variables: &[(&str, &str)]) -> String {
+    let command = format!("{} {arguments}", env!("CARGO_BIN_EXE_portcullis"));
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .current_dir(folder.path())
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .expect("script of util-linux is installed");
+    String::from_utf8(output.stdout).expect("output is UTF-8")
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let folder = Folder::with(APP);
+    folder.write("wrong.toml", "[[route]]\n");
+    for arguments in ["explain GET /", "check wrong.toml"] {
+        let told = on_a_terminal(&folder, arguments, &[]);
+        assert!(told.contains('\u{1b}'), "{told}");
+        for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+            let told = on_a_terminal(&folder, arguments, &[variable]);
+            assert!(!told.contains('\u{1b}') && told.contains("route"), "{variable:?}: {told}");
+        }
+    }
+    assert!(!folder.run(&["explain", "GET", "/"]).ok().contains('\u{1b}'));
 }
 
 #[test]
@@ -629,65 +719,159 @@ weight = "high"
 "#
         ),
         @r#"
-        error: unknown key `sever` in the file
-         --> gateway.toml:2:2
-          |
-        2 | [sever]
-          |  ^^^^^
-          |
-          = help: did you mean `server`?
+    error: unknown section `[sever]`
+     --> gateway.toml:2:2
+      |
+    2 | [sever]
+      |  ^^^^^
+      |
+      = help: did you mean `[server]`?
 
-        error: upstream `app` leads nowhere
-         --> gateway.toml:5:11
-          |
-        5 | [upstream.app]
-          |           ^^^
-          |
-          = help: add `url = "http://127.0.0.1:3000"`, or `builtin = "echo"` to try things out
+    error: unknown key `bultin` in `[upstream.app]`
+     --> gateway.toml:6:1
+      |
+    6 | bultin = "echo"
+      | ^^^^^^
+      |
+      = help: did you mean `builtin`?
 
-        error: unknown key `bultin` in `[upstream.app]`
-         --> gateway.toml:6:1
-          |
-        6 | bultin = "echo"
-          | ^^^^^^
-          |
-          = help: did you mean `builtin`?
+    error: unknown key `acces` in `[[route]]`
+      --> gateway.toml:12:1
+       |
+    12 | acces = "public"
+       | ^^^^^
+       |
+       = help: did you mean `access`?
 
-        error: the route needs a caller, but there is no issuer whose tokens are accepted
-          --> gateway.toml:10:8
-           |
-        10 | path = "/*"
-           |        ^^^^
-           |
-           = help: add an `[issuer.NAME]` section, or `[identity]`; or open the route with `access = "public"`
+    error: unknown key `role` in `[[route]]`
+      --> gateway.toml:13:1
+       |
+    13 | role = ["admin"]
+       | ^^^^
+       |
+       = help: did you mean `roles`?
 
-        error: unknown key `acces` in `[[route]]`
-          --> gateway.toml:12:1
-           |
-        12 | acces = "public"
-           | ^^^^^
-           |
-           = help: did you mean `access`?
+    error: a public route asks nobody who they are
+      --> gateway.toml:13:8
+       |
+    13 | role = ["admin"]
+       |        ^^^^^^^^^
+       |
+       = help: remove this, or `access = "public"`
 
-        error: unknown key `role` in `[[route]]`
-          --> gateway.toml:13:1
-           |
-        13 | role = ["admin"]
-           | ^^^^
-           |
-           = help: did you mean `roles`?
+    error: unknown key `weight` in `[[route]]`
+      --> gateway.toml:14:1
+       |
+    14 | weight = "high"
+       | ^^^^^^
+       |
+       = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `strip_prefix`, `token_from` and `upstream`
 
-        error: unknown key `weight` in `[[route]]`
-          --> gateway.toml:14:1
-           |
-        14 | weight = "high"
-           | ^^^^^^
-           |
-           = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `streams`, `strip_prefix`, `token_from` and `upstream`
-
-        error: gateway.toml: 7 problems
-        "#
+    error: gateway.toml: 6 problems
+    "#
     );
+}
+
+/// The file is checked as if the key that was probably meant stood there, so that nothing is
+/// reported that only follows from the mistake.
+#[test]
+fn a_misspelt_key_is_one_problem() {
+    let file = "[issuer.app]\nissuer = \"https://app.test\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\n\
+                secret = { file = \"s\" }\n[upstream.app]\nbuiltin = \"echo\"\n\
+                [[route]]\npath = \"/*\"\nupstream = \"app\"\n[[route]]\npath = \"/a\"\nupstream = \"app\"\n";
+    for (right, wrong) in [
+        ("upstream = \"app\"\n[[route]]", "upstreem = \"app\"\n[[route]]"),
+        ("[upstream.app]", "[upstraem.app]"),
+        ("[upstream.app]", "[upstream.ap]"),
+        ("[issuer.app]", "[isuer.app]"),
+        ("algorithms", "algoritms"),
+        ("builtin", "built_in"),
+        ("path = \"/a\"", "paht = \"/a\""),
+    ] {
+        let folder = Folder::with(&file.replacen(right, wrong, 1));
+        folder.write_private("s", "01234567890123456789012345678901");
+        let told = folder.run(&["check"]).rejected();
+        assert!(told.contains("gateway.toml: 1 problem\n"), "{wrong}: {told}");
+        assert!(told.contains("did you mean"), "{wrong}: {told}");
+    }
+}
+
+#[test]
+fn a_misspelt_section_is_named_as_a_section() {
+    let cases = [
+        ("[servr]\nworkers = 1\n", "unknown section `[servr]`", "did you mean `[server]`?"),
+        (
+            "[[routes]]\npath = \"/a\"\nupstream = \"app\"\n",
+            "unknown section `[[routes]]`",
+            "did you mean `[[route]]`?",
+        ),
+        ("[server.tsl]\n", "unknown section `[server.tsl]`", "did you mean `[server.tls]`?"),
+        ("[isuer.corp]\n", "unknown section `[isuer]`", "did you mean `[issuer.NAME]`?"),
+        ("[server]\nlisten_on = 1\n", "unknown key `listen_on` in `[server]`", "`listen`"),
+    ];
+    for (text, message, help) in cases {
+        let told = rejected(&with_app(text));
+        assert!(told.contains(message) && told.contains(help), "{text}: {told}");
+    }
+}
+
+/// A key that is refused where it stands is not what somebody should write.
+#[test]
+fn no_hint_proposes_a_key_that_is_refused() {
+    for text in [
+        "[server]\nproxy_protocl = true\n",
+        "[store]\nredi = \"x\"\n",
+        "streams = 1\n",
+        "[[route]]\npath = \"/a\"\nupstream = \"app\"\nstream = \"session\"\n",
+    ] {
+        let told = rejected(&with_app(text));
+        for refused in
+            ["`proxy_protocol`", "`redis`", "`streams` belongs", "did you mean `streams`"]
+        {
+            assert!(!told.contains(refused), "{text}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_file_in_another_language_is_named() {
+    for (text, name) in [
+        ("{\n  \"secret\": \"hunter2hunter2\"\n}\n", "JSON"),
+        ("server:\n  secret: hunter2hunter2\n", "YAML"),
+        (
+            "server {\n    listen 80;\n    set $secret hunter2hunter2;\n}\n",
+            "an nginx configuration",
+        ),
+    ] {
+        let told = rejected(text);
+        let wanted = format!("error: the file looks like {name}, and TOML is read\n");
+        assert!(told.starts_with(&wanted) && told.contains("1 problem\n"), "{told}");
+        assert!(told.contains("[server]") && !told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn paths_in_the_syntax_of_other_routers_are_warned_about() {
+    for (path, segment, help) in [
+        ("/users/:id", ":id", "write `{id}`"),
+        ("/users/<int:number>/x", "<int:number>", "write `{number}`"),
+        ("/api/$", "$", "write `{id}`"),
+        ("/api/v1$", "v1$", "`/*` at the end"),
+        ("/[a-z]+/*", "[a-z]+", "write `{id}`"),
+        ("/(a|b)", "(a|b)", "write `{id}`"),
+    ] {
+        let route =
+            format!("[[route]]\npath = \"{path}\"\nupstream = \"app\"\naccess = \"public\"\n");
+        let told = warned(&with_app(&route));
+        assert!(told.contains(&format!("`{segment}` matches only")), "{path}: {told}");
+        assert!(told.contains(help) && told.contains("1 warning"), "{path}: {told}");
+    }
+    for path in ["/users/{id}", "/odata/$metadata", "/c++", "/Users(1)", "/a:b", "/"] {
+        let route =
+            format!("[[route]]\npath = \"{path}\"\nupstream = \"app\"\naccess = \"public\"\n");
+        let told = Folder::with(&with_app(&route)).run(&["check"]);
+        assert!(told.code == 0 && told.err.is_empty(), "{path}: {}", told.err);
+    }
 }
 
 #[test]
@@ -854,29 +1038,13 @@ fn no_routes() {
       |
       = help: add a `[[route]]`
 
-    warning: no route uses upstream `app`
-     --> gateway.toml:1:11
-      |
-    1 | [upstream.app]
-      |           ^^^
-      |
-      = help: remove it, or name it in a route
-
-    error: gateway.toml: 1 problem, 1 warning
+    error: gateway.toml: 1 problem
     ");
 }
 
 #[test]
 fn a_route_without_path_or_upstream() {
     assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\nname = \"app\"\naccess = \"public\"\n"), @r#"
-    warning: no route uses upstream `app`
-     --> gateway.toml:1:11
-      |
-    1 | [upstream.app]
-      |           ^^^
-      |
-      = help: remove it, or name it in a route
-
     error: the route has no `path`
      --> gateway.toml:4:1
       |
@@ -893,7 +1061,7 @@ fn a_route_without_path_or_upstream() {
       |
       = help: add `upstream = "…"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer
 
-    error: gateway.toml: 2 problems, 1 warning
+    error: gateway.toml: 2 problems
     "#);
 }
 
@@ -1638,7 +1806,7 @@ fn a_jwk_set_that_is_none() {
     let told = folder.run(&["check"]).rejected();
     assert!(!told.contains("c2VjcmV0"), "{told}");
     assert_snapshot!(told, @r#"
-    warning: key 0 (kid "hmac") of the set is left out: it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`
+    error: key 0 (kid "hmac") of the set is left out: it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`
      --> gateway.toml:5:13
       |
     5 | jwks_file = "keys.json"
@@ -1650,9 +1818,9 @@ fn a_jwk_set_that_is_none() {
     5 | jwks_file = "keys.json"
       |             ^^^^^^^^^^^
       |
-      = help: the warnings say why each was left out; look at `algorithms` as well
+      = help: the errors above say why each was left out; look at `algorithms` as well
 
-    error: gateway.toml: 1 problem, 1 warning
+    error: gateway.toml: 2 problems
     "#);
 }
 

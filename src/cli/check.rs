@@ -1,9 +1,11 @@
 //! `portcullis check`
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{Failure, is_terminal, print};
+use clap::Args;
+
+use super::{Failure, has_colours, print};
 use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config;
@@ -13,7 +15,15 @@ use crate::gateway::route::Destination;
 use crate::identity::Budgets;
 use crate::telemetry::metrics::Metrics;
 
-pub(super) fn check(path: &Path) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration file; goes before --config and its variable.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let path = arguments.file.as_deref().unwrap_or(path);
     let loaded = config::load(path)?;
     let tests = loaded.file.test.len();
     let options = CompileOptions {
@@ -24,7 +34,7 @@ pub(super) fn check(path: &Path) -> Result<(), Failure> {
     };
     let Compiled { snapshot, warnings } = Snapshot::compile(loaded, &options)?;
     if !warnings.list.is_empty() {
-        eprint!("{}", warnings.draw(is_terminal()));
+        eprint!("{}", warnings.draw(has_colours(&std::io::stderr())));
     }
     let (counted, limited) = (counted(&snapshot, tests), limited(&snapshot));
     print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened(&snapshot)))

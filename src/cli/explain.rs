@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::{Map, Value};
 
 use super::token::no_issuer;
-use super::{Failure, print};
+use super::{Failure, has_colours, print};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::gateway::Snapshot;
@@ -66,7 +66,11 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         revoked: stored(&snapshot, &clock),
     };
     let told = walk(&snapshot, &question, clock.unix_seconds());
-    if arguments.json { print(&format!("{:#}\n", told.to_json())) } else { print(&drawn(&told)) }
+    if arguments.json {
+        print(&format!("{:#}\n", told.to_json()))
+    } else {
+        print(&drawn(&told, has_colours(&std::io::stdout())))
+    }
 }
 
 /// What is in the store, as far as it can be read: what is revoked, and the keys of the built-in
@@ -149,13 +153,16 @@ fn assumed(
     })
 }
 
-fn drawn(told: &Explanation) -> String {
+fn drawn(told: &Explanation, has_colours: bool) -> String {
+    let paint = |style: &str, text: &str| {
+        if has_colours { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+    };
     let mut text = String::new();
     for step in &told.steps {
         let mark = match step.outcome {
-            "ok" => "ok",
-            "skipped" => "--",
-            _ => "NO",
+            "ok" => paint(GREEN, "ok"),
+            "skipped" => paint(DIM, "--"),
+            _ => paint(RED, "NO"),
         };
         let _ = writeln!(text, "{mark}  {:<13} {}", step.step, step.detail);
     }
@@ -169,7 +176,13 @@ fn drawn(told: &Explanation) -> String {
     for name in &told.removed {
         let _ = writeln!(text, "    removed       {name}");
     }
-    let verdict = if told.allow { "allow" } else { "refuse" };
+    let (verdict, style) = if told.allow { ("allow", GREEN) } else { ("refuse", RED) };
+    let verdict = paint(style, verdict);
     let _ = writeln!(text, "{verdict}: {} {}", told.status, told.reason.as_str());
     text
 }
+
+// Parameters of the terminal's `ESC [ … m` (ECMA-48, SGR).
+const GREEN: &str = "1;32";
+const RED: &str = "1;31";
+const DIM: &str = "2";

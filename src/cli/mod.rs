@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod documents;
 mod explain;
 mod healthcheck;
 mod issuer;
@@ -11,11 +12,11 @@ mod revoke;
 mod token;
 mod user;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Problems};
 use crate::identity::issue::KeysError;
@@ -62,7 +63,7 @@ enum Command {
     /// Serve (the default).
     Run,
     /// Compile the file, run its [[test]] blocks, and print every problem at once.
-    Check,
+    Check(check::Arguments),
     /// Tell the whole decision for one request, and why. Nothing is sent.
     Explain(explain::Arguments),
     /// Make or look into tokens.
@@ -97,7 +98,7 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// The configuration is wrong.
-    #[error("{}", .0.draw(is_terminal()))]
+    #[error("{}", .0.draw(has_colours(&std::io::stderr())))]
     Config(Box<Problems>),
     /// Serving.
     #[error("error: {0}")]
@@ -159,7 +160,7 @@ pub fn main() -> ExitCode {
     crate::token::install_crypto();
     let outcome = match command.unwrap_or(Command::Run) {
         Command::Run => process::run(&config.path, |_| ()).map_err(Failure::from),
-        Command::Check => check::check(&config.path),
+        Command::Check(arguments) => check::check(&config.path, &arguments),
         Command::Explain(arguments) => explain::explain(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),
         Command::Revoke(arguments) => revoke::revoke(&config.path, &arguments),
@@ -169,12 +170,8 @@ pub fn main() -> ExitCode {
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Openapi => print(&format!("{:#}\n", openapi::document())),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut CommandLine::command(), "portcullis", &mut script);
-            print(&String::from_utf8_lossy(&script))
-        }
-        Command::Man => manual().and_then(|page| print(&page)),
+        Command::Completions { shell } => print(&documents::completions(shell)),
+        Command::Man => documents::manual().and_then(|page| print(&page)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -183,12 +180,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
-}
-
-fn manual() -> Result<String, Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(CommandLine::command()).render(&mut page)?;
-    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
@@ -200,6 +191,11 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn is_terminal() -> bool {
-    std::io::IsTerminal::is_terminal(&std::io::stderr())
+/// Whether colours are drawn there: on a terminal, unless the environment says otherwise
+/// (<https://no-color.org>).
+fn has_colours(stream: &impl IsTerminal) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    stream.is_terminal()
+        && !is_set("NO_COLOR")
+        && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
 }

@@ -246,7 +246,11 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
     };
     read.map_err(|error| Failure::Other(format!("{named} cannot be read: {error}")))?;
     let refused = |lines: &[BadLine]| {
-        let list: Vec<String> = lines.iter().map(|line| format!("  {line}")).collect();
+        let mut list: Vec<String> =
+            lines.iter().take(SHOWN).map(|line| format!("  {line}")).collect();
+        if let Some(more) = lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            list.push(format!("  … and {more} more"));
+        }
         let lines =
             if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
         Failure::Other(format!(
@@ -284,6 +288,9 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
     };
     Ok(format!("imported {count} account{}{without}\n", if count == 1 { "" } else { "s" }))
 }
+
+/// Bad lines of an import that are shown. More of them mostly have the same cause.
+const SHOWN: usize = 20;
 
 async fn find(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
     let email = address(email)?;
