@@ -23,7 +23,7 @@ use crate::keys::{Background, Health};
 use crate::priority::step_back;
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Claim, Listeners, Server, bind, bind_one};
-use crate::store::{Presence, Store, StoreError};
+use crate::store::{News, Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::LogWriter;
@@ -134,7 +134,8 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
 
     let (store, presence) = match &start.store {
         Some(settings) => {
-            (Some(runtime.block_on(Store::open(settings))?), Some(Presence::announce(settings)?))
+            let store = runtime.block_on(Store::open(settings))?;
+            (Some(store), Some(Arc::new(Presence::announce(settings)?)))
         }
         None => (None, None),
     };
@@ -287,7 +288,7 @@ impl Life {
         admin: std::net::TcpListener,
         claims: Vec<Claim>,
         bound: &[SocketAddr],
-        presence: Option<Presence>,
+        presence: Option<Arc<Presence>>,
         started: impl FnOnce(&[SocketAddr]),
     ) -> Result<(), ProcessError> {
         let mut hangup = signal(SignalKind::hangup())?;
@@ -312,13 +313,17 @@ impl Life {
             clippy::disallowed_methods,
             reason = "the handle is kept and ends the task with this function"
         )]
-        let _following =
-            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.revocations).follow(presence)));
+        let _following = AbortOnDropHandle::new(tokio::spawn(
+            Arc::clone(&self.revocations).follow(presence.clone()),
+        ));
         let gateway = Arc::clone(&self.gateway);
-        let tending = self
-            .gateway
-            .identity()
-            .map(|identity| Arc::clone(identity).tend(move || gateway.current().identity.clone()));
+        if let (Some(presence), None) = (&presence, self.gateway.identity()) {
+            // Nobody has to wait for keys that are not used here.
+            presence.knows(News::SigningKeys, i64::MAX);
+        }
+        let tending = self.gateway.identity().map(|identity| {
+            Arc::clone(identity).tend(move || gateway.current().identity.clone(), presence)
+        });
         #[expect(
             clippy::disallowed_methods,
             reason = "the handle is kept and ends the task with this function"

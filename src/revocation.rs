@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::store::{
-    LogoutTokenRow, Older, Presence, REVOCATIONS_PAGE, RevocationRow, Store, StoreError,
+    LogoutTokenRow, News, Older, Presence, REVOCATIONS_PAGE, RevocationRow, Store, StoreError,
 };
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
@@ -234,23 +234,15 @@ impl Revocations {
 
     /// Follows the store and forgets what is over, until it is dropped. Commands that revoke are
     /// told by `presence` what is known here.
-    pub async fn follow(self: Arc<Self>, presence: Option<Presence>) {
+    pub async fn follow(self: Arc<Self>, presence: Option<Arc<Presence>>) {
         let mut polls = tokio::time::interval_at(Instant::now() + POLL_EVERY, POLL_EVERY);
         let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_EVERY, PRUNE_EVERY);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_behind = false;
-        let mut told = None;
         loop {
-            if let (Some(presence), seen) = (&presence, self.seen.load(Ordering::Relaxed))
-                && told != Some(seen)
-            {
-                match presence.knows(seen) {
-                    Ok(()) => told = Some(seen),
-                    Err(error) => {
-                        tracing::debug!(cause = %error, "commands that revoke cannot be told that it is known here");
-                    }
-                }
+            if let Some(presence) = &presence {
+                presence.knows(News::Revocations, self.seen.load(Ordering::Relaxed));
             }
             let done = tokio::select! {
                 _ = polls.tick(), if self.store.is_some() => self.catch_up().await,

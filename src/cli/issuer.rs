@@ -33,7 +33,7 @@ pub(super) enum Use {
 }
 
 /// Does something with the issuer of a file, and waits until every gateway that runs on its store
-/// knows what that has revoked.
+/// knows what that has revoked, and the keys that it has made.
 ///
 /// # Errors
 /// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work`
@@ -93,8 +93,8 @@ pub(super) fn tell_if_new(settings: &StoreSettings) {
     }
 }
 
-/// Waits until every gateway that runs on the store refuses what has been revoked. False: one does
-/// not yet, and that was said.
+/// Waits until every gateway that runs on the store acts by what was written. False: one does not
+/// yet, and a warning says so.
 pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> bool {
     let problem = match store.acknowledged(settings).await {
         Ok(0) => return true,
@@ -110,9 +110,7 @@ pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> b
             "nobody can tell whether a gateway that runs on this store has read it: {error}"
         ),
     };
-    eprintln!(
-        "warning: it is done, but {problem}; until then what is revoked may be let through there"
-    );
+    eprintln!("warning: it is done, but {problem}; until it has, it goes by what it read before");
     false
 }
 

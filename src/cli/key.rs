@@ -13,11 +13,12 @@ use crate::identity::issue::{KeyState, key_states, rotate};
 pub(super) enum Command {
     /// The keys that are published, and which of them signs.
     List,
-    /// Make another key. It is published at once, and signs when every verifier has had the time to
-    /// fetch it.
+    /// Make another key. Every gateway that runs on the store publishes it when the command ends,
+    /// and signs with it when every verifier has had the time to fetch it.
     Rotate {
-        /// Sign with it at once, and forget the others: what they signed is refused within a
-        /// second, and clients refresh. For keys that somebody may have seen.
+        /// Sign with it at once, and forget the others: when the command ends, what they signed is
+        /// refused. Sessions go on: clients refresh, and browsers are led through a renewal. For
+        /// keys that somebody may have seen.
         #[arg(long)]
         compromised: bool,
     },
@@ -32,7 +33,7 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
                 rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now).await?;
             Ok(match made {
                 Some(key) => format!(
-                    "made {} ({}); it signs from {}{}. A gateway that runs on this store publishes it within a second.\n",
+                    "made {} ({}); it signs from {}{}.\n",
                     key.kid,
                     key.algorithm,
                     time(key.signs_from),

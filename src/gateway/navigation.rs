@@ -82,13 +82,13 @@ fn way_in<'a>(
     let has_cookie = has_token_cookie(&parts.headers, &snapshot.rules.token_names);
     let page = match unauthenticated {
         Unauthenticated::Missing => "/login",
-        // What has been good may be again. A token that was revoked with its session leads to the
-        // login from there.
-        Unauthenticated::Invalid(InvalidToken::Expired { .. } | InvalidToken::Revoked(_))
-            if has_cookie =>
-        {
-            "/renew"
-        }
+        // What has been good may be again, also after its key was forgotten as compromised. A token
+        // that was revoked with its session leads to the login from there.
+        Unauthenticated::Invalid(
+            InvalidToken::Expired { .. }
+            | InvalidToken::Revoked(_)
+            | InvalidToken::KeyUnknown { .. },
+        ) if has_cookie => "/renew",
         Unauthenticated::Invalid(_) if has_cookie => "/login",
         _ => return None,
     };

@@ -158,6 +158,11 @@ impl SigningKeys {
         Ok(is_some)
     }
 
+    /// The number of the newest key; 0 where there is none.
+    pub fn newest(&self) -> i64 {
+        self.ring.load().keys.last().map_or(0, |key| key.number)
+    }
+
     /// The JWK Set.
     pub fn published(&self) -> Bytes {
         self.ring.load().published.clone()

@@ -70,7 +70,7 @@ use self::second_factor::SecondFactors;
 use self::session::Sessions;
 use crate::clock::Clock;
 use crate::revocation::Revocations;
-use crate::store::{Store, StoreError};
+use crate::store::{News, Presence, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::LiveKeys;
 
@@ -204,18 +204,29 @@ impl Identity {
 
     /// Follows what other processes do to the keys, makes the next one in time, sends mail, and
     /// forgets what is over; until it is dropped. `policy` tells the policy of the configuration
-    /// that is in force.
-    pub async fn tend(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
-        tokio::join!(self.look_after(&policy), self.outbox.deliver(&policy));
+    /// that is in force. Commands that make a key learn from `presence` which are known here.
+    pub async fn tend(
+        self: Arc<Self>,
+        policy: impl Fn() -> Option<Arc<Policy>>,
+        presence: Option<Arc<Presence>>,
+    ) {
+        tokio::join!(self.look_after(&policy, presence.as_deref()), self.outbox.deliver(&policy));
     }
 
-    async fn look_after(&self, policy: impl Fn() -> Option<Arc<Policy>>) {
+    async fn look_after(
+        &self,
+        policy: impl Fn() -> Option<Arc<Policy>>,
+        presence: Option<&Presence>,
+    ) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut cleanings = tokio::time::interval(CLEAN_EVERY);
         let mut is_behind = false;
         let mut last_import = None;
         loop {
+            if let Some(presence) = presence {
+                presence.knows(News::SigningKeys, self.keys.newest());
+            }
             let is_look = tokio::select! {
                 _ = looks.tick() => true,
                 _ = cleanings.tick() => false,

@@ -38,7 +38,7 @@ pub use self::accounts::{AccountChange, AccountRow};
 use self::connections::{Connections, probe, tables};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
-pub use self::presence::{PATIENCE, Presence};
+pub use self::presence::{News, PATIENCE, Presence};
 pub use self::revocations::{Older, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;

@@ -1,8 +1,9 @@
-//! Which gateways run on a database, and how much of its revocations each of them knows.
+//! Which gateways run on a database, and how much of its revocations and signing keys each of them
+//! knows.
 //!
-//! A command that revokes ends when every gateway that runs refuses. Each has a file beside the
-//! database, which holds the number of the last revocation that it has read, and is locked as long
-//! as it runs: the system lets the lock go when the process ends, however it does. So nothing is
+//! A command that revokes ends when every gateway that runs refuses, and one that makes a signing
+//! key when every gateway has it. Each has a file beside the database, which holds the numbers of
+//! the last revocation and signing key that it has read, and is locked as long as it runs: the system lets the lock go when the process ends, however it does. So nothing is
 //! written while nothing is revoked, one that was killed is told from one that is slow, and where
 //! none runs nobody waits.
 
@@ -10,6 +11,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,7 +24,28 @@ use super::{Store, StoreError, StoreSettings, beside};
 pub struct Presence {
     path: PathBuf,
     file: File,
+    /// What the file says, by [`News`].
+    said: [AtomicI64; 2],
 }
+
+/// What a gateway reads from the store while it runs, and commands wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Rows that revoke, by their `seq`.
+    Revocations,
+    /// Keys of the built-in issuer, by their number.
+    SigningKeys,
+}
+
+impl News {
+    /// Where its line begins in the file.
+    fn offset(self) -> u64 {
+        self as u64 * LINE as u64
+    }
+}
+
+/// Bytes of a line.
+const LINE: usize = 42;
 
 impl Presence {
     /// From now on commands wait for this process. To be called before the revocations are read:
@@ -51,16 +74,25 @@ impl Presence {
         file.lock()?;
         let is_there = fs::metadata(path)
             .is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
-        Ok(is_there.then(|| Self { path: path.to_owned(), file }))
+        let said = [AtomicI64::new(-1), AtomicI64::new(-1)];
+        Ok(is_there.then(|| Self { path: path.to_owned(), file, said }))
     }
 
-    /// Every revocation up to `seq` is known here, and refused by.
-    ///
-    /// # Errors
-    /// The file cannot be written: commands will wait in vain, and say so.
-    pub fn knows(&self, seq: i64) -> io::Result<()> {
-        // Twice, so that whoever reads half of it notices.
-        self.file.write_all_at(format!("{seq:020} {seq:020}\n").as_bytes(), 0)
+    /// Everything of this kind up to the number `last` is known here, and acted by. Where the file
+    /// cannot be written, commands wait in vain, and say so.
+    pub fn knows(&self, news: News, last: i64) {
+        let said = &self.said[news as usize];
+        if said.load(Ordering::Relaxed) == last {
+            return;
+        }
+        // Twice, so that a reader notices when it has read half of it.
+        let line = format!("{last:020} {last:020}\n");
+        match self.file.write_all_at(line.as_bytes(), news.offset()) {
+            Ok(()) => said.store(last, Ordering::Relaxed),
+            Err(error) => {
+                tracing::debug!(cause = %error, "commands cannot be told what this gateway has read");
+            }
+        }
     }
 }
 
@@ -72,18 +104,19 @@ impl Drop for Presence {
 }
 
 impl Store {
-    /// Waits until every gateway that runs on the database knows what has been revoked so far, at
-    /// most [`PATIENCE`]. Returned is how many do not know it then.
+    /// Waits until every gateway that runs on the database knows what has been revoked so far, and
+    /// the newest signing key, at most [`PATIENCE`]. Returned is how many do not know it then.
     ///
     /// # Errors
     /// [`StoreError`]: nobody can tell.
     pub async fn acknowledged(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
-        let seq = self.last_revocation().await?;
+        let mut written = vec![(News::Revocations, self.last_revocation().await?)];
+        let newest = self.signing_key_numbers().await?.last().copied();
+        written.extend(newest.map(|number| (News::SigningKeys, number)));
         let until = Instant::now() + PATIENCE;
         loop {
-            let behind = behind(&settings.database, seq).map_err(|source| StoreError::Open {
-                path: settings.folder().to_owned(),
-                source,
+            let behind = behind(&settings.database, &written).map_err(|source| {
+                StoreError::Open { path: settings.folder().to_owned(), source }
             })?;
             if behind == 0 || Instant::now() >= until {
                 return Ok(behind);
@@ -93,9 +126,9 @@ impl Store {
     }
 }
 
-/// How many processes that run do not know of all revocations up to `seq`. Files of those that run
-/// no more are removed.
-fn behind(database: &Path, seq: i64) -> io::Result<usize> {
+/// How many processes that run do not know everything that was written, up to the number of each
+/// kind. Files of those that run no more are removed.
+fn behind(database: &Path, written: &[(News, i64)]) -> io::Result<usize> {
     // By whatever name, and through whatever link: it is the file that counts, as it does for
     // SQLite.
     let database = database.canonicalize()?;
@@ -119,7 +152,10 @@ fn behind(database: &Path, seq: i64) -> io::Result<usize> {
                 let _ = fs::remove_file(&path);
             }
             Err(TryLockError::WouldBlock) => {
-                behind += usize::from(known(&file).is_none_or(|known| known < seq));
+                let knows_all = written
+                    .iter()
+                    .all(|&(news, last)| known(&file, news).is_some_and(|known| known >= last));
+                behind += usize::from(!knows_all);
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
@@ -128,9 +164,9 @@ fn behind(database: &Path, seq: i64) -> io::Result<usize> {
 }
 
 /// What the owner of a file knows. `None`: it has not said so yet.
-fn known(file: &File) -> Option<i64> {
-    let mut written = [0; 41];
-    file.read_exact_at(&mut written, 0).ok()?;
+fn known(file: &File, news: News) -> Option<i64> {
+    let mut written = [0; LINE - 1];
+    file.read_exact_at(&mut written, news.offset()).ok()?;
     let (first, second) = std::str::from_utf8(&written).ok()?.split_once(' ')?;
     if first == second { first.parse().ok() } else { None }
 }
@@ -149,8 +185,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::RevocationRow;
     use crate::store::tests::settings;
+    use crate::store::{RevocationRow, SigningKeyRow};
+
+    fn revocations_behind(database: &Path, seq: i64) -> io::Result<usize> {
+        behind(database, &[(News::Revocations, seq)])
+    }
 
     fn files(folder: &Path) -> usize {
         fs::read_dir(folder)
@@ -180,19 +220,19 @@ mod tests {
 
         let (one, two) =
             (Presence::announce(&settings).unwrap(), Presence::announce(&settings).unwrap());
-        assert_eq!(behind(database, 2).unwrap(), 2, "they have read nothing yet");
-        one.knows(2).unwrap();
-        two.knows(1).unwrap();
+        assert_eq!(revocations_behind(database, 2).unwrap(), 2, "they have read nothing yet");
+        one.knows(News::Revocations, 2);
+        two.knows(News::Revocations, 1);
         assert_eq!(
             (
-                behind(database, 1).unwrap(),
-                behind(database, 2).unwrap(),
-                behind(database, 3).unwrap()
+                revocations_behind(database, 1).unwrap(),
+                revocations_behind(database, 2).unwrap(),
+                revocations_behind(database, 3).unwrap()
             ),
             (0, 1, 2)
         );
         let waiting = tokio::join!(store.acknowledged(&settings), async {
-            two.knows(2).unwrap();
+            two.knows(News::Revocations, 2);
         });
         assert_eq!(waiting.0.unwrap(), 0);
         drop(one);
@@ -201,27 +241,53 @@ mod tests {
         // Killed: its file stays, and is nobody's.
         let killed = prefixed(database, "killed");
         fs::write(&killed, "0").unwrap();
-        assert_eq!(behind(database, 2).unwrap(), 0);
+        assert_eq!(revocations_behind(database, 2).unwrap(), 0);
         assert!(!killed.exists() && files(folder.path()) == 1);
         // Half of what is being written is not believed.
         two.file.write_all_at(b"00000000000000000003", 0).unwrap();
-        assert_eq!(behind(database, 2).unwrap(), 1);
+        assert_eq!(revocations_behind(database, 2).unwrap(), 1);
         // By another name it is the same database.
         let link = folder.path().join("link.db");
         std::os::unix::fs::symlink(database, &link).unwrap();
-        assert_eq!(behind(&link, 2).unwrap(), 1);
+        assert_eq!(revocations_behind(&link, 2).unwrap(), 1);
         let here = std::env::current_dir().unwrap();
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
         assert_eq!(
-            behind(&up.join(database.strip_prefix("/").unwrap()), 2).unwrap(),
+            revocations_behind(&up.join(database.strip_prefix("/").unwrap()), 2).unwrap(),
             1,
             "relative"
         );
         // Another database of the same folder is none of it.
         let another = folder.path().join("another.db");
         fs::write(&another, "").unwrap();
-        assert_eq!(behind(&another, 2).unwrap(), 0);
+        assert_eq!(revocations_behind(&another, 2).unwrap(), 0);
         // What cannot be read is not taken for nobody.
-        assert!(behind(&folder.path().join("none.db"), 2).is_err());
+        assert!(revocations_behind(&folder.path().join("none.db"), 2).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_signing_key_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let gateway = Presence::announce(&settings).unwrap();
+        gateway.knows(News::Revocations, 0);
+        assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is no key");
+        let key = SigningKeyRow {
+            number: 7,
+            kid: "k".into(),
+            algorithm: "ES256".into(),
+            private: String::from("p").into(),
+            created_at: 1,
+            signs_from: 1,
+        };
+        assert!(store.insert_signing_key(&key).await.unwrap());
+        gateway.knows(News::SigningKeys, 6);
+        let written = [(News::Revocations, 0), (News::SigningKeys, 7)];
+        assert_eq!(behind(&settings.database, &written).unwrap(), 1);
+        let waiting = tokio::join!(store.acknowledged(&settings), async {
+            gateway.knows(News::SigningKeys, 7);
+        });
+        assert_eq!(waiting.0.unwrap(), 0);
     }
 }

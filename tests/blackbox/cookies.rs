@@ -504,6 +504,25 @@ async fn an_expired_cookie_is_renewed_on_the_way() {
     assert_eq!(last.send(gateway.get("/reports"), false).send().await.status, 200);
 }
 
+/// The session of a browser is not what somebody may have seen the key of.
+#[tokio::test]
+async fn a_cookie_of_a_forgotten_key_is_renewed_on_the_way() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    crate::commands::done(&gateway, &["key", "rotate", "--compromised"], "");
+    jar.send(gateway.get("/reports"), false).send().await.is(401, "token_key_unknown");
+    let response = jar.send(navigates(gateway.get("/reports")), false).send().await;
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/renew?return_to=%2Freports"))
+    );
+    let response =
+        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
+    assert_eq!((response.status, response.header("location")), (303, Some("/reports")));
+    let renewed = Jar::of(&response);
+    assert_eq!(renewed.send(gateway.get("/reports"), false).send().await.status, 200);
+}
+
 #[tokio::test]
 async fn without_a_session_a_renewal_leads_to_the_login() {
     let gateway = Gateway::start(&open("")).await;
