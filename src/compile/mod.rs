@@ -14,6 +14,7 @@ mod issuers;
 mod keys;
 mod logouts;
 mod mail;
+mod patterns;
 mod routes;
 mod server;
 mod store;

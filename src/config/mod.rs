@@ -10,6 +10,7 @@ mod mask;
 pub mod problem;
 mod shape;
 pub mod value;
+mod walk;
 
 use std::fs;
 use std::io::{self, Read};
@@ -90,7 +91,7 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
         return Err(Problems::new(source, vec![problem]));
     }
     let mut root = root;
-    let shape::Findings { unknown, mut wrong } = shape::check(source.text(), root.get_mut());
+    let walk::Findings { unknown, mut wrong } = walk::check(source.text(), root.get_mut());
     if !wrong.is_empty() {
         wrong.extend(unknown);
         return Err(Problems::new(source, wrong));
