@@ -111,22 +111,23 @@ impl Identity {
                 return Err(error.into());
             }
         };
-        self.metrics.login("succeeded");
-        audit::record("login_succeeded", request.client, &session.account.id, "");
-        let tokens = self.tokens(&session, policy).await?;
         if request.is_from_page() {
-            let cookies =
-                cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
-            return Ok(with_cookies(
-                see_other(return_to::local(body.return_to.as_deref())),
-                cookies,
-            ));
+            let back = return_to::local(body.return_to.as_deref());
+            return self.lead_in(session, back, request, policy).await;
         }
-        let cookies = body.cookie.then(|| {
-            cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount)
-        });
-        let tokens = Tokens { refresh_token: Some(session.refresh_token), ..tokens };
-        Ok(with_cookies(json(StatusCode::OK, &tokens), cookies.into_iter().flatten()))
+        self.tokens(session, body.cookie, request, policy).await
+    }
+
+    /// Leads a browser on with the cookies of its session.
+    async fn lead_in(
+        &self,
+        session: Continued,
+        back: &str,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let (cookies, _) = self.cookies(&session, request, policy).await?;
+        Ok(with_cookies(see_other(back), cookies))
     }
 
     /// Opens a session for somebody whose password was right.
@@ -143,7 +144,10 @@ impl Identity {
         self.check_code(account, code).await?;
         let opened =
             self.sessions.open(account, &request.device(), policy, self.clock.unix_time()).await?;
-        opened.ok_or(IdentityError::Login(NoLogin::Changed))
+        let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
+        self.metrics.login("succeeded");
+        audit::record("login_succeeded", request.client, &opened.account.id, "");
+        Ok(opened)
     }
 
     /// Whether this is the password of that account, which may log in. Takes as long where it is
@@ -220,13 +224,7 @@ impl Identity {
                 return Err(Refused { error, cookies, page: None });
             }
         };
-        let tokens = self.tokens(&session, policy).await?;
-        if from_cookie {
-            let cookies =
-                cookie::set(&tokens.access_token, &session.refresh_token, policy, &request.mount);
-            return Ok(with_cookies(json(StatusCode::OK, &tokens), cookies));
-        }
-        Ok(json(StatusCode::OK, &Tokens { refresh_token: Some(session.refresh_token), ..tokens }))
+        self.tokens(session, from_cookie, request, policy).await
     }
 
     /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets
@@ -235,18 +233,7 @@ impl Identity {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
         match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
-            Ok(session) => {
-                let tokens = self.tokens(&session, policy).await?;
-                Ok(with_cookies(
-                    see_other(back),
-                    cookie::set(
-                        &tokens.access_token,
-                        &session.refresh_token,
-                        policy,
-                        &request.mount,
-                    ),
-                ))
-            }
+            Ok(session) => self.lead_in(session, back, request, policy).await,
             Err(error) if error_is_final(&error) => {
                 let login = return_to::remembering(&request.mount.path("/login"), back);
                 Ok(with_cookies(see_other(&login), cookie::clear(policy, &request.mount)))
@@ -283,15 +270,42 @@ impl Identity {
         Ok(continued?)
     }
 
-    async fn tokens(&self, session: &Continued, policy: &Policy) -> Result<Tokens, IdentityError> {
+    /// The tokens of a session: in the body, or in cookies, where no script can read them.
+    async fn tokens(
+        &self,
+        session: Continued,
+        in_cookies: bool,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        if in_cookies {
+            let (cookies, expires_in) = self.cookies(&session, request, policy).await?;
+            let body =
+                Tokens { access_token: None, token_type: None, expires_in, refresh_token: None };
+            return Ok(with_cookies(json(StatusCode::OK, &body), cookies));
+        }
         let minted =
             self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
-        Ok(Tokens {
-            access_token: minted.token,
-            token_type: "Bearer",
+        let body = Tokens {
+            access_token: Some(minted.token),
+            token_type: Some("Bearer"),
             expires_in: minted.expires_in,
-            refresh_token: None,
-        })
+            refresh_token: Some(session.refresh_token),
+        };
+        Ok(json(StatusCode::OK, &body))
+    }
+
+    /// The cookies of a session, and the seconds until its access token expires.
+    async fn cookies(
+        &self,
+        session: &Continued,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<([HeaderValue; 2], u64), IdentityError> {
+        let minted =
+            self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
+        let cookies = cookie::set(&minted.token, &session.refresh_token, policy, &request.mount);
+        Ok((cookies, minted.expires_in))
     }
 
     async fn logout(&self, request: &Request, policy: &Policy) -> Answered {

@@ -55,7 +55,7 @@ pub struct Login {
     pub password: Secret,
     /// Of the authenticator app, or a recovery code. Needed where the account has a second factor.
     pub code: Option<Secret>,
-    /// true: the tokens are set as cookies too.
+    /// true: the tokens are set as cookies, and are not in the body.
     #[serde(default, deserialize_with = "flag")]
     pub cookie: bool,
     /// Where a page leads afterwards: a path of this site.
@@ -160,16 +160,18 @@ pub struct RecoveryCodes {
     pub recovery_codes: Vec<String>,
 }
 
-/// The tokens of a session.
+/// The tokens of a session. An answer that sets cookies has them there, and `expires_in` alone.
 #[derive(Serialize, JsonSchema)]
 pub struct Tokens {
     /// For `Authorization: Bearer`.
-    pub access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
     /// `Bearer`
-    pub token_type: &'static str,
-    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<&'static str>,
+    /// Seconds until the access token expires.
     pub expires_in: u64,
-    /// For `POST /refresh`. Absent where it is in a cookie that came with the request.
+    /// For `POST /refresh`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<String>,
 }
