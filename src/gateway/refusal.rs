@@ -153,6 +153,9 @@ impl Refusal {
             Self::Identity(refused) => match &refused.error {
                 IdentityError::Password(rejected) => Some(rejected.to_string()),
                 IdentityError::Request(fault) => Some(fault.to_string()),
+                IdentityError::AlreadyConfirmed => {
+                    Some("The address is confirmed already.".to_owned())
+                }
                 _ => None,
             },
             _ => None,
@@ -228,7 +231,7 @@ fn identity(error: &IdentityError) -> Reason {
         IdentityError::AccountExists => Reason::AccountExists,
         IdentityError::Password(_) => Reason::PasswordRejected,
         IdentityError::Grant(_) => Reason::InvalidGrant,
-        IdentityError::Link => Reason::LinkInvalid,
+        IdentityError::Link | IdentityError::AlreadyConfirmed => Reason::LinkInvalid,
         IdentityError::NoSession | IdentityError::NoLogo | IdentityError::NotOffered => {
             Reason::RouteNotFound
         }

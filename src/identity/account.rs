@@ -157,14 +157,15 @@ impl Accounts {
     }
 
     /// Uses a mailed link up: gives the account that it is good for another password and ends its
-    /// sessions. False: it is good for nothing (any more).
+    /// sessions; its address is then confirmed. False: it is good for nothing (any more), or the
+    /// account has changed since it was read.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn reset_password(
         &self,
         account: &AccountRow,
-        link: &str,
+        (link, purpose): (&str, Purpose),
         password: &StoredHash,
         policy: &Policy,
         now: u64,
@@ -172,7 +173,14 @@ impl Accounts {
         let revocation = revocation(&account.id, policy, now);
         let changed = self
             .store
-            .reset_password(link, account, password.as_str(), row(&revocation), now.cast_signed())
+            .reset_password(
+                link,
+                purpose.as_str(),
+                account,
+                password.as_str(),
+                row(&revocation),
+                now.cast_signed(),
+            )
             .await?;
         Ok(changed.is_some_and(|cutoff| {
             self.revoked(revocation, cutoff);
@@ -181,12 +189,27 @@ impl Accounts {
     }
 
     /// Uses a mailed link up: the address of the account that it is good for was shown to be its
-    /// owner's. False: it is good for nothing (any more).
+    /// owner's. False: it is good for nothing (any more), or the account has changed since it was
+    /// read.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn verify_email(&self, id: &str, link: &str, now: u64) -> Result<bool, StoreError> {
-        self.store.verify_email(link, id, now.cast_signed()).await
+    pub async fn verify_email(
+        &self,
+        account: &AccountRow,
+        link: &str,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        self.store.verify_email(link, account, now.cast_signed()).await
+    }
+
+    /// Whether a link that is good for nothing any more was sent to confirm an address, and that is
+    /// confirmed by now.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn is_confirmed_by_now(&self, link: &str) -> Result<bool, StoreError> {
+        self.store.is_confirmed_by_now(link).await
     }
 
     /// The account that a mailed link is good for. Nothing is used up.

@@ -10,6 +10,7 @@ use super::bodies::{self, Secret, Tokens};
 use super::endpoints::Action;
 use super::error::{IdentityError, NoLogin, RequestFault};
 use super::hasher::Verdict;
+use super::link::Purpose;
 use super::pages::Page;
 use super::password::{Password, StoredHash};
 use super::people::show_page;
@@ -36,7 +37,7 @@ impl Identity {
             Action::ChangePassword => self.change_password(request, policy).await,
             Action::ForgotPassword => self.forgot_password(request, policy).await,
             Action::ResetPassword => self.reset_password(request, policy).await,
-            Action::VerifyEmail => self.verify_email(request).await,
+            Action::VerifyEmail => self.verify_email(request, policy).await,
             Action::ResendEmail => self.resend_email(request, policy).await,
             Action::BeginTotp => self.begin_totp(request, policy).await,
             Action::ConfirmTotp => self.confirm_totp(request, policy).await,
@@ -44,7 +45,14 @@ impl Identity {
             Action::Keys => Ok(public(self.keys.published(), MAX_AGE)),
             Action::Metadata => Ok(metadata(policy, &self.keys.algorithms())),
             Action::Page(Page::Totp) => self.show_totp(request, policy).await,
-            Action::Page(page) => show_page(page, request, policy),
+            Action::Page(Page::Change) => self.show_change(request, policy).await,
+            Action::Page(page @ Page::Reset) => {
+                self.show_link((page, Purpose::Reset), request, policy).await
+            }
+            Action::Page(page @ Page::VerifyEmail) => {
+                self.show_link((page, Purpose::Verify), request, policy).await
+            }
+            Action::Page(page) => show_page(page, None, request, policy),
             Action::Style => Ok(asset(&policy.brand.style, request)),
             Action::Logo => policy
                 .brand
@@ -81,7 +89,7 @@ impl Identity {
             self.accounts.add(new, now).await?
         };
         audit::record("registered", request.client, &account.id, "");
-        Ok(json(StatusCode::CREATED, &bodies::Account::of(&account, false)))
+        Ok(json(StatusCode::CREATED, &bodies::Account::of(&account, None)))
     }
 
     pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
@@ -119,7 +127,7 @@ impl Identity {
     }
 
     /// Leads a browser on with the cookies of its session.
-    async fn lead_in(
+    pub(super) async fn lead_in(
         &self,
         session: Continued,
         back: &str,
@@ -131,7 +139,7 @@ impl Identity {
     }
 
     /// Opens a session for somebody whose password was right.
-    async fn open(
+    pub(super) async fn open(
         &self,
         account: &AccountRow,
         code: Option<&Secret>,
@@ -365,8 +373,8 @@ impl Identity {
 
     async fn me(&self, request: &Request) -> Answered {
         let account = self.account_of(request).await?;
-        let totp = self.second_factors.has(&account.id).await?;
-        Ok(json(StatusCode::OK, &bodies::Account::of(&account, totp)))
+        let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
+        Ok(json(StatusCode::OK, &bodies::Account::of(&account, codes_left)))
     }
 
     async fn list_sessions(&self, request: &Request, policy: &Policy) -> Answered {

@@ -101,11 +101,15 @@ pub struct ResetPassword {
     pub password: Secret,
 }
 
-/// `POST /email/verify`
+/// `POST /email/verify`: with exactly one of `password` and `new_password`.
 #[derive(Deserialize, JsonSchema)]
-pub struct LinkToken {
+pub struct VerifyEmail {
     /// Of the mailed link.
     pub token: Secret,
+    /// The password that the account has.
+    pub password: Option<Secret>,
+    /// The password from now on, in place of the one that the account has.
+    pub new_password: Option<Secret>,
 }
 
 /// `POST /totp`
@@ -192,6 +196,8 @@ pub struct Account {
     pub roles: Vec<String>,
     /// Whether its logins ask for a code.
     pub totp: bool,
+    /// Recovery codes that were not used yet. null: its logins ask for no code.
+    pub recovery_codes_left: Option<i64>,
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
@@ -201,15 +207,17 @@ pub struct Account {
 }
 
 impl Account {
-    /// What its owner may see of a row, and whether there is a second factor beside it.
-    pub fn of(row: &AccountRow, totp: bool) -> Self {
+    /// What its owner may see of a row, and how many recovery codes are left of its second factor,
+    /// where it has one.
+    pub fn of(row: &AccountRow, recovery_codes_left: Option<i64>) -> Self {
         Self {
             id: row.id.clone(),
             email: row.email.clone(),
             email_verified: row.email_verified == 1,
             name: row.name.clone(),
             roles: row.roles.split_whitespace().map(str::to_owned).collect(),
-            totp,
+            totp: recovery_codes_left.is_some(),
+            recovery_codes_left,
             created_at: time(row.created_at),
             last_login_at: row.last_login_at.map(time),
         }

@@ -56,7 +56,13 @@ impl Identity {
             .await?;
         if !self
             .accounts
-            .reset_password(&account, &link, &hash, policy, self.clock.unix_seconds())
+            .reset_password(
+                &account,
+                (&link, Purpose::Reset),
+                &hash,
+                policy,
+                self.clock.unix_seconds(),
+            )
             .await?
         {
             return Err(IdentityError::Link.into());
@@ -66,16 +72,51 @@ impl Identity {
         Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
     }
 
-    pub(super) async fn verify_email(&self, request: &Request) -> Answered {
-        let body: bodies::LinkToken = request.read()?;
-        let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
-        let account =
-            self.accounts.by_link(&link, Purpose::Verify, now).await?.ok_or(IdentityError::Link)?;
-        if !self.accounts.verify_email(&account.id, &link, now).await? {
-            return Err(IdentityError::Link.into());
-        }
-        audit::record("email_verified", request.client, &account.id, "");
+    pub(super) async fn verify_email(&self, request: &Request, policy: &Policy) -> Answered {
+        let body: bodies::VerifyEmail = request.read()?;
+        self.confirm_address(&body, request, policy).await?;
         Ok(done())
+    }
+
+    /// Shows an address to be the owner's, by a mailed link: the account. Whoever made the account
+    /// may be a stranger to the address, and whoever opens the link proves that they know the
+    /// password, or drops it: none that a stranger has chosen is ever good.
+    pub(super) async fn confirm_address(
+        &self,
+        body: &bodies::VerifyEmail,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<AccountRow, IdentityError> {
+        let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
+        let Some(account) = self.accounts.by_link(&link, Purpose::Verify, now).await? else {
+            let is_confirmed = self.accounts.is_confirmed_by_now(&link).await?;
+            return Err(if is_confirmed {
+                IdentityError::AlreadyConfirmed
+            } else {
+                IdentityError::Link
+            });
+        };
+        let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
+        let is_confirmed = match (&body.password, &body.new_password) {
+            (Some(password), None) => {
+                self.check(Some(&account), Some(&email), password.password()).await?;
+                self.accounts.verify_email(&account, &link, self.clock.unix_seconds()).await?
+            }
+            (None, Some(new)) => {
+                let new = new.password();
+                let hash = self.new_hash(new, &email, account.name.as_deref(), policy).await?;
+                let link = (link.as_str(), Purpose::Verify);
+                let now = self.clock.unix_seconds();
+                self.accounts.reset_password(&account, link, &hash, policy, now).await?
+            }
+            _ => return Err(IdentityError::Request(RequestFault::WhichPassword)),
+        };
+        if !is_confirmed {
+            return Err(IdentityError::Link);
+        }
+        let how = if body.new_password.is_some() { "new_password" } else { "" };
+        audit::record("email_verified", request.client, &account.id, how);
+        self.accounts.by_id(&account.id).await?.ok_or(IdentityError::Link)
     }
 
     /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed

@@ -47,6 +47,9 @@ pub enum IdentityError {
     /// A mailed link is unknown, used or too old.
     #[error("the link is unknown, was used, or is too old")]
     Link,
+    /// A link is used or too old, and what it was for is done.
+    #[error("the address is confirmed already")]
+    AlreadyConfirmed,
     /// The file does not offer it.
     #[error("second factors are not offered: `totp` is false")]
     NotOffered,
@@ -103,6 +106,11 @@ pub enum RequestFault {
     /// The account has one.
     #[error("the account has a second factor already")]
     SecondFactor,
+    /// Not exactly one password to confirm an address with.
+    #[error(
+        "Send either `password`, the one that the account has, or `new_password`, to set another."
+    )]
+    WhichPassword,
     /// The name is too long, or holds what no name does.
     #[error("`name` has at most 200 characters, and none that cannot be seen.")]
     Name,

@@ -35,7 +35,8 @@ pub enum Wish {
     Verify,
     /// That the password was changed.
     Changed,
-    /// That somebody wanted to register with an address that has an account.
+    /// That somebody wanted to register with an address that has an account, with a link to set
+    /// another password.
     Exists,
 }
 
@@ -189,6 +190,9 @@ impl Outbox {
         let (Some(wish), Some(account), Ok(to)) = (wish, account, Email::parse(&row.email)) else {
             return Ok(None);
         };
+        // Nobody has proved that the account is theirs: whoever owns the address can have it.
+        let is_unproved = account.email_verified == 0;
+        let wish = if wish == Wish::Exists && is_unproved { Wish::Verify } else { wish };
         let site = &policy.brand.name;
         let (subject, text) = match wish {
             Wish::Reset => {
@@ -217,19 +221,25 @@ impl Outbox {
                     format!(
                         "An account was made for {to} at {site}.\n\n\
                          Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
-                         It works once. If it was not you, ignore this message: nobody can log in to the account.\n"
+                         It works once. If somebody else made the account, ignore this message, and nobody can log in to it; \
+                         or open the link and set a password of your own.\n"
                     ),
                 )
             }
-            Wish::Exists => (
-                format!("Your account at {site}"),
-                format!(
-                    "Somebody, hopefully you, wanted to make an account for {to} at {site}. There is one already.\n\n\
-                     If you have forgotten its password, ask for a link to set another one:\n\n{}/password/forgot\n\n\
-                     If it was not you, ignore this message: nothing has changed.\n",
-                    policy.issuer
-                ),
-            ),
+            Wish::Exists => {
+                let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await?
+                else {
+                    return Ok(None);
+                };
+                (
+                    format!("Your account at {site}"),
+                    format!(
+                        "Somebody, hopefully you, wanted to make an account for {to} at {site}. There is one already.\n\n\
+                         If you have forgotten its password, open this link within 30 minutes and set another one:\n\n{link}\n\n\
+                         It works once. If it was not you, ignore this message: nothing has changed.\n"
+                    ),
+                )
+            }
             Wish::Changed => (
                 format!("Your password for {site} was changed"),
                 format!(

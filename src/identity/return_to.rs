@@ -16,7 +16,8 @@ pub fn local(asked: Option<&str>) -> &str {
 
 /// A path below a mount that remembers where to lead back to.
 pub fn remembering(path: &str, return_to: &str) -> String {
-    let mut query = form_urlencoded::Serializer::new(format!("{path}?"));
+    let joint = if path.contains('?') { "" } else { "?" };
+    let mut query = form_urlencoded::Serializer::new(format!("{path}{joint}"));
     query.append_pair("return_to", local(Some(return_to)));
     query.finish().replacen("?&", "?", 1)
 }
@@ -66,5 +67,9 @@ mod tests {
             "/auth/login?return_to=%2Fa%3Fb%3Dc%26d%3De"
         );
         assert_eq!(remembering("/auth/renew", "//evil.example"), "/auth/renew?return_to=%2F");
+        assert_eq!(
+            remembering("/auth/login?done=verify", "/a"),
+            "/auth/login?done=verify&return_to=%2Fa"
+        );
     }
 }

@@ -89,6 +89,17 @@ impl SecondFactors {
         Ok(self.store.second_factor(account).await?.is_some_and(|factor| factor.is_confirmed))
     }
 
+    /// How many recovery codes an account has left; `None`: its logins ask for no code.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn recovery_codes_left(&self, account: &str) -> Result<Option<i64>, StoreError> {
+        if !self.has(account).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.store.recovery_codes_left(account).await?))
+    }
+
     /// Makes a secret for an account, known to apps as `email` at `site`. No login asks for its
     /// codes before one was confirmed.
     ///
@@ -271,7 +282,8 @@ fn svg(text: &str) -> String {
     }
     let side = width + 2 * quiet;
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {side} {side}\" role=\"img\" shape-rendering=\"crispEdges\">\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {side} {side}\" role=\"img\" \
+         aria-label=\"QR code for an authenticator app\" shape-rendering=\"crispEdges\">\
          <rect width=\"{side}\" height=\"{side}\" fill=\"#fff\"/><path d=\"{path}\" fill=\"#000\"/></svg>"
     )
 }
@@ -365,7 +377,10 @@ mod tests {
             "otpauth://totp/app.example.com:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=app.example.com",
         );
         assert!(
-            image.starts_with("<svg ") && image.ends_with("</svg>") && !image.contains("style"),
+            image.starts_with("<svg ")
+                && image.contains(" role=\"img\" aria-label=\"QR code for an authenticator app\" ")
+                && image.ends_with("</svg>")
+                && !image.contains("style"),
             "{image}"
         );
     }

@@ -162,27 +162,30 @@ impl Store {
             .await?)
     }
 
-    /// Uses a link up, gives the account it is good for another password and revokes what was
-    /// issued to it, in one step: the cut-off. `revocation` is of the account's subject. `None`:
-    /// the link is good for nothing (any more).
+    /// Uses a link up, gives the account it is good for another password, notes that its address is
+    /// its owner's, and revokes what was issued to it, in one step: the cut-off. `revocation` is of
+    /// the account's subject. `None`: the link is good for nothing (any more), or the account has
+    /// changed since it was read.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn reset_password(
         &self,
         digest: &str,
+        purpose: &str,
         account: &AccountRow,
         hash: &str,
         revocation: RevocationRow,
         now: i64,
     ) -> Result<Option<i64>, StoreError> {
         let mut writing = self.connections.write().await?;
-        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("reset").bind(&account.id);
+        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind(purpose).bind(&account.id);
         if writing.execute(using).await? == 0 {
             return Ok(None);
         }
         // Whoever reads the mail has the address.
-        writing.execute(sqlx::query(VERIFIED).bind(&account.id)).await?;
+        let confirming = sqlx::query(VERIFIED).bind(&account.id).bind(account.generation);
+        writing.execute(confirming).await?;
         let change = AccountChange::Password { hash, generation: account.generation };
         let changed = change_account(&mut writing, &account.id, change, revocation, now).await?;
         let Some(cutoff) = changed else { return Ok(None) };
@@ -191,24 +194,40 @@ impl Store {
     }
 
     /// Uses a link up, and notes that the account's address was shown to be its owner's. False: the
-    /// link is good for nothing (any more).
+    /// link is good for nothing (any more), or the account has changed since it was read.
     ///
     /// # Errors
     /// [`StoreError::Database`]; nothing was then written.
     pub async fn verify_email(
         &self,
         digest: &str,
-        account: &str,
+        account: &AccountRow,
         now: i64,
     ) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
-        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("verify").bind(account);
+        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("verify").bind(&account.id);
         if writing.execute(using).await? == 0 {
             return Ok(false);
         }
-        writing.execute(sqlx::query(VERIFIED).bind(account)).await?;
+        let confirming = sqlx::query(VERIFIED).bind(&account.id).bind(account.generation);
+        if writing.execute(confirming).await? == 0 {
+            return Ok(false);
+        }
         writing.commit().await?;
         Ok(true)
+    }
+
+    /// Whether a link, also one that was used or is too old, was sent to an address that has been
+    /// shown to be its owner's by now.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn is_confirmed_by_now(&self, digest: &str) -> Result<bool, StoreError> {
+        let found: Option<(i64,)> = sqlx::query_as(CONFIRMED_BY_NOW)
+            .bind(digest)
+            .fetch_optional(self.connections.read())
+            .await?;
+        Ok(found.is_some())
     }
 
     /// Forgets links that expired before then.
@@ -238,22 +257,25 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
-const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1";
+const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND generation = $2";
 
 const LINKS_SINCE: &str =
     "SELECT COUNT(*) FROM mail_links WHERE account = $1 AND purpose = $2 AND created_at > $3";
 
+const CONFIRMED_BY_NOW: &str = "SELECT accounts.created_at FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
+    AND mail_links.email = accounts.email WHERE mail_links.digest = $1 AND mail_links.purpose = 'verify' AND accounts.email_verified = 1";
+
 /// A link to reset a password dies with the password it was asked for; one that shows an address to
-/// be its owner's does not.
+/// be its owner's, when that was shown: both can set a password.
 const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
-    AND mail_links.email = accounts.email AND (mail_links.generation = accounts.generation OR mail_links.purpose <> 'reset') \
+    AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'reset' THEN mail_links.generation = accounts.generation ELSE accounts.email_verified = 0 END) \
     WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
     AND accounts.disabled = 0";
 
 const USE_LINK: &str = "UPDATE mail_links SET used_at = $1 WHERE digest = $2 AND purpose = $3 AND account = $4 \
     AND used_at IS NULL AND expires_at > $1 AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = mail_links.account \
     AND accounts.email = mail_links.email AND accounts.disabled = 0 \
-    AND (accounts.generation = mail_links.generation OR mail_links.purpose <> 'reset'))";
+    AND (CASE mail_links.purpose WHEN 'reset' THEN mail_links.generation = accounts.generation ELSE accounts.email_verified = 0 END))";
 
 #[cfg(test)]
 mod tests {
@@ -368,7 +390,10 @@ mod tests {
             let (store, ann) = (store.clone(), ann.clone());
             let hash = format!("new {index}");
             tasks.spawn(async move {
-                store.reset_password("r1", &ann, &hash, revocation("ann"), NOW + 1).await.unwrap()
+                store
+                    .reset_password("r1", "reset", &ann, &hash, revocation("ann"), NOW + 1)
+                    .await
+                    .unwrap()
             });
         }
         let won: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
@@ -386,21 +411,50 @@ mod tests {
         // The other link was for the password that is no more; the address is still the same.
         assert!(!good_for("r2", "reset", NOW).await);
         assert_eq!(
-            store.reset_password("r2", &changed, "x", revocation("ann"), NOW).await.unwrap(),
+            store
+                .reset_password("r2", "reset", &changed, "x", revocation("ann"), NOW)
+                .await
+                .unwrap(),
             None
         );
-        assert!(
-            store.verify_email("v1", "ann", NOW).await.unwrap()
-                && !store.verify_email("v1", "ann", NOW).await.unwrap()
-        );
-
-        let disabled = crate::store::AccountChange::Disabled(true);
-        store.change_account("ann", disabled, revocation("ann"), NOW).await.unwrap();
-        assert!(
-            !good_for("v2", "verify", NOW).await
-                && !store.verify_email("v2", "ann", NOW).await.unwrap()
-        );
+        // The reset has shown the address to be its owner's: no other link sets a password for it.
+        assert!(!good_for("v1", "verify", NOW).await);
+        assert!(!store.verify_email("v1", &changed, NOW).await.unwrap());
+        let late = store.reset_password("v1", "verify", &changed, "x", revocation("ann"), NOW);
+        assert_eq!(late.await.unwrap(), None);
+        for (digest, is_confirmed) in [("v1", true), ("r1", false), ("none", false)] {
+            assert_eq!(store.is_confirmed_by_now(digest).await.unwrap(), is_confirmed);
+        }
         store.prune_links(NOW + 61).await.unwrap();
         assert_eq!(store.links_since("ann", "verify", 0).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_address_is_confirmed_once_for_the_account_as_it_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let bob = account("bob");
+        store.insert_account(&bob).await.unwrap();
+        for digest in ["v1", "v2", "v3"] {
+            link(&store, digest, "verify", &bob).await;
+        }
+        assert!(!store.is_confirmed_by_now("v1").await.unwrap());
+        // Its password was right when it was read, and was changed since.
+        let set = AccountChange::Password { hash: "new", generation: 0 };
+        store.change_account("bob", set, revocation("bob"), NOW).await.unwrap().unwrap();
+        assert!(!store.verify_email("v1", &bob, NOW).await.unwrap());
+        let changed = store.account("bob").await.unwrap().unwrap();
+        assert_eq!(changed.email_verified, 0);
+        let disabled = AccountChange::Disabled(true);
+        store.change_account("bob", disabled, revocation("bob"), NOW).await.unwrap();
+        let is_good = store.account_of_link("v1", "verify", NOW).await.unwrap().is_some();
+        assert!(!is_good && !store.verify_email("v1", &changed, NOW).await.unwrap());
+        let enabled = AccountChange::Disabled(false);
+        store.change_account("bob", enabled, revocation("bob"), NOW).await.unwrap();
+        let bob = store.account("bob").await.unwrap().unwrap();
+        assert!(store.verify_email("v2", &bob, NOW).await.unwrap());
+        assert!(!store.verify_email("v2", &bob, NOW).await.unwrap(), "it was used");
+        assert!(!store.verify_email("v3", &bob, NOW).await.unwrap(), "nothing is left to confirm");
+        assert!(store.is_confirmed_by_now("v3").await.unwrap());
     }
 }

@@ -99,6 +99,19 @@ impl Store {
         Ok(self.write(sqlx::query(TAKE).bind(step).bind(account)).await? == 1)
     }
 
+    /// How many recovery codes an account has that were not used.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn recovery_codes_left(&self, account: &str) -> Result<i64, StoreError> {
+        let (count,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM recovery_codes WHERE account = $1")
+                .bind(account)
+                .fetch_one(self.connections.read())
+                .await?;
+        Ok(count)
+    }
+
     /// Uses a recovery code up. False: the account has no such code (any more).
     ///
     /// # Errors

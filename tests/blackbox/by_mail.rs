@@ -194,8 +194,19 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
         .is(400, "link_invalid");
     // What scans mail follows links: that uses nothing up.
     gateway.get(&format!("/auth/email/verify?token={token}")).send().await;
-    assert_eq!(post(&gateway, "/email/verify", json!({ "token": token })).await.status, 204);
-    post(&gateway, "/email/verify", json!({ "token": token })).await.is(400, "link_invalid");
+    // Nor does the link alone: a stranger may have chosen the password.
+    let verify = async |body: Value| post(&gateway, "/email/verify", body).await;
+    let both = json!({ "token": token, "password": PASSWORD, "new_password": PASSWORD });
+    for body in [json!({ "token": token }), both] {
+        verify(body).await.is(400, "request_invalid");
+    }
+    verify(json!({ "token": token, "password": "wrong" })).await.is(401, "login_failed");
+    login(&gateway, "ann@example.com", PASSWORD).await.is(403, "email_unverified");
+    let right = json!({ "token": token, "password": PASSWORD });
+    assert_eq!(verify(right.clone()).await.status, 204);
+    let again = verify(right).await;
+    again.is(400, "link_invalid");
+    assert_eq!(again.json()["detail"], "The address is confirmed already.");
     assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200);
 
     // Whoever registers the address again is told the same as its owner was, and its owner is
@@ -207,6 +218,7 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     assert_eq!((again.status, members(&again)), (201, members(&first)));
     let mails_sent = mails(&gateway, 2).await;
     assert!(mails_sent[1].contains("There is one already"), "{}", mails_sent[1]);
+    assert!(!self::token(&mails_sent[1], RESET).is_empty(), "it can be used at once");
     assert_eq!(
         login(&gateway, "ann@example.com", PASSWORD).await.status,
         200,
@@ -220,6 +232,51 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
         assert_eq!(post(&gateway, "/email/resend", json!({ "email": email })).await.status, 202);
     }
     assert!(mails(&gateway, 4).await[3].contains("To: bob@example.com"));
+}
+
+/// With `verify_email`, a password that was chosen by somebody else is never good.
+#[tokio::test]
+async fn a_stranger_who_registers_an_address_first_gets_nothing() {
+    let config = MAILING.replace("mail =", "verify_email = true\nmail =");
+    let gateway = Gateway::start(&config).await;
+    let strangers = "a stranger has chosen this 5";
+    let body = json!({ "email": "ann@example.com", "password": strangers });
+    assert_eq!(post(&gateway, "/register", body).await.status, 201);
+    let first = token(&mails(&gateway, 1).await[0], VERIFY);
+    // The owner registers as well, with a password of her own: the mail is one to confirm with.
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    let second = token(&mails(&gateway, 2).await[1], VERIFY);
+    let verify = async |token: &str, name: &str, password: &str| {
+        post(&gateway, "/email/verify", json!({ "token": token, name: password })).await
+    };
+    verify(&second, "password", PASSWORD).await.is(401, "login_failed");
+    verify(&second, "new_password", "password").await.is(422, "password_rejected");
+    assert_eq!(verify(&second, "new_password", PASSWORD).await.status, 204);
+    login(&gateway, "ann@example.com", strangers).await.is(401, "login_failed");
+    assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200);
+    // No other link sets a password for an address that is confirmed.
+    for name in ["password", "new_password"] {
+        verify(&first, name, strangers).await.is(400, "link_invalid");
+    }
+    login(&gateway, "ann@example.com", strangers).await.is(401, "login_failed");
+}
+
+/// Nor by registering their address again and again.
+#[tokio::test]
+async fn one_mailbox_is_not_filled_by_registrations() {
+    let config = MAILING.replace("mail =", "verify_email = true\nmail =");
+    let gateway = Gateway::start(&config).await;
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    let token = token(&mails(&gateway, 1).await[0], VERIFY);
+    let right = json!({ "token": token, "password": PASSWORD });
+    assert_eq!(post(&gateway, "/email/verify", right).await.status, 204);
+    for count in 2..=6 {
+        assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+        assert_eq!(mails(&gateway, count).await.len(), count);
+    }
+    assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
+    gateway.log().until("the sixth is withheld", |line| line["message"] == "mail_withheld").await;
+    assert_eq!(read(&gateway.path("mail")).len(), 6);
 }
 
 #[tokio::test]

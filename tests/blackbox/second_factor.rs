@@ -181,10 +181,16 @@ async fn recovery_codes_are_good_once() {
     let bearer = account(&gateway).await;
     let (_, codes) = enrol(&gateway, &bearer).await;
     assert_eq!(codes.len(), 10);
+    let left = async || {
+        let me = gateway.get("/auth/me").bearer(&bearer).send().await;
+        me.json()["recovery_codes_left"].clone()
+    };
+    assert_eq!(left().await, 10);
     assert_eq!(login(&gateway, Some(&codes[0])).await.status, 200);
     login(&gateway, Some(&codes[0])).await.is(401, "login_failed");
     // However it is typed.
     assert_eq!(login(&gateway, Some(&codes[1].to_lowercase().replace('-', " "))).await.status, 200);
+    assert_eq!(left().await, 8);
 }
 
 #[tokio::test]

@@ -40,6 +40,8 @@ pub enum Page {
 pub struct Filled {
     /// The address.
     pub email: String,
+    /// The address of the account that a password is of, where it is not asked for.
+    pub username: String,
     /// The name.
     pub name: String,
     /// Where the person was going.
@@ -64,6 +66,8 @@ pub(super) struct Content {
 pub(super) struct Form {
     pub(super) action: String,
     pub(super) hidden: Vec<(&'static str, String)>,
+    /// Whose passwords these are, for password managers.
+    pub(super) username: Option<String>,
     pub(super) fields: Vec<Field>,
     pub(super) button: &'static str,
     pub(super) look: &'static str,
@@ -110,6 +114,7 @@ impl Filled {
             match &*name {
                 // Of a link, nobody's address is believed.
                 "email" if !is_query => filled.email = value.into_owned(),
+                "username" if !is_query => filled.username = value.into_owned(),
                 "name" if !is_query => filled.name = value.into_owned(),
                 "code" if !is_query => filled.with_code = true,
                 "return_to" => filled.return_to = value.into_owned(),
@@ -174,6 +179,7 @@ impl Page {
                     vec![Field::new_password("password", "New password", policy).focused()],
                     "Set password",
                 );
+                form = form.of_account(filled);
                 form.hidden.push(("token", filled.token.clone()));
                 let lead = Some("You are then logged out everywhere, and log in with it.".to_owned());
                 Content { title: "Set a new password", lead, forms: vec![form], links: vec![login] }
@@ -184,22 +190,18 @@ impl Page {
                     Field::new_password("new_password", "New password", policy),
                 ];
                 let lead = Some("You are then logged out everywhere, here too, and log in with the new one.".to_owned());
-                let form = Form::new(mount, "/password/change", fields, "Change password");
+                let form =
+                    Form::new(mount, "/password/change", fields, "Change password").of_account(filled);
                 Content { title: "Change your password", lead, forms: vec![form], links: vec![account] }
             }
-            Self::VerifyEmail => {
-                let mut form = Form::new(mount, "/email/verify", Vec::new(), "Confirm address");
-                form.hidden.push(("token", filled.token.clone()));
-                let lead = Some("Confirm that the mail which brought you here was sent to your own address.".to_owned());
-                Content { title: "Confirm your address", lead, forms: vec![form], links: vec![login] }
-            }
+            Self::VerifyEmail => verify_page(filled, policy, mount, login),
             Self::Totp => {
                 let fields = vec![Field::password("current_password", "Password").focused()];
                 let lead = "With an authenticator app, your password alone is not enough to log in. Enter it to begin.";
                 Content {
                     title: "Turn on two-factor login",
                     lead: Some(lead.to_owned()),
-                    forms: vec![Form::new(mount, "/totp", fields, "Continue")],
+                    forms: vec![Form::new(mount, "/totp", fields, "Continue").of_account(filled)],
                     links: vec![account],
                 }
             }
@@ -219,7 +221,7 @@ impl Page {
                 Content {
                     title: "Turn off two-factor login",
                     lead: Some("Your password alone will then be enough to log in.".to_owned()),
-                    forms: vec![Form { look: "danger", ..Form::new(mount, "/totp/remove", fields, "Turn off") }],
+                    forms: vec![Form { look: "danger", ..Form::new(mount, "/totp/remove", fields, "Turn off").of_account(filled) }],
                     links: vec![account],
                 }
             }
@@ -314,6 +316,25 @@ fn login_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     Content { title: "Log in", lead: None, forms: vec![form], links }
 }
 
+/// Whoever made the account may be a stranger, who chose its password: it is asked for, or replaced.
+fn verify_page(filled: &Filled, policy: &Policy, mount: &Mount, login: Link) -> Content {
+    let form = |field: Field, button| {
+        let mut form = Form::new(mount, "/email/verify", vec![field], button).of_account(filled);
+        form.hidden.push(("token", filled.token.clone()));
+        Form { leads_on: true, ..form }
+    };
+    let confirm = form(Field::password("password", "Password").focused(), "Confirm address");
+    let replace =
+        form(Field::new_password("new_password", "New password", policy), "Set this password");
+    let lead = "Enter the password of the account. If somebody else made the account, or you have forgotten the password, set a new one in its place.";
+    Content {
+        title: "Confirm your address",
+        lead: Some(lead.to_owned()),
+        forms: vec![confirm, Form { look: "quiet", ..replace }],
+        links: vec![login],
+    }
+}
+
 fn register_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let name = Field {
         capitals: "words",
@@ -366,11 +387,18 @@ impl Form {
         Self {
             action: mount.path(path),
             hidden: Vec::new(),
+            username: None,
             fields,
             button,
             look: "main",
             leads_on: false,
         }
+    }
+
+    /// Names the account that its passwords are of, where that is known.
+    fn of_account(self, filled: &Filled) -> Self {
+        let username = Some(filled.username.clone()).filter(|username| !username.is_empty());
+        Self { username, ..self }
     }
 
     /// Has the link that confirms an address mailed once more.

@@ -18,6 +18,7 @@ struct SessionsPage<'a> {
     notice: Option<&'a str>,
     complaints: Vec<Complaint>,
     email: &'a str,
+    codes: Option<String>,
     sessions: Vec<Row>,
     logout_all: String,
     links: Vec<Link>,
@@ -34,9 +35,10 @@ struct Row {
     action: String,
 }
 
-/// Where somebody is logged in. `current` is the session that asks; `now` is in Unix seconds.
+/// Where somebody is logged in, and how many recovery codes they have left. `current` is the session
+/// that asks; `now` is in Unix seconds.
 pub fn sessions(
-    account: &AccountRow,
+    (account, codes_left): (&AccountRow, Option<i64>),
     sessions: Vec<SessionRow>,
     current: Option<&str>,
     now: u64,
@@ -79,6 +81,7 @@ pub fn sessions(
         notice: filled.done.as_deref().and_then(notice),
         complaints: Vec::new(),
         email: &account.email,
+        codes: codes_left.map(codes),
         sessions: rows,
         logout_all: mount.path("/logout-all"),
         links,
@@ -95,6 +98,14 @@ fn device(user_agent: &str) -> String {
         (Some(browser), None) => browser.to_owned(),
         _ if user_agent.trim().is_empty() => "A program".to_owned(),
         _ => user_agent.chars().filter(|letter| !letter.is_control()).take(60).collect(),
+    }
+}
+
+fn codes(left: i64) -> String {
+    match left {
+        0 => "no recovery code is left".to_owned(),
+        1 => "one recovery code is left".to_owned(),
+        _ => format!("{left} recovery codes are left"),
     }
 }
 

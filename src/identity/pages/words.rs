@@ -51,6 +51,11 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
         ("login_failed", Page::Login) => {
             (Some("password"), "The e-mail address or the password is wrong.".into())
         }
+        ("login_failed", Page::VerifyEmail) => (
+            Some("password"),
+            "The account has another password. If somebody else made the account, or you have forgotten the password, set a new one."
+                .into(),
+        ),
         ("login_failed", Page::RemoveTotp) => {
             (Some("current_password"), "The password or the code is wrong.".into())
         }
@@ -68,7 +73,8 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
             "There is an account with this address. Log in, or reset its password.".into(),
         ),
         ("password_rejected", page) => {
-            let field = if page == Page::Change { "new_password" } else { "password" };
+            let is_new = matches!(page, Page::Change | Page::VerifyEmail);
+            let field = if is_new { "new_password" } else { "password" };
             (
                 Some(field),
                 why.detail.map_or_else(|| "This password is too easy to guess.".into(), sentence),
@@ -84,6 +90,11 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
                 "These were too many attempts. Try again in {}.",
                 wait(why.retry_after.unwrap_or(60))
             ),
+        ),
+        ("link_invalid", Page::VerifyEmail) => (
+            None,
+            "This link was used already, or is too old, and the address is not confirmed. Log in, and another link is offered to you."
+                .into(),
         ),
         ("link_invalid", _) => (None, "This link was used already, or is too old.".into()),
         ("registration_closed", _) => (
@@ -158,9 +169,12 @@ pub(super) fn notice(done: &str) -> Option<&'static str> {
     Some(match done {
         "registered" => "Your account is there. Log in with it.",
         "verify" => {
-            "Your account is there. Open the link in the mail that was sent to you, then log in."
+            "Your account is there. Open the link in the mail that was sent to you, and enter your password there."
         }
         "verified" => "Your address is confirmed. Log in.",
+        "confirmed" => {
+            "This link was used already, or is too old. Your address is confirmed: log in."
+        }
         "sent" => {
             "If there is an account with this address, a mail is on its way to it. Look among unwanted mail too."
         }
