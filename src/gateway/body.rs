@@ -35,8 +35,11 @@ pub enum BodyError {
     #[error("the upstream broke off its response")]
     Upstream(#[source] hyper::Error),
     /// The upstream sent nothing for its `idle_timeout`.
-    #[error("the upstream stopped in the middle of its response")]
-    Idle,
+    #[error(
+        "the response was cut: the upstream sent nothing more for the {} of its idle_timeout; raise that in its section if it may pause for longer",
+        humantime::format_duration(*.0)
+    )]
+    Idle(Duration),
     /// The client did not read for `idle_timeout`.
     #[error("the client did not read its response")]
     Unread,

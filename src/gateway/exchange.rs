@@ -191,11 +191,19 @@ impl Exchange {
                 let what = match refusal {
                     Refusal::Identity(_) => "the built-in issuer cannot answer",
                     Refusal::Logout(_) => "the store is not available",
-                    _ => "the upstream gave no answer",
+                    _ => {
+                        let upstream = self.upstream_named();
+                        tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), upstream, cause = %refusal, "the upstream gave no answer");
+                        return;
+                    }
                 };
                 tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "{what}");
             }
-            // Of these the access line says everything, and they come in floods.
+            // The access line does not name the limit; one event a second does.
+            Reason::RateLimited if self.view.telemetry.tells_limit(self.timestamp.as_secs()) => {
+                tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
+            }
+            // Of these the access line says everything else, and they come in floods.
             Reason::CredentialsMissing | Reason::RouteNotFound | Reason::RateLimited => {
                 tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
@@ -236,17 +244,24 @@ impl Exchange {
         self.route.and_then(|index| self.view.snapshot.routes.routes().get(index))
     }
 
+    /// The upstream of the route, as an operator knows it: by its section and its URL.
+    fn upstream_named(&self) -> Option<String> {
+        let settings = self.route()?.destination.upstream()?.settings();
+        Some(format!("{} at {}", settings.name, settings.application))
+    }
+
     fn broke_off(&mut self, error: &BodyError) {
         let reason = match error {
             BodyError::Upstream(_) => Reason::UpstreamFailed,
-            BodyError::Idle => Reason::UpstreamTimeout,
+            BodyError::Idle(_) => Reason::UpstreamTimeout,
             // The client's own doing: the decision about it stands.
             BodyError::Unread => return,
         };
         self.outcome = Outcome::Failed;
         self.decision = Some(reason);
         let request_id = self.request_id().to_owned();
-        tracing::warn!(request_id, route = self.route().map(|route| &*route.name), cause = %error, "the response broke off");
+        let upstream = self.upstream_named();
+        tracing::warn!(request_id, route = self.route().map(|route| &*route.name), upstream, cause = %error, "the response broke off");
     }
 }
 

@@ -33,7 +33,7 @@ pub mod worker;
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::request::Parts;
@@ -102,13 +102,20 @@ pub struct Telemetry {
     pub clock: Clock,
     log: LogWriter,
     format: Format,
+    /// The last second in which a limit was named, since 1970.
+    limit_told: AtomicU64,
 }
 
 impl Telemetry {
     /// Writes access lines to `log` in this format.
     pub fn new(metrics: Metrics, clock: Clock, log: LogWriter, format: Format) -> Self {
         let unrouted = metrics.route("");
-        Self { metrics, unrouted, clock, log, format }
+        Self { metrics, unrouted, clock, log, format, limit_told: AtomicU64::new(0) }
+    }
+
+    /// Whether a refusal of this second, by a limit, is the first one: those after it are a flood.
+    fn tells_limit(&self, second: u64) -> bool {
+        self.limit_told.fetch_max(second, Ordering::Relaxed) < second
     }
 
     /// What the log says of a caller. As JSON it is written once for a caller that is remembered.

@@ -77,6 +77,21 @@ pub enum Application {
     Echo,
 }
 
+impl std::fmt::Display for Application {
+    /// Its URL.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http { host, port, tls } => {
+                let scheme = if *tls { "https" } else { "http" };
+                let is_ipv6 = host.contains(':');
+                let (open, close) = if is_ipv6 { ("[", "]") } else { ("", "") };
+                write!(f, "{scheme}://{open}{host}{close}:{port}")
+            }
+            Self::Echo => f.write_str("the built-in application"),
+        }
+    }
+}
+
 /// An application and the connections to it.
 pub struct Upstream {
     settings: UpstreamSettings,
@@ -354,6 +369,11 @@ fn broke_off(error: &hyper::Error) -> String {
             LONGEST_HEAD / 1024
         );
     }
+    let error = error.to_string();
+    // The library has no other mark of what an HTTP/2 server sends at once.
+    if error.contains("invalid HTTP version") {
+        return "the upstream does not answer in HTTP/1.1, perhaps in HTTP/2, which is not spoken to upstreams; have it listen for HTTP/1.1".to_owned();
+    }
     format!("the upstream broke off: {error}")
 }
 
@@ -458,8 +478,9 @@ impl HttpBody for UpstreamBody {
             return Poll::Ready(Some(Err(BodyError::Upstream(error))));
         }
         let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
-            ready!(body.timer.poll(body.lease.upstream.settings.idle_timeout, cx));
-            return Poll::Ready(Some(Err(BodyError::Idle)));
+            let idle_timeout = body.lease.upstream.settings.idle_timeout;
+            ready!(body.timer.poll(idle_timeout, cx));
+            return Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))));
         };
         body.timer.reset();
         Poll::Ready(match frame {

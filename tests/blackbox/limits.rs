@@ -28,6 +28,14 @@ async fn a_used_up_limit_says_when_to_come_again() {
     refused.is(429, "rate_limited");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1100..=1200).contains(&seconds), "a third of an hour: {seconds}");
+    let told = gateway.log().until("the limit is named", |line| {
+        line["reason"] == "rate_limited" && line["cause"].is_string()
+    });
+    let told = told.await;
+    assert_eq!(
+        (told["level"].as_str(), told["cause"].as_str()),
+        (Some("info"), Some("limit `few` is used up for this client"))
+    );
     assert_eq!(gateway.upstream().count(), 3);
     assert_eq!(
         gateway.metric_value("portcullis_rate_limited_total", &["limit=\"few\""]).await,

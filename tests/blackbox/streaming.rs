@@ -461,6 +461,8 @@ async fn an_upstream_that_cannot_be_reached_is_a_502_or_504() {
     ))
     .await;
     gateway.get("/refused").send().await.is(502, "upstream_unreachable");
+    let told = gateway.log().until("why is told", |line| line["route"] == "/refused").await;
+    assert_eq!(told["upstream"], format!("app at http://127.0.0.1:{port}"));
     gateway.get("/nowhere").send().await.is(502, "upstream_unreachable");
     // It accepts, and never says a word of TLS.
     let (response, took) = timed(&gateway, "/silent").await;
@@ -558,6 +560,27 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
             "{line}"
         );
     }
+    let told = gateway.log().until("why is told", |line| {
+        line["cause"].as_str().is_some_and(|cause| cause.contains("the 300ms of its idle_timeout"))
+    });
+    assert_eq!(told.await["message"], "the response broke off");
+}
+
+/// As a server answers that speaks HTTP/2 alone: with its settings.
+#[tokio::test]
+async fn an_upstream_that_speaks_http_2_is_named() {
+    let gateway = Gateway::start(&with("", "")).await;
+    let settings = "\0\0\0\u{4}\0\0\0\0\0";
+    gateway.upstream().does_at("/h2", vec![Step::ReadBody, write(settings), Step::Close]);
+    gateway.get("/h2").send().await.is(502, "upstream_failed");
+    gateway
+        .log()
+        .until("the protocol is named", |line| {
+            line["cause"].as_str().is_some_and(|cause| {
+                cause.contains("HTTP/2") && cause.ends_with("have it listen for HTTP/1.1")
+            })
+        })
+        .await;
 }
 
 #[tokio::test]
