@@ -23,7 +23,7 @@ pub use self::revoke::Control;
 use crate::gateway::reason::Reason;
 use crate::keys::Health;
 use crate::telemetry::ids;
-use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
+use crate::telemetry::metrics::{Format, Metrics};
 
 /// Where the process is in its life, and what stands against its work.
 pub struct Readiness {
@@ -121,7 +121,16 @@ fn answer(
     match path {
         "/livez" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => ready(readiness),
-        "/metrics" => with_type(StatusCode::OK, CONTENT_TYPE, Bytes::from(metrics.encode())),
+        "/metrics" => {
+            let accept: Vec<&str> = request
+                .headers()
+                .get_all(header::ACCEPT)
+                .iter()
+                .filter_map(|line| line.to_str().ok())
+                .collect();
+            let format = Format::accepted(&accept.join(","));
+            with_type(StatusCode::OK, format.content_type(), Bytes::from(metrics.encode_as(format)))
+        }
         _ => problem(
             Reason::RouteNotFound,
             "there is /livez, /readyz and /metrics, and with a token of [admin] /revoke",

@@ -139,3 +139,34 @@ async fn metrics_are_open_metrics_and_never_grow_by_what_clients_write() {
         assert!(!text.contains(written), "{written}");
     }
 }
+
+/// Prometheus' own text format has neither OpenMetrics' types nor its end.
+#[tokio::test]
+async fn metrics_are_prometheus_text_where_that_is_preferred() {
+    let gateway = Gateway::start(ROUTES).await;
+    assert_eq!(gateway.get("/open").send().await.status, 200);
+    let request = Request::new(gateway.admin_address(), "GET", "/metrics");
+    let metrics = request.header("Accept", "text/plain; version=0.0.4").send().await;
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = metrics.text();
+    for line in [
+        "# TYPE portcullis_requests_total counter",
+        "# TYPE portcullis_build_info gauge",
+        "# TYPE process_cpu_seconds_total counter",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line}:\n{text}");
+    }
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}:\n{text}")).parse().unwrap()
+    };
+    // The gateway of a test is this process.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let age = now.as_secs_f64() - value("process_start_time_seconds");
+    assert!((-1.0..3600.0).contains(&age), "{age}");
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
+    assert!(value("process_cpu_seconds_total") > 0.0);
+    assert!((3.0..value("process_max_fds")).contains(&value("process_open_fds")));
+}

@@ -18,16 +18,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+pub use self::format::Format;
+use self::process::Process;
 pub use self::route::RouteMetrics;
 use self::route::Series;
 pub use self::tokens::TokenCacheCounts;
 
+mod format;
 mod keys;
+mod process;
 mod route;
 mod tokens;
-
-/// The `Content-Type` of what [`Metrics::encode`] returns.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All families. Clones count into the same ones.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Metrics(Arc<Families>);
 #[derive(Debug)]
 struct Families {
     registry: Registry,
+    /// What has no prefix.
+    process: Registry,
     routes: Arc<Routes>,
     dropped_lines: Arc<DroppedLines>,
     token_caches: Arc<tokens::Caches>,
@@ -57,8 +60,11 @@ impl Metrics {
     /// All families at zero. One is made for the process.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("portcullis");
+        let mut process = Registry::default();
+        process.register_collector(Box::new(Process));
         let mut families = Families {
             registry: Registry::default(),
+            process,
             routes: Arc::default(),
             dropped_lines: Arc::default(),
             token_caches: Arc::default(),
@@ -228,11 +234,21 @@ impl Metrics {
         let _ = self.0.dropped_lines.0.set(dropped);
     }
 
-    /// All series in the OpenMetrics text format, whose type is [`CONTENT_TYPE`].
+    /// All series in a format.
+    pub fn encode_as(&self, format: Format) -> String {
+        match format {
+            Format::OpenMetrics => self.encode(),
+            Format::Prometheus => format::prometheus(&self.encode()),
+        }
+    }
+
+    /// All series in OpenMetrics.
     pub fn encode(&self) -> String {
         let mut out = String::new();
         // Writing into a string cannot fail, and the encoders fail for no other reason.
-        let _ = text::encode(&mut out, &self.0.registry);
+        let _ = text::encode_registry(&mut out, &self.0.registry)
+            .and_then(|()| text::encode_registry(&mut out, &self.0.process))
+            .and_then(|()| text::encode_eof(&mut out));
         out
     }
 }
