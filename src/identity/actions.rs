@@ -60,6 +60,7 @@ impl Identity {
                 .as_ref()
                 .map(|logo| asset(logo, request))
                 .ok_or_else(|| IdentityError::NoLogo.into()),
+            Action::Icon => Ok(asset(&policy.brand.icon, request)),
             Action::Home => Ok(see_other(&request.mount.path("/sessions"))),
         }
     }

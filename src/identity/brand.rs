@@ -15,6 +15,8 @@ pub struct Brand {
     pub name: String,
     /// The mark above each page.
     pub logo: Option<Asset>,
+    /// The icon of each page: the mark, or a letter where there is none.
+    pub icon: Asset,
     /// The style sheet.
     pub style: Asset,
 }
@@ -83,7 +85,8 @@ impl Brand {
         let style = Style { light: palette(LIGHT), dark: palette(DARK) };
         // Writing colours into a string cannot fail.
         let style = style.render().unwrap_or_default();
-        Self { name, logo, style: Asset::new(Bytes::from(style), "text/css; charset=utf-8") }
+        let icon = logo.clone().unwrap_or_else(|| Asset::letter(&name, colour));
+        Self { name, logo, icon, style: Asset::new(Bytes::from(style), "text/css; charset=utf-8") }
     }
 
     /// The mark in a file, which tells by its content what it is.
@@ -117,6 +120,18 @@ impl Asset {
         let version = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..12]);
         Self { bytes, content_type, version }
     }
+
+    /// An icon: the first letter or digit of a name, on a colour.
+    fn letter(name: &str, colour: Colour) -> Self {
+        let first = name.chars().find(|c| c.is_alphanumeric());
+        let letter: String = first.into_iter().flat_map(char::to_uppercase).collect();
+        let text = colour.text_on();
+        let svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 32 32\"><rect width=\"32\" height=\"32\" rx=\"6\" fill=\"{colour}\"/>\
+             <text x=\"16\" y=\"23\" text-anchor=\"middle\" font-family=\"sans-serif\" font-size=\"20\" font-weight=\"600\" fill=\"{text}\">{letter}</text></svg>"
+        );
+        Self::new(Bytes::from(svg), "image/svg+xml")
+    }
 }
 
 /// Whether the first element is `svg`. Nothing in it can run: it is shown as an image, and served
@@ -146,6 +161,26 @@ const DARK: Colour = Colour::new(0x1b, 0x1f, 0x25);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_brand_without_a_mark_has_a_letter_as_its_icon() {
+        let icon = |name: &str| {
+            let icon = Brand::new(name.to_owned(), Brand::COLOUR, None).icon;
+            assert_eq!(icon.content_type, "image/svg+xml");
+            String::from_utf8(icon.bytes.to_vec()).unwrap()
+        };
+        for (name, letter) in [("example", "E"), ("<&\"ärger", "Ä"), ("4 you", "4"), ("<>", "")] {
+            let icon = icon(name);
+            assert!(is_svg(&icon) && icon.contains(&format!(">{letter}</text>")), "{icon}");
+            assert!(
+                icon.contains("fill=\"#1f4fb8\"") && icon.contains("fill=\"#ffffff\""),
+                "{icon}"
+            );
+        }
+        let logo = Brand::logo(b"<svg/>".to_vec()).unwrap();
+        let brand = Brand::new("example".to_owned(), Brand::COLOUR, Some(logo.clone()));
+        assert_eq!(brand.icon, logo);
+    }
 
     #[test]
     fn a_logo_is_told_by_its_content() {

@@ -78,6 +78,8 @@ pub enum Action {
     Style,
     /// The mark above them.
     Logo,
+    /// Their icon, in tabs and bookmarks.
+    Icon,
     /// Leads to the page that people begin at.
     Home,
 }

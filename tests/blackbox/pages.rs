@@ -530,6 +530,7 @@ async fn the_brand_is_shown_and_its_files_are_harmless() {
     for (path, content_type, held) in [
         (named("/auth/style.css?v="), "text/css; charset=utf-8", "--accent: #7a1fa2;"),
         (named("/auth/logo?v="), "image/svg+xml", "<rect"),
+        (named("/auth/icon?v="), "image/svg+xml", "<script>"),
     ] {
         let file = gateway.get(&path).send().await;
         assert_eq!((file.status, file.header("content-type")), (200, Some(content_type)));
@@ -545,6 +546,9 @@ async fn the_brand_is_shown_and_its_files_are_harmless() {
     assert!(
         !is_page(&page(&gateway, "/auth/login", "").await, 200, "Log in").contains("/auth/logo")
     );
+    // The icon is a letter then. Without one, a browser would ask the application for
+    // /favicon.ico.
+    assert!(gateway.get("/auth/icon").send().await.text().contains(">E</text>"));
 }
 
 #[tokio::test]

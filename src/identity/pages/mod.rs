@@ -42,6 +42,7 @@ pub struct Sheet {
 struct Site<'a> {
     name: &'a str,
     logo: Option<String>,
+    icon: String,
     style: String,
 }
 
@@ -52,6 +53,7 @@ impl<'a> Site<'a> {
         Self {
             name: &brand.name,
             logo: brand.logo.as_ref().map(|logo| versioned(LOGO, &logo.version)),
+            icon: versioned(ICON, &brand.icon.version),
             style: versioned(STYLE, &brand.style.version),
         }
     }
@@ -196,3 +198,7 @@ pub const STYLE: &str = "/style.css";
 
 /// Where the mark is, below the mount.
 pub const LOGO: &str = "/logo";
+
+/// Where the icon is, below the mount. Browsers ask for `/favicon.ico` where a page names none, and
+/// that is the application's.
+pub const ICON: &str = "/icon";

@@ -1,6 +1,6 @@
 //! The endpoints that are pages, and the files that pages name.
 
-use super::{LOGO, Page, STYLE};
+use super::{ICON, LOGO, Page, STYLE};
 use crate::identity::endpoints::{Action, CallerNeeded, Endpoint};
 
 const fn page(
@@ -42,7 +42,7 @@ const fn file(
 }
 
 /// They are answered in HTML.
-pub static ENDPOINTS: [Endpoint; 12] = [
+pub static ENDPOINTS: [Endpoint; 13] = [
     page(
         "/login",
         Page::Login,
@@ -95,6 +95,7 @@ pub static ENDPOINTS: [Endpoint; 12] = [
     },
     file(STYLE, Action::Style, "The style sheet of the pages.", &[]),
     file(LOGO, Action::Logo, "The mark above the pages.", &["route_not_found"]),
+    file(ICON, Action::Icon, "The icon of the pages.", &[]),
     Endpoint {
         success: (303, None),
         ..file("/", Action::Home, "Leads to the page of one's sessions.", &[])
