@@ -108,10 +108,14 @@ pub fn compile(
 ///
 /// # Errors
 /// [`ProcessError`]
-pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), ProcessError> {
+pub fn run(
+    path: &Path,
+    create: CreateFiles,
+    started: impl FnOnce(&[SocketAddr]),
+) -> Result<(), ProcessError> {
     token::install_crypto();
     let (clock, metrics) = (Clock::system(), Metrics::new());
-    let compiled = compile(path, None, CreateFiles::Yes, &metrics, &clock)
+    let compiled = compile(path, None, create, &metrics, &clock)
         .map_err(|problems| ProcessError::Config(Box::new(problems)))?;
     let start = compiled.snapshot.start.clone();
     let (log, guard) = LogWriter::start(io::stdout())?;
@@ -124,6 +128,14 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
         .enable_all()
         .thread_name("portcullis-background")
         .build()?;
+    if let Some(settings) = start.store.as_ref().filter(|settings| Store::is_absent(settings)) {
+        // Compiling has made the key. Without its database it would look as if that were lost, if
+        // this start fails below.
+        runtime.block_on(async {
+            Store::open(settings).await?.close().await;
+            Ok::<_, StoreError>(())
+        })?;
+    }
     let Listeners { sets, mut claims } = runtime
         .block_on(async { bind(&start.listen, start.workers) })
         .map_err(|(address, source)| ProcessError::Listen { address, source })?;
@@ -132,12 +144,13 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
         .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
     claims.push(claim);
 
-    let (store, presence) = match &start.store {
-        Some(settings) => {
-            let store = runtime.block_on(Store::open(settings))?;
-            (Some(store), Some(Arc::new(Presence::announce(settings)?)))
-        }
-        None => (None, None),
+    let store = match &start.store {
+        Some(settings) => Some(runtime.block_on(Store::open(settings))?),
+        None => None,
+    };
+    let presence = match (&store, &start.store) {
+        (Some(store), Some(settings)) => Some(Arc::new(Presence::announce(store, settings)?)),
+        _ => None,
     };
 
     tell_warnings(&compiled);
@@ -176,7 +189,7 @@ pub fn run(path: &Path, started: impl FnOnce(&[SocketAddr])) -> Result<(), Proce
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
-    let readiness = Arc::new(readiness(&gateway, &clock));
+    let readiness = Arc::new(readiness(&gateway, store.clone(), &clock));
     let life = Life {
         path: path.to_owned(),
         gateway,
@@ -230,12 +243,12 @@ async fn start_identity(
 }
 
 /// Asks the snapshot that is in force at that moment.
-fn readiness(gateway: &Arc<Gateway>, clock: &Clock) -> Readiness {
+fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Readiness {
     let (gateway, clock) = (Arc::clone(gateway), clock.clone());
     Readiness::new(move || {
         let current = gateway.current();
         let mut health = Health::of(&current.issuers, &current.keys, &clock);
-        let problem = gateway.identity().and_then(|identity| identity.problem());
+        let problem = store.as_ref().and_then(Store::problem);
         health.problems.extend(problem.map(|problem| ("store".to_owned(), problem)));
         health
     })

@@ -126,7 +126,7 @@ impl Revocations {
         metrics: Metrics,
     ) -> Result<Arc<Self>, StoreError> {
         let seconds = match &store {
-            Some(store) => store.note_running(0).await?,
+            Some(store) => store.running().await?,
             None => 0,
         };
         let revocations = Self {

@@ -2806,6 +2806,26 @@ fn a_database_or_a_key_that_is_missing() {
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
 }
 
+/// The key is made first: one without a database would look as if that had been lost.
+#[test]
+fn a_first_start_that_fails_is_a_first_start_again() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let config = |listen: &str, more: &str| {
+        format!("{}\n[store]\n{more}", with_app(&format!("[server]\nlisten = \"{listen}\"\n")))
+    };
+    let folder = Folder::with(&config("127.0.0.1:0", "database = 7\n"));
+    assert_eq!(folder.run(&["run"]).code, 78);
+    folder.write("gateway.toml", config("nowhere", ""));
+    assert_eq!(folder.run(&["run"]).code, 78);
+    assert!(!folder.path().join("portcullis.key").exists());
+    folder.write("gateway.toml", config(&format!("127.0.0.1:{port}"), ""));
+    for _ in 0..2 {
+        let told = folder.run(&["run"]);
+        assert!(told.code == 1 && told.err.contains("Address already in use"), "{}", told.err);
+    }
+}
+
 #[test]
 fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

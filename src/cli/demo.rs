@@ -32,7 +32,7 @@ pub(super) fn demo() -> Result<(), Failure> {
     fs::write(&path, on_free_ports(GATEWAY_TOML)?)?;
     add_accounts(&path)?;
     let written = path.clone();
-    process::run(&path, move |addresses| {
+    process::run(&path, CreateFiles::Yes, move |addresses| {
         // Without a terminal to print to there is nobody to tell; the gateway serves all the same.
         let _ = print(&told(addresses, &written));
     })?;

@@ -12,7 +12,7 @@ use crate::config::value::CreateFiles;
 use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
 use crate::identity::{Accounts, Policy};
-use crate::store::{PATIENCE, Store, StoreSettings};
+use crate::store::{PATIENCE, Store, StoreError, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 
 /// The built-in issuer of a file, as a command sees it.
@@ -29,7 +29,7 @@ pub(super) enum Use {
     /// It tells what is there: where nothing is, nothing is made.
     Reads,
     /// It may be the first to write.
-    Writes,
+    Writes(CreateFiles),
 }
 
 /// Does something with the issuer of a file, and waits until every gateway that runs on its store
@@ -47,7 +47,10 @@ pub(super) fn with_issuer<T>(
     let loaded = config::load(path)?;
     let (source, section) =
         (loaded.source.clone(), loaded.file.store.as_ref().map_or(0..0, Spanned::span));
-    let create = if usage == Use::Reads { CreateFiles::No } else { CreateFiles::Yes };
+    let create = match usage {
+        Use::Reads => CreateFiles::No,
+        Use::Writes(create) => create,
+    };
     let options = CompileOptions { previous: None, create, metrics: &Metrics::new(), now };
     let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
     let (Some(policy), Some(settings)) = (snapshot.identity.clone(), snapshot.start.store.clone())
@@ -63,16 +66,22 @@ pub(super) fn with_issuer<T>(
     runtime.block_on(async {
         let store = match usage {
             Use::Reads => Store::look(&settings).await?.ok_or_else(|| absent(&settings))?,
-            Use::Writes => {
+            Use::Writes(_) => {
+                Store::meets_gateways(&settings)?;
                 tell_if_new(&settings);
                 Store::open(&settings).await?
             }
         };
         let issuer = Issuer { policy, accounts: Accounts::new(store.clone(), None), store, now };
-        let done = work(&issuer).await;
-        if done.is_ok() && usage == Use::Writes {
-            await_gateways(&issuer.store, &settings).await;
-        }
+        let act = async {
+            if usage == Use::Reads {
+                return work(&issuer).await;
+            }
+            let done = work(&issuer).await?;
+            await_gateways(&issuer.store, &settings).await?;
+            Ok(done)
+        };
+        let done = act.await;
         issuer.store.close().await;
         done
     })
@@ -95,9 +104,16 @@ pub(super) fn tell_if_new(settings: &StoreSettings) {
 
 /// Waits until every gateway that runs on the store acts by what was written. False: one does not
 /// yet, and a warning says so.
-pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> bool {
+///
+/// # Errors
+/// One of them uses another database.
+pub(super) async fn await_gateways(
+    store: &Store,
+    settings: &StoreSettings,
+) -> Result<bool, StoreError> {
     let problem = match store.acknowledged(settings).await {
-        Ok(0) => return true,
+        Ok(0) => return Ok(true),
+        Err(error @ StoreError::Elsewhere { .. }) => return Err(error),
         Ok(1) => format!(
             "a gateway that runs on this store has not read it within {} seconds",
             PATIENCE.as_secs()
@@ -111,7 +127,7 @@ pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> b
         ),
     };
     eprintln!("warning: it is done, but {problem}; until it has, it goes by what it read before");
-    false
+    Ok(false)
 }
 
 /// Lines of columns, each as wide as its widest cell.

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::issuer::{Issuer, Use, table, with_issuer};
 use super::{Failure, print};
+use crate::config::value::CreateFiles;
 use crate::identity::bodies::time;
 use crate::identity::issue::{KeyState, key_states, rotate};
 
@@ -25,7 +26,8 @@ pub(super) enum Command {
 }
 
 pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
-    let usage = if matches!(command, Command::List) { Use::Reads } else { Use::Writes };
+    let usage =
+        if matches!(command, Command::List) { Use::Reads } else { Use::Writes(CreateFiles::Yes) };
     let told = with_issuer(path, usage, async |issuer| match command {
         Command::List => list(issuer).await,
         Command::Rotate { compromised } => {

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::value::CreateFiles;
 use crate::config::{self, Problems};
 use crate::identity::issue::KeysError;
 use crate::process::{self, ProcessError};
@@ -61,7 +62,10 @@ struct ConfigFile {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve (the default).
-    Run,
+    Run {
+        #[command(flatten)]
+        store: NewStore,
+    },
     /// Compile the file, run its [[test]] blocks, and print every problem at once.
     Check(check::Arguments),
     /// Tell the whole decision for one request, and why. Nothing is sent.
@@ -92,6 +96,20 @@ enum Command {
     },
     /// Print the manual page (roff).
     Man,
+}
+
+/// For the commands that make a database where there is none.
+#[derive(Clone, Copy, Debug, Default, Args)]
+struct NewStore {
+    /// Start with an empty database although the key of one exists.
+    #[arg(long)]
+    new_store: bool,
+}
+
+impl NewStore {
+    fn create(self) -> CreateFiles {
+        if self.new_store { CreateFiles::NewStore } else { CreateFiles::Yes }
+    }
 }
 
 /// Why a command ended badly.
@@ -158,8 +176,10 @@ impl From<std::io::Error> for Failure {
 pub fn main() -> ExitCode {
     let CommandLine { config, command } = CommandLine::parse();
     crate::token::install_crypto();
-    let outcome = match command.unwrap_or(Command::Run) {
-        Command::Run => process::run(&config.path, |_| ()).map_err(Failure::from),
+    let outcome = match command.unwrap_or(Command::Run { store: NewStore::default() }) {
+        Command::Run { store } => {
+            process::run(&config.path, store.create(), |_| ()).map_err(Failure::from)
+        }
         Command::Check(arguments) => check::check(&config.path, &arguments),
         Command::Explain(arguments) => explain::explain(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),

@@ -8,10 +8,9 @@ use toml::Spanned;
 
 use super::issuer::{await_gateways, tell_if_new};
 use super::token::no_issuer;
-use super::{Failure, print};
+use super::{Failure, NewStore, print};
 use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
-use crate::config::value::CreateFiles;
 use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
 use crate::revocation::{Retention, keep};
@@ -26,6 +25,8 @@ use crate::token::{Revocation, RevokedBy, Scope};
 pub(super) struct Arguments {
     #[command(flatten)]
     what: What,
+    #[command(flatten)]
+    store: NewStore,
     /// The issuer section whose tokens are meant. Default: those of every issuer.
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
@@ -53,7 +54,7 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
     let section = loaded.file.store.as_ref().map_or(0..0, Spanned::span);
     let options = CompileOptions {
         previous: None,
-        create: CreateFiles::Yes,
+        create: arguments.store.create(),
         metrics: &Metrics::new(),
         now: clock.unix_seconds(),
     };
@@ -109,15 +110,19 @@ fn write(
     retention: &Retention,
 ) -> Result<(Revocation, bool), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
-    tell_if_new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        Store::meets_gateways(settings).map_err(|error| failed(&error))?;
+        tell_if_new(settings);
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
-        let revoked =
-            keep(&store, vec![revocation.clone()], retention).await.map_err(|error| failed(&error));
-        let is_known = revoked.is_ok() && await_gateways(&store, settings).await;
+        let write = async {
+            let kept = keep(&store, vec![revocation.clone()], retention).await;
+            let written = kept.map_err(|error| failed(&error))?.pop().unwrap_or(revocation);
+            Ok((written, await_gateways(&store, settings).await?))
+        };
+        let done = write.await;
         store.close().await;
-        Ok((revoked?.pop().unwrap_or(revocation), is_known))
+        done
     })
 }
 

@@ -11,7 +11,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::issuer::{Issuer, Use, table, with_issuer};
-use super::{Failure, print};
+use super::{Failure, NewStore, print};
+use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
 use crate::identity::bodies::time;
 use crate::identity::import::{self, BadLine, LineProblem};
@@ -65,6 +66,8 @@ pub(super) enum Command {
     Import {
         /// The file; `-` reads standard input.
         file: PathBuf,
+        #[command(flatten)]
+        store: NewStore,
     },
 }
 
@@ -81,10 +84,18 @@ pub(super) struct AddArguments {
     /// Read the password from standard input, up to the end of the first line.
     #[arg(long)]
     password_stdin: bool,
+    #[command(flatten)]
+    store: NewStore,
 }
 
 pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
-    let usage = if matches!(command, Command::List { .. }) { Use::Reads } else { Use::Writes };
+    let usage = match command {
+        Command::List { .. } => Use::Reads,
+        Command::Add(AddArguments { store, .. }) | Command::Import { store, .. } => {
+            Use::Writes(store.create())
+        }
+        _ => Use::Writes(CreateFiles::Yes),
+    };
     let told = with_issuer(path, usage, async |issuer| match command {
         Command::Add(arguments) => add(issuer, arguments).await,
         Command::List { json } => list(issuer, *json).await,
@@ -123,7 +134,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
                 if had { "took the second factor of" } else { "there was no second factor of" };
             Ok(format!("{said} {}\n", account.email))
         }
-        Command::Import { file } => import(issuer, file).await,
+        Command::Import { file, .. } => import(issuer, file).await,
     })?;
     print(&told)
 }

@@ -77,9 +77,10 @@ impl Snapshot {
             problems,
             files,
             weakened,
+            new_key: None,
         };
         let snapshot = compiler.snapshot();
-        let Compiler { mut problems, .. } = compiler;
+        let Compiler { mut problems, new_key, .. } = compiler;
         if let Some(snapshot) = &snapshot
             && !problems.iter().any(|problem| problem.severity == Severity::Error)
         {
@@ -93,6 +94,10 @@ impl Snapshot {
             _ => {
                 // A warning beside an error often follows from it.
                 problems.list.retain(|problem| problem.severity == Severity::Error);
+                // A key without a database is what is left where that was lost.
+                if let Some(new_key) = new_key {
+                    let _ = std::fs::remove_file(new_key);
+                }
                 Err(problems)
             }
         }
@@ -110,6 +115,8 @@ struct Compiler<'a> {
     problems: Vec<Problem>,
     files: Vec<(PathBuf, Option<Mark>)>,
     weakened: Vec<String>,
+    /// The store's key, where it was made now.
+    new_key: Option<PathBuf>,
 }
 
 impl Compiler<'_> {

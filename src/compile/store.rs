@@ -1,13 +1,15 @@
 //! `[store]`: where what outlives the process is kept.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use toml::Spanned;
 
 use super::Compiler;
 use super::issuers::Inline;
 use crate::config::Problem;
-use crate::config::value::SecretRef;
+use crate::config::value::{CreateFiles, SecretRef};
 use crate::store::StoreSettings;
 
 impl Compiler<'_> {
@@ -42,6 +44,17 @@ impl Compiler<'_> {
             );
             return None;
         }
+        if let Some(database) = database.as_deref().filter(|database| !is_in_use(database))
+            && let Some(file) = key.get_ref().file(self.source.folder())
+            && self.previous.is_none()
+            && self.create == CreateFiles::Yes
+        {
+            if file.exists() && !is_soon_in_use(database) {
+                self.database_is_lost(database, &file, key.span());
+                return None;
+            }
+            self.new_key = (!file.exists()).then_some(file);
+        }
         let key = self.read_secret(&key, Inline::Never);
         let (database, key) = (database?, key?);
         if key.expose().len() < SHORTEST_KEY {
@@ -53,6 +66,17 @@ impl Compiler<'_> {
             return None;
         }
         Some(Some(StoreSettings { database, key }))
+    }
+
+    /// The key is made at the first start, and the database with it.
+    fn database_is_lost(&mut self, database: &Path, key: &Path, span: Range<usize>) {
+        let state = if database.exists() { "empty" } else { "missing" };
+        let (database, key) = (database.display(), key.display());
+        let told = format!("the database `{database}` is {state}, and its key `{key}` is there");
+        self.error(Problem::error(span, told).help(
+            "put the database back, or mount its volume; to start without any account, session or revocation: `portcullis run --new-store` \
+             (also a flag of `user add`, `user import` and `revoke`)",
+        ));
     }
 
     /// The file of a `sqlite:` URL.
@@ -85,6 +109,22 @@ impl Compiler<'_> {
 fn is_in_use(database: &Path) -> bool {
     std::fs::metadata(database).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
+
+/// Waits a moment for another process whose first start has made the key, and makes the database
+/// next.
+fn is_soon_in_use(database: &Path) -> bool {
+    let begun = Instant::now();
+    while !is_in_use(database) {
+        if begun.elapsed() > FIRST_START {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// How long that takes at most.
+const FIRST_START: Duration = Duration::from_secs(2);
 
 /// 128 bits as base64url, and some more.
 const SHORTEST_KEY: usize = 32;

@@ -414,6 +414,8 @@ pub struct ReadSecret {
 pub enum CreateFiles {
     /// At start and on reload.
     Yes,
+    /// The same, and a database although its key is there already: `--new-store`.
+    NewStore,
     /// By `check`: a missing file is a random secret that is forgotten again.
     No,
 }

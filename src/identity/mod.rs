@@ -196,12 +196,6 @@ impl Identity {
         answered.map_err(Box::new)
     }
 
-    /// What stands against its work, in words for the operator: somebody was refused for it, and it
-    /// has not been found to be over.
-    pub fn problem(&self) -> Option<String> {
-        self.store.problem()
-    }
-
     /// Follows what other processes do to the keys, makes the next one in time, sends mail, and
     /// forgets what is over; until it is dropped. `policy` tells the policy of the configuration
     /// that is in force. Commands that make a key learn from `presence` which are known here.

@@ -7,6 +7,7 @@
 //! nothing would be written.
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
@@ -14,6 +15,7 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, FromRow, Transaction};
 
 use super::StoreError;
+use super::place::Place;
 
 /// Clones share the connections.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ pub(super) struct Connections {
     writer: AnyPool,
     readers: AnyPool,
     follower: AnyPool,
+    /// Known once the database is open.
+    place: Arc<OnceLock<Place>>,
 }
 
 impl Connections {
@@ -43,13 +47,19 @@ impl Connections {
             writer: writer.connect(url).await?,
             readers: read_only(READERS)?,
             follower: read_only(1)?,
+            place: Arc::default(),
         })
     }
 
     /// Opens a database that nobody writes to.
     pub(super) async fn look(url: &str) -> Result<Self, sqlx::Error> {
         let pool = pool(1).connect(&format!("{url}?mode=ro")).await?;
-        Ok(Self { writer: pool.clone(), readers: pool.clone(), follower: pool })
+        Ok(Self {
+            writer: pool.clone(),
+            readers: pool.clone(),
+            follower: pool,
+            place: Arc::default(),
+        })
     }
 
     /// What verbs read with.
@@ -62,11 +72,28 @@ impl Connections {
         &self.follower
     }
 
+    /// From now on nothing is acknowledged that is not written there.
+    pub(super) fn stay_at(&self, place: Place) {
+        // A database is opened once.
+        let _ = self.place.set(place);
+    }
+
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.place.get()
+    }
+
+    /// Whether the database is still where it was.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.place().map_or(Ok(()), Place::check)
+    }
+
     /// Begins to write.
     pub(super) async fn write(&self) -> Result<Writing, StoreError> {
+        self.check()?;
         // SQLite's word. It takes the lock now: a transaction that reads first and writes later
         // would fail if somebody else wrote in between.
-        Ok(Writing(self.writer.begin_with("BEGIN IMMEDIATE").await?))
+        let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Writing { transaction, place: Arc::clone(&self.place) })
     }
 
     pub(super) async fn close(&self) {
@@ -83,7 +110,10 @@ impl Connections {
 
 /// A transaction. What it has written counts when [`Writing::commit`] returns, and is gone if that
 /// is never called.
-pub(super) struct Writing(Transaction<'static, Any>);
+pub(super) struct Writing {
+    transaction: Transaction<'static, Any>,
+    place: Arc<OnceLock<Place>>,
+}
 
 impl Writing {
     /// Runs a statement, and says how many rows it has changed.
@@ -91,7 +121,7 @@ impl Writing {
         &mut self,
         statement: Query<'_, Any, AnyArguments>,
     ) -> Result<u64, StoreError> {
-        Ok(statement.execute(&mut *self.0).await?.rows_affected())
+        Ok(statement.execute(&mut *self.transaction).await?.rows_affected())
     }
 
     /// Runs a statement to its end, and hands out its first row.
@@ -103,7 +133,7 @@ impl Writing {
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
         // All rows, since an error after the first one is dropped if that is all that is asked for.
-        Ok(statement.fetch_all(&mut *self.0).await?.into_iter().next())
+        Ok(statement.fetch_all(&mut *self.transaction).await?.into_iter().next())
     }
 
     /// Runs a statement that answers with one row.
@@ -119,7 +149,9 @@ impl Writing {
 
     /// Makes what was written count.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.0.commit().await?)
+        self.transaction.commit().await?;
+        // Written to a file that was deleted meanwhile, it is gone.
+        self.place.get().map_or(Ok(()), Place::check)
     }
 }
 

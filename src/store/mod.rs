@@ -14,6 +14,7 @@ mod accounts;
 mod connections;
 mod logout_tokens;
 mod mail;
+mod place;
 mod presence;
 mod revocations;
 mod seal;
@@ -33,11 +34,13 @@ use sqlx::migrate::MigrateError;
 use sqlx::query::Query;
 use sqlx::{Any, Connection};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 pub use self::accounts::{AccountChange, AccountRow};
 use self::connections::{Connections, probe, tables};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
+use self::place::Place;
 pub use self::presence::{News, PATIENCE, Presence};
 pub use self::revocations::{Older, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
@@ -119,6 +122,20 @@ pub enum StoreError {
     /// A statement failed.
     #[error("the database does not answer: {0}{advice}", advice = advice(.0))]
     Database(#[from] sqlx::Error),
+    /// It is not what was opened any more.
+    #[error("the file {} was {how} while it was in use: what is written now would be lost; stop the gateway, put the database back, and start it again", path.display())]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        how: &'static str,
+    },
+    /// A gateway uses another database than the one that a command has opened.
+    #[error("a gateway that runs with {} uses another file than the one that has this name now: it would not learn of the change; restart it, and try again", path.display())]
+    Elsewhere {
+        /// The database file.
+        path: PathBuf,
+    },
     /// Nothing can be issued that would not be cut off.
     #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, or wait", shown(*until))]
     CutOffAhead {
@@ -160,7 +177,15 @@ impl Store {
         // After the others were opened: with its last connection a database loses its `-wal`.
         first.close().await?;
         store.check_key().await?;
+        let place = Place::of(path, store.note_id().await?);
+        let place = place.map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        store.connections.stay_at(place);
         Ok(store)
+    }
+
+    /// Whether a database has still to be made: there is no file, or nothing was written to it.
+    pub fn is_absent(settings: &StoreSettings) -> bool {
+        std::fs::metadata(&settings.database).map_or(true, |metadata| metadata.len() == 0)
     }
 
     /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None`
@@ -209,19 +234,23 @@ impl Store {
     /// Somebody was told that the store is not available: it is in trouble until
     /// [`Store::look_again`] finds that it is not.
     pub fn note_trouble(&self, error: &StoreError) {
-        if matches!(error, StoreError::Database(_)) {
+        if matches!(error, StoreError::Database(_) | StoreError::Lost { .. }) {
             *self.trouble() = Some(error.to_string());
         }
     }
 
-    /// What was last found to stand against writing to it, in words for the operator.
+    /// What stands against writing to it, in words for the operator: files that are not where they
+    /// were, or what was found last.
     pub fn problem(&self) -> Option<String> {
-        self.trouble().clone()
+        match self.connections.check() {
+            Err(error) => Some(error.to_string()),
+            Ok(()) => self.trouble().clone(),
+        }
     }
 
     /// Tries whether it can be written again, if it could not.
     pub async fn look_again(&self) {
-        if self.problem().is_none() {
+        if self.trouble().is_none() {
             return;
         }
         let trying = sqlx::query("UPDATE facts SET value = value WHERE name = $1").bind(KEY_CHECK);
@@ -238,17 +267,23 @@ impl Store {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The random id of the database, which is made with it.
+    async fn note_id(&self) -> Result<String, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let noting = sqlx::query(NOTE_FACT).bind(STORE_ID).bind(Uuid::new_v4().to_string());
+        writing.execute(noting).await?;
+        let (id,): (String,) = writing.one(sqlx::query_as(FACT).bind(STORE_ID)).await?;
+        writing.commit().await?;
+        Ok(id)
+    }
+
     /// Whether this is the key that the database was first opened with: a lost key must be told at
     /// start, not at the first login.
     async fn check_key(&self) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(KEY_CHECK, b"")?;
-        let noting =
-            "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-        self.write(sqlx::query(noting).bind(KEY_CHECK).bind(sealed)).await?;
-        let (sealed,): (String,) = sqlx::query_as("SELECT value FROM facts WHERE name = $1")
-            .bind(KEY_CHECK)
-            .fetch_one(self.connections.read())
-            .await?;
+        self.write(sqlx::query(NOTE_FACT).bind(KEY_CHECK).bind(sealed)).await?;
+        let reading = sqlx::query_as(FACT).bind(KEY_CHECK);
+        let (sealed,): (String,) = reading.fetch_one(self.connections.read()).await?;
         self.sealer.open(KEY_CHECK, &sealed)?;
         Ok(())
     }
@@ -391,6 +426,14 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The fact that only the right key opens.
 const KEY_CHECK: &str = "key_check";
+
+/// The fact that names a database.
+const STORE_ID: &str = "store_id";
+
+const NOTE_FACT: &str =
+    "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const FACT: &str = "SELECT value FROM facts WHERE name = $1";
 
 /// How long a process may take to bring the schema up to date, in which others wait.
 const LOCKED_AT_MOST: Duration = Duration::from_mins(1);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::place::Place;
 use super::{Store, StoreError, StoreSettings, beside};
 
 /// A gateway that runs, as commands see it. Ends when it is dropped.
@@ -47,18 +48,22 @@ impl News {
 /// Bytes of a line.
 const LINE: usize = 42;
 
+/// Where the name of the database is that the process has open, after a line for each of the news.
+const NAME_AT: u64 = 2 * LINE as u64;
+
 impl Presence {
     /// From now on commands wait for this process. To be called before the revocations are read:
     /// what is written meanwhile is waited for.
     ///
     /// # Errors
     /// [`StoreError::Open`]
-    pub fn announce(settings: &StoreSettings) -> Result<Self, StoreError> {
+    pub fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
+        let name = store.connections.place().map(Place::name).unwrap_or_default();
         let own = |source| StoreError::Open { path: settings.database.clone(), source };
         let database = settings.database.canonicalize().map_err(own)?;
         loop {
             let path = prefixed(&database, &Uuid::new_v4().to_string());
-            match Self::at(&path) {
+            match Self::at(&path, &name) {
                 Ok(Some(presence)) => return Ok(presence),
                 // A command has taken it for one of a process that is no more, before it was
                 // locked.
@@ -68,10 +73,11 @@ impl Presence {
         }
     }
 
-    fn at(path: &Path) -> io::Result<Option<Self>> {
+    fn at(path: &Path, name: &str) -> io::Result<Option<Self>> {
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.lock()?;
+        file.write_all_at(format!("{name}\n").as_bytes(), NAME_AT)?;
         let is_there = fs::metadata(path)
             .is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
         let said = [AtomicI64::new(-1), AtomicI64::new(-1)];
@@ -108,16 +114,14 @@ impl Store {
     /// the newest signing key, at most [`PATIENCE`]. Returned is how many do not know it then.
     ///
     /// # Errors
-    /// [`StoreError`]: nobody can tell.
+    /// [`StoreError::Elsewhere`]: one of them will never know. Otherwise: nobody can tell.
     pub async fn acknowledged(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
         let mut written = vec![(News::Revocations, self.last_revocation().await?)];
         let newest = self.signing_key_numbers().await?.last().copied();
         written.extend(newest.map(|number| (News::SigningKeys, number)));
         let until = Instant::now() + PATIENCE;
         loop {
-            let behind = behind(&settings.database, &written).map_err(|source| {
-                StoreError::Open { path: settings.folder().to_owned(), source }
-            })?;
+            let behind = self.behind(settings, &written)?;
             if behind == 0 || Instant::now() >= until {
                 return Ok(behind);
             }
@@ -126,12 +130,56 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether every gateway that runs has the database open that is there now: before a command
+    /// opens another one. SQLite would then remove the `-wal` of theirs, which has the same name.
+    ///
+    /// # Errors
+    /// [`StoreError::Elsewhere`]
+    pub fn meets_gateways(settings: &StoreSettings) -> Result<(), StoreError> {
+        let inode =
+            fs::metadata(&settings.database).ok().map(|metadata| metadata.ino().to_string());
+        let is_there =
+            |name: &str| name.split_once('/').map(|(_, inode)| inode) == inode.as_deref();
+        elsewhere(settings, behind(&settings.database, &[], is_there)).map(drop)
+    }
+
+    fn behind(
+        &self,
+        settings: &StoreSettings,
+        written: &[(News, i64)],
+    ) -> Result<usize, StoreError> {
+        let own = self.connections.place().map(Place::name).unwrap_or_default();
+        elsewhere(settings, behind(&settings.database, written, |name| name == own))
+    }
+}
+
+fn elsewhere(
+    settings: &StoreSettings,
+    behind: io::Result<Option<usize>>,
+) -> Result<usize, StoreError> {
+    behind
+        .map_err(|source| StoreError::Open { path: settings.folder().to_owned(), source })?
+        .ok_or_else(|| StoreError::Elsewhere { path: settings.database.clone() })
+}
+
 /// How many processes that run do not know everything that was written, up to the number of each
-/// kind. Files of those that run no more are removed.
-fn behind(database: &Path, written: &[(News, i64)]) -> io::Result<usize> {
+/// kind. Files of those that run no more are removed. `None`: one of them has another database open.
+fn behind(
+    database: &Path,
+    written: &[(News, i64)],
+    is_own: impl Fn(&str) -> bool,
+) -> io::Result<Option<usize>> {
     // By whatever name, and through whatever link: it is the file that counts, as it does for
     // SQLite.
-    let database = database.canonicalize()?;
+    let database = match database.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = database.parent().filter(|folder| *folder != Path::new(""));
+            let folder = folder.unwrap_or(Path::new(".")).canonicalize()?;
+            folder.join(database.file_name().unwrap_or_default())
+        }
+        found => found?,
+    };
     let folder = database.parent().unwrap_or(Path::new("/"));
     let prefix = prefixed(Path::new(database.file_name().unwrap_or_default()), "").into_os_string();
     let mut behind = 0;
@@ -152,6 +200,9 @@ fn behind(database: &Path, written: &[(News, i64)]) -> io::Result<usize> {
                 let _ = fs::remove_file(&path);
             }
             Err(TryLockError::WouldBlock) => {
+                if name_of(&file).is_some_and(|name| !is_own(&name)) {
+                    return Ok(None);
+                }
                 let knows_all = written
                     .iter()
                     .all(|&(news, last)| known(&file, news).is_some_and(|known| known >= last));
@@ -160,7 +211,15 @@ fn behind(database: &Path, written: &[(News, i64)]) -> io::Result<usize> {
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
-    Ok(behind)
+    Ok(Some(behind))
+}
+
+/// Which database the owner of a file has open. `None`: it has not said so yet.
+fn name_of(file: &File) -> Option<String> {
+    let mut written = [0; 80];
+    let length = file.read_at(&mut written, NAME_AT).ok()?;
+    let name = std::str::from_utf8(&written[..length]).ok()?.strip_suffix('\n')?;
+    Some(name.to_owned())
 }
 
 /// What the owner of a file knows. `None`: it has not said so yet.
@@ -189,7 +248,7 @@ mod tests {
     use crate::store::{RevocationRow, SigningKeyRow};
 
     fn revocations_behind(database: &Path, seq: i64) -> io::Result<usize> {
-        behind(database, &[(News::Revocations, seq)])
+        behind(database, &[(News::Revocations, seq)], |_| true).map(Option::unwrap)
     }
 
     fn files(folder: &Path) -> usize {
@@ -218,8 +277,10 @@ mod tests {
         let database = &settings.database;
         assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is none");
 
-        let (one, two) =
-            (Presence::announce(&settings).unwrap(), Presence::announce(&settings).unwrap());
+        let (one, two) = (
+            Presence::announce(&store, &settings).unwrap(),
+            Presence::announce(&store, &settings).unwrap(),
+        );
         assert_eq!(revocations_behind(database, 2).unwrap(), 2, "they have read nothing yet");
         one.knows(News::Revocations, 2);
         two.knows(News::Revocations, 1);
@@ -262,7 +323,25 @@ mod tests {
         fs::write(&another, "").unwrap();
         assert_eq!(revocations_behind(&another, 2).unwrap(), 0);
         // What cannot be read is not taken for nobody.
-        assert!(revocations_behind(&folder.path().join("none.db"), 2).is_err());
+        assert!(revocations_behind(&folder.path().join("none/none.db"), 2).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_has_taken_the_name_of_the_database_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let store = Store::open(&settings).await.unwrap();
+        let _gateway = Presence::announce(&store, &settings).unwrap();
+        Store::meets_gateways(&settings).unwrap();
+        let copy = folder.path().join("copy");
+        fs::copy(&settings.database, &copy).unwrap();
+        fs::rename(&copy, &settings.database).unwrap();
+        let told = Store::meets_gateways(&settings).unwrap_err().to_string();
+        assert!(told.contains("uses another file"), "{told}");
+        fs::remove_file(&settings.database).unwrap();
+        Store::meets_gateways(&settings).unwrap_err();
+        let renewed = Store::open(&settings).await.unwrap();
+        assert!(matches!(renewed.acknowledged(&settings).await, Err(StoreError::Elsewhere { .. })));
     }
 
     #[tokio::test]
@@ -270,7 +349,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
-        let gateway = Presence::announce(&settings).unwrap();
+        let gateway = Presence::announce(&store, &settings).unwrap();
         gateway.knows(News::Revocations, 0);
         assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is no key");
         let key = SigningKeyRow {
@@ -284,7 +363,7 @@ mod tests {
         assert!(store.insert_signing_key(&key).await.unwrap());
         gateway.knows(News::SigningKeys, 6);
         let written = [(News::Revocations, 0), (News::SigningKeys, 7)];
-        assert_eq!(behind(&settings.database, &written).unwrap(), 1);
+        assert_eq!(behind(&settings.database, &written, |_| true).unwrap(), Some(1));
         let waiting = tokio::join!(store.acknowledged(&settings), async {
             gateway.knows(News::SigningKeys, 7);
         });

@@ -73,8 +73,14 @@ impl Store {
     /// What was written after `seq`, in the order of writes, at most [`REVOCATIONS_PAGE`] rows.
     ///
     /// # Errors
-    /// [`StoreError::Database`]
+    /// [`StoreError::Database`], [`StoreError::Lost`]
     pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
+        if let Some(place) = self.connections.place() {
+            let (id, last): (Option<String>, i64) =
+                sqlx::query_as(MEET).fetch_one(self.connections.follow()).await?;
+            place.met(id.as_deref(), last, seq);
+            place.check()?;
+        }
         let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
         Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(self.connections.follow()).await?)
     }
@@ -98,6 +104,15 @@ impl Store {
                 return Ok(());
             }
         }
+    }
+
+    /// For how many seconds gateways have run on this database, as far as that is noted.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn running(&self) -> Result<i64, StoreError> {
+        let (seconds,): (i64,) = sqlx::query_as(RUNNING).fetch_one(self.connections.read()).await?;
+        Ok(seconds)
     }
 
     /// Notes that gateways have run on this database for so many seconds, unless more are noted.
@@ -161,6 +176,8 @@ const CUTOFF: &str = "SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE
 const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND ended_at IS NULL";
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
+
+const MEET: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations)";
 
 const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
     AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
@@ -278,7 +295,7 @@ mod tests {
     async fn a_row_is_as_old_as_the_count_says_and_many_are_deleted_in_steps() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        assert_eq!(store.note_running(0).await.unwrap(), 0);
+        assert_eq!(store.running().await.unwrap(), 0);
         let many: Vec<_> = (0..5001).map(|index| row("jti", &index.to_string(), "*", 1)).collect();
         store.revoke(&many).await.unwrap();
         assert_eq!(store.note_running(100).await.unwrap(), 100);

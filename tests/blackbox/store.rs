@@ -93,3 +93,67 @@ async fn mail_whose_claim_cannot_be_written_is_not_sent() {
 fn sent(gateway: &Gateway) -> usize {
     std::fs::read_dir(gateway.path("mail")).unwrap().count()
 }
+
+/// What is written to a file that has lost its name is lost with it.
+#[tokio::test]
+async fn a_database_that_is_gone_or_another_is_noticed_and_nothing_is_acknowledged() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let (database, away) = (gateway.path("portcullis.db"), gateway.path("away.db"));
+    let revoke = ["revoke", "--jti", "t"];
+    let is_refused = async |told: &str| {
+        register(&gateway, "bob@example.com").await.is(503, "store_unavailable");
+        let answer = gateway.admin("/readyz").await.json();
+        let problem = answer["problems"]["store"].as_str().unwrap_or_default().to_owned();
+        assert!(problem.contains(told) && problem.contains("stop the gateway"), "{answer}");
+        assert_eq!(answer["status"], "degraded");
+    };
+
+    std::fs::rename(&database, &away).unwrap();
+    is_refused("was deleted or moved away").await;
+    let (code, _, error) = gateway.command(&revoke).await;
+    assert!(code == 78 && error.contains("is missing, and its key"), "{code} {error}");
+    let mut anew = revoke.to_vec();
+    anew.push("--new-store");
+    let (code, told, error) = gateway.command(&anew).await;
+    assert!(code == 1 && told.is_empty() && error.contains("uses another file"), "{error}");
+    assert!(!database.exists(), "nothing was made that would take the place of the other");
+
+    std::fs::copy(&away, gateway.path("copy.db")).unwrap();
+    std::fs::rename(gateway.path("copy.db"), &database).unwrap();
+    is_refused("was replaced").await;
+    let (code, told, error) = gateway.command(&["user", "disable", "ann@example.com"]).await;
+    assert!(code == 1 && told.is_empty() && error.contains("uses another file"), "{error}");
+
+    std::fs::rename(&away, &database).unwrap();
+    assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
+    assert_eq!(gateway.command(&revoke).await.0, 0);
+    std::fs::OpenOptions::new().write(true).open(&database).unwrap().set_len(0).unwrap();
+    is_refused("was emptied").await;
+}
+
+#[tokio::test]
+async fn a_missing_database_beside_its_key_is_not_begun_anew_by_itself() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    gateway.signal("TERM");
+    gateway.signal("TERM");
+    gateway.exited().await;
+    let database = gateway.path("portcullis.db");
+    for empty in [false, true] {
+        let _ = std::fs::remove_file(&database);
+        if empty {
+            std::fs::write(&database, "").unwrap();
+        }
+        for command in [&["run"][..], &["revoke", "--jti", "t"], &["key", "rotate"]] {
+            let (code, _, error) = gateway.command(command).await;
+            assert_eq!(code, 78, "{error}");
+            let state = if empty { "is empty, and its key" } else { "is missing, and its key" };
+            assert!(error.contains(state) && error.contains("--new-store"), "{error}");
+        }
+    }
+    let (code, _, error) = gateway.command(&["revoke", "--jti", "t", "--new-store"]).await;
+    assert_eq!(code, 0, "{error}");
+    let (_, accounts, _) = gateway.command(&["user", "list", "--json"]).await;
+    assert_eq!(accounts.trim(), "[]");
+}
