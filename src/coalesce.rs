@@ -9,6 +9,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// The most bytes that are read from a socket at once: what a side that does not read holds up is
+/// a multiple of it.
+///
+/// One less than 32 KiB, since hyper doubles the room for the next read when one has filled it.
+pub const READ_MOST: u64 = 32 * 1024 - 1;
+
 /// Messages of up to this many bytes are copied together.
 const SMALL: usize = 1024;
 

@@ -4,8 +4,8 @@
 //! slows the writer (back-pressure).
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::heard::Ear;
 use super::upstream::UpstreamBody;
 
 /// A response body: what came from the upstream, or what we wrote.
@@ -143,6 +144,8 @@ pub struct Upload {
     complete: AtomicBool,
     /// Whether it is the client's turn.
     awaits_client: AtomicBool,
+    /// The connection that carries it.
+    carrier: Mutex<Option<Ear>>,
 }
 
 /// Why a request body did not arrive.
@@ -168,6 +171,7 @@ impl Upload {
             failure: AtomicU8::new(0),
             complete: AtomicBool::new(false),
             awaits_client: AtomicBool::new(false),
+            carrier: Mutex::default(),
         })
     }
 
@@ -200,6 +204,17 @@ impl Upload {
     /// come.
     pub fn awaits_client(&self) -> bool {
         self.awaits_client.load(Ordering::Acquire)
+    }
+
+    /// It is sent on this connection from now on.
+    pub(super) fn carried_by(&self, ear: &Ear) {
+        *self.carrier.lock().unwrap_or_else(PoisonError::into_inner) = Some(ear.clone());
+    }
+
+    /// Whether what came before still waits for the upstream to take it.
+    fn is_held_up(&self) -> bool {
+        let carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
+        carrier.as_ref().is_some_and(Ear::is_full)
     }
 
     fn progressed(&self, bytes: usize) {
@@ -309,6 +324,12 @@ impl Streaming {
             self.gate = None;
             self.timer.reset();
         }
+        if self.upload.is_held_up() {
+            // hyper flushes next, and asks again as soon as the socket has taken everything.
+            self.upload.awaits_client.store(false, Ordering::Release);
+            self.timer.reset();
+            return Poll::Pending;
+        }
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Pending => {
                 self.upload.awaits_client.store(true, Ordering::Release);
@@ -359,7 +380,7 @@ impl Streaming {
 #[derive(Debug, Default)]
 pub struct Gate {
     state: AtomicU8,
-    waker: std::sync::Mutex<Option<Waker>>,
+    waker: Mutex<Option<Waker>>,
 }
 
 /// How long an upstream that never says `100 Continue` is waited for; it need not say it (RFC 9110
@@ -385,8 +406,7 @@ impl Gate {
         let turned =
             self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if turned
-            && let Some(waker) =
-                self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+            && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             waker.wake();
         }
@@ -394,8 +414,7 @@ impl Gate {
     }
 
     fn poll_open(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> Poll<()> {
-        *self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some(cx.waker().clone());
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         match self.state.load(Ordering::Acquire) {
             Self::OPEN => Poll::Ready(()),
             Self::SHUT => Poll::Pending,

@@ -1,4 +1,4 @@
-//! Whether an application has begun to answer.
+//! An upstream's socket: whether it has begun to answer, and how much of it is read at once.
 //!
 //! A kept connection can end while a request is on its way. hyper then reports an error without
 //! saying whether bytes of an answer came before it, and only without them may the request be sent
@@ -10,34 +10,54 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-/// Set by [`Heard`] as soon as a byte is read.
+use crate::coalesce::READ_MOST;
+
+/// What [`Heard`] has seen of its socket.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ear(Arc<AtomicBool>);
+pub(super) struct Ear(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    has_heard: AtomicBool,
+    is_full: AtomicBool,
+}
 
 impl Ear {
     /// Forgets what came before: a request is about to be sent.
     pub(super) fn listen(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.has_heard.store(false, Ordering::Relaxed);
     }
 
     /// Whether a byte has come since then.
     pub(super) fn has_heard(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.has_heard.load(Ordering::Relaxed)
+    }
+
+    /// Whether bytes wait for the application to read. No more of a body is taken then: hyper
+    /// would collect it in memory.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.is_full.load(Ordering::Relaxed)
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if written.is_pending() {
+            self.0.is_full.store(true, Ordering::Relaxed);
+        }
     }
 }
 
-/// A stream that notes when something is read from it.
+/// A stream that notes when something is read from it, and reads at most [`READ_MOST`] at once.
 #[derive(Debug)]
 pub(super) struct Heard<T> {
-    io: T,
+    io: Take<T>,
     ear: Ear,
 }
 
-impl<T> Heard<T> {
-    pub(super) const fn new(io: T, ear: Ear) -> Self {
-        Self { io, ear }
+impl<T: AsyncRead> Heard<T> {
+    pub(super) fn new(io: T, ear: Ear) -> Self {
+        Self { io: io.take(READ_MOST), ear }
     }
 }
 
@@ -48,21 +68,24 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        self.io.set_limit(READ_MOST);
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.ear.0.store(true, Ordering::Relaxed);
+            self.ear.0.has_heard.store(true, Ordering::Relaxed);
         }
         polled
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(self.io.get_mut()).poll_write(cx, buf);
+        self.ear.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -70,18 +93,22 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(self.io.get_mut()).poll_write_vectored(cx, bufs);
+        self.ear.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
+        self.ear.0.is_full.store(flushed.is_pending(), Ordering::Relaxed);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(self.io.get_mut()).poll_shutdown(cx)
     }
 }

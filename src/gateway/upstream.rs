@@ -119,6 +119,16 @@ struct Connection {
     _task: AbortOnDropHandle<()>,
 }
 
+impl Connection {
+    /// A request is about to be sent.
+    fn prepare(&self, upload: Option<&Upload>) {
+        self.ear.listen();
+        if let Some(upload) = upload {
+            upload.carried_by(&self.ear);
+        }
+    }
+}
+
 /// Why there was no response.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamFailure {
@@ -141,9 +151,6 @@ pub enum UpstreamFailure {
     #[error("{0}")]
     Upload(#[from] UploadFailure),
 }
-
-/// Bytes of a response that are read ahead of the client.
-const BUFFER: usize = 256 * 1024;
 
 /// The longest response head, in bytes.
 const LONGEST_HEAD: usize = 64 * 1024;
@@ -200,7 +207,7 @@ impl Upstream {
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         while let Some(mut connection) = self.take_idle(worker, now) {
             let again = repeatable(&request);
-            connection.ear.listen();
+            connection.prepare(upload);
             let response = connection.sender.try_send_request(request);
             match self.exchange(response, &mut connection.timer, upload, now).await? {
                 Ok(response) => return Ok((response, self.lease(worker, connection))),
@@ -219,6 +226,7 @@ impl Upstream {
         let mut connection = connected
             .unwrap_or(Err(ConnectError::Timeout))
             .map_err(UpstreamFailure::Unreachable)?;
+        connection.prepare(upload);
         let response = connection.sender.send_request(request);
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
             Ok(response) => Ok((response, self.lease(worker, connection))),
@@ -347,7 +355,7 @@ async fn handshake(
     let ear = Ear::default();
     let io = Heard::new(io, ear.clone());
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER)
+        .max_buf_size(LONGEST_HEAD)
         .max_header_size(LONGEST_HEAD)
         .handshake(TokioIo::new(io))
         .await?;

@@ -29,9 +29,6 @@ use crate::gateway::{Gateway, Snapshot};
 /// What a client with prior knowledge of HTTP/2 sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes that are read ahead of an upstream, and that wait for a client to read them, on HTTP/1.1.
-const BUFFER: usize = 256 * 1024;
-
 /// Bytes of a response that wait for a client to read them on HTTP/2, for each stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -140,7 +137,7 @@ impl Line {
         builder
             .max_header_size(snapshot.limits.max_header_bytes)
             .max_headers(snapshot.limits.max_headers);
-        builder.max_buf_size(snapshot.limits.max_header_bytes.max(BUFFER));
+        builder.max_buf_size(snapshot.limits.max_header_bytes);
         let line = &self;
         let service = service_fn(|request: Request<Incoming>| {
             // At once: from here on it is not the client that the connection waits for.
@@ -290,7 +287,12 @@ impl http_body::Body for Held {
         self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let held = self.get_mut();
+        if held.busy.is_full() {
+            // hyper flushes next, and asks again as soon as the socket has taken everything.
+            return std::task::Poll::Pending;
+        }
+        std::pin::Pin::new(&mut held.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
+
+use crate::coalesce::READ_MOST;
 
 /// What a connection is doing, told by the service and read by the socket.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub(super) struct Phase {
     has_body: AtomicBool,
     /// The process is about to end: nobody waits for long.
     is_hurried: AtomicBool,
+    /// The client's socket takes no more for now.
+    is_full: AtomicBool,
 }
 
 impl Phase {
@@ -38,6 +42,7 @@ impl Phase {
             last_write: AtomicU64::new(0),
             has_body: AtomicBool::new(false),
             is_hurried: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
         })
     }
 
@@ -60,6 +65,12 @@ impl Phase {
     /// From now on nobody is waited for for long.
     pub(super) fn hurry(&self) {
         self.is_hurried.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bytes wait for the client to read. No more of a body is taken then: hyper would
+    /// collect it in memory.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
     }
 
     /// When the client's socket last took a byte.
@@ -95,6 +106,11 @@ impl Busy {
         self.ended = Some(now);
     }
 
+    /// Whether bytes wait for the client to read.
+    pub(super) fn is_full(&self) -> bool {
+        self.phase.is_full()
+    }
+
     /// Its request was read to the end.
     pub(super) fn read_whole(&self) {
         self.phase.asked(false);
@@ -128,7 +144,7 @@ pub(super) struct Patience {
 /// A socket that gives up on a client that takes too long.
 #[derive(Debug)]
 pub(super) struct ClientStream<T> {
-    io: T,
+    io: Take<T>,
     /// Bytes that were read to tell the protocol.
     prefix: Bytes,
     phase: Arc<Phase>,
@@ -146,7 +162,7 @@ pub(super) struct ClientStream<T> {
     reads_heads: bool,
 }
 
-impl<T> ClientStream<T> {
+impl<T: AsyncRead> ClientStream<T> {
     /// Wraps a socket of which `prefix` was already read.
     pub(super) fn new(
         io: T,
@@ -157,7 +173,7 @@ impl<T> ClientStream<T> {
     ) -> Self {
         let head_begun = !prefix.is_empty();
         Self {
-            io,
+            io: io.take(READ_MOST),
             prefix,
             phase,
             patience,
@@ -228,6 +244,7 @@ impl<T> ClientStream<T> {
             }
             return Poll::Ready(written);
         }
+        self.phase.is_full.store(true, Ordering::Relaxed);
         ready!(self.poll_stalled(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -270,6 +287,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
+        this.io.set_limit(READ_MOST);
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
             this.head_begun |= buf.filled().len() > before && !this.phase.is_active();
             return Poll::Ready(read);
@@ -288,7 +306,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        let polled = Pin::new(self.io.get_mut()).poll_write(cx, buf);
         self.after_write(polled, cx)
     }
 
@@ -297,16 +315,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let polled = Pin::new(self.io.get_mut()).poll_write_vectored(cx, bufs);
         self.after_write(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
+        self.phase.is_full.store(flushed.is_pending(), Ordering::Relaxed);
+        flushed
     }
 
     /// Closes in stages (RFC 9112 §9.6): a socket that is closed with bytes unread, or that gets
@@ -314,7 +334,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingers.is_none() {
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            ready!(Pin::new(this.io.get_mut()).poll_shutdown(cx))?;
             if !this.is_owed() {
                 return Poll::Ready(Ok(()));
             }
@@ -335,7 +355,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
                 return Poll::Ready(Ok(()));
             }
             let mut buf = ReadBuf::new(&mut unwanted);
-            match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
+            match ready!(Pin::new(this.io.get_mut()).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() && *left > 0 => {
                     *left = left.saturating_sub(buf.filled().len());
                 }

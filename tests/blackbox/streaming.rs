@@ -87,6 +87,53 @@ async fn an_endless_download_takes_no_memory() {
     assert!((64 << 20..256 << 20).contains(&out), "{out}");
 }
 
+/// In either direction: what a side does not read is held up where it comes from.
+#[tokio::test]
+async fn sides_that_do_not_read_take_little_memory() {
+    const CONNECTIONS: usize = 100;
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does_at(
+        "/down",
+        vec![write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"), Step::Flood],
+    );
+    gateway.upstream().does_at("/up", vec![Step::Hold]);
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    let mut connections = Vec::new();
+    for (target, head) in [("/down", "GET"), ("/up", "POST")] {
+        let before = gateway.resident();
+        for _ in 0..CONNECTIONS {
+            let mut connection = gateway.connect().await;
+            connection
+                .write(format!(
+                    "{head} {target} HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n",
+                    if head == "GET" { 0 } else { 1 << 30 }
+                ))
+                .await;
+            if head == "POST" {
+                let (brief, chunk) = (Duration::from_millis(20), vec![b'x'; 64 * 1024]);
+                while let Ok(Ok(_)) =
+                    tokio::time::timeout(brief, connection.write_some(&chunk)).await
+                {
+                }
+            }
+            connections.push(connection);
+        }
+        // Until the buffers on the way are full, and no byte moves any more.
+        let mut each = 0;
+        within(async {
+            loop {
+                let now = gateway.resident().saturating_sub(before) / CONNECTIONS;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                if now == std::mem::replace(&mut each, now) {
+                    break;
+                }
+            }
+        })
+        .await;
+        assert!(each < 200, "{target}: {each} KiB a connection");
+    }
+}
+
 #[tokio::test]
 async fn an_upload_is_passed_on_while_it_comes() {
     let gateway = Gateway::start(PUBLIC).await;

@@ -218,6 +218,14 @@ impl Gateway {
         );
     }
 
+    /// The process's memory, in KiB.
+    pub fn resident(&self) -> usize {
+        let id = self.child.lock().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Kills the process, as a loss of power would, and starts another one on the same folder. It
     /// listens on other ports.
     pub async fn kill_and_restart(&mut self) {
