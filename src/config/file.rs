@@ -427,7 +427,7 @@ pub struct Route {
     #[schemars(with = "bool")]
     pub strip_prefix: Option<Spanned<bool>>,
     /// Ambiguities that the application needs: `"merge_slashes"`, `"parameters"`,
-    /// `"encoded_slash"`.
+    /// `"encoded_slash"`, `"encoded_semicolon"`, `"encoded_backslash"`, `"encoded_percent"`.
     #[schemars(with = "Vec<String>")]
     pub insecure_path: Vec<Text>,
     /// Let `X-HTTP-Method-Override` and its like through; the decision is then made for both

@@ -210,12 +210,21 @@ impl Relaxations {
     pub const PARAMETERS: Self = Self(2);
     /// `%2F` read as `/`.
     pub const ENCODED_SLASH: Self = Self(4);
+    /// `%3B` read as a `;` that begins no parameter.
+    pub const ENCODED_SEMICOLON: Self = Self(8);
+    /// `%5C` read as a `\` that separates nothing.
+    pub const ENCODED_BACKSLASH: Self = Self(16);
+    /// `%25` before two hexadecimal digits read as `%`, and not decoded again.
+    pub const ENCODED_PERCENT: Self = Self(32);
 
     /// Each with the word that `insecure_path` has for it.
-    pub const WORDS: [(&'static str, Self); 3] = [
+    pub const WORDS: [(&'static str, Self); 6] = [
         ("merge_slashes", Self::MERGE_SLASHES),
         ("parameters", Self::PARAMETERS),
         ("encoded_slash", Self::ENCODED_SLASH),
+        ("encoded_semicolon", Self::ENCODED_SEMICOLON),
+        ("encoded_backslash", Self::ENCODED_BACKSLASH),
+        ("encoded_percent", Self::ENCODED_PERCENT),
     ];
 
     /// Both together.
@@ -229,16 +238,24 @@ impl Relaxations {
         self.0 & !permitted.0 == 0
     }
 
+    /// Whether one of them is among these.
+    pub const fn uses(self, one: Self) -> bool {
+        self.0 & one.0 != 0
+    }
+
     /// The first that is used here and not permitted, as the ambiguity that it is.
     pub fn first_beyond(self, permitted: Self) -> Option<Ambiguity> {
-        let beyond = self.0 & !permitted.0;
+        let beyond = Self(self.0 & !permitted.0);
         [
             (Self::MERGE_SLASHES, Ambiguity::EmptySegment),
             (Self::PARAMETERS, Ambiguity::Parameters),
             (Self::ENCODED_SLASH, Ambiguity::EncodedSlash),
+            (Self::ENCODED_SEMICOLON, Ambiguity::EncodedSemicolon),
+            (Self::ENCODED_BACKSLASH, Ambiguity::EncodedBackslash),
+            (Self::ENCODED_PERCENT, Ambiguity::DoubleEncoding),
         ]
         .into_iter()
-        .find_map(|(one, ambiguity)| (beyond & one.0 != 0).then_some(ambiguity))
+        .find_map(|(one, ambiguity)| beyond.uses(one).then_some(ambiguity))
     }
 }
 
@@ -246,7 +263,7 @@ impl fmt::Display for Relaxations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
         for (word, one) in Self::WORDS {
-            if self.0 & one.0 != 0 {
+            if self.uses(one) {
                 f.write_str(if first { "" } else { ", " })?;
                 f.write_str(word)?;
                 first = false;
@@ -298,9 +315,12 @@ pub enum Ambiguity {
     /// `%2F`.
     #[error("the path has an encoded slash")]
     EncodedSlash,
-    /// `%5C` or `%3B`.
-    #[error("the path has an encoded backslash or semicolon")]
-    EncodedDelimiter,
+    /// `%3B`.
+    #[error("the path has an encoded semicolon")]
+    EncodedSemicolon,
+    /// `%5C`.
+    #[error("the path has an encoded backslash")]
+    EncodedBackslash,
     /// NUL or another control character.
     #[error("the path has an encoded control character")]
     Control,
@@ -422,14 +442,17 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     if whole.as_bytes().windows(3).any(|window| {
         window[0] == b'%' && window[1].is_ascii_hexdigit() && window[2].is_ascii_hexdigit()
     }) {
-        return Err(Ambiguity::DoubleEncoding);
+        relaxed = relaxed.with(Relaxations::ENCODED_PERCENT);
+        if !is_harmless_decoded_again(&whole) {
+            return Err(Ambiguity::DoubleEncoding);
+        }
     }
     let text = match kept {
         None => whole,
         Some(kept) => String::from_utf8(kept).map_err(|_| Ambiguity::NotUtf8)?,
     };
-    // Last, on what the relaxations left: "/a/..;x/b" and "/a%2F../b" end here.
-    if text.split('/').any(|segment| segment == "." || segment == "..") {
+    // Last, on what the relaxations left: "/a/..;x/b", "/a%2F../b" and "/a%5C.." end here.
+    if has_dot_segment(&text) {
         return Err(Ambiguity::DotSegment);
     }
     let text = if text.contains("//") {
@@ -439,6 +462,39 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
         text
     };
     Ok(((text != path).then(|| text.into_boxed_str()), relaxed))
+}
+
+/// Whether an application could find a dot segment, also one that separates at `\\` or cuts at `;`.
+fn has_dot_segment(path: &str) -> bool {
+    path.split(['/', '\\']).any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
+}
+
+/// Whether a decoded path that still holds escapes keeps its segments for an application that
+/// decodes it again, however often.
+fn is_harmless_decoded_again(path: &str) -> bool {
+    let separators = |text: &str| text.matches(['/', '\\']).count();
+    let mut text = path.to_owned();
+    loop {
+        let bytes = text.as_bytes();
+        let mut again = Vec::with_capacity(bytes.len());
+        let mut at = 0;
+        while at < bytes.len() {
+            let decoded = if bytes[at] == b'%' { escape(bytes, at) } else { None };
+            again.push(decoded.unwrap_or(bytes[at]));
+            at += if decoded.is_some() { 3 } else { 1 };
+        }
+        match String::from_utf8(again) {
+            Ok(again) if again == text => return true,
+            Ok(again)
+                if separators(&again) == separators(path)
+                    && !has_dot_segment(&again)
+                    && !again.chars().any(char::is_control) =>
+            {
+                text = again;
+            }
+            _ => return false,
+        }
+    }
 }
 
 /// Whether a path means itself: nothing to decode, nothing to doubt.
@@ -490,10 +546,13 @@ fn decoded(path: &[u8]) -> Result<Decoded, Ambiguity> {
                 let decoded = escape(path, at - 1).ok_or(Ambiguity::BrokenEncoding)?;
                 at += 2;
                 match decoded {
-                    b'\\' | b';' => return Err(Ambiguity::EncodedDelimiter),
-                    0..0x20 | 0x7f => return Err(Ambiguity::Control),
                     // Within a parameter nobody can say which of the two the application cuts
                     // first.
+                    b'\\' if in_parameter => return Err(Ambiguity::EncodedBackslash),
+                    b';' if in_parameter => return Err(Ambiguity::EncodedSemicolon),
+                    b'\\' => relaxed = relaxed.with(Relaxations::ENCODED_BACKSLASH),
+                    b';' => relaxed = relaxed.with(Relaxations::ENCODED_SEMICOLON),
+                    0..0x20 | 0x7f => return Err(Ambiguity::Control),
                     b'/' if in_parameter => return Err(Ambiguity::EncodedSlash),
                     b'/' => relaxed = relaxed.with(Relaxations::ENCODED_SLASH),
                     _ => {}
@@ -541,12 +600,13 @@ enum Class {
     Other,
 }
 
-/// RFC 3986 §3.3 pchar, less `%` and `;`.
+/// RFC 3986 §3.3 pchar, less `%` and `;`, and what browsers send raw all the same (WHATWG URL, path
+/// percent-encode set).
 const CLASS: [Class; 256] = {
     let mut table = [Class::Other; 256];
     let mut byte = 0;
     while byte < 256 {
-        let plain = b"-_~!$&'()*+,=:@";
+        let plain = b"-_~!$&'()*+,=:@[]|^";
         let mut at = 0;
         while at < plain.len() {
             if plain[at] as usize == byte {
@@ -585,7 +645,18 @@ mod tests {
 
     #[test]
     fn plain_paths_mean_themselves() {
-        for plain in ["/", "/a", "/a/", "/a.b/c", "/a/b..c", "/-_~!$&'()*+,=:@/x", "/a..", "/..."] {
+        for plain in [
+            "/",
+            "/a",
+            "/a/",
+            "/a.b/c",
+            "/a/b..c",
+            "/-_~!$&'()*+,=:@/x",
+            "/report[1].pdf",
+            "/a|b^c",
+            "/a..",
+            "/...",
+        ] {
             let target = path(plain).unwrap();
             assert_eq!(target.path(), plain);
             assert_eq!(target.sent().as_str(), plain);
@@ -623,15 +694,23 @@ mod tests {
             ("/a/.;/b", Ambiguity::DotSegment),
             ("/a%2f../b", Ambiguity::DotSegment),
             ("/a%2F%2e%2e%2Fb", Ambiguity::DotSegment),
-            ("/a%5cb", Ambiguity::EncodedDelimiter),
-            ("/a%3bb", Ambiguity::EncodedDelimiter),
+            ("/a%5c..%5cb", Ambiguity::DotSegment),
+            ("/..%5cb", Ambiguity::DotSegment),
+            ("/a/..%3bb", Ambiguity::DotSegment),
+            ("/a;x=%5c", Ambiguity::EncodedBackslash),
+            ("/a;x=%3b", Ambiguity::EncodedSemicolon),
             ("/a%00", Ambiguity::Control),
             ("/a%0a", Ambiguity::Control),
             ("/a%7f", Ambiguity::Control),
             ("/a%C2%85", Ambiguity::Control),
             ("/%252e", Ambiguity::DoubleEncoding),
             ("/%25%32%65", Ambiguity::DoubleEncoding),
-            ("/%2561", Ambiguity::DoubleEncoding),
+            ("/%252e%252e/a", Ambiguity::DoubleEncoding),
+            ("/%25252e", Ambiguity::DoubleEncoding),
+            ("/a%252fb", Ambiguity::DoubleEncoding),
+            ("/a%255cb", Ambiguity::DoubleEncoding),
+            ("/a%2500", Ambiguity::DoubleEncoding),
+            ("/a%25C0%25AFb", Ambiguity::DoubleEncoding),
             ("/%", Ambiguity::BrokenEncoding),
             ("/%4", Ambiguity::BrokenEncoding),
             ("/%zz", Ambiguity::BrokenEncoding),
@@ -645,7 +724,6 @@ mod tests {
             ("/a;%252f", Ambiguity::DoubleEncoding),
             ("/a;%C2%85", Ambiguity::Control),
             ("/a\"b", Ambiguity::PathByte),
-            ("/a|b", Ambiguity::PathByte),
             ("/a{b}", Ambiguity::PathByte),
             ("/é", Ambiguity::PathByte),
         ] {
@@ -671,6 +749,10 @@ mod tests {
             ("/a%2fb", "/a/b", Relaxations::ENCODED_SLASH),
             ("/a/;x/b", "/a/b", Relaxations::PARAMETERS.with(Relaxations::MERGE_SLASHES)),
             ("/a%2F/b", "/a/b", Relaxations::ENCODED_SLASH.with(Relaxations::MERGE_SLASHES)),
+            ("/a%3Bb", "/a;b", Relaxations::ENCODED_SEMICOLON),
+            ("/a%5cb", "/a\\b", Relaxations::ENCODED_BACKSLASH),
+            ("/100%2541", "/100%41", Relaxations::ENCODED_PERCENT),
+            ("/%25%34%31", "/%41", Relaxations::ENCODED_PERCENT),
         ] {
             let target = path(received).unwrap();
             assert_eq!((target.path(), target.relaxed()), (matched, relaxed), "{received}");
@@ -816,14 +898,16 @@ mod tests {
 
         #[test]
         fn what_is_accepted_has_no_second_reading(text in "/[a-c./%;2eEfF5\\\\0-9]{0,24}") {
-            if let Ok((matched, _)) = canonical(&text) {
+            if let Ok((matched, relaxed)) = canonical(&text) {
                 let read = matched.as_deref().unwrap_or(&text);
                 proptest::prop_assert!(read.starts_with('/'));
-                proptest::prop_assert!(!read.contains("//") && !read.contains('\\') && !read.contains(';'));
+                proptest::prop_assert!(!read.contains("//"));
+                proptest::prop_assert!(!read.contains('\\') || relaxed.uses(Relaxations::ENCODED_BACKSLASH));
+                proptest::prop_assert!(!read.contains(';') || relaxed.uses(Relaxations::ENCODED_SEMICOLON));
                 proptest::prop_assert!(!read.split('/').any(|segment| segment == "." || segment == ".."));
                 // Reading it again changes nothing: an application that decodes twice sees the same
                 // path.
-                let twice = read.bytes().any(|byte| byte == b'%');
+                let twice = read.bytes().any(|byte| matches!(byte, b'%' | b';' | b'\\'));
                 if !twice { proptest::prop_assert_eq!(canonical(read).ok().and_then(|(again, _)| again), None); }
             }
         }
