@@ -982,3 +982,23 @@ fn every_link_leads_somewhere() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(followed > 10, "no links were found");
 }
+
+// --- the service of the example
+// -----------------------------------------------------------------------------------------------------
+
+/// Threads that hash lower their own priority; a filter that forbids it answers with EPERM, and
+/// logins then slow requests down. Later lines of a unit override earlier ones.
+#[test]
+fn the_service_may_lower_the_priority_of_its_threads() {
+    let unit = read("examples/systemd/portcullis.service");
+    let mut is_allowed = false;
+    for line in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (names, allows) = line.strip_prefix('~').map_or((line, true), |names| (names, false));
+        // `setpriority` is in @resources, and that is in @system-service.
+        let holds_it = |name| ["setpriority", "@resources", "@system-service"].contains(&name);
+        if names.split(' ').any(holds_it) {
+            is_allowed = allows;
+        }
+    }
+    assert!(is_allowed, "{unit}");
+}
