@@ -84,12 +84,6 @@ const AGAINST_THE_WALK: [(&str, &str, &str); 4] = [
 /// The most lines of code that a file may have: neither comments nor tests count.
 const LONGEST: usize = 520;
 
-/// Files that are longer.
-const LONG: [(&str, &str); 1] = [(
-    "config/value.rs",
-    "a row of small values that do not know each other, each with its form, its schema and its messages",
-)];
-
 #[test]
 fn every_module_uses_only_the_floors_below() {
     let house = House::read();
@@ -225,13 +219,7 @@ fn no_file_is_too_long() {
         .map(|file| (file.name.as_str(), lines(file)))
         .filter(|(_, lines)| *lines > LONGEST)
         .collect();
-    let unexplained: Vec<_> =
-        long.iter().filter(|(name, _)| !LONG.iter().any(|(known, _)| known == name)).collect();
-    assert!(
-        unexplained.is_empty(),
-        "at most {LONGEST} lines of code, or a reason: {unexplained:?}"
-    );
-    assert_eq!(long.len(), LONG.len(), "an exception that is no longer needed; long are {long:?}");
+    assert!(long.is_empty(), "at most {LONGEST} lines of code: {long:?}");
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! Words of a closed set, and how messages quote and list them.
+
+use crate::config::file::Text;
+use crate::config::problem::Problem;
+
+/// Reads one of a few words.
+pub fn choice<T: Copy>(text: &Text, words: &[(&str, T)]) -> Result<T, Problem> {
+    let written = text.get_ref().as_str();
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == written) {
+        return Ok(*meaning);
+    }
+    let list = list(words.iter().map(|(word, _)| format!("`\"{word}\"`")), "or");
+    let problem =
+        Problem::error(text.span(), format!("{} is not one of the choices", quoted(written)));
+    Err(match nearest(written, words.iter().map(|(word, _)| *word)) {
+        Some(word) => problem.help(format!("did you mean `\"{word}\"`? The choices are {list}")),
+        None => problem.help(format!("write {list}")),
+    })
+}
+
+/// The candidate that was probably meant: the same but for case and separators, or few typing
+/// errors away.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nobody mistypes longer words than these, and the comparison is quadratic.
+    if word.len() > 64 {
+        return None;
+    }
+    let folded = fold(word);
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in candidates {
+        let against = fold(candidate);
+        if against == folded {
+            return Some(candidate);
+        }
+        let allowed = (folded.len().max(against.len()) / 3).max(1);
+        if folded.len() < 2 || folded.len().abs_diff(against.len()) > allowed {
+            continue;
+        }
+        let distance = distance(&folded, &against);
+        if distance <= allowed && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// Letters in lower case, without what separates words.
+fn fold(word: &str) -> Vec<char> {
+    word.chars()
+        .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}
+
+/// Insertions, deletions, substitutions and swaps of neighbours that lead from one word to the
+/// other.
+pub(in crate::config) fn distance(from: &[char], to: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    for i in 0..from.len() {
+        let mut row = vec![i + 1];
+        for j in 0..to.len() {
+            let changed = above[j] + usize::from(from[i] != to[j]);
+            let mut least = changed.min(above[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && from[i] == to[j - 1] && from[i - 1] == to[j] {
+                least = least.min(before[j - 1] + 1);
+            }
+            row.push(least);
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    above[to.len()]
+}
+
+/// `a, b or c`
+pub(in crate::config) fn list(items: impl IntoIterator<Item = String>, last: &str) -> String {
+    let mut items: Vec<String> = items.into_iter().collect();
+    let Some(end) = items.pop() else { return String::new() };
+    if items.is_empty() { end } else { format!("{} {last} {end}", items.join(", ")) }
+}
+
+/// What was written, for a message: in backticks, and no longer than a message may be.
+pub(in crate::config) fn quoted(written: &str) -> String {
+    const SHOWN: usize = 60;
+    match written.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("`\"{}…\"`", &written[..end]),
+        None => format!("`\"{written}\"`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{text, told};
+    use super::*;
+
+    #[test]
+    fn choices() {
+        let words = [("authenticated", 1), ("optional", 2), ("public", 3)];
+        let list = "`\"authenticated\"`, `\"optional\"` or `\"public\"`";
+        assert_eq!(choice(&text("public"), &words).ok(), Some(3));
+        let wanted = format!(
+            "`\"Public\"` is not one of the choices; did you mean `\"public\"`? The choices are {list}"
+        );
+        assert_eq!(told(choice(&text("Public"), &words)), wanted);
+        assert_eq!(
+            told(choice(&text("nobody"), &words)),
+            format!("`\"nobody\"` is not one of the choices; write {list}")
+        );
+    }
+
+    #[test]
+    fn the_nearest_word() {
+        let words = ["trusted_proxies", "listen", "workers", "path", "host", "h2c"];
+        for (word, wanted) in [
+            ("trusted-proxies", Some("trusted_proxies")),
+            ("trustedProxies", Some("trusted_proxies")),
+            ("trusted_proxy", Some("trusted_proxies")),
+            ("lsiten", Some("listen")),
+            ("worker", Some("workers")),
+            ("paht", Some("path")),
+            ("h2", Some("h2c")),
+            ("x", None),
+            ("", None),
+            ("upstream", None),
+        ] {
+            assert_eq!(nearest(word, words), wanted, "{word}");
+        }
+        assert_eq!(nearest(&"x".repeat(1_000_000), words), None);
+    }
+}
