@@ -3,12 +3,17 @@
 //!
 //! This reads text, not the parsed tree: a message about a missing quote is drawn from a file that
 //! has no tree. Where it is in doubt it hides too much.
+//!
+//! The lexer of the TOML library (`toml_parser`) is no substitute. It ends each token where TOML
+//! ends it, and goes on after an error as is best for finding the next one; a secret goes on where
+//! its writer meant it to: behind a quote within it, to the end of the line where the quotes are
+//! missing, to the end of the file behind three quotes that are never closed. What follows from
+//! that is most of this file, and would have to be told from the lexer's recovery, which a later
+//! version may change.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
-
-use super::value::distance;
 
 /// The byte ranges of secrets, in order and apart from each other.
 pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
@@ -405,10 +410,9 @@ fn is_secret(name: &str) -> bool {
         || name == "token"
         || name.ends_with("_token")
         || name == "authorization";
-    let letters: Vec<char> = name.chars().collect();
+    let length = name.chars().count();
     let close = |word: &str, errors: usize| {
-        let word: Vec<char> = word.chars().collect();
-        letters.len().abs_diff(word.len()) <= errors && distance(&letters, &word) <= errors
+        length.abs_diff(word.len()) <= errors && strsim::osa_distance(&name, word) <= errors
     };
     exact
         || close("secret", 2)

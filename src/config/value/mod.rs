@@ -20,8 +20,8 @@ pub use self::claim::{ClaimName, Scalar};
 pub use self::measure::{duration, size};
 pub use self::network::{listen, network};
 pub use self::secret::{CreateFiles, ReadSecret, SecretBytes, SecretRef};
+pub(super) use self::words::list;
 pub use self::words::{choice, nearest};
-pub(super) use self::words::{distance, list};
 use super::file::Text;
 
 /// One text, or a list of them. Each keeps its own place, also when it stands alone.

@@ -32,11 +32,12 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if against == folded {
             return Some(candidate);
         }
-        let allowed = (folded.len().max(against.len()) / 3).max(1);
-        if folded.len() < 2 || folded.len().abs_diff(against.len()) > allowed {
+        let (length, other) = (folded.chars().count(), against.chars().count());
+        let allowed = (length.max(other) / 3).max(1);
+        if length < 2 || length.abs_diff(other) > allowed {
             continue;
         }
-        let distance = distance(&folded, &against);
+        let distance = strsim::osa_distance(&folded, &against);
         if distance <= allowed && best.is_none_or(|(least, _)| distance < least) {
             best = Some((distance, candidate));
         }
@@ -45,31 +46,11 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// Letters in lower case, without what separates words.
-fn fold(word: &str) -> Vec<char> {
+fn fold(word: &str) -> String {
     word.chars()
         .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
         .map(|c| c.to_ascii_lowercase())
         .collect()
-}
-
-/// Insertions, deletions, substitutions and swaps of neighbours that lead from one word to the
-/// other.
-pub(in crate::config) fn distance(from: &[char], to: &[char]) -> usize {
-    let mut before: Vec<usize> = Vec::new();
-    let mut above: Vec<usize> = (0..=to.len()).collect();
-    for i in 0..from.len() {
-        let mut row = vec![i + 1];
-        for j in 0..to.len() {
-            let changed = above[j] + usize::from(from[i] != to[j]);
-            let mut least = changed.min(above[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && from[i] == to[j - 1] && from[i - 1] == to[j] {
-                least = least.min(before[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[to.len()]
 }
 
 /// `a, b or c`
