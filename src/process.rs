@@ -250,6 +250,8 @@ fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Rea
         let mut health = Health::of(&current.issuers, &current.keys, &clock);
         let problem = store.as_ref().and_then(Store::problem);
         health.problems.extend(problem.map(|problem| ("store".to_owned(), problem)));
+        let problem = store.as_ref().and_then(Store::clock_problem);
+        health.problems.extend(problem.map(|problem| ("clock".to_owned(), problem)));
         health
     })
 }

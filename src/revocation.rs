@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::store::{
-    LogoutTokenRow, News, Older, Presence, REVOCATIONS_PAGE, RevocationRow, Store, StoreError,
+    LOWERED, LogoutTokenRow, News, Older, Presence, REVOCATIONS_PAGE, RevocationRow, Store,
+    StoreError,
 };
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
@@ -280,14 +281,29 @@ impl Revocations {
             // accepted since then was issued since then.
             let unknown = rows
                 .iter()
+                .filter(|row| row.kind != LOWERED)
                 .filter_map(revocation)
                 .filter(|revocation| !self.list.holds(revocation))
                 .collect();
             hold(&self.list, Some(store), unknown).await?;
+            self.lower(&rows);
             self.seen.store(last, Ordering::Relaxed);
             self.metrics.revocations(self.list.len());
             if is_last_page {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Moves cut-offs back that were moved back in the store: what they hit is revoked otherwise, by
+    /// rows that came before. One that was written later stays.
+    fn lower(&self, rows: &[RevocationRow]) {
+        for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.kind == LOWERED) {
+            let is_cut_off_again = rows[index..]
+                .iter()
+                .any(|later| later.kind == RevokedBy::Subject.as_str() && later.value == row.value);
+            if let (Some(scope), false) = (read_scope(&row.scope), is_cut_off_again) {
+                self.list.lower(&scope, &row.value, row.revoked_at.cast_unsigned());
             }
         }
     }
@@ -401,12 +417,7 @@ pub fn row(revocation: &Revocation) -> RevocationRow {
 
 fn revocation(row: &RevocationRow) -> Option<Revocation> {
     let by = RevokedBy::ALL.into_iter().find(|by| by.as_str() == row.kind);
-    let scope = if row.scope == "*" {
-        Some(Scope::Every)
-    } else {
-        row.scope.strip_prefix('=').map(|iss| Scope::Issuer(iss.into()))
-    };
-    let (Some(by), Some(scope)) = (by, scope) else {
+    let (Some(by), Some(scope)) = (by, read_scope(&row.scope)) else {
         tracing::error!(
             kind = row.kind,
             scope = row.scope,
@@ -420,6 +431,13 @@ fn revocation(row: &RevocationRow) -> Option<Revocation> {
         value: row.value.as_str().into(),
         at: row.revoked_at.cast_unsigned(),
     })
+}
+
+fn read_scope(written: &str) -> Option<Scope> {
+    if written == "*" {
+        return Some(Scope::Every);
+    }
+    written.strip_prefix('=').map(|iss| Scope::Issuer(iss.into()))
 }
 
 /// A scope as the table holds it.

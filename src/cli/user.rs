@@ -55,6 +55,10 @@ pub(super) enum Command {
     EndSessions {
         /// The address of the account.
         email: String,
+        /// Let it log in at once where its tokens are cut off until a time that is ahead of this
+        /// machine's clock. For when the clock was wrong.
+        #[arg(long)]
+        now: bool,
     },
     /// Take the second factor of an account away, whose owner has lost it.
     RemoveTotp {
@@ -118,8 +122,16 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
                 .map_err(failure(&account.email))?;
             Ok(format!("enabled {}\n", account.email))
         }
-        Command::EndSessions { email } => {
+        Command::EndSessions { email, now } => {
             let account = find(&issuer.accounts, email).await?;
+            if *now
+                && issuer.accounts.end_sessions_now(&account.id, &issuer.policy, issuer.now).await?
+            {
+                return Ok(format!(
+                    "ended every session of {}, which can log in again\n",
+                    account.email
+                ));
+            }
             issuer
                 .accounts
                 .end_sessions(&account.id, &issuer.policy, issuer.now)

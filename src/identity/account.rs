@@ -238,6 +238,21 @@ impl Accounts {
         self.change(id, AccountChange::EndSessions, policy, now).await
     }
 
+    /// Ends every session of an account, and lets it log in at once although its tokens were cut off
+    /// until a time that is ahead of `now`. False: they are not, and nothing was done.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn end_sessions_now(
+        &self,
+        id: &str,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let revocation = row(&revocation(id, policy, now));
+        self.store.move_cutoff_back(id, &revocation, now.cast_signed()).await
+    }
+
     /// Stores another hash of the password that `account` has.
     ///
     /// # Errors

@@ -248,6 +248,7 @@ impl Identity {
         last_import: &mut Option<String>,
     ) -> Result<(), KeysError> {
         self.store.look_again().await;
+        self.store.look_ahead(self.clock.unix_seconds().cast_signed()).await?;
         self.keys.tend(policy).await?;
         let noted = self.accounts.last_import().await?;
         if noted != *last_import {

@@ -440,6 +440,43 @@ mod tests {
         );
     }
 
+    /// What was issued before stays revoked, by its session where its `iat` is ahead.
+    #[tokio::test]
+    async fn a_cut_off_far_ahead_is_moved_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        store.insert_account(&account("a", "a@x.example")).await.unwrap();
+        let early = SessionRow { created_at: 5_000, ..session("early", 0) };
+        let issued_at = store.open_session(&early, "=x").await.unwrap().unwrap().issued_at;
+        assert_eq!(issued_at, 5_000);
+        let subject = revocation("subject", "a");
+        assert!(!store.move_cutoff_back("a", &subject, 5_000).await.unwrap());
+        store
+            .change_account("a", AccountChange::EndSessions, subject.clone(), 100)
+            .await
+            .unwrap()
+            .unwrap();
+        store.revoke(&[RevocationRow { scope: "*".into(), ..subject.clone() }]).await.unwrap();
+        assert!(store.move_cutoff_back("a", &subject, 100).await.unwrap());
+        let rows: Vec<_> = store
+            .revocations_after(2)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| (row.kind, row.value, row.revoked_at))
+            .collect();
+        let row = |kind: &str, value: &str, at| (kind.to_owned(), value.to_owned(), at);
+        assert_eq!(
+            rows,
+            [row("sid", "early", 5_000), row("subject", "a", 100), row("lowered", "a", 100)]
+        );
+        let every = store.revocations_after(1).await.unwrap();
+        assert_eq!((every[0].scope.as_str(), every[0].revoked_at), ("*", 100));
+        let opened = store.open_session(&session("late", 2), "=x").await.unwrap().unwrap();
+        assert_eq!(opened.issued_at, 101);
+        assert!(!store.move_cutoff_back("a", &subject, 100).await.unwrap());
+    }
+
     #[tokio::test]
     async fn a_session_ends_for_its_account_alone_and_with_its_revocation() {
         let folder = tempfile::tempdir().unwrap();

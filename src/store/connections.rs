@@ -133,7 +133,18 @@ impl Writing {
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
         // All rows, since an error after the first one is dropped if that is all that is asked for.
-        Ok(statement.fetch_all(&mut *self.transaction).await?.into_iter().next())
+        Ok(self.all(statement).await?.into_iter().next())
+    }
+
+    /// Runs a statement, and hands out all of its rows.
+    pub(super) async fn all<Row>(
+        &mut self,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Vec<Row>, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        Ok(statement.fetch_all(&mut *self.transaction).await?)
     }
 
     /// Runs a statement that answers with one row.

@@ -11,6 +11,7 @@
 //! waits for it, but for a login.
 
 mod accounts;
+mod ahead;
 mod connections;
 mod logout_tokens;
 mod mail;
@@ -37,6 +38,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::accounts::{AccountChange, AccountRow};
+use self::ahead::Ahead;
+pub use self::ahead::LOWERED;
 use self::connections::{Connections, probe, tables};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
@@ -71,6 +74,7 @@ pub struct Store {
     connections: Connections,
     sealer: Sealer,
     trouble: Arc<Mutex<Option<String>>>,
+    ahead: Ahead,
 }
 
 /// Why the store cannot be used. `Display` says what to do where something can be done.
@@ -137,8 +141,10 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Nothing can be issued that would not be cut off.
-    #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, or wait", shown(*until))]
+    #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, then run `portcullis user end-sessions EMAIL --now`", shown(*until))]
     CutOffAhead {
+        /// Its id.
+        account: String,
         /// Unix seconds.
         until: i64,
     },
@@ -220,7 +226,12 @@ impl Store {
     }
 
     fn new(connections: Connections, settings: &StoreSettings) -> Self {
-        Self { connections, sealer: Sealer::new(settings.key.expose()), trouble: Arc::default() }
+        Self {
+            connections,
+            sealer: Sealer::new(settings.key.expose()),
+            trouble: Arc::default(),
+            ahead: Ahead::default(),
+        }
     }
 
     /// Writes with one statement, and says how many rows it has changed.
@@ -234,8 +245,12 @@ impl Store {
     /// Somebody was told that the store is not available: it is in trouble until
     /// [`Store::look_again`] finds that it is not.
     pub fn note_trouble(&self, error: &StoreError) {
-        if matches!(error, StoreError::Database(_) | StoreError::Lost { .. }) {
-            *self.trouble() = Some(error.to_string());
+        match error {
+            StoreError::Database(_) | StoreError::Lost { .. } => {
+                *self.trouble() = Some(error.to_string());
+            }
+            StoreError::CutOffAhead { account, until } => self.ahead.note(account, *until),
+            _ => {}
         }
     }
 
@@ -246,6 +261,11 @@ impl Store {
             Err(error) => Some(error.to_string()),
             Ok(()) => self.trouble().clone(),
         }
+    }
+
+    /// Who cannot log in because the clock was ahead, in words for the operator.
+    pub fn clock_problem(&self) -> Option<String> {
+        self.ahead.problem()
     }
 
     /// Tries whether it can be written again, if it could not.

@@ -234,7 +234,7 @@ async fn issue(
     let cutoff = cutoff_of(writing, &account.id, scope).await?.max(account.not_before);
     let issued_at = now.max(cutoff.saturating_add(1));
     if issued_at > now.saturating_add(MOST_AHEAD) {
-        return Err(StoreError::CutOffAhead { until: cutoff });
+        return Err(StoreError::CutOffAhead { account: account.id, until: cutoff });
     }
     let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1")
         .bind(issued_at)
@@ -245,7 +245,7 @@ async fn issue(
 
 /// How many seconds ahead of the clock a token may be issued: some cut-offs within one second.
 /// Farther ahead the clock has been set back since, and whoever waited for it would wait for long.
-const MOST_AHEAD: i64 = 10;
+pub(super) const MOST_AHEAD: i64 = 10;
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";

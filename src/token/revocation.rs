@@ -253,6 +253,22 @@ impl RevocationList {
         }
     }
 
+    /// Moves the cut-off of a subject of an issuer back, where it is far ahead of `to`: it was set
+    /// while the clock was ahead, and other revocations hit those tokens now.
+    pub fn lower(&self, scope: &Scope, subject: &str, to: u64) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = &self.table(RevokedBy::Subject).shards[self.place(subject)];
+        let mut shard = Shard::clone(&place.load());
+        let Some(marks) = shard.get_mut(subject) else { return };
+        let lowered = marks.iter().cloned().map(|mark| {
+            let is_meant = mark.scope == Scope::Every || mark.scope == *scope;
+            let at = if is_meant && mark.at > to + FAR_AHEAD { to } else { mark.at };
+            Mark { at, ..mark }
+        });
+        *marks = lowered.collect();
+        place.store(Arc::new(shard));
+    }
+
     /// Forgets what is of no more use: `is_over` is asked of each, with its scope, the time of its
     /// revocation, and for how many seconds it has been known here, which does not depend on the
     /// time of day.
@@ -356,6 +372,9 @@ fn insert(shard: &mut Shard, revocation: Revocation, noted: u32) -> bool {
     is_new
 }
 
+/// Seconds. A cut-off of the right time, which comes as another is moved back, stays.
+const FAR_AHEAD: u64 = 10;
+
 /// Maps of each kind: with half a million entries, one more copies a hundred and twenty.
 const SHARDS: usize = 4096;
 
@@ -380,6 +399,23 @@ mod tests {
 
     fn find(list: &RevocationList, change: Value) -> Option<RevokedBy> {
         list.find(&token(change))
+    }
+
+    #[test]
+    fn a_cut_off_that_is_far_ahead_is_moved_back_and_no_other() {
+        let list = RevocationList::default();
+        let (one, other) = (of("https://corp.example"), of("https://other.example"));
+        for scope in [&one, &other, &Scope::Every] {
+            list.add([revocation(RevokedBy::Subject, "u", scope.clone(), NOW + 1000)]);
+        }
+        list.add([revocation(RevokedBy::Subject, "near", one.clone(), NOW + 10)]);
+        for subject in ["u", "near", "nobody"] {
+            list.lower(&one, subject, NOW);
+        }
+        assert_eq!(list.cutoff("https://corp.example", "u"), Some(NOW));
+        assert_eq!(list.cutoff("https://other.example", "u"), Some(NOW + 1000));
+        assert_eq!(list.cutoff("https://corp.example", "near"), Some(NOW + 10));
+        assert_eq!(list.len(), 4);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
 
-use crate::harness::Gateway;
 use crate::harness::accounts::{PASSWORD, open};
+use crate::harness::{Gateway, within};
 
 /// Statements that make the next commit after a change of these tables fail, as a full disk does:
 /// the statement itself succeeds.
@@ -156,4 +156,38 @@ async fn a_missing_database_beside_its_key_is_not_begun_anew_by_itself() {
     assert_eq!(code, 0, "{error}");
     let (_, accounts, _) = gateway.command(&["user", "list", "--json"]).await;
     assert_eq!(accounts.trim(), "[]");
+}
+
+/// The clock was two days ahead when somebody logged in, and is right again.
+#[tokio::test]
+async fn an_account_that_is_cut_off_ahead_of_the_clock_is_named_and_can_be_let_in() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let before = gateway.login("ann@example.com").await;
+    let ahead = "UPDATE accounts SET issued_at = issued_at + 172800";
+    run(&gateway, &[ahead]).await;
+    let end = ["user", "end-sessions", "ann@example.com"];
+    assert_eq!(gateway.command(&end).await.0, 0);
+    let login = gateway.try_login("ann@example.com", PASSWORD).await;
+    login.is(503, "store_unavailable");
+    let answer = gateway.admin("/readyz").await.json();
+    let problem = answer["problems"]["clock"].as_str().unwrap_or_default().to_owned();
+    let account = before.claims()["sub"].as_str().unwrap().to_owned();
+    assert!(problem.contains(&account) && problem.contains("end-sessions EMAIL --now"), "{answer}");
+
+    let (code, told, error) = gateway.command(&[&end[..], &["--now"]].concat()).await;
+    assert!(code == 0 && told.contains("can log in again"), "{told}{error}");
+    let after = gateway.login("ann@example.com").await;
+    assert_eq!(gateway.reaches(&after.access).await, 200);
+    assert_eq!(gateway.reaches(&before.access).await, 401);
+    gateway.refresh(&before.refresh).await.is(401, "invalid_grant");
+    // A second time there is nothing to be moved back: they are ended as without it.
+    let (code, told, _) = gateway.command(&[&end[..], &["--now"]].concat()).await;
+    assert_eq!((code, told.as_str()), (0, "ended every session of ann@example.com\n"));
+    assert_eq!(gateway.reaches(&after.access).await, 401);
+    gateway.login("ann@example.com").await;
+    within(async {
+        while !gateway.admin("/readyz").await.json()["problems"]["clock"].is_null() {}
+    })
+    .await;
 }

@@ -1,0 +1,125 @@
+//! Accounts whose cut-off is ahead of the time: the clock was ahead when they logged in, and somebody
+//! ended their sessions later. Nothing can be issued to them that would not be cut off.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::revocations::{cutoff_of, write_revocations};
+use super::sessions::MOST_AHEAD;
+use super::{RevocationRow, Store, StoreError, shown};
+
+/// The accounts that could not log in because of it, and until when. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ahead(Arc<Mutex<BTreeMap<String, i64>>>);
+
+impl Ahead {
+    pub(super) fn note(&self, account: &str, until: i64) {
+        let mut noted = self.noted();
+        if noted.len() < MOST_NOTED || noted.contains_key(account) {
+            noted.insert(account.to_owned(), until);
+        }
+    }
+
+    /// In words for the operator.
+    pub(super) fn problem(&self) -> Option<String> {
+        let noted = self.noted();
+        let (account, until) = noted.first_key_value()?;
+        let others = match noted.len() - 1 {
+            0 => String::new(),
+            more => format!(" ({more} more accounts have the same problem)"),
+        };
+        Some(format!(
+            "the account {account} cannot log in until {}: its tokens are cut off until then, because this machine's clock was ahead{others}; \
+             set the clock right, then run `portcullis user end-sessions EMAIL --now`",
+            shown(*until)
+        ))
+    }
+
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Forgets the accounts that can log in again.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn look_ahead(&self, now: i64) -> Result<(), StoreError> {
+        let accounts: Vec<String> = self.ahead.noted().keys().cloned().collect();
+        for account in accounts {
+            let cutoff: Option<(i64,)> = sqlx::query_as(LATEST)
+                .bind(&account)
+                .fetch_optional(self.connections.read())
+                .await?;
+            if cutoff.is_none_or(|(cutoff,)| cutoff < now + MOST_AHEAD) {
+                self.ahead.noted().remove(&account);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every session of an account whose cut-off is ahead of `now`, and moves the cut-off back
+    /// to `now`. What was issued to it with a later `iat` is revoked by its session instead, for as
+    /// long as the cut-off would have held. `revocation` is of the subject. False: its cut-off is
+    /// not ahead, and nothing was written.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn move_cutoff_back(
+        &self,
+        account: &str,
+        revocation: &RevocationRow,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let noted: Option<(i64, i64)> = writing.first(sqlx::query_as(NOTED).bind(account)).await?;
+        let Some((issued_at, not_before)) = noted else { return Ok(false) };
+        let cutoff = cutoff_of(&mut writing, account, &revocation.scope).await?;
+        let ahead = issued_at.max(not_before).max(cutoff);
+        if ahead <= now + MOST_AHEAD {
+            return Ok(false);
+        }
+        let sessions: Vec<(String,)> = writing.all(sqlx::query_as(SESSIONS).bind(account)).await?;
+        let of_session = |(session,): (String,)| RevocationRow {
+            kind: "sid".to_owned(),
+            value: session,
+            revoked_at: ahead,
+            ..revocation.clone()
+        };
+        let mut rows: Vec<_> = sessions.into_iter().map(of_session).collect();
+        writing.execute(sqlx::query(END_ALL).bind(now).bind(account)).await?;
+        writing.execute(sqlx::query(BEGIN_ANEW).bind(now).bind(account)).await?;
+        let lowering = sqlx::query(LOWER).bind(now).bind(account).bind(&revocation.scope);
+        writing.execute(lowering).await?;
+        rows.push(RevocationRow { revoked_at: now, ..revocation.clone() });
+        // The last: whoever follows knows the others by then.
+        rows.push(RevocationRow {
+            kind: LOWERED.to_owned(),
+            revoked_at: now,
+            ..revocation.clone()
+        });
+        write_revocations(&mut writing, &rows).await?;
+        writing.commit().await?;
+        Ok(true)
+    }
+}
+
+/// The kind of a row that revokes nothing: the cut-offs of this subject were moved back.
+pub const LOWERED: &str = "lowered";
+
+/// How many accounts are noted: the operator needs to know of one.
+const MOST_NOTED: usize = 100;
+
+const LATEST: &str = "SELECT CASE WHEN latest > not_before THEN latest ELSE not_before END FROM (SELECT not_before, \
+    (SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1) AS latest FROM accounts WHERE id = $1) AS both";
+
+const NOTED: &str = "SELECT issued_at, not_before FROM accounts WHERE id = $1";
+
+const SESSIONS: &str = "SELECT id FROM sessions WHERE account = $1";
+
+const END_ALL: &str = "UPDATE sessions SET ended_at = $1 WHERE account = $2 AND ended_at IS NULL";
+
+const BEGIN_ANEW: &str = "UPDATE accounts SET generation = generation + 1, not_before = $1, issued_at = $1 WHERE id = $2";
+
+const LOWER: &str = "UPDATE revocations SET revoked_at = $1 WHERE kind = 'subject' AND value = $2 AND scope IN ('*', $3) AND revoked_at > $1";
