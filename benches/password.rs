@@ -67,6 +67,7 @@ fn passwords() -> Vec<String> {
         "a".repeat(1_000),
         "1".repeat(1_000),
         "4@8({[<369&#!1/|0$5+7%2".repeat(40),
+        "({[<1!|7".repeat(125),
         "p4$$w0rd1!".repeat(100),
         "1.1.1990".repeat(120),
         "qazwsxedc".repeat(110),
