@@ -189,7 +189,11 @@ pub fn main() -> ExitCode {
         Command::Demo => demo::demo(),
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
-        Command::Openapi => print(&format!("{:#}\n", openapi::document())),
+        Command::Openapi => {
+            // Strings, lists and maps of them can always be written.
+            let text = serde_json::to_string_pretty(&openapi::document()).unwrap_or_default();
+            print(&format!("{text}\n"))
+        }
         Command::Completions { shell } => print(&documents::completions(shell)),
         Command::Man => documents::manual().and_then(|page| print(&page)),
     };

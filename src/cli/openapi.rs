@@ -3,42 +3,80 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{Schema, SchemaGenerator};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::gateway::reason::Reason;
 use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint};
 use crate::identity::pages::Page;
 
+/// The description, in the order in which it is read: what programs use stands before the pages.
+#[derive(Serialize)]
+pub(super) struct Document {
+    openapi: &'static str,
+    info: Value,
+    servers: Value,
+    tags: Value,
+    paths: Ordered<Ordered<Value>>,
+    components: Value,
+}
+
+/// An object whose members keep their order.
+struct Ordered<T>(Vec<(String, T)>);
+
+impl<T> Ordered<T> {
+    /// The member of this name, made where there is none.
+    fn member(&mut self, name: &str, make: impl FnOnce() -> T) -> &mut T {
+        let at = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.0.push((name.to_owned(), make()));
+            self.0.len() - 1
+        });
+        &mut self.0[at].1
+    }
+}
+
+impl<T: Serialize> Serialize for Ordered<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
 /// The description.
-pub(super) fn document() -> Value {
+pub(super) fn document() -> Document {
     let mut description = Description::new();
-    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    let mut paths = Ordered(Vec::new());
     for endpoint in endpoints::all() {
-        let methods = paths.entry(endpoint.path).or_default();
-        methods.insert(endpoint.method.to_ascii_lowercase(), description.operation(endpoint));
+        let methods = paths.member(endpoint.path, || Ordered(Vec::new()));
         if let Some((name, text)) = parameter(endpoint.path) {
             let parameter = json!({ "name": name, "in": "path", "required": true, "description": text, "schema": { "type": "string" } });
-            methods.insert("parameters".to_owned(), json!([parameter]));
+            methods.member("parameters", || json!([parameter]));
         }
+        let method = endpoint.method.to_ascii_lowercase();
+        methods.member(&method, || description.operation(endpoint));
     }
-    json!({
-        "openapi": "3.1.0",
-        "info": {
+    Document {
+        openapi: "3.1.0",
+        info: json!({
             "title": "Portcullis, the built-in issuer",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Accounts, sessions and tokens of the gateway itself. Paths are below the route with `identity = true`. Bodies are \
-                JSON, or forms whose fields are the same members; members that are not known are ignored. Whoever asks for `text/html` is \
-                answered with pages.",
+                JSON; a form (`application/x-www-form-urlencoded`) whose fields are the same members is read as well. Members that are not \
+                known are ignored. A request that accepts `text/html` is answered with a page.",
             "license": { "name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT" },
-        },
-        "servers": [{
+        }),
+        servers: json!([{
             "url": "https://{host}/{mount}",
             "variables": { "host": { "default": "app.example.com" }, "mount": { "default": "auth" } },
-        }],
-        "paths": paths,
-        "components": {
+        }]),
+        tags: json!([
+            { "name": "accounts", "description": "For programs: JSON in, JSON out." },
+            { "name": "pages", "description": "For people: HTML, and the files that it names." },
+        ]),
+        paths,
+        components: json!({
             "schemas": description.schemas(),
             "securitySchemes": {
                 "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "An access token of this issuer." },
@@ -46,11 +84,11 @@ pub(super) fn document() -> Value {
                     "type": "apiKey",
                     "in": "cookie",
                     "name": "__Host-portcullis",
-                    "description": "The same in the cookie of a login; `[server] token_cookie` names it. What changes something needs our own `Origin` then.",
+                    "description": "The same in the cookie of a login; `[server] token_cookie` names it. A request that changes something then needs the `Origin` of this site.",
                 },
             },
-        },
-    })
+        }),
+    }
 }
 
 /// What is read and what is answered have generators of their own: a member that may be left out of
@@ -65,6 +103,10 @@ impl Description {
         let settings = || {
             SchemaSettings::draft2020_12()
                 .with(|settings| settings.definitions_path = "/components/schemas".into())
+                // Generators take a member with a default for one that must be sent.
+                .with_transform(RecursiveTransform(|schema: &mut Schema| {
+                    schema.remove("default");
+                }))
         };
         Self {
             read: settings().into_generator(),
@@ -98,7 +140,7 @@ impl Description {
             let schema = schema(&mut self.read).to_value();
             operation["requestBody"] = json!({
                 "required": required(&schema, &self.read),
-                "content": { "application/json": { "schema": schema }, "application/x-www-form-urlencoded": { "schema": schema } },
+                "content": { "application/json": { "schema": schema } },
             });
         }
         match endpoint.caller {
@@ -123,9 +165,6 @@ impl Description {
         let mut success = json!({ "description": meaning(status) });
         if let Some((content_type, schema)) = content {
             success["content"] = json!({ content_type: { "schema": schema } });
-            if endpoint.action == Action::Sessions {
-                success["content"]["text/html"] = json!({ "schema": { "type": "string" } });
-            }
         }
         responses.insert(status.to_string(), success);
         let leads_on = Page::of(endpoint) != Page::Other
@@ -201,7 +240,8 @@ fn problem() -> Value {
         Reason::ALL.into_iter().filter(|reason| !reason.is_pass()).map(Reason::as_str).collect();
     json!({
         "type": "object",
-        "description": "RFC 9457",
+        "description": "Why a request is refused (RFC 9457).",
+        "examples": [{ "title": "Unauthorized", "status": 401, "reason": "login_failed", "request_id": "01997e4d-1f4b-7c3a-9d2e-5b8f0a6c4e21" }],
         "properties": {
             "title": { "type": "string" },
             "status": { "type": "integer" },
@@ -295,9 +335,45 @@ mod tests {
         }
     }
 
+    /// What a generated program, and somebody who reads, can rely on.
+    #[test]
+    fn bodies_have_one_content_type_and_examples_that_fit() {
+        let document = serde_json::to_value(document()).unwrap();
+        for methods in document["paths"].as_object().unwrap().values() {
+            for operation in methods.as_object().unwrap().values() {
+                let answers = operation["responses"].as_object().into_iter().flatten();
+                for body in answers.map(|(_, answer)| answer).chain([&operation["requestBody"]]) {
+                    let types = body["content"].as_object().map_or(0, Map::len);
+                    assert!(types <= 1, "{operation}");
+                }
+            }
+        }
+        for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+            let members = schema["properties"].as_object().unwrap();
+            let examples = schema["examples"].as_array().unwrap_or_else(|| panic!("{name}"));
+            assert!(!examples.is_empty(), "{name}");
+            for example in examples {
+                let example = example.as_object().unwrap();
+                assert!(example.keys().all(|member| members.contains_key(member)), "{name}");
+                for needed in schema["required"].as_array().into_iter().flatten() {
+                    assert!(example.contains_key(needed.as_str().unwrap()), "{name}: {needed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_programs_use_stands_before_the_pages() {
+        let text = serde_json::to_string_pretty(&document()).unwrap();
+        let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word}"));
+        assert!(at("\"/register\": {") < at("\"/login\": {"), "in the order of the table");
+        assert!(at("\"/login\": {") < at("\"/style.css\": {"));
+        assert!(at("\"postLogin\"") < at("\"getLogin\""));
+    }
+
     #[test]
     fn operations_have_names_of_their_own_and_schemas_that_are_there() {
-        let document = document();
+        let document = serde_json::to_value(document()).unwrap();
         let mut names = BTreeSet::new();
         for methods in document["paths"].as_object().unwrap().values() {
             for (method, operation) in

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::password::Password;
@@ -12,7 +13,7 @@ use crate::store::{AccountRow, SessionRow};
 
 /// A secret on its way into the hasher: it leaves no copy behind, and is never shown.
 #[derive(JsonSchema)]
-#[schemars(transparent)]
+#[schemars(transparent, inline, description = "")]
 pub struct Secret(#[schemars(with = "String")] Zeroizing<String>);
 
 impl<'de> Deserialize<'de> for Secret {
@@ -33,8 +34,9 @@ impl Secret {
     }
 }
 
-/// `POST /register`
+/// An account to be made.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com", "password": "plum orbit tenant 71", "name": "Ann Ott" }))]
 pub struct Registering {
     /// The address.
     #[schemars(extend("format" = "email"))]
@@ -45,8 +47,9 @@ pub struct Registering {
     pub name: Option<String>,
 }
 
-/// `POST /login`
+/// Who logs in.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com", "password": "plum orbit tenant 71" }))]
 pub struct Login {
     /// The address.
     #[schemars(extend("format" = "email"))]
@@ -62,22 +65,25 @@ pub struct Login {
     pub return_to: Option<String>,
 }
 
-/// `POST /refresh`
+/// The session that is to go on.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "refresh_token": REFRESH_TOKEN }))]
 pub struct Refresh {
     /// The token. Absent: that of the cookie.
     pub refresh_token: Option<String>,
 }
 
-/// `POST /logout`
+/// The session that is to end.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "refresh_token": REFRESH_TOKEN }))]
 pub struct Logout {
     /// A token of the session. Absent: that of the access token, or of the cookie.
     pub refresh_token: Option<String>,
 }
 
-/// `POST /password/change`
+/// A password in place of the current one.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "current_password": "plum orbit tenant 71", "new_password": "cactus ferry lamp 12" }))]
 pub struct ChangePassword {
     /// The password so far.
     pub current_password: Secret,
@@ -85,15 +91,17 @@ pub struct ChangePassword {
     pub new_password: Secret,
 }
 
-/// `POST /password/forgot`, `POST /email/resend`
+/// Whom a mail is for.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com" }))]
 pub struct Address {
     /// The address. Whatever it is, the answer is the same.
     pub email: String,
 }
 
-/// `POST /password/reset`
+/// A password in place of one that was forgotten.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "token": LINK_TOKEN, "password": "cactus ferry lamp 12" }))]
 pub struct ResetPassword {
     /// Of the mailed link.
     pub token: Secret,
@@ -101,8 +109,9 @@ pub struct ResetPassword {
     pub password: Secret,
 }
 
-/// `POST /email/verify`: with exactly one of `password` and `new_password`.
+/// An address that is confirmed: with exactly one of `password` and `new_password`.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "token": LINK_TOKEN, "password": "plum orbit tenant 71" }))]
 pub struct VerifyEmail {
     /// Of the mailed link.
     pub token: Secret,
@@ -112,22 +121,25 @@ pub struct VerifyEmail {
     pub new_password: Option<Secret>,
 }
 
-/// `POST /totp`
+/// The beginning of two-factor login.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "current_password": "plum orbit tenant 71" }))]
 pub struct BeginTotp {
     /// The password of the account.
     pub current_password: Secret,
 }
 
-/// `POST /totp/confirm`
+/// The proof that the authenticator app has the secret.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "code": "492039" }))]
 pub struct ConfirmTotp {
     /// Of the authenticator app.
     pub code: Secret,
 }
 
-/// `POST /totp/remove`
+/// The end of two-factor login.
 #[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "current_password": "plum orbit tenant 71", "code": "492039" }))]
 pub struct RemoveTotp {
     /// The password of the account.
     pub current_password: Secret,
@@ -137,6 +149,8 @@ pub struct RemoveTotp {
 
 /// What an authenticator app needs.
 #[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(example = json!({ "secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "qr": "<svg xmlns=\"http://www.w3.org/2000/svg\">…</svg>",
+    "uri": "otpauth://totp/Example:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Example" }))]
 pub struct Enrolment {
     /// To be typed: base32.
     pub secret: String,
@@ -159,6 +173,7 @@ impl Enrolment {
 
 /// Codes for the day when the app is lost.
 #[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(example = json!({ "recovery_codes": ["K7QX-2MVD-5TLN-WR3A", "P4HB-ZC6E-9SYU-GJ2F"] }))]
 pub struct RecoveryCodes {
     /// Each is good for one login.
     pub recovery_codes: Vec<String>,
@@ -166,22 +181,31 @@ pub struct RecoveryCodes {
 
 /// The tokens of a session. An answer that sets cookies has them there, and `expires_in` alone.
 #[derive(Serialize, JsonSchema)]
+#[schemars(
+    example = json!({ "access_token": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 900, "refresh_token": REFRESH_TOKEN }),
+    example = json!({ "expires_in": 900 })
+)]
 pub struct Tokens {
     /// For `Authorization: Bearer`.
+    #[schemars(with = "String")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token: Option<String>,
     /// `Bearer`
+    #[schemars(with = "String")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type: Option<&'static str>,
     /// Seconds until the access token expires.
     pub expires_in: u64,
     /// For `POST /refresh`.
+    #[schemars(with = "String")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token: Option<String>,
 }
 
 /// An account, as its owner sees it.
 #[derive(Serialize, JsonSchema)]
+#[schemars(example = json!({ "id": "586ceb28-2a0e-4afb-a580-634b137a7c02", "email": "ann@example.com", "email_verified": true, "name": "Ann Ott",
+    "roles": ["user"], "totp": false, "recovery_codes_left": null, "created_at": "2026-03-14T09:26:53Z", "last_login_at": null }))]
 pub struct Account {
     /// The `sub` of its tokens.
     pub id: String,
@@ -224,8 +248,9 @@ impl Account {
     }
 }
 
-/// `GET /sessions`
+/// Where the caller is logged in.
 #[derive(Serialize, JsonSchema)]
+#[schemars(example = json!({ "sessions": [session_example()] }))]
 pub struct SessionList {
     /// The one used last in front.
     pub sessions: Vec<Session>,
@@ -233,6 +258,7 @@ pub struct SessionList {
 
 /// Where somebody is logged in.
 #[derive(Serialize, JsonSchema)]
+#[schemars(example = session_example())]
 pub struct Session {
     /// The `sid` of its tokens.
     pub sid: String,
@@ -263,6 +289,24 @@ impl Session {
         }
     }
 }
+
+fn session_example() -> Value {
+    json!({
+        "sid": "9268d4d0-91aa-4f38-af37-d84754059019",
+        "address": "203.0.113.7",
+        "user_agent": "curl/8.14.1",
+        "created_at": "2026-03-14T09:26:53Z",
+        "last_used_at": "2026-03-14T11:02:10Z",
+        "current": true,
+    })
+}
+
+/// Of the examples: as long as real ones, and good for nothing.
+const ACCESS_TOKEN: &str =
+    "eyJ0eXAiOiJhdCtqd3QiLCJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI1ODZjZWIyOCJ9.bm8gc2lnbmF0dXJl";
+const REFRESH_TOKEN: &str =
+    "kmjU0JGqTziv0Wb3mVb2xQAAAAEAAAAAZ1m9n5Qb2l8m1o3T7dLk0v9yQe4cHs6uXaRfJpNwZ1m";
+const LINK_TOKEN: &str = "Zk3v0Qb2l8m1o3T7dLk0v9yQe4cHs6uXaRfJpNwZ1m9";
 
 /// RFC 3339, in UTC, to the second.
 pub fn time(unix_seconds: i64) -> String {

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use toml::Table;
 
+use crate::harness::accounts::PASSWORD;
 use crate::harness::peers::Peer;
 use crate::harness::{Gateway, Port, Response, within};
 
@@ -884,5 +885,27 @@ async fn others_verify_what_the_built_in_issuer_mints() {
                 }
             }
         }
+    }
+}
+
+/// What others' programs make of the OpenAPI description is of use as it comes.
+#[tokio::test]
+async fn generated_clients_log_in_refresh_and_log_out() {
+    let description = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/openapi.json");
+    for name in ["client.py", "client.js"] {
+        let Some(mut client) = Peer::start(name) else { return };
+        let gateway = Gateway::start(
+            "[identity]\nissuer = 'https://app.test/auth'\nregistration = 'open'\n[[route]]\npath = '/auth/*'\nidentity = true\n",
+        )
+        .await;
+        gateway.register("ann@example.com").await;
+        let done = client.ask(json!({
+            "description": description,
+            "address": format!("http://{}/auth", gateway.address()),
+            "email": "ann@example.com",
+            "password": PASSWORD,
+        }));
+        let wanted = json!({ "wrong": "login_failed", "email": "ann@example.com", "is_successor": true, "after": "invalid_grant" });
+        assert_eq!(done, wanted, "{name}");
     }
 }
