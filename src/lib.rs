@@ -7,8 +7,9 @@
 //!
 //! | floor | modules | |
 //! |---|---|---|
-//! | 7 | [`cli`], [`process`] | compose; hold no logic |
-//! | 6 | [`compile`] | a configuration file becomes a snapshot |
+//! | 8 | [`cli`], [`process`] | compose; hold no logic |
+//! | 7 | [`compile`] | a configuration file becomes a snapshot |
+//! | 6 | [`explain`] | the decision for one request, described |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | what a request walks through |
 //! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; what is revoked: the list that requests are held against, and its place in the store |
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod coalesce;
 pub mod compile;
 pub mod config;
+pub mod explain;
 pub mod gateway;
 pub mod identity;
 pub mod keys;

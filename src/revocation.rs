@@ -554,7 +554,8 @@ mod tests {
         let token = |subject: &str, iat: u64| {
             let claims =
                 serde_json::json!({ "iss": "corp", "sub": subject, "iat": iat, "exp": NOW + 600 });
-            issuers.assume("corp", claims.as_object().unwrap().clone(), NOW).unwrap()
+            let claims = claims.as_object().unwrap().clone();
+            issuers.assume("corp", claims, NOW).unwrap().as_if_verified().clone()
         };
         let subject = |value: &str| Revocation {
             scope: Scope::Every,
@@ -601,7 +602,8 @@ mod tests {
         let token = |iat: u64| {
             let claims =
                 serde_json::json!({ "iss": "corp", "sub": "u", "iat": iat, "exp": NOW + 600 });
-            issuers.assume("corp", claims.as_object().unwrap().clone(), NOW).unwrap()
+            let claims = claims.as_object().unwrap().clone();
+            issuers.assume("corp", claims, NOW).unwrap().as_if_verified().clone()
         };
         let subject =
             Revocation { scope: Scope::Every, by: RevokedBy::Subject, value: "u".into(), at: NOW };

@@ -375,15 +375,15 @@ fn meaning(text: &str) -> String {
                 "{} {:?} {:?} {:?} {:?} {limit:?} {:?} {} {} {:?} {} {}",
                 route.name,
                 route.pattern,
-                route.access,
-                route.demands,
-                route.token_from,
-                route.identity,
+                route.guard.access,
+                route.guard.demands,
+                route.guard.token_from,
+                route.identity_headers,
                 route.forward_authorization,
                 route.strip_segments,
                 route.permitted,
                 route.method_override,
-                route.enforce
+                route.guard.enforce
             )
         })
         .collect();

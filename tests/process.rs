@@ -2500,7 +2500,6 @@ fn explain_tells_what_a_route_does_not_enforce() {
     };
     assert_snapshot!(steps(&[]), @r"
     NO  authenticate  no credentials
-    NO  authorize     no caller
     ok  enforce       would be refused (credentials_missing), but route `app` does not enforce
     ");
     assert_snapshot!(steps(&["--claims", r#"{"sub": "u", "roles": ["user"]}"#]), @r"

@@ -16,7 +16,11 @@ const NEIGHBOURS: [(&str, &str, &str); 2] = [
 ];
 
 /// What the floor of sockets may know of the gateway.
-const KNOWN_TO_SERVER: [(&str, &str); 8] = [
+const KNOWN_TO_SERVER: [(&str, &str); 9] = [
+    (
+        "snapshot::ConnectionLimits",
+        "how a connection is read; `explain` reads one without the rest",
+    ),
     ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
     (
@@ -35,47 +39,53 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("reason::Reason", "what it refuses, it refuses in the words of every refusal")];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 27] = [
+const WALK: [&str; 34] = [
     "reason",
     "target",
     "client",
-    "kept",
+    "token_names",
+    "origin",
+    "guard",
     "headers",
+    "token_memo",
     "heard",
     "body",
     "framing",
     "reading_on",
     "dial",
     "upstream",
-    "demands",
     "route",
     "authenticate",
-    "authorize",
-    "outgoing",
-    "echo",
+    "exchange_ids",
     "logout",
     "refusal",
     "snapshot",
+    "observer",
+    "matched",
+    "counted",
+    "authorize",
+    "outgoing",
+    "send",
     "navigation",
+    "decide",
+    "echo",
     "exchange",
     "worker",
     "tunnel",
-    "identity",
-    "explain",
+    "endpoint",
     "mod",
 ];
 
 /// Imports against the walk.
-const AGAINST_THE_WALK: [(&str, &str, &str); 4] = [
+const AGAINST_THE_WALK: [(&str, &str, &str); 3] = [
     (
         "body",
         "upstream",
         "`Body` is one enum, unboxed: one of its kinds is an upstream's body, which gives its connection back at its end",
     ),
     ("exchange", "mod", "an exchange is written to the gateway's `Telemetry` when it ends"),
-    ("explain", "mod", "`explain` takes the steps of the line itself: `permit` and `overridden`"),
     (
-        "identity",
+        "endpoint",
         "mod",
         "a visit to the built-in issuer is the end of the line, as `send` is: a step of `Gateway` in a file of its own",
     ),
@@ -259,6 +269,29 @@ fn the_reader_of_the_source_reads_it() {
     );
     assert!(!file.code.contains(".unwrap()") && file.code.contains("fn f"));
     assert_eq!(file.test_modules, ["samples"]);
+}
+
+/// Steps of the decision that are open to one place only. Nothing else may call them, tests apart.
+const SOLE_CALLERS: [(&str, &[&str], &str); 4] = [
+    ("as_if_verified(", &["token/issuers/mod.rs", "gateway/authenticate.rs"], "an assumed token"),
+    ("Verifier::offline(", &["explain/mod.rs"], "a verifier that believes an assumed token"),
+    (".dispatch(", &["gateway/send.rs"], "a request that was not made from a permit"),
+    (".into_request(", &["gateway/send.rs"], "a request for the wire"),
+];
+
+#[test]
+fn steps_of_the_decision_have_one_caller() {
+    let house = House::read();
+    for (call, callers, what) in SOLE_CALLERS {
+        let found: Vec<&str> = house
+            .code()
+            .filter(|file| file.code.contains(call))
+            .map(|file| file.name.as_str())
+            .collect();
+        let strangers: Vec<_> = found.iter().filter(|name| !callers.contains(name)).collect();
+        assert!(strangers.is_empty(), "{what}: `{call}` in {strangers:?}");
+        assert!(!found.is_empty(), "nothing calls `{call}`: the check looks for an old name");
+    }
 }
 
 /// The source.

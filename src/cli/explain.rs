@@ -13,14 +13,14 @@ use super::token::no_issuer;
 use super::{Failure, has_colours, print};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
+use crate::explain::{Explanation, Question, explain as decide};
 use crate::gateway::Snapshot;
-use crate::gateway::explain::{Explanation, Question, explain as walk};
 use crate::identity::issue::{KeysError, verifying_keys};
 use crate::process;
 use crate::revocation::{Retention, Revocations};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::token::{RevocationList, VerifiedToken};
+use crate::token::{AssumedToken, RevocationList};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -65,7 +65,7 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
         revoked: stored(&snapshot, &clock),
     };
-    let told = walk(&snapshot, &question, clock.unix_seconds());
+    let told = decide(&snapshot, &question, clock.unix_seconds());
     if arguments.json {
         print(&format!("{:#}\n", told.to_json()))
     } else {
@@ -123,7 +123,7 @@ fn assumed(
     arguments: &Arguments,
     snapshot: &Snapshot,
     now: u64,
-) -> Result<Option<Arc<VerifiedToken>>, Failure> {
+) -> Result<Option<AssumedToken>, Failure> {
     let Some(json) = &arguments.claims else { return Ok(None) };
     let claims: Map<String, Value> = serde_json::from_str(json)
         .map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
@@ -148,7 +148,7 @@ fn assumed(
         })?,
     };
     let caller = snapshot.issuers.assume(issuer, claims, now);
-    caller.map(|caller| Some(Arc::new(caller))).map_err(|error| {
+    caller.map(Some).map_err(|error| {
         Failure::Other(format!("no token of `{issuer}` could hold these claims: {error}"))
     })
 }

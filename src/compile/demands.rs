@@ -1,4 +1,4 @@
-//! What a route asks of its callers: `roles`, `all_roles`, `scopes`, `claims`, `issuers`.
+//! What a route asks of its callers: `token_from`, `roles`, `all_roles`, `scopes`, `claims`, `issuers`.
 
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use super::Compiler;
 use crate::config::file::{Route as Written, Text};
 use crate::config::value;
 use crate::config::{Problem, Severity};
-use crate::gateway::demands::Demands;
-use crate::gateway::route::Access;
+use crate::gateway::guard::{Access, Demands, TokenPlaces};
 use crate::token::{ClaimPath, Issuers};
 
 impl Compiler<'_> {
@@ -59,7 +58,7 @@ impl Compiler<'_> {
                     );
                 }
             }
-            Some(Access::Authenticated) | None => {}
+            Some(Access::Authenticated | Access::Lenient) | None => {}
         }
         for text in written
             .scopes
@@ -150,5 +149,34 @@ impl Compiler<'_> {
             }
         }
         Some(found)
+    }
+
+    /// Where a token may be. `takes_cookie`: also in the cookie, where the file does not say.
+    pub(super) fn token_places(
+        &mut self,
+        written: Option<&Spanned<Vec<Text>>>,
+        takes_cookie: bool,
+    ) -> Option<TokenPlaces> {
+        let mut places = TokenPlaces { header: false, cookie: false, query: false };
+        let Some(written) = written else {
+            return Some(TokenPlaces { header: true, cookie: takes_cookie, ..places });
+        };
+        for text in written.get_ref() {
+            match self
+                .take(value::choice(text, &[("header", 'h'), ("cookie", 'c'), ("query", 'q')]))?
+            {
+                'h' => places.header = true,
+                'c' => places.cookie = true,
+                _ => places.query = true,
+            }
+        }
+        if written.get_ref().is_empty() {
+            self.error(
+                Problem::error(written.span(), "`token_from` is empty: nobody could be recognised")
+                    .help("remove it, or write `[\"header\"]`"),
+            );
+            return None;
+        }
+        Some(places)
     }
 }

@@ -12,8 +12,8 @@ use toml::Spanned;
 use super::Snapshot;
 use crate::config::file::{Expect, Test, Text};
 use crate::config::{File, Problem};
-use crate::gateway::explain::{Explanation, Question, explain};
-use crate::token::VerifiedToken;
+use crate::explain::{Explanation, Question, explain};
+use crate::token::AssumedToken;
 
 /// Runs every test and tells those whose expectation is not met.
 pub(super) fn unmet(file: &File, snapshot: &Snapshot, now: u64) -> Vec<Problem> {
@@ -81,7 +81,7 @@ fn caller(
     test: &Test,
     snapshot: &Snapshot,
     now: u64,
-) -> Result<Option<Arc<VerifiedToken>>, Problem> {
+) -> Result<Option<AssumedToken>, Problem> {
     let span = match (&test.claims, &test.roles) {
         (None, None) => return Ok(None),
         (Some(claims), Some(roles)) => {
@@ -120,7 +120,7 @@ fn caller(
             snapshot.issuers.assume_roles(issuer, &roles, now)
         }
     };
-    assumed.map(|caller| Some(Arc::new(caller))).map_err(|error| {
+    assumed.map(Some).map_err(|error| {
         Problem::error(span, format!("no token of `{issuer}` could hold these claims: {error}"))
     })
 }

@@ -10,7 +10,8 @@ use super::Compiler;
 use super::routes::place;
 use crate::config::Problem;
 use crate::config::file::Route as Written;
-use crate::gateway::route::{Access, Destination, HostPattern, Route, RouteTable, Segment};
+use crate::gateway::guard::Access;
+use crate::gateway::route::{Destination, HostPattern, Route, RouteTable, Segment};
 use crate::gateway::target::Target;
 use crate::identity::Mount;
 
@@ -75,9 +76,9 @@ impl Compiler<'_> {
 /// Whether a route redirects a navigation without a session to the login page.
 fn redirects(route: &Route) -> bool {
     route.destination.upstream().is_some()
-        && route.access != Access::Public
-        && route.token_from.cookie
-        && route.enforce
+        && route.guard.access != Access::Public
+        && route.guard.token_from.cookie
+        && route.guard.enforce
         && route.pattern.methods.contain(&Method::GET)
 }
 

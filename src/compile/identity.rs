@@ -11,7 +11,7 @@ use crate::config::Problem;
 use crate::config::file::Text;
 use crate::config::identity::{Identity as Written, NAME};
 use crate::config::value;
-use crate::gateway::authenticate::TokenNames;
+use crate::gateway::token_names::TokenNames;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
 use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::config::value::CreateFiles;
 use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
-use crate::gateway::outgoing::HeaderRules;
+use crate::gateway::headers::HeaderRules;
 use crate::gateway::snapshot::{ConnectionLimits, Snapshot, StartSettings};
 use crate::telemetry::metrics::Metrics;
 

@@ -9,14 +9,15 @@ use toml::Spanned;
 
 use super::Compiler;
 use super::destination::leads_to_identity;
-use crate::config::Problem;
 use crate::config::file::Route as Written;
 use crate::config::file::Text;
 use crate::config::value::{self, ClaimName};
+use crate::config::{self, Problem};
+use crate::gateway::guard::{Access, Demands, Guard};
 use crate::gateway::headers::{
     Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded,
 };
-use crate::gateway::route::{Access, Conflict, Pattern, Route, RouteTable, TokenPlaces, conflicts};
+use crate::gateway::route::{Conflict, Pattern, Route, RouteTable, conflicts};
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
@@ -81,7 +82,10 @@ impl Compiler<'_> {
             }
         }
         let owned = OwnedNames::new(
-            routes.iter().flat_map(|route| route.identity.names()).chain(sections.identity.names()),
+            routes
+                .iter()
+                .flat_map(|route| route.identity_headers.names())
+                .chain(sections.identity.names()),
         );
         let table = RouteTable::new(routes);
         for Conflict { taken, refused } in
@@ -126,10 +130,14 @@ impl Compiler<'_> {
         };
         let destination = self.destination(row, pattern.as_ref(), upstreams);
         let limit = self.named(written.limit.as_ref(), limits, "limit", self.file.limit.keys());
-        let token_from = self.token_places(written.token_from.as_ref());
+        let token_from = self.token_places(written.token_from.as_ref(), leads_to_identity(written));
         let permitted = self.relaxations(written);
-        let demands = self.demands(written, issuers, access);
-        let identity = match &written.identity_headers {
+        let mut demands = self.demands(written, issuers, access);
+        if leads_to_identity(written) {
+            // What the endpoints ask of callers; each says itself whether it needs one.
+            demands = demands.map(|_| Demands::issuer(config::identity::NAME));
+        }
+        let identity_headers = match &written.identity_headers {
             None => Arc::clone(identity),
             Some(table) => Arc::new(self.identity_headers(table)),
         };
@@ -174,17 +182,19 @@ impl Compiler<'_> {
             name: name.into(),
             strip_segments: if strip.is_some() { pattern.segments.len() } else { 0 },
             pattern,
-            access,
-            demands: Arc::new(demands?),
-            token_from: token_from?,
+            guard: Guard {
+                access,
+                token_from: token_from?,
+                demands: Arc::new(demands?),
+                enforce: written.enforce.as_ref().is_none_or(|flag| *flag.get_ref()),
+            },
             limited: limit.as_ref().map(|limit| self.metrics.rate_limited(limit.name())),
             limit,
             destination: destination?,
-            identity,
+            identity_headers,
             forward_authorization: written.forward_authorization,
             permitted,
             method_override: written.method_override.as_ref().is_some_and(|flag| *flag.get_ref()),
-            enforce: written.enforce.as_ref().is_none_or(|flag| *flag.get_ref()),
         })
     }
 
@@ -217,28 +227,6 @@ impl Compiler<'_> {
             self.error(Problem::error(name.span(), message).help(help));
         }
         None
-    }
-
-    fn token_places(&mut self, written: Option<&Spanned<Vec<Text>>>) -> Option<TokenPlaces> {
-        let mut places = TokenPlaces { header: false, cookie: false, query: false };
-        let Some(written) = written else { return Some(TokenPlaces { header: true, ..places }) };
-        for text in written.get_ref() {
-            match self
-                .take(value::choice(text, &[("header", 'h'), ("cookie", 'c'), ("query", 'q')]))?
-            {
-                'h' => places.header = true,
-                'c' => places.cookie = true,
-                _ => places.query = true,
-            }
-        }
-        if written.get_ref().is_empty() {
-            self.error(
-                Problem::error(written.span(), "`token_from` is empty: nobody could be recognised")
-                    .help("remove it, or write `[\"header\"]`"),
-            );
-            return None;
-        }
-        Some(places)
     }
 
     fn relaxations(&mut self, written: &Written) -> Relaxations {

@@ -11,7 +11,8 @@ use super::destination::leads_to_identity;
 use super::routes::Named;
 use crate::config::Problem;
 use crate::config::file::{Route as Written, Text};
-use crate::gateway::route::{Access, Destination, HostPattern, Route, RouteTable};
+use crate::gateway::guard::Access;
+use crate::gateway::route::{Destination, HostPattern, Route, RouteTable};
 use crate::gateway::upstream::Upstream;
 use crate::identity::{Mount, endpoints};
 use crate::limit::Limit;
@@ -57,7 +58,9 @@ impl Compiler<'_> {
         };
         let several_issuers = self.file.issuer_names().len() > 1;
         for route in table.routes() {
-            if several_issuers && route.access != Access::Public && route.demands.issuers.is_none()
+            if several_issuers
+                && route.guard.access != Access::Public
+                && route.guard.demands.issuers.is_none()
             {
                 self.problems.push(
                     Problem::warning(place(route.index), format!("route `{}` takes callers of every issuer", route.name))
@@ -68,7 +71,7 @@ impl Compiler<'_> {
         // By path, so that a table of many thousand routes is looked through once.
         let mut with_host: HashMap<(String, bool), &Route> = HashMap::new();
         let mut subtrees: HashMap<(&str, &HostPattern, String), &Route> = HashMap::new();
-        for route in table.routes().iter().filter(|route| route.access == Access::Public) {
+        for route in table.routes().iter().filter(|route| route.guard.access == Access::Public) {
             let shape = route.pattern.shape(route.pattern.segments.len());
             if route.pattern.host != HostPattern::Any {
                 with_host.insert((shape.clone(), route.pattern.subtree), route);
@@ -84,7 +87,7 @@ impl Compiler<'_> {
             .filter(|(_, upstream)| upstream.path_case.is_none() && upstream.builtin.is_none())
             .map(|(name, _)| name.get_ref().as_str())
             .collect();
-        for route in table.routes().iter().filter(|route| route.access != Access::Public) {
+        for route in table.routes().iter().filter(|route| route.guard.access != Access::Public) {
             let upstream =
                 route.destination.upstream().map_or("", |upstream| &upstream.settings().name);
             let length = route.pattern.segments.len();

@@ -5,63 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, Method, header};
 
-use super::client::{ClientAddress, Scheme};
-use super::route::{Access, Route, TokenPlaces};
-use super::target::{Target, decode_form, query_values, same_authority};
+use super::client::ClientAddress;
+use super::guard::{Access, Guard, TokenPlaces};
+use super::origin::is_own_request;
+use super::route::Route;
+use super::target::{Target, decode_form, query_values};
+use super::token_memo::TokenMemo;
+use super::token_names::TokenNames;
 use crate::clock::Clock;
-use crate::identity::Origin;
-use crate::identity::cookie::REFRESH_COOKIE;
 use crate::keys::{Keys, Renewal};
 use crate::token::{
-    InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, RevocationList, TokenCache, VerifiedToken,
+    AssumedToken, InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, RevocationList,
+    TokenCache,
 };
-
-/// Names under which a token may stand outside `Authorization`.
-#[derive(Clone, Debug)]
-pub struct TokenNames {
-    /// The cookie.
-    pub cookie: String,
-    /// The query parameter.
-    pub query: String,
-    /// Where our own pages are, by `[identity] issuer`.
-    pub issuer: Option<OwnOrigin>,
-}
-
-/// The origin of a URL (RFC 6454 §4).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnOrigin {
-    /// Its scheme.
-    pub scheme: Scheme,
-    /// Host, and port where there is one.
-    pub authority: Box<str>,
-}
-
-impl Default for TokenNames {
-    fn default() -> Self {
-        Self {
-            cookie: "__Host-portcullis".to_owned(),
-            query: "access_token".to_owned(),
-            issuer: None,
-        }
-    }
-}
-
-impl TokenNames {
-    /// Whether a `name=value` pair is a cookie of ours: never sent to an upstream, never set by
-    /// one.
-    ///
-    /// A cookie without a name is read by its value: a browser that was given `=a=b` sends `a=b`
-    /// (RFC 6265bis §5.6).
-    pub fn own_cookie(&self, pair: &[u8]) -> bool {
-        let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'=';
-        let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());
-        let name =
-            pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-        [self.cookie.as_bytes(), b"__Host-portcullis", REFRESH_COOKIE.as_bytes()]
-            .iter()
-            .any(|own| name.eq_ignore_ascii_case(own))
-    }
-}
 
 /// Why nobody was recognised.
 #[derive(Debug, thiserror::Error)]
@@ -92,30 +48,52 @@ pub enum Unauthenticated {
     ForeignOrigin,
 }
 
-/// What tokens are held against.
+/// Verifies credentials: against the keys of the accepted issuers, then against what was revoked.
+///
+/// The data path makes one with [`Verifier::new`]. One that also takes an [`AssumedToken`] for a
+/// verified one comes from [`Verifier::offline`], which only `explain` calls
+/// (`tests/structure.rs` checks this).
 #[derive(Clone, Copy, Debug)]
 pub struct Verifier<'a> {
-    /// Where else than in `Authorization` they may stand.
-    pub names: &'a TokenNames,
-    /// Whose are accepted.
-    pub issuers: &'a Arc<Issuers>,
-    /// Where those are remembered that were verified before.
-    pub known: Option<&'a Mutex<TokenCache>>,
-    /// Which of them no longer are.
-    pub revoked: &'a RevocationList,
+    names: &'a TokenNames,
+    issuers: &'a Arc<Issuers>,
+    known: Option<&'a Mutex<TokenCache<TokenMemo>>>,
+    revoked: &'a RevocationList,
+    assumed: Option<&'a AssumedToken>,
 }
 
-impl Verifier<'_> {
-    /// The one way from a credential to the caller that it proves: it is verified, and then held
-    /// against what was revoked since.
-    ///
-    /// # Errors
-    /// [`Unauthenticated`]
-    pub fn caller(&self, credential: &Credential, now: u64) -> Result<Caller, Unauthenticated> {
-        let token = match self.known {
-            Some(known) => {
+impl<'a> Verifier<'a> {
+    /// Verifies tokens of `issuers`, remembers them in `known`, and refuses what `revoked` lists.
+    pub fn new(
+        names: &'a TokenNames,
+        issuers: &'a Arc<Issuers>,
+        known: Option<&'a Mutex<TokenCache<TokenMemo>>>,
+        revoked: &'a RevocationList,
+    ) -> Self {
+        Self { names, issuers, known, revoked, assumed: None }
+    }
+
+    /// Takes `assumed` as the credential of every request, as if the client had sent a token with
+    /// its claims in a place that the route reads. For `explain` and `[[test]]`.
+    pub fn offline(
+        names: &'a TokenNames,
+        issuers: &'a Arc<Issuers>,
+        revoked: &'a RevocationList,
+        assumed: Option<&'a AssumedToken>,
+    ) -> Self {
+        Self { assumed, ..Self::new(names, issuers, None, revoked) }
+    }
+
+    /// The one way from a credential to the caller that it proves: the token is verified, then
+    /// looked up in the list of what was revoked since.
+    fn caller(&self, credential: &Credential<'_>, now: u64) -> Result<Caller, Unauthenticated> {
+        let token = match (&credential.token, self.known) {
+            (Presented::Assumed(assumed), _) => {
+                Arc::new(Remembered::from(assumed.as_if_verified().clone()))
+            }
+            (Presented::Bytes(bytes), Some(known)) => {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                match known.find(self.issuers, &credential.token, now) {
+                match known.find(self.issuers, bytes, now) {
                     Ok(found) => found?,
                     // Bytes that were verified before are well formed: they are looked at only
                     // here.
@@ -124,25 +102,39 @@ impl Verifier<'_> {
                     }
                 }
             }
-            None => Arc::new(self.issuers.verify(&credential.text()?, now)?),
+            (Presented::Bytes(_), None) => {
+                Arc::new(Remembered::from(self.issuers.verify(&credential.text()?, now)?))
+            }
         };
         self.revoked.meets(&token, now);
-        Ok(Caller { token: self.hold(token)?, place: credential.place })
+        match self.revoked.find(&token) {
+            None => Ok(Caller { token, place: credential.place }),
+            Some(by) => Err(InvalidToken::Revoked(by).into()),
+        }
     }
 
-    /// A token that was verified, now or earlier, if it was not revoked.
-    ///
-    /// # Errors
-    /// [`InvalidToken::Revoked`]
-    pub fn hold(&self, token: Arc<VerifiedToken>) -> Result<Arc<VerifiedToken>, InvalidToken> {
-        match self.revoked.find(&token) {
-            None => Ok(token),
-            Some(by) => Err(InvalidToken::Revoked(by)),
+    /// The one credential of a request.
+    fn credential<'r>(
+        &self,
+        access: &AccessRequest<'r>,
+    ) -> Result<Option<Credential<'r>>, Unauthenticated>
+    where
+        'a: 'r,
+    {
+        let places = access.guard.token_from;
+        let sent = credential(places, access.headers, access.target, self.names)?;
+        match (sent, self.assumed) {
+            (sent, None) => Ok(sent),
+            (Some(_), Some(_)) => Err(Unauthenticated::Ambiguous),
+            (None, Some(assumed)) => Ok(Some(Credential {
+                token: Presented::Assumed(assumed),
+                place: places.assumed(access.headers),
+            })),
         }
     }
 }
 
-/// Where a token stood.
+/// Where a token was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `Authorization: Bearer`.
@@ -153,11 +145,31 @@ pub enum Place {
     Query,
 }
 
-/// A token as it stood in the request, and where.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Credential<'a> {
-    token: Cow<'a, [u8]>,
+impl TokenPlaces {
+    /// Where a client would have put a token that is assumed: in the first place that is read and
+    /// free.
+    fn assumed(self, headers: &HeaderMap) -> Place {
+        if self.header && !(self.cookie && headers.contains_key(header::AUTHORIZATION)) {
+            Place::Header
+        } else if self.cookie {
+            Place::Cookie
+        } else {
+            Place::Query
+        }
+    }
+}
+
+/// A token as a request holds it, and where.
+#[derive(Debug)]
+struct Credential<'a> {
+    token: Presented<'a>,
     place: Place,
+}
+
+#[derive(Debug)]
+enum Presented<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Assumed(&'a AssumedToken),
 }
 
 impl Credential<'_> {
@@ -166,60 +178,106 @@ impl Credential<'_> {
     /// # Errors
     /// [`Unauthenticated::Malformed`], and [`Malformed::TooLong`].
     fn text(&self) -> Result<Cow<'_, str>, Unauthenticated> {
-        match self.place {
-            Place::Header => well_formed(&self.token).map(Cow::Borrowed),
-            // No other form is asked of them than that of a JWS, by the verifier.
-            Place::Cookie | Place::Query => Ok(String::from_utf8_lossy(&self.token)),
+        match (&self.token, self.place) {
+            (Presented::Bytes(token), Place::Header) => well_formed(token).map(Cow::Borrowed),
+            // The verifier asks for the form of a JWS, and for no other.
+            (Presented::Bytes(token), _) => Ok(String::from_utf8_lossy(token)),
+            (Presented::Assumed(_), _) => Ok(Cow::Borrowed("")),
         }
     }
 }
 
-/// Whoever is at the line, and how they are known.
+/// A caller: their token was verified and is not revoked, and the request that holds it may use it.
+/// Only a [`Verifier`] makes one.
+///
+/// ```
+/// fn name(caller: &portcullis::gateway::authenticate::Caller) -> &str {
+///     caller.token().subject()
+/// }
+/// ```
+/// A verified token alone does not make a caller, since it may have been revoked:
+/// ```compile_fail
+/// use portcullis::gateway::authenticate::{Caller, Place};
+/// use portcullis::gateway::token_memo::TokenMemo;
+/// fn forge(token: std::sync::Arc<portcullis::token::Remembered<TokenMemo>>) -> Caller {
+///     Caller { token, place: Place::Header }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Caller {
+    token: Arc<Remembered<TokenMemo>>,
+    place: Place,
+}
+
+impl Caller {
     /// What their token proves.
-    pub token: Arc<VerifiedToken>,
-    /// Where it stood.
-    pub place: Place,
+    pub fn token(&self) -> &Arc<Remembered<TokenMemo>> {
+        &self.token
+    }
+
+    /// Where it was.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+}
+
+/// One question of access: a request, the route that it would take with a method, and what that
+/// asks of callers.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessRequest<'a> {
+    /// The route.
+    pub route: &'a Route,
+    /// What it asks of callers, or what its endpoint asks.
+    pub guard: &'a Guard,
+    /// The method of the request, or the overriding one.
+    pub method: &'a Method,
+    /// The fields, as received.
+    pub headers: &'a HeaderMap,
+    /// Host and path.
+    pub target: &'a Target,
+    /// Who sent it.
+    pub client: &'a ClientAddress,
 }
 
 /// Recognises the caller. `Ok(None)` on a public route, and without credentials where they are
-/// optional.
+/// optional. `now` is in Unix seconds.
 ///
 /// # Errors
 /// [`Unauthenticated`]
 pub fn authenticate(
-    route: &Route,
-    request: &http::request::Parts,
-    target: &Target,
-    client: &ClientAddress,
-    verifier: Verifier<'_>,
+    access: &AccessRequest<'_>,
+    verifier: &Verifier<'_>,
     now: u64,
 ) -> Result<Option<Caller>, Unauthenticated> {
-    if route.access == Access::Public {
+    if access.guard.access == Access::Public {
         return Ok(None);
     }
-    let Some(credential) = credential(route.token_from, &request.headers, target, verifier.names)?
-    else {
-        return if route.access == Access::Optional {
-            Ok(None)
-        } else {
-            Err(Unauthenticated::Missing)
+    let Some(credential) = verifier.credential(access)? else {
+        return match access.guard.access {
+            Access::Optional => Ok(None),
+            _ => Err(Unauthenticated::Missing),
         };
     };
-    if credential.place == Place::Cookie && !is_own_request(request, target, client, verifier.names)
+    if credential.place == Place::Cookie
+        && !is_own_request(
+            access.method,
+            access.headers,
+            access.target,
+            access.client,
+            verifier.names,
+        )
     {
         return Err(Unauthenticated::ForeignOrigin);
     }
     Ok(Some(verifier.caller(&credential, now)?))
 }
 
-/// What time it is for a request.
+/// Where newer keys come from, and the time after waiting for them.
 #[derive(Clone, Copy, Debug)]
-pub struct Time<'a> {
-    /// When it arrived, in Unix seconds.
-    pub arrived: u64,
-    /// The time later on, where it had to wait.
+pub struct Newest<'a> {
+    /// The keys of each issuer.
+    pub keys: &'a Keys,
+    /// The time.
     pub clock: &'a Clock,
 }
 
@@ -230,33 +288,25 @@ pub struct Time<'a> {
 /// # Errors
 /// [`Unauthenticated`]
 pub async fn authenticate_with_newest(
-    route: &Route,
-    request: &http::request::Parts,
-    target: &Target,
-    client: &ClientAddress,
-    verifier: Verifier<'_>,
-    keys: &Keys,
-    time: Time<'_>,
+    access: &AccessRequest<'_>,
+    verifier: &Verifier<'_>,
+    now: u64,
+    newest: Newest<'_>,
 ) -> Result<Option<Caller>, Unauthenticated> {
-    let at = |now| authenticate(route, request, target, client, verifier, now);
-    let again = || at(time.clock.unix_seconds());
+    let again = || authenticate(access, verifier, newest.clock.unix_seconds());
     let lacks_key = |token: &str, decided: &Result<Option<Caller>, Unauthenticated>| match decided {
         Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
             verifier.issuers.lacking_key(token, refused).cloned()
         }
         _ => None,
     };
-    let decided = at(time.arrived);
+    let decided = authenticate(access, verifier, now);
     if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
         return decided;
     }
-    let Ok(Some(credential)) =
-        credential(route.token_from, &request.headers, target, verifier.names)
-    else {
-        return decided;
-    };
+    let Ok(Some(credential)) = verifier.credential(access) else { return decided };
     let Ok(token) = credential.text() else { return decided };
-    let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| keys.of(&issuer)) else {
+    let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| newest.keys.of(&issuer)) else {
         return decided;
     };
     // Garbage is verified once where no newer keys are to be had.
@@ -283,14 +333,16 @@ pub async fn authenticate_with_newest(
 ///
 /// # Errors
 /// [`Unauthenticated::Malformed`] and [`Unauthenticated::Ambiguous`].
-pub fn credential<'a>(
+fn credential<'a>(
     places: TokenPlaces,
     headers: &'a HeaderMap,
-    target: &Target,
+    target: &'a Target,
     names: &'a TokenNames,
 ) -> Result<Option<Credential<'a>>, Unauthenticated> {
     let mut found = None;
-    let mut find = |token: Cow<'a, [u8]>, place| match found.replace(Credential { token, place }) {
+    let mut find = |token: Cow<'a, [u8]>, place| match found
+        .replace(Credential { token: Presented::Bytes(token), place })
+    {
         None => Ok(()),
         Some(_) => Err(Unauthenticated::Ambiguous),
     };
@@ -380,70 +432,6 @@ fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Ite
 /// Whether a request has the token cookie, be it good or not.
 pub fn has_token_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
     cookie_values(headers, &names.cookie).next().is_some()
-}
-
-/// Whether a request that is known by its cookie was made by our own pages: needed for what changes
-/// state, and for upgrades, which no same-origin policy holds back.
-fn is_own_request(
-    request: &http::request::Parts,
-    target: &Target,
-    client: &ClientAddress,
-    names: &TokenNames,
-) -> bool {
-    let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    (safe && !request.headers.contains_key(header::UPGRADE))
-        || origin_of(request, target, client, names) == Origin::Own
-}
-
-/// Where a request was made, as far as a browser says.
-pub fn origin_of(
-    request: &http::request::Parts,
-    target: &Target,
-    client: &ClientAddress,
-    names: &TokenNames,
-) -> Origin {
-    let mut origins = request.headers.get_all(header::ORIGIN).iter();
-    match (origins.next(), origins.next()) {
-        (Some(origin), None) if is_own_origin(origin.as_bytes(), target, client, names) => {
-            Origin::Own
-        }
-        (Some(_), _) => Origin::Foreign,
-        (None, _) => {
-            let mut sites = request.headers.get_all("sec-fetch-site").iter();
-            match (sites.next(), sites.next()) {
-                (None, _) => Origin::Unsaid,
-                (Some(site), None) if site == "same-origin" => Origin::Own,
-                // A person's own doing, such as an address that was typed.
-                (Some(site), None) if site == "none" => Origin::Unsaid,
-                _ => Origin::Foreign,
-            }
-        }
-    }
-}
-
-/// Whether an `Origin` (RFC 6454 §6.2) is ours: that of the built-in issuer's pages where they are
-/// on the host that was asked, else the scheme and authority that the client used.
-fn is_own_origin(
-    origin: &[u8],
-    target: &Target,
-    client: &ClientAddress,
-    names: &TokenNames,
-) -> bool {
-    let asked = target.authority().as_bytes();
-    let is = |scheme: Scheme, authority: &[u8]| {
-        let written = origin
-            .strip_prefix(scheme.as_str().as_bytes())
-            .and_then(|rest| rest.strip_prefix(b"://"));
-        written.is_some_and(|written| same_authority(written, authority, scheme == Scheme::Https))
-    };
-    match &names.issuer {
-        Some(own)
-            if same_authority(own.authority.as_bytes(), asked, own.scheme == Scheme::Https) =>
-        {
-            is(own.scheme, own.authority.as_bytes())
-        }
-        _ => is(client.scheme(), asked),
-    }
 }
 
 #[cfg(test)]
@@ -564,38 +552,5 @@ mod tests {
             read(HEADER, "/", &[("authorization", &line)]),
             Err(Unauthenticated::Invalid(_))
         ));
-    }
-
-    #[test]
-    fn unsafe_requests_by_cookie_need_our_origin() {
-        use super::super::client::{Peer, TrustedProxies};
-        let own = |method: &str, fields: &[(&'static str, &'static str)]| {
-            let mut request =
-                http::Request::builder().method(method).uri("/").header("host", "a.test:8080");
-            for (name, value) in fields {
-                request = request.header(*name, *value);
-            }
-            let (parts, ()) = request.body(()).unwrap().into_parts();
-            let target =
-                Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
-            let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
-            is_own_request(
-                &parts,
-                &target,
-                &TrustedProxies::default().client(&peer, &parts.headers),
-                &TokenNames::default(),
-            )
-        };
-        assert!(own("GET", &[]));
-        assert!(!own("GET", &[("upgrade", "websocket")]));
-        assert!(!own("POST", &[]));
-        assert!(own("POST", &[("origin", "http://a.test:8080")]));
-        assert!(own("POST", &[("origin", "http://A.test:8080")]));
-        assert!(!own("POST", &[("origin", "https://a.test:8080")]));
-        assert!(!own("POST", &[("origin", "http://a.test")]));
-        assert!(!own("POST", &[("origin", "null"), ("sec-fetch-site", "same-origin")]));
-        assert!(own("POST", &[("sec-fetch-site", "same-origin")]));
-        assert!(!own("POST", &[("sec-fetch-site", "same-site")]));
-        assert!(!own("POST", &[("origin", "http://a.test:8080"), ("origin", "http://evil.test")]));
     }
 }

@@ -1,63 +1,202 @@
-//! A caller and a route make a permit: the proof that this request may pass.
+//! From a caller to a permit: the proof that this request may pass.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-use super::authenticate::{Caller, Place};
-use super::demands::Demands;
-use super::kept::Kept;
+use super::authenticate::{
+    AccessRequest, Caller, Newest, Place, Unauthenticated, Verifier, authenticate,
+    authenticate_with_newest,
+};
+use super::counted::Counted;
+use super::guard::{Access, Denied};
+use super::matched::{Matched, Stopped};
+use super::observer::Observer;
 use super::reason::Reason;
-use super::route::{Access, Route};
-use crate::token::VerifiedToken;
+use super::refusal::Refusal;
+use super::route::{Destination, Route};
+use super::token_memo::TokenMemo;
+use crate::token::Remembered;
 
-/// The proof that a request may take its route, and as whom.
+/// The proof that a request may take its route, and as whom. It owns the request, and was made from
+/// nothing else. Only [`Authenticated::authorize`] makes one.
+///
+/// ```
+/// fn reason(permit: &portcullis::gateway::authorize::Permit<'_>) -> &'static str {
+///     permit.reason().as_str()
+/// }
+/// ```
+/// A matched request alone does not make one:
+/// ```compile_fail
+/// use portcullis::gateway::authorize::Permit;
+/// use portcullis::gateway::matched::Matched;
+/// use portcullis::gateway::reason::Reason;
+/// fn forge(matched: Matched<'_>) -> Permit<'_> {
+///     Permit { matched, grant: todo!(), overriding: None }
+/// }
+/// ```
 #[derive(Debug)]
-pub struct Permit<'route> {
-    route: &'route Route,
-    caller: Option<Caller>,
-    reason: Reason,
+pub struct Permit<'s> {
+    matched: Matched<'s>,
+    grant: Grant,
+    /// That of the overriding method, without which there is no permit. It says nothing that is
+    /// used: holding it is the point.
+    #[expect(dead_code, reason = "a permit without it cannot be made")]
+    overriding: Option<Grant>,
 }
 
-impl<'route> Permit<'route> {
+/// What one question of access was answered with.
+#[derive(Debug)]
+struct Grant {
+    caller: Option<Caller>,
+    reason: Reason,
+    /// Why the caller counts as none, where the endpoint decides for itself.
+    rejected: Option<Box<Refusal>>,
+}
+
+/// A request whose credentials were read, for its own method and for an overriding one.
+#[derive(Debug)]
+pub struct Authenticated<'s> {
+    matched: Matched<'s>,
+    caller: Result<Option<Caller>, Unauthenticated>,
+    overriding: Option<Result<Option<Caller>, Unauthenticated>>,
+}
+
+impl<'s> Authenticated<'s> {
+    /// Recognises the caller of a request. `now` is in Unix seconds. With `newest` it waits a few
+    /// seconds for keys that are not known yet; without, what is known decides.
+    pub async fn new(
+        counted: Counted<Matched<'s>>,
+        verifier: &Verifier<'_>,
+        now: u64,
+        newest: Option<Newest<'_>>,
+    ) -> Self {
+        let recognise = async |access: &AccessRequest<'_>| match newest {
+            Some(newest) => authenticate_with_newest(access, verifier, now, newest).await,
+            None => authenticate(access, verifier, now),
+        };
+        let matched = counted.into_inner();
+        // What is rare is boxed: hyper keeps the room of this future for as long as a connection is
+        // open.
+        let overriding = match matched.overriding_access() {
+            Some(access) => Some(Box::pin(recognise(&access)).await),
+            None => None,
+        };
+        let caller = recognise(&matched.access()).await;
+        Self { matched, caller, overriding }
+    }
+
+    /// Decides whether the caller may pass.
+    ///
+    /// # Errors
+    /// The request, and the refusal of authentication, of a limit by subject, or of authorization.
+    pub fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
+        let Self { mut matched, caller, overriding } = self;
+        if let Some(refusal) = matched.take_endpoint_refusal() {
+            return Err(Stopped::new(matched, refusal));
+        }
+        let overriding = match (matched.overriding_access(), overriding) {
+            (Some(access), Some(caller)) => Some(grant(&access, caller, observer)),
+            _ => None,
+        };
+        let overriding = match overriding.transpose() {
+            Ok(overriding) => overriding,
+            Err(refusal) => return Err(Stopped::new(matched, refusal)),
+        };
+        match grant(&matched.access(), caller, observer) {
+            Ok(grant) => Ok(Permit { matched, grant, overriding }),
+            Err(refusal) => Err(Stopped::new(matched, refusal)),
+        }
+    }
+}
+
+impl<'s> Permit<'s> {
+    /// The request.
+    pub fn matched(&self) -> &Matched<'s> {
+        &self.matched
+    }
+
     /// The route that it is for.
-    pub fn route(&self) -> &'route Route {
-        self.route
+    pub fn route(&self) -> &'s Route {
+        self.matched.route()
     }
 
-    /// Who may; `None` where nobody is known. The upstream is told of nobody else.
-    pub fn caller(&self) -> Option<&Arc<VerifiedToken>> {
-        self.caller.as_ref().map(|caller| &caller.token)
+    /// The caller; `None` where none is known. The upstream is told about this one only.
+    pub fn caller(&self) -> Option<&Arc<Remembered<TokenMemo>>> {
+        self.grant.caller.as_ref().map(Caller::token)
     }
 
-    /// Whether `Authorization` may go on where the route forwards it: a credential that nobody has
-    /// verified never stands beside an identity, or where an application would take it for
-    /// verified. Where credentials are optional and nobody is known, that is what could be read as
-    /// a token by an application that reads carelessly: only a password's schemes go on.
-    pub fn vouches_for_authorization(&self, headers: &HeaderMap) -> bool {
-        match &self.caller {
-            Some(caller) => caller.place == Place::Header,
-            None if self.reason == Reason::Anonymous => {
-                self.route.token_from.header && is_a_passwords(headers)
+    /// Whether `Authorization` may go on where the route forwards it: a credential that was not
+    /// verified never goes on together with an identity, or where an application would take it for
+    /// verified. Where credentials are optional and no caller is known, that is what could be read
+    /// as a token by an application that reads carelessly: only a password's schemes go on.
+    pub fn vouches_for_authorization(&self) -> bool {
+        match &self.grant.caller {
+            Some(caller) => caller.place() == Place::Header,
+            None if self.reason() == Reason::Anonymous => {
+                self.route().guard.token_from.header
+                    && is_a_passwords(&self.matched.parts().headers)
             }
-            None => self.reason == Reason::Public,
+            None => self.reason() == Reason::Public,
         }
     }
 
     /// Why: one of the reasons of a pass, or the refusal's own on a route that does not enforce.
     pub fn reason(&self) -> Reason {
-        self.reason
+        self.grant.reason
     }
 
-    /// A permit for nobody, on a route that only counts its refusals.
-    ///
-    /// `None` where the route enforces, or the reason is none that may be softened.
-    pub fn unenforced(route: &'route Route, reason: Reason) -> Option<Self> {
-        let softened = matches!(reason.status().as_u16(), 401 | 403)
-            && reason != Reason::OriginForeign
-            || reason == Reason::KeysUnavailable;
-        (!route.enforce && softened).then_some(Self { route, caller: None, reason })
+    /// Takes it back.
+    pub(super) fn stop(self, refusal: Refusal) -> Stopped<'s> {
+        Stopped::new(self.matched, refusal)
     }
+
+    /// Takes it apart: the request, its caller, and why credentials that were sent count as none.
+    pub(super) fn into_parts(self) -> (Matched<'s>, Option<Caller>, Option<Box<Refusal>>) {
+        (self.matched, self.grant.caller, self.grant.rejected)
+    }
+}
+
+/// Counts the caller, then decides. A refusal becomes a grant for no caller where the route does
+/// not enforce, or where the endpoint decides for itself.
+fn grant(
+    access: &AccessRequest<'_>,
+    caller: Result<Option<Caller>, Unauthenticated>,
+    observer: &mut impl Observer,
+) -> Result<Grant, Refusal> {
+    let counted = match caller {
+        Ok(caller) => {
+            observer.authenticated(access.route, caller.as_ref());
+            Ok(Counted::by_subject(access, caller, observer)?)
+        }
+        Err(unauthenticated) => Err(Refusal::from(unauthenticated)),
+    };
+    let decided = counted.and_then(|counted| Ok(authorize(access, counted)?));
+    match decided {
+        Ok((caller, reason)) => {
+            observer.granted(access.route, reason);
+            Ok(Grant { caller, reason, rejected: None })
+        }
+        Err(refusal) if access.guard.access == Access::Lenient => {
+            observer.tolerated(access.route, &refusal);
+            observer.granted(access.route, Reason::Public);
+            let rejected = Some(Box::new(refusal));
+            Ok(Grant { caller: None, reason: Reason::Public, rejected })
+        }
+        Err(refusal) if !access.guard.enforce && is_softened(refusal.reason()) => {
+            let reason = refusal.reason();
+            observer.tolerated(access.route, &refusal);
+            observer.granted(access.route, reason);
+            Ok(Grant { caller: None, reason, rejected: None })
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Whether `enforce = false` lets a request pass in spite of this.
+fn is_softened(reason: Reason) -> bool {
+    let is_access = matches!(reason.status().as_u16(), 401 | 403);
+    is_access && reason != Reason::OriginForeign || reason == Reason::KeysUnavailable
 }
 
 /// Whether `Authorization` is there once, of a scheme that proves a password (RFC 7617, RFC 7616,
@@ -70,90 +209,31 @@ fn is_a_passwords(headers: &HeaderMap) -> bool {
     ["basic", "digest", "negotiate", "ntlm"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
-/// What a caller lacks.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Denied {
-    /// There is none, and the route needs one.
-    #[error("no caller")]
-    Nobody,
-    /// The route takes callers of other issuers.
-    #[error("issuer `{0}` is not among the route's issuers")]
-    Issuer(Arc<str>),
-    /// None of `roles`, or not all of `all_roles`.
-    #[error("the caller lacks the role {0}")]
-    Role(String),
-    /// Not all of `scopes`.
-    #[error("the caller lacks the scope `{0}`")]
-    Scope(String),
-    /// A claim without any of its values.
-    #[error("the claim `{0}` has none of the values asked for")]
-    Claim(String),
-}
-
-/// Decides whether a caller, or nobody, may take a route.
-///
-/// # Errors
-/// [`Denied`]
-pub fn authorize(route: &Route, caller: Option<Caller>) -> Result<Permit<'_>, Denied> {
+/// Decides whether a caller, or none, may take a route.
+fn authorize(
+    access: &AccessRequest<'_>,
+    counted: Counted<Option<Caller>>,
+) -> Result<(Option<Caller>, Reason), Denied> {
+    let (guard, caller) = (access.guard, counted.into_inner());
     let reason = match &caller {
-        None => match route.access {
+        None => match guard.access {
             Access::Public => Reason::Public,
             Access::Optional => Reason::Anonymous,
-            // Authentication has refused already; this door does not rely on it.
-            Access::Authenticated => return Err(Denied::Nobody),
+            // Authentication has refused already; this check does not rely on it.
+            Access::Authenticated | Access::Lenient => return Err(Denied::Nobody),
         },
         Some(caller) => {
-            meets_once(&route.demands, &caller.token)?;
-            if route.demands.any() { Reason::Authorized } else { Reason::Authenticated }
+            let token = caller.token();
+            if !guard.demands.is_nothing() {
+                token.memo().meets(&guard.demands, || guard.demands.check(token))?;
+            }
+            match access.route.destination {
+                // The endpoint decides what its caller may do.
+                Destination::Identity(_) => Reason::Public,
+                Destination::Upstream(_) if guard.demands.any() => Reason::Authorized,
+                Destination::Upstream(_) => Reason::Authenticated,
+            }
         }
     };
-    Ok(Permit { route, caller, reason })
-}
-
-/// [`meets`], which is asked once of a caller that is remembered.
-fn meets_once(demands: &Arc<Demands>, caller: &VerifiedToken) -> Result<(), Denied> {
-    if demands.is_nothing() {
-        return Ok(());
-    }
-    let Some(mut kept) = Kept::of(caller) else { return meets(demands, caller) };
-    if !kept.meets(demands) {
-        meets(demands, caller)?;
-        kept.met(demands);
-    }
-    Ok(())
-}
-
-fn meets(demands: &Demands, caller: &VerifiedToken) -> Result<(), Denied> {
-    if let Some(issuers) = &demands.issuers
-        && !issuers.contains(caller.issuer_name())
-    {
-        return Err(Denied::Issuer(Arc::clone(caller.issuer_name())));
-    }
-    let holds = |role: &String| caller.roles().contains(role);
-    if !demands.any_role.is_empty() && !demands.any_role.iter().any(holds) {
-        return Err(Denied::Role(listed(&demands.any_role)));
-    }
-    if let Some(role) = demands.all_roles.iter().find(|role| !holds(role)) {
-        return Err(Denied::Role(listed(std::slice::from_ref(role))));
-    }
-    if let Some(scope) = demands.scopes.iter().find(|scope| !caller.scopes().contains(scope)) {
-        return Err(Denied::Scope(scope.clone()));
-    }
-    for (path, wanted) in &demands.claims {
-        let found = caller.claim(path);
-        let has = |value: &serde_json::Value| wanted.iter().any(|wanted| wanted.matches(value));
-        let meets = match found {
-            Some(serde_json::Value::Array(values)) => values.iter().any(has),
-            Some(value) => has(value),
-            None => false,
-        };
-        if !meets {
-            return Err(Denied::Claim(path.to_string()));
-        }
-    }
-    Ok(())
-}
-
-fn listed(roles: &[String]) -> String {
-    roles.iter().map(|role| format!("`{role}`")).collect::<Vec<_>>().join(" or ")
+    Ok((caller, reason))
 }

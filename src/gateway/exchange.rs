@@ -9,21 +9,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Telemetry;
-use super::authorize::Permit;
+use super::authenticate::Caller;
 use super::body::{Body, BodyError, Upload};
-use super::client::Peer;
-use super::outgoing::ExchangeIds;
+use super::client::{ClientAddress, Peer};
+use super::exchange_ids::ExchangeIds;
+use super::observer::{LimitKey, Observer};
 use super::reason::{Outcome, Reason};
 use super::refusal::Refusal;
 use super::route::Route;
 use super::snapshot::Snapshot;
-use crate::limit::{Cell, Count, Limit};
+use super::target::Target;
+use super::token_memo::TokenMemo;
+use crate::limit::{Cell, Count, Exceeded, Limit};
 use crate::telemetry::access::{AccessRecord, LoggedCaller};
-use crate::token::VerifiedToken;
+use crate::token::{Issuer, Remembered};
 
 /// The status of a request whose client went away before there was one, as nginx writes it.
 const CLIENT_GONE: u16 = 499;
@@ -53,7 +56,7 @@ pub struct Exchange {
     ids: Option<ExchangeIds>,
     client: IpAddr,
     route: Option<usize>,
-    caller: Option<Arc<VerifiedToken>>,
+    caller: Option<Arc<Remembered<TokenMemo>>>,
     decision: Option<Reason>,
     outcome: Outcome,
     status: Option<u16>,
@@ -105,20 +108,9 @@ impl Exchange {
         })
     }
 
-    /// Who asks, and under which id.
-    pub fn identified(&mut self, client: IpAddr, ids: ExchangeIds) {
-        self.client = client;
-        self.ids = Some(ids);
-    }
-
     /// The ids of this exchange; a request that was refused before they were read gets its own.
-    pub fn ids(&mut self) -> &ExchangeIds {
+    fn own_ids(&mut self) -> &ExchangeIds {
         self.ids.get_or_insert_with(|| ExchangeIds::begin(self.client))
-    }
-
-    /// The route was found.
-    pub fn routed(&mut self, route: usize) {
-        self.route = Some(route);
     }
 
     /// When it began, in Unix seconds.
@@ -136,18 +128,6 @@ impl Exchange {
     /// Whether a limit has counted this request: two routes that share it count once.
     pub fn was_counted(&self, limit: &Arc<Limit>) -> bool {
         self.cell.iter().chain(&self.more_cells).any(|(counted, _)| Arc::ptr_eq(counted, limit))
-    }
-
-    /// The caller is known.
-    pub fn recognised(&mut self, caller: &Arc<VerifiedToken>) {
-        self.caller = Some(Arc::clone(caller));
-    }
-
-    /// It may pass.
-    pub fn permitted(&mut self, permit: &Permit<'_>) {
-        self.decision = Some(permit.reason());
-        self.outcome =
-            if permit.reason().is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
     }
 
     /// Its body is read here.
@@ -215,7 +195,7 @@ impl Exchange {
 
     /// The id that the client is told.
     pub fn request_id(&mut self) -> &str {
-        self.ids().request_id.to_str().unwrap_or_default()
+        self.own_ids().request_id.to_str().unwrap_or_default()
     }
 
     /// Attaches the record to the response: it is written when the body ends or is dropped.
@@ -265,6 +245,87 @@ impl Exchange {
     }
 }
 
+impl Observer for Exchange {
+    fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
+        self.client = client.ip();
+        self.ids = Some(ExchangeIds::new(headers, client));
+    }
+
+    fn targeted(&mut self, _: &Target) {}
+
+    fn logout(&mut self, _: &Issuer) {}
+
+    fn routed(&mut self, route: &Route, _: &Target) {
+        self.route = Some(route.index);
+    }
+
+    fn count(
+        &mut self,
+        route: &Route,
+        limit: &Arc<Limit>,
+        key: LimitKey<'_>,
+    ) -> Result<(), Refusal> {
+        // Two routes that share a limit count once.
+        if self.was_counted(limit) {
+            return Ok(());
+        }
+        let taken = match key {
+            LimitKey::Client(client) => limit.take_client(client.ip()),
+            LimitKey::Subject(caller) => {
+                limit.take_subject(caller.token().issuer_name(), caller.token().subject())
+            }
+        };
+        count(|| route.count_limited(), limit, taken, self)
+    }
+
+    fn authenticated(&mut self, _: &Route, caller: Option<&Caller>) {
+        if let Some(caller) = caller {
+            self.caller = Some(Arc::clone(caller.token()));
+        }
+    }
+
+    fn tolerated(&mut self, _: &Route, _: &Refusal) {}
+
+    fn granted(&mut self, _: &Route, reason: Reason) {
+        self.decision = Some(reason);
+        self.outcome = if reason.is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
+    }
+
+    fn ids(&mut self) -> &ExchangeIds {
+        self.own_ids()
+    }
+}
+
+/// What a limit says of a request: its cell is kept with the exchange, or the request goes no
+/// further.
+pub(super) fn count(
+    exceeds: impl FnOnce(),
+    limit: &Arc<Limit>,
+    taken: Result<Cell, Exceeded>,
+    exchange: &mut Exchange,
+) -> Result<(), Refusal> {
+    let exceeded = match taken {
+        Ok(cell) => {
+            exchange.counted(Arc::clone(limit), cell);
+            return Ok(());
+        }
+        Err(exceeded) => exceeded,
+    };
+    exceeds();
+    if limit.observes() {
+        tracing::info!(
+            limit = limit.name(),
+            request_id = exchange.request_id(),
+            "would be limited"
+        );
+        return Ok(());
+    }
+    Err(Refusal::Limited {
+        limit: limit.name().to_owned(),
+        retry_after: exceeded.retry_after_seconds(),
+    })
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         let duration =
@@ -286,7 +347,7 @@ impl Drop for Exchange {
         if !self.view.snapshot.access_log {
             return;
         }
-        self.ids();
+        self.own_ids();
         let Some(ids) = &self.ids else { return };
         let caller = self.caller.as_deref();
         let trace_id = ids.trace.trace_id();

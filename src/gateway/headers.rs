@@ -5,13 +5,12 @@
 //! every sign that is neither letter nor digit as `-`.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
-use super::kept::Kept;
+use super::token_names::TokenNames;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
@@ -210,6 +209,25 @@ pub const NOT_IN_TRAILERS: [&str; 16] = [
     "sec-fetch-site",
 ];
 
+/// What one config says about every outgoing request.
+#[derive(Clone, Debug)]
+pub struct HeaderRules {
+    /// The names that no client can send through.
+    pub owned: OwnedNames,
+    /// Our cookie and query parameter.
+    pub token_names: TokenNames,
+}
+
+/// The only value of a field; `None` when there is none, or more than one.
+pub(super) fn single_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
 /// What upstreams are told about a caller: header = claim.
 #[derive(Clone, Debug)]
 pub struct IdentityHeaders(Vec<(HeaderName, Claim)>);
@@ -259,38 +277,8 @@ impl IdentityHeaders {
         self.0.iter().map(|(name, _)| name)
     }
 
-    /// Sets one value of each, and none where the claim is absent or an object.
-    ///
-    /// They are written once for a caller that is remembered, and kept beside its token.
-    pub fn set(self: &Arc<Self>, caller: &VerifiedToken, headers: &mut HeaderMap) {
-        let mut set = |name: &HeaderName, value: Option<&HeaderValue>| {
-            if let Some(value) = value {
-                headers.insert(name.clone(), value.clone());
-            }
-        };
-        match Kept::of(caller) {
-            Some(mut kept) => {
-                let mut names = self.names();
-                kept.values(
-                    self,
-                    || caller.room_beside(),
-                    || self.values(caller),
-                    |value| {
-                        if let Some(name) = names.next() {
-                            set(name, value);
-                        }
-                    },
-                );
-            }
-            None => self
-                .names()
-                .zip(self.values(caller))
-                .for_each(|(name, value)| set(name, value.as_ref())),
-        }
-    }
-
     /// The value of each; `None` where the claim has nothing to say.
-    fn values(&self, caller: &VerifiedToken) -> Vec<Option<HeaderValue>> {
+    pub(super) fn values(&self, caller: &VerifiedToken) -> Vec<Option<HeaderValue>> {
         // All in one allocation: a request of a remembered caller finds them beside each other.
         let mut text = Vec::new();
         let spans: Vec<_> =

@@ -189,9 +189,10 @@ pub async fn log_out(
     revocations: &Revocations,
     now: u64,
 ) -> Result<Response<Body>, LogoutFault> {
-    let LogoutToken { jti, over_at, revocation } = token;
     let settings = issuer.settings();
-    let name = name(settings.issuer.as_deref().unwrap_or_default(), &jti);
+    let name = name(settings.issuer.as_deref().unwrap_or_default(), token.jti());
+    let over_at = token.expires_at();
+    let revocation = token.into_revocation();
     if !received.first(name, over_at, now) {
         return Err(LogoutFault::Repeated);
     }

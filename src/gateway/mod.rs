@@ -1,32 +1,39 @@
 //! What a request walks through, in walking order.
 //!
-//! [`Gateway::pass`] is the whole policy, read from top to bottom. Each step hands the next one a
-//! proof: a [`Target`] has one meaning, a [`VerifiedToken`](crate::token::VerifiedToken) was
-//! verified, a [`Permit`] was granted, and only an [`Outgoing`] can be sent.
+//! [`Decider::decide`] is the whole policy, read from top to bottom. Each step makes a value from
+//! the one before, and nothing else can make it: [`matched::Matched`], [`authenticate::Caller`],
+//! [`authorize::Permit`], [`Outgoing`]. Only an [`Outgoing`] can be sent.
 
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
 pub mod client;
-pub mod demands;
+mod counted;
+pub mod decide;
 mod dial;
 mod echo;
+mod endpoint;
 pub mod exchange;
-pub mod explain;
+pub mod exchange_ids;
 pub mod framing;
+pub mod guard;
 pub mod headers;
 mod heard;
-mod identity;
-mod kept;
 pub mod logout;
+pub mod matched;
 pub mod navigation;
+pub mod observer;
+pub mod origin;
 pub mod outgoing;
 mod reading_on;
 pub mod reason;
 pub mod refusal;
 pub mod route;
+mod send;
 pub mod snapshot;
 pub mod target;
+pub mod token_memo;
+pub mod token_names;
 mod tunnel;
 pub mod upstream;
 pub mod worker;
@@ -36,7 +43,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -44,31 +50,28 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::authenticate::{Caller, Time, Verifier, authenticate_with_newest};
-use self::authorize::{Permit, authorize};
+use self::authenticate::{Newest, Verifier};
 use self::body::{Body, ClientBody, Gate};
-use self::client::{ClientAddress, Peer};
+use self::client::Peer;
+use self::decide::{Decided, Decider};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
-use self::framing::{check_request, head_alone, may_be_followed, settle_response};
-use self::identity::{Visit, shown};
+use self::framing::{head_alone, may_be_followed, settle_response};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
-use self::navigation::led_or_told;
-use self::outgoing::{ExchangeIds, Outgoing, strip_response};
+use self::matched::LogoutRequest;
+use self::outgoing::{Outgoing, strip_response};
 use self::reason::Reason;
 use self::refusal::Refusal;
-use self::route::{Destination, Route};
 pub use self::snapshot::Snapshot;
-use self::target::{Target, TargetError};
+pub use self::token_memo::TokenMemo;
 use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
 use self::worker::Worker;
 use crate::clock::Clock;
-use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 use crate::revocation::Revocations;
 use crate::telemetry::access::{AccessRecord, LoggedCaller};
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::writer::LogWriter;
-use crate::token::{Issuer, VerifiedToken};
+use crate::token::Remembered;
 
 /// The gateway: one current snapshot, and what outlives all snapshots.
 #[derive(Debug)]
@@ -119,7 +122,7 @@ impl Telemetry {
     }
 
     /// What the log says of a caller. As JSON it is written once for a caller that is remembered.
-    fn logged<'a>(&self, caller: &'a VerifiedToken) -> LoggedCaller<'a> {
+    fn logged<'a>(&self, caller: &'a Remembered<TokenMemo>) -> LoggedCaller<'a> {
         let named = || LoggedCaller {
             issuer: Some(&**caller.issuer_name()),
             subject: Some(caller.subject()),
@@ -128,7 +131,7 @@ impl Telemetry {
         };
         match self.format {
             Format::Json => LoggedCaller {
-                written: Some(caller.logged(|| named().json())),
+                written: Some(caller.memo().logged(|| named().json())),
                 ..LoggedCaller::default()
             },
             Format::Text => named(),
@@ -262,73 +265,42 @@ impl Gateway {
         request: Request<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
-        let (mut parts, body) = request.into_parts();
-        let client = snapshot.proxies.client(peer, &parts.headers);
-        exchange.identified(client.ip(), ExchangeIds::new(&parts.headers, &client));
-        // hyper counts them on HTTP/1.1 only. On HTTP/2 a client may write each cookie as a field
-        // of its own (RFC 9113 §8.2.3).
-        let more_cookies = parts.headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
-        if parts.headers.len() - more_cookies > snapshot.limits.max_headers {
-            return Err(Refusal::HeadersTooLarge);
-        }
-        check_request(&parts.headers)?;
-        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        let (parts, body) = request.into_parts();
+        let verifier = Verifier::new(
+            &snapshot.rules.token_names,
+            &snapshot.issuers,
+            Some(worker.tokens()),
+            self.revocations.list(),
+        );
+        let newest = Newest { keys: &snapshot.keys, clock: &self.telemetry.clock };
+        let decider =
+            Decider { snapshot, verifier, now: exchange.began_at(), newest: Some(newest) };
         // What is rare is boxed: hyper keeps the room of this future for as long as a connection is
         // open.
-        if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
-            return Ok(Passed::Response(
-                Box::pin(self.log_out(snapshot, issuer, &parts, body, exchange)).await?,
-            ));
-        }
-        let route = snapshot.routes.find(&parts.method, &target)?;
-        exchange.routed(route.index);
-        let overridden = overridden(snapshot, route, &parts, &target)?;
-        Self::limit_client(route, &client, exchange)
-            .map_err(|refusal| shown(snapshot, route, &parts, &target, refusal))?;
-        if let Some((also, parts)) = &overridden {
-            Self::limit_client(also, &client, exchange)?;
-            Box::pin(self.admit(snapshot, worker, also, parts, &target, &client, exchange)).await?;
-        }
-        let permit =
-            self.admit(snapshot, worker, route, &parts, &target, &client, exchange).await.map_err(
-                |refusal| led_or_told(snapshot, route.token_from.cookie, &parts, &target, refusal),
-            )?;
-        exchange.permitted(&permit);
-        let upstream = match &route.destination {
-            Destination::Upstream(upstream) => upstream,
-            Destination::Identity(mount) => {
-                let (verifier, now) =
-                    (self.verifier(snapshot, worker), self.telemetry.clock.unix_seconds());
-                let visit = Visit {
-                    snapshot,
-                    route,
-                    mount,
-                    target: &target,
-                    client: &client,
-                    verifier,
-                    now,
-                };
-                return Box::pin(self.visit(visit, parts, body, exchange))
-                    .await
-                    .map(Passed::Response);
+        match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
+            Decided::Forward(outgoing, upstream) => {
+                self.send(snapshot, worker, upstream, outgoing, body, exchange).await
             }
-        };
-
-        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-        let outgoing =
-            Outgoing::prepare(parts, &target, &client, &permit, exchange.ids(), &snapshot.rules)?;
-        self.send(snapshot, worker, upstream, outgoing, body, on_upgrade, exchange).await
+            Decided::Endpoint(permit, mount) => {
+                let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
+                Box::pin(answer).await.map(Passed::Response)
+            }
+            Decided::Logout(request) => {
+                let response = Box::pin(self.log_out(snapshot, &request, body, exchange)).await?;
+                Ok(Passed::Response(response))
+            }
+        }
     }
 
     /// Ends what a logout token of this issuer says.
     async fn log_out(
         &self,
         snapshot: &Snapshot,
-        issuer: &Issuer,
-        parts: &Parts,
+        request: &LogoutRequest<'_>,
         body: Incoming,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, LogoutFault> {
+        let issuer = request.issuer();
         let (body, upload) = ClientBody::new(
             body,
             logout::LARGEST_BODY,
@@ -337,7 +309,7 @@ impl Gateway {
             None,
         );
         exchange.reads(upload);
-        let token = logout_token(parts, body).await?;
+        let token = logout_token(request.parts(), body).await?;
         let token = verified(issuer, &token, &snapshot.keys, &self.telemetry.clock).await?;
         let now = self.telemetry.clock.unix_seconds();
         let response = log_out(issuer, token, &self.logouts, &self.revocations, now).await?;
@@ -345,90 +317,14 @@ impl Gateway {
         Ok(response)
     }
 
-    /// Who is calling, and whether they may take this route.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the two steps between which a limit stands, for both methods of an override"
-    )]
-    async fn admit<'snapshot>(
-        &self,
-        snapshot: &'snapshot Snapshot,
-        worker: &Worker,
-        route: &'snapshot Route,
-        parts: &Parts,
-        target: &Target,
-        client: &ClientAddress,
-        exchange: &mut Exchange,
-    ) -> Result<Permit<'snapshot>, Refusal> {
-        let verifier = self.verifier(snapshot, worker);
-        let time = Time { arrived: exchange.began_at(), clock: &self.telemetry.clock };
-        let caller =
-            authenticate_with_newest(route, parts, target, client, verifier, &snapshot.keys, time)
-                .await;
-        if let Ok(Some(caller)) = &caller {
-            exchange.recognised(&caller.token);
-            Self::limit_subject(route, &caller.token, exchange)?;
-        }
-        permit(route, caller.map_err(Refusal::from))
-    }
-
-    fn verifier<'a>(&'a self, snapshot: &'a Snapshot, worker: &'a Worker) -> Verifier<'a> {
-        Verifier {
-            names: &snapshot.rules.token_names,
-            issuers: &snapshot.issuers,
-            known: Some(worker.tokens()),
-            revoked: self.revocations.list(),
-        }
-    }
-
-    fn limit_client(
-        route: &Route,
-        client: &ClientAddress,
-        exchange: &mut Exchange,
-    ) -> Result<(), Refusal> {
-        match &route.limit {
-            Some(limit)
-                if limit.settings().key == KeyKind::Client && !exchange.was_counted(limit) =>
-            {
-                count(|| route.count_limited(), limit, limit.take_client(client.ip()), exchange)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn limit_subject(
-        route: &Route,
-        caller: &VerifiedToken,
-        exchange: &mut Exchange,
-    ) -> Result<(), Refusal> {
-        match &route.limit {
-            Some(limit)
-                if limit.settings().key == KeyKind::Subject && !exchange.was_counted(limit) =>
-            {
-                count(
-                    || route.count_limited(),
-                    limit,
-                    limit.take_subject(caller.issuer_name(), caller.subject()),
-                    exchange,
-                )
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Sends the request and makes the upstream's answer ours.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the last step of the line gathers what the others made"
-    )]
     async fn send(
         &self,
         snapshot: &Snapshot,
         worker: &Worker,
         application: &Arc<Upstream>,
-        outgoing: Outgoing,
+        mut outgoing: Outgoing,
         body: Incoming,
-        on_upgrade: Option<OnUpgrade>,
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
         let is_echo = application.settings().application == Application::Echo;
@@ -443,9 +339,6 @@ impl Gateway {
             asks.request_trailers.clone(),
             gate.clone(),
         );
-        if body.announced().is_some_and(|bytes| bytes > snapshot.max_body) {
-            return Err(Refusal::BodyTooLarge);
-        }
         let begun = exchange.sent(upload.clone());
         if is_echo {
             let response =
@@ -454,8 +347,10 @@ impl Gateway {
             return Ok(Passed::Response(response));
         }
         let ends_connection = outgoing.ends_connection(&body);
-        let request = outgoing.into_request(body, gate.clone());
-        let sent = application.send(worker.index(), request, upload.as_deref(), begun.into()).await;
+        let on_upgrade = outgoing.take_upgrade();
+        let sent = application
+            .send(worker.index(), outgoing, body, gate.clone(), upload.as_deref(), begun.into())
+            .await;
         let answered = exchange.answered();
         let (mut response, mut lease) = sent?;
         if ends_connection
@@ -522,91 +417,6 @@ struct Tunnel {
     client: OnUpgrade,
     upstream: OnUpgrade,
     lease: Lease,
-}
-
-/// What a limit says of a request: its cell is kept with the exchange, or the request goes no
-/// further.
-fn count(
-    exceeds: impl FnOnce(),
-    limit: &Arc<Limit>,
-    taken: Result<Cell, Exceeded>,
-    exchange: &mut Exchange,
-) -> Result<(), Refusal> {
-    let exceeded = match taken {
-        Ok(cell) => {
-            exchange.counted(Arc::clone(limit), cell);
-            return Ok(());
-        }
-        Err(exceeded) => exceeded,
-    };
-    exceeds();
-    if limit.observes() {
-        tracing::info!(
-            limit = limit.name(),
-            request_id = exchange.request_id(),
-            "would be limited"
-        );
-        return Ok(());
-    }
-    Err(Refusal::Limited {
-        limit: limit.name().to_owned(),
-        retry_after: exceeded.retry_after_seconds(),
-    })
-}
-
-/// The permit for a recognised caller, or for nobody where the route only counts its refusals.
-///
-/// # Errors
-/// The refusal of authentication or authorization.
-pub fn permit(
-    route: &Route,
-    caller: Result<Option<Caller>, Refusal>,
-) -> Result<Permit<'_>, Refusal> {
-    caller
-        .and_then(|caller| authorize(route, caller).map_err(Refusal::from))
-        .or_else(|refusal| Permit::unenforced(route, refusal.reason()).ok_or(refusal))
-}
-
-/// The request as an application would read it that obeys an override field, and its route, where
-/// the chosen route lets such fields through: it must be let through as well.
-///
-/// # Errors
-/// [`Refusal::MethodOverride`], a method that is never forwarded, or that no route takes it.
-pub fn overridden<'snapshot>(
-    snapshot: &'snapshot Snapshot,
-    route: &Route,
-    parts: &Parts,
-    target: &Target,
-) -> Result<Option<(&'snapshot Route, Parts)>, Refusal> {
-    if !route.method_override {
-        return Ok(None);
-    }
-    let Some(method) = override_method(&parts.headers)? else { return Ok(None) };
-    if method == Method::CONNECT || method == Method::TRACE {
-        return Err(TargetError::Method.into());
-    }
-    let other = snapshot.routes.find(&method, target)?;
-    let mut parts = parts.clone();
-    parts.method = method;
-    Ok(Some((other, parts)))
-}
-
-fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
-    let mut found = None;
-    for (name, value) in headers {
-        if !self::headers::METHOD_OVERRIDES
-            .iter()
-            .any(|own| self::headers::same_folded(own, name.as_str()))
-        {
-            continue;
-        }
-        let upper = value.as_bytes().trim_ascii().to_ascii_uppercase();
-        let method = Method::from_bytes(&upper).map_err(|_| Refusal::MethodOverride)?;
-        if found.replace(method.clone()).is_some_and(|earlier| earlier != method) {
-            return Err(Refusal::MethodOverride);
-        }
-    }
-    Ok(found)
 }
 
 fn upgrades_to_websocket(headers: &HeaderMap) -> bool {

@@ -1,89 +1,125 @@
-//! A browser on its way to a page that it may not see yet: it is led to the login, or through a
-//! renewal, and back. What a person sends with a form cannot be led along: they are told what to
-//! do.
+//! What a person gets instead of a bare refusal: a browser goes to the login, or through a renewal,
+//! and back. A form cannot be sent along, so the answer to one is a page that says what to do.
 
-use http::request::Parts;
 use http::{HeaderMap, Method, header};
 
 use super::authenticate::{Unauthenticated, has_token_cookie};
+use super::guard::Access;
+use super::matched::{Matched, Stopped};
 use super::refusal::Refusal;
+use super::route::Destination;
 use super::snapshot::Snapshot;
-use super::target::Target;
-use crate::identity::{Mount, pages, return_to};
+use crate::identity::pages::{self, Why};
+use crate::identity::{Mount, Policy, return_to};
 use crate::token::InvalidToken;
 
-/// The refusal of a request that nobody was recognised for, or where a browser goes instead
-/// (CONTRACT §2, rule 10).
+/// The refusal of a request, or what a person gets in its place (CONTRACT §2, rule 10): a redirect
+/// to the login, or a page with the same status.
 ///
-/// Only a navigation is led away, only where cookies are taken and the host has a login. A script's
-/// request gets its 401 and renews by `POST /refresh`.
-pub fn led(
-    snapshot: &Snapshot,
-    takes_cookies: bool,
-    parts: &Parts,
-    target: &Target,
-    refusal: Refusal,
-) -> Refusal {
-    if !asks(&parts.method) {
-        return refusal;
+/// Only a navigation is redirected, only where cookies are read and the host has a login. A script
+/// gets its 401 and renews by `POST /refresh`.
+pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> Refusal {
+    let Stopped { matched, refusal } = stopped;
+    match &matched.route().destination {
+        Destination::Upstream(_) if asks_for_page(&matched.parts().method) => {
+            redirect(snapshot, &matched, refusal)
+        }
+        Destination::Upstream(_) => explain_unsent_form(snapshot, &matched, refusal),
+        Destination::Identity(mount) => {
+            let needs_caller = matched.access().guard.access == Access::Authenticated;
+            let refusal = if needs_caller && asks_for_page(&matched.parts().method) {
+                redirect(snapshot, &matched, refusal)
+            } else {
+                refusal
+            };
+            explain_at_endpoint(snapshot, &matched, mount, refusal)
+        }
     }
-    let Some((mount, page)) = way_in(snapshot, takes_cookies, parts, target, &refusal) else {
-        return refusal;
-    };
-    let location = return_to::remembering(&mount.path(page), target.sent().as_str());
-    Refusal::Led { location, refusal: Box::new(refusal) }
 }
 
-/// The same for a request to an application. A form that a person sent to it is answered with a
-/// page: where to log in meanwhile, and that what they typed is not lost. Were they led away, it
-/// would be.
-pub fn led_or_told(
-    snapshot: &Snapshot,
-    takes_cookies: bool,
-    parts: &Parts,
-    target: &Target,
-    refusal: Refusal,
-) -> Refusal {
-    if asks(&parts.method) {
-        return led(snapshot, takes_cookies, parts, target, refusal);
-    }
+fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
+    let Some((mount, page)) = login_page_for(snapshot, matched, &refusal) else { return refusal };
+    let location = return_to::remembering(&mount.path(page), matched.target().sent().as_str());
+    Refusal::Redirect { location, refusal: Box::new(refusal) }
+}
+
+/// A form that a person sent to an application gets a page: where to log in meanwhile, and that what
+/// they typed is not lost. A redirect would lose it.
+fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
     let Some(policy) = &snapshot.identity else { return refusal };
-    let Some((mount, page)) = way_in(snapshot, takes_cookies, parts, target, &refusal) else {
-        return refusal;
-    };
+    let Some((mount, page)) = login_page_for(snapshot, matched, &refusal) else { return refusal };
     // Not back to where the form was sent to: it may answer nothing but forms.
-    Refusal::Page {
-        page: pages::unsent(mount.path(page), policy, mount),
-        refusal: Box::new(refusal),
-    }
+    let page = pages::unsent(mount.path(page), policy, mount);
+    Refusal::Page { page, refusal: Box::new(refusal) }
 }
 
-/// Whether a method asks for a page, and can be asked again.
-fn asks(method: &Method) -> bool {
+/// A person who asks an endpoint of the built-in issuer gets its page again, with what is wrong.
+fn explain_at_endpoint(
+    snapshot: &Snapshot,
+    matched: &Matched<'_>,
+    mount: &Mount,
+    refusal: Refusal,
+) -> Refusal {
+    let (parts, query) = (matched.parts(), matched.target().query());
+    let Some(policy) = &snapshot.identity else { return refusal };
+    let Some(mut asked) = pages::Asked::by(&parts.method, &parts.headers, query) else {
+        return refusal;
+    };
+    if let Some(Ok(endpoint)) = matched.endpoint() {
+        asked.reached(endpoint.endpoint());
+    }
+    as_page(&asked, policy, mount, refusal)
+}
+
+/// A refusal as a page of the same status. A redirect stays one.
+pub(super) fn as_page(
+    asked: &pages::Asked,
+    policy: &Policy,
+    mount: &Mount,
+    mut refusal: Refusal,
+) -> Refusal {
+    match &mut refusal {
+        Refusal::Redirect { .. } => return refusal,
+        Refusal::Identity(refused) => {
+            if let Some(page) = refused.page.take() {
+                return Refusal::Page { page: *page, refusal: Box::new(refusal) };
+            }
+        }
+        _ => {}
+    }
+    let detail = refusal.detail();
+    let why = Why {
+        reason: refusal.reason().as_str(),
+        detail: detail.as_deref(),
+        retry_after: refusal.retry_after(),
+    };
+    let page = pages::refused(asked, &why, policy, mount);
+    Refusal::Page { page, refusal: Box::new(refusal) }
+}
+
+/// Whether a method asks for a page, and can be repeated.
+fn asks_for_page(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Where a person comes in, who was not recognised.
-fn way_in<'a>(
+/// The page where a person who was not recognised gets in.
+fn login_page_for<'a>(
     snapshot: &'a Snapshot,
-    takes_cookies: bool,
-    parts: &Parts,
-    target: &Target,
+    matched: &Matched<'_>,
     refusal: &Refusal,
 ) -> Option<(&'a Mount, &'static str)> {
     let Refusal::Unauthenticated(unauthenticated) = refusal else { return None };
-    if !takes_cookies
-        || !is_navigation(&parts.headers)
-        || parts.headers.contains_key(header::AUTHORIZATION)
-    {
+    let (headers, target) = (&matched.parts().headers, matched.target());
+    let takes_cookies = matched.access().guard.token_from.cookie;
+    if !takes_cookies || !is_navigation(headers) || headers.contains_key(header::AUTHORIZATION) {
         return None;
     }
     let mount = snapshot.routes.mount(target.host())?;
-    let has_cookie = has_token_cookie(&parts.headers, &snapshot.rules.token_names);
+    let has_cookie = has_token_cookie(headers, &snapshot.rules.token_names);
     let page = match unauthenticated {
         Unauthenticated::Missing => "/login",
-        // What has been good may be again, also after its key was forgotten as compromised. A token
-        // that was revoked with its session leads to the login from there.
+        // What has been good may be again, also after its key was forgotten as compromised. From
+        // there, a token that was revoked with its session leads to the login.
         Unauthenticated::Invalid(
             InvalidToken::Expired { .. }
             | InvalidToken::Revoked(_)
@@ -95,8 +131,8 @@ fn way_in<'a>(
     Some((mount, page))
 }
 
-/// Whether a person goes somewhere. Browsers say so over https and to localhost; elsewhere, that
-/// they would like HTML.
+/// Whether a person goes to another page. Browsers say so over https and to localhost; elsewhere,
+/// that they would like HTML.
 fn is_navigation(headers: &HeaderMap) -> bool {
     match headers.get("sec-fetch-mode") {
         Some(mode) => mode == "navigate",

@@ -2,99 +2,38 @@
 //!
 //! An [`Outgoing`] can be made from a [`Permit`] alone, so nothing is forwarded unchecked.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{self, Entry};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use http_body::Body as _;
+use hyper::upgrade::OnUpgrade;
 
-use super::authenticate::TokenNames;
 use super::authorize::Permit;
 use super::body::{ClientBody, Gate};
-use super::client::ClientAddress;
+use super::exchange_ids::{ExchangeIds, TRACEPARENT, X_REQUEST_ID};
 use super::headers::{
-    HOP_BY_HOP, METHOD_OVERRIDES, NOT_IN_TRAILERS, OwnedNames, connection_names, same_folded,
+    HOP_BY_HOP, HeaderRules, METHOD_OVERRIDES, NOT_IN_TRAILERS, connection_names, same_folded,
+    single_value,
 };
-use super::target::{Ambiguity, Target};
-use crate::telemetry::ids::{self, Traceparent};
-use crate::telemetry::write_address;
+use super::refusal::Refusal;
+use super::token_memo::set_identity_headers;
+use super::token_names::TokenNames;
 
-/// What one config says about every outgoing request.
-#[derive(Clone, Debug)]
-pub struct HeaderRules {
-    /// The names that no client can send through.
-    pub owned: OwnedNames,
-    /// Our cookie and query parameter.
-    pub token_names: TokenNames,
-}
-
-/// The ids of one exchange, and what else the upstream is told of where it comes from.
-#[derive(Clone, Debug)]
-pub struct ExchangeIds {
-    /// `X-Request-Id`: a trusted proxy's, or ours.
-    pub request_id: HeaderValue,
-    /// `traceparent`: as `trace`.
-    pub traceparent: HeaderValue,
-    /// `X-Forwarded-For`: the client's address.
-    pub forwarded_for: HeaderValue,
-    /// The W3C trace that this request belongs to.
-    pub trace: Traceparent,
-    /// Whether the trace was begun by a trusted proxy.
-    pub trace_is_continued: bool,
-}
-
-impl ExchangeIds {
-    /// Keeps what a trusted proxy says, and begins what nobody said.
-    pub fn new(headers: &HeaderMap, client: &ClientAddress) -> Self {
-        let kept =
-            |name: &HeaderName| if client.peer_is_trusted() { single(headers, name) } else { None };
-        let request_id = kept(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
-        let continued =
-            kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
-        Self::write(client.ip(), request_id, continued)
-    }
-
-    /// Those of a request of which no field was read.
-    pub fn begin(client: IpAddr) -> Self {
-        Self::write(client, None, None)
-    }
-
-    fn write(
-        client: IpAddr,
-        request_id: Option<HeaderValue>,
-        continued: Option<Traceparent>,
-    ) -> Self {
-        let trace = continued.unwrap_or_else(Traceparent::begin);
-        // Three values in one allocation.
-        let mut text = Vec::with_capacity(128);
-        text.extend_from_slice(&trace.header());
-        let traced = text.len();
-        write_address(&mut text, client);
-        let addressed = text.len();
-        if request_id.is_none() {
-            text.extend_from_slice(ids::request_id().as_str().as_bytes());
-        }
-        let text = Bytes::from(text);
-        // Nothing but letters, digits, and the signs of addresses.
-        let value = |range| {
-            HeaderValue::from_maybe_shared(text.slice(range))
-                .unwrap_or(HeaderValue::from_static(""))
-        };
-        Self {
-            request_id: request_id.unwrap_or_else(|| value(addressed..text.len())),
-            traceparent: value(0..traced),
-            forwarded_for: value(traced..addressed),
-            trace_is_continued: continued.is_some(),
-            trace,
-        }
-    }
-}
-
-/// A request that may leave.
+/// A request that may leave. Only [`Outgoing::prepare`] makes one, from a [`Permit`].
+///
+/// ```
+/// fn names(outgoing: &portcullis::gateway::outgoing::Outgoing) -> &http::HeaderMap {
+///     outgoing.headers()
+/// }
+/// ```
+/// ```compile_fail
+/// fn add(outgoing: &mut portcullis::gateway::outgoing::Outgoing) {
+///     outgoing.headers.clear();
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Outgoing {
     method: Method,
@@ -102,6 +41,7 @@ pub struct Outgoing {
     headers: HeaderMap,
     asks: Asks,
     removed: Vec<HeaderName>,
+    upgrade: Option<OnUpgrade>,
 }
 
 /// What of the client's connection the upstream's answer depends on.
@@ -119,20 +59,24 @@ pub struct Asks {
 
 impl Outgoing {
     /// Strips everything that a client could use to pose as someone or to move the application's
-    /// idea of the request, then sets what the upstream may rely on (CONTRACT §4).
+    /// idea of the request, then sets what the upstream may rely on (CONTRACT §4). `announced`: the
+    /// length that the request says its body has, in bytes.
     ///
     /// # Errors
-    /// [`Ambiguity`], when a prefix cannot be cut off without cutting a segment in two.
+    /// [`Refusal::BodyTooLarge`], when the announced length is above `max_body`;
+    /// [`Refusal::Rewrite`], when a prefix cannot be cut off without cutting a segment in two.
     pub fn prepare(
-        request: Parts,
-        target: &Target,
-        client: &ClientAddress,
-        permit: &Permit<'_>,
+        permit: Permit<'_>,
+        announced: Option<u64>,
         ids: &ExchangeIds,
         rules: &HeaderRules,
-    ) -> Result<Self, Ambiguity> {
-        let route = permit.route();
-        let Parts { method, mut headers, version, .. } = request;
+        max_body: u64,
+    ) -> Result<Self, Refusal> {
+        let vouches_for_authorization = permit.vouches_for_authorization();
+        let (matched, caller, _) = permit.into_parts();
+        let route = matched.route();
+        let (request, target, client, _) = matched.into_parts();
+        let Parts { method, mut headers, version, mut extensions, .. } = request;
         let owned: Vec<HeaderName> =
             headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
         let asks = Asks::read(&method, version, &headers, &owned, rules);
@@ -141,16 +85,16 @@ impl Outgoing {
         } else {
             Vec::new()
         };
-        let keep_authorization =
-            route.forward_authorization && permit.vouches_for_authorization(&headers);
-        let removed = strip(&mut headers, owned, |name| {
+        let keep_authorization = route.forward_authorization && vouches_for_authorization;
+        let mut removed = strip(&mut headers, owned, |name| {
             (keep_authorization && name == header::AUTHORIZATION)
                 || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))
         });
-        strip_cookies(&mut headers, &rules.token_names);
-
-        if let Some(caller) = permit.caller() {
-            route.identity.set(caller, &mut headers);
+        if strip_cookies(&mut headers, &rules.token_names) {
+            removed.push(header::COOKIE);
+        }
+        if let Some(caller) = &caller {
+            set_identity_headers(&route.identity_headers, caller.token(), &mut headers);
         }
         let host =
             route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
@@ -168,10 +112,13 @@ impl Outgoing {
             headers.append(TRACESTATE, value);
         }
         asks.set(&mut headers);
-
-        let parameter = route.token_from.query.then_some(rules.token_names.query.as_str());
+        let parameter = route.guard.token_from.query.then_some(rules.token_names.query.as_str());
         let target = target.rewritten(route.strip_segments, parameter)?;
-        Ok(Self { method, target, headers, asks, removed })
+        if announced.is_some_and(|bytes| bytes > max_body) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let upgrade = extensions.remove::<OnUpgrade>();
+        Ok(Self { method, target, headers, asks, removed, upgrade })
     }
 
     /// What is sent.
@@ -209,8 +156,13 @@ impl Outgoing {
             && matches!(self.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
     }
 
+    /// The client's side of an upgrade, once.
+    pub(super) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
+        self.upgrade.take()
+    }
+
     /// The request for the wire. An upstream that answers `100 Continue` opens `gate`.
-    pub fn into_request(
+    pub(super) fn into_request(
         mut self,
         body: ClientBody,
         gate: Option<Arc<Gate>>,
@@ -252,7 +204,7 @@ impl Asks {
         let websocket = has(&header::UPGRADE)
             && version == Version::HTTP_11
             && method == Method::GET
-            && single(headers, &header::UPGRADE).is_some_and(|value| {
+            && single_value(headers, &header::UPGRADE).is_some_and(|value| {
                 value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")
             })
             && has_token(headers, &header::CONNECTION, b"upgrade")
@@ -309,12 +261,13 @@ fn strip(
 }
 
 /// Takes our cookies out of the request and leaves the others, byte for byte, in one field (RFC
-/// 9113 §8.2.3).
-fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
-    let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return };
+/// 9113 §8.2.3). Returns whether there were any of ours.
+fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
+    let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return false };
     let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
-    if cookies.iter().nth(1).is_none() && !pairs().any(|pair| names.own_cookie(pair)) {
-        return;
+    let has_own = pairs().any(|pair| names.own_cookie(pair));
+    if cookies.iter().nth(1).is_none() && !has_own {
+        return false;
     }
     let kept: Vec<&[u8]> = pairs()
         .map(<[u8]>::trim_ascii)
@@ -329,6 +282,7 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) {
             headers.remove(header::COOKIE);
         }
     }
+    has_own
 }
 
 /// Takes out of an upstream's answer what is for that hop alone, and cookies that only we may set.
@@ -382,13 +336,6 @@ fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName
     names
 }
 
-/// The only value of a field; `None` when there is none, or more than one.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next()?;
-    values.next().is_none().then_some(value)
-}
-
 /// Whether a comma-separated field has this member.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
     let members =
@@ -396,18 +343,11 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
     members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(token))
 }
 
-/// A request id that can be logged and forwarded as it is.
-fn is_request_id(id: &[u8]) -> bool {
-    (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-}
-
 fn ascii(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");

@@ -5,9 +5,10 @@ use http::StatusCode;
 
 /// Why a request was let through or refused. No variant carries data: what a client may learn is
 /// exactly this word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The route is public.
+    #[default]
     Public,
     /// The route's access is optional and the request held no token.
     Anonymous,

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
-use super::authorize::Denied;
 use super::body::{Body, UploadFailure};
 use super::framing::FramingFault;
+use super::guard::Denied;
 use super::logout::LogoutFault;
 use super::reason::Reason;
 use super::route::NoRoute;
@@ -66,9 +66,9 @@ pub enum Refusal {
     /// The built-in issuer.
     #[error("{}", .0.error)]
     Identity(Box<Refused>),
-    /// A browser is led to the login, or through a renewal, instead.
-    #[error("{refusal}; the browser is led to {}", page_of(location))]
-    Led {
+    /// A browser goes to the login, or through a renewal, instead.
+    #[error("{refusal}; the browser is redirected to {}", page_of(location))]
+    Redirect {
         /// A path of this site. Its query names the page that was asked for, with that one's query,
         /// which is never logged.
         location: String,
@@ -118,7 +118,7 @@ impl Refusal {
             Self::Logout(LogoutFault::KeysUnavailable { .. }) => Reason::KeysUnavailable,
             Self::MethodOverride | Self::Logout(_) => Reason::RequestInvalid,
             Self::Identity(refused) => identity(&refused.error),
-            Self::Led { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
+            Self::Redirect { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
             Self::BodyTooLarge
@@ -141,7 +141,7 @@ impl Refusal {
     /// What it is answered with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Led { .. } => StatusCode::SEE_OTHER,
+            Self::Redirect { .. } => StatusCode::SEE_OTHER,
             _ => self.reason().status(),
         }
     }
@@ -207,7 +207,7 @@ impl Refusal {
                     headers.append(header::SET_COOKIE, cookie);
                 }
             }
-            Self::Led { location, .. } => return led(&location),
+            Self::Redirect { location, .. } => return led(&location),
             Self::Page { page, refusal } => {
                 let mut response = refusal.into_response(request_id);
                 *response.body_mut() = Body::Bytes(page.answered_with(response.headers_mut()));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method};
 use prometheus_client::metrics::counter::Counter;
 
-use super::demands::{Demands, SameDemands};
+use super::guard::{Guard, SameDemands};
 use super::headers::IdentityHeaders;
 use super::target::{Ambiguity, Relaxations, Target};
 use super::upstream::Upstream;
@@ -28,11 +28,7 @@ pub struct Route {
     /// Which requests it is for.
     pub pattern: Pattern,
     /// Who may.
-    pub access: Access,
-    /// What a caller must hold.
-    pub demands: Arc<Demands>,
-    /// Where a token may stand.
-    pub token_from: TokenPlaces,
+    pub guard: Guard,
     /// Checked before, or for a limit by subject after, authentication.
     pub limit: Option<Arc<Limit>>,
     /// How often `limit` was exceeded.
@@ -40,7 +36,7 @@ pub struct Route {
     /// Where it leads.
     pub destination: Destination,
     /// What the upstream is told about the caller.
-    pub identity: Arc<IdentityHeaders>,
+    pub identity_headers: Arc<IdentityHeaders>,
     /// Leave `Authorization` in the request.
     pub forward_authorization: bool,
     /// Leading segments that are not sent.
@@ -49,8 +45,6 @@ pub struct Route {
     pub permitted: Relaxations,
     /// Let method override fields through, and decide for both methods.
     pub method_override: bool,
-    /// false: refusals of authentication and authorization are only counted.
-    pub enforce: bool,
     /// Its counters.
     pub metrics: RouteMetrics,
 }
@@ -136,28 +130,6 @@ pub enum Segment {
     Literal(Box<str>),
     /// `{x}`: any text but none.
     Any,
-}
-
-/// Who may take a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Everybody; no credentials are read.
-    Public,
-    /// Everybody without credentials, and callers with valid ones.
-    Optional,
-    /// Callers with valid credentials.
-    Authenticated,
-}
-
-/// Where a token may stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenPlaces {
-    /// `Authorization: Bearer`.
-    pub header: bool,
-    /// The token cookie.
-    pub cookie: bool,
-    /// The token query parameter.
-    pub query: bool,
 }
 
 /// A set of methods.
@@ -247,7 +219,7 @@ impl RouteTable {
         let mut demands = SameDemands::default();
         for (index, route) in routes.iter_mut().enumerate() {
             route.index = index;
-            route.demands = demands.same_as(&route.demands);
+            route.guard.demands = demands.same_as(&route.guard.demands);
             let host = match &route.pattern.host {
                 HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
                 HostPattern::Suffix(name) => table.suffix.entry(name.clone()).or_default(),
@@ -606,6 +578,7 @@ impl Pattern {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::gateway::guard::{Access, TokenPlaces};
     use crate::gateway::upstream::{Application, UpstreamSettings};
     use crate::telemetry::metrics::Metrics;
     use http::{HeaderMap, Uri, Version};
@@ -646,18 +619,20 @@ pub(super) mod tests {
             index: 0,
             name: path.into(),
             pattern: Pattern { host, segments, subtree, methods, fold_case },
-            access: Access::Authenticated,
-            demands: Arc::default(),
-            token_from: TokenPlaces { header: true, cookie: false, query: false },
+            guard: Guard {
+                access: Access::Authenticated,
+                token_from: TokenPlaces { header: true, cookie: false, query: false },
+                demands: Arc::default(),
+                enforce: true,
+            },
             limit: None,
             limited: None,
             destination: Destination::Upstream(Arc::new(Upstream::new(upstream, None, 1))),
-            identity: Arc::new(IdentityHeaders::default()),
+            identity_headers: Arc::new(IdentityHeaders::default()),
             forward_authorization: false,
             strip_segments: 0,
             permitted: Relaxations::NONE,
             method_override: false,
-            enforce: true,
             metrics: Metrics::new().route(path),
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::TrustedProxies;
+use super::headers::HeaderRules;
 use super::logout::LogoutPaths;
-use super::outgoing::HeaderRules;
 use super::route::RouteTable;
 use super::upstream::Upstream;
 use crate::config::Mark;

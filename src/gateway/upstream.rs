@@ -198,7 +198,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamFailure`], whose fault it was told apart.
-    pub async fn send(
+    pub(super) async fn dispatch(
         self: &Arc<Self>,
         worker: usize,
         mut request: Request<ClientBody>,

@@ -6,6 +6,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use super::exchange::View;
 use super::snapshot::Snapshot;
+use super::token_memo::TokenMemo;
 use crate::token::TokenCache;
 
 /// One worker's own things. The locks are never contended: they are there because a connection's
@@ -15,7 +16,7 @@ use crate::token::TokenCache;
 pub struct Worker {
     index: usize,
     view: Mutex<Arc<View>>,
-    tokens: Mutex<TokenCache>,
+    tokens: Mutex<TokenCache<TokenMemo>>,
 }
 
 impl Worker {
@@ -35,7 +36,7 @@ impl Worker {
     }
 
     /// The tokens that it has verified.
-    pub(super) fn tokens(&self) -> &Mutex<TokenCache> {
+    pub(super) fn tokens(&self) -> &Mutex<TokenCache<TokenMemo>> {
         &self.tokens
     }
 

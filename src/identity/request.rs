@@ -100,6 +100,9 @@ impl Request {
     }
 }
 
+/// The longest body that an endpoint reads, in bytes.
+pub const LONGEST_BODY: u64 = 16 * 1024;
+
 /// Whether a body is a form.
 pub fn is_form(headers: &HeaderMap) -> bool {
     matches!(media_type(headers), Some(MediaType::Form))

@@ -23,6 +23,7 @@ use super::stream::{Busy, ClientStream, Patience, Phase};
 use crate::coalesce::Coalescing;
 use crate::gateway::client::Peer;
 use crate::gateway::exchange::RecordedBody;
+use crate::gateway::snapshot::ConnectionLimits;
 use crate::gateway::worker::Worker;
 use crate::gateway::{Gateway, Snapshot};
 
@@ -75,6 +76,15 @@ pub(super) async fn serve(
     if let Err(error) = ended {
         tracing::debug!(peer = %peer.ip(), cause = %error, "the connection ended early");
     }
+}
+
+/// How HTTP/1.1 is read. The clocks are those of [`ClientStream`], not of hyper.
+pub fn http1_builder(limits: &ConnectionLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(None);
+    builder.max_header_size(limits.max_header_bytes).max_headers(limits.max_headers);
+    builder.max_buf_size(limits.max_header_bytes);
+    builder
 }
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -132,12 +142,7 @@ impl Line {
         snapshot: &Snapshot,
     ) -> Ended {
         let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, true);
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(None);
-        builder
-            .max_header_size(snapshot.limits.max_header_bytes)
-            .max_headers(snapshot.limits.max_headers);
-        builder.max_buf_size(snapshot.limits.max_header_bytes);
+        let builder = http1_builder(&snapshot.limits);
         let line = &self;
         let service = service_fn(|request: Request<Incoming>| {
             // At once: from here on it is not the client that the connection waits for.

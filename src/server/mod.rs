@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 pub use self::claim::Claim;
+pub use self::connection::http1_builder;
 use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
 use self::signal::Signal;

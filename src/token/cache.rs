@@ -22,6 +22,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
@@ -51,7 +52,7 @@ impl CacheBounds {
 }
 
 /// Verified tokens, by a digest of their bytes.
-pub struct TokenCache {
+pub struct TokenCache<M = ()> {
     secret: [u8; 16],
     bounds: CacheBounds,
     /// The issuers that were asked last. What was checked against them needs no second look.
@@ -59,7 +60,7 @@ pub struct TokenCache {
     generation: u64,
     /// Where in `entries` a digest is.
     places: HashMap<Digest, usize, BuildHasherDefault<Prehashed>>,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<M>>,
     /// The next entry that may have to make room.
     hand: usize,
     /// The next entry that [`TokenCache::tidy`] looks at.
@@ -68,9 +69,9 @@ pub struct TokenCache {
     counts: Arc<TokenCacheCounts>,
 }
 
-struct Entry {
+struct Entry<M> {
     digest: Digest,
-    token: Arc<VerifiedToken>,
+    token: Arc<Remembered<M>>,
     keys: Arc<KeySet>,
     /// As of which `generation` its issuer is known to be accepted.
     generation: u64,
@@ -87,7 +88,56 @@ pub struct Unknown<'token> {
     digest: Option<Digest>,
 }
 
-impl TokenCache {
+/// A verified token, and what its user keeps with it for as long as it is remembered.
+///
+/// The memo comes first, beside the counter of the [`Arc`] and the first members of the token: what
+/// a request of a remembered token looks at is in few cache lines.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Remembered<M> {
+    memo: M,
+    token: VerifiedToken,
+}
+
+/// What is kept with a remembered token.
+pub trait Memo: Default {
+    /// The most bytes that it takes on the heap for this token.
+    fn most_heap_bytes(token: &VerifiedToken) -> usize;
+}
+
+impl Memo for () {
+    fn most_heap_bytes(_: &VerifiedToken) -> usize {
+        0
+    }
+}
+
+impl<M> Remembered<M> {
+    /// What is kept with it.
+    pub fn memo(&self) -> &M {
+        &self.memo
+    }
+}
+
+impl<M: Default> From<VerifiedToken> for Remembered<M> {
+    fn from(token: VerifiedToken) -> Self {
+        Self { memo: M::default(), token }
+    }
+}
+
+impl<M> Deref for Remembered<M> {
+    type Target = VerifiedToken;
+
+    fn deref(&self) -> &VerifiedToken {
+        &self.token
+    }
+}
+
+impl<M: Memo> TokenCache<M> {
+    /// What an entry takes besides its token: its places in both tables, with the room that these
+    /// keep to grow, and the memo itself.
+    const BESIDE: usize =
+        2 * (size_of::<Entry<M>>() + size_of::<Digest>() + size_of::<usize>()) + size_of::<M>();
+
     /// An empty cache. It counts into `counts`.
     pub fn new(bounds: CacheBounds, counts: Arc<TokenCacheCounts>) -> Self {
         let mut secret = [0; 16];
@@ -122,7 +172,7 @@ impl TokenCache {
         issuers: &Arc<Issuers>,
         token: &'token [u8],
         now: u64,
-    ) -> Result<Result<Arc<VerifiedToken>, InvalidToken>, Unknown<'token>> {
+    ) -> Result<Result<Arc<Remembered<M>>, InvalidToken>, Unknown<'token>> {
         if self.bounds.entries == 0 || token.len() > MAX_TOKEN_BYTES {
             return Err(Unknown { token, digest: None });
         }
@@ -155,9 +205,9 @@ impl TokenCache {
         issuers: &Arc<Issuers>,
         text: &str,
         now: u64,
-    ) -> Result<Arc<VerifiedToken>, InvalidToken> {
+    ) -> Result<Arc<Remembered<M>>, InvalidToken> {
         let (token, keys) = issuers.verify_and_tell_keys(text, now)?;
-        let token = Arc::new(token);
+        let token = Arc::new(Remembered::from(token));
         // Another token under this digest would give one caller the other's identity.
         if let Some(digest) = unknown.digest
             && unknown.token == text.as_bytes()
@@ -239,8 +289,8 @@ impl TokenCache {
         issuer.keys().is(&entry.keys)
     }
 
-    fn insert(&mut self, digest: Digest, token: Arc<VerifiedToken>, keys: Arc<KeySet>) {
-        let bytes = token.footprint() + token.room_beside() + BESIDE;
+    fn insert(&mut self, digest: Digest, token: Arc<Remembered<M>>, keys: Arc<KeySet>) {
+        let bytes = token.footprint() + M::most_heap_bytes(&token) + Self::BESIDE;
         if bytes > self.bounds.bytes {
             return;
         }
@@ -285,7 +335,7 @@ impl TokenCache {
     }
 }
 
-impl fmt::Debug for TokenCache {
+impl<M> fmt::Debug for TokenCache<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenCache")
             .field("bounds", &self.bounds)
@@ -314,10 +364,6 @@ impl Hasher for Prehashed {
     }
 }
 
-/// What an entry takes beside its token: its places in both tables, with the room that these keep
-/// to grow, and the block that is kept beside the token ([`VerifiedToken::beside`]); what that
-/// points to has [`VerifiedToken::room_beside`].
-const BESIDE: usize = 2 * (size_of::<Entry>() + size_of::<Digest>() + size_of::<usize>()) + 384;
 /// Entries that the hand passes for one that it removes.
 const PASSED_AT_MOST: usize = 64;
 const TIDIED_AT_ONCE: usize = 4096;
@@ -354,7 +400,7 @@ mod tests {
             issuers: &Arc<Issuers>,
             token: &str,
             now: u64,
-        ) -> Result<Arc<VerifiedToken>, InvalidToken> {
+        ) -> Result<Arc<Remembered<()>>, InvalidToken> {
             match self.find(issuers, token.as_bytes(), now) {
                 Ok(found) => found,
                 Err(unknown) => self.verify_unknown(unknown, issuers, token, now),

@@ -39,7 +39,7 @@ mod samples;
 mod vectors;
 
 pub use self::algorithms::{Algorithm, Algorithms, Family};
-pub use self::cache::{CacheBounds, TokenCache};
+pub use self::cache::{CacheBounds, Memo, Remembered, TokenCache};
 pub use self::claims::{ClaimPath, NotAList, parse_object, string_list};
 pub use self::excerpt::Excerpt;
 pub use self::generate::{GenerateError, generate_private_pem, public_jwk};
@@ -49,7 +49,8 @@ pub use self::invalid::{
     Part,
 };
 pub use self::issuers::{
-    DuplicateIssuer, Issuer, IssuerSettings, Issuers, LiveKeys, LogoutToken, VerifiedToken,
+    AssumedToken, DuplicateIssuer, Issuer, IssuerSettings, Issuers, LiveKeys, LogoutToken,
+    VerifiedToken,
 };
 pub use self::jwk::{LeftOut, LeftOutReason};
 pub use self::jws::MAX_TOKEN_BYTES;

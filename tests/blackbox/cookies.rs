@@ -402,11 +402,11 @@ async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
     let told = gateway
         .log()
         .until("why is told", |line| {
-            line["cause"].as_str().is_some_and(|cause| cause.contains("is led to"))
+            line["cause"].as_str().is_some_and(|cause| cause.contains("is redirected to"))
         })
         .await;
     assert!(
-        told["cause"].as_str().unwrap().ends_with("; the browser is led to /auth/login"),
+        told["cause"].as_str().unwrap().ends_with("; the browser is redirected to /auth/login"),
         "{told}"
     );
     gateway.access("/reports/q4").await;

@@ -10,6 +10,7 @@ use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
 
 /// What the checks read out of the claims. The times are looked at again each time that the token
 /// is brought.
+#[derive(Clone)]
 #[repr(C)]
 pub(super) struct Checked {
     pub(super) times: Times,

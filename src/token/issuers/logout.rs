@@ -12,15 +12,41 @@ use crate::token::invalid::{ClaimFault, InvalidToken};
 use crate::token::jws::Jws;
 use crate::token::revocation::{Revocation, RevokedBy, Scope};
 
-/// A logout token that its issuer signed, that is meant for us, and that is valid now.
+/// A logout token that its issuer signed, that is meant for us, and that is valid now. Only
+/// [`Issuer::verify_logout`] makes one.
+///
+/// ```
+/// fn name(token: &portcullis::token::LogoutToken) -> &str {
+///     token.jti()
+/// }
+/// ```
+/// ```compile_fail
+/// fn forge(revocation: portcullis::token::Revocation) -> portcullis::token::LogoutToken {
+///     portcullis::token::LogoutToken { jti: String::new(), expires_at: 0, revocation }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogoutToken {
+    jti: String,
+    expires_at: u64,
+    revocation: Revocation,
+}
+
+impl LogoutToken {
     /// Its own name.
-    pub jti: String,
-    /// `exp`, with the leeway: from then on it is refused by its time.
-    pub over_at: u64,
+    pub fn jti(&self) -> &str {
+        &self.jti
+    }
+
+    /// `exp`, with the leeway, in Unix seconds: from then on it is refused by its time.
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+
     /// What ends by it.
-    pub revocation: Revocation,
+    pub fn into_revocation(self) -> Revocation {
+        self.revocation
+    }
 }
 
 impl Issuer {
@@ -77,7 +103,7 @@ impl Issuer {
             Revocation { scope: Scope::of(settings), by, value, at: issued_at.max(now) };
         Ok(LogoutToken {
             jti,
-            over_at: expires_at.saturating_add(settings.leeway.as_secs()),
+            expires_at: expires_at.saturating_add(settings.leeway.as_secs()),
             revocation,
         })
     }
@@ -149,7 +175,7 @@ mod tests {
                 token.revocation,
                 Revocation { scope: corp(), by, value: value.into(), at: NOW }
             );
-            assert_eq!((token.jti.as_str(), token.over_at), ("l-1", NOW + 150));
+            assert_eq!((token.jti.as_str(), token.expires_at), ("l-1", NOW + 150));
         }
         // The issuer's clock may be ahead: so are its tokens.
         assert_eq!(

@@ -127,6 +127,18 @@ impl Issuer {
     }
 }
 
+/// Claims that went through every check but that of a signature. Nothing proves them: it is not a
+/// [`VerifiedToken`], and only a verifier that works offline takes it for one.
+#[derive(Clone, Debug)]
+pub struct AssumedToken(VerifiedToken);
+
+impl AssumedToken {
+    /// As if its issuer had signed it. `tests/structure.rs` checks who calls this.
+    pub(crate) fn as_if_verified(&self) -> &VerifiedToken {
+        &self.0
+    }
+}
+
 /// Two issuer sections that the same tokens would match.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the issuer sections {first} and {second} accept the same tokens: {}", issuer.as_ref().map_or("both those without iss", |_| "their `issuer` is the same"))]
@@ -239,7 +251,7 @@ impl Issuers {
         issuer_name: &str,
         mut claims: Map<String, Value>,
         now: u64,
-    ) -> Result<VerifiedToken, InvalidToken> {
+    ) -> Result<AssumedToken, InvalidToken> {
         let named = self.named(issuer_name)?;
         let settings = &named.settings;
         if let Some(iss) = &settings.issuer {
@@ -255,7 +267,7 @@ impl Issuers {
             return Err(not_accepted(&claims));
         }
         let checked = Checked::check(settings, &claims, now)?;
-        Ok(VerifiedToken::new(named, checked, claims))
+        Ok(AssumedToken(VerifiedToken::new(named, checked, claims)))
     }
 
     /// [`Issuers::assume`] for a caller of whom just the roles matter: its subject is `test`. The
@@ -269,7 +281,7 @@ impl Issuers {
         issuer_name: &str,
         roles: &[String],
         now: u64,
-    ) -> Result<VerifiedToken, InvalidToken> {
+    ) -> Result<AssumedToken, InvalidToken> {
         let settings = &self.named(issuer_name)?.settings;
         let mut claims = Map::new();
         settings.subject.insert(&mut claims, json!("test"));

@@ -1,8 +1,7 @@
 //! The proof that a token was verified.
 
-use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -14,26 +13,18 @@ use crate::token::invalid::InvalidToken;
 /// A token that its issuer signed, that is meant for us, and that is valid now. Only
 /// [`super::Issuers`] makes one.
 ///
-/// In this order: a request of a remembered token looks at the first members alone, and they lie
-/// beside its counter.
+/// In this order: a request of a remembered token looks at the first members alone.
+#[derive(Clone)]
 #[repr(C)]
 pub struct VerifiedToken {
     issuer: Arc<Issuer>,
-    beside: OnceLock<Box<dyn Any + Send + Sync>>,
-    logged: OnceLock<Box<str>>,
     checked: Checked,
     claims: Map<String, Value>,
 }
 
 impl VerifiedToken {
     pub(super) fn new(issuer: &Arc<Issuer>, checked: Checked, claims: Map<String, Value>) -> Self {
-        Self {
-            issuer: Arc::clone(issuer),
-            checked,
-            claims,
-            beside: OnceLock::new(),
-            logged: OnceLock::new(),
-        }
+        Self { issuer: Arc::clone(issuer), checked, claims }
     }
 
     /// The issuer that it was verified for: its settings are what the claims were held against.
@@ -55,18 +46,12 @@ impl VerifiedToken {
             .chain(scopes)
             .map(|word| size_of::<String>() + block(word.len()))
             .sum::<usize>();
-        // What the log says of it is about as long as its names.
-        size_of::<Self>()
-            + 2 * block(subject.len())
-            + LOGGED
-            + lists
-            + members_footprint(&self.claims)
+        size_of::<Self>() + block(subject.len()) + lists + members_footprint(&self.claims)
     }
 
-    /// How many bytes may be kept [`beside`](Self::beside) it, in what that points to: what its
-    /// claims say once more, and something for what they have to be written in.
-    pub fn room_beside(&self) -> usize {
-        ROOM_BESIDE + self.claims.values().map(text_length).sum::<usize>()
+    /// The bytes of every text in its claims.
+    pub fn text_bytes(&self) -> usize {
+        self.claims.values().map(text_length).sum()
     }
 
     /// The name of the issuer's section.
@@ -130,17 +115,6 @@ impl VerifiedToken {
         self.text("sid")
     }
 
-    /// What somebody made of this token and keeps as long as the token is remembered: made when it
-    /// is first asked for. There is room for one thing; `None` when it is of another type.
-    pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
-        self.beside.get_or_init(|| Box::new(make())).downcast_ref()
-    }
-
-    /// What the access log says of whoever brings it: written when it is first asked for.
-    pub fn logged(&self, write: impl FnOnce() -> Box<str>) -> &str {
-        self.logged.get_or_init(write)
-    }
-
     /// Every claim, as the issuer wrote it (an unverified `email` included).
     pub fn claims(&self) -> &Map<String, Value> {
         &self.claims
@@ -195,10 +169,6 @@ fn members_footprint(members: &Map<String, Value>) -> usize {
             .sum::<usize>()
 }
 
-/// What may be kept beside a token that says nothing.
-const ROOM_BESIDE: usize = 256;
-/// The rest of what the log says of a token: names of members, the issuer, a session's id.
-const LOGGED: usize = 128;
 /// What the allocator keeps beside each block.
 const ALLOCATION: usize = 8;
 /// A node of a B-tree has room for eleven members; where it has grown by splitting, about six are

@@ -1,0 +1,62 @@
+//! The words for what a step found.
+
+use http::Method;
+
+use crate::gateway::client::ClientAddress;
+use crate::gateway::reason::Reason;
+use crate::gateway::route::{HostPattern, Methods, Route, Segment};
+use crate::gateway::target::Target;
+use crate::token::VerifiedToken;
+
+pub(super) fn client(client: &ClientAddress) -> String {
+    format!("{} over {}: {}", client.ip(), client.scheme().as_str(), client.through())
+}
+
+pub(super) fn target(target: &Target) -> String {
+    let relaxed = target.relaxed().to_string();
+    let read = if relaxed.is_empty() { String::new() } else { format!(", read with {relaxed}") };
+    format!(
+        "host `{}`, path `{}`{read}; `{}` is what is sent",
+        target.host(),
+        target.path(),
+        target.sent()
+    )
+}
+
+pub(super) fn route(route: &Route) -> String {
+    let host = match &route.pattern.host {
+        HostPattern::Exact(name) => format!("the exact host `{name}`"),
+        HostPattern::Suffix(name) => format!("the wildcard host `*{name}`"),
+        HostPattern::Any => "every host".to_owned(),
+    };
+    let kind = if route.pattern.subtree { "the longest subtree" } else { "an exact path" };
+    let methods = match &route.pattern.methods {
+        Methods::All => "every method".to_owned(),
+        Methods::Only(methods) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
+    };
+    let literal = route
+        .pattern
+        .segments
+        .iter()
+        .filter(|segment| matches!(segment, Segment::Literal(_)))
+        .count();
+    format!("`{}`: {host}, {kind} with {literal} literal segments, {methods}", route.name)
+}
+
+pub(super) fn caller(caller: &VerifiedToken) -> String {
+    let roles = if caller.roles().is_empty() {
+        "no roles".to_owned()
+    } else {
+        format!("roles {}", caller.roles().join(", "))
+    };
+    format!("`{}` of issuer `{}`, {roles}", caller.subject(), caller.issuer_name())
+}
+
+pub(super) fn permit(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Public => "everyone may",
+        Reason::Anonymous => "credentials are optional here",
+        Reason::Authenticated => "every caller may",
+        _ => "the caller holds what the route asks for",
+    }
+}

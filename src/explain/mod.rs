@@ -1,0 +1,123 @@
+//! The decision for one request, described. Nothing is sent.
+//!
+//! `explain` on the command line prints it, and `[[test]]` blocks are compared with it. The request
+//! takes the way of every other: its bytes go through the HTTP server of the data path
+//! ([`wire`](self::wire)), then through [`Decider::decide`], which a [`Narrator`] observes.
+
+mod describe;
+mod narrator;
+mod wire;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::{Map, Value, json};
+
+use self::narrator::Narrator;
+use crate::gateway::Snapshot;
+use crate::gateway::authenticate::Verifier;
+use crate::gateway::client::Peer;
+use crate::gateway::decide::Decider;
+use crate::gateway::reason::Reason;
+use crate::token::{AssumedToken, RevocationList, VerifiedToken};
+
+/// A request that is not sent.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The method.
+    pub method: Method,
+    /// An absolute URL, a path with a query, or `*`.
+    pub url: String,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// The address of the socket's other end.
+    pub peer: IpAddr,
+    /// A caller that is taken for verified.
+    pub assumed: Option<AssumedToken>,
+    /// The tokens that are revoked.
+    pub revoked: Arc<RevocationList>,
+}
+
+/// What was decided, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Explanation {
+    /// Whether the request would be passed on.
+    pub allow: bool,
+    /// 200, or the status of the refusal.
+    pub status: u16,
+    /// Why.
+    pub reason: Reason,
+    /// The name of the route.
+    pub route: Option<String>,
+    /// The decoded path that was matched.
+    pub target: Option<String>,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// Who is calling.
+    pub caller: Option<Arc<VerifiedToken>>,
+    /// Every field that the upstream would see.
+    pub sent: HeaderMap,
+    /// What the upstream would see that differs from what the client sent.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Fields that the upstream would not see.
+    pub removed: Vec<HeaderName>,
+    /// What was done, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step of the decision.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its name.
+    pub step: &'static str,
+    /// `ok`, `refused` or `skipped`.
+    pub outcome: &'static str,
+    /// In words.
+    pub detail: String,
+}
+
+impl Explanation {
+    /// As JSON (CONTRACT §1).
+    pub fn to_json(&self) -> Value {
+        let mut set = Map::new();
+        for (name, value) in &self.set {
+            set.insert(name.to_string(), String::from_utf8_lossy(value.as_bytes()).into());
+        }
+        json!({
+            "verdict": if self.allow { "allow" } else { "refuse" },
+            "status": self.status,
+            "reason": self.reason.as_str(),
+            "route": self.route,
+            "target": self.target,
+            "client": self.client.map(|client| client.to_string()),
+            "issuer": self.caller.as_ref().map(|caller| caller.issuer_name().to_string()),
+            "subject": self.caller.as_ref().map(|caller| caller.subject()),
+            "roles": self.caller.as_ref().map(|caller| caller.roles()),
+            "headers": { "set": set, "removed": self.removed.iter().map(HeaderName::as_str).collect::<Vec<_>>() },
+            "steps": self.steps.iter().map(|step| json!({ "step": step.step, "outcome": step.outcome, "detail": step.detail })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Decides a request without sending it. `now` is in Unix seconds.
+pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanation {
+    let verifier = Verifier::offline(
+        &snapshot.rules.token_names,
+        &snapshot.issuers,
+        &question.revoked,
+        question.assumed.as_ref(),
+    );
+    let decider = Decider { snapshot, verifier, now, newest: None };
+    let mut narrator = Narrator::new(snapshot);
+    let head = match wire::Head::new(question) {
+        Ok(head) => head,
+        Err(refusal) => return narrator.refused(&refusal),
+    };
+    let peer = Peer { address: question.peer.to_canonical(), tls: head.tls };
+    match wire::decide(&head, &decider, &peer, &mut narrator) {
+        Ok(Ok(allowed)) => narrator.allowed(&allowed),
+        Ok(Err(refusal)) => narrator.refused(&refusal),
+        Err(malformed) => narrator.malformed(&malformed),
+    }
+}

@@ -1,0 +1,240 @@
+//! What `explain` tells: each step of the decision, as it happens.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+use super::describe;
+use super::wire::MalformedRequest;
+use super::{Explanation, Step};
+use crate::gateway::Snapshot;
+use crate::gateway::authenticate::Caller;
+use crate::gateway::authorize::Permit;
+use crate::gateway::client::ClientAddress;
+use crate::gateway::decide::Decided;
+use crate::gateway::exchange_ids::ExchangeIds;
+use crate::gateway::guard::Access;
+use crate::gateway::observer::{LimitKey, Observer};
+use crate::gateway::outgoing::Outgoing;
+use crate::gateway::reason::Reason;
+use crate::gateway::refusal::Refusal;
+use crate::gateway::route::Route;
+use crate::gateway::target::Target;
+use crate::limit::{KeyKind, Limit};
+use crate::token::{Issuer, VerifiedToken};
+
+/// Other routes that match and are named, at most.
+const MOST_RIVALS: usize = 20;
+
+/// Tells a decision while it is made.
+pub(super) struct Narrator<'s> {
+    snapshot: &'s Snapshot,
+    story: Explanation,
+    received: HeaderMap,
+    ids: Option<ExchangeIds>,
+    leads_to_identity: bool,
+}
+
+impl<'s> Narrator<'s> {
+    pub(super) fn new(snapshot: &'s Snapshot) -> Self {
+        Self {
+            snapshot,
+            story: Explanation::default(),
+            received: HeaderMap::new(),
+            ids: None,
+            leads_to_identity: false,
+        }
+    }
+
+    /// The request would be let through.
+    pub(super) fn allowed(mut self, decided: &Decided<'_>) -> Explanation {
+        match decided {
+            Decided::Forward(outgoing, upstream) => {
+                self.tell_outgoing(outgoing, &upstream.settings().name);
+            }
+            Decided::Endpoint(permit, _) => self.tell_endpoint(permit),
+            Decided::Logout(request) => {
+                let name = &request.issuer().settings().name;
+                let detail = format!(
+                    "back-channel logout of issuer `{name}`: the logout token in the body, which is not known here, decides"
+                );
+                self.ok("logout", detail);
+                self.story.reason = Reason::Public;
+            }
+        }
+        Explanation { allow: true, status: 200, ..self.story }
+    }
+
+    /// The request would be refused.
+    pub(super) fn refused(mut self, refusal: &Refusal) -> Explanation {
+        let step = self.step_of(refusal);
+        self.step(step, "refused", refusal.to_string());
+        let (status, reason) = (refusal.status().as_u16(), refusal.reason());
+        Explanation { allow: false, status, reason, ..self.story }
+    }
+
+    /// The HTTP server would find no request in it.
+    pub(super) fn malformed(mut self, malformed: &MalformedRequest) -> Explanation {
+        self.step("head", "refused", malformed.cause.clone());
+        let &MalformedRequest { status, reason, .. } = malformed;
+        Explanation { allow: false, status, reason, ..self.story }
+    }
+
+    fn step_of(&self, refusal: &Refusal) -> &'static str {
+        match refusal {
+            Refusal::HeadersTooLarge | Refusal::Framing(_) => "head",
+            Refusal::Target(_) => "target",
+            Refusal::NoRoute(_) | Refusal::MethodOverride if !self.leads_to_identity => "route",
+            Refusal::NoRoute(_) | Refusal::Identity(_) => "identity",
+            Refusal::Logout(_) => "logout",
+            Refusal::Limited { .. } => "limit",
+            Refusal::Denied(_) => "authorize",
+            Refusal::BodyTooLarge => "body",
+            Refusal::Redirect { refusal, .. } | Refusal::Page { refusal, .. } => {
+                self.step_of(refusal)
+            }
+            Refusal::Unauthenticated(_) => "authenticate",
+            _ => "outgoing",
+        }
+    }
+
+    fn tell_outgoing(&mut self, outgoing: &Outgoing, upstream: &str) {
+        // What was taken away and set again is ours, also where the client had sent the same.
+        let is_new = |name: &HeaderName, value| {
+            outgoing.removed().contains(name)
+                || !self.received.get_all(name).iter().any(|received| received == value)
+        };
+        self.story.set = outgoing
+            .headers()
+            .iter()
+            .filter(|(name, value)| is_new(name, *value))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        self.story.sent = outgoing.headers().clone();
+        self.story.removed = outgoing.removed().to_vec();
+        let (method, target) = (outgoing.method(), outgoing.target());
+        self.ok("outgoing", format!("{method} {target} to upstream `{upstream}`"));
+    }
+
+    fn tell_endpoint(&mut self, permit: &Permit<'_>) {
+        let matched = permit.matched();
+        let Some(Ok(endpoint)) = matched.endpoint() else { return };
+        let row = endpoint.endpoint();
+        if row.budget.is_some() {
+            self.skipped(
+                "limit",
+                "the built-in limits of this endpoint are not counted".to_owned(),
+            );
+        }
+        let (method, path) = (&matched.parts().method, matched.target().path());
+        let mut detail = format!("the built-in issuer answers {method} {path}: {}", row.summary);
+        if row.changes_something() {
+            detail.push_str(
+                " The answer depends on the body and the store, which are not read here.",
+            );
+        }
+        self.ok("identity", detail);
+    }
+
+    fn ok(&mut self, step: &'static str, detail: String) {
+        self.step(step, "ok", detail);
+    }
+
+    fn skipped(&mut self, step: &'static str, detail: String) {
+        self.step(step, "skipped", detail);
+    }
+
+    fn step(&mut self, step: &'static str, outcome: &'static str, detail: String) {
+        self.story.steps.push(Step { step, outcome, detail });
+    }
+}
+
+impl Observer for Narrator<'_> {
+    fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
+        self.received.clone_from(headers);
+        self.ids = Some(ExchangeIds::new(headers, client));
+        self.story.client = Some(client.ip());
+        self.ok("client", describe::client(client));
+    }
+
+    fn targeted(&mut self, target: &Target) {
+        self.story.target = Some(target.path().to_owned());
+        self.ok("target", describe::target(target));
+    }
+
+    fn logout(&mut self, _: &Issuer) {}
+
+    fn routed(&mut self, route: &Route, target: &Target) {
+        self.story.route = Some(route.name.to_string());
+        self.leads_to_identity = route.destination.upstream().is_none();
+        self.ok("route", describe::route(route));
+        for (rival, why) in self.snapshot.routes.rivals(route, target).take(MOST_RIVALS) {
+            self.skipped("route", format!("not `{}`: {why}", rival.name));
+        }
+        match &route.limit {
+            None => self.skipped("limit", "the route has none".to_owned()),
+            Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => self.skipped(
+                "limit",
+                format!("`{}` would count the account that the body names", limit.name()),
+            ),
+            Some(_) => {}
+        }
+    }
+
+    fn count(&mut self, _: &Route, limit: &Arc<Limit>, key: LimitKey<'_>) -> Result<(), Refusal> {
+        let by = match key {
+            LimitKey::Client(client) => format!("client {}", client.ip()),
+            LimitKey::Subject(caller) => format!("subject `{}`", caller.token().subject()),
+        };
+        let name = limit.name();
+        self.skipped(
+            "limit",
+            format!("`{name}` would count this request of {by}; nothing is counted here"),
+        );
+        Ok(())
+    }
+
+    fn authenticated(&mut self, route: &Route, caller: Option<&Caller>) {
+        match caller {
+            Some(caller) => {
+                let token: &VerifiedToken = caller.token();
+                self.ok("authenticate", describe::caller(token));
+                self.story.caller = Some(Arc::new(token.clone()));
+            }
+            None if route.guard.access == Access::Public => {
+                self.skipped("authenticate", "the route is public".to_owned());
+            }
+            None => self.ok("authenticate", "no credentials, and none are needed".to_owned()),
+        }
+    }
+
+    fn tolerated(&mut self, _: &Route, refusal: &Refusal) {
+        let step = self.step_of(refusal);
+        if self.leads_to_identity {
+            self.skipped(step, format!("a caller is optional here, and there is none: {refusal}"));
+        } else {
+            self.step(step, "refused", refusal.to_string());
+        }
+    }
+
+    fn granted(&mut self, route: &Route, reason: Reason) {
+        self.story.reason = reason;
+        let (name, word) = (&route.name, reason.as_str());
+        if reason.is_pass() {
+            let why = describe::permit(reason);
+            let is_own = self.story.route.as_deref() == Some(&**name);
+            let overriding = || format!("route `{name}`, for the overriding method: {why}");
+            self.ok("authorize", if is_own { why.to_owned() } else { overriding() });
+        } else {
+            self.ok(
+                "enforce",
+                format!("would be refused ({word}), but route `{name}` does not enforce"),
+            );
+        }
+    }
+
+    fn ids(&mut self) -> &ExchangeIds {
+        let client = self.story.client.unwrap_or([0, 0, 0, 0].into());
+        self.ids.get_or_insert_with(|| ExchangeIds::begin(client))
+    }
+}

@@ -1,0 +1,204 @@
+//! The request as a client would write it, read by the HTTP server of the data path.
+//!
+//! What that server refuses, because of its syntax or its size, is refused here by the same code.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body::Body as _;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Question;
+use super::narrator::Narrator;
+use crate::gateway::client::Peer;
+use crate::gateway::decide::{Decided, Decider};
+use crate::gateway::reason::Reason;
+use crate::gateway::refusal::Refusal;
+use crate::gateway::target::{Ambiguity, TargetError};
+use crate::server::http1_builder;
+
+/// The bytes of a request head.
+pub(super) struct Head {
+    bytes: Vec<u8>,
+    /// Whether it would come over TLS.
+    pub(super) tls: bool,
+}
+
+/// What the HTTP server refuses before there is a request.
+#[derive(Debug)]
+pub(super) struct MalformedRequest {
+    /// The status that it answers with.
+    pub(super) status: u16,
+    /// What this counts as.
+    pub(super) reason: Reason,
+    /// What it says.
+    pub(super) cause: String,
+}
+
+impl Head {
+    /// The head that a client sends for a question: HTTP/1.1, origin-form, the URL's authority as
+    /// `Host` unless there is one among the fields.
+    ///
+    /// # Errors
+    /// [`Refusal::Target`], when a URL has a fragment, which clients do not send, or a byte that
+    /// would end the request line.
+    pub(super) fn new(question: &Question) -> Result<Self, Refusal> {
+        let refused = |ambiguity| Refusal::Target(TargetError::Ambiguous(ambiguity));
+        let url = question.url.as_str();
+        // hyper drops a fragment before anyone sees it, so it is looked for in the text.
+        if url.contains('#') {
+            return Err(refused(Ambiguity::Fragment));
+        }
+        if url.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            return Err(refused(Ambiguity::PathByte));
+        }
+        let absolute = match url.split_once("://") {
+            Some((scheme, rest)) if is_scheme(scheme) => Some((scheme, rest)),
+            _ => None,
+        };
+        let (tls, authority, target) = match absolute {
+            None => (false, None, url),
+            Some((scheme, rest)) => {
+                let (authority, target) =
+                    rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                (scheme.eq_ignore_ascii_case("https"), Some(authority), target)
+            }
+        };
+        let slash = if target == "*" || target.starts_with('/') { "" } else { "/" };
+        let mut bytes = format!("{} {slash}{target} HTTP/1.1\r\n", question.method).into_bytes();
+        let mut field = |name: &str, value: &[u8]| {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        };
+        if !question.headers.contains_key(header::HOST) {
+            field("host", authority.unwrap_or("localhost").as_bytes());
+        }
+        for (name, value) in &question.headers {
+            field(name.as_str(), value.as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        Ok(Self { bytes, tls })
+    }
+}
+
+/// RFC 3986 §3.1.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|letter: char| letter.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
+/// Passes a head through the HTTP server and decides the request that comes out of it.
+///
+/// Everything is in memory and nothing waits: the connection is polled without a runtime.
+///
+/// # Errors
+/// [`MalformedRequest`], when the server finds no request in it.
+pub(super) fn decide<'s>(
+    head: &Head,
+    decider: &Decider<'s>,
+    peer: &Peer,
+    narrator: &mut Narrator<'_>,
+) -> Result<Result<Decided<'s>, Refusal>, MalformedRequest> {
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let io = Memory { unread: Bytes::copy_from_slice(&head.bytes), written: Arc::clone(&written) };
+    let outcome = Cell::new(None);
+    // One request, so that it is taken once.
+    let narrator = Cell::new(Some(narrator));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (outcome, narrator) = (&outcome, narrator.take());
+        async move {
+            let (parts, body) = request.into_parts();
+            if let Some(narrator) = narrator {
+                let announced = body.size_hint().exact();
+                outcome.set(Some(decider.decide(peer, parts, announced, narrator).await));
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    });
+    let builder = http1_builder(&decider.snapshot.limits);
+    let ended = {
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        connection.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    };
+    if let Some(outcome) = outcome.into_inner() {
+        return Ok(outcome);
+    }
+    let cause = match ended {
+        Poll::Ready(Err(error)) => error.to_string(),
+        _ => "the request is incomplete".to_owned(),
+    };
+    let written = written.lock().unwrap_or_else(PoisonError::into_inner);
+    let status = status_of(&written).unwrap_or(400);
+    Err(MalformedRequest { status, reason: reason_of(status, &cause), cause })
+}
+
+/// The status of an HTTP/1.1 response.
+fn status_of(response: &[u8]) -> Option<u16> {
+    std::str::from_utf8(response.get(9..12)?).ok()?.parse().ok()
+}
+
+fn reason_of(status: u16, cause: &str) -> Reason {
+    if status == 431 {
+        Reason::HeadersTooLarge
+    } else if cause.contains("content-length") || cause.contains("transfer-encoding") {
+        Reason::FramingInvalid
+    } else if cause.contains("URI") {
+        Reason::TargetAmbiguous
+    } else {
+        Reason::RequestInvalid
+    }
+}
+
+/// A connection whose client has written all that it will, and reads everything.
+struct Memory {
+    unread: Bytes,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsyncRead for Memory {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let memory = self.get_mut();
+        if memory.unread.is_empty() {
+            // The client keeps the connection open and waits for the response.
+            return Poll::Pending;
+        }
+        let length = memory.unread.len().min(buf.remaining());
+        buf.put_slice(&memory.unread.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Memory {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

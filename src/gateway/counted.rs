@@ -1,0 +1,74 @@
+//! The proof that the limits of a route have counted a request.
+
+use super::authenticate::{AccessRequest, Caller};
+use super::matched::{Matched, Stopped};
+use super::observer::{LimitKey, Observer};
+use super::refusal::Refusal;
+use super::route::Route;
+use crate::limit::KeyKind;
+
+/// Something that limits have counted. Only the functions here make one.
+#[derive(Debug)]
+pub struct Counted<T>(T);
+
+impl<'s> Counted<Matched<'s>> {
+    /// Counts a request by the client's address, on its route and on that of an overriding method.
+    /// Before authentication: failed attempts must count, and a flood of bad signatures be cheap.
+    ///
+    /// # Errors
+    /// The request, and the refusal of a limit.
+    pub fn by_client(
+        matched: Matched<'s>,
+        observer: &mut impl Observer,
+    ) -> Result<Self, Stopped<'s>> {
+        let routes = [Some(matched.route()), matched.overriding_route()];
+        for route in routes.into_iter().flatten() {
+            let key = LimitKey::Client(matched.client());
+            if let Err(refusal) = count(route, KeyKind::Client, key, observer) {
+                return Err(Stopped::new(matched, refusal));
+            }
+        }
+        Ok(Self(matched))
+    }
+}
+
+impl Counted<Option<Caller>> {
+    /// Counts a request by its caller's subject.
+    ///
+    /// # Errors
+    /// The refusal of the limit.
+    pub fn by_subject(
+        access: &AccessRequest<'_>,
+        caller: Option<Caller>,
+        observer: &mut impl Observer,
+    ) -> Result<Self, Refusal> {
+        if let Some(caller) = &caller {
+            count(access.route, KeyKind::Subject, LimitKey::Subject(caller), observer)?;
+        }
+        Ok(Self(caller))
+    }
+}
+
+impl<T> Counted<T> {
+    /// What was counted.
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// What was counted.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+fn count(
+    route: &Route,
+    kind: KeyKind,
+    key: LimitKey<'_>,
+    observer: &mut impl Observer,
+) -> Result<(), Refusal> {
+    match &route.limit {
+        Some(limit) if limit.settings().key == kind => observer.count(route, limit, key),
+        _ => Ok(()),
+    }
+}

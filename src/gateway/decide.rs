@@ -1,0 +1,100 @@
+//! The decision: every step in order, and what may happen to the request then.
+//!
+//! The gateway serves what comes of it; `explain` and `[[test]]` blocks describe it. There is no
+//! second copy of this order.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::authenticate::{Newest, Verifier};
+use super::authorize::{Authenticated, Permit};
+use super::client::Peer;
+use super::counted::Counted;
+use super::matched::{LogoutRequest, Match, Matched, Stopped};
+use super::navigation::redirect_or_explain;
+use super::observer::Observer;
+use super::outgoing::Outgoing;
+use super::refusal::Refusal;
+use super::route::Destination;
+use super::snapshot::Snapshot;
+use super::upstream::Upstream;
+use crate::identity::Mount;
+use crate::identity::request::LONGEST_BODY;
+
+/// What a request is decided with.
+#[derive(Clone, Copy, Debug)]
+pub struct Decider<'s> {
+    /// One configuration, for the whole decision.
+    pub snapshot: &'s Snapshot,
+    /// Whose tokens are believed.
+    pub verifier: Verifier<'s>,
+    /// When the request arrived, in Unix seconds.
+    pub now: u64,
+    /// Where to wait for keys that are not known yet; `None`: do not wait.
+    pub newest: Option<Newest<'s>>,
+}
+
+/// What may happen to a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request is the large one: boxing it would cost each an allocation"
+)]
+#[derive(Debug)]
+pub enum Decided<'s> {
+    /// It is sent to this application.
+    Forward(Outgoing, &'s Arc<Upstream>),
+    /// An endpoint of the built-in issuer answers it.
+    Endpoint(Permit<'s>, &'s Mount),
+    /// It is a back-channel logout: the token in its body decides.
+    Logout(LogoutRequest<'s>),
+}
+
+impl<'s> Decider<'s> {
+    /// Decides what happens to a request. `announced`: the length that it says its body has, in
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub async fn decide(
+        &self,
+        peer: &Peer,
+        parts: Parts,
+        announced: Option<u64>,
+        observer: &mut impl Observer,
+    ) -> Result<Decided<'s>, Refusal> {
+        let matched = match Match::find(self.snapshot, peer, parts, observer)? {
+            Match::Route(matched) => matched,
+            Match::Logout(request) => return Ok(Decided::Logout(request)),
+        };
+        let permit = self
+            .permit(matched, observer)
+            .await
+            .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
+        match &permit.route().destination {
+            Destination::Identity(mount) => {
+                let most = self.snapshot.max_body.min(LONGEST_BODY);
+                if announced.is_some_and(|bytes| bytes > most) {
+                    let stopped = permit.stop(Refusal::BodyTooLarge);
+                    return Err(redirect_or_explain(stopped, self.snapshot));
+                }
+                Ok(Decided::Endpoint(permit, mount))
+            }
+            Destination::Upstream(upstream) => {
+                let (rules, max_body) = (&self.snapshot.rules, self.snapshot.max_body);
+                let outgoing =
+                    Outgoing::prepare(permit, announced, observer.ids(), rules, max_body)?;
+                Ok(Decided::Forward(outgoing, upstream))
+            }
+        }
+    }
+
+    async fn permit(
+        &self,
+        matched: Matched<'s>,
+        observer: &mut impl Observer,
+    ) -> Result<Permit<'s>, Stopped<'s>> {
+        let counted = Counted::by_client(matched, observer)?;
+        Authenticated::new(counted, &self.verifier, self.now, self.newest).await.authorize(observer)
+    }
+}

@@ -1,0 +1,171 @@
+//! Handing a request to an endpoint of the built-in issuer: what the gateway knows of it, and
+//! nothing else.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::Gateway;
+use super::authorize::Permit;
+use super::body::{Body, ClientBody};
+use super::exchange::{Exchange, count};
+use super::navigation::as_page;
+use super::refusal::Refusal;
+use super::route::{NoRoute, Route};
+use super::snapshot::Snapshot;
+use crate::identity::endpoints::{Action, Budget};
+use crate::identity::pages;
+use crate::identity::request::{LONGEST_BODY, account_named};
+use crate::identity::{Identity, IdentityError, Mount, Registration, Request};
+use crate::limit::{Cell, Exceeded, KeyKind, Limit};
+
+impl Gateway {
+    /// The answer of an endpoint of the built-in issuer. Where a person asks, a refusal is a page of
+    /// the same status that says what to do.
+    pub(super) async fn answer_endpoint(
+        &self,
+        snapshot: &Snapshot,
+        permit: Permit<'_>,
+        mount: &Mount,
+        body: Incoming,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Refusal> {
+        let matched = permit.matched();
+        let (parts, query) = (matched.parts(), matched.target().query());
+        let mut asked = pages::Asked::by(&parts.method, &parts.headers, query);
+        let answered = self.answer(snapshot, permit, mount, body, asked.as_mut(), exchange).await;
+        answered.map_err(|refusal| match (asked, &snapshot.identity) {
+            (Some(asked), Some(policy)) => as_page(&asked, policy, mount, refusal),
+            _ => refusal,
+        })
+    }
+
+    /// Counts by the built-in limits and reads the body. What is left is done on the background
+    /// runtime.
+    async fn answer(
+        &self,
+        snapshot: &Snapshot,
+        permit: Permit<'_>,
+        mount: &Mount,
+        body: Incoming,
+        mut asked: Option<&mut pages::Asked>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Refusal> {
+        let route = permit.route();
+        let (matched, caller, rejected) = permit.into_parts();
+        let (parts, target, client, endpoint) = matched.into_parts();
+        let (Some(identity), Some(policy), Some(matched)) =
+            (self.identity(), &snapshot.identity, endpoint)
+        else {
+            return Err(NoRoute::NotFound.into());
+        };
+        let (endpoint, origin) = (matched.endpoint(), matched.origin());
+        if let Some(asked) = &mut asked {
+            asked.reached(endpoint);
+        }
+        let body = read(body, snapshot, exchange).await?;
+        if let Some(asked) = &mut asked {
+            asked.filled(&body);
+        }
+        let account = match &caller {
+            Some(caller) => Some(caller.token().subject().to_owned()),
+            None => account_named(&parts.headers, &body),
+        };
+        // What the file does not offer is refused anyway.
+        let is_offered =
+            endpoint.action != Action::Register || policy.registration == Registration::Open;
+        if let (Some(budget), true) = (endpoint.budget, is_offered) {
+            let client = client.ip();
+            self.count_visit(route, identity, budget, client, account.as_deref(), exchange)?;
+        }
+        let request = Request {
+            endpoint,
+            parameter: matched.into_parameter(),
+            mount: mount.clone(),
+            query: target.query().map(str::to_owned),
+            headers: parts.headers,
+            body,
+            client: client.ip(),
+            origin,
+            caller: caller.map(|caller| Arc::new((***caller.token()).clone())),
+        };
+        match identity.answer(request, Arc::clone(policy)).await {
+            Ok(response) => Ok(response.map(Body::Bytes)),
+            // Credentials that do not count are reported where some were needed.
+            Err(refused) if matches!(refused.error, IdentityError::Nobody) => {
+                Err(rejected.map_or(Refusal::Identity(refused), |rejected| *rejected))
+            }
+            Err(refused) => Err(Refusal::Identity(refused)),
+        }
+    }
+
+    fn count_built_in(
+        &self,
+        limit: &Arc<Limit>,
+        taken: Result<Cell, Exceeded>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
+        let exceeds = || {
+            self.telemetry.metrics.rate_limited(limit.name()).inc();
+        };
+        count(exceeds, limit, taken, exchange)
+    }
+
+    /// Counts a request by its address and the account that it names: by the built-in limits, and
+    /// by the route's own. One that names no account where it has to is refused anyway, costs
+    /// nothing, and takes no place in a limit.
+    fn count_visit(
+        &self,
+        route: &Route,
+        identity: &Identity,
+        budget: Budget,
+        client: IpAddr,
+        account: Option<&str>,
+        exchange: &mut Exchange,
+    ) -> Result<(), Refusal> {
+        let account = account.filter(|_| budget.names_account());
+        if budget.names_account() && account.is_none() {
+            return Ok(());
+        }
+        let own = route.limit.as_ref();
+        if own.is_none_or(|limit| !limit.settings().bounds_each_client()) {
+            let (limit, taken) = identity.budgets().by_address(budget, client);
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        let Some(account) = account else { return Ok(()) };
+        if let Some((limit, taken)) = identity.budgets().by_account(budget, account) {
+            self.count_built_in(&limit, taken, exchange)?;
+        }
+        match own {
+            Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => {
+                let taken = limit.take_client_and_account(client, account);
+                count(|| route.count_limited(), limit, taken, exchange)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The whole body, which is short.
+async fn read(
+    body: Incoming,
+    snapshot: &Snapshot,
+    exchange: &mut Exchange,
+) -> Result<Bytes, Refusal> {
+    // The decision has compared the announced length.
+    let most = snapshot.max_body.min(LONGEST_BODY);
+    let (mut body, upload) =
+        ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
+    exchange.reads(upload);
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame.map_err(super::upstream::UpstreamFailure::from)?.data_ref() {
+            read.extend_from_slice(data);
+        }
+    }
+    Ok(read.freeze())
+}

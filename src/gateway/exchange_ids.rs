@@ -1,0 +1,84 @@
+//! The ids of one exchange, for the upstream, the client and the log.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::client::ClientAddress;
+use super::headers::single_value;
+use crate::telemetry::ids::{self, Traceparent};
+use crate::telemetry::write_address;
+
+/// The ids of one exchange, and what else the upstream is told of where it comes from.
+#[derive(Clone, Debug)]
+pub struct ExchangeIds {
+    /// `X-Request-Id`: a trusted proxy's, or ours.
+    pub request_id: HeaderValue,
+    /// `traceparent`: as `trace`.
+    pub traceparent: HeaderValue,
+    /// `X-Forwarded-For`: the client's address.
+    pub forwarded_for: HeaderValue,
+    /// The W3C trace that this request belongs to.
+    pub trace: Traceparent,
+    /// Whether the trace was begun by a trusted proxy.
+    pub trace_is_continued: bool,
+}
+
+impl ExchangeIds {
+    /// Keeps what a trusted proxy says, and begins what nobody said.
+    pub fn new(headers: &HeaderMap, client: &ClientAddress) -> Self {
+        let kept = |name: &HeaderName| {
+            if client.peer_is_trusted() { single_value(headers, name) } else { None }
+        };
+        let request_id = kept(&X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())).cloned();
+        let continued =
+            kept(&TRACEPARENT).and_then(|value| ids::parse_traceparent(value.as_bytes()));
+        Self::write(client.ip(), request_id, continued)
+    }
+
+    /// Those of a request of which no field was read.
+    pub fn begin(client: IpAddr) -> Self {
+        Self::write(client, None, None)
+    }
+
+    fn write(
+        client: IpAddr,
+        request_id: Option<HeaderValue>,
+        continued: Option<Traceparent>,
+    ) -> Self {
+        let trace = continued.unwrap_or_else(Traceparent::begin);
+        // Three values in one allocation.
+        let mut text = Vec::with_capacity(128);
+        text.extend_from_slice(&trace.header());
+        let traced = text.len();
+        write_address(&mut text, client);
+        let addressed = text.len();
+        if request_id.is_none() {
+            text.extend_from_slice(ids::request_id().as_str().as_bytes());
+        }
+        let text = Bytes::from(text);
+        // Nothing but letters, digits, and the signs of addresses.
+        let value = |range| {
+            HeaderValue::from_maybe_shared(text.slice(range))
+                .unwrap_or(HeaderValue::from_static(""))
+        };
+        Self {
+            request_id: request_id.unwrap_or_else(|| value(addressed..text.len())),
+            traceparent: value(0..traced),
+            forwarded_for: value(traced..addressed),
+            trace_is_continued: continued.is_some(),
+            trace,
+        }
+    }
+}
+
+/// A request id that can be logged and forwarded as it is.
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// The id of the request.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The trace that it belongs to (W3C Trace Context).
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

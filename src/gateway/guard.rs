@@ -1,0 +1,183 @@
+//! What a route, or an endpoint of the built-in issuer, asks of its callers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::token::{ClaimPath, VerifiedToken};
+
+/// How callers are recognised, and what they must hold.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// Who may.
+    pub access: Access,
+    /// Where a token may be.
+    pub token_from: TokenPlaces,
+    /// What a caller must hold.
+    pub demands: Arc<Demands>,
+    /// false: refusals of authentication and authorization are only counted.
+    pub enforce: bool,
+}
+
+/// Who may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everyone; no credentials are read.
+    Public,
+    /// Everyone without credentials, and callers with valid ones.
+    Optional,
+    /// Everyone; callers with valid credentials are recognised, other credentials count as none.
+    /// Endpoints of the built-in issuer only: the endpoint then decides what to do.
+    Lenient,
+    /// Callers with valid credentials.
+    Authenticated,
+}
+
+/// Where a token may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenPlaces {
+    /// `Authorization: Bearer`.
+    pub header: bool,
+    /// The token cookie.
+    pub cookie: bool,
+    /// The token query parameter.
+    pub query: bool,
+}
+
+/// What a caller must hold; all of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Demands {
+    /// Any one of these roles; empty: none is asked for.
+    pub any_role: Vec<String>,
+    /// Every one of these roles.
+    pub all_roles: Vec<String>,
+    /// Every one of these scopes.
+    pub scopes: Vec<String>,
+    /// Each claim must have one of its values.
+    pub claims: Vec<(ClaimPath, Vec<crate::config::value::Scalar>)>,
+    /// Callers of these issuer sections only; `None`: of all.
+    pub issuers: Option<Vec<Arc<str>>>,
+}
+
+impl Demands {
+    /// A caller of this issuer section, and nothing else.
+    pub fn issuer(name: &str) -> Self {
+        Self { issuers: Some(vec![name.into()]), ..Self::default() }
+    }
+
+    /// Whether every caller meets them.
+    pub fn is_nothing(&self) -> bool {
+        self.issuers.is_none() && !self.any()
+    }
+
+    /// What a caller lacks of them.
+    ///
+    /// # Errors
+    /// [`Denied`]
+    pub fn check(&self, caller: &VerifiedToken) -> Result<(), Denied> {
+        if let Some(issuers) = &self.issuers
+            && !issuers.contains(caller.issuer_name())
+        {
+            return Err(Denied::Issuer(Arc::clone(caller.issuer_name())));
+        }
+        let holds = |role: &String| caller.roles().contains(role);
+        if !self.any_role.is_empty() && !self.any_role.iter().any(holds) {
+            return Err(Denied::Role(listed(&self.any_role)));
+        }
+        if let Some(role) = self.all_roles.iter().find(|role| !holds(role)) {
+            return Err(Denied::Role(listed(std::slice::from_ref(role))));
+        }
+        if let Some(scope) = self.scopes.iter().find(|scope| !caller.scopes().contains(scope)) {
+            return Err(Denied::Scope(scope.clone()));
+        }
+        for (path, wanted) in &self.claims {
+            let found = caller.claim(path);
+            let has = |value: &serde_json::Value| wanted.iter().any(|wanted| wanted.matches(value));
+            let meets = match found {
+                Some(serde_json::Value::Array(values)) => values.iter().any(has),
+                Some(value) => has(value),
+                None => false,
+            };
+            if !meets {
+                return Err(Denied::Claim(path.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a role, scope or claim is asked for.
+    pub fn any(&self) -> bool {
+        !(self.any_role.is_empty()
+            && self.all_roles.is_empty()
+            && self.scopes.is_empty()
+            && self.claims.is_empty())
+    }
+}
+
+/// What a caller lacks.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Denied {
+    /// There is none, and the route needs one.
+    #[error("no caller")]
+    Nobody,
+    /// The route takes callers of other issuers.
+    #[error("issuer `{0}` is not among the route's issuers")]
+    Issuer(Arc<str>),
+    /// None of `roles`, or not all of `all_roles`.
+    #[error("the caller lacks the role {0}")]
+    Role(String),
+    /// Not all of `scopes`.
+    #[error("the caller lacks the scope `{0}`")]
+    Scope(String),
+    /// A claim without any of its values.
+    #[error("the claim `{0}` has none of the values asked for")]
+    Claim(String),
+}
+
+/// Finds demands that are the same: what a caller was found to meet on one route need not be asked
+/// again on the next.
+#[derive(Debug, Default)]
+pub struct SameDemands(VecDeque<Arc<Demands>>);
+
+/// How many different demands one is compared with: a table of 50,000 routes must not compare each
+/// with each.
+const COMPARED: usize = 16;
+
+impl SameDemands {
+    /// The very demands of one of the last few that were asked for, where they equal `wanted`;
+    /// otherwise `wanted`.
+    pub fn same_as(&mut self, wanted: &Arc<Demands>) -> Arc<Demands> {
+        if let Some(same) = self.0.iter().find(|known| *known == wanted) {
+            return Arc::clone(same);
+        }
+        if self.0.len() == COMPARED {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::clone(wanted));
+        Arc::clone(wanted)
+    }
+}
+
+fn listed(roles: &[String]) -> String {
+    roles.iter().map(|role| format!("`{role}`")).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_demands_become_the_very_same() {
+        let of = |role: usize| {
+            Arc::new(Demands { any_role: vec![role.to_string()], ..Demands::default() })
+        };
+        let mut known = SameDemands::default();
+        let first = known.same_as(&of(0));
+        assert!(Arc::ptr_eq(&first, &known.same_as(&of(0))));
+        assert!(!Arc::ptr_eq(&first, &known.same_as(&of(1))));
+        // Beyond the last few they are kept apart, and equal all the same.
+        let later: Vec<_> = (1..=COMPARED).map(|role| known.same_as(&of(role))).collect();
+        assert_eq!(later.len(), COMPARED);
+        let again = known.same_as(&of(0));
+        assert!(!Arc::ptr_eq(&first, &again) && first == again);
+    }
+}

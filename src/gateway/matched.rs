@@ -1,0 +1,329 @@
+//! A request that has a place in the configuration: who sent it, what it is for, and which route
+//! takes it.
+//!
+//! [`Match::find`] is the first step of the decision and the only maker of [`Matched`]. It reads
+//! every field that the later steps rely on once: the client's address, the number of fields, the
+//! framing, the target, the logout endpoints, the route, the method override, the issuer's endpoint.
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use super::authenticate::{AccessRequest, Unauthenticated};
+use super::client::{ClientAddress, Peer};
+use super::framing::check_request;
+use super::guard::{Access, Guard};
+use super::headers::{METHOD_OVERRIDES, same_folded};
+use super::observer::Observer;
+use super::origin::origin_of;
+use super::refusal::Refusal;
+use super::route::{Destination, NoRoute, Route};
+use super::snapshot::Snapshot;
+use super::target::{Target, TargetError};
+use crate::identity::Origin;
+use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint, Found};
+use crate::token::Issuer;
+
+/// Where a request leads.
+pub enum Match<'s> {
+    /// To a route.
+    Route(Matched<'s>),
+    /// To the back-channel logout of an issuer.
+    Logout(LogoutRequest<'s>),
+}
+
+/// A request and the one route that takes it. Only [`Match::find`] makes one.
+///
+/// ```
+/// fn route_of<'a>(matched: &'a portcullis::gateway::matched::Matched<'_>) -> &'a str {
+///     &matched.route().name
+/// }
+/// ```
+/// No other code can put a request on a route:
+/// ```compile_fail
+/// fn reroute<'s>(
+///     matched: &mut portcullis::gateway::matched::Matched<'s>,
+///     route: &'s portcullis::gateway::route::Route,
+/// ) {
+///     matched.route = route;
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Matched<'s> {
+    parts: Parts,
+    target: Target,
+    client: ClientAddress,
+    route: &'s Route,
+    overriding: Option<Box<Overriding<'s>>>,
+    endpoint: Option<Box<Result<MatchedEndpoint, Refusal>>>,
+}
+
+/// What an application reads that obeys a method override: the other method, and the route that
+/// takes it.
+#[derive(Debug)]
+struct Overriding<'s> {
+    method: Method,
+    route: &'s Route,
+}
+
+/// The endpoint of the built-in issuer that a request is for.
+#[derive(Debug)]
+pub struct MatchedEndpoint {
+    endpoint: &'static Endpoint,
+    parameter: Option<String>,
+    origin: Origin,
+    guard: Guard,
+}
+
+/// A request to the back-channel logout of an issuer.
+#[derive(Debug)]
+pub struct LogoutRequest<'s> {
+    parts: Parts,
+    issuer: &'s Issuer,
+}
+
+/// A request that goes no further, and why.
+#[derive(Debug)]
+pub struct Stopped<'s> {
+    /// The request.
+    pub matched: Box<Matched<'s>>,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+impl<'s> Stopped<'s> {
+    /// This request, for this reason.
+    pub fn new(matched: Matched<'s>, refusal: Refusal) -> Self {
+        Self { matched: Box::new(matched), refusal }
+    }
+}
+
+impl<'s> Match<'s> {
+    /// Reads a request and finds its route.
+    ///
+    /// # Errors
+    /// [`Refusal`]: too many fields, invalid framing, a target that is malformed or ambiguous, no
+    /// route, or a method override that is not one method or has no route.
+    pub fn find(
+        snapshot: &'s Snapshot,
+        peer: &Peer,
+        parts: Parts,
+        observer: &mut impl Observer,
+    ) -> Result<Self, Refusal> {
+        let client = snapshot.proxies.client(peer, &parts.headers);
+        observer.arrived(&client, &parts.headers);
+        if field_count(&parts.headers) > snapshot.limits.max_headers {
+            return Err(Refusal::HeadersTooLarge);
+        }
+        check_request(&parts.headers)?;
+        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        observer.targeted(&target);
+        if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
+            observer.logout(issuer);
+            return Ok(Self::Logout(LogoutRequest { parts, issuer }));
+        }
+        let route = snapshot.routes.find(&parts.method, &target)?;
+        observer.routed(route, &target);
+        let overriding = Overriding::find(snapshot, route, &parts, &target)?.map(Box::new);
+        let endpoint = match &route.destination {
+            Destination::Upstream(_) => None,
+            Destination::Identity(_) => {
+                Some(Box::new(MatchedEndpoint::find(snapshot, route, &parts, &target, &client)))
+            }
+        };
+        Ok(Self::Route(Matched { parts, target, client, route, overriding, endpoint }))
+    }
+}
+
+impl<'s> Matched<'s> {
+    /// The route.
+    pub fn route(&self) -> &'s Route {
+        self.route
+    }
+
+    /// Host and path.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Who sent it.
+    pub fn client(&self) -> &ClientAddress {
+        &self.client
+    }
+
+    /// The head as it was received.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// The endpoint of the built-in issuer, where the route leads to it; or why there is none.
+    pub fn endpoint(&self) -> Option<Result<&MatchedEndpoint, &Refusal>> {
+        self.endpoint.as_deref().map(Result::as_ref)
+    }
+
+    /// The route of the overriding method.
+    pub fn overriding_route(&self) -> Option<&'s Route> {
+        self.overriding.as_ref().map(|overriding| overriding.route)
+    }
+
+    /// What the caller is checked for: the request with its own method.
+    pub fn access(&self) -> AccessRequest<'_> {
+        let guard = match self.endpoint.as_deref() {
+            Some(Ok(endpoint)) => &endpoint.guard,
+            _ => &self.route.guard,
+        };
+        self.access_with(self.route, guard, &self.parts.method)
+    }
+
+    /// The same with the overriding method.
+    pub fn overriding_access(&self) -> Option<AccessRequest<'_>> {
+        let Overriding { method, route } = self.overriding.as_deref()?;
+        Some(self.access_with(route, &route.guard, method))
+    }
+
+    fn access_with<'a>(
+        &'a self,
+        route: &'a Route,
+        guard: &'a Guard,
+        method: &'a Method,
+    ) -> AccessRequest<'a> {
+        AccessRequest {
+            route,
+            guard,
+            method,
+            headers: &self.parts.headers,
+            target: &self.target,
+            client: &self.client,
+        }
+    }
+
+    /// Takes out why the request has no endpoint, or may not reach it from its origin.
+    pub(super) fn take_endpoint_refusal(&mut self) -> Option<Refusal> {
+        match self.endpoint.as_deref() {
+            Some(Err(_)) => self.endpoint.take().and_then(|endpoint| endpoint.err()),
+            _ => None,
+        }
+    }
+
+    /// Takes it apart for what comes after a permit.
+    pub(super) fn into_parts(self) -> (Parts, Target, ClientAddress, Option<MatchedEndpoint>) {
+        let endpoint = self.endpoint.and_then(|endpoint| endpoint.ok());
+        (self.parts, self.target, self.client, endpoint)
+    }
+}
+
+impl MatchedEndpoint {
+    fn find(
+        snapshot: &Snapshot,
+        route: &Route,
+        parts: &Parts,
+        target: &Target,
+        client: &ClientAddress,
+    ) -> Result<Self, Refusal> {
+        let below = below(target.path(), route.pattern.segments.len());
+        let (endpoint, parameter) = match endpoints::find(parts.method.as_str(), below) {
+            Found::Endpoint(endpoint, parameter) => (endpoint, parameter),
+            Found::OtherMethods(allow) => {
+                let allow = HeaderValue::try_from(allow).unwrap_or(HeaderValue::from_static(""));
+                return Err(NoRoute::Method { allow }.into());
+            }
+            Found::Nowhere => return Err(NoRoute::NotFound.into()),
+        };
+        let names = &snapshot.rules.token_names;
+        let origin = origin_of(&parts.headers, target, client, names);
+        // A person may follow a link from anywhere to a renewal. What a script of another site
+        // requests is not a navigation, and a request with an Origin was not made by a link.
+        let follows_link = || {
+            let mode = parts.headers.get("sec-fetch-mode");
+            !parts.headers.contains_key(header::ORIGIN)
+                && mode.is_none_or(|mode| mode == "navigate")
+        };
+        let changes =
+            endpoint.changes_something() || (endpoint.action == Action::Renew && !follows_link());
+        if changes && origin == Origin::Foreign {
+            return Err(Unauthenticated::ForeignOrigin.into());
+        }
+        let access = match endpoint.caller {
+            CallerNeeded::No => Access::Public,
+            CallerNeeded::Welcome => Access::Lenient,
+            CallerNeeded::Yes => Access::Authenticated,
+        };
+        let guard = Guard { access, ..route.guard.clone() };
+        Ok(Self { endpoint, parameter, origin, guard })
+    }
+
+    /// The row of the table of endpoints.
+    pub fn endpoint(&self) -> &'static Endpoint {
+        self.endpoint
+    }
+
+    /// Where the request was made.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What is in the place of `{…}` in its path.
+    pub fn into_parameter(self) -> Option<String> {
+        self.parameter
+    }
+}
+
+impl<'s> LogoutRequest<'s> {
+    /// The issuer whose endpoint it is.
+    pub fn issuer(&self) -> &'s Issuer {
+        self.issuer
+    }
+
+    /// The head as it was received.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl<'s> Overriding<'s> {
+    /// The route for the method of an override field, where the chosen route lets such fields
+    /// through: both must let the request pass.
+    fn find(
+        snapshot: &'s Snapshot,
+        route: &Route,
+        parts: &Parts,
+        target: &Target,
+    ) -> Result<Option<Self>, Refusal> {
+        if !route.method_override {
+            return Ok(None);
+        }
+        let Some(method) = override_method(&parts.headers)? else { return Ok(None) };
+        if method == Method::CONNECT || method == Method::TRACE {
+            return Err(TargetError::Method.into());
+        }
+        let route = snapshot.routes.find(&method, target)?;
+        Ok(Some(Self { method, route }))
+    }
+}
+
+/// The number of fields. hyper counts them on HTTP/1.1 only. On HTTP/2 a client may send each
+/// cookie as a field of its own (RFC 9113 §8.2.3): those count as one.
+fn field_count(headers: &HeaderMap) -> usize {
+    let more_cookies = headers.get_all(header::COOKIE).iter().count().saturating_sub(1);
+    headers.len() - more_cookies
+}
+
+fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
+    let mut found = None;
+    for (name, value) in headers {
+        if !METHOD_OVERRIDES.iter().any(|own| same_folded(own, name.as_str())) {
+            continue;
+        }
+        let upper = value.as_bytes().trim_ascii().to_ascii_uppercase();
+        let method = Method::from_bytes(&upper).map_err(|_| Refusal::MethodOverride)?;
+        if found.replace(method.clone()).is_some_and(|earlier| earlier != method) {
+            return Err(Refusal::MethodOverride);
+        }
+    }
+    Ok(found)
+}
+
+/// What is left of a decoded path below so many segments.
+fn below(path: &str, segments: usize) -> &str {
+    let mut slashes = path.match_indices('/').map(|(at, _)| at);
+    slashes.nth(segments).map_or("", |at| &path[at..])
+}

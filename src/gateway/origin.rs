@@ -1,0 +1,112 @@
+//! Where a request was made, as far as a browser says.
+
+use http::{HeaderMap, Method, header};
+
+use super::client::{ClientAddress, Scheme};
+use super::target::{Target, same_authority};
+use super::token_names::TokenNames;
+use crate::identity::Origin;
+
+/// Whether a request that is known by its cookie was made by our own pages: needed for what changes
+/// state, and for upgrades, which no same-origin policy holds back.
+pub(super) fn is_own_request(
+    method: &Method,
+    headers: &HeaderMap,
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> bool {
+    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    (safe && !headers.contains_key(header::UPGRADE))
+        || origin_of(headers, target, client, names) == Origin::Own
+}
+
+/// Where a request was made, as far as a browser says.
+pub fn origin_of(
+    headers: &HeaderMap,
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> Origin {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (Some(origin), None) if is_own_origin(origin.as_bytes(), target, client, names) => {
+            Origin::Own
+        }
+        (Some(_), _) => Origin::Foreign,
+        (None, _) => {
+            let mut sites = headers.get_all("sec-fetch-site").iter();
+            match (sites.next(), sites.next()) {
+                (None, _) => Origin::Unsaid,
+                (Some(site), None) if site == "same-origin" => Origin::Own,
+                // A person's own doing, such as an address that was typed.
+                (Some(site), None) if site == "none" => Origin::Unsaid,
+                _ => Origin::Foreign,
+            }
+        }
+    }
+}
+
+/// Whether an `Origin` (RFC 6454 §6.2) is ours: that of the built-in issuer's pages where they are
+/// on the host that was asked, else the scheme and authority that the client used.
+fn is_own_origin(
+    origin: &[u8],
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> bool {
+    let asked = target.authority().as_bytes();
+    let is = |scheme: Scheme, authority: &[u8]| {
+        let written = origin
+            .strip_prefix(scheme.as_str().as_bytes())
+            .and_then(|rest| rest.strip_prefix(b"://"));
+        written.is_some_and(|written| same_authority(written, authority, scheme == Scheme::Https))
+    };
+    match &names.issuer {
+        Some(own)
+            if same_authority(own.authority.as_bytes(), asked, own.scheme == Scheme::Https) =>
+        {
+            is(own.scheme, own.authority.as_bytes())
+        }
+        _ => is(client.scheme(), asked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsafe_requests_by_cookie_need_our_origin() {
+        use super::super::client::{Peer, TrustedProxies};
+        let own = |method: &str, fields: &[(&'static str, &'static str)]| {
+            let mut request =
+                http::Request::builder().method(method).uri("/").header("host", "a.test:8080");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let target =
+                Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
+            let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
+            is_own_request(
+                &parts.method,
+                &parts.headers,
+                &target,
+                &TrustedProxies::default().client(&peer, &parts.headers),
+                &TokenNames::default(),
+            )
+        };
+        assert!(own("GET", &[]));
+        assert!(!own("GET", &[("upgrade", "websocket")]));
+        assert!(!own("POST", &[]));
+        assert!(own("POST", &[("origin", "http://a.test:8080")]));
+        assert!(own("POST", &[("origin", "http://A.test:8080")]));
+        assert!(!own("POST", &[("origin", "https://a.test:8080")]));
+        assert!(!own("POST", &[("origin", "http://a.test")]));
+        assert!(!own("POST", &[("origin", "null"), ("sec-fetch-site", "same-origin")]));
+        assert!(own("POST", &[("sec-fetch-site", "same-origin")]));
+        assert!(!own("POST", &[("sec-fetch-site", "same-site")]));
+        assert!(!own("POST", &[("origin", "http://a.test:8080"), ("origin", "http://evil.test")]));
+    }
+}
