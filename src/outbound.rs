@@ -44,6 +44,10 @@ const MOST_REDIRECTS: usize = 3;
 const LONGEST_HEAD: usize = 64 * 1024;
 
 /// An absolute `http` or `https` URL without user name, password or fragment.
+///
+/// Read by the parser of `http` and not by `url`, which repairs what it reads as browsers do: it
+/// takes `0x7f.1` for 127.0.0.1 and `\\` for `/`, and what was checked would not be what was
+/// written.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     is_https: bool,
@@ -131,30 +135,19 @@ impl Url {
     /// Where a `Location` leads, if that is the same place: a reference to be resolved (RFC 9110
     /// §10.2.2, RFC 3986 §5.2).
     fn redirected(&self, location: &str) -> Option<Self> {
+        // The library would repair these, and what is ambiguous is refused here.
+        if !location.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+            return None;
+        }
+        let scheme = if self.is_https { "https" } else { "http" };
+        let base = format!("{scheme}://{}{}", self.authority(), self.target);
+        let mut there = url::Url::parse(&base).ok()?.join(location).ok()?;
+        // For browsers.
+        there.set_fragment(None);
         let same_place = |other: &Self| {
             (other.is_https, &other.host, other.port) == (self.is_https, &self.host, self.port)
         };
-        // A fragment is for browsers.
-        let location = location.split('#').next().unwrap_or_default();
-        if let Some(authority) = location.strip_prefix("//") {
-            let scheme = if self.is_https { "https" } else { "http" };
-            return Self::parse(&format!("{scheme}://{authority}")).ok().filter(same_place);
-        }
-        if has_scheme(location) {
-            return Self::parse(location).ok().filter(same_place);
-        }
-        let (path, query) =
-            location.split_once('?').map_or((location, None), |(path, query)| (path, Some(query)));
-        let (merged, query) = match path {
-            "" => (self.path().to_owned(), query.or(self.query())),
-            _ if path.starts_with('/') => (path.to_owned(), query),
-            _ => (
-                format!("{}/{path}", self.path().rsplit_once('/').map_or("", |(folder, _)| folder)),
-                query,
-            ),
-        };
-        let path = without_dot_segments(&merged);
-        self.with_path(&query.map_or(path.clone(), |query| format!("{path}?{query}")))
+        Self::parse(there.as_str()).ok().filter(same_place)
     }
 
     fn address(&self) -> Option<std::net::IpAddr> {
@@ -174,34 +167,6 @@ impl Url {
             format!("{}:{}", self.host, self.port)
         }
     }
-}
-
-/// Whether a reference begins with a scheme (RFC 3986 §3.1, §4.2): a colon in its first segment.
-fn has_scheme(reference: &str) -> bool {
-    reference.split(['/', '?']).next().is_some_and(|first| first.contains(':'))
-}
-
-/// RFC 3986 §5.2.4, for a path that begins with a slash.
-fn without_dot_segments(path: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        let is_last = segments.peek().is_none();
-        match segment {
-            "." => {}
-            ".." => {
-                kept.pop();
-            }
-            segment => {
-                kept.push(segment);
-                continue;
-            }
-        }
-        if is_last {
-            kept.push("");
-        }
-    }
-    format!("/{}", kept.join("/"))
 }
 
 /// Without the query.

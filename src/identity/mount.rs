@@ -1,7 +1,12 @@
 //! Where the endpoints of the built-in issuer begin.
 
-use std::fmt::Write;
 use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// All but what RFC 3986 §2.3 leaves unreserved: so a URL (§3.3) and the `Path` of a cookie
+/// (RFC 6265 §4.1.1) take it.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The path of an identity route without its `/*`, percent-encoded; empty for `/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,19 +18,7 @@ impl Mount {
         let mut path = String::new();
         for segment in segments {
             path.push('/');
-            for byte in segment.bytes() {
-                match byte {
-                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                        path.push(char::from(byte));
-                    }
-                    // As a URL (RFC 3986 §3.3) and the `Path` of a cookie (RFC 6265 §4.1.1) take
-                    // it.
-                    _ => {
-                        // Writing into a string cannot fail.
-                        let _ = write!(path, "%{byte:02X}");
-                    }
-                }
-            }
+            path.extend(utf8_percent_encode(segment, RESERVED));
         }
         Self(path.into())
     }
