@@ -8,6 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 
 /// Imports between modules of one floor.
 const NEIGHBOURS: [(&str, &str, &str); 2] = [
@@ -312,8 +315,15 @@ struct File {
     test_modules: Vec<String>,
 }
 
+/// Read once: each test looks at all of it.
+static HOUSE: LazyLock<House> = LazyLock::new(House::from_source);
+
 impl House {
-    fn read() -> Self {
+    fn read() -> &'static Self {
+        &HOUSE
+    }
+
+    fn from_source() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut files = Vec::new();
         let mut folders = vec![root.clone()];
@@ -401,7 +411,7 @@ impl File {
         {
             module.pop();
         }
-        let (code, test_modules) = without_tests(&without_text(&text));
+        let (code, test_modules) = code_of(&text);
         Self { name, module, text, code, test_modules }
     }
 
@@ -482,107 +492,87 @@ fn tree<'a>(
     }
 }
 
-/// The text with comments and the insides of strings and characters as spaces, byte for byte.
-fn without_text(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = bytes.to_vec();
-    let mut at = 0;
-    let blank = |out: &mut Vec<u8>, range: std::ops::Range<usize>| {
-        for byte in &mut out[range] {
-            if *byte != b'\n' {
-                *byte = b' ';
+/// The code of a file, byte for byte: comments, strings, characters and what is under
+/// `#[cfg(test)]` are spaces. And the modules that are declared there.
+fn code_of(text: &str) -> (String, Vec<String>) {
+    let tokens: TokenStream = text.parse().expect("the source is Rust");
+    let blank = text.bytes().map(|byte| if byte == b'\n' { b'\n' } else { b' ' }).collect();
+    let mut kept = Kept { text: text.as_bytes(), code: blank, test_modules: Vec::new() };
+    kept.tokens(tokens);
+    (String::from_utf8(kept.code).expect("whole tokens were kept"), kept.test_modules)
+}
+
+/// What is kept of a text so far.
+struct Kept<'t> {
+    text: &'t [u8],
+    code: Vec<u8>,
+    test_modules: Vec<String>,
+}
+
+impl Kept<'_> {
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut tokens = tokens.into_iter().peekable();
+        while let Some(token) = tokens.next() {
+            if !matches!(&token, TokenTree::Punct(sign) if sign.as_char() == '#') {
+                self.token(token);
+                continue;
             }
-        }
-    };
-    while at < bytes.len() {
-        let rest = &text.as_bytes()[at..];
-        let end = if rest.starts_with(b"//") {
-            at + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len())
-        } else if rest.starts_with(b"/*") {
-            at + rest.windows(2).position(|two| two == b"*/").map_or(rest.len(), |end| end + 2)
-        } else if let Some(hashes) = raw_string(bytes, at) {
-            let close = format!("\"{}", "#".repeat(hashes));
-            let body = at + 2 + hashes;
-            body + bytes[body..]
-                .windows(close.len())
-                .position(|found| found == close.as_bytes())
-                .map_or(rest.len(), |end| end + close.len())
-        } else if rest[0] == b'"' {
-            let mut end = at + 1;
-            while end < bytes.len() && bytes[end] != b'"' {
-                end += if bytes[end] == b'\\' { 2 } else { 1 };
-            }
-            end + 1
-        } else if rest[0] == b'\'' {
-            // A lifetime has no closing quote where a character has one.
-            let length = if rest.get(1) == Some(&b'\\') {
-                rest[3..].iter().position(|byte| *byte == b'\'').map(|end| end + 4)
-            } else {
-                let width = text[at + 1..].chars().next().map_or(1, char::len_utf8);
-                (rest.get(1 + width) == Some(&b'\'')).then_some(width + 2)
+            let inner = tokens
+                .next_if(|next| matches!(next, TokenTree::Punct(sign) if sign.as_char() == '!'));
+            let Some(TokenTree::Group(attribute)) =
+                tokens.next_if(|next| matches!(next, TokenTree::Group(_)))
+            else {
+                for token in [token].into_iter().chain(inner) {
+                    self.token(token);
+                }
+                continue;
             };
-            at + length.unwrap_or(0)
-        } else {
-            at
-        };
-        let end = end.min(bytes.len());
-        blank(&mut out, at..end);
-        at = end.max(at + 1);
-    }
-    String::from_utf8(out).unwrap_or_else(|_| unreachable!("whole characters were replaced"))
-}
-
-/// The number of `#` of a raw string that begins here.
-fn raw_string(bytes: &[u8], at: usize) -> Option<usize> {
-    let starts = bytes[at] == b'r'
-        && (at == 0
-            || !(bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_')
-            || bytes[at - 1] == b'b');
-    let hashes = bytes[at + 1..].iter().take_while(|byte| **byte == b'#').count();
-    (starts && bytes.get(at + 1 + hashes) == Some(&b'"')).then_some(hashes)
-}
-
-/// Cuts what is under `#[cfg(test)]`, and tells the modules that are declared there.
-fn without_tests(code: &str) -> (String, Vec<String>) {
-    let mut modules = Vec::new();
-    let mut cut: Vec<std::ops::Range<usize>> = Vec::new();
-    for (start, _) in code.match_indices("#[cfg(test)]") {
-        if cut.last().is_some_and(|last| last.contains(&start)) {
-            continue;
+            let said = attribute.stream().to_string().replace(' ', "");
+            if said == "cfg(test)" {
+                self.skip_item(&mut tokens);
+            } else if !said.starts_with("doc=") {
+                // Comments for readers are attributes to the compiler.
+                for token in [token].into_iter().chain(inner).chain([attribute.into()]) {
+                    self.token(token);
+                }
+            }
         }
-        let (mut depth, mut end) = (0_u32, code.len());
-        for (at, byte) in code.bytes().enumerate().skip(start + "#[cfg(test)]".len()) {
-            match byte {
-                b'{' => depth += 1,
-                b'}' => {
-                    depth = depth.saturating_sub(1);
-                    if depth == 0 {
-                        end = at + 1;
-                        break;
+    }
+
+    fn token(&mut self, token: TokenTree) {
+        match token {
+            TokenTree::Group(group) => {
+                self.keep(group.span_open());
+                self.tokens(group.stream());
+                self.keep(group.span_close());
+            }
+            TokenTree::Literal(literal) if literal.to_string().contains(['"', '\'']) => {}
+            other => self.keep(other.span()),
+        }
+    }
+
+    fn keep(&mut self, span: Span) {
+        let range = span.byte_range();
+        self.code[range.clone()].copy_from_slice(&self.text[range]);
+    }
+
+    /// An item ends with its braces or, without any, with a semicolon.
+    fn skip_item(&mut self, tokens: &mut impl Iterator<Item = TokenTree>) {
+        let mut is_module = false;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(word) if word == "mod" => is_module = true,
+                TokenTree::Ident(name) if is_module => self.test_modules.push(name.to_string()),
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => {
+                    if is_module {
+                        // Its code is here, and is skipped with it.
+                        self.test_modules.pop();
                     }
+                    return;
                 }
-                b';' if depth == 0 => {
-                    end = at + 1;
-                    let item = code[start..end].split_whitespace().collect::<Vec<_>>();
-                    if let Some(module) =
-                        item.iter().position(|word| *word == "mod").and_then(|at| item.get(at + 1))
-                    {
-                        modules.push(module.trim_end_matches(';').to_owned());
-                    }
-                    break;
-                }
+                TokenTree::Punct(sign) if sign.as_char() == ';' => return,
                 _ => {}
             }
         }
-        cut.push(start..end);
     }
-    let mut kept = code.as_bytes().to_vec();
-    for range in &cut {
-        for byte in &mut kept[range.clone()] {
-            if *byte != b'\n' {
-                *byte = b' ';
-            }
-        }
-    }
-    (String::from_utf8(kept).expect("whole items were cut"), modules)
 }
