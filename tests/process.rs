@@ -796,6 +796,23 @@ fn a_misspelt_key_is_one_problem() {
     }
 }
 
+/// What was probably meant is read, and nothing is made for it.
+#[test]
+fn a_start_with_a_misspelt_key_makes_no_secret() {
+    let folder = Folder::with(&with_app(
+        "[issuer.app]\nissuer = \"https://app.test\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\n\
+         secret = { file = \"s\", craete = true }\n",
+    ));
+    let told = folder.run(&["run"]);
+    assert_eq!(told.code, 78, "{}", told.err);
+    assert!(
+        told.err.contains("did you mean `create`?") && told.err.contains("1 problem"),
+        "{}",
+        told.err
+    );
+    assert!(!folder.path().join("s").exists());
+}
+
 #[test]
 fn a_misspelt_section_is_named_as_a_section() {
     let cases = [

@@ -65,7 +65,13 @@ impl Snapshot {
         let Loaded { mark, source, file, problems } = loaded;
         let files = vec![(source.path().to_owned(), mark)];
         let CompileOptions { previous, create, metrics, now } = options;
-        let (previous, create) = (*previous, *create);
+        // A file that is refused makes nothing; what it would make may be read from a misspelt key.
+        let create = if problems.iter().any(|problem| problem.severity == Severity::Error) {
+            CreateFiles::No
+        } else {
+            *create
+        };
+        let previous = *previous;
         let (weakened, now) = (Vec::new(), *now);
         let mut compiler = Compiler {
             source: &source,
