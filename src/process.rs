@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
 use crate::config::{self, Mark, Problems};
+use crate::descriptors;
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
@@ -124,6 +125,15 @@ pub fn run(
     // A second run in one process, as tests do, keeps the first one's subscriber.
     let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
 
+    let shortage = descriptors::make_room(compiled.snapshot.limits.max_connections);
+    if let Some(shortage) = shortage {
+        tracing::warn!(
+            limit = shortage.limit,
+            needed = shortage.needed,
+            connections = shortage.connections(),
+            "fewer files can be open than max_connections needs; raise the limit (ulimit -Hn, LimitNOFILE=)"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("portcullis-background")
@@ -179,7 +189,10 @@ pub fn run(
         Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations))
             .with_identity(identity.clone()),
     );
-    let server = Arc::new(Server::new(Arc::clone(&gateway)));
+    let server = Arc::new(Server::new(
+        Arc::clone(&gateway),
+        shortage.map(|shortage| shortage.connections()),
+    ));
     let bound: Vec<SocketAddr> = sets
         .first()
         .into_iter()
@@ -256,32 +269,42 @@ fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Rea
     })
 }
 
+/// Returns when every worker serves. The first that cannot is an error.
 fn start_workers(
     server: &Arc<Server>,
     sets: Vec<Vec<std::net::TcpListener>>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
+    let (tell, told) = std::sync::mpsc::channel();
     let spawn = |(worker, listeners): (usize, Vec<std::net::TcpListener>)| {
-        let server = Arc::clone(server);
+        let (server, tell) = (Arc::clone(server), tell.clone());
         std::thread::Builder::new().name(format!("portcullis-{worker}")).spawn(move || {
-            let serving = tokio::runtime::Builder::new_current_thread()
+            let ready = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .and_then(|runtime| {
-                    runtime.block_on(async {
-                        let listeners = listeners
-                            .into_iter()
-                            .map(TcpListener::from_std)
-                            .collect::<io::Result<_>>()?;
-                        server.serve(worker, listeners).await;
-                        Ok(())
-                    })
+                    let entered = runtime.enter();
+                    let listeners = listeners
+                        .into_iter()
+                        .map(TcpListener::from_std)
+                        .collect::<io::Result<Vec<_>>>()?;
+                    drop(entered);
+                    Ok((runtime, listeners))
                 });
-            if let Err(error) = serving {
-                tracing::error!(worker, cause = %error, "a worker cannot serve");
+            match ready {
+                Ok((runtime, listeners)) => {
+                    let _ = tell.send(Ok(()));
+                    runtime.block_on(server.serve(worker, listeners));
+                }
+                // Nobody waits where another one has failed before.
+                Err(error) => drop(tell.send(Err(error))),
             }
         })
     };
-    sets.into_iter().enumerate().map(spawn).collect()
+    let workers: Vec<_> = sets.into_iter().enumerate().map(spawn).collect::<io::Result<_>>()?;
+    for _ in &workers {
+        told.recv().map_err(io::Error::other)??;
+    }
+    Ok(workers)
 }
 
 /// A running gateway.

@@ -169,6 +169,13 @@ impl Exchange {
             }
             _ if self.outcome == Outcome::Failed => {
                 let what = match refusal {
+                    Refusal::Identity(_) if reason == Reason::StoreUnavailable => {
+                        let telemetry = &self.view.telemetry;
+                        let now = self.timestamp.as_secs();
+                        let Some(folded) = telemetry.store_unavailable.tell(now) else { return };
+                        tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), folded, cause = %refusal, "the built-in issuer cannot answer");
+                        return;
+                    }
                     Refusal::Identity(_) => "the built-in issuer cannot answer",
                     Refusal::Logout(_) => "the store is not available",
                     _ => {

@@ -68,6 +68,7 @@ use self::worker::Worker;
 use crate::clock::Clock;
 use crate::revocation::Revocations;
 use crate::telemetry::access::{AccessRecord, LoggedCaller};
+use crate::telemetry::fold::Fold;
 use crate::telemetry::log::Format;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::writer::LogWriter;
@@ -107,13 +108,22 @@ pub struct Telemetry {
     format: Format,
     /// The last second in which a limit was named, since 1970.
     limit_told: AtomicU64,
+    store_unavailable: Fold,
 }
 
 impl Telemetry {
     /// Writes access lines to `log` in this format.
     pub fn new(metrics: Metrics, clock: Clock, log: LogWriter, format: Format) -> Self {
         let unrouted = metrics.route("");
-        Self { metrics, unrouted, clock, log, format, limit_told: AtomicU64::new(0) }
+        Self {
+            metrics,
+            unrouted,
+            clock,
+            log,
+            format,
+            limit_told: AtomicU64::new(0),
+            store_unavailable: Fold::default(),
+        }
     }
 
     /// Whether a refusal of this second, by a limit, is the first one: those after it are a flood.

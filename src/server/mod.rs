@@ -28,6 +28,7 @@ use crate::gateway::Gateway;
 use crate::gateway::reason::Reason;
 use crate::gateway::refusal::problem_body;
 use crate::gateway::worker::Worker;
+use crate::telemetry::fold::Fold;
 use crate::telemetry::ids;
 
 /// How long accepting pauses when the process has no file descriptors left.
@@ -44,17 +45,22 @@ pub struct Server {
     /// Given at the drain deadline.
     cut: Signal,
     tracker: TaskTracker,
+    cannot_accept: Fold,
+    most_connections: usize,
 }
 
 impl Server {
-    /// A server for this gateway.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
+    /// A server for this gateway. `most_connections`: what the limit of open files leaves room for,
+    /// where that is less than `max_connections`.
+    pub fn new(gateway: Arc<Gateway>, most_connections: Option<usize>) -> Self {
         Self {
             gateway,
+            most_connections: most_connections.unwrap_or(usize::MAX),
             connections: AtomicUsize::new(0),
             stop_accepting: Arc::default(),
             cut: Signal::default(),
             tracker: TaskTracker::new(),
+            cannot_accept: Fold::default(),
         }
     }
 
@@ -106,10 +112,23 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => self.admit(&worker, stream, peer),
-                Err(error) => pause_after(&error).await,
+                Err(error) => self.pause_after(&error).await,
             }
         }
         self.admit_waiting(&worker, listener);
+    }
+
+    /// Out of file descriptors, or a client that was gone before it was accepted: neither ends the
+    /// listener.
+    async fn pause_after(&self, error: &io::Error) {
+        if is_the_clients(error) {
+            return;
+        }
+        let now = self.gateway.telemetry().clock.unix_seconds();
+        if let Some(folded) = self.cannot_accept.tell(now) {
+            tracing::warn!(cause = %error, folded, "cannot accept connections; raise the limit of open files (ulimit -n) if it is reached");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
     /// Closes a listener. Connections that the system has accepted there would be reset with it:
@@ -138,7 +157,8 @@ impl Server {
             _gauge: self.gateway.telemetry().metrics.connection(),
         };
         // A tunnel has left its connection's future, and is a connection all the same.
-        if open + self.gateway.tunnels().len() >= snapshot.limits.max_connections {
+        let most = snapshot.limits.max_connections.min(self.most_connections);
+        if open + self.gateway.tunnels().len() >= most {
             self.gateway.telemetry().metrics.connection_refused();
             if snapshot.tls.is_none() {
                 refuse(&stream);
@@ -175,15 +195,6 @@ struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.server.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Out of file descriptors, or a client that was gone before it was accepted: neither ends the
-/// listener.
-async fn pause_after(error: &io::Error) {
-    if !is_the_clients(error) {
-        tracing::warn!(cause = %error, "cannot accept connections; raise the limit of open files (ulimit -n) if it is reached");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! cookies, query values and bodies have no field here, and nothing here ever blocks a worker.
 
 pub mod access;
+pub mod fold;
 pub mod ids;
 pub mod log;
 pub mod metrics;
