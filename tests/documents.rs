@@ -1002,3 +1002,15 @@ fn the_service_may_lower_the_priority_of_its_threads() {
     }
     assert!(is_allowed, "{unit}");
 }
+
+/// The engine is sent only what `.dockerignore` lets through: a file that the build reads and that
+/// is missing there breaks every `docker build`.
+#[test]
+fn the_image_is_built_from_all_that_the_build_reads() {
+    let ignore = read(".dockerignore");
+    for needed in ["Cargo.toml", "Cargo.lock", "askama.toml", "gateway.toml", "benches", "src"] {
+        assert!(root().join(needed).exists(), "{needed} is no longer there: shorten this list");
+        let is_let_through = ignore.lines().any(|line| line == format!("!{needed}"));
+        assert!(is_let_through, "`.dockerignore` keeps {needed} from the engine");
+    }
+}
