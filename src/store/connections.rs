@@ -6,16 +6,22 @@
 //! drops an error of `sqlite3_reset`: on a full disk `INSERT … RETURNING` would hand out its row, and
 //! nothing would be written.
 
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use rustix::process::Signal;
 use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, FromRow, Transaction};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::StoreError;
 use super::place::Place;
+use super::{StoreError, beside};
 
 /// Clones share the connections.
 #[derive(Clone)]
@@ -25,11 +31,13 @@ pub(super) struct Connections {
     follower: AnyPool,
     /// Known once the database is open.
     place: Arc<OnceLock<Place>>,
+    /// Closed last: that drops the locks that SQLite holds on it.
+    _shared: Option<Arc<File>>,
 }
 
 impl Connections {
     /// Opens the database of this URL, which exists.
-    pub(super) async fn open(url: &str) -> Result<Self, sqlx::Error> {
+    pub(super) async fn open(url: &str, shared: Option<File>) -> Result<Self, sqlx::Error> {
         let read_only = |count| {
             pool(count)
                 .after_connect(|connection, _| {
@@ -48,6 +56,7 @@ impl Connections {
             readers: read_only(READERS)?,
             follower: read_only(1)?,
             place: Arc::default(),
+            _shared: shared.map(Arc::new),
         })
     }
 
@@ -59,6 +68,7 @@ impl Connections {
             readers: pool.clone(),
             follower: pool,
             place: Arc::default(),
+            _shared: None,
         })
     }
 
@@ -175,15 +185,40 @@ fn pool(connections: u32) -> AnyPoolOptions {
         .max_lifetime(None)
 }
 
+/// Has the disk keep room for the index of the `-wal`, which SQLite maps into memory: a write to a
+/// hole of that file on a full disk would end the process (SIGBUS). SQLite fills it in steps of
+/// 4 KiB with one byte each, which leaves holes where blocks are smaller.
+fn keep_room(database: &Path) -> io::Result<Option<File>> {
+    let path = beside(database, "-shm");
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match fallocate(&file, FallocateFlags::empty(), 0, SHARED_BYTES) {
+        // A file system without it.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Some(file)),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens one connection, to see at once why that fails: a pool tries for long, and does not say.
-pub(super) async fn probe(path: &Path, url: &str) -> Result<AnyConnection, StoreError> {
+pub(super) async fn probe(
+    path: &Path,
+    url: &str,
+) -> Result<(AnyConnection, Option<File>), StoreError> {
+    // Beyond a limit of the size of files (RLIMIT_FSIZE) a write fails, and does not end the process.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(sqlx::Error::Io)?);
     let mut first = AnyConnection::connect(url).await?;
     // Before anything is written to it.
     if matches!(tables(&mut first).await?, (1.., 0)) {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     set_up(&mut first).await?;
-    Ok(first)
+    // Now the files beside it are there.
+    tables(&mut first).await?;
+    let shared = keep_room(path)
+        .map_err(|source| StoreError::Open { path: beside(path, "-shm"), source })?;
+    Ok((first, shared))
 }
 
 /// How many tables and the like there are, and how many of them are that of our schema's steps.
@@ -212,6 +247,9 @@ async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error>
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
 }
+
+/// Room for the index of 32,000 pages: SQLite empties its `-wal` from 1,000 on.
+const SHARED_BYTES: u64 = 256 << 10;
 
 /// Connections that verbs read with.
 const READERS: u32 = 3;

@@ -174,12 +174,12 @@ impl Store {
         // that ends.
         let _alone = lock(path, LOCKED_AT_MOST).await?;
         let url = url(path);
-        let mut first = probe(path, &url).await?;
+        let (mut first, shared) = probe(path, &url).await?;
         MIGRATIONS.run(&mut first).await.map_err(|error| match error {
             MigrateError::VersionMissing(step) => StoreError::Newer { path: path.clone(), step },
             error => StoreError::Migrate(error),
         })?;
-        let store = Self::new(Connections::open(&url).await?, settings);
+        let store = Self::new(Connections::open(&url, shared).await?, settings);
         // After the others were opened: with its last connection a database loses its `-wal`.
         first.close().await?;
         store.check_key().await?;
@@ -339,6 +339,9 @@ fn advice(error: &sqlx::Error) -> &'static str {
         }
         Some(8) => {
             "; let the user that runs the gateway write to the file of `[store] database` and to its folder"
+        }
+        Some(10) if code == Some(778) => {
+            "; the disk that holds `[store] database` fails, or a file may not grow (`ulimit -f`, LimitFSIZE=): look into the system's log"
         }
         Some(10) => "; the disk that holds `[store] database` fails: look into the system's log",
         Some(11 | 26) => {
@@ -503,6 +506,18 @@ mod tests {
         assert_eq!(journal, "wal");
         store.close().await;
         other.close().await;
+    }
+
+    /// SQLite maps it into memory, and a write to a hole of it would end the process.
+    #[tokio::test]
+    async fn the_file_that_is_mapped_has_its_room_on_the_disk() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&settings(folder.path())).await.unwrap();
+        let metadata = std::fs::metadata(folder.path().join("a b%.db-shm")).unwrap();
+        assert!(metadata.len() >= 256 << 10, "{}", metadata.len());
+        assert!(metadata.blocks() * 512 >= metadata.len(), "{metadata:?}");
+        store.close().await;
     }
 
     #[tokio::test]
