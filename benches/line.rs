@@ -27,11 +27,11 @@ use portcullis::gateway::decide::{Decided, Decider};
 use portcullis::gateway::exchange_ids::ExchangeIds;
 use portcullis::gateway::observer::{LimitKey, Observer};
 use portcullis::gateway::outgoing::Outgoing;
-use portcullis::gateway::reason::Reason;
 use portcullis::gateway::refusal::Refusal;
 use portcullis::gateway::route::Route;
 use portcullis::gateway::target::Target;
 use portcullis::limit::Limit;
+use portcullis::reason::Reason;
 use portcullis::telemetry::metrics::Metrics;
 use portcullis::token::{
     Issuer, Minter, Revocation, RevocationList, RevokedBy, Scope, TokenCache, install_crypto,

@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 pub use self::revoke::Control;
-use crate::gateway::reason::Reason;
 use crate::keys::Health;
+use crate::reason::Reason;
 use crate::telemetry::ids;
 use crate::telemetry::metrics::{Format, Metrics};
 

@@ -15,7 +15,7 @@
 //! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; what is revoked: the list that requests are held against, and its place in the store |
 //! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
-//! | 0 | [`clock`], [`coalesce`], [`descriptors`], [`limit`], [`outbound`], [`priority`], [`tls`], [`telemetry`] | nothing of ours |
+//! | 0 | [`clock`], [`coalesce`], [`descriptors`], [`limit`], [`outbound`], [`priority`], [`reason`], [`tls`], [`telemetry`] | nothing of ours |
 //!
 //! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at
 //! [`compile`].
@@ -35,6 +35,7 @@ pub mod limit;
 pub mod outbound;
 pub mod priority;
 pub mod process;
+pub mod reason;
 pub mod revocation;
 pub mod server;
 pub mod store;

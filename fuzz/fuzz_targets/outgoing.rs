@@ -18,7 +18,7 @@ use portcullis::gateway::authenticate::{Caller, Place};
 use portcullis::gateway::authorize::{Permit, authorize};
 use portcullis::gateway::client::Peer;
 use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
-use portcullis::gateway::reason::Reason;
+use portcullis::reason::Reason;
 use portcullis::gateway::route::Access;
 use portcullis::compile::CompileOptions;
 use portcullis::gateway::target::Target;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::problem;
 use crate::clock::Clock;
 use crate::config::value::SecretBytes;
-use crate::gateway::reason::Reason;
+use crate::reason::Reason;
 use crate::revocation::Revocations;
 use crate::token::{Issuers, Revocation, RevokedBy, Scope};
 

@@ -9,9 +9,9 @@ use schemars::{Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use crate::gateway::reason::Reason;
 use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint};
 use crate::identity::pages::Page;
+use crate::reason::Reason;
 
 /// The description, in the order in which it is read: what programs use stands before the pages.
 #[derive(Serialize)]

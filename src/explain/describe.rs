@@ -3,9 +3,9 @@
 use http::Method;
 
 use crate::gateway::client::ClientAddress;
-use crate::gateway::reason::Reason;
 use crate::gateway::route::{HostPattern, Methods, Route, Segment};
 use crate::gateway::target::Target;
+use crate::reason::Reason;
 use crate::token::VerifiedToken;
 
 pub(super) fn client(client: &ClientAddress) -> String {

@@ -19,7 +19,7 @@ use crate::gateway::Snapshot;
 use crate::gateway::authenticate::Verifier;
 use crate::gateway::client::Peer;
 use crate::gateway::decide::Decider;
-use crate::gateway::reason::Reason;
+use crate::reason::Reason;
 use crate::token::{AssumedToken, RevocationList, VerifiedToken};
 
 /// A request that is not sent.

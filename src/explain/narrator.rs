@@ -16,11 +16,11 @@ use crate::gateway::exchange_ids::ExchangeIds;
 use crate::gateway::guard::Access;
 use crate::gateway::observer::{LimitKey, Observer};
 use crate::gateway::outgoing::Outgoing;
-use crate::gateway::reason::Reason;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::route::Route;
 use crate::gateway::target::Target;
 use crate::limit::{KeyKind, Limit};
+use crate::reason::Reason;
 use crate::token::{Issuer, VerifiedToken};
 
 /// Other routes that match and are named, at most.

@@ -22,9 +22,9 @@ use super::Question;
 use super::narrator::Narrator;
 use crate::gateway::client::Peer;
 use crate::gateway::decide::{Decided, Decider};
-use crate::gateway::reason::Reason;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::target::{Ambiguity, TargetError};
+use crate::reason::Reason;
 use crate::server::http1_builder;
 
 /// The bytes of a request head.

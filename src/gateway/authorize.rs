@@ -12,10 +12,10 @@ use super::counted::Counted;
 use super::guard::{Access, Denied};
 use super::matched::{Matched, Stopped};
 use super::observer::Observer;
-use super::reason::Reason;
 use super::refusal::Refusal;
 use super::route::{Destination, Route};
 use super::token_memo::TokenMemo;
+use crate::reason::Reason;
 use crate::token::Remembered;
 
 /// The proof that a request may take its route, and as whom. It owns the request, and was made from
@@ -30,7 +30,7 @@ use crate::token::Remembered;
 /// ```compile_fail
 /// use portcullis::gateway::authorize::Permit;
 /// use portcullis::gateway::matched::Matched;
-/// use portcullis::gateway::reason::Reason;
+/// use portcullis::reason::Reason;
 /// fn forge(matched: Matched<'_>) -> Permit<'_> {
 ///     Permit { matched, grant: todo!(), overriding: None }
 /// }

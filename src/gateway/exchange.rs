@@ -18,13 +18,13 @@ use super::body::{Body, BodyError, Upload};
 use super::client::{ClientAddress, Peer};
 use super::exchange_ids::ExchangeIds;
 use super::observer::{LimitKey, Observer};
-use super::reason::{Outcome, Reason};
 use super::refusal::Refusal;
 use super::route::Route;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use super::token_memo::TokenMemo;
 use crate::limit::{Cell, Count, Exceeded, Limit};
+use crate::reason::{Outcome, Reason};
 use crate::telemetry::access::{AccessRecord, LoggedCaller};
 use crate::token::{Issuer, Remembered};
 

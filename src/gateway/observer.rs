@@ -7,11 +7,11 @@ use http::HeaderMap;
 use super::authenticate::Caller;
 use super::client::ClientAddress;
 use super::exchange_ids::ExchangeIds;
-use super::reason::Reason;
 use super::refusal::Refusal;
 use super::route::Route;
 use super::target::Target;
 use crate::limit::Limit;
+use crate::reason::Reason;
 use crate::token::Issuer;
 
 /// Watches a decision: the record of a request that is served, or the story that `explain` tells.

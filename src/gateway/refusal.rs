@@ -11,12 +11,12 @@ use super::body::{Body, UploadFailure};
 use super::framing::FramingFault;
 use super::guard::Denied;
 use super::logout::LogoutFault;
-use super::reason::Reason;
 use super::route::NoRoute;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
 use crate::identity::pages::Sheet;
 use crate::identity::{IdentityError, Refused};
+use crate::reason::Reason;
 use crate::token::InvalidToken;
 
 /// Why a request is answered here.

@@ -25,9 +25,9 @@ use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
 use self::signal::Signal;
 use crate::gateway::Gateway;
-use crate::gateway::reason::Reason;
 use crate::gateway::refusal::problem_body;
 use crate::gateway::worker::Worker;
+use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
 use crate::telemetry::ids;
 
