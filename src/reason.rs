@@ -254,6 +254,24 @@ impl Reason {
         }
     }
 
+    /// Whether a token was sent, and it is the token that is refused.
+    pub const fn is_about_token(self) -> bool {
+        matches!(
+            self,
+            Self::TokenMalformed
+                | Self::TokenAlgorithm
+                | Self::TokenKeyUnknown
+                | Self::TokenSignature
+                | Self::TokenExpired
+                | Self::TokenNotYetValid
+                | Self::TokenIssuer
+                | Self::TokenAudience
+                | Self::TokenClaims
+                | Self::TokenLifetime
+                | Self::TokenRevoked
+        )
+    }
+
     /// Whether it lets the request through.
     pub const fn is_pass(self) -> bool {
         matches!(self, Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized)

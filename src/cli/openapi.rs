@@ -199,36 +199,31 @@ impl Description {
 
 /// Its own refusals, and those that any request may meet, by status.
 fn refusals(endpoint: &Endpoint) -> BTreeMap<u16, BTreeSet<&'static str>> {
-    let mut reasons: BTreeSet<&str> = endpoint.reasons.iter().copied().collect();
+    let mut reasons = endpoint.reasons.to_vec();
     reasons.extend([
-        "target_ambiguous",
-        "headers_too_large",
-        "rate_limited",
-        "store_unavailable",
-        "draining",
+        Reason::TargetAmbiguous,
+        Reason::HeadersTooLarge,
+        Reason::RateLimited,
+        Reason::StoreUnavailable,
+        Reason::Draining,
     ]);
     if endpoint.changes_something() {
-        reasons.extend(["origin_foreign", "framing_invalid", "body_too_large"]);
+        reasons.extend([Reason::OriginForeign, Reason::FramingInvalid, Reason::BodyTooLarge]);
     }
     // Whoever says nothing of who they are is no caller; a page is then another one.
     if endpoint.caller == CallerNeeded::Yes
         || (endpoint.caller == CallerNeeded::Welcome && endpoint.changes_something())
     {
-        reasons.extend(
-            Reason::ALL
-                .iter()
-                .map(|reason| reason.as_str())
-                .filter(|reason| reason.starts_with("token_")),
-        );
+        reasons.extend(Reason::ALL.into_iter().filter(|reason| reason.is_about_token()));
         reasons.extend([
-            "credentials_missing",
-            "credentials_malformed",
-            "credentials_ambiguous",
-            "issuer_not_allowed",
+            Reason::CredentialsMissing,
+            Reason::CredentialsMalformed,
+            Reason::CredentialsAmbiguous,
+            Reason::IssuerNotAllowed,
         ]);
     }
     let mut by_status: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
-    for reason in Reason::ALL.into_iter().filter(|reason| reasons.contains(reason.as_str())) {
+    for reason in reasons {
         by_status.entry(reason.status().as_u16()).or_default().insert(reason.as_str());
     }
     by_status
@@ -322,15 +317,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_of_the_table_is_one_of_the_vocabulary() {
-        let known: BTreeSet<&str> = Reason::ALL
-            .into_iter()
-            .filter(|reason| !reason.is_pass())
-            .map(Reason::as_str)
-            .collect();
+    fn every_reason_of_the_table_refuses() {
         for endpoint in endpoints::all() {
             for reason in endpoint.reasons {
-                assert!(known.contains(reason), "{} {}: {reason}", endpoint.method, endpoint.path);
+                assert!(!reason.is_pass(), "{} {}: {reason:?}", endpoint.method, endpoint.path);
             }
         }
     }

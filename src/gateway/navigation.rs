@@ -89,7 +89,7 @@ pub(super) fn as_page(
     }
     let detail = refusal.detail();
     let why = Why {
-        reason: refusal.reason().as_str(),
+        reason: refusal.reason(),
         detail: detail.as_deref(),
         retry_after: refusal.retry_after(),
     };

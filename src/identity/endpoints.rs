@@ -4,6 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::bodies;
 use super::pages::{self, Page};
+use crate::reason::Reason;
 
 /// An endpoint.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct Endpoint {
     /// Its status, and what it answers with, when all is well.
     pub success: (u16, Option<SchemaOf>),
     /// The reasons of its own refusals. Beside these, each may be refused as every request is.
-    pub reasons: &'static [&'static str],
+    pub reasons: &'static [Reason],
 }
 
 /// Writes the schema of a body.
@@ -191,11 +192,11 @@ static ENDPOINTS: [Endpoint; 19] = [
         request: Some(schema::<bodies::Registering>),
         success: (201, Some(schema::<bodies::Account>)),
         reasons: &[
-            "request_invalid",
-            "registration_closed",
-            "account_exists",
-            "password_rejected",
-            "overloaded",
+            Reason::RequestInvalid,
+            Reason::RegistrationClosed,
+            Reason::AccountExists,
+            Reason::PasswordRejected,
+            Reason::Overloaded,
         ],
     },
     Endpoint {
@@ -208,11 +209,11 @@ static ENDPOINTS: [Endpoint; 19] = [
         request: Some(schema::<bodies::Login>),
         success: (200, Some(schema::<bodies::Tokens>)),
         reasons: &[
-            "request_invalid",
-            "login_failed",
-            "code_required",
-            "email_unverified",
-            "overloaded",
+            Reason::RequestInvalid,
+            Reason::LoginFailed,
+            Reason::CodeRequired,
+            Reason::EmailUnverified,
+            Reason::Overloaded,
         ],
     },
     Endpoint {
@@ -224,7 +225,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Exchange a refresh token for its successor and a new access token.",
         request: Some(schema::<bodies::Refresh>),
         success: (200, Some(schema::<bodies::Tokens>)),
-        reasons: &["request_invalid", "invalid_grant"],
+        reasons: &[Reason::RequestInvalid, Reason::InvalidGrant],
     },
     Endpoint {
         method: "GET",
@@ -246,7 +247,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Log out: end the session of the access token, of the refresh token in the body, or of the cookie.",
         request: Some(schema::<bodies::Logout>),
         success: (204, None),
-        reasons: &["request_invalid"],
+        reasons: &[Reason::RequestInvalid],
     },
     Endpoint {
         method: "POST",
@@ -290,7 +291,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "End one session of the caller.",
         request: None,
         success: (204, None),
-        reasons: &["route_not_found"],
+        reasons: &[Reason::RouteNotFound],
     },
     Endpoint {
         method: "POST",
@@ -301,7 +302,12 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Set another password. Every session of the account ends, this one too.",
         request: Some(schema::<bodies::ChangePassword>),
         success: (204, None),
-        reasons: &["request_invalid", "login_failed", "password_rejected", "overloaded"],
+        reasons: &[
+            Reason::RequestInvalid,
+            Reason::LoginFailed,
+            Reason::PasswordRejected,
+            Reason::Overloaded,
+        ],
     },
     Endpoint {
         method: "POST",
@@ -312,7 +318,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Have a link mailed that sets another password. The answer is the same where there is no such account.",
         request: Some(schema::<bodies::Address>),
         success: (202, None),
-        reasons: &["request_invalid", "overloaded"],
+        reasons: &[Reason::RequestInvalid, Reason::Overloaded],
     },
     Endpoint {
         method: "POST",
@@ -323,7 +329,12 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Set another password, by the token of a mailed link. Every session of the account ends.",
         request: Some(schema::<bodies::ResetPassword>),
         success: (204, None),
-        reasons: &["request_invalid", "link_invalid", "password_rejected", "overloaded"],
+        reasons: &[
+            Reason::RequestInvalid,
+            Reason::LinkInvalid,
+            Reason::PasswordRejected,
+            Reason::Overloaded,
+        ],
     },
     Endpoint {
         method: "POST",
@@ -335,11 +346,11 @@ static ENDPOINTS: [Endpoint; 19] = [
         request: Some(schema::<bodies::VerifyEmail>),
         success: (204, None),
         reasons: &[
-            "request_invalid",
-            "link_invalid",
-            "login_failed",
-            "password_rejected",
-            "overloaded",
+            Reason::RequestInvalid,
+            Reason::LinkInvalid,
+            Reason::LoginFailed,
+            Reason::PasswordRejected,
+            Reason::Overloaded,
         ],
     },
     Endpoint {
@@ -351,7 +362,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Have the link that confirms an address mailed again. The answer is the same where there is no such account.",
         request: Some(schema::<bodies::Address>),
         success: (202, None),
-        reasons: &["request_invalid", "overloaded"],
+        reasons: &[Reason::RequestInvalid, Reason::Overloaded],
     },
     Endpoint {
         method: "POST",
@@ -362,7 +373,12 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Begin to set up an authenticator app, where `totp` is on: its secret. Logins ask for codes after one was confirmed.",
         request: Some(schema::<bodies::BeginTotp>),
         success: (200, Some(schema::<bodies::Enrolment>)),
-        reasons: &["request_invalid", "login_failed", "route_not_found", "overloaded"],
+        reasons: &[
+            Reason::RequestInvalid,
+            Reason::LoginFailed,
+            Reason::RouteNotFound,
+            Reason::Overloaded,
+        ],
     },
     Endpoint {
         method: "POST",
@@ -373,7 +389,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Have logins ask for codes from now on, by a code of the app. The answer holds recovery codes, each good for one login.",
         request: Some(schema::<bodies::ConfirmTotp>),
         success: (200, Some(schema::<bodies::RecoveryCodes>)),
-        reasons: &["request_invalid", "login_failed", "route_not_found"],
+        reasons: &[Reason::RequestInvalid, Reason::LoginFailed, Reason::RouteNotFound],
     },
     Endpoint {
         method: "POST",
@@ -384,7 +400,12 @@ static ENDPOINTS: [Endpoint; 19] = [
         summary: "Take the second factor away.",
         request: Some(schema::<bodies::RemoveTotp>),
         success: (204, None),
-        reasons: &["request_invalid", "login_failed", "code_required", "overloaded"],
+        reasons: &[
+            Reason::RequestInvalid,
+            Reason::LoginFailed,
+            Reason::CodeRequired,
+            Reason::Overloaded,
+        ],
     },
     Endpoint {
         method: "GET",

@@ -29,6 +29,7 @@ use self::words::{Complaint, complaints};
 use super::endpoints::Endpoint;
 use super::request::is_form;
 use super::{Mount, Policy};
+use crate::reason::Reason;
 
 /// A page, as it is sent.
 #[derive(Debug)]
@@ -111,20 +112,22 @@ impl Asked {
 pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
     let Asked { page, filled } = asked;
     let wrong = complaints(*page, why, filled);
-    let filled =
-        Filled { with_code: filled.with_code || why.reason == "code_required", ..filled.clone() };
+    let filled = Filled {
+        with_code: filled.with_code || why.reason == Reason::CodeRequired,
+        ..filled.clone()
+    };
     let mut content = if words::is_final(*page, why) {
         page.without_form(why, policy, mount)
     } else {
         page.content(&filled, policy, mount)
     };
     content.point_at(&wrong);
-    if why.reason == "email_unverified" {
+    if why.reason == Reason::EmailUnverified {
         content.forms.push(Form::resend(&filled, mount));
     }
     // With the right password, nothing is wrong yet.
-    let notice =
-        (why.reason == "code_required").then_some("Enter your password again, and a code besides.");
+    let notice = (why.reason == Reason::CodeRequired)
+        .then_some("Enter your password again, and a code besides.");
     form_page(content, notice, wrong, policy, mount)
 }
 

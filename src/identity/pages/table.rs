@@ -2,6 +2,7 @@
 
 use super::{ICON, LOGO, Page, STYLE};
 use crate::identity::endpoints::{Action, CallerNeeded, Endpoint};
+use crate::reason::Reason;
 
 const fn page(
     path: &'static str,
@@ -26,7 +27,7 @@ const fn file(
     path: &'static str,
     action: Action,
     summary: &'static str,
-    reasons: &'static [&'static str],
+    reasons: &'static [Reason],
 ) -> Endpoint {
     Endpoint {
         method: "GET",
@@ -50,7 +51,7 @@ pub static ENDPOINTS: [Endpoint; 13] = [
         "The page to log in at. `return_to` is a path of this site to go to then.",
     ),
     Endpoint {
-        reasons: &["registration_closed"],
+        reasons: &[Reason::RegistrationClosed],
         ..page("/register", Page::Register, CallerNeeded::No, "The page to register at.")
     },
     page("/logout", Page::Logout, CallerNeeded::Welcome, "The page to log out at."),
@@ -74,7 +75,7 @@ pub static ENDPOINTS: [Endpoint; 13] = [
         "The page that a mailed link leads to, with `token`.",
     ),
     Endpoint {
-        reasons: &["route_not_found"],
+        reasons: &[Reason::RouteNotFound],
         ..page(
             "/totp",
             Page::Totp,
@@ -91,10 +92,10 @@ pub static ENDPOINTS: [Endpoint; 13] = [
         summary: "The same as DELETE, which forms of pages cannot send.",
         request: None,
         success: (204, None),
-        reasons: &["route_not_found"],
+        reasons: &[Reason::RouteNotFound],
     },
     file(STYLE, Action::Style, "The style sheet of the pages.", &[]),
-    file(LOGO, Action::Logo, "The mark above the pages.", &["route_not_found"]),
+    file(LOGO, Action::Logo, "The mark above the pages.", &[Reason::RouteNotFound]),
     file(ICON, Action::Icon, "The icon of the pages.", &[]),
     Endpoint {
         success: (303, None),

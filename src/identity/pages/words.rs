@@ -2,12 +2,13 @@
 
 use super::forms::{Filled, Page};
 use crate::identity::{Email, account};
+use crate::reason::Reason;
 
 /// Why a form is refused, as every client is told it.
 #[derive(Clone, Copy, Debug)]
 pub struct Why<'a> {
-    /// A word of the one vocabulary of reasons.
-    pub reason: &'a str,
+    /// The reason.
+    pub reason: Reason,
     /// A sentence of ours that says more.
     pub detail: Option<&'a str>,
     /// Whole seconds until it is worth trying again.
@@ -17,13 +18,13 @@ pub struct Why<'a> {
 impl Why<'_> {
     /// Whether nobody was recognised.
     pub(super) fn is_about_credentials(&self) -> bool {
-        self.reason.starts_with("token_")
+        self.reason.is_about_token()
             || matches!(
                 self.reason,
-                "credentials_missing"
-                    | "credentials_ambiguous"
-                    | "credentials_malformed"
-                    | "invalid_grant"
+                Reason::CredentialsMissing
+                    | Reason::CredentialsAmbiguous
+                    | Reason::CredentialsMalformed
+                    | Reason::InvalidGrant
             )
     }
 }
@@ -35,106 +36,163 @@ pub(super) struct Complaint {
     pub(super) text: String,
 }
 
+impl Complaint {
+    fn at(field: &'static str, text: impl Into<String>) -> Self {
+        Self { field: Some(field), text: text.into() }
+    }
+
+    fn whole(text: impl Into<String>) -> Self {
+        Self { field: None, text: text.into() }
+    }
+}
+
 /// Whether the same form can never be accepted.
 pub(super) fn is_final(page: Page, why: &Why<'_>) -> bool {
     matches!(
         why.reason,
-        "link_invalid" | "registration_closed" | "route_not_found" | "method_not_allowed"
+        Reason::LinkInvalid
+            | Reason::RegistrationClosed
+            | Reason::RouteNotFound
+            | Reason::MethodNotAllowed
     ) || (needs_caller(page) && why.is_about_credentials())
 }
 
+/// What to tell a person whose request was refused, page by page.
 pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Complaint> {
-    let (field, text): (Option<&'static str>, String) = match (why.reason, page) {
-        ("login_failed", Page::Login) if filled.with_code => {
-            (Some("password"), "The e-mail address, the password or the code is wrong.".into())
-        }
-        ("login_failed", Page::Login) => {
-            (Some("password"), "The e-mail address or the password is wrong.".into())
-        }
-        ("login_failed", Page::VerifyEmail) => (
-            Some("password"),
-            "The account has another password. If somebody else made the account, or you have forgotten the password, set a new one."
-                .into(),
+    let complaint = match why.reason {
+        Reason::LoginFailed => login_failed(page, filled),
+        // With the right password, nothing is wrong yet.
+        Reason::CodeRequired if page == Page::Login => return Vec::new(),
+        Reason::CodeRequired => no_code(),
+        Reason::AccountExists => Complaint::at(
+            "email",
+            "There is an account with this address. Log in, or reset its password.",
         ),
-        ("login_failed", Page::RemoveTotp) => {
-            (Some("current_password"), "The password or the code is wrong.".into())
+        Reason::PasswordRejected => password_rejected(page, why.detail),
+        Reason::RequestInvalid => return request_invalid(page, filled),
+        Reason::RateLimited => {
+            let wait = wait(why.retry_after.unwrap_or(60));
+            Complaint::whole(format!("These were too many attempts. Try again in {wait}."))
         }
-        ("login_failed", Page::ConfirmTotp) => return vec![wrong_code()],
-        ("login_failed", _) => (Some("current_password"), "This is not your password.".into()),
-        ("code_required", Page::Login) => return Vec::new(),
-        ("code_required", _) => return vec![no_code()],
-        ("email_unverified", _) => (
-            None,
-            "Your address is not confirmed yet: open the link in the mail that was sent to it."
-                .into(),
+        Reason::LinkInvalid if page == Page::VerifyEmail => Complaint::whole(
+            "This link was used already, or is too old, and the address is not confirmed. Log in, and another link is offered to you.",
         ),
-        ("account_exists", _) => (
-            Some("email"),
-            "There is an account with this address. Log in, or reset its password.".into(),
-        ),
-        ("password_rejected", page) => {
-            let is_new = matches!(page, Page::Change | Page::VerifyEmail);
-            let field = if is_new { "new_password" } else { "password" };
-            (
-                Some(field),
-                why.detail.map_or_else(|| "This password is too easy to guess.".into(), sentence),
-            )
-        }
-        ("request_invalid", Page::Totp | Page::ConfirmTotp) => {
-            (None, "Two-factor login is on already.".into())
-        }
-        ("request_invalid", _) => return incomplete(page, filled),
-        ("rate_limited", _) => (
-            None,
-            format!(
-                "These were too many attempts. Try again in {}.",
-                wait(why.retry_after.unwrap_or(60))
-            ),
-        ),
-        ("link_invalid", Page::VerifyEmail) => (
-            None,
-            "This link was used already, or is too old, and the address is not confirmed. Log in, and another link is offered to you."
-                .into(),
-        ),
-        ("link_invalid", _) => (None, "This link was used already, or is too old.".into()),
-        ("registration_closed", _) => (
-            None,
-            "Nobody can register here by themselves. Ask whoever runs this site for an account."
-                .into(),
-        ),
-        ("origin_foreign", _) => {
-            (None, "This was sent from another site, and was not accepted. Enter it here.".into())
-        }
-        ("overloaded", _) => {
-            (None, "There is too much to do just now. Try again in a moment.".into())
-        }
-        ("store_unavailable" | "draining", _) => {
-            (None, "This cannot be done just now. Try again in a moment.".into())
-        }
-        ("body_too_large", _) => (None, "This is too much text.".into()),
-        ("route_not_found" | "method_not_allowed", _) => (None, "There is nothing here.".into()),
-        _ if why.is_about_credentials() => (
-            None,
-            "You were away for too long, and nothing was changed. Open the page again.".into(),
-        ),
-        _ => (None, "Try again.".into()),
+        reason => Complaint::whole(about_the_whole(reason)),
     };
-    vec![Complaint { field, text }]
+    vec![complaint]
 }
 
 /// Of an app that was set up, or is being set up: no recovery code is spoken of here.
 pub(super) fn wrong_code() -> Complaint {
-    Complaint {
-        field: Some("code"),
-        text: "The code is wrong. Enter the one that the app shows now.".into(),
-    }
+    Complaint::at("code", "The code is wrong. Enter the one that the app shows now.")
 }
 
 /// The same, where none was sent.
 pub(super) fn no_code() -> Complaint {
-    Complaint {
-        field: Some("code"),
-        text: "Enter the code that your authenticator app shows.".into(),
+    Complaint::at("code", "Enter the code that your authenticator app shows.")
+}
+
+/// What is wrong with a login, or with a password that confirms who asks.
+fn login_failed(page: Page, filled: &Filled) -> Complaint {
+    match page {
+        Page::Login if filled.with_code => {
+            Complaint::at("password", "The e-mail address, the password or the code is wrong.")
+        }
+        Page::Login => Complaint::at("password", "The e-mail address or the password is wrong."),
+        Page::VerifyEmail => Complaint::at(
+            "password",
+            "The account has another password. If somebody else made the account, or you have forgotten the password, set a new one.",
+        ),
+        Page::RemoveTotp => Complaint::at("current_password", "The password or the code is wrong."),
+        Page::ConfirmTotp => wrong_code(),
+        Page::Register
+        | Page::Logout
+        | Page::LoggedOut
+        | Page::Forgot
+        | Page::Reset
+        | Page::Change
+        | Page::Totp
+        | Page::Sessions
+        | Page::Other => Complaint::at("current_password", "This is not your password."),
+    }
+}
+
+/// Why a new password is not accepted, at its field.
+fn password_rejected(page: Page, detail: Option<&str>) -> Complaint {
+    let is_new = matches!(page, Page::Change | Page::VerifyEmail);
+    let field = if is_new { "new_password" } else { "password" };
+    Complaint::at(
+        field,
+        detail.map_or_else(|| "This password is too easy to guess.".to_owned(), sentence),
+    )
+}
+
+fn request_invalid(page: Page, filled: &Filled) -> Vec<Complaint> {
+    match page {
+        Page::Totp | Page::ConfirmTotp => {
+            vec![Complaint::whole("Two-factor login is on already.")]
+        }
+        page => incomplete(page, filled),
+    }
+}
+
+/// What to tell where no field is to blame.
+fn about_the_whole(reason: Reason) -> &'static str {
+    match reason {
+        Reason::EmailUnverified => {
+            "Your address is not confirmed yet: open the link in the mail that was sent to it."
+        }
+        Reason::LinkInvalid => "This link was used already, or is too old.",
+        Reason::RegistrationClosed => {
+            "Nobody can register here by themselves. Ask whoever runs this site for an account."
+        }
+        Reason::OriginForeign => {
+            "This was sent from another site, and was not accepted. Enter it here."
+        }
+        Reason::Overloaded => "There is too much to do just now. Try again in a moment.",
+        Reason::StoreUnavailable | Reason::Draining => {
+            "This cannot be done just now. Try again in a moment."
+        }
+        Reason::BodyTooLarge => "This is too much text.",
+        Reason::RouteNotFound | Reason::MethodNotAllowed => "There is nothing here.",
+        Reason::CredentialsMissing
+        | Reason::CredentialsMalformed
+        | Reason::CredentialsAmbiguous
+        | Reason::InvalidGrant
+        | Reason::TokenMalformed
+        | Reason::TokenAlgorithm
+        | Reason::TokenKeyUnknown
+        | Reason::TokenSignature
+        | Reason::TokenExpired
+        | Reason::TokenNotYetValid
+        | Reason::TokenIssuer
+        | Reason::TokenAudience
+        | Reason::TokenClaims
+        | Reason::TokenLifetime
+        | Reason::TokenRevoked => {
+            "You were away for too long, and nothing was changed. Open the page again."
+        }
+        Reason::Public
+        | Reason::Anonymous
+        | Reason::Authenticated
+        | Reason::Authorized
+        | Reason::TargetAmbiguous
+        | Reason::FramingInvalid
+        | Reason::RequestInvalid
+        | Reason::LoginFailed
+        | Reason::CodeRequired
+        | Reason::AccountExists
+        | Reason::PasswordRejected
+        | Reason::RateLimited
+        | Reason::RoleMissing
+        | Reason::ScopeMissing
+        | Reason::ClaimMismatch
+        | Reason::IssuerNotAllowed
+        | Reason::HeadersTooLarge
+        | Reason::UpstreamUnreachable
+        | Reason::UpstreamFailed
+        | Reason::UpstreamTimeout
+        | Reason::KeysUnavailable => "Try again.",
     }
 }
 
@@ -144,22 +202,13 @@ fn incomplete(page: Page, filled: &Filled) -> Vec<Complaint> {
     if matches!(page, Page::Login | Page::Register | Page::Forgot)
         && Email::parse(&filled.email).is_err()
     {
-        found.push(Complaint {
-            field: Some("email"),
-            text: "Enter an e-mail address, such as name@example.com.".into(),
-        });
+        found.push(Complaint::at("email", "Enter an e-mail address, such as name@example.com."));
     }
     if page == Page::Register && account::name(&filled.name).is_err() {
-        found.push(Complaint {
-            field: Some("name"),
-            text: "A name has at most 200 characters.".into(),
-        });
+        found.push(Complaint::at("name", "A name has at most 200 characters."));
     }
     if found.is_empty() {
-        found.push(Complaint {
-            field: None,
-            text: "Something is missing. Fill in every field.".into(),
-        });
+        found.push(Complaint::whole("Something is missing. Fill in every field."));
     }
     found
 }
