@@ -277,7 +277,8 @@ async fn a_session_that_is_revoked_is_not_carried_on() {
     assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
     // A revocation that was written and nothing else, as earlier versions did.
     let tokens = gateway.login("ann@example.com").await;
-    let row = "INSERT INTO revocations SELECT 'sid', $1, '*', $2, MAX(seq) + 1 FROM revocations";
+    let row = "INSERT INTO revocations (kind, value, scope, revoked_at, seq) \
+               SELECT 'sid', $1, '*', $2, MAX(seq) + 1 FROM revocations";
     sqlx::query(row)
         .bind(sid(&tokens))
         .bind(mint::now().cast_signed())
