@@ -180,22 +180,29 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
 
 async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
     let second_factors = SecondFactors::new(issuer.store.clone());
-    let mut accounts = Vec::new();
-    for account in issuer.accounts.all().await? {
-        let totp = second_factors.has(&account.id).await?;
-        accounts.push((account, totp));
-    }
+    let have_factor = second_factors.owners().await?;
+    let accounts = issuer.accounts.all().await?;
     if as_json {
-        let objects: Vec<_> =
-            accounts.iter().map(|(account, totp)| object(account, *totp)).collect();
-        return Ok(format!("{:#}\n", json!(objects)));
+        // One after the other: the objects of a hundred thousand accounts would take much memory.
+        let objects: Vec<String> = accounts
+            .iter()
+            .map(|account| {
+                let object = object(account, have_factor.contains(&account.id));
+                format!("  {}", format!("{object:#}").replace('\n', "\n  "))
+            })
+            .collect();
+        return Ok(match objects.join(",\n") {
+            none if none.is_empty() => "[]\n".to_owned(),
+            some => format!("[\n{some}\n]\n"),
+        });
     }
     if accounts.is_empty() {
         return Ok("there is no account; add one: portcullis user add EMAIL\n".to_owned());
     }
     let mut rows =
         vec![["EMAIL", "ROLES", "STATE", "MADE", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec()];
-    for (account, totp) in accounts {
+    for account in accounts {
+        let totp = have_factor.contains(&account.id);
         let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
         state.extend(
             (issuer.policy.verify_email && account.email_verified == 0).then_some("unverified"),

@@ -1,6 +1,7 @@
 //! A second factor: codes of an authenticator app beside the password (TOTP, RFC 6238), and
 //! recovery codes for the day it is lost.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -98,6 +99,14 @@ impl SecondFactors {
             return Ok(None);
         }
         Ok(Some(self.store.recovery_codes_left(account).await?))
+    }
+
+    /// The ids of all accounts whose logins ask for a code.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn owners(&self) -> Result<HashSet<String>, StoreError> {
+        Ok(self.store.second_factor_owners().await?.into_iter().collect())
     }
 
     /// Makes a secret for an account, known to apps as `email` at `site`. No login asks for its

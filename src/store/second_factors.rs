@@ -47,6 +47,16 @@ impl Store {
         }))
     }
 
+    /// The ids of all accounts that have a confirmed one.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn second_factor_owners(&self) -> Result<Vec<String>, StoreError> {
+        let owners: Vec<(String,)> =
+            sqlx::query_as(OWNERS).fetch_all(self.connections.read()).await?;
+        Ok(owners.into_iter().map(|(account,)| account).collect())
+    }
+
     /// Writes another secret for an account, to be confirmed. False: it has a confirmed one.
     ///
     /// # Errors
@@ -169,6 +179,8 @@ fn place(account: &str) -> String {
 
 const READ: &str =
     "SELECT secret, confirmed_at, last_step, blocked_until FROM second_factors WHERE account = $1";
+
+const OWNERS: &str = "SELECT account FROM second_factors WHERE confirmed_at IS NOT NULL";
 
 const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, confirmed_at, last_step, failures, blocked_until) \
     VALUES ($1, $2, $3, NULL, 0, 0, 0) ON CONFLICT (account) DO UPDATE SET secret = excluded.secret, created_at = excluded.created_at \
