@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ProducesTickets;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ParsedCertificate, ProducesTickets};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion, version,
+    CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, OtherError,
+    RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, version,
 };
 
 /// What a listener needs to speak TLS 1.2 and 1.3 with `h2` and `http/1.1`: the chain, the server's
@@ -60,17 +63,94 @@ pub fn server_config(
 /// it trusts exactly the certificates in `ca_pem`, or without it those that the system trusts,
 /// which are read from disk each time.
 pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
-    let roots = match ca_pem {
-        Some(pem) => given_roots(pem)?,
-        None => system_roots()?,
-    };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(TlsError::Library)?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut config = match ca_pem {
+        None => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
+        Some(pem) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Given::new(pem)?))
+            .with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_early_data = false;
     Ok(config)
+}
+
+/// Trusts the certificates that were given: what they have issued, and a server that shows one of
+/// them itself.
+///
+/// A self-signed certificate, as `openssl req -x509` makes it, is one of an authority, which rustls
+/// refuses as a server's own. Naming it in `ca` says that this very certificate is meant.
+#[derive(Debug)]
+struct Given {
+    certificates: Vec<CertificateDer<'static>>,
+    issued: Arc<WebPkiServerVerifier>,
+}
+
+impl Given {
+    fn new(pem: &[u8]) -> Result<Self, TlsError> {
+        let issued = WebPkiServerVerifier::builder_with_provider(
+            Arc::new(given_roots(pem)?),
+            provider(),
+        )
+        .build()
+        .map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))?;
+        Ok(Self { certificates: certificates(pem)?, issued })
+    }
+
+    /// Whether nothing but being an authority's speaks against a certificate that was given. Its
+    /// dates are looked at before that.
+    fn is_itself(&self, shown: &CertificateDer<'_>, error: &rustls::Error) -> bool {
+        let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error
+        else {
+            return false;
+        };
+        cause.to_string() == "CaUsedAsEndEntity" && self.certificates.contains(shown)
+    }
+}
+
+impl ServerCertVerifier for Given {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.issued.verify_server_cert(shown, intermediates, server_name, ocsp_response, now)
+        {
+            Err(error) if self.is_itself(shown, &error) => {
+                verify_server_name(&ParsedCertificate::try_from(shown)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.issued.verify_tls12_signature(message, shown, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.issued.verify_tls13_signature(message, shown, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.issued.supported_verify_schemes()
+    }
 }
 
 /// Why files do not make a TLS configuration.

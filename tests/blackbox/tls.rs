@@ -5,7 +5,9 @@ use http_body_util::Full;
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use crate::harness::certificates::{Authority, Client, authority, connect, facts};
+use crate::harness::certificates::{
+    Authority, Client, authority, connect, facts, self_signed,
+};
 use crate::harness::gateway::is_reload;
 use crate::harness::{Connection, Gateway, Setup, Upstream, h2};
 
@@ -192,4 +194,32 @@ async fn too_many_tls_connections_are_closed() {
     assert_eq!(gateway.get("/").send_on(&mut first).await.status, 200);
     assert!(Client::default().connect(&gateway).await.is_err());
     assert_eq!(gateway.get("/").send_on(&mut first).await.status, 200);
+}
+
+/// What the guide tells whoever has made a certificate with one command of openssl.
+#[tokio::test]
+async fn a_self_signed_certificate_is_trusted_where_it_is_named() {
+    let [right, another, elsewhere, expired] = [
+        self_signed(&["127.0.0.1"], false),
+        self_signed(&["127.0.0.1"], false),
+        self_signed(&["other.test"], false),
+        self_signed(&["127.0.0.1"], true),
+    ];
+    for (shown, named, status) in [
+        (&right, &right, 200),
+        (&right, &another, 502),
+        (&elsewhere, &elsewhere, 502),
+        (&expired, &expired, 502),
+    ] {
+        let upstream = Upstream::start_tls(shown.server()).await;
+        let url = format!("https://{}", upstream.address());
+        let gateway = Gateway::setup(&format!(
+            "upstream.app = {{ url = '{url}', tls = {{ ca = 'app.crt' }} }}\nroute = [{{ path = '/*', upstream = 'app', access = 'public' }}]"
+        ))
+        .file("app.crt", &named.chain)
+        .upstream(upstream)
+        .start()
+        .await;
+        assert_eq!(gateway.get("/").send().await.status, status);
+    }
 }

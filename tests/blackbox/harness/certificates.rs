@@ -47,6 +47,20 @@ impl Authority {
     }
 }
 
+/// A certificate that signs itself and is an authority's, as `openssl req -x509` makes it.
+pub fn self_signed(names: &[&str], expired: bool) -> Certificate {
+    let mut params =
+        CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    if expired {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    }
+    let key = KeyPair::generate().unwrap();
+    let chain = params.self_signed(&key).unwrap().pem();
+    Certificate { chain, key: key.serialize_pem() }
+}
+
 /// The authority that everybody trusts.
 pub fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
