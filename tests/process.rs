@@ -303,7 +303,7 @@ fn schema_is_a_json_schema_with_every_key() {
         ("ServerTls", "certificate private_key client_ca"),
         (
             "ServerLimits",
-            "max_connections header_timeout idle_timeout max_header_bytes max_headers max_body body_idle_timeout",
+            "max_connections max_connections_per_client header_timeout idle_timeout max_header_bytes max_headers max_body body_idle_timeout",
         ),
         ("Admin", "listen token"),
         ("Log", "format level access"),

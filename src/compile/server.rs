@@ -160,6 +160,11 @@ impl Compiler<'_> {
             .as_ref()
             .and_then(|number| self.number(number, 1, 1_000_000))
             .unwrap_or(10_000);
+        let max_connections_per_client = limits
+            .max_connections_per_client
+            .as_ref()
+            .and_then(|number| self.number(number, 0, 1_000_000))
+            .unwrap_or(0);
         let max_headers = limits
             .max_headers
             .as_ref()
@@ -178,6 +183,7 @@ impl Compiler<'_> {
         });
         ConnectionLimits {
             max_connections,
+            max_connections_per_client,
             header_timeout: self.timeout(limits.header_timeout.as_ref(), "10s"),
             idle_timeout: self.timeout(limits.idle_timeout.as_ref(), "75s"),
             max_header_bytes: max_header_bytes.unwrap_or(32 * 1024),

@@ -135,6 +135,10 @@ pub struct ServerLimits {
     /// Connections at a time. Default 10000.
     #[schemars(with = "Option<u32>")]
     pub max_connections: Option<Spanned<i64>>,
+    /// Connections of one client at a time: an IPv4 address, or an IPv6 network of 64 bits.
+    /// Default 0: no limit.
+    #[schemars(with = "Option<u32>")]
+    pub max_connections_per_client: Option<Spanned<i64>>,
     /// From the first byte of a request head to its last. Default `"10s"`.
     #[schemars(with = "Option<String>")]
     pub header_timeout: Option<Text>,

@@ -157,6 +157,11 @@ impl TrustedProxies {
         }
     }
 
+    /// Whether the holder of this address is a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.contains(address.to_canonical())
+    }
+
     fn contains(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&address))
     }

@@ -96,6 +96,8 @@ pub struct StartSettings {
 pub struct ConnectionLimits {
     /// Connections at a time.
     pub max_connections: usize,
+    /// Of them, those of one client; 0: all.
+    pub max_connections_per_client: usize,
     /// From the first byte of a request head to its last.
     pub header_timeout: Duration,
     /// Keep-alive between requests.

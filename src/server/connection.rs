@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::per_client::Place;
 use super::signal::Signal;
 use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, Patience, Phase};
@@ -51,6 +52,7 @@ pub(super) async fn serve(
     worker: Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
+    place: Option<Place>,
     snapshot: &Snapshot,
     draining: Arc<Signal>,
 ) {
@@ -64,7 +66,7 @@ pub(super) async fn serve(
         gateway,
         worker,
         peer: Peer::new(peer, snapshot.tls.is_some()),
-        phase: Phase::new(),
+        phase: Phase::new(place),
         patience,
         draining,
     };

@@ -6,6 +6,7 @@
 mod claim;
 mod connection;
 mod listen;
+mod per_client;
 mod signal;
 mod stalls;
 mod stream;
@@ -23,6 +24,7 @@ pub use self::claim::Claim;
 pub use self::connection::http1_builder;
 use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
+use self::per_client::PerClient;
 use self::signal::Signal;
 use crate::gateway::Gateway;
 use crate::gateway::refusal::problem_body;
@@ -40,6 +42,7 @@ pub struct Server {
     gateway: Arc<Gateway>,
     /// Open connections of all workers.
     connections: AtomicUsize,
+    clients: Arc<PerClient>,
     /// Given when nothing new is to be accepted.
     stop_accepting: Arc<Signal>,
     /// Given at the drain deadline.
@@ -57,6 +60,7 @@ impl Server {
             gateway,
             most_connections: most_connections.unwrap_or(usize::MAX),
             connections: AtomicUsize::new(0),
+            clients: Arc::default(),
             stop_accepting: Arc::default(),
             cut: Signal::default(),
             tracker: TaskTracker::new(),
@@ -156,21 +160,26 @@ impl Server {
             server: Arc::clone(self),
             _gauge: self.gateway.telemetry().metrics.connection(),
         };
+        // A proxy that is trusted speaks for many clients.
+        let most = Some(snapshot.limits.max_connections_per_client)
+            .filter(|&most| most > 0 && !snapshot.proxies.trusts(peer.ip()));
+        let place = most.map(|most| self.clients.enter(peer.ip(), most));
         // A tunnel has left its connection's future, and is a connection all the same.
-        let most = snapshot.limits.max_connections.min(self.most_connections);
-        if open + self.gateway.tunnels().len() >= most {
+        let room = snapshot.limits.max_connections.min(self.most_connections);
+        if matches!(place, Some(None)) || open + self.gateway.tunnels().len() >= room {
             self.gateway.telemetry().metrics.connection_refused();
             if snapshot.tls.is_none() {
                 refuse(&stream);
             }
             return;
         }
-        let (gateway, worker) = (Arc::clone(&self.gateway), Arc::clone(worker));
+        let (gateway, worker, place) =
+            (Arc::clone(&self.gateway), Arc::clone(worker), place.flatten());
         self.tracker.spawn(async move {
             let draining = Arc::clone(&slot.server.stop_accepting);
             tokio::select! {
                 biased;
-                () = connection::serve(gateway, worker, stream, peer, &snapshot, draining) => {}
+                () = connection::serve(gateway, worker, stream, peer, place, &snapshot, draining) => {}
                 () = slot.server.cut.given() => {}
             }
         });

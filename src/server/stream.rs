@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
 
+use super::per_client::Place;
 use crate::coalesce::READ_MOST;
 
 /// What a connection is doing, told by the service and read by the socket.
@@ -30,11 +31,13 @@ pub(super) struct Phase {
     is_hurried: AtomicBool,
     /// The client's socket takes no more for now.
     is_full: AtomicBool,
+    /// Held here, since the socket holds this also where it has become a tunnel's.
+    _place: Option<Place>,
 }
 
 impl Phase {
     /// A connection that has just been accepted.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(place: Option<Place>) -> Arc<Self> {
         Arc::new(Self {
             begun: Instant::now(),
             active: AtomicU64::new(0),
@@ -43,6 +46,7 @@ impl Phase {
             has_body: AtomicBool::new(false),
             is_hurried: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            _place: place,
         })
     }
 

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::upstream::answer;
-use crate::harness::{Gateway, within};
+use crate::harness::upstream::{answer, write};
+use crate::harness::{Gateway, Step, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
@@ -278,6 +278,45 @@ async fn connections_beyond_the_limit_are_503() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_has_as_many_connections_as_it_may() {
+    for (proxies, is_counted) in [("", true), ("server.trusted_proxies = ['127.0.0.0/8']\n", false)] {
+        let gateway =
+            Gateway::start(&format!("{proxies}{}", limits("max_connections_per_client = 2"))).await;
+        gateway.upstream().does_at(
+            "/ws",
+            vec![
+                write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"),
+                Step::Echo,
+            ],
+        );
+        let mut held = gateway.connect().await;
+        assert_eq!(gateway.get("/").send_on(&mut held).await.status, 200);
+        // A tunnel counts as well.
+        let mut tunnel = gateway.connect().await;
+        tunnel.write("GET /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n").await;
+        assert_eq!(tunnel.response().await.status, 101);
+        let mut more = gateway.connect().await;
+        if is_counted {
+            more.response().await.is(503, "overloaded");
+        } else {
+            assert_eq!(gateway.get("/").send_on(&mut more).await.status, 200);
+        }
+        drop(tunnel);
+        within(async {
+            loop {
+                let mut next = gateway.connect().await;
+                if next.try_write(gateway.get("/").bytes()).await.is_ok()
+                    && next.try_response_to("GET").await.is_some_and(|next| next.status == 200)
+                {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
