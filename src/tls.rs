@@ -91,12 +91,10 @@ struct Given {
 
 impl Given {
     fn new(pem: &[u8]) -> Result<Self, TlsError> {
-        let issued = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(given_roots(pem)?),
-            provider(),
-        )
-        .build()
-        .map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))?;
+        let issued =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(given_roots(pem)?), provider())
+                .build()
+                .map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))?;
         Ok(Self { certificates: certificates(pem)?, issued })
     }
 

@@ -60,6 +60,7 @@ pub(super) async fn serve(
         tracing::debug!(cause = %error, "the client was gone at once");
         return;
     }
+    let metrics = gateway.telemetry().metrics.clone();
     let patience =
         Patience { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
     let line = Line {
@@ -75,7 +76,11 @@ pub(super) async fn serve(
         None => line.cleartext(stream, snapshot).await,
         Some(tls) => Box::pin(line.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
     };
-    if let Err(error) = ended {
+    let Err(error) = ended else { return };
+    if let Some(kind) = error.downcast_ref().and_then(malformed) {
+        metrics.malformed(kind);
+        tracing::info!(peer = %peer.ip(), kind, cause = %error, "the request could not be read");
+    } else {
         tracing::debug!(peer = %peer.ip(), cause = %error, "the connection ended early");
     }
 }
@@ -87,6 +92,23 @@ pub fn http1_builder(limits: &ConnectionLimits) -> http1::Builder {
     builder.max_header_size(limits.max_header_bytes).max_headers(limits.max_headers);
     builder.max_buf_size(limits.max_header_bytes);
     builder
+}
+
+/// What is wrong with a head that hyper has refused: for these there is no exchange, and no access
+/// line.
+fn malformed(error: &hyper::Error) -> Option<&'static str> {
+    if !error.is_parse() {
+        return None;
+    }
+    if error.is_parse_too_large() {
+        return Some("too_large");
+    }
+    // hyper tells the others apart in words alone.
+    let cause = error.to_string();
+    let kinds =
+        [("method", "method"), ("version", "version"), ("URI", "target"), ("header", "header")];
+    let kind = kinds.into_iter().find_map(|(word, kind)| cause.contains(word).then_some(kind));
+    Some(kind.unwrap_or("other"))
 }
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;

@@ -181,6 +181,39 @@ async fn a_head_that_is_too_large_is_431() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_is_counted_and_told() {
+    let gateway = Gateway::start(&limits("max_header_bytes = '8KiB'")).await;
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(9000));
+    for (bytes, kind) in [
+        ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", "method"),
+        ("GET /?<\"> HTTP/1.1\r\nHost: a\r\n\r\n", "target"),
+        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n", "version"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nA B: 1\r\n\r\n", "header"),
+        (&large, "too_large"),
+    ] {
+        let mark = gateway.log().mark();
+        status(&gateway, bytes.as_bytes()).await;
+        let told = gateway
+            .log()
+            .after(mark, "it is told", |line| line["message"] == "the request could not be read")
+            .await;
+        assert_eq!((&told["kind"], &told["peer"]), (&kind.into(), &"127.0.0.1".into()), "{told}");
+        let label = format!("kind=\"{kind}\"");
+        let family = "portcullis_requests_malformed_total";
+        assert_eq!(gateway.metric_value(family, &[&label]).await, Some(1.0), "{kind}");
+    }
+    // A client that comes and goes has asked nothing.
+    let mark = gateway.log().mark();
+    drop(gateway.connect().await);
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    assert!(
+        gateway.log().lines()[mark..]
+            .iter()
+            .all(|line| line["message"] != "the request could not be read")
+    );
+}
+
+#[tokio::test]
 async fn a_slow_head_is_cut_after_header_timeout() {
     let gateway = Gateway::start(&limits("header_timeout = '400ms', idle_timeout = '1h'")).await;
     for begun in ["G", "GET / HTTP/1.1\r\nHost: a", "PRI * HTTP/2.0\r\n"] {
@@ -282,7 +315,8 @@ async fn connections_beyond_the_limit_are_503() {
 
 #[tokio::test]
 async fn a_client_has_as_many_connections_as_it_may() {
-    for (proxies, is_counted) in [("", true), ("server.trusted_proxies = ['127.0.0.0/8']\n", false)] {
+    for (proxies, is_counted) in [("", true), ("server.trusted_proxies = ['127.0.0.0/8']\n", false)]
+    {
         let gateway =
             Gateway::start(&format!("{proxies}{}", limits("max_connections_per_client = 2"))).await;
         gateway.upstream().does_at(

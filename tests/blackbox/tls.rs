@@ -5,9 +5,7 @@ use http_body_util::Full;
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use crate::harness::certificates::{
-    Authority, Client, authority, connect, facts, self_signed,
-};
+use crate::harness::certificates::{Authority, Client, authority, connect, facts, self_signed};
 use crate::harness::gateway::is_reload;
 use crate::harness::{Connection, Gateway, Setup, Upstream, h2};
 

@@ -30,6 +30,9 @@ mod process;
 mod route;
 mod tokens;
 
+/// What can be wrong with a head, in the words of the reference.
+const MALFORMED: [&str; 6] = ["method", "target", "version", "header", "too_large", "other"];
+
 /// All families. Clones count into the same ones.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
@@ -50,6 +53,7 @@ struct Families {
     last_reload_timestamp: Gauge,
     connections: Gauge,
     connections_refused: Counter,
+    malformed: Family<[(&'static str, &'static str); 1], Counter>,
     tunnels: Gauge,
     revocations: Gauge,
     logins: Family<[(&'static str, &'static str); 1], Counter>,
@@ -76,6 +80,7 @@ impl Metrics {
             last_reload_timestamp: Gauge::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
+            malformed: Family::default(),
             tunnels: Gauge::default(),
             revocations: Gauge::default(),
             logins: Family::default(),
@@ -118,6 +123,15 @@ impl Metrics {
             "connections_refused",
             "Connections that were closed at once, for want of room",
             f.connections_refused.clone(),
+        );
+        for kind in MALFORMED {
+            // At zero, so that an alert on its rate sees the first one.
+            drop(f.malformed.get_or_create(&[("kind", kind)]));
+        }
+        registry.register(
+            "requests_malformed",
+            "Requests whose head could not be read, by what is wrong with it",
+            f.malformed.clone(),
         );
         registry.register("tunnels", "Open tunnels, such as WebSockets", f.tunnels.clone());
         registry.register(
@@ -216,6 +230,11 @@ impl Metrics {
     /// Counts a connection that was closed at once.
     pub fn connection_refused(&self) {
         self.0.connections_refused.inc();
+    }
+
+    /// Counts a request whose head could not be read. `kind` is a word of the reference.
+    pub fn malformed(&self, kind: &'static str) {
+        self.0.malformed.get_or_create(&[("kind", kind)]).inc();
     }
 
     /// Counts a tunnel as open until what is returned is dropped.
