@@ -18,7 +18,7 @@ use rustls::{
     RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, version,
 };
 
-/// What a listener needs to speak TLS 1.2 and 1.3 with `h2` and `http/1.1`: the chain, the server's
+/// What a listener needs to speak TLS 1.2 and 1.3 with `h2`, `http/1.1` and `http/1.0`: the chain, the server's
 /// own certificate first, and its private key (PKCS #8, PKCS #1 or SEC 1), both as PEM.
 ///
 /// The certificate's dates are not looked at: one that has expired serves, and its clients object.
@@ -53,7 +53,7 @@ pub fn server_config(
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(TlsError::CertificateUnusable)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     config.ticketer = ticketer()?;
     config.max_early_data_size = 0;
     Ok(config)

@@ -180,7 +180,17 @@ impl Exchange {
                     Refusal::Logout(_) => "the store is not available",
                     _ => {
                         let upstream = self.upstream_named();
-                        tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), upstream, cause = %refusal, "the upstream gave no answer");
+                        // An upstream that is away would be told with each request.
+                        let application =
+                            self.route().and_then(|route| route.destination.upstream());
+                        let told = application.map_or(Some(0), |application| {
+                            application.tells(reason, Instant::now())
+                        });
+                        let Some(folded) = told else {
+                            tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), upstream, cause = %refusal, "the upstream gave no answer");
+                            return;
+                        };
+                        tracing::warn!(folded, reason = reason.as_str(), request_id, route = route.as_deref(), upstream, cause = %refusal, "the upstream gave no answer");
                         return;
                     }
                 };

@@ -1,7 +1,7 @@
 //! How long a message is, said in one way: what the next reader could understand otherwise goes no
 //! further (RFC 9112 §6).
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
 use super::body::Body;
 
@@ -15,6 +15,9 @@ pub enum FramingFault {
     /// nobody says.
     #[error("its Transfer-Encoding is not just `chunked`")]
     Coding,
+    /// A value on HTTP/2 that HTTP/1.1 cannot carry as it is (RFC 9113 §8.2.1).
+    #[error("the value of a field begins or ends with a space")]
+    Padded,
 }
 
 /// Whether a request says in one way how long it is. hyper sees to it on HTTP/1.1, but for codings
@@ -22,7 +25,15 @@ pub enum FramingFault {
 ///
 /// # Errors
 /// [`FramingFault`]
-pub fn check_request(headers: &HeaderMap) -> Result<(), FramingFault> {
+pub fn check_request(version: Version, headers: &HeaderMap) -> Result<(), FramingFault> {
+    // On HTTP/1.1 they are not part of the value.
+    let is_padded = |value: &HeaderValue| {
+        let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        blank(value.as_bytes().first()) || blank(value.as_bytes().last())
+    };
+    if version == Version::HTTP_2 && headers.values().any(is_padded) {
+        return Err(FramingFault::Padded);
+    }
     if repeats_length(headers) {
         return Err(FramingFault::Lengths);
     }
@@ -153,7 +164,7 @@ mod tests {
             (&[("transfer-encoding", "identity")], Err(FramingFault::Coding)),
             (&[("transfer-encoding", "")], Err(FramingFault::Coding)),
         ] {
-            assert_eq!(check_request(&headers(fields)), expected, "{fields:?}");
+            assert_eq!(check_request(Version::HTTP_11, &headers(fields)), expected, "{fields:?}");
         }
     }
 

@@ -114,7 +114,7 @@ impl<'s> Match<'s> {
         if field_count(&parts.headers) > snapshot.limits.max_headers {
             return Err(Refusal::HeadersTooLarge);
         }
-        check_request(&parts.headers)?;
+        check_request(parts.version, &parts.headers)?;
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         observer.targeted(&target);
         if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {

@@ -42,8 +42,12 @@ impl Target {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(TargetError::Method);
         }
-        let authority = authority(uri, version, headers)?;
-        let host_len = authority_host_len(authority.as_bytes())?;
+        let authority = without_final_dot(authority(uri, version, headers)?);
+        // An HTTP/1.0 request may name no host, and is for routes without one.
+        let host_len = match authority.as_bytes() {
+            b"" if version == Version::HTTP_10 && !headers.contains_key(header::HOST) => 0,
+            authority => authority_host_len(authority)?,
+        };
         let host = authority
             .to_str()
             .map_err(|_| Ambiguity::HostMalformed)?
@@ -294,7 +298,7 @@ pub enum Ambiguity {
     #[error("there is more than one Host")]
     HostRepeated,
     /// A host that is no name, IPv4 address or bracketed IPv6 address with an optional port; or
-    /// with userinfo or a final dot.
+    /// with userinfo.
     #[error("the host is malformed")]
     HostMalformed,
     /// `Host` and the target's authority differ.
@@ -349,7 +353,8 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
         return Err(Ambiguity::HostRepeated);
     }
     let Some(in_target) = uri.authority() else {
-        return host.cloned().ok_or(Ambiguity::HostMissing);
+        let none = (version == Version::HTTP_10).then(|| HeaderValue::from_static(""));
+        return host.cloned().or(none).ok_or(Ambiguity::HostMissing);
     };
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(Ambiguity::NoPath);
@@ -374,6 +379,20 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
     }
 }
 
+/// The authority of a name that is written as fully qualified (`a.test.`), as everybody else writes
+/// it: for the application too, which may know its own name in one form only.
+fn without_final_dot(authority: HeaderValue) -> HeaderValue {
+    let bytes = authority.as_bytes();
+    let end = bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len());
+    match bytes[..end].split_last() {
+        Some((b'.', name)) if !name.is_empty() => {
+            let shorter = [name, &bytes[end..]].concat();
+            HeaderValue::from_bytes(&shorter).unwrap_or(authority)
+        }
+        _ => authority,
+    }
+}
+
 /// Whether two authorities name the same host and port; the scheme's own port may be left out.
 pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
     let own: &[u8] = if https { b":443" } else { b":80" };
@@ -389,8 +408,7 @@ pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
 
 /// Checks an authority and returns the length of its host.
 ///
-/// Narrower than RFC 3986 §3.2.2: no percent-encoding, no sub-delims, and no final dot, which one
-/// application takes for the same name and the next for another.
+/// Narrower than RFC 3986 §3.2.2: no percent-encoding, no sub-delims, and no empty label.
 fn authority_host_len(authority: &[u8]) -> Result<usize, Ambiguity> {
     let (host_len, valid) = if authority.first() == Some(&b'[') {
         let end =
@@ -767,12 +785,14 @@ mod tests {
             ("127.0.0.1", "127.0.0.1"),
             ("[::1]:80", "[::1]"),
             ("a_b.test", "a_b.test"),
+            ("App.test.", "app.test"),
+            ("app.test.:80", "app.test"),
         ] {
             assert_eq!(parse("/", &[host]).unwrap().host(), expected);
         }
         for host in [
-            "", "a b", "a@b", "u:p@b", "a/b", "a,b", "a.", ".a", "a:", "a:x", "a:70000", "a:1:2",
-            "[::1", "[::1]x", "[x]", "%61", "a;b", "a\\b", "a?b", "a#b",
+            "", "a b", "a@b", "u:p@b", "a/b", "a,b", "a..", ".", ".a", "a:", "a:x", "a:70000",
+            "a:1:2", "[::1", "[::1]x", "[x]", "%61", "a;b", "a\\b", "a?b", "a#b",
         ] {
             assert_eq!(parse("/", &[host]).unwrap_err(), Ambiguity::HostMalformed.into(), "{host}");
         }

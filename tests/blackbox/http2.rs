@@ -312,6 +312,26 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     silent.closed().await;
 }
 
+/// RFC 9113 §8.2.1: HTTP/1.1, which the application speaks, would cut the spaces off.
+#[tokio::test]
+async fn values_with_spaces_at_an_end_are_refused() {
+    let gateway = Gateway::start(PROTECTED).await;
+    let mut client = h2::Connection::open(&gateway).await;
+    for value in [" a", "a ", "\ta"] {
+        let request = Request::get("http://app.test/public")
+            .header("x", http::HeaderValue::from_str(value).unwrap())
+            .body(Full::default())
+            .unwrap();
+        let answer = client.send(request).await;
+        assert_eq!(
+            (answer.status, answer.reason().as_str()),
+            (400, "framing_invalid"),
+            "{value:?}"
+        );
+    }
+    assert_eq!(client.send(get("http://app.test/public")).await.status, 200);
+}
+
 #[tokio::test]
 async fn h2c_can_be_switched_off() {
     let gateway = Gateway::start(&format!("server.h2c = false\n{PROTECTED}")).await;

@@ -189,7 +189,7 @@ async fn a_host_that_is_not_one_host_is_refused() {
         "Host: [a]\r\n",
         "Host: a.test\\\r\n",
         "Host: %61.test\r\n",
-        "Host: a.test.\r\n",
+        "Host: a.test..\r\n",
         "Host: .a.test\r\n",
         "Host: \u{e9}.test\r\n",
     ] {
@@ -224,6 +224,20 @@ async fn every_ordinary_host_is_taken_as_it_is() {
     }
 }
 
+/// `app.test.` is the same name, and the application is told the name that it knows.
+#[tokio::test]
+async fn a_fully_qualified_host_is_the_host() {
+    let gateway = Gateway::start(
+        "route = [{ host = 'app.test', path = '/*', upstream = 'app', access = 'public' }]",
+    )
+    .await;
+    for (host, sent) in [("app.test.", "app.test"), ("app.test.:81", "app.test:81")] {
+        assert_eq!(gateway.get("/").host(host).send().await.status, 200, "{host}");
+        assert_eq!(gateway.upstream().last().header("host"), Some(sent));
+    }
+    gateway.get("/").host("app.test..").send().await.is(400, "target_ambiguous");
+}
+
 #[tokio::test]
 async fn the_absolute_form_has_to_agree_with_host() {
     let gateway = Gateway::start(PUBLIC).await;
@@ -252,12 +266,23 @@ async fn the_absolute_form_has_to_agree_with_host() {
 }
 
 #[tokio::test]
-async fn http_1_0_needs_a_host_too() {
-    let gateway = Gateway::start(PUBLIC).await;
-    let mut connection = gateway.connect().await;
-    connection.write("GET /a HTTP/1.0\r\n\r\n").await;
-    let answer = String::from_utf8(connection.closed().await).unwrap();
-    assert!(answer.contains(" 400 ") && answer.contains("target_ambiguous"), "{answer}");
+async fn http_1_0_may_name_no_host() {
+    let gateway = Gateway::start(
+        "[[route]]\npath = '/a'\nupstream = 'app'\naccess = 'public'\n\
+         [[route]]\nhost = 'app.test'\npath = '/b'\nupstream = 'app'\naccess = 'public'",
+    )
+    .await;
+    for (request, status) in [
+        ("GET /a HTTP/1.0\r\n\r\n", " 200 "),
+        ("GET /b HTTP/1.0\r\n\r\n", " 404 "),
+        ("GET /a HTTP/1.0\r\nHost:\r\n\r\n", " 400 "),
+    ] {
+        let mut connection = gateway.connect().await;
+        connection.write(request).await;
+        let answer = String::from_utf8(connection.closed().await).unwrap();
+        assert!(answer.contains(status), "{request}: {answer}");
+    }
+    assert_eq!(gateway.upstream().last().header("host"), Some(""));
     let mut connection = gateway.connect().await;
     connection.write("GET /a HTTP/1.0\r\nHost: app.test\r\n\r\n").await;
     let answer = String::from_utf8(connection.closed().await).unwrap();

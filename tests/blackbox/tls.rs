@@ -25,6 +25,7 @@ async fn both_versions_and_both_protocols_are_spoken() {
         for (offered, chosen) in [
             (vec![], None),
             (vec!["http/1.1"], Some("http/1.1")),
+            (vec!["http/1.0"], Some("http/1.0")),
             (vec!["h2", "http/1.1"], Some("h2")),
         ] {
             let stream = Client { alpn: offered, versions: versions.clone() }
