@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use super::bodies;
+use super::actions::{account, email, login, password, second_factor, session};
 use super::pages::{self, Page};
 use crate::reason::Reason;
 
@@ -189,8 +189,8 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Register),
         summary: "Make an account, where registration is open.",
-        request: Some(schema::<bodies::Registering>),
-        success: (201, Some(schema::<bodies::Account>)),
+        request: Some(schema::<account::Registering>),
+        success: (201, Some(schema::<account::Account>)),
         reasons: &[
             Reason::RequestInvalid,
             Reason::RegistrationClosed,
@@ -206,8 +206,8 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Login),
         summary: "Log in: open a session.",
-        request: Some(schema::<bodies::Login>),
-        success: (200, Some(schema::<bodies::Tokens>)),
+        request: Some(schema::<login::Login>),
+        success: (200, Some(schema::<login::Tokens>)),
         reasons: &[
             Reason::RequestInvalid,
             Reason::LoginFailed,
@@ -223,8 +223,8 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Refresh),
         summary: "Exchange a refresh token for its successor and a new access token.",
-        request: Some(schema::<bodies::Refresh>),
-        success: (200, Some(schema::<bodies::Tokens>)),
+        request: Some(schema::<session::Refresh>),
+        success: (200, Some(schema::<login::Tokens>)),
         reasons: &[Reason::RequestInvalid, Reason::InvalidGrant],
     },
     Endpoint {
@@ -245,7 +245,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::Welcome,
         budget: None,
         summary: "Log out: end the session of the access token, of the refresh token in the body, or of the cookie.",
-        request: Some(schema::<bodies::Logout>),
+        request: Some(schema::<session::Logout>),
         success: (204, None),
         reasons: &[Reason::RequestInvalid],
     },
@@ -268,7 +268,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         budget: None,
         summary: "The account of the caller.",
         request: None,
-        success: (200, Some(schema::<bodies::Account>)),
+        success: (200, Some(schema::<account::Account>)),
         reasons: &[],
     },
     Endpoint {
@@ -279,7 +279,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         budget: None,
         summary: "Where the caller is logged in.",
         request: None,
-        success: (200, Some(schema::<bodies::SessionList>)),
+        success: (200, Some(schema::<session::SessionList>)),
         reasons: &[],
     },
     Endpoint {
@@ -300,7 +300,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
         summary: "Set another password. Every session of the account ends, this one too.",
-        request: Some(schema::<bodies::ChangePassword>),
+        request: Some(schema::<password::ChangePassword>),
         success: (204, None),
         reasons: &[
             Reason::RequestInvalid,
@@ -316,7 +316,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Mail),
         summary: "Have a link mailed that sets another password. The answer is the same where there is no such account.",
-        request: Some(schema::<bodies::Address>),
+        request: Some(schema::<email::Address>),
         success: (202, None),
         reasons: &[Reason::RequestInvalid, Reason::Overloaded],
     },
@@ -327,7 +327,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Link),
         summary: "Set another password, by the token of a mailed link. Every session of the account ends.",
-        request: Some(schema::<bodies::ResetPassword>),
+        request: Some(schema::<password::ResetPassword>),
         success: (204, None),
         reasons: &[
             Reason::RequestInvalid,
@@ -343,7 +343,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Link),
         summary: "Confirm an address, by the token of a mailed link and the password of the account, or a new one in its place.",
-        request: Some(schema::<bodies::VerifyEmail>),
+        request: Some(schema::<email::VerifyEmail>),
         success: (204, None),
         reasons: &[
             Reason::RequestInvalid,
@@ -360,7 +360,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::No,
         budget: Some(Budget::Mail),
         summary: "Have the link that confirms an address mailed again. The answer is the same where there is no such account.",
-        request: Some(schema::<bodies::Address>),
+        request: Some(schema::<email::Address>),
         success: (202, None),
         reasons: &[Reason::RequestInvalid, Reason::Overloaded],
     },
@@ -371,8 +371,8 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
         summary: "Begin to set up an authenticator app, where `totp` is on: its secret. Logins ask for codes after one was confirmed.",
-        request: Some(schema::<bodies::BeginTotp>),
-        success: (200, Some(schema::<bodies::Enrolment>)),
+        request: Some(schema::<second_factor::BeginTotp>),
+        success: (200, Some(schema::<second_factor::Enrolment>)),
         reasons: &[
             Reason::RequestInvalid,
             Reason::LoginFailed,
@@ -387,8 +387,8 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
         summary: "Have logins ask for codes from now on, by a code of the app. The answer holds recovery codes, each good for one login.",
-        request: Some(schema::<bodies::ConfirmTotp>),
-        success: (200, Some(schema::<bodies::RecoveryCodes>)),
+        request: Some(schema::<second_factor::ConfirmTotp>),
+        success: (200, Some(schema::<second_factor::RecoveryCodes>)),
         reasons: &[Reason::RequestInvalid, Reason::LoginFailed, Reason::RouteNotFound],
     },
     Endpoint {
@@ -398,7 +398,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
         summary: "Take the second factor away.",
-        request: Some(schema::<bodies::RemoveTotp>),
+        request: Some(schema::<second_factor::RemoveTotp>),
         success: (204, None),
         reasons: &[
             Reason::RequestInvalid,

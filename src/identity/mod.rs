@@ -15,14 +15,12 @@
 //! done all of it or nothing.
 
 pub mod account;
-mod actions;
+pub mod actions;
 mod answer;
 mod audit;
 pub mod bodies;
 pub mod brand;
 mod budgets;
-mod by_mail;
-mod codes;
 pub mod cookie;
 pub mod email;
 pub mod endpoints;

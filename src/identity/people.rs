@@ -5,14 +5,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde::de::DeserializeOwned;
 
-use super::actions::Answered;
+use super::actions::{Answered, email, login, second_factor, session};
 use super::answer::{page, see_other, with_cookies};
 use super::endpoints::Action;
 use super::error::IdentityError;
 use super::link::{Purpose, digest_of};
 use super::pages::{self, Filled, Page};
 use super::request::Request;
-use super::{Identity, Policy, Refused, Registration, bodies, cookie, return_to};
+use super::{Identity, Policy, Refused, Registration, cookie, return_to};
 
 impl Identity {
     /// Does what is asked for, and leads a browser on.
@@ -48,10 +48,11 @@ impl Identity {
             // What these show, they show once.
             Action::BeginTotp => {
                 return read(&done)
-                    .map(|enrolment| page(pages::enrolment(&enrolment, policy, mount)));
+                    .map(|enrolment| page(second_factor::enrolment(&enrolment, policy, mount)));
             }
             Action::ConfirmTotp => {
-                return read(&done).map(|codes| page(pages::recovery_codes(codes, policy, mount)));
+                return read(&done)
+                    .map(|codes| page(second_factor::recovery_codes(codes, policy, mount)));
             }
             _ => return Ok(done),
         };
@@ -60,7 +61,7 @@ impl Identity {
 
     /// Whoever has just registered is logged in, unless their address has to be confirmed first.
     async fn after_registration(&self, request: &Request, policy: &Policy) -> Response<Bytes> {
-        let back = request.read::<bodies::Login>().ok().and_then(|body| body.return_to);
+        let back = request.read::<login::Login>().ok().and_then(|body| body.return_to);
         let login = |done: &str| {
             let path = request.mount.path(&format!("/login?done={done}"));
             match return_to::local(back.as_deref()) {
@@ -77,7 +78,7 @@ impl Identity {
 
     /// Whoever has opened the link and knows the password, or has set one, is logged in.
     async fn confirm_and_log_in(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: bodies::VerifyEmail = request.read()?;
+        let body: email::VerifyEmail = request.read()?;
         let login = |done: &str| see_other(&request.mount.path(&format!("/login?done={done}")));
         let account = match self.confirm_address(&body, request, policy).await {
             Err(IdentityError::AlreadyConfirmed) => return Ok(login("confirmed")),
@@ -131,7 +132,7 @@ impl Identity {
         let sessions = self.sessions.of(&account.id, policy, self.clock.unix_time()).await?;
         let filled = Filled::from_query(request.query.as_deref());
         let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
-        Ok(page(pages::sessions(
+        Ok(page(session::sessions_page(
             (&account, codes_left),
             sessions,
             current,

@@ -185,7 +185,7 @@ const MEMBERS: [&str; 6] =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::bodies::Login;
+    use crate::identity::actions::login::Login;
     use http::HeaderValue;
 
     #[test]

@@ -8,8 +8,6 @@
 
 pub mod colour;
 mod forms;
-mod second_factor;
-mod sessions;
 mod table;
 mod unsent;
 mod words;
@@ -18,14 +16,13 @@ use askama::Template;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use self::forms::{Content, Form, Link};
+pub(super) use self::forms::{Content, Field, Form, Link};
 pub use self::forms::{Filled, Page};
-pub use self::second_factor::{enrolment, enrolment_again, recovery_codes};
-pub use self::sessions::sessions;
 pub use self::table::ENDPOINTS;
 pub use self::unsent::unsent;
 pub use self::words::Why;
-use self::words::{Complaint, complaints};
+use self::words::complaints;
+pub(super) use self::words::{Complaint, no_code, notice, wrong_code};
 use super::endpoints::Endpoint;
 use super::request::is_form;
 use super::{Mount, Policy};
@@ -40,15 +37,15 @@ pub struct Sheet {
 }
 
 /// What stands around each page.
-struct Site<'a> {
-    name: &'a str,
-    logo: Option<String>,
-    icon: String,
-    style: String,
+pub(super) struct Site<'a> {
+    pub(super) name: &'a str,
+    pub(super) logo: Option<String>,
+    pub(super) icon: String,
+    pub(super) style: String,
 }
 
 impl<'a> Site<'a> {
-    fn new(policy: &'a Policy, mount: &Mount) -> Self {
+    pub(super) fn new(policy: &'a Policy, mount: &Mount) -> Self {
         let brand = &policy.brand;
         let versioned = |path: &str, version: &str| format!("{}?v={version}", mount.path(path));
         Self {
@@ -75,7 +72,7 @@ struct FormPage<'a> {
 /// A page that somebody asks for.
 pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Sheet {
     let content = page.content(filled, policy, mount);
-    let notice = filled.done.as_deref().and_then(words::notice);
+    let notice = filled.done.as_deref().and_then(notice);
     form_page(content, notice, Vec::new(), policy, mount)
 }
 
@@ -147,7 +144,7 @@ fn form_page(
 
 /// Writing a page into a string cannot fail; were it to, nobody would take an empty page for a
 /// login.
-fn rendered<T: Template>(page: &T) -> Sheet {
+pub(super) fn rendered<T: Template>(page: &T) -> Sheet {
     Sheet { html: page.render().unwrap_or_default().into(), leads_on: false }
 }
 

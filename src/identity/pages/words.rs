@@ -31,9 +31,9 @@ impl Why<'_> {
 
 /// A sentence about a field, or about the whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
-    pub(super) field: Option<&'static str>,
-    pub(super) text: String,
+pub(in crate::identity) struct Complaint {
+    pub(in crate::identity) field: Option<&'static str>,
+    pub(in crate::identity) text: String,
 }
 
 impl Complaint {
@@ -83,12 +83,12 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
 }
 
 /// Of an app that was set up, or is being set up: no recovery code is spoken of here.
-pub(super) fn wrong_code() -> Complaint {
+pub(in crate::identity) fn wrong_code() -> Complaint {
     Complaint::at("code", "The code is wrong. Enter the one that the app shows now.")
 }
 
 /// The same, where none was sent.
-pub(super) fn no_code() -> Complaint {
+pub(in crate::identity) fn no_code() -> Complaint {
     Complaint::at("code", "Enter the code that your authenticator app shows.")
 }
 
@@ -214,7 +214,7 @@ fn incomplete(page: Page, filled: &Filled) -> Vec<Complaint> {
 }
 
 /// What was just done.
-pub(super) fn notice(done: &str) -> Option<&'static str> {
+pub(in crate::identity) fn notice(done: &str) -> Option<&'static str> {
     Some(match done {
         "registered" => "Your account is there. Log in with it.",
         "verify" => {

@@ -4,9 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use askama::Template;
 
-use super::forms::{Filled, Link};
-use super::words::{Complaint, notice};
-use super::{Sheet, Site, rendered};
+use crate::identity::pages::{Complaint, Filled, Link, Sheet, Site, notice, rendered};
 use crate::identity::{Mount, Policy};
 use crate::store::{AccountRow, SessionRow};
 
@@ -37,7 +35,7 @@ struct Row {
 
 /// Where somebody is logged in, and how many recovery codes they have left. `current` is the session
 /// that asks; `now` is in Unix seconds.
-pub fn sessions(
+pub(in crate::identity) fn sessions(
     (account, codes_left): (&AccountRow, Option<i64>),
     sessions: Vec<SessionRow>,
     current: Option<&str>,

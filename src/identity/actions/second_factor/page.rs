@@ -2,10 +2,10 @@
 
 use askama::Template;
 
-use super::forms::Link;
-use super::words::{Complaint, no_code, wrong_code};
-use super::{Sheet, Site, rendered};
-use crate::identity::bodies::{Enrolment, RecoveryCodes};
+use super::{Enrolment, RecoveryCodes};
+use crate::identity::pages::{
+    Complaint, Content, Field, Filled, Form, Link, Sheet, Site, no_code, rendered, wrong_code,
+};
 use crate::identity::{Mount, Policy};
 
 #[derive(Template)]
@@ -36,12 +36,16 @@ struct CodesPage<'a> {
 }
 
 /// What to scan, and where to show that it was.
-pub fn enrolment(enrolment: &Enrolment, policy: &Policy, mount: &Mount) -> Sheet {
+pub(in crate::identity) fn enrolment(
+    enrolment: &Enrolment,
+    policy: &Policy,
+    mount: &Mount,
+) -> Sheet {
     enrolment_page(enrolment, Vec::new(), policy, mount)
 }
 
 /// The same once more: the code was wrong, or there was none.
-pub fn enrolment_again(
+pub(in crate::identity) fn enrolment_again(
     enrolment: &Enrolment,
     is_wrong: bool,
     policy: &Policy,
@@ -81,7 +85,11 @@ fn enrolment_page(
 }
 
 /// The codes for the day when the app is lost.
-pub fn recovery_codes(codes: RecoveryCodes, policy: &Policy, mount: &Mount) -> Sheet {
+pub(in crate::identity) fn recovery_codes(
+    codes: RecoveryCodes,
+    policy: &Policy,
+    mount: &Mount,
+) -> Sheet {
     rendered(&CodesPage {
         site: Site::new(policy, mount),
         title: "Keep your recovery codes",
@@ -90,4 +98,41 @@ pub fn recovery_codes(codes: RecoveryCodes, policy: &Policy, mount: &Mount) -> S
         codes: codes.recovery_codes,
         links: vec![Link { before: None, text: "I have kept them", path: mount.path("/sessions") }],
     })
+}
+
+/// The page to begin at.
+pub(in crate::identity) fn totp_page(filled: &Filled, mount: &Mount) -> Content {
+    let fields = vec![Field::password("current_password", "Password").focused()];
+    let lead = "With an authenticator app, your password alone is not enough to log in. Enter it to begin.";
+    Content {
+        title: "Turn on two-factor login",
+        lead: Some(lead.to_owned()),
+        forms: vec![Form::new(mount, "/totp", fields, "Continue").of_account(filled)],
+        links: vec![Link::to_sessions(mount)],
+    }
+}
+
+/// The page to enter the first code at. There are no recovery codes before this one is taken.
+pub(in crate::identity) fn confirm_page(mount: &Mount) -> Content {
+    let hint = Some("The six digits that your authenticator app shows.".to_owned());
+    let code = Field { hint, inputmode: Some("numeric"), ..Field::code().focused() };
+    let again = Link { before: None, text: "Begin again", path: mount.path("/totp") };
+    Content {
+        title: "Turn on two-factor login",
+        lead: None,
+        forms: vec![Form::new(mount, "/totp/confirm", vec![code], "Turn on")],
+        links: vec![again, Link::to_sessions(mount)],
+    }
+}
+
+/// The page to turn it off at.
+pub(in crate::identity) fn remove_page(filled: &Filled, mount: &Mount) -> Content {
+    let fields = vec![Field::password("current_password", "Password").focused(), Field::code()];
+    let form = Form::new(mount, "/totp/remove", fields, "Turn off").of_account(filled);
+    Content {
+        title: "Turn off two-factor login",
+        lead: Some("Your password alone will then be enough to log in.".to_owned()),
+        forms: vec![Form { look: "danger", ..form }],
+        links: vec![Link::to_sessions(mount)],
+    }
 }

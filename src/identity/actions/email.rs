@@ -1,36 +1,39 @@
-//! What is done by mail: another password, and addresses that are shown to be their owners'.
+//! Addresses that are shown to be their owners', and mails that are asked for.
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
 use uuid::Uuid;
 
-use super::account::{AccountError, NewAccount};
-use super::actions::Answered;
-use super::answer::{accepted, done, with_cookies};
-use super::error::{IdentityError, RequestFault};
-use super::link::{Purpose, digest_of};
-use super::outbox::Wish;
-use super::request::Request;
-use super::{Email, Identity, Policy, audit, bodies, cookie};
+use super::Answered;
+use crate::identity::account::{AccountError, NewAccount};
+use crate::identity::answer::{accepted, done};
+use crate::identity::bodies::{LINK_TOKEN, Secret};
+use crate::identity::error::{IdentityError, RequestFault};
+use crate::identity::link::{Purpose, digest_of};
+use crate::identity::outbox::Wish;
+use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::request::Request;
+use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
 
 impl Identity {
-    /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is
-    /// given.
-    pub(super) async fn forgot_password(&self, request: &Request, policy: &Policy) -> Answered {
-        self.wish(Wish::Reset, "password_reset_asked", request, policy).await
-    }
-
-    pub(super) async fn resend_email(&self, request: &Request, policy: &Policy) -> Answered {
+    pub(in crate::identity) async fn resend_email(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
         self.wish(Wish::Verify, "email_link_asked", request, policy).await
     }
 
-    async fn wish(
+    pub(in crate::identity) async fn wish(
         &self,
         wish: Wish,
         event: &'static str,
         request: &Request,
         policy: &Policy,
     ) -> Answered {
-        let body: bodies::Address = request.read()?;
+        let body: Address = request.read()?;
         match Email::parse(&body.email) {
             Ok(email) => self.mail(wish, &email, policy).await?,
             // The answer is always the same: an address that none can be has no account either. A
@@ -44,36 +47,12 @@ impl Identity {
         Ok(accepted())
     }
 
-    pub(super) async fn reset_password(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: bodies::ResetPassword = request.read()?;
-        let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
-        let account =
-            self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
-        let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
-        // A password that is not taken leaves the link good.
-        let hash = self
-            .new_hash(body.password.password(), &email, account.name.as_deref(), policy)
-            .await?;
-        if !self
-            .accounts
-            .reset_password(
-                &account,
-                (&link, Purpose::Reset),
-                &hash,
-                policy,
-                self.clock.unix_seconds(),
-            )
-            .await?
-        {
-            return Err(IdentityError::Link.into());
-        }
-        audit::record("password_reset", request.client, &account.id, "");
-        self.tell_of_change(&account, policy).await;
-        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
-    }
-
-    pub(super) async fn verify_email(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: bodies::VerifyEmail = request.read()?;
+    pub(in crate::identity) async fn verify_email(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let body: VerifyEmail = request.read()?;
         self.confirm_address(&body, request, policy).await?;
         Ok(done())
     }
@@ -81,9 +60,9 @@ impl Identity {
     /// Shows an address to be the owner's, by a mailed link: the account. Whoever made the account
     /// may be a stranger to the address, and whoever opens the link proves that they know the
     /// password, or drops it: none that a stranger has chosen is ever good.
-    pub(super) async fn confirm_address(
+    pub(in crate::identity) async fn confirm_address(
         &self,
-        body: &bodies::VerifyEmail,
+        body: &VerifyEmail,
         request: &Request,
         policy: &Policy,
     ) -> Result<AccountRow, IdentityError> {
@@ -121,7 +100,7 @@ impl Identity {
 
     /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed
     /// that, and whoever asked is told the same as anybody.
-    pub(super) async fn register_by_mail(
+    pub(in crate::identity) async fn register_by_mail(
         &self,
         new: NewAccount,
         policy: &Policy,
@@ -153,21 +132,55 @@ impl Identity {
         }
     }
 
-    /// Tells the owner that the password was changed. It was: what comes of the message does not
-    /// matter to that.
-    pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
-        if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
-            && let Err(error) = self.outbox.put(Wish::Changed, &email).await
-        {
-            tracing::warn!(cause = %error, account = account.id, "nobody was mailed that a password was changed");
-        }
-    }
-
-    async fn mail(&self, wish: Wish, email: &Email, policy: &Policy) -> Result<(), IdentityError> {
+    pub(in crate::identity) async fn mail(
+        &self,
+        wish: Wish,
+        email: &Email,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
         if policy.mail.is_none() {
             tracing::warn!("somebody asks for a mail, and [identity] has no mail: none is sent");
             return Ok(());
         }
         Ok(self.outbox.put(wish, email).await?)
+    }
+}
+
+/// Whom a mail is for.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com" }))]
+pub struct Address {
+    /// The address. Whatever it is, the answer is the same.
+    pub email: String,
+}
+
+/// An address that is confirmed: with exactly one of `password` and `new_password`.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "token": LINK_TOKEN, "password": "plum orbit tenant 71" }))]
+pub struct VerifyEmail {
+    /// Of the mailed link.
+    pub token: Secret,
+    /// The password that the account has.
+    pub password: Option<Secret>,
+    /// The password from now on, in place of the one that the account has.
+    pub new_password: Option<Secret>,
+}
+
+/// Whoever made the account may be a stranger, who chose its password: it is asked for, or replaced.
+pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let form = |field: Field, button| {
+        let mut form = Form::new(mount, "/email/verify", vec![field], button).of_account(filled);
+        form.hidden.push(("token", filled.token.clone()));
+        Form { leads_on: true, ..form }
+    };
+    let confirm = form(Field::password("password", "Password").focused(), "Confirm address");
+    let replace =
+        form(Field::new_password("new_password", "New password", policy), "Set this password");
+    let lead = "Enter the password of the account. If somebody else made the account, or you have forgotten the password, set a new one in its place.";
+    Content {
+        title: "Confirm your address",
+        lead: Some(lead.to_owned()),
+        forms: vec![confirm, Form { look: "quiet", ..replace }],
+        links: vec![Link::to_login(mount)],
     }
 }

@@ -1,0 +1,146 @@
+//! Accounts as their owners make and see them.
+
+use http::StatusCode;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Answered;
+use crate::identity::account::{self, NewAccount};
+use crate::identity::answer;
+use crate::identity::bodies::{Secret, time};
+use crate::identity::error::{IdentityError, RequestFault};
+use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::request::Request;
+use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
+use crate::store::AccountRow;
+
+impl Identity {
+    pub(in crate::identity) async fn register(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        if policy.registration == Registration::Closed {
+            return Err(IdentityError::RegistrationClosed.into());
+        }
+        let body: Registering = request.read()?;
+        let email =
+            Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
+        let name = account::name(body.name.as_deref().unwrap_or_default())
+            .map_err(|_| IdentityError::Request(RequestFault::Name))?;
+        let now = self.clock.unix_seconds();
+        // Hashed before the address is looked for: a taken one takes as long.
+        let hash = self.new_hash(body.password.password(), &email, name.as_deref(), policy).await?;
+        let new = NewAccount {
+            email,
+            name,
+            password: Some(hash),
+            roles: policy.default_roles.clone(),
+            email_verified: false,
+        };
+        let account = if policy.verify_email {
+            self.register_by_mail(new, policy).await?
+        } else {
+            self.accounts.add(new, now).await?
+        };
+        audit::record("registered", request.client, &account.id, "");
+        Ok(answer::json(StatusCode::CREATED, &Account::of(&account, None)))
+    }
+
+    pub(in crate::identity) async fn me(&self, request: &Request) -> Answered {
+        let account = self.account_of(request).await?;
+        let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
+        Ok(answer::json(StatusCode::OK, &Account::of(&account, codes_left)))
+    }
+}
+
+/// An account to be made.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com", "password": "plum orbit tenant 71", "name": "Ann Ott" }))]
+pub struct Registering {
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// The password.
+    pub password: Secret,
+    /// What to call its owner.
+    pub name: Option<String>,
+}
+
+/// An account, as its owner sees it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(example = json!({ "id": "586ceb28-2a0e-4afb-a580-634b137a7c02", "email": "ann@example.com", "email_verified": true, "name": "Ann Ott",
+    "roles": ["user"], "totp": false, "recovery_codes_left": null, "created_at": "2026-03-14T09:26:53Z", "last_login_at": null }))]
+pub struct Account {
+    /// The `sub` of its tokens.
+    pub id: String,
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// Whether the address was shown to be its owner's.
+    pub email_verified: bool,
+    /// What to call its owner.
+    pub name: Option<String>,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// Whether its logins ask for a code.
+    pub totp: bool,
+    /// Recovery codes that were not used yet. null: its logins ask for no code.
+    pub recovery_codes_left: Option<i64>,
+    /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub created_at: String,
+    /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_login_at: Option<String>,
+}
+
+impl Account {
+    /// What its owner may see of a row, and how many recovery codes are left of its second factor,
+    /// where it has one.
+    pub fn of(row: &AccountRow, recovery_codes_left: Option<i64>) -> Self {
+        Self {
+            id: row.id.clone(),
+            email: row.email.clone(),
+            email_verified: row.email_verified == 1,
+            name: row.name.clone(),
+            roles: row.roles.split_whitespace().map(str::to_owned).collect(),
+            totp: recovery_codes_left.is_some(),
+            recovery_codes_left,
+            created_at: time(row.created_at),
+            last_login_at: row.last_login_at.map(time),
+        }
+    }
+}
+
+pub(in crate::identity) fn register_page(
+    filled: &Filled,
+    policy: &Policy,
+    mount: &Mount,
+) -> Content {
+    let name = Field {
+        capitals: "words",
+        value: filled.name.clone(),
+        required: false,
+        hint: Some("What to call you. You can leave it empty.".to_owned()),
+        ..Field::text("name", "Name", "name")
+    };
+    let fields = vec![
+        Field::email(filled).focused(),
+        name,
+        Field::new_password("password", "Password", policy),
+    ];
+    // Whoever has to confirm their address comes to the login first.
+    let mut form = Form {
+        leads_on: !policy.verify_email,
+        ..Form::new(mount, "/register", fields, "Register")
+    };
+    form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+    let login = Link {
+        before: Some("You have an account?"),
+        text: "Log in",
+        path: filled.onwards(&mount.path("/login")),
+    };
+    Content { title: "Register", lead: None, forms: vec![form], links: vec![login] }
+}

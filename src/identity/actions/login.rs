@@ -1,0 +1,254 @@
+//! The login: a password, and a code where the account has a second factor.
+
+use http::{HeaderValue, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+
+use super::Answered;
+use crate::identity::answer::{self, see_other, with_cookies};
+use crate::identity::bodies::{ACCESS_TOKEN, REFRESH_TOKEN, Secret};
+use crate::identity::error::{IdentityError, NoLogin};
+use crate::identity::hasher::Verdict;
+use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::password::{Password, StoredHash};
+use crate::identity::request::Request;
+use crate::identity::session::Continued;
+use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie, return_to};
+use crate::store::AccountRow;
+
+impl Identity {
+    pub(in crate::identity) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
+        let body: Login = request.read()?;
+        // An address that none can be has no account, and costs as much.
+        let email = Email::parse(&body.email).ok();
+        let known = match &email {
+            Some(email) => self.accounts.by_email(email).await?,
+            None => None,
+        };
+        let checked = self.check(known.as_ref(), email.as_ref(), body.password.password()).await;
+        let opened = match (checked, &known) {
+            (Ok(()), Some(account)) => {
+                self.open(account, body.code.as_ref(), request, policy).await
+            }
+            (Ok(()), None) => Err(IdentityError::Login(NoLogin::Unknown)),
+            (Err(error), _) => Err(error),
+        };
+        let session = match opened {
+            Ok(session) => session,
+            Err(error) => {
+                self.login_failed(
+                    request,
+                    known.as_ref().map_or("", |account| &account.id),
+                    &error,
+                );
+                return Err(error.into());
+            }
+        };
+        if request.is_from_page() {
+            let back = return_to::local(body.return_to.as_deref());
+            return self.lead_in(session, back, request, policy).await;
+        }
+        self.tokens(session, body.cookie, request, policy).await
+    }
+
+    /// Leads a browser on with the cookies of its session.
+    pub(in crate::identity) async fn lead_in(
+        &self,
+        session: Continued,
+        back: &str,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let (cookies, _) = self.cookies(&session, request, policy).await?;
+        Ok(with_cookies(see_other(back), cookies))
+    }
+
+    /// Opens a session for somebody whose password was right.
+    pub(in crate::identity) async fn open(
+        &self,
+        account: &AccountRow,
+        code: Option<&Secret>,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<Continued, IdentityError> {
+        if policy.verify_email && account.email_verified == 0 {
+            return Err(IdentityError::EmailUnverified);
+        }
+        self.check_code(account, code).await?;
+        let opened =
+            self.sessions.open(account, &request.device(), policy, self.clock.unix_time()).await?;
+        let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
+        self.metrics.login("succeeded");
+        audit::record("login_succeeded", request.client, &opened.account.id, "");
+        Ok(opened)
+    }
+
+    /// Whether this is the password of that account, which may log in. Takes as long where it is
+    /// not.
+    pub(in crate::identity) async fn check(
+        &self,
+        account: Option<&AccountRow>,
+        email: Option<&Email>,
+        password: Password,
+    ) -> Result<(), IdentityError> {
+        let hash = account.and_then(|account| account.password.parse::<StoredHash>().ok());
+        let nobody = Email::parse("nobody@localhost");
+        let Some(email) = email.or(nobody.as_ref().ok()) else {
+            return Err(IdentityError::Login(NoLogin::Unknown));
+        };
+        let (Some(account), Some(hash)) = (account, hash) else {
+            self.hasher.imitate(password, email).await?;
+            return Err(IdentityError::Login(NoLogin::Unknown));
+        };
+        match self.hasher.verify(email, password, hash).await? {
+            Verdict::Wrong => Err(IdentityError::Login(NoLogin::Password)),
+            Verdict::Right { .. } if account.disabled == 1 => {
+                Err(IdentityError::Login(NoLogin::Disabled))
+            }
+            Verdict::Right { renewed } => {
+                if let Some(renewed) = renewed {
+                    self.accounts.renew_hash(account, &renewed).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn login_failed(&self, request: &Request, account: &str, error: &IdentityError) {
+        let (outcome, reason) = match error {
+            IdentityError::Login(why) => ("failed", why.as_str()),
+            IdentityError::EmailUnverified => ("failed", "email_unverified"),
+            IdentityError::CodeRequired => return self.metrics.login("code_required"),
+            _ => return self.metrics.login("unavailable"),
+        };
+        self.metrics.login(outcome);
+        audit::record("login_failed", request.client, account, reason);
+    }
+
+    /// The tokens of a session: in the body, or in cookies, where no script can read them.
+    pub(in crate::identity) async fn tokens(
+        &self,
+        session: Continued,
+        in_cookies: bool,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        if in_cookies {
+            let (cookies, expires_in) = self.cookies(&session, request, policy).await?;
+            let body =
+                Tokens { access_token: None, token_type: None, expires_in, refresh_token: None };
+            return Ok(with_cookies(answer::json(StatusCode::OK, &body), cookies));
+        }
+        let minted =
+            self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
+        let body = Tokens {
+            access_token: Some(minted.token),
+            token_type: Some("Bearer"),
+            expires_in: minted.expires_in,
+            refresh_token: Some(session.refresh_token),
+        };
+        Ok(answer::json(StatusCode::OK, &body))
+    }
+
+    /// The cookies of a session, and the seconds until its access token expires.
+    pub(in crate::identity) async fn cookies(
+        &self,
+        session: &Continued,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<([HeaderValue; 2], u64), IdentityError> {
+        let minted =
+            self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
+        let cookies = cookie::set(&minted.token, &session.refresh_token, policy, &request.mount);
+        Ok((cookies, minted.expires_in))
+    }
+}
+
+/// Who logs in.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com", "password": "plum orbit tenant 71" }))]
+pub struct Login {
+    /// The address.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// The password.
+    pub password: Secret,
+    /// Of the authenticator app, or a recovery code. Needed where the account has a second factor.
+    pub code: Option<Secret>,
+    /// true: the tokens are set as cookies, and are not in the body.
+    #[serde(default, deserialize_with = "flag")]
+    pub cookie: bool,
+    /// Where a page leads afterwards: a path of this site.
+    pub return_to: Option<String>,
+}
+
+/// The tokens of a session. An answer that sets cookies has them there, and `expires_in` alone.
+#[derive(Serialize, JsonSchema)]
+#[schemars(
+    example = json!({ "access_token": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 900, "refresh_token": REFRESH_TOKEN }),
+    example = json!({ "expires_in": 900 })
+)]
+pub struct Tokens {
+    /// For `Authorization: Bearer`.
+    #[schemars(with = "String")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// `Bearer`
+    #[schemars(with = "String")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<&'static str>,
+    /// Seconds until the access token expires.
+    pub expires_in: u64,
+    /// For `POST /refresh`.
+    #[schemars(with = "String")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+}
+
+pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let email = Field::email(filled);
+    let password = Field::password("password", "Password");
+    let mut fields = if filled.email.is_empty() {
+        vec![email.focused(), password]
+    } else {
+        vec![email, password.focused()]
+    };
+    if filled.with_code {
+        fields.push(Field::code());
+    }
+    let mut form = Form { leads_on: true, ..Form::new(mount, "/login", fields, "Log in") };
+    form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+    let mut links = Vec::new();
+    if policy.mail.is_some() {
+        links.push(Link {
+            before: None,
+            text: "Forgot your password?",
+            path: mount.path("/password/forgot"),
+        });
+    }
+    if policy.registration == Registration::Open {
+        links.push(Link {
+            before: Some("No account yet?"),
+            text: "Register",
+            path: filled.onwards(&mount.path("/register")),
+        });
+    }
+    Content { title: "Log in", lead: None, forms: vec![form], links }
+}
+
+/// `true` in JSON, `true` or `on` in a form.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Flag {
+        Bool(bool),
+        Text(String),
+    }
+    match Flag::deserialize(deserializer)? {
+        Flag::Bool(flag) => Ok(flag),
+        Flag::Text(text) if text == "true" || text == "on" => Ok(true),
+        Flag::Text(text) if text == "false" || text.is_empty() => Ok(false),
+        Flag::Text(_) => Err(serde::de::Error::custom("this is neither true nor false")),
+    }
+}

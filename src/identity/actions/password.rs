@@ -1,0 +1,184 @@
+//! Another password: in place of the current one, or of one that was forgotten.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Answered;
+use crate::identity::account::AccountError;
+use crate::identity::answer::{done, with_cookies};
+use crate::identity::bodies::{LINK_TOKEN, Secret};
+use crate::identity::error::{IdentityError, NoLogin};
+use crate::identity::link::{Purpose, digest_of};
+use crate::identity::outbox::Wish;
+use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::password::{Password, StoredHash};
+use crate::identity::request::Request;
+use crate::identity::{Email, Identity, Mount, Policy, audit, cookie};
+use crate::store::AccountRow;
+
+impl Identity {
+    pub(in crate::identity) async fn change_password(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let body: ChangePassword = request.read()?;
+        let account = self.account_of(request).await?;
+        let email = Email::parse(&account.email).ok();
+        if let Err(error) =
+            self.check(Some(&account), email.as_ref(), body.current_password.password()).await
+        {
+            if let IdentityError::Login(why) = &error {
+                audit::record("password_change_failed", request.client, &account.id, why.as_str());
+            }
+            return Err(error.into());
+        }
+        let email = email.ok_or(IdentityError::Nobody)?;
+        let new = body.new_password.password();
+        let hash = self.new_hash(new, &email, account.name.as_deref(), policy).await?;
+        let now = self.clock.unix_seconds();
+        match self.accounts.set_password(&account, &hash, policy, now).await {
+            Err(AccountError::Unknown) => return Err(IdentityError::Login(NoLogin::Changed).into()),
+            set => set?,
+        }
+        audit::record("password_changed", request.client, &account.id, "");
+        self.tell_of_change(&account, policy).await;
+        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+    }
+
+    /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is
+    /// given.
+    pub(in crate::identity) async fn forgot_password(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        self.wish(Wish::Reset, "password_reset_asked", request, policy).await
+    }
+
+    pub(in crate::identity) async fn reset_password(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let body: ResetPassword = request.read()?;
+        let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
+        let account =
+            self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
+        let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
+        // A password that is not taken leaves the link good.
+        let hash = self
+            .new_hash(body.password.password(), &email, account.name.as_deref(), policy)
+            .await?;
+        if !self
+            .accounts
+            .reset_password(
+                &account,
+                (&link, Purpose::Reset),
+                &hash,
+                policy,
+                self.clock.unix_seconds(),
+            )
+            .await?
+        {
+            return Err(IdentityError::Link.into());
+        }
+        audit::record("password_reset", request.client, &account.id, "");
+        self.tell_of_change(&account, policy).await;
+        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+    }
+
+    /// A new password, judged and hashed.
+    pub(in crate::identity) async fn new_hash(
+        &self,
+        password: Password,
+        email: &Email,
+        name: Option<&str>,
+        policy: &Policy,
+    ) -> Result<StoredHash, IdentityError> {
+        let personal = [email.as_str(), name.unwrap_or_default(), &policy.issuer];
+        Ok(self.hasher.renew(email, password, policy.password_min_length, &personal).await?)
+    }
+
+    /// Tells the owner that the password was changed. It was: what comes of the message does not
+    /// matter to that.
+    pub(in crate::identity) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
+        if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
+            && let Err(error) = self.outbox.put(Wish::Changed, &email).await
+        {
+            tracing::warn!(cause = %error, account = account.id, "nobody was mailed that a password was changed");
+        }
+    }
+}
+
+/// A password in place of the current one.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "current_password": "plum orbit tenant 71", "new_password": "cactus ferry lamp 12" }))]
+pub struct ChangePassword {
+    /// The password so far.
+    pub current_password: Secret,
+    /// The password from now on.
+    pub new_password: Secret,
+}
+
+/// A password in place of one that was forgotten.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "token": LINK_TOKEN, "password": "cactus ferry lamp 12" }))]
+pub struct ResetPassword {
+    /// Of the mailed link.
+    pub token: Secret,
+    /// The password from now on.
+    pub password: Secret,
+}
+
+/// The page to have a link mailed at.
+pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let form = || {
+        let fields = vec![Field::email(filled).focused()];
+        Form::new(mount, "/password/forgot", fields, "Send the link")
+    };
+    let (lead, forms) = if policy.mail.is_some() {
+        (
+            "Enter your address, and a link to set another password is sent to it. It is good for 30 minutes.",
+            vec![form()],
+        )
+    } else {
+        ("Mail is not set up here. Ask whoever runs this site for another password.", Vec::new())
+    };
+    Content {
+        title: "Reset your password",
+        lead: Some(lead.to_owned()),
+        forms,
+        links: vec![Link::to_login(mount)],
+    }
+}
+
+/// The page that the mailed link leads to.
+pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let fields = vec![Field::new_password("password", "New password", policy).focused()];
+    let mut form = Form::new(mount, "/password/reset", fields, "Set password").of_account(filled);
+    form.hidden.push(("token", filled.token.clone()));
+    Content {
+        title: "Set a new password",
+        lead: Some("You are then logged out everywhere, and log in with it.".to_owned()),
+        forms: vec![form],
+        links: vec![Link::to_login(mount)],
+    }
+}
+
+/// The page to change it at.
+pub(in crate::identity) fn change_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let fields = vec![
+        Field::password("current_password", "Current password").focused(),
+        Field::new_password("new_password", "New password", policy),
+    ];
+    let lead = "You are then logged out everywhere, here too, and log in with the new one.";
+    let form = Form::new(mount, "/password/change", fields, "Change password").of_account(filled);
+    Content {
+        title: "Change your password",
+        lead: Some(lead.to_owned()),
+        forms: vec![form],
+        links: vec![Link::to_sessions(mount)],
+    }
+}

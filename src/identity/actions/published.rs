@@ -1,0 +1,27 @@
+//! What anybody may read: the keys and the metadata.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response};
+use serde_json::json;
+
+use crate::identity::Policy;
+use crate::identity::answer::public;
+
+/// `algorithms`: of every key whose tokens are good, which after a change are more than one.
+pub(super) fn metadata(policy: &Policy, algorithms: &[&str]) -> Response<Bytes> {
+    let issuer = &policy.issuer;
+    let metadata = json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
+        "id_token_signing_alg_values_supported": algorithms,
+        "subject_types_supported": ["public"],
+        // There is no authorization endpoint: people log in at the endpoints of the reference.
+        "response_types_supported": [],
+        "grant_types_supported": [],
+        "claims_supported": ["iss", "sub", "aud", "exp", "iat", "jti", "sid", "roles", "email", "name"],
+    });
+    public(Bytes::from(metadata.to_string()), MAX_AGE)
+}
+
+/// For less than a key is published before it signs.
+pub(super) const MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");

@@ -1,0 +1,186 @@
+//! The second factor: set up, asked for at a login, removed.
+
+mod page;
+
+use http::StatusCode;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+pub(in crate::identity) use self::page::{
+    confirm_page, enrolment, enrolment_again, recovery_codes, remove_page, totp_page,
+};
+use super::Answered;
+use crate::identity::answer::{self, done};
+use crate::identity::bodies::Secret;
+use crate::identity::error::{IdentityError, NoLogin};
+use crate::identity::request::Request;
+use crate::identity::second_factor::{self, Checked};
+use crate::identity::{Email, Identity, Policy, Refused, audit};
+use crate::store::AccountRow;
+
+impl Identity {
+    pub(in crate::identity) async fn begin_totp(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        if !policy.totp {
+            return Err(IdentityError::NotOffered.into());
+        }
+        let body: BeginTotp = request.read()?;
+        let account = self.account_of(request).await?;
+        self.check_again(&account, &body.current_password, request).await?;
+        let enrolment = self
+            .second_factors
+            .begin(&account.id, &policy.brand.name, &account.email, self.clock.unix_time())
+            .await;
+        let enrolment = enrolment.map_err(IdentityError::from)?;
+        Ok(answer::json(StatusCode::OK, &Enrolment::of(&enrolment)))
+    }
+
+    pub(in crate::identity) async fn confirm_totp(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        if !policy.totp {
+            return Err(IdentityError::NotOffered.into());
+        }
+        let body: ConfirmTotp = request.read()?;
+        let account = self.account_of(request).await?;
+        let codes = self
+            .second_factors
+            .confirm(&account.id, body.code.expose(), self.clock.unix_time())
+            .await;
+        let codes = codes.map_err(IdentityError::from)?;
+        audit::record("totp_confirmed", request.client, &account.id, "");
+        Ok(answer::json(
+            StatusCode::OK,
+            &RecoveryCodes { recovery_codes: codes.iter().map(|code| code.to_string()).collect() },
+        ))
+    }
+
+    /// The same page once more for a code that was not taken, with the secret that waits: whoever
+    /// has not scanned it yet still can.
+    pub(in crate::identity) async fn enrolment_again(
+        &self,
+        request: &Request,
+        policy: &Policy,
+        refused: Refused,
+    ) -> Refused {
+        let is_about_the_code =
+            matches!(&refused.error, IdentityError::Login(_) | IdentityError::Request(_));
+        let (true, Ok(account)) = (is_about_the_code, self.account_of(request).await) else {
+            return refused;
+        };
+        let begun =
+            self.second_factors.begun(&account.id, &policy.brand.name, &account.email).await;
+        // Where none waits, the plain page of the refusal leads to another beginning.
+        let Ok(Some(enrolment)) = begun else { return refused };
+        let is_wrong = matches!(&refused.error, IdentityError::Login(_));
+        let page = enrolment_again(&Enrolment::of(&enrolment), is_wrong, policy, &request.mount);
+        Refused { page: Some(Box::new(page)), ..refused }
+    }
+
+    pub(in crate::identity) async fn remove_totp(&self, request: &Request) -> Answered {
+        let body: RemoveTotp = request.read()?;
+        let account = self.account_of(request).await?;
+        self.check_again(&account, &body.current_password, request).await?;
+        self.check_code(&account, body.code.as_ref()).await?;
+        if self.second_factors.remove(&account.id).await? {
+            audit::record("totp_removed", request.client, &account.id, "");
+        }
+        Ok(done())
+    }
+
+    /// Whether somebody who knows the password may go on, as far as a second factor says.
+    pub(in crate::identity) async fn check_code(
+        &self,
+        account: &AccountRow,
+        code: Option<&Secret>,
+    ) -> Result<(), IdentityError> {
+        match self
+            .second_factors
+            .check(&account.id, code.map(Secret::expose), self.clock.unix_time())
+            .await?
+        {
+            Checked::NotNeeded | Checked::Right => Ok(()),
+            Checked::Missing => Err(IdentityError::CodeRequired),
+            Checked::Wrong => Err(IdentityError::Login(NoLogin::Code)),
+        }
+    }
+
+    /// Whoever holds a session of an account proves that they know its password as well.
+    pub(in crate::identity) async fn check_again(
+        &self,
+        account: &AccountRow,
+        password: &Secret,
+        request: &Request,
+    ) -> Result<(), IdentityError> {
+        let email = Email::parse(&account.email).ok();
+        let checked = self.check(Some(account), email.as_ref(), password.password()).await;
+        if let Err(IdentityError::Login(why)) = &checked {
+            audit::record("password_check_failed", request.client, &account.id, why.as_str());
+        }
+        checked
+    }
+}
+
+/// The beginning of two-factor login.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "current_password": "plum orbit tenant 71" }))]
+pub struct BeginTotp {
+    /// The password of the account.
+    pub current_password: Secret,
+}
+
+/// The proof that the authenticator app has the secret.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "code": "492039" }))]
+pub struct ConfirmTotp {
+    /// Of the authenticator app.
+    pub code: Secret,
+}
+
+/// The end of two-factor login.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "current_password": "plum orbit tenant 71", "code": "492039" }))]
+pub struct RemoveTotp {
+    /// The password of the account.
+    pub current_password: Secret,
+    /// Of the authenticator app, or a recovery code.
+    pub code: Option<Secret>,
+}
+
+/// What an authenticator app needs.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(example = json!({ "secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "qr": "<svg xmlns=\"http://www.w3.org/2000/svg\">…</svg>",
+    "uri": "otpauth://totp/Example:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Example" }))]
+pub struct Enrolment {
+    /// To be typed: base32.
+    pub secret: String,
+    /// To be opened: `otpauth://totp/…`.
+    pub uri: String,
+    /// To be scanned: an SVG image.
+    pub qr: String,
+}
+
+impl Enrolment {
+    /// What is told of it.
+    pub fn of(enrolment: &second_factor::Enrolment) -> Self {
+        Self {
+            secret: enrolment.secret.to_string(),
+            uri: enrolment.uri.to_string(),
+            qr: enrolment.qr.to_string(),
+        }
+    }
+}
+
+/// Codes for the day when the app is lost.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(example = json!({ "recovery_codes": ["K7QX-2MVD-5TLN-WR3A", "P4HB-ZC6E-9SYU-GJ2F"] }))]
+pub struct RecoveryCodes {
+    /// Each is good for one login.
+    pub recovery_codes: Vec<String>,
+}

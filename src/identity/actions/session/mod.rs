@@ -1,0 +1,274 @@
+//! Sessions that go on, are listed and end.
+
+mod page;
+
+use http::StatusCode;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub(in crate::identity) use self::page::sessions as sessions_page;
+use super::{Answered, caller};
+use crate::identity::answer::{self, done, see_other, with_cookies};
+use crate::identity::bodies::{REFRESH_TOKEN, time};
+use crate::identity::error::IdentityError;
+use crate::identity::pages::{Content, Form, Link};
+use crate::identity::request::{Origin, Request};
+use crate::identity::session::{Continued, NotContinued};
+use crate::identity::{Identity, Mount, Policy, Refused, audit, cookie, return_to};
+use crate::store::SessionRow;
+
+impl Identity {
+    pub(in crate::identity) async fn refresh(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let body: Refresh = request.read()?;
+        let from_cookie = body.refresh_token.is_none();
+        let token =
+            body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
+        // A caller known by a cookie must come from our own pages, or nothing is done.
+        if from_cookie && token.is_some() && request.origin != Origin::Own {
+            return Err(IdentityError::ForeignOrigin.into());
+        }
+        let session = match self.carry_on(token, from_cookie, request, policy).await {
+            Ok(session) => session,
+            Err(error) => {
+                let cookies = if from_cookie && error_is_final(&error) {
+                    cookie::clear(policy, &request.mount).to_vec()
+                } else {
+                    Vec::new()
+                };
+                return Err(Refused { error, cookies, page: None });
+            }
+        };
+        self.tokens(session, from_cookie, request, policy).await
+    }
+
+    /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets
+    /// it come from elsewhere, and all that comes of it is that somebody stays logged in.
+    pub(in crate::identity) async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
+        let asked = request.parameter_of_query("return_to");
+        let back = return_to::local(asked.as_deref());
+        match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
+            Ok(session) => self.lead_in(session, back, request, policy).await,
+            Err(error) if error_is_final(&error) => {
+                let login = return_to::remembering(&request.mount.path("/login"), back);
+                Ok(with_cookies(see_other(&login), cookie::clear(policy, &request.mount)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Exchanges a refresh token, and tells how it went.
+    pub(in crate::identity) async fn carry_on(
+        &self,
+        token: Option<&str>,
+        in_cookie: bool,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<Continued, IdentityError> {
+        let now = self.clock.unix_time();
+        let continued = match token {
+            Some(token) => {
+                self.sessions.continued(token, in_cookie, &request.device(), policy, now).await
+            }
+            None => Err(NotContinued::Invalid),
+        };
+        let outcome = match &continued {
+            Ok(_) => "succeeded",
+            Err(NotContinued::Invalid) => "failed",
+            Err(NotContinued::Reused { account, .. }) => {
+                audit::record("refresh_reused", request.client, account, "invalid_grant");
+                "reused"
+            }
+            Err(NotContinued::Store(_)) => "unavailable",
+        };
+        self.metrics.refresh(outcome);
+        Ok(continued?)
+    }
+
+    pub(in crate::identity) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
+        let body: Logout = request.read()?;
+        let from_cookie = cookie::refresh_token(&request.headers);
+        // Whoever says two ways who they are wants both to be over.
+        let by_token =
+            body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
+        let by_caller =
+            request.caller.as_deref().and_then(|caller| caller.sid()).map(str::to_owned);
+        let mut named: Vec<String> = by_token.into_iter().chain(by_caller).collect();
+        named.dedup();
+        if named.is_empty() {
+            if from_cookie.is_some() && request.origin != Origin::Own {
+                return Err(IdentityError::ForeignOrigin.into());
+            }
+            named.extend(from_cookie.and_then(|token| self.sessions.named_by(token)));
+        }
+        let cookies = cookie::clear(policy, &request.mount);
+        if named.is_empty() {
+            return Err(Refused {
+                error: IdentityError::Nobody,
+                cookies: cookies.to_vec(),
+                page: None,
+            });
+        }
+        for sid in &named {
+            self.end_named(sid, request, policy).await?;
+        }
+        Ok(with_cookies(done(), cookies))
+    }
+
+    /// Ends a session that its own token names.
+    pub(in crate::identity) async fn end_named(
+        &self,
+        sid: &str,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<(), IdentityError> {
+        if let Some(account) = self.sessions.account_of(sid).await? {
+            self.sessions.end(sid, &account.id, policy, self.clock.unix_time()).await?;
+            audit::record("logged_out", request.client, &account.id, "");
+        } else {
+            // It is over already, perhaps only for want of use: an access token may live longer
+            // than that.
+            self.sessions.revoke(sid, policy, self.clock.unix_time()).await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::identity) async fn logout_all(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let caller = caller(request)?;
+        self.accounts.end_sessions(caller.subject(), policy, self.clock.unix_seconds()).await?;
+        audit::record("logged_out_everywhere", request.client, caller.subject(), "");
+        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+    }
+
+    pub(in crate::identity) async fn list_sessions(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let caller = caller(request)?;
+        let rows = self.sessions.of(caller.subject(), policy, self.clock.unix_time()).await?;
+        let sessions = rows.into_iter().map(|row| Session::of(row, caller.sid())).collect();
+        Ok(answer::json(StatusCode::OK, &SessionList { sessions }))
+    }
+
+    pub(in crate::identity) async fn end_session(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let caller = caller(request)?;
+        let sid = request.parameter.as_deref().unwrap_or_default();
+        if !self.sessions.end(sid, caller.subject(), policy, self.clock.unix_time()).await? {
+            return Err(IdentityError::NoSession.into());
+        }
+        audit::record("session_ended", request.client, caller.subject(), "");
+        let own = caller.sid() == Some(sid);
+        let cookies = own.then(|| cookie::clear(policy, &request.mount));
+        Ok(with_cookies(done(), cookies.into_iter().flatten()))
+    }
+}
+
+/// Whether the same refresh token will never be good again.
+fn error_is_final(error: &IdentityError) -> bool {
+    matches!(error, IdentityError::Grant(_))
+}
+
+/// The session that is to go on.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "refresh_token": REFRESH_TOKEN }))]
+pub struct Refresh {
+    /// The token. Absent: that of the cookie.
+    pub refresh_token: Option<String>,
+}
+
+/// The session that is to end.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "refresh_token": REFRESH_TOKEN }))]
+pub struct Logout {
+    /// A token of the session. Absent: that of the access token, or of the cookie.
+    pub refresh_token: Option<String>,
+}
+
+/// Where the caller is logged in.
+#[derive(Serialize, JsonSchema)]
+#[schemars(example = json!({ "sessions": [session_example()] }))]
+pub struct SessionList {
+    /// The one used last in front.
+    pub sessions: Vec<Session>,
+}
+
+/// Where somebody is logged in.
+#[derive(Serialize, JsonSchema)]
+#[schemars(example = session_example())]
+pub struct Session {
+    /// The `sid` of its tokens.
+    pub sid: String,
+    /// From where it was used last.
+    pub address: String,
+    /// With what it was used last.
+    pub user_agent: String,
+    /// RFC 3339.
+    #[schemars(extend("format" = "date-time"))]
+    pub created_at: String,
+    /// RFC 3339: the login, or the last refresh.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_used_at: String,
+    /// Whether it is that of the request.
+    pub current: bool,
+}
+
+impl Session {
+    /// A row, seen from the session `current`.
+    pub fn of(row: SessionRow, current: Option<&str>) -> Self {
+        Self {
+            current: current == Some(row.id.as_str()),
+            sid: row.id,
+            address: row.address,
+            user_agent: row.user_agent,
+            created_at: time(row.created_at),
+            last_used_at: time(row.rotated_at / 1000),
+        }
+    }
+}
+
+fn session_example() -> Value {
+    json!({
+        "sid": "9268d4d0-91aa-4f38-af37-d84754059019",
+        "address": "203.0.113.7",
+        "user_agent": "curl/8.14.1",
+        "created_at": "2026-03-14T09:26:53Z",
+        "last_used_at": "2026-03-14T11:02:10Z",
+        "current": true,
+    })
+}
+
+/// The page to log out at.
+pub(in crate::identity) fn logout_page(mount: &Mount) -> Content {
+    let here = Form::new(mount, "/logout", Vec::new(), "Log out");
+    let everywhere = Form::new(mount, "/logout-all", Vec::new(), "Log out everywhere");
+    let lead = "Of this browser alone, or of every browser and program that uses your account.";
+    Content {
+        title: "Log out?",
+        lead: Some(lead.to_owned()),
+        forms: vec![here, Form { look: "quiet", ..everywhere }],
+        links: vec![Link::to_sessions(mount)],
+    }
+}
+
+/// The page after it.
+pub(in crate::identity) fn logged_out_page(mount: &Mount) -> Content {
+    Content {
+        title: "You are logged out",
+        lead: None,
+        forms: Vec::new(),
+        links: vec![Link { before: None, text: "Log in again", path: mount.path("/login") }],
+    }
+}
