@@ -13,14 +13,13 @@ use super::Gateway;
 use super::authorize::Permit;
 use super::body::{Body, ClientBody};
 use super::exchange::{Exchange, count};
-use super::navigation::as_page;
+use super::navigation::{as_page, asked_by};
 use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
 use super::snapshot::Snapshot;
 use crate::identity::endpoints::{Action, Budget};
-use crate::identity::pages;
 use crate::identity::request::{LONGEST_BODY, account_named};
-use crate::identity::{Identity, IdentityError, Mount, Registration, Request};
+use crate::identity::{Identity, IdentityError, Mount, Policy, Registration, Request};
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 
 impl Gateway {
@@ -34,43 +33,40 @@ impl Gateway {
         body: Incoming,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
-        let matched = permit.matched();
-        let (parts, query) = (matched.parts(), matched.target().query());
-        let mut asked = pages::Asked::by(&parts.method, &parts.headers, query);
-        let answered = self.answer(snapshot, permit, mount, body, asked.as_mut(), exchange).await;
-        answered.map_err(|refusal| match (asked, &snapshot.identity) {
-            (Some(asked), Some(policy)) => as_page(&asked, policy, mount, refusal),
-            _ => refusal,
+        let (Some(identity), Some(policy)) = (self.identity(), &snapshot.identity) else {
+            return Err(NoRoute::NotFound.into());
+        };
+        let mut asked = asked_by(permit.matched());
+        let answered = match read(body, snapshot, exchange).await {
+            Ok(body) => {
+                if let Some(asked) = &mut asked {
+                    asked.filled(&body);
+                }
+                self.visit(identity, policy, permit, mount, body, exchange).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        answered.map_err(|refusal| match &asked {
+            Some(asked) => as_page(asked, policy, mount, refusal),
+            None => refusal,
         })
     }
 
-    /// Counts by the built-in limits and reads the body. What is left is done on the background
-    /// runtime.
-    async fn answer(
+    /// Counts by the built-in limits. What is left is done on the background runtime.
+    async fn visit(
         &self,
-        snapshot: &Snapshot,
+        identity: &Arc<Identity>,
+        policy: &Arc<Policy>,
         permit: Permit<'_>,
         mount: &Mount,
-        body: Incoming,
-        mut asked: Option<&mut pages::Asked>,
+        body: Bytes,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
         let route = permit.route();
         let (matched, caller, rejected) = permit.into_parts();
         let (parts, target, client, endpoint) = matched.into_parts();
-        let (Some(identity), Some(policy), Some(matched)) =
-            (self.identity(), &snapshot.identity, endpoint)
-        else {
-            return Err(NoRoute::NotFound.into());
-        };
+        let Some(matched) = endpoint else { return Err(NoRoute::NotFound.into()) };
         let (endpoint, origin) = (matched.endpoint(), matched.origin());
-        if let Some(asked) = &mut asked {
-            asked.reached(endpoint);
-        }
-        let body = read(body, snapshot, exchange).await?;
-        if let Some(asked) = &mut asked {
-            asked.filled(&body);
-        }
         let account = match &caller {
             Some(caller) => Some(caller.token().subject().to_owned()),
             None => account_named(&parts.headers, &body),

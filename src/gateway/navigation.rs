@@ -9,7 +9,7 @@ use super::matched::{Matched, Stopped};
 use super::refusal::Refusal;
 use super::route::Destination;
 use super::snapshot::Snapshot;
-use crate::identity::pages::{self, Why};
+use crate::identity::pages::{self, Asked, Why};
 use crate::identity::{Mount, Policy, return_to};
 use crate::token::InvalidToken;
 
@@ -60,38 +60,33 @@ fn explain_at_endpoint(
     mount: &Mount,
     refusal: Refusal,
 ) -> Refusal {
+    match (asked_by(matched), &snapshot.identity) {
+        (Some(asked), Some(policy)) => as_page(&asked, policy, mount, refusal),
+        _ => refusal,
+    }
+}
+
+/// What a person asks an endpoint of the built-in issuer for; `None`: a program asks.
+pub(super) fn asked_by(matched: &Matched<'_>) -> Option<Asked> {
     let (parts, query) = (matched.parts(), matched.target().query());
-    let Some(policy) = &snapshot.identity else { return refusal };
-    let Some(mut asked) = pages::Asked::by(&parts.method, &parts.headers, query) else {
-        return refusal;
-    };
+    let mut asked = Asked::by(&parts.method, &parts.headers, query)?;
     if let Some(Ok(endpoint)) = matched.endpoint() {
         asked.reached(endpoint.endpoint());
     }
-    as_page(&asked, policy, mount, refusal)
+    Some(asked)
 }
 
 /// A refusal as a page of the same status. A redirect stays one.
-pub(super) fn as_page(
-    asked: &pages::Asked,
-    policy: &Policy,
-    mount: &Mount,
-    mut refusal: Refusal,
-) -> Refusal {
-    match &mut refusal {
-        Refusal::Redirect { .. } => return refusal,
-        Refusal::Identity(refused) => {
-            if let Some(page) = refused.page.take() {
-                return Refusal::Page { page: *page, refusal: Box::new(refusal) };
-            }
-        }
-        _ => {}
+pub(super) fn as_page(asked: &Asked, policy: &Policy, mount: &Mount, refusal: Refusal) -> Refusal {
+    if matches!(refusal, Refusal::Redirect { .. }) {
+        return refusal;
     }
     let detail = refusal.detail();
     let why = Why {
         reason: refusal.reason(),
         detail: detail.as_deref(),
         retry_after: refusal.retry_after(),
+        enrolment: refusal.enrolment(),
     };
     let page = pages::refused(asked, &why, policy, mount);
     Refusal::Page { page, refusal: Box::new(refusal) }

@@ -14,8 +14,9 @@ use super::logout::LogoutFault;
 use super::route::NoRoute;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
+use crate::identity::Refused;
+use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::pages::Sheet;
-use crate::identity::{IdentityError, Refused};
 use crate::reason::Reason;
 use crate::token::InvalidToken;
 
@@ -117,7 +118,7 @@ impl Refusal {
             Self::Logout(LogoutFault::Store(_)) => Reason::StoreUnavailable,
             Self::Logout(LogoutFault::KeysUnavailable { .. }) => Reason::KeysUnavailable,
             Self::MethodOverride | Self::Logout(_) => Reason::RequestInvalid,
-            Self::Identity(refused) => identity(&refused.error),
+            Self::Identity(refused) => refused.error.reason(),
             Self::Redirect { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
@@ -150,14 +151,15 @@ impl Refusal {
     /// Words of ours, none of the request's.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Identity(refused) => match &refused.error {
-                IdentityError::Password(rejected) => Some(rejected.to_string()),
-                IdentityError::Request(fault) => Some(fault.to_string()),
-                IdentityError::AlreadyConfirmed => {
-                    Some("The address is confirmed already.".to_owned())
-                }
-                _ => None,
-            },
+            Self::Identity(refused) => refused.error.detail(),
+            _ => None,
+        }
+    }
+
+    /// The second factor that still waits for its first code.
+    pub(super) fn enrolment(&self) -> Option<&Enrolment> {
+        match self {
+            Self::Identity(refused) => refused.enrolment.as_deref(),
             _ => None,
         }
     }
@@ -216,30 +218,6 @@ impl Refusal {
             _ => {}
         }
         response
-    }
-}
-
-fn identity(error: &IdentityError) -> Reason {
-    match error {
-        IdentityError::Request(_) => Reason::RequestInvalid,
-        IdentityError::TooLarge => Reason::BodyTooLarge,
-        IdentityError::ForeignOrigin => Reason::OriginForeign,
-        IdentityError::Login(_) => Reason::LoginFailed,
-        IdentityError::CodeRequired => Reason::CodeRequired,
-        IdentityError::EmailUnverified => Reason::EmailUnverified,
-        IdentityError::RegistrationClosed => Reason::RegistrationClosed,
-        IdentityError::AccountExists => Reason::AccountExists,
-        IdentityError::Password(_) => Reason::PasswordRejected,
-        IdentityError::Grant(_) => Reason::InvalidGrant,
-        IdentityError::Link | IdentityError::AlreadyConfirmed => Reason::LinkInvalid,
-        IdentityError::NoSession | IdentityError::NoLogo | IdentityError::NotOffered => {
-            Reason::RouteNotFound
-        }
-        IdentityError::Nobody => Reason::CredentialsMissing,
-        IdentityError::Overloaded(_) | IdentityError::MailFull(_) => Reason::Overloaded,
-        IdentityError::Store(_) | IdentityError::Keys(_) | IdentityError::Stopping => {
-            Reason::StoreUnavailable
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::outbox::NotQueued;
 use super::second_factor::NotEnrolled;
 use super::session::NotContinued;
 use super::strength::RejectedPassword;
+use crate::reason::Reason;
 use crate::store::StoreError;
 
 /// Why a request to an endpoint fails. What a client learns of it is one word; the rest is for the
@@ -77,6 +78,40 @@ pub enum IdentityError {
     /// The process ends.
     #[error("the gateway is about to stop")]
     Stopping,
+}
+
+impl IdentityError {
+    /// What a client learns.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Request(_) => Reason::RequestInvalid,
+            Self::TooLarge => Reason::BodyTooLarge,
+            Self::ForeignOrigin => Reason::OriginForeign,
+            Self::Login(_) => Reason::LoginFailed,
+            Self::CodeRequired => Reason::CodeRequired,
+            Self::EmailUnverified => Reason::EmailUnverified,
+            Self::RegistrationClosed => Reason::RegistrationClosed,
+            Self::AccountExists => Reason::AccountExists,
+            Self::Password(_) => Reason::PasswordRejected,
+            Self::Grant(_) => Reason::InvalidGrant,
+            Self::Link | Self::AlreadyConfirmed => Reason::LinkInvalid,
+            Self::NoSession | Self::NoLogo | Self::NotOffered => Reason::RouteNotFound,
+            Self::Nobody => Reason::CredentialsMissing,
+            Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
+            Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
+        }
+    }
+
+    /// What a client is told beside the reason: what is wrong with its body or its new password.
+    /// Words of ours, none of the request's.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Password(rejected) => Some(rejected.to_string()),
+            Self::Request(fault) => Some(fault.to_string()),
+            Self::AlreadyConfirmed => Some("The address is confirmed already.".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with a request.

@@ -7,7 +7,8 @@
 //! asked still waits: what it writes is whole, and a worker that serves other requests never waits
 //! for the store or a hash.
 //!
-//! Owned here: the table of endpoints ([`endpoints`]) and what each does (`actions`); accounts
+//! Owned here: the table of endpoints ([`endpoints`]), what each does ([`actions`]), and the answers
+//! that are made of what came of it (`programs`, `people`); accounts
 //! ([`account`]), sessions ([`session`]) and signing keys ([`issue`]) as verbs over the store;
 //! passwords ([`password`], [`hasher`], [`strength`]); cookies ([`cookie`]) and the way back
 //! ([`return_to`]). A change that takes something away is written before it is acknowledged, in one
@@ -32,10 +33,12 @@ pub mod link;
 pub mod mail;
 mod mount;
 pub mod outbox;
+mod outcome;
 pub mod pages;
 pub mod password;
 mod people;
 pub mod policy;
+mod programs;
 pub mod request;
 pub mod return_to;
 pub mod second_factor;
@@ -47,7 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
+use http::Response;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -61,7 +64,7 @@ use self::issue::{KeysError, SigningKeys};
 pub use self::mail::MailSettings;
 pub use self::mount::Mount;
 use self::outbox::Outbox;
-use self::pages::Sheet;
+pub use self::outcome::Refused;
 pub use self::policy::{Policy, Registration};
 pub use self::request::{Origin, Request};
 use self::second_factor::SecondFactors;
@@ -103,23 +106,6 @@ pub enum StartError {
     /// The threads that hash.
     #[error("the threads that hash passwords cannot be started: {0}")]
     Threads(#[from] std::io::Error),
-}
-
-/// A request that is refused, and the cookies that go with the answer.
-#[derive(Debug)]
-pub struct Refused {
-    /// Why.
-    pub error: IdentityError,
-    /// `Set-Cookie`: cookies that are no good any more are taken away.
-    pub cookies: Vec<HeaderValue>,
-    /// What a person is shown, where only the issuer knows enough to make it.
-    pub page: Option<Box<Sheet>>,
-}
-
-impl<E: Into<IdentityError>> From<E> for Refused {
-    fn from(error: E) -> Self {
-        Self { error: error.into(), cookies: Vec::new(), page: None }
-    }
 }
 
 impl Identity {
@@ -177,11 +163,12 @@ impl Identity {
     ) -> Result<Response<Bytes>, Box<Refused>> {
         let identity = Arc::clone(self);
         let work = async move {
-            if request.is_for_people() {
-                identity.answer_people(&request, &policy).await
+            let outcome = identity.act(&request, &policy).await?;
+            Ok(if request.is_for_people() {
+                people::render(outcome, &request, &policy)
             } else {
-                identity.act(&request, &policy).await
-            }
+                programs::render(outcome, &request, &policy)
+            })
         };
         let answered = self
             .tasks

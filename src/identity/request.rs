@@ -79,11 +79,6 @@ impl Request {
         is_form(&self.headers)
     }
 
-    /// Whether a person sent it with a form of ours: the answer is a page, or leads to one.
-    pub fn is_from_page(&self) -> bool {
-        self.is_form() && pages::wanted(&self.headers)
-    }
-
     /// Whether the answer is for a person: they ask for a page, or sent a form of ours.
     pub fn is_for_people(&self) -> bool {
         pages::wanted(&self.headers) && (self.endpoint.method == "GET" || self.is_form())

@@ -1,15 +1,14 @@
 //! Accounts as their owners make and see them.
 
-use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Answered;
+use super::login::Login;
 use crate::identity::account::{self, NewAccount};
-use crate::identity::answer;
 use crate::identity::bodies::{Secret, time};
 use crate::identity::error::{IdentityError, RequestFault};
+use crate::identity::outcome::{Answered, Outcome};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::request::Request;
 use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
@@ -45,13 +44,24 @@ impl Identity {
             self.accounts.add(new, now).await?
         };
         audit::record("registered", request.client, &account.id, "");
-        Ok(answer::json(StatusCode::CREATED, &Account::of(&account, None)))
+        let account = Account::of(&account, None);
+        if !request.is_for_people() {
+            return Ok(Outcome::Registered { account, tokens: None, return_to: None });
+        }
+        let login = request.read::<Login>().ok();
+        let tokens = match &login {
+            // The account is there, whatever comes of this.
+            Some(login) if !policy.verify_email => self.log_in(login, request, policy).await.ok(),
+            _ => None,
+        };
+        let return_to = login.and_then(|login| login.return_to);
+        Ok(Outcome::Registered { account, tokens, return_to })
     }
 
     pub(in crate::identity) async fn me(&self, request: &Request) -> Answered {
         let account = self.account_of(request).await?;
         let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
-        Ok(answer::json(StatusCode::OK, &Account::of(&account, codes_left)))
+        Ok(Outcome::Account(Account::of(&account, codes_left)))
     }
 }
 

@@ -5,14 +5,14 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::Answered;
+use super::shown;
 use crate::identity::account::{AccountError, NewAccount};
-use crate::identity::answer::{accepted, done};
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::link::{Purpose, digest_of};
 use crate::identity::outbox::Wish;
-use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::outcome::{Answered, Outcome};
+use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::request::Request;
 use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
@@ -23,16 +23,20 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Answered {
-        self.wish(Wish::Verify, "email_link_asked", request, policy).await
+        self.promise_link(Purpose::Verify, request, policy).await
     }
 
-    pub(in crate::identity) async fn wish(
+    /// Has a link mailed, if there is such an account.
+    pub(super) async fn promise_link(
         &self,
-        wish: Wish,
-        event: &'static str,
+        purpose: Purpose,
         request: &Request,
         policy: &Policy,
     ) -> Answered {
+        let (wish, event) = match purpose {
+            Purpose::Reset => (Wish::Reset, "password_reset_asked"),
+            Purpose::Verify => (Wish::Verify, "email_link_asked"),
+        };
         let body: Address = request.read()?;
         match Email::parse(&body.email) {
             Ok(email) => self.mail(wish, &email, policy).await?,
@@ -44,7 +48,7 @@ impl Identity {
             Err(_) => {}
         }
         audit::record(event, request.client, "", "");
-        Ok(accepted())
+        Ok(Outcome::LinkPromised(purpose))
     }
 
     pub(in crate::identity) async fn verify_email(
@@ -53,8 +57,38 @@ impl Identity {
         policy: &Policy,
     ) -> Answered {
         let body: VerifyEmail = request.read()?;
-        self.confirm_address(&body, request, policy).await?;
-        Ok(done())
+        let confirmed = self.confirm_address(&body, request, policy).await;
+        if !request.is_for_people() {
+            return confirmed.map(|_| Outcome::EmailVerified { tokens: None }).map_err(Into::into);
+        }
+        let account = match confirmed {
+            Err(IdentityError::AlreadyConfirmed) => return Ok(Outcome::AlreadyVerified),
+            confirmed => confirmed?,
+        };
+        // The address is confirmed, whatever comes of this: a login may ask for a code besides.
+        let tokens = match self.open(&account, None, request, policy).await {
+            Ok(session) => Some(self.tokens(session, policy).await?),
+            Err(_) => None,
+        };
+        Ok(Outcome::EmailVerified { tokens })
+    }
+
+    /// The page that a mailed link leads to.
+    pub(super) async fn show_link(
+        &self,
+        (page, purpose): (Page, Purpose),
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let link = digest_of(&request.parameter_of_query("token").unwrap_or_default());
+        let account = self.accounts.by_link(&link, purpose, self.clock.unix_seconds()).await?;
+        if account.is_none()
+            && purpose == Purpose::Verify
+            && self.accounts.is_confirmed_by_now(&link).await?
+        {
+            return Ok(Outcome::AlreadyVerified);
+        }
+        shown(page, account.map(|account| account.email), request, policy)
     }
 
     /// Shows an address to be the owner's, by a mailed link: the account. Whoever made the account

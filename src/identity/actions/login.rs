@@ -1,25 +1,35 @@
 //! The login: a password, and a code where the account has a second factor.
 
-use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use super::Answered;
-use crate::identity::answer::{self, see_other, with_cookies};
 use crate::identity::bodies::{ACCESS_TOKEN, REFRESH_TOKEN, Secret};
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::hasher::Verdict;
+use crate::identity::outcome::{Answered, Outcome, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
 use crate::identity::session::Continued;
-use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie, return_to};
+use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
+use crate::reason::Reason;
 use crate::store::AccountRow;
 
 impl Identity {
     pub(in crate::identity) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Login = request.read()?;
+        let tokens = self.log_in(&body, request, policy).await?;
+        Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
+    }
+
+    /// Opens a session for the address and the password of a body.
+    pub(super) async fn log_in(
+        &self,
+        body: &Login,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<SessionTokens, IdentityError> {
         // An address that none can be has no account, and costs as much.
         let email = Email::parse(&body.email).ok();
         let known = match &email {
@@ -42,26 +52,10 @@ impl Identity {
                     known.as_ref().map_or("", |account| &account.id),
                     &error,
                 );
-                return Err(error.into());
+                return Err(error);
             }
         };
-        if request.is_from_page() {
-            let back = return_to::local(body.return_to.as_deref());
-            return self.lead_in(session, back, request, policy).await;
-        }
-        self.tokens(session, body.cookie, request, policy).await
-    }
-
-    /// Leads a browser on with the cookies of its session.
-    pub(in crate::identity) async fn lead_in(
-        &self,
-        session: Continued,
-        back: &str,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
-        let (cookies, _) = self.cookies(&session, request, policy).await?;
-        Ok(with_cookies(see_other(back), cookies))
+        self.tokens(session, policy).await
     }
 
     /// Opens a session for somebody whose password was right.
@@ -118,7 +112,7 @@ impl Identity {
     fn login_failed(&self, request: &Request, account: &str, error: &IdentityError) {
         let (outcome, reason) = match error {
             IdentityError::Login(why) => ("failed", why.as_str()),
-            IdentityError::EmailUnverified => ("failed", "email_unverified"),
+            IdentityError::EmailUnverified => ("failed", Reason::EmailUnverified.as_str()),
             IdentityError::CodeRequired => return self.metrics.login("code_required"),
             _ => return self.metrics.login("unavailable"),
         };
@@ -126,42 +120,19 @@ impl Identity {
         audit::record("login_failed", request.client, account, reason);
     }
 
-    /// The tokens of a session: in the body, or in cookies, where no script can read them.
-    pub(in crate::identity) async fn tokens(
+    /// The tokens of a session.
+    pub(super) async fn tokens(
         &self,
         session: Continued,
-        in_cookies: bool,
-        request: &Request,
         policy: &Policy,
-    ) -> Answered {
-        if in_cookies {
-            let (cookies, expires_in) = self.cookies(&session, request, policy).await?;
-            let body =
-                Tokens { access_token: None, token_type: None, expires_in, refresh_token: None };
-            return Ok(with_cookies(answer::json(StatusCode::OK, &body), cookies));
-        }
+    ) -> Result<SessionTokens, IdentityError> {
         let minted =
             self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
-        let body = Tokens {
-            access_token: Some(minted.token),
-            token_type: Some("Bearer"),
+        Ok(SessionTokens {
+            access_token: minted.token,
             expires_in: minted.expires_in,
-            refresh_token: Some(session.refresh_token),
-        };
-        Ok(answer::json(StatusCode::OK, &body))
-    }
-
-    /// The cookies of a session, and the seconds until its access token expires.
-    pub(in crate::identity) async fn cookies(
-        &self,
-        session: &Continued,
-        request: &Request,
-        policy: &Policy,
-    ) -> Result<([HeaderValue; 2], u64), IdentityError> {
-        let minted =
-            self.keys.mint(policy, &session.account, &session.sid, session.issued_at).await?;
-        let cookies = cookie::set(&minted.token, &session.refresh_token, policy, &request.mount);
-        Ok((cookies, minted.expires_in))
+            refresh_token: session.refresh_token,
+        })
     }
 }
 

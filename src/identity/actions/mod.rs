@@ -8,22 +8,16 @@ mod published;
 pub mod second_factor;
 pub mod session;
 
-use bytes::Bytes;
-use http::Response;
-
-use self::published::{MAX_AGE, metadata};
-use super::answer::{asset, public, see_other};
+use self::published::metadata;
 use super::endpoints::Action;
 use super::error::IdentityError;
 use super::link::Purpose;
-use super::pages::Page;
-use super::people::show_page;
+use super::outcome::{Answered, Outcome};
+use super::pages::{Filled, Page};
 use super::request::Request;
-use super::{Identity, Policy, Refused};
+use super::{Identity, Policy, Registration, cookie};
 use crate::store::AccountRow;
 use crate::token::VerifiedToken;
-
-pub(in crate::identity) type Answered = Result<Response<Bytes>, Refused>;
 
 impl Identity {
     pub(in crate::identity) async fn act(&self, request: &Request, policy: &Policy) -> Answered {
@@ -45,8 +39,8 @@ impl Identity {
             Action::BeginTotp => self.begin_totp(request, policy).await,
             Action::ConfirmTotp => self.confirm_totp(request, policy).await,
             Action::RemoveTotp => self.remove_totp(request).await,
-            Action::Keys => Ok(public(self.keys.published(), MAX_AGE)),
-            Action::Metadata => Ok(metadata(policy, &self.keys.algorithms())),
+            Action::Keys => Ok(Outcome::Published(self.keys.published())),
+            Action::Metadata => Ok(Outcome::Published(metadata(policy, &self.keys.algorithms()))),
             Action::Page(Page::Totp) => self.show_totp(request, policy).await,
             Action::Page(Page::Change) => self.show_change(request, policy).await,
             Action::Page(page @ Page::Reset) => {
@@ -55,16 +49,14 @@ impl Identity {
             Action::Page(page @ Page::VerifyEmail) => {
                 self.show_link((page, Purpose::Verify), request, policy).await
             }
-            Action::Page(page) => show_page(page, None, request, policy),
-            Action::Style => Ok(asset(&policy.brand.style, request)),
-            Action::Logo => policy
-                .brand
-                .logo
-                .as_ref()
-                .map(|logo| asset(logo, request))
-                .ok_or_else(|| IdentityError::NoLogo.into()),
-            Action::Icon => Ok(asset(&policy.brand.icon, request)),
-            Action::Home => Ok(see_other(&request.mount.path("/sessions"))),
+            Action::Page(page) => shown(page, None, request, policy),
+            Action::Style => Ok(Outcome::File(policy.brand.style.clone())),
+            Action::Logo => match &policy.brand.logo {
+                Some(logo) => Ok(Outcome::File(logo.clone())),
+                None => Err(IdentityError::NoLogo.into()),
+            },
+            Action::Icon => Ok(Outcome::File(policy.brand.icon.clone())),
+            Action::Home => Ok(Outcome::Home),
         }
     }
 
@@ -81,4 +73,24 @@ impl Identity {
 /// Whoever calls: the gateway lets nobody else to an endpoint that needs a caller.
 pub(in crate::identity) fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
     request.caller.as_deref().ok_or(IdentityError::Nobody)
+}
+
+/// A page whose content is in the request and the policy; `username` is the address of the account
+/// that its passwords are of.
+fn shown(page: Page, username: Option<String>, request: &Request, policy: &Policy) -> Answered {
+    let page = match page {
+        Page::Register if policy.registration == Registration::Closed => {
+            return Err(IdentityError::RegistrationClosed.into());
+        }
+        // A browser whose access cookie has expired is logged in still.
+        Page::Logout
+            if request.caller.is_none() && cookie::refresh_token(&request.headers).is_none() =>
+        {
+            Page::LoggedOut
+        }
+        page => page,
+    };
+    let mut filled = Filled::from_query(request.query.as_deref());
+    filled.username = username.unwrap_or_default();
+    Ok(Outcome::Shown(page, Box::new(filled)))
 }

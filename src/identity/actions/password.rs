@@ -4,17 +4,17 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Answered;
+use super::shown;
 use crate::identity::account::AccountError;
-use crate::identity::answer::{done, with_cookies};
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::link::{Purpose, digest_of};
 use crate::identity::outbox::Wish;
-use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::outcome::{Answered, Outcome};
+use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
-use crate::identity::{Email, Identity, Mount, Policy, audit, cookie};
+use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
 
 impl Identity {
@@ -44,7 +44,13 @@ impl Identity {
         }
         audit::record("password_changed", request.client, &account.id, "");
         self.tell_of_change(&account, policy).await;
-        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+        Ok(Outcome::PasswordChanged)
+    }
+
+    /// The page to change the password.
+    pub(super) async fn show_change(&self, request: &Request, policy: &Policy) -> Answered {
+        let account = self.account_of(request).await?;
+        shown(Page::Change, Some(account.email), request, policy)
     }
 
     /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is
@@ -54,7 +60,7 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Answered {
-        self.wish(Wish::Reset, "password_reset_asked", request, policy).await
+        self.promise_link(Purpose::Reset, request, policy).await
     }
 
     pub(in crate::identity) async fn reset_password(
@@ -86,7 +92,7 @@ impl Identity {
         }
         audit::record("password_reset", request.client, &account.id, "");
         self.tell_of_change(&account, policy).await;
-        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+        Ok(Outcome::PasswordChanged)
     }
 
     /// A new password, judged and hashed.

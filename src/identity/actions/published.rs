@@ -1,14 +1,12 @@
 //! What anybody may read: the keys and the metadata.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
 use serde_json::json;
 
 use crate::identity::Policy;
-use crate::identity::answer::public;
 
 /// `algorithms`: of every key whose tokens are good, which after a change are more than one.
-pub(super) fn metadata(policy: &Policy, algorithms: &[&str]) -> Response<Bytes> {
+pub(super) fn metadata(policy: &Policy, algorithms: &[&str]) -> Bytes {
     let issuer = &policy.issuer;
     let metadata = json!({
         "issuer": issuer,
@@ -20,8 +18,5 @@ pub(super) fn metadata(policy: &Policy, algorithms: &[&str]) -> Response<Bytes> 
         "grant_types_supported": [],
         "claims_supported": ["iss", "sub", "aud", "exp", "iat", "jti", "sid", "roles", "email", "name"],
     });
-    public(Bytes::from(metadata.to_string()), MAX_AGE)
+    Bytes::from(metadata.to_string())
 }
-
-/// For less than a key is published before it signs.
-pub(super) const MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");

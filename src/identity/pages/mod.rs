@@ -23,6 +23,7 @@ pub use self::unsent::unsent;
 pub use self::words::Why;
 use self::words::complaints;
 pub(super) use self::words::{Complaint, no_code, notice, wrong_code};
+use super::actions::second_factor;
 use super::endpoints::Endpoint;
 use super::request::is_form;
 use super::{Mount, Policy};
@@ -108,6 +109,9 @@ impl Asked {
 /// The page of a request that was refused: itself again, with what is wrong.
 pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
     let Asked { page, filled } = asked;
+    if let Some(enrolment) = why.enrolment {
+        return second_factor::enrolment(enrolment, Some(why.reason), policy, mount);
+    }
     let wrong = complaints(*page, why, filled);
     let filled = Filled {
         with_code: filled.with_code || why.reason == Reason::CodeRequired,

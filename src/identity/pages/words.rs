@@ -1,6 +1,7 @@
 //! What people are told: what is wrong, and what to do.
 
 use super::forms::{Filled, Page};
+use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::{Email, account};
 use crate::reason::Reason;
 
@@ -13,6 +14,8 @@ pub struct Why<'a> {
     pub detail: Option<&'a str>,
     /// Whole seconds until it is worth trying again.
     pub retry_after: Option<u64>,
+    /// The second factor that still waits for its first code.
+    pub enrolment: Option<&'a Enrolment>,
 }
 
 impl Why<'_> {

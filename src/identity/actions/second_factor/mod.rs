@@ -2,21 +2,23 @@
 
 mod page;
 
-use http::StatusCode;
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub(in crate::identity) use self::page::{
-    confirm_page, enrolment, enrolment_again, recovery_codes, remove_page, totp_page,
+    confirm_page, enrolment, recovery_codes, remove_page, totp_page,
 };
-use super::Answered;
-use crate::identity::answer::{self, done};
+use super::shown;
 use crate::identity::bodies::Secret;
 use crate::identity::error::{IdentityError, NoLogin};
+use crate::identity::outcome::{Answered, Outcome, Refused};
+use crate::identity::pages::Page;
 use crate::identity::request::Request;
 use crate::identity::second_factor::{self, Checked};
-use crate::identity::{Email, Identity, Policy, Refused, audit};
+use crate::identity::{Email, Identity, Policy, audit};
 use crate::store::AccountRow;
 
 impl Identity {
@@ -34,9 +36,19 @@ impl Identity {
         let enrolment = self
             .second_factors
             .begin(&account.id, &policy.brand.name, &account.email, self.clock.unix_time())
-            .await;
-        let enrolment = enrolment.map_err(IdentityError::from)?;
-        Ok(answer::json(StatusCode::OK, &Enrolment::of(&enrolment)))
+            .await?;
+        Ok(Outcome::TotpBegun(Enrolment::of(&enrolment)))
+    }
+
+    /// The page that turns it on, or off where it is on.
+    pub(super) async fn show_totp(&self, request: &Request, policy: &Policy) -> Answered {
+        let account = self.account_of(request).await?;
+        let page = match self.second_factors.has(&account.id).await? {
+            true => Page::RemoveTotp,
+            false if policy.totp => Page::Totp,
+            false => return Err(IdentityError::NotOffered.into()),
+        };
+        shown(page, Some(account.email), request, policy)
     }
 
     pub(in crate::identity) async fn confirm_totp(
@@ -44,43 +56,50 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Answered {
+        match self.confirm_code(request, policy).await {
+            Ok(codes) => Ok(Outcome::TotpConfirmed(codes)),
+            Err(error) => {
+                let enrolment = self.enrolment_after(&error, request, policy).await.map(Box::new);
+                Err(Refused { enrolment, ..error.into() })
+            }
+        }
+    }
+
+    async fn confirm_code(
+        &self,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<RecoveryCodes, IdentityError> {
         if !policy.totp {
-            return Err(IdentityError::NotOffered.into());
+            return Err(IdentityError::NotOffered);
         }
         let body: ConfirmTotp = request.read()?;
         let account = self.account_of(request).await?;
         let codes = self
             .second_factors
             .confirm(&account.id, body.code.expose(), self.clock.unix_time())
-            .await;
-        let codes = codes.map_err(IdentityError::from)?;
+            .await?;
         audit::record("totp_confirmed", request.client, &account.id, "");
-        Ok(answer::json(
-            StatusCode::OK,
-            &RecoveryCodes { recovery_codes: codes.iter().map(|code| code.to_string()).collect() },
-        ))
+        Ok(RecoveryCodes { recovery_codes: codes.iter().map(|code| code.to_string()).collect() })
     }
 
-    /// The same page once more for a code that was not taken, with the secret that waits: whoever
-    /// has not scanned it yet still can.
-    pub(in crate::identity) async fn enrolment_again(
+    /// The secret that still waits when a code is refused: a person who has not scanned it yet can
+    /// do so now. Without one, the page of the refusal leads to another beginning.
+    async fn enrolment_after(
         &self,
+        error: &IdentityError,
         request: &Request,
         policy: &Policy,
-        refused: Refused,
-    ) -> Refused {
+    ) -> Option<Enrolment> {
         let is_about_the_code =
-            matches!(&refused.error, IdentityError::Login(_) | IdentityError::Request(_));
-        let (true, Ok(account)) = (is_about_the_code, self.account_of(request).await) else {
-            return refused;
-        };
+            matches!(error, IdentityError::Login(_) | IdentityError::Request(_));
+        if !is_about_the_code || !request.is_for_people() {
+            return None;
+        }
+        let account = self.account_of(request).await.ok()?;
         let begun =
             self.second_factors.begun(&account.id, &policy.brand.name, &account.email).await;
-        // Where none waits, the plain page of the refusal leads to another beginning.
-        let Ok(Some(enrolment)) = begun else { return refused };
-        let is_wrong = matches!(&refused.error, IdentityError::Login(_));
-        let page = enrolment_again(&Enrolment::of(&enrolment), is_wrong, policy, &request.mount);
-        Refused { page: Some(Box::new(page)), ..refused }
+        begun.ok()?.as_ref().map(Enrolment::of)
     }
 
     pub(in crate::identity) async fn remove_totp(&self, request: &Request) -> Answered {
@@ -91,7 +110,7 @@ impl Identity {
         if self.second_factors.remove(&account.id).await? {
             audit::record("totp_removed", request.client, &account.id, "");
         }
-        Ok(done())
+        Ok(Outcome::TotpRemoved)
     }
 
     /// Whether somebody who knows the password may go on, as far as a second factor says.
@@ -154,7 +173,7 @@ pub struct RemoveTotp {
 }
 
 /// What an authenticator app needs.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, JsonSchema)]
 #[schemars(example = json!({ "secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "qr": "<svg xmlns=\"http://www.w3.org/2000/svg\">…</svg>",
     "uri": "otpauth://totp/Example:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Example" }))]
 pub struct Enrolment {
@@ -164,6 +183,12 @@ pub struct Enrolment {
     pub uri: String,
     /// To be scanned: an SVG image.
     pub qr: String,
+}
+
+impl fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Enrolment([secret])")
+    }
 }
 
 impl Enrolment {
@@ -178,7 +203,7 @@ impl Enrolment {
 }
 
 /// Codes for the day when the app is lost.
-#[derive(Serialize, Deserialize, JsonSchema)]
+#[derive(Serialize, JsonSchema)]
 #[schemars(example = json!({ "recovery_codes": ["K7QX-2MVD-5TLN-WR3A", "P4HB-ZC6E-9SYU-GJ2F"] }))]
 pub struct RecoveryCodes {
     /// Each is good for one login.

@@ -7,6 +7,7 @@ use crate::identity::pages::{
     Complaint, Content, Field, Filled, Form, Link, Sheet, Site, no_code, rendered, wrong_code,
 };
 use crate::identity::{Mount, Policy};
+use crate::reason::Reason;
 
 #[derive(Template)]
 #[template(path = "pages/totp.html")]
@@ -35,31 +36,18 @@ struct CodesPage<'a> {
     links: Vec<Link>,
 }
 
-/// What to scan, and where to show that it was.
+/// What to scan, and where to show that it was. `refused`: why the code that was sent is not
+/// accepted.
 pub(in crate::identity) fn enrolment(
     enrolment: &Enrolment,
+    refused: Option<Reason>,
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
-    enrolment_page(enrolment, Vec::new(), policy, mount)
-}
-
-/// The same once more: the code was wrong, or there was none.
-pub(in crate::identity) fn enrolment_again(
-    enrolment: &Enrolment,
-    is_wrong: bool,
-    policy: &Policy,
-    mount: &Mount,
-) -> Sheet {
-    enrolment_page(enrolment, vec![if is_wrong { wrong_code() } else { no_code() }], policy, mount)
-}
-
-fn enrolment_page(
-    enrolment: &Enrolment,
-    complaints: Vec<Complaint>,
-    policy: &Policy,
-    mount: &Mount,
-) -> Sheet {
+    let wrong = refused.map(|reason| match reason {
+        Reason::LoginFailed => wrong_code(),
+        _ => no_code(),
+    });
     // Base32 is ASCII: in groups of four it is typed with fewer mistakes.
     let groups: Vec<String> = enrolment
         .secret
@@ -71,8 +59,8 @@ fn enrolment_page(
         site: Site::new(policy, mount),
         title: "Turn on two-factor login",
         notice: None,
-        wrong: complaints.first().map(|complaint| complaint.text.clone()),
-        complaints,
+        wrong: wrong.as_ref().map(|complaint| complaint.text.clone()),
+        complaints: wrong.into_iter().collect(),
         qr: &enrolment.qr,
         secret: groups.join(" "),
         action: mount.path("/totp/confirm"),

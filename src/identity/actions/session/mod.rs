@@ -2,20 +2,19 @@
 
 mod page;
 
-use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub(in crate::identity) use self::page::sessions as sessions_page;
-use super::{Answered, caller};
-use crate::identity::answer::{self, done, see_other, with_cookies};
+use super::caller;
 use crate::identity::bodies::{REFRESH_TOKEN, time};
 use crate::identity::error::IdentityError;
+use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
 use crate::identity::pages::{Content, Form, Link};
 use crate::identity::request::{Origin, Request};
 use crate::identity::session::{Continued, NotContinued};
-use crate::identity::{Identity, Mount, Policy, Refused, audit, cookie, return_to};
+use crate::identity::{Identity, Mount, Policy, audit, cookie, return_to};
 use crate::store::SessionRow;
 
 impl Identity {
@@ -40,10 +39,11 @@ impl Identity {
                 } else {
                     Vec::new()
                 };
-                return Err(Refused { error, cookies, page: None });
+                return Err(Refused { cookies, ..error.into() });
             }
         };
-        self.tokens(session, from_cookie, request, policy).await
+        let tokens = self.tokens(session, policy).await?;
+        Ok(Outcome::Refreshed { tokens, in_cookies: from_cookie })
     }
 
     /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets
@@ -52,10 +52,12 @@ impl Identity {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
         match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
-            Ok(session) => self.lead_in(session, back, request, policy).await,
+            Ok(session) => {
+                let tokens = self.tokens(session, policy).await?;
+                Ok(Outcome::Renewed { tokens, back: back.to_owned() })
+            }
             Err(error) if error_is_final(&error) => {
-                let login = return_to::remembering(&request.mount.path("/login"), back);
-                Ok(with_cookies(see_other(&login), cookie::clear(policy, &request.mount)))
+                Ok(Outcome::NotRenewed { back: back.to_owned() })
             }
             Err(error) => Err(error.into()),
         }
@@ -105,18 +107,14 @@ impl Identity {
             }
             named.extend(from_cookie.and_then(|token| self.sessions.named_by(token)));
         }
-        let cookies = cookie::clear(policy, &request.mount);
         if named.is_empty() {
-            return Err(Refused {
-                error: IdentityError::Nobody,
-                cookies: cookies.to_vec(),
-                page: None,
-            });
+            let cookies = cookie::clear(policy, &request.mount).to_vec();
+            return Err(Refused { cookies, ..IdentityError::Nobody.into() });
         }
         for sid in &named {
             self.end_named(sid, request, policy).await?;
         }
-        Ok(with_cookies(done(), cookies))
+        Ok(Outcome::LoggedOut)
     }
 
     /// Ends a session that its own token names.
@@ -145,7 +143,7 @@ impl Identity {
         let caller = caller(request)?;
         self.accounts.end_sessions(caller.subject(), policy, self.clock.unix_seconds()).await?;
         audit::record("logged_out_everywhere", request.client, caller.subject(), "");
-        Ok(with_cookies(done(), cookie::clear(policy, &request.mount)))
+        Ok(Outcome::LoggedOutEverywhere)
     }
 
     pub(in crate::identity) async fn list_sessions(
@@ -154,9 +152,14 @@ impl Identity {
         policy: &Policy,
     ) -> Answered {
         let caller = caller(request)?;
-        let rows = self.sessions.of(caller.subject(), policy, self.clock.unix_time()).await?;
-        let sessions = rows.into_iter().map(|row| Session::of(row, caller.sid())).collect();
-        Ok(answer::json(StatusCode::OK, &SessionList { sessions }))
+        let account = self.account_of(request).await?;
+        let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
+        let now = self.clock.unix_time();
+        let rows = self.sessions.of(&account.id, policy, now).await?;
+        let current = caller.sid().map(str::to_owned);
+        let now = now.as_secs();
+        let sessions = Sessions { rows, current, now, account, recovery_codes_left };
+        Ok(Outcome::Sessions(Box::new(sessions)))
     }
 
     pub(in crate::identity) async fn end_session(
@@ -170,9 +173,7 @@ impl Identity {
             return Err(IdentityError::NoSession.into());
         }
         audit::record("session_ended", request.client, caller.subject(), "");
-        let own = caller.sid() == Some(sid);
-        let cookies = own.then(|| cookie::clear(policy, &request.mount));
-        Ok(with_cookies(done(), cookies.into_iter().flatten()))
+        Ok(Outcome::SessionEnded { own: caller.sid() == Some(sid) })
     }
 }
 

@@ -4,9 +4,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use askama::Template;
 
+use crate::identity::outcome::Sessions;
 use crate::identity::pages::{Complaint, Filled, Link, Sheet, Site, notice, rendered};
 use crate::identity::{Mount, Policy};
-use crate::store::{AccountRow, SessionRow};
+use crate::store::SessionRow;
 
 #[derive(Template)]
 #[template(path = "pages/sessions.html")]
@@ -33,21 +34,18 @@ struct Row {
     action: String,
 }
 
-/// Where somebody is logged in, and how many recovery codes they have left. `current` is the session
-/// that asks; `now` is in Unix seconds.
+/// Where somebody is logged in, and how many recovery codes they have left.
 pub(in crate::identity) fn sessions(
-    (account, codes_left): (&AccountRow, Option<i64>),
-    sessions: Vec<SessionRow>,
-    current: Option<&str>,
-    now: u64,
+    sessions: Sessions,
     filled: &Filled,
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
+    let Sessions { rows, current, now, account, recovery_codes_left } = sessions;
     let row = |session: SessionRow| {
         let used_at = u64::try_from(session.rotated_at / 1000).unwrap_or(0);
         let created_at = u64::try_from(session.created_at).unwrap_or(0);
-        let is_current = current == Some(session.id.as_str());
+        let is_current = current.as_deref() == Some(session.id.as_str());
         Row {
             device: device(&session.user_agent),
             address: session.address,
@@ -63,7 +61,7 @@ pub(in crate::identity) fn sessions(
             },
         }
     };
-    let mut rows: Vec<Row> = sessions.into_iter().map(row).collect();
+    let mut rows: Vec<Row> = rows.into_iter().map(row).collect();
     rows.sort_by_key(|row| !row.is_current);
     let mut links = vec![Link {
         before: None,
@@ -79,7 +77,7 @@ pub(in crate::identity) fn sessions(
         notice: filled.done.as_deref().and_then(notice),
         complaints: Vec::new(),
         email: &account.email,
-        codes: codes_left.map(codes),
+        codes: recovery_codes_left.map(codes),
         sessions: rows,
         logout_all: mount.path("/logout-all"),
         links,

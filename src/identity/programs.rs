@@ -1,0 +1,78 @@
+//! Answers for programs: JSON, or a status and nothing else.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::actions::login::Tokens;
+use super::actions::session::{Session, SessionList};
+use super::answer::{accepted, asset, done, json, page, public, see_other, with_cookies};
+use super::outcome::{Outcome, SessionTokens, Sessions};
+use super::request::Request;
+use super::{Policy, cookie, pages, return_to};
+
+/// The answer to a program.
+pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
+    let mount = &request.mount;
+    match outcome {
+        Outcome::Registered { account, .. } => json(StatusCode::CREATED, &account),
+        Outcome::LoggedIn { tokens, in_cookies, .. }
+        | Outcome::Refreshed { tokens, in_cookies } => {
+            render_tokens(tokens, in_cookies, request, policy)
+        }
+        Outcome::Renewed { tokens, back } => {
+            with_cookies(see_other(&back), tokens.cookies(policy, mount))
+        }
+        Outcome::NotRenewed { back } => {
+            let login = return_to::remembering(&mount.path("/login"), &back);
+            with_cookies(see_other(&login), cookie::clear(policy, mount))
+        }
+        Outcome::LoggedOut
+        | Outcome::LoggedOutEverywhere
+        | Outcome::SessionEnded { own: true }
+        | Outcome::PasswordChanged => with_cookies(done(), cookie::clear(policy, mount)),
+        Outcome::SessionEnded { own: false }
+        | Outcome::EmailVerified { .. }
+        | Outcome::TotpRemoved => done(),
+        Outcome::Account(account) => json(StatusCode::OK, &account),
+        Outcome::Sessions(sessions) => json(StatusCode::OK, &list(*sessions)),
+        Outcome::LinkPromised(_) => accepted(),
+        Outcome::TotpBegun(enrolment) => json(StatusCode::OK, &enrolment),
+        Outcome::TotpConfirmed(codes) => json(StatusCode::OK, &codes),
+        Outcome::Published(document) => public(document, MAX_AGE),
+        Outcome::AlreadyVerified => see_other(&mount.path("/login?done=confirmed")),
+        Outcome::Home => see_other(&mount.path("/sessions")),
+        Outcome::Shown(shown, filled) => page(pages::show(shown, &filled, policy, mount)),
+        Outcome::File(file) => asset(&file, request),
+    }
+}
+
+/// In the body, or in cookies, where no script can read them.
+fn render_tokens(
+    tokens: SessionTokens,
+    in_cookies: bool,
+    request: &Request,
+    policy: &Policy,
+) -> Response<Bytes> {
+    let expires_in = tokens.expires_in;
+    if in_cookies {
+        let cookies = tokens.cookies(policy, &request.mount);
+        let body = Tokens { access_token: None, token_type: None, expires_in, refresh_token: None };
+        return with_cookies(json(StatusCode::OK, &body), cookies);
+    }
+    let body = Tokens {
+        access_token: Some(tokens.access_token),
+        token_type: Some("Bearer"),
+        expires_in,
+        refresh_token: Some(tokens.refresh_token),
+    };
+    json(StatusCode::OK, &body)
+}
+
+fn list(sessions: Sessions) -> SessionList {
+    let Sessions { rows, current, .. } = sessions;
+    let sessions = rows.into_iter().map(|row| Session::of(row, current.as_deref())).collect();
+    SessionList { sessions }
+}
+
+/// For less than a key is published before it signs.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
