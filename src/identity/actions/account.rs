@@ -15,11 +15,7 @@ use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
 use crate::store::AccountRow;
 
 impl Identity {
-    pub(in crate::identity) async fn register(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn register(&self, request: &Request, policy: &Policy) -> Answered {
         if policy.registration == Registration::Closed {
             return Err(IdentityError::RegistrationClosed.into());
         }
@@ -58,7 +54,7 @@ impl Identity {
         Ok(Outcome::Registered { account, tokens, return_to })
     }
 
-    pub(in crate::identity) async fn me(&self, request: &Request) -> Answered {
+    pub(super) async fn me(&self, request: &Request) -> Answered {
         let account = self.account_of(request).await?;
         let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
         Ok(Outcome::Account(Account::of(&account, codes_left)))

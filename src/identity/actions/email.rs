@@ -18,11 +18,7 @@ use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
 
 impl Identity {
-    pub(in crate::identity) async fn resend_email(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn resend_email(&self, request: &Request, policy: &Policy) -> Answered {
         self.promise_link(Purpose::Verify, request, policy).await
     }
 
@@ -51,11 +47,7 @@ impl Identity {
         Ok(Outcome::LinkPromised(purpose))
     }
 
-    pub(in crate::identity) async fn verify_email(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn verify_email(&self, request: &Request, policy: &Policy) -> Answered {
         let body: VerifyEmail = request.read()?;
         let confirmed = self.confirm_address(&body, request, policy).await;
         if !request.is_for_people() {
@@ -94,7 +86,7 @@ impl Identity {
     /// Shows an address to be the owner's, by a mailed link: the account. Whoever made the account
     /// may be a stranger to the address, and whoever opens the link proves that they know the
     /// password, or drops it: none that a stranger has chosen is ever good.
-    pub(in crate::identity) async fn confirm_address(
+    pub(super) async fn confirm_address(
         &self,
         body: &VerifyEmail,
         request: &Request,
@@ -134,7 +126,7 @@ impl Identity {
 
     /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed
     /// that, and whoever asked is told the same as anybody.
-    pub(in crate::identity) async fn register_by_mail(
+    pub(super) async fn register_by_mail(
         &self,
         new: NewAccount,
         policy: &Policy,
@@ -166,7 +158,7 @@ impl Identity {
         }
     }
 
-    pub(in crate::identity) async fn mail(
+    pub(super) async fn mail(
         &self,
         wish: Wish,
         email: &Email,

@@ -17,7 +17,7 @@ use crate::reason::Reason;
 use crate::store::AccountRow;
 
 impl Identity {
-    pub(in crate::identity) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
+    pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Login = request.read()?;
         let tokens = self.log_in(&body, request, policy).await?;
         Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
@@ -59,7 +59,7 @@ impl Identity {
     }
 
     /// Opens a session for somebody whose password was right.
-    pub(in crate::identity) async fn open(
+    pub(super) async fn open(
         &self,
         account: &AccountRow,
         code: Option<&Secret>,
@@ -80,7 +80,7 @@ impl Identity {
 
     /// Whether this is the password of that account, which may log in. Takes as long where it is
     /// not.
-    pub(in crate::identity) async fn check(
+    pub(super) async fn check(
         &self,
         account: Option<&AccountRow>,
         email: Option<&Email>,

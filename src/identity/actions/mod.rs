@@ -20,7 +20,7 @@ use crate::store::AccountRow;
 use crate::token::VerifiedToken;
 
 impl Identity {
-    pub(in crate::identity) async fn act(&self, request: &Request, policy: &Policy) -> Answered {
+    pub(super) async fn act(&self, request: &Request, policy: &Policy) -> Answered {
         match request.endpoint.action {
             Action::Register => self.register(request, policy).await,
             Action::Login => self.login(request, policy).await,
@@ -61,17 +61,14 @@ impl Identity {
     }
 
     /// The account of whoever calls.
-    pub(in crate::identity) async fn account_of(
-        &self,
-        request: &Request,
-    ) -> Result<AccountRow, IdentityError> {
+    pub(super) async fn account_of(&self, request: &Request) -> Result<AccountRow, IdentityError> {
         let account = self.accounts.by_id(caller(request)?.subject()).await?;
         account.filter(|account| account.disabled == 0).ok_or(IdentityError::Nobody)
     }
 }
 
 /// Whoever calls: the gateway lets nobody else to an endpoint that needs a caller.
-pub(in crate::identity) fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
+fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
     request.caller.as_deref().ok_or(IdentityError::Nobody)
 }
 

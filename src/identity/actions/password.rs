@@ -18,11 +18,7 @@ use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
 
 impl Identity {
-    pub(in crate::identity) async fn change_password(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn change_password(&self, request: &Request, policy: &Policy) -> Answered {
         let body: ChangePassword = request.read()?;
         let account = self.account_of(request).await?;
         let email = Email::parse(&account.email).ok();
@@ -55,19 +51,11 @@ impl Identity {
 
     /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is
     /// given.
-    pub(in crate::identity) async fn forgot_password(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn forgot_password(&self, request: &Request, policy: &Policy) -> Answered {
         self.promise_link(Purpose::Reset, request, policy).await
     }
 
-    pub(in crate::identity) async fn reset_password(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn reset_password(&self, request: &Request, policy: &Policy) -> Answered {
         let body: ResetPassword = request.read()?;
         let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
         let account =
@@ -96,7 +84,7 @@ impl Identity {
     }
 
     /// A new password, judged and hashed.
-    pub(in crate::identity) async fn new_hash(
+    pub(super) async fn new_hash(
         &self,
         password: Password,
         email: &Email,
@@ -109,7 +97,7 @@ impl Identity {
 
     /// Tells the owner that the password was changed. It was: what comes of the message does not
     /// matter to that.
-    pub(in crate::identity) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
+    pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
         if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
             && let Err(error) = self.outbox.put(Wish::Changed, &email).await
         {

@@ -22,11 +22,7 @@ use crate::identity::{Email, Identity, Policy, audit};
 use crate::store::AccountRow;
 
 impl Identity {
-    pub(in crate::identity) async fn begin_totp(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn begin_totp(&self, request: &Request, policy: &Policy) -> Answered {
         if !policy.totp {
             return Err(IdentityError::NotOffered.into());
         }
@@ -51,11 +47,7 @@ impl Identity {
         shown(page, Some(account.email), request, policy)
     }
 
-    pub(in crate::identity) async fn confirm_totp(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn confirm_totp(&self, request: &Request, policy: &Policy) -> Answered {
         match self.confirm_code(request, policy).await {
             Ok(codes) => Ok(Outcome::TotpConfirmed(codes)),
             Err(error) => {
@@ -102,7 +94,7 @@ impl Identity {
         begun.ok()?.as_ref().map(Enrolment::of)
     }
 
-    pub(in crate::identity) async fn remove_totp(&self, request: &Request) -> Answered {
+    pub(super) async fn remove_totp(&self, request: &Request) -> Answered {
         let body: RemoveTotp = request.read()?;
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
@@ -114,7 +106,7 @@ impl Identity {
     }
 
     /// Whether somebody who knows the password may go on, as far as a second factor says.
-    pub(in crate::identity) async fn check_code(
+    pub(super) async fn check_code(
         &self,
         account: &AccountRow,
         code: Option<&Secret>,
@@ -131,7 +123,7 @@ impl Identity {
     }
 
     /// Whoever holds a session of an account proves that they know its password as well.
-    pub(in crate::identity) async fn check_again(
+    pub(super) async fn check_again(
         &self,
         account: &AccountRow,
         password: &Secret,

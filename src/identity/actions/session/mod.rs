@@ -18,11 +18,7 @@ use crate::identity::{Identity, Mount, Policy, audit, cookie, return_to};
 use crate::store::SessionRow;
 
 impl Identity {
-    pub(in crate::identity) async fn refresh(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Refresh = request.read()?;
         let from_cookie = body.refresh_token.is_none();
         let token =
@@ -48,7 +44,7 @@ impl Identity {
 
     /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets
     /// it come from elsewhere, and all that comes of it is that somebody stays logged in.
-    pub(in crate::identity) async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
+    pub(super) async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
         match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
@@ -64,7 +60,7 @@ impl Identity {
     }
 
     /// Exchanges a refresh token, and tells how it went.
-    pub(in crate::identity) async fn carry_on(
+    pub(super) async fn carry_on(
         &self,
         token: Option<&str>,
         in_cookie: bool,
@@ -91,7 +87,7 @@ impl Identity {
         Ok(continued?)
     }
 
-    pub(in crate::identity) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
+    pub(super) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Logout = request.read()?;
         let from_cookie = cookie::refresh_token(&request.headers);
         // Whoever says two ways who they are wants both to be over.
@@ -118,7 +114,7 @@ impl Identity {
     }
 
     /// Ends a session that its own token names.
-    pub(in crate::identity) async fn end_named(
+    pub(super) async fn end_named(
         &self,
         sid: &str,
         request: &Request,
@@ -135,22 +131,14 @@ impl Identity {
         Ok(())
     }
 
-    pub(in crate::identity) async fn logout_all(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn logout_all(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
         self.accounts.end_sessions(caller.subject(), policy, self.clock.unix_seconds()).await?;
         audit::record("logged_out_everywhere", request.client, caller.subject(), "");
         Ok(Outcome::LoggedOutEverywhere)
     }
 
-    pub(in crate::identity) async fn list_sessions(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn list_sessions(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
         let account = self.account_of(request).await?;
         let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
@@ -162,11 +150,7 @@ impl Identity {
         Ok(Outcome::Sessions(Box::new(sessions)))
     }
 
-    pub(in crate::identity) async fn end_session(
-        &self,
-        request: &Request,
-        policy: &Policy,
-    ) -> Answered {
+    pub(super) async fn end_session(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
         let sid = request.parameter.as_deref().unwrap_or_default();
         if !self.sessions.end(sid, caller.subject(), policy, self.clock.unix_time()).await? {
