@@ -1,5 +1,6 @@
 //! What a route asks of its callers: `token_from`, `roles`, `all_roles`, `scopes`, `claims`, `issuers`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -21,45 +22,13 @@ impl Compiler<'_> {
     ) -> Option<Demands> {
         let before = self.problems.len();
         let asked = [&written.roles, &written.all_roles, &written.scopes, &written.issuers];
-        for list in asked.into_iter().flatten() {
-            if list.get_ref().is_empty() {
-                self.error(
-                    Problem::error(list.span(), "the list is empty: nobody could ever pass")
-                        .help("remove it, or name at least one"),
-                );
-            }
-            for text in list.get_ref().iter().filter(|text| text.get_ref().is_empty()) {
-                self.error(
-                    Problem::error(text.span(), "an empty name, which no caller can hold")
-                        .help("remove it"),
-                );
-            }
-        }
+        self.reject_empty_names(&asked);
         let spans = asked
             .into_iter()
             .flatten()
             .map(Spanned::span)
             .chain(written.claims.as_ref().map(Spanned::span));
-        let spans: Vec<_> = spans.collect();
-        match access {
-            Some(Access::Public) => {
-                for span in spans {
-                    self.error(
-                        Problem::error(span, "a public route asks nobody who they are")
-                            .help("remove this, or `access = \"public\"`"),
-                    );
-                }
-            }
-            Some(Access::Optional) => {
-                for span in spans {
-                    self.problems.push(
-                        Problem::warning(span, "a request without a token passes all the same")
-                            .help("`access = \"optional\"` asks only callers with a token"),
-                    );
-                }
-            }
-            Some(Access::Authenticated | Access::Lenient) | None => {}
-        }
+        self.judge_demands_of_nobody(access, spans.collect());
         for text in written
             .scopes
             .iter()
@@ -91,6 +60,46 @@ impl Compiler<'_> {
             claims,
             issuers,
         })
+    }
+
+    fn reject_empty_names(&mut self, asked: &[&Option<Spanned<Vec<Text>>>]) {
+        for list in asked.iter().copied().flatten() {
+            if list.get_ref().is_empty() {
+                self.error(
+                    Problem::error(list.span(), "the list is empty: nobody could ever pass")
+                        .help("remove it, or name at least one"),
+                );
+            }
+            for text in list.get_ref().iter().filter(|text| text.get_ref().is_empty()) {
+                self.error(
+                    Problem::error(text.span(), "an empty name, which no caller can hold")
+                        .help("remove it"),
+                );
+            }
+        }
+    }
+
+    /// Demands on a route that lets requests without a token pass.
+    fn judge_demands_of_nobody(&mut self, access: Option<Access>, spans: Vec<Range<usize>>) {
+        match access {
+            Some(Access::Public) => {
+                for span in spans {
+                    self.error(
+                        Problem::error(span, "a public route asks nobody who they are")
+                            .help("remove this, or `access = \"public\"`"),
+                    );
+                }
+            }
+            Some(Access::Optional) => {
+                for span in spans {
+                    self.problems.push(
+                        Problem::warning(span, "a request without a token passes all the same")
+                            .help("`access = \"optional\"` asks only callers with a token"),
+                    );
+                }
+            }
+            Some(Access::Authenticated | Access::Lenient) | None => {}
+        }
     }
 
     fn claims(&mut self, written: &Written) -> Vec<(ClaimPath, Vec<value::Scalar>)> {

@@ -77,6 +77,36 @@ impl Compiler<'_> {
                 .help("remove `access`, or write `access = \"public\"`"),
             );
         }
+        self.reject_keys_without_effect(written, &identity);
+        let pattern = pattern?;
+        let literals: Option<Vec<&str>> = pattern
+            .segments
+            .iter()
+            .map(|segment| match segment {
+                Segment::Literal(text) => Some(&**text),
+                Segment::Any => None,
+            })
+            .collect();
+        match literals {
+            Some(literals) if pattern.subtree && self.problems.len() == before => {
+                Some(Mount::new(literals))
+            }
+            Some(_) if pattern.subtree => None,
+            _ => {
+                self.error(
+                    Problem::error(
+                        place(row),
+                        "the built-in issuer's endpoints are below one fixed path",
+                    )
+                    .help("write `path = \"/auth/*\"`"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Keys of a route that say how requests are passed on, or who may pass.
+    fn reject_keys_without_effect(&mut self, written: &Written, identity: &Range<usize>) {
         let without_effect = [
             (written.token_from.as_ref().map(Spanned::span), "token_from"),
             (written.forward_authorization.then(|| identity.clone()), "forward_authorization"),
@@ -103,31 +133,6 @@ impl Compiler<'_> {
                 )
                 .help(format!("remove `{key}`")),
             );
-        }
-        let pattern = pattern?;
-        let literals: Option<Vec<&str>> = pattern
-            .segments
-            .iter()
-            .map(|segment| match segment {
-                Segment::Literal(text) => Some(&**text),
-                Segment::Any => None,
-            })
-            .collect();
-        match literals {
-            Some(literals) if pattern.subtree && self.problems.len() == before => {
-                Some(Mount::new(literals))
-            }
-            Some(_) if pattern.subtree => None,
-            _ => {
-                self.error(
-                    Problem::error(
-                        place(row),
-                        "the built-in issuer's endpoints are below one fixed path",
-                    )
-                    .help("write `path = \"/auth/*\"`"),
-                );
-                None
-            }
         }
     }
 }

@@ -61,12 +61,7 @@ impl Compiler<'_> {
         };
         let audience = self.words(written.audience.as_ref(), "audience", &["portcullis"]);
         let default_roles = self.default_roles(written);
-        if written.verify_email && written.mail.is_none() {
-            self.error(
-                Problem::error(section.span(), "`verify_email` needs a way for mail to leave")
-                    .help("add `mail = { folder = \"mail\" }` to try it, or `mail = { smtp = …, from = … }`"),
-            );
-        }
+        self.reject_verification_without_mail(section);
         let brand = self.brand(written.brand.as_ref(), issuer.as_deref());
         let (tells_email, tells_name) = claims?;
         self.warn_about_unproven_addresses(
@@ -94,6 +89,15 @@ impl Compiler<'_> {
             brand: Arc::new(brand?),
             access_cookie: names.cookie.clone(),
         })
+    }
+
+    fn reject_verification_without_mail(&mut self, section: &Spanned<Written>) {
+        if section.get_ref().verify_email && section.get_ref().mail.is_none() {
+            self.error(
+                Problem::error(section.span(), "`verify_email` needs a way for mail to leave")
+                    .help("add `mail = { folder = \"mail\" }` to try it, or `mail = { smtp = …, from = … }`"),
+            );
+        }
     }
 
     /// The built-in issuer as one of those whose tokens are accepted. A reload keeps its keys.

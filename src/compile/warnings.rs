@@ -1,6 +1,7 @@
 //! What compiles and may still not be what was meant.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -51,23 +52,28 @@ impl Compiler<'_> {
 
     /// What compiles and may still not be what was meant (CONTRACT §2, rules 3 and 7).
     pub(super) fn warn_about_routes(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
-        let place = |index: usize| {
-            written
-                .get(index)
-                .map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span))
-        };
-        let several_issuers = self.file.issuer_names().len() > 1;
+        self.warn_about_every_issuer(table, written);
+        self.warn_about_public_neighbours(table, written);
+    }
+
+    /// Routes that take callers of every issuer, where there are several.
+    fn warn_about_every_issuer(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
+        if self.file.issuer_names().len() < 2 {
+            return;
+        }
         for route in table.routes() {
-            if several_issuers
-                && route.guard.access != Access::Public
-                && route.guard.demands.issuers.is_none()
-            {
+            if route.guard.access != Access::Public && route.guard.demands.issuers.is_none() {
                 self.problems.push(
-                    Problem::warning(place(route.index), format!("route `{}` takes callers of every issuer", route.name))
+                    Problem::warning(path_of(written, route.index), format!("route `{}` takes callers of every issuer", route.name))
                         .help("name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer"),
                 );
             }
         }
+    }
+
+    /// Public routes that take, or surround, what a protected route is meant to protect.
+    fn warn_about_public_neighbours(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
+        let place = |index: usize| path_of(written, index);
         // By path, so that a table of many thousand routes is looked through once.
         let mut with_host: HashMap<(String, bool), &Route> = HashMap::new();
         let mut subtrees: HashMap<(&str, &HostPattern, String), &Route> = HashMap::new();
@@ -214,4 +220,11 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// Where the path of a route is in the file.
+fn path_of(written: &[&Spanned<Written>], index: usize) -> Range<usize> {
+    written
+        .get(index)
+        .map_or(0..0, |row| row.get_ref().path.as_ref().map_or(row.span(), Spanned::span))
 }
