@@ -64,6 +64,29 @@ struct Context {
     store: bool,
 }
 
+/// Where a walk over the file is.
+#[derive(Default)]
+struct Walk {
+    section: Context,
+    /// The arrays and inline tables that are open.
+    frames: Vec<Context>,
+    /// What the last key says about its value, until the line or the item ends.
+    value: Option<Context>,
+    /// Whether any of the value was seen.
+    value_seen: bool,
+}
+
+impl Walk {
+    fn here(&self) -> Context {
+        self.value.or(self.frames.last().copied()).unwrap_or(self.section)
+    }
+
+    fn expect_value(&mut self, context: Context) {
+        self.value = Some(context);
+        self.value_seen = false;
+    }
+}
+
 struct Scanner<'a> {
     text: &'a str,
     found: Vec<Range<usize>>,
@@ -81,23 +104,17 @@ impl<'a> Scanner<'a> {
     fn keys_and_values(&mut self) {
         let bytes = self.text.as_bytes();
         let end = bytes.len();
-        let mut section = Context::default();
-        let mut frames: Vec<Context> = Vec::new();
-        // What the last key says about its value, until the line or the item ends; and whether any
-        // of the value was seen.
-        let mut value: Option<Context> = None;
-        let mut value_seen = false;
+        let mut walk = Walk::default();
         let mut line_start = true;
         let mut at = 0;
         while at < end {
             let byte = bytes[at];
-            let here = value.or(frames.last().copied()).unwrap_or(section);
             let started_line = std::mem::take(&mut line_start);
             match byte {
                 b'\n' => {
                     line_start = true;
-                    if value_seen {
-                        value = None;
+                    if walk.value_seen {
+                        walk.value = None;
                     }
                     at += 1;
                 }
@@ -107,72 +124,75 @@ impl<'a> Scanner<'a> {
                 }
                 b'#' => at = self.line_end(at),
                 b'[' if started_line && self.header(at, end).is_some() => {
-                    let (context, stop) = self.header(at, end).expect("it was just looked at");
-                    section = context;
-                    frames.clear();
-                    value = None;
+                    let (section, stop) = self.header(at, end).expect("it was just looked at");
+                    walk = Walk { section, value_seen: walk.value_seen, ..Walk::default() };
                     at = stop;
                 }
                 b'[' | b'{' => {
-                    frames.push(here);
-                    value = None;
+                    walk.frames.push(walk.here());
+                    walk.value = None;
                     at += 1;
                 }
                 b']' | b'}' => {
-                    value = frames.pop();
-                    value_seen = true;
+                    walk.value = walk.frames.pop();
+                    walk.value_seen = true;
                     at += 1;
                 }
                 b',' => {
-                    value = None;
+                    walk.value = None;
                     at += 1;
                 }
                 b'"' | b'\'' | b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => {
-                    let key = self.key(at, end);
-                    let context = self.context(&key, &frames, section);
-                    if key.assigned {
-                        value = Some(context);
-                        value_seen = false;
-                        at = key.end + 1;
-                    } else if value.is_none()
-                        && !here.secret
-                        && self.names_secret(&key)
-                        && frames.is_empty()
-                    {
-                        // `secret "…"` and `secret: "…"`: no TOML, and still nobody's business.
-                        value = Some(context);
-                        value_seen = false;
-                        at = key.end;
-                    } else if matches!(byte, b'"' | b'\'') {
-                        at = self.string(at, end, here);
-                        value_seen = true;
-                    } else {
-                        // A bare value of a secret is no TOML: who wrote it meant all of the line.
-                        let stop = if here.secret { self.line_end(at) } else { key.end };
-                        if here.secret {
-                            self.found.push(at..stop);
-                        }
-                        value_seen = true;
-                        at = stop;
-                    }
+                    at = self.word(at, end, &mut walk);
                 }
-                _ => {
-                    let stop = if here.secret && byte != b'=' && byte != b':' {
-                        self.line_end(at)
-                    } else {
-                        at + 1
-                    };
-                    if stop > at + 1 {
-                        self.found.push(at..stop);
-                        value_seen = true;
-                    }
-                    at = stop;
-                    while at < end && !self.text.is_char_boundary(at) {
-                        at += 1;
-                    }
-                }
+                _ => at = self.sign(at, end, &mut walk),
             }
         }
+    }
+
+    /// Walks over a key or a value, and returns where it ends.
+    fn word(&mut self, at: usize, end: usize, walk: &mut Walk) -> usize {
+        let here = walk.here();
+        let key = self.key(at, end);
+        let context = self.context(&key, &walk.frames, walk.section);
+        if key.assigned {
+            walk.expect_value(context);
+            return key.end + 1;
+        }
+        if walk.value.is_none() && !here.secret && self.names_secret(&key) && walk.frames.is_empty()
+        {
+            // `secret "…"` and `secret: "…"`: no TOML, and still nobody's business.
+            walk.expect_value(context);
+            return key.end;
+        }
+        walk.value_seen = true;
+        if matches!(self.text.as_bytes()[at], b'"' | b'\'') {
+            return self.string(at, end, here);
+        }
+        if !here.secret {
+            return key.end;
+        }
+        // A bare value of a secret is no TOML: who wrote it meant all of the line.
+        let stop = self.line_end(at);
+        self.found.push(at..stop);
+        stop
+    }
+
+    /// Walks over a character that begins neither a key nor a value, and returns where the next one
+    /// begins.
+    fn sign(&mut self, at: usize, end: usize, walk: &mut Walk) -> usize {
+        let mut stop = at + 1;
+        if walk.here().secret && !matches!(self.text.as_bytes()[at], b'=' | b':') {
+            stop = self.line_end(at);
+        }
+        if stop > at + 1 {
+            self.found.push(at..stop);
+            walk.value_seen = true;
+        }
+        while stop < end && !self.text.is_char_boundary(stop) {
+            stop += 1;
+        }
+        stop
     }
 
     /// Walks over a string, and returns where it ends.
