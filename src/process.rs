@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,7 +18,8 @@ use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
 use crate::config::{self, Mark, Problems};
-use crate::descriptors;
+use crate::descriptors::{self, Shortage};
+use crate::gateway::snapshot::StartSettings;
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
@@ -125,44 +127,11 @@ pub fn run(
     // A second run in one process, as tests do, keeps the first one's subscriber.
     let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
 
-    let shortage = descriptors::make_room(compiled.snapshot.limits.max_connections);
-    if let Some(shortage) = shortage {
-        tracing::warn!(
-            limit = shortage.limit,
-            needed = shortage.needed,
-            connections = shortage.connections(),
-            "fewer files can be open than max_connections needs; raise the limit (ulimit -Hn, LimitNOFILE=)"
-        );
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_name("portcullis-background")
-        .build()?;
-    if let Some(settings) = start.store.as_ref().filter(|settings| Store::is_absent(settings)) {
-        // Compiling has made the key. Without its database it would look as if that were lost, if
-        // this start fails below.
-        runtime.block_on(async {
-            Store::open(settings).await?.close().await;
-            Ok::<_, StoreError>(())
-        })?;
-    }
-    let Listeners { sets, mut claims } = runtime
-        .block_on(async { bind(&start.listen, start.workers) })
-        .map_err(|(address, source)| ProcessError::Listen { address, source })?;
-    let (admin, claim) = runtime
-        .block_on(async { bind_one(start.admin) })
-        .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
-    claims.push(claim);
-
-    let store = match &start.store {
-        Some(settings) => Some(runtime.block_on(Store::open(settings))?),
-        None => None,
-    };
-    let presence = match (&store, &start.store) {
-        (Some(store), Some(settings)) => Some(Arc::new(Presence::announce(store, settings)?)),
-        _ => None,
-    };
-
+    let shortage = make_room(&compiled.snapshot);
+    let runtime = background_runtime()?;
+    runtime.block_on(create_store(&start))?;
+    let (Listeners { sets, claims }, admin) = runtime.block_on(async { listen(&start) })?;
+    let (store, presence) = runtime.block_on(open_store(&start))?;
     tell_warnings(&compiled);
     let retention = Retention::of(&compiled.snapshot.issuers);
     let revocations = runtime.block_on(Revocations::load(
@@ -193,12 +162,7 @@ pub fn run(
         Arc::clone(&gateway),
         shortage.map(|shortage| shortage.connections()),
     ));
-    let bound: Vec<SocketAddr> = sets
-        .first()
-        .into_iter()
-        .flatten()
-        .filter_map(|listener| listener.local_addr().ok())
-        .collect();
+    let bound = addresses(&sets);
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
@@ -221,8 +185,68 @@ pub fn run(
             let _ = worker.join();
         }
     }
+    close(runtime, identity, store);
+    tracing::info!("stopped");
+    // Every line that was written before is on its way out when this returns.
+    drop(guard);
+    ended
+}
+
+/// Raises the limit of open files for `max_connections`, and warns where that is not possible.
+fn make_room(snapshot: &Snapshot) -> Option<Shortage> {
+    let shortage = descriptors::make_room(snapshot.limits.max_connections)?;
+    tracing::warn!(
+        limit = shortage.limit,
+        needed = shortage.needed,
+        connections = shortage.connections(),
+        "fewer files can be open than max_connections needs; raise the limit (ulimit -Hn, LimitNOFILE=)"
+    );
+    Some(shortage)
+}
+
+fn background_runtime() -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().thread_name("portcullis-background").build()
+}
+
+/// Makes the database where there is none. Compiling has made its key: if the start failed later,
+/// the next one would find a key without a database and take the database for lost.
+async fn create_store(start: &StartSettings) -> Result<(), StoreError> {
+    if let Some(settings) = start.store.as_ref().filter(|settings| Store::is_absent(settings)) {
+        Store::open(settings).await?.close().await;
+    }
+    Ok(())
+}
+
+/// Listens on every address of the file: those of the workers, and that of the admin listener.
+fn listen(start: &StartSettings) -> Result<(Listeners, std::net::TcpListener), ProcessError> {
+    let mut listeners = bind(&start.listen, start.workers)
+        .map_err(|(address, source)| ProcessError::Listen { address, source })?;
+    let (admin, claim) = bind_one(start.admin)
+        .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
+    listeners.claims.push(claim);
+    Ok((listeners, admin))
+}
+
+/// Opens the store, and announces this gateway in it.
+async fn open_store(
+    start: &StartSettings,
+) -> Result<(Option<Store>, Option<Arc<Presence>>), StoreError> {
+    let Some(settings) = &start.store else { return Ok((None, None)) };
+    let store = Store::open(settings).await?;
+    let presence = Presence::announce(&store, settings)?;
+    Ok((Some(store), Some(Arc::new(presence))))
+}
+
+/// The addresses that each worker listens on.
+fn addresses(sets: &[Vec<std::net::TcpListener>]) -> Vec<SocketAddr> {
+    let first = sets.first().into_iter().flatten();
+    first.filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+/// Completes and acknowledges what has begun, then closes the store.
+fn close(runtime: Runtime, identity: Option<Arc<Identity>>, store: Option<Store>) {
     if let Some(identity) = identity {
-        // What was begun is ended and acknowledged before the store closes.
         runtime.block_on(identity.finish());
     }
     if let Some(store) = store {
@@ -230,10 +254,6 @@ pub fn run(
     }
     // A look-up of a name may hang for long, and nobody waits for its answer any more.
     runtime.shutdown_timeout(LAST_WRITES);
-    tracing::info!("stopped");
-    // Every line that was written before is on its way out when this returns.
-    drop(guard);
-    ended
 }
 
 /// The built-in issuer, where the file has one.
@@ -337,16 +357,7 @@ impl Life {
         let snapshot = self.gateway.current();
         self.control.permit(snapshot.admin_token.as_ref(), &snapshot.issuers);
         drop(snapshot);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the handle is kept and ends the task with this function"
-        )]
-        let admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
-            admin,
-            Arc::clone(&self.readiness),
-            self.metrics.clone(),
-            Arc::clone(&self.control),
-        )));
+        let admin = self.serve_admin(admin);
         #[expect(
             clippy::disallowed_methods,
             reason = "the handle is kept and ends the task with this function"
@@ -405,6 +416,17 @@ impl Life {
         self.server.stop_accepting();
         self.server.cut();
         finished
+    }
+
+    /// Answers on the second listener until the handle is dropped.
+    #[expect(clippy::disallowed_methods, reason = "the handle is returned and ends the task")]
+    fn serve_admin(&self, listener: TcpListener) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(admin::serve(
+            listener,
+            Arc::clone(&self.readiness),
+            self.metrics.clone(),
+            Arc::clone(&self.control),
+        )))
     }
 
     /// Reads the file again. A wrong file changes nothing.
