@@ -37,7 +37,7 @@ const MALFORMED: [&str; 6] = ["method", "target", "version", "header", "too_larg
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Families {
     registry: Registry,
     /// What has no prefix.
@@ -60,100 +60,91 @@ struct Families {
     refreshes: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
-impl Metrics {
-    /// All families at zero. One is made for the process.
-    pub fn new() -> Self {
+impl Families {
+    /// A registry of all families under their names.
+    fn registered(&self) -> Registry {
         let mut registry = Registry::with_prefix("portcullis");
-        let mut process = Registry::default();
-        process.register_collector(Box::new(Process));
-        let mut families = Families {
-            registry: Registry::default(),
-            process,
-            routes: Arc::default(),
-            dropped_lines: Arc::default(),
-            token_caches: Arc::default(),
-            rate_limited: Family::default(),
-            jwks_fetches: Family::default(),
-            key_ages: Arc::default(),
-            reloads: Family::default(),
-            last_reload_success: Gauge::default(),
-            last_reload_timestamp: Gauge::default(),
-            connections: Gauge::default(),
-            connections_refused: Counter::default(),
-            malformed: Family::default(),
-            tunnels: Gauge::default(),
-            revocations: Gauge::default(),
-            logins: Family::default(),
-            refreshes: Family::default(),
-        };
         // The library appends a full stop to each sentence, `_total` to counters and `_info` to
         // infos.
-        registry.register_collector(Box::new(Arc::clone(&families.routes)));
-        registry.register_collector(Box::new(Arc::clone(&families.dropped_lines)));
-        registry.register_collector(Box::new(Arc::clone(&families.token_caches)));
-        registry.register_collector(Box::new(Arc::clone(&families.key_ages)));
-        let f = &families;
+        registry.register_collector(Box::new(Arc::clone(&self.routes)));
+        registry.register_collector(Box::new(Arc::clone(&self.dropped_lines)));
+        registry.register_collector(Box::new(Arc::clone(&self.token_caches)));
+        registry.register_collector(Box::new(Arc::clone(&self.key_ages)));
         registry.register(
             "rate_limited",
             "Requests that exceeded a limit, also where it only observes",
-            f.rate_limited.clone(),
+            self.rate_limited.clone(),
         );
         registry.register(
             "jwks_fetch",
             "Attempts to fetch the keys of an issuer, by outcome",
-            f.jwks_fetches.clone(),
+            self.jwks_fetches.clone(),
         );
         registry.register(
             "config_reloads",
             "Attempts to load the file again, by outcome",
-            f.reloads.clone(),
+            self.reloads.clone(),
         );
         registry.register(
             "config_last_reload_success",
             "Whether the last attempt succeeded",
-            f.last_reload_success.clone(),
+            self.last_reload_success.clone(),
         );
         registry.register(
             "config_last_reload_timestamp_seconds",
             "When the configuration that is in force was loaded, in seconds since 1970",
-            f.last_reload_timestamp.clone(),
+            self.last_reload_timestamp.clone(),
         );
-        registry.register("connections", "Open connections of clients", f.connections.clone());
+        registry.register("connections", "Open connections of clients", self.connections.clone());
         registry.register(
             "connections_refused",
             "Connections that were closed at once, for want of room",
-            f.connections_refused.clone(),
+            self.connections_refused.clone(),
         );
         for kind in MALFORMED {
             // At zero, so that an alert on its rate sees the first one.
-            drop(f.malformed.get_or_create(&[("kind", kind)]));
+            drop(self.malformed.get_or_create(&[("kind", kind)]));
         }
         registry.register(
             "requests_malformed",
             "Requests whose head could not be read, by what is wrong with it",
-            f.malformed.clone(),
+            self.malformed.clone(),
         );
-        registry.register("tunnels", "Open tunnels, such as WebSockets", f.tunnels.clone());
+        registry.register("tunnels", "Open tunnels, such as WebSockets", self.tunnels.clone());
         registry.register(
             "revocations_active",
             "Revocations that requests are held against",
-            f.revocations.clone(),
+            self.revocations.clone(),
         );
-        registry.register("logins", "Logins at the built-in issuer, by outcome", f.logins.clone());
+        registry.register(
+            "logins",
+            "Logins at the built-in issuer, by outcome",
+            self.logins.clone(),
+        );
         registry.register(
             "refresh",
             "Refreshes at the built-in issuer, by outcome",
-            f.refreshes.clone(),
+            self.refreshes.clone(),
         );
         registry.register(
             "build",
             "The version that runs",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
+        registry
+    }
+}
+
+impl Metrics {
+    /// All families at zero. One is made for the process.
+    pub fn new() -> Self {
+        let mut process = Registry::default();
+        process.register_collector(Box::new(Process));
+        let mut families = Families { process, ..Families::default() };
+        families.registry = families.registered();
         for outcome in [RELOADED, REJECTED] {
             drop(families.reloads.get_or_create(&[("outcome", outcome)]));
         }
-        families.registry = registry;
         Self(Arc::new(families))
     }
 
