@@ -1913,6 +1913,7 @@ fn secrets_that_are_not_there() {
 
 /// Whatever else is wrong with the file: what stands in it as a secret is never shown.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one claim, held against several files")]
 fn a_secret_in_the_file_is_refused_and_never_shown() {
     const SECRET: &str = "correct-horse-battery-staple-and-more";
     let inline = with_protected("")
@@ -2229,6 +2230,7 @@ access = "optional"
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one file and what is printed for it")]
 fn tests_that_fail() {
     assert_snapshot!(
         rejected(&format!(

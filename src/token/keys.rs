@@ -444,6 +444,7 @@ mod tests {
     /// The rules by which a token's `kid` and `alg` lead to keys. The minter's key is `p256`;
     /// `p256_jwk` is a stranger's.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn kid_and_alg_choose_the_keys() {
         crate::token::install_crypto();
         let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();

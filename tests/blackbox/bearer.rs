@@ -92,6 +92,7 @@ async fn every_algorithm_is_verified() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 async fn every_fault_of_a_token_has_its_reason() {
     let gateway = Gateway::start(PROTECTED).await;
     let with = |header, claims| hmac().token(header, claims);

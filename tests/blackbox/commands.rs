@@ -47,6 +47,7 @@ async fn is_dead(gateway: &Gateway, access: &str) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story: each step builds on the one before")]
 async fn accounts_are_changed_while_the_gateway_runs() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     let told = done(

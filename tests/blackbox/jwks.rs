@@ -670,6 +670,7 @@ async fn a_folder_that_cannot_be_written_is_told_of_once() {
 /// Each answer is a logged cause and a counted outcome; the keys before it stay, and nobody else is
 /// affected.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 async fn what_is_no_key_set_changes_nothing() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;

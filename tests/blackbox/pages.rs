@@ -190,6 +190,7 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
     let gateway = Gateway::start(SITE).await;
     register(&gateway, "ann@example.com").await;
