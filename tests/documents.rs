@@ -915,6 +915,37 @@ fn every_command_has_its_entry() {
     compare("docs/reference/command-line.md", &names);
 }
 
+/// Runs each `check` and `explain` that the reference shows for a file of the repository, and
+/// compares what it prints.
+#[test]
+fn the_output_that_the_reference_shows_is_what_the_commands_print() {
+    let mut run = 0;
+    for (_, info, text) in fences(&read("docs/reference/command-line.md")) {
+        let text = format!("\n{text}");
+        for (command, shown) in
+            text.split("\n$ ").filter(|_| info == "console").filter_map(|one| one.split_once('\n'))
+        {
+            let is_repeatable = ["portcullis check", "portcullis explain"]
+                .iter()
+                .any(|start| command.starts_with(start));
+            if !is_repeatable || command.contains("broken.toml") {
+                continue;
+            }
+            run += 1;
+            let written = command.replacen("portcullis", env!("CARGO_BIN_EXE_portcullis"), 1);
+            let printed = Command::new("sh")
+                .args(["-c", &written])
+                .current_dir(root())
+                .env_remove("PORTCULLIS_CONFIG")
+                .output()
+                .expect("a shell runs");
+            let printed = String::from_utf8(printed.stdout).expect("the output is UTF-8");
+            assert_eq!(printed.trim_end(), shown.trim_end(), "{command}");
+        }
+    }
+    assert!(run >= 3, "{run} commands were found");
+}
+
 #[test]
 fn the_schema_that_is_kept_is_the_schema_that_is_printed() {
     // Kept only where somebody needs it without the binary.
