@@ -1014,6 +1014,21 @@ fn every_link_leads_somewhere() {
     assert!(followed > 10, "no links were found");
 }
 
+#[test]
+fn the_book_has_every_page() {
+    let summary = read("docs/SUMMARY.md");
+    let pages: Vec<String> = documents()
+        .iter()
+        .filter_map(|name| name.strip_prefix("docs/"))
+        .filter(|name| *name != "SUMMARY.md")
+        .map(str::to_owned)
+        .collect();
+    assert!(pages.len() > 30, "{pages:?}");
+    let missing: Vec<&String> =
+        pages.iter().filter(|name| !summary.contains(&format!("]({name})"))).collect();
+    assert!(missing.is_empty(), "docs/SUMMARY.md does not list {missing:?}");
+}
+
 // --- the service of the example
 // -----------------------------------------------------------------------------------------------------
 
