@@ -1,5 +1,5 @@
-// An application as many are: POST /login mints a token with jsonwebtoken, without `iss` and `aud`. The other routes check nothing:
-// the gateway has verified the token and says in X-Auth-User and X-Auth-Roles who is calling.
+// A typical application: POST /login mints a token with jsonwebtoken, without `iss` and `aud`. The other routes check nothing: the
+// gateway has verified the token, and X-Auth-User and X-Auth-Roles name the caller.
 
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -10,18 +10,18 @@ import jwt from "jsonwebtoken";
 const PORT = Number(process.env.PORT ?? 3000);
 const SECRET_FILE = process.env.JWT_SECRET_FILE ?? fileURLToPath(new URL("jwt.secret", import.meta.url));
 
-// Accounts of the example, with new passwords at each start.
+// Example accounts, with new passwords at each start.
 const accounts = [
   { id: 1, email: "alice@example.com", role: "user", password: randomBytes(9).toString("base64url") },
   { id: 2, email: "root@example.com", role: "admin", password: randomBytes(9).toString("base64url") },
 ];
 
-// The file that the gateway made at its first start. It ends with a newline, which is not part of the secret.
+// The gateway creates this file at its first start. The newline at its end is not part of the secret.
 const secret = () => readFileSync(SECRET_FILE, "utf8").replace(/\r?\n$/, "");
 
 const digest = (text) => createHash("sha256").update(String(text)).digest();
 
-// The gateway percent-encodes what a header field cannot hold as it is.
+// The gateway percent-encodes characters that a header field cannot contain.
 function caller(request) {
   const roles = request.get("X-Auth-Roles") ?? "";
   return {
@@ -45,7 +45,7 @@ app.post("/login", (request, response) => {
 });
 
 app.get("/public/about", (_request, response) => {
-  response.json({ about: "everybody may read this" });
+  response.json({ about: "anyone may read this" });
 });
 
 app.get("/orders", (request, response) => {
@@ -56,7 +56,7 @@ app.get("/admin/accounts", (request, response) => {
   response.json({ askedBy: caller(request), accounts: accounts.map(({ id, email, role }) => ({ id, email, role })) });
 });
 
-// Loopback only: whoever could reach this port directly could write X-Auth-User as they please.
+// Loopback only: anyone who could reach this port directly could write any X-Auth-User.
 app.listen(PORT, "127.0.0.1", () => {
   console.log(`listening on http://127.0.0.1:${PORT}`);
   for (const { email, role, password } of accounts) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A CGI server (RFC 3875) as they used to be. It checks nobody: it listens on loopback, and the gateway stands before it."""
+"""A CGI server (RFC 3875) in the old style. It checks no credentials: it listens on loopback, behind the gateway."""
 
 import http.server
 import os

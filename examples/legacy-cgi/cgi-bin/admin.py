@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does what admins do. It asks nobody: only admins get here."""
+"""An admin script. It checks nothing: the gateway admits only admins."""
 
 import os
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Says who the gateway says is calling."""
+"""Prints the caller that the gateway reports."""
 
 import os
 import urllib.parse
 
-# The gateway percent-encodes what a header field cannot hold as it is.
+# The gateway percent-encodes characters that a header field cannot contain.
 user = urllib.parse.unquote(os.environ.get("HTTP_X_AUTH_USER", ""))
 roles = [urllib.parse.unquote(role) for role in os.environ.get("HTTP_X_AUTH_ROLES", "").split(",") if role]
 
