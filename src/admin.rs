@@ -94,7 +94,7 @@ pub async fn serve(
         connections.spawn(async move {
             let service = service_fn(async |request: Request<Incoming>| {
                 Ok::<_, Infallible>(match request.uri().path() {
-                    "/revoke" if control.is_on() => control.revoke(request).await,
+                    "/revoke" if control.is_enabled() => control.revoke(request).await,
                     _ => answer(&request, &readiness, &metrics),
                 })
             });

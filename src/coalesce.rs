@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// a multiple of it.
 ///
 /// One less than 32 KiB, since hyper doubles the room for the next read when one has filled it.
-pub const READ_MOST: u64 = 32 * 1024 - 1;
+pub const MAX_READ: u64 = 32 * 1024 - 1;
 
 /// Messages of up to this many bytes are copied together.
 const SMALL: usize = 1024;

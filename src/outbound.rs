@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The most bytes of a document that are read.
-pub const LARGEST: usize = 1024 * 1024;
+pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
 /// How long one fetch may take from the look-up of the name to the last byte, redirects included.
 pub const TOTAL_TIME: Duration = Duration::from_secs(10);
@@ -38,10 +38,10 @@ pub const TOTAL_TIME: Duration = Duration::from_secs(10);
 const CONNECT_TIME: Duration = Duration::from_secs(3);
 
 /// How many redirects are followed.
-const MOST_REDIRECTS: usize = 3;
+const MAX_REDIRECTS: usize = 3;
 
 /// The longest response head, in bytes.
-const LONGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// An absolute `http` or `https` URL without user name, password or fragment.
 ///
@@ -239,10 +239,10 @@ pub enum FetchError {
         url: Url,
     },
     /// One redirect after the other.
-    #[error("more than {MOST_REDIRECTS} redirects")]
+    #[error("more than {MAX_REDIRECTS} redirects")]
     Redirects,
     /// It is too large.
-    #[error("the answer is larger than {LARGEST} bytes")]
+    #[error("the answer is larger than {MAX_DOCUMENT_BYTES} bytes")]
     TooLarge,
     /// It is compressed, although that was not asked for.
     #[error("the answer is compressed, although that was not asked for")]
@@ -251,7 +251,7 @@ pub enum FetchError {
 
 impl FetchError {
     /// The error as one word of a closed set, for a metric's label.
-    pub const fn word(&self) -> &'static str {
+    pub const fn label(&self) -> &'static str {
         match self {
             Self::Name { .. } | Self::Connect { .. } => "unreachable",
             Self::Tls { .. } => "tls",
@@ -288,10 +288,10 @@ impl Outbound {
 
     async fn follow(&self, url: &Url) -> Result<Bytes, FetchError> {
         let mut url = url.clone();
-        for _ in 0..=MOST_REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let (response, _connection) = self.ask(&url).await?;
             match response.status().as_u16() {
-                200 => return read(response).await,
+                200 => return read_body(response).await,
                 301 | 302 | 303 | 307 | 308 => {
                     let location = response
                         .headers()
@@ -358,7 +358,7 @@ async fn exchange(
     url: &Url,
 ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), FetchError> {
     let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(io)).await?;
+        http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io)).await?;
     #[expect(
         clippy::disallowed_methods,
         reason = "the handle is returned and ends the task with the answer"
@@ -389,7 +389,7 @@ async fn exchange(
 }
 
 /// The body, as far as it is not too large.
-async fn read(response: Response<Incoming>) -> Result<Bytes, FetchError> {
+async fn read_body(response: Response<Incoming>) -> Result<Bytes, FetchError> {
     if response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(FetchError::Encoded);
     }
@@ -397,10 +397,10 @@ async fn read(response: Response<Incoming>) -> Result<Bytes, FetchError> {
         .headers()
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > LARGEST as u64) {
+    if announced.is_some_and(|length| length > MAX_DOCUMENT_BYTES as u64) {
         return Err(FetchError::TooLarge);
     }
-    match Limited::new(response.into_body(), LARGEST).collect().await {
+    match Limited::new(response.into_body(), MAX_DOCUMENT_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
         Err(error) => match error.downcast::<hyper::Error>() {

@@ -4,7 +4,7 @@
 /// it does is named where that fails.
 ///
 /// On Linux each thread has a priority of its own; elsewhere nothing is changed.
-pub fn step_back(what: &str) {
+pub fn lower_priority(what: &str) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::warn!(cause = %error, "the threads for {what} have the same priority as those that proxy");

@@ -17,13 +17,13 @@ use crate::admin::{self, Control, Readiness};
 use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
-use crate::config::{self, Mark, Problems};
+use crate::config::{self, FileVersion, Problems};
 use crate::descriptors::{self, Shortage};
 use crate::gateway::snapshot::StartSettings;
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
-use crate::priority::step_back;
+use crate::priority::lower_priority;
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Claim, Listeners, Server, bind, bind_one};
 use crate::store::{News, Presence, Store, StoreError};
@@ -33,16 +33,16 @@ use crate::telemetry::writer::LogWriter;
 use crate::token;
 
 /// How often the files are looked at where `watch` is on.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often it is looked for configurations that nobody uses any more.
-const PART_EVERY: Duration = Duration::from_secs(1);
+const DROP_UNUSED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often limits forget clients that they need no longer remember.
-const PRUNE_EVERY: Duration = Duration::from_secs(30);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long what is being written at the end may take.
-const LAST_WRITES: Duration = Duration::from_secs(1);
+const FINAL_WRITES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -132,8 +132,8 @@ pub fn run(
     runtime.block_on(create_store(&start))?;
     let (Listeners { sets, claims }, admin) = runtime.block_on(async { listen(&start) })?;
     let (store, presence) = runtime.block_on(open_store(&start))?;
-    tell_warnings(&compiled);
-    let retention = Retention::of(&compiled.snapshot.issuers);
+    log_warnings(&compiled);
+    let retention = Retention::for_issuers(&compiled.snapshot.issuers);
     let revocations = runtime.block_on(Revocations::load(
         store.clone(),
         retention,
@@ -167,7 +167,7 @@ pub fn run(
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
     let readiness = Arc::new(readiness(&gateway, store.clone(), &clock));
-    let life = Life {
+    let life = Process {
         path: path.to_owned(),
         gateway,
         revocations,
@@ -178,7 +178,7 @@ pub fn run(
         readiness,
         background,
     };
-    let ended = runtime.block_on(life.live(admin, claims, &bound, presence, started));
+    let ended = runtime.block_on(life.serve(admin, claims, &bound, presence, started));
     if ended.is_ok() {
         for worker in workers {
             // What a worker's panic said is on standard error already.
@@ -253,7 +253,7 @@ fn close(runtime: Runtime, identity: Option<Arc<Identity>>, store: Option<Store>
         runtime.block_on(store.close());
     }
     // A look-up of a name may hang for long, and nobody waits for its answer any more.
-    runtime.shutdown_timeout(LAST_WRITES);
+    runtime.shutdown_timeout(FINAL_WRITES_TIMEOUT);
 }
 
 /// The built-in issuer, where the file has one.
@@ -280,7 +280,7 @@ fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Rea
     let (gateway, clock) = (Arc::clone(gateway), clock.clone());
     Readiness::new(move || {
         let current = gateway.current();
-        let mut health = Health::of(&current.issuers, &current.keys, &clock);
+        let mut health = Health::check(&current.issuers, &current.keys, &clock);
         let problem = store.as_ref().and_then(Store::problem);
         health.problems.extend(problem.map(|problem| ("store".to_owned(), problem)));
         let problem = store.as_ref().and_then(Store::clock_problem);
@@ -328,7 +328,7 @@ fn start_workers(
 }
 
 /// A running gateway.
-struct Life {
+struct Process {
     path: PathBuf,
     gateway: Arc<Gateway>,
     revocations: Arc<Revocations>,
@@ -340,8 +340,8 @@ struct Life {
     background: Background,
 }
 
-impl Life {
-    async fn live(
+impl Process {
+    async fn serve(
         &self,
         admin: std::net::TcpListener,
         claims: Vec<Claim>,
@@ -385,12 +385,12 @@ impl Life {
         started(bound);
 
         let mut watch = Watch::new(&self.gateway.current());
-        let mut looks = tokio::time::interval(WATCH_EVERY);
-        let mut prunes = tokio::time::interval(PRUNE_EVERY);
+        let mut looks = tokio::time::interval(WATCH_INTERVAL);
+        let mut prunes = tokio::time::interval(PRUNE_INTERVAL);
         let mut retired = Retired::default();
-        let mut partings = tokio::time::interval(PART_EVERY);
+        let mut partings = tokio::time::interval(DROP_UNUSED_INTERVAL);
         partings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let by_hand = loop {
+        let is_interactive = loop {
             tokio::select! {
                 biased;
                 _ = terminate.recv() => break false,
@@ -403,11 +403,11 @@ impl Life {
                         self.reload(&mut watch, &mut retired).await;
                     }
                 }
-                _ = partings.tick(), if !retired.0.is_empty() => retired.part(),
+                _ = partings.tick(), if !retired.0.is_empty() => retired.drop_unused(),
                 _ = prunes.tick() => self.gateway.current().counters.iter().for_each(|limit| limit.prune()),
             }
         };
-        let finish = self.drain(by_hand, claims, admin);
+        let finish = self.drain(is_interactive, claims, admin);
         let finished = tokio::select! {
             () = finish => Ok(()),
             _ = terminate.recv() => Err(ProcessError::Interrupted),
@@ -431,18 +431,19 @@ impl Life {
 
     /// Reads the file again. A wrong file changes nothing.
     async fn reload(&self, watch: &mut Watch, retired: &mut Retired) {
-        let before = watch.look().await;
+        let before = watch.current().await;
         let (path, metrics, clock) = (self.path.clone(), self.metrics.clone(), self.clock.clone());
         let current = self.gateway.current();
         let previous = Arc::clone(&current);
-        let compiled =
-            aside(move || compile(&path, Some(&previous), CreateFiles::Yes, &metrics, &clock))
-                .await;
+        let compiled = on_helper_thread(move || {
+            compile(&path, Some(&previous), CreateFiles::Yes, &metrics, &clock)
+        })
+        .await;
         match compiled {
             Ok(Ok(compiled)) => {
-                tell_warnings(&compiled);
+                log_warnings(&compiled);
                 let routes = compiled.snapshot.routes.routes().len();
-                self.revocations.keep_for(&compiled.snapshot.issuers);
+                self.revocations.extend_retention(&compiled.snapshot.issuers);
                 self.control
                     .permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 compiled.snapshot.keys.start(&self.background);
@@ -468,14 +469,20 @@ impl Life {
 
     /// `/readyz` says 503 and a successor may listen, then nothing new is accepted, then everything
     /// in flight finishes or is cut at the deadline.
-    async fn drain(&self, by_hand: bool, mut claims: Vec<Claim>, admin: AbortOnDropHandle<()>) {
+    async fn drain(
+        &self,
+        is_interactive: bool,
+        mut claims: Vec<Claim>,
+        admin: AbortOnDropHandle<()>,
+    ) {
         let snapshot = self.gateway.current();
         self.readiness.draining();
         self.gateway.begin_drain();
         claims.iter_mut().for_each(Claim::leave);
         let connections = self.server.connections() + self.gateway.tunnels().len();
         // A person at a terminal who stops a gateway that nobody uses has no load balancer.
-        let delay = if by_hand && connections == 0 { Duration::ZERO } else { snapshot.drain_delay };
+        let delay =
+            if is_interactive && connections == 0 { Duration::ZERO } else { snapshot.drain_delay };
         tracing::info!(?delay, timeout = ?snapshot.drain_timeout, connections, "draining");
         tokio::time::sleep(delay).await;
         self.server.stop_accepting();
@@ -491,7 +498,7 @@ impl Life {
     }
 }
 
-fn tell_warnings(compiled: &Compiled) {
+fn log_warnings(compiled: &Compiled) {
     for warning in &compiled.warnings.list {
         tracing::warn!(problem = %warning, "configuration");
     }
@@ -501,17 +508,19 @@ fn tell_warnings(compiled: &Compiled) {
 }
 
 /// Runs something on a thread of its own that lets those that proxy go first.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+async fn on_helper_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (tell, told) = tokio::sync::oneshot::channel();
     // Whoever asked may have gone.
-    start_aside(move || drop(tell.send(work())))?;
+    start_helper_thread(move || drop(tell.send(work())))?;
     told.await.map_err(|_| io::Error::other("it broke off; what it said is on standard error"))
 }
 
-fn start_aside(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn start_helper_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("reload".into());
     thread.spawn(move || {
-        step_back("reloading");
+        lower_priority("reloading");
         work();
     })?;
     Ok(())
@@ -524,12 +533,12 @@ struct Retired(Vec<Arc<Snapshot>>);
 
 impl Retired {
     /// Takes down those that nobody else holds.
-    fn part(&mut self) {
+    fn drop_unused(&mut self) {
         let unused: Vec<_> =
             self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         if !unused.is_empty() {
             // Without a thread it is done here: the closure is dropped.
-            let _ = start_aside(move || drop(unused));
+            let _ = start_helper_thread(move || drop(unused));
         }
     }
 }
@@ -537,8 +546,8 @@ impl Retired {
 /// What the watched files looked like when they were last read.
 struct Watch {
     files: Vec<PathBuf>,
-    read: Vec<Option<Mark>>,
-    seen: Vec<Option<Mark>>,
+    read: Vec<Option<FileVersion>>,
+    seen: Vec<Option<FileVersion>>,
 }
 
 impl Watch {
@@ -550,24 +559,25 @@ impl Watch {
     }
 
     /// The versions that are there now.
-    async fn look(&self) -> Vec<Option<Mark>> {
+    async fn current(&self) -> Vec<Option<FileVersion>> {
         let files = self.files.clone();
-        let looking =
-            tokio::task::spawn_blocking(move || files.iter().map(|file| Mark::of(file)).collect());
+        let looking = tokio::task::spawn_blocking(move || {
+            files.iter().map(|file| FileVersion::current(file)).collect()
+        });
         looking.await.unwrap_or_else(|_| self.seen.clone())
     }
 
     /// Whether a file has changed since it was read, and has then stayed as it is for one look: an
     /// editor may still be writing.
     async fn changed(&mut self) -> bool {
-        let now = self.look().await;
+        let now = self.current().await;
         let is_stable = now == self.seen;
         self.seen = now;
         is_stable && self.seen != self.read
     }
 
     /// These versions were read and rejected: they are not tried again.
-    fn rejected(&mut self, versions: Vec<Option<Mark>>) {
+    fn rejected(&mut self, versions: Vec<Option<FileVersion>>) {
         self.seen.clone_from(&versions);
         self.read = versions;
     }

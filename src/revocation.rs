@@ -29,7 +29,7 @@ use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedB
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Seconds, for the tokens of each issuer.
-    of: HashMap<Scope, u64>,
+    by_scope: HashMap<Scope, u64>,
     /// For those of every issuer, and of issuers that are not in the file now.
     longest: u64,
     /// Whose sessions are in the store.
@@ -38,24 +38,27 @@ pub struct Retention {
 
 impl Retention {
     /// By the settings of these issuers.
-    pub fn of(issuers: &Issuers) -> Self {
-        let of: HashMap<_, _> = issuers
+    pub fn for_issuers(issuers: &Issuers) -> Self {
+        let by_scope: HashMap<_, _> = issuers
             .iter()
             .map(|issuer| {
-                (Scope::of(issuer.settings()), Self::of_issuer(issuer.settings()).as_secs())
+                (
+                    Scope::for_issuer(issuer.settings()),
+                    Self::for_issuer(issuer.settings()).as_secs(),
+                )
             })
             .collect();
-        let longest = of.values().copied().max().unwrap_or(0).max(LEAST_FOR_ANY.as_secs());
+        let longest = by_scope.values().copied().max().unwrap_or(0).max(MIN_RETENTION.as_secs());
         let built_in = issuers
             .iter()
             .find(|issuer| issuer.settings().is_built_in)
-            .map(|issuer| Scope::of(issuer.settings()));
-        Self { of, longest, built_in }
+            .map(|issuer| Scope::for_issuer(issuer.settings()));
+        Self { by_scope, longest, built_in }
     }
 
     /// A token that is accepted now has an `iat` that is at most `leeway` ahead, an `exp` that is
     /// at most `max_token_lifetime` after that, and is accepted for `leeway` longer.
-    fn of_issuer(settings: &IssuerSettings) -> Duration {
+    fn for_issuer(settings: &IssuerSettings) -> Duration {
         settings
             .max_token_lifetime
             .saturating_add(settings.leeway.saturating_mul(2))
@@ -63,9 +66,9 @@ impl Retention {
     }
 
     /// The longer of the two for each scope.
-    fn and(mut self, other: Self) -> Self {
-        for (scope, seconds) in other.of {
-            let kept = self.of.entry(scope).or_default();
+    fn max(mut self, other: Self) -> Self {
+        for (scope, seconds) in other.by_scope {
+            let kept = self.by_scope.entry(scope).or_default();
             *kept = seconds.max(*kept);
         }
         self.longest = self.longest.max(other.longest);
@@ -75,7 +78,7 @@ impl Retention {
 
     /// How many seconds a revocation of this scope is kept.
     pub fn seconds(&self, scope: &Scope) -> u64 {
-        self.of.get(scope).copied().unwrap_or(self.longest)
+        self.by_scope.get(scope).copied().unwrap_or(self.longest)
     }
 
     /// Whether a session of the built-in issuer ends with its tokens: it outlives what is kept of a
@@ -151,7 +154,7 @@ impl Revocations {
     }
 
     /// Whether revocations outlive the process.
-    pub fn is_kept(&self) -> bool {
+    pub fn is_durable(&self) -> bool {
         self.store.is_some()
     }
 
@@ -176,7 +179,7 @@ impl Revocations {
         // and not in the list.
         let write = async move {
             let mut wanted: Vec<_> =
-                revocations.into_iter().map(|revocation| list.raised(revocation)).collect();
+                revocations.into_iter().map(|revocation| list.with_cutoff(revocation)).collect();
             // Again where a token was accepted meanwhile that the cut-off does not hit.
             while !wanted.is_empty() {
                 let kept = match &store {
@@ -204,7 +207,7 @@ impl Revocations {
         let (store, list, metrics) =
             (self.store.clone(), Arc::clone(&self.list), self.metrics.clone());
         let write = async move {
-            let revocation = list.raised(revocation);
+            let revocation = list.with_cutoff(revocation);
             let at = match &store {
                 Some(store) => match store.revoke_once(&token, &row(&revocation)).await? {
                     Some(at) => at.cast_unsigned(),
@@ -212,7 +215,7 @@ impl Revocations {
                 },
                 None => revocation.at,
             };
-            hold(&list, store.as_ref(), vec![Revocation { at, ..revocation }]).await?;
+            apply_stored(&list, store.as_ref(), vec![Revocation { at, ..revocation }]).await?;
             metrics.revocations(list.len());
             Ok(true)
         };
@@ -228,16 +231,16 @@ impl Revocations {
     /// From now on revocations are kept as long as these issuers need: a file was installed. Never
     /// shorter than before: what a file takes back, a later one may give again, and tokens that
     /// were revoked meanwhile must not come back with it.
-    pub fn keep_for(&self, issuers: &Issuers) {
+    pub fn extend_retention(&self, issuers: &Issuers) {
         let mut retention = self.retention.write().unwrap_or_else(PoisonError::into_inner);
-        *retention = std::mem::take(&mut *retention).and(Retention::of(issuers));
+        *retention = std::mem::take(&mut *retention).max(Retention::for_issuers(issuers));
     }
 
     /// Follows the store and forgets what is over, until it is dropped. Commands that revoke are
     /// told by `presence` what is known here.
     pub async fn follow(self: Arc<Self>, presence: Option<Arc<Presence>>) {
-        let mut polls = tokio::time::interval_at(Instant::now() + POLL_EVERY, POLL_EVERY);
-        let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_EVERY, PRUNE_EVERY);
+        let mut polls = tokio::time::interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
+        let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_INTERVAL, PRUNE_INTERVAL);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_behind = false;
@@ -283,9 +286,9 @@ impl Revocations {
                 .iter()
                 .filter(|row| row.kind != LOWERED)
                 .filter_map(revocation)
-                .filter(|revocation| !self.list.holds(revocation))
+                .filter(|revocation| !self.list.covers(revocation))
                 .collect();
-            hold(&self.list, Some(store), unknown).await?;
+            apply_stored(&self.list, Some(store), unknown).await?;
             self.lower(&rows);
             self.seen.store(last, Ordering::Relaxed);
             self.metrics.revocations(self.list.len());
@@ -303,7 +306,7 @@ impl Revocations {
                 .iter()
                 .any(|later| later.kind == RevokedBy::Subject.as_str() && later.value == row.value);
             if let (Some(scope), false) = (read_scope(&row.scope), is_cut_off_again) {
-                self.list.lower(&scope, &row.value, row.revoked_at.cast_unsigned());
+                self.list.lower_cutoff(&scope, &row.value, row.revoked_at.cast_unsigned());
             }
         }
     }
@@ -324,10 +327,10 @@ impl Revocations {
             let seconds = seconds.cast_signed();
             Older {
                 revoked_at: now.cast_signed().saturating_sub(seconds),
-                noted_at: counted - COUNTED_AT_ONCE.as_secs().cast_signed() - seconds,
+                noted_at: counted - MAX_COUNTED_AT_ONCE.as_secs().cast_signed() - seconds,
             }
         };
-        for (scope, &seconds) in &retention.of {
+        for (scope, &seconds) in &retention.by_scope {
             store.prune_revocations(Some(&written(scope)), before(seconds)).await?;
         }
         store.prune_revocations(None, before(retention.longest)).await
@@ -340,7 +343,7 @@ impl Revocations {
         let counted = {
             let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
             // What is written meanwhile is noted with the earlier count.
-            let passed = now.saturating_sub(counted.at).min(COUNTED_AT_ONCE);
+            let passed = now.saturating_sub(counted.at).min(MAX_COUNTED_AT_ONCE);
             counted.seconds.saturating_add(passed.as_secs().cast_signed())
         };
         let seconds = store.note_running(counted).await?;
@@ -357,13 +360,14 @@ impl Revocations {
 /// was accepted until they were there.
 fn add(list: &RevocationList, revocations: Vec<Revocation>) -> Vec<Revocation> {
     list.add(revocations.iter().cloned());
-    let raised = revocations.into_iter().map(|revocation| (revocation.at, list.raised(revocation)));
+    let raised =
+        revocations.into_iter().map(|revocation| (revocation.at, list.with_cutoff(revocation)));
     raised.filter_map(|(at, raised)| (raised.at > at).then_some(raised)).collect()
 }
 
 /// Adds revocations that are in the store to the list. Where a cut-off has to be higher, because of
 /// what was accepted until it was there, the store is told as well.
-async fn hold(
+async fn apply_stored(
     list: &RevocationList,
     store: Option<&Store>,
     revocations: Vec<Revocation>,
@@ -449,18 +453,18 @@ pub fn written(scope: &Scope) -> String {
 }
 
 /// How often the store is asked for what others wrote. Commands wait for it.
-const POLL_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often what is over is forgotten.
-const PRUNE_EVERY: Duration = Duration::from_mins(1);
+const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How much time is counted at once, at most: a row may be noted with a count that is this old, and
 /// is kept for so much longer.
-const COUNTED_AT_ONCE: Duration = Duration::from_hours(1);
+const MAX_COUNTED_AT_ONCE: Duration = Duration::from_hours(1);
 
 /// How long revocations of every issuer are kept at least: a section may be taken out of the file
 /// and put back.
-const LEAST_FOR_ANY: Duration = Duration::from_hours(24);
+const MIN_RETENTION: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests {
@@ -495,7 +499,7 @@ mod tests {
     }
 
     async fn load(store: Option<Store>, clock: &Clock) -> Arc<Revocations> {
-        let retention = Retention::of(&issuers(Duration::from_hours(1)));
+        let retention = Retention::for_issuers(&issuers(Duration::from_hours(1)));
         Revocations::load(store, retention, clock.clone(), Metrics::new()).await.unwrap()
     }
 
@@ -565,7 +569,7 @@ mod tests {
         };
         for revocations in [&here, &there, &unkept] {
             for name in ["operator", "command", "logout"] {
-                revocations.list().meets(&token(name, NOW + 20), NOW);
+                revocations.list().note_if_early(&token(name, NOW + 20), NOW);
             }
         }
         for revocations in [&here, &unkept] {
@@ -573,9 +577,9 @@ mod tests {
             let logout = LogoutTokenRow { name: "t".into(), over_at: i64::MAX };
             assert!(revocations.revoke_once(subject("logout"), logout).await.unwrap());
             for name in ["operator", "logout"] {
-                assert!(revocations.list().find(&token(name, NOW + 20)).is_some(), "{name}");
+                assert!(revocations.list().revoked_by(&token(name, NOW + 20)).is_some(), "{name}");
                 assert!(
-                    revocations.list().find(&token(name, NOW + 21)).is_none(),
+                    revocations.list().revoked_by(&token(name, NOW + 21)).is_none(),
                     "{name}: it is issued later"
                 );
             }
@@ -586,10 +590,10 @@ mod tests {
         for (name, revocations) in
             [("command", &here), ("command", &later), ("operator", &later), ("logout", &later)]
         {
-            assert!(revocations.list().find(&token(name, NOW + 20)).is_some(), "{name}");
+            assert!(revocations.list().revoked_by(&token(name, NOW + 20)).is_some(), "{name}");
         }
         there.catch_up().await.unwrap();
-        assert!(there.list().find(&token("operator", NOW + 20)).is_some());
+        assert!(there.list().revoked_by(&token("operator", NOW + 20)).is_some());
     }
 
     /// What was revoked here is read again from the store: that hits nothing that was issued since.
@@ -607,13 +611,13 @@ mod tests {
         };
         let subject =
             Revocation { scope: Scope::Every, by: RevokedBy::Subject, value: "u".into(), at: NOW };
-        here.list().meets(&token(NOW + 5), NOW);
+        here.list().note_if_early(&token(NOW + 5), NOW);
         here.revoke(subject).await.unwrap();
         let (before, after) = (token(NOW + 5), token(NOW + 6));
-        here.list().meets(&after, NOW);
+        here.list().note_if_early(&after, NOW);
         for _ in 0..2 {
-            assert!(here.list().find(&before).is_some());
-            assert!(here.list().find(&after).is_none());
+            assert!(here.list().revoked_by(&before).is_some());
+            assert!(here.list().revoked_by(&after).is_none());
             here.catch_up().await.unwrap();
         }
     }
@@ -669,9 +673,9 @@ mod tests {
         revocations.prune().await.unwrap();
         assert_eq!(revocations.list().len(), 3);
         // A longer lifetime that is configured meanwhile counts for what is there.
-        revocations.keep_for(&issuers(Duration::from_hours(3)));
+        revocations.extend_retention(&issuers(Duration::from_hours(3)));
         // A shorter one does not: it may be raised again.
-        revocations.keep_for(&issuers(Duration::from_secs(1)));
+        revocations.extend_retention(&issuers(Duration::from_secs(1)));
         clock.advance(Duration::from_hours(2));
         revocations.prune().await.unwrap();
         assert_eq!(revocations.list().len(), 3);
@@ -718,7 +722,7 @@ mod tests {
         }
         clock.set(NOW);
         let again = load(Some(store(&folder).await), &clock).await;
-        assert!(again.list().holds(&sid("a", corp(), NOW)));
+        assert!(again.list().covers(&sid("a", corp(), NOW)));
         // A gateway that is restarted often forgets all the same.
         for hour in 1..=4 {
             let restarted = Clock::fixed(NOW + hour * 3600);
@@ -734,7 +738,7 @@ mod tests {
     async fn without_a_store_the_list_is_all_there_is() {
         let revocations = load(None, &Clock::fixed(NOW)).await;
         revocations.revoke(sid("a", corp(), NOW)).await.unwrap();
-        assert!(revocations.list().len() == 1 && !revocations.is_kept());
+        assert!(revocations.list().len() == 1 && !revocations.is_durable());
         assert!(load(None, &Clock::fixed(NOW)).await.list().is_empty());
     }
 }

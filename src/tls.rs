@@ -70,7 +70,7 @@ pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
         None => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
         Some(pem) => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Given::new(pem)?))
+            .with_custom_certificate_verifier(Arc::new(GivenCertificates::new(pem)?))
             .with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -84,12 +84,12 @@ pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
 /// A self-signed certificate, as `openssl req -x509` makes it, is one of an authority, which rustls
 /// refuses as a server's own. Naming it in `ca` says that this very certificate is meant.
 #[derive(Debug)]
-struct Given {
+struct GivenCertificates {
     certificates: Vec<CertificateDer<'static>>,
     issued: Arc<WebPkiServerVerifier>,
 }
 
-impl Given {
+impl GivenCertificates {
     fn new(pem: &[u8]) -> Result<Self, TlsError> {
         let issued =
             WebPkiServerVerifier::builder_with_provider(Arc::new(given_roots(pem)?), provider())
@@ -109,7 +109,7 @@ impl Given {
     }
 }
 
-impl ServerCertVerifier for Given {
+impl ServerCertVerifier for GivenCertificates {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,

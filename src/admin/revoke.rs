@@ -45,16 +45,18 @@ impl Control {
 
     /// From now on this token is asked for, and these are the issuers that may be named.
     pub fn permit(&self, token: Option<&SecretBytes>, issuers: &Issuers) {
-        let token = token.map(|token| hashed(token.expose()));
+        let token = token.map(|token| sha256(token.expose()));
         let scopes = issuers
             .iter()
-            .map(|issuer| (Arc::clone(&issuer.settings().name), Scope::of(issuer.settings())))
+            .map(|issuer| {
+                (Arc::clone(&issuer.settings().name), Scope::for_issuer(issuer.settings()))
+            })
             .collect();
         self.policy.store(Arc::new(Policy { token, scopes }));
     }
 
     /// Whether there is anything behind the endpoint.
-    pub(super) fn is_on(&self) -> bool {
+    pub(super) fn is_enabled(&self) -> bool {
         self.policy.load().token.is_some()
     }
 
@@ -81,8 +83,8 @@ impl Control {
             return Err(Fault::Method);
         }
         policy.check(request.headers())?;
-        let body = Limited::new(request.into_body(), LARGEST_BODY).collect();
-        let body = tokio::time::timeout(PATIENCE, body)
+        let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+        let body = tokio::time::timeout(BODY_TIMEOUT, body)
             .await
             .map_err(|_| Fault::Request("the body did not arrive in time".to_owned()))?;
         let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
@@ -113,7 +115,7 @@ impl Policy {
         // The digests are compared, so that the time says nothing of how much of the token, or of
         // its length, was right.
         let is_right = self.token.is_some_and(|token| {
-            verify_slices_are_equal(&token, &hashed(sent.trim_ascii())).is_ok()
+            verify_slices_are_equal(&token, &sha256(sent.trim_ascii())).is_ok()
         });
         if is_right { Ok(()) } else { Err(Fault::Credentials { wrong: true }) }
     }
@@ -222,17 +224,17 @@ impl Fault {
     }
 }
 
-fn hashed(token: &[u8]) -> [u8; 32] {
+fn sha256(token: &[u8]) -> [u8; 32] {
     digest(&SHA256, token).as_ref().try_into().unwrap_or_default()
 }
 
 const SCHEME: &[u8] = b"Bearer ";
 
 /// Bytes of a body.
-const LARGEST_BODY: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// How long a body may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -241,7 +243,7 @@ mod tests {
     fn policy(token: Option<&str>) -> Policy {
         let scopes = [("corp", "https://corp.example"), ("app", "")];
         Policy {
-            token: token.map(|token| hashed(token.as_bytes())),
+            token: token.map(|token| sha256(token.as_bytes())),
             scopes: scopes
                 .into_iter()
                 .map(|(name, iss)| (name.into(), Scope::Issuer(iss.into())))

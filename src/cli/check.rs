@@ -36,23 +36,23 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     if !warnings.list.is_empty() {
         eprint!("{}", warnings.draw(has_colours(&std::io::stderr())));
     }
-    let (counted, limited) = (counted(&snapshot, tests), limited(&snapshot));
-    print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened(&snapshot)))
+    let (counted, limited) = (summary(&snapshot, tests), identity_limits(&snapshot));
+    print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened_guarantees(&snapshot)))
 }
 
 /// The limits of the built-in issuer: some hold whatever the file says.
-fn limited(snapshot: &Snapshot) -> String {
-    let mut told = String::new();
+fn identity_limits(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
     for route in snapshot.routes.routes() {
         if matches!(route.destination, Destination::Identity(_)) {
             let lines = Budgets::in_force(route.limit.as_deref());
-            let _ = writeln!(told, "limits of route `{}`:\n  {}", route.name, lines.join("\n  "));
+            let _ = writeln!(text, "limits of route `{}`:\n  {}", route.name, lines.join("\n  "));
         }
     }
-    told
+    text
 }
 
-fn counted(snapshot: &Snapshot, tests: usize) -> String {
+fn summary(snapshot: &Snapshot, tests: usize) -> String {
     let parts = [
         (snapshot.routes.routes().len(), "route"),
         (snapshot.issuers.iter().count(), "issuer"),
@@ -70,7 +70,7 @@ fn counted(snapshot: &Snapshot, tests: usize) -> String {
 }
 
 /// Every setting that weakens a guarantee, so that a reviewer sees them in one place.
-fn weakened(snapshot: &Snapshot) -> String {
+fn weakened_guarantees(snapshot: &Snapshot) -> String {
     if snapshot.weakened.is_empty() {
         return String::new();
     }

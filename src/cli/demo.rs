@@ -34,7 +34,7 @@ pub(super) fn demo() -> Result<(), Failure> {
     let written = path.clone();
     process::run(&path, CreateFiles::Yes, move |addresses| {
         // Without a terminal to print to there is nobody to tell; the gateway serves all the same.
-        let _ = print(&told(addresses, &written));
+        let _ = print(&instructions(addresses, &written));
     })?;
     Ok(())
 }
@@ -71,7 +71,7 @@ fn add_accounts(path: &Path) -> Result<(), Failure> {
     })
 }
 
-fn told(addresses: &[SocketAddr], path: &Path) -> String {
+fn instructions(addresses: &[SocketAddr], path: &Path) -> String {
     let url = addresses
         .first()
         .map_or_else(|| "http://127.0.0.1:8080".to_owned(), |address| format!("http://{address}"));

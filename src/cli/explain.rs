@@ -65,11 +65,11 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
         revoked: stored(&snapshot, &clock),
     };
-    let told = decide(&snapshot, &question, clock.unix_seconds());
+    let explanation = decide(&snapshot, &question, clock.unix_seconds());
     if arguments.json {
-        print(&format!("{:#}\n", told.to_json()))
+        print(&format!("{:#}\n", explanation.to_json()))
     } else {
-        print(&drawn(&told, has_colours(&std::io::stdout())))
+        print(&drawn(&explanation, has_colours(&std::io::stdout())))
     }
 }
 
@@ -80,7 +80,7 @@ fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
     let Some(settings) = &snapshot.start.store else { return Arc::default() };
     let read = async {
         let Some(store) = Store::look(settings).await? else { return Ok(Arc::default()) };
-        let retention = Retention::of(&snapshot.issuers);
+        let retention = Retention::for_issuers(&snapshot.issuers);
         let revocations =
             Revocations::load(Some(store.clone()), retention, clock.clone(), Metrics::new())
                 .await?;
@@ -133,7 +133,7 @@ fn assumed(
     // A token says whose it is.
     let iss = claims.get("iss").and_then(Value::as_str);
     let said =
-        iss.and_then(|iss| snapshot.issuers.of_iss(iss)).map(|issuer| &*issuer.settings().name);
+        iss.and_then(|iss| snapshot.issuers.by_iss(iss)).map(|issuer| &*issuer.settings().name);
     let issuer = match (&arguments.issuer, names.as_slice()) {
         (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
         (Some(issuer), _) => return Err(no_issuer(issuer, &names)),
@@ -153,12 +153,12 @@ fn assumed(
     })
 }
 
-fn drawn(told: &Explanation, has_colours: bool) -> String {
+fn drawn(explanation: &Explanation, has_colours: bool) -> String {
     let paint = |style: &str, text: &str| {
         if has_colours { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
     };
     let mut text = String::new();
-    for step in &told.steps {
+    for step in &explanation.steps {
         let mark = match step.outcome {
             "ok" => paint(GREEN, "ok"),
             "skipped" => paint(DIM, "--"),
@@ -166,19 +166,19 @@ fn drawn(told: &Explanation, has_colours: bool) -> String {
         };
         let _ = writeln!(text, "{mark}  {:<13} {}", step.step, step.detail);
     }
-    for (name, value) in &told.set {
+    for (name, value) in &explanation.set {
         let _ = writeln!(
             text,
             "    set           {name}: {}",
             String::from_utf8_lossy(value.as_bytes())
         );
     }
-    for name in &told.removed {
+    for name in &explanation.removed {
         let _ = writeln!(text, "    removed       {name}");
     }
-    let (verdict, style) = if told.allow { ("allow", GREEN) } else { ("refuse", RED) };
+    let (verdict, style) = if explanation.allow { ("allow", GREEN) } else { ("refuse", RED) };
     let verdict = paint(style, verdict);
-    let _ = writeln!(text, "{verdict}: {} {}", told.status, told.reason.as_str());
+    let _ = writeln!(text, "{verdict}: {} {}", explanation.status, explanation.reason.as_str());
     text
 }
 

@@ -68,7 +68,7 @@ pub(super) fn with_issuer<T>(
             Use::Reads => Store::look(&settings).await?.ok_or_else(|| absent(&settings))?,
             Use::Writes(_) => {
                 Store::meets_gateways(&settings)?;
-                tell_if_new(&settings);
+                note_if_new(&settings);
                 Store::open(&settings).await?
             }
         };
@@ -96,7 +96,7 @@ fn absent(settings: &StoreSettings) -> Failure {
 }
 
 /// A command that is about to make the database says so: mostly there should be one.
-pub(super) fn tell_if_new(settings: &StoreSettings) {
+pub(super) fn note_if_new(settings: &StoreSettings) {
     if !settings.database.exists() {
         eprintln!("note: there is no database {}: a new one is made", settings.database.display());
     }

@@ -160,8 +160,9 @@ impl Description {
         let (status, schema) = endpoint.success;
         let content =
             schema.map(|schema| ("application/json", schema(&mut self.answered).to_value()));
-        let content = content
-            .or_else(|| content_of(endpoint.action).map(|content_type| (content_type, json!({}))));
+        let content = content.or_else(|| {
+            other_content_type(endpoint.action).map(|content_type| (content_type, json!({})))
+        });
         let mut success = json!({ "description": meaning(status) });
         if let Some((content_type, schema)) = content {
             success["content"] = json!({ content_type: { "schema": schema } });
@@ -292,7 +293,7 @@ fn query(endpoint: &Endpoint) -> Vec<Value> {
 }
 
 /// The content of an answer whose form no schema tells.
-fn content_of(action: Action) -> Option<&'static str> {
+fn other_content_type(action: Action) -> Option<&'static str> {
     match action {
         Action::Page(_) => Some("text/html"),
         Action::Style => Some("text/css"),

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::Args;
 use toml::Spanned;
 
-use super::issuer::{await_gateways, tell_if_new};
+use super::issuer::{await_gateways, note_if_new};
 use super::token::no_issuer;
 use super::{Failure, NewStore, print};
 use crate::clock::Clock;
@@ -66,11 +66,11 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
         return Err(Problems::new(source, vec![problem]).into());
     };
     let scope = scope(&snapshot, arguments.issuer.as_deref())?;
-    let retention = Retention::of(&snapshot.issuers);
+    let retention = Retention::for_issuers(&snapshot.issuers);
     let kept = retention.seconds(&scope);
     let revocation = Revocation { scope, by, value: value.into(), at: clock.unix_seconds() };
     let (revocation, is_known) = write(settings, revocation, &retention)?;
-    print(&told(&revocation, arguments.issuer.as_deref(), kept, is_known))
+    print(&report(&revocation, arguments.issuer.as_deref(), kept, is_known))
 }
 
 impl What {
@@ -95,7 +95,7 @@ impl What {
 fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     let Some(name) = name else { return Ok(Scope::Every) };
     let found = snapshot.issuers.iter().find(|issuer| &*issuer.settings().name == name);
-    found.map(|issuer| Scope::of(issuer.settings())).ok_or_else(|| {
+    found.map(|issuer| Scope::for_issuer(issuer.settings())).ok_or_else(|| {
         let mut names: Vec<&str> =
             snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
         names.sort_unstable();
@@ -113,7 +113,7 @@ fn write(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         Store::meets_gateways(settings).map_err(|error| failed(&error))?;
-        tell_if_new(settings);
+        note_if_new(settings);
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
         let write = async {
             let kept = keep(&store, vec![revocation.clone()], retention).await;
@@ -126,7 +126,7 @@ fn write(
     })
 }
 
-fn told(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bool) -> String {
+fn report(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bool) -> String {
     let Revocation { by, value, at, .. } = revocation;
     let whose = issuer.map_or("of every issuer".to_owned(), |name| format!("of issuer `{name}`"));
     let time =

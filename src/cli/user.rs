@@ -105,7 +105,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::List { json } => list(issuer, *json).await,
         Command::SetRoles { email, roles } => set_roles(issuer, email, roles).await,
         Command::Disable { email } => {
-            let account = find(&issuer.accounts, email).await?;
+            let account = account_by_email(&issuer.accounts, email).await?;
             issuer
                 .accounts
                 .set_disabled(&account.id, true, &issuer.policy, issuer.now)
@@ -114,7 +114,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
             Ok(format!("disabled {}: no login, and every session has ended\n", account.email))
         }
         Command::Enable { email } => {
-            let account = find(&issuer.accounts, email).await?;
+            let account = account_by_email(&issuer.accounts, email).await?;
             issuer
                 .accounts
                 .set_disabled(&account.id, false, &issuer.policy, issuer.now)
@@ -123,7 +123,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
             Ok(format!("enabled {}\n", account.email))
         }
         Command::EndSessions { email, now } => {
-            let account = find(&issuer.accounts, email).await?;
+            let account = account_by_email(&issuer.accounts, email).await?;
             if *now
                 && issuer.accounts.end_sessions_now(&account.id, &issuer.policy, issuer.now).await?
             {
@@ -140,7 +140,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
             Ok(format!("ended every session of {}\n", account.email))
         }
         Command::RemoveTotp { email } => {
-            let account = find(&issuer.accounts, email).await?;
+            let account = account_by_email(&issuer.accounts, email).await?;
             let had = SecondFactors::new(issuer.store.clone()).remove(&account.id).await?;
             let said =
                 if had { "took the second factor of" } else { "there was no second factor of" };
@@ -173,7 +173,7 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     Ok(format!(
         "added {} with {}; its tokens name it as `{}`\n",
         added.email,
-        roles_of(&added.roles),
+        describe_roles(&added.roles),
         added.id
     ))
 }
@@ -248,7 +248,7 @@ fn scheme(account: &AccountRow) -> &str {
 
 async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<String, Failure> {
     let roles = checked(roles)?;
-    let account = find(&issuer.accounts, email).await?;
+    let account = account_by_email(&issuer.accounts, email).await?;
     issuer
         .accounts
         .set_roles(&account.id, &roles, &issuer.policy, issuer.now)
@@ -257,8 +257,8 @@ async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<Str
     Ok(format!(
         "{} has {} now, and had {}\n",
         account.email,
-        roles_of(&roles.join(" ")),
-        roles_of(&account.roles)
+        describe_roles(&roles.join(" ")),
+        describe_roles(&account.roles)
     ))
 }
 
@@ -277,8 +277,8 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
     read.map_err(|error| Failure::Other(format!("{named} cannot be read: {error}")))?;
     let refused = |lines: &[BadLine]| {
         let mut list: Vec<String> =
-            lines.iter().take(SHOWN).map(|line| format!("  {line}")).collect();
-        if let Some(more) = lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            lines.iter().take(MAX_BAD_LINES_SHOWN).map(|line| format!("  {line}")).collect();
+        if let Some(more) = lines.len().checked_sub(MAX_BAD_LINES_SHOWN).filter(|more| *more > 0) {
             list.push(format!("  … and {more} more"));
         }
         let lines =
@@ -320,9 +320,9 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
 }
 
 /// Bad lines of an import that are shown. More of them mostly have the same cause.
-const SHOWN: usize = 20;
+const MAX_BAD_LINES_SHOWN: usize = 20;
 
-async fn find(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
+async fn account_by_email(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
     let email = address(email)?;
     accounts.by_email(&email).await?.ok_or_else(|| unknown(email.as_str()))
 }
@@ -340,7 +340,7 @@ fn checked(roles: &[String]) -> Result<Vec<String>, Failure> {
     Ok(roles.iter().filter(|role| seen.insert(*role)).cloned().collect())
 }
 
-fn roles_of(roles: &str) -> String {
+fn describe_roles(roles: &str) -> String {
     if roles.is_empty() {
         "no role".to_owned()
     } else {

@@ -11,7 +11,7 @@ use crate::config::file::Issuer as Written;
 use crate::config::file::Text;
 use crate::config::identity::NAME;
 use crate::config::value::{self, ClaimName, SecretBytes, SecretRef};
-use crate::config::{Mark, Problem, read_bounded};
+use crate::config::{FileVersion, Problem, read_bounded};
 use crate::identity::Policy;
 use crate::keys::{IssuerKeys, Keys};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers};
@@ -338,7 +338,7 @@ impl Compiler<'_> {
             Ok(read) => {
                 // One that was just created has a version only now.
                 if let Some((path, mark @ None)) = self.files.last_mut() {
-                    *mark = Mark::of(path);
+                    *mark = FileVersion::current(path);
                 }
                 self.problems.extend(read.warning);
                 Some(read.bytes)

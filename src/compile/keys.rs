@@ -118,9 +118,10 @@ impl Compiler<'_> {
             }
         };
         let settings = settings(source);
-        let kept = self.previous_keys(&settings).filter(|kept| kept.contents() == read.digest);
+        let kept =
+            self.previous_keys(&settings).filter(|kept| kept.contents_digest() == read.digest);
         Some(kept.unwrap_or_else(|| {
-            Arc::new(IssuerKeys::read(settings, read.keys, read.left_out, read.digest))
+            Arc::new(IssuerKeys::local(settings, read.keys, read.left_out, read.digest))
         }))
     }
 
@@ -328,7 +329,7 @@ impl Compiler<'_> {
             }
             _ => None,
         });
-        let on_disk = cache.read(self.now).unwrap_or_else(|fault| {
+        let on_disk = cache.load(self.now).unwrap_or_else(|fault| {
             let file = cache.path().display();
             self.error(
                 Problem::warning(

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::value::CreateFiles;
-use crate::config::{File, Loaded, Mark, Problem, Problems, Severity, Source};
+use crate::config::{File, FileVersion, Loaded, Problem, Problems, Severity, Source};
 use crate::gateway::headers::HeaderRules;
 use crate::gateway::snapshot::{ConnectionLimits, Snapshot, StartSettings};
 use crate::telemetry::metrics::Metrics;
@@ -119,7 +119,7 @@ struct Compiler<'a> {
     metrics: &'a Metrics,
     now: u64,
     problems: Vec<Problem>,
-    files: Vec<(PathBuf, Option<Mark>)>,
+    files: Vec<(PathBuf, Option<FileVersion>)>,
     weakened: Vec<String>,
     /// The store's key, where it was made now.
     new_key: Option<PathBuf>,
@@ -187,7 +187,7 @@ impl Compiler<'_> {
 
     /// Remembers a file that is about to be read, so that a watch sees it change.
     fn named_file(&mut self, path: PathBuf) -> PathBuf {
-        self.files.push((path.clone(), Mark::of(&path)));
+        self.files.push((path.clone(), FileVersion::current(&path)));
         path
     }
 }

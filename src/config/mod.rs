@@ -27,7 +27,7 @@ pub use problem::{Problem, Problems, Severity, Source};
 /// of what is behind every symlink. A ConfigMap's swap changes the first two; the last cannot be
 /// set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct FileVersion {
     device: u64,
     inode: u64,
     length: u64,
@@ -35,10 +35,10 @@ pub struct Mark {
     changed: (i64, i64),
 }
 
-impl Mark {
+impl FileVersion {
     /// The version that is there now; `None` when none is. Take it before reading: what is written
     /// meanwhile is then another one.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn current(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
         let changed = (metadata.ctime(), metadata.ctime_nsec());
@@ -56,7 +56,7 @@ impl Mark {
 #[derive(Debug)]
 pub struct Loaded {
     /// Its version, taken before it was read; `None` for a text that is no file.
-    pub mark: Option<Mark>,
+    pub mark: Option<FileVersion>,
     /// Its path and text.
     pub source: Source,
     /// What is written.
@@ -68,8 +68,9 @@ pub struct Loaded {
 
 /// Reads a file.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
-    let mark = Mark::of(path);
-    let text = read(path).map_err(|problem| Problems::new(Source::new(path, ""), vec![problem]))?;
+    let mark = FileVersion::current(path);
+    let text =
+        read_text(path).map_err(|problem| Problems::new(Source::new(path, ""), vec![problem]))?;
     Ok(Loaded { mark, ..parse(path, text)? })
 }
 
@@ -87,7 +88,7 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
     }
     if root.get_ref().is_empty() {
         let problem = Problem::error(None, "the file has no routes: nothing would be reachable")
-            .help(SMALLEST);
+            .help(MINIMAL_EXAMPLE);
         return Err(Problems::new(source, vec![problem]));
     }
     let mut root = root;
@@ -118,15 +119,15 @@ pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is a folder"));
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST_NAMED + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_NAMED {
-        return Err(io::Error::other(format!("it is larger than {LARGEST_NAMED} bytes")));
+    file.take(MAX_NAMED_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_NAMED_FILE_BYTES {
+        return Err(io::Error::other(format!("it is larger than {MAX_NAMED_FILE_BYTES} bytes")));
     }
     Ok(bytes)
 }
 
 /// The largest file that a section may name, in bytes.
-const LARGEST_NAMED: u64 = 4 * 1024 * 1024;
+const MAX_NAMED_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The JSON Schema of the file, for editors.
 pub fn schema() -> serde_json::Value {
@@ -134,10 +135,10 @@ pub fn schema() -> serde_json::Value {
 }
 
 /// The longest file that is read, in bytes.
-const LONGEST: u64 = 32 << 20;
+const MAX_FILE_BYTES: u64 = 32 << 20;
 
 /// What to write into an empty file.
-const SMALLEST: &str = "begin with one application and one route:
+const MINIMAL_EXAMPLE: &str = "begin with one application and one route:
 
 [upstream.app]
 url = \"http://127.0.0.1:3000\"
@@ -147,7 +148,7 @@ path     = \"/*\"
 upstream = \"app\"
 access   = \"public\"";
 
-fn read(path: &Path) -> Result<String, Problem> {
+fn read_text(path: &Path) -> Result<String, Problem> {
     let failed = |error: &io::Error| {
         match error.kind() {
         io::ErrorKind::NotFound => Problem::error(None, "there is no such file")
@@ -163,8 +164,8 @@ fn read(path: &Path) -> Result<String, Problem> {
             .help("name the file in it, for example `--config gateway.toml`"));
     }
     let mut bytes = Vec::new();
-    opened.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-    if bytes.len() as u64 > LONGEST {
+    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Problem::error(None, "the file is longer than 32 MiB")
             .help("is it the right file? `--config PATH` names another"));
     }
@@ -190,7 +191,7 @@ fn read(path: &Path) -> Result<String, Problem> {
 /// The first error of each line: the parser goes on after one, and what it finds next is often the
 /// same.
 fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
-    const TOLD: usize = 20;
+    const MAX_REPORTED: usize = 20;
     let mut problems: Vec<Problem> = Vec::new();
     let mut end_of_line = 0;
     let mut sorted: Vec<_> = errors.iter().collect();
@@ -200,7 +201,7 @@ fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
         if !problems.is_empty() && span.start <= end_of_line {
             continue;
         }
-        if problems.len() == TOLD {
+        if problems.len() == MAX_REPORTED {
             break;
         }
         end_of_line = source
@@ -282,14 +283,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         fs::write(&path, "one").unwrap();
-        let (before, modified) =
-            (Mark::of(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
-        assert_eq!(Mark::of(&path), Some(before));
+        let (before, modified) = (
+            FileVersion::current(&path).unwrap(),
+            fs::metadata(&path).unwrap().modified().unwrap(),
+        );
+        assert_eq!(FileVersion::current(&path), Some(before));
         // The clock of a file system has steps.
         std::thread::sleep(Duration::from_millis(50));
         fs::write(&path, "two").unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
-        let after = Mark::of(&path).unwrap();
+        let after = FileVersion::current(&path).unwrap();
         assert_eq!(
             (before.inode, before.length, before.modified),
             (after.inode, after.length, after.modified)
@@ -520,7 +523,7 @@ mod tests {
                 "{drawn}"
             );
         }
-        let example = SMALLEST.split_once("\n\n").expect("a sentence, then the example").1;
+        let example = MINIMAL_EXAMPLE.split_once("\n\n").expect("a sentence, then the example").1;
         let loaded = parse(Path::new("x"), example.to_owned()).expect("the example is in order");
         assert_eq!((loaded.problems.len(), loaded.file.route.len()), (0, 1));
     }
@@ -544,12 +547,14 @@ mod tests {
         assert_eq!(message(), "line 2 is not UTF-8: its byte 6 is 0xff");
         fs::write(&path, b"\xff\xfea\0").expect("written");
         assert_eq!(message(), "the file is UTF-16, and TOML is UTF-8");
-        fs::File::create(&path).and_then(|file| file.set_len(LONGEST + 1)).expect("made long");
+        fs::File::create(&path)
+            .and_then(|file| file.set_len(MAX_FILE_BYTES + 1))
+            .expect("made long");
         assert_eq!(message(), "the file is longer than 32 MiB");
         fs::remove_file(&path).expect("removed");
         fs::write(
             folder.path().join("real.toml"),
-            SMALLEST.split_once("\n\n").expect("two parts").1,
+            MINIMAL_EXAMPLE.split_once("\n\n").expect("two parts").1,
         )
         .expect("written");
         symlink("real.toml", &path).expect("linked");

@@ -166,11 +166,11 @@ impl Problems {
     pub fn draw(&self, colour: bool) -> String {
         let painter = Painter::new(self.source.as_ref(), colour);
         let mut drawn = String::new();
-        for problem in self.in_order().take(SHOWN) {
+        for problem in self.in_order().take(MAX_SHOWN) {
             drawn.push_str(&painter.draw(problem));
             drawn.push_str("\n\n");
         }
-        if let Some(more) = self.list.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        if let Some(more) = self.list.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
             drawn.extend(["… and ", &more.to_string(), " more\n\n"]);
         }
         drawn.push_str(&painter.title(self.worst(), &self.count()));
@@ -185,7 +185,7 @@ impl Problems {
         let file = self.source.as_ref().map(|source| source.path.display().to_string());
         let mut list: Vec<serde_json::Value> = self
             .in_order()
-            .take(SHOWN)
+            .take(MAX_SHOWN)
             .map(|problem| {
                 let place = problem
                     .span
@@ -202,7 +202,7 @@ impl Problems {
                 })
             })
             .collect();
-        if let Some(more) = self.list.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        if let Some(more) = self.list.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
             let severity = self.worst().word();
             list.push(json!({ "severity": severity, "message": format!("… and {more} more"), "file": file, "line": null, "column": null, "help": null }));
         }
@@ -244,13 +244,13 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// As many are shown: who has more has one cause for most of them.
-const SHOWN: usize = 100;
+const MAX_SHOWN: usize = 100;
 
 /// Places that are further apart, in lines, are drawn apart.
-const FAR: usize = 200;
+const MAX_GAP_LINES: usize = 200;
 
 /// Characters of a line that are drawn, at most, before and behind the place.
-const WIDE: usize = 400;
+const MAX_CONTEXT_CHARS: usize = 400;
 
 /// What drawing needs to know of a file, found once for all problems.
 struct Painter<'a> {
@@ -316,7 +316,7 @@ impl<'a> Painter<'a> {
             let mut near: Vec<Mark> = Vec::new();
             let mut far: Vec<Mark> = Vec::new();
             for mark in left {
-                if mark.line + FAR >= last && mark.line <= first + FAR {
+                if mark.line + MAX_GAP_LINES >= last && mark.line <= first + MAX_GAP_LINES {
                     (first, last) = (first.min(mark.line), last.max(mark.line));
                     near.push(mark);
                 } else {
@@ -454,11 +454,11 @@ impl<'a> Lines<'a> {
 
     /// The part of a line that is drawn: all of it, or what is around the place.
     fn window(&self, line: Range<usize>, place: &Range<usize>) -> Range<usize> {
-        if line.len() <= 2 * WIDE {
+        if line.len() <= 2 * MAX_CONTEXT_CHARS {
             return line;
         }
-        let start = self.floor(place.start.saturating_sub(WIDE).max(line.start));
-        start..self.floor((place.start + WIDE).min(line.end))
+        let start = self.floor(place.start.saturating_sub(MAX_CONTEXT_CHARS).max(line.start));
+        start..self.floor((place.start + MAX_CONTEXT_CHARS).min(line.end))
     }
 
     fn location(&self, offset: usize) -> (usize, usize) {

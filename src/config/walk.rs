@@ -122,7 +122,7 @@ impl Walk<'_> {
         }
         for stranger in strangers {
             if let Some((name, value)) = table.remove_entry(stranger.as_str()) {
-                self.stranger(section, table, &name, value, place);
+                self.unknown_key(section, table, &name, value, place);
             }
         }
         for required in
@@ -139,7 +139,7 @@ impl Walk<'_> {
 
     /// A key that does not exist. Where another was probably meant, it is read as that one: it
     /// would otherwise be missing, with complaints about everything that follows from that.
-    fn stranger<'d>(
+    fn unknown_key<'d>(
         &mut self,
         section: &Section,
         table: &mut DeTable<'d>,
@@ -191,7 +191,7 @@ impl Walk<'_> {
                     self.value(shape, None, item, name, &Place::Item(place));
                 }
             }
-            (_, inner) => self.numbers(inner, &span),
+            (_, inner) => self.check_numbers(inner, &span),
         }
     }
 
@@ -227,7 +227,7 @@ impl Walk<'_> {
     }
 
     /// Numbers that TOML allows and the gateway cannot hold.
-    fn numbers(&mut self, value: &DeValue<'_>, span: &Range<usize>) {
+    fn check_numbers(&mut self, value: &DeValue<'_>, span: &Range<usize>) {
         let too_large = match value {
             DeValue::Integer(integer) => {
                 i64::from_str_radix(integer.as_str(), integer.radix()).is_err()
@@ -237,12 +237,14 @@ impl Walk<'_> {
                     && float.as_str().parse::<f64>().is_ok_and(f64::is_infinite)
             }
             DeValue::Array(items) => {
-                return items.iter().for_each(|item| self.numbers(item.get_ref(), &item.span()));
+                return items
+                    .iter()
+                    .for_each(|item| self.check_numbers(item.get_ref(), &item.span()));
             }
             DeValue::Table(table) => {
                 return table
                     .values()
-                    .for_each(|value| self.numbers(value.get_ref(), &value.span()));
+                    .for_each(|value| self.check_numbers(value.get_ref(), &value.span()));
             }
             _ => false,
         };

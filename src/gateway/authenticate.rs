@@ -93,12 +93,12 @@ impl<'a> Verifier<'a> {
             }
             (Presented::Bytes(bytes), Some(known)) => {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                match known.find(self.issuers, bytes, now) {
+                match known.get(self.issuers, bytes, now) {
                     Ok(found) => found?,
                     // Bytes that were verified before are well formed: they are looked at only
                     // here.
-                    Err(unknown) => {
-                        known.verify_unknown(unknown, self.issuers, &credential.text()?, now)?
+                    Err(miss) => {
+                        known.verify_and_insert(miss, self.issuers, &credential.text()?, now)?
                     }
                 }
             }
@@ -106,8 +106,8 @@ impl<'a> Verifier<'a> {
                 Arc::new(Remembered::from(self.issuers.verify(&credential.text()?, now)?))
             }
         };
-        self.revoked.meets(&token, now);
-        match self.revoked.find(&token) {
+        self.revoked.note_if_early(&token, now);
+        match self.revoked.revoked_by(&token) {
             None => Ok(Caller { token, place: credential.place }),
             Some(by) => Err(InvalidToken::Revoked(by).into()),
         }
@@ -296,7 +296,7 @@ pub async fn authenticate_with_newest(
     let again = || authenticate(access, verifier, newest.clock.unix_seconds());
     let lacks_key = |token: &str, decided: &Result<Option<Caller>, Unauthenticated>| match decided {
         Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
-            verifier.issuers.lacking_key(token, refused).cloned()
+            verifier.issuers.issuer_lacking_key(token, refused).cloned()
         }
         _ => None,
     };
@@ -306,7 +306,9 @@ pub async fn authenticate_with_newest(
     }
     let Ok(Some(credential)) = verifier.credential(access) else { return decided };
     let Ok(token) = credential.text() else { return decided };
-    let Some(owner) = lacks_key(&token, &decided).and_then(|issuer| newest.keys.of(&issuer)) else {
+    let Some(owner) =
+        lacks_key(&token, &decided).and_then(|issuer| newest.keys.for_issuer(&issuer))
+    else {
         return decided;
     };
     // Garbage is verified once where no newer keys are to be had.

@@ -172,7 +172,7 @@ impl Exchange {
                     Refusal::Identity(_) if reason == Reason::StoreUnavailable => {
                         let telemetry = &self.view.telemetry;
                         let now = self.timestamp.as_secs();
-                        let Some(folded) = telemetry.store_unavailable.tell(now) else { return };
+                        let Some(folded) = telemetry.store_unavailable.admit(now) else { return };
                         tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), folded, cause = %refusal, "the built-in issuer cannot answer");
                         return;
                     }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-use crate::coalesce::READ_MOST;
+use crate::coalesce::MAX_READ;
 
 /// What [`Heard`] has seen of its socket.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ impl Ear {
     }
 }
 
-/// A stream that notes when something is read from it, and reads at most [`READ_MOST`] at once.
+/// A stream that notes when something is read from it, and reads at most [`MAX_READ`] at once.
 #[derive(Debug)]
 pub(super) struct Heard<T> {
     io: Take<T>,
@@ -57,7 +57,7 @@ pub(super) struct Heard<T> {
 
 impl<T: AsyncRead> Heard<T> {
     pub(super) fn new(io: T, ear: Ear) -> Self {
-        Self { io: io.take(READ_MOST), ear }
+        Self { io: io.take(MAX_READ), ear }
     }
 }
 
@@ -68,7 +68,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        self.io.set_limit(READ_MOST);
+        self.io.set_limit(MAX_READ);
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.ear.0.has_heard.store(true, Ordering::Relaxed);

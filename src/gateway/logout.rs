@@ -159,7 +159,7 @@ pub async fn verified(
 ) -> Result<LogoutToken, LogoutFault> {
     let verify = || issuer.verify_logout(token, clock.unix_seconds());
     let decided = verify();
-    let Some(owner) = keys.of(issuer).filter(|_| lacks_key(&decided)) else {
+    let Some(owner) = keys.for_issuer(issuer).filter(|_| lacks_key(&decided)) else {
         return decided.map_err(LogoutFault::from);
     };
     let (decided, renewal) = owner.with_newest(verify, lacks_key).await;

@@ -12,7 +12,7 @@ use super::headers::HeaderRules;
 use super::logout::LogoutPaths;
 use super::route::RouteTable;
 use super::upstream::Upstream;
-use crate::config::Mark;
+use crate::config::FileVersion;
 use crate::config::value::SecretBytes;
 use crate::identity::Policy;
 use crate::keys::Keys;
@@ -67,7 +67,7 @@ pub struct Snapshot {
     /// Reload when one of `files` changes.
     pub watch: bool,
     /// The configuration file and every file that it names, each with the version that was read.
-    pub files: Vec<(PathBuf, Option<Mark>)>,
+    pub files: Vec<(PathBuf, Option<FileVersion>)>,
     /// The settings that weaken a guarantee, in words.
     pub weakened: Vec<String>,
 }

@@ -19,7 +19,7 @@ pub struct TokenMemo {
 }
 
 impl Memo for TokenMemo {
-    fn most_heap_bytes(token: &VerifiedToken) -> usize {
+    fn max_heap_bytes(token: &VerifiedToken) -> usize {
         // The log names the subject, and adds names of members, the issuer, a session's id.
         header_room(token) + token.subject().len() + LOGGED
     }

@@ -60,7 +60,7 @@ impl Worker {
             upstream.sweep(self.index);
         }
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.bound(snapshot.token_cache.share(snapshot.start.workers));
-        tokens.tidy(&snapshot.issuers, view.telemetry.clock.unix_seconds());
+        tokens.set_bounds(snapshot.token_cache.share(snapshot.start.workers));
+        tokens.sweep(&snapshot.issuers, view.telemetry.clock.unix_seconds());
     }
 }

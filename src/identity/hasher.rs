@@ -19,7 +19,7 @@ use super::email::Email;
 use super::password::{Password, StoredHash};
 use super::strength::{RejectedPassword, judge};
 use super::turns::{Turn, Turns};
-use crate::priority::step_back;
+use crate::priority::lower_priority;
 
 /// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the
 /// last of them.
@@ -218,7 +218,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// One thread's life: a job after the other, until nobody can bring one.
 fn work(jobs: &Mutex<Receiver<Job>>) {
-    step_back("hashing");
+    lower_priority("hashing");
     loop {
         // Held while waiting: the others wait for the lock instead.
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -152,7 +152,7 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<(), NotContinued> {
-        if !self.revocations.list().has(RevokedBy::Sid, &policy.issuer, sid) {
+        if !self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid) {
             return Ok(());
         }
         if let Some(session) = self.store.live_session(sid).await? {

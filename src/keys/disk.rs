@@ -28,9 +28,9 @@ pub struct Cache {
 /// What stands in the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+struct StoredSet {
     /// Issuer and address, as a digest: a file that was renamed is not another issuer's.
-    of: String,
+    digest: String,
     /// In Unix seconds.
     fetched_at: u64,
     /// The JWK Set, as it was fetched.
@@ -92,7 +92,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheFault`]: something is there, and it does not count.
-    pub fn read(&self, now: u64) -> Result<Option<LastGood>, CacheFault> {
+    pub fn load(&self, now: u64) -> Result<Option<LastGood>, CacheFault> {
         let named = match fs::symlink_metadata(&self.path) {
             Ok(named) => named,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -113,9 +113,9 @@ impl Cache {
             return Err(CacheFault::Writable);
         }
         let mut bytes = Vec::new();
-        file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-        let kept: Kept = serde_json::from_slice(&bytes).map_err(|_| CacheFault::Damaged)?;
-        if bytes.len() as u64 > LARGEST || kept.of != self.digest {
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        let kept: StoredSet = serde_json::from_slice(&bytes).map_err(|_| CacheFault::Damaged)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES || kept.digest != self.digest {
             return Err(CacheFault::Damaged);
         }
         if kept.fetched_at > now.saturating_add(CLOCK_SKEW) {
@@ -129,10 +129,10 @@ impl Cache {
     ///
     /// # Errors
     /// What the system says.
-    pub fn write(&self, good: &LastGood) -> io::Result<()> {
+    pub fn save(&self, good: &LastGood) -> io::Result<()> {
         let document = String::from_utf8(good.document.to_vec()).map_err(io::Error::other)?;
-        let kept = serde_json::to_vec(&Kept {
-            of: self.digest.clone(),
+        let kept = serde_json::to_vec(&StoredSet {
+            digest: self.digest.clone(),
             fetched_at: good.fetched_at,
             document,
         })?;
@@ -168,7 +168,7 @@ fn own_user() -> io::Result<u32> {
 }
 
 /// The largest file that is read, in bytes: the largest set there is, escaped, and some more.
-const LARGEST: u64 = 3 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 3 * 1024 * 1024;
 
 /// Seconds by which two clocks of one machine's restarts may differ.
 const CLOCK_SKEW: u64 = 300;
@@ -213,31 +213,31 @@ mod tests {
     fn what_was_written_is_read_again_until_it_is_too_old() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys?k=1");
-        assert_eq!(cache.read(NOW).unwrap(), None);
-        cache.write(&good()).unwrap();
-        cache.write(&good()).unwrap();
+        assert_eq!(cache.load(NOW).unwrap(), None);
+        cache.save(&good()).unwrap();
+        cache.save(&good()).unwrap();
         assert_eq!(fs::metadata(cache.path()).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
-        assert_eq!(cache.read(NOW + 86_400).unwrap(), Some(good()));
-        assert_eq!(cache.read(NOW + 86_401).unwrap(), None);
-        assert!(matches!(cache.read(NOW - 301), Err(CacheFault::Future)));
+        assert_eq!(cache.load(NOW + 86_400).unwrap(), Some(good()));
+        assert_eq!(cache.load(NOW + 86_401).unwrap(), None);
+        assert!(matches!(cache.load(NOW - 301), Err(CacheFault::Future)));
     }
 
     #[test]
     fn it_is_for_one_issuer_and_one_address() {
         let folder = tempfile::tempdir().unwrap();
         let one = cache(folder.path(), "i", "https://a.test/keys?k=1");
-        one.write(&good()).unwrap();
+        one.save(&good()).unwrap();
         for (issuer, url) in [
             ("j", "https://a.test/keys?k=1"),
             ("i", "https://a.test/keys?k=2"),
             ("i", "https://b.test/keys?k=1"),
         ] {
             let other = cache(folder.path(), issuer, url);
-            assert_eq!(other.read(NOW).unwrap(), None);
+            assert_eq!(other.load(NOW).unwrap(), None);
             fs::copy(one.path(), other.path()).unwrap();
             assert!(
-                matches!(other.read(NOW), Err(CacheFault::Damaged)),
+                matches!(other.load(NOW), Err(CacheFault::Damaged)),
                 "renamed, it is still the other one's"
             );
         }
@@ -247,12 +247,12 @@ mod tests {
     fn what_others_could_have_written_does_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys");
-        cache.write(&good()).unwrap();
+        cache.save(&good()).unwrap();
         for (mode, counts) in
             [(0o620, false), (0o602, false), (0o666, false), (0o644, true), (0o600, true)]
         {
             fs::set_permissions(cache.path(), Permissions::from_mode(mode)).unwrap();
-            match cache.read(NOW) {
+            match cache.load(NOW) {
                 Ok(Some(_)) => assert!(counts, "{mode:o}"),
                 Err(CacheFault::Writable) => assert!(!counts, "{mode:o}"),
                 other => panic!("{mode:o}: {other:?}"),
@@ -261,29 +261,29 @@ mod tests {
         // Root alone can give a file away; for everybody else this is what being refused looks
         // like.
         if std::os::unix::fs::chown(cache.path(), Some(12345), None).is_ok() {
-            assert!(matches!(cache.read(NOW), Err(CacheFault::Owner)));
+            assert!(matches!(cache.load(NOW), Err(CacheFault::Owner)));
         }
         let elsewhere = folder.path().join("elsewhere");
         fs::rename(cache.path(), &elsewhere).unwrap();
         symlink(&elsewhere, cache.path()).unwrap();
-        assert!(matches!(cache.read(NOW), Err(CacheFault::NotAFile)));
+        assert!(matches!(cache.load(NOW), Err(CacheFault::NotAFile)));
         fs::remove_file(cache.path()).unwrap();
         fs::create_dir(cache.path()).unwrap();
-        assert!(matches!(cache.read(NOW), Err(CacheFault::NotAFile)));
+        assert!(matches!(cache.load(NOW), Err(CacheFault::NotAFile)));
     }
 
     #[test]
     fn damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys");
-        cache.write(&good()).unwrap();
+        cache.save(&good()).unwrap();
         let whole = fs::read(cache.path()).unwrap();
         for damaged in
             [&whole[..whole.len() / 2], b"", b"{}", b"<html>", &[whole.as_slice(), b"x"].concat()]
         {
             fs::write(cache.path(), damaged).unwrap();
             assert!(
-                matches!(cache.read(NOW), Err(CacheFault::Damaged)),
+                matches!(cache.load(NOW), Err(CacheFault::Damaged)),
                 "{}",
                 String::from_utf8_lossy(damaged)
             );
@@ -294,6 +294,6 @@ mod tests {
     fn a_folder_that_cannot_be_written_keeps_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(&folder.path().join("gone"), "i", "https://a.test/keys");
-        assert_eq!(cache.write(&good()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(cache.save(&good()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

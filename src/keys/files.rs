@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::{Shared, Source};
-use crate::config::{Mark, read_bounded};
+use crate::config::{FileVersion, read_bounded};
 use crate::token::{Algorithms, KeyError, KeySet, LeftOut, key_from_pem};
 
 /// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why files do not make keys.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ enum FileFault {
 }
 
 /// Keys as they were read.
-struct Read {
+struct LoadedKeys {
     keys: KeySet,
     left_out: Vec<LeftOut>,
     digest: [u8; 32],
@@ -47,21 +47,22 @@ pub fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
 }
 
 /// Looks at the files for as long as the running configuration wants their keys.
-pub(super) async fn keep(shared: Arc<Shared>) {
+pub(super) async fn watch(shared: Arc<Shared>) {
     let files: Arc<[PathBuf]> = match &shared.settings.source {
         Source::Pem(files) => files.as_slice().into(),
         Source::JwksFile(file) => std::slice::from_ref(file).into(),
         Source::Secret(_) | Source::Remote(_) => return,
     };
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut looks = tokio::time::interval(POLL_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first look reads them: they may have changed since they were compiled.
     let (mut seen, mut read) = (Vec::new(), Vec::new());
     while !shared.is_replaced.load(Ordering::Relaxed) {
         looks.tick().await;
-        let Some(now) =
-            blocking(&files, |files| files.iter().map(|file| Mark::of(file)).collect::<Vec<_>>())
-                .await
+        let Some(now) = blocking(&files, |files| {
+            files.iter().map(|file| FileVersion::current(file)).collect::<Vec<_>>()
+        })
+        .await
         else {
             continue;
         };
@@ -78,7 +79,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
         })
         .await
         {
-            shared.take_read(result);
+            shared.apply_loaded(result);
         }
     }
 }
@@ -96,7 +97,7 @@ fn read_files(
     files: &[PathBuf],
     source: &Source,
     algorithms: Algorithms,
-) -> Result<Read, FileFault> {
+) -> Result<LoadedKeys, FileFault> {
     let mut contents = Vec::new();
     for path in files {
         contents.push(
@@ -118,17 +119,19 @@ fn read_files(
     };
     match files {
         [path, ..] if keys.is_empty() => Err(FileFault::NoKey(path.clone())),
-        _ => Ok(Read { keys, left_out, digest }),
+        _ => Ok(LoadedKeys { keys, left_out, digest }),
     }
 }
 
 impl Shared {
-    fn take_read(&self, result: Result<Read, FileFault>) {
+    fn apply_loaded(&self, result: Result<LoadedKeys, FileFault>) {
         let mut state = self.lock();
         match result {
-            Ok(Read { digest, .. }) if digest == state.read => state.failing = None,
-            Ok(Read { keys, left_out, digest }) => {
-                self.tell_left_out(&state.left_out, &left_out);
+            Ok(LoadedKeys { digest, .. }) if digest == state.contents_digest => {
+                state.failing = None;
+            }
+            Ok(LoadedKeys { keys, left_out, digest }) => {
+                self.log_left_out(&state.left_out, &left_out);
                 let count = keys.len();
                 // Told when it is true.
                 self.live.replace(keys);
@@ -138,7 +141,7 @@ impl Shared {
                     "the key file has changed; its keys hold from now on"
                 );
                 state.left_out = left_out;
-                state.read = digest;
+                state.contents_digest = digest;
                 state.failing = None;
             }
             Err(fault) => {

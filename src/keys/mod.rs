@@ -35,10 +35,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::token::{Algorithms, Issuer, Issuers, KeySet, LeftOut, LiveKeys};
 
 /// Longer than it takes to verify a token.
-const MOMENT: Duration = Duration::from_secs(1);
+const VERIFICATION_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long a request waits for newer keys.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Whose keys they are, and where they come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +151,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// What the keys of files were read from, as a digest.
-    read: [u8; 32],
+    contents_digest: [u8; 32],
     /// What remote keys were read from; `None`: there are none, or they were too old.
     good: Option<LastGood>,
     /// What was not taken from it.
@@ -177,13 +177,13 @@ struct State {
 impl IssuerKeys {
     /// Keys from the configuration or from files that were just read: `read` is the [`digest`] of
     /// their contents.
-    pub fn read(
+    pub fn local(
         settings: KeySettings,
         keys: KeySet,
         left_out: Vec<LeftOut>,
-        read: [u8; 32],
+        contents_digest: [u8; 32],
     ) -> Self {
-        Self::new(settings, keys, None, State { read, left_out, ..State::default() })
+        Self::new(settings, keys, None, State { contents_digest, left_out, ..State::default() })
     }
 
     /// Keys that are fetched by `outbound`. Until the first fetch has ended those of `last` hold.
@@ -228,8 +228,8 @@ impl IssuerKeys {
     }
 
     /// The [`digest`] of the files that the keys were read from.
-    pub fn contents(&self) -> [u8; 32] {
-        self.shared.lock().read
+    pub fn contents_digest(&self) -> [u8; 32] {
+        self.shared.lock().contents_digest
     }
 
     /// The set that remote keys were read from.
@@ -251,11 +251,11 @@ impl IssuerKeys {
                     .show_key_age(&self.shared.settings.name, move || shown.upgrade()?.age(&clock));
                 let remote = remote.clone();
                 self.task.get_or_init(|| {
-                    spawn(background, remote::keep(shared, remote, outbound, for_task))
+                    spawn(background, remote::run(shared, remote, outbound, for_task))
                 });
             }
             _ => {
-                self.task.get_or_init(|| spawn(background, files::keep(shared)));
+                self.task.get_or_init(|| spawn(background, files::watch(shared)));
             }
         }
     }
@@ -274,7 +274,7 @@ impl IssuerKeys {
         mut decide: impl FnMut() -> T,
         lacks_key: impl Fn(&T) -> bool,
     ) -> (T, Renewal) {
-        let (mut renewal, patience) = (Renewal::Joined, Instant::now() + PATIENCE);
+        let (mut renewal, patience) = (Renewal::Joined, Instant::now() + MAX_WAIT);
         loop {
             // The keys may have come since they were asked, and may come while they are: what was
             // fetched is counted before.
@@ -304,7 +304,7 @@ impl IssuerKeys {
         let Source::Remote(remote) = &self.shared.settings.source else { return true };
         let state = self.shared.lock();
         let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
-        let has_just_ended = state.ended_at.is_some_and(|at| at.elapsed() < MOMENT);
+        let has_just_ended = state.ended_at.is_some_and(|at| at.elapsed() < VERIFICATION_MARGIN);
         cools && !has_just_ended && !state.is_asked && !state.is_fetching
     }
 
@@ -381,7 +381,7 @@ impl Shared {
             // An issuer that does not answer must not fill the gateway with requests that wait for
             // it.
             let has_failed = state.failures > u32::from(state.good.is_some());
-            let waits = !has_failed && self.ended.receiver_count() <= MOST_WAITING;
+            let waits = !has_failed && self.ended.receiver_count() <= MAX_WAITING;
             let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
             if !state.is_asked && !state.is_fetching {
                 if cools {
@@ -419,11 +419,11 @@ impl Shared {
     }
 
     /// Tells what was not taken from a set, once for each change of it.
-    fn tell_left_out(&self, before: &[LeftOut], now: &[LeftOut]) {
+    fn log_left_out(&self, before: &[LeftOut], now: &[LeftOut]) {
         if before == now {
             return;
         }
-        for left_out in now.iter().take(LEFT_OUT_TOLD) {
+        for left_out in now.iter().take(MAX_LEFT_OUT_LOGGED) {
             // A set may hold keys that are for other purposes.
             if left_out.reason.is_ordinary() {
                 tracing::info!(issuer = self.name(), cause = %left_out, "a key is not used");
@@ -431,7 +431,7 @@ impl Shared {
                 tracing::warn!(issuer = self.name(), cause = %left_out, "a key is not used");
             }
         }
-        if let more @ 1.. = now.len().saturating_sub(LEFT_OUT_TOLD) {
+        if let more @ 1.. = now.len().saturating_sub(MAX_LEFT_OUT_LOGGED) {
             tracing::warn!(issuer = self.name(), more, "more keys are not used");
         }
     }
@@ -470,7 +470,7 @@ impl Keys {
     }
 
     /// The owner of this issuer's keys; `None` for the built-in issuer, who owns its own.
-    pub fn of(&self, issuer: &Issuer) -> Option<&Arc<IssuerKeys>> {
+    pub fn for_issuer(&self, issuer: &Issuer) -> Option<&Arc<IssuerKeys>> {
         self.0.iter().find(|owner| Arc::ptr_eq(owner.live(), issuer.keys()))
     }
 
@@ -501,10 +501,10 @@ pub struct Health {
 
 impl Health {
     /// That of these issuers, whose keys these are.
-    pub fn of(issuers: &Issuers, keys: &Keys, clock: &Clock) -> Self {
+    pub fn check(issuers: &Issuers, keys: &Keys, clock: &Clock) -> Self {
         let has_keys = |issuer: &Arc<Issuer>| !issuer.keys().load().is_empty();
         let verifies_nothing = issuers.iter().next().is_some() && !issuers.iter().any(has_keys);
-        let problem = |issuer: &Arc<Issuer>| match keys.of(issuer) {
+        let problem = |issuer: &Arc<Issuer>| match keys.for_issuer(issuer) {
             Some(owner) => owner.problem(clock),
             None => (!has_keys(issuer)).then(|| "no keys".to_owned()),
         };
@@ -517,7 +517,7 @@ impl Health {
 }
 
 /// Requests that wait for the keys of one issuer at a time; more are answered at once.
-const MOST_WAITING: usize = 1000;
+const MAX_WAITING: usize = 1000;
 
 /// Keys of one set that are told of one by one when they are left out.
-const LEFT_OUT_TOLD: usize = 10;
+const MAX_LEFT_OUT_LOGGED: usize = 10;

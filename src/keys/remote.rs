@@ -19,16 +19,16 @@ use crate::token::{Excerpt, JsonFault, KeyError, KeySet, LeftOut, parse_object};
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// The longest time between two tries while it fails.
-const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
+const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
 /// Ages are whole seconds, so that one may be this much more than it says.
 const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
 /// How long a clock is trusted to go on as it did.
-const LONGEST_TRUST: Duration = Duration::from_mins(1);
+const MAX_CLOCK_TRUST: Duration = Duration::from_mins(1);
 
 /// The `kid`s that an event names.
-const KIDS_TOLD: usize = 10;
+const MAX_KIDS_LOGGED: usize = 10;
 
 /// Why there is no new set.
 #[derive(Debug, thiserror::Error)]
@@ -60,16 +60,16 @@ enum MetadataFault {
 
 impl Failure {
     /// As one word of a closed set, for the metric's label.
-    const fn word(&self) -> &'static str {
+    const fn label(&self) -> &'static str {
         match self {
-            Self::Fetch(error) => error.word(),
+            Self::Fetch(error) => error.label(),
             Self::Metadata { .. } | Self::Set { .. } => "invalid",
         }
     }
 }
 
 /// Fetches the set, at its time and when it is asked for, for as long as anybody wants its keys.
-pub(super) async fn keep(
+pub(super) async fn run(
     shared: Arc<Shared>,
     remote: Remote,
     outbound: Outbound,
@@ -105,7 +105,7 @@ pub(super) async fn keep(
                 metrics.jwks_fetched(&shared.settings.name, SUCCEEDED, 1);
                 failures = 0;
                 if is_scheduled || is_whole {
-                    due = begun + shortened(remote.refresh);
+                    due = begun + with_jitter(remote.refresh);
                 }
                 let good = LastGood { document, fetched_at };
                 shared.take_fetched(good.clone(), keys, left_out, begun);
@@ -113,7 +113,7 @@ pub(super) async fn keep(
             }
             Err(failure) => {
                 failures += 1;
-                let again = Instant::now() + shortened(back_off(failures));
+                let again = Instant::now() + with_jitter(back_off(failures));
                 // What is asked between the times puts none of them off.
                 due = if is_scheduled { again } else { due.min(again) };
                 shared.note_failure(&failure, due, &metrics);
@@ -123,7 +123,7 @@ pub(super) async fn keep(
         };
         shared.end(due);
         if let Some(good) = kept {
-            keep_on_disk(&shared, &cache, good, &mut cannot_write).await;
+            save_to_disk(&shared, &cache, good, &mut cannot_write).await;
         }
     }
 }
@@ -160,15 +160,15 @@ impl Fetcher<'_> {
         match &self.remote.place {
             Place::Jwks(url) => Attempt { result: self.set(url).await, is_whole: true },
             Place::Discovery(issuer) => match self.jwks.clone() {
-                Some(known) if !is_scheduled => self.between(issuer, known).await,
-                known => self.anew(issuer, known).await,
+                Some(known) if !is_scheduled => self.fetch_unscheduled(issuer, known).await,
+                known => self.fetch_with_discovery(issuer, known).await,
             },
         }
     }
 
     /// The set from where the metadata says it is; while that cannot be had, from where it said so
     /// last.
-    async fn anew(&mut self, issuer: &Url, known: Option<Url>) -> Attempt {
+    async fn fetch_with_discovery(&mut self, issuer: &Url, known: Option<Url>) -> Attempt {
         let (url, is_whole) = match (self.metadata(issuer).await, known) {
             (Ok(url), _) => (url, true),
             (Err(Failure::Fetch(_)), Some(known)) => (known, true),
@@ -182,13 +182,13 @@ impl Fetcher<'_> {
 
     /// Between the times the set is where it was, as long as it is there and has news: else it may
     /// have moved, which is looked for once a minute.
-    async fn between(&mut self, issuer: &Url, known: Url) -> Attempt {
+    async fn fetch_unscheduled(&mut self, issuer: &Url, known: Url) -> Attempt {
         let result = self.set(&known).await;
         if result.as_ref().is_ok_and(|fetched| self.shared.is_news(&fetched.document)) {
             return Attempt { result, is_whole: false };
         }
         // Unknown keys may be made up: they must not double what an issuer is asked.
-        if self.asked_between.is_some_and(|at| at.elapsed() < METADATA_RESTS) {
+        if self.asked_between.is_some_and(|at| at.elapsed() < METADATA_RETRY_INTERVAL) {
             return Attempt { result, is_whole: false };
         }
         self.asked_between = Some(Instant::now());
@@ -273,7 +273,7 @@ fn jwks_uri(
     };
     let said = member("issuer")?;
     if said != issuer {
-        return Err(MetadataFault::Issuer(Excerpt::of(said)));
+        return Err(MetadataFault::Issuer(Excerpt::new(said)));
     }
     let url = Url::parse(member("jwks_uri")?).map_err(MetadataFault::JwksUri)?;
     if !url.is_https() && !allow_http && (issuer_is_https || !url.is_loopback()) {
@@ -299,13 +299,13 @@ impl Shared {
     /// A set was fetched. Keys that it lacks do not hold any more.
     fn take_fetched(&self, good: LastGood, keys: KeySet, left_out: Vec<LeftOut>, since: Instant) {
         let mut state = self.lock();
-        self.tell_left_out(&state.left_out, &left_out);
+        self.log_left_out(&state.left_out, &left_out);
         let is_new = state.good.as_ref().is_none_or(|before| before.document != good.document);
         let names: Vec<String> = keys
             .keys()
             .iter()
-            .take(KIDS_TOLD)
-            .map(|key| key.kid().map_or("(none)".to_owned(), |kid| Excerpt::of(kid).to_string()))
+            .take(MAX_KIDS_LOGGED)
+            .map(|key| key.kid().map_or("(none)".to_owned(), |kid| Excerpt::new(kid).to_string()))
             .collect();
         let (issuer, count) = (self.name(), keys.len());
         if is_new {
@@ -331,7 +331,7 @@ impl Shared {
 
     /// No set could be fetched. The keys stay.
     fn note_failure(&self, failure: &Failure, due: Instant, metrics: &Metrics) {
-        metrics.jwks_fetched(&self.settings.name, failure.word(), 1);
+        metrics.jwks_fetched(&self.settings.name, failure.label(), 1);
         let cause = failure.to_string();
         let next = due.saturating_duration_since(Instant::now()).as_secs();
         let has_keys = !self.live.load().is_empty();
@@ -354,7 +354,7 @@ impl Shared {
         Some(
             (remote.max_stale + WHOLE_SECOND)
                 .saturating_sub(Duration::from_secs(age))
-                .min(LONGEST_TRUST),
+                .min(MAX_CLOCK_TRUST),
         )
     }
 
@@ -377,9 +377,9 @@ impl Shared {
 }
 
 /// Writes the set where a restart finds it. A place that cannot be written is told of once.
-async fn keep_on_disk(shared: &Shared, cache: &Cache, good: LastGood, cannot_write: &mut bool) {
+async fn save_to_disk(shared: &Shared, cache: &Cache, good: LastGood, cannot_write: &mut bool) {
     let for_write = cache.clone();
-    let Ok(written) = tokio::task::spawn_blocking(move || for_write.write(&good)).await else {
+    let Ok(written) = tokio::task::spawn_blocking(move || for_write.save(&good)).await else {
         return;
     };
     if let (Err(error), false) = (&written, *cannot_write) {
@@ -397,17 +397,17 @@ async fn wait(time: Option<Duration>) {
 }
 
 /// How long metadata that was read between the times is not read again there.
-const METADATA_RESTS: Duration = Duration::from_mins(1);
+const METADATA_RETRY_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Twice as long after each failure. An issuer that is away may be asked more rarely than one that
 /// answers, however short `jwks_refresh` is.
 fn back_off(failures: u32) -> Duration {
     let doubled = BACK_OFF.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled.min(LONGEST_BACK_OFF)
+    doubled.min(MAX_BACK_OFF)
 }
 
 /// A little less than this, by chance: gateways that were started together do not ask together.
-fn shortened(time: Duration) -> Duration {
+fn with_jitter(time: Duration) -> Duration {
     let mut byte = [0];
     // Without random numbers it is the whole time.
     let _ = aws_lc_rs::rand::fill(&mut byte);
@@ -475,18 +475,18 @@ mod tests {
             ("[]", MetadataFault::Json(JsonFault::NotAnObject)),
             (
                 r#"{"issuer":"a","issuer":"b"}"#,
-                MetadataFault::Json(JsonFault::Duplicate(Excerpt::of("issuer"))),
+                MetadataFault::Json(JsonFault::Duplicate(Excerpt::new("issuer"))),
             ),
             (r#"{"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
             (r#"{"issuer":1,"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
             (r#"{"issuer":"https://a.test/x"}"#, MetadataFault::Missing("jwks_uri")),
             (
                 r#"{"issuer":"https://a.test/x/","jwks_uri":"https://a.test/"}"#,
-                MetadataFault::Issuer(Excerpt::of("https://a.test/x/")),
+                MetadataFault::Issuer(Excerpt::new("https://a.test/x/")),
             ),
             (
                 r#"{"issuer":"https://A.test/x","jwks_uri":"https://a.test/"}"#,
-                MetadataFault::Issuer(Excerpt::of("https://A.test/x")),
+                MetadataFault::Issuer(Excerpt::new("https://A.test/x")),
             ),
             (
                 r#"{"issuer":"https://a.test/x","jwks_uri":"file:///keys"}"#,
@@ -519,7 +519,7 @@ mod tests {
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(back_off(u32::MAX).as_secs(), 60);
         for _ in 0..100 {
-            let shortened = shortened(Duration::from_secs(100));
+            let shortened = with_jitter(Duration::from_secs(100));
             assert!((80.0..=100.0).contains(&shortened.as_secs_f64()), "{shortened:?}");
         }
     }

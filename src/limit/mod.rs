@@ -151,18 +151,18 @@ impl Limit {
             Key::V4(ip) => ip,
             Key::V6(ip) | Key::Network(ip) | Key::Digest(ip) => ip,
         };
-        let digest = digest_of(&[address, account.as_bytes()]);
+        let digest = digest(&[address, account.as_bytes()]);
         self.take(Key::Digest(digest), [self.network(ip), Some(client)])
     }
 
     /// Takes one cell for `account`, whoever tries it.
     pub fn take_account(&self, account: &str) -> Result<Cell, Exceeded> {
-        self.take(Key::Digest(digest_of(&[account.as_bytes()])), [None, None])
+        self.take(Key::Digest(digest(&[account.as_bytes()])), [None, None])
     }
 
     /// Takes one cell for the caller that is known as `subject` at `issuer`.
     pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
-        let digest = digest_of(&[issuer.as_bytes(), subject.as_bytes()]);
+        let digest = digest(&[issuer.as_bytes(), subject.as_bytes()]);
         self.take(Key::Digest(digest), [None, None])
     }
 
@@ -318,7 +318,7 @@ impl governor::clock::Clock for Timer {
 
 /// The time in which one cell is replenished.
 fn emission_interval(settings: &Settings) -> Duration {
-    let per = settings.per.clamp(SHORTEST_PER, LONGEST_PER);
+    let per = settings.per.clamp(MIN_PER, MAX_PER);
     (per / settings.requests.get()).max(Duration::from_nanos(1))
 }
 
@@ -329,7 +329,7 @@ fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
 
 /// Half of SHA-256 over the parts with their lengths in front, so that no two lists read the same:
 /// to find another one with the digest of somebody else takes 2^128 attempts.
-fn digest_of(parts: &[&[u8]]) -> [u8; 16] {
+fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
@@ -347,8 +347,8 @@ pub const GROUP: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
 /// networks below.
 const NETWORK: u8 = 48;
 
-const SHORTEST_PER: Duration = Duration::from_millis(1);
-const LONGEST_PER: Duration = Duration::from_hours(366 * 24);
+const MIN_PER: Duration = Duration::from_millis(1);
+const MAX_PER: Duration = Duration::from_hours(366 * 24);
 
 #[cfg(test)]
 mod tests;

@@ -93,7 +93,7 @@ impl Store {
             keys_per_shard: max_keys.max(1) / shards,
             interval,
             tolerance,
-            pause: (whole / SEARCHES_PER_PERIOD).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
+            pause: (whole / SEARCHES_PER_PERIOD).clamp(MIN_PAUSE, MAX_PAUSE),
             hasher,
         }))
     }
@@ -211,5 +211,5 @@ fn shard_count(max_keys: usize) -> usize {
 }
 
 const SEARCHES_PER_PERIOD: u64 = 16;
-const SHORTEST_PAUSE: u64 = 10_000_000;
-const LONGEST_PAUSE: u64 = 1_000_000_000;
+const MIN_PAUSE: u64 = 10_000_000;
+const MAX_PAUSE: u64 = 1_000_000_000;

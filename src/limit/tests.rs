@@ -216,14 +216,14 @@ fn extreme_settings_neither_panic_nor_open() {
         if requests == 1 {
             assert!(!passes(&limit, "192.0.2.1"));
         }
-        clock.advance(LONGEST_PER);
+        clock.advance(MAX_PER);
         assert!(passes(&limit, "192.0.2.1"));
     }
 }
 
 #[test]
 fn threads_together_never_get_more_than_the_budget() {
-    let limit = Limit::new("test", settings(100, LONGEST_PER));
+    let limit = Limit::new("test", settings(100, MAX_PER));
     let ip: IpAddr = "192.0.2.1".parse().unwrap();
     let (inside, most, passed) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {

@@ -129,7 +129,7 @@ impl Server {
             return;
         }
         let now = self.gateway.telemetry().clock.unix_seconds();
-        if let Some(folded) = self.cannot_accept.tell(now) {
+        if let Some(folded) = self.cannot_accept.admit(now) {
             tracing::warn!(cause = %error, folded, "cannot accept connections; raise the limit of open files (ulimit -n) if it is reached");
         }
         tokio::time::sleep(ACCEPT_PAUSE).await;

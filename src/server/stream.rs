@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
 
 use super::per_client::Place;
-use crate::coalesce::READ_MOST;
+use crate::coalesce::MAX_READ;
 
 /// What a connection is doing, told by the service and read by the socket.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl<T: AsyncRead> ClientStream<T> {
     ) -> Self {
         let head_begun = !prefix.is_empty();
         Self {
-            io: io.take(READ_MOST),
+            io: io.take(MAX_READ),
             prefix,
             phase,
             patience,
@@ -291,7 +291,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        this.io.set_limit(READ_MOST);
+        this.io.set_limit(MAX_READ);
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
             this.head_begun |= buf.filled().len() > before && !this.phase.is_active();
             return Poll::Ready(read);

@@ -75,7 +75,7 @@ where
             line.clear();
             fields.finish(level, (self.now)(), line);
             if level <= Level::WARN {
-                self.writer.line_within(line, PATIENCE);
+                self.writer.line_within(line, QUEUE_WAIT);
             } else {
                 self.writer.try_line(line);
             }
@@ -187,7 +187,7 @@ thread_local! {
 pub const AUDIT: &str = "audit";
 const OUR_CRATE: &str = env!("CARGO_CRATE_NAME");
 /// How long a warning may hold its thread up while the queue is full.
-const PATIENCE: Duration = Duration::from_millis(100);
+const QUEUE_WAIT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -199,9 +199,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn logged(format: Format, level: Level, events: impl FnOnce()) -> String {
-        let kept = Kept::default();
+        let kept = Captured::default();
         let (writer, guard) = LogWriter::start(kept.clone()).unwrap();
         let subscriber = subscriber(format, level, writer, || Duration::from_secs(1_700_000_000));
         tracing::subscriber::with_default(subscriber, events);

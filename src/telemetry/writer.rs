@@ -107,7 +107,7 @@ impl Queue {
     /// A line longer than the buffer passes when it is alone.
     fn has_room(&self, line: &[u8]) -> bool {
         self.bytes.is_empty()
-            || (self.lines < MOST_LINES && self.bytes.len() + line.len() <= MOST_BYTES)
+            || (self.lines < MAX_QUEUED_LINES && self.bytes.len() + line.len() <= MAX_QUEUED_BYTES)
     }
 }
 
@@ -136,7 +136,7 @@ impl Shared {
         let mut batch = Vec::new();
         let mut looks = 0;
         loop {
-            let Some(lines) = self.next_batch(&mut batch, looks >= LOOKS) else {
+            let Some(lines) = self.next_batch(&mut batch, looks >= POLLS_BEFORE_SLEEP) else {
                 looks += 1;
                 thread::sleep(LINGER);
                 continue;
@@ -153,9 +153,9 @@ impl Shared {
                     return;
                 }
             }
-            let linger = if batch.len() > NEAR { LINGER / 5 } else { LINGER };
+            let linger = if batch.len() > LARGE_BATCH { LINGER / 5 } else { LINGER };
             batch.clear();
-            batch.shrink_to(KEPT_BYTES);
+            batch.shrink_to(RETAINED_CAPACITY);
             thread::sleep(linger);
         }
     }
@@ -205,19 +205,19 @@ fn write_batch(target: &mut impl Write, mut batch: &[u8]) -> std::io::Result<()>
 }
 
 /// Lines and bytes that wait at most; as many bytes again are being written.
-const MOST_LINES: u64 = 65_536;
-const MOST_BYTES: usize = 8 << 20;
+const MAX_QUEUED_LINES: u64 = 65_536;
+const MAX_QUEUED_BYTES: usize = 8 << 20;
 /// What a buffer keeps of its memory after a burst.
-const KEPT_BYTES: usize = 1 << 20;
+const RETAINED_CAPACITY: usize = 1 << 20;
 /// How long lines are collected after a batch: they appear that much later at most, and cost a
 /// wake-up that seldom.
 const LINGER: Duration = Duration::from_millis(10);
 /// Above this many bytes in a batch lines are collected for a fifth of the time: what waits should
 /// not drive out of the nearer caches what requests need.
-const NEAR: usize = 64 << 10;
+const LARGE_BATCH: usize = 64 << 10;
 /// How often the thread looks for lines by itself before it waits to be woken: a second in all.
 /// Whoever wakes it may have to make room for it on its own core, in the middle of an answer.
-const LOOKS: u32 = 100;
+const POLLS_BEFORE_SLEEP: u32 = 100;
 /// How long a pipe that is full is left alone.
 const RETRY: Duration = Duration::from_millis(2);
 const LAST_FLUSH: Duration = Duration::from_secs(5);
@@ -282,7 +282,7 @@ mod tests {
         entries.recv().unwrap();
         let line = [b'x'; 1_000];
         let taken = (0..20_000).filter(|_| log.try_line(&line)).count();
-        assert_eq!(taken, MOST_BYTES / line.len());
+        assert_eq!(taken, MAX_QUEUED_BYTES / line.len());
         assert_eq!(log.dropped().load(Ordering::Relaxed), 20_000 - taken as u64);
         let patient = log.clone();
         let waiting =
@@ -299,7 +299,7 @@ mod tests {
         let (log, guard) = LogWriter::start(target).unwrap();
         assert!(log.try_line(b"first\n"));
         entries.recv().unwrap();
-        assert!(log.try_line(&vec![b'x'; MOST_BYTES]));
+        assert!(log.try_line(&vec![b'x'; MAX_QUEUED_BYTES]));
         assert!(!log.line_within(b"lost\n", Duration::from_millis(1)));
         assert!(!log.line_within(b"lost without a wait\n", Duration::from_hours(1)));
         open.send(Ok(())).unwrap();
@@ -316,7 +316,7 @@ mod tests {
         let (log, guard) = LogWriter::start(target).unwrap();
         assert!(log.try_line(b"\n"));
         entries.recv().unwrap();
-        assert_eq!((0..100_000).filter(|_| log.try_line(b"\n")).count() as u64, MOST_LINES);
+        assert_eq!((0..100_000).filter(|_| log.try_line(b"\n")).count() as u64, MAX_QUEUED_LINES);
         drop(open);
         drop(guard);
     }

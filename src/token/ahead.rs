@@ -31,12 +31,14 @@ struct Subjects {
 impl Subjects {
     /// Whether there is room for this subject, perhaps because others are over.
     fn has_room(&mut self, subject: &str, now: u64) -> bool {
-        if self.latest.len() >= MOST && !self.latest.contains_key(subject) && now >= self.full_until
+        if self.latest.len() >= MAX_SUBJECTS
+            && !self.latest.contains_key(subject)
+            && now >= self.full_until
         {
             self.latest.retain(|_, issued_at| *issued_at > now);
             self.full_until = now + 1;
         }
-        self.latest.len() < MOST || self.latest.contains_key(subject)
+        self.latest.len() < MAX_SUBJECTS || self.latest.contains_key(subject)
     }
 }
 
@@ -48,7 +50,7 @@ impl Ahead {
         let of_issuer = latest.entry((by, iss.into())).or_default();
         // Where there is no room, it counts for every subject of the issuer: too much is revoked
         // for seconds, and never too little.
-        let subject = if of_issuer.has_room(subject, now) { subject } else { EVERYBODY };
+        let subject = if of_issuer.has_room(subject, now) { subject } else { ALL_SUBJECTS };
         let noted = of_issuer.latest.entry(subject.into()).or_default();
         *noted = issued_at.max(*noted);
     }
@@ -62,7 +64,7 @@ impl Ahead {
         let covered = latest.iter().filter(|((of, iss), _)| *of == by && scope.covers(iss));
         covered
             .flat_map(|(_, of_issuer)| {
-                [of_issuer.latest.get(subject), of_issuer.latest.get(EVERYBODY)]
+                [of_issuer.latest.get(subject), of_issuer.latest.get(ALL_SUBJECTS)]
             })
             .flatten()
             .copied()
@@ -72,10 +74,10 @@ impl Ahead {
 }
 
 /// Subjects that are remembered of an issuer.
-const MOST: usize = 10_000;
+const MAX_SUBJECTS: usize = 10_000;
 
 /// No subject is empty.
-const EVERYBODY: &str = "";
+const ALL_SUBJECTS: &str = "";
 
 #[cfg(test)]
 mod tests {
@@ -117,7 +119,7 @@ mod tests {
             ahead.note(RevokedBy::Subject, "x", subject, issued_at, now);
         };
         let latest = |subject: &str| ahead.latest(RevokedBy::Subject, &Scope::Every, subject);
-        for index in 0..MOST {
+        for index in 0..MAX_SUBJECTS {
             note(&index.to_string(), NOW + 1 + index as u64 % 2, NOW);
         }
         note("u", NOW + 9, NOW + 1);
@@ -125,7 +127,7 @@ mod tests {
             (latest("u"), latest("0"), latest("1"), latest("nobody")),
             (NOW + 9, 0, NOW + 2, 0)
         );
-        for index in 0..=MOST {
+        for index in 0..=MAX_SUBJECTS {
             note(&format!("more {index}"), NOW + 8, NOW + 1);
         }
         assert_eq!(
@@ -139,7 +141,7 @@ mod tests {
                 .lock()
                 .unwrap()
                 .values()
-                .all(|of_issuer| of_issuer.latest.len() <= MOST + 1)
+                .all(|of_issuer| of_issuer.latest.len() <= MAX_SUBJECTS + 1)
         );
         // Once their time has come there is room again.
         note("late", NOW + 30, NOW + 8);

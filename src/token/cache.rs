@@ -62,9 +62,9 @@ pub struct TokenCache<M = ()> {
     places: HashMap<Digest, usize, BuildHasherDefault<Prehashed>>,
     entries: Vec<Entry<M>>,
     /// The next entry that may have to make room.
-    hand: usize,
-    /// The next entry that [`TokenCache::tidy`] looks at.
-    broom: usize,
+    clock_hand: usize,
+    /// The next entry that [`TokenCache::sweep`] looks at.
+    sweep_cursor: usize,
     bytes: usize,
     counts: Arc<TokenCacheCounts>,
 }
@@ -76,13 +76,13 @@ struct Entry<M> {
     /// As of which `generation` its issuer is known to be accepted.
     generation: u64,
     bytes: usize,
-    asked_for: bool,
+    referenced: bool,
 }
 
 type Digest = u128;
 
 /// A token that is not in the cache.
-pub struct Unknown<'token> {
+pub struct CacheMiss<'token> {
     token: &'token [u8],
     /// `None`: it would not be kept.
     digest: Option<Digest>,
@@ -102,11 +102,11 @@ pub struct Remembered<M> {
 /// What is kept with a remembered token.
 pub trait Memo: Default {
     /// The most bytes that it takes on the heap for this token.
-    fn most_heap_bytes(token: &VerifiedToken) -> usize;
+    fn max_heap_bytes(token: &VerifiedToken) -> usize;
 }
 
 impl Memo for () {
-    fn most_heap_bytes(_: &VerifiedToken) -> usize {
+    fn max_heap_bytes(_: &VerifiedToken) -> usize {
         0
     }
 }
@@ -135,7 +135,7 @@ impl<M> Deref for Remembered<M> {
 impl<M: Memo> TokenCache<M> {
     /// What an entry takes besides its token: its places in both tables, with the room that these
     /// keep to grow, and the memo itself.
-    const BESIDE: usize =
+    const ENTRY_OVERHEAD: usize =
         2 * (size_of::<Entry<M>>() + size_of::<Digest>() + size_of::<usize>()) + size_of::<M>();
 
     /// An empty cache. It counts into `counts`.
@@ -154,8 +154,8 @@ impl<M: Memo> TokenCache<M> {
             generation: 0,
             places: HashMap::default(),
             entries: Vec::new(),
-            hand: 0,
-            broom: 0,
+            clock_hand: 0,
+            sweep_cursor: 0,
             bytes: 0,
             counts,
         }
@@ -166,51 +166,51 @@ impl<M: Memo> TokenCache<M> {
     ///
     /// # Errors
     ///
-    /// [`Unknown`] leads to [`TokenCache::verify_unknown`].
-    pub fn find<'token>(
+    /// [`CacheMiss`] leads to [`TokenCache::verify_and_insert`].
+    pub fn get<'token>(
         &mut self,
         issuers: &Arc<Issuers>,
         token: &'token [u8],
         now: u64,
-    ) -> Result<Result<Arc<Remembered<M>>, InvalidToken>, Unknown<'token>> {
+    ) -> Result<Result<Arc<Remembered<M>>, InvalidToken>, CacheMiss<'token>> {
         if self.bounds.entries == 0 || token.len() > MAX_TOKEN_BYTES {
-            return Err(Unknown { token, digest: None });
+            return Err(CacheMiss { token, digest: None });
         }
-        self.ask(issuers);
+        self.use_issuers(issuers);
         let digest = self.digest(token);
         if let Some(&place) = self.places.get(&digest) {
-            if self.holds(place) {
+            if self.is_current(place) {
                 self.counts.hit();
                 let entry = &mut self.entries[place];
-                entry.asked_for = true;
+                entry.referenced = true;
                 let token = Arc::clone(&entry.token);
                 return Ok(token.check_time(now).map(|()| token));
             }
             self.remove(place);
         }
         self.counts.miss();
-        Err(Unknown { token, digest: Some(digest) })
+        Err(CacheMiss { token, digest: Some(digest) })
     }
 
-    /// Verifies the token that [`TokenCache::find`] did not know, and remembers it if it is these
+    /// Verifies the token that [`TokenCache::get`] did not know, and remembers it if it is these
     /// very bytes.
     ///
     /// # Errors
     ///
     /// As [`Issuers::verify`]. Refusals are not kept.
     #[expect(clippy::needless_pass_by_value, reason = "what was not found is verified once")]
-    pub fn verify_unknown(
+    pub fn verify_and_insert(
         &mut self,
-        unknown: Unknown<'_>,
+        miss: CacheMiss<'_>,
         issuers: &Arc<Issuers>,
         text: &str,
         now: u64,
     ) -> Result<Arc<Remembered<M>>, InvalidToken> {
-        let (token, keys) = issuers.verify_and_tell_keys(text, now)?;
+        let (token, keys) = issuers.verify_with_keys(text, now)?;
         let token = Arc::new(Remembered::from(token));
         // Another token under this digest would give one caller the other's identity.
-        if let Some(digest) = unknown.digest
-            && unknown.token == text.as_bytes()
+        if let Some(digest) = miss.digest
+            && miss.token == text.as_bytes()
         {
             self.insert(digest, Arc::clone(&token), keys);
         }
@@ -218,7 +218,7 @@ impl<M: Memo> TokenCache<M> {
     }
 
     /// Takes other bounds from now on. What is beyond them goes.
-    pub fn bound(&mut self, bounds: CacheBounds) {
+    pub fn set_bounds(&mut self, bounds: CacheBounds) {
         if self.bounds != bounds {
             self.bounds = bounds;
             while self.entries.len() > bounds.entries || self.bytes > bounds.bytes {
@@ -232,18 +232,18 @@ impl<M: Memo> TokenCache<M> {
     /// Forgets what can never be a hit again: tokens past their time, of keys that were replaced,
     /// of issuers that `issuers` has not. For a timer; each call looks at some thousand entries, so
     /// that none holds a worker up.
-    pub fn tidy(&mut self, issuers: &Arc<Issuers>, now: u64) {
-        self.ask(issuers);
-        for _ in 0..self.entries.len().min(TIDIED_AT_ONCE) {
-            if self.broom >= self.entries.len() {
-                self.broom = 0;
+    pub fn sweep(&mut self, issuers: &Arc<Issuers>, now: u64) {
+        self.use_issuers(issuers);
+        for _ in 0..self.entries.len().min(SWEEP_BATCH) {
+            if self.sweep_cursor >= self.entries.len() {
+                self.sweep_cursor = 0;
             }
-            let Some(entry) = self.entries.get(self.broom) else { return };
+            let Some(entry) = self.entries.get(self.sweep_cursor) else { return };
             let expired = matches!(entry.token.check_time(now), Err(InvalidToken::Expired { .. }));
-            if expired || !self.holds(self.broom) {
-                self.remove(self.broom);
+            if expired || !self.is_current(self.sweep_cursor) {
+                self.remove(self.sweep_cursor);
             } else {
-                self.broom += 1;
+                self.sweep_cursor += 1;
             }
         }
         if self.entries.len() < self.entries.capacity() / 4 {
@@ -263,7 +263,7 @@ impl<M: Memo> TokenCache<M> {
     }
 
     /// These issuers are asked from now on: each entry has to show that its own is among them.
-    fn ask(&mut self, issuers: &Arc<Issuers>) {
+    fn use_issuers(&mut self, issuers: &Arc<Issuers>) {
         if !Arc::ptr_eq(&self.issuers, issuers) {
             self.issuers = Arc::clone(issuers);
             self.generation += 1;
@@ -277,20 +277,20 @@ impl<M: Memo> TokenCache<M> {
     }
 
     /// Whether the same issuer is still accepted, with the same keys.
-    fn holds(&mut self, place: usize) -> bool {
+    fn is_current(&mut self, place: usize) -> bool {
         let entry = &mut self.entries[place];
         let issuer = entry.token.verified_for();
         if entry.generation != self.generation {
-            if !self.issuers.accept(issuer) {
+            if !self.issuers.contains(issuer) {
                 return false;
             }
             entry.generation = self.generation;
         }
-        issuer.keys().is(&entry.keys)
+        issuer.keys().is_current(&entry.keys)
     }
 
     fn insert(&mut self, digest: Digest, token: Arc<Remembered<M>>, keys: Arc<KeySet>) {
-        let bytes = token.footprint() + M::most_heap_bytes(&token) + Self::BESIDE;
+        let bytes = token.footprint() + M::max_heap_bytes(&token) + Self::ENTRY_OVERHEAD;
         if bytes > self.bounds.bytes {
             return;
         }
@@ -305,7 +305,7 @@ impl<M: Memo> TokenCache<M> {
             keys,
             generation: self.generation,
             bytes,
-            asked_for: false,
+            referenced: false,
         });
         self.counts.holds(self.entries.len());
     }
@@ -313,15 +313,16 @@ impl<M: Memo> TokenCache<M> {
     /// Removes one entry: the next that was not asked for since the hand last passed it. The search
     /// is bounded; where everything is in use, one of it goes.
     fn make_room(&mut self) {
-        for _ in 0..PASSED_AT_MOST {
-            self.hand = if self.hand >= self.entries.len() { 0 } else { self.hand };
-            match self.entries.get_mut(self.hand) {
-                Some(entry) if entry.asked_for => entry.asked_for = false,
+        for _ in 0..MAX_CLOCK_STEPS {
+            self.clock_hand =
+                if self.clock_hand >= self.entries.len() { 0 } else { self.clock_hand };
+            match self.entries.get_mut(self.clock_hand) {
+                Some(entry) if entry.referenced => entry.referenced = false,
                 _ => break,
             }
-            self.hand += 1;
+            self.clock_hand += 1;
         }
-        self.remove(self.hand % self.entries.len());
+        self.remove(self.clock_hand % self.entries.len());
     }
 
     fn remove(&mut self, place: usize) {
@@ -365,8 +366,8 @@ impl Hasher for Prehashed {
 }
 
 /// Entries that the hand passes for one that it removes.
-const PASSED_AT_MOST: usize = 64;
-const TIDIED_AT_ONCE: usize = 4096;
+const MAX_CLOCK_STEPS: usize = 64;
+const SWEEP_BATCH: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -401,9 +402,9 @@ mod tests {
             token: &str,
             now: u64,
         ) -> Result<Arc<Remembered<()>>, InvalidToken> {
-            match self.find(issuers, token.as_bytes(), now) {
+            match self.get(issuers, token.as_bytes(), now) {
                 Ok(found) => found,
-                Err(unknown) => self.verify_unknown(unknown, issuers, token, now),
+                Err(unknown) => self.verify_and_insert(unknown, issuers, token, now),
             }
         }
     }
@@ -450,8 +451,8 @@ mod tests {
     fn a_token_is_remembered_under_its_own_digest_alone() {
         let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
         let (one, other) = (numbered(1), numbered(2));
-        let unknown = bench.cache.find(&issuers, one.as_bytes(), NOW).unwrap_err();
-        bench.cache.verify_unknown(unknown, &issuers, &other, NOW).unwrap();
+        let unknown = bench.cache.get(&issuers, one.as_bytes(), NOW).unwrap_err();
+        bench.cache.verify_and_insert(unknown, &issuers, &other, NOW).unwrap();
         assert!(bench.cache.is_empty());
     }
 
@@ -522,7 +523,7 @@ mod tests {
                 bench.assert_sound();
             }
             assert!(bench.cache.len() >= 10, "{}", bench.cache.len());
-            bench.cache.bound(CacheBounds { entries: 3, ..ROOM });
+            bench.cache.set_bounds(CacheBounds { entries: 3, ..ROOM });
             bench.assert_sound();
         }
         let mut none = bench(CacheBounds { entries: 0, ..ROOM });
@@ -546,16 +547,16 @@ mod tests {
             bench.cache.verify(&issuers, &numbered(number), NOW).unwrap();
         }
         bench.cache.verify(&issuers, &token(json!({"exp": NOW + 60})), NOW).unwrap();
-        bench.cache.tidy(&issuers, NOW + 89);
+        bench.cache.sweep(&issuers, NOW + 89);
         assert_eq!(bench.cache.len(), 4);
-        bench.cache.tidy(&issuers, NOW + 90);
+        bench.cache.sweep(&issuers, NOW + 90);
         assert_eq!(bench.cache.len(), 3);
-        bench.cache.tidy(&table(&settings), NOW);
+        bench.cache.sweep(&table(&settings), NOW);
         assert!(bench.cache.is_empty());
 
         bench.cache.verify(&issuers, &numbered(1), NOW).unwrap();
         issuers.iter().for_each(|issuer| issuer.keys().replace(keys(1)));
-        bench.cache.tidy(&issuers, NOW);
+        bench.cache.sweep(&issuers, NOW);
         assert!(bench.cache.is_empty());
         bench.assert_sound();
     }
@@ -648,7 +649,7 @@ mod tests {
                             (Ok(told), Ok(fresh)) => {
                                 prop_assert_eq!((told.subject(), told.claims()), (fresh.subject(), fresh.claims()));
                                 prop_assert!(Arc::ptr_eq(told.verified_for(), fresh.verified_for()));
-                                prop_assert_eq!(revoked.find(told), revoked.find(fresh));
+                                prop_assert_eq!(revoked.revoked_by(told), revoked.revoked_by(fresh));
                             }
                             (Err(told), Err(fresh)) => prop_assert_eq!(told, fresh),
                             _ => prop_assert!(false, "the cache says {:?}, a fresh verification {:?}", told, fresh),
@@ -671,7 +672,7 @@ mod tests {
                         value: if all { "u-17".into() } else { "abcdefgh"[which..=which].into() },
                         at: now,
                     }]),
-                    Event::Tidy => bench.cache.tidy(&issuers, now),
+                    Event::Tidy => bench.cache.sweep(&issuers, now),
                 }
                 bench.assert_sound();
             }

@@ -46,7 +46,7 @@ impl ClaimPath {
     }
 
     /// The value at this path, if each step but the last is an object that has the next name.
-    pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+    pub fn value_in<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
         let (first, rest) = self.0.split_first()?;
         rest.iter().try_fold(claims.get(&**first)?, |value, name| value.as_object()?.get(&**name))
     }
@@ -74,7 +74,7 @@ impl fmt::Display for ClaimPath {
 /// The claim at `path`, as far as it may be believed: the top-level `email` counts as absent when
 /// `email_verified` says anything but true (`false`, `"false"`, `0`). An address that its owner
 /// never confirmed identifies nobody (OpenID Connect Core §5.7).
-pub(super) fn find_believable<'a>(
+pub(super) fn trusted_claim<'a>(
     claims: &'a Map<String, Value>,
     path: &ClaimPath,
 ) -> Option<&'a Value> {
@@ -85,7 +85,7 @@ pub(super) fn find_believable<'a>(
             Some(_) => return None,
         }
     }
-    path.find(claims)
+    path.value_in(claims)
 }
 
 /// A claim that is neither a string, nor an array of strings, nor a whole number.
@@ -129,7 +129,7 @@ struct Strict<'f> {
 
 impl Strict<'_> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
-        if self.depth == DEEPEST {
+        if self.depth == MAX_DEPTH {
             Err(self.fail(JsonFault::TooDeep))
         } else {
             Ok(Self { depth: self.depth + 1, ..self })
@@ -199,7 +199,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut object = Map::new();
         while let Some(name) = members.next_key_seed(Name)? {
             if object.contains_key(&name) {
-                return Err(self.fail(JsonFault::Duplicate(Excerpt::of(&name))));
+                return Err(self.fail(JsonFault::Duplicate(Excerpt::new(&name))));
             }
             let value = members.next_value_seed(inner)?;
             object.insert(name, value);
@@ -220,7 +220,7 @@ impl<'de> DeserializeSeed<'de> for Name {
 }
 
 /// How deep objects and arrays may be nested. Claims in use are three or four deep.
-const DEEPEST: usize = 32;
+const MAX_DEPTH: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn json_is_read_strictly() {
-        let duplicate = |name| Err(JsonFault::Duplicate(Excerpt::of(name)));
+        let duplicate = |name| Err(JsonFault::Duplicate(Excerpt::new(name)));
         let cases: [(&str, Result<Value, JsonFault>); 18] = [
             (
                 r#"{"a":1,"b":[true,null,"x",-2,1.5]}"#,
@@ -274,9 +274,15 @@ mod tests {
         else {
             unreachable!()
         };
-        assert_eq!(ClaimPath::new(["realm_access", "roles"]).find(&claims), Some(&json!(["a"])));
-        assert_eq!(ClaimPath::new(["https://x.example/roles"]).find(&claims), Some(&json!(["b"])));
-        assert_eq!(ClaimPath::new(["a.b"]).find(&claims), Some(&json!(1)));
+        assert_eq!(
+            ClaimPath::new(["realm_access", "roles"]).value_in(&claims),
+            Some(&json!(["a"]))
+        );
+        assert_eq!(
+            ClaimPath::new(["https://x.example/roles"]).value_in(&claims),
+            Some(&json!(["b"]))
+        );
+        assert_eq!(ClaimPath::new(["a.b"]).value_in(&claims), Some(&json!(1)));
         for path in [
             &["a", "b"][..],
             &["list", "0"],
@@ -285,7 +291,7 @@ mod tests {
             &["Realm_access"],
             &[],
         ] {
-            assert_eq!(ClaimPath::new(path.iter().copied()).find(&claims), None, "{path:?}");
+            assert_eq!(ClaimPath::new(path.iter().copied()).value_in(&claims), None, "{path:?}");
         }
     }
 
@@ -327,7 +333,7 @@ mod tests {
             else {
                 unreachable!()
             };
-            assert_eq!(find_believable(&claims, &path).is_some(), seen, "{verified}");
+            assert_eq!(trusted_claim(&claims, &path).is_some(), seen, "{verified}");
         }
     }
 }

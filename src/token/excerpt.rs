@@ -12,9 +12,9 @@ pub struct Excerpt(Box<str>);
 
 impl Excerpt {
     /// Copies the beginning of `text`.
-    pub fn of(text: &str) -> Self {
-        let mut kept: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-        if text.chars().nth(LONGEST).is_some() {
+    pub fn new(text: &str) -> Self {
+        let mut kept: String = text.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+        if text.chars().nth(MAX_CHARS).is_some() {
             kept.push('…');
         }
         Self(kept.into())
@@ -39,7 +39,7 @@ impl fmt::Debug for Excerpt {
 }
 
 /// How many characters of the original are kept.
-const LONGEST: usize = 64;
+const MAX_CHARS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -47,12 +47,12 @@ mod tests {
 
     #[test]
     fn long_and_hostile_names_are_tamed() {
-        assert_eq!(Excerpt::of("key-1").to_string(), "\"key-1\"");
+        assert_eq!(Excerpt::new("key-1").to_string(), "\"key-1\"");
         assert_eq!(
-            Excerpt::of("a\nb\u{1b}[31m\"\u{202e}").to_string(),
+            Excerpt::new("a\nb\u{1b}[31m\"\u{202e}").to_string(),
             "\"a\\nb\\u{1b}[31m\\\"\\u{202e}\""
         );
-        let long = Excerpt::of(&"x".repeat(5000)).to_string();
+        let long = Excerpt::new(&"x".repeat(5000)).to_string();
         assert_eq!(long.chars().count(), 64 + 1 + 2);
     }
 }

@@ -48,20 +48,20 @@ impl std::fmt::Debug for Inspected {
 /// [`InvalidToken::Malformed`] when header or payload cannot be read even so.
 pub fn inspect(token: &str) -> Result<Inspected, InvalidToken> {
     let token = bare(token);
-    if token.len() > LONGEST {
+    if token.len() > MAX_BYTES {
         return Err(Malformed::TooLong { length: token.len() }.into());
     }
     let parts: Vec<&str> = token.splitn(6, '.').collect();
     match parts[..] {
         [header, _, _, _, _] => Ok(Inspected {
-            header: read(Part::Header, header)?,
+            header: decode_object(Part::Header, header)?,
             claims: None,
             signed: false,
             fault: Some(Malformed::Encrypted.into()),
         }),
         [header, payload, ref signature @ ..] if signature.len() <= 1 => Ok(Inspected {
-            header: read(Part::Header, header)?,
-            claims: Some(read(Part::Payload, payload)?),
+            header: decode_object(Part::Header, header)?,
+            claims: Some(decode_object(Part::Payload, payload)?),
             signed: signature.first().is_some_and(|signature| !signature.is_empty()),
             fault: Jws::parse(token).and_then(|jws| Ok(jws.claims()?)).err(),
         }),
@@ -78,7 +78,7 @@ fn bare(text: &str) -> &str {
     }
 }
 
-fn read(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
+fn decode_object(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
     let kind = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);
@@ -91,7 +91,7 @@ fn read(part: Part, text: &str) -> Result<Map<String, Value>, Malformed> {
 const SCHEME: &str = "Bearer ";
 /// The longest text that is looked at, in bytes: more than the gateway reads, so that a token that
 /// is too long can be shown too.
-const LONGEST: usize = 1024 * 1024;
+const MAX_BYTES: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

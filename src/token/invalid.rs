@@ -238,10 +238,10 @@ pub enum ClaimFault {
 
 impl ClaimFault {
     pub(super) fn missing(claim: impl AsRef<str>) -> Self {
-        Self::Missing { claim: Excerpt::of(claim.as_ref()) }
+        Self::Missing { claim: Excerpt::new(claim.as_ref()) }
     }
 
     pub(super) fn not(claim: impl AsRef<str>, expected: &'static str) -> Self {
-        Self::Type { claim: Excerpt::of(claim.as_ref()), expected }
+        Self::Type { claim: Excerpt::new(claim.as_ref()), expected }
     }
 }

@@ -39,7 +39,7 @@ impl KeySet {
                     Some((_, earlier, _)) => earlier.join(key),
                     None => usable.push((index, key, public)),
                 },
-                Err(reason) => left_out.push(LeftOut { index, kid: kid.map(Excerpt::of), reason }),
+                Err(reason) => left_out.push(LeftOut { index, kid: kid.map(Excerpt::new), reason }),
             }
         }
         // Two keys of one name and type: whoever put the second there may want to be taken for the
@@ -58,7 +58,7 @@ impl KeySet {
                 {
                     left_out.push(LeftOut {
                         index,
-                        kid: Some(Excerpt::of(kid)),
+                        kid: Some(Excerpt::new(kid)),
                         reason: LeftOutReason::DuplicateKid,
                     });
                 }
@@ -155,8 +155,8 @@ pub enum LeftOutReason {
 
 /// The elements of `keys`, or an error that tells what the document is instead.
 fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
-    if bytes.len() > LARGEST_SET {
-        return Err(KeyError::TooLarge { length: bytes.len(), most: LARGEST_SET });
+    if bytes.len() > MAX_SET_BYTES {
+        return Err(KeyError::TooLarge { length: bytes.len(), most: MAX_SET_BYTES });
     }
     let text = bytes.trim_ascii();
     match text {
@@ -167,8 +167,8 @@ fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
     }
     let mut document = parse_object(text).map_err(KeyError::Json)?;
     match document.remove("keys") {
-        Some(Value::Array(keys)) if keys.len() > MOST_KEYS => {
-            Err(KeyError::TooManyKeys { count: keys.len(), most: MOST_KEYS })
+        Some(Value::Array(keys)) if keys.len() > MAX_KEYS => {
+            Err(KeyError::TooManyKeys { count: keys.len(), most: MAX_KEYS })
         }
         Some(Value::Array(keys)) => Ok(keys),
         _ if document.contains_key("kty") => Err(KeyError::SingleJwk),
@@ -185,7 +185,7 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), Le
         return Err(LeftOutReason::Symmetric);
     }
     if let Some(purpose) = jwk.text("use")?.filter(|purpose| *purpose != "sig") {
-        return Err(LeftOutReason::Use(Excerpt::of(purpose)));
+        return Err(LeftOutReason::Use(Excerpt::new(purpose)));
     }
     jwk.check_operations()?;
     let kid = jwk.text("kid")?.map(Into::into);
@@ -201,9 +201,9 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), Le
                 let x = jwk.bytes("x")?;
                 (Key::edwards(&x).ok_or(LeftOutReason::Point)?, x)
             }
-            other => return Err(LeftOutReason::Curve(Excerpt::of(other))),
+            other => return Err(LeftOutReason::Curve(Excerpt::new(other))),
         },
-        other => return Err(LeftOutReason::KeyType(Excerpt::of(other))),
+        other => return Err(LeftOutReason::KeyType(Excerpt::new(other))),
     };
     // `d` is the private part of all three types; nothing public is named so.
     if jwk.get("d").is_some() {
@@ -212,7 +212,7 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), Le
     let own = key.algorithms();
     let allowed = match alg {
         Some(name) => {
-            let unusable = || LeftOutReason::Algorithm(Excerpt::of(name));
+            let unusable = || LeftOutReason::Algorithm(Excerpt::new(name));
             let named = Algorithms::parse(name).map(Algorithms::from).ok_or_else(unusable)?;
             if named.intersection(own).intersection(configured).is_empty() {
                 return Err(unusable());
@@ -230,7 +230,7 @@ fn elliptic(jwk: &Jwk<'_>) -> Result<(Key, Vec<u8>), LeftOutReason> {
     let (algorithm, length) = match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
         "P-256" => (Algorithm::ES256, 32),
         "P-384" => (Algorithm::ES384, 48),
-        other => return Err(LeftOutReason::Curve(Excerpt::of(other))),
+        other => return Err(LeftOutReason::Curve(Excerpt::new(other))),
     };
     let (x, y) = (jwk.bytes("x")?, jwk.bytes("y")?);
     if x.len() != length || y.len() != length {
@@ -296,9 +296,9 @@ fn family_index(family: Family) -> u8 {
 /// The first byte of an uncompressed point (SEC 1 §2.3.3).
 const UNCOMPRESSED: u8 = 4;
 /// The most bytes of a JWK Set that are read.
-const LARGEST_SET: usize = 1024 * 1024;
+const MAX_SET_BYTES: usize = 1024 * 1024;
 /// The most keys of a JWK Set that are read.
-const MOST_KEYS: usize = 1000;
+const MAX_KEYS: usize = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -326,19 +326,19 @@ mod tests {
         let cases = [
             (json!(1), LeftOutReason::NotAnObject),
             (json!({"kty": "oct", "k": "AAAA", "alg": "ES256"}), LeftOutReason::Symmetric),
-            (p256_with(json!({"use": "enc"})), LeftOutReason::Use(Excerpt::of("enc"))),
+            (p256_with(json!({"use": "enc"})), LeftOutReason::Use(Excerpt::new("enc"))),
             (p256_with(json!({"key_ops": ["encrypt"]})), LeftOutReason::KeyOps),
             (p256_with(json!({"key_ops": []})), LeftOutReason::KeyOps),
             (p256_with(json!({"key_ops": "verify"})), LeftOutReason::Member("key_ops")),
             (p256_with(json!({"kid": 1})), LeftOutReason::Member("kid")),
-            (p256_with(json!({"alg": "ES384"})), LeftOutReason::Algorithm(Excerpt::of("ES384"))),
-            (p256_with(json!({"alg": "none"})), LeftOutReason::Algorithm(Excerpt::of("none"))),
-            (p256_with(json!({"alg": "RS256"})), LeftOutReason::Algorithm(Excerpt::of("RS256"))),
-            (p256_with(json!({"kty": "ec"})), LeftOutReason::KeyType(Excerpt::of("ec"))),
+            (p256_with(json!({"alg": "ES384"})), LeftOutReason::Algorithm(Excerpt::new("ES384"))),
+            (p256_with(json!({"alg": "none"})), LeftOutReason::Algorithm(Excerpt::new("none"))),
+            (p256_with(json!({"alg": "RS256"})), LeftOutReason::Algorithm(Excerpt::new("RS256"))),
+            (p256_with(json!({"kty": "ec"})), LeftOutReason::KeyType(Excerpt::new("ec"))),
             (p256_with(json!({"kty": "RSA"})), LeftOutReason::Missing("n")),
             (
                 p256_with(json!({"crv": "secp256k1"})),
-                LeftOutReason::Curve(Excerpt::of("secp256k1")),
+                LeftOutReason::Curve(Excerpt::new("secp256k1")),
             ),
             (p256_with(json!({"crv": "P-384"})), LeftOutReason::Point),
             (p256_with(json!({"y": x})), LeftOutReason::Point),
@@ -347,11 +347,11 @@ mod tests {
             (p256_with(json!({"d": x})), LeftOutReason::Private),
             (
                 json!({"kty": "OKP", "crv": "Ed448", "x": x}),
-                LeftOutReason::Curve(Excerpt::of("Ed448")),
+                LeftOutReason::Curve(Excerpt::new("Ed448")),
             ),
             (
                 json!({"kty": "OKP", "crv": "X25519", "x": x}),
-                LeftOutReason::Curve(Excerpt::of("X25519")),
+                LeftOutReason::Curve(Excerpt::new("X25519")),
             ),
             (json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}), LeftOutReason::Point),
             (json!({"kty": "OKP", "x": x}), LeftOutReason::Missing("crv")),
@@ -469,11 +469,11 @@ mod tests {
             ("[]", KeyError::Json(crate::token::JsonFault::NotAnObject)),
             (
                 r#"{"keys":[],"keys":[]}"#,
-                KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("keys"))),
+                KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::new("keys"))),
             ),
             (
                 r#"{"keys":[{"kty":"EC","kty":"RSA"}]}"#,
-                KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::of("kty"))),
+                KeyError::Json(crate::token::JsonFault::Duplicate(Excerpt::new("kty"))),
             ),
             (r#"{"kty":"RSA","n":"","e":""}"#, KeyError::SingleJwk),
             (r#"{"issuer":"x","jwks_uri":"y"}"#, KeyError::DiscoveryDocument),

@@ -102,7 +102,8 @@ fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
     match header.get("alg") {
         None => Err(AlgorithmFault::Missing.into()),
         Some(Value::String(name)) => {
-            Ok(Algorithms::parse(name).ok_or_else(|| AlgorithmFault::Unknown(Excerpt::of(name)))?)
+            Ok(Algorithms::parse(name)
+                .ok_or_else(|| AlgorithmFault::Unknown(Excerpt::new(name)))?)
         }
         Some(_) => Err(Malformed::Header("alg").into()),
     }
@@ -127,7 +128,7 @@ fn check_header(
         Some(Value::String(typ)) => {
             match types.iter().find(|known| bare(typ).eq_ignore_ascii_case(known)) {
                 Some(known) => *known == ACCESS_TOKEN,
-                None => return Err(Malformed::Type(Excerpt::of(typ))),
+                None => return Err(Malformed::Type(Excerpt::new(typ))),
             }
         }
         Some(_) => return Err(Malformed::Header("typ")),

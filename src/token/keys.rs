@@ -138,7 +138,7 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kid = self.kid().map(Excerpt::of);
+        let kid = self.kid().map(Excerpt::new);
         f.debug_struct("Key")
             .field("kid", &kid)
             .field("algorithms", &self.algorithms())
@@ -227,7 +227,7 @@ impl KeySet {
         algorithm: Algorithm,
         kid: Option<&str>,
     ) -> Result<(), InvalidToken> {
-        let unknown = || InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
+        let unknown = || InvalidToken::KeyUnknown { kid: kid.map(Excerpt::new) };
         let named = kid.and_then(|kid| self.by_kid.get(kid));
         let others: &[Key] = if named.is_some() { &[] } else { &self.keys };
         let candidates = || {
@@ -239,7 +239,7 @@ impl KeySet {
         }
         let mut fitting = candidates()
             .filter(|key| key.ready_for(algorithm).is_some())
-            .take(MOST_TRIED)
+            .take(MAX_TRIED)
             .peekable();
         if fitting.peek().is_none() {
             return Err(AlgorithmFault::NotTheKeys { found: Algorithms::name(algorithm) }.into());
@@ -380,7 +380,7 @@ pub enum KeyError {
 
 /// How many keys are tried for a token that names none: an issuer has two or three at a time, and
 /// each try costs a signature check.
-const MOST_TRIED: usize = 16;
+const MAX_TRIED: usize = 16;
 
 /// The encodings, less the sign, of the Ed25519 points whose order divides eight: 0, 1, two of
 /// order eight, p - 1, p and p + 1, for the coordinate y. Under such a key a signature over one
@@ -465,7 +465,7 @@ mod tests {
             .remove(0)
         };
         let not_the_keys = || InvalidToken::from(AlgorithmFault::NotTheKeys { found: "ES256" });
-        let unknown = |kid: Option<&str>| InvalidToken::KeyUnknown { kid: kid.map(Excerpt::of) };
+        let unknown = |kid: Option<&str>| InvalidToken::KeyUnknown { kid: kid.map(Excerpt::new) };
 
         let cases = [
             ("no key", vec![], None, Err(InvalidToken::NoKeys)),

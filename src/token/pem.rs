@@ -43,7 +43,7 @@ pub fn key_from_pem(file: &[u8]) -> Result<(Key, Option<PemNote>), KeyError> {
         "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Err(KeyError::Certificate),
         "OPENSSH PRIVATE KEY" | "SSH2 PUBLIC KEY" => Err(KeyError::OpenSsh),
         "DSA PRIVATE KEY" => Err(KeyError::Unsupported("DSA")),
-        other => Err(KeyError::Label(Excerpt::of(other))),
+        other => Err(KeyError::Label(Excerpt::new(other))),
     }
 }
 
@@ -58,7 +58,7 @@ impl PrivateKey {
     /// Reads the one private key in a PEM file.
     pub(super) fn from_pem(file: &[u8]) -> Result<Self, KeyError> {
         let block = single_block(file)?;
-        Self::from_block(&block)?.ok_or_else(|| KeyError::Label(Excerpt::of(&block.label)))
+        Self::from_block(&block)?.ok_or_else(|| KeyError::Label(Excerpt::new(&block.label)))
     }
 
     /// Reads PKCS#8 (RFC 5958, versions 1 and 2), PKCS#1 (RFC 8017) or SEC 1 (RFC 5915); `None` for
@@ -158,8 +158,8 @@ struct Block {
 }
 
 fn single_block(file: &[u8]) -> Result<Block, KeyError> {
-    if file.len() > LARGEST_PEM {
-        return Err(KeyError::TooLarge { length: file.len(), most: LARGEST_PEM });
+    if file.len() > MAX_PEM_BYTES {
+        return Err(KeyError::TooLarge { length: file.len(), most: MAX_PEM_BYTES });
     }
     let text = file.trim_ascii();
     match text {
@@ -200,7 +200,7 @@ fn single_block(file: &[u8]) -> Result<Block, KeyError> {
 const BEGIN: &[u8] = b"-----BEGIN";
 const DER_SEQUENCE: u8 = 0x30;
 /// The most bytes of a PEM file that are read.
-const LARGEST_PEM: usize = 64 * 1024;
+const MAX_PEM_BYTES: usize = 64 * 1024;
 
 /// Object identifiers (DER, with tag and length) of keys that people have and that no supported
 /// algorithm uses.
@@ -286,7 +286,7 @@ mod tests {
             (b"ssh-ed25519 AAAA me@here".to_vec(), KeyError::OpenSsh),
             (
                 b"-----BEGIN PGP PUBLIC KEY-----\nAAAA\n-----END PGP PUBLIC KEY-----".to_vec(),
-                KeyError::Label(Excerpt::of("PGP PUBLIC KEY")),
+                KeyError::Label(Excerpt::new("PGP PUBLIC KEY")),
             ),
             (b"-----BEGIN PUBLIC KEY-----".to_vec(), KeyError::PemDamaged),
             (vec![b'x'; 70_000], KeyError::TooLarge { length: 70_000, most: 65_536 }),

@@ -68,7 +68,7 @@ pub enum Scope {
 
 impl Scope {
     /// The tokens that an issuer's section accepts.
-    pub fn of(settings: &IssuerSettings) -> Self {
+    pub fn for_issuer(settings: &IssuerSettings) -> Self {
         // An `issuer` is never empty, so that tokens without `iss` cannot be mistaken for those of
         // another section.
         Self::Issuer(settings.issuer.as_deref().unwrap_or_default().into())
@@ -141,9 +141,9 @@ impl RevocationList {
     }
 
     /// A token is about to be held against the list at `now`, in Unix seconds: if it is accepted, a
-    /// cut-off that is added from now on hits it ([`RevocationList::raised`]), also where its `iat`
+    /// cut-off that is added from now on hits it ([`RevocationList::with_cutoff`]), also where its `iat`
     /// is ahead of the time.
-    pub fn meets(&self, token: &VerifiedToken, now: u64) {
+    pub fn note_if_early(&self, token: &VerifiedToken, now: u64) {
         let Some(issued_at) = token.issued_at().filter(|issued_at| *issued_at > now) else {
             return;
         };
@@ -161,7 +161,7 @@ impl RevocationList {
 
     /// A revocation whose cut-off hits every token that was accepted so far. To be asked before it
     /// is added, and after: a token that was accepted meanwhile raises it again.
-    pub fn raised(&self, revocation: Revocation) -> Revocation {
+    pub fn with_cutoff(&self, revocation: Revocation) -> Revocation {
         let Revocation { scope, by, value, at } = &revocation;
         let at = match by {
             RevokedBy::Jti | RevokedBy::Sid => *at,
@@ -172,7 +172,7 @@ impl RevocationList {
 
     /// By what a token is revoked, if it is. Asked on every request, also where the token was
     /// verified earlier.
-    pub fn find(&self, token: &VerifiedToken) -> Option<RevokedBy> {
+    pub fn revoked_by(&self, token: &VerifiedToken) -> Option<RevokedBy> {
         if self.tables.iter().all(|table| table.count.load(Ordering::Acquire) == 0) {
             return None;
         }
@@ -200,7 +200,7 @@ impl RevocationList {
     }
 
     /// Whether every token of this `iss` with this `jti` or `sid` is revoked.
-    pub fn has(&self, by: RevokedBy, iss: &str, value: &str) -> bool {
+    pub fn contains(&self, by: RevokedBy, iss: &str, value: &str) -> bool {
         self.latest(by, iss, value).is_some()
     }
 
@@ -211,7 +211,7 @@ impl RevocationList {
     }
 
     /// Whether this is in the list already, at its time or later.
-    pub fn holds(&self, revocation: &Revocation) -> bool {
+    pub fn covers(&self, revocation: &Revocation) -> bool {
         let Revocation { scope, by, value, at } = revocation;
         let shard = self.table(*by).shards[self.place(value)].load();
         shard
@@ -255,7 +255,7 @@ impl RevocationList {
 
     /// Moves the cut-off of a subject of an issuer back, where it is far ahead of `to`: it was set
     /// while the clock was ahead, and other revocations hit those tokens now.
-    pub fn lower(&self, scope: &Scope, subject: &str, to: u64) {
+    pub fn lower_cutoff(&self, scope: &Scope, subject: &str, to: u64) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let place = &self.table(RevokedBy::Subject).shards[self.place(subject)];
         let mut shard = Shard::clone(&place.load());
@@ -398,7 +398,7 @@ mod tests {
     }
 
     fn find(list: &RevocationList, change: Value) -> Option<RevokedBy> {
-        list.find(&token(change))
+        list.revoked_by(&token(change))
     }
 
     #[test]
@@ -410,7 +410,7 @@ mod tests {
         }
         list.add([revocation(RevokedBy::Subject, "near", one.clone(), NOW + 10)]);
         for subject in ["u", "near", "nobody"] {
-            list.lower(&one, subject, NOW);
+            list.lower_cutoff(&one, subject, NOW);
         }
         assert_eq!(list.cutoff("https://corp.example", "u"), Some(NOW));
         assert_eq!(list.cutoff("https://other.example", "u"), Some(NOW + 1000));
@@ -496,7 +496,7 @@ mod tests {
         {
             let list = RevocationList::default();
             list.add([revocation(RevokedBy::Sid, "s", scope.clone(), NOW)]);
-            assert_eq!(list.find(token.as_if_verified()).is_some(), dead, "{scope:?}");
+            assert_eq!(list.revoked_by(token.as_if_verified()).is_some(), dead, "{scope:?}");
         }
     }
 
@@ -533,12 +533,12 @@ mod tests {
     fn a_cut_off_hits_what_was_accepted_ahead_of_its_time() {
         let list = RevocationList::default();
         let revoke = |by: RevokedBy, value: &str, scope: Scope| {
-            list.raised(revocation(by, value, scope, NOW)).at
+            list.with_cutoff(revocation(by, value, scope, NOW)).at
         };
-        list.meets(&token(json!({"iat": NOW})), NOW);
+        list.note_if_early(&token(json!({"iat": NOW})), NOW);
         assert_eq!(revoke(RevokedBy::Subject, "u-17", Scope::Every), NOW);
-        list.meets(&token(json!({"iat": NOW + 20})), NOW);
-        list.meets(&token(json!({"iat": null})), NOW);
+        list.note_if_early(&token(json!({"iat": NOW + 20})), NOW);
+        list.note_if_early(&token(json!({"iat": null})), NOW);
         for (by, value, scope, at) in [
             (RevokedBy::Subject, "u-17", Scope::Every, NOW + 20),
             (RevokedBy::Subject, "u-17", of("https://corp.example"), NOW + 20),
@@ -549,7 +549,7 @@ mod tests {
         ] {
             assert_eq!(revoke(by, value, scope.clone()), at, "{by} {value} {scope:?}");
         }
-        list.add([list.raised(revocation(RevokedBy::Subject, "u-17", Scope::Every, NOW))]);
+        list.add([list.with_cutoff(revocation(RevokedBy::Subject, "u-17", Scope::Every, NOW))]);
         assert!(
             find(&list, json!({"iat": NOW + 20})).is_some()
                 && find(&list, json!({"iat": NOW + 21})).is_none()

@@ -90,7 +90,7 @@ pub fn size(text: &Text) -> Result<u64, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{text, told};
+    use super::super::tests::{message_of, text};
     use super::*;
 
     #[test]
@@ -119,14 +119,14 @@ mod tests {
             ("6m", "`\"6m\"` is too long; from `\"1s\"` to `\"5m\"`"),
             ("0s", "`\"0s\"` is too short; from `\"1s\"` to `\"5m\"`"),
         ] {
-            assert_eq!(told(duration(&text(written), range.clone())), wanted, "{written}");
+            assert_eq!(message_of(duration(&text(written), range.clone())), wanted, "{written}");
         }
     }
 
     #[test]
     fn a_bound_is_told_as_it_would_be_written() {
         let day = Duration::from_hours(24);
-        let told_of = |written: &str, range| told(duration(&text(written), range));
+        let told_of = |written: &str, range| message_of(duration(&text(written), range));
         assert_eq!(
             told_of("4000d", Duration::from_hours(1)..=day * 3650),
             "`\"4000d\"` is too long; from `\"1h\"` to `\"3650d\"`"
@@ -163,7 +163,7 @@ mod tests {
             ("KiB", format!("`\"KiB\"` is not a size; {help}")),
             ("99999999TiB", format!("`\"99999999TiB\"` is more bytes than can be counted; {help}")),
         ] {
-            assert_eq!(told(size(&text(written))), wanted, "{written}");
+            assert_eq!(message_of(size(&text(written))), wanted, "{written}");
         }
     }
 }

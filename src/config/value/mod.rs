@@ -73,7 +73,7 @@ impl JsonSchema for Unsupported {
     }
 }
 
-/// A string or a list, told apart by what is there: serde's `untagged` would lose the places of the
+/// A string or a list, message_of apart by what is there: serde's `untagged` would lose the places of the
 /// items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum StringOrList<T> {
@@ -118,7 +118,7 @@ mod tests {
         Spanned::new(0..written.len(), written.to_owned())
     }
 
-    pub(super) fn told<T>(result: Result<T, Problem>) -> String {
+    pub(super) fn message_of<T>(result: Result<T, Problem>) -> String {
         let problem = result.err().expect("it is refused");
         format!("{}; {}", problem.message, problem.help.unwrap_or_default())
     }

@@ -82,7 +82,7 @@ pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{text, told};
+    use super::super::tests::{message_of, text};
     use super::*;
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                told(network(&text(written))),
+                message_of(network(&text(written))),
                 format!("`\"{written}\"` {wanted}"),
                 "{written}"
             );
@@ -161,7 +161,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                told(listen(&text(written))),
+                message_of(listen(&text(written))),
                 format!("`\"{written}\"` is not an address to listen on; {help}"),
                 "{written}"
             );

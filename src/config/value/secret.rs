@@ -256,7 +256,7 @@ fn from_environment(name: &Text) -> Result<SecretBytes, Problem> {
 }
 
 /// The longest secret file that is read, in bytes: a key pair is a hundredth of it.
-const LONGEST: u64 = 1 << 20;
+const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 fn from_file(
     file: &Text,
@@ -303,19 +303,19 @@ fn from_file(
         Problem::error(file.span(), format!("`{shown}` is longer than a secret can be (1 MiB)"))
             .help("name the file that holds the secret")
     };
-    if metadata.len() > LONGEST {
+    if metadata.len() > MAX_SECRET_BYTES {
         return Err(too_long());
     }
     // Room for all of it from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 64));
     fs::File::open(&path)
-        .and_then(|opened| opened.take(LONGEST + 1).read_to_end(&mut bytes))
+        .and_then(|opened| opened.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => failed(&error)
                 .help("let the user that runs the gateway read it: `chown`, then `chmod 600`"),
             _ => failed(&error),
         })?;
-    if bytes.len() as u64 > LONGEST {
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
         return Err(too_long());
     }
     let Some(bytes) = without_newline(std::mem::take(&mut *bytes)) else {
@@ -385,7 +385,7 @@ fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{Holder, told};
+    use super::super::tests::{Holder, message_of};
     use super::*;
 
     fn secret(written: &str) -> SecretRef {
@@ -419,7 +419,7 @@ mod tests {
         write("two", b"hunter2\n\n", 0o600);
         write("open", b"hunter2", 0o640);
         write("empty", b"\n", 0o600);
-        write("long", &vec![b'x'; LONGEST as usize + 1], 0o600);
+        write("long", &vec![b'x'; MAX_SECRET_BYTES as usize + 1], 0o600);
         fs::create_dir(folder.path().join("dir")).expect("made");
         let read = |written: &str| secret(written).read(folder.path(), CreateFiles::Yes);
         let bytes = |written: &str| {
@@ -466,8 +466,8 @@ mod tests {
             ("{}", "this does not say where the secret is"),
             ("\"\"", "the secret is empty"),
         ] {
-            let told = told(read(written));
-            assert!(told.contains(wanted), "{written}: {told}");
+            let message_of = message_of(read(written));
+            assert!(message_of.contains(wanted), "{written}: {message_of}");
         }
     }
 
@@ -496,6 +496,6 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
         let nowhere = secret("{ file = \"missing/new\", create = true }")
             .read(folder.path(), CreateFiles::Yes);
-        assert!(told(nowhere).contains("cannot be created"));
+        assert!(message_of(nowhere).contains("cannot be created"));
     }
 }

@@ -71,7 +71,7 @@ pub(in crate::config) fn quoted(written: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{text, told};
+    use super::super::tests::{message_of, text};
     use super::*;
 
     #[test]
@@ -82,9 +82,9 @@ mod tests {
         let wanted = format!(
             "`\"Public\"` is not one of the choices; did you mean `\"public\"`? The choices are {list}"
         );
-        assert_eq!(told(choice(&text("Public"), &words)), wanted);
+        assert_eq!(message_of(choice(&text("Public"), &words)), wanted);
         assert_eq!(
-            told(choice(&text("nobody"), &words)),
+            message_of(choice(&text("nobody"), &words)),
             format!("`\"nobody\"` is not one of the choices; write {list}")
         );
     }

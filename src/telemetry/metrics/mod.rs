@@ -163,7 +163,7 @@ impl Metrics {
 
     /// Where one worker counts what its cache of verified tokens does.
     pub fn token_cache(&self) -> Arc<TokenCacheCounts> {
-        self.0.token_caches.another()
+        self.0.token_caches.add()
     }
 
     /// Counts a login by its outcome, a word of the reference.

@@ -48,7 +48,7 @@ fn add_one(counter: &AtomicU64) {
 pub(super) struct Caches(Mutex<Vec<Arc<TokenCacheCounts>>>);
 
 impl Caches {
-    pub(super) fn another(&self) -> Arc<TokenCacheCounts> {
+    pub(super) fn add(&self) -> Arc<TokenCacheCounts> {
         let counts = Arc::<TokenCacheCounts>::default();
         self.lock().push(Arc::clone(&counts));
         counts

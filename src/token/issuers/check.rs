@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::IssuerSettings;
-use super::logout::announces_logout;
-use crate::token::claims::{ClaimPath, digits, find_believable, string_list};
+use super::logout::is_logout_token;
+use crate::token::claims::{ClaimPath, digits, string_list, trusted_claim};
 use crate::token::excerpt::Excerpt;
 use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
 
@@ -46,7 +46,7 @@ impl Checked {
         if claims.get("sub").is_some_and(|value| text(value).is_none()) {
             return Err(ClaimFault::not("sub", "a string or a whole number").into());
         }
-        if announces_logout(claims) {
+        if is_logout_token(claims) {
             return Err(ClaimFault::not(
                 "events",
                 "absent: this is a logout token, which lets nobody in",
@@ -102,14 +102,14 @@ pub(super) fn time(
         _ => None,
     };
     seconds
-        .filter(|&seconds| seconds < LATEST)
+        .filter(|&seconds| seconds < TIME_LIMIT)
         .map(Some)
         .ok_or_else(|| ClaimFault::not(name, "a time in seconds since 1970"))
 }
 
 #[expect(clippy::cast_sign_loss, reason = "the range is checked first")]
 fn whole_seconds(value: f64) -> Option<u64> {
-    (value.is_finite() && (0.0..LATEST as f64).contains(&value)).then_some(value as u64)
+    (value.is_finite() && (0.0..TIME_LIMIT as f64).contains(&value)).then_some(value as u64)
 }
 
 /// `aud`: one string or an array of strings (RFC 7519 §4.1.3). `None` when it is absent.
@@ -139,7 +139,7 @@ pub(super) fn check_audience(
     }
     Err(named
         .first()
-        .map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::of(other))))
+        .map_or(AudienceFault::Empty, |other| AudienceFault::Other(Excerpt::new(other))))
 }
 
 pub(super) fn subject(
@@ -147,8 +147,7 @@ pub(super) fn subject(
     claims: &Map<String, Value>,
 ) -> Result<String, ClaimFault> {
     let path = &settings.subject;
-    let value =
-        find_believable(claims, path).ok_or_else(|| ClaimFault::missing(path.to_string()))?;
+    let value = trusted_claim(claims, path).ok_or_else(|| ClaimFault::missing(path.to_string()))?;
     let subject = text(value)
         .ok_or_else(|| ClaimFault::not(path.to_string(), "a string or a whole number"))?;
     if subject.is_empty() {
@@ -167,7 +166,7 @@ pub(super) fn text(value: &Value) -> Option<String> {
 }
 
 fn list(claims: &Map<String, Value>, path: &ClaimPath) -> Result<Vec<String>, ClaimFault> {
-    let value = find_believable(claims, path).unwrap_or(&Value::Null);
+    let value = trusted_claim(claims, path).unwrap_or(&Value::Null);
     string_list(value)
         .map_err(|_| ClaimFault::not(path.to_string(), "a string or an array of strings"))
 }
@@ -184,4 +183,4 @@ fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimFault> {
 }
 
 /// The first second that is no longer read as a time: 2^53.
-const LATEST: u64 = 1 << 53;
+const TIME_LIMIT: u64 = 1 << 53;

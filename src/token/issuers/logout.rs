@@ -71,7 +71,7 @@ impl Issuer {
         self.check_signature(&jws)?;
         // What tells it from every other token that the issuer signs, and what those have that it
         // must not have.
-        if !announces_logout(&claims) {
+        if !is_logout_token(&claims) {
             return Err(
                 ClaimFault::not("events", "an object that holds the event of a logout").into()
             );
@@ -88,8 +88,8 @@ impl Issuer {
         let accepted = settings.logout_audience.as_deref().or(settings.audience.as_deref());
         check_audience(accepted, audience(&claims)?.as_deref())?;
         Times { expires_at, not_before, issued_at: Some(issued_at) }.check(settings, now)?;
-        let jti = named(&claims, "jti")?.ok_or_else(|| ClaimFault::missing("jti"))?;
-        let (by, value) = match named(&claims, "sid")? {
+        let jti = non_empty_text(&claims, "jti")?.ok_or_else(|| ClaimFault::missing("jti"))?;
+        let (by, value) = match non_empty_text(&claims, "sid")? {
             Some(sid) => (RevokedBy::Sid, sid),
             None if settings.subject == ClaimPath::new(["sub"]) => {
                 (RevokedBy::Subject, subject(settings, &claims)?)
@@ -100,7 +100,7 @@ impl Issuer {
         let value: Arc<str> = value.into();
         // Its clock counts for its own tokens, ours for the time in which the news was under way.
         let revocation =
-            Revocation { scope: Scope::of(settings), by, value, at: issued_at.max(now) };
+            Revocation { scope: Scope::for_issuer(settings), by, value, at: issued_at.max(now) };
         Ok(LogoutToken {
             jti,
             expires_at: expires_at.saturating_add(settings.leeway.as_secs()),
@@ -111,7 +111,7 @@ impl Issuer {
 
 /// Whether the claims are those of a logout token. Such a token is never an access token, whatever
 /// its `typ` says.
-pub(super) fn announces_logout(claims: &Map<String, Value>) -> bool {
+pub(super) fn is_logout_token(claims: &Map<String, Value>) -> bool {
     claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object)
 }
 
@@ -123,7 +123,10 @@ fn sub(claims: &Map<String, Value>) -> Result<String, ClaimFault> {
 }
 
 /// A claim that is absent, or text with something in it.
-fn named(claims: &Map<String, Value>, name: &'static str) -> Result<Option<String>, ClaimFault> {
+fn non_empty_text(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<String>, ClaimFault> {
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
@@ -222,7 +225,7 @@ mod tests {
             (json!({"email": "u-17", "sub": null}), None),
         ] {
             let token = issuers.verify(&token(change.clone()), NOW).unwrap();
-            assert_eq!(list.find(&token), expected, "{change}");
+            assert_eq!(list.revoked_by(&token), expected, "{change}");
         }
     }
 
@@ -240,7 +243,7 @@ mod tests {
         assert_eq!(
             verify("reports"),
             Err(InvalidToken::Audience(crate::token::AudienceFault::Other(
-                crate::token::Excerpt::of("reports")
+                crate::token::Excerpt::new("reports")
             )))
         );
         let id_token = signed(

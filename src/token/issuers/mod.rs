@@ -67,7 +67,7 @@ impl LiveKeys {
     }
 
     /// Whether this very set is the one that holds now.
-    pub fn is(&self, set: &Arc<KeySet>) -> bool {
+    pub fn is_current(&self, set: &Arc<KeySet>) -> bool {
         Arc::ptr_eq(&self.0.load(), set)
     }
 
@@ -198,11 +198,11 @@ impl Issuers {
     ///
     /// The first thing that is wrong, as an [`InvalidToken`].
     pub fn verify(&self, token: &str, now: u64) -> Result<VerifiedToken, InvalidToken> {
-        self.verify_and_tell_keys(token, now).map(|(token, _)| token)
+        self.verify_with_keys(token, now).map(|(token, _)| token)
     }
 
     /// [`Issuers::verify`], and the very set of keys that the signature was checked with.
-    pub(super) fn verify_and_tell_keys(
+    pub(super) fn verify_with_keys(
         &self,
         token: &str,
         now: u64,
@@ -219,7 +219,7 @@ impl Issuers {
     }
 
     /// Whether this very issuer is in the table: the claims that once led to it still do.
-    pub(super) fn accept(&self, issuer: &Arc<Issuer>) -> bool {
+    pub(super) fn contains(&self, issuer: &Arc<Issuer>) -> bool {
         let holds = match &issuer.settings.issuer {
             Some(iss) => self.by_iss.get(iss),
             None => self.without_iss.as_ref(),
@@ -230,7 +230,7 @@ impl Issuers {
     /// The issuer whose newer keys might verify a token that was refused for this. That it has a
     /// key of the token's name says little: an issuer that is set up anew, or that calls its only
     /// key `1`, gives another key the same name.
-    pub fn lacking_key(&self, token: &str, refused: &InvalidToken) -> Option<&Arc<Issuer>> {
+    pub fn issuer_lacking_key(&self, token: &str, refused: &InvalidToken) -> Option<&Arc<Issuer>> {
         if !refused.concerns_key() {
             return None;
         }
@@ -300,20 +300,20 @@ impl Issuers {
     }
 
     /// The issuer whose tokens have this `iss`.
-    pub fn of_iss(&self, iss: &str) -> Option<&Arc<Issuer>> {
+    pub fn by_iss(&self, iss: &str) -> Option<&Arc<Issuer>> {
         self.by_iss.get(iss)
     }
 
     fn named(&self, name: &str) -> Result<&Arc<Issuer>, IssuerFault> {
         self.iter()
             .find(|issuer| &*issuer.settings.name == name)
-            .ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::of(name)))
+            .ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::new(name)))
     }
 }
 
 fn not_accepted(claims: &Map<String, Value>) -> InvalidToken {
     let iss = claims.get("iss").and_then(Value::as_str);
-    iss.map_or(IssuerFault::Missing, |iss| IssuerFault::Unknown(Excerpt::of(iss))).into()
+    iss.map_or(IssuerFault::Missing, |iss| IssuerFault::Unknown(Excerpt::new(iss))).into()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Issuer;
 use super::check::{Checked, text};
-use crate::token::claims::{ClaimPath, find_believable};
+use crate::token::claims::{ClaimPath, trusted_claim};
 use crate::token::invalid::InvalidToken;
 
 /// A token that its issuer signed, that is meant for us, and that is valid now. Only
@@ -92,7 +92,7 @@ impl VerifiedToken {
 
     /// The claim at `path`. `email` counts as absent when `email_verified` is there and not true.
     pub fn claim(&self, path: &ClaimPath) -> Option<&Value> {
-        find_believable(&self.claims, path)
+        trusted_claim(&self.claims, path)
     }
 
     /// `exp`, in Unix seconds, without leeway.
