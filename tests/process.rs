@@ -2481,6 +2481,151 @@ fn explain_in_json_has_the_fields_of_the_contract() {
 }
 
 /// A token says whose it is, and so may the claims that stand in for one.
+/// Whatever the HTTP server or an early step refuses, `explain` refuses too, with the same status.
+#[test]
+fn explain_refuses_what_the_server_refuses() {
+    let folder = Folder::with(
+        r#"
+[server.limits]
+max_headers = 10
+max_header_bytes = "8KiB"
+max_body = "10B"
+
+[upstream.app]
+builtin = "echo"
+
+[[route]]
+path     = "/*"
+upstream = "app"
+access   = "public"
+"#,
+    );
+    let many: Vec<String> = (0..14).map(|index| format!("X-Field-{index}: 1")).collect();
+    let large = format!("X-Large: {}", "l".repeat(9_000));
+    let fields = |fields: &[&str]| -> Vec<String> {
+        fields.iter().map(|field| (*field).to_owned()).collect()
+    };
+    for (method, url, fields, status, reason) in [
+        ("GET", "/", many, 431, "headers_too_large"),
+        ("GET", "/", fields(&[&large]), 431, "headers_too_large"),
+        ("POST", "/", fields(&["Transfer-Encoding: gzip, chunked"]), 400, "framing_invalid"),
+        ("POST", "/", fields(&["Transfer-Encoding: gzip"]), 400, "framing_invalid"),
+        ("POST", "/", fields(&["Content-Length: +3"]), 400, "framing_invalid"),
+        ("POST", "/", fields(&["Content-Length: "]), 400, "framing_invalid"),
+        ("POST", "/", fields(&["Content-Length: 3", "Content-Length: 4"]), 400, "framing_invalid"),
+        ("POST", "/", fields(&["Content-Length: 11"]), 413, "body_too_large"),
+        ("OPTIONS", "*", fields(&[]), 400, "target_ambiguous"),
+        ("GET", "/a HTTP/1.1", fields(&[]), 400, "target_ambiguous"),
+        ("GET", "/a\"b", fields(&[]), 400, "target_ambiguous"),
+        ("GET", "/", fields(&["Host: a.test", "Host: b.test"]), 400, "target_ambiguous"),
+    ] {
+        let mut arguments = vec!["explain", "--json", method, url];
+        for field in &fields {
+            arguments.extend(["-H", field]);
+        }
+        let told: Value = serde_json::from_str(&folder.run(&arguments).ok()).expect("JSON");
+        assert_eq!(
+            (&told["verdict"], &told["status"], &told["reason"]),
+            (&json!("refuse"), &json!(status), &json!(reason)),
+            "{method} {url} {told:#}"
+        );
+    }
+    let told = folder.run(&["explain", "--json", "GET", "/data/?next=https://app.example.com/x"]);
+    let told: Value = serde_json::from_str(&told.ok()).expect("JSON");
+    assert_eq!((&told["verdict"], &told["target"]), (&json!("allow"), &json!("/data/")));
+}
+
+/// Claims that are assumed are used in a place that the route reads, so that the origin rule holds.
+#[test]
+fn a_caller_that_is_assumed_is_held_to_the_origin_rule() {
+    let test = |fields: &str, status: u16| {
+        format!(
+            r#"
+[upstream.app]
+builtin = "echo"
+
+[issuer.corp]
+issuer     = "https://login.example.com"
+audience   = ["app"]
+algorithms = ["HS256"]
+secret     = "a secret that is long enough for the test of it"
+insecure_inline_secret = true
+
+[[route]]
+path       = "/*"
+upstream   = "app"
+token_from = ["cookie"]
+
+[[test]]
+request = "POST /orders"
+roles   = ["user"]
+headers = {{ {fields} }}
+expect  = {{ status = {status} }}
+"#
+        )
+    };
+    let own = r#"Origin = "http://localhost""#;
+    for (fields, status) in [("", 403), (own, 200)] {
+        Folder::with(&test(fields, status)).run(&["check"]).ok();
+        let wrong = if status == 200 { 403 } else { 200 };
+        assert_eq!(Folder::with(&test(fields, wrong)).run(&["check"]).code, 78, "{fields}");
+    }
+    let folder = Folder::with(&test("", 403));
+    let claims = r#"{"sub": "alice"}"#;
+    let told = folder.run(&["explain", "--json", "POST", "/orders", "--claims", claims]).ok();
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((&told["status"], &told["reason"]), (&json!(403), &json!("origin_foreign")));
+    // Two credentials, one of them assumed, are two.
+    let sent = ["-H", "Cookie: __Host-portcullis=a.b.c"];
+    let told = folder
+        .run(&[&["explain", "--json", "GET", "/orders", "--claims", claims][..], &sent].concat())
+        .ok();
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["reason"], "credentials_ambiguous");
+}
+
+/// What is stripped is named, cookies of the gateway too; and the caller of an overriding method.
+#[test]
+fn explain_names_stripped_cookies_and_overriding_methods() {
+    let folder = Folder::with(
+        r#"
+[upstream.app]
+builtin = "echo"
+
+[[route]]
+path     = "/*"
+upstream = "app"
+access   = "public"
+methods  = ["POST"]
+method_override = true
+
+[[route]]
+path     = "/*"
+upstream = "app"
+access   = "public"
+methods  = ["DELETE"]
+name     = "delete"
+"#,
+    );
+    let arguments = ["explain", "--json", "POST", "/x"];
+    let cookie = ["-H", "Cookie: theme=dark; __Host-portcullis=a.b.c"];
+    let told: Value =
+        serde_json::from_str(&folder.run(&[&arguments[..], &cookie].concat()).ok()).expect("JSON");
+    assert_eq!(told["headers"]["removed"], json!(["cookie"]));
+    assert_eq!(told["headers"]["set"]["cookie"], "theme=dark");
+    let override_field = ["-H", "X-HTTP-Method-Override: DELETE"];
+    let told: Value =
+        serde_json::from_str(&folder.run(&[&arguments[..], &override_field].concat()).ok())
+            .expect("JSON");
+    let steps = told["steps"].as_array().expect("steps");
+    assert!(
+        steps.iter().any(|step| step["detail"]
+            .as_str()
+            .is_some_and(|detail| detail.starts_with("route `delete`, for the overriding method"))),
+        "{told:#}"
+    );
+}
+
 #[test]
 fn explain_chooses_the_issuer_by_iss() {
     let section = |name: &str| {

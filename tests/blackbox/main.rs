@@ -16,6 +16,7 @@ mod harness;
 
 mod accounts;
 mod admin;
+mod agreement;
 mod attacks;
 mod bearer;
 mod by_mail;

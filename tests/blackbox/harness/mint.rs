@@ -192,7 +192,5 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 fn install() {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED
-        .get_or_init(|| jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default().unwrap());
+    portcullis::token::install_crypto();
 }
