@@ -129,7 +129,6 @@ pub fn run(
 
     let shortage = make_room(&compiled.snapshot);
     let runtime = background_runtime()?;
-    runtime.block_on(create_store(&start))?;
     let (Listeners { sets, claims }, admin) = runtime.block_on(async { listen(&start) })?;
     let (store, presence) = runtime.block_on(open_store(&start))?;
     log_warnings(&compiled);
@@ -207,15 +206,6 @@ fn make_room(snapshot: &Snapshot) -> Option<Shortage> {
 fn background_runtime() -> io::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().thread_name("portcullis-background").build()
-}
-
-/// Makes the database where there is none. Compiling has made its key: if the start failed later,
-/// the next one would find a key without a database and take the database for lost.
-async fn create_store(start: &StartSettings) -> Result<(), StoreError> {
-    if let Some(settings) = start.store.as_ref().filter(|settings| Store::is_absent(settings)) {
-        Store::open(settings).await?.close().await;
-    }
-    Ok(())
 }
 
 /// Listens on every address of the file: those of the workers, and that of the admin listener.

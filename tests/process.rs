@@ -2987,6 +2987,23 @@ fn a_first_start_that_fails_is_a_first_start_again() {
         let told = folder.run(&["run"]);
         assert!(told.code == 1 && told.err.contains("Address already in use"), "{}", told.err);
     }
+    assert!(!folder.path().join("portcullis.key").exists());
+    // A folder that is none stands for one that cannot be written to: the tests may run as root.
+    std::fs::create_dir(folder.path().join("data.db")).expect("a folder");
+    folder.write("gateway.toml", config("127.0.0.1:0", "database = 'sqlite:data.db'"));
+    for command in [&["run"][..], &["revoke", "--jti", "t"]] {
+        let told = folder.run(command);
+        assert!(told.code == 1 && told.err.contains("cannot be opened"), "{}", told.err);
+        assert!(!folder.path().join("portcullis.key").exists(), "{command:?}");
+    }
+    // What a command refuses after it has made the key.
+    folder.write("gateway.toml", config("127.0.0.1:0", ""));
+    for command in [&["revoke", "--jti", "t", "--issuer", "nobody"][..], &["user", "list"]] {
+        assert_ne!(folder.run(command).code, 0);
+        assert!(!folder.path().join("portcullis.key").exists(), "{command:?}");
+    }
+    let told = folder.run(&["revoke", "--jti", "t"]);
+    assert!(told.code == 0 && folder.path().join("portcullis.key").exists(), "{}", told.err);
 }
 
 #[test]

@@ -83,10 +83,9 @@ impl Snapshot {
             problems,
             files,
             weakened,
-            new_key: None,
         };
         let snapshot = compiler.snapshot();
-        let Compiler { mut problems, new_key, .. } = compiler;
+        let Compiler { mut problems, .. } = compiler;
         if let Some(snapshot) = &snapshot
             && !problems.iter().any(|problem| problem.severity == Severity::Error)
         {
@@ -100,10 +99,6 @@ impl Snapshot {
             _ => {
                 // A warning beside an error often follows from it.
                 problems.list.retain(|problem| problem.severity == Severity::Error);
-                // A key without a database is what is left where that was lost.
-                if let Some(new_key) = new_key {
-                    let _ = std::fs::remove_file(new_key);
-                }
                 Err(problems)
             }
         }
@@ -121,8 +116,6 @@ struct Compiler<'a> {
     problems: Vec<Problem>,
     files: Vec<(PathBuf, Option<FileVersion>)>,
     weakened: Vec<String>,
-    /// The store's key, where it was made now.
-    new_key: Option<PathBuf>,
 }
 
 impl Compiler<'_> {

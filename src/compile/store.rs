@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use toml::Spanned;
@@ -10,7 +11,7 @@ use super::Compiler;
 use super::issuers::Inline;
 use crate::config::Problem;
 use crate::config::value::{CreateFiles, SecretRef};
-use crate::store::StoreSettings;
+use crate::store::{NewKey, StoreSettings};
 
 impl Compiler<'_> {
     /// Outer `None`: a problem was found; inner: there is no store.
@@ -44,6 +45,7 @@ impl Compiler<'_> {
             );
             return None;
         }
+        let mut new_key = None;
         if let Some(database) = database.as_deref().filter(|database| !is_in_use(database))
             && let Some(file) = key.get_ref().file(self.source.folder())
             && self.previous.is_none()
@@ -53,7 +55,7 @@ impl Compiler<'_> {
                 self.database_is_lost(database, &file, key.span());
                 return None;
             }
-            self.new_key = (!file.exists()).then_some(file);
+            new_key = (!file.exists()).then(|| Arc::new(NewKey::at(file)));
         }
         let key = self.read_secret(&key, Inline::Never);
         let (database, key) = (database?, key?);
@@ -65,7 +67,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(StoreSettings { database, key }))
+        Some(Some(StoreSettings { database, key, new_key }))
     }
 
     /// The key is made at the first start, and the database with it.

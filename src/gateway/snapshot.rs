@@ -73,7 +73,7 @@ pub struct Snapshot {
 }
 
 /// What is read at start only: a reload that changes one of these is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct StartSettings {
     /// The public listener.
     pub listen: Vec<SocketAddr>,

@@ -250,7 +250,7 @@ impl Sessions {
         account: &str,
         policy: &Policy,
         now: Duration,
-    ) -> Result<Vec<SessionRow>, StoreError> {
+    ) -> Result<(Vec<SessionRow>, i64), StoreError> {
         self.store.sessions_of(account, stale(policy, now)).await
     }
 

@@ -15,6 +15,7 @@ mod ahead;
 mod connections;
 mod logout_tokens;
 mod mail;
+mod new_key;
 mod place;
 mod presence;
 mod revocations;
@@ -43,6 +44,7 @@ pub use self::ahead::LOWERED;
 use self::connections::{Connections, probe, tables};
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
+pub use self::new_key::NewKey;
 use self::place::Place;
 pub use self::presence::{News, PATIENCE, Presence};
 pub use self::revocations::{Older, REVOCATIONS_PAGE, RevocationRow};
@@ -53,12 +55,14 @@ pub use self::signing_keys::SigningKeyRow;
 use crate::config::value::SecretBytes;
 
 /// What a `[store]` section says, checked. Read at start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct StoreSettings {
     /// The database file.
     pub database: PathBuf,
     /// Seals what is secret in it.
     pub key: SecretBytes,
+    /// The key, if it was made just now: the database is still to be made.
+    pub new_key: Option<Arc<NewKey>>,
 }
 
 impl StoreSettings {
@@ -165,6 +169,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
+        let opened = Self::make_or_open(settings).await;
+        if let Some(key) = &settings.new_key
+            && !Self::is_absent(settings)
+        {
+            key.keep();
+        }
+        opened
+    }
+
+    async fn make_or_open(settings: &StoreSettings) -> Result<Self, StoreError> {
         install_drivers();
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
@@ -479,6 +493,7 @@ mod tests {
         StoreSettings {
             database: folder.join("a b%.db"),
             key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()),
+            new_key: None,
         }
     }
 
