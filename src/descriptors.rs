@@ -1,5 +1,7 @@
 //! File descriptors: as many as the connections need.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// The limit of open files is lower than what is needed.
@@ -28,6 +30,19 @@ pub fn make_room(connections: usize) -> Option<Shortage> {
         .map(|limit| Shortage { limit, needed })
 }
 
+/// Whether a socket has one of the last descriptors, which are for probes, the store and the log.
+/// The system gives the lowest number that is free (POSIX.1-2024, `socket`): the number tells how
+/// many are open.
+pub fn is_among_the_last(socket: &impl AsFd) -> bool {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    u64::try_from(socket.as_fd().as_raw_fd()).is_ok_and(|number| number >= limit - kept(limit))
+}
+
+/// How many are kept of so many.
+fn kept(limit: u64) -> u64 {
+    (limit / 8).min(64)
+}
+
 impl Shortage {
     /// How many connections the limit leaves room for: more would use up what probes, the store and
     /// upstreams need.
@@ -52,6 +67,14 @@ mod tests {
             let shortage = Shortage { limit: maximum, needed: u64::MAX };
             assert_eq!(make_room(usize::MAX), Some(shortage));
         }
+    }
+
+    #[test]
+    fn the_last_descriptors_are_kept() {
+        for (limit, number) in [(64, 8), (1_024, 64), (u64::MAX, 64)] {
+            assert_eq!(kept(limit), number, "{limit}");
+        }
+        assert!(!is_among_the_last(&std::io::stdin()));
     }
 
     #[test]

@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use rustix::io::Errno;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+
+use crate::descriptors;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +47,7 @@ impl Dialer {
     /// [`ConnectError`] of the last address that failed.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
         if let Ok(ip) = host.parse() {
-            return Ok(TcpStream::connect(SocketAddr::new(ip, port)).await?);
+            return Ok(open(SocketAddr::new(ip, port)).await?);
         }
         let found = tokio::net::lookup_host((host, port)).await?.collect();
         self.connect(found).await
@@ -57,7 +60,7 @@ impl Dialer {
         loop {
             match left.pop_front() {
                 Some(address) => {
-                    let connecting = TcpStream::connect(address);
+                    let connecting = open(address);
                     attempts.spawn(async move { Ok((connecting.await?, address)) });
                 }
                 None if attempts.is_empty() => return Err(last),
@@ -106,11 +109,21 @@ impl Dialer {
     }
 }
 
+/// Connects to one address, unless that would take a descriptor that probes and the store need:
+/// requests of HTTP/2 are many on one connection of a client, and each has an upstream's.
+async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if descriptors::is_among_the_last(&socket) {
+        return Err(Errno::MFILE.into());
+    }
+    socket.connect(address).await
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::TcpListener;
 
     use super::*;
 

@@ -26,6 +26,7 @@ use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
 use self::per_client::PerClient;
 use self::signal::Signal;
+use crate::descriptors;
 use crate::gateway::Gateway;
 use crate::gateway::refusal::problem_body;
 use crate::gateway::worker::Worker;
@@ -166,7 +167,10 @@ impl Server {
         let place = most.map(|most| self.clients.enter(peer.ip(), most));
         // A tunnel has left its connection's future, and is a connection all the same.
         let room = snapshot.limits.max_connections.min(self.most_connections);
-        if matches!(place, Some(None)) || open + self.gateway.tunnels().len() >= room {
+        if matches!(place, Some(None))
+            || descriptors::is_among_the_last(&stream)
+            || open + self.gateway.tunnels().len() >= room
+        {
             self.gateway.telemetry().metrics.connection_refused();
             if snapshot.tls.is_none() {
                 refuse(&stream);

@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
+use crate::harness::client::Request;
+use crate::harness::h2;
 use crate::harness::upstream::{answer, write};
-use crate::harness::{Gateway, Step};
+use crate::harness::{Gateway, Step, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
@@ -79,4 +83,26 @@ async fn an_unused_connection_is_kept_for_keep_idle() {
     tokio::time::sleep(Duration::from_millis(1600)).await;
     assert_eq!(gateway.get("/").send().await.status, 200);
     assert_eq!(gateway.upstream().seen().accepted, 2);
+}
+
+/// One connection of HTTP/2 carries many requests, and each of them holds a connection to the
+/// application: a limit of connections does not bound those.
+#[tokio::test]
+async fn probes_answer_while_requests_use_up_the_open_files() {
+    let gateway = Gateway::setup(PUBLIC).open_files(128).start().await;
+    gateway.upstream().does_at("/held", vec![Step::Hold]);
+    let mut answers = JoinSet::new();
+    for _ in 0..3 {
+        let client = h2::Connection::open(&gateway).await;
+        for _ in 0..60 {
+            let mut client = client.clone();
+            answers.spawn(async move { client.send(h2::get("http://app.test/held")).await.status });
+        }
+    }
+    // The first that is answered has found no room.
+    assert_eq!(within(answers.join_next()).await.unwrap().unwrap(), 502);
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let probe = Request::new(gateway.admin_address(), "GET", path);
+        assert_eq!(probe.send().await.status, 200, "{path}");
+    }
 }

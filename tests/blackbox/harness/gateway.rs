@@ -19,7 +19,7 @@ use super::{Connection, Response, Upstream, mint, within};
 /// A running gateway. It is killed when this is dropped.
 pub struct Gateway {
     folder: TempDir,
-    environment: Vec<(String, String)>,
+    launch: Launch,
     upstream: Upstream,
     child: Mutex<Child>,
     log: Log,
@@ -32,7 +32,30 @@ pub struct Setup {
     config: String,
     upstream: Option<Upstream>,
     folder: TempDir,
+    launch: Launch,
+}
+
+/// What the process of a gateway is given.
+#[derive(Default)]
+struct Launch {
     environment: Vec<(String, String)>,
+    open_files: Option<u64>,
+}
+
+impl Launch {
+    fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_portcullis");
+        let mut command = match self.open_files {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), binary]);
+                shell
+            }
+        };
+        command.envs(self.environment.iter().cloned());
+        command
+    }
 }
 
 impl Setup {
@@ -50,7 +73,13 @@ impl Setup {
 
     /// With this variable in its environment.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        self.launch.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With so many open files at most, as `ulimit -n` says.
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.launch.open_files = Some(limit);
         self
     }
 
@@ -72,9 +101,8 @@ impl Setup {
         let secret = folder.path().join("corp.secret");
         std::fs::write(&secret, mint::SECRET).unwrap();
         std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
-        let Process { child, log, address, admin } =
-            Process::start(&config, &self.environment).await;
-        Gateway { folder, environment: self.environment, upstream, child, log, address, admin }
+        let Process { child, log, address, admin } = Process::start(&config, &self.launch).await;
+        Gateway { folder, launch: self.launch, upstream, child, log, address, admin }
     }
 }
 
@@ -87,11 +115,11 @@ struct Process {
 }
 
 impl Process {
-    async fn start(config: &Path, environment: &[(String, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+    async fn start(config: &Path, launch: &Launch) -> Self {
+        let mut child = launch
+            .command()
             .args(["run", "--config"])
             .arg(config)
-            .envs(environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -119,7 +147,7 @@ impl Gateway {
             config: config.to_owned(),
             upstream: None,
             folder: TempDir::new().unwrap(),
-            environment: Vec::new(),
+            launch: Launch::default(),
         }
     }
 
@@ -235,7 +263,7 @@ impl Gateway {
             child.wait().unwrap();
         }
         let Process { child, log, address, admin } =
-            Process::start(&self.path("gateway.toml"), &self.environment).await;
+            Process::start(&self.path("gateway.toml"), &self.launch).await;
         (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
     }
 
