@@ -166,6 +166,9 @@ pub enum NotSent {
     /// The server does not take it, or cannot be reached.
     #[error("{}", chain(.0))]
     Smtp(#[from] lettre::transport::smtp::Error),
+    /// Each of the server's answers came in time, and all of them together did not.
+    #[error("the mail server took longer than {} seconds for one message", LONGEST.as_secs())]
+    Slow,
     /// The file.
     #[error("{} cannot be written: {source}; let the user that runs the gateway make and write that folder", path.display())]
     File {
@@ -197,7 +200,7 @@ impl NotSent {
     pub fn is_for_good(&self) -> bool {
         match self {
             Self::Message(_) | Self::Address(_) => true,
-            Self::File { .. } => false,
+            Self::Slow | Self::File { .. } => false,
             // A failed login (530, 535) is a mistake of the file, which may be put right.
             Self::Smtp(error) => {
                 error.is_permanent()
@@ -237,6 +240,11 @@ impl Mailer {
     /// # Errors
     /// [`NotSent`]
     pub async fn send(&self, letter: &Letter, now: Duration) -> Result<(), NotSent> {
+        let sending = tokio::time::timeout(LONGEST, self.try_to_send(letter, now));
+        sending.await.unwrap_or(Err(NotSent::Slow))
+    }
+
+    async fn try_to_send(&self, letter: &Letter, now: Duration) -> Result<(), NotSent> {
         let message = self.message(letter, now)?;
         match (&self.settings.way, &self.smtp) {
             (MailWay::Folder(folder), _) => {
@@ -300,6 +308,9 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(unfinished, folder.join(name))
 }
+
+/// How long it may take to send one message.
+pub const LONGEST: Duration = Duration::from_secs(150);
 
 /// How long a server may take for a command.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -84,7 +84,7 @@ pub struct Identity {
     keys: SigningKeys,
     hasher: Hasher,
     second_factors: SecondFactors,
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     budgets: Budgets,
     clock: Clock,
     metrics: Metrics,
@@ -127,7 +127,7 @@ impl Identity {
         let identity = Self {
             accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
             second_factors: SecondFactors::new(store.clone()),
-            outbox: Outbox::new(store.clone(), clock.clone()),
+            outbox: Arc::new(Outbox::new(store.clone(), clock.clone())),
             sessions: Sessions::new(store.clone(), revocations),
             store,
             keys,
@@ -189,7 +189,10 @@ impl Identity {
         policy: impl Fn() -> Option<Arc<Policy>>,
         presence: Option<Arc<Presence>>,
     ) {
-        tokio::join!(self.look_after(&policy, presence.as_deref()), self.outbox.deliver(&policy));
+        tokio::join!(
+            self.look_after(&policy, presence.as_deref()),
+            Arc::clone(&self.outbox).deliver(&policy)
+        );
     }
 
     async fn look_after(

@@ -1,4 +1,4 @@
-//! Mail that is to leave: it waits in the store, and one task sends it.
+//! Mail that is to leave: it waits in the store, and one task sends it, several messages at a time.
 //!
 //! Whoever asks for a mail is answered when the wish is written, and by that time nobody has looked
 //! whether the address has an account: neither the answer nor its time can tell. A wish survives a
@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::email::Email;
 use super::link::{LinkToken, NoRandom, Purpose};
-use super::mail::{Letter, Mailer};
+use super::mail::{self, Letter, Mailer};
 use super::policy::Policy;
 use crate::clock::Clock;
 use crate::store::{AccountRow, LinkRow, MailRow, Store, StoreError};
@@ -94,21 +95,23 @@ impl Outbox {
 
     /// Sends what waits, now and whenever more comes, until it is dropped. `policy` tells the
     /// policy that is in force.
-    pub async fn deliver(&self, policy: impl Fn() -> Option<Arc<Policy>>) {
-        let mut mailer: Option<Mailer> = None;
+    pub async fn deliver(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
+        let mut mailer: Option<Arc<Mailer>> = None;
+        let mut under_way = JoinSet::new();
         let mut is_behind = false;
         loop {
-            // Another process may have written; and what did not leave is tried again.
-            let _ = tokio::time::timeout(LOOK_EVERY, self.wake.notified()).await;
-            let Some(policy) = policy() else { continue };
-            let Some(settings) = &policy.mail else { continue };
-            if mailer.as_ref().is_none_or(|mailer| mailer.settings() != settings) {
-                mailer = Mailer::new(settings)
-                    .inspect_err(|error| tracing::error!(cause = %error, "mail cannot be sent"))
-                    .ok();
-            }
-            let Some(mailer) = &mailer else { continue };
-            match self.send_due(mailer, &policy).await {
+            let sent = tokio::select! {
+                // The log says that a task panicked.
+                Some(sent) = under_way.join_next() => sent.unwrap_or(Ok(())),
+                // Another process may have written; and what did not leave is tried again.
+                _ = tokio::time::timeout(LOOK_EVERY, self.wake.notified()),
+                    if under_way.len() < MOST_AT_ONCE => Ok(()),
+            };
+            let begun = match policy() {
+                Some(policy) => self.send_due(&mut mailer, &policy, &mut under_way).await,
+                None => Ok(()),
+            };
+            match sent.and(begun) {
                 Ok(()) => is_behind = false,
                 Err(error) if !is_behind => {
                     is_behind = true;
@@ -127,19 +130,38 @@ impl Outbox {
         self.store.prune_links(self.now() - KEEP_LINKS).await
     }
 
-    async fn send_due(&self, mailer: &Mailer, policy: &Policy) -> Result<(), NotWritten> {
-        loop {
+    /// Begins to send what is due, as far as there is room: a server that is slow for one message
+    /// does not hold the others up.
+    async fn send_due(
+        self: &Arc<Self>,
+        mailer: &mut Option<Arc<Mailer>>,
+        policy: &Arc<Policy>,
+        under_way: &mut JoinSet<Result<(), NotWritten>>,
+    ) -> Result<(), NotWritten> {
+        let Some(settings) = &policy.mail else { return Ok(()) };
+        if mailer.as_ref().is_none_or(|mailer| mailer.settings() != settings) {
+            *mailer = Mailer::new(settings)
+                .inspect_err(|error| tracing::error!(cause = %error, "mail cannot be sent"))
+                .ok()
+                .map(Arc::new);
+        }
+        let Some(mailer) = mailer else { return Ok(()) };
+        while under_way.len() < MOST_AT_ONCE {
             let due = self.store.due_mail(self.now()).await?;
             if due.is_empty() {
-                return Ok(());
+                break;
             }
-            for row in due {
+            for row in due.into_iter().take(MOST_AT_ONCE - under_way.len()) {
                 // Longer than a server may take: nobody else tries meanwhile.
-                if let Some(row) = self.store.claim_mail(&row, self.now() + LONGEST_TRY).await? {
-                    self.send(&row, mailer, policy).await?;
-                }
+                let Some(row) = self.store.claim_mail(&row, self.now() + LONGEST_TRY).await? else {
+                    continue;
+                };
+                let (outbox, mailer, policy) =
+                    (Arc::clone(self), Arc::clone(mailer), Arc::clone(policy));
+                under_way.spawn(async move { outbox.send(&row, &mailer, &policy).await });
             }
         }
+        Ok(())
     }
 
     async fn send(
@@ -262,13 +284,6 @@ impl Outbox {
         policy: &Policy,
     ) -> Result<Option<String>, NotWritten> {
         let now = self.now();
-        if attempts <= 1
-            && self.store.links_since(&account.id, purpose.as_str(), now - ENOUGH_WITHIN).await?
-                >= ENOUGH
-        {
-            tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
-            return Ok(None);
-        }
         let token = LinkToken::generate()?;
         let expires_at = now + i64::try_from(purpose.lifetime().as_secs()).unwrap_or(0);
         let row = LinkRow {
@@ -278,7 +293,11 @@ impl Outbox {
             created_at: now,
             expires_at,
         };
-        self.store.insert_link(&row).await?;
+        let most = if attempts <= 1 { ENOUGH } else { i64::MAX };
+        if !self.store.insert_link(&row, now - ENOUGH_WITHIN, most).await? {
+            tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
+            return Ok(None);
+        }
         Ok(Some(token.url(&policy.issuer, purpose)))
     }
 
@@ -304,8 +323,11 @@ const MOST_WAITING: i64 = 10_000;
 /// How often the store is asked for what others wrote, and what is due again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How many messages are sent at a time.
+const MOST_AT_ONCE: usize = 8;
+
 /// Seconds after which a try that nothing was heard of is over: more than the mail server is given.
-const LONGEST_TRY: i64 = 180;
+const LONGEST_TRY: i64 = mail::LONGEST.as_secs().cast_signed() + 30;
 
 /// Seconds for which something is tried: nobody waits longer for a link.
 const GIVE_UP_AFTER: i64 = 4 * 3600;

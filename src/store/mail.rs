@@ -108,11 +108,17 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a link.
+    /// Makes a link. False: `most` of its purpose were made for the account after `since`, and
+    /// nothing was written.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn insert_link(&self, link: &LinkRow<'_>) -> Result<(), StoreError> {
+    pub async fn insert_link(
+        &self,
+        link: &LinkRow<'_>,
+        since: i64,
+        most: i64,
+    ) -> Result<bool, StoreError> {
         let making = sqlx::query(INSERT_LINK)
             .bind(link.digest)
             .bind(link.purpose)
@@ -120,28 +126,10 @@ impl Store {
             .bind(&link.account.email)
             .bind(link.account.generation)
             .bind(link.created_at)
-            .bind(link.expires_at);
-        self.write(making).await?;
-        Ok(())
-    }
-
-    /// How many links of an account were made after `since`.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
-    pub async fn links_since(
-        &self,
-        account: &str,
-        purpose: &str,
-        since: i64,
-    ) -> Result<i64, StoreError> {
-        let (count,): (i64,) = sqlx::query_as(LINKS_SINCE)
-            .bind(account)
-            .bind(purpose)
+            .bind(link.expires_at)
             .bind(since)
-            .fetch_one(self.connections.read())
-            .await?;
-        Ok(count)
+            .bind(most);
+        Ok(self.write(making).await? == 1)
     }
 
     /// The account that a link is good for, now. Nothing is used up.
@@ -255,12 +243,10 @@ const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1
     WHERE kind = $3 AND email = $4";
 
 const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    SELECT $1, $2, $3, $4, $5, $6, $7 WHERE \
+    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $8) < $9";
 
 const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND generation = $2";
-
-const LINKS_SINCE: &str =
-    "SELECT COUNT(*) FROM mail_links WHERE account = $1 AND purpose = $2 AND created_at > $3";
 
 const CONFIRMED_BY_NOW: &str = "SELECT accounts.created_at FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
     AND mail_links.email = accounts.email WHERE mail_links.digest = $1 AND mail_links.purpose = 'verify' AND accounts.email_verified = 1";
@@ -310,17 +296,8 @@ mod tests {
         }
     }
 
-    async fn link(store: &Store, digest: &str, purpose: &str, account: &AccountRow) {
-        store
-            .insert_link(&LinkRow {
-                digest,
-                purpose,
-                account,
-                created_at: NOW,
-                expires_at: NOW + 60,
-            })
-            .await
-            .unwrap();
+    fn link<'a>(digest: &'a str, purpose: &'a str, account: &'a AccountRow) -> LinkRow<'a> {
+        LinkRow { digest, purpose, account, created_at: NOW, expires_at: NOW + 60 }
     }
 
     #[tokio::test]
@@ -367,10 +344,12 @@ mod tests {
         for (digest, purpose) in
             [("r1", "reset"), ("r2", "reset"), ("v1", "verify"), ("v2", "verify")]
         {
-            link(&store, digest, purpose, &ann).await;
+            let link = link(digest, purpose, &ann);
+            assert!(store.insert_link(&link, NOW - 1, 2).await.unwrap());
         }
-        assert_eq!(store.links_since("ann", "reset", NOW - 1).await.unwrap(), 2);
-        assert_eq!(store.links_since("ann", "reset", NOW).await.unwrap(), 0);
+        let third = link("r3", "reset", &ann);
+        assert!(!store.insert_link(&third, NOW - 1, 2).await.unwrap(), "two are enough");
+        assert!(store.insert_link(&third, NOW, 1).await.unwrap(), "the others are older");
         let good_for = async |digest: &str, purpose: &str, now: i64| {
             store.account_of_link(digest, purpose, now).await.unwrap().is_some()
         };
@@ -426,7 +405,7 @@ mod tests {
             assert_eq!(store.is_confirmed_by_now(digest).await.unwrap(), is_confirmed);
         }
         store.prune_links(NOW + 61).await.unwrap();
-        assert_eq!(store.links_since("ann", "verify", 0).await.unwrap(), 0);
+        assert!(!store.is_confirmed_by_now("v1").await.unwrap(), "it is forgotten");
     }
 
     #[tokio::test]
@@ -436,7 +415,7 @@ mod tests {
         let bob = account("bob");
         store.insert_account(&bob).await.unwrap();
         for digest in ["v1", "v2", "v3"] {
-            link(&store, digest, "verify", &bob).await;
+            assert!(store.insert_link(&link(digest, "verify", &bob), 0, 3).await.unwrap());
         }
         assert!(!store.is_confirmed_by_now("v1").await.unwrap());
         // Its password was right when it was read, and was changed since.

@@ -1,7 +1,13 @@
 //! Mail to a real server (aiosmtpd): with and without TLS, with a login, and with what servers say
 //! that take nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::by_mail::sqlite;
 use crate::harness::Gateway;
@@ -117,4 +123,74 @@ async fn what_a_server_says_decides_whether_it_is_tried_again() {
     );
     let given_up = gateway.log().until("it is told", is("mail_given_up")).await;
     assert!(given_up["cause"].as_str().unwrap().contains("nobody here"), "{given_up}");
+}
+
+/// Speaks SMTP on one connection, and notes to whom mail comes. Of a message to somebody `slow` it
+/// says nothing more before it is told to.
+async fn serve(stream: TcpStream, taken: Arc<Mutex<BTreeMap<String, usize>>>, go_on: Arc<Notify>) {
+    let mut stream = BufReader::new(stream);
+    let (mut to, mut line, mut is_text) = (String::new(), String::new(), false);
+    stream.write_all(b"220 mail.test\r\n").await.unwrap();
+    while stream.read_line(&mut line).await.is_ok_and(|length| length > 0) {
+        let answer = match line.trim_end() {
+            "." => {
+                *taken.lock().unwrap().entry(std::mem::take(&mut to)).or_default() += 1;
+                is_text = false;
+                "250 OK\r\n"
+            }
+            _ if is_text => "",
+            "DATA" => {
+                is_text = true;
+                "354 go on\r\n"
+            }
+            "QUIT" => return,
+            recipient if recipient.starts_with("RCPT TO:") => {
+                to = recipient.to_owned();
+                if to.contains("slow") {
+                    go_on.notified().await;
+                }
+                "250 OK\r\n"
+            }
+            _ => "250 OK\r\n",
+        };
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_for_one_message_does_not_hold_up_the_others() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (taken, go_on) = (Arc::<Mutex<BTreeMap<_, _>>>::default(), Arc::<Notify>::default());
+    let (noted, waiting) = (Arc::clone(&taken), Arc::clone(&go_on));
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, Arc::clone(&noted), Arc::clone(&waiting)));
+        }
+    });
+    let gateway = gateway(&format!("smtp://127.0.0.1:{port}")).await;
+    let people: Vec<String> = std::iter::once("slow@example.com".to_owned())
+        .chain((0..20).map(|number| format!("p{number}@example.com")))
+        .collect();
+    for email in &people {
+        gateway.register(email).await;
+        let asking = json!({ "email": email });
+        assert_eq!(gateway.post("/auth/password/forgot", &asking).send().await.status, 202);
+    }
+    let mut sent = BTreeSet::new();
+    let mut are_sent = |line: &Value, wanted: usize| {
+        if line["message"] == "mail_sent" {
+            sent.insert(line["account"].to_string());
+        }
+        sent.len() == wanted
+    };
+    gateway.log().until("the others have theirs", |line| are_sent(line, 20)).await;
+    go_on.notify_one();
+    gateway.log().until("the slow one is sent", |line| are_sent(line, 21)).await;
+    let taken = taken.lock().unwrap();
+    assert!(taken.len() == 21 && taken.values().all(|&times| times == 1), "{taken:?}");
+    server.abort();
 }
