@@ -86,6 +86,8 @@ impl SessionTokens {
 pub(super) struct Sessions {
     /// The one used last comes first.
     pub(super) rows: Vec<SessionRow>,
+    /// How many more there are.
+    pub(super) more: i64,
     /// The `sid` of the caller's own.
     pub(super) current: Option<String>,
     /// In Unix seconds.

@@ -69,9 +69,9 @@ fn render_tokens(
 }
 
 fn list(sessions: Sessions) -> SessionList {
-    let Sessions { rows, current, .. } = sessions;
+    let Sessions { rows, more, current, .. } = sessions;
     let sessions = rows.into_iter().map(|row| Session::of(row, current.as_deref())).collect();
-    SessionList { sessions }
+    SessionList { sessions, more }
 }
 
 /// For less than a key is published before it signs.

@@ -241,7 +241,8 @@ impl Sessions {
         Ok(ended)
     }
 
-    /// The sessions of an account that go on, the one used last in front.
+    /// The sessions of an account that go on, the one used last in front, and how many more there
+    /// are than are listed.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -436,10 +437,13 @@ mod tests {
     impl Issuer {
         async fn start(folder: &tempfile::TempDir) -> Self {
             let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-            let store =
-                Store::open(&StoreSettings { database: folder.path().join("test.db"), key })
-                    .await
-                    .unwrap();
+            let store = Store::open(&StoreSettings {
+                database: folder.path().join("test.db"),
+                key,
+                new_key: None,
+            })
+            .await
+            .unwrap();
             let revocations = Revocations::load(
                 Some(store.clone()),
                 Retention::default(),

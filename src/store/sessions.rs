@@ -167,7 +167,8 @@ impl Store {
         Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.read()).await?)
     }
 
-    /// The sessions of an account that go on, the one used last in front.
+    /// The sessions of an account that go on, the one used last in front: the first
+    /// hundred of them, and how many more there are.
     ///
     /// # Errors
     /// [`StoreError::Database`]
@@ -175,12 +176,23 @@ impl Store {
         &self,
         account: &str,
         stale: Stale,
-    ) -> Result<Vec<SessionRow>, StoreError> {
-        let statement = sqlx::query_as(LIVE_OF_ACCOUNT)
+    ) -> Result<(Vec<SessionRow>, i64), StoreError> {
+        let listing = sqlx::query_as(LIVE_OF_ACCOUNT)
+            .bind(account)
+            .bind(stale.created_at)
+            .bind(stale.rotated_at)
+            .bind(MOST_LISTED);
+        let listed: Vec<SessionRow> = listing.fetch_all(self.connections.read()).await?;
+        let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
+        if count < MOST_LISTED {
+            return Ok((listed, 0));
+        }
+        let counting = sqlx::query_as(COUNT_OF_ACCOUNT)
             .bind(account)
             .bind(stale.created_at)
             .bind(stale.rotated_at);
-        Ok(statement.fetch_all(self.connections.read()).await?)
+        let (all,): (i64,) = counting.fetch_one(self.connections.read()).await?;
+        Ok((listed, (all - count).max(0)))
     }
 
     /// Ends a session of `account` and revokes its access tokens, in one step. False: there is no
@@ -260,7 +272,13 @@ const ACCOUNT: &str = "SELECT accounts.* FROM accounts JOIN sessions ON sessions
 const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
+/// The most sessions of an account that are listed.
+const MOST_LISTED: i64 = 100;
+
 const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
-    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC";
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $4";
+
+const COUNT_OF_ACCOUNT: &str = "SELECT COUNT(*) FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
+    AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
 const END: &str = "UPDATE sessions SET ended_at = CASE WHEN ended_at IS NULL THEN $1 ELSE ended_at END WHERE id = $2 AND account = $3";

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
+use crate::by_mail::sqlite;
 use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::client::Request;
 use crate::harness::{Gateway, mint, within};
@@ -235,6 +236,42 @@ async fn sessions_are_listed_and_ended_one_by_one() {
     gateway.refresh(&there.refresh).await.is(401, "invalid_grant");
     let listed = gateway.get("/auth/sessions").bearer(&here.access).send().await.json();
     assert_eq!(listed["sessions"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_hundred_sessions_that_were_used_last_are_listed() {
+    let gateway = Gateway::start(&open("")).await;
+    let account = gateway.register("ann@example.com").await;
+    let first = gateway.login("ann@example.com").await;
+    let sid = first.claims()["sid"].as_str().unwrap().to_owned();
+    // As many logins would take a minute.
+    sqlite(
+        &gateway.path("portcullis.db"),
+        &format!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 102) \
+             INSERT INTO sessions SELECT 'later-' || n, account, generation, counter, created_at, rotated_at + n, address, 'program ' || n, ended_at \
+             FROM sessions, numbers WHERE id = '{sid}' AND account = '{}'",
+            account["id"].as_str().unwrap()
+        ),
+    )
+    .await;
+    let listed = gateway.get("/auth/sessions").bearer(&first.access).send().await.json();
+    let sessions = listed["sessions"].as_array().unwrap();
+    assert_eq!((sessions.len(), &listed["more"]), (100, &json!(3)));
+    assert_eq!(
+        (&sessions[0]["sid"], &sessions[99]["sid"]),
+        (&json!("later-102"), &json!("later-3"))
+    );
+    let page = gateway.get("/auth/sessions").bearer(&first.access).header("Accept", "text/html");
+    let page = page.send().await.text();
+    assert!(page.contains("3 more sessions, used earlier, are not listed"), "{page}");
+    assert_eq!(page.matches("program ").count() / 2, 100, "{page}");
+
+    let ended = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
+    assert_eq!(ended.0, 0, "{ended:?}");
+    let second = gateway.login("ann@example.com").await;
+    let listed = gateway.get("/auth/sessions").bearer(&second.access).send().await.json();
+    assert_eq!((listed["sessions"].as_array().unwrap().len(), &listed["more"]), (1, &json!(0)));
 }
 
 /// `portcullis revoke --session`, or an operator's `POST /revoke`: a session that can only have

@@ -143,10 +143,10 @@ impl Identity {
         let account = self.account_of(request).await?;
         let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
         let now = self.clock.unix_time();
-        let rows = self.sessions.of(&account.id, policy, now).await?;
+        let (rows, more) = self.sessions.of(&account.id, policy, now).await?;
         let current = caller.sid().map(str::to_owned);
         let now = now.as_secs();
-        let sessions = Sessions { rows, current, now, account, recovery_codes_left };
+        let sessions = Sessions { rows, more, current, now, account, recovery_codes_left };
         Ok(Outcome::Sessions(Box::new(sessions)))
     }
 
@@ -184,10 +184,12 @@ pub struct Logout {
 
 /// Where the caller is logged in.
 #[derive(Serialize, JsonSchema)]
-#[schemars(example = json!({ "sessions": [session_example()] }))]
+#[schemars(example = json!({ "sessions": [session_example()], "more": 0 }))]
 pub struct SessionList {
-    /// The one used last in front.
+    /// The 100 that were used last, the latest in front.
     pub sessions: Vec<Session>,
+    /// How many more there are.
+    pub more: i64,
 }
 
 /// Where somebody is logged in.

@@ -19,6 +19,7 @@ struct SessionsPage<'a> {
     email: &'a str,
     codes: Option<String>,
     sessions: Vec<Row>,
+    more: Option<String>,
     logout_all: String,
     links: Vec<Link>,
 }
@@ -41,7 +42,7 @@ pub(in crate::identity) fn sessions(
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
-    let Sessions { rows, current, now, account, recovery_codes_left } = sessions;
+    let Sessions { rows, more, current, now, account, recovery_codes_left } = sessions;
     let row = |session: SessionRow| {
         let used_at = u64::try_from(session.rotated_at / 1000).unwrap_or(0);
         let created_at = u64::try_from(session.created_at).unwrap_or(0);
@@ -79,6 +80,7 @@ pub(in crate::identity) fn sessions(
         email: &account.email,
         codes: recovery_codes_left.map(codes),
         sessions: rows,
+        more: not_listed(more),
         logout_all: mount.path("/logout-all"),
         links,
     })
@@ -94,6 +96,14 @@ fn device(user_agent: &str) -> String {
         (Some(browser), None) => browser.to_owned(),
         _ if user_agent.trim().is_empty() => "A program".to_owned(),
         _ => user_agent.chars().filter(|letter| !letter.is_control()).take(60).collect(),
+    }
+}
+
+fn not_listed(more: i64) -> Option<String> {
+    match more {
+        ..=0 => None,
+        1 => Some("One more session, used earlier, is not listed.".to_owned()),
+        _ => Some(format!("{more} more sessions, used earlier, are not listed.")),
     }
 }
 
