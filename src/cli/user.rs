@@ -1,6 +1,7 @@
 //! `portcullis user`: the accounts of the built-in issuer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::identity::import::{self, BadLine, LineProblem};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::judge;
-use crate::identity::{Accounts, Email};
+use crate::identity::{Accounts, Email, Policy};
 use crate::store::AccountRow;
 
 #[derive(Debug, Subcommand)]
@@ -54,10 +55,14 @@ pub(super) enum Command {
     /// Log an account out everywhere.
     EndSessions {
         /// The address of the account.
-        email: String,
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        email: Option<String>,
+        /// Log every account out, as after restoring a backup.
+        #[arg(long)]
+        all: bool,
         /// Let it log in at once where its tokens are cut off until a time that is ahead of this
         /// machine's clock. For when the clock was wrong.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "all")]
         now: bool,
     },
     /// Take the second factor of an account away, whose owner has lost it.
@@ -122,7 +127,8 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
                 .map_err(failure(&account.email))?;
             Ok(format!("enabled {}\n", account.email))
         }
-        Command::EndSessions { email, now } => {
+        Command::EndSessions { email: None, .. } => end_all_sessions(issuer).await,
+        Command::EndSessions { email: Some(email), now, .. } => {
             let account = account_by_email(&issuer.accounts, email).await?;
             if *now
                 && issuer.accounts.end_sessions_now(&account.id, &issuer.policy, issuer.now).await?
@@ -178,48 +184,92 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     ))
 }
 
+/// Ends the sessions of all accounts, a page of them at a time: logins can come in between.
+async fn end_all_sessions(issuer: &Issuer) -> Result<String, Failure> {
+    let (mut count, mut page) = (0, issuer.accounts.after(None).await?);
+    while let Some(last) = page.last() {
+        issuer.accounts.end_sessions_of(&page, &issuer.policy, issuer.now).await.map_err(
+            |error| {
+                let done = if count == 0 {
+                    "nothing was changed".to_owned()
+                } else {
+                    format!(
+                        "the sessions of {} have ended, those of others have not",
+                        accounts(count)
+                    )
+                };
+                Failure::Other(format!("{error}; {done}: run the command again"))
+            },
+        )?;
+        count += page.len();
+        page = issuer.accounts.after(Some(last)).await?;
+    }
+    Ok(format!("ended every session of {}\n", accounts(count)))
+}
+
+fn accounts(count: usize) -> String {
+    format!("{count} account{}", if count == 1 { "" } else { "s" })
+}
+
 async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
     let second_factors = SecondFactors::new(issuer.store.clone());
     let have_factor = second_factors.owners().await?;
-    let accounts = issuer.accounts.all().await?;
     if as_json {
-        // One after the other: the objects of a hundred thousand accounts would take much memory.
-        let objects: Vec<String> = accounts
-            .iter()
-            .map(|account| {
-                let object = object(account, have_factor.contains(&account.id));
-                format!("  {}", format!("{object:#}").replace('\n', "\n  "))
-            })
-            .collect();
-        return Ok(match objects.join(",\n") {
-            none if none.is_empty() => "[]\n".to_owned(),
-            some => format!("[\n{some}\n]\n"),
-        });
+        return list_as_json(issuer, &have_factor).await;
     }
-    if accounts.is_empty() {
-        return Ok("there is no account; add one: portcullis user add EMAIL\n".to_owned());
-    }
+    // A table is as wide as its widest row: all of them are needed.
     let mut rows =
         vec![["EMAIL", "ROLES", "STATE", "MADE", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec()];
-    for account in accounts {
-        let totp = have_factor.contains(&account.id);
-        let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
-        state.extend(
-            (issuer.policy.verify_email && account.email_verified == 0).then_some("unverified"),
+    let mut page = issuer.accounts.after(None).await?;
+    while let Some(last) = page.last() {
+        let next = issuer.accounts.after(Some(last)).await?;
+        rows.extend(
+            page.into_iter().map(|account| table_row(account, &have_factor, &issuer.policy)),
         );
-        state.extend(totp.then_some("totp"));
-        state.extend((scheme(&account) == "none").then_some("no password"));
-        let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-        rows.push(vec![
-            account.email,
-            or_dash(account.roles),
-            state.join(", "),
-            time(account.created_at),
-            or_dash(account.last_login_at.map(time).unwrap_or_default()),
-            account.name.unwrap_or_default(),
-        ]);
+        page = next;
+    }
+    if rows.len() == 1 {
+        return Ok("there is no account; add one: portcullis user add EMAIL\n".to_owned());
     }
     Ok(table(&rows))
+}
+
+/// Prints a page at a time: all accounts at once could take more memory than there is.
+async fn list_as_json(issuer: &Issuer, have_factor: &HashSet<String>) -> Result<String, Failure> {
+    let mut page = issuer.accounts.after(None).await?;
+    if page.is_empty() {
+        return Ok("[]\n".to_owned());
+    }
+    let mut before = "[\n";
+    while let Some(last) = page.last() {
+        let mut text = String::new();
+        for account in &page {
+            let object = object(account, have_factor.contains(&account.id));
+            let object = format!("{object:#}").replace('\n', "\n  ");
+            let _ = write!(text, "{before}  {object}");
+            before = ",\n";
+        }
+        print(&text)?;
+        page = issuer.accounts.after(Some(last)).await?;
+    }
+    Ok("\n]\n".to_owned())
+}
+
+fn table_row(account: AccountRow, have_factor: &HashSet<String>, policy: &Policy) -> Vec<String> {
+    let totp = have_factor.contains(&account.id);
+    let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
+    state.extend((policy.verify_email && account.email_verified == 0).then_some("unverified"));
+    state.extend(totp.then_some("totp"));
+    state.extend((scheme(&account) == "none").then_some("no password"));
+    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    vec![
+        account.email,
+        or_dash(account.roles),
+        state.join(", "),
+        time(account.created_at),
+        or_dash(account.last_login_at.map(time).unwrap_or_default()),
+        account.name.unwrap_or_default(),
+    ]
 }
 
 fn object(account: &AccountRow, totp: bool) -> serde_json::Value {
@@ -288,8 +338,13 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
             list.join("\n")
         ))
     };
-    let known: BTreeSet<String> =
-        issuer.accounts.all().await?.into_iter().map(|account| account.email).collect();
+    let mut known = BTreeSet::new();
+    let mut page = issuer.accounts.after(None).await?;
+    while let Some(last) = page.last() {
+        let next = issuer.accounts.after(Some(last)).await?;
+        known.extend(page.into_iter().map(|account| account.email));
+        page = next;
+    }
     let has_account = |email: &Email| known.contains(email.as_str());
     let imported = import::read(&file, &issuer.policy.default_roles, has_account)
         .map_err(|lines| refused(&lines))?;
@@ -316,7 +371,7 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
             format!("; {some} without a password, to be set by a link of POST /password/forgot")
         }
     };
-    Ok(format!("imported {count} account{}{without}\n", if count == 1 { "" } else { "s" }))
+    Ok(format!("imported {}{without}\n", accounts(count)))
 }
 
 /// Bad lines of an import that are shown. More of them mostly have the same cause.

@@ -102,12 +102,13 @@ impl Accounts {
         self.store.account(id).await
     }
 
-    /// Every account, by address.
+    /// The next accounts in the order of their addresses, after that of `last`. None: there are
+    /// no more.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn all(&self) -> Result<Vec<AccountRow>, StoreError> {
-        self.store.accounts().await
+    pub async fn after(&self, last: Option<&AccountRow>) -> Result<Vec<AccountRow>, StoreError> {
+        self.store.accounts_after(last.map_or("", |last| &last.email)).await
     }
 
     /// Gives an account other roles. Its access tokens end; its sessions go on, and their next
@@ -236,6 +237,20 @@ impl Accounts {
         now: u64,
     ) -> Result<(), AccountError> {
         self.change(id, AccountChange::EndSessions, policy, now).await
+    }
+
+    /// Ends the sessions of these accounts, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn end_sessions_of(
+        &self,
+        accounts: &[AccountRow],
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let revocation = row(&revocation("", policy, now));
+        self.store.end_sessions_of(accounts, &revocation, now.cast_signed()).await
     }
 
     /// Ends every session of an account, and lets it log in at once although its tokens were cut off

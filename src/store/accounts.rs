@@ -124,12 +124,16 @@ impl Store {
             .await?)
     }
 
-    /// Every account, by address.
+    /// The accounts whose addresses come after `email`, in their order: the first
+    /// thousand of them.
     ///
     /// # Errors
     /// [`StoreError::Database`]
-    pub async fn accounts(&self) -> Result<Vec<AccountRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM accounts ORDER BY email")
+    pub async fn accounts_after(&self, email: &str) -> Result<Vec<AccountRow>, StoreError> {
+        let page = i64::try_from(ACCOUNTS_PAGE).unwrap_or(i64::MAX);
+        Ok(sqlx::query_as("SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2")
+            .bind(email)
+            .bind(page)
             .fetch_all(self.connections.read())
             .await?)
     }
@@ -151,6 +155,26 @@ impl Store {
         let changed = change_account(&mut writing, id, change, revocation, now).await?;
         writing.commit().await?;
         Ok(changed)
+    }
+
+    /// Ends the sessions of these accounts and revokes what was issued to them, all or none.
+    /// `revocation` is of the subject of each; its value is replaced.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]; nothing was then written.
+    pub async fn end_sessions_of(
+        &self,
+        accounts: &[AccountRow],
+        revocation: &RevocationRow,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let mut writing = self.connections.write().await?;
+        for account in accounts {
+            let revocation = RevocationRow { value: account.id.clone(), ..revocation.clone() };
+            let change = AccountChange::EndSessions;
+            change_account(&mut writing, &account.id, change, revocation, now).await?;
+        }
+        writing.commit().await
     }
 
     /// The hashes of as many accounts as tell what all are like. Ids are random, so these are a
@@ -224,6 +248,9 @@ async fn insert_account(writing: &mut Writing, account: &AccountRow) -> Result<b
     let (id,): (String,) = writing.one(statement).await?;
     Ok(id == account.id)
 }
+
+/// The most accounts that are read, or changed in one transaction.
+const ACCOUNTS_PAGE: usize = 1000;
 
 const NOTE_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
@@ -303,7 +330,8 @@ mod tests {
             [account("c", "c@x.example"), account("d", "a@x.example"), account("e", "e@x.example")];
         assert_eq!(store.insert_accounts(&several).await.unwrap(), Err(1));
         assert_eq!(store.last_import().await.unwrap(), None);
-        assert_eq!(store.accounts().await.unwrap(), [account("a", "a@x.example")]);
+        assert_eq!(store.accounts_after("").await.unwrap(), [account("a", "a@x.example")]);
+        assert_eq!(store.accounts_after("a@x.example").await.unwrap(), []);
         let mut seen = None;
         for id in ["f", "g"] {
             assert_eq!(store.insert_accounts(&[account(id, id)]).await.unwrap(), Ok(()));
@@ -499,7 +527,7 @@ mod tests {
             [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]
         {
             let stale = Stale { created_at, rotated_at, used_at: 0 };
-            assert_eq!(store.sessions_of("a", stale).await.unwrap().len(), usize::from(lives));
+            assert_eq!(store.sessions_of("a", stale).await.unwrap().0.len(), usize::from(lives));
         }
         assert!(
             store

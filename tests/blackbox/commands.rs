@@ -141,6 +141,43 @@ async fn accounts_are_changed_while_the_gateway_runs() {
     );
 }
 
+/// Accounts are read and changed a thousand at a time.
+#[tokio::test]
+async fn everybody_can_be_logged_out_and_listed_however_many_there_are() {
+    let gateway = Gateway::start(&open("")).await;
+    let lines = (0..2500).map(|number| format!("person{number}@example.com,,,\n"));
+    let csv: String =
+        std::iter::once("email,password_hash,roles,name\n".to_owned()).chain(lines).collect();
+    assert_eq!(portcullis(&gateway, &["user", "import", "-"], &csv).0, 0);
+    // The first and the last of their order, and one between them.
+    let mut sessions = Vec::new();
+    for email in ["a@example.com", "person1200x@example.com", "z@example.com"] {
+        gateway.register(email).await;
+        sessions.push(gateway.login(email).await);
+    }
+    let (code, listed, error) = portcullis(&gateway, &["user", "list", "--json"], "");
+    assert_eq!(code, 0, "{error}");
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    let emails: Vec<_> = listed.iter().map(|account| account["email"].as_str().unwrap()).collect();
+    assert!(emails.len() == 2503 && emails.is_sorted(), "{}", emails.len());
+    let (code, table, error) = portcullis(&gateway, &["user", "list"], "");
+    assert_eq!((code, table.lines().count()), (0, 2504), "{error}");
+
+    let (code, told, error) = portcullis(&gateway, &["user", "end-sessions", "--all"], "");
+    assert_eq!((code, told.as_str()), (0, "ended every session of 2503 accounts\n"), "{error}");
+    for tokens in &sessions {
+        is_dead(&gateway, &tokens.access).await;
+        gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    }
+    let again = gateway.login("a@example.com").await;
+    assert_eq!(gateway.reaches(&again.access).await, 200);
+    for wrong in
+        [&["user", "end-sessions"][..], &["user", "end-sessions", "--all", "a@example.com"]]
+    {
+        assert_eq!(failed(&gateway, wrong, "").0, 2, "{wrong:?}");
+    }
+}
+
 /// A gateway, and commands beside it: whoever comes first makes the schema.
 #[tokio::test]
 async fn a_new_database_may_be_opened_by_many_at_once() {
