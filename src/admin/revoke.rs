@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::problem;
 use crate::clock::Clock;
 use crate::config::value::SecretBytes;
+use crate::gateway::authenticate::bearer_token;
 use crate::reason::Reason;
 use crate::revocation::Revocations;
 use crate::token::{Issuers, Revocation, RevokedBy, Scope};
@@ -82,7 +83,7 @@ impl Control {
         if request.method() != Method::POST {
             return Err(Fault::Method);
         }
-        policy.check(request.headers())?;
+        let operator = policy.operator(request.headers())?;
         let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
         let body = tokio::time::timeout(BODY_TIMEOUT, body)
             .await
@@ -91,7 +92,8 @@ impl Control {
             Ok(_) => Fault::TooLarge,
             Err(error) => Fault::Request(format!("the body did not arrive whole: {error}")),
         })?;
-        let revocation = policy.revocation(&body.to_bytes(), self.clock.unix_seconds())?;
+        let revocation =
+            policy.revocation(&operator, &body.to_bytes(), self.clock.unix_seconds())?;
         let Revocation { by, value, .. } = revocation.clone();
         self.revocations.revoke(revocation).await.map_err(|error| {
             tracing::warn!(by = by.as_str(), value = &*value, cause = %error, "not revoked");
@@ -102,27 +104,28 @@ impl Control {
     }
 }
 
+/// The proof that an operator asks. Only [`Policy::operator`] makes one.
+struct Operator(());
+
 impl Policy {
-    fn check(&self, headers: &HeaderMap) -> Result<(), Fault> {
-        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-        let (Some(line), None) = (lines.next(), lines.next()) else {
+    /// Recognises an operator by the token of `[admin]`.
+    fn operator(&self, headers: &HeaderMap) -> Result<Operator, Fault> {
+        let Ok(Some(sent)) = bearer_token(headers) else {
             return Err(Fault::Credentials { wrong: false });
         };
-        let (scheme, sent) = line.as_bytes().split_at_checked(SCHEME.len()).unwrap_or_default();
-        if !scheme.eq_ignore_ascii_case(SCHEME) {
-            return Err(Fault::Credentials { wrong: false });
-        }
         // The digests are compared, so that the time says nothing of how much of the token, or of
         // its length, was right.
-        let is_right = self.token.is_some_and(|token| {
-            verify_slices_are_equal(&token, &sha256(sent.trim_ascii())).is_ok()
-        });
-        if is_right { Ok(()) } else { Err(Fault::Credentials { wrong: true }) }
+        match &self.token {
+            Some(token) if verify_slices_are_equal(token, &sha256(sent)).is_ok() => {
+                Ok(Operator(()))
+            }
+            _ => Err(Fault::Credentials { wrong: true }),
+        }
     }
 
     /// What a body asks for. A member that is not known is refused: with `issuer` misspelt, every
     /// issuer would be meant.
-    fn revocation(&self, body: &[u8], at: u64) -> Result<Revocation, Fault> {
+    fn revocation(&self, _: &Operator, body: &[u8], at: u64) -> Result<Revocation, Fault> {
         // A list would be read as the members in their order.
         if body.trim_ascii_start().first().is_some_and(|&byte| byte != b'{') {
             return Err(Fault::Request(
@@ -228,8 +231,6 @@ fn sha256(token: &[u8]) -> [u8; 32] {
     digest(&SHA256, token).as_ref().try_into().unwrap_or_default()
 }
 
-const SCHEME: &[u8] = b"Bearer ";
-
 /// Bytes of a body.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
@@ -259,7 +260,7 @@ mod tests {
             for line in lines {
                 headers.append(header::AUTHORIZATION, HeaderValue::from_str(line).unwrap());
             }
-            policy.check(&headers).is_ok()
+            policy.operator(&headers).is_ok()
         };
         for line in ["Bearer the-token-of-the-operators", "bearer  the-token-of-the-operators "] {
             assert!(check(&[line]), "{line}");
@@ -279,7 +280,7 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer "));
-        assert!(super::Policy::default().check(&headers).is_err(), "no token is no empty token");
+        assert!(super::Policy::default().operator(&headers).is_err(), "no token is no empty token");
     }
 
     #[test]
@@ -300,7 +301,7 @@ mod tests {
                 "u-17",
             ),
         ] {
-            let revocation = policy.revocation(body.as_bytes(), 7).unwrap();
+            let revocation = policy.revocation(&Operator(()), body.as_bytes(), 7).unwrap();
             assert_eq!(revocation, Revocation { scope, by, value: value.into(), at: 7 });
         }
         for (body, told) in [
@@ -323,7 +324,7 @@ mod tests {
             (r#"{"subject":"u","issuer":"https://corp.example"}"#, "there is no [issuer.https"),
             (r#"{"subject":"u"} x"#, "trailing"),
         ] {
-            match policy.revocation(body.as_bytes(), 7) {
+            match policy.revocation(&Operator(()), body.as_bytes(), 7) {
                 Err(Fault::Request(detail)) => assert!(detail.contains(told), "{body}: {detail}"),
                 other => panic!("{body}: {other:?}"),
             }

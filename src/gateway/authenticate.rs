@@ -348,19 +348,14 @@ fn credential<'a>(
         None => Ok(()),
         Some(_) => Err(Unauthenticated::Ambiguous),
     };
-    if places.header {
-        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-        let line = lines.next();
-        if lines.next().is_some() {
-            return Err(Unauthenticated::Ambiguous);
+    if places.header
+        && let Some(token) = bearer_token(headers)?
+    {
+        if places.cookie || places.query {
+            // One that is malformed is reported before a second one.
+            well_formed(token)?;
         }
-        if let Some(token) = line.and_then(|line| bearer(line.as_bytes())) {
-            if places.cookie || places.query {
-                // One that is malformed is told before a second one.
-                well_formed(token)?;
-            }
-            find(Cow::Borrowed(token), Place::Header)?;
-        }
+        find(Cow::Borrowed(token), Place::Header)?;
     }
     if places.cookie {
         for value in cookie_values(headers, &names.cookie) {
@@ -379,6 +374,19 @@ fn credential<'a>(
         }
     }
     Ok(found)
+}
+
+/// The bytes after `Authorization: Bearer`; `None` without that field, or with another scheme. The
+/// one reader of bearer tokens, on the public listener and on the admin listener.
+///
+/// # Errors
+/// [`Unauthenticated::Ambiguous`], when the field is repeated.
+pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Unauthenticated> {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    match (lines.next(), lines.next()) {
+        (line, None) => Ok(line.and_then(|line| bearer(line.as_bytes()))),
+        (_, Some(_)) => Err(Unauthenticated::Ambiguous),
+    }
 }
 
 /// What stands behind `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is compared

@@ -8,6 +8,13 @@ use super::route::Route;
 use crate::limit::KeyKind;
 
 /// Something that limits have counted. Only the functions here make one.
+///
+/// ```compile_fail
+/// use portcullis::gateway::counted::Counted;
+/// fn skip<T>(matched: T) -> Counted<T> {
+///     Counted(matched)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Counted<T>(T);
 

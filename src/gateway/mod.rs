@@ -8,7 +8,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod body;
 pub mod client;
-mod counted;
+pub mod counted;
 pub mod decide;
 mod dial;
 mod echo;

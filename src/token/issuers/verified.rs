@@ -14,6 +14,18 @@ use crate::token::invalid::InvalidToken;
 /// [`super::Issuers`] makes one.
 ///
 /// In this order: a request of a remembered token looks at the first members alone.
+///
+/// ```
+/// fn subject(token: &portcullis::token::VerifiedToken) -> &str {
+///     token.subject()
+/// }
+/// ```
+/// Claims that are only assumed do not become one outside this crate:
+/// ```compile_fail
+/// fn believe(assumed: &portcullis::token::AssumedToken) -> &portcullis::token::VerifiedToken {
+///     assumed.as_if_verified()
+/// }
+/// ```
 #[derive(Clone)]
 #[repr(C)]
 pub struct VerifiedToken {
