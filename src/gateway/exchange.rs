@@ -23,9 +23,11 @@ use super::route::Route;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use super::token_memo::TokenMemo;
+use super::upstream::Upstream;
 use crate::limit::{Cell, Count, Exceeded, Limit};
 use crate::reason::{Outcome, Reason};
 use crate::telemetry::access::{AccessRecord, LoggedCaller};
+use crate::telemetry::fold::Fold;
 use crate::token::{Issuer, Remembered};
 
 /// The status of a request whose client went away before there was one, as nginx writes it.
@@ -180,13 +182,7 @@ impl Exchange {
                     Refusal::Logout(_) => "the store is not available",
                     _ => {
                         let upstream = self.upstream_named();
-                        // An upstream that is away would be told with each request.
-                        let application =
-                            self.route().and_then(|route| route.destination.upstream());
-                        let told = application.map_or(Some(0), |application| {
-                            application.tells(reason, Instant::now())
-                        });
-                        let Some(folded) = told else {
+                        let Some(folded) = self.tell(|upstream| upstream.no_answer(reason)) else {
                             tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), upstream, cause = %refusal, "the upstream gave no answer");
                             return;
                         };
@@ -258,7 +254,24 @@ impl Exchange {
         self.decision = Some(reason);
         let request_id = self.request_id().to_owned();
         let upstream = self.upstream_named();
-        tracing::warn!(request_id, route = self.route().map(|route| &*route.name), upstream, cause = %error, "the response broke off");
+        let route = self.route().map(|route| &*route.name);
+        match self.tell(|upstream| upstream.broke_off(reason)) {
+            Some(folded) => {
+                tracing::warn!(folded, reason = reason.as_str(), request_id, route, upstream, cause = %error, "the response broke off");
+            }
+            None => {
+                tracing::debug!(reason = reason.as_str(), request_id, route, upstream, cause = %error, "the response broke off");
+            }
+        }
+    }
+
+    /// Asks this fold of the route's upstream whether to warn: an upstream that is down would
+    /// otherwise be reported with each request.
+    fn tell(&self, fold: impl FnOnce(&Upstream) -> &Fold) -> Option<u64> {
+        match self.route().and_then(|route| route.destination.upstream()) {
+            Some(upstream) => fold(upstream).admit(self.view.telemetry.clock.unix_seconds()),
+            None => Some(0),
+        }
     }
 }
 

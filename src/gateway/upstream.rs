@@ -31,6 +31,7 @@ use super::heard::{Ear, Heard};
 use super::reading_on::ReadingOn;
 use crate::coalesce::Coalescing;
 use crate::reason::Reason;
+use crate::telemetry::fold::Fold;
 
 /// What an `[upstream.NAME]` section says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,23 +99,20 @@ pub struct Upstream {
     settings: UpstreamSettings,
     tls: Option<(tokio_rustls::TlsConnector, ServerName<'static>)>,
     dialer: Dialer,
-    /// What was told of it lately.
-    told: Mutex<Vec<Told>>,
+    folds: Folds,
     /// One list a worker, the oldest first.
     idle: Box<[Mutex<VecDeque<Idle>>]>,
 }
 
-/// A kind of failure that was told.
-#[derive(Debug)]
-struct Told {
-    reason: Reason,
-    at: std::time::Instant,
-    /// Those after it that were not.
-    folded: u64,
+/// One fold for each event and reason that the log has of an upstream.
+#[derive(Debug, Default)]
+struct Folds {
+    unreachable: Fold,
+    failed: Fold,
+    timeout: Fold,
+    broke_off: Fold,
+    fell_silent: Fold,
 }
-
-/// How often equal failures of one upstream are told.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A connection that waits for its next request.
 struct Idle {
@@ -187,7 +185,7 @@ impl Upstream {
     ) -> Self {
         let tls = tls.map(|(config, name)| (tokio_rustls::TlsConnector::from(config), name));
         let idle = (0..workers.max(1)).map(|_| Mutex::new(VecDeque::new())).collect();
-        Self { settings, tls, dialer: Dialer::default(), told: Mutex::default(), idle }
+        Self { settings, tls, dialer: Dialer::default(), folds: Folds::default(), idle }
     }
 
     /// What its section says.
@@ -195,20 +193,21 @@ impl Upstream {
         &self.settings
     }
 
-    /// Whether a failure is to be told: the first of its kind, and one in ten seconds after that.
-    /// Returned is how many were not told since.
-    pub fn tells(&self, reason: Reason, now: std::time::Instant) -> Option<u64> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(earlier) = told.iter_mut().find(|told| told.reason == reason) else {
-            told.push(Told { reason, at: now, folded: 0 });
-            return Some(0);
-        };
-        if now.saturating_duration_since(earlier.at) < TELL_EVERY {
-            earlier.folded += 1;
-            return None;
+    /// The fold for requests that got no answer for this reason.
+    pub fn no_answer(&self, reason: Reason) -> &Fold {
+        match reason {
+            Reason::UpstreamUnreachable => &self.folds.unreachable,
+            Reason::UpstreamTimeout => &self.folds.timeout,
+            _ => &self.folds.failed,
         }
-        earlier.at = now;
-        Some(std::mem::take(&mut earlier.folded))
+    }
+
+    /// The fold for responses that broke off for this reason.
+    pub fn broke_off(&self, reason: Reason) -> &Fold {
+        match reason {
+            Reason::UpstreamTimeout => &self.folds.fell_silent,
+            _ => &self.folds.broke_off,
+        }
     }
 
     /// Closes the connections that have waited long enough. Returns how many still wait.
@@ -563,30 +562,6 @@ impl HttpBody for UpstreamBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_failures_are_told_once_in_a_while() {
-        let settings = UpstreamSettings {
-            name: "app".into(),
-            application: Application::Echo,
-            host: None,
-            connect_timeout: Duration::ZERO,
-            response_timeout: Duration::ZERO,
-            idle_timeout: Duration::ZERO,
-            keep_idle: Duration::ZERO,
-            folds_case: false,
-            ca: None,
-        };
-        let upstream = Upstream::new(settings, None, 1);
-        let begun = std::time::Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        assert_eq!(upstream.tells(Reason::UpstreamUnreachable, at(0)), Some(0));
-        assert_eq!(upstream.tells(Reason::UpstreamTimeout, at(0)), Some(0));
-        assert_eq!(upstream.tells(Reason::UpstreamUnreachable, at(1)), None);
-        assert_eq!(upstream.tells(Reason::UpstreamUnreachable, at(9)), None);
-        assert_eq!(upstream.tells(Reason::UpstreamUnreachable, at(10)), Some(2));
-        assert_eq!(upstream.tells(Reason::UpstreamUnreachable, at(11)), None);
-    }
 
     #[test]
     fn a_connection_is_not_kept_longer_than_the_application_says() {

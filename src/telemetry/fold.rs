@@ -1,18 +1,18 @@
-//! A line of the log that comes in floods: written at once, and then once a minute.
+//! A log event that comes in floods: the first is written at once, then one every ten seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Owned by whatever writes the line.
+/// The state of one such event, owned by whoever writes it.
 #[derive(Debug, Default)]
 pub struct Fold {
-    /// Unix seconds: before then nothing is written.
+    /// In Unix seconds. Nothing is written before.
     next: AtomicU64,
     folded: AtomicU64,
 }
 
 impl Fold {
-    /// Whether the line is to be written at `now`, in Unix seconds: then with how many times it was
-    /// not, since it was written last.
+    /// Returns `Some` if the event is due at `now`, in Unix seconds. The number is how many events
+    /// were dropped since the last one that was written.
     pub fn admit(&self, now: u64) -> Option<u64> {
         let next = self.next.load(Ordering::Relaxed);
         // A clock that was set back does not keep it silent.
@@ -30,20 +30,20 @@ impl Fold {
     }
 }
 
-/// Seconds between two of the same.
-const INTERVAL: u64 = 60;
+/// Seconds between two equal events.
+const INTERVAL: u64 = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_one_line_a_minute_that_counts_the_others() {
+    fn a_flood_is_one_event_in_ten_seconds_with_a_count_of_the_rest() {
         let fold = Fold::default();
         assert_eq!(fold.admit(1_000), Some(0));
-        assert_eq!((fold.admit(1_000), fold.admit(1_059)), (None, None));
-        assert_eq!(fold.admit(1_060), Some(2));
-        assert_eq!(fold.admit(1_061), None);
+        assert_eq!((fold.admit(1_000), fold.admit(1_009)), (None, None));
+        assert_eq!(fold.admit(1_010), Some(2));
+        assert_eq!(fold.admit(1_011), None);
         assert_eq!(fold.admit(900), Some(1), "the clock was set back");
     }
 }

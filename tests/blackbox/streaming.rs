@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::harness::h2;
 use crate::harness::upstream::{answer, write};
 use crate::harness::{Connection, Gateway, Port, Response, Step, mint, within};
@@ -519,7 +521,8 @@ async fn an_upstream_that_cannot_be_reached_is_a_502_or_504() {
 
 #[tokio::test]
 async fn an_upstream_that_breaks_off_is_a_502() {
-    let gateway = Gateway::start(PUBLIC).await;
+    // Equal events are folded, and all of them are written at this level.
+    let gateway = Gateway::start(&format!("{PUBLIC}\n[log]\nlevel = 'debug'")).await;
     for (path, steps) in [
         ("/close", vec![Step::ReadBody, Step::Close]),
         ("/reset", vec![Step::ReadBody, Step::Reset]),
@@ -611,6 +614,13 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
         line["cause"].as_str().is_some_and(|cause| cause.contains("the 300ms of its idle_timeout"))
     });
     assert_eq!(told.await["message"], "the response broke off");
+    // Equal events are folded.
+    let is_warning = |line: &&Value| {
+        line["level"] == "warn"
+            && line["message"] == "the response broke off"
+            && line["reason"] == "upstream_failed"
+    };
+    assert_eq!(gateway.log().lines().iter().filter(is_warning).count(), 1);
 }
 
 /// As a server answers that speaks HTTP/2 alone: with its settings.
