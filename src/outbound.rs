@@ -155,8 +155,13 @@ impl Url {
     }
 
     /// The host as a resolver and a certificate know it: an IPv6 address has no brackets there.
-    fn bare_host(&self) -> &str {
+    pub fn bare_host(&self) -> &str {
         self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host)
+    }
+
+    /// The port, which the scheme may imply.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Host and port, without a port that the scheme implies.

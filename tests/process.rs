@@ -1575,6 +1575,32 @@ fn an_issuer_that_says_nothing() {
     "#);
 }
 
+/// Nothing is repaired: the address that was written is the one that is dialled.
+#[test]
+fn upstream_urls_that_are_not_scheme_host_and_port() {
+    for (url, problem, help) in [
+        ("app:3000", "does not begin with https:// or http://", "write scheme, host and port"),
+        (
+            "ftp://app:3000",
+            "does not begin with https:// or http://",
+            "write scheme, host and port",
+        ),
+        ("http://me:pw@app:3000", "it holds a user name or password", "remove it"),
+        ("http://app:3000#x", "it has a `#`", "write scheme, host and port"),
+        ("http://app:3000?x=1", "an upstream's URL has no path", "see `strip_prefix`"),
+        ("http://app:99999", "cannot be read", "write scheme, host and port"),
+        ("http://app:0", "cannot be read", "write scheme, host and port"),
+        ("http://app:", "cannot be read", "write scheme, host and port"),
+        ("http://", "cannot be read", "write scheme, host and port"),
+        (r"http:\\app", "does not begin with https:// or http://", "write scheme, host and port"),
+    ] {
+        let told = rejected(&format!(
+            "[upstream.app]\nurl = '{url}'\n[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'\n"
+        ));
+        assert!(told.contains(problem) && told.contains(help), "{url}: {told}");
+    }
+}
+
 /// Each where it is wrong, with what to do.
 #[test]
 fn keys_that_cannot_be_fetched_as_written() {

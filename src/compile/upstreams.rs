@@ -13,6 +13,7 @@ use crate::config::file::Text;
 use crate::config::file::Upstream as Written;
 use crate::config::value;
 use crate::gateway::upstream::{Application, Upstream, UpstreamSettings};
+use crate::outbound::{Url, UrlError};
 use crate::tls;
 
 impl Compiler<'_> {
@@ -98,38 +99,27 @@ impl Compiler<'_> {
     }
 
     fn url(&mut self, text: &Text, written: &Written) -> Option<Application> {
-        let fail = |message: &str, help: &str| {
-            Problem::error(text.span(), message.to_owned()).help(help.to_owned())
-        };
         let example = "write scheme, host and port alone, such as \"http://127.0.0.1:3000\"";
-        let Some((scheme, rest)) = text.get_ref().split_once("://") else {
-            self.error(fail("the URL has no scheme", example));
-            return None;
+        let read = match Url::parse(text.get_ref()) {
+            Ok(url) if url.path() == "/" && url.query().is_none() => Ok(url),
+            Ok(_) => Err((
+                "an upstream's URL has no path".to_owned(),
+                "routes choose the path; see `strip_prefix` for a prefix that the application does not know",
+            )),
+            Err(error @ UrlError::UserInfo) => Err((
+                format!("this cannot be an upstream's URL: {error}"),
+                "remove it; the gateway sends no credentials of its own",
+            )),
+            Err(error) => Err((format!("this cannot be an upstream's URL: {error}"), example)),
         };
-        let tls = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            _ => {
-                self.error(fail("the scheme is neither http nor https", example));
+        let url = match read {
+            Ok(url) => url,
+            Err((message, help)) => {
+                self.error(Problem::error(text.span(), message).help(help));
                 return None;
             }
         };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        if authority.contains(['/', '?', '#']) {
-            self.error(fail(
-                "an upstream's URL has no path",
-                "routes choose the path; see `strip_prefix` for a prefix that the application does not know",
-            ));
-            return None;
-        }
-        if authority.contains('@') {
-            self.error(fail(
-                "the URL has a user name or password",
-                "remove it; the gateway sends no credentials of its own",
-            ));
-            return None;
-        }
-        if let (Some(settings), false) = (&written.tls, tls) {
+        if let (Some(settings), false) = (&written.tls, url.is_https()) {
             self.error(
                 Problem::error(settings.span(), "`tls` is for https:// upstreams")
                     .related(text.span(), "this one is cleartext")
@@ -137,21 +127,8 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let parsed: Option<http::uri::Authority> = authority.parse().ok();
-        let Some(parsed) = parsed.filter(|parsed| {
-            !parsed.host().is_empty()
-                && (parsed.port_u16().is_some() || parsed.as_str() == parsed.host())
-        }) else {
-            self.error(fail("the URL has no host and port that can be read", example));
-            return None;
-        };
-        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = parsed.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        if port == 0 {
-            self.error(fail("port 0 is no application's", example));
-            return None;
-        }
-        Some(Application::Http { host, port, tls })
+        let (host, port) = (url.bare_host().to_owned(), url.port());
+        Some(Application::Http { host, port, tls: url.is_https() })
     }
 
     fn host_header(&mut self, text: &Text) -> Option<HeaderValue> {
