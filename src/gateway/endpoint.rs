@@ -7,11 +7,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::Gateway;
 use super::authorize::Permit;
-use super::body::{Body, ClientBody};
+use super::body::{Body, ClientBody, RequestBody};
 use super::exchange::{Exchange, count};
 use super::navigation::{as_page, asked_by};
 use super::refusal::Refusal;
@@ -30,7 +29,7 @@ impl Gateway {
         snapshot: &Snapshot,
         permit: Permit<'_>,
         mount: &Mount,
-        body: Incoming,
+        body: RequestBody,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, Refusal> {
         let (Some(identity), Some(policy)) = (self.identity(), &snapshot.identity) else {
@@ -128,8 +127,8 @@ impl Gateway {
             return Ok(());
         }
         let own = route.limit.as_ref();
-        if own.is_none_or(|limit| !limit.settings().bounds_each_client()) {
-            let (limit, taken) = identity.budgets().by_address(budget, client);
+        let by_address = identity.budgets().by_address(budget, client, own.map(|own| &**own));
+        if let Some((limit, taken)) = by_address {
             self.count_built_in(&limit, taken, exchange)?;
         }
         let Some(account) = account else { return Ok(()) };
@@ -148,7 +147,7 @@ impl Gateway {
 
 /// The whole body, which is short.
 async fn read(
-    body: Incoming,
+    body: RequestBody,
     snapshot: &Snapshot,
     exchange: &mut Exchange,
 ) -> Result<Bytes, Refusal> {

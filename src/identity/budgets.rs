@@ -1,7 +1,8 @@
 //! The limits that are built in. One set for the process: a reload gives nobody new tries.
 //!
-//! Those by address hold unless the route's own limit bounds each address; those by account always
-//! hold, since no limit of a route counts by account alone.
+//! Limits on guessing (failed logins by account and by address, current passwords) always hold. A
+//! route's own limit that bounds each address replaces the other limits by address, so that an
+//! operator can raise them where many people share an address.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -16,6 +17,7 @@ use crate::limit::{Cell, Count, Exceeded, KeyKind, Limit, Settings};
 pub struct Budgets {
     login: Arc<Limit>,
     failures: Arc<Limit>,
+    guesses: Arc<Limit>,
     register: Arc<Limit>,
     refresh: Arc<Limit>,
     mail: Arc<Limit>,
@@ -31,6 +33,7 @@ impl Default for Budgets {
         Self {
             login: limit("identity-login", few, Count::All),
             failures: limit("identity-login-account", few, Count::Failures),
+            guesses: limit("identity-login-address", few, Count::Failures),
             register: limit("identity-register", few, Count::All),
             refresh: limit("identity-refresh", many, Count::All),
             mail: limit("identity-mail", few, Count::All),
@@ -41,21 +44,26 @@ impl Default for Budgets {
 }
 
 impl Budgets {
-    /// Counts a request of an address.
+    /// Counts a request of an address. `own` is the limit of the route. `None`: that one counts in
+    /// place of the built-in limit.
     pub fn by_address(
         &self,
         budget: Budget,
         client: IpAddr,
-    ) -> (Arc<Limit>, Result<Cell, Exceeded>) {
+        own: Option<&Limit>,
+    ) -> Option<(Arc<Limit>, Result<Cell, Exceeded>)> {
+        let is_bounded = own.is_some_and(|limit| limit.settings().bounds_each_client());
         let limit = match budget {
+            Budget::CurrentPassword => &self.password,
+            Budget::Login if is_bounded => &self.guesses,
+            _ if is_bounded => return None,
             Budget::Login => &self.login,
             Budget::Register => &self.register,
             Budget::Refresh => &self.refresh,
             Budget::Mail => &self.mail,
             Budget::Link => &self.link,
-            Budget::CurrentPassword => &self.password,
         };
-        (Arc::clone(limit), limit.take_client(client))
+        Some((Arc::clone(limit), limit.take_client(client)))
     }
 
     /// Counts a request as a failure of `account`, until it turns out to be none. `None`: it is not
@@ -86,7 +94,13 @@ impl Budgets {
         let mut lines = vec!["each account: 5 failed logins a minute (built in)".to_owned()];
         match &told {
             Some((own, told)) if own.bounds_each_client() => {
-                lines.push(format!("each address: {told}, in place of the built-in limits"));
+                lines.push(
+                    "each address: 5 failed logins and 10 current passwords a minute (built in)"
+                        .to_owned(),
+                );
+                lines.push(format!(
+                    "each address: {told}, in place of the other built-in limits by address"
+                ));
                 return lines;
             }
             Some((own, told)) if own.key == KeyKind::ClientAndAccount => {
@@ -103,7 +117,7 @@ impl Budgets {
     }
 
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 7] {
+    pub fn all(&self) -> [&Arc<Limit>; 8] {
         [
             &self.login,
             &self.register,
@@ -112,6 +126,7 @@ impl Budgets {
             &self.link,
             &self.password,
             &self.failures,
+            &self.guesses,
         ]
     }
 }
@@ -152,6 +167,7 @@ mod tests {
             let told = told(Some(&limit));
             assert!(told.contains(words) && told.contains("5 failed logins"), "{told}");
             assert_eq!(told.contains("60 refreshes"), !is_instead, "{told}");
+            assert!(told.contains("10 current passwords"), "{told}");
         }
     }
 }
