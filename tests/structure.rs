@@ -19,12 +19,13 @@ const NEIGHBOURS: [(&str, &str, &str); 2] = [
 ];
 
 /// What the floor of sockets may know of the gateway.
-const KNOWN_TO_SERVER: [(&str, &str); 8] = [
+const KNOWN_TO_SERVER: [(&str, &str); 9] = [
     (
         "snapshot::ConnectionLimits",
         "how a connection is read; `explain` reads one without the rest",
     ),
     ("body::BodyError", "a response that its HTTP/2 client does not read is ended from outside"),
+    ("body::RequestBody", "what nobody reads of an HTTP/2 upload is given back to its connection"),
     ("Gateway", "a connection hands its requests to `Gateway::handle`"),
     (
         "Snapshot",

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep};
 
 use super::heard::Ear;
@@ -236,13 +237,70 @@ impl Upload {
     }
 }
 
+/// The body of a request, as the server hands it over.
+///
+/// Where the server asks for it, what nobody has read is given back when this is dropped.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    unread: Option<UnboundedSender<Incoming>>,
+}
+
+impl RequestBody {
+    /// A body that goes to `unread` as far as nobody reads it.
+    pub fn given_back(incoming: Incoming, unread: &UnboundedSender<Incoming>) -> Self {
+        let unread = (!incoming.is_end_stream()).then(|| unread.clone());
+        Self { incoming: Some(incoming), unread }
+    }
+}
+
+impl From<Incoming> for RequestBody {
+    fn from(incoming: Incoming) -> Self {
+        Self { incoming: Some(incoming), unread: None }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let (Some(unread), Some(incoming)) = (&self.unread, self.incoming.take())
+            && !incoming.is_end_stream()
+        {
+            // The connection may have ended before.
+            let _ = unread.send(incoming);
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.incoming {
+            Some(incoming) => Pin::new(incoming).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
 /// The client's body on its way to the upstream.
 #[derive(Debug, Default)]
 pub struct ClientBody(Option<Box<Streaming>>);
 
 #[derive(Debug)]
 struct Streaming {
-    inner: Incoming,
+    inner: RequestBody,
     upload: Arc<Upload>,
     max: u64,
     idle: Duration,
@@ -256,7 +314,7 @@ impl ClientBody {
     /// A body of at most `max` bytes, with at most `idle` between them. Trailer fields pass if they
     /// are among `trailers`.
     pub fn new(
-        inner: Incoming,
+        inner: RequestBody,
         max: u64,
         idle: Duration,
         trailers: Vec<HeaderName>,

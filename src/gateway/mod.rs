@@ -44,13 +44,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::authenticate::{Newest, Verifier};
-use self::body::{Body, ClientBody, Gate};
+use self::body::{Body, ClientBody, Gate, RequestBody};
 use self::client::Peer;
 use self::decide::{Decided, Decider};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
@@ -238,7 +237,7 @@ impl Gateway {
         &self,
         worker: &Worker,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Response<RecordedBody> {
         // One config for this request, from its first byte to its last.
         let view = worker.view(&self.current);
@@ -271,7 +270,7 @@ impl Gateway {
         snapshot: &Snapshot,
         worker: &Worker,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
         let (parts, body) = request.into_parts();
@@ -306,7 +305,7 @@ impl Gateway {
         &self,
         snapshot: &Snapshot,
         request: &LogoutRequest<'_>,
-        body: Incoming,
+        body: RequestBody,
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, LogoutFault> {
         let issuer = request.issuer();
@@ -333,7 +332,7 @@ impl Gateway {
         worker: &Worker,
         application: &Arc<Upstream>,
         mut outgoing: Outgoing,
-        body: Incoming,
+        body: RequestBody,
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
         let is_echo = application.settings().application == Application::Echo;

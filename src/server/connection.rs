@@ -15,13 +15,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::frames::Frames;
 use super::per_client::Place;
 use super::signal::Signal;
 use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, Patience, Phase};
+use super::unwanted;
 use crate::coalesce::Coalescing;
+use crate::gateway::body::RequestBody;
 use crate::gateway::client::Peer;
 use crate::gateway::exchange::RecordedBody;
 use crate::gateway::snapshot::ConnectionLimits;
@@ -165,7 +169,7 @@ impl Line {
         prefix: Bytes,
         snapshot: &Snapshot,
     ) -> Ended {
-        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, true);
+        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, None);
         let builder = http1_builder(&snapshot.limits);
         let line = &self;
         let service = service_fn(|request: Request<Incoming>| {
@@ -174,6 +178,7 @@ impl Line {
             line.phase.asked(!http_body::Body::is_end_stream(request.body()));
             // Boxed: hyper keeps the room of this future for as long as the connection is open,
             // idle or not.
+            let request = request.map(RequestBody::from);
             Box::pin(async move {
                 let response = line.gateway.handle(&line.worker, &line.peer, request).await;
                 Ok::<_, Infallible>(line.answered(response).map(|body| Held { body, busy }))
@@ -198,7 +203,8 @@ impl Line {
         prefix: Bytes,
         snapshot: &Snapshot,
     ) -> Ended {
-        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, false);
+        let frames = Some(Box::new(Frames::new()));
+        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, frames);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
         builder.max_header_list_size(
@@ -212,7 +218,10 @@ impl Line {
         let line = Arc::new(self);
         let stalls = Arc::new(Stalls::new());
         let (answering, watching) = (Arc::clone(&line), Arc::clone(&stalls));
-        let service = service_fn(move |request| {
+        let (unread, unwanted) = mpsc::unbounded_channel();
+        let mut reads_on = pin!(unwanted::read_on(unwanted));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let request = request.map(|body| RequestBody::given_back(body, &unread));
             let (line, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
             let busy = line.phase.enter();
             async move {
@@ -225,11 +234,13 @@ impl Line {
             ended = connection.as_mut() => return Ok(ended?),
             () = line.draining.given() => {}
             () = line.idle() => {}
+            () = reads_on.as_mut() => {}
             () = stalls.end_stalled(line.patience.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = connection => Ok(ended?),
+            () = reads_on => Ok(()),
             () = stalls.end_stalled(line.patience.idle) => Ok(()),
             // Streams that nobody reads, or a client that does not say goodbye, would hold it open
             // for ever.

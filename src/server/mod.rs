@@ -5,11 +5,13 @@
 
 mod claim;
 mod connection;
+mod frames;
 mod listen;
 mod per_client;
 mod signal;
 mod stalls;
 mod stream;
+mod unwanted;
 
 use std::io;
 use std::net::SocketAddr;

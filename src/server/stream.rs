@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
 
+use super::frames::Frames;
 use super::per_client::Place;
 use crate::coalesce::MAX_READ;
 
@@ -162,8 +163,8 @@ pub(super) struct ClientStream<T> {
     /// Until when it is read what the client still sends, after we have said the last word, and how
     /// much more of it.
     lingers: Option<(Instant, usize)>,
-    /// HTTP/2 frames come at any time: only HTTP/1.1 has heads that are read alone.
-    reads_heads: bool,
+    /// On HTTP/2, where frames come at any time; `None`: HTTP/1.1, where heads are read alone.
+    frames: Option<Box<Frames>>,
 }
 
 impl<T: AsyncRead> ClientStream<T> {
@@ -173,7 +174,7 @@ impl<T: AsyncRead> ClientStream<T> {
         prefix: Bytes,
         phase: Arc<Phase>,
         patience: Patience,
-        reads_heads: bool,
+        frames: Option<Box<Frames>>,
     ) -> Self {
         let head_begun = !prefix.is_empty();
         Self {
@@ -186,7 +187,7 @@ impl<T: AsyncRead> ClientStream<T> {
             stalled_since: None,
             sleep: None,
             lingers: None,
-            reads_heads,
+            frames,
         }
     }
 
@@ -243,7 +244,7 @@ impl<T: AsyncRead> ClientStream<T> {
         self.forget_head();
         if let Poll::Ready(written) = polled {
             self.stalled_since = None;
-            if !self.reads_heads {
+            if self.frames.is_some() {
                 self.phase.wrote();
             }
             return Poll::Ready(written);
@@ -258,7 +259,7 @@ impl<T: AsyncRead> ClientStream<T> {
     /// end: otherwise it is closed at once.
     fn is_owed(&self) -> bool {
         let has_just_ended = self.phase.idle_since().is_none_or(|since| since.elapsed() < LATELY);
-        self.reads_heads
+        self.frames.is_none()
             && (self.head_begun || (has_just_ended && self.phase.has_body.load(Ordering::Relaxed)))
     }
 
@@ -273,6 +274,10 @@ impl<T: AsyncRead> ClientStream<T> {
     }
 }
 
+fn follow(frames: Option<&mut Frames>, read: &[u8]) -> io::Result<()> {
+    frames.map_or(Ok(()), |frames| frames.read(read)).map_err(io::Error::other)
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -283,6 +288,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         if !this.prefix.is_empty() {
             let length = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix[..length]);
+            follow(this.frames.as_deref_mut(), &this.prefix[..length])?;
             this.prefix.advance(length);
             if this.prefix.is_empty() {
                 // Otherwise its memory stays for as long as the connection.
@@ -294,13 +300,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         this.io.set_limit(MAX_READ);
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
             this.head_begun |= buf.filled().len() > before && !this.phase.is_active();
+            follow(this.frames.as_deref_mut(), &buf.filled()[before..])?;
             return Poll::Ready(read);
         }
-        if this.reads_heads {
-            ready!(this.poll_deadline(cx));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        match &mut this.frames {
+            None => ready!(this.poll_deadline(cx)),
+            Some(frames) => ready!(frames.poll_overdue(this.patience.header, cx)),
         }
-        Poll::Pending
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -372,7 +379,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
 
 /// How long a client that was refused in the middle of its upload may take to read the answer and
 /// stop sending.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// The same while the process ends.
 const LINGER_HURRIED: Duration = Duration::from_millis(500);
@@ -381,7 +388,7 @@ const LINGER_HURRIED: Duration = Duration::from_millis(500);
 const LATELY: Duration = Duration::from_secs(1);
 
 /// The most bytes that are read to be forgotten.
-const UNWANTED_MOST: usize = 64 * 1024 * 1024;
+pub(super) const UNWANTED_MOST: usize = 64 * 1024 * 1024;
 
 /// Bytes that are read at once to be forgotten.
 const UNWANTED: usize = 8 * 1024;

@@ -332,6 +332,77 @@ async fn values_with_spaces_at_an_end_are_refused() {
     assert_eq!(client.send(get("http://app.test/public")).await.status, 200);
 }
 
+/// A POST of which only the beginning has come.
+fn upload(path: &str) -> Vec<u8> {
+    let mut upload = frames(&[
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "app.test"),
+        (":path", path),
+    ]);
+    // END_HEADERS alone: the stream goes on.
+    upload[HEADERS + 4] = 4;
+    upload.extend_from_slice(b"\0\0\x05\0\0\0\0\0\x01begun");
+    upload
+}
+
+/// Where the first HEADERS frame stands in [`frames`]: after the preface and empty settings.
+const HEADERS: usize = 24 + 9;
+
+/// curl takes the reset of a stream that it still sends on for an error, and shows no status.
+#[tokio::test]
+async fn an_upload_that_is_answered_early_is_not_reset() {
+    let gateway = Gateway::start(PROTECTED).await;
+    gateway.upstream().does_at(
+        "/public/full",
+        vec![write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\nfull"), Step::Hold],
+    );
+    for path in ["/", "/public/full"] {
+        let mut connection = gateway.connect().await;
+        connection.write(upload(path)).await;
+        let mut has_ended = false;
+        while let Some(head) = connection.exactly(9).await {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            connection.exactly(length as usize).await.unwrap();
+            let (kind, flags) = (head[3], head[4]);
+            assert_ne!(kind, 3, "{path}: the stream was reset");
+            match kind {
+                0 if flags & 1 == 1 => {
+                    has_ended = true;
+                    connection.write(b"\0\0\x08\x06\0\0\0\0\0pingpong").await;
+                }
+                6 if flags & 1 == 1 => break,
+                _ => {}
+            }
+        }
+        assert!(has_ended, "{path}: the answer has ended");
+        // What is left of the upload is taken.
+        connection.write(b"\0\0\x03\0\x01\0\0\0\x01end").await;
+        connection.write(b"\0\0\x08\x06\0\0\0\0\0pingpong").await;
+        assert!(connection.exactly(9).await.is_some(), "{path}: the connection goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_header_block_that_does_not_end_is_under_the_header_timeout() {
+    let gateway =
+        Gateway::start(&format!("server.limits.header_timeout = '300ms'\n{PROTECTED}")).await;
+    let whole = upload("/public");
+    let mut open = whole.clone();
+    open[HEADERS + 4] = 0;
+    for (what, bytes) in [
+        ("half a frame head", &whole[..HEADERS + 5]),
+        ("half a frame", &whole[..HEADERS + 20]),
+        ("no END_HEADERS", &open[..open.len() - 14]),
+    ] {
+        let begun = std::time::Instant::now();
+        let mut connection = gateway.connect().await;
+        connection.write(bytes).await;
+        connection.closed().await;
+        assert!(begun.elapsed() >= std::time::Duration::from_millis(300), "{what}");
+    }
+}
+
 #[tokio::test]
 async fn h2c_can_be_switched_off() {
     let gateway = Gateway::start(&format!("server.h2c = false\n{PROTECTED}")).await;
