@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -235,6 +235,10 @@ impl Upstream {
         upload: Option<&Upload>,
         now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
+        if self.settings.keep_idle.is_zero() && !request.headers().contains_key(header::UPGRADE) {
+            // Otherwise the application might read what it left of this request as the next one.
+            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         while let Some(mut connection) = self.take_idle(worker, now) {
             let again = repeatable(&request);
             connection.prepare(upload);

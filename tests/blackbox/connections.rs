@@ -76,6 +76,8 @@ async fn an_unused_connection_is_kept_for_keep_idle() {
             assert_eq!(gateway.get("/").send().await.status, 200);
         }
         assert_eq!(gateway.upstream().seen().accepted, if kept { 1 } else { 3 }, "{keep_idle}");
+        let said = gateway.upstream().last().header("connection").map(str::to_owned);
+        assert_eq!(said.as_deref(), if kept { None } else { Some("close") }, "{keep_idle}");
     }
     // By default it is closed before an application that waits for two seconds closes it.
     let gateway = Gateway::start(PUBLIC).await;
