@@ -1,23 +1,23 @@
 //! Portcullis: an authentication gateway.
 //!
-//! A reverse proxy that stands in front of applications without a login of their own. It decides
-//! who is calling and whether they may, and tells the application so in headers that it can trust.
+//! A reverse proxy in front of applications that have no login of their own. It decides who is
+//! calling and whether they have access, and tells the application in headers that it can trust.
 //!
-//! A module uses the floors below its own, never one above (`tests/structure.rs` holds this):
+//! A module uses only the layers below its own (`tests/structure.rs` checks this):
 //!
-//! | floor | modules | |
+//! | layer | modules | |
 //! |---|---|---|
-//! | 8 | [`cli`], [`process`] | compose; hold no logic |
+//! | 8 | [`cli`], [`process`] | compose the others; no logic |
 //! | 7 | [`compile`] | a configuration file becomes a snapshot |
 //! | 6 | [`explain`] | the decision for one request, described |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
-//! | 4 | [`gateway`] | what a request walks through |
-//! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; what is revoked: the list that requests are held against, and its place in the store |
-//! | 2 | [`token`], [`store`] | verifying what others signed; what outlives the process |
+//! | 4 | [`gateway`] | the request pipeline |
+//! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; revocations: the list that tokens are checked against, and its table in the store |
+//! | 2 | [`token`], [`store`] | verifying signed tokens; what outlives the process |
 //! | 1 | [`config`] | the file as it is written, and its problems |
-//! | 0 | [`clock`], [`coalesce`], [`descriptors`], [`limit`], [`outbound`], [`priority`], [`reason`], [`tls`], [`telemetry`] | nothing of ours |
+//! | 0 | [`clock`], [`coalesce`], [`descriptors`], [`limit`], [`outbound`], [`priority`], [`reason`], [`tls`], [`telemetry`] | know no other module |
 //!
-//! To follow a request, begin at [`gateway::Gateway::handle`]; to follow a configuration, at
+//! To follow a request, start at [`gateway::Gateway::handle`]; to follow a configuration, start at
 //! [`compile`].
 
 pub mod admin;

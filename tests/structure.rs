@@ -1,7 +1,7 @@
 //! Holds the house to its plan: which module may know which, how long a file may be, and what no
 //! file may hold.
 //!
-//! The floors are read from the table in `src/lib.rs`, so that what a reader is told is what is
+//! The layers are read from the table in `src/lib.rs`, so that what a reader is told is what is
 //! held. What is granted beyond them stands in the tables below, each with its reason; a grant that
 //! nothing uses is an error too.
 
@@ -12,13 +12,13 @@ use std::sync::LazyLock;
 
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 
-/// Imports between modules of one floor.
+/// Imports between modules of one layer.
 const NEIGHBOURS: [(&str, &str, &str); 2] = [
     ("cli", "process", "`run` and `demo` are commands that serve"),
     ("identity", "revocation", "what the built-in issuer takes away is revoked with it"),
 ];
 
-/// What the floor of sockets may know of the gateway.
+/// What the layer of sockets may know of the gateway.
 const KNOWN_TO_SERVER: [(&str, &str); 9] = [
     (
         "snapshot::ConnectionLimits",
@@ -100,24 +100,24 @@ const AGAINST_THE_WALK: [(&str, &str, &str); 3] = [
 const LONGEST: usize = 520;
 
 #[test]
-fn every_module_uses_only_the_floors_below() {
+fn every_module_uses_only_the_layers_below() {
     let house = House::read();
-    let floors = house.floors();
+    let layers = house.layers();
     let mut used = BTreeSet::new();
     let mut breaches = Vec::new();
     for file in house.code() {
         let from = file.module[0].as_str();
-        let Some(&floor) = floors.get(from) else { continue };
+        let Some(&layer) = layers.get(from) else { continue };
         for path in file.paths() {
             let to = path[0].as_str();
-            let Some(&other) = floors.get(to).filter(|_| to != from) else { continue };
+            let Some(&other) = layers.get(to).filter(|_| to != from) else { continue };
             if let Some((from, to, _)) =
                 NEIGHBOURS.iter().find(|(one, another, _)| (*one, *another) == (from, to))
             {
                 used.insert((*from, *to));
-            } else if other >= floor {
+            } else if other >= layer {
                 breaches.push(format!(
-                    "{}: `{from}` (floor {floor}) knows {}, of floor {other}",
+                    "{}: `{from}` (layer {layer}) knows {}, of layer {other}",
                     file.name,
                     path.join("::")
                 ));
@@ -129,7 +129,7 @@ fn every_module_uses_only_the_floors_below() {
 }
 
 #[test]
-fn the_floor_of_sockets_knows_little_of_the_gateway() {
+fn the_layer_of_sockets_knows_little_of_the_gateway() {
     let house = House::read();
     let mut used = BTreeSet::new();
     let mut breaches = Vec::new();
@@ -199,6 +199,57 @@ fn a_file_of_the_gateway_knows_only_what_was_walked_before() {
 
 /// A token is expired, not `401`: only what speaks HTTP knows status codes. `reason` lists the
 /// status of each reason.
+/// `docs/architecture.md` draws the tree: each source file is in it once, in its folder, and nothing
+/// is in it that does not exist. Modules that only tests use are left out.
+#[test]
+fn the_architecture_names_each_file_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/architecture.md")).expect("it can be read");
+    let named = paths_of_tree(&document);
+    let missing: Vec<&String> = named.iter().filter(|path| !root.join(path).exists()).collect();
+    assert!(missing.is_empty(), "the tree names what does not exist: {missing:#?}");
+
+    let once: BTreeSet<&str> = named.iter().map(String::as_str).collect();
+    let twice: Vec<&str> = once
+        .iter()
+        .copied()
+        .filter(|path| named.iter().filter(|other| other == path).count() > 1)
+        .collect();
+    assert!(twice.is_empty(), "the tree names more than once: {twice:#?}");
+
+    let house = House::read();
+    let roots = ["src/main.rs".to_owned(), "src/lib.rs".to_owned()];
+    let unnamed: Vec<String> = house
+        .code()
+        .map(|file| format!("src/{}", file.name))
+        .chain(roots)
+        .filter(|path| !once.contains(path.as_str()))
+        .collect();
+    assert!(unnamed.is_empty(), "the tree does not name: {unnamed:#?}");
+}
+
+/// The files and folders that the tree of the document names, from the root. A line is indented by
+/// two spaces for each folder, and its names end at the first gap of two spaces or more.
+fn paths_of_tree(document: &str) -> Vec<String> {
+    let (_, tree) = document.split_once("```text\nsrc/\n").expect("there is a tree");
+    let (tree, _) = tree.split_once("```").expect("the tree ends");
+    let mut folders = vec!["src/".to_owned()];
+    let mut found = folders.clone();
+    for line in tree.lines() {
+        let depth = (line.len() - line.trim_start().len()) / 2;
+        folders.truncate(depth);
+        let above = folders.concat();
+        let names = line.trim_start().split("  ").next().unwrap_or_default();
+        for name in names.split(' ').filter(|name| name.contains(['.', '/'])) {
+            found.push(format!("{above}{name}"));
+            if name.ends_with('/') {
+                folders.push(name.to_owned());
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn status_codes_appear_only_where_http_is_spoken() {
     let house = House::read();
@@ -207,7 +258,7 @@ fn status_codes_appear_only_where_http_is_spoken() {
     }) {
         assert!(
             !file.code.contains("StatusCode"),
-            "{}: a status code below or above the floors that speak HTTP",
+            "{}: a status code below or above the layers that speak HTTP",
             file.name
         );
     }
@@ -363,16 +414,16 @@ impl House {
             .filter(move |file| !file.module.is_empty() && !tests.contains(&file.module))
     }
 
-    /// The table in `lib.rs`: module and floor. It must name every module, and no other.
-    fn floors(&self) -> BTreeMap<String, u32> {
+    /// The table in `lib.rs`: module and layer. It must name every module, and no other.
+    fn layers(&self) -> BTreeMap<String, u32> {
         let lib =
             &self.files.iter().find(|file| file.name == "lib.rs").expect("there is a lib.rs").text;
-        let mut floors = BTreeMap::new();
+        let mut layers = BTreeMap::new();
         for row in lib.lines().filter_map(|line| line.strip_prefix("//! | ")) {
             let mut cells = row.split('|').map(str::trim);
-            let Some(floor) = cells.next().and_then(|cell| cell.parse().ok()) else { continue };
+            let Some(layer) = cells.next().and_then(|cell| cell.parse().ok()) else { continue };
             for module in cells.next().unwrap_or_default().split(',') {
-                floors.insert(module.trim().trim_matches(['[', ']', '`']).to_owned(), floor);
+                layers.insert(module.trim().trim_matches(['[', ']', '`']).to_owned(), layer);
             }
         }
         let declared: BTreeSet<&str> = lib
@@ -382,11 +433,11 @@ impl House {
             })
             .collect();
         assert_eq!(
-            floors.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+            layers.keys().map(String::as_str).collect::<BTreeSet<_>>(),
             declared,
             "the table in lib.rs names every module"
         );
-        floors
+        layers
     }
 
     /// The gateway's file that an item of its front door comes from.
