@@ -97,6 +97,13 @@ impl Connections {
         self.place().map_or(Ok(()), Place::check)
     }
 
+    /// SQLite has found the database damaged: what is written now may be lost.
+    pub(super) fn note_damage(&self) {
+        if let Some(place) = self.place() {
+            place.note_damage();
+        }
+    }
+
     /// Begins to write.
     pub(super) async fn write(&self) -> Result<Writing, StoreError> {
         self.check()?;

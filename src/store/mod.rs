@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use rustix::io::Errno;
 use sqlx::any::AnyArguments;
 use sqlx::migrate::MigrateError;
 use sqlx::query::Query;
@@ -85,7 +86,7 @@ pub struct Store {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file cannot be made or opened.
-    #[error("the database {} cannot be opened: {source}; let the user that runs the gateway write to it and to its folder", path.display())]
+    #[error("the database {} cannot be opened: {source}; {}", path.display(), remedy(source))]
     Open {
         /// The database file.
         path: PathBuf,
@@ -260,9 +261,13 @@ impl Store {
     /// [`Store::look_again`] finds that it is not.
     pub fn note_trouble(&self, error: &StoreError) {
         match error {
-            StoreError::Database(_) | StoreError::Lost { .. } => {
+            StoreError::Database(cause) => {
+                if matches!(result_code(cause).map(|code| code & 0xff), Some(11 | 26)) {
+                    self.connections.note_damage();
+                }
                 *self.trouble() = Some(error.to_string());
             }
+            StoreError::Lost { .. } => *self.trouble() = Some(error.to_string()),
             StoreError::CutOffAhead { account, until } => self.ahead.note(account, *until),
             _ => {}
         }
@@ -287,7 +292,9 @@ impl Store {
         if self.trouble().is_none() {
             return;
         }
-        let trying = sqlx::query("UPDATE facts SET value = value WHERE name = $1").bind(KEY_CHECK);
+        // A few pages more than what a login writes: on a full disk one page may still have room in
+        // the `-wal`.
+        let trying = sqlx::query(NOTE_TRIAL).bind("-".repeat(TRIAL_BYTES));
         match self.write(trying).await {
             Ok(_) => {
                 *self.trouble() = None;
@@ -322,6 +329,12 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps every other task of the process from writing.
+    #[cfg(test)]
+    pub(crate) async fn hold_writer(&self) -> sqlx::pool::PoolConnection<Any> {
+        self.connections.writer().acquire().await.unwrap()
+    }
+
     /// Waits for what is under way and closes the database.
     pub async fn close(&self) {
         self.connections.close().await;
@@ -340,13 +353,16 @@ fn shown(seconds: i64) -> impl std::fmt::Display {
     )
 }
 
+/// The extended result code of SQLite.
+fn result_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
+    code.parse().ok()
+}
+
 /// What to do about an error of SQLite's, by its primary result code
 /// (https://www.sqlite.org/rescode.html).
 fn advice(error: &sqlx::Error) -> &'static str {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
-        .and_then(|code| code.parse::<u32>().ok());
+    let code = result_code(error);
     match code.map(|code| code & 0xff) {
         Some(5 | 6) => {
             "; another process keeps the file of `[store] database` locked: find it with `fuser`, and let it end"
@@ -366,6 +382,22 @@ fn advice(error: &sqlx::Error) -> &'static str {
             "; let the user that runs the gateway open the file of `[store] database` and write to its folder"
         }
         _ => "",
+    }
+}
+
+/// What to do about a file that cannot be opened or made.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk that holds it is full: free some space"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "its file system is mounted read-only: mount it writable, or name another file in `[store] database`"
+        }
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            "the disk that holds it fails: look into the system's log"
+        }
+        _ => "let the user that runs the gateway write to it and to its folder",
     }
 }
 
@@ -466,6 +498,11 @@ const KEY_CHECK: &str = "key_check";
 
 /// The fact that names a database.
 const STORE_ID: &str = "store_id";
+
+const NOTE_TRIAL: &str = "INSERT INTO facts (name, value) VALUES ('trial', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+/// What is written to see whether the database can be written again.
+const TRIAL_BYTES: usize = 64 << 10;
 
 const NOTE_FACT: &str =
     "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
@@ -629,13 +666,32 @@ mod tests {
         let error = loop {
             match store.revoke(&[row(acknowledged)]).await {
                 Ok(_) => acknowledged += 1,
-                Err(error) => break error.to_string(),
+                Err(error) => break error,
             }
         };
-        assert!(error.contains("is full: free some space"), "{error}");
+        let is_told = |told: &str| told.contains("is full: free some space");
+        assert!(is_told(&error.to_string()), "{error}");
+        store.note_trouble(&error);
+        store.look_again().await;
+        assert!(store.problem().is_some_and(|told| is_told(&told)), "a page has room, a login not");
         assert_eq!(store.revocations_after(0).await.unwrap().len(), acknowledged);
         writer.execute(limit(1000)).await.unwrap();
         store.revoke(&[row(acknowledged)]).await.unwrap();
+        store.look_again().await;
+        assert_eq!(store.problem(), None);
+    }
+
+    #[test]
+    fn an_error_of_the_system_has_a_remedy_that_fits() {
+        for (error, told) in [
+            (Errno::NOSPC, "free some space"),
+            (Errno::ROFS, "mount it writable"),
+            (Errno::IO, "the system's log"),
+            (Errno::ACCESS, "let the user"),
+        ] {
+            let open = StoreError::Open { path: "a.db".into(), source: error.into() };
+            assert!(open.to_string().contains(told), "{open}");
+        }
     }
 
     #[tokio::test]

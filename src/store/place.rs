@@ -20,6 +20,7 @@ pub(super) struct Place {
     id: String,
     /// Its content is that of another database, or of an older copy.
     is_other: AtomicBool,
+    is_damaged: AtomicBool,
 }
 
 /// Which file a name leads to.
@@ -37,7 +38,8 @@ impl Place {
             let (file, _) = FileId::of(&path)?;
             Ok((path, file))
         });
-        Ok(Self { files: files.collect::<io::Result<_>>()?, id, is_other: AtomicBool::new(false) })
+        let files = files.collect::<io::Result<_>>()?;
+        Ok(Self { files, id, is_other: AtomicBool::new(false), is_damaged: AtomicBool::new(false) })
     }
 
     /// What gateways and commands that have the same database open call it. Another copy of it has
@@ -65,7 +67,15 @@ impl Place {
         if self.is_other.load(Ordering::Relaxed) {
             return lost(&self.files[0].0, "overwritten");
         }
+        if self.is_damaged.load(Ordering::Relaxed) {
+            return lost(&self.files[0].0, "damaged");
+        }
         Ok(())
+    }
+
+    /// A part of it cannot be read. It stays so until a whole one is opened.
+    pub(super) fn note_damage(&self) {
+        self.is_damaged.store(true, Ordering::Relaxed);
     }
 
     /// Told what the database says of itself: its id, and the number of its last revocation, which
