@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
@@ -191,7 +191,7 @@ impl Revocations {
             metrics.revocations(list.len());
             Ok(())
         };
-        self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
+        self.finish(write).await
     }
 
     /// Revokes what a logout token says, unless it was received before: then nothing changes, and
@@ -219,7 +219,20 @@ impl Revocations {
             metrics.revocations(list.len());
             Ok(true)
         };
-        self.writes.spawn_on(write, &self.background).await.unwrap_or(Err(StoreError::Closed))
+        self.finish(write).await
+    }
+
+    /// Runs a write to its end, whether or not the caller still waits for it.
+    async fn finish<T: Send + 'static>(
+        &self,
+        write: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let task = self.writes.spawn_on(write, &self.background);
+        let done = task.await.unwrap_or(Err(StoreError::Closed));
+        if let (Err(error), Some(store)) = (&done, &self.store) {
+            store.note_trouble(error);
+        }
+        done
     }
 
     /// What was written to the store beside something else, as its [`row`], holds here from now on.
@@ -236,23 +249,27 @@ impl Revocations {
         *retention = std::mem::take(&mut *retention).max(Retention::for_issuers(issuers));
     }
 
-    /// Follows the store and forgets what is over, until it is dropped. Commands that revoke are
-    /// told by `presence` what is known here.
+    /// Follows the store and forgets what is over, until it is dropped. `presence` tells commands
+    /// that revoke what is known here.
     pub async fn follow(self: Arc<Self>, presence: Option<Arc<Presence>>) {
-        let mut polls = tokio::time::interval_at(Instant::now() + POLL_INTERVAL, POLL_INTERVAL);
-        let mut prunes = tokio::time::interval_at(Instant::now() + PRUNE_INTERVAL, PRUNE_INTERVAL);
-        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        prunes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.follow_and_prune(presence, PRUNE_INTERVAL).await;
+    }
+
+    async fn follow_and_prune(&self, presence: Option<Arc<Presence>>, prune_interval: Duration) {
+        // Apart from each other: a write may wait for seconds until others have written.
+        tokio::join!(self.keep_reading(presence.as_deref()), self.keep_pruning(prune_interval));
+    }
+
+    async fn keep_reading(&self, presence: Option<&Presence>) {
+        let Some(store) = &self.store else { return };
+        let mut polls = interval(POLL_INTERVAL);
         let mut is_behind = false;
         loop {
-            if let Some(presence) = &presence {
+            if let Some(presence) = presence {
                 presence.knows(News::Revocations, self.seen.load(Ordering::Relaxed));
             }
-            let done = tokio::select! {
-                _ = polls.tick(), if self.store.is_some() => self.catch_up().await,
-                _ = prunes.tick() => self.prune().await,
-            };
-            match done {
+            polls.tick().await;
+            match self.catch_up().await {
                 Ok(()) if is_behind => {
                     is_behind = false;
                     tracing::info!(
@@ -260,11 +277,33 @@ impl Revocations {
                         "revocations are read from the store again"
                     );
                 }
-                Err(error) if !is_behind => {
-                    is_behind = true;
-                    tracing::warn!(cause = %error, "revocations of other processes cannot be read; those known so far hold");
+                Err(error) => {
+                    store.note_trouble(&error);
+                    if !is_behind {
+                        is_behind = true;
+                        tracing::warn!(cause = %error, "revocations of other processes cannot be read; those known so far hold");
+                    }
                 }
-                _ => {}
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Prunes, and tries whether a store that was in trouble can be written again.
+    async fn keep_pruning(&self, prune_interval: Duration) {
+        let (mut prunes, mut trials) = (interval(prune_interval), interval(TRIAL_INTERVAL));
+        loop {
+            tokio::select! {
+                _ = prunes.tick() => {
+                    if let (Err(error), Some(store)) = (self.prune().await, &self.store) {
+                        store.note_trouble(&error);
+                    }
+                }
+                _ = trials.tick() => {
+                    if let Some(store) = &self.store {
+                        store.look_again().await;
+                    }
+                }
             }
         }
     }
@@ -458,6 +497,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often what is over is forgotten.
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 
+/// How often a store that is in trouble is tried.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Ticks whose first comes after one `period`.
+fn interval(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// How much time is counted at once, at most: a row may be noted with a count that is this old, and
 /// is kept for so much longer.
 const MAX_COUNTED_AT_ONCE: Duration = Duration::from_hours(1);
@@ -511,6 +560,28 @@ mod tests {
 
     fn corp() -> Scope {
         Scope::Issuer("corp".into())
+    }
+
+    /// Pruning waits for the one connection that writes; a revocation that another process has
+    /// written does not wait for pruning.
+    #[tokio::test]
+    async fn revocations_are_read_while_pruning_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (store(&folder).await, store(&folder).await);
+        let revocations = load(Some(own.clone()), &Clock::system()).await;
+        let _held = own.hold_writer().await;
+        let written = sid("s", Scope::Every, 1);
+        let known = async {
+            other.revoke(&[row(&written)]).await.unwrap();
+            while !revocations.list().covers(&written) {
+                tokio::task::yield_now().await;
+            }
+        };
+        // Pruning comes first, and gives up after ten seconds.
+        tokio::select! {
+            () = revocations.follow_and_prune(None, Duration::from_millis(1)) => unreachable!(),
+            known = tokio::time::timeout(Duration::from_secs(5), known) => known.unwrap(),
+        }
     }
 
     #[tokio::test]

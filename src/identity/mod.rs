@@ -235,7 +235,6 @@ impl Identity {
         policy: &Policy,
         last_import: &mut Option<String>,
     ) -> Result<(), KeysError> {
-        self.store.look_again().await;
         self.store.look_ahead(self.clock.unix_seconds().cast_signed()).await?;
         self.keys.tend(policy).await?;
         let noted = self.accounts.last_import().await?;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::client::Request;
 use crate::harness::mint::{claims, now, secret};
 use crate::harness::{Gateway, Response, mint, within};
+use crate::store::{FAIL, RECOVER, run};
 
 const OPERATOR: &str = "the-token-of-the-operators";
 
@@ -443,4 +444,20 @@ pub async fn open(database: &str) -> sqlx::SqliteConnection {
     <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{database}"))
         .await
         .unwrap()
+}
+
+/// Also where the file has no issuer of its own, whose logins would notice it.
+#[tokio::test]
+async fn a_store_that_fails_is_named_until_it_works_again() {
+    let gateway = start(STORED).await;
+    run(&gateway, &FAIL).await;
+    revoke(&gateway, json!({ "jti": "t" })).await.is(503, "store_unavailable");
+    let answer = gateway.admin("/readyz").await.json();
+    let problem = answer["problems"]["store"].as_str().unwrap_or_default();
+    assert!(problem.contains("does not answer"), "{answer}");
+    run(&gateway, &RECOVER).await;
+    let works = |line: &Value| line["message"] == "the database can be written again";
+    gateway.log().until("it works again", works).await;
+    assert_eq!(gateway.admin("/readyz").await.json()["status"], "ready");
+    revoked(&gateway, json!({ "jti": "t" })).await;
 }

@@ -1,5 +1,7 @@
 //! The store when it does not take what is written: nothing is acknowledged, and nothing is lost.
 
+use std::os::unix::fs::FileExt;
+
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
 
@@ -8,25 +10,27 @@ use crate::harness::{Gateway, within};
 
 /// Statements that make the next commit after a change of these tables fail, as a full disk does:
 /// the statement itself succeeds.
-const FAIL: [&str; 6] = [
+pub const FAIL: [&str; 7] = [
     "CREATE TABLE unmet (a TEXT REFERENCES facts (name) DEFERRABLE INITIALLY DEFERRED)",
     "CREATE TRIGGER fail_1 AFTER INSERT ON accounts BEGIN INSERT INTO unmet VALUES ('-'); END",
     "CREATE TRIGGER fail_2 AFTER UPDATE ON sessions BEGIN INSERT INTO unmet VALUES ('-'); END",
     "CREATE TRIGGER fail_3 AFTER INSERT ON revocations BEGIN INSERT INTO unmet VALUES ('-'); END",
     "CREATE TRIGGER fail_4 AFTER UPDATE ON mail_outbox BEGIN INSERT INTO unmet VALUES ('-'); END",
     "CREATE TRIGGER fail_5 AFTER DELETE ON mail_outbox BEGIN INSERT INTO unmet VALUES ('-'); END",
+    "CREATE TRIGGER fail_6 AFTER INSERT ON facts BEGIN INSERT INTO unmet VALUES ('-'); END",
 ];
 
-const RECOVER: [&str; 6] = [
+pub const RECOVER: [&str; 7] = [
     "DROP TRIGGER fail_1",
     "DROP TRIGGER fail_2",
     "DROP TRIGGER fail_3",
     "DROP TRIGGER fail_4",
     "DROP TRIGGER fail_5",
+    "DROP TRIGGER fail_6",
     "DROP TABLE unmet",
 ];
 
-async fn run(gateway: &Gateway, statements: &[&'static str]) {
+pub async fn run(gateway: &Gateway, statements: &[&'static str]) {
     let url = format!("sqlite://{}", gateway.path("portcullis.db").display());
     let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
     for statement in statements {
@@ -130,6 +134,30 @@ async fn a_database_that_is_gone_or_another_is_noticed_and_nothing_is_acknowledg
     assert_eq!(gateway.command(&revoke).await.0, 0);
     std::fs::OpenOptions::new().write(true).open(&database).unwrap().set_len(0).unwrap();
     is_refused("was emptied").await;
+}
+
+/// What a damaged database still takes may be lost with it.
+#[tokio::test]
+async fn a_database_that_is_damaged_while_it_is_in_use_takes_nothing_more() {
+    let gateway = Gateway::start(&open("")).await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    // The gateway reads its pages anew after another process has written.
+    let touch = ["UPDATE facts SET value = value", "PRAGMA wal_checkpoint(TRUNCATE)"];
+    run(&gateway, &touch).await;
+    let database = std::fs::OpenOptions::new().write(true).open(gateway.path("portcullis.db"));
+    let (database, page) = (database.unwrap(), 4096);
+    let pages = database.metadata().unwrap().len() / page;
+    for number in 1..pages {
+        database.write_all_at(&[0xff; 4096], number * page).unwrap();
+    }
+    let told = "revocations of other processes cannot be read; those known so far hold";
+    gateway.log().until("it is noticed", |line| line["message"] == told).await;
+    let answer = gateway.admin("/readyz").await.json();
+    let problem = answer["problems"]["store"].as_str().unwrap_or_default();
+    assert!(problem.contains("was damaged while it was in use"), "{answer}");
+    register(&gateway, "bob@example.com").await.is(503, "store_unavailable");
+    assert_eq!(gateway.reaches(&tokens.access).await, 200, "tokens are verified without it");
 }
 
 #[tokio::test]
