@@ -1,11 +1,11 @@
-//! Who owns what is revoked: the list that the request line reads, and the table in the store that
-//! it is kept in.
+//! The owner of all revocations: the list that the request pipeline reads, and the table in the
+//! store behind it.
 //!
-//! One for the process. A revocation is written to the store first and then to the list, so that
-//! what was acknowledged survives a restart and no worker accepts the token any more. What other
-//! processes write (`portcullis revoke`) is read from the store four times a second, and a command
-//! waits for that ([`Presence`]). Without a store the list is all there is. Nothing here is ever on
-//! the way of a request.
+//! There is one per process. A revocation is written to the store first and then to the list, so
+//! that an acknowledged revocation survives a restart and no worker accepts the token any longer.
+//! What other processes write (`portcullis revoke`) is read from the store four times a second, and
+//! a command waits for that ([`Presence`]). Without a store, only the list exists. No request ever
+//! waits for anything here.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -24,20 +24,20 @@ use crate::store::{
 use crate::telemetry::metrics::Metrics;
 use crate::token::{IssuerSettings, Issuers, Revocation, RevocationList, RevokedBy, Scope};
 
-/// How long revocations are kept: as long as a token that they are about could still be accepted,
-/// by what the file says now.
+/// How long revocations are kept: as long as a token that they apply to could still be accepted,
+/// according to the current file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Seconds, for the tokens of each issuer.
+    /// Seconds, per issuer.
     by_scope: HashMap<Scope, u64>,
-    /// For those of every issuer, and of issuers that are not in the file now.
+    /// Seconds, for revocations for every issuer, and for issuers that are not in the file now.
     longest: u64,
-    /// Whose sessions are in the store.
+    /// The scope of the issuer whose sessions are in the store.
     built_in: Option<Scope>,
 }
 
 impl Retention {
-    /// By the settings of these issuers.
+    /// The retention that these issuers require.
     pub fn for_issuers(issuers: &Issuers) -> Self {
         let by_scope: HashMap<_, _> = issuers
             .iter()
@@ -56,8 +56,8 @@ impl Retention {
         Self { by_scope, longest, built_in }
     }
 
-    /// A token that is accepted now has an `iat` that is at most `leeway` ahead, an `exp` that is
-    /// at most `max_token_lifetime` after that, and is accepted for `leeway` longer.
+    /// A token that is accepted now has an `iat` at most `leeway` in the future and an `exp` at
+    /// most `max_token_lifetime` after that, and is accepted for another `leeway`.
     fn for_issuer(settings: &IssuerSettings) -> Duration {
         settings
             .max_token_lifetime
@@ -65,7 +65,7 @@ impl Retention {
             .saturating_add(Duration::from_secs(1))
     }
 
-    /// The longer of the two for each scope.
+    /// The longer retention of the two, for each scope.
     fn max(mut self, other: Self) -> Self {
         for (scope, seconds) in other.by_scope {
             let kept = self.by_scope.entry(scope).or_default();
@@ -76,13 +76,13 @@ impl Retention {
         self
     }
 
-    /// How many seconds a revocation of this scope is kept.
+    /// How many seconds a revocation with this scope is kept.
     pub fn seconds(&self, scope: &Scope) -> u64 {
         self.by_scope.get(scope).copied().unwrap_or(self.longest)
     }
 
-    /// Whether a session of the built-in issuer ends with its tokens: it outlives what is kept of a
-    /// revocation.
+    /// Whether the revocation also ends a session of the built-in issuer, which may outlive the
+    /// entry of the revocation.
     fn ends_session(&self, Revocation { scope, by, .. }: &Revocation) -> bool {
         *by == RevokedBy::Sid
             && self
@@ -92,25 +92,25 @@ impl Retention {
     }
 }
 
-/// The owner. One for the process.
+/// The owner of all revocations. The process has one.
 #[derive(Debug)]
 pub struct Revocations {
     list: Arc<RevocationList>,
     store: Option<Store>,
     clock: Clock,
     metrics: Metrics,
-    /// The runtime that the store is used on: a worker waits for a task of it.
+    /// The runtime that uses the store. Workers wait for its tasks.
     background: Handle,
-    /// Writes that are under way. They end whether or not whoever asked still waits.
+    /// Writes in progress. They complete even if the caller stops waiting.
     writes: TaskTracker,
-    /// How much of the table the list holds.
+    /// The last row of the table that the list contains.
     seen: AtomicI64,
     counted: Mutex<Counted>,
     retention: RwLock<Retention>,
 }
 
-/// For how many seconds gateways have run on the store, as this one noted it last, and when that
-/// was by [`Clock::running`]. It never gets ahead of the time that has really passed.
+/// How many seconds gateways have run on the store, as this process last recorded it, and when that
+/// was by [`Clock::running`]. It never exceeds the time that has really passed.
 #[derive(Debug)]
 struct Counted {
     seconds: i64,
@@ -118,11 +118,11 @@ struct Counted {
 }
 
 impl Revocations {
-    /// Reads what the store holds. To be called, and its tasks to be run, on the background
-    /// runtime; before the first request.
+    /// Loads the revocations from the store. Call it before the first request, and run its tasks,
+    /// on the background runtime.
     ///
     /// # Errors
-    /// The store cannot be read: without its revocations, nothing must be served.
+    /// The store cannot be read. Nothing may be served without its revocations.
     pub async fn load(
         store: Option<Store>,
         retention: Retention,
@@ -148,22 +148,23 @@ impl Revocations {
         Ok(Arc::new(revocations))
     }
 
-    /// What the request line asks.
+    /// The list that the request pipeline checks.
     pub fn list(&self) -> &Arc<RevocationList> {
         &self.list
     }
 
-    /// Whether revocations outlive the process.
+    /// Whether revocations survive the process.
     pub fn is_durable(&self) -> bool {
         self.store.is_some()
     }
 
-    /// Revokes. Every token of a subject that was accepted here is hit, also one whose `iat` is
-    /// ahead of our clock. When this returns, it is in the store and no worker accepts such a token
-    /// any more. May be called on any runtime.
+    /// Revokes tokens. For a subject, this covers every token that was accepted here, including
+    /// those whose `iat` is ahead of our clock. When this returns, the revocation is in the store
+    /// and no worker accepts such a token. It can be called on any runtime.
     ///
     /// # Errors
-    /// It is in neither, as far as the store can tell.
+    /// The store failed. As far as it can tell, the revocation is neither in the store nor in the
+    /// list.
     pub async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
         self.revoke_all(vec![revocation]).await
     }
@@ -171,16 +172,16 @@ impl Revocations {
     /// Revokes all of them or none.
     ///
     /// # Errors
-    /// As [`Revocations::revoke`].
+    /// Fails as [`Revocations::revoke`] does.
     pub async fn revoke_all(&self, revocations: Vec<Revocation>) -> Result<(), StoreError> {
         let (store, list, metrics, retention) =
             (self.store.clone(), Arc::clone(&self.list), self.metrics.clone(), self.retention());
-        // A client that goes away while it waits must not leave a revocation that is in the store
-        // and not in the list.
+        // A client that disconnects while it waits must not leave a revocation that is in the store
+        // but not in the list.
         let write = async move {
             let mut wanted: Vec<_> =
                 revocations.into_iter().map(|revocation| list.with_cutoff(revocation)).collect();
-            // Again where a token was accepted meanwhile that the cut-off does not hit.
+            // Repeat while tokens were accepted in the meantime that the cut-off does not cover.
             while !wanted.is_empty() {
                 let kept = match &store {
                     Some(store) => keep(store, wanted, &retention).await?,
@@ -194,11 +195,11 @@ impl Revocations {
         self.finish(write).await
     }
 
-    /// Revokes what a logout token says, unless it was received before: then nothing changes, and
-    /// it is false. Without a store nobody remembers it here.
+    /// Applies a logout token. Returns false, and changes nothing, if it was received before.
+    /// Without a store, this function does not detect a repeated token.
     ///
     /// # Errors
-    /// As [`Revocations::revoke`].
+    /// Fails as [`Revocations::revoke`] does.
     pub async fn revoke_once(
         &self,
         revocation: Revocation,
@@ -235,22 +236,23 @@ impl Revocations {
         done
     }
 
-    /// What was written to the store beside something else, as its [`row`], holds here from now on.
+    /// Applies a revocation that the caller has written to the store together with other rows, as
+    /// its [`row`].
     pub fn written(&self, revocation: Revocation) {
         self.list.add([revocation]);
         self.metrics.revocations(self.list.len());
     }
 
-    /// From now on revocations are kept as long as these issuers need: a file was installed. Never
-    /// shorter than before: what a file takes back, a later one may give again, and tokens that
-    /// were revoked meanwhile must not come back with it.
+    /// Extends the retention to what these issuers need, after a file was installed. It never
+    /// becomes shorter: a later file may restore what this one removed, and tokens that were
+    /// revoked in between must not become valid again.
     pub fn extend_retention(&self, issuers: &Issuers) {
         let mut retention = self.retention.write().unwrap_or_else(PoisonError::into_inner);
         *retention = std::mem::take(&mut *retention).max(Retention::for_issuers(issuers));
     }
 
-    /// Follows the store and forgets what is over, until it is dropped. `presence` tells commands
-    /// that revoke what is known here.
+    /// Follows the store and removes obsolete revocations, until it is dropped. `presence` reports
+    /// progress to commands that revoke.
     pub async fn follow(self: Arc<Self>, presence: Option<Arc<Presence>>) {
         self.follow_and_prune(presence, PRUNE_INTERVAL).await;
     }
@@ -274,14 +276,14 @@ impl Revocations {
                     is_behind = false;
                     tracing::info!(
                         active = self.list.len(),
-                        "revocations are read from the store again"
+                        "revocations can be read from the store again"
                     );
                 }
                 Err(error) => {
                     store.note_trouble(&error);
                     if !is_behind {
                         is_behind = true;
-                        tracing::warn!(cause = %error, "revocations of other processes cannot be read; those known so far hold");
+                        tracing::warn!(cause = %error, "revocations by other processes cannot be read; those known so far remain in force");
                     }
                 }
                 Ok(()) => {}
@@ -308,7 +310,7 @@ impl Revocations {
         }
     }
 
-    /// Adds to the list what the store has beyond what was seen.
+    /// Adds the rows to the list that are new in the store.
     pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
         loop {
@@ -318,9 +320,9 @@ impl Revocations {
             else {
                 return Ok(());
             };
-            // What another process has revoked hits what was accepted here; the store is told, for
-            // those who start later. What this one has revoked itself is known: a token that was
-            // accepted since then was issued since then.
+            // A revocation by another process must cover what was accepted here; the raised cut-off
+            // is written back for processes that start later. Our own revocations are known: a
+            // token that was accepted after one was issued after it.
             let unknown = rows
                 .iter()
                 .filter(|row| row.kind != LOWERED)
@@ -337,8 +339,8 @@ impl Revocations {
         }
     }
 
-    /// Moves cut-offs back that were moved back in the store: what they hit is revoked otherwise, by
-    /// rows that came before. One that was written later stays.
+    /// Lowers cut-offs that were lowered in the store: earlier rows revoke what they covered. One
+    /// that was written later stays.
     fn lower(&self, rows: &[RevocationRow]) {
         for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.kind == LOWERED) {
             let is_cut_off_again = rows[index..]
@@ -350,8 +352,8 @@ impl Revocations {
         }
     }
 
-    /// Forgets what is old by the time of day and by the time that has really passed: a clock that
-    /// is ahead for a minute would otherwise bring revoked tokens back to life.
+    /// Removes entries that are old both by the time of day and by the time that has really passed.
+    /// Otherwise a clock that is ahead for a minute would make revoked tokens valid again.
     async fn prune(&self) -> Result<(), StoreError> {
         let (now, retention) = (self.clock.unix_seconds(), self.retention());
         self.list.prune(|scope, at, known| {
@@ -375,13 +377,13 @@ impl Revocations {
         store.prune_revocations(None, before(retention.longest)).await
     }
 
-    /// Counts the time since this was last done, and tells for how many seconds gateways have run
-    /// on the store.
+    /// Adds the time since the last call, and returns how many seconds gateways have run on the
+    /// store.
     async fn count(&self, store: &Store) -> Result<i64, StoreError> {
         let now = self.clock.running();
         let counted = {
             let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            // What is written meanwhile is noted with the earlier count.
+            // Rows that are written in the meantime are recorded with the earlier count.
             let passed = now.saturating_sub(counted.at).min(MAX_COUNTED_AT_ONCE);
             counted.seconds.saturating_add(passed.as_secs().cast_signed())
         };
@@ -395,8 +397,8 @@ impl Revocations {
     }
 }
 
-/// Adds revocations to the list. Returned are those whose cut-off has to be higher, because of what
-/// was accepted until they were there.
+/// Adds revocations to the list. Returns those whose cut-off must be raised because of tokens that
+/// were accepted in the meantime.
 fn add(list: &RevocationList, revocations: Vec<Revocation>) -> Vec<Revocation> {
     list.add(revocations.iter().cloned());
     let raised =
@@ -404,8 +406,8 @@ fn add(list: &RevocationList, revocations: Vec<Revocation>) -> Vec<Revocation> {
     raised.filter_map(|(at, raised)| (raised.at > at).then_some(raised)).collect()
 }
 
-/// Adds revocations that are in the store to the list. Where a cut-off has to be higher, because of
-/// what was accepted until it was there, the store is told as well.
+/// Adds revocations from the store to the list. If a cut-off must be raised because of tokens that
+/// were accepted in the meantime, it is also raised in the store.
 async fn apply_stored(
     list: &RevocationList,
     store: Option<&Store>,
@@ -421,12 +423,12 @@ async fn apply_stored(
     Ok(())
 }
 
-/// Writes revocations to the store, and to nothing else: those who have a list follow it. Sessions
-/// of the built-in issuer end with them. Returned are the revocations as they were written: a
-/// cut-off may be later than it was asked for ([`Store::revoke`]).
+/// Writes revocations to the store only; processes with a list follow it. Sessions of the built-in
+/// issuer end with them. Returns the revocations as they were written: a cut-off may be later than
+/// requested ([`Store::revoke`]).
 ///
 /// # Errors
-/// None of them was written.
+/// The store failed; none of them was written.
 pub async fn keep(
     store: &Store,
     revocations: Vec<Revocation>,
@@ -446,7 +448,7 @@ pub async fn keep(
         .collect())
 }
 
-/// A revocation as the store keeps it.
+/// A revocation as a row of the store.
 pub fn row(revocation: &Revocation) -> RevocationRow {
     let Revocation { scope, by, value, at } = revocation;
     RevocationRow {
@@ -483,7 +485,7 @@ fn read_scope(written: &str) -> Option<Scope> {
     written.strip_prefix('=').map(|iss| Scope::Issuer(iss.into()))
 }
 
-/// A scope as the table holds it.
+/// A scope as text in the table.
 pub fn written(scope: &Scope) -> String {
     match scope {
         Scope::Every => "*".to_owned(),
@@ -491,10 +493,10 @@ pub fn written(scope: &Scope) -> String {
     }
 }
 
-/// How often the store is asked for what others wrote. Commands wait for it.
+/// How often the store is polled for what other processes wrote. Commands wait for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often what is over is forgotten.
+/// How often obsolete entries are removed.
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often a store that is in trouble is tried.
@@ -507,11 +509,11 @@ fn interval(period: Duration) -> Interval {
     ticks
 }
 
-/// How much time is counted at once, at most: a row may be noted with a count that is this old, and
-/// is kept for so much longer.
+/// The maximum time that is counted at once. A row may be recorded with a count of this age, and is
+/// then kept for that much longer.
 const MAX_COUNTED_AT_ONCE: Duration = Duration::from_hours(1);
 
-/// How long revocations of every issuer are kept at least: a section may be taken out of the file
+/// The minimum retention of revocations for every issuer: a section may be removed from the file
 /// and put back.
 const MIN_RETENTION: Duration = Duration::from_hours(24);
 
@@ -617,8 +619,8 @@ mod tests {
         }
     }
 
-    /// A token that was accepted before its `iat`: the cut-off hits it, whoever revokes, and after
-    /// a restart.
+    /// A token that was accepted before its `iat` is covered by the cut-off, whoever revokes, and
+    /// after a restart.
     #[tokio::test]
     async fn a_token_from_the_future_is_revoked_with_its_subject() {
         let folder = tempfile::tempdir().unwrap();
@@ -669,7 +671,8 @@ mod tests {
         assert!(there.list().revoked_by(&token("operator", NOW + 20)).is_some());
     }
 
-    /// What was revoked here is read again from the store: that hits nothing that was issued since.
+    /// A revocation made here is also read back from the store. It must not affect what was issued
+    /// since.
     #[tokio::test]
     async fn what_is_issued_after_a_cut_off_lives_on() {
         let folder = tempfile::tempdir().unwrap();
@@ -745,9 +748,9 @@ mod tests {
         clock.advance(Duration::from_mins(61));
         revocations.prune().await.unwrap();
         assert_eq!(revocations.list().len(), 3);
-        // A longer lifetime that is configured meanwhile counts for what is there.
+        // A longer lifetime that is configured later applies to existing entries.
         revocations.extend_retention(&issuers(Duration::from_hours(3)));
-        // A shorter one does not: it may be raised again.
+        // A shorter one does not: the lifetime may be raised again.
         revocations.extend_retention(&issuers(Duration::from_secs(1)));
         clock.advance(Duration::from_hours(2));
         revocations.prune().await.unwrap();
@@ -757,7 +760,7 @@ mod tests {
         assert_eq!(
             revocations.list().len(),
             2,
-            "those of every issuer, and of one that is not in the file, stay for a day"
+            "revocations for every issuer, and for one that is not in the file, stay for a day"
         );
         let pass = async |hours| {
             for _ in 0..hours {
@@ -770,11 +773,11 @@ mod tests {
         pass(24).await;
         assert!(revocations.list().is_empty());
         let later = load(Some(store(&folder).await), &clock).await;
-        assert_eq!(later.list().len(), 1, "the last row stays, so that no number is given twice");
+        assert_eq!(later.list().len(), 1, "the last row stays, so that no number is used twice");
     }
 
     /// Whether a clock is ahead at the start or later, for a minute or for longer, the row and the
-    /// entry stay until the time has really passed; restarts do not add up to more.
+    /// entry stay until the time has really passed. Restarts do not add up to more.
     #[tokio::test]
     async fn a_clock_that_was_ahead_brings_no_revoked_token_back() {
         let folder = tempfile::tempdir().unwrap();
@@ -785,7 +788,7 @@ mod tests {
         revocations.prune().await.unwrap();
         assert_eq!(revocations.list().len(), 2);
         for _ in 0..20 {
-            // Another process, whose own clock begins anew.
+            // Another process, whose own clock starts at zero.
             let ahead = Clock::fixed(NOW + 2 * 24 * 3600);
             let again = load(Some(store(&folder).await), &ahead).await;
             again.prune().await.unwrap();
@@ -796,7 +799,7 @@ mod tests {
         clock.set(NOW);
         let again = load(Some(store(&folder).await), &clock).await;
         assert!(again.list().covers(&sid("a", corp(), NOW)));
-        // A gateway that is restarted often forgets all the same.
+        // A gateway that is restarted often still removes entries.
         for hour in 1..=4 {
             let restarted = Clock::fixed(NOW + hour * 3600);
             let again = load(Some(store(&folder).await), &restarted).await;

@@ -1706,7 +1706,7 @@ fn a_key_file_that_is_a_certificate() {
     let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
     folder.write("corp.pem", made.cert.pem());
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
-    error: `corp.pem`: this is a certificate, not a key; take the public key out of it: openssl x509 -in cert.pem -pubkey -noout > key.pem
+    error: `corp.pem`: the file is a certificate, not a key; extract the public key: openssl x509 -in cert.pem -pubkey -noout > key.pem
      --> gateway.toml:5:16
       |
     5 | public_keys = ["corp.pem"]
@@ -1721,7 +1721,7 @@ fn a_private_key_where_a_public_one_belongs() {
     let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
     folder.write_private("corp.pem", rcgen::KeyPair::generate().expect("a key").serialize_pem());
     assert_snapshot!(folder.run(&["check"]).warned(), @r#"
-    warning: the file holds a private key, which a gateway that only verifies should not have; keep the public part: openssl pkey -in key.pem -pubout -out public.pem
+    warning: the file contains a private key, which a gateway that only verifies should not have; use the public key: openssl pkey -in key.pem -pubout -out public.pem
      --> gateway.toml:5:16
       |
     5 | public_keys = ["corp.pem"]
@@ -1745,13 +1745,13 @@ fn key_files_that_are_none() {
         .expect("it may be that long");
     folder.write("broken.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n");
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
-    error: `text.pem`: this is not PEM: no "-----BEGIN PUBLIC KEY-----" was found
+    error: `text.pem`: the file is not PEM: it has no "-----BEGIN PUBLIC KEY-----"
      --> gateway.toml:5:16
       |
     5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
       |                ^^^^^^^^^^
 
-    error: `empty.pem`: there is no key: the file is empty
+    error: `empty.pem`: the file is empty
      --> gateway.toml:5:28
       |
     5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
@@ -1815,7 +1815,7 @@ fn a_key_that_does_not_fit_its_algorithms() {
     let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]").replace("ES256", "RS256"));
     folder.write("corp.pem", rcgen::KeyPair::generate().expect("a key").public_key_pem());
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
-    error: the key is for ES256, but the configured algorithms are RS256
+    error: the key is for ES256, but the issuer's algorithms are RS256
      --> gateway.toml:5:15
       |
     5 | public_keys = ["corp.pem"]
@@ -1849,7 +1849,7 @@ fn a_jwk_set_that_is_none() {
     let told = folder.run(&["check"]).rejected();
     assert!(!told.contains("c2VjcmV0"), "{told}");
     assert_snapshot!(told, @r#"
-    error: key 0 (kid "hmac") of the set is left out: it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`
+    error: key 0 (kid "hmac") of the set is not used: it is a shared secret (kty oct), which a key set must not publish; put a secret in `secret`
      --> gateway.toml:5:13
       |
     5 | jwks_file = "keys.json"

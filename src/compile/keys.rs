@@ -265,7 +265,7 @@ impl Compiler<'_> {
             return Some(url);
         }
         self.error(
-            Problem::error(text.span(), "keys would come over http://, where whoever is on the way could put keys of their own")
+            Problem::error(text.span(), "keys would be fetched over http://, so anyone on the network path could replace them")
                 .help("write https://; to go on without, set `insecure_http_keys = true` in this section"),
         );
         None

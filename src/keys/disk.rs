@@ -1,9 +1,9 @@
-//! The last good set of a remote issuer, in a file: what a restart in the middle of an outage
-//! verifies with.
+//! Stores the last good key set of a remote issuer in a file, so that a restart during an outage of
+//! the issuer can still verify tokens.
 //!
-//! Public keys are no secret, but whoever can write this file says whose tokens are believed. So it
-//! counts only as a regular file that belongs to the user that runs the gateway and that nobody
-//! else can write, and only for the issuer and the address that it was made for.
+//! Public keys are not secret, but whoever can write this file decides whose tokens are trusted.
+//! The file is therefore used only if it is a regular file that belongs to the user who runs the
+//! gateway, if nobody else can write it, and if it was written for the same issuer and address.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -16,52 +16,52 @@ use serde::{Deserialize, Serialize};
 
 use super::{KeySettings, LastGood, Place, Remote, digest};
 
-/// Where the last good set of one issuer is kept.
+/// The file with the last good key set of one issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     path: PathBuf,
-    /// Of issuer and address, as text.
+    /// The digest of issuer and address, as text.
     digest: String,
     remote: Remote,
 }
 
-/// What stands in the file.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredSet {
-    /// Issuer and address, as a digest: a file that was renamed is not another issuer's.
+    /// The digest of issuer and address, so that a renamed file is not taken for another issuer's.
     digest: String,
     /// In Unix seconds.
     fetched_at: u64,
-    /// The JWK Set, as it was fetched.
+    /// The JWK Set as it was fetched.
     document: String,
 }
 
-/// Why a file that is there does not count.
+/// Why an existing file is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheFault {
     /// It cannot be read.
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// It is a symbolic link, a folder, a pipe.
-    #[error("it is no regular file")]
+    /// It is a symbolic link, a directory or a pipe.
+    #[error("it is not a regular file")]
     NotAFile,
     /// Another user owns it.
     #[error("it belongs to another user")]
     Owner,
-    /// Group or others may write it.
-    #[error("its group or others may write it")]
+    /// Its group or others can write it.
+    #[error("its group or others can write it")]
     Writable,
-    /// It is not what was written.
+    /// Its content is not what was written.
     #[error("it is damaged")]
     Damaged,
-    /// It is from a time that is still to come.
-    #[error("its keys were fetched in the future: a clock was set back")]
+    /// Its timestamp is in the future.
+    #[error("its keys were fetched in the future: the clock was set back")]
     Future,
 }
 
 impl Cache {
-    /// The place for the keys of this section.
+    /// The file for the keys of this section.
     pub fn new(settings: &KeySettings, remote: &Remote) -> Self {
         let (kind, url) = match &remote.place {
             Place::Jwks(url) => ("jwks", url),
@@ -78,20 +78,20 @@ impl Cache {
         }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether another section's keys are those of the same issuer, from the same address.
+    /// Whether both are for the same issuer and the same address.
     pub fn is_for_same(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 
-    /// The set that is kept, unless it is too old; `None` also where none is.
+    /// Loads the stored set. Returns `None` if there is no file, or if the set is too old.
     ///
     /// # Errors
-    /// [`CacheFault`]: something is there, and it does not count.
+    /// A [`CacheFault`] if the file exists but must not be used.
     pub fn load(&self, now: u64) -> Result<Option<LastGood>, CacheFault> {
         let named = match fs::symlink_metadata(&self.path) {
             Ok(named) => named,
@@ -125,10 +125,10 @@ impl Cache {
         Ok((!self.remote.is_too_old(now.saturating_sub(good.fetched_at))).then_some(good))
     }
 
-    /// Keeps a set instead of the one before, or leaves that one as it is.
+    /// Replaces the stored set. On failure, the previous one is kept.
     ///
     /// # Errors
-    /// What the system says.
+    /// The file cannot be written.
     pub fn save(&self, good: &LastGood) -> io::Result<()> {
         let document = String::from_utf8(good.document.to_vec()).map_err(io::Error::other)?;
         let kept = serde_json::to_vec(&StoredSet {
@@ -136,7 +136,7 @@ impl Cache {
             fetched_at: good.fetched_at,
             document,
         })?;
-        // Of this process alone, so that two gateways never write into one.
+        // The name is unique to this process, so two gateways never write to the same file.
         let new = self.path.with_extension(format!("{}.new", std::process::id()));
         let written = write_new(&new, &kept).and_then(|()| fs::rename(&new, &self.path));
         if written.is_err() {
@@ -149,7 +149,7 @@ impl Cache {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // One that a killed process of this number has left.
+    // A killed process with the same pid may have left one behind.
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
@@ -157,20 +157,20 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The user that this process acts as. `/proc/self` itself belongs to root where the binary has
-/// capabilities; what stands in it is right.
+/// The effective user of this process. `/proc/self` itself belongs to root if the binary has
+/// capabilities, but its content is correct.
 fn own_user() -> io::Result<u32> {
     let status = fs::read_to_string("/proc/self/status")?;
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
-    effective.ok_or_else(|| io::Error::other("/proc/self/status names no user"))
+    effective.ok_or_else(|| io::Error::other("/proc/self/status has no Uid line"))
 }
 
-/// The largest file that is read, in bytes: the largest set there is, escaped, and some more.
+/// The maximum size of the file, in bytes: the largest set, escaped, with some room.
 const MAX_FILE_BYTES: u64 = 3 * 1024 * 1024;
 
-/// Seconds by which two clocks of one machine's restarts may differ.
+/// The tolerated clock difference across restarts of one machine, in seconds.
 const CLOCK_SKEW: u64 = 300;
 
 #[cfg(test)]
@@ -238,7 +238,7 @@ mod tests {
             fs::copy(one.path(), other.path()).unwrap();
             assert!(
                 matches!(other.load(NOW), Err(CacheFault::Damaged)),
-                "renamed, it is still the other one's"
+                "a renamed file still belongs to the other issuer"
             );
         }
     }
@@ -258,8 +258,7 @@ mod tests {
                 other => panic!("{mode:o}: {other:?}"),
             }
         }
-        // Root alone can give a file away; for everybody else this is what being refused looks
-        // like.
+        // Only root can give a file away; for everyone else, this is what a refusal looks like.
         if std::os::unix::fs::chown(cache.path(), Some(12345), None).is_ok() {
             assert!(matches!(cache.load(NOW), Err(CacheFault::Owner)));
         }

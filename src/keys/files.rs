@@ -1,4 +1,4 @@
-//! Keys in files, read again when those change: no reload, no signal.
+//! Keys in files, which are read again when the files change: no reload and no signal is needed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::{Shared, Source};
 use crate::config::{FileVersion, read_bounded};
 use crate::token::{Algorithms, KeyError, KeySet, LeftOut, key_from_pem};
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why files do not make keys.
+/// Why key files cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum FileFault {
     #[error("`{}` cannot be read: {source}", path.display())]
@@ -23,18 +23,18 @@ enum FileFault {
     Unusable { path: PathBuf, source: KeyError },
     #[error("{0}")]
     NotForAlgorithms(KeyError),
-    #[error("`{}` has no key that can be used", .0.display())]
+    #[error("`{}` contains no usable key", .0.display())]
     NoKey(PathBuf),
 }
 
-/// Keys as they were read.
+/// Keys that were loaded from files.
 struct LoadedKeys {
     keys: KeySet,
     left_out: Vec<LeftOut>,
     digest: [u8; 32],
 }
 
-/// What tells one version of some contents from another. Where one ends and the next begins counts.
+/// A digest that identifies one version of several files. The boundaries between them count.
 pub fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for content in contents {
@@ -46,7 +46,7 @@ pub fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     digest
 }
 
-/// Looks at the files for as long as the running configuration wants their keys.
+/// Watches the files as long as the running configuration needs their keys.
 pub(super) async fn watch(shared: Arc<Shared>) {
     let files: Arc<[PathBuf]> = match &shared.settings.source {
         Source::Pem(files) => files.as_slice().into(),
@@ -55,7 +55,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     };
     let mut looks = tokio::time::interval(POLL_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first look reads them: they may have changed since they were compiled.
+    // The first check reads the files: they may have changed since the configuration was compiled.
     let (mut seen, mut read) = (Vec::new(), Vec::new());
     while !shared.is_replaced.load(Ordering::Relaxed) {
         looks.tick().await;
@@ -66,7 +66,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         else {
             continue;
         };
-        // What has not stayed as it is for one look may still be written.
+        // A file that changed since the previous check may still be being written.
         let is_stable = now == seen;
         seen = now;
         if !is_stable || seen == read {
@@ -84,7 +84,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     }
 }
 
-/// Runs what waits for the disk where it holds nobody up; `None` when it did not end.
+/// Runs disk access on the blocking pool. Returns `None` if it did not complete.
 async fn blocking<T: Send + 'static>(
     files: &Arc<[PathBuf]>,
     look: impl FnOnce(&[PathBuf]) -> T + Send + 'static,
@@ -133,19 +133,19 @@ impl Shared {
             Ok(LoadedKeys { keys, left_out, digest }) => {
                 self.log_left_out(&state.left_out, &left_out);
                 let count = keys.len();
-                // Told when it is true.
+                // Log it only once it is true.
                 self.live.replace(keys);
                 tracing::info!(
                     issuer = self.name(),
                     keys = count,
-                    "the key file has changed; its keys hold from now on"
+                    "the key file has changed; its new keys are in use"
                 );
                 state.left_out = left_out;
                 state.contents_digest = digest;
                 state.failing = None;
             }
             Err(fault) => {
-                tracing::error!(issuer = self.name(), cause = %fault, "the key file cannot be used; the keys before it stay");
+                tracing::error!(issuer = self.name(), cause = %fault, "the key file cannot be used; the previous keys stay in use");
                 state.failing = Some(fault.to_string());
             }
         }

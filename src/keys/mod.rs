@@ -1,15 +1,14 @@
-//! Keeping issuers' keys up to date: where they come from, when they are read or fetched again, and
-//! what holds while they cannot be.
+//! Keeps issuers' keys up to date: where they come from, when they are read or fetched again, and
+//! what applies while they cannot be.
 //!
-//! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that its tokens are
-//! verified with. Files are looked at twice a second; what is remote is fetched in the background,
-//! never in somebody's request, and the last good set is kept in memory and on disk (`disk`). A
-//! request whose token names a key that is not known may wait for one fetch
-//! ([`IssuerKeys::with_newest`]). An owner that a reload leaves unchanged is carried over with
-//! everything it knows; one that it leaves out keeps nothing up to date any more, and its task ends
-//! with the last snapshot that holds it.
+//! Each issuer section has one [`IssuerKeys`], the owner of the [`LiveKeys`] that verify its
+//! tokens. Files are checked twice a second. Remote key sets are fetched in the background, never
+//! within a request, and the last good set is kept in memory and on disk (`disk`). A request whose
+//! token names an unknown key may wait for one fetch ([`IssuerKeys::with_newest`]). A reload that
+//! leaves a section unchanged carries its owner over with everything it knows. The owner of a
+//! removed section stops updating its keys, and its task ends with the last snapshot that uses it.
 //!
-//! Nothing here decides about a request, and nothing here believes a token.
+//! Nothing here makes a decision about a request or trusts a token.
 
 mod disk;
 mod files;
@@ -37,7 +36,7 @@ use crate::token::{Algorithms, Issuer, Issuers, KeySet, LeftOut, LiveKeys};
 /// Longer than it takes to verify a token.
 const VERIFICATION_MARGIN: Duration = Duration::from_secs(1);
 
-/// How long a request waits for newer keys.
+/// The maximum time that a request waits for newer keys.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Whose keys they are, and where they come from.
@@ -47,86 +46,86 @@ pub struct KeySettings {
     pub name: Arc<str>,
     /// The `iss` of its tokens.
     pub issuer: Option<String>,
-    /// What its tokens may be signed with.
+    /// The allowed signature algorithms.
     pub algorithms: Algorithms,
-    /// Where the keys come from.
+    /// The source of the keys.
     pub source: Source,
 }
 
-/// Where keys come from.
+/// The source of an issuer's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A shared secret, told apart by its digest. It changes with a reload only.
+    /// A shared secret, identified by its digest. It only changes with a reload.
     Secret([u8; 32]),
     /// PEM files with one public key each.
     Pem(Vec<PathBuf>),
     /// A file with a JWK Set.
     JwksFile(PathBuf),
-    /// A JWK Set of the issuer's.
+    /// A JWK Set that is fetched from the issuer.
     Remote(Remote),
 }
 
 /// A JWK Set that is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
-    /// Where it is, or where that is said.
+    /// Its address, or where to discover it.
     pub place: Place,
-    /// How often it is fetched, at least.
+    /// The maximum time between two fetches.
     pub refresh: Duration,
-    /// How long after a fetch for a key that was lacking there is no other one.
+    /// The minimum time between two fetches for missing keys.
     pub cooldown: Duration,
-    /// How long keys are used after they were fetched.
+    /// How long keys may be used after they were fetched.
     pub max_stale: Duration,
-    /// The certificates that are trusted, as PEM; `None`: the system's.
+    /// The trusted certificates as PEM; `None` for the system's.
     pub ca: Option<Vec<u8>>,
-    /// Whether it may come over `http://` from another machine.
+    /// Whether it may be fetched over `http://` from another machine.
     pub allow_http: bool,
-    /// Where the last good set is kept.
+    /// The folder for the last good set.
     pub folder: PathBuf,
 }
 
-/// Where a remote JWK Set is.
+/// The location of a remote JWK Set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Here.
+    /// At this URL.
     Jwks(Url),
-    /// Where the metadata of this issuer says.
+    /// At the `jwks_uri` in this issuer's metadata.
     Discovery(Url),
 }
 
 /// A JWK Set as it was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastGood {
-    /// What was answered.
+    /// The response body.
     pub document: Bytes,
-    /// When it was asked for, in Unix seconds.
+    /// When the request was sent, in Unix seconds.
     pub fetched_at: u64,
 }
 
-/// What the owners' tasks need.
+/// The resources that the owners' tasks use.
 #[derive(Debug, Clone)]
 pub struct Background {
-    /// The runtime that they run on.
+    /// The runtime for the tasks.
     pub runtime: Handle,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// Where fetches are counted.
+    /// The metrics that count fetches.
     pub metrics: Metrics,
 }
 
-/// What came of asking for newer keys.
+/// The result of asking for newer keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// The keys are as new as may be asked for: what they say stands.
+    /// The keys are as new as allowed: the decision is final.
     Current,
-    /// A fetch has ended that had begun before it was asked for: the keys may be newer, and one may
-    /// have been published since.
+    /// A fetch has ended that began before the keys were asked for: the keys may be newer, and
+    /// another one may have been published since.
     Joined,
-    /// Nobody can say whether there are newer ones: the issuer does not answer.
+    /// It is unknown whether there are newer keys: the issuer does not respond.
     Unavailable,
 }
 
-/// The keys of one issuer section, kept up to date once it is started.
+/// The keys of one issuer section. They are kept up to date after [`IssuerKeys::start`].
 #[derive(Debug)]
 pub struct IssuerKeys {
     shared: Arc<Shared>,
@@ -134,49 +133,49 @@ pub struct IssuerKeys {
     task: OnceLock<AbortOnDropHandle<()>>,
 }
 
-/// What the owner and its task both know.
+/// The state that the owner shares with its task.
 #[derive(Debug)]
 struct Shared {
     settings: KeySettings,
     live: Arc<LiveKeys>,
     state: Mutex<State>,
-    /// Wakes the task for a fetch before its time.
+    /// Wakes the task for an unscheduled fetch.
     wake: Notify,
-    /// Counts the fetches that have ended.
+    /// Counts completed fetches.
     ended: watch::Sender<u64>,
-    /// The running configuration does without it: it is there for requests that began before.
+    /// The running configuration no longer uses it; it only serves requests that began earlier.
     is_replaced: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the keys of files were read from, as a digest.
+    /// The digest of the files that the keys were read from.
     contents_digest: [u8; 32],
-    /// What remote keys were read from; `None`: there are none, or they were too old.
+    /// The source of the remote keys; `None` if there are none, or if they became too old.
     good: Option<LastGood>,
-    /// What was not taken from it.
+    /// The keys of the set that are not used.
     left_out: Vec<LeftOut>,
-    /// Why the last attempt failed; `None`: it did not.
+    /// Why the last attempt failed; `None` if it succeeded.
     failing: Option<String>,
-    /// How many have failed since the last one that did not.
+    /// The number of failures since the last success.
     failures: u32,
-    /// An attempt is under way.
+    /// Whether a fetch is in progress.
     is_fetching: bool,
-    /// One is about to begin.
+    /// Whether a fetch was requested but has not begun.
     is_asked: bool,
-    /// When one was last asked for by a token.
+    /// When a token last caused a fetch.
     asked_at: Option<Instant>,
-    /// When the set that holds was last found to be the issuer's, by this process.
+    /// When this process last confirmed that the current set is the issuer's.
     good_since: Option<Instant>,
-    /// When the next one is due by itself.
+    /// When the next scheduled fetch is due.
     due: Option<Instant>,
-    /// When the last one ended.
+    /// When the last fetch ended.
     ended_at: Option<Instant>,
 }
 
 impl IssuerKeys {
-    /// Keys from the configuration or from files that were just read: `read` is the [`digest`] of
-    /// their contents.
+    /// Creates the owner of keys from the configuration or from files that were just read.
+    /// `contents_digest` is the [`digest`] of their contents.
     pub fn local(
         settings: KeySettings,
         keys: KeySet,
@@ -186,7 +185,8 @@ impl IssuerKeys {
         Self::new(settings, keys, None, State { contents_digest, left_out, ..State::default() })
     }
 
-    /// Keys that are fetched by `outbound`. Until the first fetch has ended those of `last` hold.
+    /// Creates the owner of keys that `outbound` fetches. Until the first fetch has ended, the keys
+    /// of `last` are used.
     pub fn remote(settings: KeySettings, outbound: Outbound, last: Option<LastGood>) -> Self {
         let read = last.and_then(|last| {
             Some((KeySet::from_jwks(&last.document, settings.algorithms).ok()?, last))
@@ -195,7 +195,7 @@ impl IssuerKeys {
             Some((read, last)) => (read, Some(last)),
             None => (<(KeySet, Vec<LeftOut>)>::default(), None),
         };
-        // The task begins with a fetch: whoever comes before it has begun waits for that one.
+        // The task begins with a fetch, so a request that arrives earlier waits for that one.
         Self::new(
             settings,
             keys,
@@ -222,7 +222,7 @@ impl IssuerKeys {
         &self.shared.settings
     }
 
-    /// The keys that hold now.
+    /// The current keys.
     pub fn live(&self) -> &Arc<LiveKeys> {
         &self.shared.live
     }
@@ -232,12 +232,12 @@ impl IssuerKeys {
         self.shared.lock().contents_digest
     }
 
-    /// The set that remote keys were read from.
+    /// The set that the remote keys were read from.
     pub fn last_good(&self) -> Option<LastGood> {
         self.shared.lock().good.clone()
     }
 
-    /// Begins to keep the keys up to date, until this is dropped. Once is enough.
+    /// Starts keeping the keys up to date, until this is dropped. Calling it again has no effect.
     pub fn start(&self, background: &Background) {
         let (shared, outbound, for_task) =
             (Arc::clone(&self.shared), self.outbound.clone(), background.clone());
@@ -260,15 +260,14 @@ impl IssuerKeys {
         }
     }
 
-    /// Whether they are fetched from the issuer, and newer ones may be had by asking.
+    /// Whether the keys are fetched from the issuer, so that newer ones can be requested.
     pub fn is_fetched(&self) -> bool {
         matches!(self.shared.settings.source, Source::Remote(_))
     }
 
-    /// Decides something with keys that are as new as may be asked for, as long as it lacks a key:
-    /// with those of the fetch that is under way, or of one that is asked for here unless there was
-    /// one within the cooldown. It waits a few seconds at most. Beside the decision it says whether
-    /// that is all there is to know.
+    /// Makes a decision with keys that are as new as allowed. While the decision lacks a key, this
+    /// waits for the fetch in progress, or starts one unless there was one within the cooldown. It
+    /// waits a few seconds at most. The result says whether the decision is final.
     pub async fn with_newest<T>(
         &self,
         mut decide: impl FnMut() -> T,
@@ -276,8 +275,8 @@ impl IssuerKeys {
     ) -> (T, Renewal) {
         let (mut renewal, patience) = (Renewal::Joined, Instant::now() + MAX_WAIT);
         loop {
-            // The keys may have come since they were asked, and may come while they are: what was
-            // fetched is counted before.
+            // Keys may arrive before and during the decision, so the number of fetches is read
+            // first.
             let fetches = *self.shared.ended.borrow();
             let decided = decide();
             if renewal != Renewal::Joined || !lacks_key(&decided) {
@@ -291,15 +290,15 @@ impl IssuerKeys {
                 }
                 _ => Renewal::Current,
             };
-            // It was decided with the keys that hold: none have come since.
+            // No keys have arrived since, so the decision was made with the current ones.
             if renewal != Renewal::Joined && *self.shared.ended.borrow() == fetches {
                 return (decided, renewal);
             }
         }
     }
 
-    /// Whether what was decided just now stands: no newer keys may be asked for yet, none are on
-    /// their way, and none have come meanwhile.
+    /// Whether a decision made just now is final: no newer keys may be requested yet, none are
+    /// being fetched, and none have arrived in the meantime.
     pub fn is_settled(&self) -> bool {
         let Source::Remote(remote) = &self.shared.settings.source else { return true };
         let state = self.shared.lock();
@@ -308,7 +307,7 @@ impl IssuerKeys {
         cools && !has_just_ended && !state.is_asked && !state.is_fetching
     }
 
-    /// Whole seconds until it is worth asking again.
+    /// The number of seconds after which it makes sense to ask again.
     pub fn retry_after(&self) -> u64 {
         let Source::Remote(remote) = &self.shared.settings.source else { return 1 };
         let state = self.shared.lock();
@@ -319,10 +318,10 @@ impl IssuerKeys {
         left.as_secs().saturating_add(1).min(60)
     }
 
-    /// What is wrong with the keys, in words for the operator.
+    /// What is wrong with the keys, for the operator.
     pub fn problem(&self, clock: &Clock) -> Option<String> {
         if self.task.get().is_some_and(AbortOnDropHandle::is_finished) {
-            return Some("nothing keeps its keys up to date any more, which is a fault of the gateway: restart it".to_owned());
+            return Some("the task that updates its keys has ended, which is a bug in the gateway: restart it".to_owned());
         }
         let state = self.shared.lock();
         let Source::Remote(remote) = &self.shared.settings.source else {
@@ -332,7 +331,7 @@ impl IssuerKeys {
             (None, None) => Some("no keys yet: the first fetch has not ended".to_owned()),
             (None, Some(cause)) => Some(format!("no keys: {cause}")),
             (Some(_), _) if self.shared.live.load().is_empty() => {
-                Some("no keys: its set has none that can be used".to_owned())
+                Some("no keys: its key set contains no usable key".to_owned())
             }
             (Some(good), Some(cause)) if good.age(clock) > remote.refresh.as_secs() => {
                 Some(format!("the keys are {} s old: {cause}", good.age(clock)))
@@ -343,14 +342,14 @@ impl IssuerKeys {
 }
 
 impl Remote {
-    /// Whether keys that were fetched so many seconds ago may not be used any more.
+    /// Whether keys of this age, in seconds, may no longer be used.
     pub fn is_too_old(&self, age: u64) -> bool {
         age > self.max_stale.as_secs()
     }
 }
 
 impl LastGood {
-    /// Seconds since it was fetched.
+    /// The age in seconds.
     pub fn age(&self, clock: &Clock) -> u64 {
         clock.unix_seconds().saturating_sub(self.fetched_at)
     }
@@ -369,8 +368,8 @@ impl Shared {
         self.lock().good.as_ref().map(|good| good.age(clock))
     }
 
-    /// Waits for newer keys, if it is known of `fetches` that have ended and there is one to wait
-    /// for.
+    /// Waits for newer keys, given that `fetches` fetches had ended before the decision. Returns at
+    /// once if there is nothing to wait for.
     async fn renew(&self, remote: &Remote, fetches: u64) -> Renewal {
         let mut ended = self.ended.subscribe();
         let joined = {
@@ -378,8 +377,7 @@ impl Shared {
             if *ended.borrow_and_update() != fetches {
                 return Renewal::Joined;
             }
-            // An issuer that does not answer must not fill the gateway with requests that wait for
-            // it.
+            // An issuer that does not respond must not fill the gateway with waiting requests.
             let has_failed = state.failures > u32::from(state.good.is_some());
             let waits = !has_failed && self.ended.receiver_count() <= MAX_WAITING;
             let cools = state.asked_at.is_some_and(|at| at.elapsed() < remote.cooldown);
@@ -396,35 +394,36 @@ impl Shared {
             }
             !state.is_asked
         };
-        // The sender is ours: it is not dropped meanwhile.
+        // We own the sender, so it cannot be dropped in the meantime.
         let _ = ended.changed().await;
         if joined { Renewal::Joined } else { self.lock().verdict(remote) }
     }
 
-    /// A fetch begins.
+    /// Records the start of a fetch.
     fn begin(&self) {
         let mut state = self.lock();
         state.is_fetching = true;
         state.is_asked = false;
     }
 
-    /// A fetch has ended, and its outcome is known to all.
+    /// Records the end of a fetch and publishes its outcome.
     fn end(&self, due: Instant) {
         let mut state = self.lock();
         state.is_fetching = false;
         state.due = Some(due);
         state.ended_at = Some(Instant::now());
-        // Under the lock: who sees no fetch under way has seen that this one has ended.
+        // Done under the lock: whoever sees no fetch in progress must also see that this one has
+        // ended.
         self.ended.send_modify(|ended| *ended += 1);
     }
 
-    /// Tells what was not taken from a set, once for each change of it.
+    /// Logs which keys of a set are not used, once per change of the set.
     fn log_left_out(&self, before: &[LeftOut], now: &[LeftOut]) {
         if before == now {
             return;
         }
         for left_out in now.iter().take(MAX_LEFT_OUT_LOGGED) {
-            // A set may hold keys that are for other purposes.
+            // A set may contain keys for other purposes.
             if left_out.reason.is_ordinary() {
                 tracing::info!(issuer = self.name(), cause = %left_out, "a key is not used");
             } else {
@@ -438,9 +437,8 @@ impl Shared {
 }
 
 impl State {
-    /// What can be said without another fetch. A set that was fetched within the cooldown is as new
-    /// as may be asked for; beyond that, and while the issuer does not answer, a key that it lacks
-    /// may well exist.
+    /// What is known without another fetch. A set that was fetched within the cooldown is as new as
+    /// allowed. Later than that, or while the issuer does not respond, a missing key may exist.
     fn verdict(&self, remote: &Remote) -> Renewal {
         let is_fresh = self.good_since.is_some_and(|at| at.elapsed() <= remote.cooldown);
         if self.failing.is_none() || is_fresh { Renewal::Current } else { Renewal::Unavailable }
@@ -454,33 +452,33 @@ fn spawn(
     AbortOnDropHandle::new(background.runtime.spawn(task))
 }
 
-/// The owner of each issuer section's keys.
+/// The owners of all issuer sections' keys.
 #[derive(Debug, Default)]
 pub struct Keys(Vec<Arc<IssuerKeys>>);
 
 impl Keys {
-    /// These owners.
+    /// Creates the collection.
     pub fn new(owners: Vec<Arc<IssuerKeys>>) -> Self {
         Self(owners)
     }
 
-    /// Each of them.
+    /// Iterates over the owners.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
         self.0.iter()
     }
 
-    /// The owner of this issuer's keys; `None` for the built-in issuer, who owns its own.
+    /// The owner of this issuer's keys; `None` for the built-in issuer, which manages its own.
     pub fn for_issuer(&self, issuer: &Issuer) -> Option<&Arc<IssuerKeys>> {
         self.0.iter().find(|owner| Arc::ptr_eq(owner.live(), issuer.keys()))
     }
 
-    /// Begins to keep all of them up to date.
+    /// Starts keeping all keys up to date.
     pub fn start(&self, background: &Background) {
         self.0.iter().for_each(|owner| owner.start(background));
     }
 
-    /// Others hold from now on: the schedule of those that are not among them ends at once. A
-    /// connection may keep them for hours.
+    /// Marks the owners that are not in `others` as replaced, which ends their schedules at once; a
+    /// connection may keep a replaced owner alive for hours.
     pub fn replaced_by(&self, others: &Self) {
         for owner in
             self.iter().filter(|owner| !others.iter().any(|other| Arc::ptr_eq(owner, other)))
@@ -490,17 +488,17 @@ impl Keys {
     }
 }
 
-/// What stands against verifying tokens.
+/// What currently prevents tokens from being verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// By the name of the issuer's section, in words for the operator.
+    /// Problems by the name of the issuer's section, for the operator.
     pub problems: BTreeMap<String, String>,
-    /// Whether tokens of all issuers there are would have to be refused.
+    /// Whether the tokens of every issuer would have to be refused.
     pub verifies_nothing: bool,
 }
 
 impl Health {
-    /// That of these issuers, whose keys these are.
+    /// Checks these issuers and their keys.
     pub fn check(issuers: &Issuers, keys: &Keys, clock: &Clock) -> Self {
         let has_keys = |issuer: &Arc<Issuer>| !issuer.keys().load().is_empty();
         let verifies_nothing = issuers.iter().next().is_some() && !issuers.iter().any(has_keys);
@@ -516,8 +514,8 @@ impl Health {
     }
 }
 
-/// Requests that wait for the keys of one issuer at a time; more are answered at once.
+/// How many requests may wait for the keys of one issuer; the rest are answered at once.
 const MAX_WAITING: usize = 1000;
 
-/// Keys of one set that are told of one by one when they are left out.
+/// How many unused keys of a set are logged individually.
 const MAX_LEFT_OUT_LOGGED: usize = 10;

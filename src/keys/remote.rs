@@ -1,5 +1,5 @@
-//! JWK Sets that are fetched: discovery, the schedule, and what becomes of the keys while the
-//! issuer is away.
+//! Fetched JWK Sets: discovery, the schedule, and what happens to the keys while the issuer is
+//! unavailable.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,51 +15,51 @@ use crate::outbound::{FetchError, Outbound, Url, UrlError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Excerpt, JsonFault, KeyError, KeySet, LeftOut, parse_object};
 
-/// How long after the first failure it is tried again; twice as long after each further one.
+/// The delay before the first retry. It doubles after each further failure.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
-/// The longest time between two tries while it fails.
+/// The maximum delay between two retries.
 const MAX_BACK_OFF: Duration = Duration::from_mins(1);
 
-/// Ages are whole seconds, so that one may be this much more than it says.
+/// Ages are whole seconds, so the true age may be up to this much more.
 const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
-/// How long a clock is trusted to go on as it did.
+/// The longest time for which the clock is assumed to run undisturbed.
 const MAX_CLOCK_TRUST: Duration = Duration::from_mins(1);
 
-/// The `kid`s that an event names.
+/// The maximum number of `kid`s in a log event.
 const MAX_KIDS_LOGGED: usize = 10;
 
-/// Why there is no new set.
+/// Why a new set is not available.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
     Fetch(#[from] FetchError),
     #[error("the metadata at {url} cannot be used: {fault}")]
     Metadata { url: Url, fault: MetadataFault },
-    #[error("the answer of {url} cannot be used: {fault}")]
+    #[error("the response of {url} cannot be used: {fault}")]
     Set { url: Url, fault: KeyError },
 }
 
 /// What is wrong with a metadata document (OpenID Connect Discovery §4.3, RFC 8414 §3.3).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum MetadataFault {
-    #[error("this is HTML, not JSON: the address leads to a web page")]
+    #[error("the document is HTML, not JSON: the address is that of a web page")]
     Html,
     #[error("it {0}")]
     Json(JsonFault),
-    #[error("it has no text `{0}`")]
+    #[error("it has no string `{0}`")]
     Missing(&'static str),
-    #[error("its issuer is {0}, which is not the configured one byte for byte")]
+    #[error("its issuer is {0}, which is not exactly the configured one")]
     Issuer(Excerpt),
     #[error("its jwks_uri cannot be used: {0}")]
     JwksUri(UrlError),
-    #[error("its jwks_uri is http://, where whoever is on the way could put keys of their own")]
+    #[error("its jwks_uri is http://, so anyone on the network path could replace the keys")]
     Cleartext,
 }
 
 impl Failure {
-    /// As one word of a closed set, for the metric's label.
+    /// The label of the metric, a word of a closed set.
     const fn label(&self) -> &'static str {
         match self {
             Self::Fetch(error) => error.label(),
@@ -68,7 +68,7 @@ impl Failure {
     }
 }
 
-/// Fetches the set, at its time and when it is asked for, for as long as anybody wants its keys.
+/// Fetches the set on schedule and on request, as long as its keys are in use.
 pub(super) async fn run(
     shared: Arc<Shared>,
     remote: Remote,
@@ -114,7 +114,7 @@ pub(super) async fn run(
             Err(failure) => {
                 failures += 1;
                 let again = Instant::now() + with_jitter(back_off(failures));
-                // What is asked between the times puts none of them off.
+                // An unscheduled fetch does not postpone a scheduled one.
                 due = if is_scheduled { again } else { due.min(again) };
                 shared.note_failure(&failure, due, &metrics);
                 shared.forget_if_too_old(&remote, &clock);
@@ -128,27 +128,27 @@ pub(super) async fn run(
     }
 }
 
-/// Finds and fetches the set of one issuer.
+/// Discovers and fetches the key set of one issuer.
 struct Fetcher<'a> {
     shared: &'a Shared,
     remote: &'a Remote,
     outbound: Outbound,
-    /// Where the metadata said the set is.
+    /// The last `jwks_uri` that the metadata gave.
     jwks: Option<Url>,
-    /// Whether the metadata could be read when it was last asked for.
+    /// Whether the metadata could be read the last time.
     has_metadata: bool,
-    /// When it was last asked for between the times.
+    /// When the metadata was last read by an unscheduled fetch.
     asked_between: Option<Instant>,
 }
 
-/// What came of one attempt.
+/// The result of one attempt.
 struct Attempt {
     result: Result<Fetched, Failure>,
-    /// Whether everything that leads to the set was read anew.
+    /// Whether everything on the way to the set was read again.
     is_whole: bool,
 }
 
-/// What was fetched, and what it means.
+/// A fetched document and the keys in it.
 struct Fetched {
     document: Bytes,
     keys: KeySet,
@@ -166,13 +166,13 @@ impl Fetcher<'_> {
         }
     }
 
-    /// The set from where the metadata says it is; while that cannot be had, from where it said so
-    /// last.
+    /// Reads the metadata, then fetches the set from there. While the metadata is unavailable, it
+    /// uses the last known address.
     async fn fetch_with_discovery(&mut self, issuer: &Url, known: Option<Url>) -> Attempt {
         let (url, is_whole) = match (self.metadata(issuer).await, known) {
             (Ok(url), _) => (url, true),
             (Err(Failure::Fetch(_)), Some(known)) => (known, true),
-            // What it says counts, once it says something.
+            // Metadata that was fetched counts, even if it is invalid.
             (Err(failure), _) => return Attempt { result: Err(failure), is_whole: true },
         };
         let result = self.set(&url).await;
@@ -180,14 +180,15 @@ impl Fetcher<'_> {
         Attempt { result, is_whole }
     }
 
-    /// Between the times the set is where it was, as long as it is there and has news: else it may
-    /// have moved, which is looked for once a minute.
+    /// An unscheduled fetch uses the last known address if the set there has changed. Otherwise the
+    /// set may have moved, and the metadata is read again, at most once a minute.
     async fn fetch_unscheduled(&mut self, issuer: &Url, known: Url) -> Attempt {
         let result = self.set(&known).await;
         if result.as_ref().is_ok_and(|fetched| self.shared.is_news(&fetched.document)) {
             return Attempt { result, is_whole: false };
         }
-        // Unknown keys may be made up: they must not double what an issuer is asked.
+        // Anyone can make up unknown key ids. They must not double the number of requests to the
+        // issuer.
         if self.asked_between.is_some_and(|at| at.elapsed() < METADATA_RETRY_INTERVAL) {
             return Attempt { result, is_whole: false };
         }
@@ -202,14 +203,15 @@ impl Fetcher<'_> {
         }
     }
 
-    /// [`Fetcher::discover`]. That the metadata is away while its set is not is told once.
+    /// Calls [`Fetcher::discover`]. Logs once that the metadata is unavailable while its set is
+    /// not.
     async fn metadata(&mut self, issuer: &Url) -> Result<Url, Failure> {
         let found = self.discover(issuer).await;
         if let (Err(Failure::Fetch(cause)), true, Some(jwks)) =
             (&found, self.has_metadata, &self.jwks)
         {
             let issuer = self.shared.name();
-            tracing::warn!(issuer, %cause, jwks_uri = %jwks, "the metadata cannot be fetched; keys are looked for where they were");
+            tracing::warn!(issuer, %cause, jwks_uri = %jwks, "the metadata cannot be fetched; keys are fetched from the last known jwks_uri");
         }
         self.has_metadata = found.is_ok();
         found
@@ -223,8 +225,8 @@ impl Fetcher<'_> {
         }
     }
 
-    /// Where the issuer's metadata says the set is: OpenID Connect's place, and RFC 8414's where
-    /// that has none.
+    /// The address of the set according to the issuer's metadata: at OpenID Connect's location, or
+    /// if there is none, at RFC 8414's.
     async fn discover(&self, issuer: &Url) -> Result<Url, Failure> {
         let mut places = metadata_places(issuer).into_iter();
         let mut place = places.next().unwrap_or_else(|| issuer.clone());
@@ -243,8 +245,8 @@ impl Fetcher<'_> {
     }
 }
 
-/// Where an issuer's metadata may be: OpenID Connect Discovery §4.1 appends, RFC 8414 §3.1 inserts;
-/// both drop a slash at the end first.
+/// The possible locations of an issuer's metadata: OpenID Connect Discovery §4.1 appends, RFC 8414
+/// §3.1 inserts. Both drop a trailing slash first.
 fn metadata_places(issuer: &Url) -> Vec<Url> {
     let path = issuer.path().strip_suffix('/').unwrap_or(issuer.path());
     [
@@ -256,7 +258,7 @@ fn metadata_places(issuer: &Url) -> Vec<Url> {
     .collect()
 }
 
-/// The `jwks_uri` of a metadata document that is `issuer`'s own.
+/// The `jwks_uri` of a metadata document, which must be `issuer`'s own.
 fn jwks_uri(
     document: &[u8],
     issuer: &str,
@@ -283,7 +285,7 @@ fn jwks_uri(
 }
 
 impl Shared {
-    /// The time has come, and the running configuration still wants the keys.
+    /// Waits for the scheduled time, as long as the running configuration uses the keys.
     async fn scheduled(&self, due: Instant) {
         tokio::time::sleep_until(due).await;
         if self.is_replaced.load(Ordering::Relaxed) {
@@ -291,12 +293,12 @@ impl Shared {
         }
     }
 
-    /// Whether this is another set than the one that holds.
+    /// Whether this set differs from the current one.
     fn is_news(&self, document: &Bytes) -> bool {
         self.lock().good.as_ref().is_none_or(|good| good.document != *document)
     }
 
-    /// A set was fetched. Keys that it lacks do not hold any more.
+    /// Installs a fetched set. Keys that are not in it are no longer used.
     fn take_fetched(&self, good: LastGood, keys: KeySet, left_out: Vec<LeftOut>, since: Instant) {
         let mut state = self.lock();
         self.log_left_out(&state.left_out, &left_out);
@@ -311,12 +313,12 @@ impl Shared {
         if is_new {
             self.live.replace(keys);
         }
-        // Told when it is true.
+        // Log it only once it is true.
         match (is_new || state.failing.is_some(), count) {
-            (false, _) => tracing::debug!(issuer, "keys were fetched; they are the same"),
+            (false, _) => tracing::debug!(issuer, "keys were fetched; they are unchanged"),
             (true, 0) => tracing::error!(
                 issuer,
-                "the issuer's set has no key that can be used: no token of it can be verified"
+                "the issuer's key set contains no usable key: none of its tokens can be verified"
             ),
             (true, _) => {
                 tracing::info!(issuer, keys = count, kids = names.join(", "), "keys were fetched");
@@ -329,7 +331,7 @@ impl Shared {
         state.failures = 0;
     }
 
-    /// No set could be fetched. The keys stay.
+    /// Records that no set could be fetched. The current keys are kept.
     fn note_failure(&self, failure: &Failure, due: Instant, metrics: &Metrics) {
         metrics.jwks_fetched(&self.settings.name, failure.label(), 1);
         let cause = failure.to_string();
@@ -347,8 +349,8 @@ impl Shared {
         state.failures = state.failures.saturating_add(1);
     }
 
-    /// How long the keys that hold may still be used, or a part of it: a clock may be set, and a
-    /// machine may sleep.
+    /// How long the current keys may still be used, capped because the clock may be set and the
+    /// machine may be suspended.
     fn until_too_old(&self, remote: &Remote, clock: &Clock) -> Option<Duration> {
         let age = self.age(clock)?;
         Some(
@@ -358,7 +360,7 @@ impl Shared {
         )
     }
 
-    /// Keys that nobody has confirmed for too long do not hold any more.
+    /// Drops keys that have gone unconfirmed for too long.
     fn forget_if_too_old(&self, remote: &Remote, clock: &Clock) {
         let mut state = self.lock();
         let Some(age) = state.good.as_ref().map(|good| good.age(clock)) else { return };
@@ -371,12 +373,12 @@ impl Shared {
         tracing::error!(
             issuer = self.name(),
             age_seconds = age,
-            "keys are older than jwks_max_stale: no token of the issuer can be verified"
+            "the keys are older than jwks_max_stale: none of the issuer's tokens can be verified"
         );
     }
 }
 
-/// Writes the set where a restart finds it. A place that cannot be written is told of once.
+/// Stores the set for the next start. Logs once if it cannot be written.
 async fn save_to_disk(shared: &Shared, cache: &Cache, good: LastGood, cannot_write: &mut bool) {
     let for_write = cache.clone();
     let Ok(written) = tokio::task::spawn_blocking(move || for_write.save(&good)).await else {
@@ -384,7 +386,7 @@ async fn save_to_disk(shared: &Shared, cache: &Cache, good: LastGood, cannot_wri
     };
     if let (Err(error), false) = (&written, *cannot_write) {
         let file = cache.path().display();
-        tracing::warn!(issuer = shared.name(), file = %file, cause = %error, "keys cannot be kept on disk: after a restart during an outage there are none");
+        tracing::warn!(issuer = shared.name(), file = %file, cause = %error, "keys cannot be stored on disk: there will be none after a restart during an outage of the issuer");
     }
     *cannot_write = written.is_err();
 }
@@ -396,25 +398,26 @@ async fn wait(time: Option<Duration>) {
     }
 }
 
-/// How long metadata that was read between the times is not read again there.
+/// The minimum time between two reads of the metadata by unscheduled fetches.
 const METADATA_RETRY_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Twice as long after each failure. An issuer that is away may be asked more rarely than one that
-/// answers, however short `jwks_refresh` is.
+/// Doubles with each failure. An issuer that is unavailable may be asked less often than one that
+/// responds, however short `jwks_refresh` is.
 fn back_off(failures: u32) -> Duration {
     let doubled = BACK_OFF.saturating_mul(1 << failures.saturating_sub(1).min(10));
     doubled.min(MAX_BACK_OFF)
 }
 
-/// A little less than this, by chance: gateways that were started together do not ask together.
+/// A random, slightly shorter time, so that gateways that were started together do not fetch at the
+/// same time.
 fn with_jitter(time: Duration) -> Duration {
     let mut byte = [0];
-    // Without random numbers it is the whole time.
+    // Without random numbers, use the full time.
     let _ = aws_lc_rs::rand::fill(&mut byte);
     time.mul_f64(1.0 - f64::from(byte[0]) / 255.0 / 5.0)
 }
 
-/// The outcome of a fetch that brought a set.
+/// The outcome of a successful fetch.
 const SUCCEEDED: &str = "succeeded";
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
-//! How many requests a client, or a caller, may make in a time: GCRA by `governor`, in this
-//! process.
+//! Rate limits: how many requests a client or caller may make in a period. GCRA, by `governor`,
+//! within this process.
 //!
-//! A `Limit` owns its counters, and there is one for all workers, so that the budget holds for the
-//! process. It bounds both the rate of each key and the number of keys that it remembers (`store`).
-//! It never sleeps and never queues: a request is let through or told when to come again.
+//! A `Limit` owns its counters, which all workers share, so that the budget applies to the process.
+//! It bounds both the rate per key and the number of keys that it remembers (`store`). It never
+//! sleeps or queues: a request is allowed, or is told when to retry.
 //!
-//! A client that can make up keys could take every place that the limit has, and lock everybody else
-//! out. So keys that one client can make up share a budget as well, [`GROUP`] times that of one key:
-//! all networks of an IPv6 /48, and all accounts that one address names. It is taken first, and a
-//! request that exceeds it takes no key.
+//! A client that can invent keys could use up all slots of a limit and lock everyone else out. Keys
+//! that one client can invent therefore also share a group budget, [`GROUP`] times that of one key:
+//! all networks of an IPv6 /48, and all accounts that one address names. The group's cell is taken
+//! first, and a request that exceeds it takes no key.
 //!
-//! With `count = "failures"` the cell is taken on entry and given back when the answer was none, so
-//! that guesses made in parallel gain nothing. No more is given back than is left of the cell: a
-//! request that was held open until its cell had been replenished anyway must not pay for a guess
+//! With `count = "failures"`, the cell is taken when the request arrives and returned if it did not
+//! fail, so that parallel guesses gain nothing. Only what is left of the cell is returned: a
+//! request that was held open until its cell was replenished anyway must not compensate for a guess
 //! made since.
 
 use std::cell::Cell as Slot;
@@ -30,26 +30,27 @@ use self::store::{Asked, Key, Store};
 
 mod store;
 
-/// What a limit allows, and of whom. Two limits of equal settings may share their counters across a
-/// reload.
+/// What a limit allows, and for whom. Two limits with equal settings may share their counters
+/// across a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many requests of one key may come at once, and in each `per`.
+    /// The number of requests per key in each `per`. They may all come at once.
     pub requests: NonZeroU32,
-    /// The time in which all `requests` are replenished, one after the other; taken as 1 ms to 366
-    /// days.
+    /// The time in which all `requests` are replenished, one by one. Clamped to between 1 ms and
+    /// 366 days.
     pub per: Duration,
-    /// How many leading bits of an IPv6 address name a client: 0 to 128, more counts as 128.
+    /// The prefix length that identifies a client by its IPv6 address: 0 to 128; larger values
+    /// count as 128.
     pub ipv6_prefix: u8,
     /// Which requests count.
     pub count: Count,
-    /// Whom a request is counted against.
+    /// The key that requests are counted by.
     pub key: KeyKind,
-    /// Count and log, refuse nothing. The limit itself answers alike: it is for its caller to let
+    /// Count and log, but refuse nothing. The limit itself gives the same results; its caller lets
     /// the request through.
     pub observe: bool,
-    /// How many keys are remembered at the same time, at least 1. Each costs about 50 bytes. When
-    /// this many are remembered, keys that are not among them are refused.
+    /// The maximum number of remembered keys, at least 1. Each takes about 50 bytes. When this many
+    /// are remembered, new keys are refused.
     pub max_clients: usize,
 }
 
@@ -58,34 +59,34 @@ pub struct Settings {
 pub enum Count {
     /// Every request.
     All,
-    /// Those that failed: of the others, the cell is to be given back.
+    /// Failed requests only: the caller returns the cell of the others.
     Failures,
 }
 
-/// Whom a request is counted against.
+/// The key that requests are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
-    /// The client's address: before authentication, by [`Limit::take_client`].
+    /// The client's address: before authentication, with [`Limit::take_client`].
     Client,
-    /// The caller: after authentication, by [`Limit::take_subject`].
+    /// The caller: after authentication, with [`Limit::take_subject`].
     Subject,
-    /// The client's address together with the account that it names: by
-    /// [`Limit::take_client_and_account`]. Requests that name none do not count.
+    /// The client's address together with the account that it names: with
+    /// [`Limit::take_client_and_account`]. Requests that name no account do not count.
     ClientAndAccount,
 }
 
-/// A budget of requests for each client or caller.
+/// A request budget for each client or caller.
 #[derive(Debug)]
 pub struct Limit {
     name: Box<str>,
     settings: Settings,
-    /// Of each key.
+    /// Per key.
     keys: Budgets,
-    /// Of all the keys that one client can make up.
+    /// For all keys that one client can invent.
     groups: Budgets,
 }
 
-/// One budget for each of its keys.
+/// Budgets per key.
 #[derive(Debug)]
 struct Budgets {
     limiter: RateLimiter<Asked, Store, Timer, NoOpMiddleware<Nanos>>,
@@ -93,19 +94,19 @@ struct Budgets {
 }
 
 impl Settings {
-    /// Whether it bounds what one address may do, whatever the outcome.
+    /// Whether it bounds the requests of one address, whatever their outcome.
     pub fn bounds_each_client(&self) -> bool {
         self.key == KeyKind::Client && self.count == Count::All && !self.observe
     }
 }
 
 impl Limit {
-    /// A limit whose counters all stand at zero. `name` is the section's, for logs and metrics.
+    /// Creates a limit with full budgets. `name` is the section's name, for logs and metrics.
     pub fn new(name: &str, settings: Settings) -> Self {
         Self::with_timer(name, settings, Timer::Monotonic(Instant::now()))
     }
 
-    /// As [`Limit::new`], but time passes only when `clock` is moved, for tests.
+    /// Like [`Limit::new`], but time only passes when `clock` is advanced, for tests.
     pub fn with_clock(name: &str, settings: Settings, clock: FakeRelativeClock) -> Self {
         Self::with_timer(name, settings, Timer::Set { start: clock.now(), clock })
     }
@@ -127,24 +128,24 @@ impl Limit {
         &self.name
     }
 
-    /// What it was made of.
+    /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Whether it only counts: a request that exceeds it is let through nevertheless.
+    /// Whether it only counts, so that the caller lets requests through even if they exceed it.
     pub fn observes(&self) -> bool {
         self.settings.observe
     }
 
-    /// Takes one cell for the client at `ip`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`)
-    /// is that IPv4 address; IPv6 addresses count by their prefix.
+    /// Takes one cell for the client at `ip`. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`)
+    /// counts as the IPv4 address; other IPv6 addresses count by their prefix.
     pub fn take_client(&self, ip: IpAddr) -> Result<Cell, Exceeded> {
         self.take(self.client(ip), [self.network(ip), None])
     }
 
-    /// Takes one cell for the client at `ip` as far as it tries `account`, in the account's one
-    /// form.
+    /// Takes one cell for attempts by the client at `ip` on `account`, which must be in its
+    /// canonical form.
     pub fn take_client_and_account(&self, ip: IpAddr, account: &str) -> Result<Cell, Exceeded> {
         let client = self.client(ip);
         let address: &[u8] = match &client {
@@ -160,32 +161,32 @@ impl Limit {
         self.take(Key::Digest(digest(&[account.as_bytes()])), [None, None])
     }
 
-    /// Takes one cell for the caller that is known as `subject` at `issuer`.
+    /// Takes one cell for the caller `subject` of `issuer`.
     pub fn take_subject(&self, issuer: &str, subject: &str) -> Result<Cell, Exceeded> {
         let digest = digest(&[issuer.as_bytes(), subject.as_bytes()]);
         self.take(Key::Digest(digest), [None, None])
     }
 
-    /// Gives a cell back, as though the request had not been made, as far as it has not been
-    /// replenished meanwhile.
-    #[expect(clippy::needless_pass_by_value, reason = "a cell can be given back only once")]
+    /// Returns a cell as if the request had not been made, as far as it has not been replenished
+    /// since.
+    #[expect(clippy::needless_pass_by_value, reason = "a cell can be returned only once")]
     pub fn give_back(&self, cell: Cell) {
         self.keys.give_back(&cell.key);
         self.give_back_to_groups(&cell.groups);
     }
 
-    /// How many keys are remembered, at most `max_clients`.
+    /// The number of remembered keys, at most `max_clients`.
     pub fn len(&self) -> usize {
         self.keys.store.len()
     }
 
-    /// Whether no key is remembered.
+    /// Whether no keys are remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets the keys whose budget is whole again, and returns their memory. For a timer, every
-    /// minute or so.
+    /// Removes keys with a full budget, and frees their memory. Call it from a timer, about every
+    /// minute.
     pub fn prune(&self) {
         self.keys.prune();
         self.groups.prune();
@@ -198,7 +199,7 @@ impl Limit {
         }
     }
 
-    /// The network of an IPv6 address, where that holds more than one client.
+    /// The network of an IPv6 address, if it contains more than one client.
     fn network(&self, ip: IpAddr) -> Option<Key> {
         match ip.to_canonical() {
             IpAddr::V6(ip) if self.settings.ipv6_prefix > NETWORK => {
@@ -208,8 +209,8 @@ impl Limit {
         }
     }
 
-    /// Takes a cell of each group, then of the key. Where one has none left, none is taken: a client
-    /// that is refused uses up nothing of its neighbours' budget.
+    /// Takes a cell from each group, then from the key. If one is exhausted, none is taken: a
+    /// refused client uses up nothing of its neighbours' budget.
     fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Cell, Exceeded> {
         let mut taken = [None, None];
         for (slot, group) in taken.iter_mut().zip(groups) {
@@ -263,9 +264,9 @@ impl Budgets {
     }
 }
 
-/// One request's share of a budget. Dropping it leaves it taken.
+/// One request's share of a budget. Dropping it keeps it taken.
 #[derive(Debug)]
-#[must_use = "what is not given back stays taken: say so with `drop`"]
+#[must_use = "a cell that is not given back stays taken: make that explicit with `drop`"]
 pub struct Cell {
     key: Share,
     groups: [Option<Share>; 2],
@@ -275,30 +276,30 @@ pub struct Cell {
 #[derive(Debug)]
 struct Share {
     key: Key,
-    /// The theoretical arrival time that the cell left behind, in nanoseconds of the limiter's
-    /// clock.
+    /// The theoretical arrival time after taking the cell, in nanoseconds of the limiter's clock.
     until: u64,
 }
 
-/// There was no cell left.
+/// The budget is exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rate limit is exceeded, and has room again in {retry_after:?}")]
+#[error("rate limit exceeded; retry in {retry_after:?}")]
 pub struct Exceeded {
-    /// The time after which a request can pass, when nobody else takes its place before.
+    /// The time after which a request can pass, unless another one takes its place.
     pub retry_after: Duration,
 }
 
 impl Exceeded {
-    /// The value of `Retry-After` (RFC 9110 §10.2.3): whole seconds, rounded up so that a client
-    /// that waits for them is not refused again, and at least 1.
+    /// The value of `Retry-After` (RFC 9110 §10.2.3): whole seconds, at least 1, rounded up so that
+    /// a client that waits is not refused again.
     pub fn retry_after_seconds(&self) -> u64 {
         let part = u64::from(self.retry_after.subsec_nanos() > 0);
         self.retry_after.as_secs().saturating_add(part).max(1)
     }
 }
 
-/// The limiter's own clock: monotonic, so that setting the time of day neither opens nor shuts a
-/// limit. It begins at zero, because governor hands its store the time since the limiter was made.
+/// The limiter's own clock. It is monotonic, so setting the time of day neither opens nor closes a
+/// limit. It starts at zero because governor passes the time since the limiter was created to its
+/// store.
 #[derive(Clone, Debug)]
 enum Timer {
     Monotonic(Instant),
@@ -327,8 +328,8 @@ fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {
     (u128::from(ip) & mask).to_be_bytes()
 }
 
-/// Half of SHA-256 over the parts with their lengths in front, so that no two lists read the same:
-/// to find another one with the digest of somebody else takes 2^128 attempts.
+/// Half of the SHA-256 of the parts, each preceded by its length, so that no two lists have the
+/// same input. Finding another list with somebody's digest takes 2^128 attempts.
 fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
@@ -340,11 +341,10 @@ fn digest(parts: &[&[u8]]) -> [u8; 16] {
     half
 }
 
-/// How many times the budget of one key the keys that one client can make up have together.
+/// How many times the budget of one key is shared by all keys that one client can invent.
 pub const GROUP: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
 
-/// The leading bits of an IPv6 address that name a site (RFC 6177): one subscriber can hold all the
-/// networks below.
+/// The prefix length of an IPv6 site (RFC 6177): one subscriber may have all networks in it.
 const NETWORK: u8 = 48;
 
 const MIN_PER: Duration = Duration::from_millis(1);

@@ -1,10 +1,9 @@
-//! Where the counters of a limit are: a bounded number of keys, each with its theoretical arrival
-//! time (TAT).
+//! The counters of a limit: a bounded number of keys, each with its theoretical arrival time (TAT).
 //!
-//! The TAT is the moment at which the key's budget is whole again; a key whose TAT has passed need
-//! not be remembered. When a shard is full, such keys make room; when there are none, a new key is
-//! refused, because forgetting a known one would hand a fresh budget to whoever can send from many
-//! addresses.
+//! The TAT is the time at which the key's budget is full again; a key whose TAT has passed need not
+//! be remembered. When a shard is full, such keys are removed. If there are none, a new key is
+//! refused: removing a key that is in use would give a fresh budget to anyone who can send from
+//! many addresses.
 
 use std::cell::Cell as Slot;
 use std::collections::HashMap;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 
-/// Whom a cell belongs to. Small, and of one size whatever the client sent.
+/// The owner of a cell. Small, and of fixed size whatever the client sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     V4([u8; 4]),
@@ -25,8 +24,8 @@ pub(super) enum Key {
     Digest([u8; 16]),
 }
 
-/// A key, and the place where the store leaves the TAT that it wrote: governor tells its caller
-/// only yes or no.
+/// A key, and a slot in which the store leaves the TAT that it wrote: governor only returns yes or
+/// no.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) key: Key,
@@ -47,30 +46,30 @@ impl Hash for Asked {
     }
 }
 
-/// The counters. Clones are the same store.
+/// The counters. Clones share the same store.
 #[derive(Clone, Debug)]
 pub(super) struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Seeded at random in each process, so that nobody can aim at one shard or one bucket.
+    /// Randomly seeded in each process, so that nobody can aim at one shard or bucket.
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
     keys_per_shard: usize,
-    /// What one cell adds to the TAT, in nanoseconds.
+    /// How much one cell adds to the TAT, in nanoseconds.
     interval: u64,
-    /// How far the TAT may lie ahead for a request to pass, in nanoseconds.
+    /// How far in the future the TAT may be for a request to pass, in nanoseconds.
     tolerance: u64,
-    /// How long a shard is left alone after a search that found little to forget, in nanoseconds.
+    /// How long a shard is not searched again after a search that freed little, in nanoseconds.
     pause: u64,
 }
 
 #[derive(Debug)]
 struct Shard {
     tats: HashMap<Key, u64, RandomState>,
-    /// Before this moment keys to forget are not searched for again.
+    /// Before this time, the shard is not searched for keys to remove.
     next_search: u64,
-    /// When the first key could be forgotten, as of the last search: what a refused key is told.
+    /// When the first key can be removed, as of the last search. Refused keys are told this time.
     room_at: u64,
 }
 
@@ -106,15 +105,16 @@ impl Store {
         for shard in &self.0.shards {
             let mut shard = lock(shard);
             shard.tats.retain(|_, tat| *tat > now);
-            // Room for the double stays, so that a steady load does not shrink and grow again every
-            // time.
+            // Keep room for twice as many, so that a steady load does not shrink and grow the map
+            // each time.
             let room = shard.tats.len() * 2;
             shard.tats.shrink_to(room);
             shard.next_search = 0;
         }
     }
 
-    /// Takes one interval off the TAT, but no more than is left of the cell that ends at `until`.
+    /// Subtracts one interval from the TAT, but not more than is left of the cell that ends at
+    /// `until`.
     pub(super) fn give_back(&self, key: &Key, until: u64, now: u64) {
         let refund = until.saturating_sub(now).min(self.0.interval);
         if refund == 0 {
@@ -149,8 +149,8 @@ impl StateStore for Store {
             // A first cell ends one interval from now.
             let now = next.as_u64().saturating_sub(inner.interval);
             if let Err(room_at) = shard.make_room(now, inner.keys_per_shard, inner.pause) {
-                // Only `decide` can make a refusal, and this TAT makes it one that lasts until
-                // `room_at`, in the future.
+                // Only `decide` can create a refusal. With this TAT, it creates one that lasts
+                // until `room_at`, in the future.
                 let (outcome, _) =
                     decide(Some(Nanos::new(room_at.saturating_add(inner.tolerance))))?;
                 return Ok(outcome);
@@ -164,19 +164,19 @@ impl StateStore for Store {
 
 impl Inner {
     fn shard_of(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        // The map inside uses the low and the top bits of the same hash; these are between them.
+        // The map inside uses the lowest and highest bits of the same hash; these are in between.
         let hash = self.hasher.hash_one(key) >> 24;
         lock(&self.shards[hash as usize & (self.shards.len() - 1)])
     }
 }
 
 impl Shard {
-    /// Forgets keys whose TAT has passed, or tells when it is worth asking again, which is always
-    /// later than `now`.
+    /// Removes keys whose TAT has passed. Returns an error with the time at which to ask again,
+    /// always later than `now`, if that frees nothing.
     ///
-    /// A search looks at every key of the shard. One that frees a quarter is paid for by the
-    /// requests that fill it again; after one that frees less, `pause` must pass, so that a flood
-    /// of new keys does not search for each of them.
+    /// A search visits every key of the shard. If it frees a quarter, the requests that fill it
+    /// again pay for it. If it frees less, `pause` must pass before the next one, so that a flood
+    /// of new keys does not cause a search for each.
     fn make_room(&mut self, now: u64, capacity: usize, pause: u64) -> Result<(), u64> {
         if now >= self.next_search {
             let before = self.tats.len();
@@ -197,14 +197,13 @@ impl Shard {
     }
 }
 
-/// A panic cannot happen between two writes that belong together, so a poisoned shard is as good as
-/// any.
+/// No panic can happen between two related writes, so a poisoned shard is still consistent.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As many shards as keep a thousand keys each, so that chance fills them about evenly; a power of
-/// two up to 64.
+/// The number of shards: about a thousand keys each, so that they fill evenly; a power of two up to
+/// 64.
 fn shard_count(max_keys: usize) -> usize {
     let wanted = (max_keys / 1024).clamp(1, 64);
     1 << wanted.ilog2()

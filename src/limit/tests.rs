@@ -60,8 +60,8 @@ fn addresses_are_folded_to_clients() {
     assert!(passes(&limit, "2001:db8:0:2::1"));
 }
 
-/// One subscriber holds all the networks of a /48: they are no source of new budgets without end,
-/// and take few of the places that the limit has.
+/// One subscriber has all networks of a /48. They must not be an endless source of new budgets, and
+/// must use few of the limit's slots.
 #[test]
 fn the_networks_of_a_site_share_a_budget() {
     let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
@@ -103,7 +103,7 @@ fn the_accounts_that_one_address_names_share_a_budget() {
     for attempt in 0..7 {
         assert_eq!(tries("203.0.113.1", "ann"), attempt < 5);
     }
-    // What is given back is given back to all of these.
+    // Returned cells are returned to all of these.
     for _ in 0..1_000 {
         let cell = limit.take_client_and_account("203.0.113.2".parse().unwrap(), "ann").unwrap();
         limit.give_back(cell);
@@ -165,7 +165,7 @@ fn a_million_addresses_stay_within_the_cap() {
     let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
     let mut refused = 0_u32;
     for number in 0..1_000_000_u32 {
-        // An odd factor visits every address once, in no order that a hash would notice.
+        // An odd factor visits every address once, in an order with no pattern in the hash.
         let ip = Ipv6Addr::from(u128::from(number.wrapping_mul(2_654_435_761)) << 64);
         refused += u32::from(limit.take_client(ip.into()).is_err());
         if number % 1_000 == 0 {
@@ -251,8 +251,7 @@ fn threads_together_never_get_more_than_the_budget() {
     assert!(passed.load(Ordering::SeqCst) <= 100);
 }
 
-/// What the limit is meant to be, in its plainest form: a leaky bucket per key that never forgets
-/// one.
+/// The limit in its simplest form: a leaky bucket per key that never forgets a key.
 #[derive(Default)]
 struct Model {
     tats: HashMap<u8, u64>,

@@ -1,9 +1,9 @@
-//! Tokens whose `iat` is ahead of our clock and that are accepted all the same, since clocks differ
-//! (`leeway`).
+//! Tokens that are accepted although their `iat` is ahead of our clock, within the `leeway` for
+//! clock skew.
 //!
-//! A subject's cut-off has to hit them: they were there before it, whatever they say. So the latest
-//! `iat` of each subject is remembered until the time has come, which is seconds; of a subject
-//! whose issuer's clock goes as ours does, nothing is.
+//! A subject's cut-off must revoke them too: they existed before it, whatever their `iat` says. The
+//! latest `iat` of each subject is therefore remembered until that time has passed, which takes
+//! seconds. Nothing is remembered for an issuer whose clock agrees with ours.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::revocation::{RevokedBy, Scope};
 
-/// What was accepted ahead of its time.
+/// The tokens that were accepted before their `iat`.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// By kind of name and `iss`.
+    /// By the kind of subject and `iss`.
     latest: Mutex<HashMap<(RevokedBy, Arc<str>), Subjects>>,
-    /// Whether there was ever one.
+    /// Whether a token was ever recorded.
     is_used: AtomicBool,
 }
 
@@ -24,12 +24,13 @@ pub(super) struct Ahead {
 #[derive(Debug, Default)]
 struct Subjects {
     latest: HashMap<Arc<str>, u64>,
-    /// Until then it is of no use to look for those whose time has come.
+    /// Before this time, looking for subjects to forget would free nothing.
     full_until: u64,
 }
 
 impl Subjects {
-    /// Whether there is room for this subject, perhaps because others are over.
+    /// Whether this subject can be recorded. Forgets subjects whose time has passed if the table is
+    /// full.
     fn has_room(&mut self, subject: &str, now: u64) -> bool {
         if self.latest.len() >= MAX_SUBJECTS
             && !self.latest.contains_key(subject)
@@ -43,19 +44,20 @@ impl Subjects {
 }
 
 impl Ahead {
-    /// A token of this `iss` and subject is accepted at `now`, before its `iat`.
+    /// Records that a token of this `iss` and subject was accepted at `now`, before its `iat`.
     pub(super) fn note(&self, by: RevokedBy, iss: &str, subject: &str, issued_at: u64, now: u64) {
         self.is_used.store(true, Ordering::Release);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let of_issuer = latest.entry((by, iss.into())).or_default();
-        // Where there is no room, it counts for every subject of the issuer: too much is revoked
-        // for seconds, and never too little.
+        // When the table is full, the entry covers every subject of the issuer: for a few seconds
+        // too much is revoked, never too little.
         let subject = if of_issuer.has_room(subject, now) { subject } else { ALL_SUBJECTS };
         let noted = of_issuer.latest.entry(subject.into()).or_default();
         *noted = issued_at.max(*noted);
     }
 
-    /// The latest `iat` that was accepted of a subject ahead of its time; 0: none.
+    /// The latest `iat` of an early token that was accepted for this subject, or 0 if there was
+    /// none.
     pub(super) fn latest(&self, by: RevokedBy, scope: &Scope, subject: &str) -> u64 {
         if !self.is_used.load(Ordering::Acquire) {
             return 0;
@@ -73,10 +75,10 @@ impl Ahead {
     }
 }
 
-/// Subjects that are remembered of an issuer.
+/// How many subjects are remembered per issuer.
 const MAX_SUBJECTS: usize = 10_000;
 
-/// No subject is empty.
+/// Covers all subjects of an issuer. The empty string is free: a subject is never empty.
 const ALL_SUBJECTS: &str = "";
 
 #[cfg(test)]
@@ -143,7 +145,7 @@ mod tests {
                 .values()
                 .all(|of_issuer| of_issuer.latest.len() <= MAX_SUBJECTS + 1)
         );
-        // Once their time has come there is room again.
+        // Once their time has passed, there is room again.
         note("late", NOW + 30, NOW + 8);
         assert_eq!((latest("late"), latest("nobody")), (NOW + 30, 0));
     }

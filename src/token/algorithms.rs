@@ -1,21 +1,21 @@
-//! Which JWS algorithms there are (RFC 7518 §3.1, RFC 8037), and small sets of them.
+//! The supported JWS algorithms (RFC 7518 §3.1, RFC 8037) and small sets of them.
 
 use std::fmt;
 
 pub use jsonwebtoken::Algorithm;
 pub use jsonwebtoken::AlgorithmFamily as Family;
 
-/// A set of JWS algorithms: those that an issuer's section allows, or those that one key may be
-/// used with.
+/// A set of JWS algorithms: those that an issuer's section allows, or those that a key may be used
+/// with.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Algorithms(u16);
 
 impl Algorithms {
-    /// The set without any algorithm.
+    /// The empty set.
     pub const EMPTY: Self = Self(0);
 
-    /// The algorithm of this `alg` name, exactly as RFC 7518 §3.1 spells it. `none`, unknown and
-    /// unsupported names have no algorithm.
+    /// Parses an `alg` name, spelled exactly as in RFC 7518 §3.1. Returns `None` for `none` and for
+    /// unknown and unsupported names.
     pub fn parse(name: &str) -> Option<Algorithm> {
         NAMES.iter().find(|(_, known)| *known == name).map(|(algorithm, _)| *algorithm)
     }
@@ -40,13 +40,13 @@ impl Algorithms {
         self.0 & bit(algorithm) != 0
     }
 
-    /// What both sets hold.
+    /// The algorithms that are in both sets.
     #[must_use]
     pub fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Whether the set holds nothing.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -93,8 +93,8 @@ impl fmt::Debug for Algorithms {
     }
 }
 
-/// An algorithm's place in the set. One that the table lacks has no bit: it is in no set, and so is
-/// never accepted.
+/// The bit of an algorithm. An algorithm that is missing from the table has no bit: it is in no set
+/// and is never accepted.
 fn bit(algorithm: Algorithm) -> u16 {
     NAMES.iter().position(|(known, _)| *known == algorithm).map_or(0, |index| 1 << index)
 }

@@ -1,23 +1,24 @@
-//! Tokens whose signature was checked before: one cache a worker, touched by no other.
+//! A cache of verified tokens. Each worker has its own, which no other thread touches.
 //!
-//! A hit decides exactly as a fresh verification would at that moment. What can change between the
-//! two is asked again each time: whether the same issuer is still accepted, whether the very set of
-//! keys that the signature was checked with still holds, and the clock. All else depends on the
-//! token's bytes and the issuer's section alone. Revocation is asked by whoever is handed the
-//! token, on both paths.
+//! A hit decides exactly as a fresh verification would at that moment. Whatever can change in
+//! between is checked again each time: that the same issuer is still accepted, that the key set
+//! that verified the signature is still current, and the time. Everything else depends only on the
+//! token's bytes and the issuer's section. The caller checks for revocation, after a hit as after a
+//! miss.
 //!
-//! **The key** is SipHash-2-4 over the whole token, 128 bits long, under a secret of 128 bits that
-//! is made with the cache and never leaves it, and neither does a digest. SipHash is a message
-//! authentication code: who does not know the secret can do no better than guess. Two tokens of one
-//! digest would give one caller the other's identity: nobody can make such a pair (2^-128 for each
-//! attempt and entry), nor aim at a place in the table, nor learn from the time that a comparison
-//! takes. The token itself is not kept: what lies in memory cannot be presented to anybody. Keying
-//! by the token's bytes would cost less and leave thousands of valid bearer tokens in every core
-//! dump; HMAC-SHA-256 would promise the same for more than twice the price (docs/benchmarks.md).
+//! **The key** is a 128-bit SipHash-2-4 of the whole token, under a 128-bit secret that is created
+//! with the cache. Neither the secret nor a digest ever leaves it. SipHash is a message
+//! authentication code: without the secret, an attacker can only guess. Two tokens with the same
+//! digest would give one caller the other's identity; nobody can construct such a pair (2^-128 for
+//! each attempt and entry), aim at a slot of the table, or learn anything from the time that a
+//! comparison takes. The token itself is not stored, so nothing in memory can be presented as a
+//! credential. Using the token's bytes as the key would be cheaper but would leave thousands of
+//! valid bearer tokens in every core dump; HMAC-SHA-256 would give the same guarantee at more than
+//! twice the cost (docs/benchmarks.md).
 //!
-//! **Bounds.** Only what was verified is kept, so a flood of garbage makes nothing grow and drives
-//! nothing out. When there is no room, entries that were not asked for since the hand last passed
-//! them make it (CLOCK).
+//! **Bounds.** Only verified tokens are stored, so a flood of garbage neither grows the cache nor
+//! evicts anything. When the cache is full, it evicts an entry that has not been used since the
+//! clock hand last passed it (CLOCK).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,17 +35,17 @@ use super::jws::MAX_TOKEN_BYTES;
 use super::keys::KeySet;
 use crate::telemetry::metrics::TokenCacheCounts;
 
-/// How much a cache may hold. Zero entries or bytes: nothing is kept.
+/// The capacity of a cache. With zero entries or bytes, it stores nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheBounds {
-    /// Tokens.
+    /// The number of tokens.
     pub entries: usize,
-    /// About how many bytes of memory, all told.
+    /// The approximate memory, in bytes.
     pub bytes: usize,
 }
 
 impl CacheBounds {
-    /// What each of `workers` may hold, so that together they hold no more than this.
+    /// The share of each of `workers`, so that together they stay within these bounds.
     #[must_use]
     pub fn share(self, workers: usize) -> Self {
         Self { entries: self.entries / workers.max(1), bytes: self.bytes / workers.max(1) }
@@ -55,13 +56,13 @@ impl CacheBounds {
 pub struct TokenCache<M = ()> {
     secret: [u8; 16],
     bounds: CacheBounds,
-    /// The issuers that were asked last. What was checked against them needs no second look.
+    /// The issuers of the last lookup. Entries that were checked against them need no second check.
     issuers: Arc<Issuers>,
     generation: u64,
-    /// Where in `entries` a digest is.
+    /// The index in `entries` of each digest.
     places: HashMap<Digest, usize, BuildHasherDefault<Prehashed>>,
     entries: Vec<Entry<M>>,
-    /// The next entry that may have to make room.
+    /// The clock hand: the next candidate for eviction.
     clock_hand: usize,
     /// The next entry that [`TokenCache::sweep`] looks at.
     sweep_cursor: usize,
@@ -73,7 +74,7 @@ struct Entry<M> {
     digest: Digest,
     token: Arc<Remembered<M>>,
     keys: Arc<KeySet>,
-    /// As of which `generation` its issuer is known to be accepted.
+    /// The `generation` in which its issuer was last known to be accepted.
     generation: u64,
     bytes: usize,
     referenced: bool,
@@ -81,17 +82,17 @@ struct Entry<M> {
 
 type Digest = u128;
 
-/// A token that is not in the cache.
+/// The result of a lookup that found nothing.
 pub struct CacheMiss<'token> {
     token: &'token [u8],
-    /// `None`: it would not be kept.
+    /// `None` if the token would not be stored anyway.
     digest: Option<Digest>,
 }
 
-/// A verified token, and what its user keeps with it for as long as it is remembered.
+/// A verified token, and a memo that its user keeps with it while it is remembered.
 ///
-/// The memo comes first, beside the counter of the [`Arc`] and the first members of the token: what
-/// a request of a remembered token looks at is in few cache lines.
+/// The memo comes first, next to the counter of the [`Arc`] and the first members of the token, so
+/// that a request with a remembered token touches few cache lines.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Remembered<M> {
@@ -99,9 +100,9 @@ pub struct Remembered<M> {
     token: VerifiedToken,
 }
 
-/// What is kept with a remembered token.
+/// Data that is stored with a remembered token.
 pub trait Memo: Default {
-    /// The most bytes that it takes on the heap for this token.
+    /// An upper bound of the heap memory that it takes for this token, in bytes.
     fn max_heap_bytes(token: &VerifiedToken) -> usize;
 }
 
@@ -112,7 +113,7 @@ impl Memo for () {
 }
 
 impl<M> Remembered<M> {
-    /// What is kept with it.
+    /// The memo.
     pub fn memo(&self) -> &M {
         &self.memo
     }
@@ -133,15 +134,15 @@ impl<M> Deref for Remembered<M> {
 }
 
 impl<M: Memo> TokenCache<M> {
-    /// What an entry takes besides its token: its places in both tables, with the room that these
-    /// keep to grow, and the memo itself.
+    /// The memory of an entry apart from its token: its slots in both tables, their spare capacity,
+    /// and the memo itself.
     const ENTRY_OVERHEAD: usize =
         2 * (size_of::<Entry<M>>() + size_of::<Digest>() + size_of::<usize>()) + size_of::<M>();
 
-    /// An empty cache. It counts into `counts`.
+    /// Creates an empty cache that counts into `counts`.
     pub fn new(bounds: CacheBounds, counts: Arc<TokenCacheCounts>) -> Self {
         let mut secret = [0; 16];
-        // Without randomness nothing may be kept: digests could be aimed at.
+        // Without randomness nothing may be stored: an attacker could aim at digests.
         let bounds = if rand::fill(&mut secret).is_ok() {
             bounds
         } else {
@@ -161,12 +162,13 @@ impl<M: Memo> TokenCache<M> {
         }
     }
 
-    /// What [`Issuers::verify`] says of a token that was verified before. The bytes may be
-    /// anything.
+    /// Looks a token up, and checks again what may have changed since it was verified. `token` may
+    /// be any bytes.
     ///
     /// # Errors
     ///
-    /// [`CacheMiss`] leads to [`TokenCache::verify_and_insert`].
+    /// Returns a [`CacheMiss`] for a token that is not in the cache: pass it to
+    /// [`TokenCache::verify_and_insert`].
     pub fn get<'token>(
         &mut self,
         issuers: &Arc<Issuers>,
@@ -192,13 +194,13 @@ impl<M: Memo> TokenCache<M> {
         Err(CacheMiss { token, digest: Some(digest) })
     }
 
-    /// Verifies the token that [`TokenCache::get`] did not know, and remembers it if it is these
-    /// very bytes.
+    /// Verifies a token that [`TokenCache::get`] did not find, and stores it if `text` is exactly
+    /// the bytes that were looked up.
     ///
     /// # Errors
     ///
-    /// As [`Issuers::verify`]. Refusals are not kept.
-    #[expect(clippy::needless_pass_by_value, reason = "what was not found is verified once")]
+    /// Fails as [`Issuers::verify`] does. Refusals are not stored.
+    #[expect(clippy::needless_pass_by_value, reason = "a miss is used only once")]
     pub fn verify_and_insert(
         &mut self,
         miss: CacheMiss<'_>,
@@ -208,7 +210,7 @@ impl<M: Memo> TokenCache<M> {
     ) -> Result<Arc<Remembered<M>>, InvalidToken> {
         let (token, keys) = issuers.verify_with_keys(text, now)?;
         let token = Arc::new(Remembered::from(token));
-        // Another token under this digest would give one caller the other's identity.
+        // Storing another token under this digest would give one caller the other's identity.
         if let Some(digest) = miss.digest
             && miss.token == text.as_bytes()
         {
@@ -217,7 +219,7 @@ impl<M: Memo> TokenCache<M> {
         Ok(token)
     }
 
-    /// Takes other bounds from now on. What is beyond them goes.
+    /// Changes the bounds and evicts what exceeds them.
     pub fn set_bounds(&mut self, bounds: CacheBounds) {
         if self.bounds != bounds {
             self.bounds = bounds;
@@ -229,9 +231,9 @@ impl<M: Memo> TokenCache<M> {
         }
     }
 
-    /// Forgets what can never be a hit again: tokens past their time, of keys that were replaced,
-    /// of issuers that `issuers` has not. For a timer; each call looks at some thousand entries, so
-    /// that none holds a worker up.
+    /// Evicts entries that can never be a hit again: expired tokens, and those whose keys were
+    /// replaced or whose issuer is not in `issuers`. Call it from a timer. Each call looks at a few
+    /// thousand entries only, so it does not block a worker for long.
     pub fn sweep(&mut self, issuers: &Arc<Issuers>, now: u64) {
         self.use_issuers(issuers);
         for _ in 0..self.entries.len().min(SWEEP_BATCH) {
@@ -252,17 +254,17 @@ impl<M: Memo> TokenCache<M> {
         }
     }
 
-    /// How many tokens are kept.
+    /// The number of stored tokens.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether none is kept.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// These issuers are asked from now on: each entry has to show that its own is among them.
+    /// Switches to these issuers: each entry must show again that its own is among them.
     fn use_issuers(&mut self, issuers: &Arc<Issuers>) {
         if !Arc::ptr_eq(&self.issuers, issuers) {
             self.issuers = Arc::clone(issuers);
@@ -276,7 +278,7 @@ impl<M: Memo> TokenCache<M> {
         code.finish128().into()
     }
 
-    /// Whether the same issuer is still accepted, with the same keys.
+    /// Whether the entry's issuer is still accepted, with the same keys.
     fn is_current(&mut self, place: usize) -> bool {
         let entry = &mut self.entries[place];
         let issuer = entry.token.verified_for();
@@ -310,8 +312,8 @@ impl<M: Memo> TokenCache<M> {
         self.counts.holds(self.entries.len());
     }
 
-    /// Removes one entry: the next that was not asked for since the hand last passed it. The search
-    /// is bounded; where everything is in use, one of it goes.
+    /// Evicts one entry: the next that has not been used since the hand last passed it. The search
+    /// is bounded; if every entry it passes is in use, it evicts one of them.
     fn make_room(&mut self) {
         for _ in 0..MAX_CLOCK_STEPS {
             self.clock_hand =
@@ -345,7 +347,8 @@ impl<M> fmt::Debug for TokenCache<M> {
     }
 }
 
-/// Takes half of a digest for its hash: to everybody else it is as good as random.
+/// Uses half of the digest as its hash: without the secret, digests are indistinguishable from
+/// random.
 #[derive(Default)]
 struct Prehashed(u64);
 
@@ -365,7 +368,7 @@ impl Hasher for Prehashed {
     }
 }
 
-/// Entries that the hand passes for one that it removes.
+/// How many entries the hand may pass for each eviction.
 const MAX_CLOCK_STEPS: usize = 64;
 const SWEEP_BATCH: usize = 4096;
 
@@ -410,7 +413,7 @@ mod tests {
     }
 
     impl Bench {
-        /// Hits, misses and entries, as `/metrics` tells them.
+        /// Hits, misses and entries, as `/metrics` reports them.
         fn counts(&self) -> [u64; 3] {
             let text = self.metrics.encode();
             ["hits_total", "misses_total", "entries"].map(|name| {
@@ -419,7 +422,7 @@ mod tests {
             })
         }
 
-        /// The tables and the sum of bytes agree with the entries.
+        /// Checks that the tables and the byte count agree with the entries.
         fn assert_sound(&self) {
             let cache = &self.cache;
             assert_eq!(cache.places.len(), cache.entries.len());
@@ -561,7 +564,7 @@ mod tests {
         bench.assert_sound();
     }
 
-    /// The nth secret of a test: the first is the one that tokens are signed with.
+    /// The nth secret of a test. Tokens are signed with the first.
     fn keys(number: usize) -> KeySet {
         let secret =
             [SECRET, b"another secret of exactly 64 bytes, which no token was signed by"][number];
@@ -577,11 +580,11 @@ mod tests {
     enum Event {
         /// A request with one of the tokens.
         Ask(usize),
-        /// The clock moves, back as well.
+        /// The clock moves, possibly backwards.
         Move(i64),
-        /// The keys are replaced: by others, or by equal ones.
+        /// The keys are replaced, by others or by equal ones.
         Rotate(usize),
-        /// The file is read again, with or without a change in the section, keeping the issuer or
+        /// The file is reloaded, with or without a change in the section, keeping the issuer or
         /// not.
         Reload {
             leeway: u64,
@@ -589,9 +592,9 @@ mod tests {
             other_audience: bool,
             keep: bool,
         },
-        /// The section goes.
+        /// The section is removed.
         Remove,
-        /// One of the tokens, by its `jti`, or all of its subject until now.
+        /// One of the tokens is revoked by its `jti`, or all tokens of its subject up to now.
         Revoke(usize, bool),
         Tidy,
     }
@@ -609,7 +612,7 @@ mod tests {
         ]
     }
 
-    /// What is put over the good claims, times relative to `NOW`: (exp, nbf, iat).
+    /// The claims that replace those of a good token, as times relative to `NOW`: (exp, nbf, iat).
     const TOKENS: [(i64, Option<i64>, Option<i64>); 8] = [
         (600, None, Some(0)),
         (600, None, None),
@@ -628,8 +631,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-        /// Whatever happens, the cache says what a fresh verification says at that moment, word for
-        /// word.
+        /// Whatever happens, the cache gives exactly the result of a fresh verification at that
+        /// moment.
         #[test]
         fn a_hit_decides_as_a_fresh_verification_would(events in prop::collection::vec(events(), 1..120), entries in 1..9_usize) {
             let tokens: Vec<String> = TOKENS.iter().zip('a'..).map(|(&(exp, nbf, iat), jti)| {
@@ -652,7 +655,7 @@ mod tests {
                                 prop_assert_eq!(revoked.revoked_by(told), revoked.revoked_by(fresh));
                             }
                             (Err(told), Err(fresh)) => prop_assert_eq!(told, fresh),
-                            _ => prop_assert!(false, "the cache says {:?}, a fresh verification {:?}", told, fresh),
+                            _ => prop_assert!(false, "the cache returned {:?}, a fresh verification {:?}", told, fresh),
                         }
                     }
                     Event::Move(by) => now = now.saturating_add_signed(by),

@@ -1,4 +1,4 @@
-//! JSON that can mean one thing only, and finding claims in it.
+//! Strict JSON parsing, and access to claims.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,13 +9,13 @@ use serde_json::{Map, Number, Value};
 use super::excerpt::Excerpt;
 use super::invalid::JsonFault;
 
-/// Reads one JSON object, refusing duplicate member names at any depth (RFC 7519 §4 lets a reader
-/// refuse them; RFC 8725 §2.4 says what happens to those who do not), nesting deeper than 32, and
-/// anything after the object.
+/// Parses one JSON object. Rejects duplicate member names at any depth (RFC 7519 §4 allows it; RFC
+/// 8725 §2.4 describes the attacks on parsers that do not), nesting deeper than 32 levels, and
+/// trailing data.
 ///
 /// # Errors
 ///
-/// A [`JsonFault`]; it names a duplicate member, and nothing else of the content.
+/// A [`JsonFault`], which may name a duplicate member but contains nothing else of the input.
 pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonFault> {
     let fault = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -29,13 +29,13 @@ pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonFault> {
     }
 }
 
-/// Where a claim is found: one exact member name per segment, through nested objects. A name may
-/// hold dots, slashes or colons.
+/// The path of a claim: one exact member name per segment, through nested objects. A name may
+/// contain dots, slashes or colons.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClaimPath(Box<[Box<str>]>);
 
 impl ClaimPath {
-    /// A path of these member names, outermost first. The empty path finds nothing.
+    /// Creates a path from member names, outermost first. An empty path matches nothing.
     pub fn new<S: Into<Box<str>>>(segments: impl IntoIterator<Item = S>) -> Self {
         Self(segments.into_iter().map(Into::into).collect())
     }
@@ -45,14 +45,14 @@ impl ClaimPath {
         &self.0
     }
 
-    /// The value at this path, if each step but the last is an object that has the next name.
+    /// The value at this path, or `None` if a step is missing or is not an object.
     pub fn value_in<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
         let (first, rest) = self.0.split_first()?;
         rest.iter().try_fold(claims.get(&**first)?, |value, name| value.as_object()?.get(&**name))
     }
 
-    /// Puts `value` at this path, making the objects on the way. Does nothing where something else
-    /// stands in the way.
+    /// Inserts `value` at this path and creates the objects on the way. Does nothing if something
+    /// other than an object is in the way.
     pub(super) fn insert(&self, claims: &mut Map<String, Value>, value: Value) {
         let Some((last, way)) = self.0.split_last() else { return };
         let mut place = claims;
@@ -71,8 +71,8 @@ impl fmt::Display for ClaimPath {
     }
 }
 
-/// The claim at `path`, as far as it may be believed: the top-level `email` counts as absent when
-/// `email_verified` says anything but true (`false`, `"false"`, `0`). An address that its owner
+/// The claim at `path`, if it can be trusted: the top-level `email` counts as absent when
+/// `email_verified` is present and not `true` (`false`, `"false"`, `0`). An address that its owner
 /// never confirmed identifies nobody (OpenID Connect Core §5.7).
 pub(super) fn trusted_claim<'a>(
     claims: &'a Map<String, Value>,
@@ -93,14 +93,14 @@ pub(super) fn trusted_claim<'a>(
 #[error("it is not a string, an array of strings, or a whole number")]
 pub struct NotAList;
 
-/// Reads a claim that lists words (`roles`, `scope`, `groups`), however the issuer writes it: a
-/// string is split at ASCII whitespace (RFC 8693 §4.2), an array is taken as it is, a whole number
-/// counts as its digits, `null` is the empty list.
+/// Reads a claim that lists words (`roles`, `scope`, `groups`), in any of the forms that issuers
+/// use: a string is split at ASCII whitespace (RFC 8693 §4.2), an array is taken as is, a whole
+/// number counts as its digits, and `null` is the empty list.
 ///
 /// # Errors
 ///
-/// [`NotAList`] for anything else, and for an array with an element that is no string: half a list
-/// would be a guess.
+/// [`NotAList`] for anything else, and for an array with an element that is not a string: using
+/// half of a list would be a guess.
 pub fn string_list(value: &Value) -> Result<Vec<String>, NotAList> {
     match value {
         Value::Null => Ok(Vec::new()),
@@ -113,14 +113,14 @@ pub fn string_list(value: &Value) -> Result<Vec<String>, NotAList> {
     }
 }
 
-/// A whole number in decimal. Numbers that JSON readers may round (fractions, exponents, beyond 64
-/// bits) have no digits: two accounts must not become one.
+/// A whole number in decimal. Returns `None` for numbers that a JSON parser may round (fractions,
+/// exponents, more than 64 bits): two accounts must never become one.
 pub(super) fn digits(number: &Number) -> Option<String> {
     (number.is_u64() || number.is_i64()).then(|| number.to_string())
 }
 
-/// Deserializes any JSON value, strictly. The fault is kept beside serde's error, which can carry
-/// only text.
+/// Deserializes any JSON value, strictly. The fault is stored separately because serde's error can
+/// only carry text.
 #[derive(Clone, Copy)]
 struct Strict<'f> {
     depth: usize,
@@ -208,7 +208,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 }
 
-/// A member name, after JSON's escapes are resolved: `"a"` and `"\u0061"` are one name.
+/// A member name with JSON's escapes resolved: `"a"` and `"\u0061"` are the same name.
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
@@ -219,7 +219,7 @@ impl<'de> DeserializeSeed<'de> for Name {
     }
 }
 
-/// How deep objects and arrays may be nested. Claims in use are three or four deep.
+/// The maximum nesting of objects and arrays. Real claims are three or four levels deep.
 const MAX_DEPTH: usize = 32;
 
 #[cfg(test)]

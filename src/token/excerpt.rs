@@ -1,17 +1,17 @@
-//! A name that a token or a key file brought along, made fit for a message.
+//! Short, escaped excerpts of names from tokens and key files, for messages.
 
 use std::fmt;
 
-/// A short, escaped copy of a name that came from outside (`kid`, `iss`, `alg`, the name of a
-/// member), for messages to operators.
+/// A short, escaped copy of a name that came from outside (a `kid`, `iss`, `alg` or member name),
+/// for messages to operators.
 ///
 /// At most 64 characters are kept. Control characters, quotes and invisible characters are escaped,
-/// so that a token cannot forge a line of the log or recolour a terminal.
+/// so a token can neither forge a log line nor recolour a terminal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Excerpt(Box<str>);
 
 impl Excerpt {
-    /// Copies the beginning of `text`.
+    /// Copies and escapes the beginning of `text`.
     pub fn new(text: &str) -> Self {
         let mut kept: String = text.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
         if text.chars().nth(MAX_CHARS).is_some() {
@@ -38,7 +38,7 @@ impl fmt::Debug for Excerpt {
     }
 }
 
-/// How many characters of the original are kept.
+/// The maximum length, in characters of the original.
 const MAX_CHARS: usize = 64;
 
 #[cfg(test)]

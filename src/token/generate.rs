@@ -1,4 +1,4 @@
-//! Making keys that sign: for the built-in issuer.
+//! Generation of signing keys for the built-in issuer.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -16,22 +16,22 @@ use super::algorithms::{Algorithm, Algorithms};
 use super::keys::KeyError;
 use super::pem::PrivateKey;
 
-/// No key could be made.
+/// Why a key could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
-    /// The cryptography or the random number generator failed.
+    /// The cryptography library or the random number generator failed.
     #[error("the system's cryptography failed")]
     Crypto,
-    /// Keys are made for ES256, RS256 and EdDSA.
-    #[error("no keys are made for {0}")]
+    /// Keys can only be generated for ES256, RS256 and EdDSA.
+    #[error("keys cannot be generated for {0}")]
     Algorithm(&'static str),
 }
 
-/// Makes a private key for `algorithm`, ES256, RS256 or EdDSA: PKCS#8 as PEM. An RSA key takes a
-/// while; not on a thread that others wait for.
+/// Generates a private key for `algorithm` (ES256, RS256 or EdDSA) as PKCS#8 in PEM. Generating an
+/// RSA key takes a while: do not call this on a thread that others wait for.
 ///
 /// # Errors
-/// [`GenerateError`]
+/// [`GenerateError::Algorithm`] for any other algorithm.
 pub fn generate_private_pem(algorithm: Algorithm) -> Result<Zeroizing<String>, GenerateError> {
     let failed = |_| GenerateError::Crypto;
     let der: Zeroizing<Vec<u8>> = match algorithm {
@@ -64,14 +64,14 @@ pub fn generate_private_pem(algorithm: Algorithm) -> Result<Zeroizing<String>, G
     )))
 }
 
-/// The public part of a private key in PEM, as a JWK for `algorithm` alone (RFC 7517). Its `kid` is
+/// The public part of a private key in PEM, as a JWK for `algorithm` only (RFC 7517). Its `kid` is
 /// its thumbprint (RFC 7638).
 ///
 /// # Errors
-/// A [`KeyError`] that says what the PEM is instead.
+/// A [`KeyError`] that says what the PEM contains instead.
 pub fn public_jwk(private_pem: &str, algorithm: Algorithm) -> Result<Map<String, Value>, KeyError> {
     let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    // The members that make the thumbprint, in its order: by name.
+    // The members of the thumbprint, in its order: by name.
     let members = match PrivateKey::from_pem(private_pem.as_bytes())? {
         PrivateKey::Elliptic(Algorithm::ES256, pair) => {
             let (x, y) = pair

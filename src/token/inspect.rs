@@ -1,4 +1,4 @@
-//! Showing what a token says, to a person, without believing it.
+//! Decodes a token for display, without verifying it.
 
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
@@ -9,22 +9,22 @@ use super::claims::parse_object;
 use super::invalid::{InvalidToken, Malformed, Part};
 use super::jws::Jws;
 
-/// What a token says. **None of it is verified.**
+/// The content of a token. **None of it is verified.**
 #[derive(Clone, PartialEq, Eq)]
 pub struct Inspected {
-    /// Its header.
+    /// The header.
     pub header: Map<String, Value>,
-    /// Its claims; `None` for an encrypted token (JWE, five parts), whose claims only its recipient
+    /// The claims; `None` for an encrypted token (JWE, five parts), whose claims only its recipient
     /// can read.
     pub claims: Option<Map<String, Value>>,
-    /// Whether it has a signature at all. It was not checked.
+    /// Whether the token has a signature, which was not checked.
     pub signed: bool,
-    /// What is wrong with its form, so that it would be refused whatever the keys are.
+    /// What is wrong with the token's form, for which it would be refused with any keys.
     pub fault: Option<InvalidToken>,
 }
 
 impl Inspected {
-    /// Whether it is an encrypted token (JWE), which no gateway that expects signed ones can read.
+    /// Whether this is an encrypted token (JWE), which the gateway cannot read.
     pub fn is_encrypted(&self) -> bool {
         self.claims.is_none()
     }
@@ -39,13 +39,13 @@ impl std::fmt::Debug for Inspected {
     }
 }
 
-/// Decodes a token **without verifying it**, more kindly than the gateway would: white space around
-/// it, a `Bearer` in front, quotes, padding and standard base64 are overlooked here; `fault` tells
-/// what the gateway would say to the token itself.
+/// Decodes a token **without verifying it**, and more leniently than the gateway: surrounding white
+/// space, a leading `Bearer`, quotes, padding and standard base64 are accepted here. `fault` holds
+/// what the gateway would say about the token itself.
 ///
 /// # Errors
 ///
-/// [`InvalidToken::Malformed`] when header or payload cannot be read even so.
+/// [`InvalidToken::Malformed`] if the header or payload cannot be read even so.
 pub fn inspect(token: &str) -> Result<Inspected, InvalidToken> {
     let token = bare(token);
     if token.len() > MAX_BYTES {
@@ -69,7 +69,7 @@ pub fn inspect(token: &str) -> Result<Inspected, InvalidToken> {
     }
 }
 
-/// The token itself, from what people paste.
+/// Extracts the token from what people paste.
 fn bare(text: &str) -> &str {
     let text = text.trim().trim_matches(['"', '\'']);
     match text.split_at_checked(SCHEME.len()) {
@@ -89,8 +89,8 @@ fn decode_object(part: Part, text: &str) -> Result<Map<String, Value>, Malformed
 }
 
 const SCHEME: &str = "Bearer ";
-/// The longest text that is looked at, in bytes: more than the gateway reads, so that a token that
-/// is too long can be shown too.
+/// The maximum input, in bytes. It is larger than the gateway's limit so that a token that is too
+/// long can still be shown.
 const MAX_BYTES: usize = 1024 * 1024;
 
 #[cfg(test)]

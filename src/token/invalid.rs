@@ -1,34 +1,33 @@
-//! Why a token was not believed: one variant a reason, with a detail for the operator.
+//! Why a token was rejected: one variant per reason, with a detail for the operator.
 
 use super::algorithms::Algorithms;
 use super::excerpt::Excerpt;
 use super::revocation::RevokedBy;
 
-/// Why a token was refused. The variant is the reason that clients may learn; the detail inside is
-/// for the log.
+/// Why a token was rejected. Clients may learn the variant; the detail in it is for the log only.
 ///
-/// No variant holds any part of the token but short, escaped excerpts of names ([`Excerpt`]).
+/// No variant contains any part of the token except short, escaped excerpts of names ([`Excerpt`]).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// It is no JWS in compact form whose header and payload are JSON objects without duplicate
-    /// members, or it asks for a header extension (RFC 7515 §4.1.11, §7.1).
+    /// It is not a JWS in compact form whose header and payload are JSON objects without duplicate
+    /// members, or it requires a header extension (RFC 7515 §4.1.11, §7.1).
     #[error("the token cannot be read: {0}")]
     Malformed(#[from] Malformed),
-    /// Its `alg` is missing, `none`, unknown, not allowed for its issuer, or not one that the key
-    /// is for (RFC 8725 §3.1).
+    /// Its `alg` is missing, `none`, unknown, not allowed for its issuer, or does not match the key
+    /// (RFC 8725 §3.1).
     #[error("the token's algorithm is not accepted: {0}")]
     Algorithm(#[from] AlgorithmFault),
-    /// The issuer has no key at all: its set was never fetched, or is too old. That is nothing that
-    /// the token could help.
-    #[error("there is no key of the issuer to verify the token with")]
+    /// The issuer has no keys at all: its key set was never fetched, or is too old. The token is
+    /// not at fault.
+    #[error("the issuer has no key to verify the token with")]
     NoKeys,
-    /// The issuer has no key of this `kid`. A remote key set may have a newer one.
-    #[error("no key of the issuer has the token's kid {}", kid.as_ref().map_or("(it has none)", Excerpt::as_str))]
+    /// The issuer has no key with this `kid`. A remote key set may have a newer one.
+    #[error("the issuer has no key with the token's kid {}", kid.as_ref().map_or("(it has none)", Excerpt::as_str))]
     KeyUnknown {
-        /// The token's `kid`, when it has one.
+        /// The token's `kid`, if it has one.
         kid: Option<Excerpt>,
     },
-    /// No key of the issuer made this signature.
+    /// None of the issuer's keys made this signature.
     #[error("the token's signature was not made by the issuer's key")]
     Signature,
     /// Its `exp`, with the leeway, has passed (RFC 7519 §4.1.4).
@@ -39,7 +38,7 @@ pub enum InvalidToken {
         /// The time of the check, in Unix seconds.
         now: u64,
     },
-    /// Its `nbf` or `iat`, less the leeway, is still to come (RFC 7519 §4.1.5, §4.1.6).
+    /// Its `nbf` or `iat`, less the leeway, is in the future (RFC 7519 §4.1.5, §4.1.6).
     #[error("the token's {claim} is {} s in the future", at.saturating_sub(*now))]
     NotYetValid {
         /// `nbf` or `iat`.
@@ -49,30 +48,30 @@ pub enum InvalidToken {
         /// The time of the check, in Unix seconds.
         now: u64,
     },
-    /// No section accepts tokens of its issuer (RFC 7519 §4.1.1).
+    /// No section accepts tokens from its issuer (RFC 7519 §4.1.1).
     #[error("the token's issuer is not accepted: {0}")]
     Issuer(#[from] IssuerFault),
-    /// It is meant for somebody else (RFC 7519 §4.1.3).
+    /// It is meant for another audience (RFC 7519 §4.1.3).
     #[error("the token is not for this audience: {0}")]
     Audience(#[from] AudienceFault),
-    /// A claim that is needed is missing, or a claim has a type that it must not have.
-    #[error("the token's claims are not usable: {0}")]
+    /// A required claim is missing, or a claim has the wrong type.
+    #[error("the token's claims are invalid: {0}")]
     Claims(#[from] ClaimFault),
     /// Its `jti`, its session or its subject was revoked.
     #[error("the token was revoked by its {0}")]
     Revoked(RevokedBy),
     /// It is valid for longer than `max_token_lifetime` allows.
-    #[error("the token is valid for {lifetime} s, more than the {most} s that are allowed")]
+    #[error("the token is valid for {lifetime} s, more than the maximum of {most} s")]
     Lifetime {
-        /// `exp` less `iat`, or less the time of the check when there is no `iat`, in seconds.
+        /// `exp` minus `iat`, or minus the time of the check if there is no `iat`, in seconds.
         lifetime: u64,
-        /// The most that the issuer's section allows, in seconds.
+        /// The maximum of the issuer's section, in seconds.
         most: u64,
     },
 }
 
 impl InvalidToken {
-    /// Whether another key could have made the difference.
+    /// Whether a different key could have led to a different result.
     pub const fn concerns_key(&self) -> bool {
         matches!(
             self,
@@ -84,19 +83,19 @@ impl InvalidToken {
     }
 }
 
-/// What makes a token unreadable.
+/// Why a token cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// It is longer than any token that is read.
-    #[error("it is {length} bytes long, more than the 16384 that are read")]
+    /// It exceeds the maximum length.
+    #[error("it is {length} bytes long; the maximum is 16384")]
     TooLong {
         /// Its length in bytes.
         length: usize,
     },
     /// It does not consist of three parts.
-    #[error("it has {count} parts where a signed token has three")]
+    #[error("it has {count} parts; a signed token has three")]
     Parts {
-        /// How many parts were found (counting stops at six).
+        /// How many parts it has (counting stops at six).
         count: usize,
     },
     /// It is a JWE (RFC 7516 §7.1): five parts.
@@ -108,18 +107,18 @@ pub enum Malformed {
     /// A part is not one JSON object with distinct member names.
     #[error("its {0} {1}")]
     Json(Part, JsonFault),
-    /// A header member has a type or value that it must not have.
-    #[error("its header has a {0} that is not usable")]
+    /// A header member has an invalid type or value.
+    #[error("its header has an invalid {0}")]
     Header(&'static str),
-    /// The header asks for extensions (`crit`); none is implemented, so it must be refused (RFC
-    /// 7515 §4.1.11).
-    #[error("its header asks for extensions (crit), and none is supported")]
+    /// The header requires extensions (`crit`). None is implemented, so the token must be rejected
+    /// (RFC 7515 §4.1.11).
+    #[error("its header requires extensions (crit), and none is supported")]
     Critical,
-    /// It is a token of another kind, by its `typ` (RFC 8725 §3.11).
-    #[error("its typ is {0}, where JWT or at+jwt is accepted")]
+    /// Its `typ` says that it is a different kind of token (RFC 8725 §3.11).
+    #[error("its typ is {0}; expected JWT or at+jwt")]
     Type(Excerpt),
     /// A token of the built-in issuer whose `typ` is not `at+jwt`.
-    #[error("its typ is not at+jwt, as that of every access token of the built-in issuer is")]
+    #[error("its typ is not at+jwt, which every access token of the built-in issuer has")]
     NotAnAccessToken,
 }
 
@@ -144,7 +143,7 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// Why some bytes are not one JSON object that can mean one thing only.
+/// Why bytes are not one JSON object with an unambiguous meaning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonFault {
     /// It is not JSON (RFC 8259), or not UTF-8.
@@ -153,8 +152,8 @@ pub enum JsonFault {
     /// It is JSON, but not an object.
     #[error("is not a JSON object")]
     NotAnObject,
-    /// A member name occurs twice in one object, at any depth: readers differ in which one they
-    /// believe (RFC 8725 §2.4 and §3.10).
+    /// A member name occurs twice in one object, at any depth. Parsers differ in which one they use
+    /// (RFC 8725 §2.4 and §3.10).
     #[error("has the member {0} twice")]
     Duplicate(Excerpt),
     /// Objects and arrays are nested too deeply.
@@ -165,23 +164,23 @@ pub enum JsonFault {
 /// What is wrong with a token's algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AlgorithmFault {
-    /// The header names none.
+    /// The header has no `alg`.
     #[error("its header has no alg")]
     Missing,
-    /// `none`, misspelt, or not supported.
-    #[error("{0} is not a signature algorithm that is supported")]
+    /// It is `none`, misspelled, or not supported.
+    #[error("{0} is not a supported signature algorithm")]
     Unknown(Excerpt),
     /// The issuer's section does not list it.
-    #[error("{found} is not among the issuer's: {accepted}")]
+    #[error("{found} is not one of the issuer's algorithms: {accepted}")]
     NotConfigured {
         /// The token's `alg`.
         found: &'static str,
         /// The issuer's `algorithms`.
         accepted: Algorithms,
     },
-    /// The key that the token names, or every key of the issuer, is for other algorithms: the key
-    /// chooses, not the token.
-    #[error("{found} is not what the issuer's key is for")]
+    /// The key that the token names, or every key of the issuer, is for other algorithms. The key
+    /// determines the algorithm, not the token.
+    #[error("the issuer's key is not for {found}")]
     NotTheKeys {
         /// The token's `alg`.
         found: &'static str,
@@ -194,10 +193,10 @@ pub enum IssuerFault {
     /// The token has no `iss`, and no section has `insecure_any_issuer`.
     #[error("it has no iss")]
     Missing,
-    /// No section has this `iss`. Comparison is exact: a slash at the end counts.
+    /// No section has this `iss`. The comparison is exact: a trailing slash counts.
     #[error("{0} is not configured")]
     Unknown(Excerpt),
-    /// The caller named a section that does not exist (only for tokens that are assumed, not
+    /// The caller named a section that does not exist (only for assumed tokens, which are not
     /// verified).
     #[error("there is no issuer section named {0}")]
     NoSuchSection(Excerpt),
@@ -209,8 +208,8 @@ pub enum AudienceFault {
     /// The token has no `aud`.
     #[error("it has no aud")]
     Missing,
-    /// `aud` names others only; the first of them is shown.
-    #[error("its aud names {0}, not us")]
+    /// `aud` names only others; the first of them is shown.
+    #[error("its aud names {0}, which is not an accepted audience")]
     Other(Excerpt),
     /// `aud` is an empty array.
     #[error("its aud is empty")]
@@ -220,18 +219,18 @@ pub enum AudienceFault {
 /// What is wrong with a claim. `claim` is the claim's name, or its path joined by dots.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimFault {
-    /// The claim is needed and absent.
+    /// A required claim is absent.
     #[error("{claim} is missing")]
     Missing {
         /// Which claim.
         claim: Excerpt,
     },
-    /// The claim has another type, or a value out of range.
+    /// The claim has the wrong type, or a value out of range.
     #[error("{claim} is not {expected}")]
     Type {
         /// Which claim.
         claim: Excerpt,
-        /// What it has to be.
+        /// The expected type.
         expected: &'static str,
     },
 }

@@ -1,5 +1,5 @@
-//! JWK Sets (RFC 7517): read strictly, key by key, keeping what can be trusted and saying what was
-//! left out.
+//! JWK Sets (RFC 7517), parsed strictly and key by key: usable keys are kept, and the others are
+//! reported.
 
 use std::collections::HashMap;
 
@@ -14,13 +14,14 @@ use super::keys::{Key, KeyError, KeySet};
 use super::rsa::RsaFault;
 
 impl KeySet {
-    /// Reads a JWK Set. Keys that cannot or must not be used are left out, with the reason (RFC
-    /// 7517 §5 asks for the former); the set may end up empty, which the caller has to judge. A key
-    /// is used with `algorithms`, less those that do not suit its type, its curve or its `alg`.
+    /// Parses a JWK Set. Keys that cannot or must not be used are left out, each with a reason (RFC
+    /// 7517 §5 requires ignoring keys that cannot be used). The set may end up empty, which the
+    /// caller has to check. Each key is restricted to those of `algorithms` that suit its type, its
+    /// curve and its `alg`.
     ///
     /// # Errors
     ///
-    /// A [`KeyError`] when the bytes are no JWK Set at all; its text says what they are instead.
+    /// A [`KeyError`] if the bytes are not a JWK Set at all. It says what they are instead.
     pub fn from_jwks(
         bytes: &[u8],
         algorithms: Algorithms,
@@ -35,15 +36,15 @@ impl KeySet {
                     .iter_mut()
                     .find(|(_, earlier, known)| is_same(earlier, known, &key, &public))
                 {
-                    // Listed twice, or once for each `alg`: one key.
+                    // The same key listed twice, or once per `alg`, is one key.
                     Some((_, earlier, _)) => earlier.join(key),
                     None => usable.push((index, key, public)),
                 },
                 Err(reason) => left_out.push(LeftOut { index, kid: kid.map(Excerpt::new), reason }),
             }
         }
-        // Two keys of one name and type: whoever put the second there may want to be taken for the
-        // first. Neither is used.
+        // Two different keys with the same `kid` and type: whoever added the second may want it to
+        // pass for the first. Neither is used.
         let mut namesakes: HashMap<(Box<str>, u8), usize> = HashMap::new();
         for (_, key, _) in &usable {
             if let Some(kid) = key.kid() {
@@ -72,9 +73,9 @@ impl KeySet {
 
 /// A key of a JWK Set that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("key {index}{} of the set is left out: {reason}", kid.as_ref().map(|kid| format!(" (kid {kid})")).unwrap_or_default())]
+#[error("key {index}{} of the set is not used: {reason}", kid.as_ref().map(|kid| format!(" (kid {kid})")).unwrap_or_default())]
 pub struct LeftOut {
-    /// Its place in `keys`, from 0.
+    /// Its index in `keys`, from 0.
     pub index: usize,
     /// Its `kid`, if it has one.
     pub kid: Option<Excerpt>,
@@ -83,8 +84,8 @@ pub struct LeftOut {
 }
 
 impl LeftOutReason {
-    /// Whether a set of good order has such keys: they are for another purpose, or for readers that
-    /// take other algorithms.
+    /// Whether a well-kept set may contain such keys: they are for another purpose, or for clients
+    /// with other algorithms.
     pub const fn is_ordinary(&self) -> bool {
         matches!(
             self,
@@ -104,15 +105,15 @@ pub enum LeftOutReason {
     /// An element of `keys` that is not an object.
     #[error("it is not a JSON object")]
     NotAnObject,
-    /// `kty` is `oct`: whoever can read the set could sign.
+    /// `kty` is `oct`: anyone who can read the set could sign.
     #[error(
-        "it is a shared secret (kty oct), which a key set must not publish; a secret belongs in `secret`"
+        "it is a shared secret (kty oct), which a key set must not publish; put a secret in `secret`"
     )]
     Symmetric,
-    /// It has a member that only private keys have (RFC 7518 §6.2.2, §6.3.2): whoever can read the
-    /// set can sign.
+    /// It has a member that only private keys have (RFC 7518 §6.2.2, §6.3.2): anyone who can read
+    /// the set can sign.
     #[error(
-        "it holds its private part; whoever reads the set can sign with it. Publish the public part of a new key"
+        "it contains its private part, so anyone who reads the set can sign with it. Publish the public part of a new key"
     )]
     Private,
     /// `use` is not `sig` (RFC 7517 §4.2).
@@ -121,39 +122,39 @@ pub enum LeftOutReason {
     /// `key_ops` lacks `verify` (RFC 7517 §4.3).
     #[error("its key_ops do not include verify")]
     KeyOps,
-    /// `kty` is not one that a supported algorithm uses.
+    /// No supported algorithm uses this `kty`.
     #[error("its kty {0} is not supported")]
     KeyType(Excerpt),
-    /// `crv` is not one that a supported algorithm uses.
+    /// No supported algorithm uses this `crv`.
     #[error("its crv {0} is not supported")]
     Curve(Excerpt),
-    /// `alg` is not among the configured algorithms, or does not suit the key.
+    /// `alg` is not a configured algorithm, or does not suit the key.
     #[error("its alg {0} is not configured for this issuer, or does not suit the key")]
     Algorithm(Excerpt),
-    /// It suits none of the configured algorithms.
+    /// None of the configured algorithms suits the key.
     #[error("it is for {own}, and none of these is configured for this issuer")]
     NotConfigured {
-        /// What it could be used with.
+        /// What the key could be used with.
         own: Algorithms,
     },
-    /// A member that the key type needs is absent.
+    /// A member that the key type requires is absent.
     #[error("it has no {0}")]
     Missing(&'static str),
     /// A member has the wrong type, or is not base64url without padding.
-    #[error("its {0} is not usable")]
+    #[error("its {0} is invalid")]
     Member(&'static str),
-    /// The coordinates are no point of the curve, or have the wrong length.
-    #[error("its coordinates are no point of the curve")]
+    /// The coordinates are not a point on the curve, or have the wrong length.
+    #[error("its coordinates are not a point on the curve")]
     Point,
-    /// The RSA key must not be trusted.
+    /// The RSA key is too weak or malformed.
     #[error("{0}")]
     Rsa(#[from] RsaFault),
-    /// Another key of the set has the same `kid` and type; both are left out.
-    #[error("another key of the set has the same kid")]
+    /// Another key in the set has the same `kid` and type; neither is used.
+    #[error("another key in the set has the same kid")]
     DuplicateKid,
 }
 
-/// The elements of `keys`, or an error that tells what the document is instead.
+/// The elements of `keys`, or an error that says what the document is instead.
 fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
     if bytes.len() > MAX_SET_BYTES {
         return Err(KeyError::TooLarge { length: bytes.len(), most: MAX_SET_BYTES });
@@ -177,7 +178,7 @@ fn key_members(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
     }
 }
 
-/// A key, and the numbers that make it the one that it is.
+/// A key, and the numbers that identify it.
 fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), LeftOutReason> {
     let jwk = Jwk(member.as_object().ok_or(LeftOutReason::NotAnObject)?);
     let kty = jwk.text("kty")?.ok_or(LeftOutReason::Missing("kty"))?;
@@ -205,7 +206,7 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), Le
         },
         other => return Err(LeftOutReason::KeyType(Excerpt::new(other))),
     };
-    // `d` is the private part of all three types; nothing public is named so.
+    // `d` is the private part for all three types; no public member has this name.
     if jwk.get("d").is_some() {
         return Err(LeftOutReason::Private);
     }
@@ -224,8 +225,8 @@ fn read_key(member: &Value, configured: Algorithms) -> Result<(Key, Vec<u8>), Le
     Ok((key.restricted(allowed).ok_or(LeftOutReason::NotConfigured { own })?.named(kid), public))
 }
 
-/// RFC 7518 §6.2.1: both coordinates have the full length of the curve's field, zeros in front
-/// included.
+/// RFC 7518 §6.2.1: both coordinates have the full length of the curve's field, including leading
+/// zeros.
 fn elliptic(jwk: &Jwk<'_>) -> Result<(Key, Vec<u8>), LeftOutReason> {
     let (algorithm, length) = match jwk.text("crv")?.ok_or(LeftOutReason::Missing("crv"))? {
         "P-256" => (Algorithm::ES256, 32),
@@ -240,7 +241,7 @@ fn elliptic(jwk: &Jwk<'_>) -> Result<(Key, Vec<u8>), LeftOutReason> {
     Ok((Key::elliptic(algorithm, &point).ok_or(LeftOutReason::Point)?, point))
 }
 
-/// Whether two members of a set are one key of one name.
+/// Whether two members of a set are the same key with the same `kid`.
 fn is_same(one: &Key, one_public: &[u8], other: &Key, other_public: &[u8]) -> bool {
     one.kid().is_some()
         && one.kid() == other.kid()
@@ -248,8 +249,8 @@ fn is_same(one: &Key, one_public: &[u8], other: &Key, other_public: &[u8]) -> bo
         && one_public == other_public
 }
 
-/// One JWK, with readers for the types that its members must have. Members that we do not know are
-/// ignored (RFC 7517 §4); one that is `null` is absent, as some serializers write it.
+/// One JWK, with readers for the types that its members must have. Unknown members are ignored (RFC
+/// 7517 §4). A member that is `null` counts as absent, since some serializers write it so.
 struct Jwk<'a>(&'a Map<String, Value>);
 
 impl<'a> Jwk<'a> {
@@ -295,9 +296,9 @@ fn family_index(family: Family) -> u8 {
 
 /// The first byte of an uncompressed point (SEC 1 §2.3.3).
 const UNCOMPRESSED: u8 = 4;
-/// The most bytes of a JWK Set that are read.
+/// The maximum size of a JWK Set, in bytes.
 const MAX_SET_BYTES: usize = 1024 * 1024;
-/// The most keys of a JWK Set that are read.
+/// The maximum number of keys in a JWK Set.
 const MAX_KEYS: usize = 1000;
 
 #[cfg(test)]
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(set.keys()[0].algorithms(), Algorithm::RS256.into());
     }
 
-    /// `JwkSet::find` of jsonwebtoken returns the first of two keys of one name.
+    /// jsonwebtoken's `JwkSet::find` returns the first of two keys with the same `kid`.
     #[test]
     fn of_two_keys_with_one_name_neither_is_used() {
         let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "a"});
@@ -406,12 +407,12 @@ mod tests {
         let message = left_out.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
             message[0],
-            "key 0 (kid \"a\") of the set is left out: another key of the set has the same kid"
+            "key 0 (kid \"a\") of the set is not used: another key in the set has the same kid"
         );
         assert_eq!(left_out.iter().map(|left| left.index).collect::<Vec<_>>(), [0, 3]);
     }
 
-    /// Whoever lists the same key again wants to be taken for nobody else.
+    /// Listing the same key again does not impersonate another key.
     #[test]
     fn a_key_that_is_listed_twice_is_one_key() {
         let a = p256_with(json!({"kid": "a"}));
@@ -432,12 +433,16 @@ mod tests {
             &json!([for_alg("RS256"), for_alg("RS512"), for_alg("RS256"), a]),
             Algorithms::all(),
         );
-        assert_eq!((set.len(), left_out), (2, vec![]), "an RSA and an EC key of one name are two");
+        assert_eq!(
+            (set.len(), left_out),
+            (2, vec![]),
+            "an RSA and an EC key with the same kid are two keys"
+        );
         assert_eq!(
             set.keys()[0].algorithms(),
             [Algorithm::RS256, Algorithm::RS512].into_iter().collect()
         );
-        // With a stranger beside it, nobody knows which of them is meant.
+        // With a different key of the same name, it is unclear which one is meant.
         let mut stranger = rsa.clone();
         stranger["kid"] = json!("a");
         stranger["e"] = json!("Aw");

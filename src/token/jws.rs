@@ -1,4 +1,4 @@
-//! JWS compact serialization (RFC 7515 §7.1), read strictly and once.
+//! JWS compact serialization (RFC 7515 §7.1), parsed strictly and once.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,9 +9,9 @@ use super::claims::parse_object;
 use super::excerpt::Excerpt;
 use super::invalid::{AlgorithmFault, InvalidToken, Malformed, Part};
 
-/// A token taken apart: well formed, and not yet believed.
+/// A parsed token: well formed, but not verified.
 pub(super) struct Jws<'t> {
-    /// The first two parts with the dot between them, as received: what the signature is over.
+    /// The first two parts with the dot between them, as received: the input of the signature.
     pub(super) signing_input: &'t str,
     /// The third part.
     pub(super) signature: Vec<u8>,
@@ -25,22 +25,22 @@ pub(super) struct Jws<'t> {
 }
 
 impl<'t> Jws<'t> {
-    /// Takes an access token apart. Base64url is read without padding, white space or bits left
-    /// over (RFC 7515 §2), so that a token has one spelling.
+    /// Parses an access token. Base64url must have no padding, white space or leftover bits (RFC
+    /// 7515 §2), so that each token has exactly one spelling.
     ///
     /// Of the header, `alg`, `kid`, `typ`, `crit` and `b64` are read. `jwk`, `jku`, `x5c` and `x5u`
-    /// are not looked at: a token does not bring its own key (RFC 8725 §3.10).
+    /// are ignored: a token does not bring its own key (RFC 8725 §3.10).
     ///
     /// # Errors
     ///
-    /// [`InvalidToken::Malformed`], or [`InvalidToken::Algorithm`] when `alg` is missing, `none`,
-    /// or unknown.
+    /// [`InvalidToken::Algorithm`] if `alg` is missing, `none` or unknown;
+    /// [`InvalidToken::Malformed`] for everything else.
     pub(super) fn parse(token: &'t str) -> Result<Self, InvalidToken> {
         Self::parse_typed(token, &[UNSPECIFIED, ACCESS_TOKEN])
     }
 
-    /// As [`Jws::parse`], a logout token: its `typ` is `logout+jwt`, `JWT` or absent (OpenID
-    /// Connect Back-Channel Logout 1.0 §2.4).
+    /// Parses a logout token as [`Jws::parse`] parses an access token: its `typ` is `logout+jwt`,
+    /// `JWT` or absent (OpenID Connect Back-Channel Logout 1.0 §2.4).
     pub(super) fn parse_logout(token: &'t str) -> Result<Self, InvalidToken> {
         Self::parse_typed(token, &[UNSPECIFIED, LOGOUT_TOKEN])
     }
@@ -69,7 +69,7 @@ pub(super) struct Parts<'t> {
     pub(super) signing_input: &'t str,
 }
 
-/// Splits at the dots, after looking at the length.
+/// Checks the length, then splits at the dots.
 pub(super) fn split(token: &str) -> Result<Parts<'_>, Malformed> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(Malformed::TooLong { length: token.len() });
@@ -109,7 +109,7 @@ fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
     }
 }
 
-/// Refuses what changes the meaning of the token, and hands out `kid`, and whether `typ` is
+/// Rejects members that change the meaning of the token. Returns `kid`, and whether `typ` is
 /// `at+jwt`.
 fn check_header(
     mut header: Map<String, Value>,
@@ -118,8 +118,8 @@ fn check_header(
     if header.contains_key("crit") {
         return Err(Malformed::Critical);
     }
-    // RFC 7797 §3: an unencoded payload. Such a header must have `crit` too; one that forgets it is
-    // not to be read either way.
+    // RFC 7797 §3: an unencoded payload. Such a header must also have `crit`; a token without it is
+    // rejected as well.
     if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
         return Err(Malformed::Header("b64"));
     }
@@ -140,7 +140,7 @@ fn check_header(
     }
 }
 
-/// RFC 7515 §4.1.9: media types are compared without case, and `application/` may be left out.
+/// RFC 7515 §4.1.9: media types are compared case-insensitively, and `application/` is optional.
 fn bare(typ: &str) -> &str {
     match typ.split_at_checked(PREFIX.len()) {
         Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => rest,
@@ -153,6 +153,5 @@ const UNSPECIFIED: &str = "JWT";
 const ACCESS_TOKEN: &str = "at+jwt";
 const LOGOUT_TOKEN: &str = "logout+jwt";
 
-/// The longest token that is read, in bytes. Header fields of that size are refused by most
-/// servers.
+/// The maximum length of a token, in bytes. Most servers refuse header fields of that size.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

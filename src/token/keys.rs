@@ -1,7 +1,7 @@
-//! Verification keys: which there are, and which algorithms each may be used with.
+//! Verification keys, and the algorithms that each may be used with.
 //!
-//! The key chooses the algorithm (RFC 8725 §3.1): every [`Key`] carries the set that it may be used
-//! with, and a token's `alg` is only ever looked up in that set.
+//! The key determines the algorithm (RFC 8725 §3.1): every [`Key`] carries the set of algorithms
+//! that it may be used with, and a token's `alg` is only ever looked up in that set.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,31 +17,29 @@ use super::excerpt::Excerpt;
 use super::invalid::{AlgorithmFault, InvalidToken, JsonFault};
 use super::rsa::{self, RsaFault};
 
-/// One verification key, with the `kid` that tokens may name it by and the algorithms that it may
+/// One verification key, with the `kid` by which tokens may name it and the algorithms that it may
 /// be used with.
 ///
-/// It is read once: for each of its algorithms, the key stands ready as the library verifies with
-/// it.
+/// It is parsed once: for each of its algorithms, it holds the form that the library verifies with.
 pub struct Key {
     kid: Option<Box<str>>,
     family: Family,
     ready: Vec<(Algorithm, Ready)>,
 }
 
-/// A key that is ready to verify by one algorithm, and by no other.
+/// A key that is ready to verify with exactly one algorithm.
 enum Ready {
     Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
 impl Key {
-    /// The name that tokens use for the key. A key without one (PEM, secret) is tried whatever
-    /// `kid` a token has.
+    /// The `kid` of the key. A key without one (PEM, secret) is tried for any `kid` of a token.
     pub fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    /// What kind of key it is.
+    /// The family of the key.
     pub fn family(&self) -> Family {
         self.family
     }
@@ -55,13 +53,13 @@ impl Key {
         Self { kid, ..self }
     }
 
-    /// The key, for `allowed` only; without what is left when that is nothing.
+    /// Restricts the key to `allowed`. Returns `None` if no algorithm remains.
     pub(super) fn restricted(mut self, allowed: Algorithms) -> Option<Self> {
         self.ready.retain(|(algorithm, _)| allowed.contains(*algorithm));
         (!self.ready.is_empty()).then_some(self)
     }
 
-    /// What the same key may be used with by another listing of it.
+    /// Adds the algorithms of another listing of the same key.
     pub(super) fn join(&mut self, same: Self) {
         for (algorithm, ready) in same.ready {
             if self.ready_for(algorithm).is_none() {
@@ -90,8 +88,8 @@ impl Key {
         Ok(Self { kid: None, family: Family::Rsa, ready })
     }
 
-    /// A key on the curve that fixes `algorithm`, from an uncompressed point (SEC 1 §2.3.3); `None`
-    /// when the point is not on the curve.
+    /// A key on the curve that `algorithm` implies, from an uncompressed point (SEC 1 §2.3.3).
+    /// Returns `None` if the point is not on the curve.
     pub(super) fn elliptic(algorithm: Algorithm, point: &[u8]) -> Option<Self> {
         let curve: &'static dyn VerificationAlgorithm = match algorithm {
             Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
@@ -102,11 +100,11 @@ impl Key {
         Some(Self { kid: None, family: Family::Ec, ready: vec![(algorithm, Ready::Public(key))] })
     }
 
-    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5); `None` also for the points of small
-    /// order, for which anyone can sign.
+    /// An Ed25519 key from its 32 bytes (RFC 8032 §5.1.5). Also returns `None` for the points of
+    /// small order, for which anyone can sign.
     pub(super) fn edwards(public: &[u8]) -> Option<Self> {
         let (&last, rest) = public.split_last()?;
-        // The highest bit is the sign of the other coordinate; a point and its opposite have the
+        // The highest bit is the sign of the other coordinate. A point and its opposite have the
         // same order.
         let weak =
             SMALL_ORDER.iter().any(|point| point.split_last() == Some((&(last & 0x7f), rest)));
@@ -121,7 +119,7 @@ impl Key {
         })
     }
 
-    /// Whether this key made `signature` over `message` by `algorithm`, which must be one of the
+    /// Whether this key made `signature` over `message` with `algorithm`, which must be one of the
     /// key's own.
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         match self.ready_for(algorithm) {
@@ -154,13 +152,13 @@ pub struct KeySet {
 }
 
 impl KeySet {
-    /// The set of one shared secret, used as the HMAC key byte for byte. Whether it is long enough
-    /// is the caller's decision: [`secret_is_short`].
+    /// A set with one shared secret, used as the HMAC key byte for byte. The caller decides whether
+    /// it is long enough, with [`secret_is_short`].
     ///
     /// # Errors
     ///
-    /// [`KeyError::SecretEmpty`]; [`KeyError::NotForAlgorithms`] when `algorithms` holds no HMAC
-    /// algorithm.
+    /// [`KeyError::SecretEmpty`] for an empty secret; [`KeyError::NotForAlgorithms`] if
+    /// `algorithms` contains no HMAC algorithm.
     pub fn from_secret(secret: &[u8], algorithms: Algorithms) -> Result<Self, KeyError> {
         if secret.is_empty() {
             return Err(KeyError::SecretEmpty);
@@ -168,11 +166,11 @@ impl KeySet {
         Self::from_keys(vec![Key::secret(secret)], algorithms)
     }
 
-    /// The set of these keys, each for those of `algorithms` that suit it.
+    /// A set of these keys, each restricted to those of `algorithms` that suit it.
     ///
     /// # Errors
     ///
-    /// [`KeyError::NotForAlgorithms`] when a key suits none of them.
+    /// [`KeyError::NotForAlgorithms`] if a key suits none of them.
     pub fn from_keys(keys: Vec<Key>, algorithms: Algorithms) -> Result<Self, KeyError> {
         let mut set = Self::default();
         for key in keys {
@@ -185,12 +183,12 @@ impl KeySet {
         Ok(set)
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is no key.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -208,18 +206,18 @@ impl KeySet {
         self.keys.push(key);
     }
 
-    /// The signature step: whether a key that the token may use made `signature` over
+    /// Verifies a signature: whether a key that the token may use made `signature` over
     /// `signing_input`.
     ///
-    /// A `kid` that the set knows leaves only the keys of exactly that name; one that it does not
-    /// know, only keys without a name.
+    /// If the set knows the token's `kid`, only keys with exactly that `kid` are tried; otherwise
+    /// only keys without a `kid`.
     ///
     /// # Errors
     ///
-    /// [`InvalidToken::NoKeys`] when there is none; [`InvalidToken::KeyUnknown`] when no key comes
-    /// into question, also when a set with named keys has no key of this name and no unnamed key
-    /// fits; [`InvalidToken::Algorithm`] when the keys that do are for other algorithms;
-    /// [`InvalidToken::Signature`].
+    /// [`InvalidToken::NoKeys`] if the set is empty. [`InvalidToken::KeyUnknown`] if no key
+    /// qualifies, or if the set has keys with a `kid`, none with this one, and no key without a
+    /// `kid` fits. [`InvalidToken::Algorithm`] if the keys that qualify are for other algorithms.
+    /// [`InvalidToken::Signature`] if none of them made the signature.
     pub(super) fn verify_signature(
         &self,
         signing_input: &[u8],
@@ -247,8 +245,8 @@ impl KeySet {
         if fitting.any(|key| key.verifies(algorithm, signing_input, signature)) {
             return Ok(());
         }
-        // A name that a set with names does not know may be that of a newer key, even if some older
-        // key has no name.
+        // In a set with named keys, an unknown `kid` may be that of a newer key, even if some older
+        // key has no `kid`.
         if kid.is_some() && named.is_none() && !self.by_kid.is_empty() {
             Err(unknown())
         } else {
@@ -257,8 +255,8 @@ impl KeySet {
     }
 }
 
-/// The length in bytes that a secret for these algorithms needs, if `length` is below it: as long
-/// as the hash (RFC 7518 §3.2).
+/// The length in bytes that a secret for these algorithms needs, if `length` is shorter: as long as
+/// the hash (RFC 7518 §3.2).
 pub fn secret_is_short(length: usize, algorithms: Algorithms) -> Option<usize> {
     let needed = algorithms.iter().map(|algorithm| match algorithm {
         Algorithm::HS256 => 32,
@@ -269,52 +267,51 @@ pub fn secret_is_short(length: usize, algorithms: Algorithms) -> Option<usize> {
     needed.max().filter(|&needed| length < needed)
 }
 
-/// Why a key, or a set of keys, cannot be loaded. The texts are for whoever wrote the
-/// configuration.
+/// Why a key or key set cannot be loaded. The texts are for the author of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A secret of no bytes.
+    /// An empty secret.
     #[error("the secret is empty")]
     SecretEmpty,
-    /// The key and the configured algorithms have nothing in common.
-    #[error("the key is for {own}, but the configured algorithms are {configured}")]
+    /// The key suits none of the configured algorithms.
+    #[error("the key is for {own}, but the issuer's algorithms are {configured}")]
     NotForAlgorithms {
         /// What the key could be used with.
         own: Algorithms,
-        /// What the section lists.
+        /// The algorithms of the section.
         configured: Algorithms,
     },
-    /// No bytes, or only white space.
-    #[error("there is no key: the file is empty")]
+    /// The file is empty or contains only white space.
+    #[error("the file is empty")]
     Empty,
-    /// More bytes than a key file of this kind has.
-    #[error("the file has {length} bytes; at most {most} are read")]
+    /// The file exceeds the maximum size of its kind.
+    #[error("the file has {length} bytes; the maximum is {most}")]
     TooLarge {
         /// Its length in bytes.
         length: usize,
-        /// The most that is read, in bytes.
+        /// The maximum, in bytes.
         most: usize,
     },
     /// No PEM block was found.
-    #[error("this is not PEM: no \"-----BEGIN PUBLIC KEY-----\" was found")]
+    #[error("the file is not PEM: it has no \"-----BEGIN PUBLIC KEY-----\"")]
     NotPem,
     /// A key in DER.
     #[error(
-        "this looks like a key in DER; convert it: openssl pkey -pubin -inform DER -in key.der -pubout -out key.pem"
+        "the file looks like a key in DER; convert it: openssl pkey -pubin -inform DER -in key.der -pubout -out key.pem"
     )]
     Der,
     /// An OpenSSH key.
-    #[error("this is an OpenSSH key; convert it: ssh-keygen -e -m PKCS8 -f key.pub > key.pem")]
+    #[error("the file is an OpenSSH key; convert it: ssh-keygen -e -m PKCS8 -f key.pub > key.pem")]
     OpenSsh,
     /// A JWK or JWK Set where PEM was expected.
-    #[error("this is JSON, not PEM; a JWK Set belongs in jwks_file")]
+    #[error("the file is JSON, not PEM; put a JWK Set in jwks_file")]
     JsonNotPem,
     /// The PEM block cannot be decoded.
     #[error("the PEM block is damaged: its base64 or its BEGIN and END lines are wrong")]
     PemDamaged,
     /// More than one PEM block.
     #[error(
-        "the file has {count} PEM blocks where one key is expected; put each key in a file of its own and list them all"
+        "the file has {count} PEM blocks, but one key is expected; put each key in its own file and list all files"
     )]
     Several {
         /// How many blocks there are.
@@ -322,25 +319,25 @@ pub enum KeyError {
     },
     /// An X.509 certificate.
     #[error(
-        "this is a certificate, not a key; take the public key out of it: openssl x509 -in cert.pem -pubkey -noout > key.pem"
+        "the file is a certificate, not a key; extract the public key: openssl x509 -in cert.pem -pubkey -noout > key.pem"
     )]
     Certificate,
-    /// A private key under a password.
+    /// A private key that is encrypted with a password.
     #[error(
-        "this is an encrypted private key; only the public key is needed: openssl pkey -in key.pem -pubout -out public.pem"
+        "the file is an encrypted private key; only the public key is needed: openssl pkey -in key.pem -pubout -out public.pem"
     )]
     EncryptedPrivateKey,
     /// A PEM block of another kind.
-    #[error("the PEM block is a {0}; a \"PUBLIC KEY\" is expected")]
+    #[error("the PEM block is a {0}; expected a \"PUBLIC KEY\"")]
     Label(Excerpt),
     /// A key type or curve that no supported algorithm uses.
     #[error(
         "{0} keys are not supported; use RSA of at least 2048 bits, EC on P-256 or P-384, or Ed25519"
     )]
     Unsupported(&'static str),
-    /// The content of the PEM block is not a key that can be read.
+    /// The PEM block contains no key that can be parsed.
     #[error(
-        "the key cannot be read: it is damaged, or of a kind that is not supported (RSA, EC on P-256 or P-384, Ed25519)"
+        "the key cannot be read: it is damaged, or of an unsupported kind (RSA, EC on P-256 or P-384, Ed25519)"
     )]
     Unreadable,
     /// An RSA key that must not be trusted.
@@ -348,43 +345,43 @@ pub enum KeyError {
     Rsa(#[from] RsaFault),
     /// A web page.
     #[error(
-        "this is HTML, not a JWK Set: the address leads to a web page (a login page, or an error page)"
+        "the document is HTML, not a JWK Set: the address is that of a web page (a login page, or an error page)"
     )]
     Html,
     /// PEM where a JWK Set was expected.
-    #[error("this is PEM, not a JWK Set; a PEM key belongs in public_keys")]
+    #[error("the document is PEM, not a JWK Set; put a PEM key in public_keys")]
     PemNotJson,
     /// Not one JSON object with distinct member names.
     #[error("the JWK Set {0}")]
     Json(JsonFault),
     /// One key instead of a set.
-    #[error("this is a single JWK; wrap it into a set: {{\"keys\": [ … ]}}")]
+    #[error("the document is a single JWK; wrap it in a set: {{\"keys\": [ … ]}}")]
     SingleJwk,
     /// An OpenID Connect discovery document.
     #[error(
-        "this is a discovery document, not a JWK Set; set discovery = true, or use the address in its jwks_uri"
+        "the document is a discovery document, not a JWK Set; set discovery = true, or use its jwks_uri"
     )]
     DiscoveryDocument,
     /// A JSON object without an array `keys`.
-    #[error("this is no JWK Set (RFC 7517, section 5): it has no array \"keys\"")]
+    #[error("the document is not a JWK Set (RFC 7517, section 5): it has no array \"keys\"")]
     NotAKeySet,
-    /// More keys than are read.
-    #[error("the JWK Set has {count} keys; at most {most} are read")]
+    /// The set has too many keys.
+    #[error("the JWK Set has {count} keys; the maximum is {most}")]
     TooManyKeys {
         /// How many it has.
         count: usize,
-        /// The most that are read.
+        /// The maximum.
         most: usize,
     },
 }
 
-/// How many keys are tried for a token that names none: an issuer has two or three at a time, and
-/// each try costs a signature check.
+/// How many keys are tried for a token without a `kid`. An issuer has two or three keys at a time,
+/// and each try costs a signature check.
 const MAX_TRIED: usize = 16;
 
-/// The encodings, less the sign, of the Ed25519 points whose order divides eight: 0, 1, two of
-/// order eight, p - 1, p and p + 1, for the coordinate y. Under such a key a signature over one
-/// message is one over many.
+/// The encodings, without the sign bit, of the Ed25519 points whose order divides eight: the y
+/// coordinates 0, 1, two of order eight, p - 1, p and p + 1. With such a key, a signature over one
+/// message is valid for many.
 #[rustfmt::skip]
 const SMALL_ORDER: [[u8; 32]; 7] = [
     [0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00],
@@ -441,8 +438,8 @@ mod tests {
         assert!(!format!("{set:?}").contains("97, 32"), "{set:?}");
     }
 
-    /// The rules by which a token's `kid` and `alg` lead to keys. The minter's key is `p256`;
-    /// `p256_jwk` is a stranger's.
+    /// How a token's `kid` and `alg` select keys. The minter's key is `p256`; `p256_jwk` is a
+    /// different key.
     #[test]
     #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn kid_and_alg_choose_the_keys() {
@@ -544,7 +541,7 @@ mod tests {
         }
     }
 
-    /// A key may be pinned to one algorithm of its family; the others are then not its own.
+    /// A key may be pinned to one algorithm of its family; then it rejects the others.
     #[test]
     fn a_pinned_key_refuses_its_familys_other_algorithms() {
         crate::token::install_crypto();

@@ -1,4 +1,4 @@
-//! Signing tokens: for `portcullis token mint`, and for tests.
+//! Signs tokens, for `portcullis token mint` and for tests.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,11 +17,11 @@ pub struct Minter {
 }
 
 impl Minter {
-    /// A minter with a shared secret, used byte for byte.
+    /// Creates a minter from a shared secret, used byte for byte.
     ///
     /// # Errors
     ///
-    /// [`KeyError::SecretEmpty`].
+    /// [`KeyError::SecretEmpty`] if the secret is empty.
     pub fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
         if secret.is_empty() {
             return Err(KeyError::SecretEmpty);
@@ -30,15 +30,16 @@ impl Minter {
         Ok(Self { key: EncodingKey::from_secret(secret), algorithms, default: Algorithm::HS256 })
     }
 
-    /// A minter with the one private key in a PEM file: PKCS#8, PKCS#1 (RSA) or SEC 1 (EC).
+    /// Creates a minter from the single private key in a PEM file: PKCS#8, PKCS#1 (RSA) or SEC 1
+    /// (EC).
     ///
     /// # Errors
     ///
-    /// A [`KeyError`] that says what the file is instead.
+    /// A [`KeyError`] that says what the file contains instead.
     pub fn from_private_pem(file: &[u8]) -> Result<Self, KeyError> {
         let unreadable = |_| KeyError::Unreadable;
-        // What `jsonwebtoken` signs with: PKCS#1 for RSA; for the others PKCS#8, which is written
-        // anew because it reads fewer forms.
+        // `jsonwebtoken` signs with PKCS#1 for RSA, and with PKCS#8 for the others. PKCS#8 is
+        // encoded again here because it reads fewer forms.
         Ok(match PrivateKey::from_pem(file)? {
             PrivateKey::Rsa(_) => Self {
                 key: EncodingKey::from_rsa_pem(file).map_err(|_| KeyError::Unreadable)?,
@@ -58,7 +59,7 @@ impl Minter {
         })
     }
 
-    /// The algorithm to use when none is asked for: HS256, RS256, that of the curve, or EdDSA.
+    /// The algorithm to use by default: HS256, RS256, the one of the curve, or EdDSA.
     pub fn default_algorithm(&self) -> Algorithm {
         self.default
     }
@@ -68,11 +69,11 @@ impl Minter {
         self.algorithms
     }
 
-    /// A signed token in compact form, with these claims exactly: nothing is added or checked.
+    /// Signs a token in compact form with exactly these claims; nothing is added or checked.
     ///
     /// # Errors
     ///
-    /// [`MintError`].
+    /// [`MintError::Algorithm`] if the key cannot be used with `algorithm`.
     pub fn sign(
         &self,
         algorithm: Algorithm,
@@ -114,12 +115,12 @@ pub enum MintError {
     /// The key is for other algorithms.
     #[error("the key cannot sign with {asked}; it is for {own}")]
     Algorithm {
-        /// What was asked for.
+        /// The requested algorithm.
         asked: &'static str,
-        /// What the key is for.
+        /// The algorithms of the key.
         own: Algorithms,
     },
-    /// The header or the claims could not be written as JSON.
+    /// The header or the claims could not be serialized.
     #[error("the claims could not be written as JSON")]
     Json(#[from] serde_json::Error),
     /// The library could not sign.

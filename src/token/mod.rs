@@ -1,21 +1,21 @@
-//! Verifying what others, and we, signed.
+//! Token verification.
 //!
 //! [`Issuers::verify`] turns the text of a bearer token into a [`VerifiedToken`], or into an
-//! [`InvalidToken`] that says why not. It is the only way from bytes of a client to claims that
-//! anything may be decided by. The steps are ours, so that each has one place and one meaning; the
-//! crypto library does the signature arithmetic, with keys that were read once. `jsonwebtoken`
-//! signs, and names the algorithms (its own claim validation accepts tokens without the claims that
-//! it was told to check).
+//! [`InvalidToken`] that says why it was rejected. It is the only way from a client's bytes to
+//! claims that a decision may be based on. The steps are implemented here, so that each has one
+//! place and one meaning; the cryptography library does the signature arithmetic, with keys that
+//! were parsed once. `jsonwebtoken` signs tokens and names the algorithms. Its own claim validation
+//! is not used: it accepts tokens that lack the claims that it was asked to check.
 //!
-//! Owned here: reading a JWS in compact form, strictly (`jws`, `claims`); keys and which algorithm
-//! each may be used with (`keys`, `pem`, `jwk`, `rsa`); choosing the issuer and checking its claims
-//! (`issuers`); remembering what was verified (`cache`). Beside the line stand [`Minter`], which
-//! signs tokens for trying things out, and [`inspect`], which shows what a token says without
-//! believing it.
+//! This module parses JWS in compact form, strictly (`jws`, `claims`); holds keys and the
+//! algorithms that each may be used with (`keys`, `pem`, `jwk`, `rsa`); chooses the issuer and
+//! checks the claims (`issuers`); and remembers verified tokens (`cache`). Outside the request
+//! pipeline, [`Minter`] signs tokens for testing, and [`inspect`] shows the content of a token
+//! without verifying it.
 //!
-//! Nothing here does input or output, asks for the time, or knows of HTTP: a token is `Expired`,
-//! and what that means to a client is the gateway's to say. No error or `Debug` form holds a token,
-//! a secret, or the value of a claim beyond a short, escaped excerpt of a name.
+//! Nothing here does input or output, asks for the time, or knows HTTP: a token is `Expired`, and
+//! the gateway decides what to tell the client. No error or `Debug` output contains a token, a
+//! secret, or more of a claim's value than a short, escaped excerpt of a name.
 
 mod ahead;
 mod algorithms;
@@ -60,13 +60,12 @@ pub use self::pem::{PemNote, key_from_pem};
 pub use self::revocation::{Revocation, RevocationList, RevokedBy, Scope};
 pub use self::rsa::RsaFault;
 
-/// Installs the cryptography that `jsonwebtoken` and `rustls` use in this process: aws-lc in both.
+/// Installs the cryptography provider that `jsonwebtoken` and `rustls` use in this process: aws-lc
+/// for both.
 ///
-/// `main` and every test that touches a token or TLS call it first. Calling it again changes
-/// nothing.
+/// `main` and every test that uses a token or TLS calls it first. Calling it again has no effect.
 pub fn install_crypto() {
-    // Both answer with an error when a provider is already there; the only code that installs one
-    // is this.
+    // Both fail if a provider is already installed, which only this function does.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

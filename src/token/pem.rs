@@ -1,4 +1,4 @@
-//! Keys in PEM: what people have in files, and what to tell them when it is something else.
+//! Keys in PEM files, with messages for files that contain something else.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
@@ -11,23 +11,23 @@ use super::algorithms::Algorithm;
 use super::excerpt::Excerpt;
 use super::keys::{Key, KeyError};
 
-/// Something about a key file that its owner should know, though the key works.
+/// A note for the owner of a key file, although the key works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PemNote {
-    /// The file holds the private key, from which the public one was derived.
+    /// The file contains the private key, from which the public one was derived.
     #[error(
-        "the file holds a private key, which a gateway that only verifies should not have; keep the public part: \
+        "the file contains a private key, which a gateway that only verifies should not have; use the public key: \
          openssl pkey -in key.pem -pubout -out public.pem"
     )]
     PrivateKey,
 }
 
-/// Reads the one public key in a PEM file: `PUBLIC KEY` (SPKI, RFC 5280 §4.1.2.7) or `RSA PUBLIC
-/// KEY` (RFC 8017 §A.1.1). A private key works too: its public part is derived, and the note says
-/// so.
+/// Parses the single public key in a PEM file: `PUBLIC KEY` (SPKI, RFC 5280 §4.1.2.7) or `RSA
+/// PUBLIC KEY` (RFC 8017 §A.1.1). A private key works too: its public part is derived, and the note
+/// says so.
 ///
-/// The key may be used with every algorithm that suits it; [`super::KeySet::from_keys`] leaves
-/// those that are configured. It has no `kid`.
+/// The key may be used with every algorithm that suits it; [`super::KeySet::from_keys`] restricts
+/// it to the configured ones. It has no `kid`.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub fn key_from_pem(file: &[u8]) -> Result<(Key, Option<PemNote>), KeyError> {
     }
 }
 
-/// A private key of a kind that a supported algorithm signs with.
+/// A private key that a supported algorithm can sign with.
 pub(super) enum PrivateKey {
     Rsa(RsaKeyPair),
     Elliptic(Algorithm, EcdsaKeyPair),
@@ -55,14 +55,14 @@ pub(super) enum PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads the one private key in a PEM file.
+    /// Parses the single private key in a PEM file.
     pub(super) fn from_pem(file: &[u8]) -> Result<Self, KeyError> {
         let block = single_block(file)?;
         Self::from_block(&block)?.ok_or_else(|| KeyError::Label(Excerpt::new(&block.label)))
     }
 
-    /// Reads PKCS#8 (RFC 5958, versions 1 and 2), PKCS#1 (RFC 8017) or SEC 1 (RFC 5915); `None` for
-    /// a block that is no private key.
+    /// Parses PKCS#8 (RFC 5958, versions 1 and 2), PKCS#1 (RFC 8017) or SEC 1 (RFC 5915). Returns
+    /// `None` if the block is not a private key.
     fn from_block(block: &Block) -> Result<Option<Self>, KeyError> {
         let der = &*block.der;
         let found = match block.label.as_str() {
@@ -106,7 +106,7 @@ fn elliptic_pair(der: &[u8]) -> Option<PrivateKey> {
         (Algorithm::ES384, &ECDSA_P384_SHA384_FIXED_SIGNING),
     ];
     curves.into_iter().find_map(|(algorithm, curve)| {
-        // This reader takes PKCS#8 and SEC 1 alike.
+        // This function accepts both PKCS#8 and SEC 1.
         EcdsaKeyPair::from_private_key_der(curve, der)
             .ok()
             .map(|pair| PrivateKey::Elliptic(algorithm, pair))
@@ -118,8 +118,8 @@ fn public_key(der: &[u8]) -> Result<Key, KeyError> {
         let numbers = RsaPublicKeyComponents::<Vec<u8>>::from(&key);
         return Ok(Key::rsa(&numbers.n, &numbers.e)?);
     }
-    // A raw key or point cannot pass for SPKI here: the readers would take it, but a PEM block that
-    // holds one is not what it says.
+    // Reject a raw key or point: the library would accept it, but a PEM block that contains one is
+    // not what its label says.
     if der.first() != Some(&DER_SEQUENCE) {
         return Err(KeyError::Unreadable);
     }
@@ -133,15 +133,15 @@ fn public_key(der: &[u8]) -> Result<Key, KeyError> {
     if let Some(key) = elliptic {
         return Ok(key);
     }
-    // The 32 bytes of an Ed25519 key end its SPKI, which has one fixed form (RFC 8410 §4).
+    // An Ed25519 SPKI has one fixed form and ends with the 32 bytes of the key (RFC 8410 §4).
     if let (Ok(_), Some(public)) = (ParsedPublicKey::new(&ED25519, der), der.last_chunk::<32>()) {
         return Key::edwards(public).ok_or(KeyError::Unreadable);
     }
     Err(why_unreadable(der))
 }
 
-/// Names the kind of a key that no reader took, by the object identifiers in it. It serves the
-/// message only.
+/// Identifies the kind of an unreadable key by the object identifiers in it, for the error message
+/// only.
 fn why_unreadable(der: &[u8]) -> KeyError {
     let holds = |oid: &[u8]| der.windows(oid.len()).any(|window| window == oid);
     OTHER_KINDS
@@ -150,7 +150,7 @@ fn why_unreadable(der: &[u8]) -> KeyError {
         .map_or(KeyError::Unreadable, |(_, kind)| KeyError::Unsupported(kind))
 }
 
-/// The one PEM block of a file that matters.
+/// The single relevant PEM block of a file.
 struct Block {
     label: String,
     encrypted: bool,
@@ -165,7 +165,7 @@ fn single_block(file: &[u8]) -> Result<Block, KeyError> {
     match text {
         [] => return Err(KeyError::Empty),
         [b'{' | b'[', ..] => return Err(KeyError::JsonNotPem),
-        // In DER the key's bit string begins with a zero byte; text has none.
+        // In DER the key's bit string begins with a zero byte; text contains none.
         [DER_SEQUENCE, rest @ ..] if rest.contains(&0) => return Err(KeyError::Der),
         _ if text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-sha2-") => {
             return Err(KeyError::OpenSsh);
@@ -176,15 +176,15 @@ fn single_block(file: &[u8]) -> Result<Block, KeyError> {
         }
         _ => {}
     }
-    // `openssl ecparam -genkey` writes the curve as a block of its own before the key, which names
-    // it again.
+    // `openssl ecparam -genkey` writes the curve as a separate block before the key, which names
+    // the curve again.
     let mut blocks: Vec<pem::Pem> = pem::parse_many(text).map_err(|_| KeyError::PemDamaged)?;
     blocks.retain(|block| block.tag() != "EC PARAMETERS");
     let count = blocks.len();
     match (blocks.pop(), count) {
         (Some(block), 1) => Ok(Block {
             label: block.tag().to_owned(),
-            // RFC 1421 headers: the older way to encrypt a key under a password.
+            // RFC 1421 headers: the older way to encrypt a key with a password.
             encrypted: block
                 .headers()
                 .iter()
@@ -199,11 +199,10 @@ fn single_block(file: &[u8]) -> Result<Block, KeyError> {
 
 const BEGIN: &[u8] = b"-----BEGIN";
 const DER_SEQUENCE: u8 = 0x30;
-/// The most bytes of a PEM file that are read.
+/// The maximum size of a PEM file, in bytes.
 const MAX_PEM_BYTES: usize = 64 * 1024;
 
-/// Object identifiers (DER, with tag and length) of keys that people have and that no supported
-/// algorithm uses.
+/// Object identifiers (DER, with tag and length) of common keys that no supported algorithm uses.
 const OTHER_KINDS: [(&[u8], &str); 12] = [
     (&[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01], "DSA"),
     (&[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a], "EC secp256k1"),

@@ -1,10 +1,10 @@
-//! Tokens that die before their `exp`: what was revoked, as the request line asks for it.
+//! The list of revoked tokens, as the request pipeline checks it.
 //!
-//! The list is in memory, one for the process. Reading takes no lock and, while nothing is revoked,
-//! touches one counter for each kind. It is written by its owner
-//! ([`Revocations`](crate::revocation::Revocations)), which keeps what stands here in the store as
-//! well. Each kind is spread over many small maps that are copied when they change, so that one
-//! more revocation costs the same with ten entries and with half a million.
+//! The process has one list, in memory. Reading it takes no lock, and while nothing is revoked, it
+//! only reads one counter per kind. Its owner ([`Revocations`](crate::revocation::Revocations))
+//! writes it and also keeps it in the store. Each kind is spread over many small maps that are
+//! copied when they change, so adding a revocation costs the same with ten entries as with half a
+//! million.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,18 +18,18 @@ use super::ahead::Ahead;
 use super::issuers::{IssuerSettings, VerifiedToken};
 use crate::clock::Clock;
 
-/// What a revocation goes by.
+/// What a revocation matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RevokedBy {
     /// One token, by its `jti`.
     Jti,
-    /// Every token of a session, by their `sid`.
+    /// Every token of a session, by its `sid`.
     Sid,
-    /// Every token of a subject that was issued at the time of the revocation or before, or does
-    /// not say when.
+    /// Every token of a subject that was issued at or before the time of the revocation, or that
+    /// has no `iat`.
     Subject,
-    /// As [`RevokedBy::Subject`], by the claim `sub` where the section's `subject` is another one:
-    /// what a logout token names.
+    /// Like [`RevokedBy::Subject`], but by the claim `sub`, for sections whose `subject` is another
+    /// claim: logout tokens name `sub`.
     Sub,
 }
 
@@ -37,7 +37,7 @@ impl RevokedBy {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Jti, Self::Sid, Self::Subject, Self::Sub];
 
-    /// The word for it, in the store, in requests and in what operators read.
+    /// Its name in the store, in requests and in messages to operators.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jti => "jti",
@@ -54,22 +54,22 @@ impl fmt::Display for RevokedBy {
     }
 }
 
-/// Whose tokens a revocation is about.
+/// The issuers whose tokens a revocation applies to.
 ///
-/// Not by the section's name: a section that is renamed must not bring revoked tokens back to life,
-/// and one whose `issuer` changes accepts none of them anyway.
+/// It does not use the section's name: renaming a section must not make revoked tokens valid again,
+/// and a section whose `issuer` changes no longer accepts them anyway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// Every issuer's.
+    /// Every issuer.
     Every,
-    /// Those with this `iss`; empty: those without.
+    /// The issuer with this `iss`; empty for tokens without `iss`.
     Issuer(Arc<str>),
 }
 
 impl Scope {
-    /// The tokens that an issuer's section accepts.
+    /// The scope of the tokens that an issuer's section accepts.
     pub fn for_issuer(settings: &IssuerSettings) -> Self {
-        // An `issuer` is never empty, so that tokens without `iss` cannot be mistaken for those of
+        // An `issuer` is never empty, so tokens without `iss` cannot be mistaken for those of
         // another section.
         Self::Issuer(settings.issuer.as_deref().unwrap_or_default().into())
     }
@@ -85,39 +85,39 @@ impl Scope {
 /// One revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// Whose tokens.
+    /// The issuers it applies to.
     pub scope: Scope,
-    /// By what.
+    /// What it matches.
     pub by: RevokedBy,
     /// The `jti`, `sid` or subject.
     pub value: Arc<str>,
-    /// When it was revoked, in Unix seconds: the cut-off of a subject.
+    /// When it was revoked, in Unix seconds. For a subject, this is the cut-off.
     pub at: u64,
 }
 
-/// Everything that is revoked. Owned by the process.
+/// All revocations. The process owns one.
 pub struct RevocationList {
     tables: [Table; 4],
-    /// Chooses the map of a value. Its keys are random, so that nobody can choose values that meet
-    /// in one map.
+    /// Selects the map for a value. Its keys are random, so nobody can choose values that all end
+    /// up in one map.
     hasher: RandomState,
-    /// Whoever writes holds it.
+    /// Held while writing.
     writing: Mutex<()>,
-    /// Tokens that a cut-off has to hit although it is before their `iat`.
+    /// Early tokens, which a cut-off must revoke although it is before their `iat`.
     ahead: Ahead,
     clock: Clock,
 }
 
 /// The revocations of one kind.
 struct Table {
-    /// How many there are: nothing else is looked at while it is zero.
+    /// The number of entries. While it is zero, nothing else is read.
     count: AtomicUsize,
     shards: Box<[ArcSwap<Shard>]>,
 }
 
 type Shard = HashMap<Arc<str>, Marks>;
 
-/// Of whom a value is revoked, and since when. Nearly always one.
+/// The issuers for which a value is revoked, and since when. Nearly always one.
 type Marks = Arc<[Mark]>;
 
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ struct Mark {
 }
 
 impl RevocationList {
-    /// Nothing is revoked.
+    /// Creates an empty list.
     pub fn new(clock: Clock) -> Self {
         Self {
             tables: RevokedBy::ALL.map(|_| Table::new()),
@@ -140,16 +140,16 @@ impl RevocationList {
         }
     }
 
-    /// A token is about to be held against the list at `now`, in Unix seconds: if it is accepted, a
-    /// cut-off that is added from now on hits it ([`RevocationList::with_cutoff`]), also where its `iat`
-    /// is ahead of the time.
+    /// Call this before a token is checked against the list at `now`, in Unix seconds. If the token
+    /// is accepted although its `iat` is in the future, a cut-off that is added later revokes it
+    /// ([`RevocationList::with_cutoff`]).
     pub fn note_if_early(&self, token: &VerifiedToken, now: u64) {
         let Some(issued_at) = token.issued_at().filter(|issued_at| *issued_at > now) else {
             return;
         };
         if token.is_ours() {
-            // The built-in issuer notes in the store what it has issued, in the transaction that
-            // issues it: a cut-off hits just that.
+            // The built-in issuer records in the store what it issues, in the transaction that
+            // issues it, and a cut-off covers exactly that.
             return;
         }
         let iss = token.issuer().unwrap_or_default();
@@ -159,8 +159,9 @@ impl RevocationList {
         }
     }
 
-    /// A revocation whose cut-off hits every token that was accepted so far. To be asked before it
-    /// is added, and after: a token that was accepted meanwhile raises it again.
+    /// Raises the cut-off of a revocation so that it covers every token that was accepted so far.
+    /// Call it before adding the revocation and again afterwards: a token that was accepted in
+    /// between raises the cut-off again.
     pub fn with_cutoff(&self, revocation: Revocation) -> Revocation {
         let Revocation { scope, by, value, at } = &revocation;
         let at = match by {
@@ -170,8 +171,8 @@ impl RevocationList {
         Revocation { at, ..revocation }
     }
 
-    /// By what a token is revoked, if it is. Asked on every request, also where the token was
-    /// verified earlier.
+    /// What revokes this token, if anything. Checked for every request, including those with a
+    /// cached token.
     pub fn revoked_by(&self, token: &VerifiedToken) -> Option<RevokedBy> {
         if self.tables.iter().all(|table| table.count.load(Ordering::Acquire) == 0) {
             return None;
@@ -199,18 +200,18 @@ impl RevocationList {
             .then_some(RevokedBy::Sub)
     }
 
-    /// Whether every token of this `iss` with this `jti` or `sid` is revoked.
+    /// Whether every token with this `iss` and this `jti` or `sid` is revoked.
     pub fn contains(&self, by: RevokedBy, iss: &str, value: &str) -> bool {
         self.latest(by, iss, value).is_some()
     }
 
-    /// The cut-off of a subject: a token of this `iss` that is to be accepted must be issued after
-    /// it.
+    /// The cut-off of a subject: only tokens with this `iss` that were issued after it are
+    /// accepted.
     pub fn cutoff(&self, iss: &str, subject: &str) -> Option<u64> {
         self.latest(RevokedBy::Subject, iss, subject)
     }
 
-    /// Whether this is in the list already, at its time or later.
+    /// Whether the list already contains this revocation, with the same or a later time.
     pub fn covers(&self, revocation: &Revocation) -> bool {
         let Revocation { scope, by, value, at } = revocation;
         let shard = self.table(*by).shards[self.place(value)].load();
@@ -219,7 +220,7 @@ impl RevocationList {
             .is_some_and(|marks| marks.iter().any(|mark| mark.scope == *scope && mark.at >= *at))
     }
 
-    /// When this value was last revoked for tokens of this `iss`.
+    /// When this value was last revoked for tokens with this `iss`.
     fn latest(&self, by: RevokedBy, iss: &str, value: &str) -> Option<u64> {
         let table = self.table(by);
         if table.count.load(Ordering::Acquire) == 0 {
@@ -229,8 +230,8 @@ impl RevocationList {
         shard.get(value)?.iter().filter(|mark| mark.scope.covers(iss)).map(|mark| mark.at).max()
     }
 
-    /// Adds revocations. When this returns, whoever asks is told of them. What is there already
-    /// keeps the later time.
+    /// Adds revocations. They take effect before this returns. Of two revocations of the same
+    /// value, the later time is kept.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
         let mut of_shards: HashMap<(RevokedBy, usize), Vec<Revocation>> = HashMap::new();
         for revocation in revocations {
@@ -253,8 +254,8 @@ impl RevocationList {
         }
     }
 
-    /// Moves the cut-off of a subject of an issuer back, where it is far ahead of `to`: it was set
-    /// while the clock was ahead, and other revocations hit those tokens now.
+    /// Lowers the cut-off of an issuer's subject to `to` if it is far later: it was set while the
+    /// clock was ahead, and other revocations cover those tokens now.
     pub fn lower_cutoff(&self, scope: &Scope, subject: &str, to: u64) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let place = &self.table(RevokedBy::Subject).shards[self.place(subject)];
@@ -269,9 +270,9 @@ impl RevocationList {
         place.store(Arc::new(shard));
     }
 
-    /// Forgets what is of no more use: `is_over` is asked of each, with its scope, the time of its
-    /// revocation, and for how many seconds it has been known here, which does not depend on the
-    /// time of day.
+    /// Removes obsolete entries. `is_over` is called with the scope of each entry, the time of its
+    /// revocation, and the number of seconds for which it has been known here, which does not
+    /// depend on the time of day.
     pub fn prune(&self, is_over: impl Fn(&Scope, u64, u64) -> bool) {
         let running = self.running();
         let is_over = |mark: &Mark| {
@@ -303,12 +304,12 @@ impl RevocationList {
         }
     }
 
-    /// How many revocations there are.
+    /// The number of revocations.
     pub fn len(&self) -> usize {
         self.tables.iter().map(|table| table.count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Whether nothing is revoked.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -353,7 +354,7 @@ impl Table {
     }
 }
 
-/// Whether there is one more than before.
+/// Returns whether the number of entries grew.
 fn insert(shard: &mut Shard, revocation: Revocation, noted: u32) -> bool {
     let Revocation { scope, value, at, .. } = revocation;
     let Some(marks) = shard.get_mut(&value) else {
@@ -372,10 +373,11 @@ fn insert(shard: &mut Shard, revocation: Revocation, noted: u32) -> bool {
     is_new
 }
 
-/// Seconds. A cut-off of the right time, which comes as another is moved back, stays.
+/// In seconds. A correct cut-off that arrives while another is being lowered is not affected.
 const FAR_AHEAD: u64 = 10;
 
-/// Maps of each kind: with half a million entries, one more copies a hundred and twenty.
+/// The number of maps per kind. With half a million entries, adding one copies about a hundred and
+/// twenty.
 const SHARDS: usize = 4096;
 
 #[cfg(test)]
@@ -392,7 +394,7 @@ mod tests {
         Scope::Issuer(iss.into())
     }
 
-    /// A token of `https://corp.example` for `u-17`, with these claims in place of the usual ones.
+    /// A token of `https://corp.example` for `u-17`, with these claims instead of the default ones.
     fn token(change: Value) -> VerifiedToken {
         issuers(|_| {}).assume("corp", claims_with(change), NOW).unwrap().as_if_verified().clone()
     }
@@ -427,7 +429,7 @@ mod tests {
             [(RevokedBy::Jti, "t"), (RevokedBy::Sid, "s"), (RevokedBy::Subject, "u-17")]
         {
             let list = RevocationList::default();
-            // The value counts for its own kind only.
+            // The value only matches its own kind.
             for other in
                 RevokedBy::ALL.into_iter().filter(|other| *other != by && *other != RevokedBy::Sub)
             {
@@ -461,7 +463,7 @@ mod tests {
         ] {
             assert_eq!(find(&list, json!({"iat": iat})).is_some(), dead, "{iat}");
         }
-        // An earlier cut-off changes nothing, a later one does.
+        // An earlier cut-off changes nothing; a later one does.
         list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW - 100)]);
         assert!(find(&list, json!({"iat": NOW})).is_some());
         list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW + 1)]);
@@ -487,7 +489,7 @@ mod tests {
             ]);
             assert_eq!((find(&list, session()).is_some(), list.len()), (dead, 2), "{scope:?}");
         }
-        // Tokens without `iss` have a scope of their own.
+        // Tokens without `iss` have their own scope.
         let nameless = issuers(|settings| settings.issuer = None);
         let token =
             nameless.assume("corp", claims_with(json!({"iss": null, "sid": "s"})), NOW).unwrap();
@@ -527,8 +529,8 @@ mod tests {
         assert!(list.is_empty());
     }
 
-    /// A token from the future is there before the cut-off, whatever its `iat` says; one that
-    /// nobody has brought yet is taken at its word.
+    /// A token from the future existed before the cut-off, whatever its `iat` says. One that was
+    /// never presented is taken at its word.
     #[test]
     fn a_cut_off_hits_what_was_accepted_ahead_of_its_time() {
         let list = RevocationList::default();
@@ -556,7 +558,8 @@ mod tests {
         );
     }
 
-    /// Readers see every revocation that was added before they ask, whatever else is being written.
+    /// Readers see every revocation that was added before they ask, whatever is being written at
+    /// the same time.
     #[test]
     fn readers_and_writers_meet() {
         let list = RevocationList::default();

@@ -1,4 +1,4 @@
-//! RSA public keys that must not be trusted, whoever vouches for them.
+//! RSA public keys, and the weak ones that must not be trusted from any source.
 
 use aws_lc_rs::signature::{
     ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
@@ -8,30 +8,30 @@ use aws_lc_rs::signature::{
 
 use super::algorithms::Algorithm;
 
-/// Why an RSA public key is not used.
+/// Why an RSA public key is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RsaFault {
     /// The modulus is shorter than 2048 bits (RFC 7518 §3.3).
     #[error(
-        "its RSA modulus has {bits} bits; at least 2048 are needed (RFC 7518, section 3.3). Make a new key"
+        "its RSA modulus has {bits} bits; the minimum is 2048 (RFC 7518, section 3.3). Generate a new key"
     )]
     TooShort {
         /// The length of the modulus in bits.
         bits: usize,
     },
-    /// The modulus is longer than 8192 bits: too slow to check for every request.
-    #[error("its RSA modulus has {bits} bits; at most 8192 are supported")]
+    /// The modulus is longer than 8192 bits, which is too slow to check for every request.
+    #[error("its RSA modulus has {bits} bits; the maximum is 8192")]
     TooLong {
         /// The length of the modulus in bits.
         bits: usize,
     },
-    /// The public exponent is 1 (then anyone can sign), even, zero, or longer than 32 bits.
-    #[error("its RSA exponent is 1, even, or longer than 32 bits; 65537 (\"AQAB\") is usual")]
+    /// The public exponent is 1 (anyone could sign), even, zero, or longer than 32 bits.
+    #[error("its RSA exponent is 1, even, or longer than 32 bits; use 65537 (\"AQAB\")")]
     Exponent,
-    /// The modulus has the fingerprint of the Infineon key generator (CVE-2017-15361, "ROCA"): it
+    /// The modulus has the fingerprint of the Infineon key generator (CVE-2017-15361, "ROCA") and
     /// can be factored.
     #[error(
-        "its RSA modulus was made by a faulty generator and can be factored (ROCA, CVE-2017-15361). Make a new key"
+        "its RSA modulus was made by a faulty generator and can be factored (ROCA, CVE-2017-15361). Generate a new key"
     )]
     Roca,
     /// The numbers do not form an RSA key.
@@ -39,8 +39,8 @@ pub enum RsaFault {
     Invalid,
 }
 
-/// Reads a modulus and an exponent (big-endian; zeros in front do not count, though RFC 7518 §6.3.1
-/// forbids them): one key ready to verify for each algorithm of RSA.
+/// Parses a modulus and an exponent (big-endian; leading zeros are ignored, although RFC 7518
+/// §6.3.1 forbids them) into one key per RSA algorithm.
 pub(super) fn parsed(
     modulus: &[u8],
     exponent: &[u8],
@@ -60,8 +60,8 @@ pub(super) fn parsed(
     if has_roca_fingerprint(n) {
         return Err(RsaFault::Roca);
     }
-    // Proof that the numbers work: through DER, because only that reader runs the library's check
-    // of the key.
+    // Check that the numbers work. The key goes through DER because only that parser runs the
+    // library's check of the key.
     let numbers = RsaPublicKeyComponents { n, e };
     numbers
         .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
@@ -73,10 +73,10 @@ pub(super) fn parsed(
     parsed.collect::<Result<_, aws_lc_rs::error::KeyRejected>>().map_err(|_| RsaFault::Invalid)
 }
 
-/// The faulty generator made primes of the form k·M + (65537^a mod M), with M a product of small
-/// primes. A modulus of two such primes is a power of 65537 modulo each of them (Nemec et al., "The
-/// Return of Coppersmith's Attack", 2017, §2.3). The chance that a sound modulus is too is about
-/// 2^-28 for these primes.
+/// The faulty generator made primes of the form k·M + (65537^a mod M), where M is a product of
+/// small primes. A modulus of two such primes is a power of 65537 modulo each of them (Nemec et
+/// al., "The Return of Coppersmith's Attack", 2017, §2.3). For these primes, a sound modulus has
+/// this property with a probability of about 2^-28.
 fn has_roca_fingerprint(modulus: &[u8]) -> bool {
     PRIMES.iter().all(|&prime| {
         let residue = modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime);

@@ -1,4 +1,4 @@
-//! Keys, tokens and issuers that the tests of this folder share.
+//! Keys, tokens and issuers shared by the tests of this folder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
-/// The time of all tests, in Unix seconds.
+/// The current time in all tests, in Unix seconds.
 pub(super) const NOW: u64 = 1_800_000_000;
 pub(super) const SECRET: &[u8] =
     b"a secret of exactly 64 bytes, long enough for each HMAC there is";
@@ -41,7 +41,7 @@ pub(super) fn p256_jwk() -> Value {
 }
 
 pub(super) fn object(value: Value) -> Map<String, Value> {
-    let Value::Object(members) = value else { panic!("an object was meant") };
+    let Value::Object(members) = value else { panic!("expected an object") };
     members
 }
 
@@ -62,7 +62,7 @@ pub(super) fn settings(algorithms: Algorithms) -> IssuerSettings {
     }
 }
 
-/// One issuer with [`SECRET`] and HS256, its settings changed.
+/// One issuer with [`SECRET`] and HS256, and with its settings changed by `change`.
 pub(super) fn issuers(change: impl FnOnce(&mut IssuerSettings)) -> Issuers {
     install_crypto();
     let algorithms = Algorithms::from(Algorithm::HS256);
@@ -80,7 +80,7 @@ pub(super) fn claims() -> Value {
     json!({"iss": "https://corp.example", "aud": "reports", "sub": "u-17", "iat": NOW, "exp": NOW + 600, "realm_access": {"roles": ["auditor"]}})
 }
 
-/// [`claims`] with the members of `change` put over them; `null` removes.
+/// [`claims`] with the members of `change` on top; `null` removes a member.
 pub(super) fn claims_with(change: Value) -> Map<String, Value> {
     let mut claims = object(claims());
     for (name, value) in object(change) {
@@ -93,7 +93,7 @@ pub(super) fn claims_with(change: Value) -> Map<String, Value> {
     claims
 }
 
-/// A token of these texts, signed with [`SECRET`] by HS256 whatever they say.
+/// A token made of these texts, signed with [`SECRET`] by HS256 whatever they say.
 pub(super) fn signed(header: &str, payload: &str) -> String {
     install_crypto();
     let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
@@ -106,7 +106,7 @@ pub(super) fn token(change: Value) -> String {
     signed(r#"{"alg":"HS256","typ":"JWT"}"#, &Value::Object(claims_with(change)).to_string())
 }
 
-/// What a token's signature is over, and the signature.
+/// The input of a token's signature, and the signature.
 pub(super) fn signed_parts(token: &str) -> (&str, Vec<u8>) {
     let (input, signature) = token.rsplit_once('.').unwrap();
     (input, URL_SAFE_NO_PAD.decode(signature).unwrap())

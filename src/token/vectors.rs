@@ -1,4 +1,4 @@
-//! The published test vectors, against the signature step (they carry no claims).
+//! The published test vectors for signatures (they carry no claims).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::jws::Jws;
 use super::samples::json_file;
 use super::*;
 
-/// How many entries were to be accepted and were, and how many were to be refused and were.
+/// How many entries were accepted and how many were refused, all as expected.
 #[derive(Debug, PartialEq, Eq, Default)]
 struct Tally {
     accepted: usize,
@@ -24,8 +24,8 @@ impl Tally {
     }
 }
 
-/// The keys of a JWK, as an issuer would hold them: a shared secret from the configuration, all
-/// else from a JWK Set.
+/// The keys of a JWK as an issuer would have them: a shared secret from the configuration,
+/// everything else from a JWK Set.
 fn keys_of(jwk: &Value) -> KeySet {
     if jwk["kty"] != "oct" {
         return set_of(&json!({"keys": [jwk]}));
@@ -75,10 +75,10 @@ fn groups(file: &Value) -> impl Iterator<Item = (&Value, &Value)> {
 
 #[test]
 fn wycheproof_json_web_signature() {
-    // Valid by the file, and refused here: the key's `alg` is another or misspelt (346 to 351), a
-    // `?` within base64url (372, 373).
+    // Valid according to the file, but refused here: the key's `alg` is different or misspelled
+    // (346 to 351), or there is a `?` in the base64url (372, 373).
     let refused_by_us = BTreeSet::from([346, 347, 350, 351, 372, 373]);
-    // Marked invalid, though byte for byte the token of entry 357, which is valid.
+    // Marked invalid, but identical to the token of entry 357, which is valid.
     let left_out = BTreeSet::from([367, 370]);
     let mut tally = Tally::default();
     let file = json_file("wycheproof/json_web_signature_test.json");
@@ -110,7 +110,7 @@ fn wycheproof_json_web_key() {
         let token = test["jws"].as_str().unwrap();
         let members = published["keys"].as_array().unwrap();
         let symmetric = members.iter().filter(|jwk| jwk["kty"] == "oct").count();
-        // As a JWK Set, a shared secret is never accepted, valid or not.
+        // In a JWK Set, a shared secret is never accepted, valid or not.
         let expected = test["result"] == "valid" && symmetric == 0;
         tally.count(
             "json_web_key, as a set",
@@ -118,7 +118,7 @@ fn wycheproof_json_web_key() {
             expected,
             check(&set_of(published), token).is_ok(),
         );
-        // As a configured secret, where the set is nothing else and its names are unambiguous.
+        // As a configured secret, if the set contains nothing else and its names are unambiguous.
         if symmetric == members.len() && group["comment"] != "jws_duplicate_kid" {
             tally.count(
                 "json_web_key, as a secret",
@@ -140,7 +140,7 @@ fn wycheproof_json_web_crypto() {
         let keys = if jwk["keys"].is_array() { set_of(jwk) } else { keys_of(jwk) };
         // Encrypted tokens (`jwe`) are never accepted, nor is a set of shared secrets (48).
         let expected = test["result"] == "valid" && test["jws"].is_string() && test["tcId"] != 48;
-        // Some are in JSON serialization, which is no compact token either.
+        // Some use JSON serialization, which is not a compact token either.
         let token = if test["jws"].is_null() { &test["jwe"] } else { &test["jws"] };
         let token = token.as_str().map_or_else(|| token.to_string(), str::to_owned);
         tally.count("json_web_crypto", test, expected, check(&keys, &token).is_ok());
@@ -148,8 +148,8 @@ fn wycheproof_json_web_crypto() {
     assert_eq!(tally, Tally { accepted: 3, refused: 80 });
 }
 
-/// Runs a file of bare signatures: each with the key from PEM, and again with the key from JWK
-/// where the group has one.
+/// Runs a file of bare signatures: with the key from PEM, and again with the key from JWK if the
+/// group has one.
 fn primitive(path: &str, jwk: &str, algorithm: Algorithm) -> Tally {
     let mut tally = Tally::default();
     let file = json_file(path);
@@ -199,8 +199,8 @@ fn wycheproof_eddsa() {
 
 #[test]
 fn wycheproof_rs256() {
-    // The one `acceptable` entry lacks the NULL of the digest's parameters; RFC 8017 §A.2.4 wants
-    // it there.
+    // The only `acceptable` entry lacks the NULL in the digest's parameters, which RFC 8017 §A.2.4
+    // requires.
     let tally =
         primitive("wycheproof/rsa_signature_2048_sha256_test.json", "keyJwk", Algorithm::RS256);
     assert_eq!(tally, Tally { accepted: 2 * 9, refused: 2 * 250 });
@@ -223,7 +223,7 @@ fn wycheproof_hs256() {
     for (group, test) in groups(&file) {
         let keys = KeySet::from_secret(&hex(&test["key"]), Algorithm::HS256.into()).unwrap();
         let tag = hex(&test["tag"]);
-        // A JWS has the whole tag (RFC 7518 §3.2); a correct beginning of it is no signature.
+        // A JWS has the whole tag (RFC 7518 §3.2); a correct prefix of it is not a signature.
         let expected = test["result"] == "valid" && group["tagSize"] == 256;
         let accepted =
             keys.verify_signature(&hex(&test["msg"]), &tag, Algorithm::HS256, None).is_ok();
@@ -238,7 +238,7 @@ fn rfc_examples() {
     let file = json_file("rfc/jws_examples.json");
     for entry in file["vectors"].as_array().unwrap() {
         let keys = if entry["jwk"].is_null() { KeySet::default() } else { keys_of(&entry["jwk"]) };
-        // ES512 is not supported; its examples are refused by their name.
+        // ES512 is not supported; these examples are refused by their `alg`.
         let expected = entry["signature"] == "valid" && entry["alg"] != "ES512";
         let token = entry["token"].as_str().unwrap();
         tally.count(entry["ref"].as_str().unwrap(), entry, expected, check(&keys, token).is_ok());

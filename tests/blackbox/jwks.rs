@@ -197,7 +197,7 @@ async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
     let told = told(
         &gateway,
         0,
-        "the metadata cannot be fetched; keys are looked for where they were",
+        "the metadata cannot be fetched; keys are fetched from the last known jwks_uri",
         "corp",
     )
     .await;
@@ -525,7 +525,7 @@ async fn during_an_outage_the_last_good_keys_hold_until_they_are_too_old() {
     told(
         &gateway,
         mark,
-        "keys are older than jwks_max_stale: no token of the issuer can be verified",
+        "the keys are older than jwks_max_stale: none of the issuer's tokens can be verified",
         "corp",
     )
     .await;
@@ -572,7 +572,7 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
         ),
         ("it is damaged", Box::new(|| std::fs::write(&file, &whole[..whole.len() / 2]).unwrap())),
         (
-            "it is no regular file",
+            "it is not a regular file",
             Box::new(|| {
                 std::fs::rename(&file, folder.path().join("elsewhere")).unwrap();
                 symlink(folder.path().join("elsewhere"), &file).unwrap();
@@ -659,7 +659,7 @@ async fn a_folder_that_cannot_be_written_is_told_of_once() {
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
     std::fs::write(file.join("x"), "x").unwrap();
-    let message = "keys cannot be kept on disk: after a restart during an outage there are none";
+    let message = "keys cannot be stored on disk: there will be none after a restart during an outage of the issuer";
     told(&gateway, 0, message, "corp").await;
     issuer.publish(&[&key, &new]);
     issuer.until_asked(issuer.asked("/keys") + 3).await;
@@ -700,7 +700,7 @@ async fn what_is_no_key_set_changes_nothing() {
         (
             length("200 OK", "Content-Type: text/html\r\n", "<!doctype html><html>"),
             "invalid",
-            "this is HTML",
+            "the document is HTML",
         ),
         (length("200 OK", "", "{\"keys\": ["), "invalid", "is not JSON"),
         (length("200 OK", "", "{\"error\":\"none\"}"), "invalid", "no array \"keys\""),
@@ -862,16 +862,20 @@ async fn key_files_are_read_again_when_they_change() {
     assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
     ask(&gateway, &new.token(json!({}))).await.is(401, "token_key_unknown");
     std::fs::write(gateway.path("keys.json"), set(&[&new])).unwrap();
-    told(&gateway, 0, "the key file has changed; its keys hold from now on", "corp").await;
+    told(&gateway, 0, "the key file has changed; its new keys are in use", "corp").await;
     assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
     ask(&gateway, &old.token(json!({}))).await.is(401, "token_key_unknown");
 
     for bad in ["{\"keys\": [", "<html>", "{\"keys\": []}"] {
         let mark = gateway.log().mark();
         std::fs::write(gateway.path("keys.json"), bad).unwrap();
-        let told =
-            told(&gateway, mark, "the key file cannot be used; the keys before it stay", "corp")
-                .await;
+        let told = told(
+            &gateway,
+            mark,
+            "the key file cannot be used; the previous keys stay in use",
+            "corp",
+        )
+        .await;
         assert!(told["cause"].as_str().unwrap().contains("keys.json"), "{told}");
         assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
         assert!(gateway.admin("/readyz").await.json()["problems"]["corp"].is_string());
@@ -893,7 +897,7 @@ async fn pem_files_are_read_again_when_they_change() {
         Gateway::setup(&format!("{ROUTE}{section}")).file("a.pem", &keys.p256.public).start().await;
     assert_eq!(ask(&gateway, &p256.token(json!({}), json!({}))).await.status, 200);
     std::fs::write(gateway.path("a.pem"), &keys.p384.public).unwrap();
-    told(&gateway, 0, "the key file has changed; its keys hold from now on", "corp").await;
+    told(&gateway, 0, "the key file has changed; its new keys are in use", "corp").await;
     assert_eq!(ask(&gateway, &p384.token(json!({}), json!({}))).await.status, 200);
     ask(&gateway, &p256.token(json!({}), json!({}))).await.is(401, "token_algorithm");
 }

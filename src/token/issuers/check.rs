@@ -1,4 +1,5 @@
-//! The claims of a token whose signature holds (RFC 7519 §4.1): types first, then values.
+//! Checks of the claims of a token with a valid signature (RFC 7519 §4.1): types first, then
+//! values.
 
 use serde_json::{Map, Value};
 
@@ -8,8 +9,8 @@ use crate::token::claims::{ClaimPath, digits, string_list, trusted_claim};
 use crate::token::excerpt::Excerpt;
 use crate::token::invalid::{AudienceFault, ClaimFault, InvalidToken};
 
-/// What the checks read out of the claims. The times are looked at again each time that the token
-/// is brought.
+/// The claims that the checks extract. The times are checked again each time the token is
+/// presented.
 #[derive(Clone)]
 #[repr(C)]
 pub(super) struct Checked {
@@ -19,7 +20,7 @@ pub(super) struct Checked {
     pub(super) scopes: Vec<String>,
 }
 
-/// The claims that the clock is held against, in Unix seconds.
+/// The claims that are compared with the clock, in Unix seconds.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) expires_at: u64,
@@ -28,8 +29,7 @@ pub(super) struct Times {
 }
 
 impl Checked {
-    /// Checks everything that an issuer's section asks of the claims, at the time `now` in Unix
-    /// seconds.
+    /// Runs every check that an issuer's section requires, at the time `now` in Unix seconds.
     pub(super) fn check(
         settings: &IssuerSettings,
         claims: &Map<String, Value>,
@@ -49,7 +49,7 @@ impl Checked {
         if is_logout_token(claims) {
             return Err(ClaimFault::not(
                 "events",
-                "absent: this is a logout token, which lets nobody in",
+                "absent: this is a logout token, which grants no access",
             )
             .into());
         }
@@ -67,13 +67,13 @@ impl Checked {
 }
 
 impl Times {
-    /// The one check whose outcome depends on the time: of a token that once passed, it is all that
-    /// may change without a new key or file.
+    /// The only check that depends on the time. For a token that passed once, only this result can
+    /// change without a new key or configuration.
     pub(super) fn check(self, settings: &IssuerSettings, now: u64) -> Result<(), InvalidToken> {
         let Self { expires_at, not_before, issued_at } = self;
         let leeway = settings.leeway.as_secs();
         let grace = if settings.is_built_in { 0 } else { leeway };
-        // RFC 7519 §4.1.4: "on or after" exp it is not accepted.
+        // RFC 7519 §4.1.4: the token must not be accepted "on or after" exp.
         if expires_at.saturating_add(grace) <= now {
             return Err(InvalidToken::Expired { at: expires_at, now });
         }
@@ -88,8 +88,8 @@ impl Times {
     }
 }
 
-/// A NumericDate (RFC 7519 §2): a number, perhaps with a fraction, which is cut off. Beyond 2^53 a
-/// double has no single seconds.
+/// A NumericDate (RFC 7519 §2): a number. A fraction is cut off. Above 2^53, a double cannot
+/// represent every second.
 pub(super) fn time(
     claims: &Map<String, Value>,
     name: &'static str,
@@ -127,7 +127,7 @@ pub(super) fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<&str>>,
     }
 }
 
-/// Whether one of those who are `accepted` is named; `None`: everybody is.
+/// Whether one of the `accepted` audiences is named. `None` accepts any.
 pub(super) fn check_audience(
     accepted: Option<&[String]>,
     named: Option<&[&str]>,
@@ -151,7 +151,7 @@ pub(super) fn subject(
     let subject = text(value)
         .ok_or_else(|| ClaimFault::not(path.to_string(), "a string or a whole number"))?;
     if subject.is_empty() {
-        Err(ClaimFault::not(path.to_string(), "a string with something in it"))
+        Err(ClaimFault::not(path.to_string(), "a non-empty string"))
     } else {
         Ok(subject)
     }
@@ -171,7 +171,8 @@ fn list(claims: &Map<String, Value>, path: &ClaimPath) -> Result<Vec<String>, Cl
         .map_err(|_| ClaimFault::not(path.to_string(), "a string or an array of strings"))
 }
 
-/// Every scope, once: `scope` is RFC 8693 §4.2, `scp` what some issuers write instead.
+/// All scopes without duplicates, from `scope` (RFC 8693 §4.2) and from `scp`, which some issuers
+/// use instead.
 fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimFault> {
     let mut all = list(claims, &ClaimPath::new(["scope"]))?;
     for scope in list(claims, &ClaimPath::new(["scp"]))? {
@@ -182,5 +183,5 @@ fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimFault> {
     Ok(all)
 }
 
-/// The first second that is no longer read as a time: 2^53.
+/// The first value that is rejected as a time: 2^53.
 const TIME_LIMIT: u64 = 1 << 53;

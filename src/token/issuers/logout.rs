@@ -1,4 +1,4 @@
-//! Logout tokens: what an issuer sends when somebody logs out there (OpenID Connect Back-Channel
+//! Logout tokens, which an issuer sends when a user logs out there (OpenID Connect Back-Channel
 //! Logout 1.0).
 
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::token::invalid::{ClaimFault, InvalidToken};
 use crate::token::jws::Jws;
 use crate::token::revocation::{Revocation, RevokedBy, Scope};
 
-/// A logout token that its issuer signed, that is meant for us, and that is valid now. Only
-/// [`Issuer::verify_logout`] makes one.
+/// A logout token that its issuer signed, that is meant for us, and that is currently valid. Only
+/// [`Issuer::verify_logout`] creates one.
 ///
 /// ```
 /// fn name(token: &portcullis::token::LogoutToken) -> &str {
@@ -33,17 +33,17 @@ pub struct LogoutToken {
 }
 
 impl LogoutToken {
-    /// Its own name.
+    /// The token's own id.
     pub fn jti(&self) -> &str {
         &self.jti
     }
 
-    /// `exp`, with the leeway, in Unix seconds: from then on it is refused by its time.
+    /// `exp` plus the leeway, in Unix seconds: from then on the token is refused as expired.
     pub fn expires_at(&self) -> u64 {
         self.expires_at
     }
 
-    /// What ends by it.
+    /// What the token revokes.
     pub fn into_revocation(self) -> Revocation {
         self.revocation
     }
@@ -53,12 +53,12 @@ impl Issuer {
     /// Verifies a logout token (§2.6 of the specification), as strictly as an access token. `now`
     /// is in Unix seconds.
     ///
-    /// With a `sid` that session ends, without one everything that the subject holds: every token
-    /// of the same `sub`.
+    /// A token with a `sid` ends that session. A token without one revokes everything that its
+    /// subject holds: every token with the same `sub`.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, as an [`InvalidToken`].
+    /// The first check that fails, as an [`InvalidToken`].
     pub fn verify_logout(&self, token: &str, now: u64) -> Result<LogoutToken, InvalidToken> {
         let settings = &self.settings;
         let jws = Jws::parse_logout(token)?;
@@ -69,17 +69,13 @@ impl Issuer {
             Some(_) => return Err(ClaimFault::not("iss", "a string").into()),
         }
         self.check_signature(&jws)?;
-        // What tells it from every other token that the issuer signs, and what those have that it
-        // must not have.
+        // What distinguishes it from every other token of the issuer: `events` must be present and
+        // `nonce` absent.
         if !is_logout_token(&claims) {
-            return Err(
-                ClaimFault::not("events", "an object that holds the event of a logout").into()
-            );
+            return Err(ClaimFault::not("events", "an object with the logout event").into());
         }
         if claims.contains_key("nonce") {
-            return Err(
-                ClaimFault::not("nonce", "absent, as it has to be from a logout token").into()
-            );
+            return Err(ClaimFault::not("nonce", "absent, as a logout token requires").into());
         }
         let (expires_at, not_before, issued_at) =
             (time(&claims, "exp")?, time(&claims, "nbf")?, time(&claims, "iat")?);
@@ -94,11 +90,12 @@ impl Issuer {
             None if settings.subject == ClaimPath::new(["sub"]) => {
                 (RevokedBy::Subject, subject(settings, &claims)?)
             }
-            // It holds `sub` and no other claim of a person (§2.4).
+            // It contains `sub` and no other claim about a person (§2.4).
             None => (RevokedBy::Sub, sub(&claims)?),
         };
         let value: Arc<str> = value.into();
-        // Its clock counts for its own tokens, ours for the time in which the news was under way.
+        // The issuer's clock counts for its own tokens, ours for the time that the logout token
+        // took to arrive.
         let revocation =
             Revocation { scope: Scope::for_issuer(settings), by, value, at: issued_at.max(now) };
         Ok(LogoutToken {
@@ -119,10 +116,10 @@ fn sub(claims: &Map<String, Value>) -> Result<String, ClaimFault> {
     let value = claims.get("sub").ok_or_else(|| ClaimFault::missing("sub"))?;
     text(value)
         .filter(|sub| !sub.is_empty())
-        .ok_or_else(|| ClaimFault::not("sub", "a string with something in it, or a whole number"))
+        .ok_or_else(|| ClaimFault::not("sub", "a non-empty string or a whole number"))
 }
 
-/// A claim that is absent, or text with something in it.
+/// A claim that is absent or a non-empty string.
 fn non_empty_text(
     claims: &Map<String, Value>,
     name: &'static str,
@@ -130,7 +127,7 @@ fn non_empty_text(
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
-        Some(_) => Err(ClaimFault::not(name, "a string with something in it")),
+        Some(_) => Err(ClaimFault::not(name, "a non-empty string")),
     }
 }
 
@@ -143,7 +140,7 @@ mod tests {
     use super::*;
     use crate::token::samples::*;
 
-    /// The claims of a logout token, changed.
+    /// The claims of a logout token with changes.
     fn logout(change: Value) -> Value {
         let usual = json!({"iat": NOW, "exp": NOW + 120, "jti": "l-1", "sid": "s-1", "events": {EVENT: {}}, "realm_access": null});
         let mut claims = claims_with(usual);
@@ -180,7 +177,7 @@ mod tests {
             );
             assert_eq!((token.jti.as_str(), token.expires_at), ("l-1", NOW + 150));
         }
-        // The issuer's clock may be ahead: so are its tokens.
+        // The issuer's clock may be ahead, and so are its tokens.
         assert_eq!(
             verify(LOGOUT, &logout(json!({"iat": NOW + 20}))).unwrap().revocation.at,
             NOW + 20
@@ -188,7 +185,7 @@ mod tests {
         assert_eq!(verify(LOGOUT, &logout(json!({"iat": NOW - 60}))).unwrap().revocation.at, NOW);
     }
 
-    /// Who is called by another claim here is called by `sub` there.
+    /// A caller known by another claim here is known by `sub` there.
     #[test]
     fn where_the_subject_is_another_claim_the_token_still_names_a_sub() {
         let issuers = issuers(|settings| settings.subject = ClaimPath::new(["email"]));
@@ -215,7 +212,8 @@ mod tests {
         for sub in [json!(null), json!(""), json!(["u-17"])] {
             assert!(verify(json!({"sid": null, "sub": sub})).is_err(), "{sub}");
         }
-        // What it revokes is what access tokens hold beside the other claim.
+        // Access tokens carry `sub` in addition to the other claim, so the logout token revokes
+        // them.
         let list = crate::token::RevocationList::default();
         list.add([verify(json!({"sid": null})).unwrap()]);
         for (change, expected) in [
@@ -229,7 +227,7 @@ mod tests {
         }
     }
 
-    /// The client that is told of logouts need not be one whose tokens are accepted.
+    /// The client that receives logouts need not be one whose tokens are accepted.
     #[test]
     fn logout_tokens_may_have_an_audience_of_their_own() {
         let issuers =
@@ -268,7 +266,7 @@ mod tests {
             (json!({"iss": "https://other.example"}), "not configured"),
             (json!({"iss": 7}), "\"iss\" is not"),
             (json!({"aud": null}), "no aud"),
-            (json!({"aud": "other"}), "not us"),
+            (json!({"aud": "other"}), "not an accepted"),
             (json!({"exp": null}), "\"exp\" is missing"),
             (json!({"iat": null}), "\"iat\" is missing"),
             (json!({"exp": NOW - 30}), "expired"),
@@ -314,7 +312,7 @@ mod tests {
         }
     }
 
-    /// An issuer signs both with one key: neither may stand in for the other.
+    /// An issuer signs both with one key: neither may be used as the other.
     #[test]
     fn a_logout_token_is_no_access_token_and_an_access_token_ends_nothing() {
         let issuers = issuers(|_| {});

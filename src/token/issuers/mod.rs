@@ -1,5 +1,4 @@
-//! Who is believed, about what: choosing the issuer of a token, checking its signature, then its
-//! claims.
+//! Accepted issuers: chooses the issuer of a token, checks the signature, then the claims.
 
 mod check;
 mod logout;
@@ -22,62 +21,60 @@ use super::invalid::{AlgorithmFault, ClaimFault, InvalidToken, IssuerFault, Malf
 use super::jws::Jws;
 use super::keys::KeySet;
 
-/// What one issuer's section says, apart from its keys.
+/// The settings of one issuer's section, apart from its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuerSettings {
-    /// The section's name: it appears in logs, metrics and the `issuers` of routes.
+    /// The section's name, as used in logs, metrics and the `issuers` of routes.
     pub name: Arc<str>,
     /// The `iss` of its tokens, compared exactly; `None` with `insecure_any_issuer`, for tokens
     /// without `iss`.
     pub issuer: Option<String>,
-    /// The audiences of which a token must name one; `None` with `insecure_any_audience`.
+    /// The accepted audiences; `None` with `insecure_any_audience`.
     pub audience: Option<Vec<String>>,
-    /// The audiences of which a logout token must name one; `None`: those of its other tokens.
+    /// The accepted audiences of logout tokens; `None` for those of its other tokens.
     pub logout_audience: Option<Vec<String>>,
     /// The algorithms that its tokens may be signed with.
     pub algorithms: Algorithms,
-    /// Where its tokens list the roles.
+    /// The claim with the roles.
     pub roles: ClaimPath,
-    /// Where its tokens name the subject.
+    /// The claim with the subject.
     pub subject: ClaimPath,
-    /// How far its clock and ours may differ. Whole seconds count.
+    /// The tolerated clock skew, in whole seconds.
     pub leeway: Duration,
-    /// The longest that its tokens may be valid, from `iat` (or now) to `exp`. Whole seconds count.
+    /// The maximum lifetime of its tokens, from `iat` (or now) to `exp`, in whole seconds.
     pub max_token_lifetime: Duration,
-    /// Whether it is ours: then only `typ` `at+jwt` is taken, and `exp` holds without leeway, since
-    /// it was our clock that set it.
+    /// Whether this is the built-in issuer. Then only the `typ` `at+jwt` is accepted, and `exp`
+    /// applies without leeway, since our own clock set it.
     pub is_built_in: bool,
 }
 
-/// The keys of one issuer as they are now. Whoever owns them may replace them; each verification
-/// reads them once.
+/// The current keys of one issuer. Their owner may replace them; each verification reads them once.
 #[derive(Debug)]
 pub struct LiveKeys(ArcSwap<KeySet>);
 
 impl LiveKeys {
-    /// Begins with these keys.
+    /// Starts with these keys.
     pub fn new(keys: KeySet) -> Self {
         Self(ArcSwap::from_pointee(keys))
     }
 
-    /// The keys that hold now. What was verified with them is good only while this very set is the
-    /// one that holds.
+    /// The current keys. A verification result stays valid only while this same set is current.
     pub fn load(&self) -> Arc<KeySet> {
         self.0.load_full()
     }
 
-    /// Whether this very set is the one that holds now.
+    /// Whether this same set is still current.
     pub fn is_current(&self, set: &Arc<KeySet>) -> bool {
         Arc::ptr_eq(&self.0.load(), set)
     }
 
-    /// From now on these keys hold, and no others.
+    /// Replaces the keys.
     pub fn replace(&self, keys: KeySet) {
         self.0.store(Arc::new(keys));
     }
 }
 
-/// One issuer: its settings and its keys.
+/// An issuer: its settings and its keys.
 #[derive(Debug)]
 pub struct Issuer {
     settings: IssuerSettings,
@@ -85,17 +82,17 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// An issuer with these keys.
+    /// Creates an issuer with these keys.
     pub fn new(settings: IssuerSettings, keys: KeySet) -> Self {
         Self::with_live_keys(settings, Arc::new(LiveKeys::new(keys)))
     }
 
-    /// An issuer whose keys change while it is in use.
+    /// Creates an issuer whose keys can change while it is in use.
     pub fn with_live_keys(settings: IssuerSettings, keys: Arc<LiveKeys>) -> Self {
         Self { settings, keys }
     }
 
-    /// What its section says.
+    /// The settings of its section.
     pub fn settings(&self) -> &IssuerSettings {
         &self.settings
     }
@@ -105,8 +102,8 @@ impl Issuer {
         &self.keys
     }
 
-    /// The signature step, after the algorithm was found to be one of the issuer's. Returns the
-    /// keys that it was made with.
+    /// Verifies the signature with the keys of the issuer, after its algorithm was found to be
+    /// allowed. Returns the key set that was used.
     fn check_signature(&self, jws: &Jws<'_>) -> Result<Arc<KeySet>, InvalidToken> {
         if !self.settings.algorithms.contains(jws.algorithm) {
             let found = Algorithms::name(jws.algorithm);
@@ -127,31 +124,31 @@ impl Issuer {
     }
 }
 
-/// Claims that went through every check but that of a signature. Nothing proves them: it is not a
-/// [`VerifiedToken`], and only a verifier that works offline takes it for one.
+/// Claims that passed every check except the signature. Nothing proves them: this is not a
+/// [`VerifiedToken`], and only an offline verifier treats it as one.
 #[derive(Clone, Debug)]
 pub struct AssumedToken(VerifiedToken);
 
 impl AssumedToken {
-    /// As if its issuer had signed it. `tests/structure.rs` checks who calls this.
+    /// Treats the token as if its issuer had signed it. `tests/structure.rs` checks the callers.
     pub(crate) fn as_if_verified(&self) -> &VerifiedToken {
         &self.0
     }
 }
 
-/// Two issuer sections that the same tokens would match.
+/// Two issuer sections that accept the same tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the issuer sections {first} and {second} accept the same tokens: {}", issuer.as_ref().map_or("both those without iss", |_| "their `issuer` is the same"))]
+#[error("the issuer sections {first} and {second} accept the same tokens: {}", issuer.as_ref().map_or("both accept tokens without iss", |_| "their `issuer` is the same"))]
 pub struct DuplicateIssuer {
-    /// The name of the one section.
+    /// The name of the first section.
     pub first: Arc<str>,
-    /// The name of the other.
+    /// The name of the second section.
     pub second: Arc<str>,
     /// Their `issuer`; `None` when both have `insecure_any_issuer`.
     pub issuer: Option<String>,
 }
 
-/// Every issuer that is accepted.
+/// All accepted issuers.
 #[derive(Debug, Default)]
 pub struct Issuers {
     by_iss: HashMap<String, Arc<Issuer>>,
@@ -159,11 +156,12 @@ pub struct Issuers {
 }
 
 impl Issuers {
-    /// The table of these issuers, by their `issuer`; one at most may be for tokens without `iss`.
+    /// Creates the table of issuers, by their `issuer`. At most one may be for tokens without
+    /// `iss`.
     ///
     /// # Errors
     ///
-    /// [`DuplicateIssuer`] when a token would match two.
+    /// [`DuplicateIssuer`] if two sections would accept the same token.
     pub fn new(issuers: Vec<Arc<Issuer>>) -> Result<Self, DuplicateIssuer> {
         let mut table = Self::default();
         for issuer in issuers {
@@ -188,20 +186,21 @@ impl Issuers {
         self.by_iss.values().chain(&self.without_iss)
     }
 
-    /// The one way from a bearer token to claims that count. `now` is in Unix seconds.
+    /// Verifies a bearer token. This is the only way to claims that count. `now` is in Unix
+    /// seconds.
     ///
-    /// In this order: length, form, header; payload; issuer by `iss`, before any key is touched;
+    /// The order is: length, form, header; payload; issuer by `iss`, before any key is used;
     /// algorithm; key; signature; types of the claims; audience; time; lifetime; subject and roles
     /// (RFC 7519 §7.2, RFC 8725 §3).
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong, as an [`InvalidToken`].
+    /// The first check that fails, as an [`InvalidToken`].
     pub fn verify(&self, token: &str, now: u64) -> Result<VerifiedToken, InvalidToken> {
         self.verify_with_keys(token, now).map(|(token, _)| token)
     }
 
-    /// [`Issuers::verify`], and the very set of keys that the signature was checked with.
+    /// Like [`Issuers::verify`], and also returns the key set that verified the signature.
     pub(super) fn verify_with_keys(
         &self,
         token: &str,
@@ -218,7 +217,7 @@ impl Issuers {
         Ok((VerifiedToken::new(issuer, checked, claims), keys))
     }
 
-    /// Whether this very issuer is in the table: the claims that once led to it still do.
+    /// Whether this same issuer is in the table, so that claims that once selected it still do.
     pub(super) fn contains(&self, issuer: &Arc<Issuer>) -> bool {
         let holds = match &issuer.settings.issuer {
             Some(iss) => self.by_iss.get(iss),
@@ -227,9 +226,9 @@ impl Issuers {
         holds.is_some_and(|holds| Arc::ptr_eq(holds, issuer))
     }
 
-    /// The issuer whose newer keys might verify a token that was refused for this. That it has a
-    /// key of the token's name says little: an issuer that is set up anew, or that calls its only
-    /// key `1`, gives another key the same name.
+    /// The issuer whose newer keys might verify a token that was refused for this reason. Having a
+    /// key with the token's `kid` proves little: an issuer that was reinstalled, or that always
+    /// calls its only key `1`, reuses the name for another key.
     pub fn issuer_lacking_key(&self, token: &str, refused: &InvalidToken) -> Option<&Arc<Issuer>> {
         if !refused.concerns_key() {
             return None;
@@ -237,15 +236,15 @@ impl Issuers {
         self.choose(&Jws::parse(token).ok()?.claims().ok()?).ok()
     }
 
-    /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks: **nothing is
-    /// signed and nothing is verified, so the data path never calls this.** `iss`, `aud` and `exp`
-    /// are filled in where they are absent (five minutes from `now`, in Unix seconds, or less where
-    /// `max_token_lifetime` is); then the claims go through the very checks of [`Issuers::verify`].
+    /// A stand-in for a verified token, for `explain --claims` and `[[test]]` blocks. **Nothing is
+    /// signed or verified, so the data path never calls this.** Missing `iss`, `aud` and `exp` are
+    /// filled in (five minutes from `now`, in Unix seconds, or less if `max_token_lifetime` is
+    /// less); then the claims go through the same checks as in [`Issuers::verify`].
     ///
     /// # Errors
     ///
-    /// [`IssuerFault::NoSuchSection`] when no section has this name; otherwise as
-    /// [`Issuers::verify`] after its signature step.
+    /// [`IssuerFault::NoSuchSection`] if there is no section with this name. Otherwise it fails as
+    /// [`Issuers::verify`] does after the signature.
     pub fn assume(
         &self,
         issuer_name: &str,
@@ -262,7 +261,7 @@ impl Issuers {
         }
         let lifetime = settings.max_token_lifetime.as_secs().min(300);
         claims.entry("exp").or_insert_with(|| json!(now.saturating_add(lifetime)));
-        // Claims that name another issuer are not this one's, as on the data path.
+        // As on the data path, claims that name another issuer do not belong to this one.
         if !Arc::ptr_eq(self.choose(&claims)?, named) {
             return Err(not_accepted(&claims));
         }
@@ -270,12 +269,12 @@ impl Issuers {
         Ok(AssumedToken(VerifiedToken::new(named, checked, claims)))
     }
 
-    /// [`Issuers::assume`] for a caller of whom just the roles matter: its subject is `test`. The
-    /// data path never calls this either.
+    /// Like [`Issuers::assume`], for a caller of whom only the roles matter. Its subject is `test`.
+    /// The data path never calls this either.
     ///
     /// # Errors
     ///
-    /// As [`Issuers::assume`].
+    /// Fails as [`Issuers::assume`] does.
     pub fn assume_roles(
         &self,
         issuer_name: &str,
@@ -289,8 +288,8 @@ impl Issuers {
         self.assume(issuer_name, claims, now)
     }
 
-    /// The issuer that the claims name. Until the signature is checked that is a choice of keys,
-    /// not yet a belief.
+    /// The issuer that the claims name. Until the signature is verified, this only selects keys;
+    /// nothing is trusted yet.
     fn choose(&self, claims: &Map<String, Value>) -> Result<&Arc<Issuer>, InvalidToken> {
         match claims.get("iss") {
             None => self.without_iss.as_ref().ok_or_else(|| IssuerFault::Missing.into()),

@@ -1,4 +1,4 @@
-//! What is accepted and what is not, rule by rule.
+//! Tests of what is accepted and what is not, rule by rule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn outcome(result: &Result<VerifiedToken, InvalidToken>) -> &'static str {
     }
 }
 
-/// Each change of the good claims, and what comes of it.
+/// The changes to good claims, and the expected result of each.
 fn table(issuers: &Issuers, cases: impl IntoIterator<Item = (Value, &'static str)>) {
     for (change, expected) in cases {
         let result = issuers.verify(&token(change.clone()), NOW);
@@ -86,8 +86,8 @@ fn a_token_has_three_parts_of_strict_base64url() {
     }
 }
 
-/// HMAC tags have 32 bytes in 43 letters: two bits are left over, and a reader that overlooks them
-/// sees four spellings of one token.
+/// HMAC tags have 32 bytes in 43 letters, which leaves two unused bits. A parser that ignores them
+/// accepts four spellings of one token.
 #[test]
 fn bits_left_over_are_refused() {
     let good = token(json!({}));
@@ -178,7 +178,7 @@ fn crit_is_refused_whatever_it_lists() {
     }
 }
 
-/// RFC 8725 §3.10: a token signed with a key that it brings along is signed by nobody.
+/// RFC 8725 §3.10: a signature by a key that the token itself contains proves nothing.
 #[test]
 fn keys_within_the_token_are_never_used() {
     let stranger = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
@@ -200,7 +200,7 @@ fn keys_within_the_token_are_never_used() {
     assert!(super::super::samples::issuers(|_| {}).verify(&own, NOW).is_ok());
 }
 
-/// The public key as HMAC secret: the classic confusion (RFC 8725 §2.1).
+/// The public key used as an HMAC secret: the classic algorithm confusion (RFC 8725 §2.1).
 #[test]
 fn a_public_key_is_no_secret() {
     let pem = key_file("rsa-public.pem");
@@ -253,7 +253,7 @@ fn iss_chooses_the_issuer() {
     );
 }
 
-/// jsonwebtoken takes an `iss` that is an array holding the expected one.
+/// jsonwebtoken accepts an `iss` that is an array with the expected value.
 #[test]
 fn iss_as_an_array_is_refused() {
     table(
@@ -321,7 +321,7 @@ fn a_token_of_one_issuer_is_not_signed_by_another() {
     );
 }
 
-/// jsonwebtoken accepts a token without `aud`, though an audience was set, unless `aud` is also
+/// jsonwebtoken accepts a token without `aud` although an audience is set, unless `aud` is also
 /// required.
 #[test]
 fn audiences() {
@@ -369,19 +369,19 @@ fn times() {
     );
 }
 
-/// jsonwebtoken does not look at `nbf` unless told to.
+/// jsonwebtoken does not check `nbf` by default.
 #[test]
 fn nbf_is_checked() {
     table(&issuers(|_| {}), [(json!({"nbf": NOW + 3600}), "not yet valid")]);
 }
 
-/// jsonwebtoken does not look at `iat`.
+/// jsonwebtoken does not check `iat`.
 #[test]
 fn iat_is_checked() {
     table(&issuers(|_| {}), [(json!({"iat": NOW + 300, "exp": NOW + 600}), "not yet valid")]);
 }
 
-/// jsonwebtoken still accepts a token in the second of its `exp`; RFC 7519 §4.1.4 does not.
+/// jsonwebtoken still accepts a token during the second of its `exp`; RFC 7519 §4.1.4 does not.
 #[test]
 fn at_leeway_zero_a_token_ends_with_its_exp() {
     let strict = issuers(|settings| settings.leeway = Duration::ZERO);
@@ -396,7 +396,7 @@ fn at_leeway_zero_a_token_ends_with_its_exp() {
     );
 }
 
-/// jsonwebtoken subtracts the leeway unchecked.
+/// jsonwebtoken subtracts the leeway without checking for overflow.
 #[test]
 fn extreme_times_do_not_overflow() {
     let wide = issuers(|settings| settings.leeway = Duration::MAX);
@@ -435,7 +435,7 @@ fn times_are_numbers() {
     table(&issuers(|_| {}), [(json!({"exp": null}), "claims")]);
 }
 
-/// jsonwebtoken knows no longest lifetime.
+/// jsonwebtoken has no maximum lifetime.
 #[test]
 fn lifetimes_are_bounded() {
     let day = 24 * 3600;
@@ -469,7 +469,7 @@ fn subjects() {
         ],
     );
     assert_eq!(issuers(|_| {}).verify(&token(json!({"sub": 42})), NOW).unwrap().subject(), "42");
-    // Two accounts that a reader of doubles would take for one.
+    // Two accounts that a parser with doubles would confuse.
     let huge = payload().replace("\"u-17\"", "18446744073709551617");
     assert_eq!(
         outcome(&issuers(|_| {}).verify(&signed(r#"{"alg":"HS256"}"#, &huge), NOW)),
@@ -566,7 +566,7 @@ fn assumed_claims_pass_the_same_checks() {
     assert!(any.assume_roles("corp", &[], NOW).is_ok());
 }
 
-/// What an operator reads holds no bytes of the token, and cannot be forged by it.
+/// Messages to operators contain no bytes of the token, and a token cannot forge them.
 #[test]
 fn messages_are_tame() {
     let good = token(json!({}));
@@ -582,14 +582,14 @@ fn messages_are_tame() {
         .unwrap_err();
     assert_eq!(
         wrong.to_string(),
-        "the token's algorithm is not accepted: HS256 is not among the issuer's: HS512"
+        "the token's algorithm is not accepted: HS256 is not one of the issuer's algorithms: HS512"
     );
     let late = issuers(|_| {}).verify(&good, NOW + 1000).unwrap_err();
     assert_eq!(late.to_string(), format!("the token expired at {}, 400 s ago", NOW + 600));
 }
 
 proptest! {
-    /// One letter of a token changed: never another identity, indeed never accepted at all.
+    /// A token with one changed letter is never accepted.
     #[test]
     fn a_changed_letter_never_verifies(place in any::<prop::sample::Index>(), letter in 0_u8..128) {
         let good = token(json!({}));
@@ -601,7 +601,7 @@ proptest! {
         prop_assert!(issuers(|_| {}).verify(&changed, NOW).is_err(), "{changed}");
     }
 
-    /// Whatever is sent, there is an answer.
+    /// Every input gets a result.
     #[test]
     fn any_text_is_answered(text in "[A-Za-z0-9_.-]{0,200}|\\PC{0,100}", header in "\\PC{0,60}", payload in "\\PC{0,60}") {
         let issuers = issuers(|_| {});

@@ -10,17 +10,17 @@ use super::check::{Checked, text};
 use crate::token::claims::{ClaimPath, trusted_claim};
 use crate::token::invalid::InvalidToken;
 
-/// A token that its issuer signed, that is meant for us, and that is valid now. Only
-/// [`super::Issuers`] makes one.
+/// A token that its issuer signed, that is meant for us, and that is currently valid. Only
+/// [`super::Issuers`] creates one.
 ///
-/// In this order: a request of a remembered token looks at the first members alone.
+/// The order of the members matters: a request with a remembered token reads only the first ones.
 ///
 /// ```
 /// fn subject(token: &portcullis::token::VerifiedToken) -> &str {
 ///     token.subject()
 /// }
 /// ```
-/// Claims that are only assumed do not become one outside this crate:
+/// Outside this crate, assumed claims cannot be turned into a verified token:
 /// ```compile_fail
 /// fn believe(assumed: &portcullis::token::AssumedToken) -> &portcullis::token::VerifiedToken {
 ///     assumed.as_if_verified()
@@ -39,18 +39,17 @@ impl VerifiedToken {
         Self { issuer: Arc::clone(issuer), checked, claims }
     }
 
-    /// The issuer that it was verified for: its settings are what the claims were held against.
+    /// The issuer that verified it: the claims were checked against its settings.
     pub(in crate::token) fn verified_for(&self) -> &Arc<Issuer> {
         &self.issuer
     }
 
-    /// Whether a fresh verification with the same keys would accept it at `now`, in Unix seconds,
-    /// or what it would say instead.
+    /// Whether a fresh verification with the same keys would accept it at `now`, in Unix seconds.
     pub(in crate::token) fn check_time(&self, now: u64) -> Result<(), InvalidToken> {
         self.checked.times.check(&self.issuer.settings, now)
     }
 
-    /// About how many bytes it takes in memory.
+    /// Its approximate size in memory, in bytes.
     pub(in crate::token) fn footprint(&self) -> usize {
         let Checked { subject, roles, scopes, times: _ } = &self.checked;
         let lists = roles
@@ -61,7 +60,7 @@ impl VerifiedToken {
         size_of::<Self>() + block(subject.len()) + lists + members_footprint(&self.claims)
     }
 
-    /// The bytes of every text in its claims.
+    /// The total length of all strings in its claims, in bytes.
     pub fn text_bytes(&self) -> usize {
         self.claims.values().map(text_length).sum()
     }
@@ -76,33 +75,33 @@ impl VerifiedToken {
         self.issuer.settings().is_built_in
     }
 
-    /// `iss`; `None` when the token came by a section with `insecure_any_issuer`.
+    /// `iss`; `None` if the token was accepted by a section with `insecure_any_issuer`.
     pub fn issuer(&self) -> Option<&str> {
         self.text("iss")
     }
 
-    /// Whom the token is about, by the section's `subject`; never empty. Unique within the issuer
-    /// only.
+    /// The subject, from the claim that the section's `subject` names. Never empty; unique only
+    /// within the issuer.
     pub fn subject(&self) -> &str {
         &self.checked.subject
     }
 
-    /// `sub`, whatever the section's `subject` is.
+    /// `sub`, whatever claim the section's `subject` names.
     pub fn sub(&self) -> Option<String> {
         self.claims.get("sub").and_then(text)
     }
 
-    /// The roles, by the section's `roles`; empty when the claim is absent.
+    /// The roles, from the claim that the section's `roles` names; empty if it is absent.
     pub fn roles(&self) -> &[String] {
         &self.checked.roles
     }
 
-    /// The scopes of `scope` and `scp`, each once.
+    /// The scopes from `scope` and `scp`, without duplicates.
     pub fn scopes(&self) -> &[String] {
         &self.checked.scopes
     }
 
-    /// The claim at `path`. `email` counts as absent when `email_verified` is there and not true.
+    /// The claim at `path`. `email` counts as absent when `email_verified` is present and not true.
     pub fn claim(&self, path: &ClaimPath) -> Option<&Value> {
         trusted_claim(&self.claims, path)
     }
@@ -117,7 +116,7 @@ impl VerifiedToken {
         self.checked.times.issued_at
     }
 
-    /// `jti`: the token's own name, if it has one.
+    /// `jti`: the token's own id, if it has one.
     pub fn jti(&self) -> Option<&str> {
         self.text("jti")
     }
@@ -127,7 +126,7 @@ impl VerifiedToken {
         self.text("sid")
     }
 
-    /// Every claim, as the issuer wrote it (an unverified `email` included).
+    /// All claims as the issuer wrote them, including an unverified `email`.
     pub fn claims(&self) -> &Map<String, Value> {
         &self.claims
     }
@@ -145,12 +144,12 @@ impl fmt::Debug for VerifiedToken {
     }
 }
 
-/// What an allocation of this many bytes takes, with what the allocator adds.
+/// The size of an allocation of this many bytes, including the allocator's overhead.
 fn block(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { (bytes + ALLOCATION).next_multiple_of(16) }
 }
 
-/// The bytes of every text in it.
+/// The total length of all strings in it, in bytes.
 fn text_length(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
@@ -181,9 +180,8 @@ fn members_footprint(members: &Map<String, Value>) -> usize {
             .sum::<usize>()
 }
 
-/// What the allocator keeps beside each block.
+/// The allocator's overhead per block.
 const ALLOCATION: usize = 8;
-/// A node of a B-tree has room for eleven members; where it has grown by splitting, about six are
-/// taken.
+/// A B-tree node has room for eleven members; after splits, about six are in use.
 const NODE: usize = 16 + 11 * (size_of::<String>() + size_of::<Value>());
 const MEMBERS_IN_A_NODE: usize = 8;
