@@ -1,15 +1,15 @@
-//! What time it is: the system's, or one that a test sets.
+//! The time: the system's, or one that a test sets.
 //!
-//! The one place that asks the operating system. It tells the time of day, which may jump when the
-//! system's clock is set, and how long the process has run, which does not; what measures a short
-//! duration uses `std::time::Instant`.
+//! This is the only module that asks the operating system for the time of day, which may jump when
+//! the system's clock is set. It also tells how long the process has run, which does not jump. Code
+//! that measures short durations uses `std::time::Instant`.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The time of day. Clones show the same time, also after one of them was moved.
+/// The time of day. Clones always show the same time, even after one of them was moved.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
 
@@ -33,23 +33,23 @@ impl Clock {
         Self(Source::System { made: Instant::now() })
     }
 
-    /// A clock that stands at `unix_seconds` (seconds since 1970, until the year 2554) until it is
+    /// A clock that stays at `unix_seconds` (seconds since 1970, up to the year 2554) until it is
     /// moved, for tests.
     pub fn fixed(unix_seconds: u64) -> Self {
         let time = AtomicU64::new(unix_seconds.saturating_mul(NANOS_PER_SECOND));
         Self(Source::Fixed(Arc::new(Fixed { time, running: AtomicU64::new(0) })))
     }
 
-    /// Sets the time of day of a fixed clock and all its clones, as an operator sets a clock that is
-    /// wrong: no time passes. On the system's clock it does nothing.
+    /// Sets the time of day of a fixed clock and all its clones, as an operator corrects a wrong
+    /// clock: no time passes. It does nothing on the system's clock.
     pub fn set(&self, unix_seconds: u64) {
         if let Source::Fixed(fixed) = &self.0 {
             fixed.time.store(unix_seconds.saturating_mul(NANOS_PER_SECOND), Ordering::Release);
         }
     }
 
-    /// Moves a fixed clock, and all its clones, forward by `duration` (at most 584 years in all).
-    /// The system's clock is not ours to move: there it does nothing.
+    /// Moves a fixed clock and all its clones forward by `duration` (at most 584 years in total).
+    /// It does nothing on the system's clock.
     pub fn advance(&self, duration: Duration) {
         if let Source::Fixed(fixed) = &self.0 {
             let by = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -60,8 +60,9 @@ impl Clock {
         }
     }
 
-    /// How long ago this clock, or the one it is a clone of, was made, by the monotonic clock:
-    /// setting the time of day does not change it. A suspended machine counts nothing.
+    /// The time since this clock, or the one it was cloned from, was created, by the monotonic
+    /// clock: setting the time of day does not change it. The time while a machine is suspended
+    /// does not count.
     pub fn running(&self) -> Duration {
         match &self.0 {
             Source::System { made } => made.elapsed(),
@@ -74,9 +75,9 @@ impl Clock {
         self.unix_time().as_secs()
     }
 
-    /// The time since 1970 at `moment`, which is now, for whoever has asked the monotonic clock
-    /// already: the system's time of day is asked once a second in each thread, so a step of it is
-    /// seen a second later at most.
+    /// The time since 1970 at `moment`, for callers that have just read the monotonic clock. The
+    /// system's time of day is read once a second per thread, so a step in it is noticed up to a
+    /// second later.
     pub fn unix_time_at(&self, moment: Instant) -> Duration {
         let Source::System { .. } = &self.0 else { return self.unix_time() };
         match ANCHOR.get() {
@@ -91,14 +92,13 @@ impl Clock {
         }
     }
 
-    /// The time since 1970, in nanoseconds as far as the system has them; zero when its clock
-    /// stands before 1970.
+    /// The time since 1970, at the system's resolution; zero if its clock is before 1970.
     pub fn unix_time(&self) -> Duration {
         match &self.0 {
             Source::System { .. } => {
                 #[expect(
                     clippy::disallowed_methods,
-                    reason = "this is the Clock that everybody else asks"
+                    reason = "this is the Clock that all other code uses"
                 )]
                 let now = SystemTime::now();
                 now.duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -109,11 +109,11 @@ impl Clock {
 }
 
 thread_local! {
-    /// A moment of the monotonic clock, and the time of day that it was.
+    /// A time of the monotonic clock, and the time of day at that moment.
     static ANCHOR: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// How long an anchor holds.
+/// How long an anchor is used.
 const ANCHOR_HOLDS: Duration = Duration::from_secs(1);
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -140,8 +140,8 @@ mod tests {
         let begun = Instant::now();
         let then = clock.unix_time_at(begun);
         assert!(clock.unix_time() < then + Duration::from_secs(10));
-        // Within the second, as far as the one clock says; after it, and before it, as the system
-        // says.
+        // Within the second, the time follows the monotonic clock; before and after it, the
+        // system's clock.
         assert_eq!(
             clock.unix_time_at(begun + Duration::from_millis(900)),
             then + Duration::from_millis(900)

@@ -1,7 +1,7 @@
-//! Small messages in one piece.
+//! Writes small messages in one piece.
 //!
-//! hyper hands a head and the beginning of a body to the socket as two buffers. For the kernel,
-//! gathering two small buffers costs more than copying them together costs us.
+//! hyper passes a head and the beginning of a body to the socket as two buffers. For the kernel,
+//! gathering two small buffers costs more than it costs us to copy them together.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most bytes that are read from a socket at once: what a side that does not read holds up is
+/// The maximum number of bytes per read from a socket. The memory for a peer that does not read is
 /// a multiple of it.
 ///
-/// One less than 32 KiB, since hyper doubles the room for the next read when one has filled it.
+/// It is one less than 32 KiB because hyper doubles its buffer for the next read after a full one.
 pub const MAX_READ: u64 = 32 * 1024 - 1;
 
 /// Messages of up to this many bytes are copied together.
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes at most so many bytes at once, and notes each write by its buffers.
+    /// Accepts a limited number of bytes per write, and records the buffers of each write.
     struct Noted {
         most: usize,
         writes: Vec<Vec<Vec<u8>>>,
@@ -128,7 +128,7 @@ mod tests {
     async fn what_is_small_is_written_in_one_piece() {
         let whole = |text: &[u8]| vec![vec![text.to_vec()]];
         assert_eq!(written(9, &[b"head", b"", b"body"]).await, (8, whole(b"headbody")));
-        // A socket that takes less says so, and the rest is asked of it again.
+        // A socket that accepts less says so, and the rest is written again.
         assert_eq!(written(6, &[b"head", b"body"]).await, (6, whole(b"headbo")));
         assert_eq!(written(9, &[]).await, (0, whole(b"")));
         let (fits, beyond) = ([b'x'; SMALL - 4], [b'x'; SMALL - 3]);
@@ -137,7 +137,7 @@ mod tests {
             written(SMALL, &[b"head", &beyond]).await,
             (SMALL + 1, vec![vec![b"head".to_vec(), beyond.to_vec()]])
         );
-        // One buffer needs no gathering, however long it is.
+        // A single buffer needs no gathering, however long it is.
         assert_eq!(written(9_000, &[&[b'x'; 9_000]]).await.0, 9_000);
     }
 }

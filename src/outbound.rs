@@ -1,10 +1,10 @@
-//! Fetching small documents of others over HTTP: key sets and issuers' metadata.
+//! Fetches small documents over HTTP: key sets and issuers' metadata.
 //!
-//! One GET on a connection of its own, bounded in everything: the time to connect, the time in all
-//! (so that a body that drips is cut), the bytes. A redirect is followed only to the same scheme,
-//! host and port, since whoever answers for that place answers for the document; the proxy
-//! variables of the environment are not read. No error shows the query of a URL, which may hold
-//! somebody's credentials.
+//! Each fetch is one GET on its own connection. The connect time, the total time (so that a slow
+//! drip of data is cut off) and the size are bounded. Redirects are followed only within the same
+//! scheme, host and port, where the same party is responsible for the document. The proxy variables
+//! of the environment are ignored. Errors never show the query of a URL, which may contain
+//! credentials.
 
 use std::fmt;
 use std::io;
@@ -28,26 +28,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The most bytes of a document that are read.
+/// The maximum size of a document, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
-/// How long one fetch may take from the look-up of the name to the last byte, redirects included.
+/// The maximum time of one fetch, from the DNS lookup to the last byte, including redirects.
 pub const TOTAL_TIME: Duration = Duration::from_secs(10);
 
-/// How long one address may take to accept a connection; the next one is tried then.
+/// The maximum time to connect to one address before the next one is tried.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
 
-/// How many redirects are followed.
+/// The maximum number of redirects.
 const MAX_REDIRECTS: usize = 3;
 
-/// The longest response head, in bytes.
+/// The maximum size of a response head, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// An absolute `http` or `https` URL without user name, password or fragment.
 ///
-/// Read by the parser of `http` and not by `url`, which repairs what it reads as browsers do: it
-/// takes `0x7f.1` for 127.0.0.1 and `\\` for `/`, and what was checked would not be what was
-/// written.
+/// Parsed with `http` and not with `url`, which repairs its input as browsers do: it reads `0x7f.1`
+/// as 127.0.0.1 and `\\` as `/`, so the checked URL would differ from the written one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     is_https: bool,
@@ -56,28 +55,28 @@ pub struct Url {
     target: PathAndQuery,
 }
 
-/// Why a text is no such URL.
+/// Why a text is not such a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// It does not begin with `http://` or `https://`.
     #[error("it does not begin with https:// or http://")]
     Scheme,
-    /// A user name or password.
-    #[error("it holds a user name or password")]
+    /// It contains a user name or password.
+    #[error("it contains a user name or password")]
     UserInfo,
-    /// A fragment, which no server sees.
+    /// It has a fragment, which no server sees.
     #[error("it has a `#`")]
     Fragment,
-    /// The rest.
+    /// Any other error.
     #[error("its host, port or path cannot be read")]
     Malformed,
 }
 
 impl Url {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// [`UrlError`]
+    /// A [`UrlError`] that says which part is not allowed or cannot be parsed.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
         let is_https = match scheme.to_ascii_lowercase().as_str() {
@@ -85,7 +84,7 @@ impl Url {
             "http" => false,
             _ => return Err(UrlError::Scheme),
         };
-        // The parser drops a fragment without a word.
+        // The parser silently drops a fragment.
         if rest.contains('#') {
             return Err(UrlError::Fragment);
         }
@@ -94,7 +93,7 @@ impl Url {
         if authority.as_str().contains('@') {
             return Err(UrlError::UserInfo);
         }
-        // A port that is none is dropped as well.
+        // It also drops an invalid port.
         let has_port = authority.as_str().len() > authority.host().len();
         if authority.host().is_empty()
             || (has_port && authority.port_u16().is_none_or(|port| port == 0))
@@ -106,17 +105,17 @@ impl Url {
         Ok(Self { is_https, host: authority.host().to_ascii_lowercase(), port, target })
     }
 
-    /// Whether the connection is encrypted.
+    /// Whether the scheme is `https`.
     pub fn is_https(&self) -> bool {
         self.is_https
     }
 
-    /// Whether it leads to this machine and nowhere else.
+    /// Whether the host is always this machine.
     pub fn is_loopback(&self) -> bool {
         self.address().map_or(self.host == "localhost", |ip| ip.to_canonical().is_loopback())
     }
 
-    /// The path, without query.
+    /// The path, without the query.
     pub fn path(&self) -> &str {
         self.target.path()
     }
@@ -126,23 +125,23 @@ impl Url {
         self.target.query()
     }
 
-    /// Another document of the same place; `None` where `path` cannot be a path.
+    /// The URL of another document at the same host; `None` if `path` is not a valid path.
     pub fn with_path(&self, path: &str) -> Option<Self> {
         let target = path.parse().ok().filter(|_| path.starts_with('/'))?;
         Some(Self { target, ..self.clone() })
     }
 
-    /// Where a `Location` leads, if that is the same place: a reference to be resolved (RFC 9110
-    /// §10.2.2, RFC 3986 §5.2).
+    /// Resolves a `Location` (RFC 9110 §10.2.2, RFC 3986 §5.2). Returns `None` if it leads to
+    /// another scheme, host or port.
     fn redirected(&self, location: &str) -> Option<Self> {
-        // The library would repair these, and what is ambiguous is refused here.
+        // The library would repair these, but ambiguous input is refused here.
         if !location.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
             return None;
         }
         let scheme = if self.is_https { "https" } else { "http" };
         let base = format!("{scheme}://{}{}", self.authority(), self.target);
         let mut there = url::Url::parse(&base).ok()?.join(location).ok()?;
-        // For browsers.
+        // A fragment is for browsers only.
         there.set_fragment(None);
         let same_place = |other: &Self| {
             (other.is_https, &other.host, other.port) == (self.is_https, &self.host, self.port)
@@ -154,17 +153,17 @@ impl Url {
         self.bare_host().parse().ok()
     }
 
-    /// The host as a resolver and a certificate know it: an IPv6 address has no brackets there.
+    /// The host as a resolver and a certificate expect it: an IPv6 address without brackets.
     pub fn bare_host(&self) -> &str {
         self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&self.host)
     }
 
-    /// The port, which the scheme may imply.
+    /// The port; the scheme's default if the URL has none.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Host and port, without a port that the scheme implies.
+    /// Host and port; a default port is omitted.
     fn authority(&self) -> String {
         if self.port == if self.is_https { 443 } else { 80 } {
             self.host.clone()
@@ -174,7 +173,7 @@ impl Url {
     }
 }
 
-/// Without the query.
+/// Omits the query.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_https { "https" } else { "http" };
@@ -197,65 +196,65 @@ pub struct Outbound {
 /// Why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The name could not be looked up.
-    #[error("the name {host} cannot be looked up: {source}")]
+    /// The DNS lookup failed.
+    #[error("cannot resolve {host}: {source}")]
     Name {
-        /// The name.
+        /// The host name.
         host: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// No address of the name accepted a connection.
-    #[error("no connection to {address}: {source}")]
+    /// No address of the host accepted a connection.
+    #[error("cannot connect to {address}: {source}")]
     Connect {
         /// The last address that was tried.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The host's certificate was not accepted, or it spoke no TLS.
+    /// The server's certificate was rejected, or it does not speak TLS.
     #[error("TLS with {host} failed: {source}")]
     Tls {
         /// The host.
         host: String,
-        /// What rustls says.
+        /// The error of rustls.
         source: io::Error,
     },
-    /// The connection broke, or what came was no HTTP.
-    #[error("the answer broke off or was no HTTP: {0}")]
+    /// The connection broke, or the response was not valid HTTP.
+    #[error("the response is incomplete or not valid HTTP: {0}")]
     Http(#[from] hyper::Error),
-    /// It took too long.
+    /// The fetch took too long.
     #[error("it took longer than {} s", TOTAL_TIME.as_secs())]
     Timeout,
-    /// Another status than 200.
+    /// The status was not 200.
     #[error("{url} answered {status}")]
     Status {
-        /// What was asked for.
+        /// The requested URL.
         url: Url,
         /// The status.
         status: u16,
     },
-    /// A redirect to another scheme, host or port, or to nowhere.
+    /// A redirect to another scheme, host or port, or without a usable target.
     #[error(
-        "{url} redirects to another place; redirects are followed within the same scheme, host and port only"
+        "{url} redirects elsewhere; redirects are only followed within the same scheme, host and port"
     )]
     Redirect {
-        /// What was asked for.
+        /// The requested URL.
         url: Url,
     },
-    /// One redirect after the other.
+    /// Too many redirects.
     #[error("more than {MAX_REDIRECTS} redirects")]
     Redirects,
-    /// It is too large.
-    #[error("the answer is larger than {MAX_DOCUMENT_BYTES} bytes")]
+    /// The document is too large.
+    #[error("the response is larger than {MAX_DOCUMENT_BYTES} bytes")]
     TooLarge,
-    /// It is compressed, although that was not asked for.
-    #[error("the answer is compressed, although that was not asked for")]
+    /// The response is compressed, although the request did not allow it.
+    #[error("the response is compressed, although the request did not allow it")]
     Encoded,
 }
 
 impl FetchError {
-    /// The error as one word of a closed set, for a metric's label.
+    /// The label of the metric, a word of a closed set.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Name { .. } | Self::Connect { .. } => "unreachable",
@@ -269,24 +268,24 @@ impl FetchError {
         }
     }
 
-    /// Whether the server says that there is no such document.
+    /// Whether the server says that the document does not exist.
     pub const fn is_absent(&self) -> bool {
-        // 408 and 429 ask for patience.
+        // 408 and 429 mean: try again later.
         matches!(self, Self::Status { status: 400..=499, .. })
             && !matches!(self, Self::Status { status: 408 | 429, .. })
     }
 }
 
 impl Outbound {
-    /// Trusts whom this configuration trusts; without one, nobody.
+    /// Trusts the certificates of this TLS configuration; without one, `https` always fails.
     pub fn new(tls: Option<Arc<rustls::ClientConfig>>) -> Self {
         Self { tls: tls.map(Into::into) }
     }
 
-    /// The document at `url`.
+    /// Fetches the document at `url`.
     ///
     /// # Errors
-    /// [`FetchError`]
+    /// A [`FetchError`] if it cannot be fetched within the limits above.
     pub async fn get(&self, url: &Url) -> Result<Bytes, FetchError> {
         tokio::time::timeout(TOTAL_TIME, self.follow(url)).await.unwrap_or(Err(FetchError::Timeout))
     }
@@ -312,7 +311,8 @@ impl Outbound {
         Err(FetchError::Redirects)
     }
 
-    /// One request and the head of its answer. The connection ends with what is returned beside it.
+    /// Sends one request and returns the head of the response. The connection ends when the
+    /// returned handle is dropped.
     async fn ask(
         &self,
         url: &Url,
@@ -324,10 +324,8 @@ impl Outbound {
         let failed = |source| FetchError::Tls { host: url.host.clone(), source };
         let name = ServerName::try_from(url.bare_host().to_owned())
             .map_err(|error| failed(io::Error::other(error)))?;
-        let tls = self
-            .tls
-            .as_ref()
-            .ok_or_else(|| failed(io::Error::other("no certificate is trusted")))?;
+        let tls =
+            self.tls.as_ref().ok_or_else(|| failed(io::Error::other("no trusted certificates")))?;
         exchange(tls.connect(name, stream).await.map_err(failed)?, url).await
     }
 }
@@ -338,7 +336,7 @@ impl fmt::Debug for Outbound {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address that accepts.
 async fn dial(url: &Url) -> Result<TcpStream, FetchError> {
     let named = |source| FetchError::Name { host: url.host.clone(), source };
     let addresses: Vec<SocketAddr> = match url.address() {
@@ -366,16 +364,16 @@ async fn exchange(
         http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io)).await?;
     #[expect(
         clippy::disallowed_methods,
-        reason = "the handle is returned and ends the task with the answer"
+        reason = "the handle is returned and ends the task with the response"
     )]
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
-        // What goes wrong is told to whoever waits for the answer.
+        // Errors reach the caller through the response.
         let _ = connection.await;
     }));
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = Uri::from(url.target.clone());
     let headers = request.headers_mut();
-    // A host that was parsed as one can be a field's value.
+    // A parsed host is always a valid field value.
     headers.insert(
         HOST,
         HeaderValue::from_str(&url.authority()).unwrap_or_else(|_| HeaderValue::from_static("")),
@@ -393,7 +391,7 @@ async fn exchange(
     Ok((sender.send_request(request).await?, task))
 }
 
-/// The body, as far as it is not too large.
+/// Reads the body, up to the maximum size.
 async fn read_body(response: Response<Incoming>) -> Result<Bytes, FetchError> {
     if response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(FetchError::Encoded);

@@ -1,8 +1,8 @@
-//! PEM files into rustls configurations, for both sides.
+//! Creates rustls configurations from PEM files, for both sides.
 //!
-//! The aws-lc provider is named each time, so that nothing depends on which one the process has
-//! installed. Early data (0-RTT) stays off: it could be replayed. What is wrong with a file is told
-//! so that whoever wrote it can mend it; no error carries any of a file's contents.
+//! The aws-lc provider is always named explicitly, so nothing depends on which one the process has
+//! installed. Early data (0-RTT) stays off because it can be replayed. Errors say how to fix a
+//! file, and never contain any of its content.
 
 use std::sync::Arc;
 
@@ -18,10 +18,12 @@ use rustls::{
     RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, version,
 };
 
-/// What a listener needs to speak TLS 1.2 and 1.3 with `h2`, `http/1.1` and `http/1.0`: the chain, the server's
-/// own certificate first, and its private key (PKCS #8, PKCS #1 or SEC 1), both as PEM.
+/// The TLS configuration of a listener: TLS 1.2 and 1.3 with `h2`, `http/1.1` and `http/1.0`. It
+/// takes the certificate chain, starting with the server's own certificate, and its private key
+/// (PKCS #8, PKCS #1 or SEC 1), both as PEM.
 ///
-/// The certificate's dates are not looked at: one that has expired serves, and its clients object.
+/// The certificate's dates are not checked: an expired certificate is served, and clients reject
+/// it.
 pub fn server_config(
     certificate_pem: &[u8],
     private_key_pem: &[u8],
@@ -36,7 +38,7 @@ pub fn server_config(
     };
     match chain.first().map(belongs) {
         None => return Err(TlsError::NoCertificate),
-        // A key that cannot tell its public half is given the benefit of the doubt, as rustls does.
+        // If the public half of a key cannot be determined, assume that it matches, as rustls does.
         Some(Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown))) => {}
         Some(Err(rustls::Error::InconsistentKeys(_)))
             if chain[1..].iter().any(|other| belongs(other).is_ok()) =>
@@ -59,9 +61,9 @@ pub fn server_config(
     Ok(config)
 }
 
-/// What a connection to an upstream or a key server needs to speak TLS 1.2 and 1.3 with `http/1.1`:
-/// it trusts exactly the certificates in `ca_pem`, or without it those that the system trusts,
-/// which are read from disk each time.
+/// The TLS configuration for connections to upstreams and key servers: TLS 1.2 and 1.3 with
+/// `http/1.1`. It trusts exactly the certificates in `ca_pem`; without it, those that the system
+/// trusts, which are read from disk each time.
 pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
@@ -78,11 +80,12 @@ pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-/// Trusts the certificates that were given: what they have issued, and a server that shows one of
-/// them itself.
+/// Trusts the given certificates: what they have issued, and a server that presents one of them
+/// itself.
 ///
-/// A self-signed certificate, as `openssl req -x509` makes it, is one of an authority, which rustls
-/// refuses as a server's own. Naming it in `ca` says that this very certificate is meant.
+/// A self-signed certificate made with `openssl req -x509` is a CA certificate, which rustls
+/// rejects as a server certificate. Naming it in `ca` means that exactly this certificate is
+/// trusted.
 #[derive(Debug)]
 struct GivenCertificates {
     certificates: Vec<CertificateDer<'static>>,
@@ -98,8 +101,8 @@ impl GivenCertificates {
         Ok(Self { certificates: certificates(pem)?, issued })
     }
 
-    /// Whether nothing but being an authority's speaks against a certificate that was given. Its
-    /// dates are looked at before that.
+    /// Whether the only objection to a given certificate is that it is a CA certificate. Its dates
+    /// are checked before that.
     fn is_itself(&self, shown: &CertificateDer<'_>, error: &rustls::Error) -> bool {
         let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error
         else {
@@ -151,78 +154,73 @@ impl ServerCertVerifier for GivenCertificates {
     }
 }
 
-/// Why files do not make a TLS configuration.
+/// Why files do not make a valid TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The certificate file holds no certificate.
+    /// The certificate file contains no certificate.
     #[error(
-        "there is no certificate in the file: it must hold `-----BEGIN CERTIFICATE-----` (PEM; DER has to be converted)"
+        "the file contains no certificate: it must have a `-----BEGIN CERTIFICATE-----` block (PEM; convert DER)"
     )]
     NoCertificate,
-    /// The certificate file holds a private key instead.
-    #[error(
-        "the file holds a private key, but a certificate is wanted here: are the two files swapped?"
-    )]
+    /// The certificate file contains a private key instead.
+    #[error("expected a certificate, found a private key: are the two files swapped?")]
     CertificateIsKey,
-    /// A certificate section of the file is cut off or no base64.
+    /// A certificate block is truncated or not base64.
     #[error("the certificate file is damaged")]
     CertificateDamaged(#[source] pem::Error),
-    /// A certificate of the file is none that rustls can use.
+    /// rustls cannot use a certificate in the file.
     #[error("a certificate in the file cannot be used")]
     CertificateUnusable(#[source] rustls::Error),
     /// The private key belongs to another certificate of the chain.
     #[error(
-        "the private key belongs to a certificate that is not the first in its file: the server's own must come first, its issuers after it"
+        "the private key belongs to a certificate that is not the first in the file: put the server's own first, and its issuers after it"
     )]
     OwnCertificateNotFirst,
-    /// The key file holds no private key.
+    /// The key file contains no private key.
     #[error(
-        "there is no private key in the file: it must hold `-----BEGIN PRIVATE KEY-----` (PEM; DER has to be converted)"
+        "the file contains no private key: it must have a `-----BEGIN PRIVATE KEY-----` block (PEM; convert DER)"
     )]
     NoKey,
-    /// The key file holds a certificate instead.
-    #[error(
-        "the file holds a certificate, but a private key is wanted here: are the two files swapped?"
-    )]
+    /// The key file contains a certificate instead.
+    #[error("expected a private key, found a certificate: are the two files swapped?")]
     KeyIsCertificate,
     /// The private key is protected by a passphrase.
     #[error(
-        "the private key is encrypted, and there is nobody to ask for its passphrase: decrypt it with `openssl pkey -in FILE -out NEW_FILE`"
+        "the private key is encrypted, and the gateway cannot ask for its passphrase: decrypt it with `openssl pkey -in FILE -out NEW_FILE`"
     )]
     KeyEncrypted,
-    /// The private key's section is cut off or no base64.
+    /// The private key block is truncated or not base64.
     #[error("the private key file is damaged")]
     KeyDamaged(#[source] pem::Error),
-    /// The private key is of a kind or length that rustls cannot use.
+    /// rustls cannot use a private key of this kind or length.
     #[error(
-        "the private key cannot be used: RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, and Ed25519 can"
+        "the private key cannot be used: it must be RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519"
     )]
     KeyUnusable(#[source] rustls::Error),
-    /// Private key and certificate are not a pair.
+    /// The private key and the certificate are not a pair.
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
-    /// A certificate authority's certificate cannot serve as a trust anchor.
+    /// A CA certificate cannot be used as a trust anchor.
     #[error("certificate number {number} of the CA file cannot be used as a trust anchor")]
     AnchorUnusable {
-        /// Which one, the first being 1.
+        /// The number of the certificate, starting with 1.
         number: usize,
-        /// What rustls says.
+        /// The error of rustls.
         #[source]
         source: rustls::Error,
     },
-    /// The system trusts nobody, as in an image without `ca-certificates`.
+    /// The system has no trusted certificates, as in an image without `ca-certificates`.
     #[error(
-        "the system has no trusted certificates: install `ca-certificates`, or name the trusted ones with `tls = {{ ca = \"ca.pem\" }}`"
+        "the system has no trusted certificates: install `ca-certificates`, or name trusted ones with `tls = {{ ca = \"ca.pem\" }}`"
     )]
     NoSystemRoots(#[source] Option<rustls_native_certs::Error>),
-    /// The TLS library refuses to work, for reasons that no file can mend.
+    /// The TLS library fails for a reason that no file can fix.
     #[error("TLS cannot be set up")]
     Library(#[source] rustls::Error),
 }
 
 impl TlsError {
-    /// Whether it is the private key's file that has to be looked at, rather than the
-    /// certificate's.
+    /// Whether the problem is in the private key's file rather than the certificate's.
     pub const fn concerns_key(&self) -> bool {
         matches!(
             self,
@@ -262,7 +260,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// PKCS #8 (RFC 7468 §11) has a label of its own, the older form a header (RFC 1421 §4.6.1.1).
+/// PKCS #8 (RFC 7468 §11) has its own label; the older form has a header (RFC 1421 §4.6.1.1).
 fn is_encrypted(pem: &[u8]) -> bool {
     let contains = |needle: &[u8]| pem.windows(needle.len()).any(|window| window == needle);
     contains(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || contains(b"Proc-Type: 4,ENCRYPTED")
@@ -281,7 +279,7 @@ fn given_roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // A system's collection may hold oddities that rustls cannot read: the rest counts.
+    // A system's store may contain certificates that rustls cannot read: use the rest.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         Err(TlsError::NoSystemRoots(found.errors.into_iter().next()))
@@ -294,8 +292,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// Tickets let a client resume without our keeping its session in memory. Their keys change every
-/// few hours.
+/// Tickets let a client resume a session without memory on the server. Their keys change every few
+/// hours.
 fn ticketer() -> Result<Arc<dyn ProducesTickets>, TlsError> {
     aws_lc_rs::Ticketer::new().map_err(TlsError::Library)
 }

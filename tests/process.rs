@@ -466,7 +466,7 @@ fn a_missing_file() {
     assert_snapshot!(Folder::new().run(&["check", "--config", "missing.toml"]).rejected(), @r"
     error: there is no such file
     --> missing.toml
-     = help: name another with `--config PATH`, or make this one; `portcullis demo` shows a gateway without one
+     = help: name another file with `--config PATH`, or create this one; `portcullis demo` runs a gateway without one
 
     error: missing.toml: 1 problem
     ");
@@ -495,7 +495,7 @@ fn a_directory() {
     assert_snapshot!(folder.run(&["check"]).rejected(), @r"
     error: this is a directory
     --> gateway.toml
-     = help: name the file in it, for example `--config gateway.toml`
+     = help: name the file inside it, for example `--config gateway.toml`
 
     error: gateway.toml: 1 problem
     ");
@@ -527,9 +527,9 @@ fn a_file_of_50_megabytes() {
     let file = fs::File::create(folder.path().join("gateway.toml")).expect("a file");
     file.set_len(50_000_000).expect("it may be that long");
     assert_snapshot!(folder.run(&["check"]).rejected(), @r"
-    error: the file is longer than 32 MiB
+    error: the file is larger than 32 MiB
     --> gateway.toml
-     = help: is it the right file? `--config PATH` names another
+     = help: is this the right file? Name another with `--config PATH`
 
     error: gateway.toml: 1 problem
     ");
@@ -548,7 +548,7 @@ fn a_file_that_is_not_utf_8() {
     ");
     folder.write("gateway.toml", b"\xff\xfe[\0s\0e\0r\0v\0e\0r\0]\0");
     assert_snapshot!(folder.run(&["check"]).rejected(), @r"
-    error: the file is UTF-16, and TOML is UTF-8
+    error: the file is UTF-16; TOML must be UTF-8
     --> gateway.toml
      = help: save it as UTF-8
 
@@ -560,9 +560,9 @@ fn a_file_that_is_not_utf_8() {
 #[test]
 fn a_file_that_never_ends() {
     assert_snapshot!(Folder::new().run(&["check", "--config", "/dev/zero"]).rejected(), @r"
-    error: the file is longer than 32 MiB
+    error: the file is larger than 32 MiB
     --> /dev/zero
-     = help: is it the right file? `--config PATH` names another
+     = help: is this the right file? Name another with `--config PATH`
 
     error: /dev/zero: 1 problem
     ");
@@ -614,7 +614,7 @@ fn a_section_that_is_given_twice() {
     4 | [server]
       |  ^^^^^^
       |
-      = help: keep one of them; of what there can be several, each begins with two brackets: `[[route]]`
+      = help: keep one of them; a section that can occur several times is written in two brackets: `[[route]]`
 
     error: gateway.toml: 1 problem
     ");
@@ -638,7 +638,7 @@ roles = "admin"
 "#
         ),
         @r#"
-        error: `workers` is a string, and a whole number is wanted
+        error: `workers`: expected a whole number, found a string
          --> gateway.toml:3:11
           |
         3 | workers = "four"
@@ -646,7 +646,7 @@ roles = "admin"
           |
           = help: for example `workers = 0`
 
-        error: `h2c` is a string, and `true` or `false` is wanted
+        error: `h2c`: expected `true` or `false`, found a string
          --> gateway.toml:4:7
           |
         4 | h2c = "yes"
@@ -654,7 +654,7 @@ roles = "admin"
           |
           = help: for example `h2c = true`
 
-        error: `listen` is a whole number, and a string or a list of strings is wanted
+        error: `listen`: expected a string or a list of strings, found a whole number
          --> gateway.toml:5:10
           |
         5 | listen = 8080
@@ -662,7 +662,7 @@ roles = "admin"
           |
           = help: for example `listen = "127.0.0.1:8080"`
 
-        error: `path` is a list, and a string is wanted
+        error: `path`: expected a string, found a list
          --> gateway.toml:9:8
           |
         9 | path = ["/*"]
@@ -670,7 +670,7 @@ roles = "admin"
           |
           = help: for example `path = "…"`
 
-        error: `roles` is a string, and a list of strings is wanted
+        error: `roles`: expected a list of strings, found a string
           --> gateway.toml:11:9
            |
         11 | roles = "admin"
@@ -686,13 +686,13 @@ roles = "admin"
 #[test]
 fn one_bracket_where_two_belong() {
     assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[route]\npath = \"/*\"\nupstream = \"app\"\n"), @r"
-    error: `route` is a table, and a list of sections is wanted
+    error: `route`: expected a list of sections, found a table
      --> gateway.toml:4:1
       |
     4 | [route]
       | ^^^^^^^
       |
-      = help: write `[[route]]`, in two brackets: there can be several
+      = help: write `[[route]]`, with two brackets: there can be several
 
     error: gateway.toml: 1 problem
     ");
@@ -861,7 +861,7 @@ fn a_file_in_another_language_is_named() {
         ),
     ] {
         let told = rejected(text);
-        let wanted = format!("error: the file looks like {name}, and TOML is read\n");
+        let wanted = format!("error: the file looks like {name}; expected TOML\n");
         assert!(told.starts_with(&wanted) && told.contains("1 problem\n"), "{told}");
         assert!(told.contains("[server]") && !told.contains("hunter2"), "{told}");
     }
@@ -916,7 +916,7 @@ limit = "logn"
 "#
         ),
         @r#"
-        error: `"10.0.0.1/8"` has address bits behind its prefix
+        error: `"10.0.0.1/8"` has address bits after its prefix
          --> gateway.toml:3:20
           |
         3 | trusted_proxies = ["10.0.0.1/8"]
@@ -1284,7 +1284,7 @@ fn a_certificate_and_a_key_that_do_not_belong_together() {
     "#);
     folder.write_private("tls.key", made.cert.pem());
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
-    error: the file holds a certificate, but a private key is wanted here: are the two files swapped?
+    error: expected a private key, found a certificate: are the two files swapped?
      --> gateway.toml:3:15
       |
     3 | private_key = { file = "tls.key" }
@@ -1296,7 +1296,7 @@ fn a_certificate_and_a_key_that_do_not_belong_together() {
     let told = folder.run(&["check"]).rejected();
     assert!(!told.contains("PRIVATE KEY-----"), "{told}");
     assert_snapshot!(told, @r#"
-    error: the file holds a private key, but a certificate is wanted here: are the two files swapped?
+    error: expected a certificate, found a private key: are the two files swapped?
      --> gateway.toml:2:15
       |
     2 | certificate = "tls.crt"
@@ -1613,7 +1613,7 @@ fn keys_that_cannot_be_fetched_as_written() {
         ),
         (
             "jwks_url = \"https://me:pw@login.example.com/keys\"",
-            "it holds a user name or password",
+            "it contains a user name or password",
             "write the whole address",
         ),
         (
@@ -1895,13 +1895,13 @@ fn a_secret_that_others_may_read() {
     let told = folder.run(&["check"]).warned();
     assert!(!told.contains("thirty-two"), "{told}");
     assert_snapshot!(told, @r#"
-    warning: other users may access `./local.secret` (mode 644)
+    warning: other users can access `./local.secret` (mode 644)
      --> gateway.toml:6:19
       |
     6 | secret = { file = "local.secret" }
       |                   ^^^^^^^^^^^^^^
       |
-      = help: `chmod 600 ./local.secret`
+      = help: run `chmod 600 ./local.secret`
 
     warning: gateway.toml: 1 warning
     "#);
@@ -1917,7 +1917,7 @@ fn secrets_that_are_not_there() {
     6 | secret = { file = "local.secret" }
       |                   ^^^^^^^^^^^^^^
       |
-      = help: make it, or correct the path: it starts at the folder of the configuration file
+      = help: create it, or correct the path, which is relative to the folder of the configuration file
 
     error: gateway.toml: 1 problem
     "#);
@@ -1928,7 +1928,7 @@ fn secrets_that_are_not_there() {
     6 | secret = { env = "PORTCULLIS_TEST_NOT_SET" }
       |                  ^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: set it where the gateway is started, or write `{ file = "path" }`
+      = help: set it in the gateway's environment, or write `{ file = "path" }`
 
     error: gateway.toml: 1 problem
     "#);
@@ -2036,7 +2036,7 @@ fn networks_with_host_bits() {
     assert_snapshot!(
         rejected(&with_app("[server]\ntrusted_proxies = [\"10.0.0.1/8\", \"2001:db8::1/32\", \"10.0.0.0/33\", \"lb.internal\", \"0.0.0.0/0\"]\n")),
         @r#"
-        error: `"10.0.0.1/8"` has address bits behind its prefix
+        error: `"10.0.0.1/8"` has address bits after its prefix
          --> gateway.toml:2:20
           |
         2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
@@ -2044,7 +2044,7 @@ fn networks_with_host_bits() {
           |
           = help: write `"10.0.0.0/8"` for the block, or `"10.0.0.1"` for the address
 
-        error: `"2001:db8::1/32"` has address bits behind its prefix
+        error: `"2001:db8::1/32"` has address bits after its prefix
          --> gateway.toml:2:34
           |
         2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
@@ -2066,7 +2066,7 @@ fn networks_with_host_bits() {
         2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
           |                                                                   ^^^^^^^^^^^^^
           |
-          = help: write an address or a block: `"192.0.2.7"`, `"10.0.0.0/8"`, `"fd00::/8"`; names are not looked up
+          = help: write an address or a block: `"192.0.2.7"`, `"10.0.0.0/8"`, `"fd00::/8"`; host names are not allowed
 
         error: every address would be believed about who the client is
          --> gateway.toml:2:82
@@ -2141,7 +2141,7 @@ limit = "login"
         7 | private_key = { file = "tls.key" }
           |                        ^^^^^^^^^
           |
-          = help: make it, or correct the path: it starts at the folder of the configuration file
+          = help: create it, or correct the path, which is relative to the folder of the configuration file
 
         error: `server.tls.client_ca` is not supported yet
          --> gateway.toml:8:13

@@ -1,11 +1,13 @@
 //! The serde mirror of `gateway.toml`: what is written, not what runs.
 //!
 //! Every value that compiling may reject is [`Spanned`], so that a problem can point at it.
-//! Durations, sizes, networks and words of a choice are text here;
-//! [`Snapshot::compile`](crate::gateway::Snapshot::compile) judges them, so that all problems come
-//! together. The doc comments are the reference: `portcullis schema` prints them for editors.
+//! Durations, sizes, networks and words of a choice are strings here;
+//! [`Snapshot::compile`](crate::gateway::Snapshot::compile) checks them, so that all problems are
+//! reported together. The doc comments are the reference that `portcullis schema` prints for
+//! editors.
 //!
-//! No `untagged`, internally tagged or `flatten` here: serde buffers those, and the spans are lost.
+//! Do not use `untagged`, internally tagged or `flatten` here: serde buffers those, which loses the
+//! spans.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +18,7 @@ use toml::Spanned;
 use super::identity::Identity;
 use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, Unsupported};
 
-/// A text value with its place in the file.
+/// A string with its place in the file.
 pub type Text = Spanned<String>;
 
 /// The whole file.
@@ -29,14 +31,14 @@ pub struct File {
     pub admin: Admin,
     /// What is written to standard output.
     pub log: Log,
-    /// What outlives the process: accounts, sessions, signing keys, revocations. Absent: none,
-    /// unless there is `[identity]`.
+    /// The data that outlives the process: accounts, sessions, signing keys, revocations. Absent:
+    /// no store, unless there is `[identity]`.
     #[schemars(with = "Option<Store>")]
     pub store: Option<Spanned<Store>>,
-    /// Whose tokens are accepted, by a name of your choice.
+    /// The accepted token issuers, by a name of your choice.
     #[schemars(with = "BTreeMap<String, Issuer>")]
     pub issuer: BTreeMap<Text, Issuer>,
-    /// What is remembered of tokens that were verified.
+    /// The cache of verified tokens.
     pub token_cache: TokenCache,
     /// The built-in issuer. Absent: none.
     #[schemars(with = "Option<Identity>")]
@@ -47,14 +49,15 @@ pub struct File {
     /// The applications behind the gateway, by a name that routes refer to.
     #[schemars(with = "BTreeMap<String, Upstream>")]
     pub upstream: BTreeMap<Text, Upstream>,
-    /// Header = claim: what upstreams are told about the caller. Absent: the five defaults.
+    /// Header = claim: the information about the caller that upstreams receive. Absent: the five
+    /// defaults.
     #[schemars(with = "Option<BTreeMap<String, ClaimName>>")]
     pub identity_headers: Option<BTreeMap<Text, Spanned<ClaimName>>>,
-    /// Requests and the decision that is expected for each: run by `check` and before every start
-    /// and reload.
+    /// Requests and the expected decision for each: run by `check` and before every start and
+    /// reload.
     #[schemars(with = "Vec<Test>")]
     pub test: Vec<Spanned<Test>>,
-    /// Which requests go where, and who may make them. Order never counts.
+    /// Which requests go where, and who may make them. The order does not matter.
     #[schemars(with = "Vec<Route>")]
     pub route: Vec<Spanned<Route>>,
 }
@@ -78,38 +81,39 @@ pub struct Server {
     /// Worker threads. Default 0: one per core. Read at start.
     #[schemars(with = "Option<u32>")]
     pub workers: Option<Spanned<i64>>,
-    /// CIDR blocks whose forwarding header is believed. Default: none.
+    /// CIDR blocks of the proxies whose forwarding header is trusted. Default: none.
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<Text>,
     /// Accept a block in `trusted_proxies` that covers every address.
     pub insecure_trust_every_proxy: bool,
-    /// The one header that is read from trusted proxies: `"x-forwarded-for"` (default) or
+    /// The forwarding header that trusted proxies set: `"x-forwarded-for"` (default) or
     /// `"forwarded"`.
     #[schemars(with = "Option<String>")]
     pub forwarded: Option<Text>,
     /// Not supported yet.
     #[schemars(with = "Option<serde_json::Value>")]
     pub proxy_protocol: Option<Spanned<Unsupported>>,
-    /// HTTP/2 with prior knowledge on cleartext. Default true.
+    /// HTTP/2 with prior knowledge on cleartext connections. Default true.
     pub h2c: Option<bool>,
-    /// How long `/readyz` says 503 while requests are still served, after SIGTERM. Default `"5s"`.
+    /// How long `/readyz` returns 503 after SIGTERM while requests are still served. Default
+    /// `"5s"`.
     #[schemars(with = "Option<String>")]
     pub drain_delay: Option<Text>,
-    /// How long exchanges and tunnels may take to finish after that. Default `"30s"`.
+    /// How long exchanges and tunnels may then take to finish. Default `"30s"`.
     #[schemars(with = "Option<String>")]
     pub drain_timeout: Option<Text>,
-    /// Also reload when the file, or a file it names, changes. Default false.
+    /// Also reload when the file, or a file that it names, changes. Default false.
     pub watch: bool,
-    /// The cookie that may hold a token. Default `"__Host-portcullis"`.
+    /// The name of the cookie that may carry a token. Default `"__Host-portcullis"`.
     #[schemars(with = "Option<String>")]
     pub token_cookie: Option<Text>,
-    /// The query parameter that may hold a token. Default `"access_token"`.
+    /// The name of the query parameter that may carry a token. Default `"access_token"`.
     #[schemars(with = "Option<String>")]
     pub token_query: Option<Text>,
-    /// Certificate and key of the public listener. Absent: cleartext.
+    /// The certificate and key of the public listener. Absent: cleartext.
     #[schemars(with = "Option<ServerTls>")]
     pub tls: Option<Spanned<ServerTls>>,
-    /// What one client may ask of the gateway.
+    /// Limits for clients' connections and requests.
     pub limits: ServerLimits,
 }
 
@@ -132,29 +136,29 @@ pub struct ServerTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerLimits {
-    /// Connections at a time. Default 10000.
+    /// The maximum number of connections. Default 10000.
     #[schemars(with = "Option<u32>")]
     pub max_connections: Option<Spanned<i64>>,
-    /// Connections of one client at a time: an IPv4 address, or an IPv6 network of 64 bits.
+    /// The maximum number of connections per client: an IPv4 address or an IPv6 /64 network.
     /// Default 0: no limit.
     #[schemars(with = "Option<u32>")]
     pub max_connections_per_client: Option<Spanned<i64>>,
-    /// From the first byte of a request head to its last. Default `"10s"`.
+    /// The maximum time from the first byte of a request head to its last. Default `"10s"`.
     #[schemars(with = "Option<String>")]
     pub header_timeout: Option<Text>,
-    /// Keep-alive between requests. Default `"75s"`.
+    /// The maximum idle time of a keep-alive connection between requests. Default `"75s"`.
     #[schemars(with = "Option<String>")]
     pub idle_timeout: Option<Text>,
-    /// Bytes of a request head. Default `"32KiB"`.
+    /// The maximum size of a request head. Default `"32KiB"`.
     #[schemars(with = "Option<String>")]
     pub max_header_bytes: Option<Text>,
-    /// Fields of a request head. Default 100.
+    /// The maximum number of fields in a request head. Default 100.
     #[schemars(with = "Option<u32>")]
     pub max_headers: Option<Spanned<i64>>,
-    /// Bytes of a request body, or `"unlimited"`, the default.
+    /// The maximum size of a request body, or `"unlimited"`, the default.
     #[schemars(with = "Option<String>")]
     pub max_body: Option<Text>,
-    /// Between bytes of a request body. Default `"30s"`.
+    /// The maximum time between two reads of a request body. Default `"30s"`.
     #[schemars(with = "Option<String>")]
     pub body_idle_timeout: Option<Text>,
 }
@@ -163,10 +167,11 @@ pub struct ServerLimits {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenCache {
-    /// Verified tokens that all workers together remember; 0: none. Default 100000.
+    /// The maximum number of verified tokens that all workers together remember; 0: none. Default
+    /// 100000.
     #[schemars(with = "Option<u32>")]
     pub max_entries: Option<Spanned<i64>>,
-    /// About how much memory they may take. Default `"64MiB"`.
+    /// The approximate memory that they may take. Default `"64MiB"`.
     #[schemars(with = "Option<String>")]
     pub max_bytes: Option<Text>,
 }
@@ -179,8 +184,8 @@ pub struct Admin {
     /// start.
     #[schemars(with = "Option<String>")]
     pub listen: Option<Text>,
-    /// What changes state asks for it as a bearer token: `{ file = "admin.token" }` or `{ env =
-    /// "NAME" }`, at least 16 bytes. Absent: nothing can be changed from there.
+    /// The bearer token that requests must send to change state: `{ file = "admin.token" }` or `{
+    /// env = "NAME" }`, at least 16 bytes. Absent: nothing can be changed through this listener.
     #[schemars(with = "Option<SecretRef>")]
     pub token: Option<Spanned<SecretRef>>,
 }
@@ -195,11 +200,11 @@ pub struct Log {
     /// `"error"`, `"warn"`, `"info"` (default), `"debug"` or `"trace"`. Read at start.
     #[schemars(with = "Option<String>")]
     pub level: Option<Text>,
-    /// One line for each request. Default true.
+    /// Write one line per request. Default true.
     pub access: Option<bool>,
 }
 
-/// `[store]`: what outlives the process.
+/// `[store]`: the data that outlives the process.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
@@ -207,8 +212,8 @@ pub struct Store {
     /// start.
     #[schemars(with = "Option<SecretRef>")]
     pub database: Option<Spanned<SecretRef>>,
-    /// Seals signing keys and the refresh key in the database; made at first start, mode 0600.
-    /// Default `{ file = "portcullis.key" }`. Read at start.
+    /// The key that encrypts signing keys and the refresh key in the database; created at the first
+    /// start, mode 0600. Default `{ file = "portcullis.key" }`. Read at start.
     #[schemars(with = "Option<SecretRef>")]
     pub key: Option<Spanned<SecretRef>>,
     /// Not supported yet.
@@ -216,33 +221,33 @@ pub struct Store {
     pub redis: Option<Spanned<Unsupported>>,
 }
 
-/// `[issuer.NAME]`: whose tokens are accepted.
+/// `[issuer.NAME]`: an accepted token issuer.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Issuer {
-    /// The `iss` that its tokens hold, byte for byte.
+    /// The `iss` of its tokens, compared byte for byte.
     #[schemars(with = "Option<String>")]
     pub issuer: Option<Text>,
-    /// Accept tokens without `iss` (and no others): at most one such section, and `issuer` is then
-    /// not given.
+    /// Accept tokens without `iss`, and no others. Only one section may have this, and it must not
+    /// have `issuer`.
     #[schemars(with = "bool")]
     pub insecure_any_issuer: Option<Spanned<bool>>,
-    /// The audiences of which a token must name at least one.
+    /// The accepted audiences: a token must name at least one.
     #[schemars(with = "Option<Vec<String>>")]
     pub audience: Option<Spanned<Vec<Text>>>,
-    /// Accept tokens without `aud`, or with any.
+    /// Accept tokens without `aud`, or with any `aud`.
     #[schemars(with = "bool")]
     pub insecure_any_audience: Option<Spanned<bool>>,
     /// Signature algorithms: HS256 HS384 HS512 RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384
     /// EdDSA.
     #[schemars(with = "Option<Vec<String>>")]
     pub algorithms: Option<Spanned<Vec<Text>>>,
-    /// The secret of HMAC tokens.
+    /// The HMAC secret.
     #[schemars(with = "Option<SecretRef>")]
     pub secret: Option<Spanned<SecretRef>>,
     /// Accept a secret that is shorter than the hash (RFC 7518 §3.2).
     pub insecure_short_secret: bool,
-    /// Accept a secret that is written in the file itself.
+    /// Accept a secret that is written in the configuration file itself.
     pub insecure_inline_secret: bool,
     /// PEM files with public keys.
     #[schemars(with = "Option<Vec<String>>")]
@@ -250,46 +255,47 @@ pub struct Issuer {
     /// A file with a JWK Set (RFC 7517).
     #[schemars(with = "Option<String>")]
     pub jwks_file: Option<Text>,
-    /// Where a JWK Set is fetched from: `https://`, or `http://` on this machine.
+    /// The URL of a JWK Set: `https://`, or `http://` on this machine.
     #[schemars(with = "Option<String>")]
     pub jwks_url: Option<Text>,
-    /// Fetch the JWK Set from where the metadata of `issuer` says (OpenID Connect Discovery, RFC
-    /// 8414). Default false.
+    /// Fetch the JWK Set from the `jwks_uri` in the metadata of `issuer` (OpenID Connect Discovery,
+    /// RFC 8414). Default false.
     #[schemars(with = "Option<bool>")]
     pub discovery: Option<Spanned<bool>>,
     /// PEM file with the certificates that are trusted when keys are fetched. Default: the
     /// system's.
     #[schemars(with = "Option<String>")]
     pub ca: Option<Text>,
-    /// Fetch keys over `http://` from other machines as well.
+    /// Also fetch keys over `http://` from other machines.
     #[schemars(with = "bool")]
     pub insecure_http_keys: Option<Spanned<bool>>,
-    /// The claim that holds the roles. Default `"roles"`.
+    /// The claim with the roles. Default `"roles"`.
     #[schemars(with = "Option<ClaimName>")]
     pub roles: Option<Spanned<ClaimName>>,
-    /// The claim that names the user. Default `"sub"`.
+    /// The claim with the subject. Default `"sub"`.
     #[schemars(with = "Option<ClaimName>")]
     pub subject: Option<Spanned<ClaimName>>,
-    /// Clock skew that is forgiven, at most `"5m"`. Default `"30s"`.
+    /// The tolerated clock skew, at most `"5m"`. Default `"30s"`.
     #[schemars(with = "Option<String>")]
     pub leeway: Option<Text>,
-    /// The longest `exp - iat`. Default `"24h"`.
+    /// The maximum `exp - iat`. Default `"24h"`.
     #[schemars(with = "Option<String>")]
     pub max_token_lifetime: Option<Text>,
-    /// How often keys are fetched, at least. Default `"5m"`.
+    /// The maximum time between two fetches of the keys. Default `"5m"`.
     #[schemars(with = "Option<String>")]
     pub jwks_refresh: Option<Text>,
-    /// How long after a fetch for a key that was lacking there is no other one. Default `"10s"`.
+    /// The minimum time between two fetches for a missing key. Default `"10s"`.
     #[schemars(with = "Option<String>")]
     pub jwks_refetch_cooldown: Option<Text>,
-    /// How long keys are used after they were fetched, when the issuer is away. Default `"24h"`.
+    /// How long keys are used after they were fetched if the issuer is unavailable. Default
+    /// `"24h"`.
     #[schemars(with = "Option<String>")]
     pub jwks_max_stale: Option<Text>,
-    /// The path of the public listener where the issuer tells of logouts (OpenID Connect
-    /// Back-Channel Logout). Absent: it cannot.
+    /// The path on the public listener that receives the issuer's logout tokens (OpenID Connect
+    /// Back-Channel Logout). Absent: none.
     #[schemars(with = "Option<String>")]
     pub backchannel_logout: Option<Text>,
-    /// The audiences of which a logout token must name one: the client's id. Absent: those of
+    /// The accepted audiences of logout tokens, that is, the client id. Absent: those of
     /// `audience`.
     #[schemars(with = "Option<Vec<String>>")]
     pub logout_audience: Option<Spanned<Vec<Text>>>,
@@ -299,26 +305,26 @@ pub struct Issuer {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
-    /// Requests that are let through in each `per`, all at once at first. For example `5`.
+    /// The number of requests allowed in each `per`, initially all at once. For example `5`.
     #[schemars(with = "u32")]
     pub requests: Spanned<i64>,
-    /// The time in which they are earned back. For example `"1m"`.
+    /// The time in which they are replenished. For example `"1m"`.
     #[schemars(with = "String")]
     pub per: Text,
-    /// Whose requests are counted together: `"client"` (default), `"subject"`, or
-    /// `"client+account"` on routes with `identity`.
+    /// What requests are counted by: `"client"` (default), `"subject"`, or `"client+account"` on
+    /// routes with `identity`.
     #[schemars(with = "Option<String>")]
     pub key: Option<Text>,
-    /// IPv6 addresses with these leading bits in common are one client. 1 to 128, default 64.
+    /// The IPv6 prefix length that identifies a client: 1 to 128, default 64.
     #[schemars(with = "Option<u8>")]
     pub ipv6_prefix: Option<Spanned<i64>>,
-    /// `"all"` (default) or `"failures"`: 401, 403 and 429.
+    /// Which requests count: `"all"` (default) or `"failures"`: 401, 403 and 429.
     #[schemars(with = "Option<String>")]
     pub count: Option<Text>,
     /// Count and log, refuse nothing. Default false.
     #[serde(default)]
     pub observe: bool,
-    /// Clients that are remembered at a time; while so many are, new ones are refused. Default
+    /// The maximum number of remembered clients; beyond it, new clients are refused. Default
     /// 100000.
     #[schemars(with = "Option<u32>")]
     pub max_clients: Option<Spanned<i64>>,
@@ -328,36 +334,36 @@ pub struct Limit {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
-    /// `http://` or `https://`, host and port, no path.
+    /// The URL: `http://` or `https://`, host and port, without a path.
     #[schemars(with = "Option<String>")]
     pub url: Option<Text>,
-    /// `"echo"`: the application that is built in for trying things out.
+    /// `"echo"`: the built-in application for testing.
     #[schemars(with = "Option<String>")]
     pub builtin: Option<Text>,
-    /// The `Host` that is sent. Default: as received.
+    /// The `Host` that is sent to the upstream. Default: as received.
     #[schemars(with = "Option<String>")]
     pub host: Option<Text>,
-    /// Until connected, TLS included. Default `"2s"`.
+    /// The maximum time to connect, including TLS. Default `"2s"`.
     #[schemars(with = "Option<String>")]
     pub connect_timeout: Option<Text>,
-    /// Until the response head, counted from the last byte of the request. Default `"60s"`.
+    /// The maximum time from the last byte of the request to the response head. Default `"60s"`.
     #[schemars(with = "Option<String>")]
     pub response_timeout: Option<Text>,
-    /// Between bytes of a response body or tunnel. Default `"5m"`.
+    /// The maximum time between two reads of a response body or tunnel. Default `"5m"`.
     #[schemars(with = "Option<String>")]
     pub idle_timeout: Option<Text>,
-    /// How long an unused connection is kept, and less where the application says so in
-    /// `Keep-Alive`. Default `"1500ms"`.
+    /// How long an unused connection is kept, or less if the application says so in `Keep-Alive`.
+    /// Default `"1500ms"`.
     #[schemars(with = "Option<String>")]
     pub keep_idle: Option<Text>,
     /// Not supported yet.
     #[schemars(with = "Option<serde_json::Value>")]
     pub http2: Option<Spanned<Unsupported>>,
-    /// How the application's certificate is checked.
+    /// How the application's certificate is verified.
     #[schemars(with = "Option<UpstreamTls>")]
     pub tls: Option<Spanned<UpstreamTls>>,
-    /// `"sensitive"` (default), or `"insensitive"` where the application folds case: the gateway
-    /// then does when it matches.
+    /// `"sensitive"` (default), or `"insensitive"` if the application ignores case in paths: the
+    /// gateway then does so when it matches routes.
     #[schemars(with = "Option<String>")]
     pub path_case: Option<Text>,
 }
@@ -366,7 +372,7 @@ pub struct Upstream {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTls {
-    /// PEM file with the certificates that are trusted. Default: the system's.
+    /// PEM file with the trusted certificates. Default: the system's.
     #[schemars(with = "Option<String>")]
     pub ca: Option<Text>,
     /// Not supported yet.
@@ -381,65 +387,66 @@ pub struct UpstreamTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Route {
-    /// Log field and metric label. Default: host and path.
+    /// The name in logs and metrics. Default: host and path.
     #[schemars(with = "Option<String>")]
     pub name: Option<Text>,
-    /// `"app.example.com"` or `"*.example.com"`. Absent: every host.
+    /// The host: `"app.example.com"` or `"*.example.com"`. Absent: every host.
     #[schemars(with = "Option<String>")]
     pub host: Option<Text>,
-    /// `"/reports"` is exact; `"/reports/*"` is `/reports` and everything below; `{x}` is one
-    /// segment. Written decoded.
+    /// The path: `"/reports"` is exact; `"/reports/*"` is `/reports` and everything below; `{x}` is
+    /// one segment. Written in decoded form.
     #[schemars(with = "String")]
     pub path: Option<Text>,
-    /// The methods it is for. Absent: all. `GET` includes `HEAD`.
+    /// The methods. Absent: all. `GET` includes `HEAD`.
     #[schemars(with = "Option<Vec<String>>")]
     pub methods: Option<Spanned<Vec<Text>>>,
     /// The name of an `[upstream.NAME]`.
     #[schemars(with = "Option<String>")]
     pub upstream: Option<Text>,
-    /// true: it leads to the built-in issuer instead of an upstream. Only for paths that end in
+    /// Send requests to the built-in issuer instead of an upstream. Only for paths that end in
     /// `/*`. Default false.
     #[schemars(with = "bool")]
     pub identity: Option<Spanned<bool>>,
-    /// `"authenticated"` (default), `"optional"` or `"public"`.
+    /// Who may access it: `"authenticated"` (default), `"optional"` or `"public"`.
     #[schemars(with = "Option<String>")]
     pub access: Option<Text>,
-    /// Any one of these roles.
+    /// The caller must have at least one of these roles.
     #[schemars(with = "Option<Vec<String>>")]
     pub roles: Option<Spanned<Vec<Text>>>,
-    /// Every one of these roles.
+    /// The caller must have all of these roles.
     #[schemars(with = "Option<Vec<String>>")]
     pub all_roles: Option<Spanned<Vec<Text>>>,
-    /// Every one of these scopes, from `scope` or `scp`.
+    /// The caller must have all of these scopes, from `scope` or `scp`.
     #[schemars(with = "Option<Vec<String>>")]
     pub scopes: Option<Spanned<Vec<Text>>>,
-    /// Claim = the values of which it must have one. A dotted name is a path.
+    /// Claim = the accepted values, of which the claim must have one. A dotted name is a path.
     #[schemars(with = "Option<BTreeMap<String, Vec<Scalar>>>")]
     pub claims: Option<Spanned<BTreeMap<Text, Spanned<Vec<Scalar>>>>>,
-    /// Only callers of these issuers.
+    /// Only accept callers of these issuers.
     #[schemars(with = "Option<Vec<String>>")]
     pub issuers: Option<Spanned<Vec<Text>>>,
     /// The name of a `[limit.NAME]`.
     #[schemars(with = "Option<String>")]
     pub limit: Option<Text>,
-    /// Where a token may stand: `"header"` (the default), `"cookie"`, `"query"`.
+    /// Where a token may be sent: `"header"` (the default), `"cookie"`, `"query"`.
     #[schemars(with = "Option<Vec<String>>")]
     pub token_from: Option<Spanned<Vec<Text>>>,
-    /// Leave `Authorization` in the request. Default false.
+    /// Forward the `Authorization` header. Default false.
     pub forward_authorization: bool,
-    /// `/reports/q3` arrives as `/q3`. Only for paths that end in `/*`. Default false.
+    /// Remove the path prefix: `/reports/q3` is forwarded as `/q3`. Only for paths that end in
+    /// `/*`. Default false.
     #[schemars(with = "bool")]
     pub strip_prefix: Option<Spanned<bool>>,
-    /// Ambiguities that the application needs: `"merge_slashes"`, `"parameters"`,
+    /// Ambiguous path forms that the application needs: `"merge_slashes"`, `"parameters"`,
     /// `"encoded_slash"`, `"encoded_semicolon"`, `"encoded_backslash"`, `"encoded_percent"`.
     #[schemars(with = "Vec<String>")]
     pub insecure_path: Vec<Text>,
-    /// Let `X-HTTP-Method-Override` and its like through; the decision is then made for both
+    /// Forward `X-HTTP-Method-Override` and similar headers; the decision is then made for both
     /// methods. Default false.
     #[schemars(with = "bool")]
     pub method_override: Option<Spanned<bool>>,
-    /// false: a refusal is logged and counted, and the request goes through without identity
-    /// headers. Default true.
+    /// false: log and count refusals, but forward the request, without identity headers. Default
+    /// true.
     #[schemars(with = "Option<bool>")]
     pub enforce: Option<Spanned<bool>>,
     /// Not supported yet.
@@ -454,7 +461,7 @@ pub struct Route {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Test {
-    /// `"GET http://app.example.com/path"`, or the path alone where the host does not matter.
+    /// `"GET http://app.example.com/path"`, or only the path if the host does not matter.
     #[schemars(with = "String")]
     pub request: Option<Text>,
     /// Request header fields.
@@ -463,25 +470,25 @@ pub struct Test {
     /// The claims of the caller's token. Absent: no token.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub claims: Option<Spanned<toml::Table>>,
-    /// Instead of `claims`: the roles of the caller, wherever the issuer keeps them.
+    /// The caller's roles, instead of `claims`, whichever claim the issuer uses for them.
     #[schemars(with = "Option<Vec<String>>")]
     pub roles: Option<Spanned<Vec<Text>>>,
-    /// The issuer section of the token. May be left out where there is only one.
+    /// The issuer section of the token. Optional if there is only one.
     #[schemars(with = "Option<String>")]
     pub issuer: Option<Text>,
     /// The peer's address. Default `"127.0.0.1"`.
     #[schemars(with = "Option<String>")]
     pub peer: Option<Text>,
-    /// What must come out.
+    /// The expected decision.
     #[schemars(with = "Expect")]
     pub expect: Option<Spanned<Expect>>,
 }
 
-/// `expect = { … }` of a `[[test]]`: each key that is given must hold.
+/// `expect = { … }` of a `[[test]]`: each given key must match.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// The status: 200 where the request is passed on.
+    /// The status: 200 if the request is forwarded.
     #[schemars(with = "Option<u16>")]
     pub status: Option<Spanned<i64>>,
     /// The reason.
@@ -490,7 +497,7 @@ pub struct Expect {
     /// The route's name.
     #[schemars(with = "Option<String>")]
     pub route: Option<Text>,
-    /// Header fields that the upstream is sent; `""` is one that it is not sent.
+    /// Header fields that the upstream receives; `""` means that it does not receive the field.
     #[schemars(with = "BTreeMap<String, String>")]
     pub headers: BTreeMap<Text, Text>,
 }

@@ -1,8 +1,8 @@
-//! Files in another language than TOML, recognised by their first line.
+//! Recognises files in languages other than TOML by their first line.
 
 use super::problem::Problem;
 
-/// What a file is written in, where that is not TOML.
+/// The language of a file that is not TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Language {
     Json,
@@ -11,21 +11,21 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// Without a place: nothing of the file is drawn, since secrets in another language are not
-    /// recognised.
+    /// The problem has no place, so nothing of the file is shown: secrets in another language are
+    /// not recognised.
     pub(super) fn problem(self) -> Problem {
         let (name, help) = match self {
             Self::Json => ("JSON", "write `\"server\": {\"workers\": 2}` as"),
             Self::Yaml => ("YAML", "write `server:` with `workers: 2` below it as"),
             Self::Nginx => ("an nginx configuration", "a section and its keys look like this:"),
         };
-        Problem::error(None, format!("the file looks like {name}, and TOML is read"))
+        Problem::error(None, format!("the file looks like {name}; expected TOML"))
             .help(format!("{help}\n\n[server]\nworkers = 2"))
     }
 }
 
-/// The language of a text that is not TOML. `None`: it is none of those that are recognised, or it
-/// is TOML with errors.
+/// The language of a text that is not TOML. `None` if it is not recognised, or if the text is TOML
+/// with errors.
 pub(super) fn language(text: &str) -> Option<Language> {
     let line = text
         .trim_start_matches('\u{feff}')

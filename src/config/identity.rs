@@ -7,64 +7,64 @@ use toml::Spanned;
 use super::file::Text;
 use super::value::SecretRef;
 
-/// The name of the built-in issuer among the others.
+/// The name of the built-in issuer in the list of issuers.
 pub const NAME: &str = "identity";
 
 /// `[identity]`: the built-in issuer. Its accounts, sessions and keys are in the store.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
-    /// The `iss` of its tokens, and where people reach it: the URL of the route with `identity =
-    /// true`. For example `"https://app.example.com/auth"`.
+    /// The `iss` of its tokens and the address that people use: the URL of the route with `identity
+    /// = true`. For example `"https://app.example.com/auth"`.
     #[schemars(with = "Option<String>")]
     pub issuer: Option<Text>,
     /// The `aud` of its tokens. Default `["portcullis"]`.
     #[schemars(with = "Option<Vec<String>>")]
     pub audience: Option<Spanned<Vec<Text>>>,
-    /// What new keys sign with: `"ES256"` (default), `"RS256"` or `"EdDSA"`.
+    /// The algorithm of new signing keys: `"ES256"` (default), `"RS256"` or `"EdDSA"`.
     #[schemars(with = "Option<String>")]
     pub algorithm: Option<Text>,
-    /// How long an access token is valid, at most `"24h"`. Default `"15m"`.
+    /// The lifetime of access tokens, at most `"24h"`. Default `"15m"`.
     #[schemars(with = "Option<String>")]
     pub access_token_ttl: Option<Text>,
-    /// How long a session lasts without being used: each refresh begins it anew. Default `"7d"`.
+    /// The idle lifetime of a session: each refresh starts it again. Default `"7d"`.
     #[schemars(with = "Option<String>")]
     pub refresh_token_ttl: Option<Text>,
-    /// Within it a repeated refresh gets the same successor; after it, reuse ends the session.
-    /// Default `"10s"`.
+    /// Within this time, a repeated refresh gets the same successor; after it, reuse ends the
+    /// session. Default `"10s"`.
     #[schemars(with = "Option<String>")]
     pub refresh_reuse_interval: Option<Text>,
-    /// How long a session lasts at most, however much it is used. Default `"30d"`.
+    /// The maximum lifetime of a session, however much it is used. Default `"30d"`.
     #[schemars(with = "Option<String>")]
     pub session_lifetime: Option<Text>,
     /// How long a key signs before the next one takes over. Default `"90d"`.
     #[schemars(with = "Option<String>")]
     pub key_rotation: Option<Text>,
-    /// Who may make an account: `"closed"` (default), nobody from outside; or `"open"`, everybody.
+    /// Who may register: `"closed"` (default), nobody; or `"open"`, everybody.
     #[schemars(with = "Option<String>")]
     pub registration: Option<Text>,
     /// The roles of an account that registers itself. Default `["user"]`.
     #[schemars(with = "Option<Vec<String>>")]
     pub default_roles: Option<Spanned<Vec<Text>>>,
-    /// What tokens tell beside id and roles: `"email"`, `"name"`. Default both.
+    /// What tokens contain in addition to id and roles: `"email"`, `"name"`. Default both.
     #[schemars(with = "Option<Vec<String>>")]
     pub token_claims: Option<Spanned<Vec<Text>>>,
-    /// Refuse a login before the link that was mailed to its address was followed. Needs `mail`.
-    /// Default false.
+    /// Refuse logins until the user has opened the link that was mailed to the account's address.
+    /// Needs `mail`. Default false.
     pub verify_email: bool,
     /// Let accounts set up an authenticator app as a second factor (TOTP, RFC 6238). Default false.
     pub totp: bool,
-    /// Characters of a password, at least 8. Default 8.
+    /// The minimum length of a password in characters, at least 8. Default 8.
     #[schemars(with = "Option<u8>")]
     pub password_min_length: Option<Spanned<i64>>,
-    /// How mail leaves. Absent: none does, and nobody can reset a password by mail.
+    /// How mail is sent. Absent: no mail is sent, and passwords cannot be reset by mail.
     #[schemars(with = "Option<Mail>")]
     pub mail: Option<Spanned<Mail>>,
-    /// How the pages look.
+    /// The appearance of the pages.
     pub brand: Option<Brand>,
 }
 
-/// `[identity.brand]`: whose pages these are.
+/// `[identity.brand]`: the appearance of the pages.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Brand {
@@ -74,7 +74,7 @@ pub struct Brand {
     /// A PNG or SVG file of at most 256 KiB, shown instead of the name above each page.
     #[schemars(with = "Option<String>")]
     pub logo: Option<Text>,
-    /// Of buttons and links: `"#rrggbb"`. Default `"#1f4fb8"`.
+    /// The colour of buttons and links: `"#rrggbb"`. Default `"#1f4fb8"`.
     #[schemars(with = "Option<String>")]
     pub colour: Option<Text>,
 }
@@ -83,18 +83,17 @@ pub struct Brand {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mail {
-    /// A folder that each message is written into, for trying things out.
+    /// A folder to write each message to, for testing.
     #[schemars(with = "Option<String>")]
     pub folder: Option<Text>,
-    /// The server that takes messages: `"smtps://mail.example.com"`,
-    /// `"smtp://mail.example.com:587"` for STARTTLS, or a reference where the URL holds a password.
+    /// The mail server: `"smtps://mail.example.com"`, `"smtp://mail.example.com:587"` for STARTTLS,
+    /// or a reference if the URL contains a password.
     #[schemars(with = "Option<SecretRef>")]
     pub smtp: Option<Spanned<SecretRef>>,
-    /// Whom messages are from. For example `"Example <no-reply@example.com>"`. Needed beside
-    /// `smtp`.
+    /// The sender. For example `"Example <no-reply@example.com>"`. Required with `smtp`.
     #[schemars(with = "Option<String>")]
     pub from: Option<Text>,
-    /// Speak to an `smtp://` server on another machine without TLS: links and passwords can then be
-    /// read on the way.
+    /// Connect to an `smtp://` server on another machine without TLS: links and passwords can then
+    /// be read in transit.
     pub insecure_plaintext: bool,
 }

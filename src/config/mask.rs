@@ -1,21 +1,21 @@
-//! Finds what must never be printed: secrets that stand in the file itself, also in a file that is
-//! no TOML.
+//! Finds what must never be printed: secrets in the configuration file itself, even if the file is
+//! not TOML.
 //!
-//! This reads text, not the parsed tree: a message about a missing quote is drawn from a file that
-//! has no tree. Where it is in doubt it hides too much.
+//! This module reads text, not the parsed tree: a message about a missing quote shows a file that
+//! has no tree. In case of doubt it hides too much.
 //!
-//! The lexer of the TOML library (`toml_parser`) is no substitute. It ends each token where TOML
-//! ends it, and goes on after an error as is best for finding the next one; a secret goes on where
-//! its writer meant it to: behind a quote within it, to the end of the line where the quotes are
-//! missing, to the end of the file behind three quotes that are never closed. What follows from
-//! that is most of this file, and would have to be told from the lexer's recovery, which a later
-//! version may change.
+//! The lexer of the TOML library (`toml_parser`) cannot replace it. That lexer ends each token
+//! where TOML ends it, and recovers from an error in the way that finds the next error best. A
+//! secret extends to where its author meant it to end: past a quote inside it, to the end of the
+//! line if the quotes are missing, to the end of the file after three quotes that are never closed.
+//! Most of this file handles these cases. Deriving them from the lexer's recovery would depend on
+//! behaviour that a later version may change.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The byte ranges of secrets, in order and apart from each other.
+/// The byte ranges of secrets, in order and disjoint.
 pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
     let mut scanner = Scanner { text, found: Vec::new(), names: RefCell::default() };
     scanner.keys_and_values();
@@ -34,14 +34,14 @@ pub(super) fn secrets(text: &str) -> Vec<Range<usize>> {
     apart
 }
 
-/// The byte ranges of passwords in URLs alone: for messages, which are no TOML.
+/// The byte ranges of passwords in URLs only: for messages, which are not TOML.
 pub(super) fn secrets_in_urls(text: &str) -> Vec<Range<usize>> {
     let mut scanner = Scanner { text, found: Vec::new(), names: RefCell::default() };
     scanner.passwords_in_urls();
     scanner.found
 }
 
-/// The text with a `*` for each character in the ranges, which are in order; ends of lines stay.
+/// Replaces each character in the ranges, which must be in order, with `*`. Line ends stay.
 pub(super) fn masked(text: &str, offset: usize, secrets: &[Range<usize>]) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut next = secrets.partition_point(|secret| secret.end <= offset);
@@ -55,24 +55,24 @@ pub(super) fn masked(text: &str, offset: usize, secrets: &[Range<usize>]) -> Str
     shown
 }
 
-/// What the place of a value says about it.
+/// What the position of a value implies.
 #[derive(Clone, Copy, Default)]
 struct Context {
-    /// Strings here are secret, but for the `env` and `file` of a reference.
+    /// Strings here are secret, except the `env` and `file` of a reference.
     secret: bool,
     /// In `[store]`, where `key` is a secret.
     store: bool,
 }
 
-/// Where a walk over the file is.
+/// The position of a walk over the file.
 #[derive(Default)]
 struct Walk {
     section: Context,
-    /// The arrays and inline tables that are open.
+    /// The open arrays and inline tables.
     frames: Vec<Context>,
-    /// What the last key says about its value, until the line or the item ends.
+    /// What the last key implies for its value, until the line or the item ends.
     value: Option<Context>,
-    /// Whether any of the value was seen.
+    /// Whether part of the value was seen.
     value_seen: bool,
 }
 
@@ -90,8 +90,7 @@ impl Walk {
 struct Scanner<'a> {
     text: &'a str,
     found: Vec<Range<usize>>,
-    /// What is known of the names that were seen: a long file has few, and each is compared with
-    /// several words.
+    /// Cached results for names: even a long file has few, and each is compared with several words.
     names: RefCell<HashMap<&'a str, bool>>,
 }
 
@@ -100,7 +99,7 @@ impl<'a> Scanner<'a> {
         *self.names.borrow_mut().entry(name).or_insert_with(|| is_secret(name))
     }
 
-    /// Walks over keys and values, as the file is structured.
+    /// Walks over keys and values, following the structure of the file.
     fn keys_and_values(&mut self) {
         let bytes = self.text.as_bytes();
         let end = bytes.len();
@@ -124,7 +123,8 @@ impl<'a> Scanner<'a> {
                 }
                 b'#' => at = self.line_end(at),
                 b'[' if started_line && self.header(at, end).is_some() => {
-                    let (section, stop) = self.header(at, end).expect("it was just looked at");
+                    let (section, stop) =
+                        self.header(at, end).expect("the header was just checked");
                     walk = Walk { section, value_seen: walk.value_seen, ..Walk::default() };
                     at = stop;
                 }
@@ -161,7 +161,7 @@ impl<'a> Scanner<'a> {
         }
         if walk.value.is_none() && !here.secret && self.names_secret(&key) && walk.frames.is_empty()
         {
-            // `secret "…"` and `secret: "…"`: no TOML, and still nobody's business.
+            // `secret "…"` and `secret: "…"`: not TOML, but still private.
             walk.expect_value(context);
             return key.end;
         }
@@ -172,7 +172,7 @@ impl<'a> Scanner<'a> {
         if !here.secret {
             return key.end;
         }
-        // A bare value of a secret is no TOML: who wrote it meant all of the line.
+        // A bare value of a secret is not TOML: its author meant the whole line.
         let stop = self.line_end(at);
         self.found.push(at..stop);
         stop
@@ -200,7 +200,7 @@ impl<'a> Scanner<'a> {
         let (content, mut stop) = self.quoted(at, end);
         if here.secret {
             self.found.push(content);
-            // `"ab"cd"`: a quote within the secret.
+            // `"ab"cd"`: a quote inside the secret.
             let clean = matches!(
                 self.text.as_bytes().get(stop),
                 None | Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b'}' | b']')
@@ -215,8 +215,8 @@ impl<'a> Scanner<'a> {
     }
 
     /// The content of the string that begins here, and where it ends. A string that is never closed
-    /// ends with its line; one of three quotes behind the name of a secret ends with the file, so
-    /// that a secret is not half hidden.
+    /// ends with its line. A string of three quotes after the name of a secret ends with the file,
+    /// so that a secret is not hidden only in part.
     fn quoted(&self, at: usize, end: usize) -> (Range<usize>, usize) {
         let bytes = self.text.as_bytes();
         let quote = bytes[at];
@@ -252,8 +252,8 @@ impl<'a> Scanner<'a> {
             .any(|word| self.is_secret(word) || word == "key")
     }
 
-    /// `[a.b]` or `[[a.b]]`: what it says about its keys, and where it ends. A list of strings at
-    /// the start of a line is not one.
+    /// `[a.b]` or `[[a.b]]`: what it implies for its keys, and where it ends. A list of strings at
+    /// the start of a line is not a header.
     fn header(&self, at: usize, end: usize) -> Option<(Context, usize)> {
         let bytes = self.text.as_bytes();
         let mut start = at + 1;
@@ -269,7 +269,7 @@ impl<'a> Scanner<'a> {
             return None;
         }
         let first = words.first().copied().unwrap_or_default();
-        // `[issuer.token]` is an issuer of that name; `[issuer.corp.secret]` is a secret.
+        // `[issuer.token]` is an issuer with that name; `[issuer.corp.secret]` is a secret.
         let named =
             usize::from(matches!(first, "issuer" | "limit" | "upstream" | "route" | "test"));
         let secret = words.iter().skip(1 + named).any(|word| self.is_secret(word))
@@ -300,7 +300,7 @@ impl<'a> Scanner<'a> {
         loop {
             let start = i;
             if bytes[i..end].starts_with(b"\"\"\"") || bytes[i..end].starts_with(b"'''") {
-                // No name has three quotes, and what such a string holds is looked at elsewhere.
+                // No name has three quotes; the content of such a string is checked elsewhere.
                 return Key { words, end: i, assigned: false };
             }
             if i < end && matches!(bytes[i], b'"' | b'\'') {
@@ -325,7 +325,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What a key says about its value.
+    /// What a key implies for its value.
     fn context(&self, key: &Key, frames: &[Context], section: Context) -> Context {
         let outer = frames.last().copied().unwrap_or(section);
         let words: Vec<&'a str> =
@@ -351,8 +351,8 @@ impl<'a> Scanner<'a> {
         self.text[at..].find('\n').map_or(self.text.len(), |found| at + found)
     }
 
-    /// `secret = …` wherever it stands: in a comment, or behind a quote that was never closed,
-    /// where the structure is lost.
+    /// Finds `secret = …` anywhere: in a comment, or after a quote that was never closed, where the
+    /// structure is lost.
     fn assignments(&mut self) {
         let text = self.text;
         for (sign, _) in text.match_indices(['=', ':']) {
@@ -379,7 +379,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// `scheme://user:password@host`, wherever it stands.
+    /// Finds `scheme://user:password@host` anywhere.
     fn passwords_in_urls(&mut self) {
         let text = self.text;
         for (scheme_end, _) in text.match_indices("://") {
@@ -390,7 +390,7 @@ impl<'a> Scanner<'a> {
                 .unwrap_or(rest.len())];
             let Some(colon) = rest.find(':') else { continue };
             let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-            // A password may hold a `/` that should have been encoded; a port is digits.
+            // A password may contain a `/` that should have been encoded; a port has only digits.
             let after = &rest[colon + 1..];
             let port = after
                 .find(['/', '?', '#'])
@@ -407,14 +407,14 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// A dotted name, and whether `=` follows it (then `end` is the place of that `=`).
+/// A dotted name, and whether `=` follows it (then `end` is the position of that `=`).
 struct Key {
     words: Vec<Range<usize>>,
     end: usize,
     assigned: bool,
 }
 
-/// Whether the value of a key of this name is a secret, or would be one if the name were spelled
+/// Whether the value of a key with this name is a secret, or would be one if the name were spelled
 /// correctly.
 fn is_secret(name: &str) -> bool {
     if name.len() > 64 || name.contains(char::is_whitespace) {

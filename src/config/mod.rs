@@ -1,7 +1,8 @@
-//! The configuration file: from bytes to [`File`], with every problem of its form found at once.
+//! Reads the configuration file: from bytes to [`File`], with every problem of its form found at
+//! once.
 //!
-//! What the values mean is for compiling to judge; here they have the right keys and the right
-//! types. Nothing of a running gateway is known here.
+//! After this, values have the right keys and types; compiling checks what they mean. Nothing here
+//! knows a running gateway.
 
 pub mod file;
 mod foreign;
@@ -23,9 +24,9 @@ use toml::de::DeTable;
 pub use file::File;
 pub use problem::{Problem, Problems, Severity, Source};
 
-/// Which version of a file was read: device, inode, length, and times of modification and change,
-/// of what is behind every symlink. A ConfigMap's swap changes the first two; the last cannot be
-/// set back.
+/// Identifies a version of a file: device, inode, length, and times of modification and change,
+/// after following symbolic links. A ConfigMap's update changes the first two; the change time
+/// cannot be set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileVersion {
     device: u64,
@@ -36,8 +37,8 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// The version that is there now; `None` when none is. Take it before reading: what is written
-    /// meanwhile is then another one.
+    /// The current version; `None` if there is no file. Get it before reading, so that a later
+    /// write counts as a new version.
     pub fn current(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
@@ -55,18 +56,18 @@ impl FileVersion {
 /// A file that could be read.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Its version, taken before it was read; `None` for a text that is no file.
+    /// Its version from before it was read; `None` for a text that is not a file.
     pub mark: Option<FileVersion>,
     /// Its path and text.
     pub source: Source,
-    /// What is written.
+    /// The content.
     pub file: File,
-    /// Errors that did not keep it from being read: unknown keys. They belong with what compiling
-    /// finds.
+    /// Errors that did not prevent reading, namely unknown keys. They are reported together with
+    /// those of compiling.
     pub problems: Vec<Problem>,
 }
 
-/// Reads a file.
+/// Loads a file.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let mark = FileVersion::current(path);
     let text =
@@ -74,13 +75,13 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     Ok(Loaded { mark, ..parse(path, text)? })
 }
 
-/// Reads a text as if it stood in the file at `path`.
+/// Parses a text as if it were the content of the file at `path`.
 pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
     let source = Source::new(path, text);
     let (root, errors) = DeTable::parse_recoverable(source.text());
     if !errors.is_empty() {
         let problems = match foreign::language(source.text()) {
-            // The parser's complaints about another language help nobody.
+            // The parser's errors about another language are of no use.
             Some(language) => vec![language.problem()],
             None => syntax(&source, &errors),
         };
@@ -99,11 +100,11 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
     }
     match File::deserialize(toml::de::Deserializer::from(root)) {
         Ok(file) => Ok(Loaded { mark: None, source, file, problems: unknown }),
-        // The walk has seen every type, so this is for what a later key might bring. serde's own
-        // words may quote a value: they are left out.
+        // The walk has checked every type, so this is only reached for something new. serde's own
+        // message may quote a value, so it is left out.
         Err(error) => {
             let mut problems = unknown;
-            problems.push(Problem::error(error.span(), "this value cannot be used here"));
+            problems.push(Problem::error(error.span(), "this value is not valid here"));
             Err(Problems::new(source, problems))
         }
     }
@@ -112,11 +113,11 @@ pub fn parse(path: &Path, text: String) -> Result<Loaded, Problems> {
 /// Reads a file that a section names.
 ///
 /// # Errors
-/// What the system says, or that it is a folder, or larger than 4 MiB.
+/// The file cannot be read, is a directory, or is larger than 4 MiB.
 pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::open(path)?;
     if file.metadata()?.is_dir() {
-        return Err(io::Error::other("it is a folder"));
+        return Err(io::Error::other("it is a directory"));
     }
     let mut bytes = Vec::new();
     file.take(MAX_NAMED_FILE_BYTES + 1).read_to_end(&mut bytes)?;
@@ -126,7 +127,7 @@ pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The largest file that a section may name, in bytes.
+/// The maximum size of a file that a section names, in bytes.
 const MAX_NAMED_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The JSON Schema of the file, for editors.
@@ -134,7 +135,7 @@ pub fn schema() -> serde_json::Value {
     shape::schema()
 }
 
-/// The longest file that is read, in bytes.
+/// The maximum size of the configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
 /// What to write into an empty file.
@@ -152,29 +153,29 @@ fn read_text(path: &Path) -> Result<String, Problem> {
     let failed = |error: &io::Error| {
         match error.kind() {
         io::ErrorKind::NotFound => Problem::error(None, "there is no such file")
-            .help("name another with `--config PATH`, or make this one; `portcullis demo` shows a gateway without one"),
-        io::ErrorKind::PermissionDenied => Problem::error(None, "the file may not be read")
-            .help("let the user that runs the gateway read it, and enter the folders above it"),
+            .help("name another file with `--config PATH`, or create this one; `portcullis demo` runs a gateway without one"),
+        io::ErrorKind::PermissionDenied => Problem::error(None, "permission denied")
+            .help("give the user that runs the gateway read access to it, and access to the folders above it"),
         _ => Problem::error(None, format!("the file cannot be read: {error}")),
     }
     };
     let opened = fs::File::open(path).map_err(|error| failed(&error))?;
     if opened.metadata().map_err(|error| failed(&error))?.is_dir() {
         return Err(Problem::error(None, "this is a directory")
-            .help("name the file in it, for example `--config gateway.toml`"));
+            .help("name the file inside it, for example `--config gateway.toml`"));
     }
     let mut bytes = Vec::new();
     opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Problem::error(None, "the file is longer than 32 MiB")
-            .help("is it the right file? `--config PATH` names another"));
+        return Err(Problem::error(None, "the file is larger than 32 MiB")
+            .help("is this the right file? Name another with `--config PATH`"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-            return Problem::error(None, "the file is UTF-16, and TOML is UTF-8")
-                .help("save it as UTF-8");
+            return Problem::error(None, "the file is UTF-16; TOML must be UTF-8")
+                .help("save the file as UTF-8");
         }
         let line_start =
             bytes[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
@@ -188,8 +189,8 @@ fn read_text(path: &Path) -> Result<String, Problem> {
     })
 }
 
-/// The first error of each line: the parser goes on after one, and what it finds next is often the
-/// same.
+/// The first error of each line: the parser continues after an error, and what it finds next is
+/// often the same.
 fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
     const MAX_REPORTED: usize = 20;
     let mut problems: Vec<Problem> = Vec::new();
@@ -209,8 +210,8 @@ fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
             .get(span.start..)
             .and_then(|rest| rest.find('\n'))
             .map_or(source.text().len(), |found| span.start + found);
-        // What the parser would have liked instead is for those who know its grammar; where we know
-        // a remedy, that is told.
+        // The tokens that the parser expected only help those who know its grammar. If we know a
+        // remedy, it is shown instead.
         let message = error.message();
         problems.push(match remedy(message) {
             Some(help) => Problem::error(
@@ -233,7 +234,7 @@ fn remedy(message: &str) -> Option<&'static str> {
         ("string values must be quoted", "put it in quotes: `key = \"value\"`"),
         (
             "duplicate key",
-            "keep one of them; of what there can be several, each begins with two brackets: `[[route]]`",
+            "keep one of them; a section that can occur several times is written in two brackets: `[[route]]`",
         ),
         ("key with no value", "write `key = value`"),
         ("missing value", "write a value after `=`"),
@@ -248,14 +249,14 @@ fn remedy(message: &str) -> Option<&'static str> {
         ("missing comma", "put a comma between the items"),
         (
             "unexpected key or value",
-            "each key has a line of its own, and a `\"` within a string is written `\\\"`",
+            "write each key on its own line, and a `\"` inside a string as `\\\"`",
         ),
         ("missing escaped value", "write `\\` as `\\\\`, or put the string in single quotes"),
         ("invalid basic string", "close the string with `\"` on its line"),
         ("invalid literal string", "close the string with `'` on its line"),
         (
             "invalid unquoted key",
-            "a name with other characters than letters, digits, `-` and `_` goes in quotes",
+            "put a name with characters other than letters, digits, `-` and `_` in quotes",
         ),
         ("leading zero", "write the number without it; text goes in quotes"),
         ("recursion", "nest the values less deeply"),
@@ -277,7 +278,7 @@ mod tests {
         }
     }
 
-    /// As `rsync --times --inplace` does, or whoever wants not to be noticed.
+    /// As `rsync --times --inplace` does, or an attacker who wants to stay unnoticed.
     #[test]
     fn a_file_that_is_rewritten_to_the_same_length_and_time_is_another_version() {
         let folder = tempfile::tempdir().unwrap();
@@ -288,7 +289,7 @@ mod tests {
             fs::metadata(&path).unwrap().modified().unwrap(),
         );
         assert_eq!(FileVersion::current(&path), Some(before));
-        // The clock of a file system has steps.
+        // A file system's clock has a coarse resolution.
         std::thread::sleep(Duration::from_millis(50));
         fs::write(&path, "two").unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
@@ -415,21 +416,21 @@ mod tests {
             [issuer.a]\naudience = \"x\"\nalgorithms = [1]\nsecret = { enf = \"X\" }\nroles = 3\n\
             [limit.a]\nrequests = 1.5\n[route]\n[[log]]\n[identity]\npassword_min_length = 99999999999999999999\n";
         let wanted = [
-            "2:11 `workers` is a string, and a whole number is wanted (for example `workers = 0`)",
+            "2:11 `workers`: expected a whole number, found a string (for example `workers = 0`)",
             "3:1 unknown key `trusted-proxies` in `[server]` (did you mean `trusted_proxies`?)",
-            "4:15 `drain_delay` is a whole number, and a string is wanted (for example `drain_delay = \"5s\"`)",
-            "5:7 `h2c` is a string, and `true` or `false` is wanted (write `h2c = true`, without quotes)",
+            "4:15 `drain_delay`: expected a string, found a whole number (for example `drain_delay = \"5s\"`)",
+            "5:7 `h2c`: expected `true` or `false`, found a string (write `h2c = true`, without quotes)",
             "6:1 unknown key `roles` in `[server]` (`roles` belongs in `[issuer.NAME]`, `[[route]]` or `[[test]]`)",
-            "8:15 `max_headers` is a string, and a whole number is wanted (write `max_headers = 7`, without quotes)",
-            "10:10 `listen` is a boolean, and a string is wanted (for example `listen = \"127.0.0.1:9901\"`)",
-            "12:12 `audience` is a string, and a list of strings is wanted (write `audience = [\"x\"]`)",
-            "13:15 an item of `algorithms` is a whole number, and a string is wanted (put it in quotes: `\"1\"`)",
+            "8:15 `max_headers`: expected a whole number, found a string (write `max_headers = 7`, without quotes)",
+            "10:10 `listen`: expected a string, found a boolean (for example `listen = \"127.0.0.1:9901\"`)",
+            "12:12 `audience`: expected a list of strings, found a string (write `audience = [\"x\"]`)",
+            "13:15 an item of `algorithms`: expected a string, found a whole number (put it in quotes: `\"1\"`)",
             "14:12 unknown key `enf` in `[issuer.a.secret]` (did you mean `env`?)",
-            "15:9 `roles` is a whole number, and a string or a list of strings is wanted (for example `roles = \"roles\"`)",
-            "16:1 `[limit.a]` needs `per` (add, for example, `per = \"1m\"`)",
-            "17:12 `requests` is a number, and a whole number is wanted (for example `requests = 5`)",
-            "18:1 `route` is a table, and a list of sections is wanted (write `[[route]]`, in two brackets: there can be several)",
-            "19:3 `log` is a list, and a table is wanted (write `[log]`, in one bracket: there is one)",
+            "15:9 `roles`: expected a string or a list of strings, found a whole number (for example `roles = \"roles\"`)",
+            "16:1 `[limit.a]` needs `per` (for example, add `per = \"1m\"`)",
+            "17:12 `requests`: expected a whole number, found a number (for example `requests = 5`)",
+            "18:1 `route`: expected a list of sections, found a table (write `[[route]]`, with two brackets: there can be several)",
+            "19:3 `log`: expected a table, found a list (write `[log]`, with one bracket: there is only one)",
             "21:23 this number is too large (write one that fits in 64 bits)",
         ];
         assert_eq!(brief(text), wanted);
@@ -437,7 +438,8 @@ mod tests {
 
     #[test]
     fn a_section_without_its_name_is_one_problem() {
-        let wanted = "2:1 each `issuer` section has a name, and this one has none (write `[issuer.NAME]` above it, with a name of your choice)";
+        let wanted =
+            "2:1 `[issuer]` needs a name (write `[issuer.NAME]`, with a name of your choice)";
         assert_eq!(brief("[issuer]\nissuer = \"x\"\naudience = [\"y\"]\n"), [wanted]);
     }
 
@@ -447,7 +449,7 @@ mod tests {
             "[[test]]\nexpect = { statuss = 3 }\n[[route]]\nclaims = { a = [[1]] }\nlisten = 1\n";
         let wanted = [
             "2:12 unknown key `statuss` in `expect` of a `[[test]]` (did you mean `status`?)",
-            "4:17 an item of `a` is a list, and a string, a number or `true` or `false` is wanted (for example `\"…\"`)",
+            "4:17 an item of `a`: expected a string, a number or `true` or `false`, found a list (for example `\"…\"`)",
             "5:1 unknown key `listen` in `[[route]]` (`listen` belongs in `[admin]` or `[server]`)",
         ];
         assert_eq!(brief(text), wanted);
@@ -467,7 +469,7 @@ mod tests {
             ("a\n", "1:2 this is not TOML: key with no value (write `key = value`)"),
             (
                 "[server]\n[server]\n",
-                "2:2 this is not TOML: duplicate key (keep one of them; of what there can be several, each begins with two brackets: `[[route]]`)",
+                "2:2 this is not TOML: duplicate key (keep one of them; a section that can occur several times is written in two brackets: `[[route]]`)",
             ),
             ("x = [1,\n", "1:8 this is not TOML: unclosed array (close the list with `]`)"),
             (
@@ -546,11 +548,11 @@ mod tests {
         fs::write(&path, b"a = 1\nb = \"\xff\"\n").expect("written");
         assert_eq!(message(), "line 2 is not UTF-8: its byte 6 is 0xff");
         fs::write(&path, b"\xff\xfea\0").expect("written");
-        assert_eq!(message(), "the file is UTF-16, and TOML is UTF-8");
+        assert_eq!(message(), "the file is UTF-16; TOML must be UTF-8");
         fs::File::create(&path)
             .and_then(|file| file.set_len(MAX_FILE_BYTES + 1))
             .expect("made long");
-        assert_eq!(message(), "the file is longer than 32 MiB");
+        assert_eq!(message(), "the file is larger than 32 MiB");
         fs::remove_file(&path).expect("removed");
         fs::write(
             folder.path().join("real.toml"),

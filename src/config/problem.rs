@@ -1,6 +1,6 @@
-//! What is wrong with a file, and how it is shown: place, caret, remedy.
+//! Problems of a configuration file, and how they are shown: place, caret, help.
 //!
-//! Secrets never appear: whatever is drawn or logged from here is masked first.
+//! Secrets are never shown: everything that is drawn or logged here is masked first.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,26 +13,26 @@ use serde_json::json;
 
 use super::mask;
 
-/// One thing that is wrong, or unwise.
+/// An error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Whether it keeps the file from being used.
+    /// Whether the file can be used.
     pub severity: Severity,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// Where, as a byte range of the file. None: of the file as a whole.
+    /// The byte range in the file. `None` if the problem concerns the file as a whole.
     pub span: Option<Range<usize>>,
-    /// Other places that one needs to see, with a word on each.
+    /// Other relevant places, each with a label.
     pub related: Vec<(Range<usize>, String)>,
-    /// What to do about it.
+    /// How to fix it.
     pub help: Option<String>,
     label: Option<Box<str>>,
 }
 
-/// How bad it is.
+/// The severity of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The file is refused.
+    /// The file is rejected.
     Error,
     /// The file is used.
     Warning,
@@ -49,7 +49,7 @@ impl Severity {
 }
 
 impl Problem {
-    /// The file is refused because of this.
+    /// Creates an error, for which the file is rejected.
     pub fn error(span: impl Into<Option<Range<usize>>>, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Error,
@@ -61,26 +61,26 @@ impl Problem {
         }
     }
 
-    /// The file is used all the same.
+    /// Creates a warning; the file is used nevertheless.
     pub fn warning(span: impl Into<Option<Range<usize>>>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
     }
 
-    /// A word beside the caret.
+    /// Sets the label next to the caret.
     #[must_use]
     pub fn label(mut self, text: impl Into<String>) -> Self {
         self.label = Some(text.into().into_boxed_str());
         self
     }
 
-    /// Another place that one needs to see.
+    /// Adds another relevant place.
     #[must_use]
     pub fn related(mut self, span: Range<usize>, text: impl Into<String>) -> Self {
         self.related.push((span, text.into()));
         self
     }
 
-    /// What to do about it.
+    /// Sets the help text.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
         self.help = Some(text.into());
@@ -88,7 +88,7 @@ impl Problem {
     }
 }
 
-/// A configuration file as it was read. Cloning shares the text.
+/// The text of a configuration file. Clones share it.
 #[derive(Clone)]
 pub struct Source {
     path: PathBuf,
@@ -96,7 +96,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A file's path, as it is to be shown, and its text.
+    /// Creates a source from a file's path, as it is to be shown, and its text.
     pub fn new(path: impl Into<PathBuf>, text: impl Into<Arc<str>>) -> Self {
         Self { path: path.into(), text: text.into() }
     }
@@ -106,12 +106,12 @@ impl Source {
         &self.path
     }
 
-    /// The text. May hold secrets.
+    /// The text, which may contain secrets.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The folder that relative paths start at.
+    /// The folder that relative paths refer to.
     pub fn folder(&self) -> &Path {
         match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -119,7 +119,7 @@ impl Source {
         }
     }
 
-    /// Line and column of a byte, both from 1, the column in characters.
+    /// The line and column of a byte, both starting at 1; the column is in characters.
     pub fn location(&self, offset: usize) -> (usize, usize) {
         Lines::new(&self.text).location(offset)
     }
@@ -142,17 +142,17 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// All that was found in a file.
+/// All problems of a file.
 #[derive(Debug, Clone)]
 pub struct Problems {
-    /// The file. None: the problems are not of one file.
+    /// The file. `None` if the problems do not belong to one file.
     pub source: Option<Source>,
-    /// The problems, in any order: they are shown by their place.
+    /// The problems, in any order. They are shown in the order of their places.
     pub list: Vec<Problem>,
 }
 
 impl Problems {
-    /// Problems of a file.
+    /// Collects the problems of a file.
     pub fn new(source: Source, list: Vec<Problem>) -> Self {
         Self { source: Some(source), list }
     }
@@ -162,7 +162,8 @@ impl Problems {
         self.list.iter().any(|problem| problem.severity == Severity::Error)
     }
 
-    /// Draws them for a terminal, by place, and counts them in the last line. Ends with a newline.
+    /// Draws them for a terminal, in the order of their places, with a count in the last line. Ends
+    /// with a newline.
     pub fn draw(&self, colour: bool) -> String {
         let painter = Painter::new(self.source.as_ref(), colour);
         let mut drawn = String::new();
@@ -178,8 +179,8 @@ impl Problems {
         drawn
     }
 
-    /// The same for a log event: a list of `{severity, message, file, line, column, help}`, by
-    /// place.
+    /// The same for a log event: a list of `{severity, message, file, line, column, help}`, in the
+    /// order of their places.
     pub fn to_json(&self) -> serde_json::Value {
         let painter = Painter::new(self.source.as_ref(), false);
         let file = self.source.as_ref().map(|source| source.path.display().to_string());
@@ -243,22 +244,22 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// As many are shown: who has more has one cause for most of them.
+/// How many problems are shown. A longer list usually has one cause.
 const MAX_SHOWN: usize = 100;
 
-/// Places that are further apart, in lines, are drawn apart.
+/// Places that are more lines apart than this are drawn separately.
 const MAX_GAP_LINES: usize = 200;
 
-/// Characters of a line that are drawn, at most, before and behind the place.
+/// The maximum number of characters that are drawn before and after the place on a line.
 const MAX_CONTEXT_CHARS: usize = 400;
 
-/// What drawing needs to know of a file, found once for all problems.
+/// What drawing needs to know about a file, computed once for all problems.
 struct Painter<'a> {
     path: String,
     lines: Lines<'a>,
     secrets: Vec<Range<usize>>,
-    /// What they are, each once, longer ones first: one may be the beginning of another. Without
-    /// the shortest, which are parts of words.
+    /// The secrets without duplicates, longer ones first, since one may be the beginning of
+    /// another. The shortest ones are omitted because they are parts of words.
     secret_texts: Vec<&'a str>,
     renderer: Renderer,
 }
@@ -304,11 +305,11 @@ impl<'a> Painter<'a> {
             group = group.element(Level::HELP.message(self.mask(help)));
         }
         let drawn = self.renderer.render(&[group]);
-        // Blank lines of a help text are padded.
+        // Blank lines of a help text would be padded.
         drawn.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
-    /// Draws the primary place first, with those that are near it; then the others.
+    /// Draws the primary place first, with the places near it, then the others.
     fn snippets(&self, mut group: Group<'a>, marks: Vec<Mark>) -> Group<'a> {
         let mut left = marks;
         while !left.is_empty() {
@@ -343,7 +344,7 @@ impl<'a> Painter<'a> {
             let whole = self.lines.range(line);
             let here: Vec<usize> =
                 (0..marks.len()).filter(|index| marks[*index].line == line).collect();
-            // A line without a mark is folded away, unless it stands between two that have one.
+            // A line without a mark is folded, unless it is between two lines that have one.
             let shown = match here.first() {
                 Some(index) => self.lines.window(whole.clone(), &marks[*index].span),
                 None => self.lines.window(whole.clone(), &(whole.start..whole.start)),
@@ -358,7 +359,7 @@ impl<'a> Painter<'a> {
             for index in here {
                 let place = |offset: usize| {
                     let offset = offset.clamp(shown.start, shown.end);
-                    // A masked character may be shorter than what it hides.
+                    // A masked character may be shorter than the original.
                     start
                         + mask::masked(
                             &self.lines.text[shown.start..offset],
@@ -389,7 +390,7 @@ impl<'a> Painter<'a> {
         )
     }
 
-    /// A place on one line: a long table is pointed at by its first.
+    /// A place on one line. A long table is marked at its first line.
     fn mark(&self, span: Range<usize>, kind: AnnotationKind, label: Option<String>) -> Mark {
         let start = self.lines.floor(span.start);
         let line = self.lines.line(start);
@@ -397,7 +398,7 @@ impl<'a> Painter<'a> {
         Mark { line, span: start..end, kind, label }
     }
 
-    /// Text of ours may quote the file.
+    /// Masks a message, which may quote the file.
     fn mask(&self, text: &str) -> String {
         let mut shown = text.to_owned();
         for secret in &self.secret_texts {
@@ -424,7 +425,7 @@ fn level(severity: Severity) -> Level<'static> {
     }
 }
 
-/// Where the lines of a text begin. Lines count from 1.
+/// The starts of the lines of a text. Lines count from 1.
 struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
@@ -444,7 +445,7 @@ impl<'a> Lines<'a> {
         self.starts.partition_point(|start| *start <= offset)
     }
 
-    /// The bytes of a line, without what ends it.
+    /// The bytes of a line, without the line ending.
     fn range(&self, line: usize) -> Range<usize> {
         let start = self.starts[line - 1];
         let end = self.starts.get(line).map_or(self.text.len(), |next| next - 1);
@@ -452,7 +453,7 @@ impl<'a> Lines<'a> {
         start..end
     }
 
-    /// The part of a line that is drawn: all of it, or what is around the place.
+    /// The part of a line that is drawn: all of it, or the part around the place.
     fn window(&self, line: Range<usize>, place: &Range<usize>) -> Range<usize> {
         if line.len() <= 2 * MAX_CONTEXT_CHARS {
             return line;
@@ -467,7 +468,7 @@ impl<'a> Lines<'a> {
         (line, self.text[self.starts[line - 1]..offset].chars().count() + 1)
     }
 
-    /// The place itself, or the character that it is within.
+    /// The start of the character at this position.
     fn floor(&self, offset: usize) -> usize {
         self.text.floor_char_boundary(offset)
     }
@@ -477,7 +478,7 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
-    /// The place of a text, or of its n-th repetition.
+    /// The place of a text, or of its nth occurrence.
     fn place(text: &str, wanted: &str, nth: usize) -> Range<usize> {
         let (start, found) =
             text.match_indices(wanted).nth(nth).expect("the test names a text that is there");

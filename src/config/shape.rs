@@ -1,4 +1,4 @@
-//! What a file may hold, by the JSON Schema of [`File`](super::file::File).
+//! What a file may contain, derived from the JSON Schema of [`File`](super::file::File).
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::value::list;
 
-/// The schema of the file, for editors. Without `null`, which TOML does not have, and with each
-/// paragraph of a description on one line.
+/// The schema of the file, for editors. It has no `null`, which TOML does not have, and each
+/// paragraph of a description is on one line.
 pub(super) fn schema() -> Value {
     let mut schema =
         serde_json::to_value(schemars::schema_for!(super::file::File)).expect("a schema is JSON");
@@ -24,7 +24,7 @@ pub(super) fn schema() -> Value {
     schema
 }
 
-/// One kind of value.
+/// The kind of a value.
 pub(super) enum Shape {
     Any,
     Boolean,
@@ -32,13 +32,13 @@ pub(super) enum Shape {
     Number,
     Text,
     List(Box<Shape>),
-    /// A table with names of the writer's choice.
+    /// A table with names that the author chooses.
     Named(Box<Shape>),
     Section(Section),
     Either(Vec<Shape>),
 }
 
-/// A table whose keys are ours.
+/// A table with fixed keys.
 #[derive(Default)]
 pub(super) struct Section {
     pub(super) keys: BTreeMap<String, Key>,
@@ -47,14 +47,14 @@ pub(super) struct Section {
 
 pub(super) struct Key {
     pub(super) shape: Shape,
-    /// A value that the description gives.
+    /// A value from the description.
     pub(super) example: Option<String>,
-    /// Compiling refuses it, so that no hint may propose it.
+    /// Compiling rejects it, so no hint may suggest it.
     refused: bool,
 }
 
 impl Section {
-    /// The keys that a hint may propose.
+    /// The keys that a hint may suggest.
     pub(super) fn proposed(&self) -> impl Iterator<Item = (&str, &Key)> {
         self.keys.iter().filter(|(_, key)| !key.refused).map(|(name, key)| (name.as_str(), key))
     }
@@ -123,7 +123,7 @@ impl Shape {
         }
     }
 
-    /// What is wanted, for a message.
+    /// The expected kind, for a message.
     pub(super) fn wanted(&self) -> String {
         match self {
             Self::Any => "any value".into(),
@@ -137,7 +137,7 @@ impl Shape {
                 _ => "a list".into(),
             },
             Self::Named(_) | Self::Section(_) => "a table".into(),
-            // An integer is a number: nobody needs to read both.
+            // An integer is a number, so only the number is mentioned.
             Self::Either(shapes) => {
                 let number = shapes.iter().any(|shape| matches!(shape, Self::Number));
                 list(
@@ -151,7 +151,7 @@ impl Shape {
         }
     }
 
-    /// Whether a value is of this kind on its outside.
+    /// Whether a value is of this kind, without looking inside.
     pub(super) fn takes(&self, value: &DeValue<'_>) -> bool {
         match self {
             Self::Any => true,
@@ -166,7 +166,7 @@ impl Shape {
     }
 }
 
-/// Which sections know which key, written as one would write them.
+/// Collects which sections know which key, as they are written.
 fn find_homes(section: &Section, path: &str, homes: &mut BTreeMap<String, Vec<String>>) {
     for (name, key) in section.proposed() {
         if !path.is_empty() {
@@ -191,7 +191,7 @@ fn find_homes(section: &Section, path: &str, homes: &mut BTreeMap<String, Vec<St
     }
 }
 
-/// The value that a description names as default or example.
+/// The value that a description gives as default or example.
 fn example(description: &str) -> Option<String> {
     let (_, rest) =
         description.split_once("Default ").or_else(|| description.split_once("For example "))?;
@@ -209,7 +209,7 @@ pub(super) fn written(name: &str, key: &Key) -> String {
     format!("{name} = {}", sample(&key.shape, key.example.as_deref()))
 }
 
-/// A value of the kind: the documented one, if there is one.
+/// A value of this kind: the documented one, if there is one.
 pub(super) fn sample(shape: &Shape, example: Option<&str>) -> String {
     match (shape, example) {
         (

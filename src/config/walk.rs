@@ -1,5 +1,5 @@
-//! Holds a file against what it may hold ([`shape`](super::shape)): every unknown key and every
-//! value of the wrong type is found in one walk, where serde would stop at the first.
+//! Checks a file against its schema ([`shape`](super::shape)). One walk finds every unknown key and
+//! every value of the wrong type, where serde would stop at the first.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,24 +11,23 @@ use super::problem::Problem;
 use super::shape::{Key, SHAPES, Section, Shape, sample, written};
 use super::value::{list, nearest};
 
-/// What a check found.
+/// The result of a check.
 pub(super) struct Findings {
-    /// Keys that do not exist. They are no longer in the tree.
+    /// Unknown keys. They are removed from the tree.
     pub(super) unknown: Vec<Problem>,
-    /// Values of the wrong type and keys that are missing: with any of these the tree cannot be
-    /// read.
+    /// Values of the wrong type and missing keys: with any of these, the tree cannot be
+    /// deserialized.
     pub(super) wrong: Vec<Problem>,
 }
 
-/// Compares a file with the schema, and takes the keys out that it does not know.
+/// Compares a file with the schema, and removes unknown keys.
 pub(super) fn check(text: &str, root: &mut DeTable<'_>) -> Findings {
     let mut walk = Walk { text, findings: Findings { unknown: Vec::new(), wrong: Vec::new() } };
     walk.section(&SHAPES.file, root, &(0..0), &Place::Root);
     walk.findings
 }
 
-/// Where the walk is, as a chain of stack frames: nothing is allocated for the files that are in
-/// order.
+/// The position of the walk, as a chain of stack frames, so that valid files need no allocation.
 enum Place<'a> {
     Root,
     Key(&'a Place<'a>, &'a str),
@@ -48,7 +47,7 @@ impl Place<'_> {
         }
     }
 
-    /// The header of a section here.
+    /// The header of a section at this position.
     fn header(&self, name: &str, is_list: bool) -> String {
         let (path, in_item) = self.path();
         let mut dotted = if in_item { self.first().to_owned() } else { String::new() };
@@ -61,7 +60,7 @@ impl Place<'_> {
         if is_list { format!("[[{dotted}]]") } else { format!("[{dotted}]") }
     }
 
-    /// The dotted path, within the item when there is one.
+    /// The dotted path, and whether it is relative to a list item.
     fn path(&self) -> (String, bool) {
         match self {
             Self::Root => (String::new(), false),
@@ -132,13 +131,13 @@ impl Walk<'_> {
                 section.keys.get(required).map(|key| written(required, key)).unwrap_or_default();
             self.findings.wrong.push(
                 Problem::error(span.clone(), format!("{} needs `{required}`", place.section()))
-                    .help(format!("add, for example, `{example}`")),
+                    .help(format!("for example, add `{example}`")),
             );
         }
     }
 
-    /// A key that does not exist. Where another was probably meant, it is read as that one: it
-    /// would otherwise be missing, with complaints about everything that follows from that.
+    /// Reports an unknown key. If another key was probably meant, the value is checked as that one,
+    /// which would otherwise be reported as missing, along with everything that follows from that.
     fn unknown_key<'d>(
         &mut self,
         section: &Section,
@@ -203,7 +202,8 @@ impl Walk<'_> {
         place: &Place,
     ) {
         let sections = matches!(shape, Shape::Section(_));
-        // `[issuer]` for `[issuer.corp]`: one cause, so one problem, however many keys there are.
+        // `[issuer]` instead of `[issuer.corp]` is one mistake and so one problem, however many
+        // keys there are.
         if sections
             && let Some((name, _)) = table
                 .iter()
@@ -212,11 +212,8 @@ impl Walk<'_> {
         {
             let key = place.key();
             self.findings.wrong.push(
-                Problem::error(
-                    name.span(),
-                    format!("each `{key}` section has a name, and this one has none"),
-                )
-                .help(format!("write `[{key}.NAME]` above it, with a name of your choice")),
+                Problem::error(name.span(), format!("`[{key}]` needs a name"))
+                    .help(format!("write `[{key}.NAME]`, with a name of your choice")),
             );
         }
         for (name, value) in
@@ -226,7 +223,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Numbers that TOML allows and the gateway cannot hold.
+    /// Checks for numbers that TOML allows and the gateway cannot represent.
     fn check_numbers(&mut self, value: &DeValue<'_>, span: &Range<usize>) {
         let too_large = match value {
             DeValue::Integer(integer) => {
@@ -271,20 +268,20 @@ impl Walk<'_> {
         let item = matches!(place, Place::Item(_));
         let subject = if item { format!("an item of `{key}`") } else { format!("`{key}`") };
         let problem =
-            Problem::error(span.clone(), format!("{subject} is {found}, and {wanted} is wanted"));
-        // What was written, where it is short: it is shown again as it should be.
+            Problem::error(span.clone(), format!("{subject}: expected {wanted}, found {found}"));
+        // The value as it was written, if it is short, to show how to correct it.
         let raw = self.text.get(span.clone()).filter(|raw| raw.len() <= 40 && !raw.contains('\n'));
         let assigned =
             |value: &str| if item { format!("`{value}`") } else { format!("`{key} = {value}`") };
         match (shape, value) {
             (Shape::List(inner), DeValue::Table(_)) if matches!(**inner, Shape::Section(_)) => {
-                problem.help(format!("write `[[{key}]]`, in two brackets: there can be several"))
+                problem.help(format!("write `[[{key}]]`, with two brackets: there can be several"))
             }
             (Shape::Section(_), DeValue::Array(_))
                 if matches!(place, Place::Key(Place::Root, _)) =>
             {
                 Problem::error(name.clone(), problem.message)
-                    .help(format!("write `[{key}]`, in one bracket: there is one"))
+                    .help(format!("write `[{key}]`, with one bracket: there is only one"))
             }
             (Shape::List(inner), _) if inner.takes(value) => match raw {
                 Some(raw) => problem.help(format!("write {}", assigned(&format!("[{raw}]")))),
@@ -329,7 +326,7 @@ fn unknown(
         format!("unknown key `{shown}` in {}", place.section())
     };
     let problem = Problem::error(name.span(), message);
-    // What is proposed is written as it would have to be.
+    // A suggestion is written as it would have to be.
     let proposal = |name: &str, key: &Key| match &key.shape {
         Shape::Section(_) if is_header => place.header(name, false),
         Shape::Named(_) if is_header => place.header(&format!("{name}.NAME"), false),
@@ -354,7 +351,7 @@ fn unknown(
     ))
 }
 
-/// Whether a name stands in a section's header, such as `[server]`, and not before a `=`.
+/// Whether a name is in a section's header, such as `[server]`, and not before a `=`.
 fn is_header(text: &str, name: usize) -> bool {
     let before = line_before(text, name);
     before.starts_with('[') && !before.contains(['{', ','])
@@ -365,7 +362,7 @@ fn is_doubled(text: &str, name: usize) -> bool {
     line_before(text, name).starts_with("[[")
 }
 
-/// The part of a line that is before a place.
+/// The part of a line before a position.
 fn line_before(text: &str, place: usize) -> &str {
     let before = text.get(..place).unwrap_or_default();
     before.rsplit('\n').next().unwrap_or_default().trim_start().trim_start_matches('\u{feff}')

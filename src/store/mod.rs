@@ -452,7 +452,7 @@ fn create_private(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let metadata = std::fs::metadata(path)?;
             if metadata.permissions().mode() & 0o077 != 0 {
-                tracing::warn!(file = %path.display(), "other users may access the database; chmod 600 it");
+                tracing::warn!(file = %path.display(), "other users can access the database; chmod 600 it");
             }
             Ok(())
         }

@@ -1,4 +1,4 @@
-//! The access log: one line for each request.
+//! The access log: one line per request.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use super::escape::{address, escaped, json, milliseconds, number, print, quoted, timestamp, word};
 use super::log::Format;
 
-/// What the access log says of one request. There is no field for a query, a header, a cookie or a
-/// body.
+/// What the access log records about a request. There are no fields for a query, a header, a cookie
+/// or a body.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRecord<'a> {
-    /// When the request arrived: the time since 1970, until the end of the year 9999.
+    /// When the request arrived, as the time since 1970, up to the end of the year 9999.
     pub timestamp: Duration,
     /// The request's id.
     pub request_id: &'a str,
-    /// The trace it belongs to: hexadecimal digits.
+    /// The trace id: hexadecimal digits.
     pub trace_id: &'a str,
-    /// Who made it, or whom a trusted proxy vouched for.
+    /// The address of the client: the peer, or the address that a trusted proxy named.
     pub client_address: Option<IpAddr>,
     /// The method, as received.
     pub method: &'a str,
@@ -24,40 +24,39 @@ pub struct AccessRecord<'a> {
     pub path: &'a str,
     /// The name of the route.
     pub route: Option<&'a str>,
-    /// The status of the answer.
+    /// The status of the response.
     pub status: u16,
-    /// From the first byte of the head to the end of the body or tunnel.
+    /// The time from the first byte of the head to the end of the body or tunnel.
     pub duration: Duration,
-    /// From the request's leaving to the head of the upstream's answer.
+    /// The time from sending the request to the head of the upstream's response.
     pub upstream: Option<Duration>,
-    /// Bytes of body that the client sent.
+    /// The number of body bytes that the client sent.
     pub bytes_in: u64,
-    /// Bytes of body that it got.
+    /// The number of body bytes that the client received.
     pub bytes_out: u64,
     /// `allowed`, `refused`, `would_refuse` or `failed`.
     pub outcome: &'static str,
-    /// The decision's stable code.
+    /// The stable code of the decision.
     pub reason: &'static str,
-    /// Who was recognised.
+    /// The authenticated caller.
     pub caller: LoggedCaller<'a>,
 }
 
-/// What the access log says of a caller.
+/// What the access log records about a caller.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoggedCaller<'a> {
-    /// Who vouches for the caller.
+    /// The issuer that vouches for the caller.
     pub issuer: Option<&'a str>,
-    /// The caller.
+    /// The caller's subject.
     pub subject: Option<&'a str>,
     /// The caller's session.
     pub sid: Option<&'a str>,
-    /// The three of them as [`LoggedCaller::json`] wrote them before, for callers that are
-    /// remembered.
+    /// These three as [`LoggedCaller::json`] wrote them earlier, for remembered callers.
     pub written: Option<&'a str>,
 }
 
 impl LoggedCaller<'_> {
-    /// Its members of the JSON line.
+    /// The members of the JSON line that describe the caller.
     pub fn json(&self) -> Box<str> {
         let mut out = Vec::new();
         self.write_json(&mut out);
@@ -78,7 +77,7 @@ impl LoggedCaller<'_> {
 }
 
 impl AccessRecord<'_> {
-    /// Appends the record as `format` has it.
+    /// Appends the record in `format`.
     pub fn write(&self, format: Format, out: &mut Vec<u8>) {
         match format {
             Format::Json => self.write_json(out),
@@ -131,7 +130,8 @@ impl AccessRecord<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    /// Appends one line for people and a line feed. What a client can choose is quoted and escaped.
+    /// Appends one human-readable line and a line feed. Anything that a client can choose is quoted
+    /// and escaped.
     pub fn write_text(&self, out: &mut Vec<u8>) {
         timestamp(out, self.timestamp);
         out.push(b' ');

@@ -1,5 +1,5 @@
-//! Text of strangers on a line of ours: JSON strings and quoted text in which nothing can end the
-//! line or forge another.
+//! Escaping of untrusted text in log lines: JSON strings and quoted text that can neither end the
+//! line nor forge another.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -10,8 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut rest = text.as_bytes();
-    // Without an early end, so that the compiler looks at many bytes at once: nearly every text is
-    // plain.
+    // There is no early exit, so that the compiler can check many bytes at once: nearly every text
+    // is plain.
     if rest.iter().fold(true, |all, &byte| all & is_plain(byte)) {
         out.extend_from_slice(rest);
         out.push(b'"');
@@ -33,7 +33,7 @@ pub(super) fn json(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// Appends a word that has nothing to escape as a JSON string, quotes included.
+/// Appends a word that needs no escaping as a JSON string, quotes included.
 pub(super) fn word(out: &mut Vec<u8>, word: &str) {
     debug_assert!(word.bytes().all(is_plain));
     out.push(b'"');
@@ -41,20 +41,20 @@ pub(super) fn word(out: &mut Vec<u8>, word: &str) {
     out.push(b'"');
 }
 
-/// Whether a byte stands for itself in a JSON string.
+/// Whether a byte needs no escaping in a JSON string.
 fn is_plain(byte: u8) -> bool {
     byte >= 0x20 && byte != b'"' && byte != b'\\'
 }
 
-/// Appends `text` in quotes for people to read. Whatever moves a terminal's cursor or reorders its
-/// letters is written as `\u{…}`.
+/// Appends `text` in quotes, for people. Characters that move a terminal's cursor or reorder its
+/// letters are written as `\u{…}`.
 pub(super) fn quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     escaped(out, text);
     out.push(b'"');
 }
 
-/// As [`quoted`], without the quotes.
+/// Like [`quoted`], without the quotes.
 pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
     let mut utf8 = [0; 4];
     for letter in text.chars() {
@@ -63,7 +63,7 @@ pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
             '\n' => out.extend_from_slice(b"\\n"),
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.extend_from_slice(b"\\t"),
-            // C0, DEL and C1 controls; line and paragraph separators; marks that reorder text
+            // C0, DEL and C1 controls; line and paragraph separators; characters that reorder text
             // (Unicode UAX 9).
             _ if letter.is_control()
                 || matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
@@ -75,14 +75,14 @@ pub(super) fn escaped(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Appends a time since 1970 as RFC 3339 has it, in UTC with six decimals: 27 characters for every
-/// year that has four digits.
+/// Appends a time since 1970 in RFC 3339 format, in UTC with six decimals: 27 characters for every
+/// four-digit year.
 pub(super) fn timestamp(out: &mut Vec<u8>, since_1970: Duration) {
     let since_1970 = since_1970.min(END_OF_9999);
     let second = since_1970.as_secs();
     let mut stamp = SECOND.get();
     if stamp.0 != Some(second) {
-        // The calendar is asked once a second, not once a line.
+        // The calendar date is computed once per second, not once per line.
         let mut text = [0; 19];
         let written =
             humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(second)).to_string();
@@ -108,7 +108,7 @@ pub(super) fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
 pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
     if let Some(&(digits, count)) = usize::try_from(number).ok().and_then(|small| SMALL.get(small))
     {
-        // All four at once: a copy whose length the compiler knows.
+        // Copy all four bytes at once: the compiler knows the length of the copy.
         out.extend_from_slice(&digits);
         out.truncate(out.len() - (digits.len() - usize::from(count)));
         return;
@@ -126,7 +126,7 @@ pub(super) fn number(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[first..]);
 }
 
-/// The numbers that one byte holds, and the statuses of HTTP: their digits, and how many.
+/// The digits and lengths of the numbers of one byte and of the HTTP statuses.
 const SMALL: [([u8; 4], u8); 600] = {
     let mut numbers = [([0; 4], 0); 600];
     let mut number = 0;
@@ -146,7 +146,7 @@ const SMALL: [([u8; 4], u8); 600] = {
     numbers
 };
 
-/// Appends the last digits of a number, zeros in front included.
+/// Appends the last digits of a number, including leading zeros.
 fn decimals<const DIGITS: usize>(out: &mut Vec<u8>, mut number: u32) {
     let mut digits = [b'0'; DIGITS];
     for digit in digits.iter_mut().rev() {
@@ -156,7 +156,7 @@ fn decimals<const DIGITS: usize>(out: &mut Vec<u8>, mut number: u32) {
     out.extend_from_slice(&digits);
 }
 
-/// Appends an address as its `Display` has it.
+/// Appends an address as its `Display` implementation does.
 pub fn address(out: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(v4) = address else { return print(out, format_args!("{address}")) };
     for (at, part) in v4.octets().into_iter().enumerate() {
@@ -169,12 +169,12 @@ pub fn address(out: &mut Vec<u8>, address: IpAddr) {
 
 /// Appends formatted text.
 pub(super) fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // Writing into a vector cannot fail.
+    // Writing to a vector cannot fail.
     let _ = out.write_fmt(text);
 }
 
 thread_local! {
-    /// The second that this thread wrote last, and its text.
+    /// The second that this thread formatted last, and its text.
     static SECOND: Cell<(Option<u64>, [u8; 19])> = const { Cell::new((None, [0; 19])) };
 }
 

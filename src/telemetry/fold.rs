@@ -15,7 +15,7 @@ impl Fold {
     /// were dropped since the last one that was written.
     pub fn admit(&self, now: u64) -> Option<u64> {
         let next = self.next.load(Ordering::Relaxed);
-        // A clock that was set back does not keep it silent.
+        // A clock that was set back must not silence the line.
         let is_due = now >= next || next > now + INTERVAL;
         let is_ours = is_due
             && self

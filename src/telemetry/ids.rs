@@ -1,7 +1,7 @@
-//! Ids for requests and traces, and the `traceparent` header (W3C Trace Context, level 1).
+//! Request and trace ids, and the `traceparent` header (W3C Trace Context, level 1).
 //!
-//! They are unique, not secret: a fast generator in each thread, seeded by the crypto library,
-//! makes them.
+//! The ids are unique, not secret. A fast generator in each thread creates them, seeded by the
+//! cryptography library.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,18 +9,18 @@ use std::hash::{BuildHasher, RandomState};
 
 use aws_lc_rs::rand;
 
-/// An id in lower-case hexadecimal digits, as long as its type says.
+/// An id in lower-case hexadecimal digits; its type gives the length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hex<const DIGITS: usize>([u8; DIGITS]);
 
 impl<const DIGITS: usize> Hex<DIGITS> {
     /// The digits.
     pub fn as_str(&self) -> &str {
-        // Only hexadecimal digits are ever put in, so the other arm is never taken.
+        // Only hexadecimal digits are ever stored, so the other arm is never taken.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// A new one, and not the one that is all zeros, which W3C Trace Context forbids.
+    /// Creates a random id that is not all zeros, which W3C Trace Context forbids.
     fn random() -> Self {
         let mut digits = [b'0'; DIGITS];
         let mut zero = true;
@@ -66,22 +66,22 @@ impl<const DIGITS: usize> fmt::Debug for Hex<DIGITS> {
     }
 }
 
-/// A new id for a request: `X-Request-Id`, and `request_id` of the log.
+/// Creates an id for a request: `X-Request-Id`, and `request_id` in the log.
 pub fn request_id() -> Hex<32> {
     Hex::random()
 }
 
-/// A new id for a trace.
+/// Creates an id for a trace.
 pub fn trace_id() -> Hex<32> {
     Hex::random()
 }
 
-/// A new id for a span: one hop of a trace.
+/// Creates an id for a span: one hop of a trace.
 pub fn span_id() -> Hex<16> {
     Hex::random()
 }
 
-/// What `traceparent` says: which trace a request belongs to, and which span sent it.
+/// The content of `traceparent`: the trace that a request belongs to, and the span that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traceparent {
     trace_id: Hex<32>,
@@ -90,7 +90,7 @@ pub struct Traceparent {
 }
 
 impl Traceparent {
-    /// The start of a new trace. It is marked as sampled: otherwise applications that follow their
+    /// Starts a new trace. It is marked as sampled: otherwise applications that follow their
     /// parent's decision, which is OpenTelemetry's default, would record nothing behind the
     /// gateway.
     pub fn begin() -> Self {
@@ -112,9 +112,9 @@ impl Traceparent {
         self.sampled
     }
 
-    /// The header's value for a new span of the same trace: 55 ASCII characters, of version 00
-    /// whatever was received, because that is the version whose rules we follow (W3C Trace Context
-    /// §4.3).
+    /// The header's value for a new span of the same trace: 55 ASCII characters. It always has
+    /// version 00, whatever was received, because these are the rules that we follow (W3C Trace
+    /// Context §4.3).
     pub fn child(&self) -> [u8; VERSION_00_LENGTH] {
         Self { parent_id: span_id(), ..*self }.header()
     }
@@ -129,9 +129,9 @@ impl Traceparent {
     }
 }
 
-/// Reads a `traceparent` header as W3C Trace Context §3.2 and §4.3 say: version 00 to the letter,
-/// of a later version the fields that 00 knows, provided that what follows them is set off by a
-/// dash. Anything else is `None`.
+/// Parses a `traceparent` header as W3C Trace Context §3.2 and §4.3 require: version 00 exactly;
+/// for later versions, the fields of version 00, if a dash separates them from what follows.
+/// Returns `None` for anything else.
 pub fn parse_traceparent(value: &[u8]) -> Option<Traceparent> {
     let (known, rest) = value.split_at_checked(VERSION_00_LENGTH)?;
     let version = &Hex::<2>::parse(&known[..2])?.0;
@@ -166,9 +166,8 @@ impl Generator {
         let mut state = [0; 4];
         for word in &mut state {
             let mut seed = [0; 8];
-            // Should the crypto library have no randomness to give, then what std took for its hash
-            // maps must do: the generator must not begin with zeros, and these are ids, not
-            // secrets.
+            // If the cryptography library has no randomness, use the seed of std's hash maps: the
+            // generator must not start with zeros, and these are ids, not secrets.
             *word = match rand::fill(&mut seed) {
                 Ok(()) => u64::from_ne_bytes(seed),
                 Err(_) => RandomState::new().hash_one(std::thread::current().id()),
@@ -192,7 +191,7 @@ impl Generator {
     }
 }
 
-/// The eight digits of a number, all at once: each has a byte of a word.
+/// The eight digits of a number, computed in parallel: each has one byte of a word.
 const fn hexadecimal(number: u32) -> [u8; 8] {
     let mut word = number as u64;
     word = (word | (word << 16)) & 0x0000_ffff_0000_ffff;

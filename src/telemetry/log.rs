@@ -1,7 +1,7 @@
-//! Events: what happens to the gateway itself. They take the same way out as the access log.
+//! Events of the gateway itself. They are written the same way as the access log.
 //!
-//! Spans are not used: a request is one line of the access log, not a tree. `RUST_LOG` is not read,
-//! the file says what is logged.
+//! Spans are not used: a request is one line of the access log, not a tree. `RUST_LOG` is not read;
+//! the configuration file determines what is logged.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,21 +17,22 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use super::escape::{escaped, json, print, quoted, timestamp};
 use super::writer::LogWriter;
 
-/// How lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One flat JSON object a line.
+    /// One flat JSON object per line.
     Json,
-    /// For people: without colours, which a file or a collector could not show.
+    /// For people. Without colours, which a file or a log collector could not show.
     Text,
 }
 
-/// Sends the events of this process to `writer`, from now on and for good; fails when a subscriber
-/// was installed before.
+/// Sends the events of this process to `writer` from now on. Fails if a subscriber was installed
+/// before.
 ///
-/// Events of `level` and above are written, of libraries none below `info`: some of them write
-/// whole request heads at `debug`, tokens included. `now` tells the time since 1970. Warnings and
-/// errors wait a moment for room in a full queue, the rest is dropped and counted.
+/// Events of `level` and above are written, but never below `info` for libraries: some of them
+/// write whole request heads at `debug`, including tokens. `now` returns the time since 1970.
+/// Warnings and errors wait briefly for room in a full queue; everything else is dropped and
+/// counted.
 pub fn init(
     format: Format,
     level: Level,
@@ -47,7 +48,7 @@ fn subscriber(
     writer: LogWriter,
     now: impl Fn() -> Duration + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync + 'static {
-    // What happens to accounts is told whatever the level.
+    // Audit events are written at every level.
     let filter = Targets::new()
         .with_target(OUR_CRATE, level)
         .with_target(AUDIT, Level::INFO)
@@ -83,7 +84,7 @@ where
     }
 }
 
-/// The fields of one event, the message apart because it stands in front.
+/// The fields of one event. The message is separate because it comes first.
 struct Fields {
     format: Format,
     message: String,
@@ -113,16 +114,16 @@ impl Fields {
         }
     }
 
-    /// Writes a value that is alike in both formats: a number or a boolean.
+    /// Writes a value that looks the same in both formats: a number or a boolean.
     fn plain(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         if self.name(field) {
             print(&mut self.rest, value);
         }
     }
 
-    /// Writes a field's name; false when the field is not to be shown.
+    /// Writes a field's name. Returns false if the field must not be shown.
     fn name(&mut self, field: &Field) -> bool {
-        // What the bridge from the `log` crate adds is about the library's source code.
+        // The `log` bridge adds fields about the library's source code.
         let name = field.name();
         if name.starts_with("log.") {
             return false;
@@ -130,7 +131,7 @@ impl Fields {
         match self.format {
             Format::Json => {
                 self.rest.push(b',');
-                // A name stands once in a JSON object; the first three are ours.
+                // A name may occur only once in a JSON object; the first three are ours.
                 let ours = matches!(name, "timestamp" | "level");
                 json(&mut self.rest, &if ours { format!("field.{name}") } else { name.into() });
                 self.rest.push(b':');
@@ -170,7 +171,7 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity.
+        // JSON cannot represent infinity.
         if value.is_finite() {
             self.plain(field, format_args!("{value}"));
         } else {
@@ -186,7 +187,7 @@ thread_local! {
 /// The target of events about accounts.
 pub const AUDIT: &str = "audit";
 const OUR_CRATE: &str = env!("CARGO_CRATE_NAME");
-/// How long a warning may hold its thread up while the queue is full.
+/// How long a warning may block its thread while the queue is full.
 const QUEUE_WAIT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! What the gateway tells its operators: log lines, metrics, and the ids that join them to those of
-//! its neighbours.
+//! Telemetry for operators: log lines, metrics, and the ids that correlate them with those of
+//! clients and upstreams.
 //!
-//! Every metric family is declared in `metrics`, every field of the access log in `access`. Tokens,
-//! cookies, query values and bodies have no field here, and nothing here ever blocks a worker.
+//! Every metric family is declared in `metrics`, and every field of the access log in `access`.
+//! There are no fields for tokens, cookies, query values or bodies, and nothing here ever blocks a
+//! worker.
 
 pub mod access;
 pub mod fold;

@@ -1,10 +1,10 @@
-//! The one thread that writes log lines. Whoever logs appends to a bounded buffer in memory and
-//! goes on.
+//! The thread that writes log lines. Other threads append to a bounded buffer in memory and
+//! continue.
 //!
-//! When whatever reads the log is slow or gone, lines are dropped and counted: a gateway that stops
-//! answering because nobody reads its log would be worse. The buffer is swapped out as a whole, so
-//! that a batch is one `write`, and the thread looks for the next by itself, so that a busy gateway
-//! does not pay for a wake-up with every line.
+//! If the log's reader is slow or gone, lines are dropped and counted: a gateway that stops
+//! responding because nobody reads its log would be worse. The buffer is swapped out as a whole, so
+//! that a batch is one `write`. The thread polls for the next batch, so that a busy gateway does
+//! not pay for a wake-up with every line.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Takes log lines and never blocks. Clones feed the same thread.
+/// Accepts log lines without blocking. Clones feed the same thread.
 #[derive(Clone, Debug)]
 pub struct LogWriter(Arc<Shared>);
 
-/// Keeps the thread. Dropping it writes what is still waiting, for which a target that stalls has 5
-/// seconds; lines that come later are dropped and counted.
+/// Keeps the thread running. Dropping it writes the remaining lines, for up to 5 seconds if the
+/// target stalls. Later lines are dropped and counted.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the log"]
 pub struct LogGuard {
@@ -28,7 +28,7 @@ pub struct LogGuard {
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write, or the end has come.
+    /// There is something to write, or the guard was dropped.
     work: Condvar,
     /// The buffer was emptied.
     room: Condvar,
@@ -39,16 +39,16 @@ struct Shared {
 struct Queue {
     bytes: Vec<u8>,
     lines: u64,
-    /// The thread waits for `work`: only then does a line wake it.
+    /// The thread is waiting for `work`; only then does a line have to wake it.
     idle: bool,
-    /// Somebody waited in vain for room, and there has been none since.
+    /// A thread waited in vain for room, and there has been none since.
     stalled: bool,
-    /// No line is taken any more: the guard was dropped, or the target is gone for good.
+    /// No more lines are accepted: the guard was dropped, or the target is permanently gone.
     closed: bool,
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `target`. Fails when the system has no thread to give.
+    /// Starts the thread that writes to `target`. Fails if the system cannot create a thread.
     pub fn start(target: impl Write + Send + 'static) -> std::io::Result<(Self, LogGuard)> {
         let shared = Arc::new(Shared::default());
         let served = Arc::clone(&shared);
@@ -58,15 +58,15 @@ impl LogWriter {
         Ok((Self(Arc::clone(&shared)), LogGuard { shared, thread: Some(thread) }))
     }
 
-    /// Queues one line, its line feed included. False when there was no room: then it was dropped,
-    /// and counted.
+    /// Queues one line, including its line feed. Returns false if there was no room; the line is
+    /// then dropped and counted.
     pub fn try_line(&self, line: &[u8]) -> bool {
         self.0.append(self.0.lock(), line)
     }
 
-    /// As [`LogWriter::try_line`], but waits up to `patience` for room. For what must not be lost
-    /// lightly. It blocks the thread, so one wait in vain is enough: until the buffer was emptied
-    /// again, nobody waits any more.
+    /// Like [`LogWriter::try_line`], but waits up to `patience` for room, for lines that should not
+    /// be lost. This blocks the thread, so one wait in vain is enough: nobody waits again until the
+    /// buffer has been emptied.
     pub fn line_within(&self, line: &[u8], patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut queue = self.0.lock();
@@ -81,7 +81,7 @@ impl LogWriter {
         self.0.append(queue, line)
     }
 
-    /// How many lines were dropped so far, as a counter that goes on counting.
+    /// The number of lines dropped so far, as a live counter.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.dropped)
     }
@@ -94,8 +94,8 @@ impl Drop for LogGuard {
         self.shared.room.notify_all();
         let deadline = Instant::now() + LAST_FLUSH;
         if let Some(thread) = self.thread.take() {
-            // A join has no deadline of its own, and a process must be able to end while nobody
-            // reads its output.
+            // A join has no timeout, and a process must be able to exit while nobody reads its
+            // output.
             while !thread.is_finished() && Instant::now() < deadline {
                 thread::sleep(LINGER / 4);
             }
@@ -104,7 +104,7 @@ impl Drop for LogGuard {
 }
 
 impl Queue {
-    /// A line longer than the buffer passes when it is alone.
+    /// A line that is longer than the buffer fits if the buffer is empty.
     fn has_room(&self, line: &[u8]) -> bool {
         self.bytes.is_empty()
             || (self.lines < MAX_QUEUED_LINES && self.bytes.len() + line.len() <= MAX_QUEUED_BYTES)
@@ -147,7 +147,7 @@ impl Shared {
             }
             if let Err(error) = write_batch(&mut target, &batch) {
                 self.dropped.fetch_add(lines, Ordering::Relaxed);
-                // A pipe without a reader never gets one back; a full disk may.
+                // A pipe without a reader never gets one again; a full disk may get room.
                 if error.kind() == ErrorKind::BrokenPipe {
                     self.give_up();
                     return;
@@ -160,8 +160,8 @@ impl Shared {
         }
     }
 
-    /// Swaps the lines that wait into `batch`, which stays empty when the end has come and nothing
-    /// is left. `None`: there are none yet, and they were not to be waited for.
+    /// Swaps the queued lines into `batch`, which stays empty if the log was closed and nothing is
+    /// left. Returns `None` if there are no lines yet and `waits` is false.
     fn next_batch(&self, batch: &mut Vec<u8>, waits: bool) -> Option<u64> {
         let mut queue = self.lock();
         while queue.bytes.is_empty() && !queue.closed {
@@ -190,7 +190,7 @@ impl Shared {
     }
 }
 
-/// `write_all`, for a target that may be a pipe which somebody else has set to non-blocking.
+/// Like `write_all`, for a target that may be a pipe that another process has set to non-blocking.
 fn write_batch(target: &mut impl Write, mut batch: &[u8]) -> std::io::Result<()> {
     while !batch.is_empty() {
         match target.write(batch) {
@@ -204,21 +204,21 @@ fn write_batch(target: &mut impl Write, mut batch: &[u8]) -> std::io::Result<()>
     target.flush()
 }
 
-/// Lines and bytes that wait at most; as many bytes again are being written.
+/// The maximum number of queued lines and bytes; the same number of bytes may be being written.
 const MAX_QUEUED_LINES: u64 = 65_536;
 const MAX_QUEUED_BYTES: usize = 8 << 20;
-/// What a buffer keeps of its memory after a burst.
+/// The memory that a buffer keeps after a burst.
 const RETAINED_CAPACITY: usize = 1 << 20;
-/// How long lines are collected after a batch: they appear that much later at most, and cost a
-/// wake-up that seldom.
+/// How long lines are collected after a batch. It bounds both the delay of a line and the number of
+/// wake-ups.
 const LINGER: Duration = Duration::from_millis(10);
-/// Above this many bytes in a batch lines are collected for a fifth of the time: what waits should
-/// not drive out of the nearer caches what requests need.
+/// After a batch larger than this, lines are collected for a fifth of the time: queued lines should
+/// not evict the data of requests from the CPU's inner caches.
 const LARGE_BATCH: usize = 64 << 10;
-/// How often the thread looks for lines by itself before it waits to be woken: a second in all.
-/// Whoever wakes it may have to make room for it on its own core, in the middle of an answer.
+/// How often the thread polls before it waits to be woken, which takes a second in total. The
+/// thread that wakes it may have to make room for it on its own core, in the middle of a response.
 const POLLS_BEFORE_SLEEP: u32 = 100;
-/// How long a pipe that is full is left alone.
+/// How long a full pipe is left alone.
 const RETRY: Duration = Duration::from_millis(2);
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    /// A target whose writes the test lets through one by one, with an outcome of its choice.
+    /// A target whose writes the test releases one by one, with an outcome of its choice.
     struct Gate {
         outcomes: mpsc::Receiver<Result<(), ErrorKind>>,
         written: Arc<Mutex<Vec<u8>>>,

@@ -20,7 +20,7 @@ fn refusal(certificate: &str, key: &str) -> TlsError {
     server_config(certificate.as_bytes(), key.as_bytes()).unwrap_err()
 }
 
-/// Shakes hands in memory, and tells what the two agreed on.
+/// Performs a handshake in memory, and returns what the two sides agreed on.
 fn handshake(
     client: ClientConfig,
     server: ServerConfig,

@@ -453,7 +453,7 @@ async fn without_the_issuer_the_start_succeeds_and_says_what_is_missing() {
         ready_now.json()["problems"]["corp"]
             .as_str()
             .unwrap()
-            .starts_with("no keys: no connection to 127.0.0.1:"),
+            .starts_with("no keys: cannot connect to 127.0.0.1:"),
         "{}",
         ready_now.text()
     );
@@ -710,14 +710,14 @@ async fn what_is_no_key_set_changes_nothing() {
         (length("200 OK", "Content-Encoding: gzip\r\n", "{\"keys\":[]}"), "invalid", "compressed"),
         (length("503 Service Unavailable", "", ""), "status", "answered 503"),
         (length("404 Not Found", "", ""), "status", "answered 404"),
-        (length("302 Found", &elsewhere, ""), "redirect", "redirects to another place"),
+        (length("302 Found", &elsewhere, ""), "redirect", "redirects elsewhere"),
         (length("302 Found", "Location: /keys\r\n", ""), "redirect", "more than 3 redirects"),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"keys\":".to_owned(),
             "broken",
             "broke off",
         ),
-        ("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), "broken", "broke off or was no HTTP"),
+        ("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), "broken", "incomplete or not valid HTTP"),
     ] {
         let before = gateway
             .metric_value("portcullis_jwks_fetch_total", &["corp", outcome])

@@ -1,4 +1,4 @@
-//! Claim names, and what claims are compared with.
+//! Claim names, and the values that claims are compared with.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,13 +8,13 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 
 use super::StringOrList;
 
-/// Where a claim stands in a token: `"a.b.c"` is a path that is split at its dots,
-/// `["https://x.y/z"]` names each segment exactly.
+/// The path of a claim in a token: `"a.b.c"` is split at its dots, `["https://x.y/z"]` names each
+/// segment exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimName(StringOrList<String>);
 
 impl ClaimName {
-    /// The names to follow, from the outermost. May hold empty names: `"a..b"`.
+    /// The names to follow, outermost first. May contain empty names: `"a..b"`.
     pub fn segments(&self) -> Vec<String> {
         match &self.0 {
             StringOrList::String(path) => path.split('.').map(str::to_owned).collect(),
@@ -22,8 +22,8 @@ impl ClaimName {
         }
     }
 
-    /// The text, when it was written as one: `"https://x.y/roles"` is split at its dot, which is
-    /// hardly what was meant.
+    /// The text, if it was written as a single string: `"https://x.y/roles"` is split at its dot,
+    /// which is rarely intended.
     pub fn dotted(&self) -> Option<&str> {
         match &self.0 {
             StringOrList::String(path) => Some(path),
@@ -65,8 +65,8 @@ pub enum Scalar {
 }
 
 impl Scalar {
-    /// Whether a claim has this value. A list never has: its items are compared one by one, by the
-    /// caller.
+    /// Whether a claim has this value. A list never matches: the caller compares its items one by
+    /// one.
     pub fn matches(&self, claim: &serde_json::Value) -> bool {
         use serde_json::Value;
         match (self, claim) {
@@ -81,7 +81,7 @@ impl Scalar {
             },
             (Self::Float(float), Value::Number(claim)) => match claim.as_i64() {
                 Some(claim) => whole(*float) == Some(claim),
-                // Exactly: what is written is what is asked for.
+                // The comparison is exact: the value is compared as written.
                 None => claim
                     .as_f64()
                     .is_some_and(|claim| claim.partial_cmp(float) == Some(Ordering::Equal)),
@@ -91,9 +91,9 @@ impl Scalar {
     }
 }
 
-/// The integer that a float is exactly, if it is one that fits.
+/// The integer that a float is exactly equal to, if it fits.
 fn whole(float: f64) -> Option<i64> {
-    // 2^63 is the first float past `i64::MAX`, which itself is no float.
+    // 2^63 is the first float beyond `i64::MAX`, which is not itself a float.
     let fits = float.fract() == 0.0
         && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&float);
     fits.then_some(float as i64)

@@ -7,7 +7,7 @@ use super::words::quoted;
 use crate::config::file::Text;
 use crate::config::problem::Problem;
 
-/// Reads a duration: `"30s"`, `"1m 30s"`, `"24h"`.
+/// Parses a duration: `"30s"`, `"1m 30s"`, `"24h"`.
 pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration, Problem> {
     let written = text.get_ref().trim();
     let Ok(duration) = humantime::parse_duration(written) else {
@@ -22,7 +22,11 @@ pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration
     };
     let limit = |word: &str, limit: Duration| {
         Problem::error(text.span(), format!("{} is too {word}", quoted(written)))
-            .help(format!("from `\"{}\"` to `\"{}\"`", plain(*range.start()), plain(*range.end())))
+            .help(format!(
+                "write a value from `\"{}\"` to `\"{}\"`",
+                plain(*range.start()),
+                plain(*range.end())
+            ))
             .label(format!("the limit is {}", plain(limit)))
     };
     if duration < *range.start() {
@@ -34,8 +38,8 @@ pub fn duration(text: &Text, range: RangeInclusive<Duration>) -> Result<Duration
     Ok(duration)
 }
 
-/// A duration as it would be written by hand: in the largest unit that it is whole in, and one day
-/// as hours.
+/// A duration as people would write it: in the largest unit that fits exactly, and one day as
+/// hours.
 fn plain(duration: Duration) -> String {
     let millis = duration.as_millis();
     let is_whole = |unit: u128| millis > 0 && millis.is_multiple_of(unit);
@@ -48,7 +52,7 @@ fn plain(duration: Duration) -> String {
     }
 }
 
-/// Reads a size in bytes: `"32KiB"`, `"1MB"`, `"1024"`.
+/// Parses a size in bytes: `"32KiB"`, `"1MB"`, `"1024"`.
 pub fn size(text: &Text) -> Result<u64, Problem> {
     let written = text.get_ref().trim();
     let help =
@@ -78,13 +82,9 @@ pub fn size(text: &Text) -> Result<u64, Problem> {
     if number.is_empty() {
         return Err(problem().help(help));
     }
-    // Only digits are left, so that all that can fail is the range.
+    // Only digits are left, so only the range can be wrong.
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).ok_or_else(|| {
-        Problem::error(
-            text.span(),
-            format!("{} is more bytes than can be counted", quoted(written)),
-        )
-        .help(help)
+        Problem::error(text.span(), format!("{} is too large", quoted(written))).help(help)
     })
 }
 
@@ -116,8 +116,8 @@ mod tests {
                 "",
                 "`\"\"` is not a duration; write a number and a unit: `\"500ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`",
             ),
-            ("6m", "`\"6m\"` is too long; from `\"1s\"` to `\"5m\"`"),
-            ("0s", "`\"0s\"` is too short; from `\"1s\"` to `\"5m\"`"),
+            ("6m", "`\"6m\"` is too long; write a value from `\"1s\"` to `\"5m\"`"),
+            ("0s", "`\"0s\"` is too short; write a value from `\"1s\"` to `\"5m\"`"),
         ] {
             assert_eq!(message_of(duration(&text(written), range.clone())), wanted, "{written}");
         }
@@ -129,15 +129,15 @@ mod tests {
         let told_of = |written: &str, range| message_of(duration(&text(written), range));
         assert_eq!(
             told_of("4000d", Duration::from_hours(1)..=day * 3650),
-            "`\"4000d\"` is too long; from `\"1h\"` to `\"3650d\"`"
+            "`\"4000d\"` is too long; write a value from `\"1h\"` to `\"3650d\"`"
         );
         assert_eq!(
             told_of("2d", Duration::ZERO..=day),
-            "`\"2d\"` is too long; from `\"0s\"` to `\"24h\"`"
+            "`\"2d\"` is too long; write a value from `\"0s\"` to `\"24h\"`"
         );
         assert_eq!(
             told_of("2m", Duration::from_millis(1)..=Duration::from_secs(90)),
-            "`\"2m\"` is too long; from `\"1ms\"` to `\"90s\"`"
+            "`\"2m\"` is too long; write a value from `\"1ms\"` to `\"90s\"`"
         );
     }
 
@@ -161,7 +161,7 @@ mod tests {
             ("-1", format!("`\"-1\"` is not a size; {help}")),
             ("", format!("`\"\"` is not a size; {help}")),
             ("KiB", format!("`\"KiB\"` is not a size; {help}")),
-            ("99999999TiB", format!("`\"99999999TiB\"` is more bytes than can be counted; {help}")),
+            ("99999999TiB", format!("`\"99999999TiB\"` is too large; {help}")),
         ] {
             assert_eq!(message_of(size(&text(written))), wanted, "{written}");
         }

@@ -1,8 +1,8 @@
-//! Values that stand in several sections, by what they are.
+//! Types of values that occur in several sections.
 //!
-//! The types are what serde fills in; the functions judge text when the file is compiled, so that a
-//! rejected value is a [`Problem`](super::Problem) with its place and its remedy, beside all the
-//! others.
+//! serde fills the types in; the functions check text when the file is compiled, so that each
+//! rejected value is a [`Problem`](super::Problem) with its place and a fix, reported together with
+//! all others.
 
 mod claim;
 mod measure;
@@ -24,7 +24,7 @@ pub(super) use self::words::list;
 pub use self::words::{choice, nearest};
 use super::file::Text;
 
-/// One text, or a list of them. Each keeps its own place, also when it stands alone.
+/// A string or a list of strings. Each has its own place, even a single one.
 #[derive(Debug, Clone)]
 pub struct OneOrMany(pub Vec<Text>);
 
@@ -46,14 +46,13 @@ impl JsonSchema for OneOrMany {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "One text, or a list of them.",
+            "description": "A string or a list of strings.",
             "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
         })
     }
 }
 
-/// Any value at all: of a key that is known, and refused by compiling because it is not supported
-/// yet.
+/// Any value: for known keys that compiling rejects because they are not supported yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsupported;
 
@@ -73,7 +72,7 @@ impl JsonSchema for Unsupported {
     }
 }
 
-/// A string or a list, message_of apart by what is there: serde's `untagged` would lose the places of the
+/// A string or a list, told apart by its type: serde's `untagged` would lose the places of the
 /// items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum StringOrList<T> {

@@ -8,7 +8,7 @@ use super::words::quoted;
 use crate::config::file::Text;
 use crate::config::problem::Problem;
 
-/// Reads a CIDR block; an address alone is the block of that one.
+/// Parses a CIDR block. A single address is a block of one.
 pub fn network(text: &Text) -> Result<IpNet, Problem> {
     let written = text.get_ref().trim();
     if let Ok(address) = written.parse::<IpAddr>() {
@@ -23,13 +23,13 @@ pub fn network(text: &Text) -> Result<IpNet, Problem> {
             Some((address, _)) if address.parse::<Ipv6Addr>().is_ok() => {
                 problem.help("an IPv6 prefix is a number from 0 to 128, as in `\"fd00::/8\"`")
             }
-            _ => problem.help("write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; names are not looked up"),
+            _ => problem.help("write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; host names are not allowed"),
         });
     };
     if network.trunc() != network {
         return Err(Problem::error(
             text.span(),
-            format!("{} has address bits behind its prefix", quoted(written)),
+            format!("{} has address bits after its prefix", quoted(written)),
         )
         .help(format!(
             "write `\"{}\"` for the block, or `\"{}\"` for the address",
@@ -40,7 +40,8 @@ pub fn network(text: &Text) -> Result<IpNet, Problem> {
     Ok(network)
 }
 
-/// Reads an address to listen on. `":8080"` is every address, IPv4 too: it reads as `[::]:8080`.
+/// Parses an address to listen on. `":8080"` means every address, including IPv4: it is read as
+/// `[::]:8080`.
 pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
     let written = text.get_ref().trim();
     if let Ok(address) = written.parse::<SocketAddr>() {
@@ -50,7 +51,7 @@ pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
         Problem::error(text.span(), format!("{} is not an address to listen on", quoted(written)));
     if let Some((_, rest)) = written.split_once("://") {
         let rest = rest.trim_end_matches('/');
-        return Err(problem.help(format!("leave the scheme out: {}", quoted(rest))));
+        return Err(problem.help(format!("remove the scheme: {}", quoted(rest))));
     }
     if let Ok(address) = written.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Err(problem.help(format!("add a port: `\"{}\"`", SocketAddr::new(address, 8080))));
@@ -76,7 +77,7 @@ pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
         "" => Ok(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)]),
         "localhost" => Ok(vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)]),
         "*" => Err(problem.help(format!("write `\":{port}\"` for every address"))),
-        _ => Err(problem.help(format!("names are not looked up: write an address of this machine, or `\":{port}\"` for every address"))),
+        _ => Err(problem.help(format!("host names are not allowed: write an address of this machine, or `\":{port}\"` for every address"))),
     }
 }
 
@@ -103,7 +104,7 @@ mod tests {
         for (written, wanted) in [
             (
                 "10.1.2.3/8",
-                "has address bits behind its prefix; write `\"10.0.0.0/8\"` for the block, or `\"10.1.2.3\"` for the address",
+                "has address bits after its prefix; write `\"10.0.0.0/8\"` for the block, or `\"10.1.2.3\"` for the address",
             ),
             (
                 "10.0.0.0/33",
@@ -115,7 +116,7 @@ mod tests {
             ),
             (
                 "proxy.local",
-                "is not a network; write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; names are not looked up",
+                "is not a network; write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; host names are not allowed",
             ),
         ] {
             assert_eq!(
@@ -148,12 +149,12 @@ mod tests {
             ("127.0.0.1", "add a port: `\"127.0.0.1:8080\"`"),
             ("::1", "add a port: `\"[::1]:8080\"`"),
             ("*:80", "write `\":80\"` for every address"),
-            ("http://127.0.0.1:80/", "leave the scheme out: `\"127.0.0.1:80\"`"),
+            ("http://127.0.0.1:80/", "remove the scheme: `\"127.0.0.1:80\"`"),
             ("127.0.0.1:99999", "a port is a number from 0 to 65535; 0 lets the system choose"),
             ("127.0.0.1:+80", "a port is a number from 0 to 65535; 0 lets the system choose"),
             (
                 "app.example.com:80",
-                "names are not looked up: write an address of this machine, or `\":80\"` for every address",
+                "host names are not allowed: write an address of this machine, or `\":80\"` for every address",
             ),
             (
                 "",

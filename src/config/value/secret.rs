@@ -1,4 +1,4 @@
-//! Secret references: an environment variable or a file, read or made.
+//! References to secrets: an environment variable or a file, which can be created.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -19,8 +19,7 @@ use super::words::quoted;
 use crate::config::file::Text;
 use crate::config::problem::Problem;
 
-/// Where a secret is: `{ env = "NAME" }`, `{ file = "path" }`, or, for trying things out, the
-/// secret itself.
+/// Where a secret is: `{ env = "NAME" }`, `{ file = "path" }`, or, for testing, the secret itself.
 #[derive(Debug, Clone)]
 pub struct SecretRef {
     span: Range<usize>,
@@ -34,18 +33,19 @@ enum SecretForm {
 }
 
 impl SecretRef {
-    /// Whether the secret stands in the configuration file itself.
+    /// Whether the secret is in the configuration file itself.
     pub fn is_inline(&self) -> bool {
         matches!(self.form, SecretForm::Inline(_))
     }
 
-    /// A file of this name, made with a random secret where there is none.
+    /// A reference to a file with this name, which is created with a random secret if it does not
+    /// exist.
     pub fn created_file(name: &str) -> Self {
         let file = Some(Spanned::new(0..0, name.to_owned()));
         Self { span: 0..0, form: SecretForm::Table { env: None, file, create: None } }.created()
     }
 
-    /// The same, but a file that is not there is made.
+    /// The same reference, but a missing file is created.
     #[must_use]
     pub fn created(&self) -> Self {
         let mut created = self.clone();
@@ -55,7 +55,7 @@ impl SecretRef {
         created
     }
 
-    /// The file that it is read from, when it is one: what `watch` looks at.
+    /// The file that the secret is read from, if it is a file: `watch` checks it.
     pub fn file(&self, folder: &Path) -> Option<PathBuf> {
         match &self.form {
             SecretForm::Table { file: Some(file), .. } => Some(folder.join(file.get_ref())),
@@ -63,13 +63,13 @@ impl SecretRef {
         }
     }
 
-    /// Where it is written, as a byte range of the file.
+    /// The byte range in the configuration file.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Reads the secret, without the one newline that editors and `echo` leave at its end. Paths
-    /// start at `folder`, that of the configuration file.
+    /// Reads the secret, without the single newline that editors and `echo` leave at the end. Paths
+    /// are relative to `folder`, that of the configuration file.
     pub fn read(&self, folder: &Path, create: CreateFiles) -> Result<ReadSecret, Problem> {
         match &self.form {
             SecretForm::Inline(text) if text.is_empty() => {
@@ -79,12 +79,11 @@ impl SecretRef {
             SecretForm::Inline(text) => {
                 Ok(ReadSecret { bytes: SecretBytes::new(text.as_bytes().to_vec()), warning: None })
             }
-            SecretForm::Table { env: Some(env), file: Some(file), .. } => Err(Problem::error(
-                file.span(),
-                "a secret is read from one place, and this names two",
-            )
-            .related(env.span(), "the other")
-            .help("keep `env` or `file`")),
+            SecretForm::Table { env: Some(env), file: Some(file), .. } => {
+                Err(Problem::error(file.span(), "a secret has one source, but this names two")
+                    .related(env.span(), "the other one")
+                    .help("keep either `env` or `file`"))
+            }
             SecretForm::Table { env: Some(_), file: None, create: Some(create) } => {
                 Err(Problem::error(create.span(), "only a file can be created")
                     .help("remove `create`, or name a `file` instead of `env`"))
@@ -128,7 +127,7 @@ impl<'de> Deserialize<'de> for SecretForm {
                 Ok(SecretForm::Inline(Zeroizing::new(text.to_owned())))
             }
 
-            // Taken, not copied: a copy would stay behind in memory.
+            // Moved, not copied: a copy would stay behind in memory.
             fn visit_string<E>(self, text: String) -> Result<SecretForm, E> {
                 Ok(SecretForm::Inline(Zeroizing::new(text)))
             }
@@ -169,7 +168,7 @@ impl JsonSchema for SecretRef {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "{ env = \"NAME\" }, { file = \"path\" }, or the secret itself where `insecure_inline_secret` allows it.",
+            "description": "{ env = \"NAME\" }, { file = \"path\" }, or the secret itself if `insecure_inline_secret` allows it.",
             "anyOf": [
                 { "type": "string" },
                 {
@@ -177,7 +176,7 @@ impl JsonSchema for SecretRef {
                     "properties": {
                         "env": { "type": "string", "description": "The environment variable that holds it. For example `\"JWT_SECRET\"`." },
                         "file": { "type": "string", "description": "The file that holds it. For example `\"jwt.secret\"`." },
-                        "create": { "type": "boolean", "description": "Make the file, with a random secret, where there is none. Default false." },
+                        "create": { "type": "boolean", "description": "Create the file with a random secret if it does not exist. Default false." },
                     },
                     "additionalProperties": false,
                 },
@@ -186,12 +185,12 @@ impl JsonSchema for SecretRef {
     }
 }
 
-/// A secret that was read. The memory is cleared when it is dropped, and `Debug` does not show it.
+/// A secret. Its memory is cleared when it is dropped, and `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretBytes(Zeroizing<Vec<u8>>);
 
 impl SecretBytes {
-    /// Takes the bytes over.
+    /// Takes ownership of the bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -208,23 +207,23 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// What reading a secret gave.
+/// The result of reading a secret.
 #[derive(Debug)]
 pub struct ReadSecret {
     /// The secret, never empty.
     pub bytes: SecretBytes,
-    /// A warning: others may read the file.
+    /// A warning that others can access the file.
     pub warning: Option<Problem>,
 }
 
-/// Whether a file with `create = true` may be made.
+/// Whether a file with `create = true` may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateFiles {
-    /// At start and on reload.
+    /// Yes: at start and on reload.
     Yes,
-    /// The same, and a database although its key is there already: `--new-store`.
+    /// Yes, and also a database whose key already exists: `--new-store`.
     NewStore,
-    /// By `check`: a missing file is a random secret that is forgotten again.
+    /// No: for `check`, a missing file counts as a random secret, which is then discarded.
     No,
 }
 
@@ -245,17 +244,17 @@ fn from_environment(name: &Text) -> Result<SecretBytes, Problem> {
                 problem.help(format!("write its name without `$`: `{{ env = \"{bare}\" }}`"))
             }
             None => {
-                problem.help("set it where the gateway is started, or write `{ file = \"path\" }`")
+                problem.help("set it in the gateway's environment, or write `{ file = \"path\" }`")
             }
         });
     };
     without_newline(value.into_vec()).ok_or_else(|| {
         Problem::error(name.span(), format!("the environment variable `{written}` is empty"))
-            .help("set it to the secret")
+            .help("set it to the secret value")
     })
 }
 
-/// The longest secret file that is read, in bytes: a key pair is a hundredth of it.
+/// The maximum size of a secret file, in bytes: a key pair is a hundredth of it.
 const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 fn from_file(
@@ -269,7 +268,7 @@ fn from_file(
     let failed = |error: &io::Error| {
         Problem::error(file.span(), format!("`{shown}` cannot be read: {error}"))
     };
-    // Asked before opening: opening a pipe would wait for its writer.
+    // Checked before opening: opening a pipe would wait for its writer.
     let metadata = match fs::metadata(&path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
@@ -281,7 +280,7 @@ fn from_file(
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Problem::error(file.span(), format!("there is no file `{shown}`")).help(
-                "make it, or correct the path: it starts at the folder of the configuration file",
+                "create it, or correct the path, which is relative to the folder of the configuration file",
             ));
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -293,20 +292,20 @@ fn from_file(
     };
     if metadata.is_dir() {
         return Err(Problem::error(file.span(), format!("`{shown}` is a directory"))
-            .help("name the file in it that holds the secret"));
+            .help("name the file inside it that contains the secret"));
     }
     if !metadata.is_file() {
         return Err(Problem::error(file.span(), format!("`{shown}` is not a regular file"))
-            .help("name a file that holds the secret"));
+            .help("name a regular file that contains the secret"));
     }
     let too_long = || {
-        Problem::error(file.span(), format!("`{shown}` is longer than a secret can be (1 MiB)"))
-            .help("name the file that holds the secret")
+        Problem::error(file.span(), format!("`{shown}` is larger than a secret can be (1 MiB)"))
+            .help("name the file that contains the secret")
     };
     if metadata.len() > MAX_SECRET_BYTES {
         return Err(too_long());
     }
-    // Room for all of it from the start: a buffer that grows leaves copies behind.
+    // Allocate all of it at once: a growing buffer leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 64));
     fs::File::open(&path)
         .and_then(|opened| opened.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes))
@@ -326,14 +325,14 @@ fn from_file(
     let warning = (mode & 0o077 != 0).then(|| {
         Problem::warning(
             file.span(),
-            format!("other users may access `{shown}` (mode {:03o})", mode & 0o777),
+            format!("other users can access `{shown}` (mode {:03o})", mode & 0o777),
         )
-        .help(format!("`chmod 600 {shown}`"))
+        .help(format!("run `chmod 600 {shown}`"))
     });
     Ok(ReadSecret { bytes, warning })
 }
 
-/// The secret without one newline at its end; none when nothing is left.
+/// The secret without one newline at its end; `None` if nothing is left.
 fn without_newline(bytes: Vec<u8>) -> Option<SecretBytes> {
     let mut bytes = Zeroizing::new(bytes);
     if bytes.last() == Some(&b'\n') {
@@ -348,17 +347,17 @@ fn without_newline(bytes: Vec<u8>) -> Option<SecretBytes> {
 fn random_secret(file: &Text) -> Result<SecretBytes, Problem> {
     let mut random = Zeroizing::new([0u8; 48]);
     aws_lc_rs::rand::fill(random.as_mut()).map_err(|_| {
-        Problem::error(file.span(), "the system gave no random numbers for a new secret")
+        Problem::error(file.span(), "the system has no random numbers for a new secret")
     })?;
     Ok(SecretBytes::new(BASE64_URL_SAFE_NO_PAD.encode(random.as_ref()).into_bytes()))
 }
 
-/// Makes the file under another name first, then links it to its own: whoever starts at the same
-/// time finds a whole file or none, and the first link wins.
+/// Writes the file under a temporary name, then links it to its final name. A process that starts
+/// at the same time finds a complete file or none, and the first link wins.
 fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
     let failed = |error: &io::Error| {
         Problem::error(file.span(), format!("`{}` cannot be created: {error}", path.display()))
-            .help("make the folder, let the user that runs the gateway write to it, or make the file yourself")
+            .help("create the folder, give the user that runs the gateway write access to it, or create the file yourself")
     };
     let secret = random_secret(file)?;
     let suffix = random_secret(file)?;
@@ -375,7 +374,7 @@ fn create_secret(path: &Path, file: &Text) -> Result<(), Problem> {
             },
         );
     let linked = written.and_then(|()| fs::hard_link(&draft, path));
-    // The draft has done its work, or is of no use: a failure to remove it hurts neither.
+    // The temporary file is no longer needed: failing to remove it does no harm.
     let _ = fs::remove_file(&draft);
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(&error)),
@@ -449,7 +448,7 @@ mod tests {
         for (written, wanted) in [
             ("{ file = \"none\" }", "there is no file"),
             ("{ file = \"empty\" }", "is empty"),
-            ("{ file = \"long\" }", "is longer than a secret can be"),
+            ("{ file = \"long\" }", "is larger than a secret can be"),
             ("{ file = \"dir\" }", "is a directory"),
             ("{ file = \"/dev/null\" }", "is not a regular file"),
             (
@@ -461,7 +460,7 @@ mod tests {
                 "write its name without `$`: `{ env = \"HOME_NOT_SET\" }`",
             ),
             ("{ env = \"A=B\" }", "is not the name of an environment variable"),
-            ("{ env = \"A\", file = \"b\" }", "this names two"),
+            ("{ env = \"A\", file = \"b\" }", "but this names two"),
             ("{ env = \"A\", create = true }", "only a file can be created"),
             ("{}", "this does not say where the secret is"),
             ("\"\"", "the secret is empty"),

@@ -3,7 +3,7 @@
 use crate::config::file::Text;
 use crate::config::problem::Problem;
 
-/// Reads one of a few words.
+/// Parses one of a few words.
 pub fn choice<T: Copy>(text: &Text, words: &[(&str, T)]) -> Result<T, Problem> {
     let written = text.get_ref().as_str();
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == written) {
@@ -18,10 +18,10 @@ pub fn choice<T: Copy>(text: &Text, words: &[(&str, T)]) -> Result<T, Problem> {
     })
 }
 
-/// The candidate that was probably meant: the same but for case and separators, or few typing
+/// The candidate that was probably meant: equal except for case and separators, or a few typing
 /// errors away.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Nobody mistypes longer words than these, and the comparison is quadratic.
+    // Longer words are not typing errors, and the comparison is quadratic.
     if word.len() > 64 {
         return None;
     }
@@ -45,7 +45,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     best.map(|(_, candidate)| candidate)
 }
 
-/// Letters in lower case, without what separates words.
+/// The letters in lower case, without word separators.
 fn fold(word: &str) -> String {
     word.chars()
         .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
@@ -60,7 +60,7 @@ pub(in crate::config) fn list(items: impl IntoIterator<Item = String>, last: &st
     if items.is_empty() { end } else { format!("{} {last} {end}", items.join(", ")) }
 }
 
-/// What was written, for a message: in backticks, and no longer than a message may be.
+/// The written value for a message: in backticks and shortened.
 pub(in crate::config) fn quoted(written: &str) -> String {
     const SHOWN: usize = 60;
     match written.char_indices().nth(SHOWN) {

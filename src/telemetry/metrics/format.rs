@@ -1,20 +1,20 @@
-//! The two formats of `/metrics`: OpenMetrics, which the library writes, and the older text format
-//! of Prometheus, which some agents read alone.
+//! The two formats of `/metrics`: OpenMetrics, which the library writes, and the older Prometheus
+//! text format, the only one that some agents read.
 
 use std::fmt::Write;
 
-/// How [`Metrics::encode_as`](super::Metrics::encode_as) writes.
+/// The output format of [`Metrics::encode_as`](super::Metrics::encode_as).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// The text format of Prometheus, 0.0.4.
+    /// The Prometheus text format, 0.0.4.
     Prometheus,
 }
 
 impl Format {
-    /// The format that an `Accept` field asks for (RFC 9110 §12.5.1): Prometheus' own only where it
-    /// is preferred.
+    /// Selects the format for an `Accept` field (RFC 9110 §12.5.1): the Prometheus format only if
+    /// it is preferred.
     pub fn accepted(accept: &str) -> Self {
         let text = weight(accept, "text", "plain");
         let open = weight(accept, "application", "openmetrics-text");
@@ -30,7 +30,7 @@ impl Format {
     }
 }
 
-/// How much a media type is wanted, from 0 to 1; what names it most exactly counts.
+/// The weight of a media type, from 0 to 1. The most specific range counts.
 fn weight(accept: &str, kind: &str, subtype: &str) -> f32 {
     let mut best = (0, 0.0);
     for range in accept.split(',') {
@@ -55,8 +55,8 @@ fn weight(accept: &str, kind: &str, subtype: &str) -> f32 {
     best.1
 }
 
-/// Rewrites what the library wrote: in the older format a counter's family is named as its samples
-/// are, there is no type `info`, and no unit and no end are marked.
+/// Converts the library's output. In the older format, a counter's family has the same name as its
+/// samples, there is no type `info`, and neither units nor the end are marked.
 pub(super) fn prometheus(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len());
     let mut help: Option<(&str, &str)> = None;
@@ -67,7 +67,7 @@ pub(super) fn prometheus(open_metrics: &str) -> String {
         };
         let mut words = comment.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
-            // Its name depends on the type, which comes next.
+            // The name depends on the type, which comes next.
             (Some("HELP"), Some(name), text) => help = Some((name, text.unwrap_or_default())),
             (Some("TYPE"), Some(name), Some(kind)) => {
                 let (suffix, kind) = match kind {
@@ -78,7 +78,7 @@ pub(super) fn prometheus(open_metrics: &str) -> String {
                 };
                 let text =
                     help.take().filter(|(named, _)| *named == name).map_or("", |help| help.1);
-                // Writing into a string cannot fail.
+                // Writing to a string cannot fail.
                 let _ = write!(out, "# HELP {name}{suffix} {text}\n# TYPE {name}{suffix} {kind}\n");
             }
             _ => {}

@@ -1,5 +1,4 @@
-//! How old issuers' keys are: asked when somebody looks, so that the number is right at that
-//! moment.
+//! The age of issuers' keys, computed on each scrape so that it is always current.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +9,11 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Whom to ask, by issuer.
+/// The age functions, by issuer.
 #[derive(Default)]
 pub(super) struct KeyAges(Mutex<BTreeMap<String, Age>>);
 
-/// Tells the seconds since the keys of an issuer were fetched; `None` while there are none.
+/// Returns the seconds since the keys of an issuer were fetched, or `None` while there are none.
 struct Age(Box<dyn Fn() -> Option<u64> + Send + Sync>);
 
 impl KeyAges {

@@ -1,8 +1,8 @@
-//! Every metric that the gateway has, and what `/metrics` answers.
+//! All metrics of the gateway, and the content of `/metrics`.
 //!
-//! Labels come from the file (route, limit) and from closed vocabularies, never from a request: a
-//! client cannot make a series. What a request counts is resolved once for its route (`route`) and
-//! touches no lock.
+//! Labels come from the configuration (route, limit) and from closed vocabularies, never from a
+//! request, so a client cannot create a series. The counters for a request are resolved once per
+//! route (`route`) and need no lock.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,17 +30,17 @@ mod process;
 mod route;
 mod tokens;
 
-/// What can be wrong with a head, in the words of the reference.
+/// The kinds of malformed heads, as the reference names them.
 const MALFORMED: [&str; 6] = ["method", "target", "version", "header", "too_large", "other"];
 
-/// All families. Clones count into the same ones.
+/// All metric families. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
 
 #[derive(Debug, Default)]
 struct Families {
     registry: Registry,
-    /// What has no prefix.
+    /// The families without a prefix.
     process: Registry,
     routes: Arc<Routes>,
     dropped_lines: Arc<DroppedLines>,
@@ -61,7 +61,7 @@ struct Families {
 }
 
 impl Families {
-    /// A registry of all families under their names.
+    /// Registers all families under their names.
     fn registered(&self) -> Registry {
         let mut registry = Registry::with_prefix("portcullis");
         // The library appends a full stop to each sentence, `_total` to counters and `_info` to
@@ -72,7 +72,7 @@ impl Families {
         registry.register_collector(Box::new(Arc::clone(&self.key_ages)));
         registry.register(
             "rate_limited",
-            "Requests that exceeded a limit, also where it only observes",
+            "Requests that exceeded a limit, including one that only observes",
             self.rate_limited.clone(),
         );
         registry.register(
@@ -82,27 +82,27 @@ impl Families {
         );
         registry.register(
             "config_reloads",
-            "Attempts to load the file again, by outcome",
+            "Attempts to reload the configuration file, by outcome",
             self.reloads.clone(),
         );
         registry.register(
             "config_last_reload_success",
-            "Whether the last attempt succeeded",
+            "Whether the last attempt to load the configuration succeeded",
             self.last_reload_success.clone(),
         );
         registry.register(
             "config_last_reload_timestamp_seconds",
-            "When the configuration that is in force was loaded, in seconds since 1970",
+            "When the running configuration was loaded, in seconds since 1970",
             self.last_reload_timestamp.clone(),
         );
-        registry.register("connections", "Open connections of clients", self.connections.clone());
+        registry.register("connections", "Open client connections", self.connections.clone());
         registry.register(
             "connections_refused",
-            "Connections that were closed at once, for want of room",
+            "Connections that were closed at once because of a connection limit",
             self.connections_refused.clone(),
         );
         for kind in MALFORMED {
-            // At zero, so that an alert on its rate sees the first one.
+            // Starts at zero, so that an alert on its rate sees the first one.
             drop(self.malformed.get_or_create(&[("kind", kind)]));
         }
         registry.register(
@@ -111,11 +111,7 @@ impl Families {
             self.malformed.clone(),
         );
         registry.register("tunnels", "Open tunnels, such as WebSockets", self.tunnels.clone());
-        registry.register(
-            "revocations_active",
-            "Revocations that requests are held against",
-            self.revocations.clone(),
-        );
+        registry.register("revocations_active", "Revocations in force", self.revocations.clone());
         registry.register(
             "logins",
             "Logins at the built-in issuer, by outcome",
@@ -128,7 +124,7 @@ impl Families {
         );
         registry.register(
             "build",
-            "The version that runs",
+            "The running version",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry
@@ -136,7 +132,7 @@ impl Families {
 }
 
 impl Metrics {
-    /// All families at zero. One is made for the process.
+    /// Creates all families at zero. The process has one instance.
     pub fn new() -> Self {
         let mut process = Registry::default();
         process.register_collector(Box::new(Process));
@@ -148,35 +144,35 @@ impl Metrics {
         Self(Arc::new(families))
     }
 
-    /// Where the requests of the route of this name are counted; the empty name is for requests
-    /// that no route matched. Cheap: nothing is allocated but the name before the first request.
-    /// Equal names count together, so that counters survive a reload.
+    /// The counters for the requests of the route with this name; the empty name is for requests
+    /// that matched no route. This is cheap: before the first request, only the name is allocated.
+    /// Equal names share their counters, so counters survive a reload.
     pub fn route(&self, route: &str) -> RouteMetrics {
         RouteMetrics::new(Arc::clone(&self.0.routes), route)
     }
 
-    /// The counter of the requests that exceeded the limit of this name. To be asked once for each
-    /// limit, not for each request.
+    /// The counter of requests that exceeded the limit with this name. Get it once per limit, not
+    /// per request.
     pub fn rate_limited(&self, limit: &str) -> Counter {
         self.0.rate_limited.get_or_create_owned(&[("limit", limit.to_owned())])
     }
 
-    /// Where one worker counts what its cache of verified tokens does.
+    /// The counters for one worker's cache of verified tokens.
     pub fn token_cache(&self) -> Arc<TokenCacheCounts> {
         self.0.token_caches.add()
     }
 
-    /// Counts a login by its outcome, a word of the reference.
+    /// Counts a login. `outcome` is a word from the reference.
     pub fn login(&self, outcome: &'static str) {
         self.0.logins.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    /// Counts a refresh by its outcome, a word of the reference.
+    /// Counts a refresh. `outcome` is a word from the reference.
     pub fn refresh(&self, outcome: &'static str) {
         self.0.refreshes.get_or_create(&[("outcome", outcome)]).inc();
     }
 
-    /// Counts attempts to fetch the keys of the issuer of this name. The outcome is a word of a
+    /// Counts attempts to fetch the keys of the issuer with this name. `outcome` is a word of a
     /// closed set.
     pub fn jwks_fetched(&self, issuer: &str, outcome: &str, attempts: u64) {
         self.0
@@ -185,8 +181,8 @@ impl Metrics {
             .inc_by(attempts);
     }
 
-    /// Shows how many seconds ago the keys of the issuer of this name were fetched, as long as that
-    /// is something.
+    /// Exports the age in seconds of the keys of the issuer with this name, while `age` returns
+    /// one.
     pub fn show_key_age(
         &self,
         issuer: &str,
@@ -195,25 +191,25 @@ impl Metrics {
         self.0.key_ages.show(issuer, age);
     }
 
-    /// Notes that the configuration of the start is in force.
+    /// Records that the initial configuration was loaded.
     pub fn started(&self, unix_seconds: u64) {
         self.0.last_reload_success.set(1);
         self.0.last_reload_timestamp.set(unix_seconds.cast_signed());
     }
 
-    /// Notes a reload that took effect.
+    /// Records a successful reload.
     pub fn reloaded(&self, unix_seconds: u64) {
         self.started(unix_seconds);
         self.0.reloads.get_or_create(&[("outcome", RELOADED)]).inc();
     }
 
-    /// Notes a reload that was rejected: the configuration in force stays, and so does its time.
+    /// Records a rejected reload. The running configuration and its timestamp stay.
     pub fn reload_rejected(&self) {
         self.0.last_reload_success.set(0);
         self.0.reloads.get_or_create(&[("outcome", REJECTED)]).inc();
     }
 
-    /// Counts a connection as open until what is returned is dropped.
+    /// Counts a connection as open until the returned value is dropped.
     pub fn connection(&self) -> Open {
         Open::new(&self.0.connections)
     }
@@ -223,28 +219,28 @@ impl Metrics {
         self.0.connections_refused.inc();
     }
 
-    /// Counts a request whose head could not be read. `kind` is a word of the reference.
+    /// Counts a request whose head could not be read. `kind` is a word from the reference.
     pub fn malformed(&self, kind: &'static str) {
         self.0.malformed.get_or_create(&[("kind", kind)]).inc();
     }
 
-    /// Counts a tunnel as open until what is returned is dropped.
+    /// Counts a tunnel as open until the returned value is dropped.
     pub fn tunnel(&self) -> Open {
         Open::new(&self.0.tunnels)
     }
 
-    /// Notes how many revocations there are.
+    /// Records the number of revocations.
     pub fn revocations(&self, active: usize) {
         self.0.revocations.set(i64::try_from(active).unwrap_or(i64::MAX));
     }
 
-    /// Shows `dropped` as `log_lines_dropped_total`. The first one given stays.
+    /// Exports `dropped` as `log_lines_dropped_total`. Only the first call has an effect.
     pub fn show_dropped_lines(&self, dropped: Arc<AtomicU64>) {
-        // Another one can only be that of a second log, which there is not.
+        // Another counter could only belong to a second log, which does not exist.
         let _ = self.0.dropped_lines.0.set(dropped);
     }
 
-    /// All series in a format.
+    /// Encodes all series in a format.
     pub fn encode_as(&self, format: Format) -> String {
         match format {
             Format::OpenMetrics => self.encode(),
@@ -252,10 +248,10 @@ impl Metrics {
         }
     }
 
-    /// All series in OpenMetrics.
+    /// Encodes all series in OpenMetrics.
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        // Writing into a string cannot fail, and the encoders fail for no other reason.
+        // Writing to a string cannot fail, and the encoders have no other failure.
         let _ = text::encode_registry(&mut out, &self.0.registry)
             .and_then(|()| text::encode_registry(&mut out, &self.0.process))
             .and_then(|()| text::encode_eof(&mut out));
@@ -287,7 +283,7 @@ impl Drop for Open {
     }
 }
 
-/// The series of all routes that had a request, by name.
+/// The series of all routes that have had a request, by name.
 #[derive(Debug, Default)]
 struct Routes(Mutex<BTreeMap<Arc<str>, Arc<Series>>>);
 
@@ -299,7 +295,7 @@ impl Routes {
 
 impl Collector for Routes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // Requests go on meanwhile: the lock is held for the copy of the list only.
+        // Requests continue in the meantime: the lock is held only while the list is copied.
         let routes: Vec<_> = self
             .lock()
             .iter()
@@ -309,14 +305,14 @@ impl Collector for Routes {
     }
 }
 
-/// The counter of the log's writer, once there is one.
+/// The counter of the log writer, once it exists.
 #[derive(Debug, Default)]
 struct DroppedLines(OnceLock<Arc<AtomicU64>>);
 
 impl Collector for DroppedLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let dropped = self.0.get().map_or(0, |dropped| dropped.load(Ordering::Relaxed));
-        let help = "Log lines that were lost because nobody read them in time.";
+        let help = "Log lines that were dropped because they were not read in time.";
         let encoder =
             encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
         prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(dropped), encoder)

@@ -1,4 +1,5 @@
-//! What the system says of this process, under the names that every Prometheus client library uses.
+//! The operating system's data about this process, under the names that all Prometheus client
+//! libraries use.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, getrlimit};
 
-/// Reads `/proc` each time somebody asks. What cannot be read has no series.
+/// Reads `/proc` on each scrape. Values that cannot be read have no series.
 #[derive(Debug)]
 pub(super) struct Process;
 
@@ -36,13 +37,13 @@ impl Collector for Process {
             }
         }
         if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
-            // One of them is what reads the folder.
+            // One of them is the one that reads the directory.
             let open = descriptors.count().saturating_sub(1);
             let help = "Open file descriptors.";
             gauge(&mut encoder, "process_open_fds", help, open as f64)?;
         }
         if let Some(most) = getrlimit(Resource::Nofile).current {
-            let help = "The most file descriptors that may be open.";
+            let help = "The maximum number of open file descriptors.";
             gauge(&mut encoder, "process_max_fds", help, most as f64)?;
         }
         Ok(())
@@ -53,7 +54,7 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
-/// Some of `/proc/self/stat` (proc_pid_stat(5)).
+/// Part of `/proc/self/stat` (proc_pid_stat(5)).
 struct Stat {
     cpu_seconds: f64,
     started_seconds: f64,
@@ -67,9 +68,9 @@ impl Stat {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // The name of the program, in parentheses, may hold spaces and parentheses.
+        // The program's name, in parentheses, may contain spaces and parentheses.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        // The page numbers them from 1, and the third is the first one here.
+        // The manual page numbers the fields from 1; the third is the first one here.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         let page = rustix::param::page_size() as f64;
@@ -82,7 +83,7 @@ impl Stat {
     }
 }
 
-/// When the system was booted, in seconds since 1970.
+/// When the system booted, in seconds since 1970.
 fn boot_time() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()

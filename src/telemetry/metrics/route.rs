@@ -1,9 +1,9 @@
-//! What the requests of one route count.
+//! The metrics of one route's requests.
 //!
-//! A route has few series and many requests. Its series are chains that only grow: a request walks
-//! the chain of its method, a handful of entries, to its counter. No lock is taken but when the
-//! first request of a route adds its name. Each worker counts in a share of its own, so that no two
-//! cores write to one cache line; the shares are added up when somebody asks.
+//! A route has few series and many requests. Its series are append-only chains: a request follows
+//! the chain of its method, a handful of entries, to its counter. A lock is taken only when the
+//! first request of a route adds its name. Each worker counts in its own share, so that no two
+//! cores write to the same cache line; a scrape adds the shares up.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,10 +28,10 @@ impl RouteMetrics {
         Self { routes, name: name.into(), series: OnceLock::new() }
     }
 
-    /// Counts an exchange that has ended. `method` becomes one of those that RFC 9110 and RFC 5789
-    /// define, or `other`; `status` is `other` outside of 100 to 599; `seconds` is the time it
-    /// took, `upstream_seconds` that to the head of the upstream's answer, if one was asked.
-    /// Negative times count as zero. `worker` is the index of whoever counts.
+    /// Counts a completed exchange. `method` becomes one of those that RFC 9110 and RFC 5789
+    /// define, or `other`; `status` is `other` outside of 100 to 599; `seconds` is the total time,
+    /// and `upstream_seconds` the time to the head of the upstream's response, if there was one.
+    /// Negative times count as zero. `worker` is the index of the calling worker.
     pub fn request(
         &self,
         worker: usize,
@@ -63,7 +63,7 @@ impl RouteMetrics {
     }
 }
 
-/// The series of one route, each in shares. A share is made when its first worker counts something.
+/// The series of one route, in shares. A share is created when its first worker counts something.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     shares: [OnceLock<Box<Share>>; SHARES],
@@ -78,7 +78,7 @@ impl Series {
         self.shares.iter().filter_map(|share| share.get().map(|share| &**share))
     }
 
-    /// What all shares have counted, by key.
+    /// The totals of all shares, by key.
     fn sum<K: Ord + Copy + PartialEq>(&self, of: impl Fn(&Share) -> &Chain<K>) -> BTreeMap<K, u64> {
         let mut sum = BTreeMap::new();
         for (key, count) in self.shares().flat_map(|share| of(share).entries()) {
@@ -88,7 +88,7 @@ impl Series {
     }
 }
 
-/// What one worker counted; where there are more than [`SHARES`], some count together.
+/// What one worker counted. If there are more than [`SHARES`] workers, some share one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Share {
@@ -98,12 +98,12 @@ struct Share {
     upstream_duration: Histogram,
 }
 
-/// Writes the families of all `routes`, one after the other.
+/// Encodes the families of all `routes`, one after the other.
 pub(super) fn encode(
     routes: &[(Arc<str>, Arc<Series>)],
     encoder: &mut DescriptorEncoder<'_>,
 ) -> fmt::Result {
-    let help = "Exchanges that have ended.";
+    let help = "Completed exchanges.";
     let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
     for (route, series) in routes {
         for (index, method) in METHODS.iter().enumerate() {
@@ -126,13 +126,13 @@ pub(super) fn encode(
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
     }
-    let help = "Time from the first byte of a request to the end of its answer.";
+    let help = "Time from the first byte of a request to the end of its response.";
     let mut metric =
         encoder.encode_descriptor("request_duration_seconds", help, None, MetricType::Histogram)?;
     for (route, series) in routes {
         Histogram::encode(series.shares().map(|share| &share.duration), route, &mut metric)?;
     }
-    let help = "Time from sending a request upstream to the head of the answer.";
+    let help = "Time from sending a request upstream to the head of the response.";
     let mut metric = encoder.encode_descriptor(
         "upstream_duration_seconds",
         help,
@@ -149,7 +149,7 @@ pub(super) fn encode(
     Ok(())
 }
 
-/// Counters by key, each made when its key is first seen, in a list that only grows.
+/// Counters by key, in an append-only list. Each is created when its key is first seen.
 #[derive(Debug)]
 struct Chain<K>(OnceLock<Box<Link<K>>>);
 
@@ -170,8 +170,8 @@ impl<K: Copy + PartialEq> Chain<K> {
     fn count(&self, key: K) {
         let mut chain = self;
         loop {
-            // When two threads meet at the end, one adds its key and the other finds it, its own or
-            // not.
+            // If two threads meet at the end, one appends its key and the other finds that entry,
+            // which may or may not have its own key.
             let link = chain.0.get_or_init(|| {
                 Box::new(Link { key, count: AtomicU64::new(0), next: Self::default() })
             });
@@ -189,18 +189,18 @@ impl<K: Copy + PartialEq> Chain<K> {
     }
 }
 
-/// A histogram without a lock: the library's takes one for each observation.
+/// A histogram without a lock; the library's takes one for each observation.
 #[derive(Debug, Default)]
 struct Histogram {
-    /// One for each bound, and one for what is above all of them.
+    /// One per bound, and one for values above all bounds.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// 584 years of it fit.
+    /// In nanoseconds, which overflow after 584 years.
     nanoseconds: AtomicU64,
 }
 
 impl Histogram {
     fn observe(&self, seconds: f64) {
-        // NaN becomes zero as well.
+        // NaN also becomes zero.
         let seconds = seconds.max(0.0);
         let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
@@ -209,8 +209,8 @@ impl Histogram {
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Writes several as one; nothing for a route that has no observation, such as one without an
-    /// upstream.
+    /// Encodes several as one. Writes nothing for a route without observations, such as one without
+    /// an upstream.
     fn encode<'a>(
         several: impl Iterator<Item = &'a Self>,
         route: &str,
@@ -236,10 +236,10 @@ impl Histogram {
     }
 }
 
-/// Shares of each route's series.
+/// The number of shares of each route's series.
 const SHARES: usize = 16;
 
-/// The place of a method in `METHODS`. Methods are case-sensitive (RFC 9110 §9.1).
+/// The index of a method in `METHODS`. Methods are case-sensitive (RFC 9110 §9.1).
 fn method_index(method: &str) -> usize {
     METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1)
 }
@@ -247,7 +247,7 @@ fn method_index(method: &str) -> usize {
 const METHODS: [&str; 10] =
     ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "other"];
 const OTHER_STATUS: u16 = 0;
-/// In seconds: fine where a gateway's own work is, coarse where an application's is.
+/// In seconds: fine in the range of a gateway's own work, coarse in that of an application.
 const BOUNDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 

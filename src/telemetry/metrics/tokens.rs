@@ -1,5 +1,4 @@
-//! What the caches of verified tokens count: one set of counters a worker, added up when somebody
-//! asks.
+//! The counters of the token caches: one set per worker, added up on each scrape.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +10,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// The counters of one cache. One thread writes, so nothing is locked, and no other thread's
-/// counters lie on the same cache line.
+/// The counters of one cache. Only one thread writes them, so no lock is needed, and they share no
+/// cache line with other threads' counters.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct TokenCacheCounts {
@@ -22,28 +21,28 @@ pub struct TokenCacheCounts {
 }
 
 impl TokenCacheCounts {
-    /// A token was known.
+    /// Counts a token that was in the cache.
     pub fn hit(&self) {
         add_one(&self.hits);
     }
 
-    /// A token was not known, and had to be verified.
+    /// Counts a token that was not in the cache and had to be verified.
     pub fn miss(&self) {
         add_one(&self.misses);
     }
 
-    /// So many tokens are known now.
+    /// Records the number of cached tokens.
     pub fn holds(&self, entries: usize) {
         self.entries.store(entries as u64, Ordering::Relaxed);
     }
 }
 
-/// For the only thread that writes: without the locked instruction of `fetch_add`.
+/// For the single writer: avoids the locked instruction of `fetch_add`.
 fn add_one(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
-/// The counters of every cache that there has been.
+/// The counters of all caches that have ever existed.
 #[derive(Debug, Default)]
 pub(super) struct Caches(Mutex<Vec<Arc<TokenCacheCounts>>>);
 
