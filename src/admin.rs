@@ -1,5 +1,5 @@
-//! The second listener: `/livez`, `/readyz`, `/metrics`, and what changes state. Never on the
-//! public one.
+//! The second listener: `/livez`, `/readyz`, `/metrics`, and requests that change state. They are
+//! never served on the public listener.
 
 mod revoke;
 
@@ -25,7 +25,7 @@ use crate::reason::Reason;
 use crate::telemetry::ids;
 use crate::telemetry::metrics::{Format, Metrics};
 
-/// Where the process is in its life, and what stands against its work.
+/// The stage of the process, and what prevents it from working.
 pub struct Readiness {
     stage: AtomicU8,
     health: Box<dyn Fn() -> Health + Send + Sync>,
@@ -35,22 +35,22 @@ impl Readiness {
     const READY: u8 = 1;
     const DRAINING: u8 = 2;
 
-    /// A process that is starting. `health` is asked whenever somebody wants to know.
+    /// A process that is starting. `health` is called on each request for the state.
     pub fn new(health: impl Fn() -> Health + Send + Sync + 'static) -> Self {
         Self { stage: AtomicU8::new(0), health: Box::new(health) }
     }
 
-    /// Requests are welcome.
+    /// Marks the process as ready for requests.
     pub fn ready(&self) {
         self.stage.store(Self::READY, Ordering::Release);
     }
 
-    /// Requests should go elsewhere.
+    /// Marks the process as draining: requests should go elsewhere.
     pub fn draining(&self) {
         self.stage.store(Self::DRAINING, Ordering::Release);
     }
 
-    /// One word for all of it, and what stands against it by name.
+    /// The state in one word, and the problems by name.
     fn state(&self) -> (&'static str, BTreeMap<String, String>) {
         let Health { mut problems, verifies_nothing } = (self.health)();
         let stage = match self.stage.load(Ordering::Acquire) {
@@ -100,7 +100,7 @@ pub async fn serve(
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_mins(1));
-            // A scraper that goes away is none of our business.
+            // If the client disconnects, that is not an error.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -133,7 +133,7 @@ fn answer(
         }
         _ => problem(
             Reason::RouteNotFound,
-            "there is /livez, /readyz and /metrics, and with a token of [admin] /revoke",
+            "the paths are /livez, /readyz and /metrics, and /revoke with the token of [admin]",
         ),
     }
 }
@@ -150,7 +150,7 @@ fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
     response
 }
 
-/// A refusal (RFC 9457), in the words of every other. The detail is for operators.
+/// A refusal (RFC 9457) in the common form. The detail is for operators.
 fn problem(reason: Reason, detail: &str) -> Response<Full<Bytes>> {
     let status = reason.status();
     let body = serde_json::json!({

@@ -364,7 +364,7 @@ async fn exchange(
         http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io)).await?;
     #[expect(
         clippy::disallowed_methods,
-        reason = "the handle is returned and ends the task with the response"
+        reason = "the handle is returned, so the task ends with the response"
     )]
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         // Errors reach the caller through the response.

@@ -1,4 +1,4 @@
-//! Start, signals, reload, drain: the only place where everything is put together.
+//! Start, signals, reload and drain: the only place where everything is put together.
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -32,42 +32,42 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::LogWriter;
 use crate::token;
 
-/// How often the files are looked at where `watch` is on.
+/// How often the files are checked if `watch` is on.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often it is looked for configurations that nobody uses any more.
+/// How often unused configurations are looked for.
 const DROP_UNUSED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often limits forget clients that they need no longer remember.
+/// How often limits remove clients that no longer need to be remembered.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long what is being written at the end may take.
+/// The maximum time for writes that are in progress at the end.
 const FINAL_WRITES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the gateway did not start, or ended badly.
+/// Why the gateway did not start, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(Box<Problems>),
-    /// A listener.
+    /// A listener cannot be bound.
     #[error("cannot listen on {address}: {source}\n  help: {}", listen_help(source))]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The database.
+    /// The database failed.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The built-in issuer.
+    /// The built-in issuer failed to start.
     #[error("the built-in issuer cannot start: {0}")]
     Identity(#[from] identity::StartError),
-    /// Threads, signals or the log.
+    /// Threads, signals or the log failed.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
-    /// A second signal came before everything had finished.
+    /// A second signal arrived before every exchange had finished.
     #[error("ended by a second signal before every exchange had finished")]
     Interrupted,
 }
@@ -75,22 +75,22 @@ pub enum ProcessError {
 fn listen_help(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another process has this port; stop it, or choose another port in [server] or [admin]"
+            "another process uses this port; stop it, or choose another port in [server] or [admin]"
         }
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port, or grant it"
         }
         io::ErrorKind::AddrNotAvailable => {
-            "this machine does not have that address; `ip address` shows which it has"
+            "this machine does not have that address; `ip address` lists its addresses"
         }
-        _ => "look at `listen` in [server] and [admin]",
+        _ => "check `listen` in [server] and [admin]",
     }
 }
 
 /// Loads and compiles a file.
 ///
 /// # Errors
-/// Every problem of the file.
+/// All problems of the file.
 pub fn compile(
     path: &Path,
     previous: Option<&Snapshot>,
@@ -107,10 +107,10 @@ pub fn compile(
 
 /// Serves until a signal ends it.
 ///
-/// `started` is called once with the addresses that are listened on.
+/// `started` is called once with the addresses of the listeners.
 ///
 /// # Errors
-/// [`ProcessError`]
+/// The gateway cannot start, fails, or is ended by a second signal.
 pub fn run(
     path: &Path,
     create: CreateFiles,
@@ -124,7 +124,7 @@ pub fn run(
     let (log, guard) = LogWriter::start(io::stdout())?;
     metrics.show_dropped_lines(log.dropped());
     let stamp = clock.clone();
-    // A second run in one process, as tests do, keeps the first one's subscriber.
+    // If a process runs this twice, as tests do, the first subscriber stays.
     let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
 
     let shortage = make_room(&compiled.snapshot);
@@ -180,25 +180,26 @@ pub fn run(
     let ended = runtime.block_on(life.serve(admin, claims, &bound, presence, started));
     if ended.is_ok() {
         for worker in workers {
-            // What a worker's panic said is on standard error already.
+            // A worker's panic message is already on standard error.
             let _ = worker.join();
         }
     }
     close(runtime, identity, store);
     tracing::info!("stopped");
-    // Every line that was written before is on its way out when this returns.
+    // When this returns, all earlier log lines are on their way out.
     drop(guard);
     ended
 }
 
-/// Raises the limit of open files for `max_connections`, and warns where that is not possible.
+/// Raises the limit of open files to suit `max_connections`, and logs a warning if that is not
+/// possible.
 fn make_room(snapshot: &Snapshot) -> Option<Shortage> {
     let shortage = descriptors::make_room(snapshot.limits.max_connections)?;
     tracing::warn!(
         limit = shortage.limit,
         needed = shortage.needed,
         connections = shortage.connections(),
-        "fewer files can be open than max_connections needs; raise the limit (ulimit -Hn, LimitNOFILE=)"
+        "the limit of open files is too low for max_connections; raise it (ulimit -Hn, LimitNOFILE=)"
     );
     Some(shortage)
 }
@@ -208,7 +209,7 @@ fn background_runtime() -> io::Result<Runtime> {
     builder.enable_all().thread_name("portcullis-background").build()
 }
 
-/// Listens on every address of the file: those of the workers, and that of the admin listener.
+/// Binds all listeners of the file: those of the workers, and the admin listener.
 fn listen(start: &StartSettings) -> Result<(Listeners, std::net::TcpListener), ProcessError> {
     let mut listeners = bind(&start.listen, start.workers)
         .map_err(|(address, source)| ProcessError::Listen { address, source })?;
@@ -218,7 +219,7 @@ fn listen(start: &StartSettings) -> Result<(Listeners, std::net::TcpListener), P
     Ok((listeners, admin))
 }
 
-/// Opens the store, and announces this gateway in it.
+/// Opens the store and registers this gateway in it.
 async fn open_store(
     start: &StartSettings,
 ) -> Result<(Option<Store>, Option<Arc<Presence>>), StoreError> {
@@ -234,7 +235,7 @@ fn addresses(sets: &[Vec<std::net::TcpListener>]) -> Vec<SocketAddr> {
     first.filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
-/// Completes and acknowledges what has begun, then closes the store.
+/// Completes and acknowledges everything in progress, then closes the store.
 fn close(runtime: Runtime, identity: Option<Arc<Identity>>, store: Option<Store>) {
     if let Some(identity) = identity {
         runtime.block_on(identity.finish());
@@ -242,11 +243,11 @@ fn close(runtime: Runtime, identity: Option<Arc<Identity>>, store: Option<Store>
     if let Some(store) = store {
         runtime.block_on(store.close());
     }
-    // A look-up of a name may hang for long, and nobody waits for its answer any more.
+    // A DNS lookup may take long, and nobody waits for its result any longer.
     runtime.shutdown_timeout(FINAL_WRITES_TIMEOUT);
 }
 
-/// The built-in issuer, where the file has one.
+/// Starts the built-in issuer if the file has one.
 async fn start_identity(
     snapshot: &Snapshot,
     store: Option<&Store>,
@@ -265,7 +266,7 @@ async fn start_identity(
     ))
 }
 
-/// Asks the snapshot that is in force at that moment.
+/// Checks the snapshot that is current at that moment.
 fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Readiness {
     let (gateway, clock) = (Arc::clone(gateway), clock.clone());
     Readiness::new(move || {
@@ -279,7 +280,7 @@ fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Rea
     })
 }
 
-/// Returns when every worker serves. The first that cannot is an error.
+/// Returns when every worker serves, or the error of the first one that fails.
 fn start_workers(
     server: &Arc<Server>,
     sets: Vec<Vec<std::net::TcpListener>>,
@@ -305,7 +306,7 @@ fn start_workers(
                     let _ = tell.send(Ok(()));
                     runtime.block_on(server.serve(worker, listeners));
                 }
-                // Nobody waits where another one has failed before.
+                // Nobody is waiting if another worker failed earlier.
                 Err(error) => drop(tell.send(Err(error))),
             }
         })
@@ -350,14 +351,14 @@ impl Process {
         let admin = self.serve_admin(admin);
         #[expect(
             clippy::disallowed_methods,
-            reason = "the handle is kept and ends the task with this function"
+            reason = "the handle is kept, so the task ends with this function"
         )]
         let _following = AbortOnDropHandle::new(tokio::spawn(
             Arc::clone(&self.revocations).follow(presence.clone()),
         ));
         let gateway = Arc::clone(&self.gateway);
         if let (Some(presence), None) = (&presence, self.gateway.identity()) {
-            // Nobody has to wait for keys that are not used here.
+            // Do not let anything wait for keys that this process no longer uses.
             presence.knows(News::SigningKeys, i64::MAX);
         }
         let tending = self.gateway.identity().map(|identity| {
@@ -365,7 +366,7 @@ impl Process {
         });
         #[expect(
             clippy::disallowed_methods,
-            reason = "the handle is kept and ends the task with this function"
+            reason = "the handle is kept, so the task ends with this function"
         )]
         let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
         self.metrics.started(self.clock.unix_seconds());
@@ -408,8 +409,11 @@ impl Process {
         finished
     }
 
-    /// Answers on the second listener until the handle is dropped.
-    #[expect(clippy::disallowed_methods, reason = "the handle is returned and ends the task")]
+    /// Serves the second listener until the handle is dropped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the handle is returned, so the task ends with it"
+    )]
     fn serve_admin(&self, listener: TcpListener) -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(tokio::spawn(admin::serve(
             listener,
@@ -419,7 +423,7 @@ impl Process {
         )))
     }
 
-    /// Reads the file again. A wrong file changes nothing.
+    /// Reloads the file. An invalid file changes nothing.
     async fn reload(&self, watch: &mut Watch, retired: &mut Retired) {
         let before = watch.current().await;
         let (path, metrics, clock) = (self.path.clone(), self.metrics.clone(), self.clock.clone());
@@ -457,8 +461,8 @@ impl Process {
         }
     }
 
-    /// `/readyz` says 503 and a successor may listen, then nothing new is accepted, then everything
-    /// in flight finishes or is cut at the deadline.
+    /// Drains: `/readyz` returns 503 and a successor may bind, then no new connections are
+    /// accepted, then everything in flight finishes or is cut off at the deadline.
     async fn drain(
         &self,
         is_interactive: bool,
@@ -470,13 +474,13 @@ impl Process {
         self.gateway.begin_drain();
         claims.iter_mut().for_each(Claim::leave);
         let connections = self.server.connections() + self.gateway.tunnels().len();
-        // A person at a terminal who stops a gateway that nobody uses has no load balancer.
+        // At a terminal, with no connections, there is no load balancer to wait for.
         let delay =
             if is_interactive && connections == 0 { Duration::ZERO } else { snapshot.drain_delay };
         tracing::info!(?delay, timeout = ?snapshot.drain_timeout, connections, "draining");
         tokio::time::sleep(delay).await;
         self.server.stop_accepting();
-        // A successor answers there from now on, or nobody.
+        // From now on a successor serves these addresses, or nothing does.
         drop(admin);
         if tokio::time::timeout(snapshot.drain_timeout, self.server.drained()).await.is_err() {
             tracing::warn!(
@@ -497,14 +501,14 @@ fn log_warnings(compiled: &Compiled) {
     }
 }
 
-/// Runs something on a thread of its own that lets those that proxy go first.
+/// Runs something on a separate thread with a lower priority than the threads that proxy.
 async fn on_helper_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (tell, told) = tokio::sync::oneshot::channel();
-    // Whoever asked may have gone.
+    // The caller may be gone.
     start_helper_thread(move || drop(tell.send(work())))?;
-    told.await.map_err(|_| io::Error::other("it broke off; what it said is on standard error"))
+    told.await.map_err(|_| io::Error::other("it panicked; the message is on standard error"))
 }
 
 fn start_helper_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -516,24 +520,24 @@ fn start_helper_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     Ok(())
 }
 
-/// Configurations that were replaced. Taking down a large one takes milliseconds: not on a thread
-/// that proxies, whose request may have been the last to use it.
+/// Configurations that were replaced. Dropping a large one takes milliseconds, so a thread that
+/// proxies must not do it when its request was the last to use one.
 #[derive(Default)]
 struct Retired(Vec<Arc<Snapshot>>);
 
 impl Retired {
-    /// Takes down those that nobody else holds.
+    /// Drops those that nothing else uses.
     fn drop_unused(&mut self) {
         let unused: Vec<_> =
             self.0.extract_if(.., |snapshot| Arc::strong_count(snapshot) == 1).collect();
         if !unused.is_empty() {
-            // Without a thread it is done here: the closure is dropped.
+            // Without a thread, the closure is dropped here, and the snapshots with it.
             let _ = start_helper_thread(move || drop(unused));
         }
     }
 }
 
-/// What the watched files looked like when they were last read.
+/// The versions of the watched files when they were last read.
 struct Watch {
     files: Vec<PathBuf>,
     read: Vec<Option<FileVersion>>,
@@ -541,14 +545,14 @@ struct Watch {
 }
 
 impl Watch {
-    /// Begins with the versions that the snapshot was made from: what was written since then is a
-    /// change.
+    /// Starts with the versions that the snapshot was compiled from: anything written since then is
+    /// a change.
     fn new(snapshot: &Snapshot) -> Self {
         let (files, read): (Vec<_>, Vec<_>) = snapshot.files.iter().cloned().unzip();
         Self { seen: read.clone(), files, read }
     }
 
-    /// The versions that are there now.
+    /// The current versions.
     async fn current(&self) -> Vec<Option<FileVersion>> {
         let files = self.files.clone();
         let looking = tokio::task::spawn_blocking(move || {
@@ -557,8 +561,8 @@ impl Watch {
         looking.await.unwrap_or_else(|_| self.seen.clone())
     }
 
-    /// Whether a file has changed since it was read, and has then stayed as it is for one look: an
-    /// editor may still be writing.
+    /// Whether a file has changed since it was read and was stable for one check: an editor may
+    /// still be writing.
     async fn changed(&mut self) -> bool {
         let now = self.current().await;
         let is_stable = now == self.seen;
@@ -566,7 +570,7 @@ impl Watch {
         is_stable && self.seen != self.read
     }
 
-    /// These versions were read and rejected: they are not tried again.
+    /// Records versions that were read and rejected, so that they are not tried again.
     fn rejected(&mut self, versions: Vec<Option<FileVersion>>) {
         self.seen.clone_from(&versions);
         self.read = versions;

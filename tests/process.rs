@@ -241,8 +241,8 @@ fn a_wrong_command_line_exits_2() {
 
     For more information, try '--help'.
     ");
-    assert_snapshot!(folder.run(&["explain", "GET", "/", "--claims", "{}", "--issuer", "nobody"]).err, @"error: there is no [issuer.nobody]; there is local");
-    assert_snapshot!(folder.run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--ttl", "soon"]).err, @"error: `soon` is no duration; write 15m or 8h");
+    assert_snapshot!(folder.run(&["explain", "GET", "/", "--claims", "{}", "--issuer", "nobody"]).err, @"error: there is no [issuer.nobody]; known issuers: local");
+    assert_snapshot!(folder.run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--ttl", "soon"]).err, @"error: `soon` is not a duration; write, for example, 15m or 8h");
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn an_import_shows_the_first_bad_lines_and_counts_the_others() {
     folder.write("users.csv", format!("email,password_hash\n{}", "nobody,\n".repeat(100_000)));
     let told = folder.run(&["user", "import", "users.csv"]);
     assert_eq!(told.code, 1, "{}", told.err);
-    assert!(told.err.contains("because of 100000 lines:\n  line 2: "), "{}", told.err);
+    assert!(told.err.contains("because of errors in 100000 lines:\n  line 2: "), "{}", told.err);
     assert_eq!(told.err.matches("\n  line ").count(), 20, "{}", told.err);
     assert!(told.err.ends_with("\n  … and 99980 more\n"), "{}", told.err);
 }
@@ -550,7 +550,7 @@ fn a_file_that_is_not_utf_8() {
     assert_snapshot!(folder.run(&["check"]).rejected(), @r"
     error: the file is UTF-16; TOML must be UTF-8
     --> gateway.toml
-     = help: save it as UTF-8
+     = help: save the file as UTF-8
 
     error: gateway.toml: 1 problem
     ");
@@ -1623,7 +1623,7 @@ fn keys_that_cannot_be_fetched_as_written() {
         ),
         (
             "jwks_url = \"http://login.example.com/keys\"",
-            "keys would come over http://",
+            "keys would be fetched over http://",
             "`insecure_http_keys = true`",
         ),
         (
@@ -1757,7 +1757,7 @@ fn key_files_that_are_none() {
     5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
       |                            ^^^^^^^^^^^
 
-    error: cannot read `folder.pem`: it is a folder
+    error: cannot read `folder.pem`: it is a directory
      --> gateway.toml:5:41
       |
     5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
@@ -1773,7 +1773,7 @@ fn key_files_that_are_none() {
       |
       = help: it must be a PEM file with a public key
 
-    error: `broken.pem`: the key cannot be read: it is damaged, or of a kind that is not supported (RSA, EC on P-256 or P-384, Ed25519)
+    error: `broken.pem`: the key cannot be read: it is damaged, or of an unsupported kind (RSA, EC on P-256 or P-384, Ed25519)
      --> gateway.toml:5:67
       |
     5 | public_keys = ["text.pem", "empty.pem", "folder.pem", "huge.pem", "broken.pem"]
@@ -2066,7 +2066,7 @@ fn networks_with_host_bits() {
         2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
           |                                                                   ^^^^^^^^^^^^^
           |
-          = help: write an address or a block: `"192.0.2.7"`, `"10.0.0.0/8"`, `"fd00::/8"`; host names are not allowed
+          = help: write an address or a block: `"192.0.2.7"`, `"10.0.0.0/8"`, `"fd00::/8"`; host names are not resolved
 
         error: every address would be believed about who the client is
          --> gateway.toml:2:82
@@ -2673,9 +2673,9 @@ fn explain_chooses_the_issuer_by_iss() {
         "{told}"
     );
     let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"sub": "u"}"#]).err;
-    assert_snapshot!(why, @"error: say whose token it is, with `iss` in the claims or with --issuer; there is one, two");
+    assert_snapshot!(why, @"error: name the issuer, with `iss` in the claims or with --issuer; known issuers: one, two");
     let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"iss": "x"}"#]).err;
-    assert_snapshot!(why, @"error: no issuer is `x`; say whose token it is, with `iss` in the claims or with --issuer; there is one, two");
+    assert_snapshot!(why, @"error: there is no issuer `x`; name the issuer, with `iss` in the claims or with --issuer; known issuers: one, two");
 }
 
 #[test]
@@ -2780,7 +2780,7 @@ fn a_token_is_minted_with_a_private_key() {
     folder.write("corp.pem", key.public_key_pem());
     let told = folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
     assert_eq!((told.code, told.out.as_str()), (1, ""));
-    assert_snapshot!(told.err, @"error: the file holds nothing to sign with: `token mint` needs an issuer with `secret`, or a private key among its `public_keys`");
+    assert_snapshot!(told.err, @"error: the file has no key to sign with: `token mint` needs an issuer with `secret`, or a private key in its `public_keys`");
 }
 
 #[test]
@@ -2789,15 +2789,15 @@ fn what_is_no_token_is_told_so() {
     for text in ["", "x", "a.b.c", "e30.bm9uZQ.e30"] {
         let told = folder.run_with_input(&["token", "inspect"], text);
         assert_eq!((told.code, told.out.as_str()), (1, ""), "{text}");
-        assert!(told.err.starts_with("error: this is no token: "), "{}", told.err);
+        assert!(told.err.starts_with("error: this is not a token: "), "{}", told.err);
     }
-    assert_snapshot!(folder.run(&["token", "inspect", "a.b.c"]).err, @"error: this is no token: the token cannot be read: its header is not base64url without padding");
+    assert_snapshot!(folder.run(&["token", "inspect", "a.b.c"]).err, @"error: this is not a token: the token cannot be read: its header is not base64url without padding");
 }
 
 #[test]
 fn a_mint_for_an_unknown_issuer_names_the_known() {
     let folder = Folder::with(&with_protected(""));
-    assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; there is local");
+    assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; known issuers: local");
     let told = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
     assert!(
         told.code == 2 && !told.err.trim_end().ends_with("there is"),
@@ -2809,7 +2809,7 @@ fn a_mint_for_an_unknown_issuer_names_the_known() {
         "[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
     );
     assert_snapshot!(Folder::with(&file).run(&["token", "mint", "--issuer", "identity", "--sub", "alice"]).err, @r"
-    error: the tokens of the built-in issuer are minted at a login; log in for one:
+    error: the built-in issuer only issues tokens at login; log in to get one:
     curl https://app.test/auth/login --data-urlencode email=ann@example.com --data-urlencode password=…
     `portcullis explain --issuer identity --claims …` tells a decision without one
     ");
@@ -2972,7 +2972,7 @@ fn a_database_or_a_key_that_is_missing() {
     assert_eq!(told.code, 0, "{}", told.err);
     assert!(
         told.err.starts_with("note: there is no database ")
-            && told.err.ends_with("a new one is made\n"),
+            && told.err.ends_with(": creating one\n"),
         "{}",
         told.err
     );
@@ -3042,7 +3042,7 @@ fn a_port_in_use() {
     assert_eq!(told.code, 1);
     assert_snapshot!(told.err.replace(&port, "[port]"), @r"
     error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
-      help: another process has this port; stop it, or choose another port in [server] or [admin]
+      help: another process uses this port; stop it, or choose another port in [server] or [admin]
     ");
 
     let folder = Folder::with(&with_app(&format!(
@@ -3052,7 +3052,7 @@ fn a_port_in_use() {
     assert_eq!(told.code, 1);
     assert_snapshot!(told.err.replace(&port, "[port]"), @r"
     error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
-      help: another process has this port; stop it, or choose another port in [server] or [admin]
+      help: another process uses this port; stop it, or choose another port in [server] or [admin]
     ");
 }
 
@@ -3072,7 +3072,7 @@ fn addresses_that_cannot_be_listened_on() {
     assert_eq!(told.code, 1);
     assert_snapshot!(told.err, @r"
     error: cannot listen on 192.0.2.1:8080: Cannot assign requested address (os error 99)
-      help: this machine does not have that address; `ip address` shows which it has
+      help: this machine does not have that address; `ip address` lists its addresses
     ");
 }
 
@@ -3211,12 +3211,12 @@ fn healthcheck_asks_the_running_gateway() {
     running.event("draining");
     let told = folder.run(&["healthcheck", "--config", "probe.toml"]);
     assert_eq!((told.code, told.out.as_str()), (1, ""));
-    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz answers 503: not ready");
+    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz returned 503: not ready");
 
     drop(running);
     let told = folder.run(&["healthcheck", "--config", "probe.toml"]);
     assert_eq!((told.code, told.out.as_str()), (1, ""));
-    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz does not answer: Connection refused (os error 111)");
+    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz does not respond: Connection refused (os error 111)");
 }
 
 /// Everything that the demo prints is meant to be pasted, so it is.

@@ -1,4 +1,4 @@
-//! `POST /revoke`: what changes state, for operators who hold the token of `[admin]`.
+//! `POST /revoke`, which changes state, for operators with the token of `[admin]`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::reason::Reason;
 use crate::revocation::Revocations;
 use crate::token::{Issuers, Revocation, RevokedBy, Scope};
 
-/// What operators may change while the gateway runs.
+/// What operators may change at run time.
 #[derive(Debug)]
 pub struct Control {
     policy: ArcSwap<Policy>,
@@ -29,22 +29,22 @@ pub struct Control {
     clock: Clock,
 }
 
-/// What the file that is in force says of it.
+/// The settings of the running configuration.
 #[derive(Debug, Default)]
 struct Policy {
-    /// SHA-256 of the token; `None`: nothing may be changed from here.
+    /// SHA-256 of the token; `None` if nothing may be changed through this listener.
     token: Option<[u8; 32]>,
     /// The issuers' sections by name.
     scopes: BTreeMap<Arc<str>, Scope>,
 }
 
 impl Control {
-    /// Nothing may be changed until [`Control::permit`] says so.
+    /// Nothing may be changed until [`Control::permit`] is called.
     pub fn new(revocations: Arc<Revocations>, clock: Clock) -> Self {
         Self { policy: ArcSwap::default(), revocations, clock }
     }
 
-    /// From now on this token is asked for, and these are the issuers that may be named.
+    /// Sets the token that is required from now on, and the issuers that may be named.
     pub fn permit(&self, token: Option<&SecretBytes>, issuers: &Issuers) {
         let token = token.map(|token| sha256(token.expose()));
         let scopes = issuers
@@ -56,7 +56,7 @@ impl Control {
         self.policy.store(Arc::new(Policy { token, scopes }));
     }
 
-    /// Whether there is anything behind the endpoint.
+    /// Whether the endpoint exists.
     pub(super) fn is_enabled(&self) -> bool {
         self.policy.load().token.is_some()
     }
@@ -77,7 +77,7 @@ impl Control {
     }
 
     async fn try_revoke(&self, request: Request<Incoming>) -> Result<(), Fault> {
-        // One policy for this request: the token that was asked for, and the issuers that it may
+        // Use one policy for the whole request: the required token, and the issuers that it may
         // name.
         let policy = self.policy.load_full();
         if request.method() != Method::POST {
@@ -90,7 +90,7 @@ impl Control {
             .map_err(|_| Fault::Request("the body did not arrive in time".to_owned()))?;
         let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
             Ok(_) => Fault::TooLarge,
-            Err(error) => Fault::Request(format!("the body did not arrive whole: {error}")),
+            Err(error) => Fault::Request(format!("the body is incomplete: {error}")),
         })?;
         let revocation =
             policy.revocation(&operator, &body.to_bytes(), self.clock.unix_seconds())?;
@@ -104,17 +104,17 @@ impl Control {
     }
 }
 
-/// The proof that an operator asks. Only [`Policy::operator`] makes one.
+/// The proof that a request is from an operator. Only [`Policy::operator`] creates one.
 struct Operator(());
 
 impl Policy {
-    /// Recognises an operator by the token of `[admin]`.
+    /// Authenticates an operator by the token of `[admin]`.
     fn operator(&self, headers: &HeaderMap) -> Result<Operator, Fault> {
         let Ok(Some(sent)) = bearer_token(headers) else {
             return Err(Fault::Credentials { wrong: false });
         };
-        // The digests are compared, so that the time says nothing of how much of the token, or of
-        // its length, was right.
+        // Compare digests, so that the time reveals nothing about how much of the token, or of its
+        // length, is right.
         match &self.token {
             Some(token) if verify_slices_are_equal(token, &sha256(sent)).is_ok() => {
                 Ok(Operator(()))
@@ -123,30 +123,27 @@ impl Policy {
         }
     }
 
-    /// What a body asks for. A member that is not known is refused: with `issuer` misspelt, every
-    /// issuer would be meant.
+    /// Parses a request body. Unknown members are rejected: with a misspelled `issuer`, the request
+    /// would apply to every issuer.
     fn revocation(&self, _: &Operator, body: &[u8], at: u64) -> Result<Revocation, Fault> {
-        // A list would be read as the members in their order.
+        // serde would read a list as the members in their order.
         if body.trim_ascii_start().first().is_some_and(|&byte| byte != b'{') {
-            return Err(Fault::Request(
-                "the body is not what is expected: it is no JSON object".to_owned(),
-            ));
+            return Err(Fault::Request("invalid body: it is not a JSON object".to_owned()));
         }
-        let wanted: Wanted = serde_json::from_slice(body).map_err(|error| {
-            Fault::Request(format!("the body is not what is expected: {error}"))
-        })?;
+        let wanted: Wanted = serde_json::from_slice(body)
+            .map_err(|error| Fault::Request(format!("invalid body: {error}")))?;
         let (by, value) = match (wanted.jti, wanted.sid, wanted.subject) {
             (Some(jti), None, None) => (RevokedBy::Jti, jti),
             (None, Some(sid), None) => (RevokedBy::Sid, sid),
             (None, None, Some(subject)) => (RevokedBy::Subject, subject),
             (None, None, None) => {
                 return Err(Fault::Request(
-                    "one of `jti`, `sid` and `subject` is needed".to_owned(),
+                    "one of `jti`, `sid` and `subject` is required".to_owned(),
                 ));
             }
             _ => {
                 return Err(Fault::Request(
-                    "`jti`, `sid` and `subject` are asked for one at a time".to_owned(),
+                    "only one of `jti`, `sid` and `subject` is allowed".to_owned(),
                 ));
             }
         };
@@ -166,7 +163,7 @@ impl Policy {
         let known = self.scopes.keys().map(|name| &**name).collect::<Vec<_>>().join(", ");
         Fault::Request(match known.as_str() {
             "" => format!("there is no [issuer.{name}]: the file has no such section"),
-            known => format!("there is no [issuer.{name}]; there is {known}"),
+            known => format!("there is no [issuer.{name}]; known issuers: {known}"),
         })
     }
 }
@@ -181,7 +178,7 @@ struct Wanted {
     issuer: Option<String>,
 }
 
-/// Why nothing was revoked. The text is for operators: who reads it has shown the token.
+/// Why nothing was revoked. The text is for operators: only a client with the token sees it.
 #[derive(Debug)]
 enum Fault {
     Method,
@@ -206,7 +203,7 @@ impl Fault {
             Self::TooLarge => (Reason::BodyTooLarge, "the body is larger than 64 KiB"),
             Self::Store => (
                 Reason::StoreUnavailable,
-                "the store cannot be written; nothing was revoked. The log says why",
+                "the store cannot be written, so nothing was revoked; see the log",
             ),
         };
         let mut response = problem(reason, detail);
@@ -219,7 +216,7 @@ impl Fault {
                 (header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis\", error=\"invalid_token\"")
             }
             Self::Store => (header::RETRY_AFTER, "1"),
-            // What is left of the body would be read as the next request.
+            // The rest of the body would be read as the next request.
             Self::TooLarge | Self::Request(_) => (header::CONNECTION, "close"),
         };
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -231,10 +228,10 @@ fn sha256(token: &[u8]) -> [u8; 32] {
     digest(&SHA256, token).as_ref().try_into().unwrap_or_default()
 }
 
-/// Bytes of a body.
+/// The maximum size of a body, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// How long a body may take to arrive.
+/// The maximum time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -307,19 +304,19 @@ mod tests {
         for (body, told) in [
             ("", "EOF"),
             ("{", "EOF"),
-            ("[]", "no JSON object"),
-            (r#"["t",null,null,null]"#, "no JSON object"),
-            ("17", "no JSON object"),
+            ("[]", "not a JSON object"),
+            (r#"["t",null,null,null]"#, "not a JSON object"),
+            ("17", "not a JSON object"),
             ("{}", "one of `jti`, `sid` and `subject`"),
             (r#"{"issuer":"corp"}"#, "one of `jti`, `sid` and `subject`"),
-            (r#"{"jti":"a","sid":"b"}"#, "one at a time"),
+            (r#"{"jti":"a","sid":"b"}"#, "only one of"),
             (r#"{"jti":"a","jti":"b"}"#, "duplicate field `jti`"),
             (r#"{"jti":""}"#, "`jti` is empty"),
             (r#"{"subject":17}"#, "expected a string"),
             (r#"{"subject":"u","isuer":"corp"}"#, "unknown field `isuer`"),
             (
                 r#"{"subject":"u","issuer":"corpp"}"#,
-                "there is no [issuer.corpp]; there is app, corp",
+                "there is no [issuer.corpp]; known issuers: app, corp",
             ),
             (r#"{"subject":"u","issuer":"https://corp.example"}"#, "there is no [issuer.https"),
             (r#"{"subject":"u"} x"#, "trailing"),

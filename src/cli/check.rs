@@ -17,7 +17,7 @@ use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The configuration file; goes before --config and its variable.
+    /// The configuration file; takes precedence over --config and its variable.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -40,7 +40,7 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened_guarantees(&snapshot)))
 }
 
-/// The limits of the built-in issuer: some hold whatever the file says.
+/// The limits of the built-in issuer, some of which apply whatever the file says.
 fn identity_limits(snapshot: &Snapshot) -> String {
     let mut text = String::new();
     for route in snapshot.routes.routes() {
@@ -69,7 +69,7 @@ fn summary(snapshot: &Snapshot, tests: usize) -> String {
     format!("ok: {}, {tests}", parts.join(", "))
 }
 
-/// Every setting that weakens a guarantee, so that a reviewer sees them in one place.
+/// All settings that weaken a guarantee, so that a reviewer sees them in one place.
 fn weakened_guarantees(snapshot: &Snapshot) -> String {
     if snapshot.weakened.is_empty() {
         return String::new();

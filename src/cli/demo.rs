@@ -1,5 +1,5 @@
-//! `portcullis demo`: the top-level `gateway.toml` with a store in a temporary folder, two
-//! accounts, and lines to paste.
+//! `portcullis demo`: the `gateway.toml` of the repository with a store in a temporary folder, two
+//! accounts, and commands to paste.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -16,11 +16,11 @@ use crate::store::Store;
 use crate::telemetry::ids;
 use crate::telemetry::metrics::Metrics;
 
-/// The file that the demo runs.
+/// The configuration file of the demo.
 const GATEWAY_TOML: &str = include_str!("../../gateway.toml");
 
-/// Who can log in: address, password, name and roles. On this machine only, in a store that goes
-/// when the demo ends.
+/// The accounts: address, password, name and roles. They only exist on this machine, in a store
+/// that is deleted when the demo ends.
 const ACCOUNTS: [(&str, &str, &str, &[&str]); 2] = [
     ("alice@example.com", "harbour-violet-42", "Alice", &["user"]),
     ("root@example.com", "copper-lantern-87", "Root", &["user", "admin"]),
@@ -33,13 +33,13 @@ pub(super) fn demo() -> Result<(), Failure> {
     add_accounts(&path)?;
     let written = path.clone();
     process::run(&path, CreateFiles::Yes, move |addresses| {
-        // Without a terminal to print to there is nobody to tell; the gateway serves all the same.
+        // Without standard output nobody can read the instructions; the gateway runs anyway.
         let _ = print(&instructions(addresses, &written));
     })?;
     Ok(())
 }
 
-/// Makes the store, as the gateway will find it.
+/// Creates the store that the gateway will open.
 fn add_accounts(path: &Path) -> Result<(), Failure> {
     let clock = Clock::system();
     let compiled = process::compile(path, None, CreateFiles::Yes, &Metrics::new(), &clock)?;
@@ -78,25 +78,25 @@ fn instructions(addresses: &[SocketAddr], path: &Path) -> String {
     let [(alice, alices, ..), (root, roots, ..)] = ACCOUNTS;
     format!(
         "
-Portcullis stands at {url}, before an application that answers with the request it was sent.
+Portcullis listens on {url}, in front of an application that echoes each request it receives.
 Its configuration is {file}
 Two accounts can log in: {alice} with the password {alices}, and the admin {root} with {roots}.
 
-# log both in, and keep their access tokens
+# log both in, and store their access tokens
 login() {{ curl -s {url}/auth/login --data-urlencode email=$1 --data-urlencode password=$2 | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/'; }}
 export USER_TOKEN=$(login {alice} {alices})
 export ADMIN_TOKEN=$(login {root} {roots})
 
-# everybody may
+# open to everyone
 curl -i {url}/public/hello
 
-# nobody without a token
+# refused without a token
 curl -i {url}/reports/q3
 
-# alice may; see which headers the application gets
+# alice is allowed; see which headers the application receives
 curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/reports/q3
 
-# alice cannot pose as somebody else
+# alice cannot pose as someone else
 curl -i -H \"Authorization: Bearer $USER_TOKEN\" -H 'X-Auth-User: root' -H 'X_Auth_Roles: admin' {url}/reports/q3
 
 # alice is no admin
@@ -113,18 +113,18 @@ curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/auth/sessions
 # the sixth login in a minute is refused
 for i in 1 2 3 4 5 6; do curl -s -o /dev/null -w '%{{http_code}}\\n' -X POST {url}/login; done
 
-# once alice has logged out, her token is good for nothing
+# once alice has logged out, her token no longer works
 curl -i -X POST -H \"Authorization: Bearer $USER_TOKEN\" {url}/auth/logout
 curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/reports/q3
 
-The login lines first, then the others in this order, in a second terminal. Ctrl-C stops the demo; it then ends within seconds.
+Paste the login lines first, then the others in this order, in a second terminal. Ctrl-C stops the demo within seconds.
 
 ",
         file = path.display()
     )
 }
 
-/// The file with other ports where its own are taken.
+/// The file with other ports if its own are in use.
 fn on_free_ports(text: &str) -> Result<String, Failure> {
     let mut text = text.to_owned();
     for address in ["127.0.0.1:8080", "127.0.0.1:9901"] {
@@ -136,7 +136,7 @@ fn on_free_ports(text: &str) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// A folder that goes when the demo ends.
+/// A folder that is deleted when the demo ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -151,7 +151,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // A folder that somebody else has removed is gone all the same.
+        // If something else has already removed the folder, that is fine.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

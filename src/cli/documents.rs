@@ -1,4 +1,4 @@
-//! What is printed about the command line itself: the manual page and the shell completions.
+//! Documents about the command line itself: the manual page and the shell completions.
 
 use clap::{Command, CommandFactory, ValueHint};
 use clap_complete::Shell;
@@ -14,8 +14,8 @@ pub(super) fn completions(shell: Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// File names are proposed only where a file is wanted. Shells propose them for every value whose
-/// kind they are not told.
+/// Only suggests file names where a file is expected. Shells suggest them for every value of
+/// unknown kind.
 fn without_file_names(command: Command) -> Command {
     let command = command.mut_args(|argument| {
         let is_untold = argument.get_value_hint() == ValueHint::Unknown;
@@ -30,7 +30,7 @@ fn without_file_names(command: Command) -> Command {
     names.iter().fold(command, |command, name| command.mut_subcommand(name, without_file_names))
 }
 
-/// One page for all commands: a reference to a page for each would lead nowhere.
+/// One manual page for all commands: a reference to a separate page for each would lead nowhere.
 pub(super) fn manual() -> Result<String, Failure> {
     let mut command = CommandLine::command().disable_help_subcommand(true);
     command.build();
@@ -50,8 +50,8 @@ pub(super) fn manual() -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// A command with its synopsis and options below a heading of the second level, and the commands
-/// below it.
+/// A command with its synopsis and options below a second-level heading, followed by its
+/// subcommands.
 fn describe(command: &Command, text: &mut Vec<u8>) -> Result<(), Failure> {
     if command.has_subcommands() {
         return command.get_subcommands().try_for_each(|inner| describe(inner, text));
@@ -67,8 +67,8 @@ fn describe(command: &Command, text: &mut Vec<u8>) -> Result<(), Failure> {
         page.render_extra_section(&mut parts)?;
     }
     for line in String::from_utf8_lossy(&parts).lines() {
-        // The sections of a page of its own are paragraphs here; each part begins with what only
-        // a page needs.
+        // The sections of a separate page are paragraphs here. Each part begins with what only a
+        // page needs.
         let line = match line.split_once(' ') {
             Some((".SH", _)) => ".PP",
             _ if line.starts_with(".ie ") || line.starts_with(".el ") => continue,

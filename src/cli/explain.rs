@@ -27,23 +27,23 @@ pub(super) struct Arguments {
     /// The request method.
     #[arg(value_name = "METHOD")]
     method: String,
-    /// The URL, or the path alone where the host does not matter.
+    /// The URL, or only the path if the host does not matter.
     #[arg(value_name = "URL")]
     url: String,
     /// A request header field; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// A bearer token; it is verified.
+    /// A bearer token, which is verified.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
-    /// Claims that stand in for a verified token.
+    /// Claims to use as if they came from a verified token.
     #[arg(long, value_name = "JSON", conflicts_with = "token")]
     claims: Option<String>,
-    /// The issuer section whose token the claims stand in for; needed where there are several and
-    /// the claims have no `iss`.
+    /// The issuer section for the claims; required if there are several and the claims have no
+    /// `iss`.
     #[arg(long, value_name = "NAME", requires = "claims")]
     issuer: Option<String>,
-    /// The address of the socket's other end.
+    /// The address of the peer.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     peer: IpAddr,
     /// Print JSON.
@@ -58,7 +58,7 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         method: arguments
             .method
             .parse::<Method>()
-            .map_err(|_| Failure::Usage(format!("`{}` is no method", arguments.method)))?,
+            .map_err(|_| Failure::Usage(format!("`{}` is not a valid method", arguments.method)))?,
         url: arguments.url.clone(),
         headers: headers(arguments)?,
         peer: arguments.peer,
@@ -73,9 +73,9 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
     }
 }
 
-/// What is in the store, as far as it can be read: what is revoked, and the keys of the built-in
-/// issuer, which are put where its tokens are verified. Where it cannot be read, the rest can still
-/// be told.
+/// The content of the store, as far as it can be read: revocations, and the keys of the built-in
+/// issuer, which are installed for verification. If the store cannot be read, the rest can still be
+/// explained.
 fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
     let Some(settings) = &snapshot.start.store else { return Arc::default() };
     let read = async {
@@ -94,7 +94,7 @@ fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
     runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(read).map_err(|error| error.to_string())).unwrap_or_else(
         |error| {
             eprintln!(
-                "warning: the store cannot be read, so that a revoked token is taken for a good one, and a token of the built-in issuer \
+                "warning: the store cannot be read, so a revoked token is treated as valid, and a token of the built-in issuer \
                  cannot be verified: {error}"
             );
             Arc::default()
@@ -106,7 +106,7 @@ fn headers(arguments: &Arguments) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     for field in &arguments.headers {
         let malformed =
-            || Failure::Usage(format!("`{field}` is no header field; write -H 'Name: value'"));
+            || Failure::Usage(format!("`{field}` is not a header field; write -H 'Name: value'"));
         let (name, value) = field.split_once(':').ok_or_else(malformed)?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| malformed())?;
         headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| malformed())?);
@@ -126,11 +126,11 @@ fn assumed(
 ) -> Result<Option<AssumedToken>, Failure> {
     let Some(json) = &arguments.claims else { return Ok(None) };
     let claims: Map<String, Value> = serde_json::from_str(json)
-        .map_err(|error| Failure::Usage(format!("--claims is no JSON object: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("--claims is not a JSON object: {error}")))?;
     let mut names: Vec<&str> =
         snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
     names.sort_unstable();
-    // A token says whose it is.
+    // A token says which issuer it is from.
     let iss = claims.get("iss").and_then(Value::as_str);
     let said =
         iss.and_then(|iss| snapshot.issuers.by_iss(iss)).map(|issuer| &*issuer.settings().name);
@@ -138,18 +138,18 @@ fn assumed(
         (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
         (Some(issuer), _) => return Err(no_issuer(issuer, &names)),
         (None, [only]) => *only,
-        (None, []) => return Err(Failure::Usage("the file has no issuer whose token the claims could stand in for".to_owned())),
+        (None, []) => return Err(Failure::Usage("the file has no issuer that could have issued these claims".to_owned())),
         (None, several) => said.ok_or_else(|| {
-            let unknown = iss.map(|iss| format!("no issuer is `{iss}`; ")).unwrap_or_default();
+            let unknown = iss.map(|iss| format!("there is no issuer `{iss}`; ")).unwrap_or_default();
             Failure::Usage(format!(
-                "{unknown}say whose token it is, with `iss` in the claims or with --issuer; there is {}",
+                "{unknown}name the issuer, with `iss` in the claims or with --issuer; known issuers: {}",
                 several.join(", ")
             ))
         })?,
     };
     let caller = snapshot.issuers.assume(issuer, claims, now);
     caller.map(Some).map_err(|error| {
-        Failure::Other(format!("no token of `{issuer}` could hold these claims: {error}"))
+        Failure::Other(format!("a token of `{issuer}` cannot have these claims: {error}"))
     })
 }
 

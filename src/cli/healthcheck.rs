@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::Failure;
 use crate::config::{self, value};
 
-/// How long a probe may take.
+/// The maximum time of a probe.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
-    // The file alone says where: nothing else of it matters, and a key that cannot be read here is
-    // no reason to fail.
+    // Only the address in the file matters: a key that cannot be read here must not cause a
+    // failure.
     let loaded = config::load(path)?;
     let address = match &loaded.file.admin.listen {
         None => SocketAddr::from(([127, 0, 0, 1], 9901)),
@@ -22,7 +22,7 @@ pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
             .and_then(|addresses| addresses.first().copied())
             .ok_or_else(|| {
                 Failure::Other(format!(
-                    "admin.listen `{}` is no address; `portcullis check` says more",
+                    "admin.listen `{}` is not a valid address; run `portcullis check`",
                     text.get_ref()
                 ))
             })?,
@@ -33,18 +33,18 @@ pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
             Ok(200) => return Ok(()),
             Ok(status) => {
                 return Err(Failure::Other(format!(
-                    "{address}/readyz answers {status}: not ready"
+                    "{address}/readyz returned {status}: not ready"
                 )));
             }
             Err(error) => failed = Some((address, error)),
         }
     }
     let (address, error) = failed.unwrap_or((address, std::io::ErrorKind::AddrNotAvailable.into()));
-    Err(Failure::Other(format!("{address}/readyz does not answer: {error}")))
+    Err(Failure::Other(format!("{address}/readyz does not respond: {error}")))
 }
 
-/// Where it answers from here: a listener on every address does so on loopback, on IPv6 where there
-/// is any.
+/// The addresses at which the listener can be reached from here: if it listens on every address,
+/// loopback, with IPv6 first if available.
 fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     let on = |ip: IpAddr| SocketAddr::new(ip, address.port());
     match address.ip() {
@@ -69,6 +69,6 @@ fn probe(address: SocketAddr) -> std::io::Result<u16> {
         .ok()
         .and_then(|head| head.strip_prefix("HTTP/1.1 ")?.parse().ok());
     status.ok_or_else(|| {
-        std::io::Error::other("the answer is no HTTP; is this the gateway's admin listener?")
+        std::io::Error::other("the response is not HTTP; is this the gateway's admin listener?")
     })
 }

@@ -1,4 +1,4 @@
-//! What commands for the built-in issuer have in common: its policy, and its part of the store.
+//! What the commands for the built-in issuer share: its policy, and its part of the store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::identity::{Accounts, Policy};
 use crate::store::{PATIENCE, Store, StoreError, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 
-/// The built-in issuer of a file, as a command sees it.
+/// The built-in issuer of a file, as commands use it.
 pub(super) struct Issuer {
     pub(super) policy: Arc<Policy>,
     pub(super) store: Store,
@@ -23,21 +23,20 @@ pub(super) struct Issuer {
     pub(super) now: u64,
 }
 
-/// What a command does with the store.
+/// How a command uses the store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// It tells what is there: where nothing is, nothing is made.
+    /// It only reads: a missing database is not created.
     Reads,
-    /// It may be the first to write.
+    /// It may create the database.
     Writes(CreateFiles),
 }
 
-/// Does something with the issuer of a file, and waits until every gateway that runs on its store
-/// knows what that has revoked, and the keys that it has made.
+/// Runs `work` with the issuer of a file. Then waits until every gateway that runs on its store
+/// knows the revocations and keys that it created.
 ///
 /// # Errors
-/// The file is wrong, has no built-in issuer, or its store cannot be used; and whatever `work`
-/// says.
+/// The file is wrong, has no built-in issuer, or its store cannot be used; or `work` fails.
 pub(super) fn with_issuer<T>(
     path: &Path,
     usage: Use,
@@ -57,7 +56,7 @@ pub(super) fn with_issuer<T>(
     else {
         let problem = Problem::error(
             section,
-            "there is no `[identity]`: this file has no issuer of its own, and no accounts",
+            "there is no `[identity]`, so this file has no built-in issuer and no accounts",
         )
         .help("add `[identity]` with `issuer = \"…\"`, and a route with `identity = true`");
         return Err(Problems::new(source, vec![problem]).into());
@@ -89,21 +88,21 @@ pub(super) fn with_issuer<T>(
 
 fn absent(settings: &StoreSettings) -> Failure {
     Failure::Other(format!(
-        "there is no database {}: a gateway makes it when it starts, and `user add` does; if there was one, `[store] database` names \
+        "there is no database {}: a gateway creates it at start, as does `user add`; if there was one, `[store] database` names \
          another file, or its volume is not mounted",
         settings.database.display()
     ))
 }
 
-/// A command that is about to make the database says so: mostly there should be one.
+/// Prints a note if the command is about to create the database, which usually exists.
 pub(super) fn note_if_new(settings: &StoreSettings) {
     if !settings.database.exists() {
-        eprintln!("note: there is no database {}: a new one is made", settings.database.display());
+        eprintln!("note: there is no database {}: creating one", settings.database.display());
     }
 }
 
-/// Waits until every gateway that runs on the store acts by what was written. False: one does not
-/// yet, and a warning says so.
+/// Waits until every gateway that runs on the store has read what was written. Returns false, after
+/// a warning, if one has not yet.
 ///
 /// # Errors
 /// One of them uses another database.
@@ -122,15 +121,15 @@ pub(super) async fn await_gateways(
             "{some} gateways that run on this store have not read it within {} seconds",
             PATIENCE.as_secs()
         ),
-        Err(error) => format!(
-            "nobody can tell whether a gateway that runs on this store has read it: {error}"
-        ),
+        Err(error) => {
+            format!("it is unknown whether a gateway that runs on this store has read it: {error}")
+        }
     };
-    eprintln!("warning: it is done, but {problem}; until it has, it goes by what it read before");
+    eprintln!("warning: it is done, but {problem}; until then, it uses what it read before");
     Ok(false)
 }
 
-/// Lines of columns, each as wide as its widest cell.
+/// Formats columns, each as wide as its widest cell.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

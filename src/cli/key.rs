@@ -1,4 +1,4 @@
-//! `portcullis key`: what the built-in issuer signs with.
+//! `portcullis key`: the signing keys of the built-in issuer.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use crate::identity::issue::{KeyState, key_states, rotate};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// The keys that are published, and which of them signs.
+    /// List the published keys, and which of them signs.
     List,
-    /// Make another key. Every gateway that runs on the store publishes it when the command ends,
-    /// and signs with it when every verifier has had the time to fetch it.
+    /// Create a new key. When the command ends, every gateway that runs on the store publishes it;
+    /// they sign with it once every verifier has had time to fetch it.
     Rotate {
-        /// Sign with it at once, and forget the others: when the command ends, what they signed is
-        /// refused. Sessions go on: clients refresh, and browsers are led through a renewal. For
-        /// keys that somebody may have seen.
+        /// Sign with it at once, and discard the other keys: when the command ends, tokens signed
+        /// with them are refused. Sessions continue: clients refresh, and browsers are redirected
+        /// through a renewal. Use it for keys that may have been exposed.
         #[arg(long)]
         compromised: bool,
     },
@@ -35,14 +35,17 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
                 rotate(&issuer.store, issuer.policy.algorithm, *compromised, issuer.now).await?;
             Ok(match made {
                 Some(key) => format!(
-                    "made {} ({}); it signs from {}{}.\n",
+                    "created {} ({}); it signs from {}{}.\n",
                     key.kid,
                     key.algorithm,
                     time(key.signs_from),
-                    if *compromised { ", and the others are forgotten" } else { "" }
+                    if *compromised { ", and the others are discarded" } else { "" }
                 ),
                 None => {
-                    return Err(Failure::Other("another process made a key at the same time; look at `portcullis key list`".to_owned()));
+                    return Err(Failure::Other(
+                        "another process created a key at the same time; see `portcullis key list`"
+                            .to_owned(),
+                    ));
                 }
             })
         }
@@ -53,14 +56,13 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
 async fn list(issuer: &Issuer) -> Result<String, Failure> {
     let keys = key_states(&issuer.store, issuer.now).await?;
     if keys.is_empty() {
-        return Ok(
-            "there is no key yet: the gateway makes the first one when it starts\n".to_owned()
-        );
+        return Ok("there is no key yet: the gateway creates the first one at start\n".to_owned());
     }
-    let mut rows = vec![["KEY", "ALGORITHM", "MADE", "SIGNS FROM", ""].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["KEY", "ALGORITHM", "CREATED", "SIGNS FROM", ""].map(str::to_owned).to_vec()];
     for (key, state) in keys {
         let state = match state {
-            KeyState::Next => "published, does not sign yet".to_owned(),
+            KeyState::Next => "published, not signing yet".to_owned(),
             KeyState::Signs => "signs".to_owned(),
             KeyState::Remembered { until } => {
                 format!("verifies until {}", time(until.cast_signed()))

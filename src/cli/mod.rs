@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one file per command.
 
 mod check;
 mod demo;
@@ -24,19 +24,18 @@ use crate::identity::issue::KeysError;
 use crate::process::{self, ProcessError};
 use crate::store::StoreError;
 
-/// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
+/// The exit code for an invalid configuration (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
-/// An authentication gateway: it stands in front of applications that have no login of their own,
-/// decides who is calling and whether they may, and tells the application so in headers that it can
-/// trust.
+/// An authentication gateway for applications without a login of their own. It decides who is
+/// calling and whether they may, and tells the application in headers that it can trust.
 ///
-/// Without a command it serves (`run`). To see it work at once: `portcullis demo`.
+/// Without a command, it serves (`run`). To try it: `portcullis demo`.
 #[derive(Debug, Parser)]
 #[command(
     name = "portcullis",
     version,
-    after_help = "Signals: SIGHUP reloads the file; SIGTERM and SIGINT drain, a second one ends at once.\nExit: 0 well; 78 the configuration is wrong; 2 the command line is wrong; 1 anything else."
+    after_help = "Signals: SIGHUP reloads the file; SIGTERM and SIGINT drain, a second one ends at once.\nExit codes: 0 success; 78 invalid configuration; 2 invalid command line; 1 any other error."
 )]
 struct CommandLine {
     #[command(flatten)]
@@ -61,33 +60,33 @@ struct ConfigFile {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve (the default).
+    /// Run the gateway (the default).
     Run {
         #[command(flatten)]
         store: NewStore,
     },
-    /// Compile the file, run its [[test]] blocks, and print every problem at once.
+    /// Check the configuration file, run its [[test]] blocks, and print every problem.
     Check(check::Arguments),
-    /// Tell the whole decision for one request, and why. Nothing is sent.
+    /// Explain the whole decision for one request. Nothing is sent.
     Explain(explain::Arguments),
-    /// Make or look into tokens.
+    /// Create or decode tokens.
     #[command(subcommand)]
     Token(token::Command),
-    /// Make access tokens die before they expire, also in a gateway that runs.
+    /// Revoke access tokens before they expire, including in a running gateway.
     Revoke(revoke::Arguments),
-    /// The accounts of the built-in issuer.
+    /// Manage the accounts of the built-in issuer.
     #[command(subcommand)]
     User(user::Command),
-    /// The keys that the built-in issuer signs with.
+    /// Manage the signing keys of the built-in issuer.
     #[command(subcommand)]
     Key(key::Command),
-    /// Try it: a gateway before a built-in application, two accounts, and curl lines to paste.
+    /// Try it: run a gateway with a built-in application, two accounts, and curl commands to paste.
     Demo,
-    /// Ask the running gateway's /readyz; exit 0 when it is ready. For images without curl.
+    /// Check the running gateway's /readyz; exit 0 if it is ready. For images without curl.
     Healthcheck,
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
-    /// Print the description of the built-in issuer's endpoints (OpenAPI 3.1).
+    /// Print the OpenAPI 3.1 description of the built-in issuer's endpoints.
     Openapi,
     /// Print a completion script for a shell.
     Completions {
@@ -98,10 +97,10 @@ enum Command {
     Man,
 }
 
-/// For the commands that make a database where there is none.
+/// For commands that create a database if there is none.
 #[derive(Clone, Copy, Debug, Default, Args)]
 struct NewStore {
-    /// Start with an empty database although the key of one exists.
+    /// Start with an empty database although its key already exists.
     #[arg(long)]
     new_store: bool,
 }
@@ -112,16 +111,16 @@ impl NewStore {
     }
 }
 
-/// Why a command ended badly.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error("{}", .0.draw(has_colours(&std::io::stderr())))]
     Config(Box<Problems>),
-    /// Serving.
+    /// The gateway failed.
     #[error("error: {0}")]
     Process(ProcessError),
-    /// The command's arguments do not fit together.
+    /// The command's arguments are invalid.
     #[error("error: {0}")]
     Usage(String),
     /// Anything else.
@@ -190,7 +189,7 @@ pub fn main() -> ExitCode {
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Openapi => {
-            // Strings, lists and maps of them can always be written.
+            // Strings, lists and maps of them can always be serialized.
             let text = serde_json::to_string_pretty(&openapi::document()).unwrap_or_default();
             print(&format!("{text}\n"))
         }
@@ -206,7 +205,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+/// Writes to standard output. A reader that has seen enough (`| head`) is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -215,7 +214,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Whether colours are drawn there: on a terminal, unless the environment says otherwise
+/// Whether to use colours: on a terminal, unless the environment says otherwise
 /// (<https://no-color.org>).
 fn has_colours(stream: &impl IsTerminal) -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

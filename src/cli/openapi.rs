@@ -1,5 +1,5 @@
-//! `openapi`: the description of the built-in issuer's endpoints (OpenAPI 3.1), from the table that
-//! requests are dispatched by.
+//! `openapi`: the OpenAPI 3.1 description of the built-in issuer's endpoints, from the table that
+//! dispatches requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint};
 use crate::identity::pages::Page;
 use crate::reason::Reason;
 
-/// The description, in the order in which it is read: what programs use stands before the pages.
+/// The description, in reading order: the endpoints for programs come before the pages.
 #[derive(Serialize)]
 pub(super) struct Document {
     openapi: &'static str,
@@ -24,11 +24,11 @@ pub(super) struct Document {
     components: Value,
 }
 
-/// An object whose members keep their order.
+/// An object that keeps the order of its members.
 struct Ordered<T>(Vec<(String, T)>);
 
 impl<T> Ordered<T> {
-    /// The member of this name, made where there is none.
+    /// The member with this name, created if it does not exist.
     fn member(&mut self, name: &str, make: impl FnOnce() -> T) -> &mut T {
         let at = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
             self.0.push((name.to_owned(), make()));
@@ -63,8 +63,8 @@ pub(super) fn document() -> Document {
             "title": "Portcullis, the built-in issuer",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Accounts, sessions and tokens of the gateway itself. Paths are below the route with `identity = true`. Bodies are \
-                JSON; a form (`application/x-www-form-urlencoded`) whose fields are the same members is read as well. Members that are not \
-                known are ignored. A request that accepts `text/html` is answered with a page.",
+                JSON; a form (`application/x-www-form-urlencoded`) with the same members is also accepted. Unknown members \
+                are ignored. The response to a request that accepts `text/html` is a page.",
             "license": { "name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT" },
         }),
         servers: json!([{
@@ -84,15 +84,15 @@ pub(super) fn document() -> Document {
                     "type": "apiKey",
                     "in": "cookie",
                     "name": "__Host-portcullis",
-                    "description": "The same in the cookie of a login; `[server] token_cookie` names it. A request that changes something then needs the `Origin` of this site.",
+                    "description": "The same token in the login cookie, which `[server] token_cookie` names. A request that changes something then needs the `Origin` of this site.",
                 },
             },
         }),
     }
 }
 
-/// What is read and what is answered have generators of their own: a member that may be left out of
-/// the one is always in the other.
+/// Requests and responses have separate schema generators: a member that is optional in a request
+/// is always present in a response.
 struct Description {
     read: SchemaGenerator,
     answered: SchemaGenerator,
@@ -103,7 +103,7 @@ impl Description {
         let settings = || {
             SchemaSettings::draft2020_12()
                 .with(|settings| settings.definitions_path = "/components/schemas".into())
-                // Generators take a member with a default for one that must be sent.
+                // Generators treat a member with a default as one that must be sent.
                 .with_transform(RecursiveTransform(|schema: &mut Schema| {
                     schema.remove("default");
                 }))
@@ -173,8 +173,7 @@ impl Description {
         if leads_on || status == 303 {
             let location =
                 json!({ "description": "A path of this site.", "schema": { "type": "string" } });
-            let description =
-                "Where a browser goes on: after a form of a page, or to log in first.";
+            let description = "Where the browser continues: after a form, or to log in first.";
             responses.insert(
                 "303".to_owned(),
                 json!({ "description": description, "headers": { "Location": location } }),
@@ -198,7 +197,7 @@ impl Description {
     }
 }
 
-/// Its own refusals, and those that any request may meet, by status.
+/// The endpoint's own refusals, and those that any request may receive, by status.
 fn refusals(endpoint: &Endpoint) -> BTreeMap<u16, BTreeSet<&'static str>> {
     let mut reasons = endpoint.reasons.to_vec();
     reasons.extend([
@@ -211,7 +210,7 @@ fn refusals(endpoint: &Endpoint) -> BTreeMap<u16, BTreeSet<&'static str>> {
     if endpoint.changes_something() {
         reasons.extend([Reason::OriginForeign, Reason::FramingInvalid, Reason::BodyTooLarge]);
     }
-    // Whoever says nothing of who they are is no caller; a page is then another one.
+    // A request without credentials has no caller; it gets another page instead.
     if endpoint.caller == CallerNeeded::Yes
         || (endpoint.caller == CallerNeeded::Welcome && endpoint.changes_something())
     {
@@ -236,20 +235,20 @@ fn problem() -> Value {
         Reason::ALL.into_iter().filter(|reason| !reason.is_pass()).map(Reason::as_str).collect();
     json!({
         "type": "object",
-        "description": "Why a request is refused (RFC 9457).",
+        "description": "Why the request was refused (RFC 9457).",
         "examples": [{ "title": "Unauthorized", "status": 401, "reason": "login_failed", "request_id": "01997e4d-1f4b-7c3a-9d2e-5b8f0a6c4e21" }],
         "properties": {
             "title": { "type": "string" },
             "status": { "type": "integer" },
             "reason": { "type": "string", "enum": reasons },
             "request_id": { "type": "string" },
-            "detail": { "type": "string", "description": "A sentence for people, where there is more to say." },
+            "detail": { "type": "string", "description": "An explanation for people, if there is more to say." },
         },
         "required": ["title", "status", "reason", "request_id"],
     })
 }
 
-/// Whether there must be a body: something in it must be there.
+/// Whether a body is required, because at least one member is.
 fn required(schema: &Value, generator: &SchemaGenerator) -> bool {
     let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
     generator.definitions().get(name).is_some_and(|schema| {
@@ -257,7 +256,7 @@ fn required(schema: &Value, generator: &SchemaGenerator) -> bool {
     })
 }
 
-/// A name for programs that are generated: the method and the words of the path.
+/// A name for generated code: the method and the words of the path.
 fn id(endpoint: &Endpoint) -> String {
     let words = endpoint
         .path
@@ -279,11 +278,13 @@ fn parameter(path: &str) -> Option<(&str, &'static str)> {
 fn query(endpoint: &Endpoint) -> Vec<Value> {
     let (name, description) = match endpoint.action {
         Action::Renew | Action::Page(Page::Login | Page::Register) => {
-            ("return_to", "A path of this site to go to then.")
+            ("return_to", "The path on this site to go to afterwards.")
         }
-        Action::Page(Page::Reset | Page::VerifyEmail) => ("token", "Of the mailed link."),
+        Action::Page(Page::Reset | Page::VerifyEmail) => {
+            ("token", "The token from the mailed link.")
+        }
         Action::Style | Action::Logo => {
-            ("v", "The version: with the one that is served, the answer can be kept for good.")
+            ("v", "The version: a response with the current one can be cached indefinitely.")
         }
         _ => return Vec::new(),
     };
@@ -292,7 +293,7 @@ fn query(endpoint: &Endpoint) -> Vec<Value> {
     ]
 }
 
-/// The content of an answer whose form no schema tells.
+/// The content type of a response that no schema describes.
 fn other_content_type(action: Action) -> Option<&'static str> {
     match action {
         Action::Page(_) => Some("text/html"),
@@ -305,11 +306,11 @@ fn other_content_type(action: Action) -> Option<&'static str> {
 
 fn meaning(status: u16) -> &'static str {
     match status {
-        201 => "It is made.",
-        202 => "It is taken on. Nobody learns what comes of it.",
-        204 => "It is done.",
-        303 => "Where a browser goes on.",
-        _ => "All is well.",
+        201 => "Created.",
+        202 => "Accepted. The response does not reveal the outcome.",
+        204 => "Done.",
+        303 => "Where the browser continues.",
+        _ => "Success.",
     }
 }
 
@@ -326,7 +327,7 @@ mod tests {
         }
     }
 
-    /// What a generated program, and somebody who reads, can rely on.
+    /// What generated code and human readers can rely on.
     #[test]
     fn bodies_have_one_content_type_and_examples_that_fit() {
         let document = serde_json::to_value(document()).unwrap();

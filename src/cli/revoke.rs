@@ -20,14 +20,14 @@ use crate::token::{Revocation, RevokedBy, Scope};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "When the command ends, every gateway that runs on the same store refuses the tokens; one that does not run, from its next start."
+    after_help = "When the command ends, every gateway that runs on the same store refuses the tokens; a stopped gateway does so from its next start."
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
     what: What,
     #[command(flatten)]
     store: NewStore,
-    /// The issuer section whose tokens are meant. Default: those of every issuer.
+    /// The issuer section of the tokens. Default: every issuer.
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
 }
@@ -41,7 +41,7 @@ struct What {
     /// Every token of a session, by its `sid`.
     #[arg(long, value_name = "SID")]
     session: Option<String>,
-    /// Every token of a subject that was issued until now.
+    /// Every token of a subject that was issued up to now.
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
 }
@@ -60,7 +60,7 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
     };
     let Compiled { snapshot, .. } = Snapshot::compile(loaded, &options)?;
     let Some(settings) = &snapshot.start.store else {
-        let problem = Problem::error(section, "there is no `[store]`: a gateway that runs on this file could not be told").help(
+        let problem = Problem::error(section, "there is no `[store]`, so a gateway that runs on this file cannot learn of it").help(
             "add a `[store]` section and restart the gateway; without one, `POST /revoke` of the admin listener revokes in its memory",
         );
         return Err(Problems::new(source, vec![problem]).into());
@@ -80,13 +80,11 @@ impl What {
             (None, Some(sid), _) => (RevokedBy::Sid, sid),
             (None, None, subject) => (
                 RevokedBy::Subject,
-                subject
-                    .as_ref()
-                    .ok_or_else(|| Failure::Usage("name what is revoked".to_owned()))?,
+                subject.as_ref().ok_or_else(|| Failure::Usage("name what to revoke".to_owned()))?,
             ),
         };
         if value.is_empty() {
-            return Err(Failure::Usage(format!("the {by} is empty: no token has such a one")));
+            return Err(Failure::Usage(format!("the {by} is empty, which no token has")));
         }
         Ok((by, value))
     }
@@ -103,7 +101,7 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     })
 }
 
-/// Tells it as it was written, and whether every gateway that runs knows it.
+/// Returns the revocation as it was written, and whether every running gateway knows it.
 fn write(
     settings: &StoreSettings,
     revocation: Revocation,
@@ -136,7 +134,7 @@ fn report(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bo
         RevokedBy::Sid => format!("every token of the session `{value}` {whose}"),
         RevokedBy::Subject | RevokedBy::Sub => {
             format!(
-                "every token of `{value}` {whose} that was issued until {}, or does not say when",
+                "every token of `{value}` {whose} that was issued up to {}, or has no `iat`",
                 time(*at)
             )
         }
@@ -145,10 +143,10 @@ fn report(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bo
     let who = if is_known {
         "Every gateway that runs on this store refuses it now"
     } else {
-        "A gateway refuses it when it has read it"
+        "A running gateway refuses it as soon as it has read it"
     };
     format!(
-        "revoked: {what}.\n{who}, and one that is started later does. Kept until {until},\n\
-         when no such token can be valid any more.\n"
+        "revoked: {what}.\n{who}; one that is started later does so too. Kept until {until},\n\
+         when no such token can still be valid.\n"
     )
 }

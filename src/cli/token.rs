@@ -19,19 +19,18 @@ use crate::token::{self, Algorithm, Algorithms, Inspected, Minter};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Sign a token with a key that the file holds: an HMAC secret, or a private key among
-    /// `public_keys`.
+    /// Sign a token with a key from the file: an HMAC secret, or a private key in `public_keys`.
     Mint(MintArguments),
     /// Decode a token without verifying it.
     Inspect {
-        /// The token; `-` or nothing reads standard input.
+        /// The token; `-` or nothing reads it from standard input.
         token: Option<String>,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct MintArguments {
-    /// The issuer section whose token it is to be.
+    /// The issuer section of the token.
     #[arg(long, value_name = "NAME")]
     issuer: String,
     /// The subject.
@@ -40,18 +39,18 @@ pub(super) struct MintArguments {
     /// A role; may be repeated.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
-    /// A claim, its value as JSON; what is no JSON is taken as text.
+    /// A claim with a JSON value; anything that is not JSON is used as text.
     #[arg(long = "claim", value_name = "NAME=JSON")]
     claims: Vec<String>,
-    /// How long it is valid.
+    /// The lifetime.
     #[arg(long, value_name = "DURATION", default_value = "15m")]
     ttl: String,
-    /// The algorithm, where the issuer takes several.
+    /// The algorithm, if the issuer accepts several.
     #[arg(long, value_name = "ALG")]
     algorithm: Option<String>,
 }
 
-/// What a minted token is to hold.
+/// The content of a token to mint.
 #[derive(Debug)]
 pub(super) struct MintRequest {
     pub(super) issuer: String,
@@ -79,7 +78,7 @@ pub(super) fn token(path: &Path, command: &Command) -> Result<(), Failure> {
     }
 }
 
-/// Signs a token as an issuer section of the file would accept it.
+/// Signs a token that an issuer section of the file would accept.
 pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure> {
     let Loaded { source, file, problems, .. } = config::load(path)?;
     if let (NAME, Some(identity)) = (request.issuer.as_str(), &file.identity) {
@@ -89,7 +88,7 @@ pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure
             .as_ref()
             .map_or("https://app.example.com/auth", |issuer| issuer.get_ref());
         return Err(Failure::Usage(format!(
-            "the tokens of the built-in issuer are minted at a login; log in for one:\n\
+            "the built-in issuer only issues tokens at login; log in to get one:\n\
              curl {url}/login --data-urlencode email=ann@example.com --data-urlencode password=…\n\
              `portcullis explain --issuer {NAME} --claims …` tells a decision without one"
         )));
@@ -108,11 +107,11 @@ pub(super) fn mint(path: &Path, request: &MintRequest) -> Result<String, Failure
     minter.sign(algorithm, None, "JWT", &claims).map_err(|error| Failure::Other(error.to_string()))
 }
 
-/// What to say where a section is named that is not there.
+/// The error for a section that does not exist.
 pub(super) fn no_issuer(asked: &str, known: &[&str]) -> Failure {
     Failure::Usage(match known {
         [] => format!("there is no [issuer.{asked}]: the file has no such section; add one"),
-        _ => format!("there is no [issuer.{asked}]; there is {}", known.join(", ")),
+        _ => format!("there is no [issuer.{asked}]; known issuers: {}", known.join(", ")),
     })
 }
 
@@ -132,7 +131,7 @@ fn minter(source: &config::Source, written: &Written) -> Result<Minter, Failure>
     });
     minters.next().ok_or_else(|| {
         Failure::Other(
-            "the file holds nothing to sign with: `token mint` needs an issuer with `secret`, or a private key among its `public_keys`"
+            "the file has no key to sign with: `token mint` needs an issuer with `secret`, or a private key in its `public_keys`"
                 .to_owned(),
         )
     })
@@ -158,12 +157,15 @@ fn algorithm(
         listed.filter_map(known).filter(|algorithm| minter.algorithms().contains(*algorithm));
     fitting
         .next()
-        .ok_or_else(|| Failure::Other("none of the issuer's `algorithms` fits its key".to_owned()))
+        .ok_or_else(|| Failure::Other("none of the issuer's `algorithms` suits its key".to_owned()))
 }
 
 fn claims(written: &Written, request: &MintRequest) -> Result<Map<String, Value>, Failure> {
     let ttl = humantime::parse_duration(&request.ttl).map_err(|_| {
-        Failure::Usage(format!("`{}` is no duration; write 15m or 8h", request.ttl))
+        Failure::Usage(format!(
+            "`{}` is not a duration; write, for example, 15m or 8h",
+            request.ttl
+        ))
     })?;
     let now = Clock::system().unix_seconds();
     let mut claims = Map::new();
@@ -189,13 +191,13 @@ fn claims(written: &Written, request: &MintRequest) -> Result<Map<String, Value>
     for claim in &request.claims {
         let (name, json) = claim
             .split_once('=')
-            .ok_or_else(|| Failure::Usage(format!("`{claim}` is no claim; write NAME=JSON")))?;
+            .ok_or_else(|| Failure::Usage(format!("`{claim}` is not a claim; write NAME=JSON")))?;
         claims.insert(name.to_owned(), serde_json::from_str(json).unwrap_or_else(|_| json.into()));
     }
     Ok(claims)
 }
 
-/// Sets a claim, nested as its path says.
+/// Sets a claim, nested according to its path.
 fn set(claims: &mut Map<String, Value>, path: &[String], value: Value) -> Result<(), Failure> {
     match path {
         [] => Ok(()),
@@ -206,7 +208,7 @@ fn set(claims: &mut Map<String, Value>, path: &[String], value: Value) -> Result
         [name, below @ ..] => match claims.entry(name.clone()).or_insert_with(|| Map::new().into())
         {
             Value::Object(nested) => set(nested, below, value),
-            _ => Err(Failure::Other(format!("the claim `{name}` is no object"))),
+            _ => Err(Failure::Other(format!("the claim `{name}` is not an object"))),
         },
     }
 }
@@ -221,12 +223,12 @@ fn inspect(token: Option<&str>) -> Result<(), Failure> {
         }
     };
     let inspected = token::inspect(&text)
-        .map_err(|error| Failure::Other(format!("this is no token: {error}")))?;
+        .map_err(|error| Failure::Other(format!("this is not a token: {error}")))?;
     print(&shown(&inspected))
 }
 
 fn shown(inspected: &Inspected) -> String {
-    let mut text = "NOT VERIFIED: this is what the token says; anybody can write one.\n".to_owned();
+    let mut text = "NOT VERIFIED: this is what the token says; anyone can write one.\n".to_owned();
     let _ = writeln!(text, "header {:#}", Value::Object(inspected.header.clone()));
     match &inspected.claims {
         Some(claims) => {
@@ -242,14 +244,14 @@ fn shown(inspected: &Inspected) -> String {
             }
         }
         None => {
-            text.push_str("It is encrypted (JWE): only its recipient can read the claims, and the gateway accepts signed tokens only.\n");
+            text.push_str("It is encrypted (JWE): only its recipient can read the claims, and the gateway only accepts signed tokens.\n");
         }
     }
     if !inspected.signed {
         text.push_str("It has no signature.\n");
     }
     if let Some(fault) = &inspected.fault {
-        let _ = writeln!(text, "It would be refused whatever the keys are: {fault}");
+        let _ = writeln!(text, "It would be refused with any keys: {fault}");
     }
     text
 }

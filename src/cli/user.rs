@@ -28,26 +28,26 @@ use crate::store::AccountRow;
 pub(super) enum Command {
     /// Add an account. Its password is asked for, or read from standard input.
     Add(AddArguments),
-    /// The accounts.
+    /// List the accounts.
     List {
-        /// As JSON, for scripts.
+        /// Print JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
-    /// Give an account these roles instead of those it has. Its tokens end; its sessions go on with
-    /// the new roles.
+    /// Replace the roles of an account. Its tokens are revoked; its sessions continue with the new
+    /// roles.
     SetRoles {
         /// The address of the account.
         email: String,
-        /// The roles; none takes all away.
+        /// The roles; none removes all.
         roles: Vec<String>,
     },
-    /// Let an account log in no more, and end its sessions.
+    /// Disable an account: refuse its logins and end its sessions.
     Disable {
         /// The address of the account.
         email: String,
     },
-    /// Let an account log in again.
+    /// Enable an account: allow logins again.
     Enable {
         /// The address of the account.
         email: String,
@@ -60,17 +60,17 @@ pub(super) enum Command {
         /// Log every account out, as after restoring a backup.
         #[arg(long)]
         all: bool,
-        /// Let it log in at once where its tokens are cut off until a time that is ahead of this
-        /// machine's clock. For when the clock was wrong.
+        /// Allow logins at once if the account's tokens are cut off until a time ahead of this
+        /// machine's clock. Use it after the clock was wrong.
         #[arg(long, conflicts_with = "all")]
         now: bool,
     },
-    /// Take the second factor of an account away, whose owner has lost it.
+    /// Remove the second factor of an account whose owner has lost it.
     RemoveTotp {
         /// The address of the account.
         email: String,
     },
-    /// Add the accounts of a file, all or none: CSV with the header
+    /// Add the accounts in a file, all or none: CSV with the header
     /// `email,password_hash,roles,name`, or JSON lines with these members.
     Import {
         /// The file; `-` reads standard input.
@@ -87,10 +87,10 @@ pub(super) struct AddArguments {
     /// A role; may be repeated. Default: `default_roles` of the file.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
-    /// What to call its owner.
+    /// The owner's name.
     #[arg(long)]
     name: Option<String>,
-    /// Read the password from standard input, up to the end of the first line.
+    /// Read the password from the first line of standard input.
     #[arg(long)]
     password_stdin: bool,
     #[command(flatten)]
@@ -116,7 +116,10 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
                 .set_disabled(&account.id, true, &issuer.policy, issuer.now)
                 .await
                 .map_err(failure(&account.email))?;
-            Ok(format!("disabled {}: no login, and every session has ended\n", account.email))
+            Ok(format!(
+                "disabled {}: logins are refused, and every session has ended\n",
+                account.email
+            ))
         }
         Command::Enable { email } => {
             let account = account_by_email(&issuer.accounts, email).await?;
@@ -149,7 +152,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
             let account = account_by_email(&issuer.accounts, email).await?;
             let had = SecondFactors::new(issuer.store.clone()).remove(&account.id).await?;
             let said =
-                if had { "took the second factor of" } else { "there was no second factor of" };
+                if had { "removed the second factor of" } else { "there was no second factor of" };
             Ok(format!("{said} {}\n", account.email))
         }
         Command::Import { file, .. } => import(issuer, file).await,
@@ -217,9 +220,10 @@ async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
     if as_json {
         return list_as_json(issuer, &have_factor).await;
     }
-    // A table is as wide as its widest row: all of them are needed.
-    let mut rows =
-        vec![["EMAIL", "ROLES", "STATE", "MADE", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec()];
+    // The widths of the columns depend on all rows.
+    let mut rows = vec![
+        ["EMAIL", "ROLES", "STATE", "CREATED", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec(),
+    ];
     let mut page = issuer.accounts.after(None).await?;
     while let Some(last) = page.last() {
         let next = issuer.accounts.after(Some(last)).await?;
@@ -229,7 +233,7 @@ async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
         page = next;
     }
     if rows.len() == 1 {
-        return Ok("there is no account; add one: portcullis user add EMAIL\n".to_owned());
+        return Ok("there are no accounts; add one: portcullis user add EMAIL\n".to_owned());
     }
     Ok(table(&rows))
 }
@@ -287,7 +291,7 @@ fn object(account: &AccountRow, totp: bool) -> serde_json::Value {
     })
 }
 
-/// How the password is hashed: `argon2id`, or what an import brought and the next login renews.
+/// How the password is hashed: `argon2id`, or an imported hash, which the next login renews.
 fn scheme(account: &AccountRow) -> &str {
     match account.password.split('$').nth(1) {
         None => "none",
@@ -305,7 +309,7 @@ async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<Str
         .await
         .map_err(failure(email))?;
     Ok(format!(
-        "{} has {} now, and had {}\n",
+        "{} now has {}; it had {}\n",
         account.email,
         describe_roles(&roles.join(" ")),
         describe_roles(&account.roles)
@@ -334,7 +338,7 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
         let lines =
             if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
         Failure::Other(format!(
-            "{named}: nothing was imported, because of {lines}:\n{}",
+            "{named}: nothing was imported, because of errors in {lines}:\n{}",
             list.join("\n")
         ))
     };
@@ -357,7 +361,7 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
         .add_all(imported.into_iter().map(|imported| imported.account).collect(), issuer.now)
         .await?;
     if let Err(index) = written {
-        // Somebody has registered meanwhile.
+        // An account was registered in the meantime.
         let taken = |(line, email): &(u64, Email)| BadLine {
             line: *line,
             problem: LineProblem::Taken(email.clone()),
@@ -368,13 +372,13 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
     let without = match without {
         0 => String::new(),
         some => {
-            format!("; {some} without a password, to be set by a link of POST /password/forgot")
+            format!("; {some} without a password, which POST /password/forgot lets the owner set")
         }
     };
     Ok(format!("imported {}{without}\n", accounts(count)))
 }
 
-/// Bad lines of an import that are shown. More of them mostly have the same cause.
+/// The maximum number of bad lines that are shown. A longer list usually has one cause.
 const MAX_BAD_LINES_SHOWN: usize = 20;
 
 async fn account_by_email(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
@@ -388,8 +392,8 @@ fn address(written: &str) -> Result<Email, Failure> {
 
 fn checked(roles: &[String]) -> Result<Vec<String>, Failure> {
     if let Some(role) = roles.iter().find(|role| !is_role(role)) {
-        let why = "one has 1 to 100 bytes, without white space; give each by itself";
-        return Err(Failure::Usage(format!("`{role}` can be no role: {why}")));
+        let why = "a role has 1 to 100 bytes, without white space; give each one separately";
+        return Err(Failure::Usage(format!("`{role}` is not a valid role: {why}")));
     }
     let mut seen = BTreeSet::new();
     Ok(roles.iter().filter(|role| seen.insert(*role)).cloned().collect())
@@ -397,7 +401,7 @@ fn checked(roles: &[String]) -> Result<Vec<String>, Failure> {
 
 fn describe_roles(roles: &str) -> String {
     if roles.is_empty() {
-        "no role".to_owned()
+        "no roles".to_owned()
     } else {
         format!("the roles {}", roles.split_whitespace().collect::<Vec<_>>().join(", "))
     }
@@ -413,15 +417,15 @@ fn failure(email: &str) -> impl Fn(AccountError) -> Failure {
 
 fn taken(email: &str) -> Failure {
     Failure::Other(format!(
-        "{email} has an account already; to give it other roles: portcullis user set-roles {email} ROLE…"
+        "{email} already has an account; to change its roles: portcullis user set-roles {email} ROLE…"
     ))
 }
 
 fn unknown(email: &str) -> Failure {
-    Failure::Other(format!("{email} has no account; `portcullis user list` shows who has one"))
+    Failure::Other(format!("there is no account {email}; see `portcullis user list`"))
 }
 
-/// From standard input, or asked for twice on the terminal.
+/// Reads the password from standard input, or asks for it twice on the terminal.
 fn read_password(from_input: bool) -> Result<Password, Failure> {
     let none = || Failure::Other("there is no password on standard input".to_owned());
     if from_input {

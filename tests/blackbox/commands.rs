@@ -67,7 +67,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
 
     let told =
         done(&gateway, &["user", "set-roles", "ann@example.com", "auditor", "user", "auditor"], "");
-    assert_eq!(told, "ann@example.com has the roles auditor, user now, and had the roles admin\n");
+    assert_eq!(told, "ann@example.com now has the roles auditor, user; it had the roles admin\n");
     is_dead(&gateway, &tokens.access).await;
     let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
     assert_eq!(
@@ -94,7 +94,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
             &["user", "add", "ann@example.com", "--password-stdin"][..],
             PASSWORD,
             1,
-            "error: ann@example.com has an account already; to give it other roles: ",
+            "error: ann@example.com already has an account; to change its roles: ",
         ),
         (
             &["user", "add", "bob@example.com", "--password-stdin"],
@@ -118,14 +118,14 @@ async fn accounts_are_changed_while_the_gateway_runs() {
             &["user", "add", "bob@example.com", "--role", "a b", "--password-stdin"],
             PASSWORD,
             2,
-            "error: `a b` can be no role: ",
+            "error: `a b` is not a valid role: ",
         ),
         (&["user", "add", "bob"], "", 2, "error: `bob`: this is no e-mail address; "),
         (
             &["user", "disable", "bob@example.com"],
             "",
             1,
-            "error: bob@example.com has no account; `portcullis user list` shows who has one\n",
+            "error: there is no account bob@example.com; see `portcullis user list`\n",
         ),
     ] {
         let (exit, error) = failed(&gateway, arguments, input);
@@ -225,7 +225,7 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     );
     assert_eq!(
         done(&gateway, &["user", "import", "-"], &file),
-        "imported 4 accounts; 1 without a password, to be set by a link of POST /password/forgot\n"
+        "imported 4 accounts; 1 without a password, which POST /password/forgot lets the owner set\n"
     );
     let schemes = || {
         let list: Value =
@@ -258,14 +258,14 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     assert_eq!(code, 1);
     assert_eq!(
         error,
-        "error: standard input: nothing was imported, because of 2 lines:\n  line 3: ann@example.com has an account already; remove the line\n  \
+        "error: standard input: nothing was imported, because of errors in 2 lines:\n  line 3: ann@example.com has an account already; remove the line\n  \
          line 4: bob@example.com has an account already; remove the line\n"
     );
     // Also beside lines that cannot be read.
     let (_, error) =
         failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
     assert!(
-        error.contains("because of 2 lines:\n  line 2: this is no e-mail address")
+        error.contains("because of errors in 2 lines:\n  line 2: this is no e-mail address")
             && error.contains("\n  line 3: bob@example.com has an"),
         "{error}"
     );
@@ -289,7 +289,7 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     let list = done(&gateway, &["key", "list"], "");
     let states: Vec<&str> =
         list.lines().skip(1).map(|line| line.rsplit("  ").next().unwrap()).collect();
-    assert_eq!(states, ["signs", "published, does not sign yet"], "{list}");
+    assert_eq!(states, ["signs", "published, not signing yet"], "{list}");
     assert_eq!(gateway.reaches(&before.access).await, 200);
 
     done(&gateway, &["key", "rotate", "--compromised"], "");

@@ -214,7 +214,7 @@ async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
         ready(&gateway, "degraded").await.json()["problems"]["corp"]
             .as_str()
             .unwrap()
-            .contains("byte for byte")
+            .contains("not exactly the configured one")
     );
 }
 
@@ -250,10 +250,7 @@ async fn metadata_of_another_issuer_is_refused() {
     let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
     ask(&gateway, &key.token(json!({ "iss": iss }))).await.is(503, "keys_unavailable");
     let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
-    assert!(
-        told["cause"].as_str().unwrap().contains("not the configured one byte for byte"),
-        "{told}"
-    );
+    assert!(told["cause"].as_str().unwrap().contains("not exactly the configured one"), "{told}");
     assert_eq!(issuer.asked("/keys"), 0, "what it says is not believed");
 }
 
@@ -566,7 +563,7 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
     let whole = std::fs::read(&file).unwrap();
     let spoil = [
         (
-            "its group or others may write it",
+            "its group or others can write it",
             Box::new(|| std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap())
                 as Box<dyn Fn()>,
         ),
@@ -704,7 +701,7 @@ async fn what_is_no_key_set_changes_nothing() {
         ),
         (length("200 OK", "", "{\"keys\": ["), "invalid", "is not JSON"),
         (length("200 OK", "", "{\"error\":\"none\"}"), "invalid", "no array \"keys\""),
-        (length("200 OK", "", &many), "invalid", "10000 keys; at most 1000"),
+        (length("200 OK", "", &many), "invalid", "10000 keys; the maximum is 1000"),
         (length("200 OK", "", &large), "too_large", "larger than 1048576 bytes"),
         (chunked(&large), "too_large", "larger than 1048576 bytes"),
         (length("200 OK", "Content-Encoding: gzip\r\n", "{\"keys\":[]}"), "invalid", "compressed"),
@@ -715,7 +712,7 @@ async fn what_is_no_key_set_changes_nothing() {
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"keys\":".to_owned(),
             "broken",
-            "broke off",
+            "incomplete or not valid HTTP",
         ),
         ("SSH-2.0-OpenSSH_9.2\r\n".to_owned(), "broken", "incomplete or not valid HTTP"),
     ] {

@@ -194,7 +194,7 @@ async fn the_command_reaches_a_gateway_that_runs() {
     let subject = claims(json!({ "sub": "u-1" }));
     let (code, told, _) = gateway.command(&["revoke", "--subject", "u-1"]).await;
     assert!(
-        code == 0 && told.contains("every token of `u-1` of every issuer that was issued until 20"),
+        code == 0 && told.contains("every token of `u-1` of every issuer that was issued up to 20"),
         "{told}"
     );
     is_dead(&gateway, &subject).await;
@@ -250,7 +250,7 @@ async fn the_command_says_what_is_wrong() {
         (
             &["revoke", "--jti", "a", "--issuer", "crop"],
             2,
-            "there is no [issuer.crop]; there is app, corp",
+            "there is no [issuer.crop]; known issuers: app, corp",
         ),
     ] {
         let (code, _, errors) = gateway.command(arguments).await;
@@ -325,13 +325,16 @@ async fn bodies_that_say_nothing_clear_revoke_nothing() {
     for (body, told) in [
         ("", "EOF"),
         ("{\"jti\":", "EOF"),
-        ("[]", "expected"),
-        ("{}", "one of `jti`, `sid` and `subject` is needed"),
-        ("{\"jti\":\"a\",\"subject\":\"b\"}", "one at a time"),
+        ("[]", "not a JSON object"),
+        ("{}", "one of `jti`, `sid` and `subject` is required"),
+        ("{\"jti\":\"a\",\"subject\":\"b\"}", "only one of"),
         ("{\"sid\":\"\"}", "`sid` is empty"),
         ("{\"sid\":7}", "expected a string"),
         ("{\"subject\":\"u-17\",\"isuer\":\"corp\"}", "unknown field `isuer`"),
-        ("{\"subject\":\"u-17\",\"issuer\":\"crop\"}", "there is no [issuer.crop]; there is corp"),
+        (
+            "{\"subject\":\"u-17\",\"issuer\":\"crop\"}",
+            "there is no [issuer.crop]; known issuers: corp",
+        ),
     ] {
         let response = post(&gateway).bearer(OPERATOR).body(body).send().await;
         response.is(400, "request_invalid");

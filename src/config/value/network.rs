@@ -23,7 +23,7 @@ pub fn network(text: &Text) -> Result<IpNet, Problem> {
             Some((address, _)) if address.parse::<Ipv6Addr>().is_ok() => {
                 problem.help("an IPv6 prefix is a number from 0 to 128, as in `\"fd00::/8\"`")
             }
-            _ => problem.help("write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; host names are not allowed"),
+            _ => problem.help("write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; host names are not resolved"),
         });
     };
     if network.trunc() != network {
@@ -77,7 +77,7 @@ pub fn listen(text: &Text) -> Result<Vec<SocketAddr>, Problem> {
         "" => Ok(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)]),
         "localhost" => Ok(vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)]),
         "*" => Err(problem.help(format!("write `\":{port}\"` for every address"))),
-        _ => Err(problem.help(format!("host names are not allowed: write an address of this machine, or `\":{port}\"` for every address"))),
+        _ => Err(problem.help(format!("host names are not resolved: write an address of this machine, or `\":{port}\"` for every address"))),
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
             ),
             (
                 "proxy.local",
-                "is not a network; write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; host names are not allowed",
+                "is not a network; write an address or a block: `\"192.0.2.7\"`, `\"10.0.0.0/8\"`, `\"fd00::/8\"`; host names are not resolved",
             ),
         ] {
             assert_eq!(
@@ -154,7 +154,7 @@ mod tests {
             ("127.0.0.1:+80", "a port is a number from 0 to 65535; 0 lets the system choose"),
             (
                 "app.example.com:80",
-                "host names are not allowed: write an address of this machine, or `\":80\"` for every address",
+                "host names are not resolved: write an address of this machine, or `\":80\"` for every address",
             ),
             (
                 "",
