@@ -14,7 +14,7 @@ use portcullis::identity::strength::judge;
 
 fn main() -> ExitCode {
     let hash = median(|| {
-        let _ = black_box(StoredHash::of(&Password::new("plum orbit tenant 71".to_owned())));
+        let _ = black_box(StoredHash::hash(&Password::new("plum orbit tenant 71".to_owned())));
     });
     let name = "4@8({[<369&#!1/|0$5+7%2 ".repeat(40);
     let personal = ["4@8.1!|7+5$@example.com", name.as_str(), "https://app.example.com/auth"];

@@ -58,7 +58,7 @@ fn add_accounts(path: &Path) -> Result<(), Failure> {
                 email: Email::parse(email).map_err(|error| failed(&error))?,
                 name: Some(name.to_owned()),
                 password: Some(
-                    StoredHash::of(&Password::new(password.to_owned()))
+                    StoredHash::hash(&Password::new(password.to_owned()))
                         .map_err(|error| failed(&error))?,
                 ),
                 roles: roles.iter().map(|&role| role.to_owned()).collect(),

@@ -168,7 +168,7 @@ impl Description {
             success["content"] = json!({ content_type: { "schema": schema } });
         }
         responses.insert(status.to_string(), success);
-        let leads_on = Page::of(endpoint) != Page::Other
+        let leads_on = Page::for_endpoint(endpoint) != Page::Other
             && (endpoint.changes_something() || endpoint.caller == CallerNeeded::Yes);
         if leads_on || status == 303 {
             let location =

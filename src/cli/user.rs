@@ -176,7 +176,7 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     let personal = [email.as_str(), name.as_deref().unwrap_or_default(), &issuer.policy.issuer];
     judge(&password, issuer.policy.password_min_length, &personal)
         .map_err(|rejected| Failure::Other(rejected.to_string()))?;
-    let hash = StoredHash::of(&password).map_err(|error| Failure::Other(error.to_string()))?;
+    let hash = StoredHash::hash(&password).map_err(|error| Failure::Other(error.to_string()))?;
     let new = NewAccount { email, name, password: Some(hash), roles, email_verified: true };
     let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
     Ok(format!(
@@ -350,7 +350,7 @@ async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
         page = next;
     }
     let has_account = |email: &Email| known.contains(email.as_str());
-    let imported = import::read(&file, &issuer.policy.default_roles, has_account)
+    let imported = import::parse_accounts(&file, &issuer.policy.default_roles, has_account)
         .map_err(|lines| refused(&lines))?;
     let places: Vec<(u64, Email)> =
         imported.iter().map(|imported| (imported.line, imported.account.email.clone())).collect();

@@ -1,11 +1,11 @@
 //! Why the built-in issuer does not do what it was asked to.
 
 use super::account::AccountError;
-use super::hasher::{HashError, NoNewHash};
+use super::hasher::{HashError, NewPasswordError};
 use super::issue::KeysError;
-use super::outbox::NotQueued;
+use super::outbox::EnqueueError;
 use super::second_factor::NotEnrolled;
-use super::session::NotContinued;
+use super::session::RefreshError;
 use super::strength::RejectedPassword;
 use crate::reason::Reason;
 use crate::store::StoreError;
@@ -44,7 +44,7 @@ pub enum IdentityError {
     Password(#[from] RejectedPassword),
     /// The refresh token is no good.
     #[error(transparent)]
-    Grant(NotContinued),
+    Grant(RefreshError),
     /// A mailed link is unknown, used or too old.
     #[error("the link is unknown, was used, or is too old")]
     Link,
@@ -56,7 +56,7 @@ pub enum IdentityError {
     NotOffered,
     /// More mail waits than leaves.
     #[error(transparent)]
-    MailFull(NotQueued),
+    MailFull(EnqueueError),
     /// The pages have no mark.
     #[error("there is no logo")]
     NoLogo,
@@ -184,20 +184,20 @@ impl NoLogin {
     }
 }
 
-impl From<NoNewHash> for IdentityError {
-    fn from(error: NoNewHash) -> Self {
+impl From<NewPasswordError> for IdentityError {
+    fn from(error: NewPasswordError) -> Self {
         match error {
-            NoNewHash::Rejected(rejected) => Self::Password(rejected),
-            NoNewHash::NotHashed(error) => Self::Overloaded(error),
+            NewPasswordError::Rejected(rejected) => Self::Password(rejected),
+            NewPasswordError::NotHashed(error) => Self::Overloaded(error),
         }
     }
 }
 
-impl From<NotQueued> for IdentityError {
-    fn from(error: NotQueued) -> Self {
+impl From<EnqueueError> for IdentityError {
+    fn from(error: EnqueueError) -> Self {
         match error {
-            NotQueued::Store(error) => Self::Store(error),
-            NotQueued::Full => Self::MailFull(error),
+            EnqueueError::Store(error) => Self::Store(error),
+            EnqueueError::Full => Self::MailFull(error),
         }
     }
 }
@@ -219,10 +219,10 @@ impl From<HashError> for IdentityError {
     }
 }
 
-impl From<NotContinued> for IdentityError {
-    fn from(error: NotContinued) -> Self {
+impl From<RefreshError> for IdentityError {
+    fn from(error: RefreshError) -> Self {
         match error {
-            NotContinued::Store(error) => Self::Store(error),
+            RefreshError::Store(error) => Self::Store(error),
             other => Self::Grant(other),
         }
     }

@@ -28,7 +28,7 @@ pub struct Hasher {
     hashing: Pool,
     judging: Pool,
     turns: Turns,
-    stand_ins: Arc<ArcSwap<StandIns>>,
+    dummies: Arc<ArcSwap<DummyHashes>>,
     key: Arc<hmac::Key>,
 }
 
@@ -57,7 +57,7 @@ pub enum Verdict {
 
 /// Why a new password has no hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoNewHash {
+pub enum NewPasswordError {
     /// It is too easy to guess.
     #[error(transparent)]
     Rejected(#[from] RejectedPassword),
@@ -84,7 +84,7 @@ impl Hasher {
             hashing: Pool::start("hash", threads)?,
             judging: Pool::start("judge", 1)?,
             turns: Turns::default(),
-            stand_ins: Arc::new(ArcSwap::from_pointee(StandIns::default())),
+            dummies: Arc::new(ArcSwap::from_pointee(DummyHashes::default())),
             key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)),
         })
     }
@@ -93,14 +93,14 @@ impl Hasher {
     /// address of the account.
     ///
     /// # Errors
-    /// [`NoNewHash`]
+    /// [`NewPasswordError`]
     pub async fn renew(
         &self,
         whose: &Email,
         password: Password,
         least: usize,
         personal: &[&str],
-    ) -> Result<StoredHash, NoNewHash> {
+    ) -> Result<StoredHash, NewPasswordError> {
         let _turn = self.turn(whose).await?;
         let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
         let judged = password.clone();
@@ -110,7 +110,7 @@ impl Hasher {
                 judge(&judged, least, &personal)
             })
             .await??;
-        let hash = self.hashing.run(move || StoredHash::of(&password)).await?;
+        let hash = self.hashing.run(move || StoredHash::hash(&password)).await?;
         hash.map_err(|_| HashError::Failed.into())
     }
 
@@ -126,12 +126,12 @@ impl Hasher {
     ) -> Result<Verdict, HashError> {
         let _turn = self.turn(whose).await?;
         let work = move || {
-            if !hash.is_of(&password) {
+            if !hash.matches(&password) {
                 return Verdict::Wrong;
             }
             // The password is right all the same where no new hash can be made.
             Verdict::Right {
-                renewed: hash.is_outdated().then(|| StoredHash::of(&password).ok()).flatten(),
+                renewed: hash.is_outdated().then(|| StoredHash::hash(&password).ok()).flatten(),
             }
         };
         self.hashing.run(work).await
@@ -142,21 +142,21 @@ impl Hasher {
     ///
     /// # Errors
     /// [`HashError`]
-    pub async fn imitate(&self, password: Password, email: &Email) -> Result<(), HashError> {
+    pub async fn hash_dummy(&self, password: Password, email: &Email) -> Result<(), HashError> {
         let digest = hmac::sign(&self.key, email.as_str().as_bytes());
-        let stand_in = self.stand_ins.load().choose(digest.as_ref());
+        let dummy = self.dummies.load().choose(digest.as_ref());
         let _turn = self.turn(email).await?;
         let work = move || {
-            let _ = stand_in.is_of(&password);
+            let _ = dummy.matches(&password);
         };
         self.hashing.run(work).await
     }
 
     /// What accounts have, so that an address without one can be like them: how each kind of hash
-    /// begins ([`StoredHash::price`]), and how many there are of it. Imported hashes take another
+    /// begins ([`StoredHash::cost`]), and how many there are of it. Imported hashes take another
     /// time than ours.
-    pub fn resemble(&self, prices: &[(String, u64)]) {
-        self.stand_ins.store(Arc::new(StandIns::new(prices)));
+    pub fn set_known_costs(&self, costs: &[(String, u64)]) {
+        self.dummies.store(Arc::new(DummyHashes::new(costs)));
     }
 
     async fn turn(&self, whose: &Email) -> Result<Turn, HashError> {
@@ -172,7 +172,7 @@ struct Pool {
 
 impl Pool {
     fn start(name: &str, threads: usize) -> io::Result<Self> {
-        let (queue, jobs) = sync_channel(threads * WAITING_FOR_A_THREAD);
+        let (queue, jobs) = sync_channel(threads * QUEUED_PER_THREAD);
         let jobs = Arc::new(Mutex::new(jobs));
         for index in 0..threads {
             let jobs = Arc::clone(&jobs);
@@ -233,46 +233,47 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
 
 /// What an address without an account is like.
 #[derive(Debug)]
-struct StandIns {
-    /// A hash, and how many accounts have one of its price or of those before.
-    of: Vec<(StoredHash, u64)>,
+struct DummyHashes {
+    /// A hash, and how many accounts have one of its cost or of those before.
+    ranges: Vec<(StoredHash, u64)>,
 }
 
-impl Default for StandIns {
+impl Default for DummyHashes {
     fn default() -> Self {
         Self::new(&[])
     }
 }
 
-impl StandIns {
-    fn new(prices: &[(String, u64)]) -> Self {
+impl DummyHashes {
+    fn new(costs: &[(String, u64)]) -> Self {
         let mut total = 0;
-        let known = prices.iter().filter_map(|(price, count)| {
-            let hash = StoredHash::stand_in(price)?;
+        let known = costs.iter().filter_map(|(cost, count)| {
+            let hash = StoredHash::dummy(cost)?;
             total += count;
             Some((hash, total))
         });
-        Self { of: known.collect() }
+        Self { ranges: known.collect() }
     }
 
     /// The same one for the same digest while the accounts are the same, each as often as its kind
     /// is among them.
     fn choose(&self, digest: &[u8]) -> StoredHash {
-        let total = self.of.last().map_or(0, |(_, total)| *total).max(1);
+        let total = self.ranges.last().map_or(0, |(_, total)| *total).max(1);
         let at = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
             % total;
-        let chosen = self.of.iter().find(|(_, until)| at < *until).map(|(hash, _)| hash.clone());
+        let chosen =
+            self.ranges.iter().find(|(_, until)| at < *until).map(|(hash, _)| hash.clone());
         chosen
-            .or_else(|| StoredHash::stand_in(TODAYS_PRICE))
-            .expect("today's price is the price of a hash")
+            .or_else(|| StoredHash::dummy(CURRENT_COST))
+            .expect("today's cost is the cost of a hash")
     }
 }
 
 /// How the hashes begin that are made today.
-const TODAYS_PRICE: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
+const CURRENT_COST: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
 /// Passwords that wait for each thread: about two seconds' work.
-const WAITING_FOR_A_THREAD: usize = 64;
+const QUEUED_PER_THREAD: usize = 64;
 
 /// Who has waited longer has gone, or tries again.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -293,7 +294,7 @@ mod tests {
     async fn passwords_are_hashed_verified_and_renewed() {
         let hasher = Hasher::start(b"key").unwrap();
         let hash = hasher.renew(&ann(), password("correct horse battery"), 8, &[]).await.unwrap();
-        assert_eq!(hash.price(), TODAYS_PRICE);
+        assert_eq!(hash.cost(), CURRENT_COST);
         assert_eq!(
             hasher.verify(&ann(), password("correct horse battery"), hash.clone()).await,
             Ok(Verdict::Right { renewed: None })
@@ -303,7 +304,7 @@ mod tests {
             Ok(Verdict::Wrong)
         );
         let rejected = hasher.renew(&ann(), password("password"), 8, &[]).await.unwrap_err();
-        assert_eq!(rejected, NoNewHash::Rejected(RejectedPassword::Common));
+        assert_eq!(rejected, NewPasswordError::Rejected(RejectedPassword::Common));
 
         let imported: StoredHash =
             bcrypt::hash("correct horse battery", 4).unwrap().parse().unwrap();
@@ -312,7 +313,7 @@ mod tests {
         else {
             panic!("an imported hash is renewed");
         };
-        assert!(renewed.is_of(&password("correct horse battery")) && !renewed.is_outdated());
+        assert!(renewed.matches(&password("correct horse battery")) && !renewed.is_outdated());
     }
 
     #[tokio::test]
@@ -323,7 +324,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::ZERO, &mut first).await.is_err());
         // One is at work, as many as the queue takes wait.
         let (mut accepted, mut refused) = (Vec::new(), 0);
-        for _ in 0..WAITING_FOR_A_THREAD + 10 {
+        for _ in 0..QUEUED_PER_THREAD + 10 {
             let mut one = Box::pin(hasher.hashing.run(|| ()));
             match tokio::time::timeout(Duration::ZERO, &mut one).await {
                 Ok(result) => {
@@ -373,7 +374,7 @@ mod tests {
         let mut busy = Box::pin(hasher.hashing.run(move || held.recv().is_err()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
         let mut of_ann = Vec::new();
-        for _ in 0..WAITING_FOR_A_THREAD * 2 {
+        for _ in 0..QUEUED_PER_THREAD * 2 {
             let ann = ann();
             let (hasher, hash) = (hasher.clone(), hash.clone());
             let mut one =
@@ -383,8 +384,8 @@ mod tests {
         }
         let bob = Email::parse("bob@example.com").unwrap();
         let rejected = hasher.renew(&bob, password("password"), 8, &[]).await.unwrap_err();
-        assert_eq!(rejected, NoNewHash::Rejected(RejectedPassword::Common));
-        let mut of_bob = Box::pin(hasher.imitate(password("x"), &bob));
+        assert_eq!(rejected, NewPasswordError::Rejected(RejectedPassword::Common));
+        let mut of_bob = Box::pin(hasher.hash_dummy(password("x"), &bob));
         assert!(tokio::time::timeout(Duration::ZERO, &mut of_bob).await.is_err(), "it waits");
         drop((of_ann, release));
         assert_eq!(of_bob.await, Ok(()));
@@ -409,17 +410,17 @@ mod tests {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let chosen = |hasher: &Hasher, index: usize| {
             let digest = hmac::sign(&hasher.key, format!("{index}@example.com").as_bytes());
-            hasher.stand_ins.load().choose(digest.as_ref()).price().to_owned()
+            hasher.dummies.load().choose(digest.as_ref()).cost().to_owned()
         };
-        assert_eq!(chosen(&hasher, 0), TODAYS_PRICE);
-        hasher.resemble(&[
+        assert_eq!(chosen(&hasher, 0), CURRENT_COST);
+        hasher.set_known_costs(&[
             ("$2b$10$".into(), 3000),
-            (TODAYS_PRICE.into(), 1000),
+            (CURRENT_COST.into(), 1000),
             ("$9$".into(), 5000),
         ]);
         let bcrypt = (0..1000).filter(|&index| chosen(&hasher, index) == "$2b$10$").count();
         assert!((690..810).contains(&bcrypt), "{bcrypt} of 1000");
         assert_eq!(chosen(&hasher, 7), chosen(&hasher, 7));
-        hasher.imitate(password("x"), &ann()).await.unwrap();
+        hasher.hash_dummy(password("x"), &ann()).await.unwrap();
     }
 }

@@ -125,7 +125,7 @@ impl fmt::Display for BadLine {
 ///
 /// # Errors
 /// Every line that is wrong.
-pub fn read(
+pub fn parse_accounts(
     file: &[u8],
     default_roles: &[String],
     has_account: impl Fn(&Email) -> bool,
@@ -325,11 +325,11 @@ mod tests {
     fn told(file: &str) -> Vec<String> {
         let shown = |imported: Imported| {
             let NewAccount { email, name, password, roles, email_verified } = imported.account;
-            let hash = password.map_or("none".to_owned(), |hash| hash.price().to_owned());
+            let hash = password.map_or("none".to_owned(), |hash| hash.cost().to_owned());
             assert!(email_verified);
             format!("{} {email} {hash} [{}] {name:?}", imported.line, roles.join(","))
         };
-        match read(file.as_bytes(), &["user".to_owned()], |email| {
+        match parse_accounts(file.as_bytes(), &["user".to_owned()], |email| {
             email.as_str() == "known@example.com"
         }) {
             Ok(accounts) => accounts.into_iter().map(shown).collect(),
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn a_line_of_json_is_told_by_the_number_of_the_file_and_its_column() {
         let file = "{\"email\":\"ann@example.com\"}\n{\"email\":ann@example.com}\n{\"email\":";
-        let problems = read(file.as_bytes(), &[], |_| false).unwrap_err();
+        let problems = parse_accounts(file.as_bytes(), &[], |_| false).unwrap_err();
         let told: Vec<String> = problems
             .iter()
             .map(|line| line.to_string().split(';').next().unwrap_or_default().to_owned())
@@ -469,7 +469,7 @@ mod tests {
             assert_eq!(told(file), [problem], "{file}");
         }
         let latin = b"email,password_hash,name\nann@example.com,,Andr\xe9\n";
-        let problems = read(latin, &[], |_| false).unwrap_err();
+        let problems = parse_accounts(latin, &[], |_| false).unwrap_err();
         assert_eq!(
             problems[0].to_string(),
             "line 2: it is not UTF-8; save the file in that encoding"

@@ -94,11 +94,11 @@ impl SigningKeys {
         policy: &Policy,
     ) -> Result<Self, KeysError> {
         let keys = Self { store, clock, live, ring: ArcSwap::default() };
-        if !keys.read().await? {
+        if !keys.reload().await? {
             let now = keys.clock.unix_seconds();
             // Another process may have made it meanwhile: then that one is read.
             add_key(&keys.store, policy.algorithm, 1, now, now).await?;
-            keys.read().await?;
+            keys.reload().await?;
         }
         keys.tend(policy).await?;
         Ok(keys)
@@ -112,7 +112,7 @@ impl SigningKeys {
     pub async fn tend(&self, policy: &Policy) -> Result<(), KeysError> {
         let known = self.ring.load().keys.iter().map(|key| key.number).collect::<Vec<_>>();
         if self.store.signing_key_numbers().await? != known {
-            self.read().await?;
+            self.reload().await?;
         }
         let now = self.clock.unix_seconds();
         let ring = self.ring.load_full();
@@ -132,7 +132,7 @@ impl SigningKeys {
                     "a signing key was made"
                 );
             }
-            self.read().await?;
+            self.reload().await?;
         }
         let over = ring
             .keys
@@ -143,14 +143,14 @@ impl SigningKeys {
             self.store.delete_signing_key(number).await?;
         }
         if !over.is_empty() {
-            self.read().await?;
+            self.reload().await?;
         }
         Ok(())
     }
 
     /// Reads the keys again. False: there is none.
-    async fn read(&self) -> Result<bool, KeysError> {
-        let (ring, set) = Ring::read(&self.store).await?;
+    async fn reload(&self) -> Result<bool, KeysError> {
+        let (ring, set) = Ring::load(&self.store).await?;
         let is_some = !ring.keys.is_empty();
         // First what verifies, then what signs: no token is minted that is not accepted.
         self.live.replace(set);
@@ -234,7 +234,7 @@ impl SigningKeys {
 
 impl Ring {
     /// The keys of a store, and what verifies their tokens.
-    async fn read(store: &Store) -> Result<(Self, KeySet), KeysError> {
+    async fn load(store: &Store) -> Result<(Self, KeySet), KeysError> {
         let mut ring = Self::default();
         let mut jwks = Vec::new();
         for row in store.signing_keys().await? {
@@ -269,7 +269,7 @@ impl Ring {
 /// # Errors
 /// [`KeysError`]
 pub async fn verifying_keys(store: &Store) -> Result<KeySet, KeysError> {
-    Ok(Ring::read(store).await?.1)
+    Ok(Ring::load(store).await?.1)
 }
 
 /// Makes a key and adds it under this number. False: another process was first.

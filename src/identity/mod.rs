@@ -138,7 +138,7 @@ impl Identity {
             background: Handle::current(),
             tasks: TaskTracker::new(),
         };
-        identity.look_at_hashes().await?;
+        identity.update_dummy_hashes().await?;
         for limit in identity.budgets.all() {
             // Their series begin at zero, so that an alert on their rate sees the first refusal.
             identity.metrics.rate_limited(limit.name());
@@ -239,7 +239,7 @@ impl Identity {
         self.keys.tend(policy).await?;
         let noted = self.accounts.last_import().await?;
         if noted != *last_import {
-            self.look_at_hashes().await?;
+            self.update_dummy_hashes().await?;
             *last_import = noted;
         }
         Ok(())
@@ -251,19 +251,19 @@ impl Identity {
         for limit in self.budgets.all() {
             limit.prune();
         }
-        self.look_at_hashes().await
+        self.update_dummy_hashes().await
     }
 
     /// Has addresses without an account take as long as those that have one.
-    async fn look_at_hashes(&self) -> Result<(), StoreError> {
-        let mut prices: Vec<(String, u64)> = Vec::new();
+    async fn update_dummy_hashes(&self) -> Result<(), StoreError> {
+        let mut costs: Vec<(String, u64)> = Vec::new();
         for hash in self.accounts.some_hashes().await? {
-            match prices.iter_mut().find(|(price, _)| price == hash.price()) {
+            match costs.iter_mut().find(|(cost, _)| cost == hash.cost()) {
                 Some((_, count)) => *count += 1,
-                None => prices.push((hash.price().to_owned(), 1)),
+                None => costs.push((hash.cost().to_owned(), 1)),
             }
         }
-        self.hasher.resemble(&prices);
+        self.hasher.set_known_costs(&costs);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Mail that is to leave: it waits in the store, and one task sends it, several messages at a time.
 //!
-//! Whoever asks for a mail is answered when the wish is written, and by that time nobody has looked
-//! whether the address has an account: neither the answer nor its time can tell. A wish survives a
+//! Whoever asks for a mail is answered when the kind is written, and by that time nobody has looked
+//! whether the address has an account: neither the answer nor its time can tell. A kind survives a
 //! restart. The link is made when the message is, so that its time runs from then, and its token
 //! stands in the message and nowhere else; a message that is tried again gets another link.
 
@@ -29,7 +29,7 @@ pub struct Outbox {
 
 /// What somebody is to be mailed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum MailKind {
     /// A link to set another password, if there is an account.
     Reset,
     /// A link that shows the address to be its owner's, if there is an account that needs it.
@@ -41,7 +41,7 @@ pub enum Wish {
     Exists,
 }
 
-impl Wish {
+impl MailKind {
     const ALL: [Self; 4] = [Self::Reset, Self::Verify, Self::Changed, Self::Exists];
 
     const fn as_str(self) -> &'static str {
@@ -54,9 +54,9 @@ impl Wish {
     }
 }
 
-/// Why a wish was not taken.
+/// Why a kind was not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum NotQueued {
+pub enum EnqueueError {
     /// More wait than leave.
     #[error("{MOST_WAITING} messages wait already; look at `mail_not_sent` in the log")]
     Full,
@@ -83,11 +83,11 @@ impl Outbox {
     /// Has something mailed. As quick for an address without an account.
     ///
     /// # Errors
-    /// [`NotQueued`]
-    pub async fn put(&self, wish: Wish, email: &Email) -> Result<(), NotQueued> {
+    /// [`EnqueueError`]
+    pub async fn enqueue(&self, kind: MailKind, email: &Email) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
-        if !self.store.queue_mail(wish.as_str(), email.as_str(), MOST_WAITING, now).await? {
-            return Err(NotQueued::Full);
+        if !self.store.queue_mail(kind.as_str(), email.as_str(), MOST_WAITING, now).await? {
+            return Err(EnqueueError::Full);
         }
         self.wake.notify_one();
         Ok(())
@@ -206,18 +206,18 @@ impl Outbox {
         row: &MailRow,
         policy: &Policy,
     ) -> Result<Option<(String, Letter)>, NotWritten> {
-        let wish = Wish::ALL.into_iter().find(|wish| wish.as_str() == row.kind);
+        let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == row.kind);
         let account =
             self.store.account_by_email(&row.email).await?.filter(|account| account.disabled == 0);
-        let (Some(wish), Some(account), Ok(to)) = (wish, account, Email::parse(&row.email)) else {
+        let (Some(kind), Some(account), Ok(to)) = (kind, account, Email::parse(&row.email)) else {
             return Ok(None);
         };
         // Nobody has proved that the account is theirs: whoever owns the address can have it.
         let is_unproved = account.email_verified == 0;
-        let wish = if wish == Wish::Exists && is_unproved { Wish::Verify } else { wish };
+        let kind = if kind == MailKind::Exists && is_unproved { MailKind::Verify } else { kind };
         let site = &policy.brand.name;
-        let (subject, text) = match wish {
-            Wish::Reset => {
+        let (subject, text) = match kind {
+            MailKind::Reset => {
                 let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await?
                 else {
                     return Ok(None);
@@ -231,7 +231,7 @@ impl Outbox {
                     ),
                 )
             }
-            Wish::Verify => {
+            MailKind::Verify => {
                 let link = if account.email_verified == 1 {
                     None
                 } else {
@@ -248,7 +248,7 @@ impl Outbox {
                     ),
                 )
             }
-            Wish::Exists => {
+            MailKind::Exists => {
                 let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await?
                 else {
                     return Ok(None);
@@ -262,7 +262,7 @@ impl Outbox {
                     ),
                 )
             }
-            Wish::Changed => (
+            MailKind::Changed => (
                 format!("Your password for {site} was changed"),
                 format!(
                     "The password of {to} at {site} was changed, and every device was logged out.\n\n\
@@ -317,7 +317,7 @@ fn pause(tries: i64) -> i64 {
 }
 
 /// Wishes that wait at most. A flood of them costs no more than this, and a mail server that is
-/// away for long no wish that was taken.
+/// away for long no kind that was taken.
 const MOST_WAITING: i64 = 10_000;
 
 /// How often the store is asked for what others wrote, and what is due again.

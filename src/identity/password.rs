@@ -60,7 +60,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// A hash that a password can be held against, at a bounded price.
+/// A hash that a password can be held against, at a bounded cost.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredHash {
     text: String,
@@ -95,20 +95,20 @@ pub enum UnusableHash {
 }
 
 impl StoredHash {
-    /// Hashes a password at today's price. Takes tens of milliseconds: for threads that may, see
+    /// Hashes a password at today's cost. Takes tens of milliseconds: for threads that may, see
     /// [`Hasher`](super::hasher::Hasher).
     ///
     /// # Errors
     /// [`HashingFailed`]
-    pub fn of(password: &Password) -> Result<Self, HashingFailed> {
+    pub fn hash(password: &Password) -> Result<Self, HashingFailed> {
         let hash: PasswordHash =
             todays().hash_password(password.folded().as_bytes()).map_err(|_| HashingFailed)?;
         Ok(Self { text: hash.to_string(), scheme: Scheme::Argon2 })
     }
 
-    /// Whether it is the hash of this password. As slow as [`StoredHash::of`], or slower where it
+    /// Whether it is the hash of this password. As slow as [`StoredHash::hash`], or slower where it
     /// was imported.
-    pub fn is_of(&self, password: &Password) -> bool {
+    pub fn matches(&self, password: &Password) -> bool {
         if password.is_too_long() {
             return false;
         }
@@ -151,7 +151,7 @@ impl StoredHash {
     }
 
     /// What it begins with, up to the salt: hashes that begin alike take alike long.
-    pub fn price(&self) -> &str {
+    pub fn cost(&self) -> &str {
         let salt = if self.scheme == Scheme::Bcrypt {
             3
         } else {
@@ -163,11 +163,11 @@ impl StoredHash {
             .map_or(&self.text, |(at, _)| &self.text[..=at])
     }
 
-    /// A hash of no password, that takes as long as those of this `price`. `None`: there are none
-    /// of that price.
-    pub fn stand_in(price: &str) -> Option<Self> {
-        let rest = if price.starts_with("$2") { NO_BCRYPT } else { NO_ARGON2 };
-        format!("{price}{rest}").parse().ok()
+    /// A hash of no password, that takes as long as those of this `cost`. `None`: there are none
+    /// of that cost.
+    pub fn dummy(cost: &str) -> Option<Self> {
+        let rest = if cost.starts_with("$2") { DUMMY_BCRYPT } else { DUMMY_ARGON2 };
+        format!("{cost}{rest}").parse().ok()
     }
 }
 
@@ -258,10 +258,10 @@ const MOST_LANES: u32 = 16;
 const SHORTEST_OUTPUT: usize = 16;
 
 /// Salt and output of an argon2 hash, made of random numbers.
-const NO_ARGON2: &str = "5fQ1mCzMVQbDhVvBPlv2SA$vyJS3kbD2nCLTpHqqQYCqQQtcPIoZLFoTMEYHcJtOYo";
+const DUMMY_ARGON2: &str = "5fQ1mCzMVQbDhVvBPlv2SA$vyJS3kbD2nCLTpHqqQYCqQQtcPIoZLFoTMEYHcJtOYo";
 
 /// Salt and output of a bcrypt hash, made of random numbers.
-const NO_BCRYPT: &str = "Q3SVe0OnlyAStandIn77ueHq1lS1vQ4S2yQfK8rXb0Nn7mVj5cWdK";
+const DUMMY_BCRYPT: &str = "Q3SVe0OnlyAStandIn77ueHq1lS1vQ4S2yQfK8rXb0Nn7mVj5cWdK";
 
 #[cfg(test)]
 mod tests {
@@ -278,33 +278,33 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_of_its_password_only() {
-        let made = StoredHash::of(&password("correct horse")).unwrap();
+    fn a_hash_matches_its_password_only() {
+        let made = StoredHash::hash(&password("correct horse")).unwrap();
         assert!(made.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", made.as_str());
         assert_eq!(made, made.as_str().parse().unwrap());
-        assert!(made.is_of(&password("correct horse")) && !made.is_outdated());
+        assert!(made.matches(&password("correct horse")) && !made.is_outdated());
         for wrong in ["", "correct hors", "Correct horse", "correct horse ", &"x".repeat(2000)] {
-            assert!(!made.is_of(&password(wrong)), "{wrong}");
+            assert!(!made.matches(&password(wrong)), "{wrong}");
         }
         assert_ne!(
             made,
-            StoredHash::of(&password("correct horse")).unwrap(),
+            StoredHash::hash(&password("correct horse")).unwrap(),
             "each has a salt of its own"
         );
     }
 
     #[test]
     fn one_password_has_one_form_however_it_is_typed() {
-        let made = StoredHash::of(&password("pass\u{e9}word ﬁne")).unwrap();
+        let made = StoredHash::hash(&password("pass\u{e9}word ﬁne")).unwrap();
         for typed in ["pass\u{e9}word fine", "passe\u{301}word fine", "ｐａｓｓéｗｏｒｄ ﬁne"]
         {
-            assert!(made.is_of(&password(typed)), "{typed}");
+            assert!(made.matches(&password(typed)), "{typed}");
         }
         // What was imported may be of another form: the bytes as they came then.
         let decomposed = "passe\u{301}word";
         let imported = bcrypt::hash(decomposed, 4).unwrap();
-        assert!(hash(&imported).is_of(&password(decomposed)));
-        assert!(!hash(&imported).is_of(&password("pass\u{e9}word")));
+        assert!(hash(&imported).matches(&password(decomposed)));
+        assert!(!hash(&imported).matches(&password("pass\u{e9}word")));
         let grown = password(&"\u{fdfa}".repeat(300));
         assert_eq!(grown.folded().len(), 300 * 3 * MOST_GROWTH);
     }
@@ -315,7 +315,9 @@ mod tests {
         for version in [bcrypt::Version::TwoA, bcrypt::Version::TwoB, bcrypt::Version::TwoY] {
             let hash = hash(&ten.format_for_version(version));
             assert!(
-                hash.is_of(&password("U*U")) && !hash.is_of(&password("U*V")) && hash.is_outdated()
+                hash.matches(&password("U*U"))
+                    && !hash.matches(&password("U*V"))
+                    && hash.is_outdated()
             );
         }
         // Published vectors: of crypt_blowfish, and of the reference implementation of argon2 (its
@@ -336,12 +338,12 @@ mod tests {
                 "password",
             ),
         ] {
-            assert!(hash(text).is_of(&password(of)) && hash(text).is_outdated(), "{text}");
-            assert!(!hash(text).is_of(&password("another")), "{text}");
+            assert!(hash(text).matches(&password(of)) && hash(text).is_outdated(), "{text}");
+            assert!(!hash(text).matches(&password("another")), "{text}");
         }
         // 72 bytes are all that bcrypt has ever read.
         let long = bcrypt::hash("a".repeat(80), 4).unwrap();
-        assert!(hash(&long).is_of(&password(&"a".repeat(72))));
+        assert!(hash(&long).matches(&password(&"a".repeat(72))));
     }
 
     #[test]
@@ -404,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_stand_in_has_the_price_of_what_it_stands_for() {
-        for (text, price) in [
+        for (text, cost) in [
             ("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "$2a$05$"),
             (
                 "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
@@ -415,18 +417,18 @@ mod tests {
                 "$argon2i$m=65536,t=2,p=1$",
             ),
         ] {
-            assert_eq!(hash(text).price(), price);
-            assert_eq!(StoredHash::stand_in(price).unwrap().price(), price);
+            assert_eq!(hash(text).cost(), cost);
+            assert_eq!(StoredHash::dummy(cost).unwrap().cost(), cost);
         }
-        let todays = StoredHash::of(&password("x")).unwrap();
-        let stand_in = StoredHash::stand_in(todays.price()).unwrap();
-        assert!(stand_in.price() == todays.price() && !stand_in.is_outdated());
-        assert!(StoredHash::stand_in("$9$").is_none());
+        let todays = StoredHash::hash(&password("x")).unwrap();
+        let dummy = StoredHash::dummy(todays.cost()).unwrap();
+        assert!(dummy.cost() == todays.cost() && !dummy.is_outdated());
+        assert!(StoredHash::dummy("$9$").is_none());
     }
 
     #[test]
     fn neither_is_ever_shown() {
-        let made = StoredHash::of(&password("x")).unwrap();
+        let made = StoredHash::hash(&password("x")).unwrap();
         assert_eq!(format!("{:?} {made:?}", password("x")), "[secret] [secret]");
     }
 }

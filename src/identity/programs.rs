@@ -70,7 +70,7 @@ fn render_tokens(
 
 fn list(sessions: Sessions) -> SessionList {
     let Sessions { rows, more, current, .. } = sessions;
-    let sessions = rows.into_iter().map(|row| Session::of(row, current.as_deref())).collect();
+    let sessions = rows.into_iter().map(|row| Session::from_row(row, current.as_deref())).collect();
     SessionList { sessions, more }
 }
 

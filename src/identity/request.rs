@@ -57,8 +57,8 @@ impl Request {
     ///
     /// # Errors
     /// [`IdentityError::Request`]
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, IdentityError> {
-        read(&self.headers, &self.body).map_err(IdentityError::Request)
+    pub fn parse_body<T: DeserializeOwned>(&self) -> Result<T, IdentityError> {
+        parse_body(&self.headers, &self.body).map_err(IdentityError::Request)
     }
 
     /// From where and with what it comes.
@@ -110,7 +110,7 @@ pub fn account_named(headers: &HeaderMap, body: &[u8]) -> Option<String> {
     struct Named {
         email: String,
     }
-    let named = read::<Named>(headers, body).ok()?;
+    let named = parse_body::<Named>(headers, body).ok()?;
     Some(
         Email::parse(&named.email)
             .map_or_else(|_| String::new(), |email| email.as_str().to_owned()),
@@ -131,7 +131,7 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
     }
 }
 
-fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, RequestFault> {
+fn parse_body<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, RequestFault> {
     if body.is_empty() {
         // Of some endpoints everything stands in cookies.
         return serde_json::from_value(Value::Object(Map::new())).map_err(|error| fault(&error));
@@ -188,7 +188,7 @@ mod tests {
         let told = |content_type: &'static str, body: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-            read::<Login>(&headers, body.as_bytes()).err()
+            parse_body::<Login>(&headers, body.as_bytes()).err()
         };
         let json = "application/json; charset=utf-8";
         let form = "application/x-www-form-urlencoded";

@@ -37,7 +37,7 @@ pub struct Device {
 
 /// A session that goes on, and the access token that is issued to it.
 #[derive(Debug)]
-pub struct Continued {
+pub struct SessionGrant {
     /// Whose it is, as it is when the token is issued.
     pub account: AccountRow,
     /// Its id.
@@ -51,7 +51,7 @@ pub struct Continued {
 
 /// Why a refresh token is not good.
 #[derive(Debug, thiserror::Error)]
-pub enum NotContinued {
+pub enum RefreshError {
     /// It is none of ours, or its session is over.
     #[error("the refresh token is none, or its session has ended")]
     Invalid,
@@ -86,7 +86,7 @@ impl Sessions {
         device: &Device,
         policy: &Policy,
         now: Duration,
-    ) -> Result<Option<Continued>, StoreError> {
+    ) -> Result<Option<SessionGrant>, StoreError> {
         let token = RefreshToken { session: Uuid::new_v4(), counter: 0 };
         let session = SessionRow {
             id: token.session.to_string(),
@@ -100,7 +100,7 @@ impl Sessions {
             ended_at: None,
         };
         let issued = self.store.open_session(&session, &scope(policy)).await?;
-        Ok(issued.map(|issued| Continued::of(issued, session.id, token.encode(&self.key))))
+        Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))
     }
 
     /// Exchanges a refresh token for its successor; one that is repeated in time, for the same one
@@ -108,16 +108,16 @@ impl Sessions {
     /// may have got meanwhile: there it is the newest that is given.
     ///
     /// # Errors
-    /// [`NotContinued`]
-    pub async fn continued(
+    /// [`RefreshError`]
+    pub async fn refresh(
         &self,
         token: &str,
         in_cookie: bool,
         device: &Device,
         policy: &Policy,
         now: Duration,
-    ) -> Result<Continued, NotContinued> {
-        let token = RefreshToken::decode(token, &self.key).ok_or(NotContinued::Invalid)?;
+    ) -> Result<SessionGrant, RefreshError> {
+        let token = RefreshToken::decode(token, &self.key).ok_or(RefreshError::Invalid)?;
         let (sid, stale) = (token.session.to_string(), stale(policy, now));
         self.check_revoked(&sid, policy, now).await?;
         let used = SessionRow {
@@ -135,13 +135,13 @@ impl Sessions {
             self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
         let mut counter = token.counter + 1;
         if issued.is_none() {
-            let newest = self.repeated(token, &sid, policy, stale, now).await?;
+            let newest = self.check_reuse(token, &sid, policy, stale, now).await?;
             counter = if in_cookie { newest } else { counter };
             issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
         }
-        let issued = issued.ok_or(NotContinued::Invalid)?;
+        let issued = issued.ok_or(RefreshError::Invalid)?;
         let successor = RefreshToken { counter, ..token };
-        Ok(Continued::of(issued, sid, successor.encode(&self.key)))
+        Ok(SessionGrant::new(issued, sid, successor.encode(&self.key)))
     }
 
     /// Ends a session whose tokens are revoked: every successor would be born dead, and a browser
@@ -151,32 +151,32 @@ impl Sessions {
         sid: &str,
         policy: &Policy,
         now: Duration,
-    ) -> Result<(), NotContinued> {
+    ) -> Result<(), RefreshError> {
         if !self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid) {
             return Ok(());
         }
         if let Some(session) = self.store.live_session(sid).await? {
             self.end(sid, &session.account, policy, now).await?;
         }
-        Err(NotContinued::Invalid)
+        Err(RefreshError::Invalid)
     }
 
     /// Whether a token that is not the one that is good next may have its successor again: each for
     /// as long since its own first use. Returned is the counter of the one that is good next.
-    async fn repeated(
+    async fn check_reuse(
         &self,
         token: RefreshToken,
         sid: &str,
         policy: &Policy,
         stale: Stale,
         now: Duration,
-    ) -> Result<i64, NotContinued> {
-        let session = self.store.live_session(sid).await?.ok_or(NotContinued::Invalid)?;
+    ) -> Result<i64, RefreshError> {
+        let session = self.store.live_session(sid).await?.ok_or(RefreshError::Invalid)?;
         let is_stale =
             session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at;
         // A counter above the store's is of a database that was put back since.
         if is_stale || token.counter >= session.counter {
-            return Err(NotContinued::Invalid);
+            return Err(RefreshError::Invalid);
         }
         let is_last = token.counter + 1 == session.counter;
         let used_at = if is_last {
@@ -192,7 +192,7 @@ impl Sessions {
             return Ok(session.counter);
         }
         self.end(sid, &session.account, policy, now).await?;
-        Err(NotContinued::Reused { sid: sid.to_owned(), account: session.account })
+        Err(RefreshError::Reused { sid: sid.to_owned(), account: session.account })
     }
 
     /// The session of a refresh token of ours, whether it is good or not.
@@ -246,7 +246,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn of(
+    pub async fn of_account(
         &self,
         account: &str,
         policy: &Policy,
@@ -264,8 +264,8 @@ impl Sessions {
     }
 }
 
-impl Continued {
-    fn of(issued: Issued, sid: String, refresh_token: String) -> Self {
+impl SessionGrant {
+    fn new(issued: Issued, sid: String, refresh_token: String) -> Self {
         Self {
             account: issued.account,
             sid,
@@ -483,7 +483,7 @@ mod tests {
 
         /// Logs in, if the account lets it: the `iat` and the refresh token. After many cut-offs in
         /// one second it is a later one.
-        async fn login(&self, id: &str) -> Option<Continued> {
+        async fn login(&self, id: &str) -> Option<SessionGrant> {
             loop {
                 let account = self.accounts.by_id(id).await.unwrap().unwrap();
                 match self
@@ -573,12 +573,12 @@ mod tests {
                 for (end, &mints) in [first, second].into_iter().zip(mints) {
                     let mut minted = Vec::new();
                     for turn in 0..mints {
-                        let continued = match refresh.take().filter(|_| turn > 0) {
+                        let granted = match refresh.take().filter(|_| turn > 0) {
                             Some(token) => {
                                 let token: String = token;
                                 issuer
                                     .sessions
-                                    .continued(
+                                    .refresh(
                                         &token,
                                         false,
                                         &device(),
@@ -591,11 +591,11 @@ mod tests {
                             None => issuer.login(&id).await.unwrap(),
                         };
                         assert!(
-                            continued.issued_at > issuer.cutoff(&id),
+                            granted.issued_at > issuer.cutoff(&id),
                             "a new token lives: {first:?} {second:?}"
                         );
-                        minted.push(continued.issued_at);
-                        refresh = Some(continued.refresh_token);
+                        minted.push(granted.issued_at);
+                        refresh = Some(granted.refresh_token);
                     }
                     let before = issuer.cutoff(&id);
                     issuer.end(&id, end).await;
@@ -630,8 +630,8 @@ mod tests {
                 let mut minted = Vec::new();
                 for _ in 0..40 {
                     let begun = next(&turn);
-                    if let Some(continued) = issuer.login(&id).await {
-                        minted.push((begun, next(&turn), continued.issued_at));
+                    if let Some(granted) = issuer.login(&id).await {
+                        minted.push((begun, next(&turn), granted.issued_at));
                     }
                 }
                 minted
@@ -683,11 +683,11 @@ mod tests {
         let id = issuer.account().await;
         let at = |millis: u64| Duration::from_secs(NOW) + Duration::from_millis(millis);
         let refresh = async |token: &str, in_cookie: bool, when: u64| {
-            let continued = issuer
+            let granted = issuer
                 .sessions
-                .continued(token, in_cookie, &device(), &issuer.policy, at(when))
+                .refresh(token, in_cookie, &device(), &issuer.policy, at(when))
                 .await;
-            continued.map(|continued| continued.refresh_token)
+            granted.map(|granted| granted.refresh_token)
         };
         for in_cookie in [false, true] {
             let mut tokens = vec![issuer.login(&id).await.unwrap().refresh_token];
@@ -708,24 +708,24 @@ mod tests {
             assert!(refresh(&tokens[2], in_cookie, 17_999).await.is_ok());
             assert!(matches!(
                 refresh(&tokens[1], in_cookie, 15_001).await,
-                Err(NotContinued::Reused { .. })
+                Err(RefreshError::Reused { .. })
             ));
             assert!(matches!(
                 refresh(&tokens[5], in_cookie, 15_002).await,
-                Err(NotContinued::Invalid)
+                Err(RefreshError::Invalid)
             ));
         }
         // The one that was used last, to the millisecond; and never with an interval of none.
         let first = issuer.login(&id).await.unwrap().refresh_token;
         refresh(&first, false, 0).await.unwrap();
-        assert!(matches!(refresh(&first, false, 10_000).await, Err(NotContinued::Reused { .. })));
+        assert!(matches!(refresh(&first, false, 10_000).await, Err(RefreshError::Reused { .. })));
         let none = Policy { refresh_reuse_interval: Duration::ZERO, ..policy() };
         let second = issuer.login(&id).await.unwrap().refresh_token;
         let use_at = async |when: u64| {
-            issuer.sessions.continued(&second, false, &device(), &none, at(when)).await
+            issuer.sessions.refresh(&second, false, &device(), &none, at(when)).await
         };
         assert!(use_at(1_000).await.is_ok());
         // Whoever read the clock before is no earlier than who was served first.
-        assert!(matches!(use_at(999).await, Err(NotContinued::Reused { .. })));
+        assert!(matches!(use_at(999).await, Err(RefreshError::Reused { .. })));
     }
 }

@@ -19,7 +19,7 @@ impl Identity {
         if policy.registration == Registration::Closed {
             return Err(IdentityError::RegistrationClosed.into());
         }
-        let body: Registering = request.read()?;
+        let body: Registering = request.parse_body()?;
         let email =
             Email::parse(&body.email).map_err(|_| IdentityError::Request(RequestFault::Email))?;
         let name = account::name(body.name.as_deref().unwrap_or_default())
@@ -40,11 +40,11 @@ impl Identity {
             self.accounts.add(new, now).await?
         };
         audit::record("registered", request.client, &account.id, "");
-        let account = Account::of(&account, None);
+        let account = Account::from_row(&account, None);
         if !request.is_for_people() {
             return Ok(Outcome::Registered { account, tokens: None, return_to: None });
         }
-        let login = request.read::<Login>().ok();
+        let login = request.parse_body::<Login>().ok();
         let tokens = match &login {
             // The account is there, whatever comes of this.
             Some(login) if !policy.verify_email => self.log_in(login, request, policy).await.ok(),
@@ -57,7 +57,7 @@ impl Identity {
     pub(super) async fn me(&self, request: &Request) -> Answered {
         let account = self.account_of(request).await?;
         let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
-        Ok(Outcome::Account(Account::of(&account, codes_left)))
+        Ok(Outcome::Account(Account::from_row(&account, codes_left)))
     }
 }
 
@@ -105,7 +105,7 @@ pub struct Account {
 impl Account {
     /// What its owner may see of a row, and how many recovery codes are left of its second factor,
     /// where it has one.
-    pub fn of(row: &AccountRow, recovery_codes_left: Option<i64>) -> Self {
+    pub fn from_row(row: &AccountRow, recovery_codes_left: Option<i64>) -> Self {
         Self {
             id: row.id.clone(),
             email: row.email.clone(),

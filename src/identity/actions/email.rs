@@ -10,7 +10,7 @@ use crate::identity::account::{AccountError, NewAccount};
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::link::{Purpose, digest_of};
-use crate::identity::outbox::Wish;
+use crate::identity::outbox::MailKind;
 use crate::identity::outcome::{Answered, Outcome};
 use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::request::Request;
@@ -29,13 +29,13 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Answered {
-        let (wish, event) = match purpose {
-            Purpose::Reset => (Wish::Reset, "password_reset_asked"),
-            Purpose::Verify => (Wish::Verify, "email_link_asked"),
+        let (kind, event) = match purpose {
+            Purpose::Reset => (MailKind::Reset, "password_reset_asked"),
+            Purpose::Verify => (MailKind::Verify, "email_link_asked"),
         };
-        let body: Address = request.read()?;
+        let body: Address = request.parse_body()?;
         match Email::parse(&body.email) {
-            Ok(email) => self.mail(wish, &email, policy).await?,
+            Ok(email) => self.mail(kind, &email, policy).await?,
             // The answer is always the same: an address that none can be has no account either. A
             // person may have mistyped it.
             Err(_) if request.is_for_people() => {
@@ -48,7 +48,7 @@ impl Identity {
     }
 
     pub(super) async fn verify_email(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: VerifyEmail = request.read()?;
+        let body: VerifyEmail = request.parse_body()?;
         let confirmed = self.confirm_address(&body, request, policy).await;
         if !request.is_for_people() {
             return confirmed.map(|_| Outcome::EmailVerified { tokens: None }).map_err(Into::into);
@@ -135,11 +135,11 @@ impl Identity {
         let (name, roles) = (new.name.clone(), new.roles.join(" "));
         match self.accounts.add(new, now).await {
             Ok(account) => {
-                self.mail(Wish::Verify, &email, policy).await?;
+                self.mail(MailKind::Verify, &email, policy).await?;
                 Ok(account)
             }
             Err(AccountError::Taken) => {
-                self.mail(Wish::Exists, &email, policy).await?;
+                self.mail(MailKind::Exists, &email, policy).await?;
                 Ok(AccountRow {
                     id: Uuid::new_v4().to_string(),
                     email: email.as_str().to_owned(),
@@ -160,7 +160,7 @@ impl Identity {
 
     pub(super) async fn mail(
         &self,
-        wish: Wish,
+        kind: MailKind,
         email: &Email,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
@@ -168,7 +168,7 @@ impl Identity {
             tracing::warn!("somebody asks for a mail, and [identity] has no mail: none is sent");
             return Ok(());
         }
-        Ok(self.outbox.put(wish, email).await?)
+        Ok(self.outbox.enqueue(kind, email).await?)
     }
 }
 

@@ -11,14 +11,14 @@ use crate::identity::outcome::{Answered, Outcome, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
-use crate::identity::session::Continued;
+use crate::identity::session::SessionGrant;
 use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
 use crate::reason::Reason;
 use crate::store::AccountRow;
 
 impl Identity {
     pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: Login = request.read()?;
+        let body: Login = request.parse_body()?;
         let tokens = self.log_in(&body, request, policy).await?;
         Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
     }
@@ -65,7 +65,7 @@ impl Identity {
         code: Option<&Secret>,
         request: &Request,
         policy: &Policy,
-    ) -> Result<Continued, IdentityError> {
+    ) -> Result<SessionGrant, IdentityError> {
         if policy.verify_email && account.email_verified == 0 {
             return Err(IdentityError::EmailUnverified);
         }
@@ -92,7 +92,7 @@ impl Identity {
             return Err(IdentityError::Login(NoLogin::Unknown));
         };
         let (Some(account), Some(hash)) = (account, hash) else {
-            self.hasher.imitate(password, email).await?;
+            self.hasher.hash_dummy(password, email).await?;
             return Err(IdentityError::Login(NoLogin::Unknown));
         };
         match self.hasher.verify(email, password, hash).await? {
@@ -123,7 +123,7 @@ impl Identity {
     /// The tokens of a session.
     pub(super) async fn tokens(
         &self,
-        session: Continued,
+        session: SessionGrant,
         policy: &Policy,
     ) -> Result<SessionTokens, IdentityError> {
         let minted =

@@ -9,7 +9,7 @@ use crate::identity::account::AccountError;
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::link::{Purpose, digest_of};
-use crate::identity::outbox::Wish;
+use crate::identity::outbox::MailKind;
 use crate::identity::outcome::{Answered, Outcome};
 use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::password::{Password, StoredHash};
@@ -19,7 +19,7 @@ use crate::store::AccountRow;
 
 impl Identity {
     pub(super) async fn change_password(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: ChangePassword = request.read()?;
+        let body: ChangePassword = request.parse_body()?;
         let account = self.account_of(request).await?;
         let email = Email::parse(&account.email).ok();
         if let Err(error) =
@@ -56,7 +56,7 @@ impl Identity {
     }
 
     pub(super) async fn reset_password(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: ResetPassword = request.read()?;
+        let body: ResetPassword = request.parse_body()?;
         let (link, now) = (digest_of(body.token.expose()), self.clock.unix_seconds());
         let account =
             self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
@@ -99,7 +99,7 @@ impl Identity {
     /// matter to that.
     pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
         if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
-            && let Err(error) = self.outbox.put(Wish::Changed, &email).await
+            && let Err(error) = self.outbox.enqueue(MailKind::Changed, &email).await
         {
             tracing::warn!(cause = %error, account = account.id, "nobody was mailed that a password was changed");
         }

@@ -196,7 +196,7 @@ impl Page {
     }
 
     /// The page whose form is sent to an endpoint, or that the endpoint shows.
-    pub fn of(endpoint: &Endpoint) -> Self {
+    pub fn for_endpoint(endpoint: &Endpoint) -> Self {
         match endpoint.path {
             "/login" => Self::Login,
             "/register" => Self::Register,

@@ -95,7 +95,7 @@ impl Asked {
 
     /// The request leads to this endpoint.
     pub fn reached(&mut self, endpoint: &Endpoint) {
-        self.page = Page::of(endpoint);
+        self.page = Page::for_endpoint(endpoint);
     }
 
     /// Its form is filled in like this.

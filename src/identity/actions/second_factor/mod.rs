@@ -26,14 +26,14 @@ impl Identity {
         if !policy.totp {
             return Err(IdentityError::NotOffered.into());
         }
-        let body: BeginTotp = request.read()?;
+        let body: BeginTotp = request.parse_body()?;
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
         let enrolment = self
             .second_factors
             .begin(&account.id, &policy.brand.name, &account.email, self.clock.unix_time())
             .await?;
-        Ok(Outcome::TotpBegun(Enrolment::of(&enrolment)))
+        Ok(Outcome::TotpBegun(Enrolment::new(&enrolment)))
     }
 
     /// The page that turns it on, or off where it is on.
@@ -65,7 +65,7 @@ impl Identity {
         if !policy.totp {
             return Err(IdentityError::NotOffered);
         }
-        let body: ConfirmTotp = request.read()?;
+        let body: ConfirmTotp = request.parse_body()?;
         let account = self.account_of(request).await?;
         let codes = self
             .second_factors
@@ -91,11 +91,11 @@ impl Identity {
         let account = self.account_of(request).await.ok()?;
         let begun =
             self.second_factors.begun(&account.id, &policy.brand.name, &account.email).await;
-        begun.ok()?.as_ref().map(Enrolment::of)
+        begun.ok()?.as_ref().map(Enrolment::new)
     }
 
     pub(super) async fn remove_totp(&self, request: &Request) -> Answered {
-        let body: RemoveTotp = request.read()?;
+        let body: RemoveTotp = request.parse_body()?;
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
         self.check_code(&account, body.code.as_ref()).await?;
@@ -185,7 +185,7 @@ impl fmt::Debug for Enrolment {
 
 impl Enrolment {
     /// What is told of it.
-    pub fn of(enrolment: &second_factor::Enrolment) -> Self {
+    pub fn new(enrolment: &second_factor::Enrolment) -> Self {
         Self {
             secret: enrolment.secret.to_string(),
             uri: enrolment.uri.to_string(),

@@ -13,13 +13,13 @@ use crate::identity::error::IdentityError;
 use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
 use crate::identity::pages::{Content, Form, Link};
 use crate::identity::request::{Origin, Request};
-use crate::identity::session::{Continued, NotContinued};
+use crate::identity::session::{RefreshError, SessionGrant};
 use crate::identity::{Identity, Mount, Policy, audit, cookie, return_to};
 use crate::store::SessionRow;
 
 impl Identity {
     pub(super) async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: Refresh = request.read()?;
+        let body: Refresh = request.parse_body()?;
         let from_cookie = body.refresh_token.is_none();
         let token =
             body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
@@ -27,7 +27,7 @@ impl Identity {
         if from_cookie && token.is_some() && request.origin != Origin::Own {
             return Err(IdentityError::ForeignOrigin.into());
         }
-        let session = match self.carry_on(token, from_cookie, request, policy).await {
+        let session = match self.refresh_session(token, from_cookie, request, policy).await {
             Ok(session) => session,
             Err(error) => {
                 let cookies = if from_cookie && error_is_final(&error) {
@@ -47,7 +47,10 @@ impl Identity {
     pub(super) async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
-        match self.carry_on(cookie::refresh_token(&request.headers), true, request, policy).await {
+        match self
+            .refresh_session(cookie::refresh_token(&request.headers), true, request, policy)
+            .await
+        {
             Ok(session) => {
                 let tokens = self.tokens(session, policy).await?;
                 Ok(Outcome::Renewed { tokens, back: back.to_owned() })
@@ -60,35 +63,35 @@ impl Identity {
     }
 
     /// Exchanges a refresh token, and tells how it went.
-    pub(super) async fn carry_on(
+    pub(super) async fn refresh_session(
         &self,
         token: Option<&str>,
         in_cookie: bool,
         request: &Request,
         policy: &Policy,
-    ) -> Result<Continued, IdentityError> {
+    ) -> Result<SessionGrant, IdentityError> {
         let now = self.clock.unix_time();
-        let continued = match token {
+        let granted = match token {
             Some(token) => {
-                self.sessions.continued(token, in_cookie, &request.device(), policy, now).await
+                self.sessions.refresh(token, in_cookie, &request.device(), policy, now).await
             }
-            None => Err(NotContinued::Invalid),
+            None => Err(RefreshError::Invalid),
         };
-        let outcome = match &continued {
+        let outcome = match &granted {
             Ok(_) => "succeeded",
-            Err(NotContinued::Invalid) => "failed",
-            Err(NotContinued::Reused { account, .. }) => {
+            Err(RefreshError::Invalid) => "failed",
+            Err(RefreshError::Reused { account, .. }) => {
                 audit::record("refresh_reused", request.client, account, "invalid_grant");
                 "reused"
             }
-            Err(NotContinued::Store(_)) => "unavailable",
+            Err(RefreshError::Store(_)) => "unavailable",
         };
         self.metrics.refresh(outcome);
-        Ok(continued?)
+        Ok(granted?)
     }
 
     pub(super) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
-        let body: Logout = request.read()?;
+        let body: Logout = request.parse_body()?;
         let from_cookie = cookie::refresh_token(&request.headers);
         // Whoever says two ways who they are wants both to be over.
         let by_token =
@@ -143,7 +146,7 @@ impl Identity {
         let account = self.account_of(request).await?;
         let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
         let now = self.clock.unix_time();
-        let (rows, more) = self.sessions.of(&account.id, policy, now).await?;
+        let (rows, more) = self.sessions.of_account(&account.id, policy, now).await?;
         let current = caller.sid().map(str::to_owned);
         let now = now.as_secs();
         let sessions = Sessions { rows, more, current, now, account, recovery_codes_left };
@@ -214,7 +217,7 @@ pub struct Session {
 
 impl Session {
     /// A row, seen from the session `current`.
-    pub fn of(row: SessionRow, current: Option<&str>) -> Self {
+    pub fn from_row(row: SessionRow, current: Option<&str>) -> Self {
         Self {
             current: current == Some(row.id.as_str()),
             sid: row.id,
