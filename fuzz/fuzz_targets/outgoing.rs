@@ -174,7 +174,7 @@ fuzz_target!(|data: &[u8]| {
     let parts = request.into_parts().0;
     let snapshot = &*SNAPSHOT;
     let Ok(target) = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers) else { return };
-    let Ok(route) = snapshot.routes.find(&parts.method, &target) else { return };
+    let Ok(route) = snapshot.routes.find_route(&parts.method, &target) else { return };
     let from_proxy = choices & 4 != 0;
     let peer = Peer { address: if from_proxy { [10, 0, 0, 9].into() } else { [203, 0, 113, 9].into() }, tls: choices & 8 != 0 };
     let client = snapshot.proxies.client(&peer, &parts.headers);

@@ -171,9 +171,10 @@ impl Compiler<'_> {
             return Some(TokenPlaces { header: true, cookie: takes_cookie, ..places });
         };
         for text in written.get_ref() {
-            match self
-                .take(value::choice(text, &[("header", 'h'), ("cookie", 'c'), ("query", 'q')]))?
-            {
+            match self.ok_or_report(value::choice(
+                text,
+                &[("header", 'h'), ("cookie", 'c'), ("query", 'q')],
+            ))? {
                 'h' => places.header = true,
                 'c' => places.cookie = true,
                 _ => places.query = true,

@@ -107,7 +107,7 @@ fn winner_is(table: &RouteTable, host: &str, route: &Route) -> bool {
 fn winner<'t>(table: &'t RouteTable, host: &str, path: &str) -> Option<&'t Route> {
     let uri = Uri::builder().scheme("http").authority(host).path_and_query(path).build().ok()?;
     let target = Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).ok()?;
-    table.find(&Method::GET, &target).ok()
+    table.find_route(&Method::GET, &target).ok()
 }
 
 /// The `host` that a route is written with, to be repeated in another.

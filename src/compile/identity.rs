@@ -41,11 +41,11 @@ impl Compiler<'_> {
         );
         let algorithm = match &written.algorithm {
             None => Some(Algorithm::ES256),
-            Some(text) => self.take(value::choice(text, &ALGORITHMS)),
+            Some(text) => self.ok_or_report(value::choice(text, &ALGORITHMS)),
         };
         let registration = match &written.registration {
             None => Some(Registration::Closed),
-            Some(text) => self.take(value::choice(
+            Some(text) => self.ok_or_report(value::choice(
                 text,
                 &[("closed", Registration::Closed), ("open", Registration::Open)],
             )),
@@ -214,7 +214,7 @@ impl Compiler<'_> {
     ) -> Option<Duration> {
         match text {
             None => humantime::parse_duration(default).ok(),
-            Some(text) => self.take(value::duration(text, range)),
+            Some(text) => self.ok_or_report(value::duration(text, range)),
         }
     }
 
@@ -263,7 +263,7 @@ impl Compiler<'_> {
         let Some(written) = written else { return Some((true, true)) };
         let (mut email, mut name) = (false, false);
         for text in written.get_ref() {
-            match self.take(value::choice(text, &[("email", 'e'), ("name", 'n')]))? {
+            match self.ok_or_report(value::choice(text, &[("email", 'e'), ("name", 'n')]))? {
                 'e' => email = true,
                 _ => name = true,
             }

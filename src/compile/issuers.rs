@@ -87,12 +87,16 @@ impl Compiler<'_> {
         let logout_audience = self.logout_audience(written);
         let leeway = match &written.leeway {
             None => Some(Duration::from_secs(30)),
-            Some(text) => self.take(value::duration(text, Duration::ZERO..=Duration::from_mins(5))),
+            Some(text) => {
+                self.ok_or_report(value::duration(text, Duration::ZERO..=Duration::from_mins(5)))
+            }
         };
         let max_token_lifetime = match &written.max_token_lifetime {
             None => Some(Duration::from_hours(24)),
-            Some(text) => self
-                .take(value::duration(text, Duration::from_secs(1)..=Duration::from_hours(87840))),
+            Some(text) => self.ok_or_report(value::duration(
+                text,
+                Duration::from_secs(1)..=Duration::from_hours(87840),
+            )),
         };
         let Some(algorithms) = algorithms else {
             self.look_at_key_files(written);

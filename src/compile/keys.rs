@@ -171,7 +171,7 @@ impl Compiler<'_> {
         let times = self.key_times(written);
         let cooldown = match &written.jwks_refetch_cooldown {
             None => Some(Duration::from_secs(10)),
-            Some(text) => self.take(value::duration(text, SHORTEST..=DAY * 31)),
+            Some(text) => self.ok_or_report(value::duration(text, SHORTEST..=DAY * 31)),
         };
         let ((refresh, max_stale), cooldown) = (times?, cooldown?);
         if allow_http {
@@ -196,7 +196,7 @@ impl Compiler<'_> {
     fn key_times(&mut self, written: &Written) -> Option<(Duration, Duration)> {
         let mut time = |text: &Option<Text>, least: Duration| match text {
             None => Some(None),
-            Some(text) => self.take(value::duration(text, least..=DAY * 31)).map(Some),
+            Some(text) => self.ok_or_report(value::duration(text, least..=DAY * 31)).map(Some),
         };
         let refresh = time(&written.jwks_refresh, SHORTEST);
         let max_stale = time(&written.jwks_max_stale, Duration::from_secs(1));

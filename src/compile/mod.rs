@@ -174,7 +174,7 @@ impl Compiler<'_> {
     }
 
     /// Takes a checked value, or notes what is wrong with it.
-    fn take<T>(&mut self, checked: Result<T, Problem>) -> Option<T> {
+    fn ok_or_report<T>(&mut self, checked: Result<T, Problem>) -> Option<T> {
         checked.map_err(|problem| self.problems.push(problem)).ok()
     }
 

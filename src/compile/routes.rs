@@ -119,7 +119,7 @@ impl Compiler<'_> {
         let access = match &written.access {
             None if leads_to_identity(written) => Some(Access::Public),
             None => Some(Access::Authenticated),
-            Some(text) => self.take(value::choice(
+            Some(text) => self.ok_or_report(value::choice(
                 text,
                 &[
                     ("authenticated", Access::Authenticated),
@@ -232,7 +232,7 @@ impl Compiler<'_> {
     fn relaxations(&mut self, written: &Written) -> Relaxations {
         let mut permitted = Relaxations::NONE;
         for text in &written.insecure_path {
-            if let Some(one) = self.take(value::choice(text, &Relaxations::WORDS)) {
+            if let Some(one) = self.ok_or_report(value::choice(text, &Relaxations::WORDS)) {
                 permitted = permitted.with(one);
             }
         }

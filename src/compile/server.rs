@@ -33,9 +33,9 @@ impl Compiler<'_> {
         };
         let admin = match &file.admin.listen {
             None => Some(([127, 0, 0, 1], 9901).into()),
-            Some(text) => {
-                self.take(value::listen(text)).and_then(|addresses| addresses.first().copied())
-            }
+            Some(text) => self
+                .ok_or_report(value::listen(text))
+                .and_then(|addresses| addresses.first().copied()),
         };
         let workers = match &file.server.workers {
             None => Some(0),
@@ -44,13 +44,14 @@ impl Compiler<'_> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let log_format = match &file.log.format {
             None => Some(Format::Json),
-            Some(text) => {
-                self.take(value::choice(text, &[("json", Format::Json), ("text", Format::Text)]))
-            }
+            Some(text) => self.ok_or_report(value::choice(
+                text,
+                &[("json", Format::Json), ("text", Format::Text)],
+            )),
         };
         let log_level = match &file.log.level {
             None => Some(tracing::Level::INFO),
-            Some(text) => self.take(value::choice(
+            Some(text) => self.ok_or_report(value::choice(
                 text,
                 &[
                     ("error", tracing::Level::ERROR),
@@ -86,7 +87,7 @@ impl Compiler<'_> {
         }
         let mut addresses = Vec::new();
         for text in items {
-            for address in self.take(value::listen(text)).into_iter().flatten() {
+            for address in self.ok_or_report(value::listen(text)).into_iter().flatten() {
                 if addresses.contains(&address) && address.port() != 0 {
                     self.error(
                         Problem::error(text.span(), format!("`{address}` is named twice"))
@@ -171,7 +172,7 @@ impl Compiler<'_> {
             .and_then(|number| self.number(number, 10, 10_000))
             .unwrap_or(100);
         let max_header_bytes = limits.max_header_bytes.as_ref().and_then(|text| {
-            let bytes = self.take(value::size(text))?;
+            let bytes = self.ok_or_report(value::size(text))?;
             if (8 * 1024..=1024 * 1024).contains(&bytes) {
                 return usize::try_from(bytes).ok();
             }
@@ -201,7 +202,7 @@ impl Compiler<'_> {
         let bytes = written
             .max_bytes
             .as_ref()
-            .and_then(|text| self.take(value::size(text)))
+            .and_then(|text| self.ok_or_report(value::size(text)))
             .unwrap_or(64 << 20);
         CacheBounds { entries, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
@@ -210,7 +211,7 @@ impl Compiler<'_> {
         match &self.file.server.limits.max_body {
             None => u64::MAX,
             Some(text) if text.get_ref() == "unlimited" => u64::MAX,
-            Some(text) => self.take(value::size(text)).unwrap_or(u64::MAX),
+            Some(text) => self.ok_or_report(value::size(text)).unwrap_or(u64::MAX),
         }
     }
 
@@ -249,7 +250,7 @@ impl Compiler<'_> {
         let server = &self.file.server;
         let mut networks = Vec::new();
         for text in &server.trusted_proxies {
-            let Some(network) = self.take(value::network(text)) else { continue };
+            let Some(network) = self.ok_or_report(value::network(text)) else { continue };
             if network.prefix_len() == 0 && !server.insecure_trust_every_proxy {
                 self.error(
                     Problem::error(text.span(), "every address would be believed about who the client is")
@@ -267,8 +268,10 @@ impl Compiler<'_> {
             ("x-forwarded-for", ForwardingHeader::XForwardedFor),
             ("forwarded", ForwardingHeader::Forwarded),
         ];
-        let header =
-            server.forwarded.as_ref().and_then(|text| self.take(value::choice(text, &words)));
+        let header = server
+            .forwarded
+            .as_ref()
+            .and_then(|text| self.ok_or_report(value::choice(text, &words)));
         TrustedProxies::new(networks, header.unwrap_or_default())
     }
 
@@ -330,7 +333,8 @@ impl Compiler<'_> {
 
     fn limit(&mut self, written: &crate::config::file::Limit) -> Option<Settings> {
         let requests = self.number(&written.requests, 1, 1_000_000_000);
-        let per = self.take(value::duration(&written.per, Duration::from_secs(1)..=DAY * 31));
+        let per =
+            self.ok_or_report(value::duration(&written.per, Duration::from_secs(1)..=DAY * 31));
         let key = match &written.key {
             None => Some(KeyKind::Client),
             Some(text) => {
@@ -339,13 +343,15 @@ impl Compiler<'_> {
                     ("subject", KeyKind::Subject),
                     ("client+account", KeyKind::ClientAndAccount),
                 ];
-                self.take(value::choice(text, &words))
+                self.ok_or_report(value::choice(text, &words))
             }
         };
         let count = match &written.count {
             None => Some(Count::All),
-            Some(text) => self
-                .take(value::choice(text, &[("all", Count::All), ("failures", Count::Failures)])),
+            Some(text) => self.ok_or_report(value::choice(
+                text,
+                &[("all", Count::All), ("failures", Count::Failures)],
+            )),
         };
         let ipv6_prefix =
             written.ipv6_prefix.as_ref().map_or(Some(64), |number| self.number(number, 1, 128));
@@ -391,7 +397,8 @@ impl Compiler<'_> {
 
     /// A duration, or its default; zero is one.
     pub(super) fn duration(&mut self, text: Option<&Text>, default: &str) -> Duration {
-        let parsed = text.and_then(|text| self.take(value::duration(text, Duration::ZERO..=DAY)));
+        let parsed =
+            text.and_then(|text| self.ok_or_report(value::duration(text, Duration::ZERO..=DAY)));
         parsed.or_else(|| humantime::parse_duration(default).ok()).unwrap_or_default()
     }
 

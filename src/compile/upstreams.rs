@@ -44,9 +44,8 @@ impl Compiler<'_> {
         };
         let path_case = match &written.path_case {
             None => Some(false),
-            Some(text) => {
-                self.take(value::choice(text, &[("sensitive", false), ("insensitive", true)]))
-            }
+            Some(text) => self
+                .ok_or_report(value::choice(text, &[("sensitive", false), ("insensitive", true)])),
         };
         let ca = written.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref());
         let ca = match ca {
@@ -78,7 +77,8 @@ impl Compiler<'_> {
                             .help("remove `tls`"),
                     );
                 }
-                self.take(value::choice(builtin, &[("echo", ())])).map(|()| Application::Echo)
+                self.ok_or_report(value::choice(builtin, &[("echo", ())]))
+                    .map(|()| Application::Echo)
             }
             (Some(url), Some(builtin)) => {
                 self.error(

@@ -63,7 +63,7 @@ impl<'s> Decider<'s> {
         announced: Option<u64>,
         observer: &mut impl Observer,
     ) -> Result<Decided<'s>, Refusal> {
-        let matched = match Match::find(self.snapshot, peer, parts, observer)? {
+        let matched = match Match::resolve(self.snapshot, peer, parts, observer)? {
             Match::Route(matched) => matched,
             Match::Logout(request) => return Ok(Decided::Logout(request)),
         };

@@ -20,7 +20,7 @@ pub(super) async fn answer(
     request: Outgoing,
     body: ClientBody,
 ) -> Result<Response<Body>, UploadFailure> {
-    let (text, length) = read(body).await?;
+    let (text, length) = read_body(body).await?;
     let mut fields = serde_json::Map::new();
     for name in request.headers().keys() {
         let values: Vec<_> = request
@@ -55,7 +55,7 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn read(mut body: ClientBody) -> Result<(String, u64), UploadFailure> {
+async fn read_body(mut body: ClientBody) -> Result<(String, u64), UploadFailure> {
     let (mut kept, mut length) = (Vec::new(), 0);
     while !body.is_end_stream() {
         let Some(frame) = body.frame().await.transpose()? else { break };

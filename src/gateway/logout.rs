@@ -37,7 +37,7 @@ impl LogoutPaths {
     ///
     /// # Errors
     /// [`LogoutFault::Method`]: there is one, and the request is no POST.
-    pub fn find(
+    pub fn issuer_at(
         &self,
         method: &Method,
         target: &Target,

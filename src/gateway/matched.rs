@@ -1,7 +1,7 @@
 //! A request that has a place in the configuration: who sent it, what it is for, and which route
 //! takes it.
 //!
-//! [`Match::find`] is the first step of the decision and the only maker of [`Matched`]. It reads
+//! [`Match::resolve`] is the first step of the decision and the only maker of [`Matched`]. It reads
 //! every field that the later steps rely on once: the client's address, the number of fields, the
 //! framing, the target, the logout endpoints, the route, the method override, the issuer's endpoint.
 
@@ -31,7 +31,7 @@ pub enum Match<'s> {
     Logout(LogoutRequest<'s>),
 }
 
-/// A request and the one route that takes it. Only [`Match::find`] makes one.
+/// A request and the one route that takes it. Only [`Match::resolve`] makes one.
 ///
 /// ```
 /// fn route_of<'a>(matched: &'a portcullis::gateway::matched::Matched<'_>) -> &'a str {
@@ -103,7 +103,7 @@ impl<'s> Match<'s> {
     /// # Errors
     /// [`Refusal`]: too many fields, invalid framing, a target that is malformed or ambiguous, no
     /// route, or a method override that is not one method or has no route.
-    pub fn find(
+    pub fn resolve(
         snapshot: &'s Snapshot,
         peer: &Peer,
         parts: Parts,
@@ -117,17 +117,17 @@ impl<'s> Match<'s> {
         check_request(parts.version, &parts.headers)?;
         let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
         observer.targeted(&target);
-        if let Some(issuer) = snapshot.logouts.find(&parts.method, &target)? {
+        if let Some(issuer) = snapshot.logouts.issuer_at(&parts.method, &target)? {
             observer.logout(issuer);
             return Ok(Self::Logout(LogoutRequest { parts, issuer }));
         }
-        let route = snapshot.routes.find(&parts.method, &target)?;
+        let route = snapshot.routes.find_route(&parts.method, &target)?;
         observer.routed(route, &target);
-        let overriding = Overriding::find(snapshot, route, &parts, &target)?.map(Box::new);
+        let overriding = Overriding::resolve(snapshot, route, &parts, &target)?.map(Box::new);
         let endpoint = match &route.destination {
             Destination::Upstream(_) => None,
             Destination::Identity(_) => {
-                Some(Box::new(MatchedEndpoint::find(snapshot, route, &parts, &target, &client)))
+                Some(Box::new(MatchedEndpoint::resolve(snapshot, route, &parts, &target, &client)))
             }
         };
         Ok(Self::Route(Matched { parts, target, client, route, overriding, endpoint }))
@@ -212,7 +212,7 @@ impl<'s> Matched<'s> {
 }
 
 impl MatchedEndpoint {
-    fn find(
+    fn resolve(
         snapshot: &Snapshot,
         route: &Route,
         parts: &Parts,
@@ -220,7 +220,7 @@ impl MatchedEndpoint {
         client: &ClientAddress,
     ) -> Result<Self, Refusal> {
         let below = below(target.path(), route.pattern.segments.len());
-        let (endpoint, parameter) = match endpoints::find(parts.method.as_str(), below) {
+        let (endpoint, parameter) = match endpoints::find_endpoint(parts.method.as_str(), below) {
             Found::Endpoint(endpoint, parameter) => (endpoint, parameter),
             Found::OtherMethods(allow) => {
                 let allow = HeaderValue::try_from(allow).unwrap_or(HeaderValue::from_static(""));
@@ -282,7 +282,7 @@ impl<'s> LogoutRequest<'s> {
 impl<'s> Overriding<'s> {
     /// The route for the method of an override field, where the chosen route lets such fields
     /// through: both must let the request pass.
-    fn find(
+    fn resolve(
         snapshot: &'s Snapshot,
         route: &Route,
         parts: &Parts,
@@ -295,7 +295,7 @@ impl<'s> Overriding<'s> {
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(TargetError::Method.into());
         }
-        let route = snapshot.routes.find(&method, target)?;
+        let route = snapshot.routes.find_route(&method, target)?;
         Ok(Some(Self { method, route }))
     }
 }

@@ -79,7 +79,7 @@ impl Outgoing {
         let Parts { method, mut headers, version, mut extensions, .. } = request;
         let owned: Vec<HeaderName> =
             headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
-        let asks = Asks::read(&method, version, &headers, &owned, rules);
+        let asks = Asks::from_head(&method, version, &headers, &owned, rules);
         let tracestate = if ids.trace_is_continued {
             headers.get_all(TRACESTATE).iter().cloned().collect()
         } else {
@@ -193,7 +193,7 @@ impl Outgoing {
 impl Asks {
     /// `owned`: those names of `headers` that are ours. All fields that are read here are among
     /// them, and few requests have any.
-    fn read(
+    fn from_head(
         method: &Method,
         version: Version,
         headers: &HeaderMap,

@@ -244,7 +244,7 @@ impl RouteTable {
     ///
     /// # Errors
     /// [`NoRoute`]
-    pub fn find(&self, method: &Method, target: &Target) -> Result<&Route, NoRoute> {
+    pub fn find_route(&self, method: &Method, target: &Target) -> Result<&Route, NoRoute> {
         let not_canonical = target.relaxed().first_beyond(Relaxations::NONE);
         let Some(terminal) = self.hosts(target.host()).find_map(|host| host.find(target.path()))
         else {
@@ -643,7 +643,7 @@ pub(super) mod tests {
         let target =
             Target::parse(&Method::GET, &path.parse::<Uri>().unwrap(), Version::HTTP_11, &headers)
                 .unwrap();
-        match table.find(&method.parse().unwrap(), &target) {
+        match table.find_route(&method.parse().unwrap(), &target) {
             Ok(route) => format!("{} {}", host_text(&route.pattern.host), route.name),
             Err(NoRoute::Method { allow }) => format!("405 {}", allow.to_str().unwrap()),
             Err(NoRoute::NotFound) => "404".into(),

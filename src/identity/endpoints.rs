@@ -142,7 +142,7 @@ impl Endpoint {
 }
 
 /// The endpoint for a method and a decoded path below the mount.
-pub fn find(method: &str, below: &str) -> Found {
+pub fn find_endpoint(method: &str, below: &str) -> Found {
     let mut allowed: Vec<&str> = Vec::new();
     let below = if below.is_empty() { "/" } else { below };
     for endpoint in all() {
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn requests_lead_to_their_endpoint() {
-        let action = |method: &str, below: &str| match find(method, below) {
+        let action = |method: &str, below: &str| match find_endpoint(method, below) {
             Found::Endpoint(endpoint, parameter) => Some((endpoint.action, parameter)),
             _ => None,
         };
@@ -457,9 +457,9 @@ mod tests {
             assert_eq!(action(method, below), None, "{below}");
         }
         assert!(
-            matches!(find("DELETE", "/me"), Found::OtherMethods(allow) if allow == "GET, HEAD")
+            matches!(find_endpoint("DELETE", "/me"), Found::OtherMethods(allow) if allow == "GET, HEAD")
         );
-        assert!(matches!(find("GET", "/nothing"), Found::Nowhere));
+        assert!(matches!(find_endpoint("GET", "/nothing"), Found::Nowhere));
     }
 
     #[test]
