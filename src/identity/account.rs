@@ -1,9 +1,9 @@
-//! Accounts: who may log in, and as what.
+//! Accounts: who may log in, and with which roles.
 //!
-//! Endpoints and the command line use these verbs alike. What a change takes away is gone when it
-//! returns: it is one step of the store with the revocation of what was issued before, and this
-//! process's list has it then. Other processes read it from the store; a command waits until they
-//! have.
+//! The endpoints and the command line use the same operations. A change that takes something away
+//! is complete when the call returns: one step of the store writes it together with the revocation
+//! of everything issued before, and this process's list already has that revocation. Other
+//! processes read it from the store; a command waits until they have.
 
 use std::sync::Arc;
 
@@ -17,39 +17,39 @@ use crate::revocation::{Revocations, row};
 use crate::store::{AccountChange, AccountRow, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
-/// Every account.
+/// All accounts.
 #[derive(Clone, Debug)]
 pub struct Accounts {
     store: Store,
-    /// This process's list; `None` for a command, whose changes the gateway reads from the store.
+    /// This process's list. `None` in a command: the gateway reads its changes from the store.
     revocations: Option<Arc<Revocations>>,
 }
 
-/// An account that is about to be.
+/// An account to be created.
 #[derive(Debug)]
 pub struct NewAccount {
-    /// Its address.
+    /// The e-mail address.
     pub email: Email,
-    /// What to call its owner.
+    /// The owner's display name.
     pub name: Option<String>,
-    /// `None`: nobody can log in before a password is set by mail.
+    /// `None`: no login is possible until a password is set by mail.
     pub password: Option<StoredHash>,
-    /// Each [`is_role`].
+    /// Each passes [`is_role`].
     pub roles: Vec<String>,
-    /// Whether the address was shown to be its owner's.
+    /// Whether the owner has proved that the address is theirs.
     pub email_verified: bool,
 }
 
-/// Why an account is not as it was wanted.
+/// Why an account could not be created or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// The address has an account.
-    #[error("there is an account with this address")]
+    /// The address already has an account.
+    #[error("this address already has an account")]
     Taken,
-    /// There is no such account.
-    #[error("there is no such account")]
+    /// No such account exists.
+    #[error("no such account exists")]
     Unknown,
-    /// The store.
+    /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
 }
@@ -73,10 +73,7 @@ impl Accounts {
         }
     }
 
-    /// Adds all of these accounts, or none: the index of the first whose address is taken.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Adds all of these accounts or none. Returns the index of the first whose address is taken.
     pub async fn add_all(
         &self,
         new: Vec<NewAccount>,
@@ -87,32 +84,23 @@ impl Accounts {
     }
 
     /// The account with this address.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn by_email(&self, email: &Email) -> Result<Option<AccountRow>, StoreError> {
         self.store.account_by_email(email.as_str()).await
     }
 
     /// The account with this id.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn by_id(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
         self.store.account(id).await
     }
 
     /// The next accounts in the order of their addresses, after that of `last`. None: there are
     /// no more.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn after(&self, last: Option<&AccountRow>) -> Result<Vec<AccountRow>, StoreError> {
         self.store.accounts_after(last.map_or("", |last| &last.email)).await
     }
 
-    /// Gives an account other roles. Its access tokens end; its sessions go on, and their next
-    /// tokens hold the new roles.
+    /// Changes the roles of an account. Its access tokens are revoked. Its sessions continue, and
+    /// their next tokens hold the new roles.
     ///
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::Store`]
@@ -126,10 +114,7 @@ impl Accounts {
         self.change(id, AccountChange::Roles(&roles.join(" ")), policy, now).await
     }
 
-    /// Disables an account and ends its sessions, or lets it log in again.
-    ///
-    /// # Errors
-    /// As [`Accounts::set_roles`].
+    /// Disables an account and ends its sessions, or enables it again.
     pub async fn set_disabled(
         &self,
         id: &str,
@@ -140,11 +125,11 @@ impl Accounts {
         self.change(id, AccountChange::Disabled(disabled), policy, now).await
     }
 
-    /// Gives an account another password and ends its sessions, if nothing has ended them since
-    /// `account` was read.
+    /// Sets a new password and ends every session of the account, unless its sessions were ended
+    /// since `account` was read.
     ///
     /// # Errors
-    /// As [`Accounts::set_roles`]; [`AccountError::Unknown`] also where something has.
+    /// As [`Accounts::set_roles`]; [`AccountError::Unknown`] also if its sessions were ended.
     pub async fn set_password(
         &self,
         account: &AccountRow,
@@ -157,12 +142,9 @@ impl Accounts {
         self.change(&account.id, change, policy, now).await
     }
 
-    /// Uses a mailed link up: gives the account that it is good for another password and ends its
-    /// sessions; its address is then confirmed. False: it is good for nothing (any more), or the
-    /// account has changed since it was read.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Uses up a mailed link: sets a new password for its account, ends the account's sessions and
+    /// confirms its address. Returns false if the link is not valid (any longer), or the account
+    /// has changed since it was read.
     pub async fn reset_password(
         &self,
         account: &AccountRow,
@@ -189,12 +171,8 @@ impl Accounts {
         }))
     }
 
-    /// Uses a mailed link up: the address of the account that it is good for was shown to be its
-    /// owner's. False: it is good for nothing (any more), or the account has changed since it was
-    /// read.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Uses up a mailed link that confirms the address of its account. Returns false if the link is
+    /// not valid (any longer), or the account has changed since it was read.
     pub async fn verify_email(
         &self,
         account: &AccountRow,
@@ -204,19 +182,13 @@ impl Accounts {
         self.store.verify_email(link, account, now.cast_signed()).await
     }
 
-    /// Whether a link that is good for nothing any more was sent to confirm an address, and that is
-    /// confirmed by now.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Whether a link that is no longer valid was sent to confirm an address, and that address is
+    /// confirmed now.
     pub async fn is_confirmed_by_now(&self, link: &str) -> Result<bool, StoreError> {
         self.store.is_confirmed_by_now(link).await
     }
 
-    /// The account that a mailed link is good for. Nothing is used up.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// The account of a valid mailed link. Does not use the link up.
     pub async fn by_link(
         &self,
         link: &str,
@@ -227,9 +199,6 @@ impl Accounts {
     }
 
     /// Ends every session of an account.
-    ///
-    /// # Errors
-    /// As [`Accounts::set_roles`].
     pub async fn end_sessions(
         &self,
         id: &str,
@@ -240,9 +209,6 @@ impl Accounts {
     }
 
     /// Ends the sessions of these accounts, all or none.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn end_sessions_of(
         &self,
         accounts: &[AccountRow],
@@ -253,11 +219,8 @@ impl Accounts {
         self.store.end_sessions_of(accounts, &revocation, now.cast_signed()).await
     }
 
-    /// Ends every session of an account, and lets it log in at once although its tokens were cut off
-    /// until a time that is ahead of `now`. False: they are not, and nothing was done.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Ends every session of an account and allows a new login at once, although its tokens were
+    /// cut off until a time ahead of `now`. Returns false, and does nothing, if they were not.
     pub async fn end_sessions_now(
         &self,
         id: &str,
@@ -268,10 +231,7 @@ impl Accounts {
         self.store.move_cutoff_back(id, &revocation, now.cast_signed()).await
     }
 
-    /// Stores another hash of the password that `account` has.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Stores a new hash of the current password of `account`.
     pub async fn renew_hash(
         &self,
         account: &AccountRow,
@@ -280,18 +240,12 @@ impl Accounts {
         self.store.rehash_password(&account.id, &account.password, renewed.as_str()).await
     }
 
-    /// Hashes of passwords, of as many accounts as tell what all are like.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// A sample of stored password hashes, large enough to represent all accounts.
     pub async fn some_hashes(&self) -> Result<Vec<StoredHash>, StoreError> {
         Ok(self.store.some_passwords().await?.iter().filter_map(|hash| hash.parse().ok()).collect())
     }
 
-    /// What is another text after accounts were imported.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// A text that changes with every import of accounts.
     pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
         self.store.last_import().await
     }
@@ -310,7 +264,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// Has this process's list know what was written.
+    /// Adds a written revocation to this process's list.
     fn revoked(&self, revocation: Revocation, cutoff: i64) {
         if let Some(revocations) = &self.revocations {
             revocations.written(Revocation { at: cutoff.cast_unsigned(), ..revocation });
@@ -318,7 +272,7 @@ impl Accounts {
     }
 }
 
-/// Of whatever was issued to an account so far.
+/// The revocation of everything issued to an account so far.
 fn revocation(id: &str, policy: &Policy, now: u64) -> Revocation {
     Revocation {
         scope: Scope::Issuer(policy.issuer.as_str().into()),
@@ -346,17 +300,17 @@ impl NewAccount {
     }
 }
 
-/// Whether a word can be a role of an account: it is stored and told in lists, and must come out of
-/// them as it went in.
+/// Whether a word can be a role of an account. Roles are stored and printed in lists, so a role
+/// must survive being joined and split.
 pub fn is_role(word: &str) -> bool {
     (1..=100).contains(&word.len())
         && !word.chars().any(|letter| letter.is_whitespace() || letter.is_control())
 }
 
-/// A name as it is stored: `None` for one with nothing in it.
+/// Normalizes a display name. Returns `None` if it is empty.
 ///
 /// # Errors
-/// It is longer than 200 characters, or holds some that cannot be seen.
+/// The name is longer than 200 characters, or contains invisible characters.
 pub fn name(written: &str) -> Result<Option<String>, NoName> {
     let name = written.trim();
     if name.chars().count() > 200
@@ -367,9 +321,9 @@ pub fn name(written: &str) -> Result<Option<String>, NoName> {
     Ok((!name.is_empty()).then(|| name.to_owned()))
 }
 
-/// Whether a character is there and is not seen: one that turns or hides what stands beside it, so
-/// that a name reads as another, or a line end. The general categories Cf, Zl and Zp of Unicode 17,
-/// without the two joiners, which Persian and many scripts of India are spelled with.
+/// Whether a character is invisible: a line break, or one that reorders or hides its neighbours, so
+/// that a name reads as another. These are the general categories Cf, Zl and Zp of Unicode 17,
+/// except the two joiners, which Persian and many Indian scripts need.
 fn is_invisible(letter: char) -> bool {
     matches!(letter,
         '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{180e}'
@@ -378,9 +332,9 @@ fn is_invisible(letter: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// What was written is no name.
+/// The text is not a valid name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a name has at most 200 characters, and none that cannot be seen")]
+#[error("a name must have at most 200 characters and no invisible ones")]
 pub struct NoName;
 
 #[cfg(test)]
@@ -388,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_what_is_seen() {
+    fn a_name_has_visible_characters_only() {
         for written in [
             "Ann",
             "Ann-Sofie O’Neill 3rd",

@@ -1,4 +1,4 @@
-//! Answers of the endpoints, where all is well.
+//! Successful responses of the endpoints.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -8,15 +8,15 @@ use super::brand::Asset;
 use super::pages::Sheet;
 use super::request::Request;
 
-/// JSON for whoever asked, and nobody else.
+/// JSON for this client only: caches must not store it.
 pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Bytes> {
-    // What we answer with are strings, numbers and lists of them: it can always be written.
+    // Our bodies contain only strings, numbers and lists of them, so serialization cannot fail.
     let mut text = serde_json::to_vec(body).unwrap_or_default();
     text.push(b'\n');
     with_type(status, "application/json", Bytes::from(text))
 }
 
-/// JSON that everybody may keep for `seconds`.
+/// JSON that any cache may store for `seconds`.
 pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
     let mut response = with_type(StatusCode::OK, "application/json", body);
     response.headers_mut().insert(header::CACHE_CONTROL, max_age);
@@ -27,15 +27,15 @@ pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
     response
 }
 
-/// A page for whoever asked, and nobody else.
+/// A page for this client only: caches must not store it.
 pub(super) fn page(sheet: Sheet) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.body_mut() = sheet.answered_with(response.headers_mut());
     response
 }
 
-/// A file that pages name. With its version in the URL it can be kept for good; without, another
-/// file may be there tomorrow.
+/// A file that pages refer to. With its version in the URL, caches may keep it for good; without,
+/// its content may change tomorrow.
 pub(super) fn asset(asset: &Asset, request: &Request) -> Response<Bytes> {
     let mut response = with_type(StatusCode::OK, asset.content_type, asset.bytes.clone());
     let is_this_version =
@@ -44,8 +44,8 @@ pub(super) fn asset(asset: &Asset, request: &Request) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Somebody may open a mark by itself, and SVG can hold scripts: none runs, and nothing is
-    // loaded.
+    // A logo can be opened by itself, and SVG can contain scripts: this policy runs none and loads
+    // nothing.
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; sandbox"),
@@ -53,7 +53,7 @@ pub(super) fn asset(asset: &Asset, request: &Request) -> Response<Bytes> {
     response
 }
 
-/// Nothing to say.
+/// An empty response.
 pub(super) fn done() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -61,14 +61,14 @@ pub(super) fn done() -> Response<Bytes> {
     response
 }
 
-/// What was asked for will happen, or not: that is not told.
+/// The request was accepted. The response does not reveal whether anything will happen.
 pub(super) fn accepted() -> Response<Bytes> {
     let mut response = done();
     *response.status_mut() = StatusCode::ACCEPTED;
     response
 }
 
-/// Leads a browser to a path of this site, with GET.
+/// Redirects a browser to a path of this site, with GET.
 pub(super) fn see_other(location: &str) -> Response<Bytes> {
     let mut response = done();
     *response.status_mut() = StatusCode::SEE_OTHER;
@@ -77,7 +77,7 @@ pub(super) fn see_other(location: &str) -> Response<Bytes> {
     response
 }
 
-/// Sets cookies with an answer.
+/// Adds cookies to a response.
 pub(super) fn with_cookies(
     mut response: Response<Bytes>,
     cookies: impl IntoIterator<Item = HeaderValue>,

@@ -1,11 +1,11 @@
-//! What happens to accounts, as events of the log: who, from where, why; never a secret. They are
-//! written at every log level.
+//! Account events for the log: who, from where, why; never a secret. They are written at every log
+//! level.
 
 use std::net::IpAddr;
 
 use crate::telemetry::log::AUDIT;
 
-/// Writes an event. `account` is an id, or empty where there is none; `reason` one word.
+/// Writes an event. `account` is an id, or empty if there is none; `reason` is one word.
 pub(super) fn record(event: &'static str, client: IpAddr, account: &str, reason: &'static str) {
     let account = Some(account).filter(|account| !account.is_empty());
     let reason = Some(reason).filter(|reason| !reason.is_empty());

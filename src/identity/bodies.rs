@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::password::Password;
 
-/// A secret on its way into the hasher: it leaves no copy behind, and is never shown.
+/// A secret on its way to the hasher. It is zeroized on drop and never printed.
 #[derive(JsonSchema)]
 #[schemars(transparent, inline, description = "")]
 pub struct Secret(#[schemars(with = "String")] Zeroizing<String>);
@@ -25,13 +25,13 @@ impl Secret {
         Password::new(self.0.to_string())
     }
 
-    /// As it was sent.
+    /// As received.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// Of the examples: as long as real ones, and good for nothing.
+/// For examples: as long as a real token, but not valid.
 pub(super) const ACCESS_TOKEN: &str =
     "eyJ0eXAiOiJhdCtqd3QiLCJhbGciOiJFUzI1NiJ9.eyJzdWIiOiI1ODZjZWIyOCJ9.bm8gc2lnbmF0dXJl";
 pub(super) const REFRESH_TOKEN: &str =
@@ -40,7 +40,7 @@ pub(super) const LINK_TOKEN: &str = "Zk3v0Qb2l8m1o3T7dLk0v9yQe4cHs6uXaRfJpNwZ1m9
 
 /// RFC 3339, in UTC, to the second.
 pub fn time(unix_seconds: i64) -> String {
-    // humantime writes the years 1970 to 9999 and fails beyond: no clock stands there.
+    // humantime writes the years 1970 to 9999 and fails beyond them. No real clock gets there.
     let seconds = u64::try_from(unix_seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }

@@ -1,4 +1,4 @@
-//! How the pages look: whose they are, in which colour.
+//! The look of the pages: name, logo and colour.
 
 use askama::Template;
 use aws_lc_rs::digest;
@@ -8,42 +8,42 @@ use bytes::Bytes;
 
 use super::pages::colour::Colour;
 
-/// `[identity.brand]`, checked, and the files that pages need.
+/// `[identity.brand]`, checked, with the files that the pages need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Brand {
-    /// Whose pages and mails these are.
+    /// The name of the site, on pages and in mails.
     pub name: String,
-    /// The mark above each page.
+    /// The logo above each page.
     pub logo: Option<Asset>,
-    /// The icon of each page: the mark, or a letter where there is none.
+    /// The icon of each page: the logo, or a letter if there is none.
     pub icon: Asset,
     /// The style sheet.
     pub style: Asset,
 }
 
-/// A file that pages name.
+/// A file that pages refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asset {
     /// Its content.
     pub bytes: Bytes,
     /// `Content-Type`
     pub content_type: &'static str,
-    /// Another one for other content: with it in its URL, a browser may keep it for good.
+    /// Changes with the content. A browser may keep a URL that contains it for good.
     pub version: String,
 }
 
-/// Why a file is no logo.
+/// Why a file cannot be used as a logo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotALogo {
-    /// Of another kind.
-    #[error("it is neither PNG nor SVG")]
+    /// It is of another type.
+    #[error("not a PNG or SVG image")]
     Kind,
-    /// Every page waits for it.
-    #[error("it is larger than {} KiB", Brand::LARGEST_LOGO / 1024)]
+    /// It is too large: every page waits for it.
+    #[error("larger than {} KiB", Brand::LARGEST_LOGO / 1024)]
     TooLarge,
 }
 
-/// The style sheet, with the brand's colours for light and for dark.
+/// The style sheet, with the brand's colours for light and dark mode.
 #[derive(Template)]
 #[template(path = "pages/style.css", escape = "none")]
 struct Style {
@@ -51,34 +51,34 @@ struct Style {
     dark: Palette,
 }
 
-/// A brand's colour on one ground.
+/// The brand's colours on one background.
 #[derive(Clone, Copy)]
 struct Palette {
-    /// Of buttons.
+    /// Buttons.
     accent: Colour,
-    /// Of buttons under the pointer.
+    /// Buttons under the pointer.
     hover: Colour,
-    /// Of their text.
+    /// Text on buttons.
     text: Colour,
-    /// Of their edge, which stands out from the ground.
+    /// Borders of buttons, which contrast with the background.
     edge: Colour,
-    /// Of links.
+    /// Links.
     link: Colour,
 }
 
 impl Brand {
-    /// A brand. `colour`: [`Brand::COLOUR`] where none is chosen.
+    /// A brand. Use [`Brand::COLOUR`] if no colour is configured.
     pub fn new(name: String, colour: Colour, logo: Option<Asset>) -> Self {
         let palette = |ground: Colour| {
             let text = colour.text_on();
             Palette {
                 accent: colour,
-                // Away from the text, so that it is read better, not worse.
+                // Away from the text colour, so that contrast rises rather than falls.
                 hover: colour.mixed(text.text_on(), 12),
                 text,
                 edge: colour.legible_on(ground, 3.0),
-                // More than the 4.5 that is asked for: light text on a dark ground looks thinner
-                // than it is.
+                // More than the required 4.5: light text on a dark background looks thinner than it
+                // is.
                 link: colour.legible_on(ground, 5.5),
             }
         };
@@ -89,10 +89,10 @@ impl Brand {
         Self { name, logo, icon, style: Asset::new(Bytes::from(style), "text/css; charset=utf-8") }
     }
 
-    /// The mark in a file, which tells by its content what it is.
+    /// The logo in a file. Its type is detected from its content.
     ///
     /// # Errors
-    /// [`NotALogo`]
+    /// The content is not a PNG or SVG image, or larger than [`Brand::LARGEST_LOGO`].
     pub fn logo(bytes: Vec<u8>) -> Result<Asset, NotALogo> {
         if bytes.len() > Self::LARGEST_LOGO {
             return Err(NotALogo::TooLarge);
@@ -107,10 +107,10 @@ impl Brand {
         Ok(Asset::new(Bytes::from(bytes), content_type))
     }
 
-    /// A quiet blue.
+    /// A muted blue.
     pub const COLOUR: Colour = Colour::new(0x1f, 0x4f, 0xb8);
 
-    /// Bytes of a logo.
+    /// The largest logo, in bytes.
     pub const LARGEST_LOGO: usize = 256 * 1024;
 }
 
@@ -121,7 +121,7 @@ impl Asset {
         Self { bytes, content_type, version }
     }
 
-    /// An icon: the first letter or digit of a name, on a colour.
+    /// An icon: the first letter or digit of the name on a coloured square.
     fn letter(name: &str, colour: Colour) -> Self {
         let first = name.chars().find(|c| c.is_alphanumeric());
         let letter: String = first.into_iter().flat_map(char::to_uppercase).collect();
@@ -134,8 +134,8 @@ impl Asset {
     }
 }
 
-/// Whether the first element is `svg`. Nothing in it can run: it is shown as an image, and served
-/// with a policy that permits nothing.
+/// Whether the first element is `svg`. Scripts in it cannot run: pages show it as an image, and it
+/// is served with a policy that permits nothing.
 fn is_svg(text: &str) -> bool {
     let mut rest = text.trim_start_matches('\u{feff}').trim_start();
     loop {
@@ -152,10 +152,10 @@ fn is_svg(text: &str) -> bool {
         .is_some_and(|rest| rest.starts_with([' ', '\t', '\r', '\n', '>', '/']))
 }
 
-/// What forms stand on, as the style sheet has it.
+/// The background of forms, as in the style sheet.
 const LIGHT: Colour = Colour::new(0xff, 0xff, 0xff);
 
-/// The same where the system is dark.
+/// The same in dark mode.
 const DARK: Colour = Colour::new(0x1b, 0x1f, 0x25);
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_brand_without_a_mark_has_a_letter_as_its_icon() {
+    fn without_a_logo_the_icon_is_a_letter() {
         let icon = |name: &str| {
             let icon = Brand::new(name.to_owned(), Brand::COLOUR, None).icon;
             assert_eq!(icon.content_type, "image/svg+xml");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_logo_is_told_by_its_content() {
+    fn the_type_of_a_logo_is_detected_from_its_content() {
         let kind = |bytes: &[u8]| Brand::logo(bytes.to_vec()).map(|logo| logo.content_type);
         assert_eq!(kind(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Ok("image/png"));
         for svg in [
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_style_sheet_has_the_grounds_that_contrast_is_computed_on_and_the_brands_colour() {
+    fn the_style_sheet_has_the_brands_colour_and_the_backgrounds_used_for_contrast() {
         let style =
             |colour: &str| Brand::new("x".to_owned(), Colour::parse(colour).unwrap(), None).style;
         let text = String::from_utf8(style("#ffd400").bytes.to_vec()).unwrap();

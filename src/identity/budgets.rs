@@ -1,4 +1,4 @@
-//! The limits that are built in. One set for the process: a reload gives nobody new tries.
+//! The built-in limits. There is one set for the process, so that a reload does not reset them.
 //!
 //! Limits on guessing (failed logins by account and by address, current passwords) always hold. A
 //! route's own limit that bounds each address replaces the other limits by address, so that an
@@ -44,8 +44,8 @@ impl Default for Budgets {
 }
 
 impl Budgets {
-    /// Counts a request of an address. `own` is the limit of the route. `None`: that one counts in
-    /// place of the built-in limit.
+    /// Counts a request of a client address. `own` is the limit of the route. `None`: that one counts
+    /// instead of the built-in limit.
     pub fn by_address(
         &self,
         budget: Budget,
@@ -66,8 +66,8 @@ impl Budgets {
         Some((Arc::clone(limit), limit.take_client(client)))
     }
 
-    /// Counts a request as a failure of `account`, until it turns out to be none. `None`: it is not
-    /// counted by account.
+    /// Counts a request as a failure of `account`, until it turns out to have succeeded. `None`: it
+    /// is not counted by account.
     pub fn by_account(
         &self,
         budget: Budget,
@@ -81,8 +81,7 @@ impl Budgets {
         }
     }
 
-    /// What holds on a route of the built-in issuer with this limit of its own, in words for
-    /// `check`.
+    /// Describes the limits in force on an identity route with this limit of its own, for `check`.
     pub fn in_force(own: Option<&Limit>) -> Vec<String> {
         let told = own.map(|limit| {
             let Settings { requests, per, count, observe, .. } = limit.settings();
@@ -99,7 +98,7 @@ impl Budgets {
                         .to_owned(),
                 );
                 lines.push(format!(
-                    "each address: {told}, in place of the other built-in limits by address"
+                    "each address: {told}, instead of the other built-in limits by address"
                 ));
                 return lines;
             }
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_force_is_told() {
+    fn the_limits_in_force_are_described() {
         let own = |key, count, observe| {
             let five = NonZeroU32::new(5).unwrap();
             let settings = limit("x", five, count).settings().clone();

@@ -1,4 +1,4 @@
-//! Our two cookies: the access token for every path, and the refresh token for the mount alone.
+//! Our two cookies: the access token for every path, and the refresh token for the mount only.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use http::{HeaderMap, HeaderValue, header};
 use super::mount::Mount;
 use super::policy::Policy;
 
-/// The cookie that holds a refresh token. Its prefix has browsers refuse it where it could have
-/// been set over cleartext.
+/// The cookie that holds a refresh token. Because of its prefix, browsers reject it if it could
+/// have been set over cleartext.
 pub const REFRESH_COOKIE: &str = "__Secure-portcullis-refresh";
 
-/// The cookies of a session that goes on. They outlive the access token: one that has expired leads
-/// to `/renew`.
+/// The cookies of an active session. They outlive the access token, so that an expired one can be
+/// renewed at `/renew`.
 pub fn set(
     access_token: &str,
     refresh_token: &str,
@@ -26,7 +26,7 @@ pub fn set(
     ]
 }
 
-/// Takes both cookies away.
+/// Removes both cookies.
 pub fn clear(policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
     [
         cookie(&policy.access_cookie, "", "/", None),
@@ -34,17 +34,18 @@ pub fn clear(policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
     ]
 }
 
-/// `SameSite=Lax`: a link from elsewhere leads to somebody who is logged in, a form or a script
-/// from elsewhere does not.
+/// `SameSite=Lax`: a link from another site arrives with the cookie, a form or a script of another
+/// site sends requests without it.
 fn cookie(name: &str, value: &str, path: &str, lifetime: Option<Duration>) -> HeaderValue {
     let seconds = lifetime.map_or(0, |lifetime| lifetime.as_secs());
     let text =
         format!("{name}={value}; Path={path}; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
-    // Names and paths are of the file, where they are checked; tokens are base64url and dots.
+    // Names and paths come from the configuration, where they are checked; tokens are base64url and
+    // dots.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The refresh token of a request's cookie; `None` too where there are two.
+/// The refresh token in the cookie of a request. `None` if there is none, or more than one.
 pub fn refresh_token(headers: &HeaderMap) -> Option<&str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut values = lines.flat_map(|line| line.split(';')).filter_map(|pair| {

@@ -1,28 +1,29 @@
-//! The one form of an e-mail address: what is stored, compared, counted and mailed to.
+//! The canonical form of an e-mail address: the one that is stored, compared, counted and mailed
+//! to.
 
 use std::fmt;
 
 use unicode_normalization::UnicodeNormalization;
 
-/// An address in its one form: without space around it, in compatibility form (NFKC) and lower
+/// An address in canonical form: without surrounding space, in compatibility form (NFKC) and lower
 /// case, its domain in ASCII (RFC 5891).
 ///
-/// Nobody gets two accounts by writing an address in another way, and nobody's limit counts anew.
-/// Mail servers may tell upper from lower case before the `@` (RFC 5321 §2.4); none that people use
-/// does.
+/// Writing an address in another way thus yields neither a second account nor a fresh limit. Mail
+/// servers may distinguish upper and lower case before the `@` (RFC 5321 §2.4), but none in common
+/// use does.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Email(String);
 
-/// What was written is no address that mail can be sent to.
+/// The text is not an address that mail can be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no e-mail address; write one such as ann@example.com, of at most 254 bytes")]
+#[error("not a valid e-mail address; expected one such as ann@example.com, of at most 254 bytes")]
 pub struct NoEmail;
 
 impl Email {
-    /// Reads an address, however it is written.
+    /// Parses an address in any spelling.
     ///
     /// # Errors
-    /// [`NoEmail`]
+    /// The text is not a valid address, or is longer than 254 bytes.
     pub fn parse(written: &str) -> Result<Self, NoEmail> {
         if written.len() > 2 * LONGEST {
             return Err(NoEmail);
@@ -65,16 +66,16 @@ impl fmt::Debug for Email {
     }
 }
 
-/// RFC 5322's atom with dots, and letters beyond ASCII (RFC 6532); nothing that needs quotes, ends
-/// a line or hides.
+/// RFC 5322's dot-atom with letters beyond ASCII (RFC 6532). Excludes whatever needs quotes, breaks
+/// a line or is invisible.
 fn may_stand_in_local(letter: char) -> bool {
     letter.is_alphanumeric() || ".!#$%&'*+-/=?^_`{|}~".contains(letter)
 }
 
-/// Bytes of an address (RFC 5321 §4.5.3.1.3, less the brackets).
+/// The longest address in bytes (RFC 5321 §4.5.3.1.3, less the brackets).
 const LONGEST: usize = 254;
 
-/// Bytes before the `@` (RFC 5321 §4.5.3.1.1).
+/// The longest local part in bytes (RFC 5321 §4.5.3.1.1).
 const LONGEST_LOCAL: usize = 64;
 
 #[cfg(test)]
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_has_one_form() {
+    fn every_spelling_of_an_address_has_one_canonical_form() {
         for written in [
             "ann@example.com",
             " ANN@Example.COM\n",
@@ -102,7 +103,7 @@ mod tests {
             Email::parse("jörg@xn--bcher-kva.example")
         );
         assert_eq!(Email::parse("a.b+tag@localhost").unwrap().as_str(), "a.b+tag@localhost");
-        // Twice is the same as once.
+        // Canonicalizing twice gives the same result as once.
         for written in ["İ@example.com", "ǅ@example.com", "ﬀ@example.com", "ß@example.com"] {
             let once = Email::parse(written).map(|email| email.as_str().to_owned());
             assert_eq!(
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_rejected() {
         let long = format!("{}@example.com", "a".repeat(65));
         let longer = format!("a@{}.com", "b.".repeat(200));
         for written in [

@@ -1,4 +1,5 @@
-//! The one table of endpoints: what is dispatched, and what the OpenAPI description tells.
+//! The one table of endpoints: requests are dispatched by it, and the OpenAPI description is
+//! generated from it.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -9,23 +10,24 @@ use crate::reason::Reason;
 /// An endpoint.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// `GET` or another method; `GET` brings `HEAD`.
+    /// `GET` or another method; `GET` includes `HEAD`.
     pub method: &'static str,
-    /// Below the mount; `{x}` is one segment.
+    /// The path below the mount; `{x}` is one segment.
     pub path: &'static str,
     /// What it does.
     pub action: Action,
-    /// Whether it needs to know who calls, by their access token.
+    /// Whether it needs a caller, identified by an access token.
     pub caller: CallerNeeded,
-    /// The built-in limits that it counts against.
+    /// The built-in limits that count its requests.
     pub budget: Option<Budget>,
-    /// In a sentence.
+    /// One sentence for the OpenAPI description.
     pub summary: &'static str,
-    /// What it reads.
+    /// The schema of the request body.
     pub request: Option<SchemaOf>,
-    /// Its status, and what it answers with, when all is well.
+    /// The status and the schema of the body on success.
     pub success: (u16, Option<SchemaOf>),
-    /// The reasons of its own refusals. Beside these, each may be refused as every request is.
+    /// The reasons specific to this endpoint. Every request may also be refused for the general
+    /// ones.
     pub reasons: &'static [Reason],
 }
 
@@ -35,31 +37,31 @@ pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 /// What an endpoint does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Makes an account.
+    /// Creates an account.
     Register,
     /// Opens a session.
     Login,
     /// Exchanges a refresh token.
     Refresh,
-    /// The same for a browser that is on its way somewhere.
+    /// The same for a browser during a navigation.
     Renew,
-    /// Ends the session.
+    /// Ends the current session.
     Logout,
     /// Ends every session of the account.
     LogoutAll,
-    /// Tells the account.
+    /// Describes the account.
     Me,
-    /// Tells its sessions.
+    /// Lists its sessions.
     Sessions,
-    /// Ends one of them.
+    /// Ends one of its sessions.
     EndSession,
-    /// Sets another password.
+    /// Changes the password.
     ChangePassword,
-    /// Has a link mailed that sets another password.
+    /// Mails a link that sets a new password.
     ForgotPassword,
-    /// Sets another password, by such a link.
+    /// Sets a new password, authorized by such a link.
     ResetPassword,
-    /// Shows an address to be its owner's, by a mailed link.
+    /// Confirms an address, authorized by a mailed link.
     VerifyEmail,
     /// Has such a link mailed again.
     ResendEmail,
@@ -77,44 +79,44 @@ pub enum Action {
     Page(Page),
     /// The style sheet of the pages.
     Style,
-    /// The mark above them.
+    /// The logo above the pages.
     Logo,
-    /// Their icon, in tabs and bookmarks.
+    /// The icon for tabs and bookmarks.
     Icon,
-    /// Leads to the page that people begin at.
+    /// Redirects to the page that people start at.
     Home,
 }
 
-/// Whether an endpoint needs to know who calls.
+/// Whether an endpoint needs a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerNeeded {
     /// No access token is read.
     No,
-    /// One is read, where it is there and good.
+    /// An access token is used if it is present and valid.
     Welcome,
-    /// Without a good one, the request is refused.
+    /// Requests without a valid access token are refused.
     Yes,
 }
 
-/// A built-in limit: so many a minute of an address.
+/// A built-in limit: requests per minute and client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// Logins, and failed ones of an account.
+    /// Logins, and the failed logins of an account.
     Login,
     /// Registrations.
     Register,
-    /// Refreshes, also on the way through `/renew`.
+    /// Refreshes, including those through `/renew`.
     Refresh,
-    /// Mails that are asked for.
+    /// Requests for mail.
     Mail,
-    /// Mailed links that are followed.
+    /// Mailed links that are used.
     Link,
-    /// Guesses of the current password, or of a code.
+    /// Attempts at the current password, or at a code.
     CurrentPassword,
 }
 
 impl Budget {
-    /// Whether it is of requests that name an account: by an address in the body, or by the caller.
+    /// Whether its requests name an account: by an address in the body, or as the caller.
     pub fn names_account(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
@@ -123,25 +125,25 @@ impl Budget {
     }
 }
 
-/// Where a request leads.
+/// The result of looking up an endpoint.
 #[derive(Debug)]
 pub enum Found {
-    /// To this endpoint; with what stands for `{x}`.
+    /// This endpoint, with the value of `{x}`.
     Endpoint(&'static Endpoint, Option<String>),
-    /// There are endpoints of this path, for these methods only: a value for `Allow`.
+    /// The path exists for these other methods only: a value for `Allow`.
     OtherMethods(String),
-    /// Nowhere.
+    /// No endpoint has this path.
     Nowhere,
 }
 
 impl Endpoint {
-    /// Whether it changes something: then no other origin may ask for it.
+    /// Whether it changes something. Pages of other origins may then not request it.
     pub fn changes_something(&self) -> bool {
         self.method != "GET"
     }
 }
 
-/// The endpoint for a method and a decoded path below the mount.
+/// Looks up the endpoint for a method and a decoded path below the mount.
 pub fn find_endpoint(method: &str, below: &str) -> Found {
     let mut allowed: Vec<&str> = Vec::new();
     let below = if below.is_empty() { "/" } else { below };
@@ -159,7 +161,7 @@ pub fn find_endpoint(method: &str, below: &str) -> Found {
     if allowed.is_empty() { Found::Nowhere } else { Found::OtherMethods(allowed.join(", ")) }
 }
 
-/// `Some` where a path is the pattern's; inner: what stands for its parameter.
+/// `Some` if the path matches the pattern; the inner option is the value of its parameter.
 #[expect(clippy::option_option, reason = "outer: it matches; inner: its parameter, if it has one")]
 fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
     match pattern.split_once('{') {
@@ -175,12 +177,12 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-/// Every endpoint.
+/// All endpoints.
 pub fn all() -> impl Iterator<Item = &'static Endpoint> {
     ENDPOINTS.iter().chain(&pages::ENDPOINTS)
 }
 
-/// What programs use, and what forms are sent to.
+/// The endpoints that programs use and forms are sent to.
 static ENDPOINTS: [Endpoint; 19] = [
     Endpoint {
         method: "POST",
@@ -188,7 +190,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::Register,
         caller: CallerNeeded::No,
         budget: Some(Budget::Register),
-        summary: "Make an account, where registration is open.",
+        summary: "Create an account, if registration is open.",
         request: Some(schema::<account::Registering>),
         success: (201, Some(schema::<account::Account>)),
         reasons: &[
@@ -233,7 +235,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::Renew,
         caller: CallerNeeded::No,
         budget: Some(Budget::Refresh),
-        summary: "Renew the cookies of a browser, and lead it back to the path `return_to`; without a session, to the login page.",
+        summary: "Renew the cookies of a browser and redirect it to the path `return_to`; without a session, to the login page.",
         request: None,
         success: (303, None),
         reasons: &[],
@@ -266,7 +268,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::Me,
         caller: CallerNeeded::Yes,
         budget: None,
-        summary: "The account of the caller.",
+        summary: "Get the account of the caller.",
         request: None,
         success: (200, Some(schema::<account::Account>)),
         reasons: &[],
@@ -277,7 +279,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::Sessions,
         caller: CallerNeeded::Yes,
         budget: None,
-        summary: "Where the caller is logged in.",
+        summary: "List the sessions of the caller.",
         request: None,
         success: (200, Some(schema::<session::SessionList>)),
         reasons: &[],
@@ -299,7 +301,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::ChangePassword,
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
-        summary: "Set another password. Every session of the account ends, this one too.",
+        summary: "Change the password. This ends every session of the account, including this one.",
         request: Some(schema::<password::ChangePassword>),
         success: (204, None),
         reasons: &[
@@ -315,7 +317,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::ForgotPassword,
         caller: CallerNeeded::No,
         budget: Some(Budget::Mail),
-        summary: "Have a link mailed that sets another password. The answer is the same where there is no such account.",
+        summary: "Request a mail with a link that sets a new password. The response is the same if no such account exists.",
         request: Some(schema::<email::Address>),
         success: (202, None),
         reasons: &[Reason::RequestInvalid, Reason::Overloaded],
@@ -326,7 +328,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::ResetPassword,
         caller: CallerNeeded::No,
         budget: Some(Budget::Link),
-        summary: "Set another password, by the token of a mailed link. Every session of the account ends.",
+        summary: "Set a new password with the token of a mailed link. This ends every session of the account.",
         request: Some(schema::<password::ResetPassword>),
         success: (204, None),
         reasons: &[
@@ -342,7 +344,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::VerifyEmail,
         caller: CallerNeeded::No,
         budget: Some(Budget::Link),
-        summary: "Confirm an address, by the token of a mailed link and the password of the account, or a new one in its place.",
+        summary: "Confirm an address with the token of a mailed link, and either the password of the account or a new one.",
         request: Some(schema::<email::VerifyEmail>),
         success: (204, None),
         reasons: &[
@@ -359,7 +361,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::ResendEmail,
         caller: CallerNeeded::No,
         budget: Some(Budget::Mail),
-        summary: "Have the link that confirms an address mailed again. The answer is the same where there is no such account.",
+        summary: "Mail the link that confirms an address again. The response is the same if no such account exists.",
         request: Some(schema::<email::Address>),
         success: (202, None),
         reasons: &[Reason::RequestInvalid, Reason::Overloaded],
@@ -370,7 +372,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::BeginTotp,
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
-        summary: "Begin to set up an authenticator app, where `totp` is on: its secret. Logins ask for codes after one was confirmed.",
+        summary: "Start setting up an authenticator app, if `totp` is on. The response holds its secret. Logins require codes once the first code has been confirmed.",
         request: Some(schema::<second_factor::BeginTotp>),
         success: (200, Some(schema::<second_factor::Enrolment>)),
         reasons: &[
@@ -386,7 +388,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::ConfirmTotp,
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
-        summary: "Have logins ask for codes from now on, by a code of the app. The answer holds recovery codes, each good for one login.",
+        summary: "Confirm the first code of the app; logins require codes from now on. The response holds recovery codes, each valid for one login.",
         request: Some(schema::<second_factor::ConfirmTotp>),
         success: (200, Some(schema::<second_factor::RecoveryCodes>)),
         reasons: &[Reason::RequestInvalid, Reason::LoginFailed, Reason::RouteNotFound],
@@ -397,7 +399,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::RemoveTotp,
         caller: CallerNeeded::Yes,
         budget: Some(Budget::CurrentPassword),
-        summary: "Take the second factor away.",
+        summary: "Remove the second factor.",
         request: Some(schema::<second_factor::RemoveTotp>),
         success: (204, None),
         reasons: &[
@@ -413,7 +415,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::Keys,
         caller: CallerNeeded::No,
         budget: None,
-        summary: "The public keys (RFC 7517).",
+        summary: "Get the public keys (RFC 7517).",
         request: None,
         success: (200, None),
         reasons: &[],
@@ -424,7 +426,7 @@ static ENDPOINTS: [Endpoint; 19] = [
         action: Action::Metadata,
         caller: CallerNeeded::No,
         budget: None,
-        summary: "The metadata (RFC 8414, OpenID Connect Discovery).",
+        summary: "Get the metadata (RFC 8414, OpenID Connect Discovery).",
         request: None,
         success: (200, None),
         reasons: &[],
@@ -436,7 +438,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_lead_to_their_endpoint() {
+    fn requests_reach_their_endpoint() {
         let action = |method: &str, below: &str| match find_endpoint(method, below) {
             Found::Endpoint(endpoint, parameter) => Some((endpoint.action, parameter)),
             _ => None,
@@ -463,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_endpoints_are_the_same() {
+    fn no_two_endpoints_have_the_same_method_and_path() {
         for (at, one) in all().enumerate() {
             assert!(
                 all()

@@ -1,4 +1,4 @@
-//! Why the built-in issuer does not do what it was asked to.
+//! Why the built-in issuer refuses a request.
 
 use super::account::AccountError;
 use super::hasher::{HashError, NewPasswordError};
@@ -10,78 +10,77 @@ use super::strength::RejectedPassword;
 use crate::reason::Reason;
 use crate::store::StoreError;
 
-/// Why a request to an endpoint fails. What a client learns of it is one word; the rest is for the
-/// log.
+/// Why a request to an endpoint fails. The client learns only the reason; the rest is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The body or the query is not what the endpoint reads.
+    /// The body or the query is not valid for this endpoint.
     #[error("{0}")]
     Request(RequestFault),
-    /// The body is longer than any that an endpoint reads.
-    #[error("the body is longer than any that is read")]
+    /// The body is longer than any endpoint accepts.
+    #[error("the body is too long for any endpoint")]
     TooLarge,
-    /// It came from another origin.
+    /// The request came from another origin.
     #[error("a request that changes something came from another origin")]
     ForeignOrigin,
-    /// No account has this address and password, or it may not log in. Which of these it is, nobody
-    /// learns.
-    #[error("no login with this address and password: {0}")]
+    /// No account has this address and password, or it may not log in. The client does not learn
+    /// which.
+    #[error("login failed: {0}")]
     Login(NoLogin),
-    /// The password was right, and a code is needed besides.
-    #[error("a code is needed besides the password")]
+    /// The password is right, but a code is also required.
+    #[error("a code is required in addition to the password")]
     CodeRequired,
-    /// The address was not yet shown to be its owner's.
-    #[error("the e-mail address was not verified")]
+    /// The owner has not yet proved that the address is theirs.
+    #[error("the e-mail address is not verified")]
     EmailUnverified,
-    /// Nobody registers themselves.
+    /// Self-registration is closed.
     #[error("registration is closed")]
     RegistrationClosed,
-    /// The address has an account.
-    #[error("the address has an account")]
+    /// The address already has an account.
+    #[error("the address already has an account")]
     AccountExists,
-    /// The password cannot be taken.
-    #[error("the password is not taken: {0}")]
+    /// The password is not acceptable.
+    #[error("the password was rejected: {0}")]
     Password(#[from] RejectedPassword),
-    /// The refresh token is no good.
+    /// The refresh token is not valid.
     #[error(transparent)]
     Grant(RefreshError),
-    /// A mailed link is unknown, used or too old.
-    #[error("the link is unknown, was used, or is too old")]
+    /// A mailed link is unknown, used or expired.
+    #[error("the link is unknown, used or expired")]
     Link,
-    /// A link is used or too old, and what it was for is done.
-    #[error("the address is confirmed already")]
+    /// A link is used or expired, but its address is confirmed.
+    #[error("the address is already confirmed")]
     AlreadyConfirmed,
-    /// The file does not offer it.
-    #[error("second factors are not offered: `totp` is false")]
+    /// The configuration does not enable it.
+    #[error("second factors are disabled: `totp` is false")]
     NotOffered,
-    /// More mail waits than leaves.
+    /// The mail queue is full.
     #[error(transparent)]
     MailFull(EnqueueError),
-    /// The pages have no mark.
+    /// The pages have no logo.
     #[error("there is no logo")]
     NoLogo,
-    /// There is no such session.
+    /// No such session exists.
     #[error("the account has no such session")]
     NoSession,
-    /// No credentials that are good for anybody.
-    #[error("there are no credentials of an account")]
+    /// No valid credentials of an account.
+    #[error("no credentials of an account were sent")]
     Nobody,
-    /// More passwords than can be hashed soon.
+    /// The hashing queue is full.
     #[error(transparent)]
     Overloaded(HashError),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The signing keys.
+    /// The signing keys failed.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The process ends.
-    #[error("the gateway is about to stop")]
+    /// The process is shutting down.
+    #[error("the gateway is shutting down")]
     Stopping,
 }
 
 impl IdentityError {
-    /// What a client learns.
+    /// The reason that the client receives.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Request(_) => Reason::RequestInvalid,
@@ -102,13 +101,13 @@ impl IdentityError {
         }
     }
 
-    /// What a client is told beside the reason: what is wrong with its body or its new password.
-    /// Words of ours, none of the request's.
+    /// What the client receives besides the reason: what is wrong with its body or its new
+    /// password. The text is ours and repeats nothing from the request.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Password(rejected) => Some(rejected.to_string()),
             Self::Request(fault) => Some(fault.to_string()),
-            Self::AlreadyConfirmed => Some("The address is confirmed already.".to_owned()),
+            Self::AlreadyConfirmed => Some("The address is already confirmed.".to_owned()),
             _ => None,
         }
     }
@@ -120,59 +119,57 @@ pub enum RequestFault {
     /// Neither JSON nor a form.
     #[error("The Content-Type must be application/json or application/x-www-form-urlencoded.")]
     ContentType,
-    /// No JSON at all, or bytes after it.
-    #[error("The body is no JSON.")]
+    /// Not JSON, or JSON followed by more bytes.
+    #[error("The body is not valid JSON.")]
     Json,
-    /// A form whose fields are no text, percent-decoded or as they are.
+    /// A form whose fields are not UTF-8, percent-decoded or raw.
     #[error("The body is not UTF-8.")]
     Encoding,
-    /// A member that stands there twice.
-    #[error("The body names a member twice.")]
+    /// A repeated member.
+    #[error("The body contains a member twice.")]
     Repeated,
-    /// This member is missing.
+    /// A missing member.
     #[error("The member `{0}` is missing.")]
     Missing(&'static str),
-    /// No object, or a member of the wrong type.
+    /// Not an object, or a member of the wrong type.
     #[error("The body is not an object whose members have the types that this endpoint reads.")]
     Members,
-    /// No address.
-    #[error("`email` is no e-mail address of at most 254 bytes.")]
+    /// Not a valid address.
+    #[error("`email` is not a valid e-mail address of at most 254 bytes.")]
     Email,
-    /// The account has one.
-    #[error("the account has a second factor already")]
+    /// The account already has a second factor.
+    #[error("the account already has a second factor")]
     SecondFactor,
-    /// Not exactly one password to confirm an address with.
-    #[error(
-        "Send either `password`, the one that the account has, or `new_password`, to set another."
-    )]
+    /// Not exactly one of the two passwords that confirm an address.
+    #[error("Send either `password`, the current one, or `new_password`, to set a new one.")]
     WhichPassword,
-    /// The name is too long, or holds what no name does.
-    #[error("`name` has at most 200 characters, and none that cannot be seen.")]
+    /// The name is too long, or contains characters that are not allowed.
+    #[error("`name` must have at most 200 characters and no invisible ones.")]
     Name,
 }
 
-/// Why nobody was logged in.
+/// Why a login failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoLogin {
     /// The address has no account.
-    #[error("there is no such account")]
+    #[error("no such account exists")]
     Unknown,
-    /// The password is another.
+    /// The password is wrong.
     #[error("the password is wrong")]
     Password,
     /// The account is disabled.
     #[error("the account is disabled")]
     Disabled,
     /// The account was changed while its password was checked.
-    #[error("the account was changed meanwhile")]
+    #[error("the account changed during the login")]
     Changed,
-    /// The code is another.
+    /// The code is wrong.
     #[error("the code is wrong")]
     Code,
 }
 
 impl NoLogin {
-    /// The word for it, in the log.
+    /// The word for it in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown_account",

@@ -1,9 +1,10 @@
-//! Where passwords are hashed: on a few threads of their own, behind a short queue. New passwords
-//! are judged on another thread with a queue of its own, so that no login waits for that.
+//! Password hashing on a few dedicated threads with a short queue. New passwords are judged on
+//! another thread with its own queue, so that no login waits for that.
 //!
-//! A hash takes tens of milliseconds and megabytes. The threads step back before those that proxy,
-//! there are few of them, and what would wait too long is refused at once: a flood of logins costs
-//! logins, not requests. Each account has one job in the queue at a time ([`Turns`]).
+//! A hash takes tens of milliseconds and megabytes. There are few hashing threads, they run at a
+//! lower priority than those that proxy, and work that would wait too long is refused at once: a
+//! flood of logins slows logins down, not requests. Each account has one job in the queue at a time
+//! ([`Turns`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -21,8 +22,8 @@ use super::strength::{RejectedPassword, judge};
 use super::turns::{Turn, Turns};
 use crate::priority::lower_priority;
 
-/// Hashes passwords, and holds them against hashes. Clones share the threads, which end with the
-/// last of them.
+/// Hashes and verifies passwords. Clones share the threads, which end when the last clone is
+/// dropped.
 #[derive(Clone)]
 pub struct Hasher {
     hashing: Pool,
@@ -35,33 +36,33 @@ pub struct Hasher {
 /// Why nothing was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
-    /// More logins at a time than the threads can do in a moment.
-    #[error("more passwords wait to be hashed than can be hashed soon")]
+    /// More logins at a time than the threads can handle promptly.
+    #[error("too many passwords are waiting to be hashed")]
     Overloaded,
-    /// The system has no memory or no random numbers.
-    #[error("a password cannot be hashed: the system has no memory or no random numbers")]
+    /// The system is out of memory or random numbers.
+    #[error("cannot hash a password: the system is out of memory or random numbers")]
     Failed,
 }
 
-/// What came of holding a password against an account.
+/// The result of verifying a password.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is another's.
+    /// The password is wrong.
     Wrong,
-    /// It is the account's.
+    /// The password is right.
     Right {
-        /// What to store instead: the hash was made in another way than today's.
+        /// A new hash to store, if the old one does not use the current parameters.
         renewed: Option<StoredHash>,
     },
 }
 
-/// Why a new password has no hash.
+/// Why a new password was not hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NewPasswordError {
     /// It is too easy to guess.
     #[error(transparent)]
     Rejected(#[from] RejectedPassword),
-    /// It was not looked at.
+    /// It was not judged.
     #[error(transparent)]
     NotHashed(#[from] HashError),
 }
@@ -69,11 +70,11 @@ pub enum NewPasswordError {
 impl Hasher {
     /// Starts the threads: half as many as there are cores, at least one.
     ///
-    /// `key` chooses what an unknown account is like; it should stay the same as long as the
-    /// accounts do.
+    /// `key` selects the dummy hash of each unknown address; keep it the same for as long as the
+    /// accounts exist.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system cannot start a thread.
     pub fn start(key: &[u8]) -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self::with_threads((cores / 2).max(1), key)
@@ -89,11 +90,8 @@ impl Hasher {
         })
     }
 
-    /// Judges a new password of somebody of whom `personal` is known, and hashes it. `whose` is the
-    /// address of the account.
-    ///
-    /// # Errors
-    /// [`NewPasswordError`]
+    /// Judges and hashes a new password. `whose` is the address of the account; `personal` holds
+    /// texts that are known about its owner.
     pub async fn renew(
         &self,
         whose: &Email,
@@ -114,10 +112,7 @@ impl Hasher {
         hash.map_err(|_| HashError::Failed.into())
     }
 
-    /// Holds a password against the hash of an account with this address.
-    ///
-    /// # Errors
-    /// [`HashError`]
+    /// Verifies a password against the hash of the account with this address.
     pub async fn verify(
         &self,
         whose: &Email,
@@ -129,7 +124,7 @@ impl Hasher {
             if !hash.matches(&password) {
                 return Verdict::Wrong;
             }
-            // The password is right all the same where no new hash can be made.
+            // The password is right even if no new hash can be made.
             Verdict::Right {
                 renewed: hash.is_outdated().then(|| StoredHash::hash(&password).ok()).flatten(),
             }
@@ -137,11 +132,8 @@ impl Hasher {
         self.hashing.run(work).await
     }
 
-    /// Takes as long as [`Hasher::verify`] does for a wrong password: for an address without an
+    /// Takes as long as [`Hasher::verify`] takes for a wrong password. For an address without an
     /// account, or an account without a password.
-    ///
-    /// # Errors
-    /// [`HashError`]
     pub async fn hash_dummy(&self, password: Password, email: &Email) -> Result<(), HashError> {
         let digest = hmac::sign(&self.key, email.as_str().as_bytes());
         let dummy = self.dummies.load().choose(digest.as_ref());
@@ -152,9 +144,9 @@ impl Hasher {
         self.hashing.run(work).await
     }
 
-    /// What accounts have, so that an address without one can be like them: how each kind of hash
-    /// begins ([`StoredHash::cost`]), and how many there are of it. Imported hashes take another
-    /// time than ours.
+    /// Adapts the dummy hashes to the accounts: the cost of each kind of hash
+    /// ([`StoredHash::cost`]), and the number of hashes with that cost. Imported hashes take a
+    /// different time than ours.
     pub fn set_known_costs(&self, costs: &[(String, u64)]) {
         self.dummies.store(Arc::new(DummyHashes::new(costs)));
     }
@@ -164,7 +156,7 @@ impl Hasher {
     }
 }
 
-/// Threads, and the queue before them. Clones share both; the threads end with the last of them.
+/// Threads and their queue. Clones share both; the threads end when the last clone is dropped.
 #[derive(Clone)]
 struct Pool {
     queue: SyncSender<Job>,
@@ -190,7 +182,8 @@ impl Pool {
         let (answer, answered) = oneshot::channel();
         let waiting_since = Instant::now();
         let job = Box::new(move || {
-            // Whoever asked has gone, or would be told too late: the next one is served sooner.
+            // The caller has gone, or would get the result too late. Skip it, so that the next one
+            // is served sooner.
             if answer.is_closed() {
                 return;
             }
@@ -216,25 +209,23 @@ impl fmt::Debug for Hasher {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One thread's life: a job after the other, until nobody can bring one.
+/// The loop of one thread: runs jobs until the last sender is dropped.
 fn work(jobs: &Mutex<Receiver<Job>>) {
     lower_priority("hashing");
     loop {
-        // Held while waiting: the others wait for the lock instead.
+        // Held while waiting: the other threads wait for the lock instead.
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            tracing::error!(
-                "hashing a password has failed in an unexpected way; what it said is on standard error"
-            );
+            tracing::error!("the password hashing thread panicked; see standard error");
         }
     }
 }
 
-/// What an address without an account is like.
+/// Hashes to verify against for addresses without an account.
 #[derive(Debug)]
 struct DummyHashes {
-    /// A hash, and how many accounts have one of its cost or of those before.
+    /// A hash, and the number of accounts with its cost or that of an earlier entry.
     ranges: Vec<(StoredHash, u64)>,
 }
 
@@ -255,8 +246,8 @@ impl DummyHashes {
         Self { ranges: known.collect() }
     }
 
-    /// The same one for the same digest while the accounts are the same, each as often as its kind
-    /// is among them.
+    /// Returns the same hash for the same digest while the accounts stay the same. Each kind is
+    /// chosen as often as it occurs among the accounts.
     fn choose(&self, digest: &[u8]) -> StoredHash {
         let total = self.ranges.last().map_or(0, |(_, total)| *total).max(1);
         let at = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
@@ -265,17 +256,17 @@ impl DummyHashes {
             self.ranges.iter().find(|(_, until)| at < *until).map(|(hash, _)| hash.clone());
         chosen
             .or_else(|| StoredHash::dummy(CURRENT_COST))
-            .expect("today's cost is the cost of a hash")
+            .expect("the current cost parses as that of a hash")
     }
 }
 
-/// How the hashes begin that are made today.
+/// The cost of hashes that are made today.
 const CURRENT_COST: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
-/// Passwords that wait for each thread: about two seconds' work.
+/// Queued passwords for each thread: about two seconds of work.
 const QUEUED_PER_THREAD: usize = 64;
 
-/// Who has waited longer has gone, or tries again.
+/// A caller that has waited longer has gone away, or will retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -317,12 +308,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_is_told_at_once_and_drains() {
+    async fn a_full_queue_refuses_at_once_and_drains() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let mut first = Box::pin(hasher.hashing.run(move || held.recv().is_err()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut first).await.is_err());
-        // One is at work, as many as the queue takes wait.
+        // One runs; the others fill the queue.
         let (mut accepted, mut refused) = (Vec::new(), 0);
         for _ in 0..QUEUED_PER_THREAD + 10 {
             let mut one = Box::pin(hasher.hashing.run(|| ()));
@@ -334,7 +325,7 @@ mod tests {
                 Err(_) => accepted.push(one),
             }
         }
-        // The thread may not have come to the first yet.
+        // The thread may not have taken the first one yet.
         assert!((10..=11).contains(&refused), "{} accepted, {refused} refused", accepted.len());
         drop(release);
         assert_eq!(first.await, Ok(true));
@@ -345,14 +336,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_has_gone_is_not_served_and_a_panic_ends_nothing() {
+    async fn cancelled_jobs_are_skipped_and_a_panic_does_not_stop_the_thread() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel::<()>();
         let busy = hasher.hashing.run(move || held.recv().is_err());
         let gone = hasher.hashing.run(move || tell.send(()));
         let mut busy = Box::pin(busy);
-        // Each is put into the queue; the second is given up there.
+        // Each enters the queue; the second is cancelled there.
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
         assert!(tokio::time::timeout(Duration::ZERO, gone).await.is_err());
         drop(release);
@@ -364,8 +355,8 @@ mod tests {
         assert!(told.try_recv().is_err(), "it was not done for nobody");
     }
 
-    /// An account that is asked for many times at once has one place in the queue, and new passwords
-    /// are judged elsewhere: others log in meanwhile.
+    /// An account with many requests at once has one place in the queue, and new passwords are
+    /// judged elsewhere, so others can log in meanwhile.
     #[tokio::test]
     async fn one_account_does_not_fill_the_queue() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
@@ -393,7 +384,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn hashing_threads_step_back() {
+    async fn hashing_threads_have_a_lower_priority() {
         let here = rustix::process::getpriority_process(None).unwrap();
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let there = hasher
@@ -406,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unknown_accounts_are_like_known_ones() {
+    async fn dummy_hashes_have_the_costs_of_real_ones() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let chosen = |hasher: &Hasher, index: usize| {
             let digest = hmac::sign(&hasher.key, format!("{index}@example.com").as_bytes());

@@ -1,6 +1,6 @@
-//! Accounts from a file: CSV or JSON lines, as another application's database gives them out.
+//! Import of accounts from CSV or JSON lines, as exported from another application's database.
 //!
-//! All or nothing: every line is read, and everything that is wrong is told with its line, before
+//! All or nothing: every line is parsed, and every problem is reported with its line, before
 //! anything is written.
 
 use std::collections::BTreeMap;
@@ -12,19 +12,19 @@ use super::account::{self, NewAccount, is_role};
 use super::email::{Email, NoEmail};
 use super::password::{StoredHash, UnusableHash};
 
-/// An account of a file, and where it stands.
+/// An account in the file, and its line.
 #[derive(Debug)]
 pub struct Imported {
     /// The line, from 1.
     pub line: u64,
-    /// The account. Whoever brings it vouches for its address.
+    /// The account. Its address counts as verified: whoever imports it vouches for it.
     pub account: NewAccount,
 }
 
 /// A line that cannot be imported.
 #[derive(Debug)]
 pub struct BadLine {
-    /// From 1.
+    /// The line, from 1.
     pub line: u64,
     /// Why.
     pub problem: LineProblem,
@@ -33,38 +33,36 @@ pub struct BadLine {
 /// Why a line cannot be imported. `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LineProblem {
-    /// The first line of a CSV file.
+    /// The CSV header lacks a column.
     #[error(
-        "the header names no column `{0}`; its first line must be `email,password_hash,roles,name`, of which `roles` and `name` may be left out"
+        "the header has no column `{0}`; the first line must be `email,password_hash,roles,name`, where `roles` and `name` are optional"
     )]
     NoColumn(&'static str),
-    /// A column that means nothing here.
+    /// An unknown column.
     #[error(
-        "the header names `{0}`, which is none of `email`, `password_hash`, `roles` and `name`; rename that column, or remove it"
+        "the header has an unknown column `{0}`; rename it to `email`, `password_hash`, `roles` or `name`, or remove it"
     )]
     Column(String),
-    /// A column that would mean something in lower case.
-    #[error("the header names `{written}`; write it in lower case, `{known}`")]
+    /// A column that is known in lower case.
+    #[error("the header has a column `{written}`; write it in lower case, `{known}`")]
     Capitals {
-        /// As it stands there.
+        /// The name in the file.
         written: String,
-        /// As it is meant.
+        /// The name that is meant.
         known: &'static str,
     },
-    /// A column that is there already.
-    #[error("the header names `{0}` twice; remove one of the two columns")]
+    /// A repeated column.
+    #[error("the header has two columns `{0}`; remove one of them")]
     Twice(&'static str),
-    /// Columns that another sign separates.
-    #[error("the columns are separated by {0}, and this reads CSV; separate them by commas")]
+    /// Columns that are not separated by commas.
+    #[error("the columns are separated by {0}; separate them by commas")]
     Separator(&'static str),
-    /// JSON, but not line by line.
-    #[error(
-        "the file is a JSON array, and one object a line is read; `jq -c '.[]'` makes lines of it"
-    )]
+    /// JSON, but not one object per line.
+    #[error("expected one JSON object per line, found an array; convert it with `jq -c '.[]'`")]
     Array,
     /// A record of another length than the header.
     #[error(
-        "it has {found} fields, and the header has {wanted}; quote fields that hold a comma or a quotation mark, and double the mark"
+        "expected {wanted} fields as in the header, found {found}; quote fields that hold a comma or a quotation mark, and double the mark"
     )]
     Fields {
         /// On this line.
@@ -72,18 +70,18 @@ pub enum LineProblem {
         /// In the header.
         wanted: u64,
     },
-    /// CSV that cannot be read.
+    /// Invalid CSV.
     #[error(
-        "this is no CSV; quote fields that hold a comma or a quotation mark, and double the mark"
+        "not valid CSV; quote fields that hold a comma or a quotation mark, and double the mark"
     )]
     Csv,
-    /// JSON that cannot be read.
+    /// Invalid JSON, or not an account.
     #[error(
-        "this is no account in JSON: {0}; write an object such as {{\"email\":\"ann@example.com\",\"password_hash\":\"$2b$…\",\"roles\":[\"user\"],\"name\":\"Ann\"}} on each line"
+        "not a valid account: {0}; write an object such as {{\"email\":\"ann@example.com\",\"password_hash\":\"$2b$…\",\"roles\":[\"user\"],\"name\":\"Ann\"}} on each line"
     )]
     Json(String),
-    /// Bytes of another encoding.
-    #[error("it is not UTF-8; save the file in that encoding")]
+    /// Not UTF-8.
+    #[error("not UTF-8; save the file in that encoding")]
     Encoding,
     /// The address.
     #[error("{0}")]
@@ -93,24 +91,24 @@ pub enum LineProblem {
     Hash(#[from] UnusableHash),
     /// A role.
     #[error(
-        "`{0}` can be no role: one has 1 to 100 bytes, without white space; roles of a CSV file are separated by spaces"
+        "`{0}` is not a valid role: use 1 to 100 bytes without white space; separate roles in CSV by spaces"
     )]
     Role(String),
     /// The name.
     #[error("{0}")]
     Name(#[from] account::NoName),
-    /// The address stands in the file before.
+    /// The address occurs earlier in the file.
     #[error(
-        "{email} stands on line {first} already; addresses are compared without regard to upper and lower case, so remove one of the two"
+        "{email} is already on line {first}; remove one of the two (upper and lower case are the same)"
     )]
     Repeated {
-        /// In its one form.
+        /// The canonical form.
         email: Email,
-        /// Where.
+        /// The line of its first occurrence.
         first: u64,
     },
-    /// The address has an account.
-    #[error("{0} has an account already; remove the line")]
+    /// The address already has an account.
+    #[error("{0} already has an account; remove the line")]
     Taken(Email),
 }
 
@@ -120,11 +118,12 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// Reads a file: JSON lines where the first thing in it is a `{`, CSV where it is no `[`. Who has
-/// no `roles` gets `default_roles`; an address that `has_account` is not taken.
+/// Parses a file: JSON lines if it starts with `{`, otherwise CSV; a leading `[` is rejected.
+/// Accounts without `roles` get `default_roles`; addresses for which `has_account` is true are
+/// rejected.
 ///
 /// # Errors
-/// Every line that is wrong.
+/// Every invalid line.
 pub fn parse_accounts(
     file: &[u8],
     default_roles: &[String],
@@ -160,12 +159,12 @@ pub fn parse_accounts(
     if problems.is_empty() { Ok(accounts) } else { Err(problems) }
 }
 
-/// A line, as it is written.
+/// One line, as written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
     email: String,
-    /// Empty, or absent: nobody can log in before a password is set by mail.
+    /// Empty or absent: no login is possible until a password is set by mail.
     #[serde(default)]
     password_hash: Option<String>,
     #[serde(default)]
@@ -204,12 +203,12 @@ fn json_lines(file: &[u8]) -> Lines {
 }
 
 fn json_line(line: &[u8]) -> Result<Written, LineProblem> {
-    // An array would be read as the members in their order.
+    // serde would accept an array as the members in order.
     if !line.trim_ascii_start().starts_with(b"{") {
-        return Err(LineProblem::Json("it is no object".to_owned()));
+        return Err(LineProblem::Json("expected an object".to_owned()));
     }
     serde_json::from_slice(line).map_err(|error| {
-        // To its reader a line is all there is: it is line 1, which is not the one of the file.
+        // The parser sees only this line and calls it line 1, which is not its number in the file.
         let (told, place) =
             (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
         LineProblem::Json(
@@ -226,7 +225,7 @@ fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
         reader.headers().map_err(|error| BadLine { line: 1, problem: problem(&error) })?.clone();
     let at_first = |problem| BadLine { line: 1, problem };
     let mut columns = BTreeMap::new();
-    // A header without a comma is one column.
+    // A header without a comma is a single column.
     let only = if header.len() == 1 { header.get(0).unwrap_or_default() } else { "" };
     if let Some((_, separator)) = SEPARATORS.into_iter().find(|(sign, _)| only.contains(*sign)) {
         return Err(at_first(LineProblem::Separator(separator)));
@@ -275,8 +274,8 @@ fn csv_lines(file: &[u8]) -> Result<Lines, BadLine> {
     Ok(lines)
 }
 
-/// Which line a record begins on, as an editor counts. The reader's own count is one behind where
-/// lines end in CRLF.
+/// The line on which a record begins, as an editor counts. The parser's own count is one too low
+/// where lines end in CRLF.
 struct LineCounter<'a> {
     file: &'a [u8],
     at: usize,
@@ -307,13 +306,13 @@ fn problem(error: &csv::Error) -> LineProblem {
     }
 }
 
-/// What the header may name.
+/// The known columns.
 const COLUMNS: [&str; 4] = ["email", "password_hash", "roles", "name"];
 
-/// What stands between columns where it is no comma.
+/// Other separators that CSV exports use.
 const SEPARATORS: [(char, &str); 2] = [(';', "semicolons"), ('\t', "tabs")];
 
-/// Characters of an unknown column's name that are shown.
+/// Characters of an unknown column name to show.
 const SHOWN: usize = 40;
 
 #[cfg(test)]
@@ -340,14 +339,14 @@ mod tests {
     }
 
     #[test]
-    fn csv_is_read() {
+    fn csv_is_parsed() {
         let file = format!(
             "\u{feff}email,password_hash,roles,name\r\nAnn@Example.com,{HASH},admin user admin,\"Ann, \"\"the\"\" first\"\r\n\r\n\"bob@example.com\",{HASH},,\r\n\
              cy@example.com,,user,\"two\nlines\""
         );
         assert_eq!(
             told(&file),
-            ["line 5: a name has at most 200 characters, and none that cannot be see"]
+            ["line 5: a name must have at most 200 characters and no invisible ones"]
         );
         let file = file.replace("two\nlines", "one line");
         assert_eq!(
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn json_lines_are_read() {
+    fn json_lines_are_parsed() {
         let file = format!(
             "{{\"email\":\"ann@example.com\",\"password_hash\":\"{HASH}\",\"roles\":[\"admin\",\"user\"],\"name\":\"Ann\"}}\n\n\
              {{\"name\":null,\"email\":\"BOB@example.com\"}}\r\n{{\"email\":\"cy@example.com\",\"roles\":[]}}"
@@ -382,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_line_is_told() {
+    fn every_bad_line_is_reported() {
         let file = format!(
             "email,password_hash,roles\nann,{HASH},user\nbob@example.com,secret,user\ncy@example.com,{HASH},{}\ndee@example.com,{HASH}\n\
              ed@example.com,{HASH},\nED@example.com,{HASH},\nKnown@example.com,,\nknown@example.com,,\n",
@@ -391,29 +390,29 @@ mod tests {
         assert_eq!(
             told(&file),
             [
-                "line 2: this is no e-mail address; write one such as ann@example.com, ",
-                "line 3: this is no hash that can be read: bcrypt (`$2a$`, `$2b$`, `$2y",
+                "line 2: not a valid e-mail address; expected one such as ann@example.c",
+                "line 3: not a supported password hash; use bcrypt (`$2a$`, `$2b$`, `$2",
                 "line 4: `rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr",
-                "line 5: it has 2 fields, and the header has 3; quote fields that hold ",
-                "line 7: ed@example.com stands on line 6 already; addresses are compare",
-                "line 8: known@example.com has an account already; remove the line",
-                "line 9: known@example.com stands on line 8 already; addresses are comp"
+                "line 5: expected 3 fields as in the header, found 2; quote fields that",
+                "line 7: ed@example.com is already on line 6; remove one of the two (up",
+                "line 8: known@example.com already has an account; remove the line",
+                "line 9: known@example.com is already on line 8; remove one of the two "
             ]
         );
         let file = "{\"email\":\"ann@example.com\",\"passwordHash\":\"x\"}\n{\"email\":1}\n[]\n{\"email\":\"a@b.example\",\"roles\":[\"a b\"]}";
         assert_eq!(
             told(file),
             [
-                "line 1: this is no account in JSON: unknown field `passwordHash`, expe",
-                "line 2: this is no account in JSON: invalid type: integer `1`, expecte",
-                "line 3: this is no account in JSON: it is no object; write an object s",
-                "line 4: `a b` can be no role: one has 1 to 100 bytes, without white sp"
+                "line 1: not a valid account: unknown field `passwordHash`, expe",
+                "line 2: not a valid account: invalid type: integer `1`, expecte",
+                "line 3: not a valid account: expected an object; write an object such ",
+                "line 4: `a b` is not a valid role: use 1 to 100 bytes without white spac"
             ]
         );
     }
 
     #[test]
-    fn a_line_of_json_is_told_by_the_number_of_the_file_and_its_column() {
+    fn json_errors_name_the_line_of_the_file_and_the_column() {
         let file = "{\"email\":\"ann@example.com\"}\n{\"email\":ann@example.com}\n{\"email\":";
         let problems = parse_accounts(file.as_bytes(), &[], |_| false).unwrap_err();
         let told: Vec<String> = problems
@@ -423,56 +422,53 @@ mod tests {
         assert_eq!(
             told,
             [
-                "line 2: this is no account in JSON: expected value at column 10",
-                "line 3: this is no account in JSON: EOF while parsing a value at column 9"
+                "line 2: not a valid account: expected value at column 10",
+                "line 3: not a valid account: EOF while parsing a value at column 9"
             ]
         );
     }
 
     #[test]
-    fn a_header_that_does_not_fit_is_told() {
+    fn an_invalid_header_is_reported() {
         for (file, problem) in [
-            ("", "line 1: the header names no column `email`; its first line must be `em"),
+            ("", "line 1: the header has no column `email`; the first line must be `emai"),
             (
                 "ann@example.com,x",
-                "line 1: the header names `ann@example.com`, which is none of `email`, ",
+                "line 1: the header has an unknown column `ann@example.com`; rename it ",
             ),
             (
                 "email,hash",
-                "line 1: the header names `hash`, which is none of `email`, `password_h",
+                "line 1: the header has an unknown column `hash`; rename it to `email`,",
             ),
             (
                 "email,email,password_hash",
-                "line 1: the header names `email` twice; remove one of the two columns",
+                "line 1: the header has two columns `email`; remove one of them",
             ),
             (
                 "Email,password_hash",
-                "line 1: the header names `Email`; write it in lower case, `email`",
+                "line 1: the header has a column `Email`; write it in lower case, `emai",
             ),
             (
                 "email;password_hash\na@b.example;",
-                "line 1: the columns are separated by semicolons, and this reads CSV; s",
+                "line 1: the columns are separated by semicolons; separate them by comm",
             ),
             (
                 "\"email\"\t\"password_hash\"\n",
-                "line 1: the columns are separated by tabs, and this reads CSV; separat",
+                "line 1: the columns are separated by tabs; separate them by commas",
             ),
             (
                 "\n[\n{\"email\":\"ann@example.com\"}]",
-                "line 1: the file is a JSON array, and one object a line is read; `jq -",
+                "line 1: expected one JSON object per line, found an array; convert it ",
             ),
             (
                 "email,name",
-                "line 1: the header names no column `password_hash`; its first line mus",
+                "line 1: the header has no column `password_hash`; the first line must ",
             ),
         ] {
             assert_eq!(told(file), [problem], "{file}");
         }
         let latin = b"email,password_hash,name\nann@example.com,,Andr\xe9\n";
         let problems = parse_accounts(latin, &[], |_| false).unwrap_err();
-        assert_eq!(
-            problems[0].to_string(),
-            "line 2: it is not UTF-8; save the file in that encoding"
-        );
+        assert_eq!(problems[0].to_string(), "line 2: not UTF-8; save the file in that encoding");
     }
 }

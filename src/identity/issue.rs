@@ -1,9 +1,9 @@
-//! The keys that our tokens are signed with, and minting.
+//! Signing keys, and minting tokens with them.
 //!
-//! Keys are in the store, sealed and numbered: of two processes that make the next one, one does,
-//! and the other reads it. A key is published before it signs, and stays published until the last
-//! token that it signed has expired. What the gateway verifies with is replaced before anything is
-//! signed with a new key.
+//! Keys are in the store, sealed and numbered: if two processes make the next key at once, one
+//! succeeds and the other reads that key. A key is published before it signs, and stays published
+//! until the last token that it signed has expired. The gateway's verification keys are replaced
+//! before anything is signed with a new key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::token::{
     generate_private_pem, public_jwk,
 };
 
-/// The keys of the built-in issuer, as this process knows them.
+/// The keys of the built-in issuer, as known to this process.
 #[derive(Debug)]
 pub struct SigningKeys {
     store: Store,
     clock: Clock,
-    /// What the gateway verifies our tokens with.
+    /// The keys that the gateway verifies our tokens with.
     live: Arc<LiveKeys>,
     ring: ArcSwap<Ring>,
 }
 
-/// Every key that is published.
+/// All published keys.
 #[derive(Debug, Default)]
 struct Ring {
     keys: Vec<SigningKey>,
@@ -51,42 +51,39 @@ struct SigningKey {
 /// Why keys cannot be used or made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// The store.
+    /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// No key could be made.
-    #[error("no signing key could be made: {0}")]
+    /// A key could not be generated.
+    #[error("cannot generate a signing key: {0}")]
     Generate(#[from] GenerateError),
-    /// A key of the store cannot be used.
-    #[error("the signing key {kid} in the store cannot be used: {source}")]
+    /// A stored key cannot be used.
+    #[error("cannot use signing key {kid} in the store: {source}")]
     Unusable {
-        /// Its name.
+        /// Its `kid`.
         kid: String,
         /// Why.
         source: KeyError,
     },
-    /// The signature failed.
-    #[error("a token could not be signed: {0}")]
+    /// Signing failed.
+    #[error("cannot sign a token: {0}")]
     Mint(#[from] MintError),
-    /// Making a key was cut short.
-    #[error("the gateway is about to stop")]
+    /// The process stopped while a key was generated.
+    #[error("the gateway is shutting down")]
     Closed,
 }
 
-/// An access token, and when it expires.
+/// An access token and its lifetime.
 #[derive(Debug)]
 pub struct AccessToken {
     /// In compact form.
     pub token: String,
-    /// Seconds from now.
+    /// Lifetime in seconds.
     pub expires_in: u64,
 }
 
 impl SigningKeys {
-    /// Reads the keys, and makes the first one where there is none.
-    ///
-    /// # Errors
-    /// [`KeysError`]
+    /// Loads the keys, and makes the first one if there is none.
     pub async fn load(
         store: Store,
         live: Arc<LiveKeys>,
@@ -96,7 +93,7 @@ impl SigningKeys {
         let keys = Self { store, clock, live, ring: ArcSwap::default() };
         if !keys.reload().await? {
             let now = keys.clock.unix_seconds();
-            // Another process may have made it meanwhile: then that one is read.
+            // If another process made it meanwhile, that key is loaded.
             add_key(&keys.store, policy.algorithm, 1, now, now).await?;
             keys.reload().await?;
         }
@@ -104,11 +101,8 @@ impl SigningKeys {
         Ok(keys)
     }
 
-    /// Reads what other processes did, makes the next key where it is time, and forgets keys whose
-    /// tokens have all expired.
-    ///
-    /// # Errors
-    /// [`KeysError`]; the keys known so far hold.
+    /// Reads changes by other processes, makes the next key when it is due, and deletes keys whose
+    /// tokens have all expired. On an error, the known keys stay in use.
     pub async fn tend(&self, policy: &Policy) -> Result<(), KeysError> {
         let known = self.ring.load().keys.iter().map(|key| key.number).collect::<Vec<_>>();
         if self.store.signing_key_numbers().await? != known {
@@ -148,17 +142,17 @@ impl SigningKeys {
         Ok(())
     }
 
-    /// Reads the keys again. False: there is none.
+    /// Loads the keys again. Returns false if there are none.
     async fn reload(&self) -> Result<bool, KeysError> {
         let (ring, set) = Ring::load(&self.store).await?;
         let is_some = !ring.keys.is_empty();
-        // First what verifies, then what signs: no token is minted that is not accepted.
+        // Update verification before signing, so that every minted token is accepted.
         self.live.replace(set);
         self.ring.store(Arc::new(ring));
         Ok(is_some)
     }
 
-    /// The number of the newest key; 0 where there is none.
+    /// The number of the newest key; 0 if there is none.
     pub fn newest(&self) -> i64 {
         self.ring.load().keys.last().map_or(0, |key| key.number)
     }
@@ -168,8 +162,7 @@ impl SigningKeys {
         self.ring.load().published.clone()
     }
 
-    /// The algorithms of the keys that are published, each once: what tokens are signed with now,
-    /// were before and will be next.
+    /// The algorithms of all published keys without repetition: past, current and next.
     pub fn algorithms(&self) -> Vec<&'static str> {
         let mut names: Vec<&'static str> = Vec::new();
         for key in &self.ring.load().keys {
@@ -181,8 +174,8 @@ impl SigningKeys {
         names
     }
 
-    /// Mints the access token that was issued to a session of `account` at `issued_at`, which may
-    /// be ahead of the time: past a cut-off.
+    /// Mints the access token that was issued to a session of `account` at `issued_at`. That time
+    /// may be in the future: after a cut-off.
     ///
     /// # Errors
     /// [`KeysError::Mint`]
@@ -194,7 +187,7 @@ impl SigningKeys {
         issued_at: u64,
     ) -> Result<AccessToken, KeysError> {
         let now = self.clock.unix_seconds();
-        // Several logins past several cut-offs in one second: the token would be too far in the
+        // After several logins and cut-offs within one second, the token would be too far in the
         // future to be accepted.
         let ahead = issued_at.saturating_sub(now.saturating_add(AHEAD));
         if ahead > 0 {
@@ -233,7 +226,7 @@ impl SigningKeys {
 }
 
 impl Ring {
-    /// The keys of a store, and what verifies their tokens.
+    /// Loads the keys of a store, and the set that verifies their tokens.
     async fn load(store: &Store) -> Result<(Self, KeySet), KeysError> {
         let mut ring = Self::default();
         let mut jwks = Vec::new();
@@ -263,19 +256,12 @@ impl Ring {
     }
 }
 
-/// What verifies the tokens that are signed with the keys of a store, for a command that does not
-/// serve.
-///
-/// # Errors
-/// [`KeysError`]
+/// The keys that verify tokens signed with the keys of a store, for commands.
 pub async fn verifying_keys(store: &Store) -> Result<KeySet, KeysError> {
     Ok(Ring::load(store).await?.1)
 }
 
-/// Makes a key and adds it under this number. False: another process was first.
-///
-/// # Errors
-/// [`KeysError`]
+/// Generates a key and adds it under this number. Returns false if another process was first.
 pub async fn add_key(
     store: &Store,
     algorithm: Algorithm,
@@ -283,7 +269,7 @@ pub async fn add_key(
     signs_from: u64,
     now: u64,
 ) -> Result<bool, KeysError> {
-    // An RSA key takes its time.
+    // Generating an RSA key takes time.
     let made = tokio::task::spawn_blocking(move || generate_private_pem(algorithm))
         .await
         .map_err(|_| KeysError::Closed)?;
@@ -303,21 +289,21 @@ pub async fn add_key(
     Ok(store.insert_signing_key(&row).await?)
 }
 
-/// What a key does now.
+/// The current use of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// It is published, so that verifiers have it when it signs.
+    /// Published in advance, so that verifiers have it before it signs.
     Next,
-    /// It signs.
+    /// Signs new tokens.
     Signs,
-    /// What it signed is verified until then, in Unix seconds.
+    /// No longer signs; its tokens are still verified.
     Remembered {
-        /// When it is forgotten.
+        /// When it is deleted, in Unix seconds.
         until: u64,
     },
 }
 
-/// Every key that is published, and what it does.
+/// All published keys and their use.
 ///
 /// # Errors
 /// [`KeysError::Store`]
@@ -342,11 +328,9 @@ pub async fn key_states(
     Ok(keys.into_iter().enumerate().map(|(index, key)| (key, state(index))).collect())
 }
 
-/// Makes the next key, to sign when verifiers have had the time to fetch it; where the others are
-/// `compromised`, at once, and they are forgotten. `None`: another process made one meanwhile.
-///
-/// # Errors
-/// [`KeysError`]
+/// Makes the next key. It signs once verifiers have had time to fetch it; if the others are
+/// `compromised`, it signs at once and they are deleted. Returns `None` if another process made one
+/// meanwhile.
 pub async fn rotate(
     store: &Store,
     algorithm: Algorithm,
@@ -365,13 +349,13 @@ pub async fn rotate(
     Ok(store.signing_keys().await?.into_iter().find(|key| key.number == number))
 }
 
-/// How long a key is published before it signs: verifiers keep a key set for less.
+/// How long a key is published before it signs. Verifiers cache a key set for less.
 const LEAD: Duration = Duration::from_mins(10);
 
-/// How long a key stays published after the next one has begun to sign.
+/// How long a key stays published after its successor has started to sign.
 const REMEMBERED: Duration = Duration::from_secs(LONGEST_ACCESS_TOKEN.as_secs() + 60);
 
-/// How many seconds an `iat` may be ahead of our clock; less than what verification forgives.
+/// How many seconds an `iat` may be ahead of our clock. Verification tolerates more.
 const AHEAD: u64 = 2;
 
 #[cfg(test)]

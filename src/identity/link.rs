@@ -1,4 +1,4 @@
-//! Links that are mailed: good once, for a while, for one account. What the store keeps of one is a
+//! Mailed links: each is valid once, for a limited time, for one account. The store keeps only a
 //! digest.
 
 use std::time::Duration;
@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 /// What a link is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Another password.
+    /// Setting a new password.
     Reset,
-    /// An address is shown to be its owner's.
+    /// Confirming an address.
     Verify,
 }
 
@@ -27,7 +27,7 @@ impl Purpose {
         }
     }
 
-    /// The page that it leads to, below the mount.
+    /// The path of its page, below the mount.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Reset => "/password/reset",
@@ -35,7 +35,7 @@ impl Purpose {
         }
     }
 
-    /// How long it is good.
+    /// How long it is valid.
     pub const fn lifetime(self) -> Duration {
         match self {
             Self::Reset => Duration::from_mins(30),
@@ -47,34 +47,31 @@ impl Purpose {
 /// The secret of a link: 256 random bits.
 pub struct LinkToken(Zeroizing<String>);
 
-/// The random number generator has failed.
+/// The random number generator failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the system gives no random numbers")]
+#[error("the system's random number generator failed")]
 pub struct NoRandom;
 
 impl LinkToken {
-    /// Another one.
-    ///
-    /// # Errors
-    /// [`NoRandom`]
+    /// Generates a token.
     pub fn generate() -> Result<Self, NoRandom> {
         let mut bytes = Zeroizing::new([0; 32]);
         rand::fill(bytes.as_mut()).map_err(|_| NoRandom)?;
         Ok(Self(Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_ref()))))
     }
 
-    /// The link itself.
+    /// The URL of the link.
     pub fn url(&self, issuer: &str, purpose: Purpose) -> String {
         format!("{issuer}{}?token={}", purpose.path(), *self.0)
     }
 
-    /// What the store keeps.
+    /// The digest that the store keeps.
     pub fn digest(&self) -> String {
         digest_of(&self.0)
     }
 }
 
-/// What the store keeps of a token that somebody sent.
+/// The digest of a received token.
 pub fn digest_of(token: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, token.as_bytes()))
 }
@@ -84,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_holds_its_token_and_the_store_does_not() {
+    fn a_link_contains_its_token_and_the_store_only_a_digest() {
         let token = LinkToken::generate().unwrap();
         let url = token.url("https://app.example.com/auth", Purpose::Reset);
         let sent = url.strip_prefix("https://app.example.com/auth/password/reset?token=").unwrap();

@@ -1,4 +1,4 @@
-//! How mail leaves: over SMTP, or into a folder for trying things out.
+//! Mail delivery: over SMTP, or into a folder for development.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -21,25 +21,25 @@ use uuid::Uuid;
 use super::email::Email;
 use crate::config::value::SecretBytes;
 
-/// What `mail = { … }` says, checked.
+/// `mail = { … }`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailSettings {
     /// Where messages go.
     pub way: MailWay,
-    /// Whom they are from.
+    /// The sender.
     pub from: Mailbox,
 }
 
 /// Where messages go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MailWay {
-    /// Each is a file in this folder.
+    /// A file in this folder for each message.
     Folder(PathBuf),
     /// To this server.
     Smtp(SmtpServer),
 }
 
-/// A server that takes messages.
+/// A mail server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmtpServer {
     host: String,
@@ -52,41 +52,38 @@ pub struct SmtpServer {
 enum SmtpTls {
     /// From the first byte (RFC 8314 §3).
     Implicit,
-    /// After `STARTTLS`, without which nothing is sent.
+    /// After `STARTTLS`; without it nothing is sent.
     Required,
     /// None.
     Plain,
 }
 
-/// Why a text is no server. `Display` says what to do.
+/// Why a text is not a valid server. `Display` says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoServer {
-    /// No URL, or one of another kind.
+    /// Not a URL, or a URL with another scheme.
     #[error(
-        "this is no address of a mail server; write `smtps://mail.example.com`, or `smtp://mail.example.com:587` for STARTTLS"
+        "not a valid mail server URL; write `smtps://mail.example.com`, or `smtp://mail.example.com:587` for STARTTLS"
     )]
     Form,
-    /// A path or a query.
+    /// It has a path or a query.
     #[error(
-        "an address of a mail server has nothing behind host and port; `smtp://` stands for STARTTLS, `smtps://` for TLS from the first byte"
+        "a mail server URL ends after host and port; use `smtp://` for STARTTLS, `smtps://` for TLS from the first byte"
     )]
     Rest,
-    /// Half of a login.
+    /// Only a user name, or only a password.
     #[error(
-        "a login needs both a user name and a password: `smtps://name:password@mail.example.com`, percent-encoded"
+        "a login needs both a user name and a password: write `smtps://name:password@mail.example.com`, percent-encoded"
     )]
     Login,
 }
 
 impl SmtpServer {
-    /// Reads `smtps://[NAME:PASSWORD@]HOST[:PORT]` or `smtp://…`: STARTTLS is then a must, but on
-    /// this machine, or where `plaintext` is asked for.
-    ///
-    /// # Errors
-    /// [`NoServer`]
+    /// Parses `smtps://[NAME:PASSWORD@]HOST[:PORT]` or `smtp://…`. The latter requires STARTTLS,
+    /// except for a server on this machine or if `plaintext` is set.
     pub fn parse(text: &str, plaintext: bool) -> Result<Self, NoServer> {
         let url = Url::parse(text.trim()).map_err(|_| NoServer::Form)?;
-        // Of a scheme that it does not know, `Url` leaves the host as it is written.
+        // For an unknown scheme, `Url` leaves the host as written.
         let written = url.host_str().filter(|host| !host.is_empty()).ok_or(NoServer::Form)?;
         let host = Host::parse(written).map_err(|_| NoServer::Form)?;
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
@@ -118,7 +115,7 @@ impl SmtpServer {
         Ok(Self { host, port: url.port().unwrap_or(port), tls, login })
     }
 
-    /// Whether what it is told can be read on the way.
+    /// Whether messages to it can be read on the way.
     pub fn is_plaintext(&self) -> bool {
         self.tls == SmtpTls::Plain
     }
@@ -143,44 +140,43 @@ impl SmtpServer {
     }
 }
 
-/// A message to somebody.
+/// A message to one person.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// To whom.
+    /// The recipient.
     pub to: Email,
-    /// What it is about.
+    /// The subject.
     pub subject: String,
-    /// What it says; it may hold a link that nobody else must see.
+    /// The text. It may contain a secret link.
     pub text: String,
 }
 
-/// Why a message did not leave.
+/// Why a message was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum NotSent {
-    /// No message can be made of it.
+    /// The message cannot be built.
     #[error("no message can be made for this address: {0}")]
     Message(#[from] lettre::error::Error),
-    /// The address cannot be written in a message.
+    /// The address cannot be used in a message.
     #[error("no message can be made for this address: {0}")]
     Address(#[from] lettre::address::AddressError),
-    /// The server does not take it, or cannot be reached.
+    /// The server rejected the message, or cannot be reached.
     #[error("{}", chain(.0))]
     Smtp(#[from] lettre::transport::smtp::Error),
     /// Each of the server's answers came in time, and all of them together did not.
     #[error("the mail server took longer than {} seconds for one message", LONGEST.as_secs())]
     Slow,
-    /// The file.
-    #[error("{} cannot be written: {source}; let the user that runs the gateway make and write that folder", path.display())]
+    /// The file cannot be written.
+    #[error("cannot write to {}: {source}; make the folder writable for the user that runs the gateway", path.display())]
     File {
         /// The folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// An error and what it comes from: the outer one of the mail library says no more than "connection
-/// error".
+/// An error with its causes: the mail library's outer error is only "connection error".
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -195,13 +191,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl NotSent {
-    /// Whether it makes no sense to try again: the server says that it will never take this
-    /// message.
+    /// Whether retrying is pointless: the server says that it will never accept this message.
     pub fn is_for_good(&self) -> bool {
         match self {
             Self::Message(_) | Self::Address(_) => true,
             Self::Slow | Self::File { .. } => false,
-            // A failed login (530, 535) is a mistake of the file, which may be put right.
+            // A failed login (530, 535) is a configuration error, which may be fixed.
             Self::Smtp(error) => {
                 error.is_permanent()
                     && error.status().is_some_and(|code| !code.to_string().starts_with("53"))
@@ -210,7 +205,7 @@ impl NotSent {
     }
 }
 
-/// What sends messages under one configuration.
+/// Sends messages under one configuration.
 #[derive(Debug)]
 pub struct Mailer {
     settings: MailSettings,
@@ -218,7 +213,7 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// Prepares to send. Nothing is connected yet.
+    /// Prepares to send. Does not connect yet.
     ///
     /// # Errors
     /// The system's trust anchors cannot be read.
@@ -230,15 +225,13 @@ impl Mailer {
         Ok(Self { settings: settings.clone(), smtp })
     }
 
-    /// What it was made of.
+    /// The settings it was made from.
     pub fn settings(&self) -> &MailSettings {
         &self.settings
     }
 
-    /// Sends a message at `now` (since 1970). When it returns, somebody else has it.
-    ///
-    /// # Errors
-    /// [`NotSent`]
+    /// Sends a message dated `now` (since 1970). On return, the server has accepted it, or the file
+    /// is complete.
     pub async fn send(&self, letter: &Letter, now: Duration) -> Result<(), NotSent> {
         let sending = tokio::time::timeout(LONGEST, self.try_to_send(letter, now));
         sending.await.unwrap_or(Err(NotSent::Slow))
@@ -273,21 +266,21 @@ impl Mailer {
             .subject(&letter.subject)
             .date(UNIX_EPOCH + now)
             .message_id(Some(id))
-            // The library adds it to messages of several parts alone (RFC 2045 §4): without it, a
-            // reader may take what follows for text.
+            // The library adds it to multipart messages only (RFC 2045 §4). Without it, a reader
+            // may treat the content as plain ASCII text.
             .header(MIME_VERSION_1_0)
             .header(ContentType::TEXT_PLAIN)
             .body(body(&letter.text))?;
-        // Nobody's absence is answered to us (RFC 3834 §5).
+        // Suppresses automatic replies, such as absence notices (RFC 3834 §5).
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
         message.headers_mut().insert_raw(HeaderValue::new(automatic, "auto-generated".to_owned()));
         Ok(message)
     }
 }
 
-/// The text as it is, where every server takes it so: the mail library would break a link over
-/// lines at 76 characters, which RFC 5322 §2.1.1 recommends, and its readers would have to undo
-/// that; 998 is what no line may pass.
+/// The text as is, if every server accepts it so. The mail library would wrap links at 76
+/// characters, as RFC 5322 §2.1.1 recommends, and readers would have to undo that; 998 is the hard
+/// limit for a line.
 fn body(text: &str) -> Body {
     if text.is_ascii() && text.lines().all(|line| line.len() <= 998) {
         let lines: Vec<&str> = text.lines().collect();
@@ -299,7 +292,7 @@ fn body(text: &str) -> Body {
     Body::new(text.to_owned())
 }
 
-/// A whole file, or none: readers look for names that end in `.eml`.
+/// Writes a complete file or none: readers look for names that end in `.eml`.
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let unfinished = folder.join(format!(".{name}"));
@@ -312,7 +305,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 /// How long it may take to send one message.
 pub const LONGEST: Duration = Duration::from_secs(150);
 
-/// How long a server may take for a command.
+/// The timeout for one command of the server.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -329,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_spoken_to_in_secret_unless_it_is_here() {
+    fn only_local_servers_are_used_without_tls() {
         for (text, plaintext, address, tls) in [
             ("smtps://mail.example.com", false, "mail.example.com 465", SmtpTls::Implicit),
             ("smtps://mail.example.com:4650/", true, "mail.example.com 4650", SmtpTls::Implicit),
@@ -365,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_gets_whole_messages() {
+    async fn a_folder_receives_complete_messages() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mail/out");
         let settings = MailSettings {
@@ -403,8 +396,8 @@ mod tests {
             "the Message-ID tells no host name: {text}"
         );
 
-        // Of other letters than ASCII's, every byte is written so that a server of any age passes
-        // it on, and it is said how.
+        // Text with letters beyond ASCII is encoded so that a server of any age passes it on, and
+        // the encoding is declared.
         let text = format!("Exämple\n\n{link}\n");
         mailer
             .send(&Letter { text, ..letter.clone() }, Duration::from_hours(500_001))
@@ -419,6 +412,6 @@ mod tests {
         let blocked =
             MailSettings { way: MailWay::Folder(files[0].join("below a file")), ..settings };
         let error = Mailer::new(&blocked).unwrap().send(&letter, Duration::ZERO).await.unwrap_err();
-        assert!(!error.is_for_good() && error.to_string().contains("cannot be written"), "{error}");
+        assert!(!error.is_for_good() && error.to_string().contains("cannot write to"), "{error}");
     }
 }

@@ -1,19 +1,18 @@
-//! The built-in issuer: accounts, sessions, the keys that its tokens are signed with, and the
-//! endpoints that people log in at.
+//! The built-in issuer: accounts, sessions, signing keys, and the endpoints that people log in at.
 //!
-//! [`Identity`] lives as long as the process; how it behaves is a [`Policy`], one for each
-//! configuration. It is handed a request, the client's address and the policy, and never sees the
-//! gateway. Its work is done on the background runtime, in a task that ends whether or not whoever
-//! asked still waits: what it writes is whole, and a worker that serves other requests never waits
-//! for the store or a hash.
+//! [`Identity`] lives as long as the process; a [`Policy`] per configuration determines how it
+//! behaves. It receives a request, the client's address and the policy, and does not know the
+//! gateway. It works on the background runtime, in a task that finishes even if the client goes
+//! away: writes are complete, and a worker that serves other requests never waits for the store or
+//! a hash.
 //!
-//! Owned here: the table of endpoints ([`endpoints`]), what each does ([`actions`]), and the answers
-//! that are made of what came of it (`programs`, `people`); accounts
-//! ([`account`]), sessions ([`session`]) and signing keys ([`issue`]) as verbs over the store;
-//! passwords ([`password`], [`hasher`], [`strength`]); cookies ([`cookie`]) and the way back
-//! ([`return_to`]). A change that takes something away is written before it is acknowledged, in one
-//! step with the revocation of what was issued before; a process that is killed at any moment has
-//! done all of it or nothing.
+//! Contents: the table of endpoints ([`endpoints`]), what each does ([`actions`]), and the
+//! responses made from the outcome (`programs`, `people`); accounts ([`account`]), sessions
+//! ([`session`]) and signing keys ([`issue`]) as operations on the store; passwords ([`password`],
+//! [`hasher`], [`strength`]); cookies ([`cookie`]) and the path to return to ([`return_to`]). A
+//! change that takes something away is written before it is acknowledged, in one step with the
+//! revocation of everything issued before. A process that is killed at any moment has done all of
+//! it or nothing.
 
 pub mod account;
 pub mod actions;
@@ -75,7 +74,7 @@ use crate::store::{News, Presence, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::LiveKeys;
 
-/// The built-in issuer. One for the process.
+/// The built-in issuer. There is one per process.
 #[derive(Debug)]
 pub struct Identity {
     store: Store,
@@ -88,32 +87,29 @@ pub struct Identity {
     budgets: Budgets,
     clock: Clock,
     metrics: Metrics,
-    /// The runtime that everything but the table runs on.
+    /// The runtime for everything except looking up endpoints.
     background: Handle,
-    /// Requests that are under way.
+    /// Requests in progress.
     tasks: TaskTracker,
 }
 
 /// Why the built-in issuer cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store.
+    /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The signing keys.
+    /// The signing keys cannot be loaded.
     #[error("{0}")]
     Keys(#[from] KeysError),
-    /// The threads that hash.
-    #[error("the threads that hash passwords cannot be started: {0}")]
+    /// The hashing threads cannot be started.
+    #[error("cannot start the threads that hash passwords: {0}")]
     Threads(#[from] std::io::Error),
 }
 
 impl Identity {
     /// Reads the keys, or makes the first one; `live` is what the gateway verifies our tokens with.
     /// To be called on the background runtime.
-    ///
-    /// # Errors
-    /// [`StartError`]
     pub async fn start(
         store: Store,
         live: Arc<LiveKeys>,
@@ -140,22 +136,19 @@ impl Identity {
         };
         identity.update_dummy_hashes().await?;
         for limit in identity.budgets.all() {
-            // Their series begin at zero, so that an alert on their rate sees the first refusal.
+            // Start these series at zero, so that an alert on their rate sees the first refusal.
             identity.metrics.rate_limited(limit.name());
         }
         Ok(Arc::new(identity))
     }
 
-    /// The limits that hold where a route names none.
+    /// The limits that apply if a route has none of its own.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
     }
 
-    /// Answers a request. May be called on any runtime; the work is done on the background one, to
-    /// its end.
-    ///
-    /// # Errors
-    /// [`Refused`]
+    /// Responds to a request. May be called on any runtime; the work is done on the background
+    /// runtime and always finishes.
     pub async fn answer(
         self: &Arc<Self>,
         request: Request,
@@ -181,9 +174,9 @@ impl Identity {
         answered.map_err(Box::new)
     }
 
-    /// Follows what other processes do to the keys, makes the next one in time, sends mail, and
-    /// forgets what is over; until it is dropped. `policy` tells the policy of the configuration
-    /// that is in force. Commands that make a key learn from `presence` which are known here.
+    /// Follows changes that other processes make to the keys, makes the next key in time, sends
+    /// mail and deletes expired data, until the future is dropped. `policy` returns the current
+    /// policy. Through `presence`, commands that make a key learn which keys this process knows.
     pub async fn tend(
         self: Arc<Self>,
         policy: impl Fn() -> Option<Arc<Policy>>,
@@ -223,7 +216,7 @@ impl Identity {
                 Ok(()) => is_behind = false,
                 Err(error) if !is_behind => {
                     is_behind = true;
-                    tracing::warn!(cause = %error, "signing keys and sessions cannot be looked after; those known so far hold");
+                    tracing::warn!(cause = %error, "maintenance of signing keys and sessions failed; the known ones stay in use");
                 }
                 Err(_) => {}
             }
@@ -254,7 +247,7 @@ impl Identity {
         self.update_dummy_hashes().await
     }
 
-    /// Has addresses without an account take as long as those that have one.
+    /// Makes logins for unknown addresses take as long as those for known ones.
     async fn update_dummy_hashes(&self) -> Result<(), StoreError> {
         let mut costs: Vec<(String, u64)> = Vec::new();
         for hash in self.accounts.some_hashes().await? {
@@ -267,16 +260,16 @@ impl Identity {
         Ok(())
     }
 
-    /// Waits for the requests that are under way.
+    /// Waits for the requests in progress.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-/// How often keys are looked at, and whether accounts were imported: what another process adds is
-/// known here within a second, before it signs.
+/// How often to check for new keys and imports. A key that another process adds is thus known here
+/// within a second, before it signs.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often sessions that are over, and counters, are forgotten.
+/// How often expired sessions and idle counters are deleted.
 const CLEAN_EVERY: Duration = Duration::from_mins(5);

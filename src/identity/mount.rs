@@ -1,11 +1,11 @@
-//! Where the endpoints of the built-in issuer begin.
+//! The path prefix of the built-in issuer's endpoints.
 
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// All but what RFC 3986 §2.3 leaves unreserved: so a URL (§3.3) and the `Path` of a cookie
-/// (RFC 6265 §4.1.1) take it.
+/// Everything except RFC 3986 §2.3's unreserved characters. The result is valid in a URL (§3.3) and
+/// in the `Path` of a cookie (RFC 6265 §4.1.1).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The path of an identity route without its `/*`, percent-encoded; empty for `/*`.
@@ -13,7 +13,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub struct Mount(Arc<str>);
 
 impl Mount {
-    /// The mount below these segments, which are decoded.
+    /// The mount below these decoded segments.
     pub fn new<'a>(segments: impl IntoIterator<Item = &'a str>) -> Self {
         let mut path = String::new();
         for segment in segments {
@@ -23,12 +23,12 @@ impl Mount {
         Self(path.into())
     }
 
-    /// The path of an endpoint, or of a page.
+    /// The path of an endpoint or page.
     pub fn path(&self, below: &str) -> String {
         format!("{}{below}", self.0)
     }
 
-    /// The `Path` of a cookie for everything below.
+    /// The `Path` of a cookie for everything below the mount.
     pub fn cookie_path(&self) -> &str {
         if self.0.is_empty() { "/" } else { &self.0 }
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_is_written_as_a_url_takes_it() {
+    fn a_mount_is_percent_encoded() {
         let mount = Mount::new(["auth", "für alle;"]);
         assert_eq!(mount.path("/login"), "/auth/f%C3%BCr%20alle%3B/login");
         assert_eq!(mount.cookie_path(), "/auth/f%C3%BCr%20alle%3B");

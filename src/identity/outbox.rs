@@ -1,9 +1,10 @@
-//! Mail that is to leave: it waits in the store, and one task sends it, several messages at a time.
+//! The queue of outgoing mail: it is in the store, and one task sends it, several messages at a
+//! time.
 //!
-//! Whoever asks for a mail is answered when the kind is written, and by that time nobody has looked
-//! whether the address has an account: neither the answer nor its time can tell. A kind survives a
-//! restart. The link is made when the message is, so that its time runs from then, and its token
-//! stands in the message and nowhere else; a message that is tried again gets another link.
+//! A request for mail is acknowledged when it is queued, before anyone looks up whether the address
+//! has an account: neither the response nor its timing reveals that. Queued mail survives a restart.
+//! The link is made together with the message, so that its lifetime starts then and its token exists
+//! only in the message; a retried message gets a new link.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::clock::Clock;
 use crate::store::{AccountRow, LinkRow, MailRow, Store, StoreError};
 use crate::telemetry::log::AUDIT;
 
-/// What waits, and who is told that something does.
+/// Queued mail, and the signal that wakes the sender.
 #[derive(Debug)]
 pub struct Outbox {
     store: Store,
@@ -27,17 +28,17 @@ pub struct Outbox {
     wake: Notify,
 }
 
-/// What somebody is to be mailed.
+/// The kinds of mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MailKind {
-    /// A link to set another password, if there is an account.
+    /// A link to set a new password, if the account exists.
     Reset,
-    /// A link that shows the address to be its owner's, if there is an account that needs it.
+    /// A link that confirms the address, if the account exists and needs it.
     Verify,
-    /// That the password was changed.
+    /// A notice that the password was changed.
     Changed,
-    /// That somebody wanted to register with an address that has an account, with a link to set
-    /// another password.
+    /// A notice that someone tried to register with an address that has an account, with a link to
+    /// set a new password.
     Exists,
 }
 
@@ -54,18 +55,18 @@ impl MailKind {
     }
 }
 
-/// Why a kind was not taken.
+/// Why mail was not queued.
 #[derive(Debug, thiserror::Error)]
 pub enum EnqueueError {
-    /// More wait than leave.
-    #[error("{MOST_WAITING} messages wait already; look at `mail_not_sent` in the log")]
+    /// The queue is full.
+    #[error("the mail queue is full ({MOST_WAITING} messages); see `mail_not_sent` in the log")]
     Full,
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Why a letter cannot be written now.
+/// Why a message cannot be written now.
 #[derive(Debug, thiserror::Error)]
 enum NotWritten {
     #[error(transparent)]
@@ -75,15 +76,12 @@ enum NotWritten {
 }
 
 impl Outbox {
-    /// What waits in this store.
+    /// The queue in this store.
     pub fn new(store: Store, clock: Clock) -> Self {
         Self { store, clock, wake: Notify::new() }
     }
 
-    /// Has something mailed. As quick for an address without an account.
-    ///
-    /// # Errors
-    /// [`EnqueueError`]
+    /// Queues a mail. Takes just as long for an address without an account.
     pub async fn enqueue(&self, kind: MailKind, email: &Email) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
         if !self.store.queue_mail(kind.as_str(), email.as_str(), MOST_WAITING, now).await? {
@@ -93,8 +91,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what waits, now and whenever more comes, until it is dropped. `policy` tells the
-    /// policy that is in force.
+    /// Sends queued mail, now and whenever more arrives, until the future is dropped. `policy`
+    /// returns the current policy.
     pub async fn deliver(self: Arc<Self>, policy: impl Fn() -> Option<Arc<Policy>>) {
         let mut mailer: Option<Arc<Mailer>> = None;
         let mut under_way = JoinSet::new();
@@ -103,7 +101,7 @@ impl Outbox {
             let sent = tokio::select! {
                 // The log says that a task panicked.
                 Some(sent) = under_way.join_next() => sent.unwrap_or(Ok(())),
-                // Another process may have written; and what did not leave is tried again.
+                // Another process may have queued mail, and failed mail is retried.
                 _ = tokio::time::timeout(LOOK_EVERY, self.wake.notified()),
                     if under_way.len() < MOST_AT_ONCE => Ok(()),
             };
@@ -115,17 +113,14 @@ impl Outbox {
                 Ok(()) => is_behind = false,
                 Err(error) if !is_behind => {
                     is_behind = true;
-                    tracing::warn!(cause = %error, "mail waits: the store or the system does not let it be sent");
+                    tracing::warn!(cause = %error, "mail delivery is delayed by an error of the store or the system");
                 }
                 Err(_) => {}
             }
         }
     }
 
-    /// Forgets links that have long expired.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Deletes links that expired long ago.
     pub async fn prune(&self) -> Result<(), StoreError> {
         self.store.prune_links(self.now() - KEEP_LINKS).await
     }
@@ -141,7 +136,7 @@ impl Outbox {
         let Some(settings) = &policy.mail else { return Ok(()) };
         if mailer.as_ref().is_none_or(|mailer| mailer.settings() != settings) {
             *mailer = Mailer::new(settings)
-                .inspect_err(|error| tracing::error!(cause = %error, "mail cannot be sent"))
+                .inspect_err(|error| tracing::error!(cause = %error, "cannot send mail"))
                 .ok()
                 .map(Arc::new);
         }
@@ -173,8 +168,8 @@ impl Outbox {
         let kind = row.kind.as_str();
         let is_stale = self.now() - row.requested_at > GIVE_UP_AFTER;
         if is_stale && row.attempts <= 1 {
-            // Nothing was sent meanwhile, as while the file had no `mail`: nobody waits for it any
-            // more.
+            // Nothing was sent in all that time, for example because the configuration had no
+            // `mail`. Nobody waits for it any longer.
             tracing::error!(target: AUDIT, kind, tries = 0, "mail_given_up");
             return Ok(self.store.remove_mail(row, self.now()).await?);
         }
@@ -199,8 +194,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// The letter that is wished for, and whose account it is about. `None`: there is nothing to
-    /// say to this address.
+    /// Writes the message, and returns it with the id of its account. `None`: there is nothing to
+    /// send to this address.
     async fn write(
         &self,
         row: &MailRow,
@@ -212,7 +207,7 @@ impl Outbox {
         let (Some(kind), Some(account), Ok(to)) = (kind, account, Email::parse(&row.email)) else {
             return Ok(None);
         };
-        // Nobody has proved that the account is theirs: whoever owns the address can have it.
+        // Nobody has proved that the account is theirs: the owner of the address can take it over.
         let is_unproved = account.email_verified == 0;
         let kind = if kind == MailKind::Exists && is_unproved { MailKind::Verify } else { kind };
         let site = &policy.brand.name;
@@ -223,10 +218,10 @@ impl Outbox {
                     return Ok(None);
                 };
                 (
-                    format!("A new password for {site}"),
+                    format!("Reset your password for {site}"),
                     format!(
-                        "Somebody, hopefully you, asked for a new password for {to} at {site}.\n\n\
-                         Open this link within 30 minutes and choose one:\n\n{link}\n\n\
+                        "Someone (hopefully you) asked to reset the password of {to} at {site}.\n\n\
+                         Open this link within 30 minutes to set a new password:\n\n{link}\n\n\
                          It works once. If it was not you, ignore this message: nothing has changed.\n"
                     ),
                 )
@@ -241,10 +236,10 @@ impl Outbox {
                 (
                     format!("Confirm your e-mail address for {site}"),
                     format!(
-                        "An account was made for {to} at {site}.\n\n\
+                        "An account was created for {to} at {site}.\n\n\
                          Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
-                         It works once. If somebody else made the account, ignore this message, and nobody can log in to it; \
-                         or open the link and set a password of your own.\n"
+                         It works once. If someone else created the account, ignore this message and nobody will be able to log in to it, \
+                         or open the link and set your own password.\n"
                     ),
                 )
             }
@@ -256,8 +251,8 @@ impl Outbox {
                 (
                     format!("Your account at {site}"),
                     format!(
-                        "Somebody, hopefully you, wanted to make an account for {to} at {site}. There is one already.\n\n\
-                         If you have forgotten its password, open this link within 30 minutes and set another one:\n\n{link}\n\n\
+                        "Someone (hopefully you) tried to create an account for {to} at {site}, but it already exists.\n\n\
+                         If you forgot the password, open this link within 30 minutes to set a new one:\n\n{link}\n\n\
                          It works once. If it was not you, ignore this message: nothing has changed.\n"
                     ),
                 )
@@ -266,7 +261,7 @@ impl Outbox {
                 format!("Your password for {site} was changed"),
                 format!(
                     "The password of {to} at {site} was changed, and every device was logged out.\n\n\
-                     If it was not you, ask for a link to set another one, at once:\n\n{}/password/forgot\n",
+                     If this was not you, reset the password at once:\n\n{}/password/forgot\n",
                     policy.issuer
                 ),
             ),
@@ -274,8 +269,8 @@ impl Outbox {
         Ok(Some((account.id, Letter { to, subject, text })))
     }
 
-    /// Makes a link. `None`: the account was sent enough of them just now. One that did not leave
-    /// may be made anew.
+    /// Makes a link. `None`: enough links were sent to the account recently. A retried message may
+    /// get a new link.
     async fn link(
         &self,
         account: &AccountRow,
@@ -306,7 +301,7 @@ impl Outbox {
     }
 }
 
-/// Seconds until the next try, after so many.
+/// Seconds until the next attempt, after this many.
 fn pause(tries: i64) -> i64 {
     match tries {
         ..=1 => 15,
@@ -316,26 +311,26 @@ fn pause(tries: i64) -> i64 {
     }
 }
 
-/// Wishes that wait at most. A flood of them costs no more than this, and a mail server that is
-/// away for long no kind that was taken.
+/// The longest queue. It bounds the cost of a flood of requests; a mail server that is down for
+/// long loses no queued mail.
 const MOST_WAITING: i64 = 10_000;
 
-/// How often the store is asked for what others wrote, and what is due again.
+/// How often to check the store for mail that other processes queued, and for retries that are due.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How many messages are sent at a time.
 const MOST_AT_ONCE: usize = 8;
 
-/// Seconds after which a try that nothing was heard of is over: more than the mail server is given.
+/// Seconds after which an attempt without a result is over. The mail server's timeouts are shorter.
 const LONGEST_TRY: i64 = mail::LONGEST.as_secs().cast_signed() + 30;
 
-/// Seconds for which something is tried: nobody waits longer for a link.
+/// Seconds for which a message is retried: nobody waits longer for a link.
 const GIVE_UP_AFTER: i64 = 4 * 3600;
 
-/// So many links of a kind within so many seconds are enough for an account: more would be somebody
-/// filling another's mailbox.
+/// Links of one kind that an account gets within [`ENOUGH_WITHIN`]. More would let someone flood
+/// another person's mailbox.
 const ENOUGH: i64 = 5;
 const ENOUGH_WITHIN: i64 = 15 * 60;
 
-/// Seconds for which a link that expired is remembered.
+/// Seconds for which an expired link is kept.
 const KEEP_LINKS: i64 = 24 * 3600;

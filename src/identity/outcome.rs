@@ -1,5 +1,5 @@
-//! What an action comes to. Two renderers make an answer of it: `programs` for whoever reads JSON,
-//! `people` for whoever reads pages.
+//! The outcome of an action. Two renderers turn it into a response: `programs` into JSON, `people`
+//! into pages.
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -13,25 +13,26 @@ use super::pages::{Filled, Page};
 use super::{Mount, Policy, cookie};
 use crate::store::{AccountRow, SessionRow};
 
-/// What an action comes to, or why it is refused.
+/// The outcome of an action, or the reason for its refusal.
 pub(super) type Answered = Result<Outcome, Refused>;
 
-/// What an action comes to.
+/// The outcome of an action.
 pub(super) enum Outcome {
-    /// There is an account.
+    /// The account exists.
     Registered {
         account: Account,
-        /// A person is logged in at once, unless they have to confirm their address first.
+        /// Set if a person is logged in at once. They are not if they have to confirm their address
+        /// first.
         tokens: Option<SessionTokens>,
         return_to: Option<String>,
     },
-    /// A session begins.
+    /// A session was opened.
     LoggedIn { tokens: SessionTokens, in_cookies: bool, return_to: Option<String> },
-    /// A session goes on.
+    /// A session was refreshed.
     Refreshed { tokens: SessionTokens, in_cookies: bool },
-    /// The session of a browser goes on, and the browser goes back.
+    /// The session of a browser was refreshed, and the browser returns to its page.
     Renewed { tokens: SessionTokens, back: String },
-    /// The session of a browser is over: it goes back by way of the login.
+    /// The session of a browser has ended: it returns to its page through the login.
     NotRenewed { back: String },
     /// The session has ended.
     LoggedOut,
@@ -43,27 +44,27 @@ pub(super) enum Outcome {
     Sessions(Box<Sessions>),
     /// A session has ended: the caller's own, or another one.
     SessionEnded { own: bool },
-    /// There is a new password. Every session of the account has ended.
+    /// A new password was set. Every session of the account has ended.
     PasswordChanged,
-    /// A link is mailed, if there is such an account.
+    /// A link will be mailed if such an account exists.
     LinkPromised(Purpose),
-    /// The address is confirmed. A person is logged in at once, if the password is enough.
+    /// The address is confirmed. A person is logged in at once if the password is enough.
     EmailVerified { tokens: Option<SessionTokens> },
-    /// The link is used or too old, and the address is confirmed.
+    /// The link is used or expired, but the address is confirmed.
     AlreadyVerified,
-    /// An authenticator app can be set up.
+    /// The setup of an authenticator app has started.
     TotpBegun(Enrolment),
-    /// Logins ask for codes.
+    /// Logins require codes.
     TotpConfirmed(RecoveryCodes),
-    /// Logins ask for no codes.
+    /// Logins require no codes.
     TotpRemoved,
-    /// A JSON document that is the same for everybody.
+    /// A JSON document that is the same for everyone.
     Published(Bytes),
-    /// A page, filled in like this.
+    /// A page, filled in with these values.
     Shown(Page, Box<Filled>),
-    /// A file that pages name.
+    /// A file that pages refer to.
     File(Asset),
-    /// People begin at the page of their sessions.
+    /// A redirect to the page of the sessions, where people start.
     Home,
 }
 
@@ -84,27 +85,27 @@ impl SessionTokens {
 
 /// The sessions of an account, as the caller sees them.
 pub(super) struct Sessions {
-    /// The one used last comes first.
+    /// Most recently used first.
     pub(super) rows: Vec<SessionRow>,
     /// How many more there are.
     pub(super) more: i64,
-    /// The `sid` of the caller's own.
+    /// The `sid` of the caller's own session.
     pub(super) current: Option<String>,
     /// In Unix seconds.
     pub(super) now: u64,
     pub(super) account: AccountRow,
-    /// `None`: logins ask for no code.
+    /// `None`: logins require no code.
     pub(super) recovery_codes_left: Option<i64>,
 }
 
-/// A request that is refused.
+/// A refused request.
 #[derive(Debug)]
 pub struct Refused {
     /// Why.
     pub error: IdentityError,
     /// `Set-Cookie`: removes cookies that are no longer valid.
     pub cookies: Vec<HeaderValue>,
-    /// The second factor that still waits for its first code: a person is shown it again.
+    /// The second factor that still waits for its first code, to be shown again to a person.
     pub enrolment: Option<Box<Enrolment>>,
 }
 

@@ -1,9 +1,9 @@
 //! Passwords as they are typed, and hashes as they are stored.
 //!
-//! What is stored anew is argon2id (RFC 9106) in a PHC string, of the password's compatibility form
-//! (NFKC, as NIST SP 800-63B asks): `é` is one password whether a keyboard sends it as one
-//! character or two, and full-width letters are the plain ones. Hashes that were imported were made
-//! of whatever bytes came then, so a password is also tried as it was sent, where the two differ.
+//! New hashes are argon2id (RFC 9106) in a PHC string, of the password's compatibility form (NFKC,
+//! as NIST SP 800-63B requires): `é` is the same password whether a keyboard sends it as one
+//! character or two, and full-width letters equal the plain ones. Imported hashes were made from
+//! whatever bytes arrived then, so a password is also tried as it was sent if the two differ.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,23 +14,24 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 use zeroize::Zeroizing;
 
-/// A password as somebody sent it. Leaves no copy behind, and is never shown.
+/// A password as received. It is zeroized on drop and never printed.
 #[derive(Clone)]
 pub struct Password {
     sent: Zeroizing<String>,
-    /// Its compatibility form, where that is another text.
+    /// Its compatibility form, if different.
     folded: Option<Zeroizing<String>>,
 }
 
 impl Password {
-    /// The password. One of more than [`LONGEST_PASSWORD`] bytes can be neither stored nor right.
+    /// Wraps a password. One of more than [`LONGEST_PASSWORD`] bytes is never stored and never
+    /// matches.
     pub fn new(sent: String) -> Self {
         let sent = Zeroizing::new(sent);
         let is_folded =
             sent.len() > LONGEST_PASSWORD || is_nfkc_quick(sent.chars()) == IsNormalized::Yes;
         let folded = (!is_folded).then(|| {
-            // Room for the character that grows most: no copy is left where the text was before it
-            // grew.
+            // Room for the character that grows most: a reallocation would leave a copy of the text
+            // behind.
             let mut folded = Zeroizing::new(String::with_capacity(sent.len() * MOST_GROWTH));
             folded.extend(sent.nfkc());
             folded
@@ -38,7 +39,7 @@ impl Password {
         Self { folded: folded.filter(|folded| **folded != *sent), sent }
     }
 
-    /// Whether it is too long to be looked at.
+    /// Whether it is too long to be hashed or verified.
     pub fn is_too_long(&self) -> bool {
         self.sent.len() > LONGEST_PASSWORD
     }
@@ -48,7 +49,7 @@ impl Password {
         self.folded.as_ref().unwrap_or(&self.sent)
     }
 
-    /// Every form that a stored hash may be of, the likely one first.
+    /// Every form that a stored hash may have been made from, the likely one first.
     fn forms(&self) -> impl Iterator<Item = &str> {
         self.folded.iter().map(|folded| folded.as_str()).chain([self.sent.as_str()])
     }
@@ -60,7 +61,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// A hash that a password can be held against, at a bounded cost.
+/// A password hash with a bounded cost of verification.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredHash {
     text: String,
@@ -73,62 +74,58 @@ enum Scheme {
     Bcrypt,
 }
 
-/// Why a text cannot serve as the hash of a password. `Display` says what to do.
+/// Why a text is not usable as a password hash. `Display` says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableHash {
-    /// Another scheme, or no hash at all.
+    /// Another scheme, or not a hash.
     #[error(
-        "this is no hash that can be read: bcrypt (`$2a$`, `$2b$`, `$2y$`) and argon2 (`$argon2id$`, `$argon2i$`, `$argon2d$`) can"
+        "not a supported password hash; use bcrypt (`$2a$`, `$2b$`, `$2y$`) or argon2 (`$argon2id$`, `$argon2i$`, `$argon2d$`)"
     )]
     Unknown,
-    /// It begins like one.
-    #[error("this is no whole {0} hash; was it cut, or changed by a spreadsheet?")]
+    /// It starts like a hash.
+    #[error("not a complete {0} hash; check whether it was truncated, or changed by a spreadsheet")]
     Broken(&'static str),
-    /// Too expensive to be held against at each login.
+    /// Too expensive to verify at each login.
     #[error(
-        "this hash takes too much at each login: bcrypt's cost may be at most {LARGEST_BCRYPT_COST}, argon2's `m` at most {LARGEST_MEMORY} (KiB), `m` times `t` at most {LARGEST_WORK} and `p` at most {MOST_LANES}; import this account with an empty `password_hash`, and let its owner reset the password"
+        "this hash is too expensive to verify at each login: bcrypt's cost may be at most {LARGEST_BCRYPT_COST}, argon2's `m` at most {LARGEST_MEMORY} (KiB), `m` times `t` at most {LARGEST_WORK} and `p` at most {MOST_LANES}; import this account with an empty `password_hash`, and let its owner reset the password"
     )]
     Expensive,
-    /// Argon2 with a key or data of which nothing is known here.
+    /// Argon2 with a secret key or associated data, which are not known here.
     #[error("this argon2 hash needs a secret or data (`keyid`, `data`) that cannot be imported")]
     Keyed,
 }
 
 impl StoredHash {
-    /// Hashes a password at today's cost. Takes tens of milliseconds: for threads that may, see
-    /// [`Hasher`](super::hasher::Hasher).
-    ///
-    /// # Errors
-    /// [`HashingFailed`]
+    /// Hashes a password at the current cost. This takes tens of milliseconds, so call it on a
+    /// hashing thread; see [`Hasher`](super::hasher::Hasher).
     pub fn hash(password: &Password) -> Result<Self, HashingFailed> {
         let hash: PasswordHash =
             todays().hash_password(password.folded().as_bytes()).map_err(|_| HashingFailed)?;
         Ok(Self { text: hash.to_string(), scheme: Scheme::Argon2 })
     }
 
-    /// Whether it is the hash of this password. As slow as [`StoredHash::hash`], or slower where it
-    /// was imported.
+    /// Whether this is the hash of the password. Takes as long as [`StoredHash::hash`], or longer
+    /// for an imported hash.
     pub fn matches(&self, password: &Password) -> bool {
         if password.is_too_long() {
             return false;
         }
         match self.scheme {
             Scheme::Argon2 => PasswordHash::new(&self.text).is_ok_and(|mut hash| {
-                // Absent, it is the first version's: the crate would take it for today's.
+                // An absent version means the first one; the crate would assume the current one.
                 hash.version.get_or_insert(Version::V0x10.into());
                 password
                     .forms()
                     .any(|form| Argon2::default().verify_password(form.as_bytes(), &hash).is_ok())
             }),
-            // It reads no more than 72 bytes, as whatever made the hash did.
+            // bcrypt reads at most 72 bytes, as it did when the hash was made.
             Scheme::Bcrypt => {
                 password.forms().any(|form| bcrypt::verify(form, &self.text).unwrap_or(false))
             }
         }
     }
 
-    /// Whether today's hashes are made in another way: the next one who proves to know the password
-    /// is given a new hash.
+    /// Whether new hashes use other parameters. The next successful login then stores a new hash.
     pub fn is_outdated(&self) -> bool {
         let is_todays = || {
             let hash = PasswordHash::new(&self.text).ok()?;
@@ -150,7 +147,7 @@ impl StoredHash {
         &self.text
     }
 
-    /// What it begins with, up to the salt: hashes that begin alike take alike long.
+    /// The text up to the salt. Hashes with the same prefix take the same time to verify.
     pub fn cost(&self) -> &str {
         let salt = if self.scheme == Scheme::Bcrypt {
             3
@@ -163,8 +160,8 @@ impl StoredHash {
             .map_or(&self.text, |(at, _)| &self.text[..=at])
     }
 
-    /// A hash of no password, that takes as long as those of this `cost`. `None`: there are none
-    /// of that cost.
+    /// A hash that no password matches and that takes as long to verify as those of this `cost`.
+    /// `None`: no hash has this cost.
     pub fn dummy(cost: &str) -> Option<Self> {
         let rest = if cost.starts_with("$2") { DUMMY_BCRYPT } else { DUMMY_ARGON2 };
         format!("{cost}{rest}").parse().ok()
@@ -222,27 +219,27 @@ impl fmt::Debug for StoredHash {
     }
 }
 
-/// The system has no memory for a hash, or no random numbers for its salt.
+/// The system is out of memory for a hash, or of random numbers for its salt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a password cannot be hashed: the system has no memory or no random numbers")]
+#[error("cannot hash a password: the system is out of memory or random numbers")]
 pub struct HashingFailed;
 
-/// Argon2id with 19 MiB, two passes and one lane: the crate's default, and OWASP's first
+/// Argon2id with 19 MiB, two passes and one lane: the default of the crate, and OWASP's first
 /// recommendation.
 fn todays() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::default())
 }
 
-/// Bytes of a password. Enough for a sentence in any script; what is longer is no password.
+/// The longest password in bytes: enough for a sentence in any script.
 pub const LONGEST_PASSWORD: usize = 1024;
 
-/// How many times as many bytes the compatibility form of a character has at most (U+FDFA).
+/// The largest factor by which the compatibility form of a character grows, in bytes (U+FDFA).
 const MOST_GROWTH: usize = 11;
 
-/// The cheapest that bcrypt has.
+/// The lowest cost of bcrypt.
 const SMALLEST_BCRYPT_COST: u32 = 4;
 
-/// About two seconds at each login, until it is renewed.
+/// About two seconds at each login, until the hash is renewed.
 const LARGEST_BCRYPT_COST: u32 = 15;
 
 /// 256 MiB for each hashing thread.
@@ -254,13 +251,13 @@ const LARGEST_WORK: u64 = 1024 * 1024;
 /// Lanes are computed one after the other.
 const MOST_LANES: u32 = 16;
 
-/// A shorter output could be guessed instead of the password.
+/// A shorter output would be easier to guess than the password.
 const SHORTEST_OUTPUT: usize = 16;
 
-/// Salt and output of an argon2 hash, made of random numbers.
+/// Salt and output of an argon2 hash, from random numbers.
 const DUMMY_ARGON2: &str = "5fQ1mCzMVQbDhVvBPlv2SA$vyJS3kbD2nCLTpHqqQYCqQQtcPIoZLFoTMEYHcJtOYo";
 
-/// Salt and output of a bcrypt hash, made of random numbers.
+/// Salt and output of a bcrypt hash, from random numbers.
 const DUMMY_BCRYPT: &str = "Q3SVe0OnlyAStandIn77ueHq1lS1vQ4S2yQfK8rXb0Nn7mVj5cWdK";
 
 #[cfg(test)]
@@ -271,8 +268,8 @@ mod tests {
         Password::new(text.to_owned())
     }
 
-    /// The password is `hunter22` unless another is named. Made by htpasswd -B, Python's bcrypt,
-    /// and argon2 of its authors.
+    /// The password is `hunter22` unless stated otherwise. Made with htpasswd -B, Python's bcrypt
+    /// and the argon2 of its authors.
     fn hash(text: &str) -> StoredHash {
         text.parse().unwrap()
     }
@@ -300,7 +297,7 @@ mod tests {
         {
             assert!(made.matches(&password(typed)), "{typed}");
         }
-        // What was imported may be of another form: the bytes as they came then.
+        // An imported hash may be of another form: the bytes as they arrived then.
         let decomposed = "passe\u{301}word";
         let imported = bcrypt::hash(decomposed, 4).unwrap();
         assert!(hash(&imported).matches(&password(decomposed)));
@@ -310,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn imported_hashes_are_held_against_and_outdated() {
+    fn imported_hashes_match_and_are_outdated() {
         let ten = bcrypt::hash_with_salt("U*U", 5, [7; 16]).unwrap();
         for version in [bcrypt::Version::TwoA, bcrypt::Version::TwoB, bcrypt::Version::TwoY] {
             let hash = hash(&ten.format_for_version(version));
@@ -341,13 +338,13 @@ mod tests {
             assert!(hash(text).matches(&password(of)) && hash(text).is_outdated(), "{text}");
             assert!(!hash(text).matches(&password("another")), "{text}");
         }
-        // 72 bytes are all that bcrypt has ever read.
+        // bcrypt has only ever read 72 bytes.
         let long = bcrypt::hash("a".repeat(80), 4).unwrap();
         assert!(hash(&long).matches(&password(&"a".repeat(72))));
     }
 
     #[test]
-    fn what_is_no_hash_or_too_dear_is_told() {
+    fn invalid_and_expensive_hashes_are_rejected() {
         for (text, told) in [
             ("", UnusableHash::Unknown),
             ("hunter22", UnusableHash::Unknown),
@@ -405,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_in_has_the_price_of_what_it_stands_for() {
+    fn a_dummy_hash_has_the_requested_cost() {
         for (text, cost) in [
             ("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "$2a$05$"),
             (
@@ -427,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_is_ever_shown() {
+    fn debug_output_hides_passwords_and_hashes() {
         let made = StoredHash::hash(&password("x")).unwrap();
         assert_eq!(format!("{:?} {made:?}", password("x")), "[secret] [secret]");
     }

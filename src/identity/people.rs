@@ -1,4 +1,4 @@
-//! Answers for people: a page, or the way to the next one.
+//! Responses for people: a page, or a redirect to the next one.
 
 use bytes::Bytes;
 use http::Response;
@@ -11,7 +11,7 @@ use super::pages::Filled;
 use super::request::Request;
 use super::{Policy, cookie, programs, return_to};
 
-/// The answer to a person.
+/// The response for a person.
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
     let mount = &request.mount;
     let to = |path: &str| see_other(&mount.path(path));
@@ -46,7 +46,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
             let filled = Filled::from_query(request.query.as_deref());
             page(session::sessions_page(*sessions, &filled, policy, mount))
         }
-        // These have no page, or are one already.
+        // These have no page, or already are one.
         Outcome::Refreshed { .. }
         | Outcome::Renewed { .. }
         | Outcome::NotRenewed { .. }
@@ -59,7 +59,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
     }
 }
 
-/// Leads a browser on with the cookies of its session.
+/// Redirects a browser, with the cookies of its session.
 fn lead_in(
     tokens: &SessionTokens,
     back: &str,

@@ -1,4 +1,4 @@
-//! What an `[identity]` section says, checked.
+//! The `[identity]` section, checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,54 +10,54 @@ use crate::token::Algorithm;
 /// How the built-in issuer behaves under one configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// `iss` of its tokens, and the URL of its mount, without a slash at the end.
+    /// The `iss` of its tokens, which is the URL of its mount without a trailing slash.
     pub issuer: String,
-    /// `aud` of its tokens.
+    /// The `aud` of its tokens.
     pub audience: Vec<String>,
-    /// What new keys sign with.
+    /// The algorithm of new keys.
     pub algorithm: Algorithm,
     /// How long an access token is valid, at most [`LONGEST_ACCESS_TOKEN`].
     pub access_token_ttl: Duration,
     /// How long a session lasts without being used.
     pub refresh_token_ttl: Duration,
-    /// Within it a repeated refresh gets the same successor.
+    /// Within this time, a repeated refresh gets the same successor.
     pub refresh_reuse_interval: Duration,
-    /// How long a session lasts at most.
+    /// The longest lifetime of a session.
     pub session_lifetime: Duration,
     /// How long a key signs.
     pub key_rotation: Duration,
-    /// Who may make an account.
+    /// Who may create an account.
     pub registration: Registration,
     /// The roles of an account that registers itself.
     pub default_roles: Vec<String>,
-    /// Whether tokens hold `email`.
+    /// Whether tokens contain `email`.
     pub tells_email: bool,
-    /// Whether tokens hold `name`.
+    /// Whether tokens contain `name`.
     pub tells_name: bool,
-    /// Whether a login needs an address that was shown to be its owner's.
+    /// Whether a login requires a confirmed address.
     pub verify_email: bool,
     /// Whether accounts may set up a second factor.
     pub totp: bool,
-    /// Characters of a password.
+    /// Minimum length of a password in characters.
     pub password_min_length: usize,
-    /// How mail leaves; `None`: none does.
+    /// How mail is sent. `None`: no mail is sent.
     pub mail: Option<MailSettings>,
-    /// How the pages look.
+    /// The look of the pages.
     pub brand: Arc<Brand>,
     /// The cookie that holds an access token: `[server] token_cookie`.
     pub access_cookie: String,
 }
 
-/// Who may make an account.
+/// Who may create an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
-    /// Nobody from outside: `portcullis user add` does.
+    /// Only `portcullis user add`.
     Closed,
-    /// Everybody.
+    /// Anyone.
     Open,
 }
 
-/// The longest `access_token_ttl`. What is revoked is remembered for as long.
+/// The longest `access_token_ttl`. Revocations are remembered for as long.
 pub const LONGEST_ACCESS_TOKEN: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ pub(super) mod tests {
     use crate::gateway::Snapshot;
     use crate::telemetry::metrics::Metrics;
 
-    /// The policy of an `[identity]` section that says no more than its issuer.
+    /// The policy of an `[identity]` section that sets only its issuer.
     pub(in crate::identity) fn policy() -> Policy {
         let text = "[identity]\nissuer = 'https://app.example.com/auth'\n[[route]]\npath = '/auth/*'\nidentity = true\n";
         let loaded = crate::config::parse(Path::new("gateway.toml"), text.to_owned()).unwrap();

@@ -1,4 +1,4 @@
-//! Answers for programs: JSON, or a status and nothing else.
+//! Responses for programs: JSON, or an empty body.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
@@ -10,7 +10,7 @@ use super::outcome::{Outcome, SessionTokens, Sessions};
 use super::request::Request;
 use super::{Policy, cookie, pages, return_to};
 
-/// The answer to a program.
+/// The response for a program.
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
     let mount = &request.mount;
     match outcome {
@@ -46,7 +46,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
     }
 }
 
-/// In the body, or in cookies, where no script can read them.
+/// Puts the tokens in the body, or in cookies that no script can read.
 fn render_tokens(
     tokens: SessionTokens,
     in_cookies: bool,
@@ -74,5 +74,5 @@ fn list(sessions: Sessions) -> SessionList {
     SessionList { sessions, more }
 }
 
-/// For less than a key is published before it signs.
+/// Shorter than the time for which a key is published before it signs.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");

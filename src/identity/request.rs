@@ -1,4 +1,4 @@
-//! A request to an endpoint, as the gateway hands it over.
+//! A request to an endpoint, as the gateway passes it on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::token::VerifiedToken;
 pub struct Request {
     /// The endpoint.
     pub endpoint: &'static Endpoint,
-    /// What stands for `{…}` in its path.
+    /// The value of `{…}` in its path.
     pub parameter: Option<String>,
-    /// Where the endpoints begin.
+    /// The mount of the endpoints.
     pub mount: Mount,
     /// The query, as received.
     pub query: Option<String>,
@@ -34,34 +34,33 @@ pub struct Request {
     pub body: Bytes,
     /// The client's address.
     pub client: IpAddr,
-    /// Where it was made.
+    /// The origin of the request.
     pub origin: Origin,
-    /// Who calls, by their access token. There where the endpoint needs a caller.
+    /// The caller, identified by the access token. Always set if the endpoint requires a caller.
     pub caller: Option<Arc<VerifiedToken>>,
 }
 
-/// Where a request was made, as far as a browser says.
+/// The origin of a request, as far as the browser reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// By our own pages, or by a page of this very host.
+    /// One of our own pages, or a page on this very host.
     Own,
-    /// Nothing says where: no browser, or an old one.
+    /// Not reported: not a browser, or an old one.
     Unsaid,
-    /// By somebody else's page.
+    /// A page of another site.
     Foreign,
 }
 
 impl Request {
-    /// Reads the body: JSON, or a form whose fields are its members. Members that are not known are
-    /// ignored.
+    /// Parses the body: JSON, or a form whose fields are the members. Ignores unknown members.
     ///
     /// # Errors
-    /// [`IdentityError::Request`]
+    /// The body is neither JSON nor a form, is malformed, or lacks a member.
     pub fn parse_body<T: DeserializeOwned>(&self) -> Result<T, IdentityError> {
         parse_body(&self.headers, &self.body).map_err(IdentityError::Request)
     }
 
-    /// From where and with what it comes.
+    /// The client's address and user agent.
     pub fn device(&self) -> Device {
         let user_agent = self
             .headers
@@ -79,12 +78,12 @@ impl Request {
         is_form(&self.headers)
     }
 
-    /// Whether the answer is for a person: they ask for a page, or sent a form of ours.
+    /// Whether the response is for a person: the client accepts a page, or sent a form of ours.
     pub fn is_for_people(&self) -> bool {
         pages::wanted(&self.headers) && (self.endpoint.method == "GET" || self.is_form())
     }
 
-    /// The only value of a parameter of the query.
+    /// The value of a query parameter that occurs exactly once.
     pub fn parameter_of_query(&self, name: &str) -> Option<String> {
         let query = self.query.as_deref()?;
         let mut values = form_urlencoded::parse(query.as_bytes())
@@ -95,7 +94,7 @@ impl Request {
     }
 }
 
-/// The longest body that an endpoint reads, in bytes.
+/// The longest body that an endpoint accepts, in bytes.
 pub const LONGEST_BODY: u64 = 16 * 1024;
 
 /// Whether a body is a form.
@@ -103,8 +102,8 @@ pub fn is_form(headers: &HeaderMap) -> bool {
     matches!(media_type(headers), Some(MediaType::Form))
 }
 
-/// The account that a body names, for limits: empty for an address that no account can have, `None`
-/// where the body has no address. Without one, no endpoint does anything.
+/// The account named in a body, for limits. Empty for an invalid address; `None` if the body has no
+/// address, in which case no endpoint does anything.
 pub fn account_named(headers: &HeaderMap, body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
@@ -133,13 +132,13 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
 
 fn parse_body<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, RequestFault> {
     if body.is_empty() {
-        // Of some endpoints everything stands in cookies.
+        // Some endpoints take everything from cookies.
         return serde_json::from_value(Value::Object(Map::new())).map_err(|error| fault(&error));
     }
     match media_type(headers) {
         Some(MediaType::Json) => serde_json::from_slice(body).map_err(|error| fault(&error)),
         Some(MediaType::Form) => {
-            // What is no UTF-8 would be read as U+FFFD, whatever it was: many passwords would be
+            // Decoding would turn invalid UTF-8 into U+FFFD, so that many passwords became the same
             // one.
             if percent_decode(body).decode_utf8().is_err() {
                 return Err(RequestFault::Encoding);
@@ -156,8 +155,8 @@ fn parse_body<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T
     }
 }
 
-/// What is wrong with a body, without a word of it: of serde's message only the name of a member of
-/// ours is taken.
+/// Describes an invalid body without quoting it: from serde's message it takes only the name of a
+/// known member.
 fn fault(error: &serde_json::Error) -> RequestFault {
     if !error.is_data() {
         return RequestFault::Json;
@@ -173,7 +172,7 @@ fn fault(error: &serde_json::Error) -> RequestFault {
     }
 }
 
-/// Members without which an endpoint can do nothing.
+/// Members that an endpoint cannot do without.
 const MEMBERS: [&str; 6] =
     ["email", "password", "current_password", "new_password", "token", "code"];
 
@@ -184,7 +183,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn a_body_that_cannot_be_read_is_told_without_its_words() {
+    fn an_invalid_body_is_reported_without_quoting_it() {
         let told = |content_type: &'static str, body: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

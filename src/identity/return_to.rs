@@ -1,10 +1,10 @@
-//! Where a browser was going: a path of this site, and never another.
+//! Where to return to after login: a path on this site, never another site.
 
-/// The path and query that a browser is led back to: what was asked for where that is a path of
-/// this very origin, else `/`.
+/// The path and query that a browser is redirected to: the requested one if it is a path of this
+/// very origin, otherwise `/`.
 ///
-/// Browsers read `//host` and `/\\host` as another host, and drop tabs and ends of lines before
-/// they look: nothing of the kind is taken.
+/// Browsers treat `//host` and `/\\host` as another host, and drop tabs and line breaks before
+/// parsing: such values are rejected.
 pub fn local(asked: Option<&str>) -> &str {
     let Some(path) = asked.filter(|path| path.len() <= LONGEST) else { return "/" };
     let bytes = path.as_bytes();
@@ -14,7 +14,7 @@ pub fn local(asked: Option<&str>) -> &str {
     if is_local { path } else { "/" }
 }
 
-/// A path below a mount that remembers where to lead back to.
+/// A path below a mount with the path to return to.
 pub fn remembering(path: &str, return_to: &str) -> String {
     let joint = if path.contains('?') { "" } else { "?" };
     let mut query = form_urlencoded::Serializer::new(format!("{path}{joint}"));
@@ -22,7 +22,7 @@ pub fn remembering(path: &str, return_to: &str) -> String {
     query.finish().replacen("?&", "?", 1)
 }
 
-/// Bytes of a path and query.
+/// The longest path and query, in bytes.
 const LONGEST: usize = 4096;
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_of_this_site_are_led_back_to() {
+    fn redirects_never_leave_this_site() {
         for path in
             ["/", "/reports/q3?x=1&y=a%2Fb", "/a//b", "/?next=//evil.example", "/@evil.example"]
         {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_is_one_parameter() {
+    fn the_return_path_is_one_query_parameter() {
         assert_eq!(
             remembering("/auth/login", "/a?b=c&d=e"),
             "/auth/login?return_to=%2Fa%3Fb%3Dc%26d%3De"

@@ -1,5 +1,5 @@
-//! A second factor: codes of an authenticator app beside the password (TOTP, RFC 6238), and
-//! recovery codes for the day it is lost.
+//! The second factor: codes of an authenticator app in addition to the password (TOTP, RFC 6238),
+//! and recovery codes in case the app is lost.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -14,50 +14,50 @@ use zeroize::Zeroizing;
 use super::link::NoRandom;
 use crate::store::{Store, StoreError};
 
-/// The second factors of accounts.
+/// The second factors of all accounts.
 #[derive(Debug)]
 pub struct SecondFactors {
     store: Store,
-    /// Of the digests of recovery codes.
+    /// Keys the digests of recovery codes.
     key: hmac::Key,
 }
 
-/// What somebody needs to set up an authenticator app.
+/// What a person needs to set up an authenticator app.
 pub struct Enrolment {
-    /// To be typed: base32.
+    /// To type in: base32.
     pub secret: Zeroizing<String>,
-    /// To be opened: `otpauth://totp/…`.
+    /// To open: `otpauth://totp/…`.
     pub uri: Zeroizing<String>,
-    /// To be scanned: an SVG image.
+    /// To scan: an SVG image.
     pub qr: Zeroizing<String>,
 }
 
-/// What a code is, at a login.
+/// The result of checking a code at login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// The account needs none.
+    /// The account requires no code.
     NotNeeded,
-    /// It is right, and used up.
+    /// The code is right, and now used up.
     Right,
-    /// There is none, and one is needed.
+    /// The code is missing.
     Missing,
-    /// It is wrong, was used, or comes after too many wrong ones.
+    /// The code is wrong or already used, or follows too many wrong ones.
     Wrong,
 }
 
-/// Why a second factor is not set up.
+/// Why a second factor was not set up.
 #[derive(Debug, thiserror::Error)]
 pub enum NotEnrolled {
-    /// The account has one.
-    #[error("the account has a second factor already")]
+    /// The account already has one.
+    #[error("the account already has a second factor")]
     Already,
     /// The code does not prove that the app has the secret.
-    #[error("the code is wrong, or nothing waits to be confirmed")]
+    #[error("the code is wrong, or no setup is in progress")]
     Code,
-    /// No randomness.
+    /// No random numbers.
     #[error(transparent)]
     Random(#[from] NoRandom),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -76,24 +76,18 @@ impl Enrolment {
 }
 
 impl SecondFactors {
-    /// Those in this store.
+    /// The second factors in this store.
     pub fn new(store: Store) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, store.recovery_key().as_ref());
         Self { store, key }
     }
 
-    /// Whether logins of an account ask for a code.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Whether logins of an account require a code.
     pub async fn has(&self, account: &str) -> Result<bool, StoreError> {
         Ok(self.store.second_factor(account).await?.is_some_and(|factor| factor.is_confirmed))
     }
 
-    /// How many recovery codes an account has left; `None`: its logins ask for no code.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// How many recovery codes an account has left. `None`: its logins require no code.
     pub async fn recovery_codes_left(&self, account: &str) -> Result<Option<i64>, StoreError> {
         if !self.has(account).await? {
             return Ok(None);
@@ -101,19 +95,13 @@ impl SecondFactors {
         Ok(Some(self.store.recovery_codes_left(account).await?))
     }
 
-    /// The ids of all accounts whose logins ask for a code.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// The ids of all accounts whose logins require a code.
     pub async fn owners(&self) -> Result<HashSet<String>, StoreError> {
         Ok(self.store.second_factor_owners().await?.into_iter().collect())
     }
 
-    /// Makes a secret for an account, known to apps as `email` at `site`. No login asks for its
-    /// codes before one was confirmed.
-    ///
-    /// # Errors
-    /// [`NotEnrolled`]
+    /// Makes a secret for an account, labelled `email` at `site` in the app. Logins require no
+    /// codes until the first one is confirmed.
     pub async fn begin(
         &self,
         account: &str,
@@ -133,10 +121,7 @@ impl SecondFactors {
         Ok(Enrolment::new(secret.as_ref(), site, email))
     }
 
-    /// What was begun and waits for its first code; `None`: nothing does.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// The unconfirmed secret of an account, if there is one.
     pub async fn begun(
         &self,
         account: &str,
@@ -147,11 +132,8 @@ impl SecondFactors {
         Ok(factor.map(|factor| Enrolment::new(&factor.secret, site, email)))
     }
 
-    /// Has logins ask for codes from now on, for a code that proves that the app has the secret:
-    /// the recovery codes, shown this once.
-    ///
-    /// # Errors
-    /// [`NotEnrolled`]
+    /// Confirms the secret with a code of the app. From now on logins require codes. Returns the
+    /// recovery codes, which are shown only once.
     pub async fn confirm(
         &self,
         account: &str,
@@ -172,11 +154,7 @@ impl SecondFactors {
         if confirmed { Ok(codes) } else { Err(NotEnrolled::Code) }
     }
 
-    /// Whether somebody who knows the password of an account may log in with this code. A right one
-    /// is used up.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Checks the code of someone who knows the password of an account. A right code is used up.
     pub async fn check(
         &self,
         account: &str,
@@ -206,15 +184,13 @@ impl SecondFactors {
         Ok(Checked::Wrong)
     }
 
-    /// Removes the second factor of an account. False: it has none.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Removes the second factor of an account. Returns false if it has none.
     pub async fn remove(&self, account: &str) -> Result<bool, StoreError> {
         self.store.remove_second_factor(account).await
     }
 
-    /// What the store keeps of a recovery code. Of 80 random bits, it need not be slow.
+    /// The digest of a recovery code that the store keeps. With 80 random bits, it need not be
+    /// slow.
     fn digest(&self, account: &str, code: &str) -> String {
         let plain: String =
             code.chars().filter(char::is_ascii_alphanumeric).take(LONGEST_CODE).collect();
@@ -224,8 +200,8 @@ impl SecondFactors {
     }
 }
 
-/// The time step that a code is of: the one of `now`, the one before or the one after (RFC 6238
-/// §5.2), but none at or before `last`.
+/// The time step of a code: that of `now`, the one before or the one after (RFC 6238 §5.2), but
+/// none at or before `last`.
 fn step_of(code: &str, secret: &[u8], now: Duration, last: i64) -> Option<i64> {
     let digits: String =
         code.chars().filter(|letter| !letter.is_whitespace()).take(LONGEST_CODE).collect();
@@ -237,7 +213,7 @@ fn step_of(code: &str, secret: &[u8], now: Duration, last: i64) -> Option<i64> {
         .find(|&step| step > last && code_at(secret, step.cast_unsigned()) == code)
 }
 
-/// RFC 4226 §5.3, of the HMAC-SHA-1 that every app knows.
+/// RFC 4226 §5.3, with HMAC-SHA-1, which every app supports.
 fn code_at(secret: &[u8], step: u64) -> u32 {
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret);
     let tag = hmac::sign(&key, &step.to_be_bytes());
@@ -257,7 +233,7 @@ fn recovery_code() -> Result<Zeroizing<String>, NoRandom> {
     Ok(Zeroizing::new(groups.join("-")))
 }
 
-/// RFC 4648 §6, for a whole number of groups of five bits.
+/// RFC 4648 §6, for a multiple of five bytes.
 fn base32(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 8 / 5);
     for group in bytes.chunks(5) {
@@ -270,13 +246,14 @@ fn base32(bytes: &[u8]) -> String {
     text
 }
 
-/// For a label or a value of an `otpauth:` URI: whatever is not unreserved (RFC 3986 §2.3).
+/// Percent-encodes a label or value of an `otpauth:` URI: everything except unreserved characters
+/// (RFC 3986 §2.3).
 fn percent_encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// A QR code as an image that scales, dark on light whatever the page's colours are: apps read no
-/// other.
+/// A scalable QR code, dark on light whatever the colours of the page: apps cannot scan inverted
+/// ones.
 fn svg(text: &str) -> String {
     let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::M) else {
         return String::new();
@@ -299,21 +276,21 @@ fn svg(text: &str) -> String {
 
 const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// Bytes of a secret: as many as SHA-1 has (RFC 4226 §4).
+/// The length of a secret in bytes: the output length of SHA-1 (RFC 4226 §4).
 const SECRET: usize = 20;
 
-/// Seconds of a time step, and digits of a code: what every app takes for granted.
+/// Seconds in a time step, and digits of a code: the values that every app assumes.
 const STEP: u64 = 30;
 const DIGITS: usize = 6;
 
-/// Recovery codes of an account.
+/// Recovery codes per account.
 const RECOVERY_CODES: usize = 10;
 
-/// What is longer is no code.
+/// The longest possible code, with separators.
 const LONGEST_CODE: usize = 40;
 
-/// Wrong codes in a row after which none is looked at for a while: a guesser who knows the password
-/// needs about eight months of trying for an even chance.
+/// Wrong codes in a row after which codes are rejected for a while. An attacker who knows the
+/// password needs about eight months for an even chance.
 const MOST_WRONG: i64 = 10;
 const BLOCK: Duration = Duration::from_mins(15);
 
@@ -322,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_those_of_the_rfc() {
+    fn codes_match_the_test_vectors_of_the_rfcs() {
         // RFC 6238, appendix B, SHA-1: the last six of eight digits.
         let secret = b"12345678901234567890";
         for (seconds, code) in [
@@ -348,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_good_for_a_step_before_and_after_and_never_twice() {
+    fn a_code_is_valid_one_step_early_or_late_and_only_once() {
         let secret = b"12345678901234567890";
         let at = |seconds: u64, code: &str, last: i64| {
             step_of(code, secret, Duration::from_secs(seconds), last)
@@ -364,7 +341,7 @@ mod tests {
         for wrong in ["", "28708", "2870820", "+87082", "२८७०८२", "287083", "287082x"] {
             assert_eq!(at(59, wrong, 0), None, "{wrong}");
         }
-        // Zeros in front count.
+        // Leading zeros count.
         assert_eq!(
             (at(1_111_111_109, "081804", 0), at(1_111_111_109, "81804", 0)),
             (Some(37_037_036), None)
@@ -372,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn base32_is_that_of_the_rfc() {
+    fn base32_matches_the_rfc() {
         // RFC 4648 §10; and the secret of RFC 6238 as apps show it.
         assert_eq!((base32(b"fooba").as_str(), base32(b"").as_str()), ("MZXW6YTB", ""));
         assert_eq!(base32(b"12345678901234567890"), "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ");
@@ -381,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_is_plain_and_whole() {
+    fn the_qr_code_is_a_complete_svg() {
         let image = svg(
             "otpauth://totp/app.example.com:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=app.example.com",
         );

@@ -1,8 +1,8 @@
-//! Sessions: opened by a login, carried on by refresh tokens, ended by logout or reuse.
+//! Sessions: opened by a login, continued by refresh tokens, ended by logout or token reuse.
 //!
-//! A refresh token is the session's id, a counter and a MAC over both. The store keeps the counter
-//! alone, so that nothing there can be replayed, and a successor can be made again: whoever repeats
-//! a refresh within `refresh_reuse_interval` gets the same one.
+//! A refresh token is the session's id, a counter and a MAC over both. The store keeps only the
+//! counter: nothing in it can be replayed, and a successor can be computed again. A client that
+//! repeats a refresh within `refresh_reuse_interval` thus gets the same successor.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::revocation::{Revocations, row, written};
 use crate::store::{AccountRow, Issued, SessionRow, Stale, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
-/// Every session.
+/// All sessions.
 #[derive(Debug)]
 pub struct Sessions {
     store: Store,
@@ -26,60 +26,57 @@ pub struct Sessions {
     key: hmac::Key,
 }
 
-/// From where, and with what, a session is used.
+/// The client of a session.
 #[derive(Clone, Debug)]
 pub struct Device {
     /// The client's address.
     pub address: IpAddr,
-    /// What it says of itself; cut to [`LONGEST_USER_AGENT`].
+    /// Its `User-Agent`, cut to [`LONGEST_USER_AGENT`].
     pub user_agent: String,
 }
 
-/// A session that goes on, and the access token that is issued to it.
+/// An active session, and the access token issued to it.
 #[derive(Debug)]
 pub struct SessionGrant {
-    /// Whose it is, as it is when the token is issued.
+    /// The account as it was when the token was issued.
     pub account: AccountRow,
-    /// Its id.
+    /// The id of the session.
     pub sid: String,
-    /// The refresh token that is good next.
+    /// The next refresh token.
     pub refresh_token: String,
-    /// The token's `iat`, in Unix seconds: past whatever was revoked before, and no later than the
-    /// cut-off of what is revoked since.
+    /// The token's `iat` in Unix seconds: after every earlier revocation, and not after the cut-off
+    /// of a later one.
     pub issued_at: u64,
 }
 
-/// Why a refresh token is not good.
+/// Why a refresh token was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// It is none of ours, or its session is over.
-    #[error("the refresh token is none, or its session has ended")]
+    /// It is not one of our tokens, or its session has ended.
+    #[error("the refresh token is not valid, or its session has ended")]
     Invalid,
-    /// It was used before: its session is over now.
-    #[error("the refresh token of session {sid} came a second time: the session was ended")]
+    /// It was already used. Its session was ended.
+    #[error("the refresh token of session {sid} was reused: the session was ended")]
     Reused {
         /// The session.
         sid: String,
-        /// Whose it was.
+        /// Its account.
         account: String,
     },
-    /// The store.
+    /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
 }
 
 impl Sessions {
-    /// Sessions in this store.
+    /// The sessions in this store.
     pub fn new(store: Store, revocations: Arc<Revocations>) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, store.refresh_key().as_ref());
         Self { store, revocations, key }
     }
 
-    /// Opens a session for an account as it was when its password was checked. `None`: it has
-    /// changed since.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Opens a session for an account as it was when its password was checked. `None`: the account
+    /// has changed since.
     pub async fn open(
         &self,
         account: &AccountRow,
@@ -103,12 +100,9 @@ impl Sessions {
         Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))
     }
 
-    /// Exchanges a refresh token for its successor; one that is repeated in time, for the same one
-    /// again. In a cookie (`in_cookie`) that would take the place of the newest, which another tab
-    /// may have got meanwhile: there it is the newest that is given.
-    ///
-    /// # Errors
-    /// [`RefreshError`]
+    /// Exchanges a refresh token for its successor. A repeated token gets the same successor again
+    /// if it is in time. In a cookie (`in_cookie`), that successor would overwrite the newest
+    /// token, which another tab may have received meanwhile, so the newest one is returned instead.
     pub async fn refresh(
         &self,
         token: &str,
@@ -144,8 +138,8 @@ impl Sessions {
         Ok(SessionGrant::new(issued, sid, successor.encode(&self.key)))
     }
 
-    /// Ends a session whose tokens are revoked: every successor would be born dead, and a browser
-    /// led from one to the next for ever.
+    /// Ends a session whose tokens are revoked. Every new token would be revoked too, and a browser
+    /// would be redirected forever.
     async fn check_revoked(
         &self,
         sid: &str,
@@ -161,8 +155,8 @@ impl Sessions {
         Err(RefreshError::Invalid)
     }
 
-    /// Whether a token that is not the one that is good next may have its successor again: each for
-    /// as long since its own first use. Returned is the counter of the one that is good next.
+    /// Whether a token other than the current one may get its successor again: within the interval
+    /// after its own first use. Returns the current counter.
     async fn check_reuse(
         &self,
         token: RefreshToken,
@@ -174,7 +168,7 @@ impl Sessions {
         let session = self.store.live_session(sid).await?.ok_or(RefreshError::Invalid)?;
         let is_stale =
             session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at;
-        // A counter above the store's is of a database that was put back since.
+        // A counter above the store's comes from a database that was restored since.
         if is_stale || token.counter >= session.counter {
             return Err(RefreshError::Invalid);
         }
@@ -184,8 +178,8 @@ impl Sessions {
         } else {
             self.store.used_at(sid, token.counter).await?
         };
-        // Without an interval nothing may be used twice, however the clocks of two requests stand
-        // to each other.
+        // With an interval of zero nothing may be used twice, whatever the clocks of two requests
+        // say.
         if !policy.refresh_reuse_interval.is_zero()
             && used_at.is_some_and(|used_at| used_at > stale.used_at)
         {
@@ -195,23 +189,17 @@ impl Sessions {
         Err(RefreshError::Reused { sid: sid.to_owned(), account: session.account })
     }
 
-    /// The session of a refresh token of ours, whether it is good or not.
+    /// The session that a refresh token of ours names, whether it is valid or not.
     pub fn named_by(&self, token: &str) -> Option<String> {
         RefreshToken::decode(token, &self.key).map(|token| token.session.to_string())
     }
 
-    /// Whose a session is that goes on.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// The account of an active session.
     pub async fn account_of(&self, sid: &str) -> Result<Option<AccountRow>, StoreError> {
         self.store.account_of_session(sid).await
     }
 
-    /// Has no worker accept the access tokens of a session any more, whatever became of it.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Revokes the access tokens of a session, even if it has ended or never existed.
     pub async fn revoke(
         &self,
         sid: &str,
@@ -221,11 +209,8 @@ impl Sessions {
         self.revocations.revoke(ended(sid, policy, now)).await
     }
 
-    /// Ends a session of `account`: its refresh tokens are over, and its access tokens are accepted
-    /// by no worker any more. False: the account has no such session.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Ends a session of `account`: its refresh tokens are no longer valid, and its access tokens
+    /// are revoked. Returns false if the account has no such session.
     pub async fn end(
         &self,
         sid: &str,
@@ -243,9 +228,6 @@ impl Sessions {
 
     /// The sessions of an account that go on, the one used last in front, and how many more there
     /// are than are listed.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn of_account(
         &self,
         account: &str,
@@ -255,10 +237,7 @@ impl Sessions {
         self.store.sessions_of(account, stale(policy, now)).await
     }
 
-    /// Forgets sessions that nobody can use any more.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Deletes sessions that can no longer be used.
     pub async fn prune(&self, policy: &Policy, now: Duration) -> Result<(), StoreError> {
         self.store.prune_sessions(stale(policy, now)).await
     }
@@ -275,7 +254,7 @@ impl SessionGrant {
     }
 }
 
-/// A refresh token, taken apart.
+/// A decoded refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RefreshToken {
     session: Uuid,
@@ -322,7 +301,7 @@ fn ended(sid: &str, policy: &Policy, now: Duration) -> Revocation {
     }
 }
 
-/// Of our tokens, as the store keeps it.
+/// The scope of our tokens, as the store has it.
 fn scope(policy: &Policy) -> String {
     written(&Scope::Issuer(policy.issuer.as_str().into()))
 }
@@ -343,7 +322,7 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Characters of a `User-Agent` that are kept.
+/// The longest stored `User-Agent`, in characters.
 pub const LONGEST_USER_AGENT: usize = 256;
 
 /// Bytes of a token's id and counter.
@@ -367,7 +346,7 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[test]
-    fn a_refresh_token_is_ours_to_the_last_bit() {
+    fn a_changed_refresh_token_is_rejected() {
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"a key");
         let token = RefreshToken { session: Uuid::new_v4(), counter: 7 };
         let text = token.encode(&key);
@@ -561,7 +540,7 @@ mod tests {
     /// Logins, refreshes and whatever ends tokens, one after the other in one second: every end
     /// hits what was issued before, and what is issued afterwards lives.
     #[tokio::test]
-    async fn every_end_in_one_second_hits_what_was_issued_before_it() {
+    async fn every_revocation_within_a_second_covers_earlier_tokens_only() {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::start(&folder).await;
         let id = issuer.account().await;
@@ -616,7 +595,7 @@ mod tests {
     /// The same at the same time: what was issued before an end was asked for is hit when it is
     /// acknowledged, and what is issued after that lives, until the next one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn ends_and_logins_at_the_same_time_keep_their_order() {
+    async fn concurrent_revocations_and_logins_keep_their_order() {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::start(&folder).await;
         let id: Arc<str> = issuer.account().await.into();
@@ -671,7 +650,7 @@ mod tests {
     /// Each refresh token is good again for as long since its own first use, however many came
     /// after it.
     #[tokio::test]
-    async fn a_repeated_token_has_its_successor_again_in_its_own_time() {
+    async fn a_repeated_token_gets_its_successor_again_in_time() {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer {
             policy: Arc::new(Policy {

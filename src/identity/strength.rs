@@ -1,5 +1,5 @@
-//! Which passwords are taken: NIST SP 800-63B in spirit. Long enough, and not among those that are
-//! guessed first; no rules of which characters.
+//! Password rules in the spirit of NIST SP 800-63B: long enough and not among the first guesses,
+//! but no rules about kinds of characters.
 
 use zeroize::Zeroizing;
 use zxcvbn::feedback::{Feedback, Warning};
@@ -8,31 +8,31 @@ use zxcvbn::{Match, Score, zxcvbn};
 
 use super::password::{LONGEST_PASSWORD, Password};
 
-/// Why a password is not taken. `Display` tells its owner, in words.
+/// Why a password was rejected. `Display` is a message for its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RejectedPassword {
-    /// Fewer characters than the file asks for.
-    #[error("The password is too short: it needs at least {least} characters.")]
+    /// Fewer characters than configured.
+    #[error("The password is too short. Use at least {least} characters.")]
     TooShort {
         /// `password_min_length`.
         least: usize,
     },
-    /// More bytes than anybody types.
-    #[error("The password is too long: it may have at most {LONGEST_PASSWORD} bytes.")]
+    /// Longer than anyone types.
+    #[error("The password is too long. Use at most {LONGEST_PASSWORD} bytes.")]
     TooLong,
-    /// One of those that are tried first.
+    /// One of the first guesses.
     #[error(
-        "This password is among the most common ones. Use a few words that do not belong together, or let a password manager choose."
+        "This password is one of the most common ones. Use a few unrelated words, or a password manager."
     )]
     Common,
-    /// It is their name or e-mail address, or little more.
+    /// Little more than the owner's name or e-mail address.
     #[error(
-        "The password is made of your name, your e-mail address or the name of this site. Use a few words that nobody knows of you."
+        "The password is based on your name, your e-mail address or the name of this site. Use a few words that have nothing to do with you."
     )]
     Personal,
     /// A keyboard row, a date, a repetition, …
     #[error(
-        "The password is easy to guess: {0} Add a few words that do not belong together, or let a password manager choose."
+        "The password is easy to guess: {0} Add a few unrelated words, or use a password manager."
     )]
     Guessable(Weakness),
 }
@@ -57,23 +57,20 @@ pub enum Weakness {
 impl std::fmt::Display for Weakness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Keyboard => "it follows the keys of a keyboard.",
+            Self::Keyboard => "it follows a row of keys.",
             Self::Repetition => "it repeats itself.",
-            Self::Sequence => "it follows the alphabet or counts.",
+            Self::Sequence => "it follows the alphabet or a number sequence.",
             Self::Date => "it is a year or a date.",
             Self::Word => "it is little more than a word or a name.",
-            Self::Short => "too little of it is unexpected.",
+            Self::Short => "too much of it is predictable.",
         })
     }
 }
 
-/// Judges a new password of somebody with this address, name and site (all are known to whoever
-/// guesses).
+/// Judges a new password. `personal` holds the owner's address and name and the site's name, which
+/// an attacker also knows.
 ///
-/// Takes milliseconds (`benches/password.rs`), so it is done on a thread that can wait.
-///
-/// # Errors
-/// [`RejectedPassword`]
+/// This takes milliseconds (`benches/password.rs`), so run it on a thread that can wait.
 pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(), RejectedPassword> {
     if password.is_too_long() {
         return Err(RejectedPassword::TooLong);
@@ -110,7 +107,7 @@ pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(),
     })
 }
 
-/// Whether somebody who knows these words would find one of them in the password.
+/// Whether someone who knows these words would find one of them in the password.
 fn is_personal(found: &[Match], known: &[&str]) -> bool {
     found.iter().any(|found| match &found.pattern {
         MatchPattern::Dictionary(word) => known.contains(&word.matched_word.as_str()),
@@ -119,9 +116,9 @@ fn is_personal(found: &[Match], known: &[&str]) -> bool {
     })
 }
 
-/// The estimate reads a sign as every letter that it may stand for, in every combination with the
-/// others: with many kinds of signs there are hundreds, and each costs as much as the whole
-/// otherwise. Where there are many, those that stand for the same letter are judged as one.
+/// The estimate tries every letter that a symbol may stand for, in all combinations: with many
+/// kinds of symbols there are hundreds, and each costs as much as the rest. If there are many,
+/// those that stand for the same letter are treated as one.
 fn with_few_signs(head: &str) -> Zeroizing<String> {
     let mut kinds: Vec<char> = head.chars().filter(|letter| SIGNS.contains(*letter)).collect();
     kinds.sort_unstable();
@@ -141,7 +138,7 @@ fn with_few_signs(head: &str) -> Zeroizing<String> {
     Zeroizing::new(one_of_each.collect())
 }
 
-/// What is judged of a text.
+/// The part of a text that is judged.
 fn head(text: &str) -> &str {
     text.char_indices().nth(JUDGED).map_or(text, |(end, _)| &text[..end])
 }
@@ -170,22 +167,22 @@ fn weakness(warning: Option<Warning>) -> Weakness {
     }
 }
 
-/// More than a million guesses: with the limits of a login, years for one account.
+/// More than a million guesses: with the login limits, years per account.
 const ENOUGH: Score = Score::Two;
 
-/// Characters that are judged. The price of the estimate grows faster than the length, and whoever
-/// chooses the characters chooses the price.
+/// The number of characters that are judged. The cost of the estimate grows faster than the length,
+/// which an attacker controls.
 const JUDGED: usize = 32;
 
-/// The signs that the estimate reads as letters, and how many kinds of them it is given as they are:
-/// more than anybody puts for letters in a password that is guessed first.
+/// The symbols that the estimate reads as letters, and how many kinds of them it gets unchanged:
+/// more than any commonly guessed password uses.
 const SIGNS: &str = "4@8({[<369&#!1/|0$5+7%2";
 const MOST_SIGNS: usize = 8;
 
-/// Letters of a personal word that counts.
+/// The shortest personal word that counts, in characters.
 const SHORTEST_WORD: usize = 3;
 
-/// Personal words that count.
+/// The largest number of personal words.
 const MOST_WORDS: usize = 32;
 
 #[cfg(test)]
@@ -201,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_passwords_are_refused_with_their_reason() {
+    fn weak_passwords_are_rejected_with_a_reason() {
         for (password, told) in [
             ("", RejectedPassword::TooShort { least: 8 }),
             ("a1!B2?c", RejectedPassword::TooShort { least: 8 }),
@@ -224,13 +221,13 @@ mod tests {
         }
         assert_eq!(
             RejectedPassword::Guessable(Weakness::Keyboard).to_string(),
-            "The password is easy to guess: it follows the keys of a keyboard. Add a few words that do not belong together, or let a \
-             password manager choose."
+            "The password is easy to guess: it follows a row of keys. Add a few unrelated words, or use a \
+             password manager."
         );
     }
 
     #[test]
-    fn whatever_is_hard_to_guess_is_taken() {
+    fn passwords_that_are_hard_to_guess_are_accepted() {
         for password in [
             "correct horse battery staple",
             "zV9qLw2k",

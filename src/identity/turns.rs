@@ -1,9 +1,8 @@
 //! One job at a time for each account.
 //!
-//! The queue before the threads that hash is short. Without turns, whoever holds one account could
-//! fill it with requests of their own. With them an account has one place in it, and its other
-//! requests wait here. An address without an account has its turns as well: nobody learns from the
-//! time which it is.
+//! The hashing queue is short. Without turns, a client could fill it with requests for one account.
+//! With them an account has one place in the queue, and its other requests wait here. Addresses
+//! without an account take turns too, so the timing does not reveal which is which.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::error::Elapsed;
 
-/// The turns of every account that has a job now. Clones are the same turns.
+/// The turns of every account that has a job. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns(Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>);
 
@@ -26,10 +25,10 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    /// Waits until it is the account's turn, at most for `longest`.
+    /// Waits for the account's turn, at most for `longest`.
     pub(super) async fn wait(&self, account: &str, longest: Duration) -> Result<Turn, Elapsed> {
         let lock = Arc::clone(self.waiting().entry(account.to_owned()).or_default());
-        // Made before the wait, so that whoever goes away meanwhile leaves nothing behind.
+        // Created before waiting, so that a cancelled request leaves nothing behind.
         let mut turn = Turn { turns: self.clone(), account: account.to_owned(), held: None };
         turn.held = Some(tokio::time::timeout(longest, lock.lock_owned()).await?);
         Ok(turn)

@@ -100,7 +100,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
             &["user", "add", "bob@example.com", "--password-stdin"],
             "password1",
             1,
-            "error: This password is among the most common ones.",
+            "error: This password is one of the most common ones.",
         ),
         (
             &["user", "add", "bob@example.com", "--password-stdin"],
@@ -120,7 +120,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
             2,
             "error: `a b` is not a valid role: ",
         ),
-        (&["user", "add", "bob"], "", 2, "error: `bob`: this is no e-mail address; "),
+        (&["user", "add", "bob"], "", 2, "error: `bob`: not a valid e-mail address; "),
         (
             &["user", "disable", "bob@example.com"],
             "",
@@ -258,14 +258,14 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     assert_eq!(code, 1);
     assert_eq!(
         error,
-        "error: standard input: nothing was imported, because of errors in 2 lines:\n  line 3: ann@example.com has an account already; remove the line\n  \
-         line 4: bob@example.com has an account already; remove the line\n"
+        "error: standard input: nothing was imported, because of errors in 2 lines:\n  line 3: ann@example.com already has an account; remove the line\n  \
+         line 4: bob@example.com already has an account; remove the line\n"
     );
     // Also beside lines that cannot be read.
     let (_, error) =
         failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
     assert!(
-        error.contains("because of errors in 2 lines:\n  line 2: this is no e-mail address")
+        error.contains("because of errors in 2 lines:\n  line 2: not a valid e-mail address")
             && error.contains("\n  line 3: bob@example.com has an"),
         "{error}"
     );

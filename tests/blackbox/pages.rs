@@ -148,7 +148,7 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
         ("/auth/logout", "You are logged out"),
         ("/auth/password/forgot", "Reset your password"),
         ("/auth/password/reset?token=abc", "Set a new password"),
-        ("/auth/email/verify?token=abc", "Confirm your address"),
+        ("/auth/email/verify?token=abc", "Confirm your e-mail address"),
     ] {
         is_page(&page(&gateway, path, "").await, 200, title);
     }
@@ -178,7 +178,7 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
     }
     // Second factors are offered where the file says so.
     is_page(&page(&gateway, "/auth/totp", &cookies).await, 404, "Error: Turn on two-factor login");
-    is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: That did not work");
+    is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: Something went wrong");
     // Programs are answered as ever.
     gateway.get("/auth/nothing").header("Accept", "*/*").send().await.is(404, "route_not_found");
     gateway
@@ -219,7 +219,7 @@ async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
             vec![("email", "ann@example.com"), ("password", PASSWORD)],
             409,
             "Error: Register",
-            "There is an account with this address.",
+            "This address already has an account.",
         ),
         (
             "/auth/register",
@@ -316,7 +316,7 @@ async fn an_address_is_confirmed_by_whoever_knows_the_password() {
     let link = "https://app.test/auth/email/verify?token=";
     let token = token(&mails(&gateway, 1).await[0], link);
     let path = format!("/auth/email/verify?token={token}");
-    let html = is_page(&page(&gateway, &path, "").await, 200, "Confirm your address");
+    let html = is_page(&page(&gateway, &path, "").await, 200, "Confirm your e-mail address");
     assert!(html.contains("value=\"ann@example.com\" autocomplete=\"username\""), "{html}");
     for (name, value, status, told) in [
         ("password", "another password", 401, "The account has another password."),
@@ -324,7 +324,7 @@ async fn an_address_is_confirmed_by_whoever_knows_the_password() {
     ] {
         let form = [("token", token.as_str()), (name, value)];
         let refused = post(&gateway, "/auth/email/verify", &form).await;
-        let html = is_page(&refused, status, "Error: Confirm your address");
+        let html = is_page(&refused, status, "Error: Confirm your e-mail address");
         assert!(html.contains(&format!("id=\"{name}-wrong\">{told}")), "{html}");
     }
     let right = [("token", token.as_str()), ("password", PASSWORD)];
@@ -391,7 +391,7 @@ async fn sessions_are_listed_and_ended() {
     is_page(
         &post_as(&gateway, action.unwrap(), &[], &another).await,
         401,
-        "Error: That did not work",
+        "Error: Something went wrong",
     );
     // Of somebody else, nobody ends anything.
     let stranger = register(&gateway, "eve@example.com").await;
@@ -413,7 +413,7 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     };
     // Nothing waits: the plain page, which knows of no recovery codes.
     let html = is_page(&confirm("000000").await, 401, "Error: Turn on two-factor login");
-    assert!(html.contains("Begin again") && !html.contains("recovery"), "{html}");
+    assert!(html.contains("Start again") && !html.contains("recovery"), "{html}");
     let begun =
         post_as(&gateway, "/auth/totp", &[("current_password", PASSWORD)], &session).await.text();
     let secret = |html: &str| {
@@ -438,12 +438,12 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
         assert!(refused.header("content-security-policy").unwrap().contains("form-action 'self'"));
     }
     let right = code(&base32(&secret(&begun).replace(' ', "")), 0);
-    assert!(confirm(&right).await.text().contains("Keep your recovery codes"));
+    assert!(confirm(&right).await.text().contains("Save your recovery codes"));
     let sessions = page(&gateway, "/auth/sessions", &session).await.text();
-    assert!(sessions.contains("and 10 recovery codes are left"), "{sessions}");
+    assert!(sessions.contains("and you have 10 recovery codes left"), "{sessions}");
     // Whoever sends it twice learns that all is well.
     let html = is_page(&confirm(&right).await, 400, "Error: Turn on two-factor login");
-    assert!(html.contains("Two-factor login is on already."), "{html}");
+    assert!(html.contains("Two-factor login is already on."), "{html}");
 }
 
 #[tokio::test]
@@ -809,7 +809,7 @@ async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size(
     fits("totp").await;
     browser.fill(&[("code", &code(&secret, 0))]).await;
     browser.press("Turn on").await;
-    browser.shows("Keep your recovery codes").await;
+    browser.shows("Save your recovery codes").await;
     fits("recovery-codes").await;
     browser.goto("https://app.test/auth/totp").await;
     browser.shows("Turn off two-factor login").await;
@@ -930,7 +930,7 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
         browser.fill(&[("email", email)]).await;
         browser.press("Send the link").await;
         assert!(
-            browser.text(".notice").await.starts_with("If there is an account with this address"),
+            browser.text(".notice").await.starts_with("If this address has an account"),
             "{email}"
         );
     }
@@ -957,7 +957,7 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
     browser.goto(&link).await;
     browser.fill(&[("password", "a-third-tuba-meadow")]).await;
     browser.press("Set password").await;
-    assert!(browser.text(".errors").await.contains("This link was used already, or is too old."));
+    assert!(browser.text(".errors").await.contains("This link was already used or has expired."));
     browser.client.find(Locator::LinkText("Send another link")).await.unwrap();
     browser.close().await;
 }
@@ -985,7 +985,7 @@ async fn an_address_is_confirmed_by_a_button_and_not_by_a_link_in_a_browser() {
     let mail = mails(&gateway, 2).await.pop().unwrap();
     let link = "https://app.test/auth/email/verify?token=";
     browser.goto(&format!("{link}{}", token(&mail, link))).await;
-    browser.shows("Confirm your address").await;
+    browser.shows("Confirm your e-mail address").await;
     browser.picture("verify").await;
     browser.fill(&[("password", PASSWORD)]).await;
     browser.press("Confirm address").await;
@@ -1018,7 +1018,7 @@ async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
     // Of this time step, then of the next: one of them may end while it is typed.
     browser.fill(&[("code", &code(&secret, 0))]).await;
     browser.press("Turn on").await;
-    browser.shows("Keep your recovery codes").await;
+    browser.shows("Save your recovery codes").await;
     browser.picture("recovery-codes").await;
     let recovery = browser.text(".codes li:first-child").await;
     let another = browser.text(".codes li:last-child").await;
@@ -1027,7 +1027,7 @@ async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
         browser.goto("https://app.test/auth/login?return_to=%2Freports").await;
         browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
         browser.press("Log in").await;
-        assert!(browser.text(".notice").await.contains("a code besides"));
+        assert!(browser.text(".notice").await.contains("and a code"));
         assert_eq!(
             browser.client.active_element().await.unwrap().attr("name").await.unwrap().as_deref(),
             Some("password")

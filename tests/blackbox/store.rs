@@ -86,7 +86,7 @@ async fn mail_whose_claim_cannot_be_written_is_not_sent() {
     run(&gateway, &FAIL).await;
     let asking = json!({ "email": "ann@example.com" });
     assert_eq!(gateway.post("/auth/password/forgot", &asking).send().await.status, 202);
-    let waits = "mail waits: the store or the system does not let it be sent";
+    let waits = "mail delivery is delayed by an error of the store or the system";
     gateway.log().until("mail waits", |line| line["message"] == waits).await;
     assert!(!gateway.path("mail").exists() || sent(&gateway) == 0);
     run(&gateway, &RECOVER).await;

@@ -1,4 +1,4 @@
-//! Accounts as their owners make and see them.
+//! Registration, and the account of the caller.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ impl Identity {
         let name = account::name(body.name.as_deref().unwrap_or_default())
             .map_err(|_| IdentityError::Request(RequestFault::Name))?;
         let now = self.clock.unix_seconds();
-        // Hashed before the address is looked for: a taken one takes as long.
+        // Hash before looking up the address: a taken address then takes just as long.
         let hash = self.new_hash(body.password.password(), &email, name.as_deref(), policy).await?;
         let new = NewAccount {
             email,
@@ -46,7 +46,7 @@ impl Identity {
         }
         let login = request.parse_body::<Login>().ok();
         let tokens = match &login {
-            // The account is there, whatever comes of this.
+            // The account exists, even if this login fails.
             Some(login) if !policy.verify_email => self.log_in(login, request, policy).await.ok(),
             _ => None,
         };
@@ -61,16 +61,16 @@ impl Identity {
     }
 }
 
-/// An account to be made.
+/// A registration.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "email": "ann@example.com", "password": "plum orbit tenant 71", "name": "Ann Ott" }))]
 pub struct Registering {
-    /// The address.
+    /// The e-mail address.
     #[schemars(extend("format" = "email"))]
     pub email: String,
     /// The password.
     pub password: Secret,
-    /// What to call its owner.
+    /// Display name.
     pub name: Option<String>,
 }
 
@@ -81,18 +81,18 @@ pub struct Registering {
 pub struct Account {
     /// The `sub` of its tokens.
     pub id: String,
-    /// The address.
+    /// The e-mail address.
     #[schemars(extend("format" = "email"))]
     pub email: String,
-    /// Whether the address was shown to be its owner's.
+    /// Whether the owner has proved that the address is theirs.
     pub email_verified: bool,
-    /// What to call its owner.
+    /// Display name.
     pub name: Option<String>,
     /// Its roles.
     pub roles: Vec<String>,
-    /// Whether its logins ask for a code.
+    /// Whether logins require a second factor.
     pub totp: bool,
-    /// Recovery codes that were not used yet. null: its logins ask for no code.
+    /// Unused recovery codes. null: logins require no second factor.
     pub recovery_codes_left: Option<i64>,
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]
@@ -103,8 +103,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// What its owner may see of a row, and how many recovery codes are left of its second factor,
-    /// where it has one.
+    /// The part of a row that its owner may see, and the number of recovery codes left if the
+    /// account has a second factor.
     pub fn from_row(row: &AccountRow, recovery_codes_left: Option<i64>) -> Self {
         Self {
             id: row.id.clone(),
@@ -129,7 +129,7 @@ pub(in crate::identity) fn register_page(
         capitals: "words",
         value: filled.name.clone(),
         required: false,
-        hint: Some("What to call you. You can leave it empty.".to_owned()),
+        hint: Some("Your display name (optional).".to_owned()),
         ..Field::text("name", "Name", "name")
     };
     let fields = vec![
@@ -137,14 +137,14 @@ pub(in crate::identity) fn register_page(
         name,
         Field::new_password("password", "Password", policy),
     ];
-    // Whoever has to confirm their address comes to the login first.
+    // If the address has to be confirmed, the login page comes first.
     let mut form = Form {
         leads_on: !policy.verify_email,
         ..Form::new(mount, "/register", fields, "Register")
     };
     form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
     let login = Link {
-        before: Some("You have an account?"),
+        before: Some("Already have an account?"),
         text: "Log in",
         path: filled.onwards(&mount.path("/login")),
     };

@@ -1,4 +1,4 @@
-//! Addresses that are shown to be their owners', and mails that are asked for.
+//! Confirmation of e-mail addresses, and requests for mail.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -22,7 +22,7 @@ impl Identity {
         self.promise_link(Purpose::Verify, request, policy).await
     }
 
-    /// Has a link mailed, if there is such an account.
+    /// Queues a mail with a link, which is sent only if such an account exists.
     pub(super) async fn promise_link(
         &self,
         purpose: Purpose,
@@ -36,8 +36,8 @@ impl Identity {
         let body: Address = request.parse_body()?;
         match Email::parse(&body.email) {
             Ok(email) => self.mail(kind, &email, policy).await?,
-            // The answer is always the same: an address that none can be has no account either. A
-            // person may have mistyped it.
+            // The response is always the same: an address that is not valid has no account either.
+            // For a person it is a likely typing error, so they get an error.
             Err(_) if request.is_for_people() => {
                 return Err(IdentityError::Request(RequestFault::Email).into());
             }
@@ -57,7 +57,7 @@ impl Identity {
             Err(IdentityError::AlreadyConfirmed) => return Ok(Outcome::AlreadyVerified),
             confirmed => confirmed?,
         };
-        // The address is confirmed, whatever comes of this: a login may ask for a code besides.
+        // The address is confirmed, even if this login fails: it may also require a code.
         let tokens = match self.open(&account, None, request, policy).await {
             Ok(session) => Some(self.tokens(session, policy).await?),
             Err(_) => None,
@@ -65,7 +65,7 @@ impl Identity {
         Ok(Outcome::EmailVerified { tokens })
     }
 
-    /// The page that a mailed link leads to.
+    /// The page behind a mailed link.
     pub(super) async fn show_link(
         &self,
         (page, purpose): (Page, Purpose),
@@ -83,9 +83,9 @@ impl Identity {
         shown(page, account.map(|account| account.email), request, policy)
     }
 
-    /// Shows an address to be the owner's, by a mailed link: the account. Whoever made the account
-    /// may be a stranger to the address, and whoever opens the link proves that they know the
-    /// password, or drops it: none that a stranger has chosen is ever good.
+    /// Confirms an address by a mailed link and returns the account. A stranger may have created
+    /// the account. So whoever opens the link either proves that they know its password or replaces
+    /// it: a password that a stranger chose never becomes usable.
     pub(super) async fn confirm_address(
         &self,
         body: &VerifyEmail,
@@ -124,8 +124,8 @@ impl Identity {
         self.accounts.by_id(&account.id).await?.ok_or(IdentityError::Link)
     }
 
-    /// Makes an account whose owner is mailed a link. Where the address has one, they are mailed
-    /// that, and whoever asked is told the same as anybody.
+    /// Creates an account and mails its owner a link. If the address already has an account, its
+    /// owner is mailed that instead, and the response is the same.
     pub(super) async fn register_by_mail(
         &self,
         new: NewAccount,
@@ -165,34 +165,35 @@ impl Identity {
         policy: &Policy,
     ) -> Result<(), IdentityError> {
         if policy.mail.is_none() {
-            tracing::warn!("somebody asks for a mail, and [identity] has no mail: none is sent");
+            tracing::warn!("a mail was requested but not sent: [identity] has no mail");
             return Ok(());
         }
         Ok(self.outbox.enqueue(kind, email).await?)
     }
 }
 
-/// Whom a mail is for.
+/// The recipient of a mail.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "email": "ann@example.com" }))]
 pub struct Address {
-    /// The address. Whatever it is, the answer is the same.
+    /// The e-mail address. The response is the same for every address.
     pub email: String,
 }
 
-/// An address that is confirmed: with exactly one of `password` and `new_password`.
+/// A confirmation of an address: with exactly one of `password` and `new_password`.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "token": LINK_TOKEN, "password": "plum orbit tenant 71" }))]
 pub struct VerifyEmail {
-    /// Of the mailed link.
+    /// The token of the mailed link.
     pub token: Secret,
-    /// The password that the account has.
+    /// The current password of the account.
     pub password: Option<Secret>,
-    /// The password from now on, in place of the one that the account has.
+    /// A new password that replaces the current one.
     pub new_password: Option<Secret>,
 }
 
-/// Whoever made the account may be a stranger, who chose its password: it is asked for, or replaced.
+/// A stranger may have created the account and chosen its password: ask for the password, or
+/// replace it.
 pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let form = |field: Field, button| {
         let mut form = Form::new(mount, "/email/verify", vec![field], button).of_account(filled);
@@ -202,9 +203,9 @@ pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: 
     let confirm = form(Field::password("password", "Password").focused(), "Confirm address");
     let replace =
         form(Field::new_password("new_password", "New password", policy), "Set this password");
-    let lead = "Enter the password of the account. If somebody else made the account, or you have forgotten the password, set a new one in its place.";
+    let lead = "Enter your password. If someone else created the account, or you forgot the password, set a new one.";
     Content {
-        title: "Confirm your address",
+        title: "Confirm your e-mail address",
         lead: Some(lead.to_owned()),
         forms: vec![confirm, Form { look: "quiet", ..replace }],
         links: vec![Link::to_login(mount)],

@@ -1,4 +1,4 @@
-//! The login: a password, and a code where the account has a second factor.
+//! Login: a password, and a code if the account has a second factor.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -23,14 +23,14 @@ impl Identity {
         Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
     }
 
-    /// Opens a session for the address and the password of a body.
+    /// Opens a session for the address and password in a body.
     pub(super) async fn log_in(
         &self,
         body: &Login,
         request: &Request,
         policy: &Policy,
     ) -> Result<SessionTokens, IdentityError> {
-        // An address that none can be has no account, and costs as much.
+        // An address that is not valid has no account and takes just as long.
         let email = Email::parse(&body.email).ok();
         let known = match &email {
             Some(email) => self.accounts.by_email(email).await?,
@@ -58,7 +58,7 @@ impl Identity {
         self.tokens(session, policy).await
     }
 
-    /// Opens a session for somebody whose password was right.
+    /// Opens a session after the password was checked.
     pub(super) async fn open(
         &self,
         account: &AccountRow,
@@ -78,8 +78,7 @@ impl Identity {
         Ok(opened)
     }
 
-    /// Whether this is the password of that account, which may log in. Takes as long where it is
-    /// not.
+    /// Whether this is the password of an account that may log in. Takes just as long if it is not.
     pub(super) async fn check(
         &self,
         account: Option<&AccountRow>,
@@ -120,7 +119,7 @@ impl Identity {
         audit::record("login_failed", request.client, account, reason);
     }
 
-    /// The tokens of a session.
+    /// Mints the tokens of a session.
     pub(super) async fn tokens(
         &self,
         session: SessionGrant,
@@ -136,25 +135,27 @@ impl Identity {
     }
 }
 
-/// Who logs in.
+/// A login.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "email": "ann@example.com", "password": "plum orbit tenant 71" }))]
 pub struct Login {
-    /// The address.
+    /// The e-mail address.
     #[schemars(extend("format" = "email"))]
     pub email: String,
     /// The password.
     pub password: Secret,
-    /// Of the authenticator app, or a recovery code. Needed where the account has a second factor.
+    /// A code of the authenticator app, or a recovery code. Required if the account has a second
+    /// factor.
     pub code: Option<Secret>,
-    /// true: the tokens are set as cookies, and are not in the body.
+    /// true: set the tokens as cookies and leave them out of the body.
     #[serde(default, deserialize_with = "flag")]
     pub cookie: bool,
-    /// Where a page leads afterwards: a path of this site.
+    /// The path on this site to go to after login.
     pub return_to: Option<String>,
 }
 
-/// The tokens of a session. An answer that sets cookies has them there, and `expires_in` alone.
+/// The tokens of a session. A response that sets cookies has the tokens there, and only
+/// `expires_in` in the body.
 #[derive(Serialize, JsonSchema)]
 #[schemars(
     example = json!({ "access_token": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 900, "refresh_token": REFRESH_TOKEN }),
@@ -200,7 +201,7 @@ pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &
     }
     if policy.registration == Registration::Open {
         links.push(Link {
-            before: Some("No account yet?"),
+            before: Some("Don't have an account?"),
             text: "Register",
             path: filled.onwards(&mount.path("/register")),
         });
@@ -220,6 +221,6 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
         Flag::Bool(flag) => Ok(flag),
         Flag::Text(text) if text == "true" || text == "on" => Ok(true),
         Flag::Text(text) if text == "false" || text.is_empty() => Ok(false),
-        Flag::Text(_) => Err(serde::de::Error::custom("this is neither true nor false")),
+        Flag::Text(_) => Err(serde::de::Error::custom("expected true or false")),
     }
 }

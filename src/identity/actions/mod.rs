@@ -1,4 +1,4 @@
-//! What each endpoint does: one file a capability, with what it reads and answers.
+//! What each endpoint does: one file for each capability, with its request and response bodies.
 
 pub mod account;
 pub mod email;
@@ -60,26 +60,27 @@ impl Identity {
         }
     }
 
-    /// The account of whoever calls.
+    /// The account of the caller.
     pub(super) async fn account_of(&self, request: &Request) -> Result<AccountRow, IdentityError> {
         let account = self.accounts.by_id(caller(request)?.subject()).await?;
         account.filter(|account| account.disabled == 0).ok_or(IdentityError::Nobody)
     }
 }
 
-/// Whoever calls: the gateway lets nobody else to an endpoint that needs a caller.
+/// The caller. The gateway rejects requests without one before they reach an endpoint that needs
+/// it.
 fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
     request.caller.as_deref().ok_or(IdentityError::Nobody)
 }
 
-/// A page whose content is in the request and the policy; `username` is the address of the account
-/// that its passwords are of.
+/// A page that is rendered from the request and the policy. `username` is the address of the
+/// account that its password fields belong to.
 fn shown(page: Page, username: Option<String>, request: &Request, policy: &Policy) -> Answered {
     let page = match page {
         Page::Register if policy.registration == Registration::Closed => {
             return Err(IdentityError::RegistrationClosed.into());
         }
-        // A browser whose access cookie has expired is logged in still.
+        // A browser whose access cookie has expired is still logged in.
         Page::Logout
             if request.caller.is_none() && cookie::refresh_token(&request.headers).is_none() =>
         {

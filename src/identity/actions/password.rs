@@ -1,4 +1,4 @@
-//! Another password: in place of the current one, or of one that was forgotten.
+//! New passwords: changed by their owner, or reset by a mailed link.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -43,14 +43,14 @@ impl Identity {
         Ok(Outcome::PasswordChanged)
     }
 
-    /// The page to change the password.
+    /// The page that changes the password.
     pub(super) async fn show_change(&self, request: &Request, policy: &Policy) -> Answered {
         let account = self.account_of(request).await?;
         shown(Page::Change, Some(account.email), request, policy)
     }
 
-    /// Has a link mailed, if there is such an account. Nobody has looked for it when the answer is
-    /// given.
+    /// Queues a mail with a link, which is sent only if such an account exists. The response is
+    /// sent before the account is looked up.
     pub(super) async fn forgot_password(&self, request: &Request, policy: &Policy) -> Answered {
         self.promise_link(Purpose::Reset, request, policy).await
     }
@@ -61,7 +61,7 @@ impl Identity {
         let account =
             self.accounts.by_link(&link, Purpose::Reset, now).await?.ok_or(IdentityError::Link)?;
         let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
-        // A password that is not taken leaves the link good.
+        // A rejected password leaves the link valid.
         let hash = self
             .new_hash(body.password.password(), &email, account.name.as_deref(), policy)
             .await?;
@@ -83,7 +83,7 @@ impl Identity {
         Ok(Outcome::PasswordChanged)
     }
 
-    /// A new password, judged and hashed.
+    /// Judges and hashes a new password.
     pub(super) async fn new_hash(
         &self,
         password: Password,
@@ -95,38 +95,37 @@ impl Identity {
         Ok(self.hasher.renew(email, password, policy.password_min_length, &personal).await?)
     }
 
-    /// Tells the owner that the password was changed. It was: what comes of the message does not
-    /// matter to that.
+    /// Mails the owner that the password was changed. The change stands even if the mail fails.
     pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
         if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
             && let Err(error) = self.outbox.enqueue(MailKind::Changed, &email).await
         {
-            tracing::warn!(cause = %error, account = account.id, "nobody was mailed that a password was changed");
+            tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of a password change by mail");
         }
     }
 }
 
-/// A password in place of the current one.
+/// A change of password.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "current_password": "plum orbit tenant 71", "new_password": "cactus ferry lamp 12" }))]
 pub struct ChangePassword {
-    /// The password so far.
+    /// The current password.
     pub current_password: Secret,
-    /// The password from now on.
+    /// The new password.
     pub new_password: Secret,
 }
 
-/// A password in place of one that was forgotten.
+/// A reset of a forgotten password.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "token": LINK_TOKEN, "password": "cactus ferry lamp 12" }))]
 pub struct ResetPassword {
-    /// Of the mailed link.
+    /// The token of the mailed link.
     pub token: Secret,
-    /// The password from now on.
+    /// The new password.
     pub password: Secret,
 }
 
-/// The page to have a link mailed at.
+/// The page that requests a reset link.
 pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let form = || {
         let fields = vec![Field::email(filled).focused()];
@@ -134,11 +133,11 @@ pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: 
     };
     let (lead, forms) = if policy.mail.is_some() {
         (
-            "Enter your address, and a link to set another password is sent to it. It is good for 30 minutes.",
+            "Enter your e-mail address. We will send you a link to set a new password. It is valid for 30 minutes.",
             vec![form()],
         )
     } else {
-        ("Mail is not set up here. Ask whoever runs this site for another password.", Vec::new())
+        ("This site cannot send mail. Ask its administrator for a new password.", Vec::new())
     };
     Content {
         title: "Reset your password",
@@ -148,26 +147,29 @@ pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: 
     }
 }
 
-/// The page that the mailed link leads to.
+/// The page behind a mailed reset link.
 pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let fields = vec![Field::new_password("password", "New password", policy).focused()];
     let mut form = Form::new(mount, "/password/reset", fields, "Set password").of_account(filled);
     form.hidden.push(("token", filled.token.clone()));
     Content {
         title: "Set a new password",
-        lead: Some("You are then logged out everywhere, and log in with it.".to_owned()),
+        lead: Some(
+            "You will be logged out everywhere. Then log in with the new password.".to_owned(),
+        ),
         forms: vec![form],
         links: vec![Link::to_login(mount)],
     }
 }
 
-/// The page to change it at.
+/// The page that changes the password.
 pub(in crate::identity) fn change_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
     let fields = vec![
         Field::password("current_password", "Current password").focused(),
         Field::new_password("new_password", "New password", policy),
     ];
-    let lead = "You are then logged out everywhere, here too, and log in with the new one.";
+    let lead =
+        "You will be logged out everywhere, including here. Then log in with the new password.";
     let form = Form::new(mount, "/password/change", fields, "Change password").of_account(filled);
     Content {
         title: "Change your password",

@@ -1,8 +1,8 @@
-//! Colours that text can be read on: contrast as WCAG 2.2 measures it.
+//! Colours with readable text: contrast as defined by WCAG 2.2.
 
 use std::fmt;
 
-/// A colour of sRGB.
+/// An sRGB colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Colour {
     red: u8,
@@ -11,7 +11,7 @@ pub struct Colour {
 }
 
 impl Colour {
-    /// `#rrggbb`, or `#rgb` for short.
+    /// Parses `#rrggbb` or `#rgb`.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix('#')?;
         let digit = |at: usize| {
@@ -32,21 +32,20 @@ impl Colour {
         Self { red, green, blue }
     }
 
-    /// From 1, the same, to 21, black on white (WCAG 2.2, "contrast ratio").
+    /// The contrast ratio of WCAG 2.2: from 1 (equal) to 21 (black on white).
     pub fn contrast(self, other: Self) -> f64 {
         let (one, another) = (self.luminance(), other.luminance());
         (one.max(another) + 0.05) / (one.min(another) + 0.05)
     }
 
-    /// Black or white: what text on it is read better in. Of the two, one has a contrast of 4.58 at
-    /// least.
+    /// Black or white, whichever is more readable on this colour. Its contrast is at least 4.58.
     #[must_use]
     pub fn text_on(self) -> Self {
         if self.contrast(WHITE) >= self.contrast(BLACK) { WHITE } else { BLACK }
     }
 
-    /// This colour, or the nearest to it on the way to black or white that has at least this
-    /// contrast to `ground`.
+    /// This colour, or the nearest one towards black or white that has at least this contrast to
+    /// `ground`.
     #[must_use]
     pub fn legible_on(self, ground: Self, least: f64) -> Self {
         let towards = ground.text_on();
@@ -56,7 +55,7 @@ impl Colour {
             .unwrap_or(towards)
     }
 
-    /// With so many percent of another.
+    /// A mix with this percentage of another colour.
     #[must_use]
     pub fn mixed(self, other: Self, percent: u16) -> Self {
         let mix = |one: u8, another: u8| {
@@ -70,7 +69,7 @@ impl Colour {
         )
     }
 
-    /// WCAG 2.2, "relative luminance".
+    /// The relative luminance of WCAG 2.2.
     fn luminance(self) -> f64 {
         let linear = |part: u8| {
             let part = f64::from(part) / 255.0;
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_read_as_they_are_written() {
+    fn colours_are_parsed() {
         for (text, read) in [
             ("#1f4fb8", "#1f4fb8"),
             ("#ABC", "#aabbcc"),
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn contrast_is_that_of_wcag() {
+    fn contrast_is_computed_as_in_wcag() {
         let contrast = |one: &str, another: &str| {
             Colour::parse(one).unwrap().contrast(Colour::parse(another).unwrap())
         };
@@ -145,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_on_any_colour_can_be_read(red: u8, green: u8, blue: u8) {
+        fn text_on_any_colour_is_readable(red: u8, green: u8, blue: u8) {
             let colour = Colour::new(red, green, blue);
             prop_assert!(colour.contrast(colour.text_on()) >= 4.5);
             for ground in [WHITE, BLACK, Colour::new(23, 26, 31)] {

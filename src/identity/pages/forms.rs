@@ -1,4 +1,4 @@
-//! What each page asks for.
+//! The content of each page.
 
 use super::words::{Complaint, Why};
 use crate::identity::actions::{account, email, login, password, second_factor, session};
@@ -10,52 +10,52 @@ use crate::identity::{Mount, Policy, return_to};
 pub enum Page {
     /// Log in.
     Login,
-    /// Make an account.
+    /// Register.
     Register,
     /// Log out.
     Logout,
-    /// One is logged out.
+    /// The page after logout.
     LoggedOut,
-    /// Have a link mailed.
+    /// Request a reset link.
     Forgot,
-    /// The mailed link: another password.
+    /// Set a new password, from a mailed link.
     Reset,
-    /// Another password, of somebody who is logged in.
+    /// Change the password, for a logged-in user.
     Change,
-    /// The mailed link: the address is theirs.
+    /// Confirm an address, from a mailed link.
     VerifyEmail,
-    /// Begin with a second factor.
+    /// Start setting up a second factor.
     Totp,
-    /// Show that the authenticator app has the key.
+    /// Confirm the first code of the authenticator app.
     ConfirmTotp,
-    /// Do without a second factor.
+    /// Remove the second factor.
     RemoveTotp,
-    /// Where they are logged in.
+    /// The list of sessions.
     Sessions,
-    /// What has no page: a refusal of something else.
+    /// No page of its own: an error of something else.
     Other,
 }
 
-/// What a form was filled in with, or its link brings. No passwords, no codes.
+/// The values of a form, from an earlier submission or from a link. Never passwords or codes.
 #[derive(Clone, Debug, Default)]
 pub struct Filled {
     /// The address.
     pub email: String,
-    /// The address of the account that a password is of, where it is not asked for.
+    /// The address of the account that a password belongs to, if the form does not ask for it.
     pub username: String,
     /// The name.
     pub name: String,
-    /// Where the person was going.
+    /// The page that the user was going to.
     pub return_to: String,
     /// The secret of a mailed link.
     pub token: String,
-    /// A code is needed, or was sent.
+    /// A code is required, or was sent.
     pub with_code: bool,
-    /// What was just done, in a word.
+    /// A word for what was just done.
     pub done: Option<String>,
 }
 
-/// What a page shows.
+/// The content of a page.
 pub(in crate::identity) struct Content {
     pub(in crate::identity) title: &'static str,
     pub(in crate::identity) lead: Option<String>,
@@ -67,16 +67,16 @@ pub(in crate::identity) struct Content {
 pub(in crate::identity) struct Form {
     pub(in crate::identity) action: String,
     pub(in crate::identity) hidden: Vec<(&'static str, String)>,
-    /// Whose passwords these are, for password managers.
+    /// The account of the passwords, for password managers.
     pub(in crate::identity) username: Option<String>,
     pub(in crate::identity) fields: Vec<Field>,
     pub(in crate::identity) button: &'static str,
     pub(in crate::identity) look: &'static str,
-    /// Whether all being well leads on to the application, and not to another page of ours.
+    /// Whether success leads to the application rather than to another page of ours.
     pub(in crate::identity) leads_on: bool,
 }
 
-/// What is typed in.
+/// An input field.
 pub(in crate::identity) struct Field {
     pub(in crate::identity) name: &'static str,
     pub(in crate::identity) label: &'static str,
@@ -91,7 +91,7 @@ pub(in crate::identity) struct Field {
     pub(in crate::identity) wrong: Option<String>,
 }
 
-/// A way to somewhere else.
+/// A link to another page.
 pub(in crate::identity) struct Link {
     pub(in crate::identity) before: Option<&'static str>,
     pub(in crate::identity) text: &'static str,
@@ -99,12 +99,12 @@ pub(in crate::identity) struct Link {
 }
 
 impl Filled {
-    /// What the query of a page brings.
+    /// The values in the query of a page.
     pub fn from_query(query: Option<&str>) -> Self {
         Self::from_pairs(query.unwrap_or_default().as_bytes(), true)
     }
 
-    /// What a form was sent with.
+    /// The values that a form was submitted with.
     pub fn from_form(body: &[u8]) -> Self {
         Self::from_pairs(body, false)
     }
@@ -113,7 +113,7 @@ impl Filled {
         let mut filled = Self::default();
         for (name, value) in form_urlencoded::parse(pairs) {
             match &*name {
-                // Of a link, nobody's address is believed.
+                // Do not trust the address in a link.
                 "email" if !is_query => filled.email = value.into_owned(),
                 "username" if !is_query => filled.username = value.into_owned(),
                 "name" if !is_query => filled.name = value.into_owned(),
@@ -127,19 +127,19 @@ impl Filled {
         filled
     }
 
-    /// The way back, where there is one.
+    /// The path to return to, if there is one.
     pub(in crate::identity) fn way_back(&self) -> Option<&str> {
         Some(return_to::local(Some(&self.return_to))).filter(|path| *path != "/")
     }
 
-    /// The path of another page, from which the way back is the same.
+    /// The path of another page that returns to the same place.
     pub(in crate::identity) fn onwards(&self, path: &str) -> String {
         self.way_back().map_or_else(|| path.to_owned(), |back| return_to::remembering(path, back))
     }
 }
 
 impl Page {
-    /// What it shows.
+    /// The content of the page.
     pub(in crate::identity) fn content(
         self,
         filled: &Filled,
@@ -159,7 +159,7 @@ impl Page {
             Self::ConfirmTotp => second_factor::confirm_page(mount),
             Self::RemoveTotp => second_factor::remove_page(filled, mount),
             Self::Sessions | Self::Other => Content {
-                title: "That did not work",
+                title: "Something went wrong",
                 lead: None,
                 forms: Vec::new(),
                 links: vec![Link::to_sessions(mount)],
@@ -167,7 +167,7 @@ impl Page {
         }
     }
 
-    /// Where the form would be of no use.
+    /// The content of the page when its form cannot succeed.
     pub(in crate::identity) fn without_form(
         self,
         why: &Why<'_>,
@@ -179,8 +179,8 @@ impl Page {
         if why.is_about_credentials()
             && let Some(path) = self.path()
         {
-            // A session whose access token has expired goes on from there; one that is over leads
-            // to the login.
+            // A session whose access token has expired continues from there; one that has ended
+            // leads to the login.
             links.push(Link { before: None, text: "Open the page again", path: mount.path(path) });
         } else {
             if self == Self::Reset {
@@ -190,7 +190,7 @@ impl Page {
                     path: mount.path("/password/forgot"),
                 });
             }
-            links.push(Link { before: None, text: "Go to the login", path: mount.path("/login") });
+            links.push(Link { before: None, text: "Log in", path: mount.path("/login") });
         }
         Content { title, lead: None, forms: Vec::new(), links }
     }
@@ -213,7 +213,7 @@ impl Page {
         }
     }
 
-    /// Where it is, below the mount.
+    /// The path of the page, below the mount.
     fn path(self) -> Option<&'static str> {
         Some(match self {
             Self::Login => "/login",
@@ -229,7 +229,7 @@ impl Page {
 }
 
 impl Content {
-    /// Says at each field what is wrong with it, and begins with the first of these.
+    /// Shows each complaint at its field, and focuses the first of these fields.
     pub(in crate::identity) fn point_at(&mut self, complaints: &[Complaint]) {
         let mut fields: Vec<&mut Field> =
             self.forms.iter_mut().flat_map(|form| &mut form.fields).collect();
@@ -276,13 +276,13 @@ impl Form {
         }
     }
 
-    /// Names the account that its passwords are of, where that is known.
+    /// Names the account of its passwords, if it is known.
     pub(in crate::identity) fn of_account(self, filled: &Filled) -> Self {
         let username = Some(filled.username.clone()).filter(|username| !username.is_empty());
         Self { username, ..self }
     }
 
-    /// Has the link that confirms an address mailed once more.
+    /// A form that sends the confirmation mail again.
     pub(in crate::identity) fn resend(filled: &Filled, mount: &Mount) -> Self {
         let hidden = vec![("email", filled.email.clone())];
         Self {
@@ -314,8 +314,7 @@ impl Field {
         }
     }
 
-    /// No `type="email"`: browsers then refuse addresses that are good, or write them in another
-    /// way.
+    /// Not `type="email"`: with it, browsers reject some valid addresses and rewrite others.
     pub(in crate::identity) fn email(filled: &Filled) -> Self {
         Self {
             inputmode: Some("email"),
@@ -334,13 +333,13 @@ impl Field {
         policy: &Policy,
     ) -> Self {
         let hint = format!(
-            "At least {} characters. A few words that do not belong together are good.",
+            "At least {} characters. A few unrelated words work well.",
             policy.password_min_length
         );
         Self { kind: "password", hint: Some(hint), ..Self::text(name, label, "new-password") }
     }
 
-    /// A recovery code has letters too, so the keyboard is not one of digits.
+    /// Recovery codes contain letters, so do not ask for a numeric keyboard.
     pub(in crate::identity) fn code() -> Self {
         let hint =
             "The six digits that your authenticator app shows, or a recovery code.".to_owned();
@@ -351,7 +350,7 @@ impl Field {
         Self { focused: true, ..self }
     }
 
-    /// What describes it, in the order in which it is read.
+    /// The ids of its descriptions, in reading order.
     pub(in crate::identity) fn described_by(&self) -> Option<String> {
         let hint = self.hint.as_ref().map(|_| format!("{}-hint", self.name));
         let wrong = self.wrong.as_ref().map(|_| format!("{}-wrong", self.name));

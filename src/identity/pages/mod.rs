@@ -1,10 +1,9 @@
-//! The pages that people log in at. They work without scripts: every form is a POST to the endpoint
-//! that programs use too, and is answered with a redirect, or with the form again and what is wrong
-//! with it.
+//! The login pages. They work without scripts: every form is a POST to the endpoint that programs
+//! use as well. The response is a redirect, or the form again with an error.
 //!
-//! What a page may do is said in its policy: nothing but show itself, its style sheet and its mark,
-//! and send its forms here, or, after a login, go where the application leads. What was typed is
-//! shown again where a form is refused, passwords and codes never.
+//! The content security policy of a page permits nothing but the page itself, its style sheet and
+//! its logo, and forms that are sent here or, after a login, on to the application. A rejected form
+//! shows again what was typed, but never passwords or codes.
 
 pub mod colour;
 mod forms;
@@ -29,15 +28,15 @@ use super::request::is_form;
 use super::{Mount, Policy};
 use crate::reason::Reason;
 
-/// A page, as it is sent.
+/// A rendered page.
 #[derive(Debug)]
 pub struct Sheet {
     html: Bytes,
-    /// Whether a form on it leads on to the application.
+    /// Whether a form on it leads to the application.
     leads_on: bool,
 }
 
-/// What stands around each page.
+/// The frame of each page.
 pub(super) struct Site<'a> {
     pub(super) name: &'a str,
     pub(super) logo: Option<String>,
@@ -70,15 +69,14 @@ struct FormPage<'a> {
     links: Vec<Link>,
 }
 
-/// A page that somebody asks for.
+/// Renders a requested page.
 pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Sheet {
     let content = page.content(filled, policy, mount);
     let notice = filled.done.as_deref().and_then(notice);
     form_page(content, notice, Vec::new(), policy, mount)
 }
 
-/// What a person asked for, as far as it is known: where a request is refused, its page is shown
-/// again.
+/// What a person requested, as far as it is known. A refused request shows the same page again.
 #[derive(Debug)]
 pub struct Asked {
     page: Page,
@@ -86,19 +84,19 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// `None`: no person asks, but a program.
+    /// `None`: a program, not a person.
     pub fn by(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
         let is_person =
             wanted(headers) && (matches!(*method, Method::GET | Method::HEAD) || is_form(headers));
         is_person.then(|| Self { page: Page::Other, filled: Filled::from_query(query) })
     }
 
-    /// The request leads to this endpoint.
+    /// Records the endpoint of the request.
     pub fn reached(&mut self, endpoint: &Endpoint) {
         self.page = Page::for_endpoint(endpoint);
     }
 
-    /// Its form is filled in like this.
+    /// Records the values of its form.
     pub fn filled(&mut self, form: &[u8]) {
         if !form.is_empty() {
             self.filled = Filled::from_form(form);
@@ -106,7 +104,7 @@ impl Asked {
     }
 }
 
-/// The page of a request that was refused: itself again, with what is wrong.
+/// The page for a refused request: the same page with an error.
 pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
     let Asked { page, filled } = asked;
     if let Some(enrolment) = why.enrolment {
@@ -126,9 +124,9 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     if why.reason == Reason::EmailUnverified {
         content.forms.push(Form::resend(&filled, mount));
     }
-    // With the right password, nothing is wrong yet.
-    let notice = (why.reason == Reason::CodeRequired)
-        .then_some("Enter your password again, and a code besides.");
+    // The password was right, so nothing is wrong yet.
+    let notice =
+        (why.reason == Reason::CodeRequired).then_some("Enter your password again, and a code.");
     form_page(content, notice, wrong, policy, mount)
 }
 
@@ -146,13 +144,12 @@ fn form_page(
     Sheet { leads_on, ..rendered(&page) }
 }
 
-/// Writing a page into a string cannot fail; were it to, nobody would take an empty page for a
-/// login.
+/// Rendering into a string cannot fail. If it did, an empty page could not be mistaken for a login.
 pub(super) fn rendered<T: Template>(page: &T) -> Sheet {
     Sheet { html: page.render().unwrap_or_default().into(), leads_on: false }
 }
 
-/// Whether an answer is for people: whoever asks says that they read HTML.
+/// Whether the response is for a person: the client accepts HTML.
 pub fn wanted(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|range| {
@@ -163,7 +160,7 @@ pub fn wanted(headers: &HeaderMap) -> bool {
 }
 
 impl Sheet {
-    /// Sets the fields of an answer that is this page, and hands over its body.
+    /// Sets the header fields of a response with this page, and returns its body.
     pub fn answered_with(self, headers: &mut HeaderMap) -> Bytes {
         let fields = [
             (header::CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -173,9 +170,9 @@ impl Sheet {
                 if self.leads_on { POLICY_LEADING_ON } else { POLICY },
             ),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            // The URL of a page may hold a secret: of it, nobody learns more than the host.
-            // `no-referrer` would have browsers send `Origin: null` with our own forms (Fetch
-            // §3.2), which is what a foreign page could send too.
+            // The URL of a page may contain a secret, so other sites learn only the host. With
+            // `no-referrer`, browsers would send `Origin: null` with our own forms (Fetch §3.2), as
+            // a page of another site might.
             (header::REFERRER_POLICY, "strict-origin"),
         ];
         for (name, value) in fields {
@@ -185,24 +182,23 @@ impl Sheet {
     }
 }
 
-/// Nothing is loaded or run but what stands here.
+/// Loads and runs only what is listed here.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The same for a page whose form leads on to the application, which may lead on to anywhere:
-/// Chromium and WebKit hold `form-action` against every redirect that follows a form
-/// (w3c/webappsec-csp, issue 8), and a login would silently go nowhere. Little is lost: the actions
-/// of its forms are ours, what is shown of a request is escaped, there is no script that could add
-/// another form, and what was typed goes no further than here, since after our 303 a browser only
-/// asks.
+/// The policy of a page whose form leads to the application, which may redirect anywhere. Chromium
+/// and WebKit apply `form-action` to every redirect after a form (w3c/webappsec-csp, issue 8), so a
+/// login would silently go nowhere. Little is lost: the form actions are ours, values from the
+/// request are escaped, no script could add another form, and what was typed stays here, since a
+/// browser follows our 303 with a GET.
 const POLICY_LEADING_ON: &str =
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Where the style sheet is, below the mount.
+/// The path of the style sheet, below the mount.
 pub const STYLE: &str = "/style.css";
 
-/// Where the mark is, below the mount.
+/// The path of the logo, below the mount.
 pub const LOGO: &str = "/logo";
 
-/// Where the icon is, below the mount. Browsers ask for `/favicon.ico` where a page names none, and
-/// that is the application's.
+/// The path of the icon, below the mount. Without it, browsers request `/favicon.ico`, which
+/// belongs to the application.
 pub const ICON: &str = "/icon";

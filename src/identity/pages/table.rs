@@ -1,4 +1,4 @@
-//! The endpoints that are pages, and the files that pages name.
+//! The endpoints of the pages, and of the files that they use.
 
 use super::{ICON, LOGO, Page, STYLE};
 use crate::identity::endpoints::{Action, CallerNeeded, Endpoint};
@@ -42,20 +42,25 @@ const fn file(
     }
 }
 
-/// They are answered in HTML.
+/// Endpoints that respond in HTML.
 pub static ENDPOINTS: [Endpoint; 13] = [
     page(
         "/login",
         Page::Login,
         CallerNeeded::No,
-        "The page to log in at. `return_to` is a path of this site to go to then.",
+        "The login page. `return_to` is the path on this site to go to after login.",
     ),
     Endpoint {
         reasons: &[Reason::RegistrationClosed],
-        ..page("/register", Page::Register, CallerNeeded::No, "The page to register at.")
+        ..page("/register", Page::Register, CallerNeeded::No, "The registration page.")
     },
-    page("/logout", Page::Logout, CallerNeeded::Welcome, "The page to log out at."),
-    page("/password/forgot", Page::Forgot, CallerNeeded::No, "The page to have a link mailed at."),
+    page("/logout", Page::Logout, CallerNeeded::Welcome, "The logout page."),
+    page(
+        "/password/forgot",
+        Page::Forgot,
+        CallerNeeded::No,
+        "The page that requests a reset link.",
+    ),
     page(
         "/password/reset",
         Page::Reset,
@@ -66,7 +71,7 @@ pub static ENDPOINTS: [Endpoint; 13] = [
         "/password/change",
         Page::Change,
         CallerNeeded::Yes,
-        "The page to change the password at.",
+        "The page that changes the password.",
     ),
     page(
         "/email/verify",
@@ -80,7 +85,7 @@ pub static ENDPOINTS: [Endpoint; 13] = [
             "/totp",
             Page::Totp,
             CallerNeeded::Yes,
-            "The page to turn two-factor login on or off at.",
+            "The page that turns two-factor login on or off.",
         )
     },
     Endpoint {
@@ -89,16 +94,16 @@ pub static ENDPOINTS: [Endpoint; 13] = [
         action: Action::EndSession,
         caller: CallerNeeded::Yes,
         budget: None,
-        summary: "The same as DELETE, which forms of pages cannot send.",
+        summary: "The same as DELETE, which HTML forms cannot send.",
         request: None,
         success: (204, None),
         reasons: &[Reason::RouteNotFound],
     },
     file(STYLE, Action::Style, "The style sheet of the pages.", &[]),
-    file(LOGO, Action::Logo, "The mark above the pages.", &[Reason::RouteNotFound]),
+    file(LOGO, Action::Logo, "The logo above the pages.", &[Reason::RouteNotFound]),
     file(ICON, Action::Icon, "The icon of the pages.", &[]),
     Endpoint {
         success: (303, None),
-        ..file("/", Action::Home, "Leads to the page of one's sessions.", &[])
+        ..file("/", Action::Home, "Redirect to the list of sessions.", &[])
     },
 ];

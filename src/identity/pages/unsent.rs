@@ -1,5 +1,4 @@
-//! The page for whoever sent something to an application that does not know (any more) who they
-//! are.
+//! The page for a form that was sent to an application without a valid session.
 
 use askama::Template;
 
@@ -19,10 +18,10 @@ struct UnsentPage<'a> {
     links: Vec<Link>,
 }
 
-/// What was sent did not arrive, and how it will. `login` is a path: it opens in another tab, since
-/// this one remembers what was typed.
+/// Says that the form did not arrive, and how to send it again. `login` is a path, which opens in
+/// another tab because this tab still has what was typed.
 pub fn unsent(login: String, policy: &Policy, mount: &Mount) -> Sheet {
-    let told = "You are not logged in, or were away for too long: what you sent was not passed on, and nothing was changed.";
+    let told = "You are not logged in, or your session has expired. What you sent was not passed on, and nothing was changed.";
     rendered(&UnsentPage {
         site: Site::new(policy, mount),
         title: "Log in and send it again",

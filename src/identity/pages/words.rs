@@ -1,25 +1,25 @@
-//! What people are told: what is wrong, and what to do.
+//! The messages on the pages: what is wrong, and what to do.
 
 use super::forms::{Filled, Page};
 use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::{Email, account};
 use crate::reason::Reason;
 
-/// Why a form is refused, as every client is told it.
+/// Why a form was refused, as every client learns it.
 #[derive(Clone, Copy, Debug)]
 pub struct Why<'a> {
     /// The reason.
     pub reason: Reason,
-    /// A sentence of ours that says more.
+    /// A sentence of ours with more detail.
     pub detail: Option<&'a str>,
-    /// Whole seconds until it is worth trying again.
+    /// Whole seconds until a retry makes sense.
     pub retry_after: Option<u64>,
     /// The second factor that still waits for its first code.
     pub enrolment: Option<&'a Enrolment>,
 }
 
 impl Why<'_> {
-    /// Whether nobody was recognised.
+    /// Whether no caller was identified.
     pub(super) fn is_about_credentials(&self) -> bool {
         self.reason.is_about_token()
             || matches!(
@@ -32,7 +32,7 @@ impl Why<'_> {
     }
 }
 
-/// A sentence about a field, or about the whole.
+/// A message about one field, or about the whole form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::identity) struct Complaint {
     pub(in crate::identity) field: Option<&'static str>,
@@ -49,7 +49,7 @@ impl Complaint {
     }
 }
 
-/// Whether the same form can never be accepted.
+/// Whether the same form can never succeed.
 pub(super) fn is_final(page: Page, why: &Why<'_>) -> bool {
     matches!(
         why.reason,
@@ -60,42 +60,42 @@ pub(super) fn is_final(page: Page, why: &Why<'_>) -> bool {
     ) || (needs_caller(page) && why.is_about_credentials())
 }
 
-/// What to tell a person whose request was refused, page by page.
+/// The messages for a refused request, page by page.
 pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Complaint> {
     let complaint = match why.reason {
         Reason::LoginFailed => login_failed(page, filled),
-        // With the right password, nothing is wrong yet.
+        // The password was right, so nothing is wrong yet.
         Reason::CodeRequired if page == Page::Login => return Vec::new(),
         Reason::CodeRequired => no_code(),
         Reason::AccountExists => Complaint::at(
             "email",
-            "There is an account with this address. Log in, or reset its password.",
+            "This address already has an account. Log in, or reset your password.",
         ),
         Reason::PasswordRejected => password_rejected(page, why.detail),
         Reason::RequestInvalid => return request_invalid(page, filled),
         Reason::RateLimited => {
             let wait = wait(why.retry_after.unwrap_or(60));
-            Complaint::whole(format!("These were too many attempts. Try again in {wait}."))
+            Complaint::whole(format!("Too many attempts. Try again in {wait}."))
         }
         Reason::LinkInvalid if page == Page::VerifyEmail => Complaint::whole(
-            "This link was used already, or is too old, and the address is not confirmed. Log in, and another link is offered to you.",
+            "This link was already used or has expired, and the address is not confirmed. Log in to get a new link.",
         ),
         reason => Complaint::whole(about_the_whole(reason)),
     };
     vec![complaint]
 }
 
-/// Of an app that was set up, or is being set up: no recovery code is spoken of here.
+/// For an app that is set up, or being set up: recovery codes do not apply here.
 pub(in crate::identity) fn wrong_code() -> Complaint {
-    Complaint::at("code", "The code is wrong. Enter the one that the app shows now.")
+    Complaint::at("code", "The code is wrong. Enter the code that the app shows now.")
 }
 
-/// The same, where none was sent.
+/// The same, for a missing code.
 pub(in crate::identity) fn no_code() -> Complaint {
     Complaint::at("code", "Enter the code that your authenticator app shows.")
 }
 
-/// What is wrong with a login, or with a password that confirms who asks.
+/// What is wrong with a login, or with a password that confirms the caller.
 fn login_failed(page: Page, filled: &Filled) -> Complaint {
     match page {
         Page::Login if filled.with_code => {
@@ -104,7 +104,7 @@ fn login_failed(page: Page, filled: &Filled) -> Complaint {
         Page::Login => Complaint::at("password", "The e-mail address or the password is wrong."),
         Page::VerifyEmail => Complaint::at(
             "password",
-            "The account has another password. If somebody else made the account, or you have forgotten the password, set a new one.",
+            "The password is wrong. If someone else created the account, or you forgot the password, set a new one.",
         ),
         Page::RemoveTotp => Complaint::at("current_password", "The password or the code is wrong."),
         Page::ConfirmTotp => wrong_code(),
@@ -116,11 +116,11 @@ fn login_failed(page: Page, filled: &Filled) -> Complaint {
         | Page::Change
         | Page::Totp
         | Page::Sessions
-        | Page::Other => Complaint::at("current_password", "This is not your password."),
+        | Page::Other => Complaint::at("current_password", "The password is wrong."),
     }
 }
 
-/// Why a new password is not accepted, at its field.
+/// Why a new password was rejected, at its field.
 fn password_rejected(page: Page, detail: Option<&str>) -> Complaint {
     let is_new = matches!(page, Page::Change | Page::VerifyEmail);
     let field = if is_new { "new_password" } else { "password" };
@@ -133,31 +133,31 @@ fn password_rejected(page: Page, detail: Option<&str>) -> Complaint {
 fn request_invalid(page: Page, filled: &Filled) -> Vec<Complaint> {
     match page {
         Page::Totp | Page::ConfirmTotp => {
-            vec![Complaint::whole("Two-factor login is on already.")]
+            vec![Complaint::whole("Two-factor login is already on.")]
         }
         page => incomplete(page, filled),
     }
 }
 
-/// What to tell where no field is to blame.
+/// A message that belongs to no field.
 fn about_the_whole(reason: Reason) -> &'static str {
     match reason {
         Reason::EmailUnverified => {
-            "Your address is not confirmed yet: open the link in the mail that was sent to it."
+            "Your e-mail address is not confirmed yet. Open the link in the mail that we sent you."
         }
-        Reason::LinkInvalid => "This link was used already, or is too old.",
+        Reason::LinkInvalid => "This link was already used or has expired.",
         Reason::RegistrationClosed => {
-            "Nobody can register here by themselves. Ask whoever runs this site for an account."
+            "Registration is closed. Ask the administrator of this site for an account."
         }
         Reason::OriginForeign => {
-            "This was sent from another site, and was not accepted. Enter it here."
+            "This form was sent from another site and was rejected. Fill it in here."
         }
-        Reason::Overloaded => "There is too much to do just now. Try again in a moment.",
+        Reason::Overloaded => "The server is busy. Try again in a moment.",
         Reason::StoreUnavailable | Reason::Draining => {
-            "This cannot be done just now. Try again in a moment."
+            "The service is temporarily unavailable. Try again in a moment."
         }
-        Reason::BodyTooLarge => "This is too much text.",
-        Reason::RouteNotFound | Reason::MethodNotAllowed => "There is nothing here.",
+        Reason::BodyTooLarge => "The text is too long.",
+        Reason::RouteNotFound | Reason::MethodNotAllowed => "Page not found.",
         Reason::CredentialsMissing
         | Reason::CredentialsMalformed
         | Reason::CredentialsAmbiguous
@@ -173,7 +173,7 @@ fn about_the_whole(reason: Reason) -> &'static str {
         | Reason::TokenClaims
         | Reason::TokenLifetime
         | Reason::TokenRevoked => {
-            "You were away for too long, and nothing was changed. Open the page again."
+            "Your session has expired, and nothing was changed. Open the page again."
         }
         Reason::Public
         | Reason::Anonymous
@@ -208,27 +208,27 @@ fn incomplete(page: Page, filled: &Filled) -> Vec<Complaint> {
         found.push(Complaint::at("email", "Enter an e-mail address, such as name@example.com."));
     }
     if page == Page::Register && account::name(&filled.name).is_err() {
-        found.push(Complaint::at("name", "A name has at most 200 characters."));
+        found.push(Complaint::at("name", "The name must have at most 200 characters."));
     }
     if found.is_empty() {
-        found.push(Complaint::whole("Something is missing. Fill in every field."));
+        found.push(Complaint::whole("Fill in every field."));
     }
     found
 }
 
-/// What was just done.
+/// The notice about what was just done.
 pub(in crate::identity) fn notice(done: &str) -> Option<&'static str> {
     Some(match done {
-        "registered" => "Your account is there. Log in with it.",
+        "registered" => "Your account has been created. Log in.",
         "verify" => {
-            "Your account is there. Open the link in the mail that was sent to you, and enter your password there."
+            "Your account has been created. Open the link in the mail that we sent you, and enter your password there."
         }
         "verified" => "Your address is confirmed. Log in.",
         "confirmed" => {
-            "This link was used already, or is too old. Your address is confirmed: log in."
+            "This link was already used or has expired. Your address is confirmed: log in."
         }
         "sent" => {
-            "If there is an account with this address, a mail is on its way to it. Look among unwanted mail too."
+            "If this address has an account, we have sent a mail to it. Check your spam folder."
         }
         "password" => "Your password was changed. Log in with the new one.",
         "everywhere" => "You are logged out everywhere.",
@@ -251,7 +251,7 @@ fn needs_caller(page: Page) -> bool {
     )
 }
 
-/// With a capital letter and a full stop.
+/// With an initial capital and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The second factor: set up, asked for at a login, removed.
+//! The second factor: set up, checked at login, removed.
 
 mod page;
 
@@ -36,7 +36,7 @@ impl Identity {
         Ok(Outcome::TotpBegun(Enrolment::new(&enrolment)))
     }
 
-    /// The page that turns it on, or off where it is on.
+    /// The page that turns it on, or off if it is on.
     pub(super) async fn show_totp(&self, request: &Request, policy: &Policy) -> Answered {
         let account = self.account_of(request).await?;
         let page = match self.second_factors.has(&account.id).await? {
@@ -75,8 +75,8 @@ impl Identity {
         Ok(RecoveryCodes { recovery_codes: codes.iter().map(|code| code.to_string()).collect() })
     }
 
-    /// The secret that still waits when a code is refused: a person who has not scanned it yet can
-    /// do so now. Without one, the page of the refusal leads to another beginning.
+    /// The unconfirmed secret, after a code was rejected: a person who has not scanned it yet can
+    /// do so now. Without one, the page of the error offers to start again.
     async fn enrolment_after(
         &self,
         error: &IdentityError,
@@ -105,7 +105,7 @@ impl Identity {
         Ok(Outcome::TotpRemoved)
     }
 
-    /// Whether somebody who knows the password may go on, as far as a second factor says.
+    /// Checks the second factor of someone who knows the password.
     pub(super) async fn check_code(
         &self,
         account: &AccountRow,
@@ -122,7 +122,7 @@ impl Identity {
         }
     }
 
-    /// Whoever holds a session of an account proves that they know its password as well.
+    /// Asks the owner of a session for the account's password as well.
     pub(super) async fn check_again(
         &self,
         account: &AccountRow,
@@ -138,29 +138,29 @@ impl Identity {
     }
 }
 
-/// The beginning of two-factor login.
+/// Starts setting up the second factor.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "current_password": "plum orbit tenant 71" }))]
 pub struct BeginTotp {
-    /// The password of the account.
+    /// The current password.
     pub current_password: Secret,
 }
 
-/// The proof that the authenticator app has the secret.
+/// Proof that the authenticator app has the secret.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "code": "492039" }))]
 pub struct ConfirmTotp {
-    /// Of the authenticator app.
+    /// A code of the authenticator app.
     pub code: Secret,
 }
 
-/// The end of two-factor login.
+/// Removes the second factor.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "current_password": "plum orbit tenant 71", "code": "492039" }))]
 pub struct RemoveTotp {
-    /// The password of the account.
+    /// The current password.
     pub current_password: Secret,
-    /// Of the authenticator app, or a recovery code.
+    /// A code of the authenticator app, or a recovery code.
     pub code: Option<Secret>,
 }
 
@@ -169,11 +169,11 @@ pub struct RemoveTotp {
 #[schemars(example = json!({ "secret": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "qr": "<svg xmlns=\"http://www.w3.org/2000/svg\">…</svg>",
     "uri": "otpauth://totp/Example:ann%40example.com?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Example" }))]
 pub struct Enrolment {
-    /// To be typed: base32.
+    /// To type in: base32.
     pub secret: String,
-    /// To be opened: `otpauth://totp/…`.
+    /// To open: `otpauth://totp/…`.
     pub uri: String,
-    /// To be scanned: an SVG image.
+    /// To scan: an SVG image.
     pub qr: String,
 }
 
@@ -194,10 +194,10 @@ impl Enrolment {
     }
 }
 
-/// Codes for the day when the app is lost.
+/// Codes to use when the authenticator app is lost.
 #[derive(Serialize, JsonSchema)]
 #[schemars(example = json!({ "recovery_codes": ["K7QX-2MVD-5TLN-WR3A", "P4HB-ZC6E-9SYU-GJ2F"] }))]
 pub struct RecoveryCodes {
-    /// Each is good for one login.
+    /// Each is valid for one login.
     pub recovery_codes: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! The pages that set a second factor up.
+//! The pages that set up a second factor.
 
 use askama::Template;
 
@@ -16,11 +16,11 @@ struct EnrolmentPage<'a> {
     title: &'a str,
     notice: Option<&'a str>,
     complaints: Vec<Complaint>,
-    /// An image of ours, made of nothing that anybody typed but squares.
+    /// An image that we generate. It contains only squares, no text that anyone typed.
     qr: &'a str,
     secret: String,
     action: String,
-    /// What is wrong with the code that was sent.
+    /// Why the code was rejected.
     wrong: Option<String>,
     links: Vec<Link>,
 }
@@ -36,8 +36,8 @@ struct CodesPage<'a> {
     links: Vec<Link>,
 }
 
-/// What to scan, and where to show that it was. `refused`: why the code that was sent is not
-/// accepted.
+/// The page with the secret to scan and a field for the first code. `refused`: why the last code
+/// was rejected.
 pub(in crate::identity) fn enrolment(
     enrolment: &Enrolment,
     refused: Option<Reason>,
@@ -48,7 +48,7 @@ pub(in crate::identity) fn enrolment(
         Reason::LoginFailed => wrong_code(),
         _ => no_code(),
     });
-    // Base32 is ASCII: in groups of four it is typed with fewer mistakes.
+    // Base32 is ASCII. Groups of four are easier to type correctly.
     let groups: Vec<String> = enrolment
         .secret
         .as_bytes()
@@ -72,7 +72,7 @@ pub(in crate::identity) fn enrolment(
     })
 }
 
-/// The codes for the day when the app is lost.
+/// The page that shows the recovery codes.
 pub(in crate::identity) fn recovery_codes(
     codes: RecoveryCodes,
     policy: &Policy,
@@ -80,18 +80,22 @@ pub(in crate::identity) fn recovery_codes(
 ) -> Sheet {
     rendered(&CodesPage {
         site: Site::new(policy, mount),
-        title: "Keep your recovery codes",
+        title: "Save your recovery codes",
         notice: Some("Two-factor login is on."),
         complaints: Vec::new(),
         codes: codes.recovery_codes,
-        links: vec![Link { before: None, text: "I have kept them", path: mount.path("/sessions") }],
+        links: vec![Link {
+            before: None,
+            text: "I have saved them",
+            path: mount.path("/sessions"),
+        }],
     })
 }
 
-/// The page to begin at.
+/// The page that starts the setup.
 pub(in crate::identity) fn totp_page(filled: &Filled, mount: &Mount) -> Content {
     let fields = vec![Field::password("current_password", "Password").focused()];
-    let lead = "With an authenticator app, your password alone is not enough to log in. Enter it to begin.";
+    let lead = "With two-factor login, you also need a code from an authenticator app to log in. Enter your password to begin.";
     Content {
         title: "Turn on two-factor login",
         lead: Some(lead.to_owned()),
@@ -100,11 +104,11 @@ pub(in crate::identity) fn totp_page(filled: &Filled, mount: &Mount) -> Content 
     }
 }
 
-/// The page to enter the first code at. There are no recovery codes before this one is taken.
+/// The page for the first code. Recovery codes do not exist until it is accepted.
 pub(in crate::identity) fn confirm_page(mount: &Mount) -> Content {
     let hint = Some("The six digits that your authenticator app shows.".to_owned());
     let code = Field { hint, inputmode: Some("numeric"), ..Field::code().focused() };
-    let again = Link { before: None, text: "Begin again", path: mount.path("/totp") };
+    let again = Link { before: None, text: "Start again", path: mount.path("/totp") };
     Content {
         title: "Turn on two-factor login",
         lead: None,
@@ -113,7 +117,7 @@ pub(in crate::identity) fn confirm_page(mount: &Mount) -> Content {
     }
 }
 
-/// The page to turn it off at.
+/// The page that turns the second factor off.
 pub(in crate::identity) fn remove_page(filled: &Filled, mount: &Mount) -> Content {
     let fields = vec![Field::password("current_password", "Password").focused(), Field::code()];
     let form = Form::new(mount, "/totp/remove", fields, "Turn off").of_account(filled);

@@ -1,4 +1,4 @@
-//! Sessions that go on, are listed and end.
+//! Sessions: refreshed, listed and ended.
 
 mod page;
 
@@ -23,7 +23,7 @@ impl Identity {
         let from_cookie = body.refresh_token.is_none();
         let token =
             body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
-        // A caller known by a cookie must come from our own pages, or nothing is done.
+        // A caller identified by a cookie must come from our own pages; otherwise nothing is done.
         if from_cookie && token.is_some() && request.origin != Origin::Own {
             return Err(IdentityError::ForeignOrigin.into());
         }
@@ -42,8 +42,8 @@ impl Identity {
         Ok(Outcome::Refreshed { tokens, in_cookies: from_cookie })
     }
 
-    /// Renews the cookies of a browser and leads it back. It is a navigation: `SameSite=Lax` lets
-    /// it come from elsewhere, and all that comes of it is that somebody stays logged in.
+    /// Renews the cookies of a browser and redirects it back. This is a navigation: `SameSite=Lax`
+    /// allows it from other sites too, and its only effect is that the user stays logged in.
     pub(super) async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
         let asked = request.parameter_of_query("return_to");
         let back = return_to::local(asked.as_deref());
@@ -62,7 +62,7 @@ impl Identity {
         }
     }
 
-    /// Exchanges a refresh token, and tells how it went.
+    /// Exchanges a refresh token and records the result.
     pub(super) async fn refresh_session(
         &self,
         token: Option<&str>,
@@ -93,7 +93,7 @@ impl Identity {
     pub(super) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Logout = request.parse_body()?;
         let from_cookie = cookie::refresh_token(&request.headers);
-        // Whoever says two ways who they are wants both to be over.
+        // A caller who presents both a token and a cookie wants both sessions to end.
         let by_token =
             body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
         let by_caller =
@@ -116,7 +116,7 @@ impl Identity {
         Ok(Outcome::LoggedOut)
     }
 
-    /// Ends a session that its own token names.
+    /// Ends the session that its own token names.
     pub(super) async fn end_named(
         &self,
         sid: &str,
@@ -127,8 +127,8 @@ impl Identity {
             self.sessions.end(sid, &account.id, policy, self.clock.unix_time()).await?;
             audit::record("logged_out", request.client, &account.id, "");
         } else {
-            // It is over already, perhaps only for want of use: an access token may live longer
-            // than that.
+            // The session has already ended, perhaps because it was not used: an access token may
+            // outlive it.
             self.sessions.revoke(sid, policy, self.clock.unix_time()).await?;
         }
         Ok(())
@@ -164,28 +164,28 @@ impl Identity {
     }
 }
 
-/// Whether the same refresh token will never be good again.
+/// Whether the same refresh token will never be valid again.
 fn error_is_final(error: &IdentityError) -> bool {
     matches!(error, IdentityError::Grant(_))
 }
 
-/// The session that is to go on.
+/// The session to refresh.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "refresh_token": REFRESH_TOKEN }))]
 pub struct Refresh {
-    /// The token. Absent: that of the cookie.
+    /// The refresh token. Absent: the one in the cookie.
     pub refresh_token: Option<String>,
 }
 
-/// The session that is to end.
+/// The session to end.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "refresh_token": REFRESH_TOKEN }))]
 pub struct Logout {
-    /// A token of the session. Absent: that of the access token, or of the cookie.
+    /// A refresh token of the session. Absent: the session of the access token, or of the cookie.
     pub refresh_token: Option<String>,
 }
 
-/// Where the caller is logged in.
+/// The sessions of the caller.
 #[derive(Serialize, JsonSchema)]
 #[schemars(example = json!({ "sessions": [session_example()], "more": 0 }))]
 pub struct SessionList {
@@ -195,28 +195,28 @@ pub struct SessionList {
     pub more: i64,
 }
 
-/// Where somebody is logged in.
+/// A session of an account.
 #[derive(Serialize, JsonSchema)]
 #[schemars(example = session_example())]
 pub struct Session {
     /// The `sid` of its tokens.
     pub sid: String,
-    /// From where it was used last.
+    /// The client address of its last use.
     pub address: String,
-    /// With what it was used last.
+    /// The user agent of its last use.
     pub user_agent: String,
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
-    /// RFC 3339: the login, or the last refresh.
+    /// RFC 3339: the time of the login, or of the last refresh.
     #[schemars(extend("format" = "date-time"))]
     pub last_used_at: String,
-    /// Whether it is that of the request.
+    /// Whether this is the session of the request.
     pub current: bool,
 }
 
 impl Session {
-    /// A row, seen from the session `current`.
+    /// Describes a row to the caller whose session is `current`.
     pub fn from_row(row: SessionRow, current: Option<&str>) -> Self {
         Self {
             current: current == Some(row.id.as_str()),
@@ -240,11 +240,12 @@ fn session_example() -> Value {
     })
 }
 
-/// The page to log out at.
+/// The page that logs out.
 pub(in crate::identity) fn logout_page(mount: &Mount) -> Content {
     let here = Form::new(mount, "/logout", Vec::new(), "Log out");
     let everywhere = Form::new(mount, "/logout-all", Vec::new(), "Log out everywhere");
-    let lead = "Of this browser alone, or of every browser and program that uses your account.";
+    let lead =
+        "Log out of this browser only, or of every browser and program that uses your account.";
     Content {
         title: "Log out?",
         lead: Some(lead.to_owned()),
@@ -253,7 +254,7 @@ pub(in crate::identity) fn logout_page(mount: &Mount) -> Content {
     }
 }
 
-/// The page after it.
+/// The page after logout.
 pub(in crate::identity) fn logged_out_page(mount: &Mount) -> Content {
     Content {
         title: "You are logged out",

@@ -1,4 +1,4 @@
-//! The page that tells where somebody is logged in.
+//! The page that lists the sessions of an account.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -35,7 +35,7 @@ struct Row {
     action: String,
 }
 
-/// Where somebody is logged in, and how many recovery codes they have left.
+/// The sessions of an account, and how many recovery codes left.
 pub(in crate::identity) fn sessions(
     sessions: Sessions,
     filled: &Filled,
@@ -86,7 +86,7 @@ pub(in crate::identity) fn sessions(
     })
 }
 
-/// A browser and its system, as their owner would name them; else what the program calls itself.
+/// The browser and the operating system, by their usual names, or what the program calls itself.
 fn device(user_agent: &str) -> String {
     let first = |names: &[(&str, &'static str)]| {
         names.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name)
@@ -109,9 +109,9 @@ fn not_listed(more: i64) -> Option<String> {
 
 fn codes(left: i64) -> String {
     match left {
-        0 => "no recovery code is left".to_owned(),
-        1 => "one recovery code is left".to_owned(),
-        _ => format!("{left} recovery codes are left"),
+        0 => "you have no recovery codes left".to_owned(),
+        1 => "you have one recovery code left".to_owned(),
+        _ => format!("you have {left} recovery codes left"),
     }
 }
 
@@ -133,7 +133,7 @@ fn time(unix_seconds: u64) -> String {
     .to_string()
 }
 
-/// What tells a browser. Each claims to be those below it.
+/// The part of a user agent that identifies a browser. Each entry also claims to be those below it.
 const BROWSERS: [(&str, &str); 8] = [
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -145,7 +145,7 @@ const BROWSERS: [(&str, &str); 8] = [
     ("Safari/", "Safari"),
 ];
 
-/// What tells a system. Each claims to be those below it.
+/// The part of a user agent that identifies a system. Each entry also claims to be those below it.
 const SYSTEMS: [(&str, &str); 7] = [
     ("iPhone", "iPhone"),
     ("iPad", "iPad"),
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_is_named_as_its_owner_would() {
+    fn devices_have_their_usual_names() {
         for (user_agent, wanted) in [
             (
                 "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_as_people_do() {
+    fn times_are_relative_and_rounded_down() {
         for (seconds, wanted) in [
             (0, "just now"),
             (59, "just now"),
