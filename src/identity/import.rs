@@ -403,10 +403,10 @@ mod tests {
         assert_eq!(
             told(file),
             [
-                "line 1: not a valid account: unknown field `passwordHash`, expe",
-                "line 2: not a valid account: invalid type: integer `1`, expecte",
+                "line 1: not a valid account: unknown field `passwordHash`, expected on",
+                "line 2: not a valid account: invalid type: integer `1`, expected a str",
                 "line 3: not a valid account: expected an object; write an object such ",
-                "line 4: `a b` is not a valid role: use 1 to 100 bytes without white spac"
+                "line 4: `a b` is not a valid role: use 1 to 100 bytes without white sp"
             ]
         );
     }
