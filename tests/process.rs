@@ -751,7 +751,7 @@ weight = "high"
        |
        = help: did you mean `roles`?
 
-    error: a public route asks nobody who they are
+    error: a public route does not authenticate its callers
       --> gateway.toml:13:8
        |
     13 | role = ["admin"]
@@ -948,7 +948,7 @@ limit = "logn"
           |
           = help: did you mean `"failures"`? The choices are `"all"` or `"failures"`
 
-        error: an upstream's URL has no path
+        error: an upstream's URL cannot have a path
           --> gateway.toml:12:7
            |
         12 | url = "http://127.0.0.1:3000/app"
@@ -962,7 +962,7 @@ limit = "logn"
         15 | path = "/reports/../admin"
            |        ^^^^^^^^^^^^^^^^^^^
            |
-           = help: a path is `/reports`, `/reports/*` or `/reports/{id}/pages`
+           = help: write a path such as `/reports`, `/reports/*` or `/reports/{id}/pages`
 
         error: there is no `[upstream.ap]`
           --> gateway.toml:16:12
@@ -1017,7 +1017,7 @@ access = "public"
            |        ------------ already taken here
         ...
         13 | path = "/reports/*"
-           |        ^^^^^^^^^^^^ this route can never be chosen
+           |        ^^^^^^^^^^^^ this route can never match
            |
            = help: give one of them a `host`, other `methods` or a longer path
 
@@ -1031,13 +1031,13 @@ fn two_routes_of_one_name() {
     assert_snapshot!(
         rejected(&format!("{APP}\n[[route]]\nname = \"app\"\npath = \"/other\"\nupstream = \"app\"\naccess = \"public\"\n")),
         @r#"
-        error: a second route is called `app`
+        error: another route is already named `app`
           --> gateway.toml:12:8
            |
         12 | name = "app"
            |        ^^^^^
            |
-           = help: give each route a `name` of its own: logs and metrics tell them apart by it
+           = help: give each route its own `name`: logs and metrics identify routes by it
 
         error: gateway.toml: 1 problem
         "#
@@ -1047,7 +1047,7 @@ fn two_routes_of_one_name() {
 #[test]
 fn no_routes() {
     assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n"), @r"
-    error: there are no routes: every request would be answered with 404
+    error: there are no routes: every request would get 404
      --> gateway.toml:1:1
       |
     1 | [upstream.app]
@@ -1131,13 +1131,13 @@ fn a_role_list_that_can_never_match() {
            |
            = help: remove it
 
-        error: a scope has no space in it (RFC 6749 §3.3): nobody could ever pass
+        error: a scope cannot contain a space (RFC 6749 §3.3): no request could ever pass
           --> gateway.toml:17:11
            |
         17 | scopes = ["read write"]
            |           ^^^^^^^^^^^^
            |
-           = help: write each scope as an item of its own
+           = help: write each scope as a separate item
 
         error: the list is empty: nobody could ever pass
           --> gateway.toml:18:21
@@ -1163,7 +1163,7 @@ fn a_role_list_that_can_never_match() {
 #[test]
 fn a_protected_route_without_an_issuer() {
     assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[[route]]\npath = \"/*\"\nupstream = \"app\"\n"), @r#"
-    error: the route needs a caller, but there is no issuer whose tokens are accepted
+    error: the route requires a token, but no issuer is configured
      --> gateway.toml:5:8
       |
     5 | path = "/*"
@@ -1178,7 +1178,7 @@ fn a_protected_route_without_an_issuer() {
 #[test]
 fn a_public_route_with_roles() {
     assert_snapshot!(rejected(&format!("{}roles = [\"admin\"]\n", with_app(ISSUER))), @r#"
-    error: a public route asks nobody who they are
+    error: a public route does not authenticate its callers
       --> gateway.toml:17:9
        |
     17 | roles = ["admin"]
@@ -1228,16 +1228,16 @@ path = "/assets/private/*"
 upstream = "app"
 "#;
     assert_snapshot!(warned(text), @r#"
-    warning: on its host, this public route takes requests of the protected route `private assets`
+    warning: on its host, this public route captures requests of the protected route `private assets`
       --> gateway.toml:20:8
        |
     20 | path = "/*"
        |        ^^^^
     ...
     32 | path = "/assets/private/*"
-       |        ------------------- protected, for every host
+       |        ------------------- protected on every host
        |
-       = help: give the protected route this host as well if it should hold there
+       = help: add this host to the protected route if it should apply there
 
     warning: this public subtree surrounds the protected route `private assets`
       --> gateway.toml:26:8
@@ -1246,17 +1246,17 @@ upstream = "app"
        |        ^^^^^^^^^^^
     ...
     32 | path = "/assets/private/*"
-       |        ------------------- an application that folds case would read other spellings as this path
+       |        ------------------- an application that ignores case would treat other spellings as this path
        |
-       = help: say `path_case = "insensitive"` in the upstream's section if it does, or "sensitive" if it does not
+       = help: set `path_case = "insensitive"` in the upstream's section if it does, or "sensitive" if it does not
 
-    warning: route `private assets` takes callers of every issuer
+    warning: route `private assets` accepts callers of every issuer
       --> gateway.toml:32:8
        |
     32 | path = "/assets/private/*"
        |        ^^^^^^^^^^^^^^^^^^^
        |
-       = help: name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer
+       = help: name them with `issuers = […]`: the same subject or role may mean someone else at another issuer
 
     warning: gateway.toml: 3 warnings
     "#);
@@ -1312,7 +1312,8 @@ fn two_issuers_of_one_iss_however_it_is_written() {
                 algorithms = [\"HS256\"]\nsecret = \"01234567890123456789012345678901\"\ninsecure_inline_secret = true\n";
     let told = rejected(&with_app(text));
     assert!(
-        told.contains("accept the same tokens") && told.contains("one issuer has one section"),
+        told.contains("accept the same tokens")
+            && told.contains("each issuer has exactly one section"),
         "{told}"
     );
 }
@@ -1326,8 +1327,7 @@ fn addresses_that_nobody_proved_are_warned_of() {
     };
     let told = warned(&file("registration = \"open\""));
     assert!(
-        told.contains("an address that is not theirs")
-            && told.contains("set `verify_email = true`"),
+        told.contains("another person's address") && told.contains("set `verify_email = true`"),
         "{told}"
     );
     for lines in [
@@ -1347,7 +1347,7 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
         with_app(&format!("[identity]\nissuer = \"{issuer}\"\n{route}"))
     };
     assert_snapshot!(warned(&file("https://app.test/auth", "")), @r#"
-    warning: no route leads to the built-in issuer: nobody can log in, and its links lead nowhere
+    warning: no route leads to the built-in issuer: login is impossible, and its links are broken
      --> gateway.toml:1:1
       |
     1 | [identity]
@@ -1358,14 +1358,14 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
     warning: gateway.toml: 1 warning
     "#);
     assert_snapshot!(warned(&file("https://app.test/auth", "[[route]]\npath = \"/login/*\"\nidentity = true\n")), @r#"
-    warning: the built-in issuer does not answer at its URL: mailed links and `jwks_uri` lead elsewhere
+    warning: the built-in issuer is not reachable at its URL: mailed links and `jwks_uri` are broken
      --> gateway.toml:2:10
       |
     2 | issuer = "https://app.test/auth"
       |          ^^^^^^^^^^^^^^^^^^^^^^^
     3 | [[route]]
     4 | path = "/login/*"
-      |        ---------- it answers below this path
+      |        ---------- it is reachable below this path
       |
       = help: write the URL of that route: its host, and its path without `/*`
 
@@ -1375,7 +1375,7 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
         "https://app.test/auth",
         "[[route]]\nhost = \"login.test\"\npath = \"/auth/*\"\nidentity = true\n",
     ));
-    assert!(told.contains("does not answer at its URL"), "{told}");
+    assert!(told.contains("is not reachable at its URL"), "{told}");
     for (issuer, route) in [
         ("https://app.test/auth", "[[route]]\npath = \"/auth/*\"\nidentity = true\n"),
         (
@@ -1404,19 +1404,19 @@ fn methods_that_the_issuer_does_not_get_are_warned_of() {
         format!("[[route]]\npath = \"/auth/*\"\nmethods = [{methods}]\nidentity = true\n")
     };
     assert_snapshot!(warned(&file(&route("\"GET\", \"POST\""))), @r#"
-    warning: the built-in issuer gets no DELETE here: `/sessions/{sid}` cannot be reached
+    warning: the built-in issuer receives no DELETE here: `/sessions/{sid}` cannot be reached
      --> gateway.toml:5:11
       |
     5 | methods = ["GET", "POST"]
       |           ^^^^^^^^^^^^^^^
       |
-      = help: remove `methods`: the endpoints decide for themselves; or add what is missing
+      = help: remove `methods`, since the endpoints check the method themselves, or add the missing ones
 
     warning: gateway.toml: 1 warning
     "#);
     let told = warned(&file(&route("\"GET\"")));
     assert!(
-        told.contains("gets no POST here: `/")
+        told.contains("receives no POST here: `/")
             && told.contains("`/login`")
             && told.contains("2 warnings"),
         "{told}"
@@ -1489,7 +1489,7 @@ fn identity_headers_that_cannot_be() {
     assert_snapshot!(
         rejected(&with_app("[identity_headers]\nConnection = \"sub\"\n\"X Auth\" = \"sub\"\nX-Auth-Group = \"groups..name\"\n")),
         @r#"
-        error: `Connection` has a meaning of its own and cannot tell who is calling
+        error: `Connection` has its own meaning in HTTP and cannot be an identity header
          --> gateway.toml:2:1
           |
         2 | Connection = "sub"
@@ -1497,7 +1497,7 @@ fn identity_headers_that_cannot_be() {
           |
           = help: choose a name such as `X-Auth-User`
 
-        error: this is no header name
+        error: not a valid header name
          --> gateway.toml:3:1
           |
         3 | "X Auth" = "sub"
@@ -1505,7 +1505,7 @@ fn identity_headers_that_cannot_be() {
           |
           = help: use letters, digits and `-`, such as `X-Auth-User`
 
-        error: a claim name with an empty part
+        error: the claim name has an empty part
          --> gateway.toml:4:16
           |
         4 | X-Auth-Group = "groups..name"
@@ -1587,7 +1587,7 @@ fn upstream_urls_that_are_not_scheme_host_and_port() {
         ),
         ("http://me:pw@app:3000", "it holds a user name or password", "remove it"),
         ("http://app:3000#x", "it has a `#`", "write scheme, host and port"),
-        ("http://app:3000?x=1", "an upstream's URL has no path", "see `strip_prefix`"),
+        ("http://app:3000?x=1", "an upstream's URL cannot have a path", "see `strip_prefix`"),
         ("http://app:99999", "cannot be read", "write scheme, host and port"),
         ("http://app:0", "cannot be read", "write scheme, host and port"),
         ("http://app:", "cannot be read", "write scheme, host and port"),
@@ -1608,18 +1608,18 @@ fn keys_that_cannot_be_fetched_as_written() {
     for (lines, problem, help) in [
         (
             "jwks_url = \"login.example.com/keys\"",
-            "no keys can be fetched from this `jwks_url`: it does not begin with https:// or http://",
+            "cannot fetch keys from this `jwks_url`: it does not begin with https:// or http://",
             "\"https://login.example.com/keys\"",
         ),
         (
             "jwks_url = \"https://me:pw@login.example.com/keys\"",
             "it contains a user name or password",
-            "write the whole address",
+            "write the complete URL",
         ),
         (
             "jwks_url = \"https://login.example.com/keys#x\"",
             "it has a `#`",
-            "write the whole address",
+            "write the complete URL",
         ),
         (
             "jwks_url = \"http://login.example.com/keys\"",
@@ -1642,7 +1642,7 @@ fn keys_that_cannot_be_fetched_as_written() {
         ),
         (
             "discovery = true\nca = \"no.pem\"",
-            "cannot read `no.pem`: there is no such file",
+            "cannot read `no.pem`: no such file",
             "relative paths start at",
         ),
         (
@@ -1660,11 +1660,11 @@ fn keys_that_cannot_be_fetched_as_written() {
         assert!(told.contains(problem) && told.contains(help), "{lines}: {told}");
     }
     let hmac = with_keys("discovery = true").replace("\"ES256\"", "\"HS256\"");
-    assert!(rejected(&hmac).contains("an HMAC algorithm beside public keys"));
+    assert!(rejected(&hmac).contains("an HMAC algorithm cannot be combined with public keys"));
     let no_issuer = "[issuer.corp]\ninsecure_any_issuer = true\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\ndiscovery = true\n";
     assert!(rejected(&with_app(no_issuer)).contains("`discovery` needs `issuer`"));
     let query = "[issuer.corp]\nissuer = \"https://a.test/?x\"\naudience = [\"a\"]\nalgorithms = [\"ES256\"]\ndiscovery = true\n";
-    assert!(rejected(&with_app(query)).contains("an issuer with a query has no metadata"));
+    assert!(rejected(&with_app(query)).contains("an issuer with a query cannot have metadata"));
 }
 
 #[test]
@@ -1687,13 +1687,13 @@ fn an_issuer_with_two_sources_of_keys() {
 #[test]
 fn a_key_file_that_is_missing() {
     assert_snapshot!(rejected(&with_keys("public_keys = [\"corp.pem\"]")), @r#"
-    error: cannot read `corp.pem`: there is no such file
+    error: cannot read `corp.pem`: no such file
      --> gateway.toml:5:16
       |
     5 | public_keys = ["corp.pem"]
       |                ^^^^^^^^^^
       |
-      = help: ./corp.pem is not there; relative paths start at the folder of the configuration file
+      = help: create ./corp.pem; relative paths start at the folder of the configuration file
 
     error: gateway.toml: 1 problem
     "#);
@@ -1855,13 +1855,13 @@ fn a_jwk_set_that_is_none() {
     5 | jwks_file = "keys.json"
       |             ^^^^^^^^^^^
 
-    error: no key of this set can be used
+    error: no key of this set is usable
      --> gateway.toml:5:13
       |
     5 | jwks_file = "keys.json"
       |             ^^^^^^^^^^^
       |
-      = help: the errors above say why each was left out; look at `algorithms` as well
+      = help: the errors above say why each key was left out; also check `algorithms`
 
     error: gateway.toml: 2 problems
     "#);
@@ -1880,7 +1880,7 @@ fn a_secret_that_is_shorter_than_the_hash() {
     6 | secret = { file = "local.secret" }
       |          ^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: make a longer one, such as `openssl rand -base64 48`; to go on with this one, set `insecure_short_secret = true` (RFC 7518 §3.2)
+      = help: make a longer one, for example with `openssl rand -base64 48`; to use this one anyway, set `insecure_short_secret = true` (RFC 7518 §3.2)
 
     error: gateway.toml: 1 problem
     "#);
@@ -1947,7 +1947,7 @@ fn a_secret_in_the_file_is_refused_and_never_shown() {
     let told = rejected(&inline);
     assert!(!told.contains(SECRET), "{told}");
     assert_snapshot!(told, @r#"
-    error: a secret in the file itself
+    error: the secret is in the configuration file
      --> gateway.toml:6:10
       |
     6 | secret = "*************************************"
@@ -2068,7 +2068,7 @@ fn networks_with_host_bits() {
           |
           = help: write an address or a block: `"192.0.2.7"`, `"10.0.0.0/8"`, `"fd00::/8"`; host names are not resolved
 
-        error: every address would be believed about who the client is
+        error: every peer would be trusted to name the client
          --> gateway.toml:2:82
           |
         2 | trusted_proxies = ["10.0.0.1/8", "2001:db8::1/32", "10.0.0.0/33", "lb.internal", "0.0.0.0/0"]
@@ -2127,13 +2127,13 @@ limit = "login"
           |
           = help: remove it; it would have no effect
 
-        error: cannot read `tls.crt`: there is no such file
+        error: cannot read `tls.crt`: no such file
          --> gateway.toml:6:15
           |
         6 | certificate = "tls.crt"
           |               ^^^^^^^^^
           |
-          = help: ./tls.crt is not there; relative paths start at the folder of the configuration file
+          = help: create ./tls.crt; relative paths start at the folder of the configuration file
 
         error: there is no file `./tls.key`
          --> gateway.toml:7:24
@@ -2243,14 +2243,14 @@ access = "optional"
     assert_snapshot!(folder.run(&["check"]).ok(), @r#"
     gateway.toml: ok: 2 routes, 1 issuer, 1 upstream, 0 limits, no tests
     weakened guarantees:
-      server.insecure_trust_every_proxy: any peer may say who the client is
+      server.insecure_trust_every_proxy: any peer may name the client
       issuer.old.insecure_any_issuer: tokens without `iss` are accepted
-      issuer.old.insecure_any_audience: tokens for anybody are accepted
+      issuer.old.insecure_any_audience: tokens for any audience are accepted
       issuer.old.insecure_short_secret: the secret is shorter than the hash
-      issuer.old.insecure_inline_secret: the secret stands in the file
+      issuer.old.insecure_inline_secret: the secret is in the configuration file
       route `old`: insecure_path accepts merge_slashes, parameters, encoded_slash
       route `old`: enforce = false lets refused requests through without an identity
-      route `old`: method_override lets the application read another method
+      route `old`: method_override lets the application use another method
       route `perhaps`: access = "optional" lets requests without a token through
     "#);
 }
@@ -2985,8 +2985,8 @@ fn a_database_or_a_key_that_is_missing() {
         let told = folder.run(command);
         assert_eq!((told.code, key.exists()), (78, false), "{}", told.err);
         assert!(
-            told.err.contains("is missing, and the database")
-                && told.err.contains("put the key back"),
+            told.err.contains("` is missing")
+                && told.err.contains("restore the key from its backup"),
             "{}",
             told.err
         );

@@ -1,4 +1,4 @@
-//! `[identity.brand]`: how the pages of the built-in issuer look.
+//! `[identity.brand]`: the look of the built-in issuer's pages.
 
 use super::Compiler;
 use crate::config::Problem;
@@ -8,7 +8,7 @@ use crate::identity::Brand;
 use crate::identity::pages::colour::Colour;
 
 impl Compiler<'_> {
-    /// `issuer`: the URL of the built-in issuer, whose host is the name where there is no other.
+    /// `issuer`: the URL of the built-in issuer. Its host is the default name.
     pub(super) fn brand(
         &mut self,
         written: Option<&Written>,
@@ -38,7 +38,7 @@ impl Compiler<'_> {
         let name = text.get_ref().trim();
         if name.is_empty() || name.chars().count() > 60 || name.chars().any(char::is_control) {
             self.error(
-                Problem::error(text.span(), "a name is 1 to 60 characters that can be seen")
+                Problem::error(text.span(), "expected a name of 1 to 60 visible characters")
                     .help("write a name such as \"Example\""),
             );
             return None;
@@ -50,7 +50,7 @@ impl Compiler<'_> {
         let colour = Colour::parse(text.get_ref());
         if colour.is_none() {
             self.error(
-                Problem::error(text.span(), "this is no colour")
+                Problem::error(text.span(), "not a valid colour")
                     .help("write it as \"#rrggbb\", such as \"#1f4fb8\""),
             );
         }
@@ -63,8 +63,11 @@ impl Compiler<'_> {
             Ok(logo) => Some(logo),
             Err(error) => {
                 self.error(
-                    Problem::error(text.span(), format!("`{}` cannot be the logo: {error}", text.get_ref()))
-                        .help("name a PNG or SVG file of at most 256 KiB; a mark of 480 by 96 pixels is plenty"),
+                    Problem::error(
+                        text.span(),
+                        format!("cannot use `{}` as the logo: {error}", text.get_ref()),
+                    )
+                    .help("name a PNG or SVG file of at most 256 KiB; 480 by 96 pixels are plenty"),
                 );
                 None
             }

@@ -1,4 +1,5 @@
-//! What a route asks of its callers: `token_from`, `roles`, `all_roles`, `scopes`, `claims`, `issuers`.
+//! What a route requires of its callers: `token_from`, `roles`, `all_roles`, `scopes`, `claims`,
+//! `issuers`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,9 +39,9 @@ impl Compiler<'_> {
             self.error(
                 Problem::error(
                     text.span(),
-                    "a scope has no space in it (RFC 6749 §3.3): nobody could ever pass",
+                    "a scope cannot contain a space (RFC 6749 §3.3): no request could ever pass",
                 )
-                .help("write each scope as an item of its own"),
+                .help("write each scope as a separate item"),
             );
         }
         let claims = self.claims(written);
@@ -79,23 +80,23 @@ impl Compiler<'_> {
         }
     }
 
-    /// Demands on a route that lets requests without a token pass.
+    /// Reports requirements on a route that lets requests without a token pass.
     fn judge_demands_of_nobody(&mut self, access: Option<Access>, spans: Vec<Range<usize>>) {
         match access {
             Some(Access::Public) => {
                 for span in spans {
                     self.error(
-                        Problem::error(span, "a public route asks nobody who they are")
+                        Problem::error(span, "a public route does not authenticate its callers")
                             .help("remove this, or `access = \"public\"`"),
                     );
                 }
             }
             Some(Access::Optional) => {
                 for span in spans {
-                    self.problems.push(
-                        Problem::warning(span, "a request without a token passes all the same")
-                            .help("`access = \"optional\"` asks only callers with a token"),
-                    );
+                    self.problems
+                        .push(Problem::warning(span, "requests without a token still pass").help(
+                        "with `access = \"optional\"`, this applies only to callers with a token",
+                    ));
                 }
             }
             Some(Access::Authenticated | Access::Lenient) | None => {}
@@ -105,8 +106,8 @@ impl Compiler<'_> {
     fn claims(&mut self, written: &Written) -> Vec<(ClaimPath, Vec<value::Scalar>)> {
         let mut claims = Vec::new();
         for (name, values) in written.claims.iter().flat_map(toml::Spanned::get_ref) {
-            // A key cannot be a list, so a URL, which no path looks like, is taken for one exact
-            // name.
+            // A TOML key cannot be a list, so a URL, which never looks like a path, is taken as one
+            // exact name.
             let exact = name.get_ref().contains("://");
             let segments: Vec<String> = if exact {
                 vec![name.get_ref().clone()]
@@ -115,7 +116,7 @@ impl Compiler<'_> {
             };
             if segments.iter().any(String::is_empty) {
                 self.error(
-                    Problem::error(name.span(), "a claim name with an empty part")
+                    Problem::error(name.span(), "the claim name has an empty part")
                         .help("write `tenant`, or `\"realm.tenant\"` for a nested claim"),
                 );
             }
@@ -160,7 +161,7 @@ impl Compiler<'_> {
         Some(found)
     }
 
-    /// Where a token may be. `takes_cookie`: also in the cookie, where the file does not say.
+    /// Where a token may be. `takes_cookie`: also in the cookie, if the file does not say.
     pub(super) fn token_places(
         &mut self,
         written: Option<&Spanned<Vec<Text>>>,
@@ -182,8 +183,11 @@ impl Compiler<'_> {
         }
         if written.get_ref().is_empty() {
             self.error(
-                Problem::error(written.span(), "`token_from` is empty: nobody could be recognised")
-                    .help("remove it, or write `[\"header\"]`"),
+                Problem::error(
+                    written.span(),
+                    "`token_from` is empty: no caller could be authenticated",
+                )
+                .help("remove it, or write `[\"header\"]`"),
             );
             return None;
         }

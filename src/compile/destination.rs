@@ -1,4 +1,4 @@
-//! Where a route leads: `upstream`, or `identity`.
+//! The destination of a route: `upstream` or `identity`.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::gateway::route::{Destination, Pattern, Segment};
 use crate::gateway::upstream::Upstream;
 use crate::identity::Mount;
 
-/// Whether a route says that it leads to the built-in issuer.
+/// Whether a route leads to the built-in issuer.
 pub(super) fn leads_to_identity(written: &Written) -> bool {
     written.identity.as_ref().is_some_and(|identity| *identity.get_ref())
 }
@@ -42,7 +42,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Where the built-in issuer's endpoints begin.
+    /// The path at which the built-in issuer's endpoints start.
     fn mount(
         &mut self,
         row: &Spanned<Written>,
@@ -53,17 +53,14 @@ impl Compiler<'_> {
         let before = self.problems.len();
         if self.file.identity.is_none() {
             self.error(
-                Problem::error(
-                    identity.clone(),
-                    "there is no `[identity]`: nobody could answer here",
-                )
-                .help("add `[identity]` with `issuer = \"…\"`, the URL of this route"),
+                Problem::error(identity.clone(), "the route needs an `[identity]` section")
+                    .help("add `[identity]` with `issuer = \"…\"`, the URL of this route"),
             );
         }
         if let Some(upstream) = &written.upstream {
             self.error(
                 Problem::error(upstream.span(), "`upstream` and `identity` contradict each other")
-                    .related(identity.clone(), "the built-in issuer answers")
+                    .related(identity.clone(), "the built-in issuer handles this route")
                     .help("keep one of them"),
             );
         }
@@ -72,7 +69,7 @@ impl Compiler<'_> {
             self.error(
                 Problem::error(
                     access.span(),
-                    "everybody may reach the built-in issuer: its endpoints decide for themselves",
+                    "the built-in issuer must be public: its endpoints check access themselves",
                 )
                 .help("remove `access`, or write `access = \"public\"`"),
             );
@@ -94,18 +91,15 @@ impl Compiler<'_> {
             Some(_) if pattern.subtree => None,
             _ => {
                 self.error(
-                    Problem::error(
-                        place(row),
-                        "the built-in issuer's endpoints are below one fixed path",
-                    )
-                    .help("write `path = \"/auth/*\"`"),
+                    Problem::error(place(row), "the built-in issuer needs one fixed path")
+                        .help("write `path = \"/auth/*\"`"),
                 );
                 None
             }
         }
     }
 
-    /// Keys of a route that say how requests are passed on, or who may pass.
+    /// Keys of a route that control how requests are forwarded, or who may pass.
     fn reject_keys_without_effect(&mut self, written: &Written, identity: &Range<usize>) {
         let without_effect = [
             (written.token_from.as_ref().map(Spanned::span), "token_from"),
@@ -129,7 +123,7 @@ impl Compiler<'_> {
             self.error(
                 Problem::error(
                     span,
-                    format!("`{key}` has no meaning where the built-in issuer answers"),
+                    format!("`{key}` has no effect on a route of the built-in issuer"),
                 )
                 .help(format!("remove `{key}`")),
             );

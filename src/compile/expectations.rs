@@ -15,7 +15,7 @@ use crate::config::{File, Problem};
 use crate::explain::{Explanation, Question, explain};
 use crate::token::AssumedToken;
 
-/// Runs every test and tells those whose expectation is not met.
+/// Runs every test and reports those whose expectation is not met.
 pub(super) fn unmet(file: &File, snapshot: &Snapshot, now: u64) -> Vec<Problem> {
     file.test
         .iter()
@@ -40,7 +40,7 @@ fn run(
     };
     let (method, url) = request.get_ref().split_once(' ').unwrap_or(("GET", request.get_ref()));
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| {
-        Problem::error(request.span(), "this is no request")
+        Problem::error(request.span(), "not a valid request")
             .help("write a method and a target, such as \"GET /reports\"")
     })?;
     let question = Question {
@@ -59,9 +59,9 @@ fn headers(written: &BTreeMap<Text, Text>) -> Result<HeaderMap, Problem> {
     let mut headers = HeaderMap::new();
     for (name, value) in written {
         let parsed = HeaderName::from_bytes(name.get_ref().as_bytes())
-            .map_err(|_| Problem::error(name.span(), "this is no header name"))?;
+            .map_err(|_| Problem::error(name.span(), "not a valid header name"))?;
         let value = HeaderValue::from_str(value.get_ref())
-            .map_err(|_| Problem::error(value.span(), "this is no header value"))?;
+            .map_err(|_| Problem::error(value.span(), "not a valid header value"))?;
         headers.append(parsed, value);
     }
     Ok(headers)
@@ -70,7 +70,7 @@ fn headers(written: &BTreeMap<Text, Text>) -> Result<HeaderMap, Problem> {
 fn peer(written: Option<&Text>) -> Result<IpAddr, Problem> {
     let Some(text) = written else { return Ok([127, 0, 0, 1].into()) };
     text.get_ref().parse().map_err(|_| {
-        Problem::error(text.span(), "this is no IP address")
+        Problem::error(text.span(), "not a valid IP address")
             .help("write an address such as \"203.0.113.7\"")
     })
 }
@@ -105,8 +105,11 @@ fn caller(
         }
         (None, [only]) => only,
         (None, _) => {
-            return Err(Problem::error(span, "there is more than one issuer, or none")
-                .help("say whose token it is: `issuer = \"…\"`"));
+            return Err(Problem::error(
+                span,
+                "the issuer of the token is ambiguous, or there is none",
+            )
+            .help("add `issuer = \"…\"`"));
         }
     };
     let assumed = match (&test.claims, &test.roles) {

@@ -1,5 +1,5 @@
-//! Login pages that the routes of their own host hide: a browser that is sent there would be
-//! redirected again, without end.
+//! Detects login pages that other routes of their host hide: a browser that is sent there would be
+//! redirected forever.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ use crate::gateway::route::{Destination, HostPattern, Route, RouteTable, Segment
 use crate::gateway::target::Target;
 use crate::identity::Mount;
 
-/// A host label and a path segment that no file uses.
+/// A host label and a path segment that no configuration uses.
 const UNUSED: &str = "portcullis-check";
 
 impl Compiler<'_> {
-    /// Asks on each host which route wins for the login page that browsers are redirected to.
-    /// Comparing patterns instead would have to repeat the order in which routes are chosen.
+    /// Looks up, on each host, the route of the login page that browsers are redirected to.
+    /// Comparing patterns instead would duplicate the order in which routes are chosen.
     pub(super) fn refuse_hidden_logins(
         &mut self,
         table: &RouteTable,
@@ -34,7 +34,7 @@ impl Compiler<'_> {
         let span = |route: &Route| written.get(route.index).map_or(0..0, |row| place(row));
         let hosts: BTreeSet<String> =
             table.routes().iter().map(|route| example(&route.pattern.host)).collect();
-        // Each pair is reported once, however many hosts have it.
+        // Report each pair once, however many hosts have it.
         let mut reported: BTreeSet<(usize, usize)> = BTreeSet::new();
         for host in hosts {
             let Some(mount) = table.mount(&host) else { continue };
@@ -91,26 +91,26 @@ fn example(host: &HostPattern) -> String {
     }
 }
 
-/// Whether a route is the one that answers on this host where its own path says.
+/// Whether this route handles its own path on this host.
 fn winner_is(table: &RouteTable, host: &str, route: &Route) -> bool {
     let segments = route.pattern.segments.iter().map(|segment| match segment {
         Segment::Literal(text) => &**text,
         Segment::Any => UNUSED,
     });
-    // A mount percent-encodes its segments, as any path needs it.
+    // A mount percent-encodes its segments, as every path requires.
     let path = Mount::new(segments.chain(route.pattern.subtree.then_some(UNUSED))).path("");
     let path = if path.is_empty() { "/".to_owned() } else { path };
     winner(table, host, &path).is_some_and(|winner| winner.index == route.index)
 }
 
-/// The route that takes `GET path` on this host.
+/// The route for `GET path` on this host.
 fn winner<'t>(table: &'t RouteTable, host: &str, path: &str) -> Option<&'t Route> {
     let uri = Uri::builder().scheme("http").authority(host).path_and_query(path).build().ok()?;
     let target = Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).ok()?;
     table.find_route(&Method::GET, &target).ok()
 }
 
-/// The `host` that a route is written with, to be repeated in another.
+/// The `host` of a route, to be repeated in another one.
 fn at(route: &Route) -> String {
     match &route.pattern.host {
         HostPattern::Exact(name) => format!("host = \"{name}\"`, `"),

@@ -1,5 +1,5 @@
-//! `[identity]`: the built-in issuer's policy, and itself as one more issuer whose tokens are
-//! accepted.
+//! `[identity]`: the policy of the built-in issuer, and the built-in issuer as one of the accepted
+//! issuers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
 
 impl Compiler<'_> {
-    /// What `[identity]` says; `None` where there is none, or it has a problem.
+    /// The policy of `[identity]`. `None` if there is no such section, or it is invalid.
     pub(super) fn identity(&mut self, names: &TokenNames) -> Option<Policy> {
         let section = self.file.identity.as_ref()?;
         let written = section.get_ref();
@@ -93,21 +93,20 @@ impl Compiler<'_> {
 
     fn reject_verification_without_mail(&mut self, section: &Spanned<Written>) {
         if section.get_ref().verify_email && section.get_ref().mail.is_none() {
-            self.error(
-                Problem::error(section.span(), "`verify_email` needs a way for mail to leave")
-                    .help("add `mail = { folder = \"mail\" }` to try it, or `mail = { smtp = …, from = … }`"),
-            );
+            self.error(Problem::error(section.span(), "`verify_email` needs `mail`").help(
+                "add `mail = { folder = \"mail\" }` to try it, or `mail = { smtp = …, from = … }`",
+            ));
         }
     }
 
-    /// The built-in issuer as one of those whose tokens are accepted. A reload keeps its keys.
+    /// The built-in issuer as an accepted issuer. A reload keeps its keys.
     pub(super) fn built_in_issuer(&mut self, policy: &Policy) -> Arc<Issuer> {
         let settings = IssuerSettings {
             name: NAME.into(),
             issuer: Some(policy.issuer.clone()),
             audience: Some(policy.audience.clone()),
-            // Tokens that an earlier key signed with another algorithm are good until they expire;
-            // each key is for its own alone.
+            // Tokens signed by an earlier key with another algorithm are valid until they expire;
+            // each key is used with its own algorithm only.
             algorithms: ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect::<Algorithms>(),
             roles: ClaimPath::new(["roles"]),
             subject: ClaimPath::new(["sub"]),
@@ -131,7 +130,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Whoever registers says which address is theirs, and applications are told it.
+    /// Warns if applications receive addresses that nobody has confirmed.
     fn warn_about_unproven_addresses(
         &mut self,
         section: &Spanned<Written>,
@@ -144,14 +143,15 @@ impl Compiler<'_> {
             self.error(
                 Problem::warning(
                     span,
-                    "anybody can register with an address that is not theirs, and applications are told it as the caller's",
+                    "anyone can register with another person's address, and applications receive it as the caller's",
                 )
                 .help("set `verify_email = true`, or leave \"email\" out of `token_claims`"),
             );
         }
     }
 
-    /// `issuer`: an absolute URL of a host, without what an `iss` must not have (RFC 8414 §2).
+    /// `issuer`: an absolute URL with a host, without the parts that an `iss` must not have (RFC
+    /// 8414 §2).
     fn issuer_url(&mut self, section: &Spanned<Written>) -> Option<String> {
         let example = "write the URL of the route with `identity = true`, such as \"https://app.example.com/auth\"";
         let Some(text) = &section.get_ref().issuer else {
@@ -166,20 +166,20 @@ impl Compiler<'_> {
             .as_ref()
             .and_then(|uri| Some((uri.scheme_str()?, uri.authority()?, uri.path(), uri.query())));
         let problem = match parts {
-            None => "this is no absolute URL",
+            None => "not an absolute URL",
             Some((scheme, ..)) if scheme != "https" && scheme != "http" => {
-                "the scheme is neither http nor https"
+                "the scheme must be http or https"
             }
             Some((_, authority, ..))
                 if authority.as_str().contains('@') || authority.host().is_empty() =>
             {
-                "the URL has no plain host"
+                "the URL has no valid host"
             }
-            Some((.., Some(_))) => "an issuer's URL has no query",
+            Some((.., Some(_))) => "an issuer's URL cannot have a query",
             Some((_, _, path, None))
                 if url.contains('#') || (path.len() > 1 && path.ends_with('/')) =>
             {
-                "an issuer's URL ends without a slash and has no fragment"
+                "an issuer's URL cannot end with a slash or have a fragment"
             }
             Some((scheme, authority, path, None)) => {
                 let host = authority.host().trim_matches(['[', ']']);
@@ -190,9 +190,9 @@ impl Compiler<'_> {
                     self.error(
                         Problem::warning(
                             text.span(),
-                            "browsers keep no login on http:// beyond this machine, and mailed links can be read",
+                            "over http:// browsers keep no login except on this machine, and mailed links can be read in transit",
                         )
-                        .help("write https://, also where a load balancer does the TLS"),
+                        .help("write https://, even if a load balancer terminates TLS"),
                     );
                 }
                 return Some(if path == "/" {
@@ -232,8 +232,11 @@ impl Compiler<'_> {
             written.get_ref().iter().map(|text| text.get_ref().clone()).collect();
         if words.is_empty() || words.iter().any(String::is_empty) {
             self.error(
-                Problem::error(written.span(), format!("`{key}` has an empty name, or none"))
-                    .help("remove it for the default"),
+                Problem::error(
+                    written.span(),
+                    format!("`{key}` is empty, or contains an empty name"),
+                )
+                .help("remove it for the default"),
             );
             return None;
         }
@@ -248,7 +251,7 @@ impl Compiler<'_> {
                 self.error(
                     Problem::error(
                         text.span(),
-                        "a role is 1 to 100 characters without white space",
+                        "expected a role of 1 to 100 characters without white space",
                     )
                     .help("write a name such as \"user\""),
                 );
@@ -272,11 +275,11 @@ impl Compiler<'_> {
     }
 }
 
-/// What the built-in issuer can sign with.
+/// The algorithms that the built-in issuer can sign with.
 const ALGORITHMS: [(&str, Algorithm); 3] =
     [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
 
-/// How far another replica's clock, and an `iat` past a revocation, may be ahead.
+/// How far another replica's clock, or an `iat` after a revocation, may be ahead.
 const LEEWAY: Duration = Duration::from_secs(5);
 
 const SECOND: Duration = Duration::from_secs(1);

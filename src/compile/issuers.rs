@@ -1,4 +1,4 @@
-//! `[issuer.*]`, and the files and secrets that sections name.
+//! `[issuer.*]`, and the files and secrets that sections refer to.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::keys::{IssuerKeys, Keys};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers};
 
 impl Compiler<'_> {
-    /// Whose tokens are accepted, and who keeps the keys of each up to date.
+    /// The accepted issuers, and the owner of the keys of each.
     pub(super) fn issuers(&mut self, built_in: Option<&Policy>, folder: &Path) -> (Issuers, Keys) {
         let mut owners: Vec<Arc<IssuerKeys>> = Vec::new();
         let mut issuers: Vec<Arc<Issuer>> =
@@ -33,7 +33,7 @@ impl Compiler<'_> {
             if let (true, Some(section)) = (name.get_ref() == NAME, &self.file.identity) {
                 self.error(
                     Problem::error(name.span(), "`identity` is the name of the built-in issuer")
-                        .related(section.span(), "which is set up here")
+                        .related(section.span(), "which is configured here")
                         .help("give this issuer another name"),
                 );
                 continue;
@@ -42,9 +42,9 @@ impl Compiler<'_> {
                 && let Some(other) = any.replace(name)
             {
                 self.error(
-                    Problem::error(name.span(), "a second section takes tokens without `iss`")
+                    Problem::error(name.span(), "a second section accepts tokens without `iss`")
                         .related(other.span(), "the first")
-                        .help("tokens without `iss` cannot be told apart: keep one `insecure_any_issuer = true`"),
+                        .help("tokens without `iss` are indistinguishable: keep only one `insecure_any_issuer = true`"),
                 );
             }
             if let Some(issuer) = &written.issuer {
@@ -53,7 +53,7 @@ impl Compiler<'_> {
                     self.error(
                         Problem::error(issuer.span(), "two sections accept the same `iss`")
                             .related(other.span(), "already taken here")
-                            .help("merge the two sections: one issuer has one section"),
+                            .help("merge the two sections: each issuer has exactly one"),
                     );
                     continue;
                 }
@@ -65,10 +65,10 @@ impl Compiler<'_> {
             }
         }
         let issuers = Issuers::new(issuers).unwrap_or_else(|duplicate| {
-            // What two sections write differently may still be one `iss`.
+            // Sections with different spellings may still have the same `iss`.
             self.error(
                 Problem::error(0..0, duplicate.to_string())
-                    .help("give each issuer an `iss` of its own: one issuer has one section"),
+                    .help("give each issuer its own `iss`: each issuer has exactly one section"),
             );
             Issuers::default()
         });
@@ -116,7 +116,7 @@ impl Compiler<'_> {
             is_built_in: false,
         };
         let keys = keys?;
-        // An unchanged section stays the same issuer: what was verified for it still holds.
+        // An unchanged section keeps its issuer, so its verified tokens stay cached.
         let mut previous = self.previous.into_iter().flat_map(|previous| previous.issuers.iter());
         let kept = previous.find(|issuer| {
             *issuer.settings() == settings && Arc::ptr_eq(issuer.keys(), keys.live())
@@ -129,7 +129,7 @@ impl Compiler<'_> {
 
     #[expect(
         clippy::option_option,
-        reason = "outer: a problem was found; inner: tokens without `iss` are taken"
+        reason = "outer: a problem was found; inner: tokens without `iss` are accepted"
     )]
     fn issuer_text(&mut self, name: &Text, written: &Written) -> Option<Option<String>> {
         match (&written.issuer, &written.insecure_any_issuer) {
@@ -148,7 +148,7 @@ impl Compiler<'_> {
                         issuer.span(),
                         "`issuer` and `insecure_any_issuer` contradict each other",
                     )
-                    .related(span, "takes only tokens without `iss`")
+                    .related(span, "accepts only tokens without `iss`")
                     .help("keep `issuer` if the tokens have an `iss`, otherwise remove it"),
                 );
                 None
@@ -172,7 +172,7 @@ impl Compiler<'_> {
 
     #[expect(
         clippy::option_option,
-        reason = "outer: a problem was found; inner: any audience is taken"
+        reason = "outer: a problem was found; inner: any audience is accepted"
     )]
     fn audience(&mut self, name: &Text, written: &Written) -> Option<Option<Vec<String>>> {
         match (&written.audience, is_true(written.insecure_any_audience.as_ref())) {
@@ -183,7 +183,7 @@ impl Compiler<'_> {
             }
             (Some(audience), false) => {
                 self.error(
-                    Problem::error(audience.span(), "`audience` names nobody")
+                    Problem::error(audience.span(), "`audience` is empty")
                         .help("write `audience = [\"…\"]` with the `aud` of the tokens"),
                 );
                 None
@@ -200,7 +200,7 @@ impl Compiler<'_> {
             }
             (None, true) => {
                 self.weakened.push(format!(
-                    "issuer.{}.insecure_any_audience: tokens for anybody are accepted",
+                    "issuer.{}.insecure_any_audience: tokens for any audience are accepted",
                     name.get_ref()
                 ));
                 Some(None)
@@ -215,20 +215,20 @@ impl Compiler<'_> {
         }
     }
 
-    /// `None`: as the other tokens.
+    /// `None`: the same audience as other tokens.
     fn logout_audience(&mut self, written: &Written) -> Option<Vec<String>> {
         let audience = written.logout_audience.as_ref()?;
         if audience.get_ref().is_empty()
             || audience.get_ref().iter().any(|text| text.get_ref().is_empty())
         {
-            self.error(Problem::error(audience.span(), "`logout_audience` names nobody").help(
+            self.error(Problem::error(audience.span(), "`logout_audience` is empty").help(
                 "write `logout_audience = [\"…\"]` with the id of the client that is logged out",
             ));
         } else if written.backchannel_logout.is_none() {
             self.error(
                 Problem::error(
                     audience.span(),
-                    "`logout_audience` has no effect: this section hears of no logouts",
+                    "`logout_audience` has no effect without `backchannel_logout`",
                 )
                 .help("add `backchannel_logout = \"/…\"`, or remove it"),
             );
@@ -277,7 +277,7 @@ impl Compiler<'_> {
         (sound && !listed.get_ref().is_empty()).then(|| algorithms.into_iter().collect())
     }
 
-    /// A claim name as a path, with a warning where a URL was meant to be one segment.
+    /// Parses a claim name as a path. Warns if a URL was probably meant as a single segment.
     pub(super) fn claim_path(
         &mut self,
         written: Option<&Spanned<ClaimName>>,
@@ -293,7 +293,7 @@ impl Compiler<'_> {
         let segments = written.get_ref().segments();
         if segments.is_empty() || segments.iter().any(String::is_empty) {
             self.error(
-                Problem::error(written.span(), "a claim name with an empty part")
+                Problem::error(written.span(), "the claim name has an empty part")
                     .help("write `\"realm_access.roles\"`, or `[\"one exact name\"]`"),
             );
             return None;
@@ -303,20 +303,14 @@ impl Compiler<'_> {
             && segments.concat().contains("://")
         {
             self.error(
-                Problem::warning(
-                    written.span(),
-                    "this is read as a path: each dot begins a new level",
-                )
-                .help(format!(
-                    "a claim with this exact name is written [\"{}\"]",
-                    segments.join(".")
-                )),
+                Problem::warning(written.span(), "this is a path: each dot starts a new level")
+                    .help(format!("to use this exact name, write [\"{}\"]", segments.join("."))),
             );
         }
         Some(segments)
     }
 
-    /// Reads a secret reference; an inline one needs its permission.
+    /// Reads a secret reference. An inline secret needs a key that permits it.
     pub(super) fn read_secret(
         &mut self,
         secret: &Spanned<SecretRef>,
@@ -332,7 +326,9 @@ impl Compiler<'_> {
             Inline::Never => Some(references.to_owned()),
         };
         if let Some(help) = help {
-            self.error(Problem::error(secret.span(), "a secret in the file itself").help(help));
+            self.error(
+                Problem::error(secret.span(), "the secret is in the configuration file").help(help),
+            );
             return None;
         }
         if let Some(file) = secret.get_ref().file(self.source.folder()) {
@@ -340,7 +336,7 @@ impl Compiler<'_> {
         }
         match secret.get_ref().read(self.source.folder(), self.create) {
             Ok(read) => {
-                // One that was just created has a version only now.
+                // A file that was just created has a version only now.
                 if let Some((path, mark @ None)) = self.files.last_mut() {
                     *mark = FileVersion::current(path);
                 }
@@ -354,7 +350,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Reads a file that a section names.
+    /// Reads a file that a section refers to.
     pub(super) fn read_file(&mut self, text: &Text, what: &str) -> Option<Vec<u8>> {
         let path = self.named_file(self.source.folder().join(text.get_ref()));
         match read_bounded(&path) {
@@ -363,7 +359,7 @@ impl Compiler<'_> {
                 let help = match error.kind() {
                     std::io::ErrorKind::NotFound => {
                         format!(
-                            "{} is not there; relative paths start at the folder of the configuration file",
+                            "create {}; relative paths start at the folder of the configuration file",
                             path.display()
                         )
                     }
@@ -373,8 +369,8 @@ impl Compiler<'_> {
                     _ => format!("it must be {what}"),
                 };
                 let cause = match error.kind() {
-                    std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-                    std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+                    std::io::ErrorKind::NotFound => "no such file".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
                     _ => error.to_string(),
                 };
                 self.error(
@@ -390,14 +386,14 @@ impl Compiler<'_> {
     }
 }
 
-/// Whether a secret may stand in the configuration file itself.
+/// Whether a secret may be inline, in the configuration file itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Inline {
-    /// The section says so.
+    /// The section permits it.
     Permitted,
-    /// The section could say so.
+    /// The section does not permit it, but a key could.
     NotPermitted,
-    /// No key permits it.
+    /// No key can permit it.
     Never,
 }
 

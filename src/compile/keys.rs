@@ -1,4 +1,4 @@
-//! Where an issuer's keys come from: exactly one of `discovery`, `jwks_url`, `jwks_file`,
+//! The source of an issuer's keys: exactly one of `discovery`, `jwks_url`, `jwks_file`,
 //! `public_keys` and `secret`.
 
 use std::ops::Range;
@@ -19,15 +19,15 @@ use crate::outbound::{Outbound, Url};
 use crate::tls;
 use crate::token::{Algorithms, KeySet, LeftOut, key_from_pem, secret_is_short};
 
-/// The sources, as a help names them.
+/// The sources, for help texts.
 const SOURCES: &str = "`discovery`, `jwks_url`, `jwks_file`, `public_keys` and `secret`";
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The shortest time between two fetches that can be asked for.
+/// The shortest configurable time between two fetches.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// Keys as they were read, what was not taken, and the digest of what they were read from.
+/// Keys that were read, what was left out, and the digest of their source.
 struct Read {
     keys: KeySet,
     left_out: Vec<LeftOut>,
@@ -35,7 +35,7 @@ struct Read {
 }
 
 impl Compiler<'_> {
-    /// Where what outlives the process is kept: beside the database, or beside the file.
+    /// The folder of persistent data: beside the database, or beside the file.
     pub(super) fn lasting_folder(&self, start: Option<&StartSettings>) -> PathBuf {
         let database =
             start.and_then(|start| start.store.as_ref()).and_then(|store| store.database.parent());
@@ -45,7 +45,7 @@ impl Compiler<'_> {
             .to_owned()
     }
 
-    /// The owner of a section's keys: the one that there is already, where nothing has changed.
+    /// The owner of a section's keys: the existing one if nothing has changed.
     pub(super) fn keys(
         &mut self,
         name: &Text,
@@ -88,8 +88,8 @@ impl Compiler<'_> {
         if written.secret.is_none() && algorithms.iter().any(is_hmac) {
             let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
             self.error(
-                Problem::error(span, "an HMAC algorithm beside public keys")
-                    .help("HS256, HS384 and HS512 need `secret`; whoever knows a public key could forge such tokens"),
+                Problem::error(span, "an HMAC algorithm cannot be combined with public keys")
+                    .help("HS256, HS384 and HS512 need `secret`; anyone who knows a public key could forge such tokens"),
             );
             return None;
         }
@@ -125,12 +125,12 @@ impl Compiler<'_> {
         }))
     }
 
-    /// The owner of exactly these keys, if there is one.
+    /// The existing owner of exactly these keys, if there is one.
     fn previous_keys(&self, settings: &KeySettings) -> Option<Arc<IssuerKeys>> {
         self.previous?.keys.iter().find(|owner| owner.settings() == settings).cloned()
     }
 
-    /// Keys that would have no effect are refused.
+    /// Reports keys that would have no effect.
     fn refuse_remote_keys(&mut self, written: &Written) {
         let keys: [(&str, Option<Range<usize>>); 5] = [
             ("jwks_refresh", written.jwks_refresh.as_ref().map(Spanned::span)),
@@ -176,7 +176,7 @@ impl Compiler<'_> {
         let ((refresh, max_stale), cooldown) = (times?, cooldown?);
         if allow_http {
             self.weakened.push(format!(
-                "issuer.{}.insecure_http_keys: whoever is between here and the issuer may put keys of their own",
+                "issuer.{}.insecure_http_keys: anyone between here and the issuer can substitute other keys",
                 name.get_ref()
             ));
         }
@@ -191,8 +191,8 @@ impl Compiler<'_> {
         })
     }
 
-    /// How often keys are fetched, and how long they are used. A default gives way to what is
-    /// written.
+    /// How often keys are fetched, and how long they are used. A default is adjusted to a value in
+    /// the file.
     fn key_times(&mut self, written: &Written) -> Option<(Duration, Duration)> {
         let mut time = |text: &Option<Text>, least: Duration| match text {
             None => Some(None),
@@ -218,7 +218,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Where the metadata of the section's issuer is looked for.
+    /// The URL of the metadata of the section's issuer.
     fn metadata_url(
         &mut self,
         written: &Written,
@@ -228,7 +228,7 @@ impl Compiler<'_> {
         let Some(issuer) = &written.issuer else {
             self.error(
                 Problem::error(discovery.span(), "`discovery` needs `issuer`")
-                    .help("the metadata is looked for below `issuer`; without one, name the set itself with `jwks_url`"),
+                    .help("the URL of the metadata is derived from `issuer`; without one, set `jwks_url` to the URL of the key set"),
             );
             return None;
         };
@@ -237,10 +237,10 @@ impl Compiler<'_> {
             self.error(
                 Problem::error(
                     issuer.span(),
-                    "an issuer with a query has no metadata (RFC 8414 §2)",
+                    "an issuer with a query cannot have metadata (RFC 8414 §2)",
                 )
-                .related(discovery.span(), "asks for it")
-                .help("name the set itself with `jwks_url`"),
+                .related(discovery.span(), "requires it")
+                .help("set `jwks_url` to the URL of the key set"),
             );
             return None;
         }
@@ -254,9 +254,9 @@ impl Compiler<'_> {
                 self.error(
                     Problem::error(
                         text.span(),
-                        format!("no keys can be fetched from this `{key}`: {error}"),
+                        format!("cannot fetch keys from this `{key}`: {error}"),
                     )
-                    .help("write the whole address, such as \"https://login.example.com/keys\""),
+                    .help("write the complete URL, such as \"https://login.example.com/keys\""),
                 );
                 return None;
             }
@@ -289,8 +289,8 @@ impl Compiler<'_> {
         {
             let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
             self.error(
-                Problem::warning(span, "no key of the set that was fetched last can be used")
-                    .help("look at `algorithms`: until the set has a key for them, no token of this issuer can be verified"),
+                Problem::warning(span, "no key of the last fetched set is usable")
+                    .help("check `algorithms`: until the set has a key for one of them, no token of this issuer can be verified"),
             );
         }
         Some(Arc::new(IssuerKeys::remote(settings, outbound, last)))
@@ -299,22 +299,21 @@ impl Compiler<'_> {
     fn key_client(&mut self, name: &Text, written: &Written, remote: &Remote) -> Option<Outbound> {
         match tls::client_config(remote.ca.as_deref()) {
             Ok(config) => Some(Outbound::new(Some(Arc::new(config)))),
-            // A set on this machine needs no certificates.
+            // A JWK Set on this machine needs no certificates.
             Err(tls::TlsError::NoSystemRoots(_)) if matches!(&remote.place, Place::Jwks(url) if !url.is_https()) => {
                 Some(Outbound::new(None))
             }
             Err(error) => {
                 let span = written.ca.as_ref().map_or(name.span(), Spanned::span);
-                let help =
-                    "name the certificates that are trusted with `ca = \"ca.pem\"` in this section";
+                let help = "set `ca = \"ca.pem\"` in this section to the trusted certificates";
                 self.error(Problem::error(span, error.to_string()).help(help));
                 None
             }
         }
     }
 
-    /// The newest set that is known of before anything is fetched: in memory, where a section was
-    /// changed, or on disk.
+    /// The newest key set known before anything is fetched: in memory if the section was changed,
+    /// or on disk.
     fn last_good(
         &mut self,
         name: &Text,
@@ -334,7 +333,7 @@ impl Compiler<'_> {
             self.error(
                 Problem::warning(
                     name.span(),
-                    format!("the keys kept in `{file}` do not count: {fault}"),
+                    format!("the keys saved in `{file}` are ignored: {fault}"),
                 )
                 .help("the gateway fetches the keys again; remove the file"),
             );
@@ -344,8 +343,8 @@ impl Compiler<'_> {
         newest.filter(|good| !remote.is_too_old(self.now.saturating_sub(good.fetched_at)))
     }
 
-    /// Tells of key files that are not there, where the algorithms are not known that would tell
-    /// more of them.
+    /// Reports missing key files, even though the algorithms that the other checks need are not
+    /// known.
     pub(super) fn look_at_key_files(&mut self, written: &Written) {
         for file in written.public_keys.iter().flat_map(Spanned::get_ref) {
             self.read_file(file, "a PEM file with a public key");
@@ -365,7 +364,7 @@ impl Compiler<'_> {
         if !algorithms.iter().all(is_hmac) {
             let span = written.algorithms.as_ref().map_or(name.span(), Spanned::span);
             self.error(
-                Problem::error(span, "a secret verifies HS256, HS384 and HS512 only")
+                Problem::error(span, "`secret` works only with HS256, HS384 and HS512")
                     .related(secret.span(), "the secret")
                     .help("use another source of keys for the other algorithms"),
             );
@@ -384,7 +383,7 @@ impl Compiler<'_> {
             } else {
                 self.error(
                     Problem::error(secret.span(), format!("the secret has {} bytes; these algorithms need {needed}", bytes.expose().len())).help(
-                        "make a longer one, such as `openssl rand -base64 48`; to go on with this one, set `insecure_short_secret = true` (RFC 7518 §3.2)",
+                        "make a longer one, for example with `openssl rand -base64 48`; to use this one anyway, set `insecure_short_secret = true` (RFC 7518 §3.2)",
                     ),
                 );
                 return None;
@@ -392,7 +391,7 @@ impl Compiler<'_> {
         }
         if written.insecure_inline_secret {
             self.weakened.push(format!(
-                "issuer.{}.insecure_inline_secret: the secret stands in the file",
+                "issuer.{}.insecure_inline_secret: the secret is in the configuration file",
                 name.get_ref()
             ));
         }
@@ -445,7 +444,7 @@ impl Compiler<'_> {
         let json = self.read_file(file, "a JWK Set")?;
         match KeySet::from_jwks(&json, algorithms) {
             Ok((keys, left_out)) => {
-                // Where no key is left, these are the reason.
+                // If no key is left, these are the reason.
                 let severity = if keys.is_empty() { Problem::error } else { Problem::warning };
                 for left_out in &left_out {
                     self.error(severity(file.span(), left_out.to_string()));
@@ -454,8 +453,8 @@ impl Compiler<'_> {
                     let problem = match left_out.as_slice() {
                         [] => Problem::error(file.span(), "the set has no keys")
                             .help("a JWK Set is `{\"keys\": [ … ]}` with at least one public key (RFC 7517 §5)"),
-                        _ => Problem::error(file.span(), "no key of this set can be used")
-                            .help("the errors above say why each was left out; look at `algorithms` as well"),
+                        _ => Problem::error(file.span(), "no key of this set is usable")
+                            .help("the errors above say why each key was left out; also check `algorithms`"),
                     };
                     self.error(problem);
                     return None;

@@ -7,14 +7,14 @@ use crate::gateway::logout::LogoutPaths;
 use crate::token::Issuers;
 
 impl Compiler<'_> {
-    /// The paths, each with its issuer. What is wrong with them is noted.
+    /// The paths, each with its issuer. Reports invalid ones.
     pub(super) fn logouts(&mut self, issuers: &Issuers) -> LogoutPaths {
         let mut paths: Vec<(&Text, String)> = Vec::new();
         for (name, written) in &self.file.issuer {
             let Some(path) = &written.backchannel_logout else { continue };
             if written.insecure_any_issuer.as_ref().is_some_and(|any| *any.get_ref()) {
                 self.error(
-                    Problem::error(path.span(), "a logout token names its issuer, and this section takes tokens without `iss`")
+                    Problem::error(path.span(), "a logout token names its issuer, but this section accepts tokens without `iss`")
                         .help("give the section its `issuer`, or remove `backchannel_logout`"),
                 );
             }
@@ -41,7 +41,7 @@ impl Compiler<'_> {
         };
         if !text.strip_prefix('/').is_some_and(|path| path.split('/').all(is_plain)) {
             return Some(
-                Problem::error(path.span(), "this is no path that a logout could be sent to")
+                Problem::error(path.span(), "not a valid path for back-channel logout")
                     .help("write a fixed path of letters, digits, `-`, `_`, `.` and `~`, such as \"/backchannel-logout\""),
             );
         }
@@ -51,11 +51,11 @@ impl Compiler<'_> {
             return Some(
                 Problem::error(path.span(), "two issuers have the same path")
                     .related(other.span(), "already taken here")
-                    .help("give each issuer a path of its own, and register it there"),
+                    .help("give each issuer its own path, and register it there"),
             );
         }
-        // Decided before the routes are looked at, it would take a route's requests, whatever its
-        // host is.
+        // Logout paths are matched before routes, so this one would take a route's requests on
+        // every host.
         let taken = self.file.route.iter().find_map(|row| {
             let route = row.get_ref();
             let place = route.path.as_ref()?;
@@ -66,7 +66,7 @@ impl Compiler<'_> {
         taken.map(|route| {
             Problem::error(path.span(), "this path is taken by a route")
                 .related(route, "this route")
-                .help("choose a path that no route is for")
+                .help("choose a path that no route matches")
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::config::identity::Mail;
 use crate::identity::mail::{MailSettings, MailWay, SmtpServer};
 
 impl Compiler<'_> {
-    /// How mail leaves, for an issuer with this URL.
+    /// How an issuer with this URL sends mail.
     pub(super) fn mail(
         &mut self,
         section: &Spanned<Mail>,
@@ -25,7 +25,7 @@ impl Compiler<'_> {
             (None, Some(_)) => self.smtp(section).map(MailWay::Smtp),
             (None, None) => {
                 self.error(
-                    Problem::error(section.span(), "`mail` leads nowhere")
+                    Problem::error(section.span(), "`mail` has no destination")
                         .help("write `{ folder = \"mail\" }` or `{ smtp = …, from = … }`"),
                 );
                 None
@@ -42,15 +42,12 @@ impl Compiler<'_> {
         Some(MailSettings { way: way?, from: from? })
     }
 
-    /// Whom messages are from: what is written, or for a folder `no-reply@` the issuer's host.
+    /// The sender: the configured one, or for a folder `no-reply@` the issuer's host.
     fn sender(&mut self, section: &Spanned<Mail>, issuer: Option<&str>) -> Option<Mailbox> {
         let help = "add `from = \"Example <no-reply@example.com>\"`";
         let Some(from) = &section.get_ref().from else {
             if section.get_ref().smtp.is_some() {
-                self.error(
-                    Problem::error(section.span(), "`mail` does not say whom messages are from")
-                        .help(help),
-                );
+                self.error(Problem::error(section.span(), "`mail` has no `from`").help(help));
                 return None;
             }
             let host = issuer
@@ -62,9 +59,7 @@ impl Compiler<'_> {
         };
         let mailbox = from.get_ref().parse().ok();
         if mailbox.is_none() {
-            self.error(
-                Problem::error(from.span(), "this is no address that mail can be from").help(help),
-            );
+            self.error(Problem::error(from.span(), "not a valid sender address").help(help));
         }
         mailbox
     }
@@ -72,7 +67,7 @@ impl Compiler<'_> {
     fn smtp(&mut self, section: &Spanned<Mail>) -> Option<SmtpServer> {
         let (smtp, plaintext) =
             (section.get_ref().smtp.as_ref()?, section.get_ref().insecure_plaintext);
-        // Without a password in it, a server's address is no secret.
+        // A server's URL without a password is not secret.
         let url = self.read_secret(smtp, Inline::Permitted)?;
         let text = std::str::from_utf8(url.expose()).unwrap_or_default();
         let server = match SmtpServer::parse(text, plaintext) {
@@ -86,14 +81,14 @@ impl Compiler<'_> {
             }
         };
         if smtp.get_ref().is_inline() && text.contains('@') {
-            self.error(Problem::error(smtp.span(), "a password in the file itself").help(
-                "put the whole URL where `{ env = \"NAME\" }` or `{ file = \"path\" }` finds it",
+            self.error(Problem::error(smtp.span(), "the password is in the configuration file").help(
+                "move the whole URL to an environment variable or a file, and refer to it with `{ env = \"NAME\" }` or `{ file = \"path\" }`",
             ));
             return None;
         }
         if plaintext && server.is_plaintext() {
             self.weakened
-                .push("identity.mail.insecure_plaintext: links and passwords in mail can be read on the way to the mail server".to_owned());
+                .push("identity.mail.insecure_plaintext: links and passwords can be read in transit to the mail server".to_owned());
         }
         Some(server)
     }

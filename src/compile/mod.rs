@@ -30,26 +30,25 @@ use crate::gateway::headers::HeaderRules;
 use crate::gateway::snapshot::{ConnectionLimits, Snapshot, StartSettings};
 use crate::telemetry::metrics::Metrics;
 
-/// What a file is compiled against.
+/// The context in which a file is compiled.
 #[derive(Debug)]
 pub struct CompileOptions<'a> {
-    /// What runs now, on a reload.
+    /// The running snapshot, on a reload.
     pub previous: Option<&'a Snapshot>,
-    /// Whether files with `create = true` are made.
+    /// Whether to create the files that have `create = true`.
     pub create: CreateFiles,
-    /// Where the routes' counters are.
+    /// Holds the routes' counters.
     pub metrics: &'a Metrics,
-    /// Unix seconds: the time at which `[[test]]` blocks are judged, and keys that were kept on
-    /// disk.
+    /// Unix seconds: the time used for `[[test]]` blocks and for keys saved on disk.
     pub now: u64,
 }
 
-/// What came of compiling a file.
+/// The result of compiling a file.
 #[derive(Debug)]
 pub struct Compiled {
-    /// What runs.
+    /// The snapshot to run.
     pub snapshot: Snapshot,
-    /// What an operator should look at.
+    /// Warnings for the operator.
     pub warnings: Problems,
 }
 
@@ -65,7 +64,7 @@ impl Snapshot {
         let Loaded { mark, source, file, problems } = loaded;
         let files = vec![(source.path().to_owned(), mark)];
         let CompileOptions { previous, create, metrics, now } = options;
-        // A file that is refused makes nothing; what it would make may be read from a misspelt key.
+        // A rejected file creates nothing: the file to create may come from a misspelt key.
         let create = if problems.iter().any(|problem| problem.severity == Severity::Error) {
             CreateFiles::No
         } else {
@@ -97,7 +96,7 @@ impl Snapshot {
                 Ok(Compiled { snapshot, warnings: problems })
             }
             _ => {
-                // A warning beside an error often follows from it.
+                // A warning next to an error often follows from it.
                 problems.list.retain(|problem| problem.severity == Severity::Error);
                 Err(problems)
             }
@@ -105,7 +104,7 @@ impl Snapshot {
     }
 }
 
-/// The work under way: what was found wrong so far, and what was read.
+/// The compilation in progress: the problems so far, and what was read.
 struct Compiler<'a> {
     source: &'a Source,
     file: &'a File,
@@ -119,8 +118,7 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    /// The snapshot; `None` where what is missing leaves nothing to run. Problems are collected on
-    /// the way.
+    /// The snapshot, or `None` if something essential is missing. Collects problems on the way.
     fn snapshot(&mut self) -> Option<Snapshot> {
         self.refuse_what_is_not_due();
         let start = self.start();
@@ -173,12 +171,12 @@ impl Compiler<'_> {
         self.problems.push(problem);
     }
 
-    /// Takes a checked value, or notes what is wrong with it.
+    /// Returns a checked value, or reports its problem.
     fn ok_or_report<T>(&mut self, checked: Result<T, Problem>) -> Option<T> {
         checked.map_err(|problem| self.problems.push(problem)).ok()
     }
 
-    /// Remembers a file that is about to be read, so that a watch sees it change.
+    /// Records a file that is about to be read, so that a watch sees it change.
     fn named_file(&mut self, path: PathBuf) -> PathBuf {
         self.files.push((path.clone(), FileVersion::current(&path)));
         path

@@ -1,4 +1,4 @@
-//! Which requests a route is for: its `host`, `path` and `methods`.
+//! The requests that a route matches: its `host`, `path` and `methods`.
 
 use http::Method;
 use toml::Spanned;
@@ -12,7 +12,7 @@ use crate::gateway::route::{HostPattern, Methods, Pattern, Segment};
 use crate::gateway::upstream::Upstream;
 
 impl Compiler<'_> {
-    /// Which requests a route is for, as far as the file says so.
+    /// The requests that a route matches, as far as the file is valid.
     pub(super) fn pattern(
         &mut self,
         row: &Spanned<Written>,
@@ -50,7 +50,7 @@ impl Compiler<'_> {
                 });
                 if escape {
                     self.error(
-                        Problem::error(text.span(), "route paths are written decoded")
+                        Problem::error(text.span(), "route paths must be written decoded")
                             .help("write the character itself instead of its percent-encoding"),
                     );
                     return None;
@@ -59,16 +59,15 @@ impl Compiler<'_> {
                 Some(parsed)
             }
             Err(wrong) => {
-                self.error(
-                    Problem::error(text.span(), format!("the path {wrong}"))
-                        .help("a path is `/reports`, `/reports/*` or `/reports/{id}/pages`"),
-                );
+                self.error(Problem::error(text.span(), format!("the path {wrong}")).help(
+                    "write a path such as `/reports`, `/reports/*` or `/reports/{id}/pages`",
+                ));
                 None
             }
         }
     }
 
-    /// Parameters and expressions of other routers match nothing but themselves here.
+    /// Warns about parameters and expressions of other routers, which match only themselves here.
     fn warn_about_foreign_syntax(&mut self, path: &Text) {
         let is_parameter = |segment: &str| {
             segment.starts_with(':') || (segment.starts_with('<') && segment.ends_with('>'))
@@ -101,7 +100,7 @@ impl Compiler<'_> {
         self.problems.push(
             Problem::warning(
                 path.span(),
-                format!("`{segment}` matches only a segment that is written like this"),
+                format!("`{segment}` matches only a segment with exactly this text"),
             )
             .help(help),
         );
@@ -126,7 +125,7 @@ impl Compiler<'_> {
             return Some(HostPattern::Exact(lower.into()));
         }
         self.error(
-            Problem::error(text.span(), format!("`{}` is no host", text.get_ref().escape_debug()))
+            Problem::error(text.span(), format!("`{}` is not a valid host", text.get_ref().escape_debug()))
                 .help("write `app.example.com` or `*.example.com`, without scheme, port, path or final dot"),
         );
         None
@@ -145,11 +144,11 @@ impl Compiler<'_> {
                 }
                 Ok(method) if upper == *text.get_ref() => found.push(method),
                 Ok(_) => self.error(
-                    Problem::error(text.span(), "methods are written in capitals")
+                    Problem::error(text.span(), "methods must be in upper case")
                         .help(format!("write \"{upper}\"")),
                 ),
                 Err(_) => self.error(
-                    Problem::error(text.span(), "this is no method")
+                    Problem::error(text.span(), "not a valid method")
                         .help("write a method such as \"GET\" or \"POST\""),
                 ),
             }

@@ -26,7 +26,7 @@ use crate::token::Issuers;
 /// Compiled sections by name.
 pub(super) type Named<T> = BTreeMap<String, Arc<T>>;
 
-/// What routes refer to by name, compiled.
+/// The compiled sections that routes refer to by name.
 struct Sections<'a> {
     issuers: &'a Issuers,
     limits: &'a Named<Limit>,
@@ -43,11 +43,8 @@ impl Compiler<'_> {
     ) -> (RouteTable, OwnedNames) {
         if self.file.route.is_empty() {
             self.error(
-                Problem::error(
-                    0..0,
-                    "there are no routes: every request would be answered with 404",
-                )
-                .help("add a `[[route]]`"),
+                Problem::error(0..0, "there are no routes: every request would get 404")
+                    .help("add a `[[route]]`"),
             );
         }
         let identity = match &self.file.identity_headers {
@@ -62,7 +59,7 @@ impl Compiler<'_> {
         for row in &self.file.route {
             *places.entry(place_of(row.get_ref())).or_default() += 1;
         }
-        // Also of routes that have another problem: all are told at once.
+        // Include routes that have another problem, so that every conflict is reported at once.
         let mut patterns: Vec<(Pattern, &Spanned<Written>)> =
             Vec::with_capacity(self.file.route.len());
         for row in &self.file.route {
@@ -73,8 +70,8 @@ impl Compiler<'_> {
                     let span =
                         row.get_ref().name.as_ref().map_or_else(|| place(row), Spanned::span);
                     self.error(
-                        Problem::error(span, format!("a second route is called `{}`", route.name))
-                            .help("give each route a `name` of its own: logs and metrics tell them apart by it"),
+                        Problem::error(span, format!("another route is already named `{}`", route.name))
+                            .help("give each route its own `name`: logs and metrics identify routes by it"),
                     );
                 }
                 routes.push(route);
@@ -94,7 +91,7 @@ impl Compiler<'_> {
             let place = |index: usize| patterns.get(index).map_or(0..0, |(_, row)| place(row));
             self.error(
                 Problem::error(place(refused), "two routes match the same requests")
-                    .label("this route can never be chosen")
+                    .label("this route can never match")
                     .related(place(taken), "already taken here")
                     .help("give one of them a `host`, other `methods` or a longer path"),
             );
@@ -134,7 +131,8 @@ impl Compiler<'_> {
         let permitted = self.relaxations(written);
         let mut demands = self.demands(written, issuers, access);
         if leads_to_identity(written) {
-            // What the endpoints ask of callers; each says itself whether it needs one.
+            // The requirements of the endpoints; each endpoint says itself whether it needs a
+            // caller.
             demands = demands.map(|_| Demands::issuer(config::identity::NAME));
         }
         let identity_headers = match &written.identity_headers {
@@ -144,7 +142,7 @@ impl Compiler<'_> {
         let access = access?;
         if access != Access::Public && self.file.issuer.is_empty() && self.file.identity.is_none() {
             self.error(
-                Problem::error(place.clone(), "the route needs a caller, but there is no issuer whose tokens are accepted")
+                Problem::error(place.clone(), "the route requires a token, but no issuer is configured")
                     .help("add an `[issuer.NAME]` section, or `[identity]`; or open the route with `access = \"public\"`"),
             );
         }
@@ -198,7 +196,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// Looks a section up by the name that a route gives.
+    /// Looks up a section by the name in a route.
     pub(super) fn named<'n, T>(
         &mut self,
         name: Option<&Text>,
@@ -210,9 +208,9 @@ impl Compiler<'_> {
         if let Some(found) = compiled.get(name.get_ref()) {
             return Some(Arc::clone(found));
         }
-        // A section that was refused has told its own problem.
+        // An invalid section has already reported its own problem.
         let message = format!("there is no `[{kind}.{}]`", name.get_ref());
-        // Several routes may name it: one cause, one problem.
+        // Several routes may name it: report one cause once.
         let is_told = self.problems.iter().any(|problem| problem.message == message);
         if !is_told && !known.clone().any(|known| known.get_ref() == name.get_ref()) {
             let names: Vec<&str> = known.map(|known| known.get_ref().as_str()).collect();
@@ -251,11 +249,11 @@ impl Compiler<'_> {
                     Problem::error(
                         name.span(),
                         format!(
-                            "an application may read `{}` as another header of this table",
+                            "an application may mistake `{}` for another header of this table",
                             name.get_ref()
                         ),
                     )
-                    .help("give each header a name that differs in more than its case and signs"),
+                    .help("choose names that differ in more than case and punctuation"),
                 );
             }
             if let Some(segments) = segments {
@@ -268,7 +266,7 @@ impl Compiler<'_> {
     fn identity_name(&mut self, name: &Text) -> Option<HeaderName> {
         let Ok(parsed) = HeaderName::from_bytes(name.get_ref().as_bytes()) else {
             self.error(
-                Problem::error(name.span(), "this is no header name")
+                Problem::error(name.span(), "not a valid header name")
                     .help("use letters, digits and `-`, such as `X-Auth-User`"),
             );
             return None;
@@ -276,7 +274,7 @@ impl Compiler<'_> {
         if parsed.as_str().len() > LONGEST {
             self.error(Problem::error(
                 name.span(),
-                format!("an identity header's name has at most {LONGEST} bytes"),
+                format!("an identity header's name can have at most {LONGEST} bytes"),
             ));
             return None;
         }
@@ -291,7 +289,7 @@ impl Compiler<'_> {
                 Problem::error(
                     name.span(),
                     format!(
-                        "`{}` has a meaning of its own and cannot tell who is calling",
+                        "`{}` has its own meaning in HTTP and cannot be an identity header",
                         name.get_ref()
                     ),
                 )
@@ -316,7 +314,7 @@ impl Compiler<'_> {
             {
                 self.error(Problem::error(
                     name.span(),
-                    "a route's name has 1 to 200 printable characters",
+                    "expected a route name of 1 to 200 printable characters",
                 ));
                 None
             }
@@ -324,7 +322,7 @@ impl Compiler<'_> {
             None => {
                 let host = written.host.as_ref().map_or("", |host| host.get_ref().as_str());
                 let mut name = format!("{host}{}", written.path.as_ref()?.get_ref());
-                // Routes with one path are told apart by method, and so are their names.
+                // Routes with the same path differ in their methods, so their names do too.
                 if let Some(methods) = &written.methods
                     && places.get(&place_of(written)).is_some_and(|routes| *routes > 1)
                 {
@@ -354,7 +352,7 @@ impl Compiler<'_> {
         }
         if written.method_override.as_ref().is_some_and(|flag| *flag.get_ref()) {
             self.weakened.push(format!(
-                "route `{name}`: method_override lets the application read another method"
+                "route `{name}`: method_override lets the application use another method"
             ));
         }
         if written.access.as_ref().is_some_and(|access| access.get_ref() == "optional") {
@@ -365,7 +363,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Where a route is pointed at.
+/// The destination of a route.
 pub(super) fn place(row: &Spanned<Written>) -> Range<usize> {
     row.get_ref().path.as_ref().map_or(row.span(), Spanned::span)
 }
@@ -380,7 +378,7 @@ fn place_of(written: &Written) -> Place<'_> {
     )
 }
 
-/// Names that frame, route or describe a message; hop-by-hop names among them (RFC 9110 §7.6.1).
+/// Names that frame, route or describe a message, including hop-by-hop names (RFC 9110 §7.6.1).
 const RESERVED: [&str; 38] = [
     "cf-connecting-ip",
     "client-ip",

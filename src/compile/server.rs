@@ -90,8 +90,8 @@ impl Compiler<'_> {
             for address in self.ok_or_report(value::listen(text)).into_iter().flatten() {
                 if addresses.contains(&address) && address.port() != 0 {
                     self.error(
-                        Problem::error(text.span(), format!("`{address}` is named twice"))
-                            .help("name each address once"),
+                        Problem::error(text.span(), format!("`{address}` is listed twice"))
+                            .help("list each address once"),
                     );
                 }
                 addresses.push(address);
@@ -100,7 +100,7 @@ impl Compiler<'_> {
         (addresses.len() >= items.len() && !addresses.is_empty()).then_some(addresses)
     }
 
-    /// Sockets, threads and the log are made once.
+    /// Sockets, threads and the log are set up only at start.
     fn refuse_changed_start(&mut self, start: &StartSettings) {
         let Some(previous) = self.previous.map(|previous| &previous.start) else { return };
         let file = self.file;
@@ -149,7 +149,7 @@ impl Compiler<'_> {
                     span,
                     format!("`{key}` is read at start and cannot be changed by a reload"),
                 )
-                .help("restart the gateway to change it, or put the old value back"),
+                .help("restart the gateway to change it, or restore the old value"),
             );
         }
     }
@@ -177,7 +177,7 @@ impl Compiler<'_> {
                 return usize::try_from(bytes).ok();
             }
             self.error(
-                Problem::error(text.span(), "a request head needs between 8KiB and 1MiB")
+                Problem::error(text.span(), "a request head must be allowed between 8KiB and 1MiB")
                     .help("the default is \"32KiB\""),
             );
             None
@@ -229,7 +229,7 @@ impl Compiler<'_> {
             && kept.certificate == certificate
             && kept.key_digest == key_digest
         {
-            // The same pair keeps its session tickets.
+            // An unchanged certificate keeps its session tickets.
             return Some(Arc::clone(kept));
         }
         match tls::server_config(&certificate, key.expose()) {
@@ -253,16 +253,15 @@ impl Compiler<'_> {
             let Some(network) = self.ok_or_report(value::network(text)) else { continue };
             if network.prefix_len() == 0 && !server.insecure_trust_every_proxy {
                 self.error(
-                    Problem::error(text.span(), "every address would be believed about who the client is")
+                    Problem::error(text.span(), "every peer would be trusted to name the client")
                         .help("name the networks of your load balancers, or set `insecure_trust_every_proxy = true`"),
                 );
             }
             networks.push(network);
         }
         if server.insecure_trust_every_proxy {
-            self.weakened.push(
-                "server.insecure_trust_every_proxy: any peer may say who the client is".to_owned(),
-            );
+            self.weakened
+                .push("server.insecure_trust_every_proxy: any peer may name the client".to_owned());
         }
         let words = [
             ("x-forwarded-for", ForwardingHeader::XForwardedFor),
@@ -290,7 +289,7 @@ impl Compiler<'_> {
                 name.clone_from(text.get_ref());
             } else {
                 let message =
-                    format!("`{}` is no name for a {what}", text.get_ref().escape_debug());
+                    format!("`{}` is not a valid name for a {what}", text.get_ref().escape_debug());
                 self.problems.push(
                     Problem::error(text.span(), message)
                         .help("use letters, digits, `-`, `_`, `.` and `~`"),
@@ -301,7 +300,7 @@ impl Compiler<'_> {
         names
     }
 
-    /// Where our own pages are: the scheme and authority of `[identity] issuer`.
+    /// The origin of our own pages: the scheme and authority of `[identity] issuer`.
     fn own_origin(&self) -> Option<OwnOrigin> {
         let issuer = self.file.identity.as_ref()?.get_ref().issuer.as_ref()?.get_ref();
         let (scheme, rest) = issuer.split_once("://")?;
@@ -321,10 +320,11 @@ impl Compiler<'_> {
             let kept = previous
                 .into_iter()
                 .find(|limit| limit.name() == name.get_ref() && *limit.settings() == settings);
-            // An unchanged limit keeps its counters: a reload must not give a guesser new tries.
+            // An unchanged limit keeps its counters: a reload must not give an attacker new
+            // attempts.
             let limit =
                 kept.cloned().unwrap_or_else(|| Arc::new(Limit::new(name.get_ref(), settings)));
-            // Its series begins at zero, so that an alert on its rate sees the first refusal.
+            // The series starts at zero, so that an alert on its rate sees the first refusal.
             self.metrics.rate_limited(name.get_ref());
             limits.insert(name.get_ref().clone(), limit);
         }
@@ -383,26 +383,26 @@ impl Compiler<'_> {
         None
     }
 
-    /// A time that must pass before somebody gives up: zero would give up at once.
+    /// A timeout. Zero would expire at once.
     pub(super) fn timeout(&mut self, text: Option<&Text>, default: &str) -> Duration {
         let timeout = self.duration(text, default);
         if let (Some(text), true) = (text, timeout.is_zero()) {
             self.error(
-                Problem::error(text.span(), "a timeout of nothing would fail every request")
+                Problem::error(text.span(), "a timeout of zero would fail every request")
                     .help(format!("the default is \"{default}\"")),
             );
         }
         timeout
     }
 
-    /// A duration, or its default; zero is one.
+    /// A duration, or its default. Zero is allowed.
     pub(super) fn duration(&mut self, text: Option<&Text>, default: &str) -> Duration {
         let parsed =
             text.and_then(|text| self.ok_or_report(value::duration(text, Duration::ZERO..=DAY)));
         parsed.or_else(|| humantime::parse_duration(default).ok()).unwrap_or_default()
     }
 
-    /// Keys of features that do not exist yet are refused: a key that is silently ignored is a
+    /// Rejects keys of features that do not exist yet: silently ignoring a key would be a security
     /// hole.
     pub(super) fn refuse_what_is_not_due(&mut self) {
         let file = self.file;

@@ -1,4 +1,4 @@
-//! `[store]`: where what outlives the process is kept.
+//! `[store]`: the location of persistent data.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ impl Compiler<'_> {
     /// Outer `None`: a problem was found; inner: there is no store.
     #[expect(
         clippy::option_option,
-        reason = "outer: a problem was found; inner: nothing outlives the process"
+        reason = "outer: a problem was found; inner: no store is configured"
     )]
     pub(super) fn store(&mut self) -> Option<Option<StoreSettings>> {
         let file = self.file;
@@ -37,11 +37,11 @@ impl Compiler<'_> {
             && let Some(file) =
                 key.get_ref().file(self.source.folder()).filter(|file| !file.exists())
         {
-            // Another key, made beside it, would open nothing, and a backup might keep that one.
+            // A new key could not open the database, and a backup might keep that key instead.
             let (file, database) = (file.display(), database.display());
             self.error(
-                Problem::error(key.span(), format!("the key `{file}` is missing, and the database `{database}` was made with it"))
-                    .help("put the key back from where it is kept; to begin anew, with no account and no session, move the database away"),
+                Problem::error(key.span(), format!("the key `{file}` of the database `{database}` is missing"))
+                    .help("restore the key from its backup; to start over, without any account or session, move the database away"),
             );
             return None;
         }
@@ -63,57 +63,55 @@ impl Compiler<'_> {
             let span = written.and_then(|written| written.key.as_ref()).map_or(0..0, Spanned::span);
             self.error(
                 Problem::error(span, format!("the key has {} bytes; it needs at least {SHORTEST_KEY}", key.expose().len()))
-                    .help("let the gateway make it (name a file that is not there yet), or `openssl rand -base64 48`"),
+                    .help("name a file that does not exist, and the gateway creates it; or make one with `openssl rand -base64 48`"),
             );
             return None;
         }
         Some(Some(StoreSettings { database, key, new_key }))
     }
 
-    /// The key is made at the first start, and the database with it.
+    /// The key is made at the first start, together with the database.
     fn database_is_lost(&mut self, database: &Path, key: &Path, span: Range<usize>) {
         let state = if database.exists() { "empty" } else { "missing" };
         let (database, key) = (database.display(), key.display());
-        let told = format!("the database `{database}` is {state}, and its key `{key}` is there");
+        let told = format!("the database `{database}` is {state}, but its key `{key}` exists");
         self.error(Problem::error(span, told).help(
-            "put the database back, or mount its volume; to start without any account, session or revocation: `portcullis run --new-store` \
+            "restore the database, or mount its volume; to start without any account, session or revocation: `portcullis run --new-store` \
              (also a flag of `user add`, `user import` and `revoke`)",
         ));
     }
 
     /// The file of a `sqlite:` URL.
     fn database(&mut self, written: &Spanned<SecretRef>) -> Option<PathBuf> {
-        // Without a password in it, a database's address is no secret.
+        // The URL of a database without a password is not secret.
         let read = self.read_secret(written, Inline::Permitted)?;
         let help = "write `database = \"sqlite:portcullis.db\"`; relative paths start at this file's folder";
         let Ok(url) = std::str::from_utf8(read.expose()) else {
-            self.error(
-                Problem::error(written.span(), "the database's address is not UTF-8").help(help),
-            );
+            self.error(Problem::error(written.span(), "the database URL is not UTF-8").help(help));
             return None;
         };
         let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
         let problem = match path {
             Some("" | ":memory:") => {
-                "the database needs a file: what is in memory only would be lost at a restart"
+                "the database must be a file: an in-memory database would be lost at a restart"
             }
-            Some(path) if path.contains('?') => "parameters of a `sqlite:` address are not read",
+            Some(path) if path.contains('?') => "parameters in a `sqlite:` URL are not supported",
             Some(path) => return Some(self.source.folder().join(path)),
             None if url.starts_with("postgres") => "PostgreSQL is not supported yet",
-            None => "this is no database that is supported",
+            None => "not a supported database",
         };
         self.error(Problem::error(written.span(), problem).help(help));
         None
     }
 }
 
-/// Whether something was ever written to a database.
+/// Whether anything was ever written to a database.
 fn is_in_use(database: &Path) -> bool {
     std::fs::metadata(database).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
 
-/// Waits a moment for another process whose first start has made the key, and makes the database
-/// next.
+/// Waits a moment for another process that has just made the key at its first start, and is about
+/// to make the database.
 fn is_soon_in_use(database: &Path) -> bool {
     let begun = Instant::now();
     while !is_in_use(database) {
@@ -125,8 +123,8 @@ fn is_soon_in_use(database: &Path) -> bool {
     true
 }
 
-/// How long that takes at most.
+/// The longest such wait.
 const FIRST_START: Duration = Duration::from_secs(2);
 
-/// 128 bits as base64url, and some more.
+/// A little more than 128 bits in base64url.
 const SHORTEST_KEY: usize = 32;

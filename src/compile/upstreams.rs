@@ -51,7 +51,7 @@ impl Compiler<'_> {
         let ca = match ca {
             None => Some(None),
             Some(text) => {
-                self.read_file(text, "a PEM file with the certificates that are trusted").map(Some)
+                self.read_file(text, "a PEM file with the trusted certificates").map(Some)
             }
         };
         Some(UpstreamSettings {
@@ -73,7 +73,7 @@ impl Compiler<'_> {
             (None, Some(builtin)) => {
                 if let Some(tls) = &written.tls {
                     self.error(
-                        Problem::error(tls.span(), "the built-in application has no TLS")
+                        Problem::error(tls.span(), "the built-in application does not use TLS")
                             .help("remove `tls`"),
                     );
                 }
@@ -90,7 +90,7 @@ impl Compiler<'_> {
             }
             (None, None) => {
                 self.error(
-                    Problem::error(name.span(), format!("upstream `{}` leads nowhere", name.get_ref()))
+                    Problem::error(name.span(), format!("upstream `{}` has no `url`", name.get_ref()))
                         .help("add `url = \"http://127.0.0.1:3000\"`, or `builtin = \"echo\"` to try things out"),
                 );
                 None
@@ -103,7 +103,7 @@ impl Compiler<'_> {
         let read = match Url::parse(text.get_ref()) {
             Ok(url) if url.path() == "/" && url.query().is_none() => Ok(url),
             Ok(_) => Err((
-                "an upstream's URL has no path".to_owned(),
+                "an upstream's URL cannot have a path".to_owned(),
                 "routes choose the path; see `strip_prefix` for a prefix that the application does not know",
             )),
             Err(error @ UrlError::UserInfo) => Err((
@@ -140,15 +140,15 @@ impl Compiler<'_> {
             Ok(value) if valid => Some(value),
             _ => {
                 self.error(
-                    Problem::error(text.span(), "this cannot be a Host")
-                        .help("write a host name, with `:port` where the application wants it"),
+                    Problem::error(text.span(), "not a valid Host")
+                        .help("write a host name, with `:port` if the application expects it"),
                 );
                 None
             }
         }
     }
 
-    /// How TLS to it is done; `Some(None)` where there is none.
+    /// The TLS settings of an upstream; `Some(None)` if it uses none.
     #[expect(clippy::option_option, reason = "outer: a problem was found; inner: cleartext")]
     fn connector(
         &mut self,
@@ -162,7 +162,7 @@ impl Compiler<'_> {
         let span = written.url.as_ref().map_or(name.span(), Spanned::span);
         let Ok(server_name) = ServerName::try_from(host.clone()) else {
             self.error(
-                Problem::error(span, "this host cannot be in a certificate")
+                Problem::error(span, "a certificate cannot contain this host")
                     .help("write a DNS name or an IP address"),
             );
             return None;

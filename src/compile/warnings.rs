@@ -1,4 +1,4 @@
-//! What compiles and may still not be what was meant.
+//! Warnings about valid configurations that are probably not intended.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -50,13 +50,14 @@ impl Compiler<'_> {
         }
     }
 
-    /// What compiles and may still not be what was meant (CONTRACT §2, rules 3 and 7).
+    /// Warns about valid configurations that are probably not intended (CONTRACT §2, rules 3 and
+    /// 7).
     pub(super) fn warn_about_routes(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
         self.warn_about_every_issuer(table, written);
         self.warn_about_public_neighbours(table, written);
     }
 
-    /// Routes that take callers of every issuer, where there are several.
+    /// Routes that accept callers of every issuer although there are several.
     fn warn_about_every_issuer(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
         if self.file.issuer_names().len() < 2 {
             return;
@@ -64,17 +65,17 @@ impl Compiler<'_> {
         for route in table.routes() {
             if route.guard.access != Access::Public && route.guard.demands.issuers.is_none() {
                 self.problems.push(
-                    Problem::warning(path_of(written, route.index), format!("route `{}` takes callers of every issuer", route.name))
-                        .help("name them with `issuers = […]`: the same subject or role may mean somebody else at another issuer"),
+                    Problem::warning(path_of(written, route.index), format!("route `{}` accepts callers of every issuer", route.name))
+                        .help("name them with `issuers = […]`: the same subject or role may mean someone else at another issuer"),
                 );
             }
         }
     }
 
-    /// Public routes that take, or surround, what a protected route is meant to protect.
+    /// Public routes that capture, or surround, requests that a protected route should protect.
     fn warn_about_public_neighbours(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
         let place = |index: usize| path_of(written, index);
-        // By path, so that a table of many thousand routes is looked through once.
+        // Indexed by path, so that a table of many thousand routes is scanned once.
         let mut with_host: HashMap<(String, bool), &Route> = HashMap::new();
         let mut subtrees: HashMap<(&str, &HostPattern, String), &Route> = HashMap::new();
         for route in table.routes().iter().filter(|route| route.guard.access == Access::Public) {
@@ -106,17 +107,18 @@ impl Compiler<'_> {
                     self.problems.push(
                         Problem::warning(
                             place(public.index),
-                            format!("on its host, this public route takes requests of the protected route `{}`", route.name),
+                            format!("on its host, this public route captures requests of the protected route `{}`", route.name),
                         )
-                        .related(place(route.index), "protected, for every host")
-                        .help("give the protected route this host as well if it should hold there"),
+                        .related(place(route.index), "protected on every host")
+                        .help("add this host to the protected route if it should apply there"),
                     );
                 }
                 if depth == length || !undecided.contains(upstream) || !route.pattern.has_letters()
                 {
                     continue;
                 }
-                // Where its own host lacks a path, a request falls to the routes of every host.
+                // If its own host lacks a path, a request falls through to the routes for every
+                // host.
                 let own = subtrees.get(&(upstream, &route.pattern.host, shape.clone()));
                 if let Some(public) =
                     own.or_else(|| subtrees.get(&(upstream, &HostPattern::Any, shape)))
@@ -126,15 +128,15 @@ impl Compiler<'_> {
                             place(public.index),
                             format!("this public subtree surrounds the protected route `{}`", route.name),
                         )
-                        .related(place(route.index), "an application that folds case would read other spellings as this path")
-                        .help("say `path_case = \"insensitive\"` in the upstream's section if it does, or \"sensitive\" if it does not"),
+                        .related(place(route.index), "an application that ignores case would treat other spellings as this path")
+                        .help("set `path_case = \"insensitive\"` in the upstream's section if it does, or \"sensitive\" if it does not"),
                     );
                 }
             }
         }
     }
 
-    /// Mailed links, `jwks_uri` and the metadata begin with `issuer`: a route has to lead from
+    /// Mailed links, `jwks_uri` and the metadata start with `issuer`, so a route has to lead from
     /// there to the built-in issuer.
     pub(super) fn warn_about_mounts(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
         let Some(section) = &self.file.identity else { return };
@@ -147,12 +149,12 @@ impl Compiler<'_> {
             })
             .collect();
         let Some(&(first, _)) = mounts.first() else {
-            // A route that has a problem of its own is not in the table.
+            // A route with a problem of its own is not in the table.
             if !self.file.route.iter().any(|route| leads_to_identity(route.get_ref())) {
                 self.problems.push(
                     Problem::warning(
                         section.span(),
-                        "no route leads to the built-in issuer: nobody can log in, and its links lead nowhere",
+                        "no route leads to the built-in issuer: login is impossible, and its links are broken",
                     )
                     .help("add a `[[route]]` with `path = \"/auth/*\"` and `identity = true`, where `issuer` ends in \"/auth\""),
                 );
@@ -161,7 +163,7 @@ impl Compiler<'_> {
         };
         self.warn_about_methods(&mounts, written);
         let Some(issuer) = &section.get_ref().issuer else { return };
-        // What is no URL is told elsewhere.
+        // An invalid URL is reported elsewhere.
         let Ok(url) = issuer.get_ref().parse::<http::Uri>() else { return };
         let Some(host) = url.host() else { return };
         let path = percent_decode_str(url.path().trim_end_matches('/')).decode_utf8_lossy();
@@ -176,16 +178,16 @@ impl Compiler<'_> {
             self.problems.push(
                 Problem::warning(
                     issuer.span(),
-                    "the built-in issuer does not answer at its URL: mailed links and `jwks_uri` lead elsewhere",
+                    "the built-in issuer is not reachable at its URL: mailed links and `jwks_uri` are broken",
                 )
-                .related(place, "it answers below this path")
+                .related(place, "it is reachable below this path")
                 .help("write the URL of that route: its host, and its path without `/*`"),
             );
         }
     }
 
-    /// Endpoints have methods of their own: what no route of a mount lets through cannot be
-    /// reached.
+    /// Each endpoint has its own method. Methods that no route of a mount allows make endpoints
+    /// unreachable.
     fn warn_about_methods(&mut self, mounts: &[(&Route, &Mount)], written: &[&Spanned<Written>]) {
         for (at, (route, mount)) in mounts.iter().enumerate() {
             let is_same = |other: &&(&Route, &Mount)| {
@@ -214,15 +216,15 @@ impl Compiler<'_> {
                 let span =
                     row.and_then(|row| row.methods.as_ref().map(Spanned::span)).unwrap_or_default();
                 self.problems.push(
-                    Problem::warning(span, format!("the built-in issuer gets no {method} here: {lost} cannot be reached"))
-                        .help("remove `methods`: the endpoints decide for themselves; or add what is missing"),
+                    Problem::warning(span, format!("the built-in issuer receives no {method} here: {lost} cannot be reached"))
+                        .help("remove `methods`, since the endpoints check the method themselves, or add the missing ones"),
                 );
             }
         }
     }
 }
 
-/// Where the path of a route is in the file.
+/// The position of a route's path in the file.
 fn path_of(written: &[&Spanned<Written>], index: usize) -> Range<usize> {
     written
         .get(index)

@@ -217,7 +217,7 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     };
     assert_eq!((again.status, members(&again)), (201, members(&first)));
     let mails_sent = mails(&gateway, 2).await;
-    assert!(mails_sent[1].contains("There is one already"), "{}", mails_sent[1]);
+    assert!(mails_sent[1].contains("it already exists"), "{}", mails_sent[1]);
     assert!(!self::token(&mails_sent[1], RESET).is_empty(), "it can be used at once");
     assert_eq!(
         login(&gateway, "ann@example.com", PASSWORD).await.status,

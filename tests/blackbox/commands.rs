@@ -266,7 +266,7 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
         failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
     assert!(
         error.contains("because of errors in 2 lines:\n  line 2: not a valid e-mail address")
-            && error.contains("\n  line 3: bob@example.com has an"),
+            && error.contains("\n  line 3: bob@example.com already has an"),
         "{error}"
     );
     assert_eq!(schemes().len(), 4);

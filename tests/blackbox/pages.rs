@@ -319,7 +319,12 @@ async fn an_address_is_confirmed_by_whoever_knows_the_password() {
     let html = is_page(&page(&gateway, &path, "").await, 200, "Confirm your e-mail address");
     assert!(html.contains("value=\"ann@example.com\" autocomplete=\"username\""), "{html}");
     for (name, value, status, told) in [
-        ("password", "another password", 401, "The account has another password."),
+        (
+            "password",
+            "another password",
+            401,
+            "The password is wrong. If someone else created the account",
+        ),
         ("new_password", "short", 422, "The password is too short"),
     ] {
         let form = [("token", token.as_str()), (name, value)];
@@ -557,7 +562,7 @@ async fn registration_that_is_closed_says_so() {
     let gateway = Gateway::start(&SITE.replace("'open'", "'closed'")).await;
     assert!(!page(&gateway, "/auth/login", "").await.text().contains("/auth/register"));
     let html = is_page(&page(&gateway, "/auth/register", "").await, 403, "Error: Register");
-    assert!(html.contains("Nobody can register here") && !html.contains("<form"), "{html}");
+    assert!(html.contains("Registration is closed") && !html.contains("<form"), "{html}");
     let refused =
         post(&gateway, "/auth/register", &[("email", "ann@example.com"), ("password", PASSWORD)])
             .await;
