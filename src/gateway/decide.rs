@@ -36,10 +36,6 @@ pub struct Decider<'s> {
 }
 
 /// What may happen to a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every request is the large one: boxing it would cost each an allocation"
-)]
 #[derive(Debug)]
 pub enum Decided<'s> {
     /// It is sent to this application.

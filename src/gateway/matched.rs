@@ -44,11 +44,17 @@ pub enum Match<'s> {
 ///     matched: &mut portcullis::gateway::matched::Matched<'s>,
 ///     route: &'s portcullis::gateway::route::Route,
 /// ) {
-///     matched.route = route;
+///     matched.0.route = route;
 /// }
 /// ```
+///
+/// In one block on the heap: the steps after it hand it on, and moving a request head each time
+/// would cost more than the block.
 #[derive(Debug)]
-pub struct Matched<'s> {
+pub struct Matched<'s>(Box<Contents<'s>>);
+
+#[derive(Debug)]
+struct Contents<'s> {
     parts: Parts,
     target: Target,
     client: ClientAddress,
@@ -77,7 +83,7 @@ pub struct MatchedEndpoint {
 /// A request to the back-channel logout of an issuer.
 #[derive(Debug)]
 pub struct LogoutRequest<'s> {
-    parts: Parts,
+    parts: Box<Parts>,
     issuer: &'s Issuer,
 }
 
@@ -85,7 +91,7 @@ pub struct LogoutRequest<'s> {
 #[derive(Debug)]
 pub struct Stopped<'s> {
     /// The request.
-    pub matched: Box<Matched<'s>>,
+    pub matched: Matched<'s>,
     /// Why.
     pub refusal: Refusal,
 }
@@ -93,7 +99,7 @@ pub struct Stopped<'s> {
 impl<'s> Stopped<'s> {
     /// This request, for this reason.
     pub fn new(matched: Matched<'s>, refusal: Refusal) -> Self {
-        Self { matched: Box::new(matched), refusal }
+        Self { matched, refusal }
     }
 }
 
@@ -119,7 +125,7 @@ impl<'s> Match<'s> {
         observer.targeted(&target);
         if let Some(issuer) = snapshot.logouts.issuer_at(&parts.method, &target)? {
             observer.logout(issuer);
-            return Ok(Self::Logout(LogoutRequest { parts, issuer }));
+            return Ok(Self::Logout(LogoutRequest { parts: Box::new(parts), issuer }));
         }
         let route = snapshot.routes.find_route(&parts.method, &target)?;
         observer.routed(route, &target);
@@ -130,53 +136,54 @@ impl<'s> Match<'s> {
                 Some(Box::new(MatchedEndpoint::resolve(snapshot, route, &parts, &target, &client)))
             }
         };
-        Ok(Self::Route(Matched { parts, target, client, route, overriding, endpoint }))
+        let contents = Contents { parts, target, client, route, overriding, endpoint };
+        Ok(Self::Route(Matched(Box::new(contents))))
     }
 }
 
 impl<'s> Matched<'s> {
     /// The route.
     pub fn route(&self) -> &'s Route {
-        self.route
+        self.0.route
     }
 
     /// Host and path.
     pub fn target(&self) -> &Target {
-        &self.target
+        &self.0.target
     }
 
     /// Who sent it.
     pub fn client(&self) -> &ClientAddress {
-        &self.client
+        &self.0.client
     }
 
     /// The head as it was received.
     pub fn parts(&self) -> &Parts {
-        &self.parts
+        &self.0.parts
     }
 
     /// The endpoint of the built-in issuer, where the route leads to it; or why there is none.
     pub fn endpoint(&self) -> Option<Result<&MatchedEndpoint, &Refusal>> {
-        self.endpoint.as_deref().map(Result::as_ref)
+        self.0.endpoint.as_deref().map(Result::as_ref)
     }
 
     /// The route of the overriding method.
     pub fn overriding_route(&self) -> Option<&'s Route> {
-        self.overriding.as_ref().map(|overriding| overriding.route)
+        self.0.overriding.as_ref().map(|overriding| overriding.route)
     }
 
     /// What the caller is checked for: the request with its own method.
     pub fn access(&self) -> AccessRequest<'_> {
-        let guard = match self.endpoint.as_deref() {
+        let guard = match self.0.endpoint.as_deref() {
             Some(Ok(endpoint)) => &endpoint.guard,
-            _ => &self.route.guard,
+            _ => &self.0.route.guard,
         };
-        self.access_with(self.route, guard, &self.parts.method)
+        self.access_with(self.0.route, guard, &self.0.parts.method)
     }
 
     /// The same with the overriding method.
     pub fn overriding_access(&self) -> Option<AccessRequest<'_>> {
-        let Overriding { method, route } = self.overriding.as_deref()?;
+        let Overriding { method, route } = self.0.overriding.as_deref()?;
         Some(self.access_with(route, &route.guard, method))
     }
 
@@ -190,24 +197,24 @@ impl<'s> Matched<'s> {
             route,
             guard,
             method,
-            headers: &self.parts.headers,
-            target: &self.target,
-            client: &self.client,
+            headers: &self.0.parts.headers,
+            target: &self.0.target,
+            client: &self.0.client,
         }
     }
 
     /// Takes out why the request has no endpoint, or may not reach it from its origin.
     pub(super) fn take_endpoint_refusal(&mut self) -> Option<Refusal> {
-        match self.endpoint.as_deref() {
-            Some(Err(_)) => self.endpoint.take().and_then(|endpoint| endpoint.err()),
+        match self.0.endpoint.as_deref() {
+            Some(Err(_)) => self.0.endpoint.take().and_then(|endpoint| endpoint.err()),
             _ => None,
         }
     }
 
     /// Takes it apart for what comes after a permit.
     pub(super) fn into_parts(self) -> (Parts, Target, ClientAddress, Option<MatchedEndpoint>) {
-        let endpoint = self.endpoint.and_then(|endpoint| endpoint.ok());
-        (self.parts, self.target, self.client, endpoint)
+        let Contents { parts, target, client, endpoint, .. } = *self.0;
+        (parts, target, client, endpoint.and_then(|endpoint| endpoint.ok()))
     }
 }
 
