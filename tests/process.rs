@@ -1585,7 +1585,7 @@ fn upstream_urls_that_are_not_scheme_host_and_port() {
             "does not begin with https:// or http://",
             "write scheme, host and port",
         ),
-        ("http://me:pw@app:3000", "it holds a user name or password", "remove it"),
+        ("http://me:pw@app:3000", "it contains a user name or password", "remove it"),
         ("http://app:3000#x", "it has a `#`", "write scheme, host and port"),
         ("http://app:3000?x=1", "an upstream's URL cannot have a path", "see `strip_prefix`"),
         ("http://app:99999", "cannot be read", "write scheme, host and port"),
