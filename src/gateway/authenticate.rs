@@ -1,4 +1,5 @@
-//! One credential, from the places that the route allows, to the caller that it proves.
+//! Authentication: takes one credential, from the places that the route allows, to the caller that
+//! it proves.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +20,13 @@ use crate::token::{
     TokenCache,
 };
 
-/// Why nobody was recognised.
+/// Why no caller was authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum Unauthenticated {
     /// No credentials in a place that this route reads.
     #[error("no credentials")]
     Missing,
-    /// `Authorization: Bearer` with something that is no token.
+    /// `Authorization: Bearer` without a well-formed token.
     #[error("the credentials are malformed")]
     Malformed,
     /// More than one credential.
@@ -34,21 +35,22 @@ pub enum Unauthenticated {
     /// The token is not valid.
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
-    /// Nobody can say whether it is: its issuer does not answer, and the keys that are known are
-    /// none, or not new enough.
+    /// The token cannot be verified now: its issuer does not respond, and the known keys are
+    /// missing or too old.
     #[error("the keys of issuer `{issuer}` are not available")]
     KeysUnavailable {
         /// The issuer's section.
         issuer: Arc<str>,
-        /// Whole seconds until it is worth trying again.
+        /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
-    /// Known by its cookie, but asked for from another origin.
+    /// The caller was identified by a cookie, but the request came from another origin.
     #[error("a request with a cookie came from another origin")]
     ForeignOrigin,
 }
 
-/// Verifies credentials: against the keys of the accepted issuers, then against what was revoked.
+/// Verifies credentials: against the keys of the accepted issuers, then against the revocation
+/// list.
 ///
 /// The data path makes one with [`Verifier::new`]. One that also takes an [`AssumedToken`] for a
 /// verified one comes from [`Verifier::offline`], which only `explain` calls
@@ -63,7 +65,8 @@ pub struct Verifier<'a> {
 }
 
 impl<'a> Verifier<'a> {
-    /// Verifies tokens of `issuers`, remembers them in `known`, and refuses what `revoked` lists.
+    /// Verifies tokens of `issuers`, caches them in `known`, and rejects those that `revoked`
+    /// lists.
     pub fn new(
         names: &'a TokenNames,
         issuers: &'a Arc<Issuers>,
@@ -84,8 +87,8 @@ impl<'a> Verifier<'a> {
         Self { assumed, ..Self::new(names, issuers, None, revoked) }
     }
 
-    /// The one way from a credential to the caller that it proves: the token is verified, then
-    /// looked up in the list of what was revoked since.
+    /// The only way from a credential to the caller that it proves: the token is verified, then
+    /// looked up in the revocation list.
     fn caller(&self, credential: &Credential<'_>, now: u64) -> Result<Caller, Unauthenticated> {
         let token = match (&credential.token, self.known) {
             (Presented::Assumed(assumed), _) => {
@@ -95,8 +98,7 @@ impl<'a> Verifier<'a> {
                 let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 match known.get(self.issuers, bytes, now) {
                     Ok(found) => found?,
-                    // Bytes that were verified before are well formed: they are looked at only
-                    // here.
+                    // Bytes that were verified before are well formed, so check the form only here.
                     Err(miss) => {
                         known.verify_and_insert(miss, self.issuers, &credential.text()?, now)?
                     }
@@ -134,7 +136,7 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// Where a token was.
+/// The place of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `Authorization: Bearer`.
@@ -146,8 +148,7 @@ pub enum Place {
 }
 
 impl TokenPlaces {
-    /// Where a client would have put a token that is assumed: in the first place that is read and
-    /// free.
+    /// Where a client would have put an assumed token: the first place that is read and free.
     fn assumed(self, headers: &HeaderMap) -> Place {
         if self.header && !(self.cookie && headers.contains_key(header::AUTHORIZATION)) {
             Place::Header
@@ -159,7 +160,7 @@ impl TokenPlaces {
     }
 }
 
-/// A token as a request holds it, and where.
+/// A token as found in a request, and its place.
 #[derive(Debug)]
 struct Credential<'a> {
     token: Presented<'a>,
@@ -173,22 +174,22 @@ enum Presented<'a> {
 }
 
 impl Credential<'_> {
-    /// The token, if it has the form of one.
+    /// The token, if it is well formed.
     ///
     /// # Errors
     /// [`Unauthenticated::Malformed`], and [`Malformed::TooLong`].
     fn text(&self) -> Result<Cow<'_, str>, Unauthenticated> {
         match (&self.token, self.place) {
             (Presented::Bytes(token), Place::Header) => well_formed(token).map(Cow::Borrowed),
-            // The verifier asks for the form of a JWS, and for no other.
+            // The verifier expects a JWS and nothing else.
             (Presented::Bytes(token), _) => Ok(String::from_utf8_lossy(token)),
             (Presented::Assumed(_), _) => Ok(Cow::Borrowed("")),
         }
     }
 }
 
-/// A caller: their token was verified and is not revoked, and the request that holds it may use it.
-/// Only a [`Verifier`] makes one.
+/// A caller: the token was verified and is not revoked, and this request may use it. Only a
+/// [`Verifier`] makes one.
 ///
 /// ```
 /// fn name(caller: &portcullis::gateway::authenticate::Caller) -> &str {
@@ -210,24 +211,24 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// What their token proves.
+    /// What the token proves.
     pub fn token(&self) -> &Arc<Remembered<TokenMemo>> {
         &self.token
     }
 
-    /// Where it was.
+    /// The place of the token.
     pub fn place(&self) -> Place {
         self.place
     }
 }
 
-/// One question of access: a request, the route that it would take with a method, and what that
-/// asks of callers.
+/// One access question: a request, the route that it would take with a method, and the requirements
+/// there.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRequest<'a> {
     /// The route.
     pub route: &'a Route,
-    /// What it asks of callers, or what its endpoint asks.
+    /// The requirements of the route, or of its endpoint.
     pub guard: &'a Guard,
     /// The method of the request, or the overriding one.
     pub method: &'a Method,
@@ -235,15 +236,12 @@ pub struct AccessRequest<'a> {
     pub headers: &'a HeaderMap,
     /// Host and path.
     pub target: &'a Target,
-    /// Who sent it.
+    /// The client.
     pub client: &'a ClientAddress,
 }
 
-/// Recognises the caller. `Ok(None)` on a public route, and without credentials where they are
+/// Authenticates the caller. `Ok(None)` on a public route, and without credentials if they are
 /// optional. `now` is in Unix seconds.
-///
-/// # Errors
-/// [`Unauthenticated`]
 pub fn authenticate(
     access: &AccessRequest<'_>,
     verifier: &Verifier<'_>,
@@ -272,7 +270,7 @@ pub fn authenticate(
     Ok(Some(verifier.caller(&credential, now)?))
 }
 
-/// Where newer keys come from, and the time after waiting for them.
+/// The source of newer keys, and the time after waiting for them.
 #[derive(Clone, Copy, Debug)]
 pub struct Newest<'a> {
     /// The keys of each issuer.
@@ -281,12 +279,8 @@ pub struct Newest<'a> {
     pub clock: &'a Clock,
 }
 
-/// [`authenticate`], and once more with newer keys, where the token's key is not among those that
-/// are known: a key that was published a moment ago is no reason to refuse anybody. It waits a few
-/// seconds at most, and only then.
-///
-/// # Errors
-/// [`Unauthenticated`]
+/// [`authenticate`], and again with newer keys if the token's key is not known: a key that was just
+/// published must not cause a refusal. Waits a few seconds at most, and only in that case.
 pub async fn authenticate_with_newest(
     access: &AccessRequest<'_>,
     verifier: &Verifier<'_>,
@@ -311,7 +305,7 @@ pub async fn authenticate_with_newest(
     else {
         return decided;
     };
-    // Garbage is verified once where no newer keys are to be had.
+    // Without newer keys, garbage is verified only once.
     let is_garbage = matches!(&decided, Err(Unauthenticated::Invalid(InvalidToken::Signature)))
         && owner.is_settled();
     let (decided, renewal) = if owner.is_fetched() && !is_garbage {
@@ -389,8 +383,8 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Unauthenticate
     }
 }
 
-/// What stands behind `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is compared
-/// in any case (RFC 9110 §11.1).
+/// The token after `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is
+/// case-insensitive (RFC 9110 §11.1).
 fn bearer(line: &[u8]) -> Option<&[u8]> {
     let line = line.trim_ascii();
     let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
@@ -398,13 +392,13 @@ fn bearer(line: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
 }
 
-/// The token that these bytes are.
+/// Parses these bytes as a token.
 fn well_formed(token: &[u8]) -> Result<&str, Unauthenticated> {
     if !is_token68(token) {
         return Err(Unauthenticated::Malformed);
     }
     if token.len() > MAX_TOKEN_BYTES {
-        // Not read: the verifier refuses it by its length.
+        // Not parsed: the verifier rejects it by its length.
         return Err(InvalidToken::from(Malformed::TooLong { length: token.len() }).into());
     }
     std::str::from_utf8(token).map_err(|_| Unauthenticated::Malformed)
@@ -415,16 +409,16 @@ fn is_token68(token: &[u8]) -> bool {
     let unpadded = token.iter().rposition(|&byte| byte != b'=').map_or(0, |last| last + 1);
     let allowed = |byte: u8| {
         let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-        // The digits stand behind `-`, `.` and `/` (RFC 20).
+        // The digits follow `-`, `.` and `/` (RFC 20).
         letter || byte.wrapping_sub(b'-') < 13 || byte == b'_' || byte == b'~' || byte == b'+'
     };
-    // Without an early end, so that the compiler looks at many bytes at once: nearly every token is
-    // well formed.
+    // No early exit, so that the compiler can check many bytes at once: nearly every token is well
+    // formed.
     unpadded > 0 && token[..unpadded].iter().fold(true, |all, &byte| all & allowed(byte))
 }
 
-/// The values of a cookie, however many fields they came in (RFC 9113 §8.2.3). Other cookies may
-/// hold any bytes.
+/// The values of a cookie, in any number of fields (RFC 9113 §8.2.3). Other cookies may hold any
+/// bytes.
 fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let pairs = headers
         .get_all(header::COOKIE)
@@ -439,7 +433,7 @@ fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Ite
     })
 }
 
-/// Whether a request has the token cookie, be it good or not.
+/// Whether a request has the token cookie, valid or not.
 pub fn has_token_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
     cookie_values(headers, &names.cookie).next().is_some()
 }
@@ -478,14 +472,14 @@ mod tests {
     }
 
     #[test]
-    fn another_scheme_is_no_credential() {
+    fn another_scheme_is_not_a_credential() {
         for line in ["Basic YTpi", "", "Token a.b.c", "Bearerx a.b.c", "bear"] {
             assert!(read(HEADER, "/", &[("authorization", line)]).unwrap().is_none(), "{line}");
         }
     }
 
     #[test]
-    fn what_is_no_token_is_malformed() {
+    fn an_invalid_token_is_malformed() {
         for line in [
             "Bearer",
             "Bearer ",
@@ -535,7 +529,7 @@ mod tests {
                 "{path} {fields:?}"
             );
         }
-        // Places that the route does not name are not read.
+        // Places that the route does not list are not read.
         assert_eq!(
             read(HEADER, "/?access_token=d", &[bearer, cookie]).unwrap().unwrap().0,
             "a.b.c"

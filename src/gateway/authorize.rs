@@ -1,4 +1,4 @@
-//! From a caller to a permit: the proof that this request may pass.
+//! Authorization: from a caller to a permit, the proof that this request may pass.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use super::token_memo::TokenMemo;
 use crate::reason::Reason;
 use crate::token::Remembered;
 
-/// The proof that a request may take its route, and as whom. It owns the request, and was made from
-/// nothing else. Only [`Authenticated::authorize`] makes one.
+/// The proof that a request may take its route, and with which caller. It owns the request. Only
+/// [`Authenticated::authorize`] makes one.
 ///
 /// ```
 /// fn reason(permit: &portcullis::gateway::authorize::Permit<'_>) -> &'static str {
@@ -39,18 +39,17 @@ use crate::token::Remembered;
 pub struct Permit<'s> {
     matched: Matched<'s>,
     grant: Grant,
-    /// That of the overriding method, without which there is no permit. It says nothing that is
-    /// used: holding it is the point.
+    /// The permit for the overriding method. None of it is used; its existence is the point.
     #[expect(dead_code, reason = "a permit without it cannot be made")]
     overriding: Option<Grant>,
 }
 
-/// What one question of access was answered with.
+/// The result of one access question.
 #[derive(Debug)]
 struct Grant {
     caller: Option<Caller>,
     reason: Reason,
-    /// Why the caller counts as none, where the endpoint decides for itself.
+    /// Why the credentials count as none, if the endpoint decides for itself.
     rejected: Option<Box<Refusal>>,
 }
 
@@ -63,8 +62,8 @@ pub struct Authenticated<'s> {
 }
 
 impl<'s> Authenticated<'s> {
-    /// Recognises the caller of a request. `now` is in Unix seconds. With `newest` it waits a few
-    /// seconds for keys that are not known yet; without, what is known decides.
+    /// Authenticates the caller of a request. `now` is in Unix seconds. With `newest` it waits a
+    /// few seconds for unknown keys; without, it decides with the known ones.
     pub async fn new(
         counted: Counted<Matched<'s>>,
         verifier: &Verifier<'_>,
@@ -76,7 +75,7 @@ impl<'s> Authenticated<'s> {
             None => authenticate(access, verifier, now),
         };
         let matched = counted.into_inner();
-        // What is rare is boxed: hyper keeps the room of this future for as long as a connection is
+        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
         let overriding = match matched.overriding_access() {
             Some(access) => Some(Box::pin(recognise(&access)).await),
@@ -116,20 +115,20 @@ impl<'s> Permit<'s> {
         &self.matched
     }
 
-    /// The route that it is for.
+    /// Its route.
     pub fn route(&self) -> &'s Route {
         self.matched.route()
     }
 
-    /// The caller; `None` where none is known. The upstream is told about this one only.
+    /// The caller, if there is one. The upstream learns only about this one.
     pub fn caller(&self) -> Option<&Arc<Remembered<TokenMemo>>> {
         self.grant.caller.as_ref().map(Caller::token)
     }
 
-    /// Whether `Authorization` may go on where the route forwards it: a credential that was not
-    /// verified never goes on together with an identity, or where an application would take it for
-    /// verified. Where credentials are optional and no caller is known, that is what could be read
-    /// as a token by an application that reads carelessly: only a password's schemes go on.
+    /// Whether `Authorization` may be forwarded if the route forwards it. A credential that was not
+    /// verified is never forwarded together with an identity, or to an application that would trust
+    /// it. If credentials are optional and there is no caller, an application might misread the
+    /// field as a verified token, so only password schemes are forwarded.
     pub fn vouches_for_authorization(&self) -> bool {
         match &self.grant.caller {
             Some(caller) => caller.place() == Place::Header,
@@ -141,24 +140,25 @@ impl<'s> Permit<'s> {
         }
     }
 
-    /// Why: one of the reasons of a pass, or the refusal's own on a route that does not enforce.
+    /// The reason: one of the reasons of a pass, or that of the refusal on a route that does not
+    /// enforce.
     pub fn reason(&self) -> Reason {
         self.grant.reason
     }
 
-    /// Takes it back.
+    /// Returns the request.
     pub(super) fn stop(self, refusal: Refusal) -> Stopped<'s> {
         Stopped::new(self.matched, refusal)
     }
 
-    /// Takes it apart: the request, its caller, and why credentials that were sent count as none.
+    /// Returns the request, its caller, and why sent credentials count as none.
     pub(super) fn into_parts(self) -> (Matched<'s>, Option<Caller>, Option<Box<Refusal>>) {
         (self.matched, self.grant.caller, self.grant.rejected)
     }
 }
 
-/// Counts the caller, then decides. A refusal becomes a grant for no caller where the route does
-/// not enforce, or where the endpoint decides for itself.
+/// Counts the caller, then decides. A refusal becomes a grant without a caller if the route does
+/// not enforce, or if the endpoint decides for itself.
 fn grant(
     access: &AccessRequest<'_>,
     caller: Result<Option<Caller>, Unauthenticated>,
@@ -193,14 +193,14 @@ fn grant(
     }
 }
 
-/// Whether `enforce = false` lets a request pass in spite of this.
+/// Whether `enforce = false` lets a request pass despite this refusal.
 fn is_softened(reason: Reason) -> bool {
     let is_access = matches!(reason.status().as_u16(), 401 | 403);
     is_access && reason != Reason::OriginForeign || reason == Reason::KeysUnavailable
 }
 
-/// Whether `Authorization` is there once, of a scheme that proves a password (RFC 7617, RFC 7616,
-/// RFC 4559), and written as such.
+/// Whether there is exactly one `Authorization` field, with a well-formed password scheme (RFC
+/// 7617, RFC 7616, RFC 4559).
 fn is_a_passwords(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return false };
@@ -209,7 +209,7 @@ fn is_a_passwords(headers: &HeaderMap) -> bool {
     ["basic", "digest", "negotiate", "ntlm"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
-/// Decides whether a caller, or none, may take a route.
+/// Decides whether a caller, or a request without one, may take a route.
 fn authorize(
     access: &AccessRequest<'_>,
     counted: Counted<Option<Caller>>,
@@ -219,7 +219,7 @@ fn authorize(
         None => match guard.access {
             Access::Public => Reason::Public,
             Access::Optional => Reason::Anonymous,
-            // Authentication has refused already; this check does not rely on it.
+            // Authentication has already refused this; do not rely on it.
             Access::Authenticated | Access::Lenient => return Err(Denied::Nobody),
         },
         Some(caller) => {

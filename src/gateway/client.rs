@@ -1,9 +1,8 @@
-//! Who made the request: the socket's peer, or the address that a trusted proxy vouches for.
+//! The client of a request: the socket's peer, or the address that a trusted proxy reports.
 //!
-//! A forwarding header is text that anybody can write. It counts only from peers in
-//! `trusted_proxies`, only in the one header that is named by `forwarded`, and only up to the first
-//! address that is not itself a trusted proxy, walked from the right: what stands to the left of
-//! that was written by the client.
+//! Anyone can write a forwarding header. It counts only from peers in `trusted_proxies`, only in
+//! the one header named by `forwarded`, and only up to the first address from the right that is not
+//! a trusted proxy: everything to the left of that was written by the client.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
-/// Whoever holds the other end of the socket.
+/// The other end of the socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
     /// Its address, IPv4-mapped IPv6 folded to IPv4.
@@ -27,7 +26,7 @@ impl Peer {
     }
 }
 
-/// How the client reached the outermost gateway that can be trusted to say so.
+/// How the client reached the outermost trusted gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// Cleartext.
@@ -54,8 +53,7 @@ impl Scheme {
     }
 }
 
-/// The derived client: one address, one scheme, and whether the peer's other headers may be
-/// believed.
+/// The derived client: an address, a scheme, and whether the peer's other headers can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
     ip: IpAddr,
@@ -70,7 +68,7 @@ pub enum Through {
     Peer,
     /// A trusted proxy named it in the forwarding header.
     Header,
-    /// The peer is a trusted proxy that named nobody, or something that is no address.
+    /// The peer is a trusted proxy that reported no address, or an invalid one.
     ProxyAlone,
 }
 
@@ -108,14 +106,14 @@ impl fmt::Display for Through {
     }
 }
 
-/// Which proxies are believed, and where they write.
+/// The trusted proxies, and the header that they use.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
     header: ForwardingHeader,
 }
 
-/// The one header that is read.
+/// The one forwarding header that is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardingHeader {
     /// `X-Forwarded-For`, and the scheme from `X-Forwarded-Proto`.
@@ -129,7 +127,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 impl TrustedProxies {
-    /// Believes these networks, in this header.
+    /// Trusts these networks, with this header.
     pub fn new(networks: Vec<IpNet>, header: ForwardingHeader) -> Self {
         Self { networks, header }
     }
@@ -157,7 +155,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Whether the holder of this address is a trusted proxy.
+    /// Whether this address is a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.contains(address.to_canonical())
     }
@@ -168,7 +166,7 @@ impl TrustedProxies {
 
     /// Takes the next address to the left; false ends the walk.
     fn step(&self, address: Option<IpAddr>, found: &mut Found) -> bool {
-        // What is no address names nobody: the last proxy that was named is the best that is known.
+        // An invalid address names nothing: the last proxy named is the best known address.
         let Some(address) = address else { return false };
         found.ip = address;
         found.named = true;
@@ -204,14 +202,14 @@ impl TrustedProxies {
     }
 }
 
-/// The walk so far.
+/// The state of the walk.
 struct Found {
     ip: IpAddr,
     named: bool,
     scheme: Option<Scheme>,
 }
 
-/// The scheme that the nearest proxy wrote: the last item of the last line.
+/// The scheme that the nearest proxy reported: the last item of the last field line.
 fn forwarded_proto(headers: &HeaderMap) -> Option<Scheme> {
     let line = headers.get_all(X_FORWARDED_PROTO).iter().next_back()?;
     line.as_bytes().rsplit(|&byte| byte == b',').next().and_then(Scheme::parse)

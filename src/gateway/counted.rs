@@ -7,7 +7,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use crate::limit::KeyKind;
 
-/// Something that limits have counted. Only the functions here make one.
+/// A value that limits have counted. Only the functions here make one.
 ///
 /// ```compile_fail
 /// use portcullis::gateway::counted::Counted;
@@ -19,8 +19,9 @@ use crate::limit::KeyKind;
 pub struct Counted<T>(T);
 
 impl<'s> Counted<Matched<'s>> {
-    /// Counts a request by the client's address, on its route and on that of an overriding method.
-    /// Before authentication: failed attempts must count, and a flood of bad signatures be cheap.
+    /// Counts a request by client address, on its route and on that of an overriding method. This
+    /// comes before authentication: failed attempts must count, and a flood of bad signatures must
+    /// be cheap.
     ///
     /// # Errors
     /// The request, and the refusal of a limit.
@@ -57,12 +58,12 @@ impl Counted<Option<Caller>> {
 }
 
 impl<T> Counted<T> {
-    /// What was counted.
+    /// The counted value.
     pub fn get(&self) -> &T {
         &self.0
     }
 
-    /// What was counted.
+    /// The counted value.
     pub fn into_inner(self) -> T {
         self.0
     }

@@ -1,7 +1,7 @@
-//! The decision: every step in order, and what may happen to the request then.
+//! The decision: every step in order, and what happens to the request then.
 //!
-//! The gateway serves what comes of it; `explain` and `[[test]]` blocks describe it. There is no
-//! second copy of this order.
+//! The gateway carries it out; `explain` and `[[test]]` blocks describe it. There is no second copy
+//! of this order.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ use super::upstream::Upstream;
 use crate::identity::Mount;
 use crate::identity::request::LONGEST_BODY;
 
-/// What a request is decided with.
+/// What a decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Decider<'s> {
-    /// One configuration, for the whole decision.
+    /// One configuration for the whole decision.
     pub snapshot: &'s Snapshot,
-    /// Whose tokens are believed.
+    /// The accepted tokens.
     pub verifier: Verifier<'s>,
     /// When the request arrived, in Unix seconds.
     pub now: u64,
-    /// Where to wait for keys that are not known yet; `None`: do not wait.
+    /// Waits for unknown keys; `None`: do not wait.
     pub newest: Option<Newest<'s>>,
 }
 
@@ -40,18 +40,14 @@ pub struct Decider<'s> {
 pub enum Decided<'s> {
     /// It is sent to this application.
     Forward(Outgoing, &'s Arc<Upstream>),
-    /// An endpoint of the built-in issuer answers it.
+    /// An endpoint of the built-in issuer handles it.
     Endpoint(Permit<'s>, &'s Mount),
-    /// It is a back-channel logout: the token in its body decides.
+    /// It is a back-channel logout, decided by the token in its body.
     Logout(LogoutRequest<'s>),
 }
 
 impl<'s> Decider<'s> {
-    /// Decides what happens to a request. `announced`: the length that it says its body has, in
-    /// bytes.
-    ///
-    /// # Errors
-    /// [`Refusal`]
+    /// Decides what happens to a request. `announced`: its declared body length in bytes.
     pub async fn decide(
         &self,
         peer: &Peer,

@@ -1,5 +1,5 @@
-//! The built-in application: it answers with the request that it was sent, so that anybody can see
-//! what an upstream sees.
+//! The built-in application: it responds with the request that it received, to show what an
+//! upstream sees.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -12,7 +12,7 @@ use super::outgoing::Outgoing;
 /// Bytes of a body that are echoed; the rest is read and counted.
 const ECHOED: usize = 64 * 1024;
 
-/// Answers with method, target, header fields and body as JSON.
+/// Responds with the method, target, header fields and body as JSON.
 ///
 /// # Errors
 /// [`UploadFailure`], when the body does not arrive.

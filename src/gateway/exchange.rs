@@ -1,4 +1,4 @@
-//! One request's record: begun with the request, written when its response or tunnel ends.
+//! The record of one request: started with the request, written when its response or tunnel ends.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -30,28 +30,28 @@ use crate::telemetry::access::{AccessRecord, LoggedCaller};
 use crate::telemetry::fold::Fold;
 use crate::token::{Issuer, Remembered};
 
-/// The status of a request whose client went away before there was one, as nginx writes it.
+/// The status of a request whose client closed the connection before a response, as in nginx.
 const CLIENT_GONE: u16 = 499;
 
-/// What exchanges begin under: one for each worker and snapshot, so that counting who uses them
-/// touches no line of another core.
+/// The context of exchanges: one for each worker and snapshot, so that counting its users shares no
+/// cache line with another core.
 #[derive(Debug)]
 pub struct View {
     /// The config.
     pub snapshot: Arc<Snapshot>,
-    /// Where exchanges are written.
+    /// The destination of records.
     pub telemetry: Arc<Telemetry>,
     /// The index of the worker.
     pub worker: usize,
 }
 
-/// What is known of a request so far.
+/// What is known about a request so far.
 #[derive(Debug)]
 pub struct Exchange {
     view: Arc<View>,
     begun: Instant,
     ended: Option<Instant>,
-    /// When it began, since 1970.
+    /// Start time, since 1970.
     timestamp: Duration,
     method: Method,
     path: Option<PathAndQuery>,
@@ -67,12 +67,12 @@ pub struct Exchange {
     upload: Option<Arc<Upload>>,
     bytes_out: u64,
     tunnel: Option<Arc<TunnelBytes>>,
-    /// What limits have counted: seldom more than one.
+    /// The limits that counted it: rarely more than one.
     cell: Option<(Arc<Limit>, Cell)>,
     more_cells: Vec<(Arc<Limit>, Cell)>,
 }
 
-/// Bytes that a tunnel has carried.
+/// The bytes that a tunnel has carried.
 #[derive(Debug, Default)]
 pub struct TunnelBytes {
     /// From the client.
@@ -82,10 +82,10 @@ pub struct TunnelBytes {
 }
 
 impl Exchange {
-    /// Begins the record of a request.
+    /// Starts the record of a request.
     pub fn begin<B>(request: &Request<B>, peer: &Peer, view: Arc<View>) -> Box<Self> {
         let begun = Instant::now();
-        // Boxed at once: it ends its life beside the response's body, and is large to move.
+        // Boxed at once: it is large to move, and ends up inside the response body.
         Box::new(Self {
             begun,
             ended: None,
@@ -110,17 +110,17 @@ impl Exchange {
         })
     }
 
-    /// The ids of this exchange; a request that was refused before they were read gets its own.
+    /// The ids of this exchange. A request refused before they were read gets new ones.
     fn own_ids(&mut self) -> &ExchangeIds {
         self.ids.get_or_insert_with(|| ExchangeIds::begin(self.client))
     }
 
-    /// When it began, in Unix seconds.
+    /// Start time, in Unix seconds.
     pub fn began_at(&self) -> u64 {
         self.timestamp.as_secs()
     }
 
-    /// A limit counted this request.
+    /// Records that a limit counted this request.
     pub fn counted(&mut self, limit: Arc<Limit>, cell: Cell) {
         if let Some(earlier) = self.cell.replace((limit, cell)) {
             self.more_cells.push(earlier);
@@ -132,17 +132,17 @@ impl Exchange {
         self.cell.iter().chain(&self.more_cells).any(|(counted, _)| Arc::ptr_eq(counted, limit))
     }
 
-    /// Its body is read here.
+    /// Records that its body is read here.
     pub fn reads(&mut self, upload: Option<Arc<Upload>>) {
         self.upload = upload;
     }
 
-    /// It was meant for us, from whoever it came, and is done.
+    /// Records that it was addressed to us and is done, whoever the client was.
     pub fn done(&mut self) {
         self.decision = Some(Reason::Public);
     }
 
-    /// It is on its way to the upstream, as of now.
+    /// Records that it is sent to the upstream now.
     pub fn sent(&mut self, upload: Option<Arc<Upload>>) -> Instant {
         let now = Instant::now();
         self.upstream_begun = Some(now);
@@ -150,14 +150,14 @@ impl Exchange {
         now
     }
 
-    /// The upstream's answer has begun, or there is none, as of now.
+    /// Records that the upstream's response has started, or failed, now.
     pub fn answered(&mut self) -> Instant {
         let now = Instant::now();
         self.upstream = self.upstream_begun.map(|begun| now.duration_since(begun));
         now
     }
 
-    /// It is answered here.
+    /// Records that it is handled here.
     pub fn refused(&mut self, refusal: &Refusal) {
         let reason = refusal.reason();
         self.outcome = Outcome::of_refusal(reason);
@@ -165,7 +165,7 @@ impl Exchange {
         let request_id = self.request_id().to_owned();
         let route = self.route().map(|route| Arc::clone(&route.name));
         match reason {
-            // The owner of the keys has told it, once and with the cause.
+            // The owner of the keys has already logged it, once and with the cause.
             Reason::KeysUnavailable => {
                 tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
@@ -192,11 +192,11 @@ impl Exchange {
                 };
                 tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "{what}");
             }
-            // The access line does not name the limit; one event a second does.
+            // The access line does not name the limit; one event per second does.
             Reason::RateLimited if self.view.telemetry.tells_limit(self.timestamp.as_secs()) => {
                 tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
-            // Of these the access line says everything else, and they come in floods.
+            // The access line says everything else about these, and they come in floods.
             Reason::CredentialsMissing | Reason::RouteNotFound | Reason::RateLimited => {
                 tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
@@ -206,7 +206,7 @@ impl Exchange {
         }
     }
 
-    /// The id that the client is told.
+    /// The request id that the client receives.
     pub fn request_id(&mut self) -> &str {
         self.own_ids().request_id.to_str().unwrap_or_default()
     }
@@ -222,7 +222,7 @@ impl Exchange {
         self.tunnel = Some(bytes);
     }
 
-    /// The status is known. Cells of limits that count failures are given back where it is none.
+    /// Records the status. Limits that count failures get their cells back if it is not one.
     pub fn head(&mut self, status: u16) {
         self.status = Some(status);
         let failed = matches!(status, 401 | 403 | 429);
@@ -237,7 +237,7 @@ impl Exchange {
         self.route.and_then(|index| self.view.snapshot.routes.routes().get(index))
     }
 
-    /// The upstream of the route, as an operator knows it: by its section and its URL.
+    /// The upstream of the route as operators know it: its section and URL.
     fn upstream_named(&self) -> Option<String> {
         let settings = self.route()?.destination.upstream()?.settings();
         Some(format!("{} at {}", settings.name, settings.application))
@@ -247,7 +247,7 @@ impl Exchange {
         let reason = match error {
             BodyError::Upstream(_) => Reason::UpstreamFailed,
             BodyError::Idle(_) => Reason::UpstreamTimeout,
-            // The client's own doing: the decision about it stands.
+            // Caused by the client: the decision about it stands.
             BodyError::Unread => return,
         };
         self.outcome = Outcome::Failed;
@@ -326,8 +326,7 @@ impl Observer for Exchange {
     }
 }
 
-/// What a limit says of a request: its cell is kept with the exchange, or the request goes no
-/// further.
+/// The verdict of a limit: its cell is kept with the exchange, or the request is refused.
 pub(super) fn count(
     exceeds: impl FnOnce(),
     limit: &Arc<Limit>,
@@ -416,7 +415,7 @@ impl RecordedBody {
         Self { body, exchange: None }
     }
 
-    /// Whether the request had a body and all of it was read.
+    /// Whether the whole body of the request was read, if it had one.
     pub fn has_read_request(&self) -> bool {
         self.exchange
             .as_ref()
@@ -424,7 +423,7 @@ impl RecordedBody {
             .is_some_and(|upload| upload.is_complete())
     }
 
-    /// Ends the exchange: it is recorded now, and not when this is dropped. Returns when it ended.
+    /// Ends the exchange: records it now rather than on drop. Returns the end time.
     pub fn end(&mut self) -> Instant {
         let ended = self.body.ended().unwrap_or_else(Instant::now);
         if let Some(mut exchange) = self.exchange.take() {

@@ -10,23 +10,23 @@ use super::headers::single_value;
 use crate::telemetry::ids::{self, Traceparent};
 use crate::telemetry::write_address;
 
-/// The ids of one exchange, and what else the upstream is told of where it comes from.
+/// The ids of one exchange, and what else the upstream learns about its origin.
 #[derive(Clone, Debug)]
 pub struct ExchangeIds {
     /// `X-Request-Id`: a trusted proxy's, or ours.
     pub request_id: HeaderValue,
-    /// `traceparent`: as `trace`.
+    /// `traceparent`: the same as `trace`.
     pub traceparent: HeaderValue,
     /// `X-Forwarded-For`: the client's address.
     pub forwarded_for: HeaderValue,
     /// The W3C trace that this request belongs to.
     pub trace: Traceparent,
-    /// Whether the trace was begun by a trusted proxy.
+    /// Whether a trusted proxy started the trace.
     pub trace_is_continued: bool,
 }
 
 impl ExchangeIds {
-    /// Keeps what a trusted proxy says, and begins what nobody said.
+    /// Keeps the ids of a trusted proxy, and creates missing ones.
     pub fn new(headers: &HeaderMap, client: &ClientAddress) -> Self {
         let kept = |name: &HeaderName| {
             if client.peer_is_trusted() { single_value(headers, name) } else { None }
@@ -37,7 +37,7 @@ impl ExchangeIds {
         Self::write(client.ip(), request_id, continued)
     }
 
-    /// Those of a request of which no field was read.
+    /// The ids of a request whose fields were not read.
     pub fn begin(client: IpAddr) -> Self {
         Self::write(client, None, None)
     }
@@ -58,7 +58,7 @@ impl ExchangeIds {
             text.extend_from_slice(ids::request_id().as_str().as_bytes());
         }
         let text = Bytes::from(text);
-        // Nothing but letters, digits, and the signs of addresses.
+        // Only letters, digits, and the punctuation of addresses.
         let value = |range| {
             HeaderValue::from_maybe_shared(text.slice(range))
                 .unwrap_or(HeaderValue::from_static(""))

@@ -1,18 +1,18 @@
-//! How long a message is, said in one way: what the next reader could understand otherwise goes no
-//! further (RFC 9112 §6).
+//! The length of a message has exactly one meaning: ambiguous framing is rejected, since the next
+//! hop could read it differently (RFC 9112 §6).
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 
 use super::body::Body;
 
-/// Why it cannot be said how long a message is.
+/// Why the length of a message is not clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingFault {
-    /// Two lengths, be they the same.
+    /// Two lengths, even if equal.
     #[error("there is more than one Content-Length")]
     Lengths,
-    /// A coding that nobody here undoes: passed on as plain chunks, the content would be what
-    /// nobody says.
+    /// A transfer coding that we do not decode: forwarded as plain chunks, the content would be
+    /// undeclared.
     #[error("its Transfer-Encoding is not just `chunked`")]
     Coding,
     /// A value on HTTP/2 that HTTP/1.1 cannot carry as it is (RFC 9113 §8.2.1).
@@ -20,11 +20,8 @@ pub enum FramingFault {
     Padded,
 }
 
-/// Whether a request says in one way how long it is. hyper sees to it on HTTP/1.1, but for codings
-/// beside `chunked`.
-///
-/// # Errors
-/// [`FramingFault`]
+/// Checks that the length of a request is unambiguous. hyper does so on HTTP/1.1, except for
+/// codings other than `chunked`.
 pub fn check_request(version: Version, headers: &HeaderMap) -> Result<(), FramingFault> {
     // On HTTP/1.1 they are not part of the value.
     let is_padded = |value: &HeaderValue| {
@@ -40,19 +37,19 @@ pub fn check_request(version: Version, headers: &HeaderMap) -> Result<(), Framin
     if is_chunked(headers) { Ok(()) } else { Err(FramingFault::Coding) }
 }
 
-/// Whether an answer says in one way how long it is: a length that it repeats is said once from
-/// here on (RFC 9110 §8.6).
+/// Checks that the length of a response is unambiguous, and merges a repeated length into one (RFC
+/// 9110 §8.6).
 ///
-/// hyper has read the body by it, so that repetitions are equal; where there is no body to read it
-/// may be anything, and is dropped then.
+/// hyper has read the body by this length, so repeated values are equal. Without a body to read, it
+/// may be anything, and is then removed.
 ///
 /// # Errors
 /// [`FramingFault::Coding`]: we asked for none.
 pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         if !is_chunked(headers) {
-            // Of before RFC 7230, where it meant none at all: hyper reads to the end of the
-            // connection then, whatever length is said.
+            // A field from before RFC 7230, where it meant no coding: hyper then reads to the end
+            // of the connection, whatever the declared length.
             let is_identity = headers
                 .get_all(header::TRANSFER_ENCODING)
                 .iter()
@@ -61,13 +58,13 @@ pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<()
                 return Err(FramingFault::Coding);
             }
         }
-        // The length that was not used to read the body must not be used to read it again (RFC 9112
-        // §6.3).
+        // The length that was not used to read the body must not be used downstream either (RFC
+        // 9112 §6.3).
         headers.remove(header::CONTENT_LENGTH);
         return Ok(());
     }
     if status == StatusCode::NO_CONTENT {
-        // Where none may be (RFC 9110 §8.6).
+        // Not allowed here (RFC 9110 §8.6).
         headers.remove(header::CONTENT_LENGTH);
     }
     let Some(length) = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes) else {
@@ -90,10 +87,10 @@ pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<()
     Ok(())
 }
 
-/// So many digits are a number of 64 bits, whichever they are.
+/// Any number with this many digits fits in 64 bits.
 const DIGITS: usize = 19;
 
-/// What we wrote ourselves, as the answer to a HEAD: hyper leaves the body out on HTTP/1.1 only.
+/// A response of our own to HEAD: hyper omits the body on HTTP/1.1 only.
 pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
     if let Body::Bytes(bytes) = response.body() {
         let length = HeaderValue::from(bytes.len());
@@ -103,8 +100,8 @@ pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// Whether bytes may follow this answer that would be read as the next one: a body where none may
-/// be, or one of two lengths.
+/// Whether bytes may follow this response that would be read as the next one: a body where none is
+/// allowed, or one of two lengths.
 pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
     let headers = response.headers();
     let bodiless =
@@ -118,14 +115,15 @@ pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
     }
 }
 
-/// Whether a length is said more than once. Most messages repeat no field at all, which is known
+/// Whether a length is repeated. Most messages repeat no field at all, which the map knows without
+/// a lookup.
 /// without a look at any.
 fn repeats_length(headers: &HeaderMap) -> bool {
     headers.len() != headers.keys_len()
         && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()
 }
 
-/// Whether nothing but `chunked` is said, once, or nothing at all.
+/// Whether the only coding is a single `chunked`, or there is none.
 fn is_chunked(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     codings

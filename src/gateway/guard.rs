@@ -1,20 +1,20 @@
-//! What a route, or an endpoint of the built-in issuer, asks of its callers.
+//! What a route, or an endpoint of the built-in issuer, requires of its callers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::token::{ClaimPath, VerifiedToken};
 
-/// How callers are recognised, and what they must hold.
+/// How callers are authenticated, and what they must have.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    /// Who may.
+    /// Who may pass.
     pub access: Access,
     /// Where a token may be.
     pub token_from: TokenPlaces,
-    /// What a caller must hold.
+    /// What a caller must have.
     pub demands: Arc<Demands>,
-    /// false: refusals of authentication and authorization are only counted.
+    /// false: refusals by authentication and authorization are only counted.
     pub enforce: bool,
 }
 
@@ -43,10 +43,10 @@ pub struct TokenPlaces {
     pub query: bool,
 }
 
-/// What a caller must hold; all of it.
+/// What a caller must have; all of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demands {
-    /// Any one of these roles; empty: none is asked for.
+    /// At least one of these roles; empty: no role is required.
     pub any_role: Vec<String>,
     /// Every one of these roles.
     pub all_roles: Vec<String>,
@@ -54,12 +54,12 @@ pub struct Demands {
     pub scopes: Vec<String>,
     /// Each claim must have one of its values.
     pub claims: Vec<(ClaimPath, Vec<crate::config::value::Scalar>)>,
-    /// Callers of these issuer sections only; `None`: of all.
+    /// Only callers of these issuer sections; `None`: of all.
     pub issuers: Option<Vec<Arc<str>>>,
 }
 
 impl Demands {
-    /// A caller of this issuer section, and nothing else.
+    /// Requires a caller of this issuer section, and nothing else.
     pub fn issuer(name: &str) -> Self {
         Self { issuers: Some(vec![name.into()]), ..Self::default() }
     }
@@ -69,10 +69,7 @@ impl Demands {
         self.issuers.is_none() && !self.any()
     }
 
-    /// What a caller lacks of them.
-    ///
-    /// # Errors
-    /// [`Denied`]
+    /// Checks that a caller meets them.
     pub fn check(&self, caller: &VerifiedToken) -> Result<(), Denied> {
         if let Some(issuers) = &self.issuers
             && !issuers.contains(caller.issuer_name())
@@ -104,7 +101,7 @@ impl Demands {
         Ok(())
     }
 
-    /// Whether a role, scope or claim is asked for.
+    /// Whether a role, scope or claim is required.
     pub fn any(&self) -> bool {
         !(self.any_role.is_empty()
             && self.all_roles.is_empty()
@@ -116,10 +113,10 @@ impl Demands {
 /// What a caller lacks.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Denied {
-    /// There is none, and the route needs one.
+    /// There is no caller, and the route requires one.
     #[error("no caller")]
     Nobody,
-    /// The route takes callers of other issuers.
+    /// The route accepts callers of other issuers.
     #[error("issuer `{0}` is not among the route's issuers")]
     Issuer(Arc<str>),
     /// None of `roles`, or not all of `all_roles`.
@@ -133,18 +130,17 @@ pub enum Denied {
     Claim(String),
 }
 
-/// Finds demands that are the same: what a caller was found to meet on one route need not be asked
-/// again on the next.
+/// Finds equal requirements, so that a caller who met them on one route need not be checked again
+/// on the next.
 #[derive(Debug, Default)]
 pub struct SameDemands(VecDeque<Arc<Demands>>);
 
-/// How many different demands one is compared with: a table of 50,000 routes must not compare each
-/// with each.
+/// How many recent requirements to compare with: a table of 50,000 routes must not compare each
+/// pair.
 const COMPARED: usize = 16;
 
 impl SameDemands {
-    /// The very demands of one of the last few that were asked for, where they equal `wanted`;
-    /// otherwise `wanted`.
+    /// One of the last few requirements if it equals `wanted`, otherwise `wanted`.
     pub fn same_as(&mut self, wanted: &Arc<Demands>) -> Arc<Demands> {
         if let Some(same) = self.0.iter().find(|known| *known == wanted) {
             return Arc::clone(same);
@@ -174,7 +170,7 @@ mod tests {
         let first = known.same_as(&of(0));
         assert!(Arc::ptr_eq(&first, &known.same_as(&of(0))));
         assert!(!Arc::ptr_eq(&first, &known.same_as(&of(1))));
-        // Beyond the last few they are kept apart, and equal all the same.
+        // Beyond the last few they are separate, but still equal.
         let later: Vec<_> = (1..=COMPARED).map(|role| known.same_as(&of(role))).collect();
         assert_eq!(later.len(), COMPARED);
         let again = known.same_as(&of(0));

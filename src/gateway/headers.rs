@@ -1,8 +1,8 @@
-//! Which header fields are ours, in any spelling that an application may read as them.
+//! Which header fields belong to the gateway, in any spelling that an application may read as them.
 //!
 //! CGI, WSGI, Rack and PHP turn `X-Auth-User` into `HTTP_X_AUTH_USER`, and some turn `X_Auth_User`,
 //! `X.Auth.User` or `X~Auth~User` into the same. So names are compared folded: in lower case, with
-//! every sign that is neither letter nor digit as `-`.
+//! every character other than letters and digits as `-`.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ const ALWAYS: [&str; 29] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    // What could move the application's idea of the request.
+    // Fields that could change the application's view of the request.
     "x-original-url",
     "x-original-host",
     "x-rewrite-url",
@@ -49,18 +49,18 @@ const ALWAYS: [&str; 29] = [
     "x-cluster-client-ip",
 ];
 
-/// Fields that mean what they say, and that another spelling must not say again: CGI has one
+/// Fields that are genuine, but must not appear in another spelling: CGI has only one
 /// `CONTENT_LENGTH`.
 const SPELT_ONE_WAY: [&str; 2] = ["content-length", "content-type"];
 
-/// Kept where the route says `method_override = true`, folded.
+/// Kept if the route sets `method_override = true`, folded.
 pub const METHOD_OVERRIDES: [&str; 3] =
     ["x-http-method-override", "x-http-method", "x-method-override"];
 
-/// Every folded name that begins with this is removed.
+/// Every folded name that starts with this is removed.
 const FORWARDED_PREFIX: &[u8] = b"x-forwarded";
 
-/// The longest name that can be ours, in bytes.
+/// The longest reserved name, in bytes.
 pub const LONGEST: usize = 256;
 
 /// The default `[identity_headers]`: header and claim.
@@ -75,15 +75,14 @@ pub const DEFAULT_IDENTITY: [(&str, &str); 5] = [
 /// Every name that a client cannot send through.
 #[derive(Clone, Debug)]
 pub struct OwnedNames {
-    /// Folded names, by their length: a name is compared with the few that are as long as itself.
+    /// Folded names by length: a name is compared only with the few of its own length.
     by_length: Box<[Vec<Box<[u8]>>; LONGEST + 1]>,
-    /// For each length, the first letters of the names that have it: spares most fields the
-    /// folding.
+    /// For each length, the first letters of its names: most fields need no folding.
     first_letters: Box<[u64; LONGEST + 1]>,
 }
 
 impl OwnedNames {
-    /// The fixed names, the default identity headers, and these identity headers of the file.
+    /// The fixed names, the default identity headers, and the configured identity headers.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut owned = Self {
             by_length: Box::new([const { Vec::new() }; LONGEST + 1]),
@@ -115,7 +114,7 @@ impl OwnedNames {
         }
     }
 
-    /// Whether an application may read a field of this name as one of ours.
+    /// Whether an application may read a field of this name as a reserved one.
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
         if name.len() >= FORWARDED_PREFIX.len()
@@ -156,7 +155,7 @@ pub fn same_folded(one: &str, other: &str) -> bool {
         && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
 }
 
-/// The names that `Connection` lists: they are for this hop alone (RFC 9110 §7.6.1).
+/// The names that `Connection` lists: they apply to this hop only (RFC 9110 §7.6.1).
 pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
@@ -166,8 +165,8 @@ pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Takes out of the trailers of an answer what may not stand in any, or is for that hop alone (RFC
-/// 9110 §6.5.1).
+/// Removes fields that trailers must not contain, and fields for this hop only, from the trailers
+/// of a response (RFC 9110 §6.5.1).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     for name in connection_names(trailers).into_iter().chain(HOP_BY_HOP) {
         trailers.remove(name);
@@ -209,7 +208,7 @@ pub const NOT_IN_TRAILERS: [&str; 16] = [
     "sec-fetch-site",
 ];
 
-/// What one config says about every outgoing request.
+/// Rules of one configuration for every outgoing request.
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     /// The names that no client can send through.
@@ -228,16 +227,16 @@ pub(super) fn single_value<'a>(
     values.next().is_none().then_some(value)
 }
 
-/// What upstreams are told about a caller: header = claim.
+/// What upstreams learn about a caller: header = claim.
 #[derive(Clone, Debug)]
 pub struct IdentityHeaders(Vec<(HeaderName, Claim)>);
 
-/// Where the value of an identity header comes from.
+/// The source of an identity header's value.
 #[derive(Clone, Debug)]
 pub enum Claim {
-    /// What the issuer section extracts as the subject.
+    /// What the issuer section takes as the subject.
     Subject,
-    /// What the issuer section extracts as the roles.
+    /// What the issuer section takes as the roles.
     Roles,
     /// Any other claim.
     Path(ClaimPath),
@@ -277,9 +276,9 @@ impl IdentityHeaders {
         self.0.iter().map(|(name, _)| name)
     }
 
-    /// The value of each; `None` where the claim has nothing to say.
+    /// The value of each; `None` if the claim is absent or empty.
     pub(super) fn values(&self, caller: &VerifiedToken) -> Vec<Option<HeaderValue>> {
-        // All in one allocation: a request of a remembered caller finds them beside each other.
+        // All in one allocation: a request of a cached caller finds them next to each other.
         let mut text = Vec::new();
         let spans: Vec<_> =
             self.0.iter().map(|(_, claim)| claim_span(claim, caller, &mut text)).collect();
@@ -290,8 +289,8 @@ impl IdentityHeaders {
     }
 }
 
-/// Appends what a header says of a caller, and tells where it stands in `out`; `None` where it says
-/// nothing.
+/// Appends the value of a header for a caller, and returns its range in `out`; `None` if it is
+/// absent or empty.
 fn claim_span(claim: &Claim, caller: &VerifiedToken, out: &mut Vec<u8>) -> Option<Range<usize>> {
     let begin = out.len();
     let says = match claim {
@@ -302,7 +301,7 @@ fn claim_span(claim: &Claim, caller: &VerifiedToken, out: &mut Vec<u8>) -> Optio
     says.then_some(begin..out.len())
 }
 
-/// Appends a claim as a header value; false for null, an object, and a list with nothing to say.
+/// Appends a claim as a header value; false for null, an object, and an empty list.
 fn claim_value(claim: &Value, out: &mut Vec<u8>) -> bool {
     match claim {
         Value::Null | Value::Object(_) => false,

@@ -1,7 +1,7 @@
-//! OpenID Connect back-channel logout: an issuer tells that somebody has logged out there.
+//! OpenID Connect back-channel logout: an issuer reports that a user has logged out there.
 //!
-//! Each path belongs to one issuer, and is looked at before the routes are. What comes is believed
-//! for its signature alone: whoever can reach the path may send something.
+//! Each path belongs to one issuer and is matched before the routes. Only the signature proves a
+//! request: anyone who can reach the path may send one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use crate::revocation::Revocations;
 use crate::store::{LogoutTokenRow, StoreError};
 use crate::token::{InvalidToken, Issuer, LogoutToken};
 
-/// Whose logout tokens are received, by decoded path.
+/// The issuers whose logout tokens are accepted, by decoded path.
 #[derive(Debug, Default)]
 pub struct LogoutPaths(HashMap<String, Arc<Issuer>>);
 
@@ -33,16 +33,16 @@ impl LogoutPaths {
         Self(paths.into_iter().collect())
     }
 
-    /// The issuer whose path a request is for, whatever its host and query are.
+    /// The issuer of a request's path, whatever its host and query.
     ///
     /// # Errors
-    /// [`LogoutFault::Method`]: there is one, and the request is no POST.
+    /// [`LogoutFault::Method`]: the path belongs to an issuer, but the method is not POST.
     pub fn issuer_at(
         &self,
         method: &Method,
         target: &Target,
     ) -> Result<Option<&Arc<Issuer>>, LogoutFault> {
-        // A path that has to be repaired first is none of ours.
+        // A path that needs normalization is not a logout path.
         if self.0.is_empty() || !target.relaxed().within(Relaxations::NONE) {
             return Ok(None);
         }
@@ -53,7 +53,7 @@ impl LogoutPaths {
     }
 }
 
-/// Why nobody was logged out.
+/// Why a logout failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogoutFault {
     /// Not a POST.
@@ -65,25 +65,25 @@ pub enum LogoutFault {
     /// The token is not valid.
     #[error("the logout token is not valid: {0}")]
     Token(#[from] InvalidToken),
-    /// Nobody can say whether it is: the issuer does not answer, and the keys that are known are
-    /// none, or not new enough.
+    /// The token cannot be verified now: the issuer does not respond, and the known keys are
+    /// missing or too old.
     #[error("the keys of issuer `{issuer}` are not available")]
     KeysUnavailable {
         /// The issuer's section.
         issuer: Arc<str>,
-        /// Whole seconds until it is worth trying again.
+        /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
-    /// It was received before.
+    /// The token was already received.
     #[error("the logout token was received before")]
     Repeated,
-    /// The store.
+    /// The store failed.
     #[error("nobody was logged out: {0}")]
     Store(#[from] StoreError),
 }
 
-/// The logout tokens that were received, for as long as they could be sent again. One for the
-/// process; the store, where there is one, remembers them beyond it.
+/// Received logout tokens, kept for as long as they could be replayed. There is one per process;
+/// the store, if any, keeps them across restarts.
 #[derive(Debug, Default)]
 pub struct ReceivedLogouts(Mutex<Received>);
 
@@ -110,7 +110,7 @@ impl ReceivedLogouts {
         is_first
     }
 
-    /// It may come again: what it asked for could not be done.
+    /// Forgets a token, so that it may be sent again: its logout could not be carried out.
     fn forget(&self, name: [u8; 32], over_at: u64) {
         let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         received.names.remove(&name);
@@ -118,7 +118,7 @@ impl ReceivedLogouts {
     }
 }
 
-/// Reads the form of a request for an issuer's path.
+/// Parses the form of a request to an issuer's path.
 ///
 /// # Errors
 /// [`LogoutFault::Form`]
@@ -146,8 +146,8 @@ fn the_token(form: &Bytes) -> Result<String, LogoutFault> {
     }
 }
 
-/// Verifies a logout token, and once more with newer keys where its key is not among those that are
-/// known. It waits a few seconds at most, and only then.
+/// Verifies a logout token, and again with newer keys if its key is not known. Waits a few seconds
+/// at most, and only in that case.
 ///
 /// # Errors
 /// [`LogoutFault::Token`], [`LogoutFault::KeysUnavailable`]
@@ -178,7 +178,7 @@ fn lacks_key(decided: &Result<LogoutToken, InvalidToken>) -> bool {
     decided.as_ref().is_err_and(InvalidToken::concerns_key)
 }
 
-/// Ends what a verified logout token says, once. `now` is in Unix seconds.
+/// Ends what a verified logout token names, once. `now` is in Unix seconds.
 ///
 /// # Errors
 /// [`LogoutFault::Repeated`], [`LogoutFault::Store`]
@@ -200,7 +200,7 @@ pub async fn log_out(
     let row = LogoutTokenRow { name: URL_SAFE_NO_PAD.encode(name), over_at: over_at.cast_signed() };
     match revocations.revoke_once(revocation, row).await {
         Ok(true) => {}
-        // Before this process began, or by another one.
+        // Received before this process started, or by another one.
         Ok(false) => return Err(LogoutFault::Repeated),
         Err(error) => {
             received.forget(name, over_at);
@@ -214,20 +214,20 @@ pub async fn log_out(
     Ok(response)
 }
 
-/// An `iss` and a `jti` as one value of fixed length.
+/// An `iss` and a `jti` as one fixed-length value.
 fn name(iss: &str, jti: &str) -> [u8; 32] {
     let text = format!("{}:{iss}{jti}", iss.len());
     digest(&SHA256, text.as_bytes()).as_ref().try_into().unwrap_or_default()
 }
 
-/// Bytes of a body.
+/// The longest body, in bytes.
 pub const LARGEST_BODY: u64 = 32 * 1024;
 
-/// How long a body may take to arrive.
+/// The longest time for a body to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tokens that are remembered at a time; when there are more, those that are over first are
-/// forgotten. One that is then sent again ends what has ended.
+/// The number of tokens kept. If there are more, those that expire first are dropped; replaying one
+/// only ends what has already ended.
 const MOST_REMEMBERED: usize = 100_000;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! A request that has a place in the configuration: who sent it, what it is for, and which route
-//! takes it.
+//! A request matched to the configuration: its client, its target and its route.
 //!
 //! [`Match::resolve`] is the first step of the decision and the only maker of [`Matched`]. It reads
-//! every field that the later steps rely on once: the client's address, the number of fields, the
-//! framing, the target, the logout endpoints, the route, the method override, the issuer's endpoint.
+//! everything that the later steps rely on once: the client's address, the number of fields, the
+//! framing, the target, the logout endpoints, the route, the method override, the issuer's
+//! endpoint.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -23,7 +23,7 @@ use crate::identity::Origin;
 use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint, Found};
 use crate::token::Issuer;
 
-/// Where a request leads.
+/// The destination of a request.
 pub enum Match<'s> {
     /// To a route.
     Route(Matched<'s>),
@@ -31,7 +31,7 @@ pub enum Match<'s> {
     Logout(LogoutRequest<'s>),
 }
 
-/// A request and the one route that takes it. Only [`Match::resolve`] makes one.
+/// A request and its one route. Only [`Match::resolve`] makes one.
 ///
 /// ```
 /// fn route_of<'a>(matched: &'a portcullis::gateway::matched::Matched<'_>) -> &'a str {
@@ -63,8 +63,7 @@ struct Contents<'s> {
     endpoint: Option<Box<Result<MatchedEndpoint, Refusal>>>,
 }
 
-/// What an application reads that obeys a method override: the other method, and the route that
-/// takes it.
+/// What an application sees that honours a method override: the other method, and its route.
 #[derive(Debug)]
 struct Overriding<'s> {
     method: Method,
@@ -87,7 +86,7 @@ pub struct LogoutRequest<'s> {
     issuer: &'s Issuer,
 }
 
-/// A request that goes no further, and why.
+/// A refused request, and the reason.
 #[derive(Debug)]
 pub struct Stopped<'s> {
     /// The request.
@@ -97,14 +96,14 @@ pub struct Stopped<'s> {
 }
 
 impl<'s> Stopped<'s> {
-    /// This request, for this reason.
+    /// Refuses this request for this reason.
     pub fn new(matched: Matched<'s>, refusal: Refusal) -> Self {
         Self { matched, refusal }
     }
 }
 
 impl<'s> Match<'s> {
-    /// Reads a request and finds its route.
+    /// Parses a request and finds its route.
     ///
     /// # Errors
     /// [`Refusal`]: too many fields, invalid framing, a target that is malformed or ambiguous, no
@@ -152,7 +151,7 @@ impl<'s> Matched<'s> {
         &self.0.target
     }
 
-    /// Who sent it.
+    /// The client.
     pub fn client(&self) -> &ClientAddress {
         &self.0.client
     }
@@ -162,7 +161,7 @@ impl<'s> Matched<'s> {
         &self.0.parts
     }
 
-    /// The endpoint of the built-in issuer, where the route leads to it; or why there is none.
+    /// The endpoint of the built-in issuer, if the route leads to it, or the refusal to reach it.
     pub fn endpoint(&self) -> Option<Result<&MatchedEndpoint, &Refusal>> {
         self.0.endpoint.as_deref().map(Result::as_ref)
     }
@@ -172,7 +171,7 @@ impl<'s> Matched<'s> {
         self.0.overriding.as_ref().map(|overriding| overriding.route)
     }
 
-    /// What the caller is checked for: the request with its own method.
+    /// The access question for the request's own method.
     pub fn access(&self) -> AccessRequest<'_> {
         let guard = match self.0.endpoint.as_deref() {
             Some(Ok(endpoint)) => &endpoint.guard,
@@ -181,7 +180,7 @@ impl<'s> Matched<'s> {
         self.access_with(self.0.route, guard, &self.0.parts.method)
     }
 
-    /// The same with the overriding method.
+    /// The access question for the overriding method.
     pub fn overriding_access(&self) -> Option<AccessRequest<'_>> {
         let Overriding { method, route } = self.0.overriding.as_deref()?;
         Some(self.access_with(route, &route.guard, method))
@@ -203,7 +202,7 @@ impl<'s> Matched<'s> {
         }
     }
 
-    /// Takes out why the request has no endpoint, or may not reach it from its origin.
+    /// Takes the refusal of an unknown endpoint, or of a foreign origin.
     pub(super) fn take_endpoint_refusal(&mut self) -> Option<Refusal> {
         match self.0.endpoint.as_deref() {
             Some(Err(_)) => self.0.endpoint.take().and_then(|endpoint| endpoint.err()),
@@ -211,7 +210,7 @@ impl<'s> Matched<'s> {
         }
     }
 
-    /// Takes it apart for what comes after a permit.
+    /// Returns the parts needed after a permit.
     pub(super) fn into_parts(self) -> (Parts, Target, ClientAddress, Option<MatchedEndpoint>) {
         let Contents { parts, target, client, endpoint, .. } = *self.0;
         (parts, target, client, endpoint.and_then(|endpoint| endpoint.ok()))
@@ -237,8 +236,8 @@ impl MatchedEndpoint {
         };
         let names = &snapshot.rules.token_names;
         let origin = origin_of(&parts.headers, target, client, names);
-        // A person may follow a link from anywhere to a renewal. What a script of another site
-        // requests is not a navigation, and a request with an Origin was not made by a link.
+        // A person may follow a link to a renewal from any site. A request by a script of another
+        // site is not a navigation, and a request with an Origin was not made by a link.
         let follows_link = || {
             let mode = parts.headers.get("sec-fetch-mode");
             !parts.headers.contains_key(header::ORIGIN)
@@ -263,12 +262,12 @@ impl MatchedEndpoint {
         self.endpoint
     }
 
-    /// Where the request was made.
+    /// The origin of the request.
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// What is in the place of `{…}` in its path.
+    /// The value of `{…}` in its path.
     pub fn into_parameter(self) -> Option<String> {
         self.parameter
     }
@@ -287,8 +286,8 @@ impl<'s> LogoutRequest<'s> {
 }
 
 impl<'s> Overriding<'s> {
-    /// The route for the method of an override field, where the chosen route lets such fields
-    /// through: both must let the request pass.
+    /// The route for the overriding method, if the chosen route allows such fields: both must let
+    /// the request pass.
     fn resolve(
         snapshot: &'s Snapshot,
         route: &Route,
@@ -329,7 +328,7 @@ fn override_method(headers: &HeaderMap) -> Result<Option<Method>, Refusal> {
     Ok(found)
 }
 
-/// What is left of a decoded path below so many segments.
+/// The rest of a decoded path after this many segments.
 fn below(path: &str, segments: usize) -> &str {
     let mut slashes = path.match_indices('/').map(|(at, _)| at);
     slashes.nth(segments).map_or("", |at| &path[at..])
