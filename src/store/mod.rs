@@ -172,7 +172,7 @@ impl Store {
     pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
         let opened = Self::make_or_open(settings).await;
         if let Some(key) = &settings.new_key
-            && !Self::is_absent(settings)
+            && Self::was_made(settings)
         {
             key.keep();
         }
@@ -204,9 +204,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether a database has still to be made: there is no file, or nothing was written to it.
-    pub fn is_absent(settings: &StoreSettings) -> bool {
-        std::fs::metadata(&settings.database).map_or(true, |metadata| metadata.len() == 0)
+    /// Whether the database was made: there is a file with something in it. How large a folder is
+    /// depends on the file system, and says nothing.
+    fn was_made(settings: &StoreSettings) -> bool {
+        std::fs::metadata(&settings.database)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
     }
 
     /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None`

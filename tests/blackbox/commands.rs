@@ -427,7 +427,9 @@ async fn an_import_is_not_told_by_the_time_of_logins() {
     done(
         &gateway,
         &["user", "import", "-"],
-        &format!("email,password_hash\nann@example.com,{hash}\n"),
+        &(0..100).fold("email,password_hash\n".to_owned(), |lines, index| {
+            lines + &format!("ann{index}@example.com,{hash}\n")
+        }),
     );
     let time_of = async |email: &str| {
         let began = std::time::Instant::now();
@@ -438,9 +440,14 @@ async fn an_import_is_not_told_by_the_time_of_logins() {
     // hashing goes last on a busy one.
     let alike = async {
         let mut alike = 0;
-        while alike < 3 {
-            let unknown = time_of(&format!("nobody{alike}@example.com")).await;
-            alike = if unknown * 2 > time_of("ann@example.com").await { alike + 1 } else { 0 };
+        // An account is asked once: its failures are limited.
+        for index in 0.. {
+            let unknown = time_of(&format!("nobody{index}@example.com")).await;
+            let known = time_of(&format!("ann{index}@example.com")).await;
+            alike = if unknown * 2 > known { alike + 1 } else { 0 };
+            if alike == 3 {
+                break;
+            }
         }
     };
     tokio::time::timeout(PATIENCE * 4, alike)
