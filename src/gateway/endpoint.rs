@@ -1,5 +1,4 @@
-//! Handing a request to an endpoint of the built-in issuer: what the gateway knows of it, and
-//! nothing else.
+//! Passes a request to an endpoint of the built-in issuer: only what the gateway knows about it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,8 +21,8 @@ use crate::identity::{Identity, IdentityError, Mount, Policy, Registration, Requ
 use crate::limit::{Cell, Exceeded, KeyKind, Limit};
 
 impl Gateway {
-    /// The answer of an endpoint of the built-in issuer. Where a person asks, a refusal is a page of
-    /// the same status that says what to do.
+    /// The response of an endpoint of the built-in issuer. If the client is a person, a refusal
+    /// becomes a page of the same status that says what to do.
     pub(super) async fn answer_endpoint(
         &self,
         snapshot: &Snapshot,
@@ -51,7 +50,7 @@ impl Gateway {
         })
     }
 
-    /// Counts by the built-in limits. What is left is done on the background runtime.
+    /// Counts the request by the built-in limits. The rest is done on the background runtime.
     async fn visit(
         &self,
         identity: &Arc<Identity>,
@@ -70,7 +69,7 @@ impl Gateway {
             Some(caller) => Some(caller.token().subject().to_owned()),
             None => account_named(&parts.headers, &body),
         };
-        // What the file does not offer is refused anyway.
+        // An action that the configuration does not offer is refused anyway.
         let is_offered =
             endpoint.action != Action::Register || policy.registration == Registration::Open;
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
@@ -90,7 +89,7 @@ impl Gateway {
         };
         match identity.answer(request, Arc::clone(policy)).await {
             Ok(response) => Ok(response.map(Body::Bytes)),
-            // Credentials that do not count are reported where some were needed.
+            // If the endpoint needs credentials, report why the ones sent do not count.
             Err(refused) if matches!(refused.error, IdentityError::Nobody) => {
                 Err(rejected.map_or(Refusal::Identity(refused), |rejected| *rejected))
             }
@@ -111,8 +110,8 @@ impl Gateway {
     }
 
     /// Counts a request by its address and the account that it names: by the built-in limits, and
-    /// by the route's own. One that names no account where it has to is refused anyway, costs
-    /// nothing, and takes no place in a limit.
+    /// by the limit of the route. A request that must name an account but does not is refused
+    /// anyway, costs nothing, and takes no place in a limit.
     fn count_visit(
         &self,
         route: &Route,
@@ -145,13 +144,13 @@ impl Gateway {
     }
 }
 
-/// The whole body, which is short.
+/// Reads the whole body, which is short.
 async fn read(
     body: RequestBody,
     snapshot: &Snapshot,
     exchange: &mut Exchange,
 ) -> Result<Bytes, Refusal> {
-    // The decision has compared the announced length.
+    // The decision has already checked the declared length.
     let most = snapshot.max_body.min(LONGEST_BODY);
     let (mut body, upload) =
         ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);

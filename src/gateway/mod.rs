@@ -1,7 +1,7 @@
-//! What a request walks through, in walking order.
+//! The request pipeline, step by step.
 //!
-//! [`Decider::decide`] is the whole policy, read from top to bottom. Each step makes a value from
-//! the one before, and nothing else can make it: [`matched::Matched`], [`authenticate::Caller`],
+//! [`Decider::decide`] is the whole policy, from top to bottom. Each step makes a value from the
+//! previous one, and nothing else can make it: [`matched::Matched`], [`authenticate::Caller`],
 //! [`authorize::Permit`], [`Outgoing`]. Only an [`Outgoing`] can be sent.
 
 pub mod authenticate;
@@ -72,16 +72,16 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::telemetry::writer::LogWriter;
 use crate::token::Remembered;
 
-/// The gateway: one current snapshot, and what outlives all snapshots.
+/// The gateway: the current snapshot, and the state that outlives every snapshot.
 #[derive(Debug)]
 pub struct Gateway {
     current: ArcSwap<Snapshot>,
     telemetry: Arc<Telemetry>,
     revocations: Arc<Revocations>,
-    /// The built-in issuer; `None`: the file that the process was started with has none.
+    /// The built-in issuer; `None`: the configuration at process start has none.
     identity: Option<Arc<crate::identity::Identity>>,
     logouts: ReceivedLogouts,
-    /// Tunnels: they have left hyper's connection, so the drain waits for them here.
+    /// Open tunnels: they have left hyper's connection, so the drain waits for them here.
     tunnels: TaskTracker,
     /// Cuts the tunnels at the drain deadline.
     cut: CancellationToken,
@@ -89,22 +89,22 @@ pub struct Gateway {
 }
 
 thread_local! {
-    /// Where a worker writes its access lines, one after the other.
+    /// The buffer in which a worker writes its access lines, one at a time.
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where exchanges are written.
+/// The destination of exchange records.
 #[derive(Debug)]
 pub struct Telemetry {
     /// Every metric family.
     pub metrics: Metrics,
-    /// Counters of requests that no route took.
+    /// Counters of requests without a route.
     pub unrouted: RouteMetrics,
     /// The time.
     pub clock: Clock,
     log: LogWriter,
     format: Format,
-    /// The last second in which a limit was named, since 1970.
+    /// The last second in which an event named a limit, since 1970.
     limit_told: AtomicU64,
     store_unavailable: Fold,
 }
@@ -124,12 +124,12 @@ impl Telemetry {
         }
     }
 
-    /// Whether a refusal of this second, by a limit, is the first one: those after it are a flood.
+    /// Whether this is the first refusal by a limit in this second. Any further ones are a flood.
     fn tells_limit(&self, second: u64) -> bool {
         self.limit_told.fetch_max(second, Ordering::Relaxed) < second
     }
 
-    /// What the log says of a caller. As JSON it is written once for a caller that is remembered.
+    /// The log fields of a caller. For a cached caller, the JSON is written only once.
     fn logged<'a>(&self, caller: &'a Remembered<TokenMemo>) -> LoggedCaller<'a> {
         let named = || LoggedCaller {
             issuer: Some(&**caller.issuer_name()),
@@ -150,14 +150,14 @@ impl Telemetry {
         LINE.with_borrow_mut(|line| {
             line.clear();
             record.write(self.format, line);
-            // A full queue drops the line and counts it: a log must never hold a request up.
+            // A full queue drops the line and counts it: logging must never delay a request.
             self.log.try_line(line);
         });
     }
 }
 
 impl Gateway {
-    /// A gateway that serves under this snapshot.
+    /// Creates a gateway that serves under this snapshot.
     pub fn new(snapshot: Snapshot, telemetry: Telemetry, revocations: Arc<Revocations>) -> Self {
         Self {
             current: ArcSwap::from_pointee(snapshot),
@@ -171,7 +171,7 @@ impl Gateway {
         }
     }
 
-    /// With this built-in issuer.
+    /// Sets the built-in issuer.
     #[must_use]
     pub fn with_identity(self, identity: Option<Arc<crate::identity::Identity>>) -> Self {
         Self { identity, ..self }
@@ -182,23 +182,24 @@ impl Gateway {
         self.identity.as_ref()
     }
 
-    /// The snapshot that new requests begin under.
+    /// The snapshot for new requests.
     pub fn current(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 
-    /// Serves new requests under another snapshot. Those in flight finish under the one they began
-    /// with.
+    /// Serves new requests under another snapshot. Requests in flight finish under the one they
+    /// started with.
     pub fn install(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
     }
 
-    /// Metrics, clock and log.
+    /// The metrics, the clock and the log.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
         &self.telemetry
     }
 
-    /// Asks clients to go elsewhere: answers on HTTP/1.1 close their connections from now on.
+    /// Starts the drain: from now on, HTTP/1.1 responses close their connections, so that clients
+    /// go elsewhere.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -208,17 +209,18 @@ impl Gateway {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The tunnels that are open.
+    /// The open tunnels.
     pub fn tunnels(&self) -> &TaskTracker {
         &self.tunnels
     }
 
-    /// Cuts every tunnel: the drain deadline has come.
+    /// Cuts every tunnel at the drain deadline.
     pub fn cut_tunnels(&self) {
         self.cut.cancel();
     }
 
-    /// A worker of this index, from 0: whoever calls [`Gateway::handle`] keeps one for its thread.
+    /// Creates the worker with this index, from 0. Each thread that calls [`Gateway::handle`] keeps
+    /// one.
     pub fn worker(&self, index: usize) -> Worker {
         Worker::new(View {
             snapshot: self.current(),
@@ -227,19 +229,19 @@ impl Gateway {
         })
     }
 
-    /// Lets go of what a worker need no longer keep. For a timer, every second or so.
+    /// Drops what a worker no longer needs. Call it from a timer, about once a second.
     pub fn tidy(&self, worker: &Worker) {
         worker.tidy(&self.current);
     }
 
-    /// Answers one request, on the calling worker.
+    /// Handles one request on the calling worker.
     pub async fn handle(
         &self,
         worker: &Worker,
         peer: &Peer,
         request: Request<RequestBody>,
     ) -> Response<RecordedBody> {
-        // One config for this request, from its first byte to its last.
+        // One configuration for this request, from its first byte to its last.
         let view = worker.view(&self.current);
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
@@ -250,8 +252,8 @@ impl Gateway {
                 Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
                 Err(refusal) => {
                     exchange.refused(&refusal);
-                    // Nobody can say where a request ends whose framing is invalid: what follows
-                    // must not be read as the next one (RFC 9112 §6.3).
+                    // The end of a request with invalid framing is unknown: the bytes that follow
+                    // must not be parsed as the next request (RFC 9112 §6.3).
                     closes |= refusal.reason() == Reason::FramingInvalid;
                     refusal.into_response(exchange.request_id())
                 }
@@ -283,7 +285,7 @@ impl Gateway {
         let newest = Newest { keys: &snapshot.keys, clock: &self.telemetry.clock };
         let decider =
             Decider { snapshot, verifier, now: exchange.began_at(), newest: Some(newest) };
-        // What is rare is boxed: hyper keeps the room of this future for as long as a connection is
+        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
         match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
             Decided::Forward(outgoing, upstream) => {
@@ -300,7 +302,7 @@ impl Gateway {
         }
     }
 
-    /// Ends what a logout token of this issuer says.
+    /// Ends what a logout token of this issuer names.
     async fn log_out(
         &self,
         snapshot: &Snapshot,
@@ -325,7 +327,7 @@ impl Gateway {
         Ok(response)
     }
 
-    /// Sends the request and makes the upstream's answer ours.
+    /// Sends the request and turns the upstream's response into the gateway's.
     async fn send(
         &self,
         snapshot: &Snapshot,
@@ -394,7 +396,7 @@ impl Gateway {
         })))
     }
 
-    /// Answers 101 and splices the two streams in a task of their own.
+    /// Responds with 101 and splices the two streams in a separate task.
     fn tunnel(&self, tunnel: Tunnel, mut exchange: Box<Exchange>) -> Response<RecordedBody> {
         let Tunnel { response, client, upstream, lease } = tunnel;
         let bytes = Arc::new(TunnelBytes::default());
@@ -409,7 +411,7 @@ impl Gateway {
     }
 }
 
-/// What came of a request that was let through.
+/// The result of a request that was allowed.
 #[expect(
     clippy::large_enum_variant,
     reason = "a response is what nearly every request ends with: boxing it would cost each an allocation"
@@ -419,7 +421,7 @@ enum Passed {
     Tunnel(Box<Tunnel>),
 }
 
-/// A WebSocket that the upstream has agreed to.
+/// A WebSocket that the upstream has accepted.
 struct Tunnel {
     response: Response<Body>,
     client: OnUpgrade,

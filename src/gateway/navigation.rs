@@ -1,5 +1,6 @@
-//! What a person gets instead of a bare refusal: a browser goes to the login, or through a renewal,
-//! and back. A form cannot be sent along, so the answer to one is a page that says what to do.
+//! What a person gets instead of a bare refusal. A browser is redirected to the login, or through a
+//! renewal, and back. A form cannot be carried along, so the response to one is a page that says
+//! what to do.
 
 use http::{HeaderMap, Method, header};
 
@@ -13,11 +14,11 @@ use crate::identity::pages::{self, Asked, Why};
 use crate::identity::{Mount, Policy, return_to};
 use crate::token::InvalidToken;
 
-/// The refusal of a request, or what a person gets in its place (CONTRACT §2, rule 10): a redirect
-/// to the login, or a page with the same status.
+/// Returns the refusal of a request, or what a person gets instead (CONTRACT §2, rule 10): a
+/// redirect to the login, or a page with the same status.
 ///
-/// Only a navigation is redirected, only where cookies are read and the host has a login. A script
-/// gets its 401 and renews by `POST /refresh`.
+/// Only navigations are redirected, and only where cookies are read and the host has a login. A
+/// script gets its 401 and renews with `POST /refresh`.
 pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> Refusal {
     let Stopped { matched, refusal } = stopped;
     match &matched.route().destination {
@@ -43,17 +44,18 @@ fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Ref
     Refusal::Redirect { location, refusal: Box::new(refusal) }
 }
 
-/// A form that a person sent to an application gets a page: where to log in meanwhile, and that what
-/// they typed is not lost. A redirect would lose it.
+/// If a person sends a form to an application, shows a page: where to log in meanwhile, and that
+/// their input is not lost. A redirect would lose it.
 fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
     let Some(policy) = &snapshot.identity else { return refusal };
     let Some((mount, page)) = login_page_for(snapshot, matched, &refusal) else { return refusal };
-    // Not back to where the form was sent to: it may answer nothing but forms.
+    // Not back to the target of the form: it may accept nothing but forms.
     let page = pages::unsent(mount.path(page), policy, mount);
     Refusal::Page { page, refusal: Box::new(refusal) }
 }
 
-/// A person who asks an endpoint of the built-in issuer gets its page again, with what is wrong.
+/// If a person sent the request to an endpoint of the built-in issuer, shows its page again with
+/// the error.
 fn explain_at_endpoint(
     snapshot: &Snapshot,
     matched: &Matched<'_>,
@@ -66,7 +68,7 @@ fn explain_at_endpoint(
     }
 }
 
-/// What a person asks an endpoint of the built-in issuer for; `None`: a program asks.
+/// What a person requests from an endpoint of the built-in issuer; `None`: the client is a program.
 pub(super) fn asked_by(matched: &Matched<'_>) -> Option<Asked> {
     let (parts, query) = (matched.parts(), matched.target().query());
     let mut asked = Asked::by(&parts.method, &parts.headers, query)?;
@@ -76,7 +78,7 @@ pub(super) fn asked_by(matched: &Matched<'_>) -> Option<Asked> {
     Some(asked)
 }
 
-/// A refusal as a page of the same status. A redirect stays one.
+/// Turns a refusal into a page of the same status. A redirect is left alone.
 pub(super) fn as_page(asked: &Asked, policy: &Policy, mount: &Mount, refusal: Refusal) -> Refusal {
     if matches!(refusal, Refusal::Redirect { .. }) {
         return refusal;
@@ -92,12 +94,12 @@ pub(super) fn as_page(asked: &Asked, policy: &Policy, mount: &Mount, refusal: Re
     Refusal::Page { page, refusal: Box::new(refusal) }
 }
 
-/// Whether a method asks for a page, and can be repeated.
+/// Whether a method requests a page and can be repeated.
 fn asks_for_page(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// The page where a person who was not recognised gets in.
+/// The page where an unauthenticated person can log in.
 fn login_page_for<'a>(
     snapshot: &'a Snapshot,
     matched: &Matched<'_>,
@@ -113,8 +115,8 @@ fn login_page_for<'a>(
     let has_cookie = has_token_cookie(headers, &snapshot.rules.token_names);
     let page = match unauthenticated {
         Unauthenticated::Missing => "/login",
-        // What has been good may be again, also after its key was forgotten as compromised. From
-        // there, a token that was revoked with its session leads to the login.
+        // A token that was valid can be renewed, even after its key was removed as compromised. If
+        // it was revoked together with its session, the renewal leads to the login.
         Unauthenticated::Invalid(
             InvalidToken::Expired { .. }
             | InvalidToken::Revoked(_)
@@ -126,8 +128,8 @@ fn login_page_for<'a>(
     Some((mount, page))
 }
 
-/// Whether a person goes to another page. Browsers say so over https and to localhost; elsewhere,
-/// that they would like HTML.
+/// Whether a person navigates to another page. Browsers say so over https and to localhost;
+/// elsewhere, they only ask for HTML.
 fn is_navigation(headers: &HeaderMap) -> bool {
     match headers.get("sec-fetch-mode") {
         Some(mode) => mode == "navigate",

@@ -1,4 +1,4 @@
-//! What watches a decision while it is made.
+//! The observer of a decision while it is made.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::limit::Limit;
 use crate::reason::Reason;
 use crate::token::Issuer;
 
-/// Watches a decision: the record of a request that is served, or the story that `explain` tells.
+/// Observes a decision: for the record of a request that is served, or for the output of `explain`.
 ///
-/// An observer learns what each step found, in order. Only [`Observer::count`] has a say: whether a
-/// limit has room is the one answer that depends on other requests.
+/// An observer learns the result of each step, in order. Only [`Observer::count`] can affect the
+/// decision: whether a limit has room is the one result that depends on other requests.
 pub trait Observer {
     /// The client's address is known. `headers`: as received.
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap);
@@ -25,16 +25,16 @@ pub trait Observer {
     /// The target has one meaning.
     fn targeted(&mut self, target: &Target);
 
-    /// It is the back-channel logout endpoint of this issuer.
+    /// The request is for the back-channel logout endpoint of this issuer.
     fn logout(&mut self, issuer: &Issuer);
 
-    /// This route takes the request.
+    /// This route matches the request.
     fn routed(&mut self, route: &Route, target: &Target);
 
     /// A limit of this route counts the request.
     ///
     /// # Errors
-    /// [`Refusal::Limited`]
+    /// [`Refusal::Limited`], if the limit has no room.
     fn count(
         &mut self,
         route: &Route,
@@ -42,23 +42,22 @@ pub trait Observer {
         key: LimitKey<'_>,
     ) -> Result<(), Refusal>;
 
-    /// The credentials were read; `None`: there are none, and none are needed. `route`: the one
-    /// that they were read for.
+    /// The credentials were read for `route`; `None`: there are none, and none are needed.
     fn authenticated(&mut self, route: &Route, caller: Option<&Caller>);
 
-    /// Authentication or authorization refuses, but the request goes on without a caller: the route
-    /// does not enforce, or the endpoint decides for itself.
+    /// Authentication or authorization refuses the request, but it continues without a caller: the
+    /// route does not enforce, or the endpoint decides for itself.
     fn tolerated(&mut self, route: &Route, refusal: &Refusal);
 
-    /// The request may take this route, for this reason: one of those of a pass, or that of the
-    /// refusal that was tolerated.
+    /// The request may take this route, for this reason: one of the reasons of a pass, or the
+    /// reason of the tolerated refusal.
     fn granted(&mut self, route: &Route, reason: Reason);
 
-    /// The ids that the upstream is given.
+    /// The ids that the upstream receives.
     fn ids(&mut self) -> &ExchangeIds;
 }
 
-/// What a limit counts by.
+/// The key by which a limit counts.
 #[derive(Clone, Copy, Debug)]
 pub enum LimitKey<'a> {
     /// The client's address.

@@ -1,4 +1,4 @@
-//! Where a request was made, as far as a browser says.
+//! The origin of a request, as reported by the browser.
 
 use http::{HeaderMap, Method, header};
 
@@ -7,8 +7,8 @@ use super::target::{Target, same_authority};
 use super::token_names::TokenNames;
 use crate::identity::Origin;
 
-/// Whether a request that is known by its cookie was made by our own pages: needed for what changes
-/// state, and for upgrades, which no same-origin policy holds back.
+/// Whether a request identified by its cookie was made by our own pages. This is required for
+/// requests that change state, and for upgrades, which no same-origin policy restricts.
 pub(super) fn is_own_request(
     method: &Method,
     headers: &HeaderMap,
@@ -21,7 +21,7 @@ pub(super) fn is_own_request(
         || origin_of(headers, target, client, names) == Origin::Own
 }
 
-/// Where a request was made, as far as a browser says.
+/// The origin of a request, as reported by the browser.
 pub fn origin_of(
     headers: &HeaderMap,
     target: &Target,
@@ -39,7 +39,7 @@ pub fn origin_of(
             match (sites.next(), sites.next()) {
                 (None, _) => Origin::Unsaid,
                 (Some(site), None) if site == "same-origin" => Origin::Own,
-                // A person's own doing, such as an address that was typed.
+                // Started by the person, for example by typing an address.
                 (Some(site), None) if site == "none" => Origin::Unsaid,
                 _ => Origin::Foreign,
             }
@@ -47,8 +47,8 @@ pub fn origin_of(
     }
 }
 
-/// Whether an `Origin` (RFC 6454 §6.2) is ours: that of the built-in issuer's pages where they are
-/// on the host that was asked, else the scheme and authority that the client used.
+/// Whether an `Origin` (RFC 6454 §6.2) is our own: that of the built-in issuer's pages if they are
+/// on the requested host, otherwise the scheme and authority that the client used.
 fn is_own_origin(
     origin: &[u8],
     target: &Target,

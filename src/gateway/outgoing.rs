@@ -1,6 +1,6 @@
 //! The only request that can be sent upstream: stripped, then set.
 //!
-//! An [`Outgoing`] can be made from a [`Permit`] alone, so nothing is forwarded unchecked.
+//! An [`Outgoing`] can only be made from a [`Permit`], so nothing is forwarded unchecked.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::refusal::Refusal;
 use super::token_memo::set_identity_headers;
 use super::token_names::TokenNames;
 
-/// A request that may leave. Only [`Outgoing::prepare`] makes one, from a [`Permit`].
+/// A request that may be sent. Only [`Outgoing::prepare`] makes one, from a [`Permit`].
 ///
 /// ```
 /// fn names(outgoing: &portcullis::gateway::outgoing::Outgoing) -> &http::HeaderMap {
@@ -44,27 +44,27 @@ pub struct Outgoing {
     upgrade: Option<OnUpgrade>,
 }
 
-/// What of the client's connection the upstream's answer depends on.
+/// What the client's connection supports or requests, as far as it affects the upstream's response.
 #[derive(Clone, Debug, Default)]
 pub struct Asks {
     /// An upgrade to WebSocket (RFC 6455).
     pub websocket: bool,
-    /// Trailers are welcome (`TE: trailers`, RFC 9110 §10.1.4).
+    /// The client accepts trailers (`TE: trailers`, RFC 9110 §10.1.4).
     pub trailers: bool,
-    /// The request trailers that may pass.
+    /// The request trailers that may be forwarded.
     pub request_trailers: Vec<HeaderName>,
     /// `Expect: 100-continue`.
     pub expects_continue: bool,
 }
 
 impl Outgoing {
-    /// Strips everything that a client could use to pose as someone or to move the application's
-    /// idea of the request, then sets what the upstream may rely on (CONTRACT §4). `announced`: the
-    /// length that the request says its body has, in bytes.
+    /// Strips everything that a client could use to impersonate someone or to change the
+    /// application's view of the request, then sets what the upstream may rely on (CONTRACT §4).
+    /// `announced`: the declared length of the body, in bytes.
     ///
     /// # Errors
-    /// [`Refusal::BodyTooLarge`], when the announced length is above `max_body`;
-    /// [`Refusal::Rewrite`], when a prefix cannot be cut off without cutting a segment in two.
+    /// [`Refusal::BodyTooLarge`], if the declared length is above `max_body`; [`Refusal::Rewrite`],
+    /// if removing a prefix would split a segment.
     pub fn prepare(
         permit: Permit<'_>,
         announced: Option<u64>,
@@ -99,7 +99,7 @@ impl Outgoing {
         let host =
             route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
         let host = host.unwrap_or_else(|| target.authority());
-        // Mostly it is the very value that was received.
+        // Usually this is the received value itself.
         if headers.get(header::HOST) != Some(host) {
             headers.insert(header::HOST, host.clone());
         }
@@ -121,55 +121,55 @@ impl Outgoing {
         Ok(Self { method, target, headers, asks, removed, upgrade })
     }
 
-    /// What is sent.
+    /// The header fields to send.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The path and query that are sent.
+    /// The path and query to send.
     pub fn target(&self) -> &PathAndQuery {
         &self.target
     }
 
-    /// The method that is sent.
+    /// The method to send.
     pub fn method(&self) -> &Method {
         &self.method
     }
 
-    /// The names of the fields that were taken away, for `explain`.
+    /// The names of the removed fields, for `explain`.
     pub fn removed(&self) -> &[HeaderName] {
         &self.removed
     }
 
-    /// What the client's connection asks for.
+    /// What the client's connection supports or requests.
     pub fn asks(&self) -> &Asks {
         &self.asks
     }
 
-    /// Whether the upstream's connection must carry no request after this one.
+    /// Whether the upstream connection must not carry another request after this one.
     ///
-    /// Many applications do not read the body of a request whose method gives a body no meaning
-    /// (RFC 9110 §9.3). They would take what is left of it for the next request, which the client
+    /// Many applications do not read the body of a request whose method defines no meaning for it
+    /// (RFC 9110 §9.3). They would parse the unread rest as the next request, which the client
     /// could write as it likes, identity headers included.
     pub fn ends_connection(&self, body: &ClientBody) -> bool {
         !body.is_end_stream()
             && matches!(self.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
     }
 
-    /// The client's side of an upgrade, once.
+    /// Takes the client's side of an upgrade; only once.
     pub(super) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
         self.upgrade.take()
     }
 
-    /// The request for the wire. An upstream that answers `100 Continue` opens `gate`.
+    /// The request for the wire. If the upstream sends `100 Continue`, it opens `gate`.
     pub(super) fn into_request(
         mut self,
         body: ClientBody,
         gate: Option<Arc<Gate>>,
     ) -> Request<ClientBody> {
         if body.has_unknown_length() {
-            // Said aloud: hyper takes a GET without either length for one without a body, and would
-            // drop it.
+            // Be explicit: hyper treats a GET with neither kind of length as one without a body,
+            // and would drop the body.
             self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         if self.ends_connection(&body) {
@@ -191,8 +191,8 @@ impl Outgoing {
 }
 
 impl Asks {
-    /// `owned`: those names of `headers` that are ours. All fields that are read here are among
-    /// them, and few requests have any.
+    /// `owned`: the names in `headers` that are reserved. It includes every field that is read
+    /// here, and few requests have any.
     fn from_head(
         method: &Method,
         version: Version,
@@ -225,7 +225,7 @@ impl Asks {
         }
     }
 
-    /// Says again, for the next hop, what was said for the last one.
+    /// Sets for the next hop what the client set for the previous one.
     fn set(&self, headers: &mut HeaderMap) {
         if self.websocket {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -244,7 +244,8 @@ impl Asks {
     }
 }
 
-/// Removes what is for this hop alone and those names that are ours, and tells which.
+/// Removes the fields for this hop only and the reserved names, and returns the names that it
+/// removed.
 fn strip(
     headers: &mut HeaderMap,
     owned: Vec<HeaderName>,
@@ -260,8 +261,8 @@ fn strip(
     doomed
 }
 
-/// Takes our cookies out of the request and leaves the others, byte for byte, in one field (RFC
-/// 9113 §8.2.3). Returns whether there were any of ours.
+/// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
+/// 9113 §8.2.3). Returns whether any of ours were present.
 fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
     let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return false };
     let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
@@ -273,7 +274,7 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty() && !names.own_cookie(pair))
         .collect();
-    // Every byte of it stood in a header value.
+    // Every byte comes from a header value.
     match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
         Ok(value) if !kept.is_empty() => {
             headers.insert(header::COOKIE, value);
@@ -285,10 +286,11 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
     has_own
 }
 
-/// Takes out of an upstream's answer what is for that hop alone, and cookies that only we may set.
+/// Removes from an upstream's response the fields for that hop only, and cookies that only the
+/// gateway may set.
 pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
     let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
-    // Few answers have any of these: one look at each name is cheaper than looking for each of
+    // Few responses have any of these: one look at each name is cheaper than a lookup of each of
     // them.
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in connection_names(headers) {
@@ -318,8 +320,8 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
     }
 }
 
-/// The request trailers that `Trailer` declares, less our names and those that may not stand in a
-/// trailer (RFC 9110 §6.5.1).
+/// The request trailers that `Trailer` declares, without reserved names and names that trailers
+/// must not contain (RFC 9110 §6.5.1).
 fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName> {
     let mut names: Vec<HeaderName> = Vec::new();
     let declared = headers

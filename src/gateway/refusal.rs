@@ -1,7 +1,8 @@
-//! Every answer that is ours.
+//! Responses to requests that are refused or that fail.
 //!
-//! A client gets a status, a reason and a request id (RFC 9457), written from [`Reason`] alone: no
-//! variant's text ever leaves. What an operator needs stands in the variants, and goes to the log.
+//! A client gets a status, a reason and a request id (RFC 9457), all written from [`Reason`]: the
+//! text of a variant never leaves the gateway. The variants hold what an operator needs, which goes
+//! to the log.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -20,74 +21,74 @@ use crate::identity::pages::Sheet;
 use crate::reason::Reason;
 use crate::token::InvalidToken;
 
-/// Why a request is answered here.
+/// Why the gateway sends its own response to a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The target.
+    /// The target was refused.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A rewriting that cannot be made.
+    /// The target cannot be rewritten.
     #[error("the prefix cannot be cut off: {0}")]
     Rewrite(#[from] Ambiguity),
-    /// The route.
+    /// No route takes the request.
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
-    /// The limit.
+    /// A limit is used up.
     #[error("limit `{limit}` is used up for this client")]
     Limited {
-        /// Its name.
+        /// The name of the limit.
         limit: String,
-        /// Whole seconds until it is worth trying again.
+        /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
-    /// Who is calling.
+    /// The caller could not be authenticated.
     #[error(transparent)]
     Unauthenticated(#[from] Unauthenticated),
-    /// Whether they may.
+    /// The caller is not authorized.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// Back-channel logout.
+    /// The back-channel logout failed.
     #[error(transparent)]
     Logout(#[from] LogoutFault),
-    /// A method override that is no method, or two that differ.
+    /// The method override is not a valid method, or there are two that differ.
     #[error("the method override is not one method")]
     MethodOverride,
-    /// The number of fields.
+    /// The request has too many fields.
     #[error("the request has more fields than max_headers")]
     HeadersTooLarge,
-    /// How the body is framed.
+    /// The framing of the body is invalid.
     #[error("{0}")]
     Framing(#[from] FramingFault),
-    /// The announced length.
+    /// The body is too large.
     #[error("the body is larger than max_body")]
     BodyTooLarge,
-    /// The upstream.
+    /// The upstream failed.
     #[error(transparent)]
     Upstream(#[from] UpstreamFailure),
-    /// The built-in issuer.
+    /// The built-in issuer refused the request.
     #[error("{}", .0.error)]
     Identity(Box<Refused>),
-    /// A browser goes to the login, or through a renewal, instead.
+    /// The browser is redirected instead: to the login, or through a renewal.
     #[error("{refusal}; the browser is redirected to {}", page_of(location))]
     Redirect {
-        /// A path of this site. Its query names the page that was asked for, with that one's query,
-        /// which is never logged.
+        /// A path of this site. Its query contains the requested page together with the query of
+        /// that page, which is never logged.
         location: String,
-        /// What anybody else is told.
+        /// The refusal that other clients get.
         refusal: Box<Refusal>,
     },
-    /// A person is shown a page instead.
+    /// A person gets a page instead.
     #[error("{refusal}")]
     Page {
-        /// In HTML.
+        /// The page, in HTML.
         page: Sheet,
-        /// What anybody else is told.
+        /// The refusal that other clients get.
         refusal: Box<Refusal>,
     },
 }
 
 impl Refusal {
-    /// Its reason.
+    /// The reason of the refusal.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Target(TargetError::Ambiguous(_))
@@ -139,7 +140,7 @@ impl Refusal {
         }
     }
 
-    /// What it is answered with.
+    /// The status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Redirect { .. } => StatusCode::SEE_OTHER,
@@ -147,8 +148,8 @@ impl Refusal {
         }
     }
 
-    /// What the client is told beside the reason: what is wrong with its body or its new password.
-    /// Words of ours, none of the request's.
+    /// The detail that the client gets in addition to the reason: what is wrong with its body or
+    /// its new password. The text is fixed and contains nothing from the request.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Identity(refused) => refused.error.detail(),
@@ -156,7 +157,7 @@ impl Refusal {
         }
     }
 
-    /// The second factor that still waits for its first code.
+    /// The second factor that is still waiting for its first code.
     pub(super) fn enrolment(&self) -> Option<&Enrolment> {
         match self {
             Self::Identity(refused) => refused.enrolment.as_deref(),
@@ -164,7 +165,7 @@ impl Refusal {
         }
     }
 
-    /// Whole seconds until it is worth trying again.
+    /// Whole seconds until a retry makes sense.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Limited { retry_after, .. } => Some(*retry_after),
@@ -172,7 +173,7 @@ impl Refusal {
         }
     }
 
-    /// The answer.
+    /// Makes the response.
     pub fn into_response(self, request_id: &str) -> Response<Body> {
         let reason = self.reason();
         let mut response = problem(reason, request_id);
@@ -194,8 +195,8 @@ impl Refusal {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
             Self::Logout(_) if reason == Reason::RequestInvalid => {
-                // OpenID Connect Back-Channel Logout 1.0 §2.8: what the issuer looks for beside
-                // what all refusals hold.
+                // OpenID Connect Back-Channel Logout 1.0 §2.8: the issuer expects this in addition
+                // to the members of every refusal.
                 *response.body_mut() =
                     Body::Bytes(with_error("invalid_request", &problem_body(reason, request_id)));
             }
@@ -226,7 +227,7 @@ fn page_of(location: &str) -> &str {
     location.split_once('?').map_or(location, |(page, _)| page)
 }
 
-/// Leads a browser to a path of this site.
+/// Redirects a browser to a path of this site.
 fn led(location: &str) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SEE_OTHER;
@@ -236,7 +237,7 @@ fn led(location: &str) -> Response<Body> {
     response
 }
 
-/// A body with an OAuth `error` in front (RFC 6749 §5.2).
+/// Puts an OAuth `error` in front of the other members of a body (RFC 6749 §5.2).
 fn with_error(error: &str, body: &Bytes) -> Bytes {
     let rest = body.strip_prefix(b"{").unwrap_or(body);
     [format!("{{\"error\":\"{error}\",").as_bytes(), rest].concat().into()
@@ -259,7 +260,7 @@ fn invalid_token(invalid: &InvalidToken) -> Reason {
     }
 }
 
-/// An answer that says a reason and nothing else.
+/// A response that contains a reason and nothing else.
 pub fn problem(reason: Reason, request_id: &str) -> Response<Body> {
     let status = reason.status();
     let mut response = Response::new(Body::Bytes(problem_body(reason, request_id)));
@@ -276,10 +277,10 @@ pub fn problem(reason: Reason, request_id: &str) -> Response<Body> {
     response
 }
 
-/// The body of such an answer.
+/// The body of such a response.
 pub fn problem_body(reason: Reason, request_id: &str) -> Bytes {
     let status = reason.status();
-    // A request id holds printable ASCII only; these two would end the string.
+    // A request id contains only printable ASCII; these two characters would end the string.
     let request_id = request_id.replace('\\', "\\\\").replace('"', "\\\"");
     let title = status.canonical_reason().unwrap_or("Refused");
     let (status, reason) = (status.as_u16(), reason.as_str());
@@ -288,7 +289,7 @@ pub fn problem_body(reason: Reason, request_id: &str) -> Bytes {
     ))
 }
 
-/// The body of an answer that tells more (RFC 9457 §3.1.4).
+/// The body of a response with a detail (RFC 9457 §3.1.4).
 fn detailed_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
     let status = reason.status();
     let problem = serde_json::json!({
@@ -301,8 +302,8 @@ fn detailed_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
     Bytes::from(format!("{problem}\n"))
 }
 
-/// RFC 6750 §3: what the client could do better. Where no token was shown there is no error of it
-/// to tell (§3.1); of its codes, 403 has one.
+/// The challenge that tells the client what to do better (RFC 6750 §3). A request without a token
+/// gets no error code (§3.1). Only one of the codes is for 403.
 fn challenge(reason: Reason) -> Option<&'static str> {
     Some(match (reason, reason.status().as_u16()) {
         (

@@ -1,7 +1,7 @@
 //! The route table: which requests go where, and who may make them.
 //!
 //! Host, then path, then method: an exact host before a wildcard before none, an exact path before
-//! a subtree, longer before shorter, a literal before `{x}`. The order in the file never counts,
+//! a subtree, longer before shorter, a literal before `{x}`. The order in the file never matters,
 //! and a method never falls through to a less specific path.
 
 use std::collections::HashMap;
@@ -18,39 +18,39 @@ use crate::identity::Mount;
 use crate::limit::Limit;
 use crate::telemetry::metrics::RouteMetrics;
 
-/// A row of the table.
+/// A route of the table.
 #[derive(Debug)]
 pub struct Route {
-    /// Its place in the table; set by [`RouteTable::new`].
+    /// The index in the table; set by [`RouteTable::new`].
     pub index: usize,
     /// Log field and metric label.
     pub name: Arc<str>,
-    /// Which requests it is for.
+    /// The requests that it matches.
     pub pattern: Pattern,
-    /// Who may.
+    /// Its requirements for callers.
     pub guard: Guard,
-    /// Checked before, or for a limit by subject after, authentication.
+    /// Checked before authentication, or after it for a limit by subject.
     pub limit: Option<Arc<Limit>>,
-    /// How often `limit` was exceeded.
+    /// Counts how often `limit` was exceeded.
     pub limited: Option<Counter>,
-    /// Where it leads.
+    /// The destination of its requests.
     pub destination: Destination,
-    /// What the upstream is told about the caller.
+    /// What the upstream learns about the caller.
     pub identity_headers: Arc<IdentityHeaders>,
-    /// Leave `Authorization` in the request.
+    /// Forward `Authorization`.
     pub forward_authorization: bool,
-    /// Leading segments that are not sent.
+    /// The number of leading path segments to remove.
     pub strip_segments: usize,
-    /// Ambiguities that the application needs.
+    /// The ambiguities that the application needs.
     pub permitted: Relaxations,
-    /// Let method override fields through, and decide for both methods.
+    /// Forward method override fields, and decide for both methods.
     pub method_override: bool,
-    /// Its counters.
+    /// The counters of the route.
     pub metrics: RouteMetrics,
 }
 
 impl Route {
-    /// Its limit was exceeded.
+    /// Counts that its limit was exceeded.
     pub fn count_limited(&self) {
         if let Some(limited) = &self.limited {
             limited.inc();
@@ -58,17 +58,17 @@ impl Route {
     }
 }
 
-/// Where a route leads.
+/// The destination of a route.
 #[derive(Clone, Debug)]
 pub enum Destination {
-    /// To an application.
+    /// An application.
     Upstream(Arc<Upstream>),
-    /// To the built-in issuer.
+    /// The built-in issuer.
     Identity(Mount),
 }
 
 impl Destination {
-    /// The application, where it leads to one.
+    /// The application, if the destination is one.
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         match self {
             Self::Upstream(upstream) => Some(upstream),
@@ -77,18 +77,18 @@ impl Destination {
     }
 }
 
-/// Which requests a route is for.
+/// The requests that a route matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     /// The host.
     pub host: HostPattern,
-    /// The segments of its path, decoded.
+    /// The segments of the path, decoded.
     pub segments: Vec<Segment>,
-    /// Whether everything below belongs to it.
+    /// Whether the route also matches everything below its path.
     pub subtree: bool,
     /// The methods.
     pub methods: Methods,
-    /// Whether it is compared in lower case.
+    /// Whether paths are compared case-insensitively.
     pub fold_case: bool,
 }
 
@@ -97,14 +97,14 @@ pub struct Pattern {
 pub enum HostPattern {
     /// This name, in lower case.
     Exact(Box<str>),
-    /// Every name that ends in this, such as `.example.com`.
+    /// Every name that ends with this, such as `.example.com`.
     Suffix(Box<str>),
     /// Every host.
     Any,
 }
 
 impl HostPattern {
-    /// Whether a request's host is one of its.
+    /// Whether this pattern matches a request's host.
     pub fn is_of(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => **name == *host,
@@ -113,7 +113,7 @@ impl HostPattern {
         }
     }
 
-    /// The greater goes first.
+    /// The rank of the host: the greater rank wins.
     fn rank(&self) -> (u8, usize) {
         match self {
             Self::Exact(_) => (2, 0),
@@ -128,7 +128,7 @@ impl HostPattern {
 pub enum Segment {
     /// This text.
     Literal(Box<str>),
-    /// `{x}`: any text but none.
+    /// `{x}`: any text that is not empty.
     Any,
 }
 
@@ -137,12 +137,12 @@ pub enum Segment {
 pub enum Methods {
     /// Every method.
     All,
-    /// These; `GET` brings `HEAD`.
+    /// These methods; `GET` includes `HEAD`.
     Only(Vec<Method>),
 }
 
 impl Methods {
-    /// These methods, and `HEAD` where `GET` is among them.
+    /// These methods, and `HEAD` if `GET` is among them.
     pub fn only(mut methods: Vec<Method>) -> Self {
         if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
             methods.push(Method::HEAD);
@@ -158,7 +158,7 @@ impl Methods {
         }
     }
 
-    /// A method that is in both.
+    /// Whether both sets have a method in common.
     pub fn overlap(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::All, Self::Only(methods)) | (Self::Only(methods), Self::All) => {
@@ -170,50 +170,50 @@ impl Methods {
     }
 }
 
-/// Why no route takes a request.
+/// Why no route matches a request.
 #[derive(Debug, thiserror::Error)]
 pub enum NoRoute {
-    /// None for this host and path.
+    /// No route matches this host and path.
     #[error("no route has this host and path")]
     NotFound,
-    /// None for this method.
+    /// No route of this path accepts the method.
     #[error("the path has routes, but none for this method")]
     Method {
-        /// The `Allow` to answer with.
+        /// The value of the `Allow` field in the response.
         allow: HeaderValue,
     },
-    /// The route does not permit what had to be relaxed to match it.
+    /// The route does not permit a relaxation that was needed to match it.
     #[error("{0}, which route `{1}` does not permit")]
     NotPermitted(Ambiguity, Arc<str>),
-    /// Nothing matches, and the path was not canonical.
+    /// No route matches, and the path is not canonical.
     #[error("{0}")]
     Ambiguous(Ambiguity),
 }
 
-/// Every route of a snapshot.
+/// All routes of a snapshot.
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
     exact: HashMap<Box<str>, HostTable>,
     suffix: HashMap<Box<str>, HostTable>,
     any: HostTable,
-    /// Where the built-in issuer is, by host.
+    /// The mounts of the built-in issuer, by host.
     mounts: Vec<(HostPattern, Mount)>,
 }
 
 /// Two routes that match the same requests: the index of the earlier one, and of the one that
-/// cannot be.
+/// cannot be added.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The route that stands.
+    /// The route that is kept.
     pub taken: usize,
     /// The route that could never be chosen.
     pub refused: usize,
 }
 
 impl RouteTable {
-    /// Builds the table. Of routes that match the same requests ([`conflicts`]) the first in the
-    /// file stands.
+    /// Builds the table. Of routes that match the same requests ([`conflicts`]), it keeps the first
+    /// in the file.
     pub fn new(mut routes: Vec<Route>) -> Self {
         let mut table = Self::default();
         let mut demands = SameDemands::default();
@@ -240,10 +240,7 @@ impl RouteTable {
         &self.routes
     }
 
-    /// The one route for a request.
-    ///
-    /// # Errors
-    /// [`NoRoute`]
+    /// Finds the one route for a request.
     pub fn find_route(&self, method: &Method, target: &Target) -> Result<&Route, NoRoute> {
         let not_canonical = target.relaxed().first_beyond(Relaxations::NONE);
         let Some(terminal) = self.hosts(target.host()).find_map(|host| host.find(target.path()))
@@ -267,14 +264,14 @@ impl RouteTable {
         }
     }
 
-    /// Where the built-in issuer's endpoints are on a host; `None`: it is not there.
+    /// The mount of the built-in issuer on a host; `None`: the host has none.
     pub fn mount(&self, host: &str) -> Option<&Mount> {
         let here = self.mounts.iter().filter(|(pattern, _)| pattern.is_of(host));
         here.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, mount)| mount)
     }
 
-    /// The other routes that have this host and path, for `explain`: why each did not win over
-    /// `chosen`.
+    /// The other routes that match this host and path, for `explain`, each with the reason why
+    /// `chosen` wins over it.
     pub fn rivals<'a>(
         &'a self,
         chosen: &'a Route,
@@ -287,7 +284,7 @@ impl RouteTable {
         rivals.map(move |rival| (rival, chosen.pattern.beats(&rival.pattern)))
     }
 
-    /// The tables that a host's requests are looked up in, the most specific first.
+    /// The tables to search for a host, the most specific first.
     fn hosts<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a HostTable> {
         let suffixes = host.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
         let wildcards = if self.suffix.is_empty() {
@@ -314,7 +311,7 @@ impl RouteTable {
     }
 }
 
-/// Every pattern that matches the same requests as an earlier one.
+/// Finds every pattern that matches the same requests as an earlier one.
 pub fn conflicts(patterns: &[&Pattern]) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
     let mut by_shape: HashMap<(&HostPattern, String, bool), Vec<usize>> = HashMap::new();
@@ -330,20 +327,20 @@ pub fn conflicts(patterns: &[&Pattern]) -> Vec<Conflict> {
     conflicts
 }
 
-/// Whether two patterns of one host and folded shape match a request in common.
+/// Whether two patterns with the same host and the same folded shape both match some request.
 fn collide(one: &Pattern, other: &Pattern) -> bool {
     one.methods.overlap(&other.methods)
         && (one.fold_case || other.fold_case || one.segments == other.segments)
 }
 
-/// What an application that folds case may compare: by upper case, as Java does, `ſ` is `s` and `ı`
-/// is `i`; by lower case they are not.
+/// Folds a text as an application that ignores case may do: in upper case, as in Java, `ſ` equals
+/// `s` and `ı` equals `i`; in lower case they do not.
 fn fold_case(text: &str) -> String {
     text.to_uppercase().to_lowercase()
 }
 
 impl Pattern {
-    /// Its first `length` segments in lower case, the names of parameters left out: patterns with
+    /// The first `length` segments, folded and without the names of parameters: patterns with
     /// different shapes never collide.
     pub fn shape(&self, length: usize) -> String {
         let mut shape = String::new();
@@ -351,14 +348,14 @@ impl Pattern {
             shape.push('/');
             match segment {
                 Segment::Literal(text) => shape.push_str(&fold_case(text)),
-                // A NUL stands in no literal: targets and route paths with one are refused.
+                // No literal contains a NUL: targets and route paths with one are refused.
                 Segment::Any => shape.push('\0'),
             }
         }
         shape
     }
 
-    /// Whether a request's host and path fit, whatever its method.
+    /// Whether the host and path of a request match, whatever its method.
     fn matches(&self, target: &Target) -> bool {
         let host = self.host.is_of(target.host());
         let mut rest = target.path().strip_prefix('/').map(|path| path.split('/'));
@@ -375,7 +372,7 @@ impl Pattern {
             && (self.subtree || next().is_none())
     }
 
-    /// Why this pattern, which was chosen, goes before another that matches as well.
+    /// Why this chosen pattern wins over another one that also matches.
     fn beats(&self, other: &Self) -> &'static str {
         match (self.rank(), other.rank()) {
             _ if self.host.rank() != other.host.rank() => "its host is less specific",
@@ -390,7 +387,7 @@ impl Pattern {
         }
     }
 
-    /// Whether its path has a letter, so that it could be written in another case.
+    /// Whether the path contains a letter, and so could be written in another case.
     pub fn has_letters(&self) -> bool {
         self.segments.iter().any(|segment| matches!(segment, Segment::Literal(text) if text.chars().any(char::is_alphabetic)))
     }
@@ -403,7 +400,7 @@ impl Pattern {
     }
 }
 
-/// The routes of one host: those that compare as written, and those that compare in lower case.
+/// The routes of one host: those with exact comparison, and those that ignore case.
 #[derive(Debug, Default)]
 struct HostTable {
     literal: Trie,
@@ -429,18 +426,18 @@ impl HostTable {
 struct Rank {
     exact: bool,
     segments: usize,
-    /// Bit 63 for the first segment: a literal before `{x}`, from the left.
+    /// Bit 63 is for the first segment: from the left, a literal wins over `{x}`.
     literals: u64,
 }
 
-/// Routes with one path, told apart by method.
+/// Routes with the same path, which differ in their methods.
 #[derive(Debug, Default)]
 struct Terminal {
     rank: Rank,
     routes: Vec<usize>,
 }
 
-/// Paths by segment.
+/// A tree of paths by segment.
 #[derive(Debug, Default)]
 struct Trie {
     nodes: Vec<Node>,
@@ -496,7 +493,7 @@ impl Trie {
         best
     }
 
-    /// Looks below `node` for what matches `rest`; returns true once nothing better can be found.
+    /// Searches below `node` for a match of `rest`; returns true once no better one can be found.
     fn search<'a>(
         &'a self,
         node: &'a Node,
@@ -531,10 +528,10 @@ impl Trie {
 }
 
 impl Pattern {
-    /// Reads a route's path as the file writes it.
+    /// Parses the path of a route as written in the file.
     ///
     /// # Errors
-    /// What is wrong with it, in words that fit behind "the path".
+    /// Says what is wrong with the path, in words that can follow "the path".
     pub fn parse_path(path: &str) -> Result<(Vec<Segment>, bool), &'static str> {
         let Some(below) = path.strip_prefix('/') else { return Err("must begin with `/`") };
         let (body, subtree) = match below.strip_suffix('*') {
@@ -584,7 +581,7 @@ pub(super) mod tests {
     use http::{HeaderMap, Uri, Version};
     use std::time::Duration;
 
-    /// A route to nowhere, for tests of the table.
+    /// A route without a real destination, for tests of the table.
     pub(in crate::gateway) fn route(
         host: &str,
         path: &str,
@@ -678,7 +675,7 @@ pub(super) mod tests {
             ("x", "/reports", "- /reports"),
             ("x", "/reports/", "- /reports/*"),
             ("x", "/reports/7", "- /reports/{id}"),
-            // An exact path before a subtree, even where that is more literal.
+            // An exact path wins over a subtree, even if the subtree has more literals.
             ("x", "/reports/latest", "- /reports/{id}"),
             ("x", "/reports/latest/z", "- /reports/latest/*"),
             ("x", "/reports/x/y", "- /reports/{id}/y"),

@@ -1,4 +1,4 @@
-//! The only way to an application: what is sent is an [`Outgoing`].
+//! The only way to send a request to an application: it must be an [`Outgoing`].
 
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use super::outgoing::Outgoing;
 use super::upstream::{Lease, Upstream, UpstreamFailure};
 
 impl Upstream {
-    /// Sends a request and waits for the response head. `now` is when it is sent first. An upstream
-    /// that answers `100 Continue` opens `gate`.
+    /// Sends a request and waits for the response head. `now` is the time of the first attempt. If
+    /// the upstream sends `100 Continue`, it opens `gate`. An [`UpstreamFailure`] says which side
+    /// caused it.
     ///
     /// ```compile_fail
     /// // A plain request is not enough: an `Outgoing` is made from a permit alone.
@@ -23,9 +24,6 @@ impl Upstream {
     ///     let _ = upstream.dispatch(0, request, None, tokio::time::Instant::now()).await;
     /// }
     /// ```
-    ///
-    /// # Errors
-    /// [`UpstreamFailure`], which says whose fault it was.
     pub async fn send(
         self: &Arc<Self>,
         worker: usize,

@@ -1,6 +1,6 @@
-//! A snapshot: everything that one configuration file means, checked and ready to run.
+//! A snapshot: everything that one configuration file specifies, checked and ready to run.
 //!
-//! [`crate::compile`] makes it; nothing changes it afterwards.
+//! [`crate::compile`] makes it; it never changes afterwards.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,96 +24,97 @@ use crate::token::{CacheBounds, Issuers};
 /// A compiled configuration file.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// What is read at start only.
+    /// Settings that are read only at start.
     pub start: StartSettings,
-    /// What one client may ask of the gateway.
+    /// Limits for connections and request heads.
     pub limits: ConnectionLimits,
-    /// Certificate and key of the public listener; `None`: cleartext.
+    /// The certificate and key of the public listener; `None`: cleartext.
     pub tls: Option<Arc<Tls>>,
-    /// HTTP/2 with prior knowledge on cleartext.
+    /// Accept HTTP/2 with prior knowledge on cleartext.
     pub h2c: bool,
-    /// Which peers are believed.
+    /// The trusted proxies.
     pub proxies: TrustedProxies,
-    /// Whose tokens are accepted.
+    /// The issuers whose tokens are accepted.
     pub issuers: Arc<Issuers>,
-    /// Who keeps their keys up to date.
+    /// The keys of the issuers, kept up to date.
     pub keys: Keys,
-    /// How many verified tokens all workers together remember.
+    /// The number of verified tokens that all workers together cache.
     pub token_cache: CacheBounds,
-    /// How the built-in issuer behaves; `None`: there is none.
+    /// The settings of the built-in issuer; `None`: there is none.
     pub identity: Option<Arc<Policy>>,
-    /// Whose logouts are heard of, and where.
+    /// The issuers whose logouts are accepted, and their paths.
     pub logouts: LogoutPaths,
-    /// Which requests go where.
+    /// The route table.
     pub routes: RouteTable,
-    /// What every outgoing request is held to.
+    /// Rules for every outgoing request.
     pub rules: HeaderRules,
-    /// Every upstream, each with its connections.
+    /// All upstreams, each with its connections.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Every limit, each with its counters.
+    /// All limits, each with its counters.
     pub counters: Vec<Arc<Limit>>,
-    /// Bytes of a request body.
+    /// The longest request body, in bytes.
     pub max_body: u64,
-    /// Between bytes of a request body.
+    /// The longest pause between bytes of a request body.
     pub body_idle_timeout: Duration,
-    /// What those who may change state send to the second listener; `None`: nobody may.
+    /// The token required to change state through the second listener; `None`: nobody can change
+    /// it.
     pub admin_token: Option<SecretBytes>,
-    /// Write one line for each request.
+    /// Log one line per request.
     pub access_log: bool,
-    /// How long `/readyz` says 503 while requests are still served.
+    /// How long `/readyz` returns 503 while requests are still served.
     pub drain_delay: Duration,
-    /// How long exchanges and tunnels may take to finish after that.
+    /// How long exchanges and tunnels may then take to finish.
     pub drain_timeout: Duration,
     /// Reload when one of `files` changes.
     pub watch: bool,
     /// The configuration file and every file that it names, each with the version that was read.
     pub files: Vec<(PathBuf, Option<FileVersion>)>,
-    /// The settings that weaken a guarantee, in words.
+    /// Descriptions of the settings that weaken a guarantee.
     pub weakened: Vec<String>,
 }
 
-/// What is read at start only: a reload that changes one of these is refused.
+/// Settings that are read only at start: a reload that changes one of them is refused.
 #[derive(Clone, Debug)]
 pub struct StartSettings {
-    /// The public listener.
+    /// The addresses of the public listener.
     pub listen: Vec<SocketAddr>,
-    /// The second listener.
+    /// The address of the second listener.
     pub admin: SocketAddr,
-    /// Worker threads, at least 1.
+    /// The number of worker threads, at least 1.
     pub workers: usize,
-    /// How lines are written.
+    /// The format of log lines.
     pub log_format: Format,
-    /// Which events are written.
+    /// The least severe level that is logged.
     pub log_level: tracing::Level,
-    /// What outlives the process; `None`: nothing does.
+    /// The store, which outlives the process; `None`: nothing does.
     pub store: Option<StoreSettings>,
     /// Whether there is a built-in issuer.
     pub has_identity: bool,
 }
 
-/// What one client may ask of the gateway.
+/// Limits for connections and request heads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections at a time.
+    /// Concurrent connections.
     pub max_connections: usize,
-    /// Of them, those of one client; 0: all.
+    /// Concurrent connections of one client; 0: all.
     pub max_connections_per_client: usize,
-    /// From the first byte of a request head to its last.
+    /// The time from the first byte of a request head to its last.
     pub header_timeout: Duration,
-    /// Keep-alive between requests.
+    /// The keep-alive time between requests.
     pub idle_timeout: Duration,
-    /// Bytes of a request head, 8 KiB to 1 MiB.
+    /// The size of a request head in bytes, 8 KiB to 1 MiB.
     pub max_header_bytes: usize,
-    /// Fields of a request head.
+    /// The number of fields in a request head.
     pub max_headers: usize,
 }
 
-/// The public listener's certificate: the ready configuration, and what it was made from.
+/// The certificate of the public listener: the ready configuration, and its sources.
 #[derive(Debug)]
 pub struct Tls {
-    /// For the acceptor.
+    /// The configuration for the acceptor.
     pub config: Arc<rustls::ServerConfig>,
-    /// Its PEM text.
+    /// The certificate as PEM.
     pub certificate: Vec<u8>,
     /// SHA-256 of the private key.
     pub key_digest: [u8; 32],

@@ -1,37 +1,37 @@
-//! The request target, read once (RFC 9112 §3.2, RFC 3986 §3.3).
+//! The request target, parsed once (RFC 9112 §3.2, RFC 3986 §3.3).
 //!
-//! A [`Target`] is the proof that host and path have one meaning. The decision is made on its
-//! decoded path; the bytes that were received are what is sent. What could be read in two ways is
-//! refused, never repaired: a path that the gateway reads in one way and the application in another
-//! is how a check is walked around.
+//! A [`Target`] is the proof that host and path have exactly one meaning. The decision uses the
+//! decoded path; the upstream gets the received bytes. Anything that can be read in two ways is
+//! refused, never repaired: if the gateway reads a path in one way and the application in another,
+//! the check can be bypassed.
 
 use std::fmt;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
-/// A host and a path with one meaning.
+/// A host and a path with exactly one meaning.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The authority as received: what `Host` and `X-Forwarded-Host` say to the upstream.
+    /// The authority as received: the value of `Host` and `X-Forwarded-Host` for the upstream.
     authority: HeaderValue,
-    /// Length of the host in `authority`; the rest is `:port`.
+    /// The length of the host in `authority`; the rest is `:port`.
     host_len: usize,
-    /// The host in lower case, where that differs from the received bytes.
+    /// The host in lower case, if it differs from the received bytes.
     lower_host: Option<Box<str>>,
     /// The received path and query.
     sent: PathAndQuery,
-    /// The path as routes are matched, where that differs from the received bytes.
+    /// The path for matching routes, if it differs from the received bytes.
     matched: Option<Box<str>>,
-    /// What had to be relaxed to arrive at `matched`.
+    /// The relaxations needed to get `matched`.
     relaxed: Relaxations,
 }
 
 impl Target {
-    /// Reads the target of a request.
+    /// Parses the target of a request.
     ///
     /// # Errors
-    /// [`TargetError`], when host or path are missing, malformed or ambiguous, or the method is
+    /// [`TargetError`], if the host or path is missing, malformed or ambiguous, or the method is
     /// never forwarded.
     pub fn parse(
         method: &Method,
@@ -43,7 +43,7 @@ impl Target {
             return Err(TargetError::Method);
         }
         let authority = without_final_dot(authority(uri, version, headers)?);
-        // An HTTP/1.0 request may name no host, and is for routes without one.
+        // An HTTP/1.0 request may omit the host; then it matches only routes without one.
         let host_len = match authority.as_bytes() {
             b"" if version == Version::HTTP_10 && !headers.contains_key(header::HOST) => 0,
             authority => authority_host_len(authority)?,
@@ -67,7 +67,7 @@ impl Target {
         Ok(Self { authority, host_len, lower_host, sent, matched, relaxed })
     }
 
-    /// The host in lower case, without port.
+    /// The host in lower case, without the port.
     pub fn host(&self) -> &str {
         match &self.lower_host {
             Some(host) => host,
@@ -77,17 +77,17 @@ impl Target {
         }
     }
 
-    /// Host and port as received.
+    /// The host and port as received.
     pub fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// The decoded path: what routes are matched against.
+    /// The decoded path, which routes are matched against.
     pub fn path(&self) -> &str {
         self.matched.as_deref().unwrap_or_else(|| self.sent.path())
     }
 
-    /// The received path, without query.
+    /// The received path, without the query.
     pub fn received_path(&self) -> &str {
         self.sent.path()
     }
@@ -102,19 +102,19 @@ impl Target {
         &self.sent
     }
 
-    /// Which relaxations were used; a route must permit each of them.
+    /// The relaxations that were used; a route must permit each of them.
     pub fn relaxed(&self) -> Relaxations {
         self.relaxed
     }
 
-    /// What is sent when `segments` leading segments and the query parameter `parameter` are taken
-    /// away.
+    /// The path and query to send after removing `segments` leading segments and the query
+    /// parameter `parameter`.
     ///
-    /// Whole received segments go; what remains begins with exactly one `/`.
+    /// Removes whole received segments; the rest starts with exactly one `/`.
     ///
     /// # Errors
-    /// [`Ambiguity::EncodedSlash`], when an encoded slash lies in the part to be removed: the
-    /// segment would have to be cut in two.
+    /// [`Ambiguity::EncodedSlash`], if the part to remove contains an encoded slash: the segment
+    /// would have to be split.
     pub fn rewritten(
         &self,
         segments: usize,
@@ -141,7 +141,7 @@ impl Target {
                 text.push_str(&kept.join("&"));
             }
         }
-        // Every byte of it stood in a target that was accepted.
+        // Every byte comes from an accepted target.
         PathAndQuery::try_from(text).map_err(|_| Ambiguity::PathByte)
     }
 }
@@ -154,14 +154,14 @@ pub fn query_values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &
         .map(|pair| pair.split_once('=').map_or("", |(_, value)| value))
 }
 
-/// Whether a `name=value` pair has this name, as an application that decodes it would read it.
+/// Whether a `name=value` pair has this name, as read by an application that decodes it.
 fn names(pair: &str, name: &str) -> bool {
     let found = pair.split_once('=').map_or(pair, |(name, _)| name);
     found == name
         || (found.contains(['%', '+']) && decode_form(found).as_deref() == Some(name.as_bytes()))
 }
 
-/// Decodes one part of a query (`application/x-www-form-urlencoded`); `None` when an escape is
+/// Decodes one part of a query (`application/x-www-form-urlencoded`); `None` if an escape is
 /// broken.
 pub fn decode_form(text: &str) -> Option<Vec<u8>> {
     let bytes = text.as_bytes();
@@ -181,10 +181,10 @@ pub fn decode_form(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The received path less its first `count` segments, without a leading slash.
+/// The received path without its first `count` segments and without a leading slash.
 ///
-/// Segments are counted as they were matched: one that is empty, or holds a parameter alone, was
-/// merged away and does not count.
+/// Counts segments as they were matched: an empty one, or one with only a parameter, was merged
+/// away and does not count.
 fn without_segments(path: &str, count: usize) -> Result<&str, Ambiguity> {
     let mut rest = path.trim_start_matches('/');
     let mut left = count;
@@ -201,7 +201,7 @@ fn without_segments(path: &str, count: usize) -> Result<&str, Ambiguity> {
     Ok(rest)
 }
 
-/// The ways in which a path was not canonical and was read all the same.
+/// The ways in which an accepted path deviated from the canonical form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relaxations(u8);
 
@@ -210,18 +210,18 @@ impl Relaxations {
     pub const NONE: Self = Self(0);
     /// `//` read as `/`.
     pub const MERGE_SLASHES: Self = Self(1);
-    /// `;x=1` at the end of a segment not read.
+    /// `;x=1` at the end of a segment, ignored.
     pub const PARAMETERS: Self = Self(2);
     /// `%2F` read as `/`.
     pub const ENCODED_SLASH: Self = Self(4);
-    /// `%3B` read as a `;` that begins no parameter.
+    /// `%3B` read as a `;` that does not start a parameter.
     pub const ENCODED_SEMICOLON: Self = Self(8);
-    /// `%5C` read as a `\` that separates nothing.
+    /// `%5C` read as a `\` that does not separate segments.
     pub const ENCODED_BACKSLASH: Self = Self(16);
     /// `%25` before two hexadecimal digits read as `%`, and not decoded again.
     pub const ENCODED_PERCENT: Self = Self(32);
 
-    /// Each with the word that `insecure_path` has for it.
+    /// Each relaxation with its word in `insecure_path`.
     pub const WORDS: [(&'static str, Self); 6] = [
         ("merge_slashes", Self::MERGE_SLASHES),
         ("parameters", Self::PARAMETERS),
@@ -231,23 +231,23 @@ impl Relaxations {
         ("encoded_percent", Self::ENCODED_PERCENT),
     ];
 
-    /// Both together.
+    /// The union of both.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether all of `self` are among `permitted`.
+    /// Whether `permitted` includes all of `self`.
     pub const fn within(self, permitted: Self) -> bool {
         self.0 & !permitted.0 == 0
     }
 
-    /// Whether one of them is among these.
+    /// Whether `self` includes `one`.
     pub const fn uses(self, one: Self) -> bool {
         self.0 & one.0 != 0
     }
 
-    /// The first that is used here and not permitted, as the ambiguity that it is.
+    /// The first relaxation that is used but not permitted, as an ambiguity.
     pub fn first_beyond(self, permitted: Self) -> Option<Ambiguity> {
         let beyond = Self(self.0 & !permitted.0);
         [
@@ -277,7 +277,7 @@ impl fmt::Display for Relaxations {
     }
 }
 
-/// Why a target was not accepted.
+/// Why a target was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
     /// It can be read in more than one way.
@@ -288,17 +288,17 @@ pub enum TargetError {
     Method,
 }
 
-/// What is ambiguous about a target.
+/// The ambiguity of a target.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Ambiguity {
-    /// No `Host`, and none in the target.
+    /// No `Host`, and no host in the target.
     #[error("the host is missing")]
     HostMissing,
     /// More than one `Host`.
     #[error("there is more than one Host")]
     HostRepeated,
-    /// A host that is no name, IPv4 address or bracketed IPv6 address with an optional port; or
-    /// with userinfo.
+    /// A host that is not a name, an IPv4 address or a bracketed IPv6 address with an optional
+    /// port; or one with userinfo.
     #[error("the host is malformed")]
     HostMalformed,
     /// `Host` and the target's authority differ.
@@ -328,24 +328,24 @@ pub enum Ambiguity {
     /// NUL or another control character.
     #[error("the path has an encoded control character")]
     Control,
-    /// Something that is still an escape after decoding once.
+    /// Text that is still an escape after one decoding.
     #[error("the path is encoded twice")]
     DoubleEncoding,
     /// `%` without two hexadecimal digits.
     #[error("the path has a broken percent-encoding")]
     BrokenEncoding,
-    /// Not UTF-8 after decoding; overlong forms are not.
+    /// Not UTF-8 after decoding; overlong forms do not count as UTF-8.
     #[error("the decoded path is not UTF-8")]
     NotUtf8,
     /// A byte that RFC 3986 does not allow in a path.
     #[error("the path has a byte that is not allowed there")]
     PathByte,
-    /// `#`: everything from there on would be dropped.
+    /// `#`: everything from here on would be dropped.
     #[error("the target has a fragment")]
     Fragment,
 }
 
-/// The authority that the request names, once all places that name one agree.
+/// The authority of the request, if all places that name one agree.
 fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderValue, Ambiguity> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next();
@@ -370,8 +370,7 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
             Ok(host.clone())
         }
         Some(_) => Err(Ambiguity::HostDisagrees),
-        // HTTP/2 names it in `:authority` alone (RFC 9113 §8.3.1); HTTP/1.1 always has Host (RFC
-        // 9112 §3.2).
+        // HTTP/2 has only `:authority` (RFC 9113 §8.3.1); HTTP/1.1 always has Host (RFC 9112 §3.2).
         None if version >= Version::HTTP_2 => {
             HeaderValue::from_str(in_target.as_str()).map_err(|_| Ambiguity::HostMalformed)
         }
@@ -379,8 +378,8 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
     }
 }
 
-/// The authority of a name that is written as fully qualified (`a.test.`), as everybody else writes
-/// it: for the application too, which may know its own name in one form only.
+/// Removes the final dot of a fully qualified name (`a.test.`), to get the usual form. The
+/// application gets it too, since it may know its own name only in that form.
 fn without_final_dot(authority: HeaderValue) -> HeaderValue {
     let bytes = authority.as_bytes();
     let end = bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len());
@@ -393,11 +392,12 @@ fn without_final_dot(authority: HeaderValue) -> HeaderValue {
     }
 }
 
-/// Whether two authorities name the same host and port; the scheme's own port may be left out.
+/// Whether two authorities name the same host and port; the default port of the scheme may be
+/// omitted.
 pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
     let own: &[u8] = if https { b":443" } else { b":80" };
     let bare = |authority: &[u8]| -> Vec<u8> {
-        // What is left must be a host alone: `a:8080:80` is not the authority `a:8080`.
+        // The rest must be a host alone: `a:8080:80` is not the authority `a:8080`.
         let host = authority
             .strip_suffix(own)
             .filter(|host| host.ends_with(b"]") || !host.contains(&b':'));
@@ -408,7 +408,7 @@ pub fn same_authority(one: &[u8], other: &[u8], https: bool) -> bool {
 
 /// Checks an authority and returns the length of its host.
 ///
-/// Narrower than RFC 3986 §3.2.2: no percent-encoding, no sub-delims, and no empty label.
+/// Stricter than RFC 3986 §3.2.2: no percent-encoding, no sub-delims, and no empty label.
 fn authority_host_len(authority: &[u8]) -> Result<usize, Ambiguity> {
     let (host_len, valid) = if authority.first() == Some(&b'[') {
         let end =
@@ -445,8 +445,7 @@ fn port(digits: &[u8]) -> u32 {
     digits.iter().fold(0, |port, digit| port * 10 + u32::from(digit - b'0'))
 }
 
-/// Reads a received path as an application would: `None` where that is the received bytes
-/// themselves.
+/// Reads a received path as an application would; `None` if the result equals the received bytes.
 fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     let bytes = path.as_bytes();
     if is_plain(bytes) {
@@ -469,7 +468,8 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
         None => whole,
         Some(kept) => String::from_utf8(kept).map_err(|_| Ambiguity::NotUtf8)?,
     };
-    // Last, on what the relaxations left: "/a/..;x/b", "/a%2F../b" and "/a%5C.." end here.
+    // Checked last, on the result of the relaxations, to catch "/a/..;x/b", "/a%2F../b" and
+    // "/a%5C..".
     if has_dot_segment(&text) {
         return Err(Ambiguity::DotSegment);
     }
@@ -482,13 +482,14 @@ fn canonical(path: &str) -> Result<(Option<Box<str>>, Relaxations), Ambiguity> {
     Ok(((text != path).then(|| text.into_boxed_str()), relaxed))
 }
 
-/// Whether an application could find a dot segment, also one that separates at `\\` or cuts at `;`.
+/// Whether an application could find a dot segment, even one that also separates at `\\` or cuts at
+/// `;`.
 fn has_dot_segment(path: &str) -> bool {
     path.split(['/', '\\']).any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
 }
 
-/// Whether a decoded path that still holds escapes keeps its segments for an application that
-/// decodes it again, however often.
+/// Whether a decoded path that still contains escapes keeps its segments if an application decodes
+/// it again, any number of times.
 fn is_harmless_decoded_again(path: &str) -> bool {
     let separators = |text: &str| text.matches(['/', '\\']).count();
     let mut text = path.to_owned();
@@ -515,7 +516,7 @@ fn is_harmless_decoded_again(path: &str) -> bool {
     }
 }
 
-/// Whether a path means itself: nothing to decode, nothing to doubt.
+/// Whether a path has no escapes and no ambiguity, so that it can be used as it is.
 fn is_plain(path: &[u8]) -> bool {
     let mut after_slash = false;
     for &byte in path {
@@ -532,9 +533,9 @@ fn is_plain(path: &[u8]) -> bool {
 
 /// A path with every escape decoded once.
 struct Decoded {
-    /// All of it.
+    /// The whole path.
     whole: Vec<u8>,
-    /// Without parameters, where there are any.
+    /// The path without parameters, if it has any.
     path: Option<Vec<u8>>,
     relaxed: Relaxations,
 }
@@ -564,7 +565,7 @@ fn decoded(path: &[u8]) -> Result<Decoded, Ambiguity> {
                 let decoded = escape(path, at - 1).ok_or(Ambiguity::BrokenEncoding)?;
                 at += 2;
                 match decoded {
-                    // Within a parameter nobody can say which of the two the application cuts
+                    // Within a parameter, it is unknown which of the two the application cuts
                     // first.
                     b'\\' if in_parameter => return Err(Ambiguity::EncodedBackslash),
                     b';' if in_parameter => return Err(Ambiguity::EncodedSemicolon),
@@ -587,14 +588,14 @@ fn decoded(path: &[u8]) -> Result<Decoded, Ambiguity> {
     Ok(Decoded { whole, path: kept, relaxed })
 }
 
-/// The byte that the escape at `at` stands for.
+/// The byte that is encoded by the escape at `at`.
 fn escape(bytes: &[u8], at: usize) -> Option<u8> {
     let digit =
         |offset: usize| bytes.get(at + offset).and_then(|&byte| char::from(byte).to_digit(16));
     u8::try_from(digit(1)? * 16 + digit(2)?).ok()
 }
 
-/// Runs of `/` as one.
+/// Merges runs of `/` into one.
 fn merged(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     for char in path.chars() {
@@ -605,21 +606,21 @@ fn merged(path: &str) -> String {
     out
 }
 
-/// What a byte of a path is to the fast check.
+/// How the fast check treats a byte of a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// Means itself.
+    /// Stands for itself.
     Plain,
     /// `.`: harmless, except at the start of a segment.
     Dot,
     /// `/`.
     Slash,
-    /// To be looked at closely, or not allowed.
+    /// Needs a closer look, or is not allowed.
     Other,
 }
 
-/// RFC 3986 §3.3 pchar, less `%` and `;`, and what browsers send raw all the same (WHATWG URL, path
-/// percent-encode set).
+/// RFC 3986 §3.3 pchar without `%` and `;`, plus the bytes that browsers send raw anyway (WHATWG
+/// URL, path percent-encode set).
 const CLASS: [Class; 256] = {
     let mut table = [Class::Other; 256];
     let mut byte = 0;
@@ -925,7 +926,7 @@ mod tests {
                 proptest::prop_assert!(!read.contains('\\') || relaxed.uses(Relaxations::ENCODED_BACKSLASH));
                 proptest::prop_assert!(!read.contains(';') || relaxed.uses(Relaxations::ENCODED_SEMICOLON));
                 proptest::prop_assert!(!read.split('/').any(|segment| segment == "." || segment == ".."));
-                // Reading it again changes nothing: an application that decodes twice sees the same
+                // A second reading changes nothing: an application that decodes twice sees the same
                 // path.
                 let twice = read.bytes().any(|byte| matches!(byte, b'%' | b';' | b'\\'));
                 if !twice { proptest::prop_assert_eq!(canonical(read).ok().and_then(|(again, _)| again), None); }

@@ -1,7 +1,7 @@
-//! What the gateway works out about a remembered token once, and finds again at its next request.
+//! What the gateway derives once from a cached token and reuses for its next request.
 //!
-//! It is in one block with the token: with many callers, what a request costs is how many places in
-//! memory it has to look at.
+//! It shares one block of memory with the token: with many callers, the cost of a request is the
+//! number of places in memory that it touches.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,7 +11,7 @@ use super::guard::Demands;
 use super::headers::IdentityHeaders;
 use crate::token::{Memo, Remembered, VerifiedToken};
 
-/// What is kept with one token.
+/// Derived values of one token.
 #[derive(Debug, Default)]
 pub struct TokenMemo {
     found: Mutex<Found>,
@@ -20,14 +20,14 @@ pub struct TokenMemo {
 
 impl Memo for TokenMemo {
     fn max_heap_bytes(token: &VerifiedToken) -> usize {
-        // The log names the subject, and adds names of members, the issuer, a session's id.
+        // The log contains the subject, plus member names, the issuer and a session id.
         header_room(token) + token.subject().len() + LOGGED
     }
 }
 
 impl TokenMemo {
-    /// Whether the token meets these demands: `check` is asked once for each of the last two.
-    /// Neither the token nor the demands ever change.
+    /// Whether the token meets these demands. Skips `check` for the two demands that the token met
+    /// most recently. Neither the token nor the demands ever change.
     pub(super) fn meets<E>(
         &self,
         demands: &Arc<Demands>,
@@ -41,7 +41,7 @@ impl TokenMemo {
         Ok(())
     }
 
-    /// What the access log says about the caller: written when it is first asked for.
+    /// The access log fields of the caller, written on first use.
     pub(super) fn logged(&self, write: impl FnOnce() -> Box<str>) -> &str {
         self.logged.get_or_init(write)
     }
@@ -51,8 +51,8 @@ impl TokenMemo {
     }
 }
 
-/// Sets one value of each identity header, and none where the claim is absent or an object. The
-/// values are made once for a caller that is remembered.
+/// Sets one value for each identity header, and none if the claim is absent or an object. For a
+/// cached caller, the values are made only once.
 pub(super) fn set_identity_headers(
     identity: &Arc<IdentityHeaders>,
     caller: &Remembered<TokenMemo>,
@@ -72,16 +72,16 @@ pub(super) fn set_identity_headers(
     );
 }
 
-/// The most bytes that the values of identity headers may take for a token: what its claims say
-/// once more, and something for what they have to be written in.
+/// The largest size of a token's identity header values in bytes: the text of its claims, plus some
+/// overhead for their encoding.
 fn header_room(token: &VerifiedToken) -> usize {
     ROOM + token.text_bytes()
 }
 
-/// What was found about one token.
+/// What is known about one token.
 #[derive(Debug, Default)]
 struct Found {
-    /// The demands that it was last found to meet, the latest first.
+    /// The demands that it most recently met, the latest first.
     met: [Option<Arc<Demands>>; 2],
     /// The identity headers that were last made for it, and their values.
     headers: Option<Arc<IdentityHeaders>>,
@@ -89,29 +89,30 @@ struct Found {
     more_values: Vec<Option<HeaderValue>>,
 }
 
-/// The values for which there is room in the block itself. The default is five identity headers.
+/// The number of values that fit in the block itself. The default is five identity headers.
 const IN_PLACE: usize = 6;
 
-/// What may be kept for a token that says nothing.
+/// The bytes allowed for a token with empty claims.
 const ROOM: usize = 256;
 
-/// What the log says of a token besides its subject.
+/// The size of a token's log fields without its subject.
 const LOGGED: usize = 160;
 
 impl Found {
-    /// Whether the token was found to meet these very demands.
+    /// Whether the token is known to meet exactly these demands.
     fn meets(&self, demands: &Arc<Demands>) -> bool {
         self.met.iter().flatten().any(|met| Arc::ptr_eq(met, demands))
     }
 
-    /// It was found to meet these demands.
+    /// Records that the token meets these demands.
     fn met(&mut self, demands: &Arc<Demands>) {
         self.met.swap(0, 1);
         self.met[0] = Some(Arc::clone(demands));
     }
 
-    /// Hands the values of these headers for the token to `each`, one for each: made by `make` if
-    /// others were asked for last, and kept if they take no more than `room` bytes.
+    /// Calls `each` with the token's value for each of these headers. Calls `make` if the kept
+    /// values belong to other headers, and keeps the new ones if they take no more than `room`
+    /// bytes.
     fn values(
         &mut self,
         headers: &Arc<IdentityHeaders>,

@@ -1,25 +1,25 @@
-//! Names under which a token may be outside `Authorization`.
+//! Names of tokens outside `Authorization`.
 
 use super::client::Scheme;
 use crate::identity::cookie::REFRESH_COOKIE;
 
-/// Names under which a token may stand outside `Authorization`.
+/// Names of tokens outside `Authorization`.
 #[derive(Clone, Debug)]
 pub struct TokenNames {
     /// The cookie.
     pub cookie: String,
     /// The query parameter.
     pub query: String,
-    /// Where our own pages are, by `[identity] issuer`.
+    /// The origin of our own pages, from `[identity] issuer`.
     pub issuer: Option<OwnOrigin>,
 }
 
 /// The origin of a URL (RFC 6454 §4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnOrigin {
-    /// Its scheme.
+    /// The scheme.
     pub scheme: Scheme,
-    /// Host, and port where there is one.
+    /// The host, and the port if there is one.
     pub authority: Box<str>,
 }
 
@@ -34,11 +34,11 @@ impl Default for TokenNames {
 }
 
 impl TokenNames {
-    /// Whether a `name=value` pair is a cookie of ours: never sent to an upstream, never set by
-    /// one.
+    /// Whether a `name=value` pair is one of our cookies: they are never sent to an upstream, and
+    /// never set by one.
     ///
-    /// A cookie without a name is read by its value: a browser that was given `=a=b` sends `a=b`
-    /// (RFC 6265bis §5.6).
+    /// A cookie without a name is identified by its value: a browser that received `=a=b` sends
+    /// `a=b` (RFC 6265bis §5.6).
     pub fn own_cookie(&self, pair: &[u8]) -> bool {
         let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'=';
         let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());

@@ -1,5 +1,5 @@
-//! After 101: two streams, spliced until either ends, falls silent, or the drain deadline cuts
-//! them.
+//! The tunnel after a 101: splices two streams until either one ends or both are idle, or until the
+//! drain deadline.
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::exchange::{Exchange, TunnelBytes};
 use super::upstream::Lease;
 
-/// Runs a tunnel to its end. The record is written, and the upstream's connection closed, when this
-/// returns or is dropped.
+/// Runs a tunnel to its end. When this returns or is dropped, the record is written and the
+/// upstream connection is closed.
 pub(super) async fn run(
     client: OnUpgrade,
     upstream: OnUpgrade,
@@ -38,14 +38,14 @@ pub(super) async fn run(
     let mut upstream =
         Watched { io: TokioIo::new(upstream), read: &bytes.down, activity: &activity };
     tokio::select! {
-        // Either side may close first, and may do so rudely; there is nobody left to tell.
+        // Either side may close first, even abruptly; there is no one left to inform.
         _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
         () = activity.silence(idle) => {}
     }
     drop((lease, exchange));
 }
 
-/// When a byte last passed, in either direction.
+/// The time of the last byte, in either direction.
 struct Activity {
     begun: Instant,
     last: AtomicU64,
@@ -76,7 +76,7 @@ impl Activity {
     }
 }
 
-/// A stream whose reads are counted.
+/// A stream that counts the bytes read from it.
 struct Watched<'a, T> {
     io: T,
     read: &'a AtomicU64,

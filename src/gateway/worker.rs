@@ -1,4 +1,4 @@
-//! What one worker keeps for itself. No other core touches it while requests are served.
+//! The state of one worker. No other core touches it while requests are served.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,8 +9,8 @@ use super::snapshot::Snapshot;
 use super::token_memo::TokenMemo;
 use crate::token::TokenCache;
 
-/// One worker's own things. The locks are never contended: they are there because a connection's
-/// future has to be `Send`.
+/// The state of one worker. The locks are never contended: they exist only because a connection's
+/// future must be `Send`.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Worker {
@@ -20,7 +20,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The worker that looks at this.
+    /// Creates the worker for this view.
     pub(super) fn new(view: View) -> Self {
         let (snapshot, metrics) = (&view.snapshot, &view.telemetry.metrics);
         let tokens = TokenCache::new(
@@ -30,17 +30,17 @@ impl Worker {
         Self { index: view.worker, view: Mutex::new(Arc::new(view)), tokens: Mutex::new(tokens) }
     }
 
-    /// Its index, from 0.
+    /// The index of the worker, from 0.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// The tokens that it has verified.
+    /// The tokens that this worker has verified.
     pub(super) fn tokens(&self) -> &Mutex<TokenCache<TokenMemo>> {
         &self.tokens
     }
 
-    /// What a request begins under that begins now.
+    /// The view for a request that starts now.
     pub(super) fn view(&self, current: &ArcSwap<Snapshot>) -> Arc<View> {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let current = current.load();
@@ -51,8 +51,8 @@ impl Worker {
         Arc::clone(&view)
     }
 
-    /// What is to be done from time to time: a snapshot that was replaced, connections and tokens
-    /// that have had their time are let go, and a reload's bounds are taken.
+    /// Periodic maintenance: drops a replaced snapshot, and old connections and tokens, and applies
+    /// the cache bounds after a reload.
     pub(super) fn tidy(&self, current: &ArcSwap<Snapshot>) {
         let view = self.view(current);
         let snapshot = &view.snapshot;
