@@ -1,8 +1,8 @@
-//! The request line without sockets: what one decision costs.
+//! The request pipeline without sockets: the cost of one decision.
 //!
 //! `cargo bench --bench line` prints nanoseconds; `scripts/bench-line` runs it under callgrind and
-//! prints instructions, which are the same whatever else the machine does. Each case runs the very
-//! functions of the data path, in its order, once for each iteration.
+//! prints instructions, which do not depend on the load of the machine. Each case runs the actual
+//! functions of the data path, in the same order, once per iteration.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -38,7 +38,7 @@ use portcullis::token::{
 };
 use serde_json::json;
 
-/// The time at which every token is judged, in Unix seconds.
+/// The time at which every token is verified, in Unix seconds.
 const NOW: u64 = 1_900_000_000;
 
 const SECRET: &[u8] = b"a benchmark's secret, long enough for HS256";
@@ -118,10 +118,10 @@ enum Case {
     Nothing,
     Public,
     Hs256,
-    /// As many revocations of each kind as a large logout leaves.
+    /// As many revocations of each kind as a large logout causes.
     Revocations,
     Rs256,
-    /// RS256, verified before.
+    /// RS256, already verified and cached.
     Known,
     BadSignature,
     NoCredentials,
@@ -187,8 +187,8 @@ impl Bench {
         request.body(()).expect("the request is well-formed").into_parts().0
     }
 
-    /// `Decider::decide`, up to the request that would be sent. Not inlined: callgrind counts by
-    /// its name.
+    /// `Decider::decide`, up to the request that would be sent. Not inlined, because callgrind
+    /// counts by function name.
     #[inline(never)]
     fn decide(&self, case: Case, parts: &Parts) -> Result<Outgoing, Refusal> {
         let parts = parts.clone();
@@ -211,7 +211,7 @@ impl Bench {
     }
 }
 
-/// The ids of the exchange, and nothing else: recording is not measured here.
+/// Provides the ids of the exchange and nothing else: this benchmark does not measure recording.
 struct Ids(Option<ExchangeIds>);
 
 impl Observer for Ids {
@@ -255,7 +255,7 @@ fn compile(text: String) -> Snapshot {
         .snapshot
 }
 
-/// A file with this many routes.
+/// A configuration file with this many routes.
 fn table(routes: usize) -> String {
     let secret = std::str::from_utf8(SECRET).expect("it is ASCII");
     let mut text = format!(

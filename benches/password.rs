@@ -1,7 +1,8 @@
-//! What a new password costs: the worst that a client can choose to have judged, beside one hash.
+//! The cost of a new password: the worst password that a client can submit for judging, compared
+//! with one hash.
 //!
-//! `cargo bench --bench password` prints milliseconds, the slowest last, and fails where judging
-//! costs more than a hash: then whoever may register could keep the machine busy with passwords.
+//! `cargo bench --bench password` prints milliseconds, the slowest last, and fails if judging costs
+//! more than a hash: otherwise anyone who may register could keep the machine busy with passwords.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -42,8 +43,9 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Passwords as long as one may be, made for each part of the estimate: words in letters and in
-/// signs that stand for them, dates, rows of keys, repetitions of several lengths, no pattern.
+/// Passwords of the maximum length, made for each part of the estimate: words in letters and in the
+/// symbols that replace them, dates, rows of keys, repetitions of several lengths, and no pattern
+/// at all.
 fn passwords() -> Vec<String> {
     let mut state = 1_u64;
     let mut random = |letters: &str| -> String {

@@ -3,36 +3,36 @@
 
 use http::StatusCode;
 
-/// Why a request was let through or refused. No variant carries data: what a client may learn is
-/// exactly this word.
+/// Why a request was allowed or refused. No variant has data: a client learns this word and nothing
+/// else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The route is public.
     #[default]
     Public,
-    /// The route's access is optional and the request held no token.
+    /// The route's access is optional and the request had no token.
     Anonymous,
-    /// A valid token, and the route asks for no more.
+    /// The token is valid, and the route requires nothing else.
     Authenticated,
-    /// A valid token that holds a role, scope or claim that the route asks for.
+    /// The token is valid and has a role, scope or claim that the route requires.
     Authorized,
     /// The target or the host can be read in more than one way.
     TargetAmbiguous,
-    /// The message's framing is broken, or its body did not arrive whole.
+    /// The framing of the message is invalid, or its body is incomplete.
     FramingInvalid,
-    /// `Authorization: Bearer` with something that is no token.
+    /// `Authorization: Bearer` without a well-formed token.
     CredentialsMalformed,
-    /// Two credentials.
+    /// More than one credential.
     CredentialsAmbiguous,
-    /// Another defect of the request.
+    /// Another error in the request.
     RequestInvalid,
-    /// A mailed link is unknown, was used, or is too old.
+    /// A link from a mail is unknown, already used, or too old.
     LinkInvalid,
-    /// No credentials that this route reads.
+    /// No credentials in a place that this route reads.
     CredentialsMissing,
-    /// Not a JWS in compact form with a JSON object as claims.
+    /// The token is not a JWS in compact form with a JSON object as claims.
     TokenMalformed,
-    /// An algorithm that is unknown, `none`, or not the key's.
+    /// The algorithm is unknown, `none`, or not that of the key.
     TokenAlgorithm,
     /// No key of the issuer has the token's `kid`.
     TokenKeyUnknown,
@@ -40,45 +40,45 @@ pub enum Reason {
     TokenSignature,
     /// `exp` has passed.
     TokenExpired,
-    /// `nbf` or `iat` lies in the future.
+    /// `nbf` or `iat` is in the future.
     TokenNotYetValid,
-    /// `iss` is missing or nobody's that is known here.
+    /// `iss` is missing or not a known issuer.
     TokenIssuer,
-    /// `aud` is missing or another's.
+    /// `aud` is missing or does not match.
     TokenAudience,
     /// A claim is missing or of the wrong type.
     TokenClaims,
-    /// The token lives longer than its issuer section allows.
+    /// The lifetime of the token is longer than its issuer section allows.
     TokenLifetime,
-    /// The token, its session or its subject was revoked.
+    /// The token, its session or its subject has been revoked.
     TokenRevoked,
-    /// No login with this address and password.
+    /// No account matches this address and password.
     LoginFailed,
-    /// The refresh token is none, or its session has ended.
+    /// The refresh token is invalid, or its session has ended.
     InvalidGrant,
-    /// The password was right, and a code is needed besides.
+    /// The password is correct, but a code is also required.
     CodeRequired,
     /// A role is missing.
     RoleMissing,
     /// A scope is missing.
     ScopeMissing,
-    /// A claim has none of the values asked for.
+    /// A claim has none of the required values.
     ClaimMismatch,
-    /// The route does not take callers of this issuer.
+    /// The route does not accept callers of this issuer.
     IssuerNotAllowed,
-    /// A request known by its cookie came from another origin.
+    /// A request identified by its cookie came from another origin.
     OriginForeign,
-    /// Nobody registers themselves.
+    /// Self-registration is closed.
     RegistrationClosed,
-    /// The e-mail address was not verified.
+    /// The e-mail address has not been verified.
     EmailUnverified,
-    /// The e-mail address has an account.
+    /// The e-mail address already has an account.
     AccountExists,
-    /// The password is not taken.
+    /// The password was rejected.
     PasswordRejected,
-    /// No route for this host and path.
+    /// No route matches this host and path.
     RouteNotFound,
-    /// The path has routes, none for this method.
+    /// The path has routes, but none for this method.
     MethodNotAllowed,
     /// The body is larger than `max_body`.
     BodyTooLarge,
@@ -88,13 +88,13 @@ pub enum Reason {
     RateLimited,
     /// No connection to the upstream.
     UpstreamUnreachable,
-    /// The upstream closed early or spoke no HTTP.
+    /// The upstream closed the connection early or did not speak HTTP.
     UpstreamFailed,
-    /// The upstream did not answer in time.
+    /// The upstream did not respond in time.
     UpstreamTimeout,
-    /// The issuer's keys are not there: it cannot be reached.
+    /// The issuer's keys are missing because it cannot be reached.
     KeysUnavailable,
-    /// The store cannot be reached or written.
+    /// The store cannot be reached or written to.
     StoreUnavailable,
     /// More connections than `max_connections`, or more passwords than can be hashed soon.
     Overloaded,
@@ -103,7 +103,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, for the reference and its test.
+    /// All reasons, for the reference and its test.
     pub const ALL: [Self; 46] = [
         Self::Public,
         Self::Anonymous,
@@ -153,7 +153,7 @@ impl Reason {
         Self::Draining,
     ];
 
-    /// The word.
+    /// The word for this reason.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -205,7 +205,7 @@ impl Reason {
         }
     }
 
-    /// What a refusal with this reason is answered with; 200 for the reasons of a pass.
+    /// The status of a refusal with this reason; 200 for the reasons of a pass.
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized => {
@@ -254,7 +254,7 @@ impl Reason {
         }
     }
 
-    /// Whether a token was sent, and it is the token that is refused.
+    /// Whether the request had a token, and the token is the cause of the refusal.
     pub const fn is_about_token(self) -> bool {
         matches!(
             self,
@@ -272,27 +272,27 @@ impl Reason {
         )
     }
 
-    /// Whether it lets the request through.
+    /// Whether the request is allowed.
     pub const fn is_pass(self) -> bool {
         matches!(self, Self::Public | Self::Anonymous | Self::Authenticated | Self::Authorized)
     }
 }
 
-/// How a request ended, in the access log and in `auth_decisions_total`.
+/// The result of a request, in the access log and in `auth_decisions_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Passed on and answered.
+    /// The request was allowed and answered.
     Allowed,
-    /// Refused: the client's doing.
+    /// The request was refused because of the client.
     Refused,
-    /// Passed on although it would be refused, because the route does not enforce.
+    /// The request was forwarded although it would be refused, because the route does not enforce.
     WouldRefuse,
-    /// Our fault or the upstream's.
+    /// The gateway or the upstream failed.
     Failed,
 }
 
 impl Outcome {
-    /// The word.
+    /// The word for this outcome.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -302,7 +302,7 @@ impl Outcome {
         }
     }
 
-    /// What a refusal counts as.
+    /// The outcome of a refusal.
     pub const fn of_refusal(reason: Reason) -> Self {
         if reason.status().as_u16() >= 500 { Self::Failed } else { Self::Refused }
     }

@@ -1,4 +1,4 @@
-//! The words for what a step found.
+//! Descriptions of the result of each step.
 
 use http::Method;
 

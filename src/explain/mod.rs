@@ -1,7 +1,7 @@
-//! The decision for one request, described. Nothing is sent.
+//! Describes the decision for one request. Nothing is sent.
 //!
-//! `explain` on the command line prints it, and `[[test]]` blocks are compared with it. The request
-//! takes the way of every other: its bytes go through the HTTP server of the data path
+//! The `explain` command prints it, and `[[test]]` blocks are compared with it. The request takes
+//! the same path as every other: its bytes go through the HTTP server of the data path
 //! ([`wire`](self::wire)), then through [`Decider::decide`], which a [`Narrator`] observes.
 
 mod describe;
@@ -22,31 +22,31 @@ use crate::gateway::decide::Decider;
 use crate::reason::Reason;
 use crate::token::{AssumedToken, RevocationList, VerifiedToken};
 
-/// A request that is not sent.
+/// A request to explain. It is never sent.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The method.
     pub method: Method,
     /// An absolute URL, a path with a query, or `*`.
     pub url: String,
-    /// Header fields.
+    /// The header fields.
     pub headers: HeaderMap,
-    /// The address of the socket's other end.
+    /// The address of the other end of the socket.
     pub peer: IpAddr,
-    /// A caller that is taken for verified.
+    /// A caller that is assumed to be verified.
     pub assumed: Option<AssumedToken>,
-    /// The tokens that are revoked.
+    /// The revoked tokens.
     pub revoked: Arc<RevocationList>,
 }
 
-/// What was decided, and how.
+/// The decision, and how it was made.
 #[derive(Clone, Debug, Default)]
 pub struct Explanation {
-    /// Whether the request would be passed on.
+    /// Whether the request would be forwarded.
     pub allow: bool,
     /// 200, or the status of the refusal.
     pub status: u16,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
     /// The name of the route.
     pub route: Option<String>,
@@ -54,31 +54,31 @@ pub struct Explanation {
     pub target: Option<String>,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// Who is calling.
+    /// The caller.
     pub caller: Option<Arc<VerifiedToken>>,
     /// Every field that the upstream would see.
     pub sent: HeaderMap,
-    /// What the upstream would see that differs from what the client sent.
+    /// The fields that the upstream would see and that differ from those of the client.
     pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Fields that the upstream would not see.
+    /// The fields of the client that the upstream would not see.
     pub removed: Vec<HeaderName>,
-    /// What was done, in order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
 /// One step of the decision.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Its name.
+    /// The name of the step.
     pub step: &'static str,
     /// `ok`, `refused` or `skipped`.
     pub outcome: &'static str,
-    /// In words.
+    /// A description.
     pub detail: String,
 }
 
 impl Explanation {
-    /// As JSON (CONTRACT §1).
+    /// The explanation as JSON (CONTRACT §1).
     pub fn to_json(&self) -> Value {
         let mut set = Map::new();
         for (name, value) in &self.set {

@@ -1,4 +1,4 @@
-//! What `explain` tells: each step of the decision, as it happens.
+//! The output of `explain`: each step of the decision, as it happens.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::limit::{KeyKind, Limit};
 use crate::reason::Reason;
 use crate::token::{Issuer, VerifiedToken};
 
-/// Other routes that match and are named, at most.
+/// The maximum number of other matching routes that are listed.
 const MOST_RIVALS: usize = 20;
 
-/// Tells a decision while it is made.
+/// Records a decision while it is made.
 pub(super) struct Narrator<'s> {
     snapshot: &'s Snapshot,
     story: Explanation,
@@ -46,7 +46,7 @@ impl<'s> Narrator<'s> {
         }
     }
 
-    /// The request would be let through.
+    /// The request would be allowed.
     pub(super) fn allowed(mut self, decided: &Decided<'_>) -> Explanation {
         match decided {
             Decided::Forward(outgoing, upstream) => {
@@ -73,7 +73,7 @@ impl<'s> Narrator<'s> {
         Explanation { allow: false, status, reason, ..self.story }
     }
 
-    /// The HTTP server would find no request in it.
+    /// The HTTP server would not accept it as a request.
     pub(super) fn malformed(mut self, malformed: &MalformedRequest) -> Explanation {
         self.step("head", "refused", malformed.cause.clone());
         let &MalformedRequest { status, reason, .. } = malformed;
@@ -99,7 +99,8 @@ impl<'s> Narrator<'s> {
     }
 
     fn tell_outgoing(&mut self, outgoing: &Outgoing, upstream: &str) {
-        // What was taken away and set again is ours, also where the client had sent the same.
+        // A field that was removed and set again counts as ours, even if the client had sent the
+        // same value.
         let is_new = |name: &HeaderName, value| {
             outgoing.removed().contains(name)
                 || !self.received.get_all(name).iter().any(|received| received == value)

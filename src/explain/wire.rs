@@ -1,6 +1,6 @@
-//! The request as a client would write it, read by the HTTP server of the data path.
+//! The request as a client would write it, parsed by the HTTP server of the data path.
 //!
-//! What that server refuses, because of its syntax or its size, is refused here by the same code.
+//! If that server refuses a request because of its syntax or size, the same code refuses it here.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -30,32 +30,32 @@ use crate::server::http1_builder;
 /// The bytes of a request head.
 pub(super) struct Head {
     bytes: Vec<u8>,
-    /// Whether it would come over TLS.
+    /// Whether the request would arrive over TLS.
     pub(super) tls: bool,
 }
 
-/// What the HTTP server refuses before there is a request.
+/// A refusal by the HTTP server before there is a request.
 #[derive(Debug)]
 pub(super) struct MalformedRequest {
-    /// The status that it answers with.
+    /// The status of its response.
     pub(super) status: u16,
-    /// What this counts as.
+    /// The matching reason.
     pub(super) reason: Reason,
-    /// What it says.
+    /// The error message of the server.
     pub(super) cause: String,
 }
 
 impl Head {
-    /// The head that a client sends for a question: HTTP/1.1, origin-form, the URL's authority as
-    /// `Host` unless there is one among the fields.
+    /// Builds the head that a client would send for a question: HTTP/1.1, origin-form, and the
+    /// URL's authority as `Host` unless the fields contain one.
     ///
     /// # Errors
-    /// [`Refusal::Target`], when a URL has a fragment, which clients do not send, or a byte that
+    /// [`Refusal::Target`], if the URL has a fragment, which clients do not send, or a byte that
     /// would end the request line.
     pub(super) fn new(question: &Question) -> Result<Self, Refusal> {
         let refused = |ambiguity| Refusal::Target(TargetError::Ambiguous(ambiguity));
         let url = question.url.as_str();
-        // hyper drops a fragment before anyone sees it, so it is looked for in the text.
+        // hyper drops a fragment before anything can see it, so look for it in the text.
         if url.contains('#') {
             return Err(refused(Ambiguity::Fragment));
         }
@@ -99,12 +99,12 @@ fn is_scheme(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// Passes a head through the HTTP server and decides the request that comes out of it.
+/// Passes a head through the HTTP server and decides the resulting request.
 ///
-/// Everything is in memory and nothing waits: the connection is polled without a runtime.
+/// Everything is in memory and nothing waits, so the connection is polled without a runtime.
 ///
 /// # Errors
-/// [`MalformedRequest`], when the server finds no request in it.
+/// [`MalformedRequest`], if the server refuses the head.
 pub(super) fn decide<'s>(
     head: &Head,
     decider: &Decider<'s>,
@@ -114,7 +114,7 @@ pub(super) fn decide<'s>(
     let written = Arc::new(Mutex::new(Vec::new()));
     let io = Memory { unread: Bytes::copy_from_slice(&head.bytes), written: Arc::clone(&written) };
     let outcome = Cell::new(None);
-    // One request, so that it is taken once.
+    // There is one request, so this is taken once.
     let narrator = Cell::new(Some(narrator));
     let service = service_fn(|request: Request<Incoming>| {
         let (outcome, narrator) = (&outcome, narrator.take());
@@ -161,7 +161,7 @@ fn reason_of(status: u16, cause: &str) -> Reason {
     }
 }
 
-/// A connection whose client has written all that it will, and reads everything.
+/// A connection whose client has already written everything, and reads everything.
 struct Memory {
     unread: Bytes,
     written: Arc<Mutex<Vec<u8>>>,
