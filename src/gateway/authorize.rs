@@ -32,7 +32,7 @@ use crate::token::Remembered;
 /// use portcullis::gateway::matched::Matched;
 /// use portcullis::reason::Reason;
 /// fn forge(matched: Matched<'_>) -> Permit<'_> {
-///     Permit { matched, grant: todo!(), overriding: None }
+///     Permit { matched, grant: unreachable!(), overriding: None }
 /// }
 /// ```
 #[derive(Debug)]

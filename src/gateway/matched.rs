@@ -116,7 +116,9 @@ impl<'s> Match<'s> {
     ) -> Result<Self, Refusal> {
         let client = snapshot.proxies.client(peer, &parts.headers);
         observer.arrived(&client, &parts.headers);
-        if field_count(&parts.headers) > snapshot.limits.max_headers {
+        let max_headers = snapshot.limits.max_headers;
+        // Few requests come near it: cookies are counted only then.
+        if parts.headers.len() > max_headers && field_count(&parts.headers) > max_headers {
             return Err(Refusal::HeadersTooLarge);
         }
         check_request(parts.version, &parts.headers)?;
