@@ -6,26 +6,26 @@ use super::connections::Writing;
 use super::revocations::write_revocations;
 use super::{RevocationRow, Store, StoreError};
 
-/// A row: somebody who may log in.
+/// A row: an account.
 #[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct AccountRow {
     /// Its id, the `sub` of its tokens.
     pub id: String,
-    /// The address, in its one form.
+    /// The email address, in canonical form.
     pub email: String,
-    /// What to call them.
+    /// The display name.
     pub name: Option<String>,
-    /// The hash.
+    /// The hash of the password.
     pub password: String,
-    /// Separated by spaces.
+    /// The roles, separated by spaces.
     pub roles: String,
-    /// 1: no login, no session.
+    /// 1: the account is disabled. It cannot log in and has no session.
     pub disabled: i16,
-    /// 1: the address was shown to be its owner's.
+    /// 1: the address was shown to belong to the account's owner.
     pub email_verified: i16,
-    /// Sessions of another generation are over.
+    /// The current generation. Sessions of another generation have ended.
     pub generation: i64,
-    /// Unix seconds: access tokens issued then or before are revoked.
+    /// Unix seconds: access tokens issued at or before this time are revoked.
     pub not_before: i64,
     /// Unix seconds.
     pub created_at: i64,
@@ -39,30 +39,28 @@ impl std::fmt::Debug for AccountRow {
     }
 }
 
-/// A change of an account that must hold at once.
+/// A change to an account that must take effect at once.
 #[derive(Clone, Debug)]
 pub enum AccountChange<'a> {
-    /// Other roles. Sessions go on, and get them with their next token.
+    /// Sets other roles. Sessions continue, and get the new roles with their next token.
     Roles(&'a str),
-    /// No login and no session, or again.
+    /// Disables the account (no login, no session), or enables it again.
     Disabled(bool),
-    /// Another password; every session ends. Only if the account is still of the generation that it
-    /// was when the password was checked: who was logged out or disabled meanwhile sets none.
+    /// Sets another password and ends every session, but only if the account still has the
+    /// generation that it had when the password was checked: a user who was logged out or disabled
+    /// in the meantime cannot set a password.
     Password {
-        /// Of the password.
+        /// The hash of the password.
         hash: &'a str,
         /// [`AccountRow::generation`].
         generation: i64,
     },
-    /// Every session ends.
+    /// Ends every session.
     EndSessions,
 }
 
 impl Store {
-    /// Adds an account. False: the address is taken, and nothing was written.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Adds an account. Returns false, and writes nothing, if the address is taken.
     pub async fn insert_account(&self, account: &AccountRow) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
         let written = insert_account(&mut writing, account).await?;
@@ -70,10 +68,8 @@ impl Store {
         Ok(written)
     }
 
-    /// Adds all of these accounts, or none: the index of the first whose address is taken.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Adds all of these accounts or none. The inner `Err` holds the index of the first account
+    /// whose address is taken. Writes nothing on an error.
     pub async fn insert_accounts(
         &self,
         accounts: &[AccountRow],
@@ -89,11 +85,8 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// What is another text after several accounts were added at once: they may differ from those
-    /// before.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// A text that changes whenever several accounts are added at once, because they may differ
+    /// from the earlier ones.
     pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
         let noted: Option<(String,)> =
             sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'")
@@ -103,9 +96,6 @@ impl Store {
     }
 
     /// The account with this address.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
     pub async fn account_by_email(&self, email: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE email = $1")
             .bind(email)
@@ -114,9 +104,6 @@ impl Store {
     }
 
     /// The account with this id.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
     pub async fn account(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
             .bind(id)
@@ -124,11 +111,7 @@ impl Store {
             .await?)
     }
 
-    /// The accounts whose addresses come after `email`, in their order: the first
-    /// thousand of them.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The first thousand accounts whose addresses sort after `email`, in order of address.
     pub async fn accounts_after(&self, email: &str) -> Result<Vec<AccountRow>, StoreError> {
         let page = i64::try_from(ACCOUNTS_PAGE).unwrap_or(i64::MAX);
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2")
@@ -138,12 +121,9 @@ impl Store {
             .await?)
     }
 
-    /// Changes an account and revokes what was issued to it before, in one step: `revocation` is of
-    /// its subject, and gets the cut-off that is returned, at or after `now`. `None`: there is no
-    /// such account.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Changes an account and revokes what was issued to it before, in one transaction.
+    /// `revocation` is for the account's subject, and gets the returned cut-off, which is at or
+    /// after `now`. `None`: there is no such account. Writes nothing on an error.
     pub async fn change_account(
         &self,
         id: &str,
@@ -157,11 +137,9 @@ impl Store {
         Ok(changed)
     }
 
-    /// Ends the sessions of these accounts and revokes what was issued to them, all or none.
-    /// `revocation` is of the subject of each; its value is replaced.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Ends the sessions of these accounts and revokes what was issued to them, for all of them or
+    /// none. `revocation` is for the subject of each account; its value is replaced. Writes nothing
+    /// on an error.
     pub async fn end_sessions_of(
         &self,
         accounts: &[AccountRow],
@@ -177,11 +155,8 @@ impl Store {
         writing.commit().await
     }
 
-    /// The hashes of as many accounts as tell what all are like. Ids are random, so these are a
-    /// sample.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The password hashes of enough accounts to show what all of them are like. Ids are random, so
+    /// these accounts are a sample.
     pub async fn some_passwords(&self) -> Result<Vec<String>, StoreError> {
         let rows: Vec<(String,)> =
             sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000")
@@ -190,10 +165,7 @@ impl Store {
         Ok(rows.into_iter().map(|(hash,)| hash).collect())
     }
 
-    /// Writes another hash of the same password, if it is still the one that `old` is of.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Writes another hash of the same password, if the stored hash is still `old`.
     pub async fn rehash_password(&self, id: &str, old: &str, new: &str) -> Result<(), StoreError> {
         let renewing =
             sqlx::query("UPDATE accounts SET password = $1 WHERE id = $2 AND password = $3");
@@ -202,8 +174,8 @@ impl Store {
     }
 }
 
-/// Changes an account and writes the revocation, within a transaction that the caller commits.
-/// `None`: there is no such account, or not of that generation any more.
+/// Changes an account and writes the revocation, in a transaction that the caller commits. `None`:
+/// the account does not exist, or no longer has that generation.
 pub(super) async fn change_account(
     writing: &mut Writing,
     id: &str,
@@ -231,7 +203,7 @@ pub(super) async fn change_account(
     Ok(written.first().copied())
 }
 
-/// False: the address is taken.
+/// Returns false if the address is taken.
 async fn insert_account(writing: &mut Writing, account: &AccountRow) -> Result<bool, StoreError> {
     let statement = sqlx::query_as(INSERT)
         .bind(&account.id)
@@ -249,18 +221,18 @@ async fn insert_account(writing: &mut Writing, account: &AccountRow) -> Result<b
     Ok(id == account.id)
 }
 
-/// The most accounts that are read, or changed in one transaction.
+/// The maximum number of accounts to read at a time, or to change in one transaction.
 const ACCOUNTS_PAGE: usize = 1000;
 
 const NOTE_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// An address that is taken costs a write as well, and has its row told: nobody learns it from the
-/// time.
+/// A taken address also costs a write and returns a row, so timing does not reveal that it is
+/// taken.
 const INSERT: &str = "INSERT INTO accounts (id, email, name, password, roles, disabled, email_verified, generation, not_before, \
     created_at, last_login_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (email) DO UPDATE SET email = accounts.email RETURNING id";
 
-/// The cut-off hits every token of the account: one that was issued past an earlier cut-off has an
-/// `iat` that is ahead of the time.
+/// The cut-off covers every token of the account: a token that was issued past an earlier cut-off
+/// has an `iat` ahead of the current time.
 const SET_ROLES: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, roles = $3 WHERE id = $2 RETURNING not_before";
 
 const SET_DISABLED: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
@@ -341,8 +313,8 @@ mod tests {
         }
     }
 
-    /// A login whose password was checked before the change opens nothing after it, and what was
-    /// open is over.
+    /// A login whose password was checked before the change opens no session after it, and sessions
+    /// that were open have ended.
     #[tokio::test]
     async fn a_change_ends_sessions_and_revokes_in_one_step() {
         let folder = tempfile::tempdir().unwrap();
@@ -365,7 +337,7 @@ mod tests {
             let issued = store.open_session(&open, "=x").await.unwrap();
             let was_open = issued.is_some();
             assert_eq!(was_open, before.disabled == 0, "{told}");
-            // Nobody is logged in while the account is disabled, and there is no token to be hit.
+            // While the account is disabled, no login succeeds, so there is no token to cut off.
             latest = issued.map_or(latest, |issued| issued.issued_at);
             assert!(latest > before.not_before || !was_open, "past the last cut-off: {told}");
             let cutoff = store
@@ -415,8 +387,8 @@ mod tests {
         );
     }
 
-    /// The current password was right when it was checked, and by the time the new one is hashed the
-    /// account is another.
+    /// The current password was right when it was checked, but the account has changed by the time
+    /// the new one is hashed.
     #[tokio::test]
     async fn a_password_change_under_way_ends_with_the_sessions() {
         let folder = tempfile::tempdir().unwrap();
@@ -436,7 +408,7 @@ mod tests {
         }
     }
 
-    /// A clock that was ahead when somebody was cut off, and is right again.
+    /// The clock was ahead when the account was cut off, and is right again.
     #[tokio::test]
     async fn a_cut_off_far_ahead_of_the_clock_opens_nothing_and_is_told() {
         let folder = tempfile::tempdir().unwrap();
@@ -454,7 +426,7 @@ mod tests {
             "{told}"
         );
         store.rotate_session(&session("s", 0), FRESH, "=x", 100).await.unwrap_err();
-        // Nothing of it was written: what there was is good when the clock has come there.
+        // Nothing was written: the existing session works again once the clock gets there.
         assert!(store.live_session("t").await.unwrap().is_none());
         assert_eq!(store.live_session("s").await.unwrap().unwrap().counter, 0);
         assert_eq!(
@@ -468,7 +440,7 @@ mod tests {
         );
     }
 
-    /// What was issued before stays revoked, by its session where its `iat` is ahead.
+    /// What was issued before stays revoked: by its session if its `iat` is ahead.
     #[tokio::test]
     async fn a_cut_off_far_ahead_is_moved_back() {
         let folder = tempfile::tempdir().unwrap();
@@ -521,7 +493,7 @@ mod tests {
         );
         assert!(store.rotate_session(&session("s", 0), FRESH, "=x", 9).await.unwrap().is_none());
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
-        // Too old by one of the two, and only then.
+        // Too old if one of the two times is, and only then.
         store.open_session(&session("t", 0), "=x").await.unwrap();
         for (created_at, rotated_at, lives) in
             [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]

@@ -1,5 +1,5 @@
-//! Accounts whose cut-off is ahead of the time: the clock was ahead when they logged in, and somebody
-//! ended their sessions later. Nothing can be issued to them that would not be cut off.
+//! Accounts whose cut-off is ahead of the current time: the clock was ahead when they logged in,
+//! and their sessions were ended later. Any token issued to them now would be cut off.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use super::revocations::{cutoff_of, write_revocations};
 use super::sessions::MOST_AHEAD;
 use super::{RevocationRow, Store, StoreError, shown};
 
-/// The accounts that could not log in because of it, and until when. Clones share them.
+/// The accounts that could not log in for this reason, and until when. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ahead(Arc<Mutex<BTreeMap<String, i64>>>);
 
@@ -20,7 +20,7 @@ impl Ahead {
         }
     }
 
-    /// In words for the operator.
+    /// The problem, in words for the operator.
     pub(super) fn problem(&self) -> Option<String> {
         let noted = self.noted();
         let (account, until) = noted.first_key_value()?;
@@ -42,9 +42,6 @@ impl Ahead {
 
 impl Store {
     /// Forgets the accounts that can log in again.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
     pub async fn look_ahead(&self, now: i64) -> Result<(), StoreError> {
         let accounts: Vec<String> = self.ahead.noted().keys().cloned().collect();
         for account in accounts {
@@ -61,11 +58,8 @@ impl Store {
 
     /// Ends every session of an account whose cut-off is ahead of `now`, and moves the cut-off back
     /// to `now`. What was issued to it with a later `iat` is revoked by its session instead, for as
-    /// long as the cut-off would have held. `revocation` is of the subject. False: its cut-off is
-    /// not ahead, and nothing was written.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// long as the cut-off would have held. `revocation` is for the subject. Returns false, and
+    /// writes nothing, if the cut-off is not ahead. Also writes nothing on an error.
     pub async fn move_cutoff_back(
         &self,
         account: &str,
@@ -93,7 +87,7 @@ impl Store {
         let lowering = sqlx::query(LOWER).bind(now).bind(account).bind(&revocation.scope);
         writing.execute(lowering).await?;
         rows.push(RevocationRow { revoked_at: now, ..revocation.clone() });
-        // The last: whoever follows knows the others by then.
+        // Last: by then, every follower knows the others.
         rows.push(RevocationRow {
             kind: LOWERED.to_owned(),
             revoked_at: now,
@@ -105,10 +99,11 @@ impl Store {
     }
 }
 
-/// The kind of a row that revokes nothing: the cut-offs of this subject were moved back.
+/// The kind of a row that revokes nothing: it says that the cut-offs of this subject were moved
+/// back.
 pub const LOWERED: &str = "lowered";
 
-/// How many accounts are noted: the operator needs to know of one.
+/// How many accounts to note: the operator needs to know of only one.
 const MOST_NOTED: usize = 100;
 
 const LATEST: &str = "SELECT CASE WHEN latest > not_before THEN latest ELSE not_before END FROM (SELECT not_before, \

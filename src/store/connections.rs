@@ -1,10 +1,11 @@
-//! The connections to the database: one that writes, a few that read, and one that follows.
+//! The connections to the database: one that writes, a few that read, and one that follows the
+//! revocations.
 //!
-//! SQLite has one writer at a time, and readers beside it. A connection that reads is `query_only`,
-//! so a statement that writes fails there. [`Writing`] is the only way to write: a transaction whose
-//! commit is checked. Outside a transaction SQLite commits when a statement is reset, and the driver
-//! drops an error of `sqlite3_reset`: on a full disk `INSERT … RETURNING` would hand out its row, and
-//! nothing would be written.
+//! SQLite allows one writer at a time, and readers alongside it. A connection that reads is
+//! `query_only`, so a statement that writes fails there. [`Writing`] is the only way to write: a
+//! transaction whose commit is checked. Outside a transaction, SQLite commits when a statement is
+//! reset, and the driver drops an error of `sqlite3_reset`: on a full disk, `INSERT … RETURNING`
+//! would return its row although nothing was written.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -29,14 +30,14 @@ pub(super) struct Connections {
     writer: AnyPool,
     readers: AnyPool,
     follower: AnyPool,
-    /// Known once the database is open.
+    /// Set once the database is open.
     place: Arc<OnceLock<Place>>,
-    /// Closed last: that drops the locks that SQLite holds on it.
+    /// Closed last, because closing it drops the locks that SQLite holds on the file.
     _shared: Option<Arc<File>>,
 }
 
 impl Connections {
-    /// Opens the database of this URL, which exists.
+    /// Opens the existing database at this URL.
     pub(super) async fn open(url: &str, shared: Option<File>) -> Result<Self, sqlx::Error> {
         let read_only = |count| {
             pool(count)
@@ -60,7 +61,7 @@ impl Connections {
         })
     }
 
-    /// Opens a database that nobody writes to.
+    /// Opens a database read-only.
     pub(super) async fn look(url: &str) -> Result<Self, sqlx::Error> {
         let pool = pool(1).connect(&format!("{url}?mode=ro")).await?;
         Ok(Self {
@@ -72,19 +73,19 @@ impl Connections {
         })
     }
 
-    /// What verbs read with.
+    /// The connections for reading.
     pub(super) fn read(&self) -> &AnyPool {
         &self.readers
     }
 
-    /// What follows the table of revocations: nobody else can hold it.
+    /// The connection that follows the table of revocations. Nothing else can occupy it.
     pub(super) fn follow(&self) -> &AnyPool {
         &self.follower
     }
 
-    /// From now on nothing is acknowledged that is not written there.
+    /// From now on, a write is acknowledged only if it went to these files.
     pub(super) fn stay_at(&self, place: Place) {
-        // A database is opened once.
+        // A database is opened only once.
         let _ = self.place.set(place);
     }
 
@@ -92,23 +93,23 @@ impl Connections {
         self.place.get()
     }
 
-    /// Whether the database is still where it was.
+    /// Checks that the database is still where it was.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.place().map_or(Ok(()), Place::check)
     }
 
-    /// SQLite has found the database damaged: what is written now may be lost.
+    /// Notes that SQLite found the database damaged: what is written now may be lost.
     pub(super) fn note_damage(&self) {
         if let Some(place) = self.place() {
             place.note_damage();
         }
     }
 
-    /// Begins to write.
+    /// Begins a write transaction.
     pub(super) async fn write(&self) -> Result<Writing, StoreError> {
         self.check()?;
-        // SQLite's word. It takes the lock now: a transaction that reads first and writes later
-        // would fail if somebody else wrote in between.
+        // `IMMEDIATE` is specific to SQLite. It takes the lock now: a transaction that reads first
+        // and writes later would fail if another process wrote in between.
         let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
         Ok(Writing { transaction, place: Arc::clone(&self.place) })
     }
@@ -125,15 +126,15 @@ impl Connections {
     }
 }
 
-/// A transaction. What it has written counts when [`Writing::commit`] returns, and is gone if that
-/// is never called.
+/// A transaction. Its writes count once [`Writing::commit`] returns, and are discarded if it is
+/// never called.
 pub(super) struct Writing {
     transaction: Transaction<'static, Any>,
     place: Arc<OnceLock<Place>>,
 }
 
 impl Writing {
-    /// Runs a statement, and says how many rows it has changed.
+    /// Runs a statement and returns the number of rows that it changed.
     pub(super) async fn execute(
         &mut self,
         statement: Query<'_, Any, AnyArguments>,
@@ -141,7 +142,7 @@ impl Writing {
         Ok(statement.execute(&mut *self.transaction).await?.rows_affected())
     }
 
-    /// Runs a statement to its end, and hands out its first row.
+    /// Runs a statement to its end and returns its first row.
     pub(super) async fn first<Row>(
         &mut self,
         statement: QueryAs<'_, Any, Row, AnyArguments>,
@@ -149,11 +150,11 @@ impl Writing {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        // All rows, since an error after the first one is dropped if that is all that is asked for.
+        // Fetch all rows: if only the first one is fetched, an error after it is dropped.
         Ok(self.all(statement).await?.into_iter().next())
     }
 
-    /// Runs a statement, and hands out all of its rows.
+    /// Runs a statement and returns all of its rows.
     pub(super) async fn all<Row>(
         &mut self,
         statement: QueryAs<'_, Any, Row, AnyArguments>,
@@ -164,7 +165,7 @@ impl Writing {
         Ok(statement.fetch_all(&mut *self.transaction).await?)
     }
 
-    /// Runs a statement that answers with one row.
+    /// Runs a statement that returns one row.
     pub(super) async fn one<Row>(
         &mut self,
         statement: QueryAs<'_, Any, Row, AnyArguments>,
@@ -175,16 +176,16 @@ impl Writing {
         Ok(self.first(statement).await?.ok_or(sqlx::Error::RowNotFound)?)
     }
 
-    /// Makes what was written count.
+    /// Commits what was written.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.transaction.commit().await?;
-        // Written to a file that was deleted meanwhile, it is gone.
+        // A write to a file that was deleted in the meantime is lost.
         self.place.get().map_or(Ok(()), Place::check)
     }
 }
 
 fn pool(connections: u32) -> AnyPoolOptions {
-    // A connection is never closed for its age: where the last one is, SQLite removes its `-wal`.
+    // Never close a connection for its age: when the last one closes, SQLite removes the `-wal`.
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE)
@@ -192,9 +193,9 @@ fn pool(connections: u32) -> AnyPoolOptions {
         .max_lifetime(None)
 }
 
-/// Has the disk keep room for the index of the `-wal`, which SQLite maps into memory: a write to a
-/// hole of that file on a full disk would end the process (SIGBUS). SQLite fills it in steps of
-/// 4 KiB with one byte each, which leaves holes where blocks are smaller.
+/// Allocates disk space for the index of the `-wal`, which SQLite maps into memory: on a full disk,
+/// a write to a hole in that file would end the process (SIGBUS). SQLite fills it in steps of 4 KiB
+/// with one byte each, which leaves holes if blocks are smaller.
 fn keep_room(database: &Path) -> io::Result<Option<File>> {
     let path = beside(database, "-shm");
     let file = match OpenOptions::new().read(true).write(true).open(path) {
@@ -202,33 +203,36 @@ fn keep_room(database: &Path) -> io::Result<Option<File>> {
         file => file?,
     };
     match fallocate(&file, FallocateFlags::empty(), 0, SHARED_BYTES) {
-        // A file system without it.
+        // The file system does not support this.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Some(file)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Opens one connection, to see at once why that fails: a pool tries for long, and does not say.
+/// Opens one connection, to see at once why that fails: a pool retries for a long time and does not
+/// report the reason.
 pub(super) async fn probe(
     path: &Path,
     url: &str,
 ) -> Result<(AnyConnection, Option<File>), StoreError> {
-    // Beyond a limit of the size of files (RLIMIT_FSIZE) a write fails, and does not end the process.
+    // With this, a write beyond the file size limit (RLIMIT_FSIZE) fails instead of ending the
+    // process.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(sqlx::Error::Io)?);
     let mut first = AnyConnection::connect(url).await?;
-    // Before anything is written to it.
+    // Check this before anything is written to the database.
     if matches!(tables(&mut first).await?, (1.., 0)) {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     set_up(&mut first).await?;
-    // Now the files beside it are there.
+    // From here on, the files next to it exist.
     tables(&mut first).await?;
     let shared = keep_room(path)
         .map_err(|source| StoreError::Open { path: beside(path, "-shm"), source })?;
     Ok((first, shared))
 }
 
-/// How many tables and the like there are, and how many of them are that of our schema's steps.
+/// The number of tables and other schema objects, and how many of them are the table of schema
+/// steps.
 pub(super) async fn tables(
     executor: impl Executor<'_, Database = Any>,
 ) -> Result<(i64, i64), sqlx::Error> {
@@ -236,7 +240,7 @@ pub(super) async fn tables(
     sqlx::query_as(count).fetch_one(executor).await
 }
 
-/// What each connection begins with.
+/// Sets up a new connection.
 async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     for pragma in PRAGMAS {
         connection.execute(pragma).await?;
@@ -244,27 +248,29 @@ async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Whether a connection that comes back has no transaction any more; otherwise it is closed.
+/// Whether a returned connection has no open transaction; if it has one, it is closed.
 ///
-/// When the disk is full SQLite rolls back by itself, and the driver, whose own ROLLBACK then
-/// fails, counts a transaction that is none. Its next one would be a savepoint within nothing, or
-/// within one that nobody commits: acknowledged, and lost at the end of the process.
+/// When the disk is full, SQLite rolls back by itself. The driver's own ROLLBACK then fails, and
+/// the driver still counts a transaction that does not exist. Its next one would be a savepoint
+/// within no transaction, or within one that is never committed: acknowledged, but lost when the
+/// process ends.
 async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    // What was dropped is rolled back by its own thread, in order: the answer to this comes after.
+    // The connection's own thread rolls back what was dropped, in order, so the reply to this ping
+    // comes afterwards.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
 }
 
-/// Room for the index of 32,000 pages: SQLite empties its `-wal` from 1,000 on.
+/// Space for the index of 32,000 pages. SQLite empties its `-wal` from 1,000 pages on.
 const SHARED_BYTES: u64 = 256 << 10;
 
-/// Connections that verbs read with.
+/// The number of connections for reading.
 const READERS: u32 = 3;
 
-/// How long a verb waits for a connection before it fails.
+/// How long a call waits for a connection before it fails.
 pub(super) const ACQUIRE: Duration = Duration::from_secs(10);
 
-/// `synchronous = FULL`: what was acknowledged survives a loss of power.
+/// `synchronous = FULL`: acknowledged writes survive a power loss.
 const PRAGMAS: [&str; 4] = [
     "PRAGMA busy_timeout = 5000",
     "PRAGMA journal_mode = WAL",

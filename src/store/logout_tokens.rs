@@ -1,23 +1,21 @@
-//! The table of logout tokens that were received, so that each counts once.
+//! The table of received logout tokens, so that each one counts only once.
 
 use super::revocations::write_revocations;
 use super::{RevocationRow, Store, StoreError};
 
-/// The name of a logout token, and how long it is remembered.
+/// The name of a logout token, and how long to remember it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct LogoutTokenRow {
     /// A digest of its issuer and its `jti`.
     pub name: String,
-    /// From when on it is refused by its time, in Unix seconds.
+    /// Unix seconds: from then on, the token is rejected because of its time.
     pub over_at: i64,
 }
 
 impl Store {
-    /// Writes what a logout token revokes, beside the token, and tells the time as it is written.
-    /// `None`: it was received before; nothing was written.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Writes what a logout token revokes, together with the token, and returns the time as
+    /// written. `None`: the token was received before, and nothing was written. Also writes nothing
+    /// on an error.
     pub async fn revoke_once(
         &self,
         token: &LogoutTokenRow,
@@ -33,10 +31,7 @@ impl Store {
         Ok(written.first().copied())
     }
 
-    /// Forgets logout tokens that are over at `now`, in Unix seconds.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Deletes the logout tokens that are over at `now`, in Unix seconds.
     pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
         self.write(sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now)).await?;
         Ok(())

@@ -1,31 +1,31 @@
-//! The tables of mail that waits, and of the links in it.
+//! The tables of queued mail, and of the links in it.
 
 use super::accounts::change_account;
 use super::{AccountChange, AccountRow, RevocationRow, Store, StoreError};
 
-/// A row: something that somebody is to be mailed.
+/// A row: a mail to send.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct MailRow {
-    /// What: `reset`, `verify`, `changed` or `exists`.
+    /// The kind: `reset`, `verify`, `changed` or `exists`.
     pub kind: String,
-    /// To whom, in its one form.
+    /// The recipient's address, in canonical form.
     pub email: String,
     /// Unix seconds.
     pub requested_at: i64,
-    /// How often it was tried.
+    /// How often sending it was tried.
     pub attempts: i64,
-    /// How often it was asked for since the last time that it left.
+    /// How often it was requested since it was last sent.
     pub asked: i64,
 }
 
-/// A row: a link that is good once.
+/// A row: a link that works once.
 #[derive(Clone, Debug)]
 pub struct LinkRow<'a> {
-    /// Of its token.
+    /// The digest of its token.
     pub digest: &'a str,
-    /// For what: `reset` or `verify`.
+    /// The purpose: `reset` or `verify`.
     pub purpose: &'a str,
-    /// Whose it is, as the account is when it is made.
+    /// The account that it is for, as it is when the link is made.
     pub account: &'a AccountRow,
     /// Unix seconds.
     pub created_at: i64,
@@ -34,11 +34,8 @@ pub struct LinkRow<'a> {
 }
 
 impl Store {
-    /// Has something mailed to an address, whether or not it has an account: always one write, so
-    /// that nobody learns it from the time. False: `most` wait already.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Queues a mail to an address, whether or not an account has it: always one write, so that
+    /// timing does not reveal it. Returns false if `most` mails are already waiting.
     pub async fn queue_mail(
         &self,
         kind: &str,
@@ -50,19 +47,13 @@ impl Store {
         Ok(self.write(statement).await? == 1)
     }
 
-    /// Some of what is to be tried now, the one that waited longest in front.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Some of the mail that is due now, the one that has waited longest first.
     pub async fn due_mail(&self, now: i64) -> Result<Vec<MailRow>, StoreError> {
         Ok(sqlx::query_as(DUE).bind(now).fetch_all(self.connections.read()).await?)
     }
 
-    /// Takes a row to try it, and has it tried again at `again_at` if nothing more is heard: the
-    /// row as it now is. `None`: another process has it.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Claims a row for an attempt, and schedules the next attempt at `again_at` in case nothing
+    /// more is heard. Returns the row as it is now. `None`: another process has it.
     pub async fn claim_mail(
         &self,
         row: &MailRow,
@@ -79,10 +70,7 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Has a row tried again then.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Schedules the next attempt for a row.
     pub async fn postpone_mail(&self, row: &MailRow, next_at: i64) -> Result<(), StoreError> {
         let postponing =
             sqlx::query("UPDATE mail_outbox SET next_at = $1 WHERE kind = $2 AND email = $3");
@@ -90,10 +78,7 @@ impl Store {
         Ok(())
     }
 
-    /// Is done with a row, as it was when it was taken: what was asked for since begins anew.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Finishes a row as it was when it was claimed: requests that have come since start afresh.
     pub async fn remove_mail(&self, row: &MailRow, now: i64) -> Result<(), StoreError> {
         let statement =
             sqlx::query("DELETE FROM mail_outbox WHERE kind = $1 AND email = $2 AND asked = $3");
@@ -108,11 +93,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a link. False: `most` of its purpose were made for the account after `since`, and
-    /// nothing was written.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Makes a link. Returns false, and writes nothing, if `most` links for its purpose were made
+    /// for the account after `since`.
     pub async fn insert_link(
         &self,
         link: &LinkRow<'_>,
@@ -132,10 +114,7 @@ impl Store {
         Ok(self.write(making).await? == 1)
     }
 
-    /// The account that a link is good for, now. Nothing is used up.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The account that a link is valid for at `now`. Does not use the link up.
     pub async fn account_of_link(
         &self,
         digest: &str,
@@ -150,13 +129,10 @@ impl Store {
             .await?)
     }
 
-    /// Uses a link up, gives the account it is good for another password, notes that its address is
-    /// its owner's, and revokes what was issued to it, in one step: the cut-off. `revocation` is of
-    /// the account's subject. `None`: the link is good for nothing (any more), or the account has
-    /// changed since it was read.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Uses a link up, sets another password for its account, notes that the address belongs to its
+    /// owner, and revokes what was issued to the account, in one transaction. Returns the cut-off.
+    /// `revocation` is for the account's subject. `None`: the link is invalid or no longer valid,
+    /// or the account has changed since it was read. Writes nothing on an error.
     pub async fn reset_password(
         &self,
         digest: &str,
@@ -171,7 +147,7 @@ impl Store {
         if writing.execute(using).await? == 0 {
             return Ok(None);
         }
-        // Whoever reads the mail has the address.
+        // Reading the mail proves that the address belongs to the reader.
         let confirming = sqlx::query(VERIFIED).bind(&account.id).bind(account.generation);
         writing.execute(confirming).await?;
         let change = AccountChange::Password { hash, generation: account.generation };
@@ -181,11 +157,9 @@ impl Store {
         Ok(Some(cutoff))
     }
 
-    /// Uses a link up, and notes that the account's address was shown to be its owner's. False: the
-    /// link is good for nothing (any more), or the account has changed since it was read.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Uses a link up, and notes that the account's address was shown to belong to its owner.
+    /// Returns false if the link is invalid or no longer valid, or if the account has changed since
+    /// it was read. Writes nothing on an error.
     pub async fn verify_email(
         &self,
         digest: &str,
@@ -205,11 +179,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether a link, also one that was used or is too old, was sent to an address that has been
-    /// shown to be its owner's by now.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Whether a link was sent to an address that has been shown to belong to its owner by now. The
+    /// link may have been used or be too old.
     pub async fn is_confirmed_by_now(&self, digest: &str) -> Result<bool, StoreError> {
         let found: Option<(i64,)> = sqlx::query_as(CONFIRMED_BY_NOW)
             .bind(digest)
@@ -218,10 +189,7 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// Forgets links that expired before then.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Deletes the links that expired before this time.
     pub async fn prune_links(&self, before: i64) -> Result<(), StoreError> {
         self.write(sqlx::query("DELETE FROM mail_links WHERE expires_at < $1").bind(before))
             .await?;
@@ -229,7 +197,7 @@ impl Store {
     }
 }
 
-/// One that waits already is written too.
+/// A mail that is already waiting is written too.
 const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked) \
     SELECT $1, $2, $3, $3, 0, 1 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
     ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1";
@@ -251,8 +219,8 @@ const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND
 const CONFIRMED_BY_NOW: &str = "SELECT accounts.created_at FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
     AND mail_links.email = accounts.email WHERE mail_links.digest = $1 AND mail_links.purpose = 'verify' AND accounts.email_verified = 1";
 
-/// A link to reset a password dies with the password it was asked for; one that shows an address to
-/// be its owner's, when that was shown: both can set a password.
+/// A link to reset a password dies with the password that it was requested for. A link to verify an
+/// address dies when the address is verified. Both can set a password.
 const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
     AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'reset' THEN mail_links.generation = accounts.generation ELSE accounts.email_verified = 0 END) \
     WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
@@ -322,7 +290,7 @@ mod tests {
             "another process has it"
         );
         assert_eq!(store.due_mail(NOW).await.unwrap(), []);
-        // Asked for again while it is sent: that is another wish.
+        // Requested again while it is being sent: that is another request.
         store.remove_mail(&store.due_mail(NOW + 1).await.unwrap()[0], NOW).await.unwrap();
         assert!(store.queue_mail("reset", "a@example.com", 2, NOW + 5).await.unwrap());
         store.remove_mail(&taken, NOW + 6).await.unwrap();
@@ -363,7 +331,7 @@ mod tests {
             assert!(!good_for(digest, purpose, now).await, "{digest} {purpose} {now}");
         }
 
-        // Of many that use it, one does.
+        // Of many attempts to use it, one succeeds.
         let mut tasks = tokio::task::JoinSet::new();
         for index in 0..16 {
             let (store, ann) = (store.clone(), ann.clone());
@@ -387,7 +355,7 @@ mod tests {
             1,
             "what was issued before is revoked in the same step"
         );
-        // The other link was for the password that is no more; the address is still the same.
+        // The other link was for the old password; the address is still the same.
         assert!(!good_for("r2", "reset", NOW).await);
         assert_eq!(
             store
@@ -396,7 +364,8 @@ mod tests {
                 .unwrap(),
             None
         );
-        // The reset has shown the address to be its owner's: no other link sets a password for it.
+        // The reset showed that the address belongs to its owner: no other link sets a password for
+        // it.
         assert!(!good_for("v1", "verify", NOW).await);
         assert!(!store.verify_email("v1", &changed, NOW).await.unwrap());
         let late = store.reset_password("v1", "verify", &changed, "x", revocation("ann"), NOW);
@@ -418,7 +387,7 @@ mod tests {
             assert!(store.insert_link(&link(digest, "verify", &bob), 0, 3).await.unwrap());
         }
         assert!(!store.is_confirmed_by_now("v1").await.unwrap());
-        // Its password was right when it was read, and was changed since.
+        // The password was right when it was read, and has been changed since.
         let set = AccountChange::Password { hash: "new", generation: 0 };
         store.change_account("bob", set, revocation("bob"), NOW).await.unwrap().unwrap();
         assert!(!store.verify_email("v1", &bob, NOW).await.unwrap());

@@ -1,14 +1,14 @@
-//! What must outlive the process: one database, opened once, migrated at start.
+//! The state that must outlive the process: one database, opened once, migrated at start.
 //!
 //! One SQL dialect for SQLite now and PostgreSQL later (CONTRACT §8): `TEXT`, `BIGINT` (Unix
-//! seconds) and `SMALLINT` (0, 1) columns, `$1` placeholders, no vendor functions. Each table's
-//! verbs stand in a file of their own, as `impl Store`; verbs that need the time are given `now`.
-//! All writing happens in a `Writing`, a transaction of the one connection that may write; its
-//! commit is checked before anything is acknowledged. What is secret is sealed with `[store] key`
-//! before it is written ([`Sealer`]): a leaked backup of the database forges nothing.
+//! seconds) and `SMALLINT` (0, 1) columns, `$1` placeholders, no vendor functions. The methods for
+//! each table are in a file of their own, as `impl Store`; methods that need the time take `now`.
+//! All writes go through a `Writing`, a transaction on the one connection that may write; its
+//! commit is checked before anything is acknowledged. Secrets are sealed with `[store] key` before
+//! they are written ([`Sealer`]): a leaked backup of the database cannot be used to forge anything.
 //!
-//! Lives as long as the process, and its tasks on the background runtime: a request line never
-//! waits for it, but for a login.
+//! The store lives as long as the process, and its tasks run on the background runtime: the request
+//! pipeline never waits for it, except for a login.
 
 mod accounts;
 mod ahead;
@@ -55,14 +55,14 @@ pub use self::sessions::{Issued, SessionRow, Stale};
 pub use self::signing_keys::SigningKeyRow;
 use crate::config::value::SecretBytes;
 
-/// What a `[store]` section says, checked. Read at start.
+/// A checked `[store]` section. Read at start.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
     /// The database file.
     pub database: PathBuf,
-    /// Seals what is secret in it.
+    /// The key that seals the secrets in it.
     pub key: SecretBytes,
-    /// The key, if it was made just now: the database is still to be made.
+    /// The key, if it was just made: the database does not exist yet.
     pub new_key: Option<Arc<NewKey>>,
 }
 
@@ -73,7 +73,7 @@ impl StoreSettings {
     }
 }
 
-/// The database, and the key that seals what is secret in it. Clones share both.
+/// The database, and the key that seals its secrets. Clones share both.
 #[derive(Clone)]
 pub struct Store {
     connections: Connections,
@@ -82,56 +82,57 @@ pub struct Store {
     ahead: Ahead,
 }
 
-/// Why the store cannot be used. `Display` says what to do where something can be done.
+/// Why the store cannot be used. `Display` says what to do if something can be done.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot be made or opened.
+    /// The file cannot be created or opened.
     #[error("the database {} cannot be opened: {source}; {}", path.display(), remedy(source))]
     Open {
         /// The database file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is another kind of file.
+    /// The file is of another kind.
     #[error("{} is no SQLite database; name another file in `[store] database`, or put a backup back", path.display())]
     NoDatabase {
         /// The file.
         path: PathBuf,
     },
-    /// A newer version wrote it.
+    /// A newer version wrote the database.
     #[error("the database {} was made by a newer version of portcullis (its schema has step {step}, which this one does not know); start that version, or put a backup back", path.display())]
     Newer {
         /// The database file.
         path: PathBuf,
-        /// The first unknown step.
+        /// The first unknown schema step.
         step: i64,
     },
-    /// Another process has been bringing its schema up to date for long.
+    /// Another process has been bringing the schema up to date for a long time.
     #[error("another process keeps {} locked, as if it brought the database's schema up to date; find it with `fuser`, and let it end", path.display())]
     Locked {
-        /// The file that is locked while that is done.
+        /// The file that is locked in the meantime.
         path: PathBuf,
     },
-    /// It is a database of another program's.
+    /// The database belongs to another program.
     #[error("the database {} has nothing of portcullis; if it belongs to another program, name another file in `[store] database`; if it was just being made, try again", path.display())]
     Foreign {
         /// The database file.
         path: PathBuf,
     },
-    /// An older version wrote it, and who only reads brings nothing up to date.
+    /// An older version wrote the database, and a command that only reads does not bring it up to
+    /// date.
     #[error("the database {} was made by an older version of portcullis; start the gateway, which brings it up to date, then try again", path.display())]
     Older {
         /// The database file.
         path: PathBuf,
     },
-    /// Its schema cannot be brought up to date.
+    /// The schema cannot be brought up to date.
     #[error("the database's schema cannot be brought up to date: {0}")]
     Migrate(#[source] MigrateError),
     /// A statement failed.
     #[error("the database does not answer: {0}{advice}", advice = advice(.0))]
     Database(#[from] sqlx::Error),
-    /// It is not what was opened any more.
+    /// The file is no longer the one that was opened.
     #[error("the file {} was {how} while it was in use: what is written now would be lost; stop the gateway, put the database back, and start it again", path.display())]
     Lost {
         /// The file.
@@ -139,16 +140,16 @@ pub enum StoreError {
         /// What happened to it.
         how: &'static str,
     },
-    /// A gateway uses another database than the one that a command has opened.
+    /// A gateway uses a different database from the one that a command has opened.
     #[error("a gateway that runs with {} uses another file than the one that has this name now: it would not learn of the change; restart it, and try again", path.display())]
     Elsewhere {
         /// The database file.
         path: PathBuf,
     },
-    /// Nothing can be issued that would not be cut off.
+    /// Any token issued now would be cut off.
     #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, then run `portcullis user end-sessions EMAIL --now`", shown(*until))]
     CutOffAhead {
-        /// Its id.
+        /// The id of the account.
         account: String,
         /// Unix seconds.
         until: i64,
@@ -156,19 +157,16 @@ pub enum StoreError {
     /// The process is about to end.
     #[error("the gateway is about to stop")]
     Closed,
-    /// Something sealed cannot be opened.
+    /// Something sealed in the database cannot be opened.
     #[error("{0}")]
     Seal(#[from] SealError),
 }
 
 impl Store {
-    /// Opens the database, makes it where there is none (mode 0600), and brings its schema up to
+    /// Opens the database, creates it if there is none (mode 0600), and brings its schema up to
     /// date.
     ///
     /// Several processes may have it open: the gateway, and a command such as `user add`.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
         let opened = Self::make_or_open(settings).await;
         if let Some(key) = &settings.new_key
@@ -184,9 +182,9 @@ impl Store {
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
         check_kind(path)?;
-        // SQLite serialises statements, not steps of a schema: of two processes that begin them at
-        // a time one would fail. The lock goes with its handle at the end of this function, however
-        // that ends.
+        // SQLite serialises statements, not schema steps: if two processes began them at the same
+        // time, one would fail. The lock is released with its handle when this function ends,
+        // however it ends.
         let _alone = lock(path, LOCKED_AT_MOST).await?;
         let url = url(path);
         let (mut first, shared) = probe(path, &url).await?;
@@ -195,7 +193,7 @@ impl Store {
             error => StoreError::Migrate(error),
         })?;
         let store = Self::new(Connections::open(&url, shared).await?, settings);
-        // After the others were opened: with its last connection a database loses its `-wal`.
+        // Only after the others were opened: with its last connection, a database loses its `-wal`.
         first.close().await?;
         store.check_key().await?;
         let place = Place::of(path, store.note_id().await?);
@@ -204,18 +202,15 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether the database was made: there is a file with something in it. How large a folder is
-    /// depends on the file system, and says nothing.
+    /// Whether the database was made: the file exists and is not empty. The size of a folder
+    /// depends on the file system and says nothing.
     fn was_made(settings: &StoreSettings) -> bool {
         std::fs::metadata(&settings.database)
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
     }
 
-    /// Opens a database that is there, to read it: nothing is made, nothing is changed. `None`
-    /// where there is none, or nothing was ever written to it.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Opens an existing database to read it. Creates and changes nothing. `None` if there is no
+    /// database, or if nothing was ever written to it.
     pub async fn look(settings: &StoreSettings) -> Result<Option<Self>, StoreError> {
         match std::fs::metadata(&settings.database) {
             Ok(metadata) if metadata.len() == 0 => return Ok(None),
@@ -251,7 +246,7 @@ impl Store {
         }
     }
 
-    /// Writes with one statement, and says how many rows it has changed.
+    /// Writes with one statement, and returns the number of rows that it changed.
     async fn write(&self, statement: Query<'_, Any, AnyArguments>) -> Result<u64, StoreError> {
         let mut writing = self.connections.write().await?;
         let changed = writing.execute(statement).await?;
@@ -259,7 +254,7 @@ impl Store {
         Ok(changed)
     }
 
-    /// Somebody was told that the store is not available: it is in trouble until
+    /// Notes an error that was reported as an unavailable store: the store is in trouble until
     /// [`Store::look_again`] finds that it is not.
     pub fn note_trouble(&self, error: &StoreError) {
         match error {
@@ -275,8 +270,8 @@ impl Store {
         }
     }
 
-    /// What stands against writing to it, in words for the operator: files that are not where they
-    /// were, or what was found last.
+    /// Why the store cannot be written, in words for the operator: files that are not where they
+    /// were, or the last error that was noted.
     pub fn problem(&self) -> Option<String> {
         match self.connections.check() {
             Err(error) => Some(error.to_string()),
@@ -284,18 +279,18 @@ impl Store {
         }
     }
 
-    /// Who cannot log in because the clock was ahead, in words for the operator.
+    /// Which accounts cannot log in because the clock was ahead, in words for the operator.
     pub fn clock_problem(&self) -> Option<String> {
         self.ahead.problem()
     }
 
-    /// Tries whether it can be written again, if it could not.
+    /// Tests whether the database can be written again, if it could not be.
     pub async fn look_again(&self) {
         if self.trouble().is_none() {
             return;
         }
-        // A few pages more than what a login writes: on a full disk one page may still have room in
-        // the `-wal`.
+        // A few pages more than a login writes: on a full disk, the `-wal` may still have room for
+        // one page.
         let trying = sqlx::query(NOTE_TRIAL).bind("-".repeat(TRIAL_BYTES));
         match self.write(trying).await {
             Ok(_) => {
@@ -310,7 +305,7 @@ impl Store {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The random id of the database, which is made with it.
+    /// The random id of the database, which is created with it.
     async fn note_id(&self) -> Result<String, StoreError> {
         let mut writing = self.connections.write().await?;
         let noting = sqlx::query(NOTE_FACT).bind(STORE_ID).bind(Uuid::new_v4().to_string());
@@ -320,8 +315,8 @@ impl Store {
         Ok(id)
     }
 
-    /// Whether this is the key that the database was first opened with: a lost key must be told at
-    /// start, not at the first login.
+    /// Checks that this is the key that the database was first opened with: a lost key must be
+    /// reported at start, not at the first login.
     async fn check_key(&self) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(KEY_CHECK, b"")?;
         self.write(sqlx::query(NOTE_FACT).bind(KEY_CHECK).bind(sealed)).await?;
@@ -337,7 +332,7 @@ impl Store {
         self.connections.writer().acquire().await.unwrap()
     }
 
-    /// Waits for what is under way and closes the database.
+    /// Waits for pending work and closes the database.
     pub async fn close(&self) {
         self.connections.close().await;
     }
@@ -355,13 +350,13 @@ fn shown(seconds: i64) -> impl std::fmt::Display {
     )
 }
 
-/// The extended result code of SQLite.
+/// The extended result code of an SQLite error.
 fn result_code(error: &sqlx::Error) -> Option<u32> {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
     code.parse().ok()
 }
 
-/// What to do about an error of SQLite's, by its primary result code
+/// What to do about an SQLite error, by its primary result code
 /// (https://www.sqlite.org/rescode.html).
 fn advice(error: &sqlx::Error) -> &'static str {
     let code = result_code(error);
@@ -387,7 +382,7 @@ fn advice(error: &sqlx::Error) -> &'static str {
     }
 }
 
-/// What to do about a file that cannot be opened or made.
+/// What to do about a file that cannot be opened or created.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -403,15 +398,15 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// The file that is named as the database is, and this.
+/// The path of the database with this suffix appended.
 fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-/// Waits until no other process brings the schema of a database up to date. The file stays: whoever
-/// removed it might remove another's lock.
+/// Waits until no other process is bringing the schema of a database up to date. The file stays:
+/// removing it might remove another process's lock.
 async fn lock(database: &Path, patience: Duration) -> Result<File, StoreError> {
     let path = beside(database, "-lock");
     let failed = |source| StoreError::Open { path: path.clone(), source };
@@ -446,7 +441,7 @@ fn install_drivers() {
     DRIVERS.call_once(sqlx::any::install_default_drivers);
 }
 
-/// Makes the file for its owner alone. SQLite gives the files beside it (`-wal`, `-shm`) the same
+/// Creates the file for its owner only. SQLite gives the files next to it (`-wal`, `-shm`) the same
 /// mode.
 fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
@@ -462,8 +457,8 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the file can be a database: the pool would try for long to open one that is none. An
-/// empty file becomes one.
+/// Checks that the file can be a database: the pool would retry for a long time to open one that is
+/// not. An empty file becomes a database.
 fn check_kind(path: &Path) -> Result<(), StoreError> {
     let mut start = Vec::with_capacity(MAGIC.len());
     let read =
@@ -476,7 +471,7 @@ fn check_kind(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// A URL of this path, with what is special in URLs encoded.
+/// The URL of this path, with characters that are special in URLs encoded.
 fn url(path: &Path) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
@@ -485,25 +480,25 @@ fn url(path: &Path) -> String {
         if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
             url.push(char::from(byte));
         } else {
-            // Writing into a string cannot fail.
+            // Writing to a string cannot fail.
             let _ = write!(url, "%{byte:02X}");
         }
     }
     url
 }
 
-/// How a database begins (SQLite's file format, §1.3.1).
+/// The first bytes of a database (SQLite's file format, §1.3.1).
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
 /// The fact that only the right key opens.
 const KEY_CHECK: &str = "key_check";
 
-/// The fact that names a database.
+/// The fact that identifies a database.
 const STORE_ID: &str = "store_id";
 
 const NOTE_TRIAL: &str = "INSERT INTO facts (name, value) VALUES ('trial', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
-/// What is written to see whether the database can be written again.
+/// How many bytes to write to see whether the database can be written again.
 const TRIAL_BYTES: usize = 64 << 10;
 
 const NOTE_FACT: &str =
@@ -511,10 +506,10 @@ const NOTE_FACT: &str =
 
 const FACT: &str = "SELECT value FROM facts WHERE name = $1";
 
-/// How long a process may take to bring the schema up to date, in which others wait.
+/// How long a process may take to bring the schema up to date while others wait.
 const LOCKED_AT_MOST: Duration = Duration::from_mins(1);
 
-/// After which time they say so.
+/// How long they wait before they say so.
 const LOCKED_IN_SILENCE: Duration = Duration::from_secs(2);
 
 const LOOK_AT_LOCK_EVERY: Duration = Duration::from_millis(20);
@@ -562,7 +557,7 @@ mod tests {
         other.close().await;
     }
 
-    /// SQLite maps it into memory, and a write to a hole of it would end the process.
+    /// SQLite maps it into memory, and a write to a hole in it would end the process.
     #[tokio::test]
     async fn the_file_that_is_mapped_has_its_room_on_the_disk() {
         use std::os::unix::fs::MetadataExt;
@@ -628,17 +623,17 @@ mod tests {
         store.revoke_once(&token, &row("first".into())).await.unwrap().unwrap();
         for index in 0..8 {
             store.revoke(&[row(format!("full-{index}"))]).await.unwrap_err();
-            // Rolled back by us, after something was written.
+            // Rolled back by the store, after something was written.
             assert_eq!(store.revoke_once(&token, &row("again".into())).await.unwrap(), None);
             store.revoke(&[row(index.to_string())]).await.unwrap();
-            // Whoever opens it sees no more than what was committed, and can write.
+            // Another process that opens it sees only what was committed, and can write.
             let other = Store::open(&settings).await.unwrap();
             assert_eq!(other.revocations_after(0).await.unwrap().len(), index + 2);
             other.close().await;
         }
     }
 
-    /// Outside a transaction the driver would drop an error of the commit.
+    /// Outside a transaction, the driver would drop an error of the commit.
     #[tokio::test]
     async fn only_a_writing_writes() {
         let folder = tempfile::tempdir().unwrap();
@@ -744,7 +739,7 @@ mod tests {
         assert!(std::fs::read(&settings.database).unwrap() == before);
     }
 
-    /// A process that was stopped in the middle of it is told of, and not waited for without end.
+    /// A process that was stopped in the middle is reported, and the wait for it is limited.
     #[tokio::test]
     async fn who_waits_for_another_process_says_so_and_gives_up() {
         let folder = tempfile::tempdir().unwrap();

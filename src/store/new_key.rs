@@ -1,7 +1,7 @@
-//! A key that was made for a database that is not there yet.
+//! A key that was made for a database that does not exist yet.
 //!
-//! A key without its database is what remains where the database was lost, and no gateway starts on
-//! that. So a first start that fails must leave no key behind.
+//! A key without its database is what remains after the database was lost, and no gateway starts
+//! with that. So a first start that fails must not leave a key behind.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,12 +15,12 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// A key that is made at this path.
+    /// A key that was made at this path.
     pub fn at(path: PathBuf) -> Self {
         Self { path, is_kept: AtomicBool::new(false) }
     }
 
-    /// Something was written to the database: it needs the key from now on.
+    /// Keeps the file: something was written to the database, which needs the key from now on.
     pub(super) fn keep(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
     }

@@ -1,11 +1,12 @@
 //! Which gateways run on a database, and how much of its revocations and signing keys each of them
 //! knows.
 //!
-//! A command that revokes ends when every gateway that runs refuses, and one that makes a signing
-//! key when every gateway has it. Each has a file beside the database, which holds the numbers of
-//! the last revocation and signing key that it has read, and is locked as long as it runs: the system lets the lock go when the process ends, however it does. So nothing is
-//! written while nothing is revoked, one that was killed is told from one that is slow, and where
-//! none runs nobody waits.
+//! A command that revokes ends when every running gateway rejects what was revoked, and one that
+//! makes a signing key ends when every running gateway has it. Each gateway has a file next to the
+//! database. The file holds the numbers of the last revocation and signing key that the gateway has
+//! read, and is locked as long as the gateway runs: the system releases the lock when the process
+//! ends, however it ends. So nothing is written while nothing is revoked, a gateway that was killed
+//! can be told from a slow one, and no command waits if no gateway runs.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -20,43 +21,41 @@ use uuid::Uuid;
 use super::place::Place;
 use super::{Store, StoreError, StoreSettings, beside};
 
-/// A gateway that runs, as commands see it. Ends when it is dropped.
+/// A running gateway, as commands see it. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Presence {
     path: PathBuf,
     file: File,
-    /// What the file says, by [`News`].
+    /// What the file says, indexed by [`News`].
     said: [AtomicI64; 2],
 }
 
-/// What a gateway reads from the store while it runs, and commands wait for.
+/// What a gateway reads from the store while it runs, and what commands wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Rows that revoke, by their `seq`.
+    /// Revocations, by their `seq`.
     Revocations,
     /// Keys of the built-in issuer, by their number.
     SigningKeys,
 }
 
 impl News {
-    /// Where its line begins in the file.
+    /// The offset of its line in the file.
     fn offset(self) -> u64 {
         self as u64 * LINE as u64
     }
 }
 
-/// Bytes of a line.
+/// The length of a line in bytes.
 const LINE: usize = 42;
 
-/// Where the name of the database is that the process has open, after a line for each of the news.
+/// The offset of the name of the database that the process has open, after one line for each kind
+/// of news.
 const NAME_AT: u64 = 2 * LINE as u64;
 
 impl Presence {
-    /// From now on commands wait for this process. To be called before the revocations are read:
-    /// what is written meanwhile is waited for.
-    ///
-    /// # Errors
-    /// [`StoreError::Open`]
+    /// Makes commands wait for this process from now on. Call this before reading the revocations,
+    /// so that commands also wait for what is written in the meantime.
     pub fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
         let name = store.connections.place().map(Place::name).unwrap_or_default();
         let own = |source| StoreError::Open { path: settings.database.clone(), source };
@@ -65,8 +64,8 @@ impl Presence {
             let path = prefixed(&database, &Uuid::new_v4().to_string());
             match Self::at(&path, &name) {
                 Ok(Some(presence)) => return Ok(presence),
-                // A command has taken it for one of a process that is no more, before it was
-                // locked.
+                // Before the file was locked, a command took it for that of a process that has
+                // ended.
                 Ok(None) => {}
                 Err(source) => return Err(StoreError::Open { path, source }),
             }
@@ -84,14 +83,14 @@ impl Presence {
         Ok(is_there.then(|| Self { path: path.to_owned(), file, said }))
     }
 
-    /// Everything of this kind up to the number `last` is known here, and acted by. Where the file
-    /// cannot be written, commands wait in vain, and say so.
+    /// Announces that this gateway knows and acts on everything of this kind up to the number
+    /// `last`. If the file cannot be written, commands wait in vain, and say so.
     pub fn knows(&self, news: News, last: i64) {
         let said = &self.said[news as usize];
         if said.load(Ordering::Relaxed) == last {
             return;
         }
-        // Twice, so that a reader notices when it has read half of it.
+        // Twice, so that a reader notices when it has read only half of it.
         let line = format!("{last:020} {last:020}\n");
         match self.file.write_all_at(line.as_bytes(), news.offset()) {
             Ok(()) => said.store(last, Ordering::Relaxed),
@@ -104,17 +103,18 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        // Where it stays, the next command removes it.
+        // If it stays, the next command removes it.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Store {
     /// Waits until every gateway that runs on the database knows what has been revoked so far, and
-    /// the newest signing key, at most [`PATIENCE`]. Returned is how many do not know it then.
+    /// the newest signing key, but at most [`PATIENCE`]. Returns how many do not know it by then.
     ///
     /// # Errors
-    /// [`StoreError::Elsewhere`]: one of them will never know. Otherwise: nobody can tell.
+    /// [`StoreError::Elsewhere`] if one of them will never know. After any other error, it is
+    /// unknown whether they know.
     pub async fn acknowledged(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
         let mut written = vec![(News::Revocations, self.last_revocation().await?)];
         let newest = self.signing_key_numbers().await?.last().copied();
@@ -131,11 +131,12 @@ impl Store {
 }
 
 impl Store {
-    /// Whether every gateway that runs has the database open that is there now: before a command
-    /// opens another one. SQLite would then remove the `-wal` of theirs, which has the same name.
+    /// Checks that every running gateway has the database open that is there now. Call this before
+    /// a command opens another one: SQLite would then remove the gateways' `-wal`, which has the
+    /// same name.
     ///
     /// # Errors
-    /// [`StoreError::Elsewhere`]
+    /// [`StoreError::Elsewhere`] if a gateway has another file open.
     pub fn meets_gateways(settings: &StoreSettings) -> Result<(), StoreError> {
         let inode =
             fs::metadata(&settings.database).ok().map(|metadata| metadata.ino().to_string());
@@ -163,15 +164,15 @@ fn elsewhere(
         .ok_or_else(|| StoreError::Elsewhere { path: settings.database.clone() })
 }
 
-/// How many processes that run do not know everything that was written, up to the number of each
-/// kind. Files of those that run no more are removed. `None`: one of them has another database open.
+/// How many running processes do not know everything that was written, up to the number of each
+/// kind. Removes the files of processes that have ended. `None`: one of them has another database
+/// open.
 fn behind(
     database: &Path,
     written: &[(News, i64)],
     is_own: impl Fn(&str) -> bool,
 ) -> io::Result<Option<usize>> {
-    // By whatever name, and through whatever link: it is the file that counts, as it does for
-    // SQLite.
+    // As for SQLite, the file counts, whatever name or link leads to it.
     let database = match database.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = database.parent().filter(|folder| *folder != Path::new(""));
@@ -191,7 +192,7 @@ fn behind(
         let path = folder.join(name);
         let file = match File::open(&path) {
             Ok(file) => file,
-            // It has ended at this moment.
+            // The process has just ended.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
@@ -214,7 +215,7 @@ fn behind(
     Ok(Some(behind))
 }
 
-/// Which database the owner of a file has open. `None`: it has not said so yet.
+/// Which database the owner of a file has open. `None`: it has not written that yet.
 fn name_of(file: &File) -> Option<String> {
     let mut written = [0; 80];
     let length = file.read_at(&mut written, NAME_AT).ok()?;
@@ -222,7 +223,7 @@ fn name_of(file: &File) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// What the owner of a file knows. `None`: it has not said so yet.
+/// What the owner of a file knows. `None`: it has not written that yet.
 fn known(file: &File, news: News) -> Option<i64> {
     let mut written = [0; LINE - 1];
     file.read_exact_at(&mut written, news.offset()).ok()?;
@@ -230,15 +231,15 @@ fn known(file: &File, news: News) -> Option<i64> {
     if first == second { first.parse().ok() } else { None }
 }
 
-/// The file of one gateway, beside the database as SQLite's own are.
+/// The file of one gateway, next to the database, as SQLite's own files are.
 fn prefixed(database: &Path, name: &str) -> PathBuf {
     beside(database, &format!("-gateway-{name}"))
 }
 
-/// How long a command waits: a gateway reads the store four times a second.
+/// How long a command waits. A gateway reads the store four times a second.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it looks.
+/// How often a command looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
@@ -299,15 +300,15 @@ mod tests {
         drop(one);
         assert_eq!(files(folder.path()), 1);
 
-        // Killed: its file stays, and is nobody's.
+        // Killed: its file stays, but belongs to no process.
         let killed = prefixed(database, "killed");
         fs::write(&killed, "0").unwrap();
         assert_eq!(revocations_behind(database, 2).unwrap(), 0);
         assert!(!killed.exists() && files(folder.path()) == 1);
-        // Half of what is being written is not believed.
+        // A half-written line does not count.
         two.file.write_all_at(b"00000000000000000003", 0).unwrap();
         assert_eq!(revocations_behind(database, 2).unwrap(), 1);
-        // By another name it is the same database.
+        // Under another name, it is the same database.
         let link = folder.path().join("link.db");
         std::os::unix::fs::symlink(database, &link).unwrap();
         assert_eq!(revocations_behind(&link, 2).unwrap(), 1);
@@ -318,11 +319,11 @@ mod tests {
             1,
             "relative"
         );
-        // Another database of the same folder is none of it.
+        // Another database in the same folder does not count.
         let another = folder.path().join("another.db");
         fs::write(&another, "").unwrap();
         assert_eq!(revocations_behind(&another, 2).unwrap(), 0);
-        // What cannot be read is not taken for nobody.
+        // A folder that cannot be read does not count as one without gateways.
         assert!(revocations_behind(&folder.path().join("none/none.db"), 2).is_err());
     }
 

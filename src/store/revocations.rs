@@ -1,10 +1,10 @@
-//! The table of revocations: written by the gateway and by `portcullis revoke`, followed by every
-//! process that has it open.
+//! The table of revocations. The gateway and `portcullis revoke` write it, and every process that
+//! has it open follows it.
 
 use super::connections::Writing;
 use super::{Store, StoreError};
 
-/// A row: by what, of whom, since when.
+/// A row: which tokens are revoked, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RevocationRow {
     /// `jti`, `sid` or `subject`.
@@ -15,36 +15,30 @@ pub struct RevocationRow {
     pub scope: String,
     /// Unix seconds.
     pub revoked_at: i64,
-    /// Its place in the order of writes; chosen when it is written.
+    /// Its place in the order of writes, assigned when it is written.
     pub seq: i64,
 }
 
-/// Which revocations are old: both must be true of them.
+/// Which revocations are old. Both conditions must hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Older {
-    /// Revoked before then, in Unix seconds.
+    /// Revoked before this time, in Unix seconds.
     pub revoked_at: i64,
-    /// Written before gateways had run on the database for so many seconds: what a clock that is
-    /// ahead makes old is not.
+    /// Written before gateways had run on the database for this many seconds: a clock that is ahead
+    /// does not make a row old by this measure.
     pub noted_at: i64,
 }
 
 impl Store {
-    /// Writes revocations, all or none. One that is there already keeps the later time, and is told
-    /// to those who follow again. Returned are the times as they were written: a subject's cut-off
-    /// is at or after the `iat` of every token that was issued to it here.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Writes revocations, all or none. One that already exists keeps the later time, and followers
+    /// read it again. Returns the times as written: a subject's cut-off is at or after the `iat` of
+    /// every token that was issued to it here. Writes nothing on an error.
     pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
         self.revoke_sessions(rows, &[]).await
     }
 
-    /// [`Store::revoke`], and ends the sessions of these `sid`s in the same step: what is revoked
-    /// for good is not carried on.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Does the same as [`Store::revoke`], and ends the sessions of these `sid`s in the same
+    /// transaction: what is revoked for good does not continue. Writes nothing on an error.
     pub async fn revoke_sessions(
         &self,
         rows: &[RevocationRow],
@@ -59,10 +53,7 @@ impl Store {
         Ok(written)
     }
 
-    /// The number of the last one that was written; 0: none.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The number of the last revocation that was written, or 0 if there is none.
     pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
         let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations")
             .fetch_one(self.connections.read())
@@ -70,10 +61,11 @@ impl Store {
         Ok(seq)
     }
 
-    /// What was written after `seq`, in the order of writes, at most [`REVOCATIONS_PAGE`] rows.
+    /// The rows that were written after `seq`, in the order of writes, at most
+    /// [`REVOCATIONS_PAGE`].
     ///
     /// # Errors
-    /// [`StoreError::Database`], [`StoreError::Lost`]
+    /// [`StoreError::Lost`] if the database is no longer the one that was opened.
     pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
         if let Some(place) = self.connections.place() {
             let (id, last): (Option<String>, i64) =
@@ -85,11 +77,8 @@ impl Store {
         Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(self.connections.follow()).await?)
     }
 
-    /// Deletes the revocations of this scope that are older; `None`: of every scope. Others can
-    /// write in between.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Deletes the old revocations of this scope, or of every scope for `None`. Others can write in
+    /// between.
     pub async fn prune_revocations(
         &self,
         scope: Option<&str>,
@@ -106,20 +95,14 @@ impl Store {
         }
     }
 
-    /// For how many seconds gateways have run on this database, as far as that is noted.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// For how many seconds gateways have run on this database, as far as noted.
     pub async fn running(&self) -> Result<i64, StoreError> {
         let (seconds,): (i64,) = sqlx::query_as(RUNNING).fetch_one(self.connections.read()).await?;
         Ok(seconds)
     }
 
-    /// Notes that gateways have run on this database for so many seconds, unless more are noted.
-    /// Returned is what is noted now. Revocations are written beside it.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Notes that gateways have run on this database for this many seconds, unless more are noted.
+    /// Returns what is noted now. Each revocation is written with this number.
     pub async fn note_running(&self, seconds: i64) -> Result<i64, StoreError> {
         let mut writing = self.connections.write().await?;
         let (noted,): (i64,) = writing.one(sqlx::query_as(RUNNING)).await?;
@@ -130,7 +113,7 @@ impl Store {
     }
 }
 
-/// Writes revocations beside what else a transaction does, and tells their times as they are
+/// Writes revocations along with the other changes of a transaction, and returns their times as
 /// written.
 pub(super) async fn write_revocations(
     writing: &mut Writing,
@@ -149,8 +132,8 @@ pub(super) async fn write_revocations(
     Ok(written)
 }
 
-/// The latest cut-off of an account's tokens, whose `iss` has this scope; 0: none. No other can be
-/// written before the transaction ends.
+/// The latest cut-off of an account's tokens whose `iss` has this scope, or 0 if there is none. No
+/// other cut-off can be written before the transaction ends.
 pub(super) async fn cutoff_of(
     writing: &mut Writing,
     account: &str,
@@ -160,11 +143,12 @@ pub(super) async fn cutoff_of(
     Ok(cutoff)
 }
 
-/// The most rows that are read at a time.
+/// The maximum number of rows to read at a time.
 pub const REVOCATIONS_PAGE: usize = 10_000;
 
-/// A subject that is an account of ours may have a token whose `iat` is ahead of the time, past an
-/// earlier cut-off. `WHERE true` tells SQLite's parser that `ON CONFLICT` is no join.
+/// A subject that is an account of this store may have a token that was issued past an earlier
+/// cut-off, with an `iat` ahead of the current time. `WHERE true` tells SQLite's parser that
+/// `ON CONFLICT` is not a join.
 const INSERT: &str = "INSERT INTO revocations (kind, value, scope, revoked_at, seq, noted_at) \
     SELECT $1, $2, $3, COALESCE((SELECT issued_at FROM accounts WHERE id = $2 AND issued_at > $4 AND $1 = 'subject'), $4), \
     COALESCE(MAX(seq), 0) + 1, COALESCE((SELECT CAST(value AS BIGINT) FROM facts WHERE name = 'running_seconds'), 0) FROM revocations WHERE true \
@@ -185,8 +169,8 @@ const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revoc
 const PRUNE_SCOPE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
     AND scope = $3 AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
 
-/// How many rows one transaction deletes, as the statements say: more would keep others from writing
-/// for long.
+/// How many rows one transaction deletes, as in the statements: more would keep others from writing
+/// for a long time.
 const PRUNED_AT_ONCE: u64 = 5000;
 
 const RUNNING: &str =
@@ -209,7 +193,7 @@ mod tests {
         }
     }
 
-    /// By the time of day; by the count every row is.
+    /// Old by the time of day. By the count, every row is old.
     fn older(revoked_at: i64) -> Older {
         Older { revoked_at, noted_at: 1 }
     }
@@ -232,7 +216,7 @@ mod tests {
             read(&store, 0).await,
             [("jti a *".into(), 100, 1), ("sid a =x".into(), 100, 2)]
         );
-        // Another process, with an older time: the later one stays.
+        // Another process writes an older time: the later one stays.
         let other = Store::open(&settings(folder.path())).await.unwrap();
         other.revoke(&[row("jti", "a", "*", 90), row("jti", "a", "=", 90)]).await.unwrap();
         assert_eq!(read(&store, 2).await, [("jti a *".into(), 100, 3), ("jti a =".into(), 90, 4)]);
@@ -242,8 +226,8 @@ mod tests {
         assert!(read(&store, 5).await.is_empty());
     }
 
-    /// Whoever's account it is was issued a token past an earlier cut-off: another one in the same
-    /// second hits it, whoever asks for it.
+    /// The account was issued a token past an earlier cut-off. Another cut-off in the same second
+    /// covers that token, no matter who requests it.
     #[tokio::test]
     async fn a_subjects_cut_off_is_no_earlier_than_its_last_token() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Sealing what is secret in the database: AES-256-GCM under a key that stands outside it.
+//! Seals the secrets in the database: AES-256-GCM with a key that is kept outside it.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub struct Sealer(Arc<Zeroizing<[u8; 32]>>);
 
-/// Why something that was sealed cannot be opened.
+/// Why sealed data cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// It was sealed with another key, or changed since.
+    /// It was sealed with another key, or was changed since.
     #[error(
         "`[store] key` does not open what is sealed in the database; put the key that belongs to this database back"
     )]
@@ -25,22 +25,19 @@ pub enum SealError {
 }
 
 impl Sealer {
-    /// From a secret of any length with at least 128 bits of entropy.
+    /// Makes a sealer from a secret of any length with at least 128 bits of entropy.
     pub fn new(secret: &[u8]) -> Self {
         Self(Arc::new(derive(secret, b"portcullis store seal v1")))
     }
 
-    /// A key for another purpose, such as the MAC of refresh tokens; the same for the same
-    /// `purpose`.
+    /// Derives a key for another purpose, such as the MAC of refresh tokens. The same `purpose`
+    /// gives the same key.
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         derive(self.0.as_ref().as_ref(), purpose.as_bytes())
     }
 
-    /// Seals `secret` for the place `context` (a table, column and row): what is moved to another
-    /// place does not open there.
-    ///
-    /// # Errors
-    /// [`SealError::Crypto`]
+    /// Seals `secret` for the place `context` (a table, column and row). Moved to another place,
+    /// the result does not open.
     pub fn seal(&self, context: &str, secret: &[u8]) -> Result<String, SealError> {
         let mut sealed = secret.to_vec();
         let nonce = self
@@ -53,7 +50,8 @@ impl Sealer {
     /// Opens what [`Sealer::seal`] made for the same place.
     ///
     /// # Errors
-    /// [`SealError::WrongKey`]
+    /// [`SealError::WrongKey`] if it was sealed with another key or for another place, or was
+    /// changed since.
     pub fn open(&self, context: &str, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let mut bytes = BASE64_STANDARD_NO_PAD.decode(sealed).map_err(|_| SealError::WrongKey)?;
         if bytes.len() < NONCE {
@@ -90,7 +88,7 @@ impl KeyType for Length {
     }
 }
 
-/// HKDF (RFC 5869) of a high-entropy secret, one key for each purpose.
+/// Derives a key from a high-entropy secret with HKDF (RFC 5869), one for each purpose.
 fn derive(secret: &[u8], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
     Salt::new(HKDF_SHA256, b"")
@@ -101,7 +99,7 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
     key
 }
 
-/// Bytes of an AES-GCM nonce.
+/// The length of an AES-GCM nonce in bytes.
 const NONCE: usize = 12;
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The tables of second factors: the secret that codes are made of, and the codes for the day when
-//! it is lost.
+//! The tables of second factors: the secret that codes are computed from, and the recovery codes in
+//! case it is lost.
 
 use zeroize::Zeroizing;
 
@@ -8,15 +8,15 @@ use super::{Store, StoreError};
 /// The second factor of an account.
 #[derive(Clone)]
 pub struct SecondFactor {
-    /// What codes are made of.
+    /// The secret that codes are computed from.
     pub secret: Zeroizing<Vec<u8>>,
-    /// Whether logins ask for a code.
+    /// Whether logins require a code.
     pub is_confirmed: bool,
-    /// The time step of the last code that was taken.
+    /// The time step of the last accepted code.
     pub last_step: i64,
-    /// Unix seconds: until then no code is looked at.
+    /// Unix seconds: no code is checked before this time.
     pub blocked_until: i64,
-    /// The secret as it is stored: of which one a confirmation is.
+    /// The secret as it is stored. It identifies the secret that a confirmation is for.
     sealed: String,
 }
 
@@ -30,9 +30,6 @@ impl std::fmt::Debug for SecondFactor {
 
 impl Store {
     /// The second factor of an account, confirmed or not.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
         let row: Option<(String, Option<i64>, i64, i64)> =
             sqlx::query_as(READ).bind(account).fetch_optional(self.connections.read()).await?;
@@ -47,20 +44,15 @@ impl Store {
         }))
     }
 
-    /// The ids of all accounts that have a confirmed one.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The ids of all accounts with a confirmed second factor.
     pub async fn second_factor_owners(&self) -> Result<Vec<String>, StoreError> {
         let owners: Vec<(String,)> =
             sqlx::query_as(OWNERS).fetch_all(self.connections.read()).await?;
         Ok(owners.into_iter().map(|(account,)| account).collect())
     }
 
-    /// Writes another secret for an account, to be confirmed. False: it has a confirmed one.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Writes another secret for an account, to be confirmed. Returns false if it has a confirmed
+    /// one.
     pub async fn begin_second_factor(
         &self,
         account: &str,
@@ -71,11 +63,9 @@ impl Store {
         Ok(self.write(sqlx::query(BEGIN).bind(account).bind(sealed).bind(now)).await? == 1)
     }
 
-    /// From now on logins of the account ask for codes of this secret; `recovery` are the digests
-    /// of those that are good once. False: it was replaced or confirmed meanwhile.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// From now on, logins of the account require codes of this secret. `recovery` holds the
+    /// digests of the codes that work once. Returns false if the secret was replaced or confirmed
+    /// in the meantime. Writes nothing on an error.
     pub async fn confirm_second_factor(
         &self,
         account: &str,
@@ -100,19 +90,13 @@ impl Store {
         Ok(true)
     }
 
-    /// Takes the code of a time step. Of any number that bring it, one does; and none brings an
-    /// earlier one later.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Accepts the code of a time step. Of any number of attempts with it, one succeeds, and none
+    /// succeeds later with an earlier code.
     pub async fn take_code(&self, account: &str, step: i64) -> Result<bool, StoreError> {
         Ok(self.write(sqlx::query(TAKE).bind(step).bind(account)).await? == 1)
     }
 
-    /// How many recovery codes an account has that were not used.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// How many unused recovery codes an account has.
     pub async fn recovery_codes_left(&self, account: &str) -> Result<i64, StoreError> {
         let (count,): (i64,) =
             sqlx::query_as("SELECT COUNT(*) FROM recovery_codes WHERE account = $1")
@@ -122,10 +106,7 @@ impl Store {
         Ok(count)
     }
 
-    /// Uses a recovery code up. False: the account has no such code (any more).
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Uses a recovery code up. Returns false if the account does not, or no longer, have it.
     pub async fn use_recovery_code(&self, account: &str, digest: &str) -> Result<bool, StoreError> {
         let statement =
             sqlx::query("DELETE FROM recovery_codes WHERE account = $1 AND digest = $2");
@@ -139,10 +120,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Counts a wrong code. After `most` in a row none is looked at before `until`.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Counts a wrong code. After `most` in a row, no code is checked before `until`.
     pub async fn count_wrong_code(
         &self,
         account: &str,
@@ -153,10 +131,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the second factor of an account, and its recovery codes. False: it has none.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Removes the second factor of an account, and its recovery codes. Returns false if it has
+    /// none. Writes nothing on an error.
     pub async fn remove_second_factor(&self, account: &str) -> Result<bool, StoreError> {
         let mut writing = self.connections.write().await?;
         writing.execute(sqlx::query(FORGET_CODES).bind(account)).await?;
@@ -166,7 +142,7 @@ impl Store {
         Ok(removed == 1)
     }
 
-    /// The key that recovery codes are digested with.
+    /// The key for the digests of recovery codes.
     pub fn recovery_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("portcullis recovery codes v1")
     }

@@ -4,58 +4,56 @@ use super::connections::Writing;
 use super::revocations::{cutoff_of, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
 
-/// A row: somebody who is logged in, somewhere.
+/// A row: one session of an account.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct SessionRow {
     /// Its id, the `sid` of its access tokens.
     pub id: String,
-    /// Whose it is.
+    /// The account that it belongs to.
     pub account: String,
-    /// The account's when it began.
+    /// The generation of the account when the session began.
     pub generation: i64,
-    /// The refresh token that is good next.
+    /// The number of the refresh token that is valid next.
     pub counter: i64,
     /// Unix seconds.
     pub created_at: i64,
     /// Unix milliseconds.
     pub rotated_at: i64,
-    /// From where it was used last.
+    /// The address that it was last used from.
     pub address: String,
-    /// With what it was used last.
+    /// The user agent that it was last used with.
     pub user_agent: String,
     /// Unix seconds.
     pub ended_at: Option<i64>,
 }
 
-/// What makes a session too old: begun, or used last, at or before these times; and a refresh token
-/// that is repeated.
+/// What makes a session too old: it began, or was last used, at or before these times. Also what
+/// makes a repeated refresh token too old.
 #[derive(Clone, Copy, Debug)]
 pub struct Stale {
     /// Unix seconds.
     pub created_at: i64,
     /// Unix milliseconds.
     pub rotated_at: i64,
-    /// Unix milliseconds: a refresh token that was used then or before is not good again.
+    /// Unix milliseconds: a refresh token that was used at or before this time is not accepted
+    /// again.
     pub used_at: i64,
 }
 
-/// An account, as it is when an access token is issued to it.
+/// An account as it is when an access token is issued to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
-    /// What the token tells of it.
+    /// What the token says about the account.
     pub account: AccountRow,
-    /// Its `iat`, in Unix seconds: past everything that was revoked before. Whatever is revoked
-    /// from now on has a cut-off at or after it.
+    /// The `iat` of the token, in Unix seconds: past everything that was revoked before. Whatever
+    /// is revoked from now on has a cut-off at or after it.
     pub issued_at: i64,
 }
 
 impl Store {
-    /// Opens a session, if the account is still as it was when its password was checked: of this
-    /// generation and not disabled. An access token is issued with it; `scope` is that of its `iss`
-    /// in revocations.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Opens a session and issues an access token with it, if the account is still as it was when
+    /// its password was checked: of this generation and not disabled. `scope` is that of the
+    /// token's `iss` in revocations.
     pub async fn open_session(
         &self,
         session: &SessionRow,
@@ -81,12 +79,10 @@ impl Store {
         Ok(issued)
     }
 
-    /// Uses up the refresh token `counter` of a session, in one statement: of any number that try,
-    /// one does. When it was used is remembered, and forgotten of those of the session that were
-    /// used until `stale.used_at`. An access token is issued with it, at `now` in Unix seconds.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Uses up the refresh token `counter` of a session, in one statement: of any number of
+    /// attempts, one succeeds. Records when it was used, and deletes the records of this session's
+    /// tokens that were used at or before `stale.used_at`. Issues an access token with it, at `now`
+    /// in Unix seconds.
     pub async fn rotate_session(
         &self,
         used: &SessionRow,
@@ -121,10 +117,7 @@ impl Store {
     }
 
     /// When the refresh token `counter` of a session was used, in Unix milliseconds. `None`: it was
-    /// not, or too long ago.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// not used, or too long ago.
     pub async fn used_at(&self, session: &str, counter: i64) -> Result<Option<i64>, StoreError> {
         let asking = sqlx::query_as(
             "SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2",
@@ -134,10 +127,7 @@ impl Store {
         Ok(used.map(|(at,)| at))
     }
 
-    /// Issues another access token to a session that goes on. `None`: it does not.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Issues another access token to a live session. `None`: the session is not live.
     pub async fn issue_again(
         &self,
         session: &str,
@@ -150,28 +140,19 @@ impl Store {
         Ok(issued)
     }
 
-    /// A session that goes on: neither ended nor of another generation than its account, which is
+    /// A live session: it has not ended, its generation is that of its account, and the account is
     /// not disabled.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
     pub async fn live_session(&self, id: &str) -> Result<Option<SessionRow>, StoreError> {
         Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(self.connections.read()).await?)
     }
 
-    /// The account of a session that goes on.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The account of a live session.
     pub async fn account_of_session(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.read()).await?)
     }
 
-    /// The sessions of an account that go on, the one used last in front: the first
-    /// hundred of them, and how many more there are.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The live sessions of an account, the last used first: the first hundred of them, and how
+    /// many more there are.
     pub async fn sessions_of(
         &self,
         account: &str,
@@ -195,11 +176,9 @@ impl Store {
         Ok((listed, (all - count).max(0)))
     }
 
-    /// Ends a session of `account` and revokes its access tokens, in one step. False: there is no
-    /// such session; nothing was written. One that has ended before is revoked again.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]; nothing was then written.
+    /// Ends a session of `account` and revokes its access tokens, in one transaction. Returns
+    /// false, and writes nothing, if there is no such session. One that has already ended is
+    /// revoked again. Also writes nothing on an error.
     pub async fn end_session(
         &self,
         id: &str,
@@ -217,10 +196,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Forgets sessions that nobody can use any more.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Deletes the sessions that can no longer be used.
     pub async fn prune_sessions(&self, stale: Stale) -> Result<(), StoreError> {
         let forgetting =
             sqlx::query("DELETE FROM sessions WHERE created_at <= $1 OR rotated_at <= $2");
@@ -229,12 +205,13 @@ impl Store {
     }
 }
 
-/// Notes that an access token is issued to a session's account, and when it says that it was: past
-/// every cut-off that stands. Nobody else writes meanwhile: whatever is revoked comes before it or
-/// after.
+/// Notes that an access token is issued to a session's account, and chooses its `iat`: past every
+/// cut-off in force. Nothing else writes in the meantime: every revocation comes before it or after
+/// it.
 ///
 /// # Errors
-/// [`StoreError::CutOffAhead`]: what the transaction has written must not stay.
+/// [`StoreError::CutOffAhead`] if the cut-off is too far ahead of the clock. The caller must then
+/// discard what the transaction has written.
 async fn issue(
     writing: &mut Writing,
     session: &str,
@@ -255,8 +232,9 @@ async fn issue(
     Ok(Some(Issued { account, issued_at }))
 }
 
-/// How many seconds ahead of the clock a token may be issued: some cut-offs within one second.
-/// Farther ahead the clock has been set back since, and whoever waited for it would wait for long.
+/// How many seconds ahead of the clock a token may be issued: enough for a few cut-offs within one
+/// second. If a cut-off is farther ahead, the clock has been set back since, and waiting for it
+/// would take a long time.
 pub(super) const MOST_AHEAD: i64 = 10;
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
@@ -272,7 +250,7 @@ const ACCOUNT: &str = "SELECT accounts.* FROM accounts JOIN sessions ON sessions
 const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
-/// The most sessions of an account that are listed.
+/// The maximum number of sessions of an account to list.
 const MOST_LISTED: i64 = 100;
 
 const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \

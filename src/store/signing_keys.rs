@@ -1,14 +1,14 @@
-//! The table of signing keys: numbered, so that processes on one database agree on which comes
-//! next.
+//! The table of signing keys. They are numbered, so that processes on one database agree on which
+//! comes next.
 
 use zeroize::Zeroizing;
 
 use super::{Store, StoreError};
 
-/// A key that the built-in issuer signs with, or has signed with.
+/// A key that the built-in issuer signs with, or has signed with before.
 #[derive(Clone)]
 pub struct SigningKeyRow {
-    /// Its place in the row of keys.
+    /// Its place in the sequence of keys.
     pub number: i64,
     /// Its name in tokens and in the key set.
     pub kid: String,
@@ -18,7 +18,7 @@ pub struct SigningKeyRow {
     pub private: Zeroizing<String>,
     /// Unix seconds.
     pub created_at: i64,
-    /// Unix seconds: it signs from then until the next one does.
+    /// Unix seconds: the key signs from then until the next one does.
     pub signs_from: i64,
 }
 
@@ -42,7 +42,7 @@ impl Store {
     /// Every key, in order.
     ///
     /// # Errors
-    /// [`StoreError::Database`], or [`StoreError::Seal`] where a key does not open.
+    /// [`StoreError::Seal`] if a key does not open.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number")
             .fetch_all(self.connections.read())
@@ -57,10 +57,8 @@ impl Store {
             .collect()
     }
 
-    /// The numbers of all keys, in order: whether others have added or removed one.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// The numbers of all keys, in order. They show whether another process has added or removed
+    /// one.
     pub async fn signing_key_numbers(&self) -> Result<Vec<i64>, StoreError> {
         let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number")
             .fetch_all(self.connections.read())
@@ -68,10 +66,7 @@ impl Store {
         Ok(rows.into_iter().map(|(number,)| number).collect())
     }
 
-    /// Adds a key, if no other process has added one of its number: false then.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Adds a key. Returns false if another process has already added one with its number.
     pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
         let sealed = self.sealer.seal(&place(&key.kid), key.private.as_bytes())?;
         let adding = sqlx::query(INSERT)
@@ -84,28 +79,25 @@ impl Store {
         Ok(self.write(adding).await? == 1)
     }
 
-    /// Forgets a key whose last token has expired.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`]
+    /// Deletes a key whose last token has expired.
     pub async fn delete_signing_key(&self, number: i64) -> Result<(), StoreError> {
         self.write(sqlx::query("DELETE FROM signing_keys WHERE number = $1").bind(number)).await?;
         Ok(())
     }
 
-    /// What chooses how an address without an account is like one that has one.
+    /// The key that determines how an address without an account imitates one with an account.
     pub fn stand_in_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("stand-ins of accounts")
     }
 
-    /// What refresh tokens are signed with: from the store's key, so that a leaked database forges
-    /// none.
+    /// The key that signs refresh tokens. It is derived from the store's key, so that a leaked
+    /// database cannot be used to forge one.
     pub fn refresh_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("refresh tokens")
     }
 }
 
-/// Where a key is sealed for.
+/// The place that a key is sealed for.
 fn place(kid: &str) -> String {
     format!("signing_keys/{kid}")
 }
