@@ -1,17 +1,18 @@
-//! Which gateway an address belongs to, and whether it is being left.
+//! Claims on listen addresses: which gateway owns an address, and whether it is draining.
 //!
-//! The names are sockets in Linux's abstract namespace: they belong to the network namespace, as
-//! ports do, and are gone with the process, however it ends. Elsewhere nothing is shared.
+//! A claim is a socket in Linux's abstract namespace. Its name belongs to the network namespace, as
+//! a port does, and disappears with the process, however that ends. On other systems, a successor
+//! cannot share an address.
 
 use std::io;
 use std::net::SocketAddr;
 
-/// An address that belongs to this gateway, for as long as this lives.
+/// This gateway's claim on an address. It lasts until this is dropped.
 #[derive(Debug)]
 pub struct Claim {
     #[cfg(target_os = "linux")]
     address: SocketAddr,
-    /// `None`: the system has no such names.
+    /// `None`: the name is not available, so the address cannot be handed over.
     #[cfg(target_os = "linux")]
     name: Option<std::os::unix::net::UnixListener>,
 }
@@ -21,7 +22,7 @@ impl Claim {
     /// Claims an address.
     ///
     /// # Errors
-    /// `AddrInUse`: another gateway has it, and does not drain.
+    /// `AddrInUse` if another gateway has the address and is not draining.
     pub(super) fn lay(address: SocketAddr) -> io::Result<Self> {
         match bound(address, RUNNING) {
             Ok(name) => Ok(Self { address, name: Some(name) }),
@@ -35,10 +36,10 @@ impl Claim {
         }
     }
 
-    /// Lets a successor listen beside this gateway, which drains.
+    /// Lets a successor listen on the same address while this gateway drains.
     pub fn leave(&mut self) {
         if self.name.is_some() {
-            // Where an earlier gateway still drains there, its name says the same.
+            // This fails if an earlier gateway is still draining there: its name says the same.
             self.name = bound(self.address, LEAVING).ok();
         }
     }
@@ -51,17 +52,17 @@ impl Claim {
         Ok(Self {})
     }
 
-    /// Lets a successor listen beside this gateway, which drains.
+    /// Lets a successor listen on the same address while this gateway drains.
     pub fn leave(&mut self) {}
 }
 
-/// Whether a gateway of this user drains that listens there.
+/// Whether a gateway of this user listens there and is draining.
 #[cfg(target_os = "linux")]
 pub(super) fn is_being_left(address: SocketAddr) -> bool {
     is_ours(address, LEAVING)
 }
 
-/// Whether a gateway of this user drains that listens there.
+/// Whether a gateway of this user listens there and is draining.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn is_being_left(_address: SocketAddr) -> bool {
     false
@@ -84,7 +85,7 @@ fn bound(address: SocketAddr, state: &str) -> io::Result<std::os::unix::net::Uni
     std::os::unix::net::UnixListener::bind_addr(&name(address, state)?)
 }
 
-/// Whether somebody has this name, and is the same user: anybody may take any name.
+/// Whether a process of the same user holds this name: any user can bind any name.
 #[cfg(target_os = "linux")]
 fn is_ours(address: SocketAddr, state: &str) -> bool {
     let uid = |stream: std::os::unix::net::UnixStream| {

@@ -32,25 +32,25 @@ use crate::gateway::snapshot::ConnectionLimits;
 use crate::gateway::worker::Worker;
 use crate::gateway::{Gateway, Snapshot};
 
-/// What a client with prior knowledge of HTTP/2 sends first (RFC 9113 §3.4).
+/// The HTTP/2 preface, which a client with prior knowledge sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of a response that wait for a client to read them on HTTP/2, for each stream.
+/// The maximum number of response bytes that are buffered per HTTP/2 stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// How long an HTTP/2 client may take to close a connection after GOAWAY, when its exchanges have
+/// How long an HTTP/2 client may take to close the connection after GOAWAY, once its exchanges have
 /// ended.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// How long after a connection was opened, or has answered, a request may be on its way that the
-/// client sent before it could know of the drain.
+/// How long a request may be in flight that the client sent before it could know of the drain. The
+/// time counts from the opening of the connection or from its last response.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
-/// Streams at a time on one HTTP/2 connection.
+/// The maximum number of concurrent streams on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
-/// Serves a connection to its end. What ends it early is the client's affair: it is logged at debug
-/// level only.
+/// Serves a connection until it ends. An early end is usually the client's doing, so it is logged
+/// at debug level only, unless the request could not be parsed.
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
@@ -75,7 +75,7 @@ pub(super) async fn serve(
         patience,
         draining,
     };
-    // Boxed: a connection pays for the protocol that it speaks, not for the largest.
+    // Boxed, so that a connection takes up the memory of its own protocol, not of the largest one.
     let ended = match &snapshot.tls {
         None => line.cleartext(stream, snapshot).await,
         Some(tls) => Box::pin(line.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
@@ -89,7 +89,7 @@ pub(super) async fn serve(
     }
 }
 
-/// How HTTP/1.1 is read. The clocks are those of [`ClientStream`], not of hyper.
+/// Configures hyper for HTTP/1.1. [`ClientStream`] enforces the timeouts, not hyper.
 pub fn http1_builder(limits: &ConnectionLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(None);
@@ -98,8 +98,8 @@ pub fn http1_builder(limits: &ConnectionLimits) -> http1::Builder {
     builder
 }
 
-/// What is wrong with a head that hyper has refused: for these there is no exchange, and no access
-/// line.
+/// The kind of fault in a request head that hyper rejected. Such a request has no exchange and no
+/// access log line.
 fn malformed(error: &hyper::Error) -> Option<&'static str> {
     if !error.is_parse() {
         return None;
@@ -107,7 +107,7 @@ fn malformed(error: &hyper::Error) -> Option<&'static str> {
     if error.is_parse_too_large() {
         return Some("too_large");
     }
-    // hyper tells the others apart in words alone.
+    // hyper distinguishes the other kinds only by the text of the error.
     let cause = error.to_string();
     let kinds =
         [("method", "method"), ("version", "version"), ("URI", "target"), ("header", "header")];
@@ -117,7 +117,7 @@ fn malformed(error: &hyper::Error) -> Option<&'static str> {
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// What every request of a connection is handled with.
+/// The context that all requests of a connection share.
 struct Line {
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
@@ -128,7 +128,7 @@ struct Line {
 }
 
 impl Line {
-    /// HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
+    /// Serves HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
     async fn over_tls(
         self,
         stream: TcpStream,
@@ -146,7 +146,7 @@ impl Line {
         }
     }
 
-    /// HTTP/1.1, or HTTP/2 where the client begins with its preface.
+    /// Serves HTTP/1.1, or HTTP/2 if the client starts with its preface.
     async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
         if !snapshot.h2c {
             return Box::pin(self.http1(Coalescing(stream), Bytes::new(), snapshot)).await;
@@ -173,11 +173,11 @@ impl Line {
         let builder = http1_builder(&snapshot.limits);
         let line = &self;
         let service = service_fn(|request: Request<Incoming>| {
-            // At once: from here on it is not the client that the connection waits for.
+            // Before anything else: from here on, the connection does not wait for the client.
             let busy = line.phase.enter();
             line.phase.asked(!http_body::Body::is_end_stream(request.body()));
-            // Boxed: hyper keeps the room of this future for as long as the connection is open,
-            // idle or not.
+            // Boxed: hyper keeps space for this future for as long as the connection is open, idle
+            // or not.
             let request = request.map(RequestBody::from);
             Box::pin(async move {
                 let response = line.gateway.handle(&line.worker, &line.peer, request).await;
@@ -213,7 +213,7 @@ impl Line {
         builder
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
-        // What a client does not read waits here, for each of its streams.
+        // Response bytes that the client does not read are buffered here, for each of its streams.
         builder.max_send_buf_size(SEND_BUFFER);
         let line = Arc::new(self);
         let stalls = Arc::new(Stalls::new());
@@ -242,14 +242,15 @@ impl Line {
             ended = connection => Ok(ended?),
             () = reads_on => Ok(()),
             () = stalls.end_stalled(line.patience.idle) => Ok(()),
-            // Streams that nobody reads, or a client that does not say goodbye, would hold it open
-            // for ever.
+            // Otherwise, unread streams or a client that never closes would keep the connection
+            // open indefinitely.
             () = line.goodbye() => Ok(()),
         }
     }
 
-    /// Returns once the drain has begun and no request is likely to be on its way: the answer to
-    /// one that comes from then on closes the connection, and so does this when none comes.
+    /// Returns once the drain has begun and no request is likely to be in flight. The response to a
+    /// request that arrives during the drain closes the connection; if none arrives, the caller
+    /// closes it.
     async fn may_close(&self) {
         self.draining.given().await;
         while let Some(idle_since) = self.phase.idle_since() {
@@ -261,7 +262,7 @@ impl Line {
         }
     }
 
-    /// Returns once no exchange has been under way for `idle_timeout`.
+    /// Returns once no exchange has been active for `idle_timeout`.
     async fn idle(&self) {
         loop {
             let now = Instant::now();
@@ -273,9 +274,10 @@ impl Line {
         }
     }
 
-    /// Returns once the client has had its time to close a connection after GOAWAY: from the last
-    /// exchange, and from the last byte that it took, since the end of a response may still be on
-    /// its way. But not for ever: pings are answered, and answers are bytes.
+    /// Returns once the client has had enough time to close the connection after GOAWAY. The time
+    /// counts from the last exchange or from the last byte that the client took, whichever is
+    /// later, since the end of a response may still be in flight. It has an upper limit, since
+    /// replies to pings are bytes too.
     async fn goodbye(&self) {
         let begun = Instant::now();
         loop {
@@ -295,7 +297,7 @@ impl Line {
         }
     }
 
-    /// A socket that becomes a tunnel's is no longer this connection's affair.
+    /// Detaches the socket if it becomes a tunnel: it then no longer concerns this connection.
     fn answered(&self, response: Response<RecordedBody>) -> Response<RecordedBody> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.phase.detach();
@@ -304,7 +306,7 @@ impl Line {
     }
 }
 
-/// A response body that holds its connection busy until it ends.
+/// A response body that keeps its connection busy until it ends.
 struct Held {
     body: RecordedBody,
     busy: Busy,
@@ -329,7 +331,7 @@ impl http_body::Body for Held {
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         let held = self.get_mut();
         if held.busy.is_full() {
-            // hyper flushes next, and asks again as soon as the socket has taken everything.
+            // hyper flushes next, and polls again as soon as the socket has taken everything.
             return std::task::Poll::Pending;
         }
         std::pin::Pin::new(&mut held.body).poll_frame(cx)
@@ -344,7 +346,7 @@ impl http_body::Body for Held {
     }
 }
 
-/// How a cleartext connection begins.
+/// How a cleartext connection starts, with the bytes read so far.
 enum Preface {
     Http2(Bytes),
     Other(Bytes),
@@ -370,7 +372,7 @@ async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<
             return Ok(Preface::Other(read.freeze()));
         }
         if length == read.len() {
-            // The first bytes: the head's clock runs from here.
+            // These are the first bytes: `header_timeout` starts here.
             deadline = Instant::now() + patience.header;
         }
     }

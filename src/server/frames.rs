@@ -1,7 +1,7 @@
-//! The frames of an HTTP/2 client, as far as their heads tell: hyper has no clock for a header
-//! block that never ends, and no bound on frames that only ask for an answer.
+//! Follows the frames of an HTTP/2 client by their headers. hyper has no timeout for a header block
+//! that never ends, and no limit on frames that only ask for a reply.
 //!
-//! Nothing is decoded. What is malformed is for hyper to refuse.
+//! Nothing is decoded. Rejecting malformed frames is left to hyper.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Bytes of the preface, which come before the first frame (RFC 9113 §3.4).
+/// The length in bytes of the preface, which comes before the first frame (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 
-/// Bytes of a frame's head (RFC 9113 §4.1).
+/// The length in bytes of a frame header (RFC 9113 §4.1).
 const HEAD: usize = 9;
 
 const DATA: u8 = 0;
@@ -23,37 +23,38 @@ const CONTINUATION: u8 = 9;
 
 const END_HEADERS: u8 = 4;
 
-/// PING, SETTINGS, PRIORITY and unknown frames that may come within [`FLOOD_TIME`]. Clients that
-/// measure the bandwidth of a fast network send many pings too, but not ten in a millisecond.
+/// The number of PING, SETTINGS, PRIORITY and unknown frames that may arrive within [`FLOOD_TIME`].
+/// Clients that measure the bandwidth of a fast network also send many pings, but not ten per
+/// millisecond.
 const FLOOD: u32 = 1000;
 
 const FLOOD_TIME: Duration = Duration::from_millis(100);
 
-/// How far a client has come in its frames.
+/// A client's position in its stream of frames.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// The head of the current frame, of which the first `have` bytes have come.
+    /// The header of the current frame. Its first `have` bytes have arrived.
     head: [u8; HEAD],
     have: usize,
-    /// Bytes left of the preface, or of the frame before its end.
+    /// The number of bytes left in the preface or in the current frame.
     left: usize,
     is_data: bool,
     in_headers: bool,
-    /// Since when a frame or a header block, other than DATA, waits for its end.
+    /// Since when a header block, or a frame other than DATA, has been unfinished.
     unfinished_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Frames since `flood_since` that only ask for an answer.
+    /// The number of frames since `flood_since` that only ask for a reply.
     idle_talk: u32,
     flood_since: Option<Instant>,
 }
 
-/// A client sends more frames that carry nothing than anybody has use for.
+/// A client sends far too many frames that carry nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("more than {FLOOD} PING, SETTINGS or PRIORITY frames in {FLOOD_TIME:?}")]
 pub(super) struct Flood;
 
 impl Frames {
-    /// Before the first byte of the preface.
+    /// The position before the first byte of the preface.
     pub(super) fn new() -> Self {
         Self {
             head: [0; HEAD],
@@ -68,10 +69,7 @@ impl Frames {
         }
     }
 
-    /// Follows what was read.
-    ///
-    /// # Errors
-    /// [`Flood`]
+    /// Follows the bytes that were read.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
         if bytes.is_empty() {
             return Ok(());
@@ -113,7 +111,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Asks for the time only once for [`FLOOD`] frames.
+    /// Counts a frame. Reads the clock only once per [`FLOOD`] frames.
     fn count(&mut self) -> Result<(), Flood> {
         self.idle_talk += 1;
         if self.idle_talk < FLOOD {
@@ -128,8 +126,8 @@ impl Frames {
         }
     }
 
-    /// Ready once a frame or a header block has waited for its end for `patience`. Call it when
-    /// there is nothing to read.
+    /// Ready once a frame or a header block has been unfinished for `patience`. Call it when there
+    /// is nothing to read.
     pub(super) fn poll_overdue(&mut self, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let Some(since) = self.unfinished_since else {
             self.sleep = None;
@@ -155,7 +153,7 @@ mod tests {
         frame
     }
 
-    /// Whether the clock runs after each of these, whatever the pieces they come in.
+    /// Checks whether the clock runs after each of these steps, whatever the size of the pieces.
     #[tokio::test]
     async fn the_clock_runs_while_a_header_block_is_unfinished() {
         let preface = [b'x'; PREFACE];
@@ -170,7 +168,7 @@ mod tests {
             (&frame(CONTINUATION, END_HEADERS, b"d"), false),
             (&frame(HEADERS, END_HEADERS, b"abc")[..10], true),
             (b"bc", false),
-            // The body has a clock of its own.
+            // The body has its own clock.
             (&frame(DATA, 0, b"abcdef")[..12], false),
             (b"def", false),
         ];

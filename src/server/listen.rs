@@ -1,5 +1,5 @@
-//! Listening: one socket a worker on each address, and a successor that may listen beside a
-//! process that drains.
+//! Listening: one socket per worker on each address. A successor may listen on the same address
+//! while a gateway drains.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,26 +8,26 @@ use tokio::net::TcpSocket;
 
 use super::claim::{Claim, is_being_left};
 
-/// Connections that the system has accepted and the gateway has not yet, for each listener.
+/// The maximum number of connections per listener that wait for the gateway to accept them.
 pub(super) const BACKLOG: u32 = 4096;
 
-/// The listeners of one address or several.
+/// The listeners of one or more addresses.
 #[derive(Debug)]
 pub struct Listeners {
-    /// One list for each worker.
+    /// One list per worker.
     pub sets: Vec<Vec<std::net::TcpListener>>,
-    /// What keeps another gateway from listening beside this one.
+    /// Keep another gateway from listening on the same addresses.
     pub claims: Vec<Claim>,
 }
 
-/// Binds one listener a worker on each address.
+/// Binds one listener per worker on each address.
 ///
-/// With SO_REUSEPORT, a second gateway on the same port would be taken for a second worker, and the
-/// two would share the clients. So the first bind is made without it, and fails where somebody
-/// listens: unless that is a gateway that drains, in whose place this one comes.
+/// With SO_REUSEPORT, a second gateway on the same port would look like a second worker, and the
+/// two would share the clients. So the first bind does not use it, and fails if another process
+/// listens there, unless that is a draining gateway, which this one replaces.
 ///
 /// # Errors
-/// The address that cannot be bound, and why.
+/// Returns the address that cannot be bound, and why.
 pub fn bind(
     addresses: &[SocketAddr],
     workers: usize,
@@ -48,15 +48,12 @@ pub fn bind(
 }
 
 /// Binds one listener, as [`bind`] does.
-///
-/// # Errors
-/// Why the address cannot be bound.
 pub fn bind_one(address: SocketAddr) -> io::Result<(std::net::TcpListener, Claim)> {
     let (address, claim) = claimed(address)?;
     Ok((listener(address)?, claim))
 }
 
-/// The address with its real port, if it is free or is being left.
+/// The address with its actual port, if it is free or its gateway is draining.
 fn claimed(address: SocketAddr) -> io::Result<(SocketAddr, Claim)> {
     let address = match socket(address, false) {
         Ok(probe) => SocketAddr::new(address.ip(), probe.local_addr()?.port()),
@@ -74,7 +71,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
     let (socket, address) = match address {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, address),
         SocketAddr::V6(v6) => match TcpSocket::new_v6() {
-            // Every address, on a machine without IPv6, is every IPv4 address.
+            // On a machine without IPv6, the unspecified address means every IPv4 address.
             Err(error)
                 if v6.ip().is_unspecified() && error.raw_os_error() == Some(EAFNOSUPPORT) =>
             {
@@ -83,15 +80,15 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpSocket> {
             made => (made?, address),
         },
     };
-    // Sockets of a gateway that has just stopped are in TIME_WAIT: they do not keep the next one
-    // out.
+    // Sockets of a gateway that has just stopped are in TIME_WAIT. They must not block the next
+    // one.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(shared)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// "Address family not supported", as Linux numbers it.
+/// The error number of "Address family not supported" on Linux.
 const EAFNOSUPPORT: i32 = 97;
 
 #[cfg(test)]
@@ -111,7 +108,7 @@ mod tests {
         assert!(in_use(bind(&[address], 1)));
         first.claims.iter_mut().for_each(Claim::leave);
         let second = bind(&[address], 1).unwrap();
-        // Not with the second one as well, which stays.
+        // The second one stays, so it does not share the address.
         assert!(in_use(bind(&[address], 1)));
         drop((first, second));
         bind(&[address], 1).unwrap();

@@ -1,7 +1,8 @@
-//! Sockets and protocols; no policy.
+//! The server: sockets and protocols, without policy.
 //!
-//! One worker is one thread with a current-thread runtime, its own listeners (SO_REUSEPORT) and its
-//! own connections. It accepts, does TLS, lets hyper parse, and calls [`Gateway::handle`].
+//! A worker is one thread with a current-thread runtime, its own listeners (SO_REUSEPORT) and its
+//! own connections. It accepts connections, terminates TLS, lets hyper parse requests, and calls
+//! [`Gateway::handle`].
 
 mod claim;
 mod connection;
@@ -36,17 +37,17 @@ use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
 use crate::telemetry::ids;
 
-/// How long accepting pauses when the process has no file descriptors left.
+/// How long to pause accepting when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 pub struct Server {
     gateway: Arc<Gateway>,
-    /// Open connections of all workers.
+    /// The number of open connections of all workers.
     connections: AtomicUsize,
     clients: Arc<PerClient>,
-    /// Given when nothing new is to be accepted.
+    /// Given when the workers must stop accepting.
     stop_accepting: Arc<Signal>,
     /// Given at the drain deadline.
     cut: Signal,
@@ -56,8 +57,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for this gateway. `most_connections`: what the limit of open files leaves room for,
-    /// where that is less than `max_connections`.
+    /// Creates a server for this gateway. `most_connections` is the number of connections that the
+    /// limit of open files leaves room for, if that is less than `max_connections`.
     pub fn new(gateway: Arc<Gateway>, most_connections: Option<usize>) -> Self {
         Self {
             gateway,
@@ -84,23 +85,24 @@ impl Server {
         self.gateway.tunnels().wait().await;
     }
 
-    /// Ends what is left, in the middle if need be.
+    /// Ends the remaining connections and tunnels, even in the middle of an exchange.
     pub fn cut(&self) {
         self.cut.give();
         self.gateway.cut_tunnels();
     }
 
-    /// Connections that are open now.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Serves these listeners on the calling worker, the one of this index, until everything has
+    /// Serves these listeners on the calling worker, which has this index, until everything has
     /// drained or been cut.
     pub async fn serve(self: &Arc<Self>, index: usize, listeners: Vec<TcpListener>) {
         let worker = Arc::new(self.gateway.worker(index));
         for listener in listeners {
-            // Tracked like a connection: while one is accepted the drain has not ended.
+            // Tracked like a connection: the drain is not over while a connection is being
+            // accepted.
             self.tracker.spawn(Arc::clone(self).accept(Arc::clone(&worker), listener));
         }
         tokio::select! {
@@ -125,8 +127,8 @@ impl Server {
         self.admit_waiting(&worker, listener);
     }
 
-    /// Out of file descriptors, or a client that was gone before it was accepted: neither ends the
-    /// listener.
+    /// Pauses after an error, unless the client caused it. Neither a lack of file descriptors nor a
+    /// client that left before it was accepted ends the listener.
     async fn pause_after(&self, error: &io::Error) {
         if is_the_clients(error) {
             return;
@@ -138,8 +140,8 @@ impl Server {
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
-    /// Closes a listener. Connections that the system has accepted there would be reset with it:
-    /// they are taken first, without a pause in which more could come.
+    /// Closes a listener. That would reset connections which the system has already accepted, so
+    /// they are taken first, without a pause in which more could arrive.
     fn admit_waiting(self: &Arc<Self>, worker: &Arc<Worker>, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else { return };
         for _ in 0..BACKLOG {
@@ -163,11 +165,11 @@ impl Server {
             server: Arc::clone(self),
             _gauge: self.gateway.telemetry().metrics.connection(),
         };
-        // A proxy that is trusted speaks for many clients.
+        // A trusted proxy connects on behalf of many clients.
         let most = Some(snapshot.limits.max_connections_per_client)
             .filter(|&most| most > 0 && !snapshot.proxies.trusts(peer.ip()));
         let place = most.map(|most| self.clients.enter(peer.ip(), most));
-        // A tunnel has left its connection's future, and is a connection all the same.
+        // A tunnel has left the future of its connection, but still counts as a connection.
         let room = snapshot.limits.max_connections.min(self.most_connections);
         if matches!(place, Some(None))
             || descriptors::is_among_the_last(&stream)
@@ -191,7 +193,7 @@ impl Server {
         });
     }
 
-    /// Lets go, each second, of what this worker need no longer keep.
+    /// Every second, releases what this worker no longer needs.
     async fn tidy(&self, worker: &Worker) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -201,7 +203,7 @@ impl Server {
     }
 }
 
-/// One of `max_connections`.
+/// One of the `max_connections`.
 struct Slot {
     server: Arc<Server>,
     _gauge: crate::telemetry::metrics::Open,
@@ -213,12 +215,12 @@ impl Drop for Slot {
     }
 }
 
-/// Whether accepting failed because the client was gone.
+/// Whether accepting failed because the client had gone.
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-/// Says 503 without reading: there is no room for this client.
+/// Sends a 503 without reading the request: there is no room for this client.
 fn refuse(stream: &TcpStream) {
     let body = problem_body(Reason::Overloaded, ids::request_id().as_str());
     let head = format!(
@@ -227,6 +229,7 @@ fn refuse(stream: &TcpStream) {
     );
     let mut answer = head.into_bytes();
     answer.extend_from_slice(&body);
-    // A new socket's buffer is empty: it all fits, or the client is not worth more.
+    // The buffer of a new socket is empty: the response fits, or the client is not worth more
+    // effort.
     let _ = stream.try_write(&answer);
 }

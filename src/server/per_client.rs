@@ -1,14 +1,14 @@
-//! How many connections each client has, where `max_connections_per_client` asks.
+//! Counts the connections of each client, if `max_connections_per_client` is set.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The connections of all clients that are counted.
+/// The number of connections of each counted client.
 #[derive(Debug, Default)]
 pub(super) struct PerClient(Mutex<HashMap<IpAddr, usize>>);
 
-/// A connection that is counted, for as long as this lives.
+/// A counted connection. It counts until this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     clients: Arc<PerClient>,
@@ -16,7 +16,7 @@ pub(super) struct Place {
 }
 
 impl PerClient {
-    /// A place for one more connection of this client, if it has fewer than `most`.
+    /// Counts one more connection of this client, if it has fewer than `most`.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Place> {
         let client = network(address);
         let mut counts = self.counts();
@@ -46,7 +46,7 @@ impl Drop for Place {
     }
 }
 
-/// One client: an IPv4 address, or an IPv6 network of 64 bits, as with limits.
+/// The address that identifies a client: an IPv4 address, or an IPv6 /64 network, as for limits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,4 +1,4 @@
-//! Something that is said once to every connection, and heard at hardly any cost until then.
+//! A signal that all connections receive once, and that costs hardly anything until then.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -7,10 +7,11 @@ use std::task::{Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 
-/// Given once, and then for good.
+/// A signal that is given once and stays given.
 ///
-/// A [`CancellationToken`] is locked by whoever asks it, and a connection asks at each of its
-/// polls: workers would meet at that lock. Here they read a flag that nobody writes.
+/// Checking a [`CancellationToken`] takes a lock, and a connection checks at each poll: workers
+/// would contend for that lock. Here they read a flag that is not written until the signal is
+/// given.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     given: AtomicBool,
@@ -18,13 +19,13 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    /// Gives it.
+    /// Gives the signal.
     pub(super) fn give(&self) {
         self.given.store(true, Ordering::Release);
         self.token.cancel();
     }
 
-    /// Returns once it is given.
+    /// Returns once the signal is given.
     pub(super) async fn given(&self) {
         let mut cancelled = pin!(self.token.cancelled());
         let mut waits_for: Option<Waker> = None;
@@ -32,7 +33,7 @@ impl Signal {
             if self.given.load(Ordering::Acquire) {
                 return Poll::Ready(());
             }
-            // Whoever was left with the token stays there: it need not be told again.
+            // The token still holds this waker, so there is no need to register it again.
             if waits_for.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 return Poll::Pending;
             }

@@ -1,8 +1,9 @@
-//! Response bodies of HTTP/2 streams, and the clock of clients that do not read them.
+//! Response bodies of HTTP/2 streams, and the timeout for clients that do not read them.
 //!
-//! On HTTP/1.1 a client that does not read stalls its socket, and the socket has a clock. On HTTP/2
-//! it withholds window from a single stream: hyper then keeps one frame and asks for no more, so no
-//! timer inside the body would ever run. This one runs outside.
+//! On HTTP/1.1, a client that does not read stalls its socket, and the socket has a timeout. On
+//! HTTP/2, the client withholds flow-control window from a single stream: hyper then keeps one
+//! frame and does not poll for more, so a timer inside the body would never run. This timer runs
+//! outside.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,36 +19,36 @@ use super::stream::Busy;
 use crate::gateway::body::BodyError;
 use crate::gateway::exchange::RecordedBody;
 
-/// The bodies of one connection that are under way.
+/// The active response bodies of one connection.
 #[derive(Debug)]
 pub(super) struct Stalls {
     begun: Instant,
     bodies: Mutex<Vec<Weak<Held>>>,
 }
 
-/// A body, and since when its last frame has not been taken.
+/// A body, and since when its last frame has been waiting for the client.
 #[derive(Debug)]
 struct Held {
     body: Mutex<Option<UnderWay>>,
-    /// Milliseconds from the connection's beginning, plus one; 0: the next frame is being asked
-    /// for.
+    /// When the last frame was yielded, in milliseconds since the connection began, plus one. 0:
+    /// hyper is polling for the next frame.
     yielded: AtomicU64,
 }
 
-/// What is left of a body, and the exchange that it holds busy.
+/// The rest of a body, and the exchange that it keeps busy.
 #[derive(Debug)]
 struct UnderWay {
     body: RecordedBody,
-    /// The rest of a frame that was too large to hand out at once.
+    /// The rest of a frame that was too large to yield at once.
     rest: Bytes,
     _busy: Busy,
 }
 
-/// Bytes that are handed out at once: a client that takes fewer within `idle_timeout` does not
-/// read.
+/// The maximum number of bytes to yield at once. A client that takes fewer within `idle_timeout`
+/// counts as not reading.
 const PORTION: usize = 16 * 1024;
 
-/// A body that lets go of the upstream when the client stops reading.
+/// A body that releases the upstream when the client stops reading.
 #[derive(Debug)]
 pub(super) struct WatchedBody {
     held: Arc<Held>,
@@ -55,7 +56,7 @@ pub(super) struct WatchedBody {
 }
 
 impl Stalls {
-    /// None yet.
+    /// Creates an empty list.
     pub(super) fn new() -> Self {
         Self { begun: Instant::now(), bodies: Mutex::new(Vec::new()) }
     }
@@ -68,7 +69,7 @@ impl Stalls {
         });
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         if bodies.len() == bodies.capacity() {
-            // Before it grows: what has ended is forgotten.
+            // Before the list grows, remove the bodies that have ended.
             bodies.retain(|body| body.strong_count() > 0);
         }
         bodies.push(Arc::downgrade(&held));
@@ -101,7 +102,7 @@ impl Stalls {
     }
 }
 
-/// Milliseconds since then, plus one.
+/// Milliseconds since `begun`, plus one.
 fn elapsed(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1)
 }
@@ -149,7 +150,7 @@ impl Body for WatchedBody {
 }
 
 impl UnderWay {
-    /// The next frame, of at most [`PORTION`] bytes.
+    /// Polls for the next frame, of at most [`PORTION`] bytes.
     fn poll_portion(
         &mut self,
         cx: &mut Context<'_>,

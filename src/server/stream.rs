@@ -1,5 +1,5 @@
-//! A client's socket, with the clocks that hyper has not: one from the first byte of a head, one
-//! between requests, one for a client that does not read.
+//! A client's socket, with the timeouts that hyper lacks: one from the first byte of a request
+//! head, one between requests, and one for a client that does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -16,28 +16,28 @@ use super::frames::Frames;
 use super::per_client::Place;
 use crate::coalesce::MAX_READ;
 
-/// What a connection is doing, told by the service and read by the socket.
+/// The state of a connection, written by the service and read by the socket.
 #[derive(Debug)]
 pub(super) struct Phase {
     begun: Instant,
-    /// Exchanges under way.
+    /// The number of active exchanges.
     active: AtomicU64,
     /// Milliseconds from `begun` to the end of the last exchange.
     idle_since: AtomicU64,
     /// Milliseconds from `begun` to the last byte that the client's socket took.
     last_write: AtomicU64,
-    /// The last request has a body, the end of which may never have been read.
+    /// Whether the last request has a body that may not have been read to its end.
     has_body: AtomicBool,
-    /// The process is about to end: nobody waits for long.
+    /// Whether the process is about to end, so that no client may take long.
     is_hurried: AtomicBool,
-    /// The client's socket takes no more for now.
+    /// Whether the client's socket takes no more bytes for now.
     is_full: AtomicBool,
-    /// Held here, since the socket holds this also where it has become a tunnel's.
+    /// Held here because the socket holds this `Phase` even after it has become a tunnel.
     _place: Option<Place>,
 }
 
 impl Phase {
-    /// A connection that has just been accepted.
+    /// The state of a connection that was just accepted.
     pub(super) fn new(place: Option<Place>) -> Arc<Self> {
         Arc::new(Self {
             begun: Instant::now(),
@@ -51,29 +51,30 @@ impl Phase {
         })
     }
 
-    /// The socket has become a tunnel's: its silence is no longer this connection's affair.
+    /// Notes that the socket has become a tunnel, whose silence no longer concerns this connection.
     pub(super) fn detach(&self) {
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An exchange begins; it ends when this is dropped.
+    /// Begins an exchange, which ends when the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
         Busy { phase: Arc::clone(self), ended: None }
     }
 
-    /// A request has come, with a body or without; or its body has been read to the end.
+    /// Notes whether the request that has arrived has a body. `false` also means that its body was
+    /// read to the end.
     pub(super) fn asked(&self, has_body: bool) {
         self.has_body.store(has_body, Ordering::Relaxed);
     }
 
-    /// From now on nobody is waited for for long.
+    /// Gives the client only a short time from now on.
     pub(super) fn hurry(&self) {
         self.is_hurried.store(true, Ordering::Relaxed);
     }
 
-    /// Whether bytes wait for the client to read. No more of a body is taken then: hyper would
-    /// collect it in memory.
+    /// Whether bytes are waiting for the client to read them. If so, the body is not polled, since
+    /// hyper would collect it in memory.
     pub(super) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
@@ -91,14 +92,14 @@ impl Phase {
         self.active.load(Ordering::Relaxed) > 0
     }
 
-    /// Since when no exchange is under way; `None` while one is.
+    /// Since when no exchange has been active; `None` while one is.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (!self.is_active())
             .then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }
 }
 
-/// An exchange that is under way. It ends when this is dropped.
+/// An active exchange. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
     phase: Arc<Phase>,
@@ -106,17 +107,18 @@ pub(super) struct Busy {
 }
 
 impl Busy {
-    /// It has ended, at `now`, and is about to be dropped: the clock need not be asked.
+    /// Notes that the exchange ended at `now` and is about to be dropped, which saves reading the
+    /// clock.
     pub(super) fn end(&mut self, now: Instant) {
         self.ended = Some(now);
     }
 
-    /// Whether bytes wait for the client to read.
+    /// Whether bytes are waiting for the client to read them.
     pub(super) fn is_full(&self) -> bool {
         self.phase.is_full()
     }
 
-    /// Its request was read to the end.
+    /// Notes that the request was read to its end.
     pub(super) fn read_whole(&self) {
         self.phase.asked(false);
     }
@@ -140,9 +142,9 @@ fn milliseconds(duration: Duration) -> u64 {
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// From the first byte of a head to its last.
+    /// From the first byte of a request head to the last.
     pub(super) header: Duration,
-    /// Between requests, and for a client that does not take its response.
+    /// Between requests, and while a client does not read its response.
     pub(super) idle: Duration,
 }
 
@@ -150,25 +152,27 @@ pub(super) struct Patience {
 #[derive(Debug)]
 pub(super) struct ClientStream<T> {
     io: Take<T>,
-    /// Bytes that were read to tell the protocol.
+    /// Bytes that were read to detect the protocol.
     prefix: Bytes,
     phase: Arc<Phase>,
     patience: Patience,
-    /// Bytes of a head have come.
+    /// Whether bytes of a request head have arrived.
     head_begun: bool,
-    /// When they came. Asked of the clock only when the head is not there as a whole: most are.
+    /// When they arrived. The clock is read only if the head is incomplete; most heads arrive
+    /// whole.
     head_since: Option<Instant>,
     stalled_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Until when it is read what the client still sends, after we have said the last word, and how
-    /// much more of it.
+    /// After our last response: until when to read what the client still sends, and how many more
+    /// bytes of it.
     lingers: Option<(Instant, usize)>,
-    /// On HTTP/2, where frames come at any time; `None`: HTTP/1.1, where heads are read alone.
+    /// For HTTP/2, where frames arrive at any time. `None` for HTTP/1.1, where a head is read only
+    /// between exchanges.
     frames: Option<Box<Frames>>,
 }
 
 impl<T: AsyncRead> ClientStream<T> {
-    /// Wraps a socket of which `prefix` was already read.
+    /// Wraps a socket from which `prefix` was already read.
     pub(super) fn new(
         io: T,
         prefix: Bytes,
@@ -224,8 +228,8 @@ impl<T: AsyncRead> ClientStream<T> {
         }
     }
 
-    /// Has the task woken again while an exchange is under way: hyper does not always read once
-    /// more when it has ended, and the idle time that begins then must not be without a clock.
+    /// Wakes the task again while an exchange is active. hyper does not always read again after the
+    /// exchange has ended, and the idle time that begins then must have a timer.
     fn stay_awake(&mut self, cx: &mut Context<'_>) {
         let idle = self.patience.idle.max(Duration::from_millis(1));
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
@@ -234,13 +238,13 @@ impl<T: AsyncRead> ClientStream<T> {
         }
     }
 
-    /// Notes what came of a write; a client that takes nothing for too long ends the connection.
+    /// Notes the result of a write. A client that takes nothing for too long ends the connection.
     fn after_write(
         &mut self,
         polled: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        // A request has been answered, or is being answered: its head is no longer awaited.
+        // A response was sent or is being sent, so the request head is no longer awaited.
         self.forget_head();
         if let Poll::Ready(written) = polled {
             self.stalled_since = None;
@@ -254,9 +258,9 @@ impl<T: AsyncRead> ClientStream<T> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Whether the client may be about to send what nobody will read: the rest of a body that was
-    /// refused, or of a head. A connection that is idle was kept, so that the body had come to its
-    /// end: otherwise it is closed at once.
+    /// Whether the client may be about to send bytes that will not be read: the rest of a rejected
+    /// body, or of a head. If a connection is idle, it was kept because its body had ended;
+    /// otherwise it would have been closed at once.
     fn is_owed(&self) -> bool {
         let has_just_ended = self.phase.idle_since().is_none_or(|since| since.elapsed() < LATELY);
         self.frames.is_none()
@@ -291,7 +295,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
             follow(this.frames.as_deref_mut(), &this.prefix[..length])?;
             this.prefix.advance(length);
             if this.prefix.is_empty() {
-                // Otherwise its memory stays for as long as the connection.
+                // Otherwise its memory would be kept for as long as the connection.
                 this.prefix = Bytes::new();
             }
             return Poll::Ready(Ok(()));
@@ -340,8 +344,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         flushed
     }
 
-    /// Closes in stages (RFC 9112 §9.6): a socket that is closed with bytes unread, or that gets
-    /// more, tells the client to forget what it has not read yet, which is our answer.
+    /// Closes in stages (RFC 9112 §9.6). A socket that is closed with bytes unread, or that
+    /// receives more after that, resets the connection, and the client discards what it has not
+    /// read yet: our response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingers.is_none() {
@@ -370,25 +375,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
                 Ok(()) if !buf.filled().is_empty() && *left > 0 => {
                     *left = left.saturating_sub(buf.filled().len());
                 }
-                // It has closed too, or is gone, or does not listen.
+                // The client has also closed, or is gone, or does not stop sending.
                 _ => return Poll::Ready(Ok(())),
             }
         }
     }
 }
 
-/// How long a client that was refused in the middle of its upload may take to read the answer and
-/// stop sending.
+/// How long a client that was rejected in the middle of its upload may take to read the response
+/// and stop sending.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
-/// The same while the process ends.
+/// The same time limit while the process shuts down.
 const LINGER_HURRIED: Duration = Duration::from_millis(500);
 
-/// How long after an exchange its body may still be on its way.
+/// How long after an exchange its request body may still be in flight.
 const LATELY: Duration = Duration::from_secs(1);
 
-/// The most bytes that are read to be forgotten.
+/// The maximum number of bytes to read and discard.
 pub(super) const UNWANTED_MOST: usize = 64 * 1024 * 1024;
 
-/// Bytes that are read at once to be forgotten.
+/// The number of bytes to read and discard at once.
 const UNWANTED: usize = 8 * 1024;

@@ -1,8 +1,8 @@
-//! Request bodies on HTTP/2 that were answered before they were read.
+//! Request bodies on HTTP/2 whose response was sent before they were read.
 //!
-//! A stream that is reset while its answer is under way makes clients such as curl report an error
-//! in place of the answer. So the rest of the body is read for a while and forgotten: the client
-//! sees the answer and stops sending.
+//! If a stream is reset while its response is being sent, clients such as curl report an error
+//! instead of the response. So the rest of the body is read and discarded for a while: the client
+//! sees the response and stops sending.
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::stream::{LINGER, UNWANTED_MOST};
 
-/// Reads the bodies of one connection that come out of `unwanted`. Never returns.
+/// Reads and discards the bodies of one connection, as received from `unwanted`. Never returns.
 pub(super) async fn read_on(mut unwanted: UnboundedReceiver<Incoming>) {
     let mut reading = JoinSet::new();
     loop {
