@@ -1,7 +1,8 @@
-//! What flows through: the client's body on its way to the upstream, and the bodies of responses.
+//! The bodies that pass through the gateway: the client's body on its way to the upstream, and
+//! response bodies.
 //!
-//! Nothing is collected. A frame is handed on when the other side asks for one, so a slow reader
-//! slows the writer (back-pressure).
+//! Bodies are not collected. A frame is passed on when the other side asks for one, so a slow
+//! reader slows down the writer (back-pressure).
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -19,21 +20,21 @@ use tokio::time::{Instant, Sleep};
 use super::heard::Ear;
 use super::upstream::UpstreamBody;
 
-/// A response body: what came from the upstream, or what we wrote.
+/// A response body, either from the upstream or written by the gateway.
 #[derive(Debug)]
 pub enum Body {
-    /// Nothing.
+    /// No body.
     Empty,
-    /// Written here.
+    /// Written by the gateway.
     Bytes(Bytes),
-    /// From the wire, unbuffered.
+    /// From the upstream, unbuffered.
     Upstream(UpstreamBody),
 }
 
-/// A response body that broke off.
+/// Why a response body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The upstream closed, or broke its framing.
+    /// The upstream closed the connection, or broke its framing.
     #[error("the upstream broke off its response")]
     Upstream(#[source] hyper::Error),
     /// The upstream sent nothing for its `idle_timeout`.
@@ -48,7 +49,7 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// When an upstream's last byte came, if that was just now.
+    /// When the last byte from an upstream arrived, if that was just now.
     pub(super) fn ended(&self) -> Option<std::time::Instant> {
         match self {
             Self::Upstream(body) => body.ended(),
@@ -96,8 +97,8 @@ impl HttpBody for Body {
 
 /// A timer that runs only while something is awaited, and is moved only when it fires.
 ///
-/// Resetting a timer for every frame costs more than the frame; this one looks at the clock when it
-/// fires and sleeps on.
+/// Resetting a timer for every frame costs more than the frame. This one checks the time when it
+/// fires, and sleeps on.
 #[derive(Debug, Default)]
 pub struct IdleTimer {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -105,14 +106,14 @@ pub struct IdleTimer {
 }
 
 impl IdleTimer {
-    /// Call it while pending: ready once that has gone on for `idle` without a
+    /// Call it while pending. Ready once that has lasted for `idle` without a
     /// [`reset`](Self::reset).
     pub fn poll(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         self.poll_until(since + idle, cx)
     }
 
-    /// Ready at `deadline`, which may move from call to call.
+    /// Ready at `deadline`, which may change from call to call.
     pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() > deadline {
@@ -127,14 +128,14 @@ impl IdleTimer {
         }
     }
 
-    /// What was awaited has come.
+    /// Notes that what was awaited has arrived.
     pub fn reset(&mut self) {
         self.waiting_since = None;
     }
 }
 
-/// What is known of a request body while it is under way: shared between the body, which the
-/// connection to the upstream owns, and the exchange that waits for the answer.
+/// The state of a request body that is being sent. It is shared between the body, which the
+/// connection to the upstream owns, and the exchange that waits for the response.
 #[derive(Debug)]
 pub struct Upload {
     begun: Instant,
@@ -143,7 +144,7 @@ pub struct Upload {
     bytes: AtomicU64,
     failure: AtomicU8,
     complete: AtomicBool,
-    /// Whether it is the client's turn.
+    /// Whether the upload is waiting for the client.
     awaits_client: AtomicBool,
     /// The connection that carries it.
     carrier: Mutex<Option<Ear>>,
@@ -158,7 +159,7 @@ pub enum UploadFailure {
     /// No byte for `body_idle_timeout`.
     #[error("the client stopped in the middle of the body")]
     Idle,
-    /// The client broke its framing, or went away.
+    /// The client broke its framing, or disconnected.
     #[error("the client broke off the body")]
     Broken,
 }
@@ -176,7 +177,7 @@ impl Upload {
         })
     }
 
-    /// Bytes so far.
+    /// The number of bytes so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -186,7 +187,7 @@ impl Upload {
         self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
-    /// Why it failed, if it did.
+    /// Why the upload failed, if it did.
     pub fn failure(&self) -> Option<UploadFailure> {
         match self.failure.load(Ordering::Acquire) {
             1 => Some(UploadFailure::TooLarge),
@@ -201,18 +202,18 @@ impl Upload {
         self.complete.load(Ordering::Acquire)
     }
 
-    /// Whether the upstream has taken all that the client has sent so far, and there is more to
-    /// come.
+    /// Whether the upstream has taken everything that the client has sent so far, and there is more
+    /// to come.
     pub fn awaits_client(&self) -> bool {
         self.awaits_client.load(Ordering::Acquire)
     }
 
-    /// It is sent on this connection from now on.
+    /// Notes that the body is sent on this connection from now on.
     pub(super) fn carried_by(&self, ear: &Ear) {
         *self.carrier.lock().unwrap_or_else(PoisonError::into_inner) = Some(ear.clone());
     }
 
-    /// Whether what came before still waits for the upstream to take it.
+    /// Whether earlier bytes still wait for the upstream to take them.
     fn is_held_up(&self) -> bool {
         let carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
         carrier.as_ref().is_some_and(Ear::is_full)
@@ -237,9 +238,9 @@ impl Upload {
     }
 }
 
-/// The body of a request, as the server hands it over.
+/// The body of a request, as the server passes it to the gateway.
 ///
-/// Where the server asks for it, what nobody has read is given back when this is dropped.
+/// If the server asks for it, the unread rest goes back to it when this is dropped.
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Option<Incoming>,
@@ -247,7 +248,7 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// A body that goes to `unread` as far as nobody reads it.
+    /// Creates a body whose unread rest goes to `unread`.
     pub fn given_back(incoming: Incoming, unread: &UnboundedSender<Incoming>) -> Self {
         let unread = (!incoming.is_end_stream()).then(|| unread.clone());
         Self { incoming: Some(incoming), unread }
@@ -265,7 +266,7 @@ impl Drop for RequestBody {
         if let (Some(unread), Some(incoming)) = (&self.unread, self.incoming.take())
             && !incoming.is_end_stream()
         {
-            // The connection may have ended before.
+            // This fails if the connection has already ended.
             let _ = unread.send(incoming);
         }
     }
@@ -305,14 +306,14 @@ struct Streaming {
     max: u64,
     idle: Duration,
     timer: IdleTimer,
-    /// Trailer fields that may pass (RFC 9110 §6.5).
+    /// Trailer fields that may be forwarded (RFC 9110 §6.5).
     trailers: Vec<HeaderName>,
     gate: Option<Arc<Gate>>,
 }
 
 impl ClientBody {
-    /// A body of at most `max` bytes, with at most `idle` between them. Trailer fields pass if they
-    /// are among `trailers`.
+    /// Creates a body of at most `max` bytes, with at most `idle` between them. Trailer fields are
+    /// forwarded if they are among `trailers`.
     pub fn new(
         inner: RequestBody,
         max: u64,
@@ -336,12 +337,12 @@ impl ClientBody {
         (Self(Some(Box::new(streaming))), Some(upload))
     }
 
-    /// Whether there is a body, and nobody knows how long it will be.
+    /// Whether there is a body of unknown length.
     pub fn has_unknown_length(&self) -> bool {
         self.0.as_ref().is_some_and(|streaming| streaming.inner.size_hint().exact().is_none())
     }
 
-    /// How many bytes were announced, if that is known.
+    /// The announced number of bytes, if known.
     pub fn announced(&self) -> Option<u64> {
         self.0.as_ref().and_then(|streaming| streaming.inner.size_hint().exact())
     }
@@ -383,7 +384,7 @@ impl Streaming {
             self.timer.reset();
         }
         if self.upload.is_held_up() {
-            // hyper flushes next, and asks again as soon as the socket has taken everything.
+            // hyper flushes next, and polls again as soon as the socket has taken everything.
             self.upload.awaits_client.store(false, Ordering::Release);
             self.timer.reset();
             return Poll::Pending;
@@ -431,17 +432,17 @@ impl Streaming {
     }
 }
 
-/// Holds a request body back until the upstream has said `100 Continue` (RFC 9110 §10.1.1).
+/// Holds back a request body until the upstream has sent `100 Continue` (RFC 9110 §10.1.1).
 ///
-/// The client is asked for its body only when the body is read, so an upstream that refuses at once
-/// spares the client the upload.
+/// The client is asked for its body only when the body is read, so an upstream that rejects the
+/// request at once saves the client the upload.
 #[derive(Debug, Default)]
 pub struct Gate {
     state: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
 
-/// How long an upstream that never says `100 Continue` is waited for; it need not say it (RFC 9110
+/// How long to wait for an upstream that never sends `100 Continue`, which it need not do (RFC 9110
 /// §10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -449,13 +450,13 @@ impl Gate {
     const OPEN: u8 = 1;
     const SHUT: u8 = 2;
 
-    /// The upstream wants the body.
+    /// Lets the body pass: the upstream wants it.
     pub fn open(&self) {
         self.turn(Self::OPEN);
     }
 
-    /// The upstream has answered without it: it is never read. Returns whether the body had not
-    /// begun.
+    /// Never lets the body pass: the upstream has responded without it. Returns whether the body
+    /// had not begun.
     pub fn shut(&self) -> bool {
         self.turn(Self::SHUT)
     }

@@ -1,7 +1,7 @@
-//! Connecting to an application by name (RFC 8305).
+//! Connects to an application by name (RFC 8305).
 //!
-//! A name can have an address that nobody answers at. The next one is tried after a short while,
-//! beside those before it, and the one that answered is tried first from then on.
+//! A name can have an address that does not respond. The next one is tried after a short delay, in
+//! parallel with those before it. From then on, the address that responded is tried first.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ pub enum ConnectError {
     /// Name resolution, TCP or TLS failed.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// It took longer than `connect_timeout`.
+    /// Connecting took longer than `connect_timeout`.
     #[error("it took longer than connect_timeout")]
     Timeout,
-    /// The name resolves to nothing.
+    /// The name does not resolve to any address.
     #[error("the name has no address")]
     NoAddress,
     /// The HTTP handshake failed.
@@ -31,20 +31,20 @@ pub enum ConnectError {
     Http(#[from] hyper::Error),
 }
 
-/// How long an address has to answer before the next one is tried as well (RFC 8305 §5).
+/// How long an address may take to respond before the next one is tried as well (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects to one application, and remembers which of its addresses answered.
+/// Connects to one application, and remembers which of its addresses responded.
 #[derive(Debug, Default)]
 pub(super) struct Dialer {
     answered: Mutex<Option<SocketAddr>>,
 }
 
 impl Dialer {
-    /// Connects to the first address that answers. The caller bounds the time.
+    /// Connects to the first address that responds. The caller limits the time.
     ///
     /// # Errors
-    /// [`ConnectError`] of the last address that failed.
+    /// Returns the [`ConnectError`] of the last address that failed.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
         if let Ok(ip) = host.parse() {
             return Ok(open(SocketAddr::new(ip, port)).await?);
@@ -80,8 +80,8 @@ impl Dialer {
         }
     }
 
-    /// The address that answered last comes first, then both families in turn, beginning with the
-    /// one that the system prefers (RFC 8305 §4).
+    /// Sorts the addresses: first the one that responded last, then both families in turn, starting
+    /// with the one that the system prefers (RFC 8305 §4).
     fn in_order(&self, found: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
         let prefers_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
         let (preferred, others): (Vec<_>, Vec<_>) =
@@ -109,8 +109,9 @@ impl Dialer {
     }
 }
 
-/// Connects to one address, unless that would take a descriptor that probes and the store need:
-/// requests of HTTP/2 are many on one connection of a client, and each has an upstream's.
+/// Connects to one address, unless that would take a file descriptor that probes and the store
+/// need. One HTTP/2 connection of a client can carry many requests, each with an upstream
+/// connection of its own.
 async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if descriptors::is_among_the_last(&socket) {
@@ -127,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// An address at which connecting neither succeeds nor fails: its queue is full.
+    /// An address where connecting neither succeeds nor fails, because its queue is full.
     async fn silent() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -167,7 +168,7 @@ mod tests {
         let dialer = Dialer::default();
         let stream = dialer.connect(vec![refused, good]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
-        // The remembered one may go away as well.
+        // The remembered address may also go away.
         drop(listener);
         let error = dialer.connect(vec![refused, good]).await.unwrap_err();
         assert!(matches!(error, ConnectError::Io(_)), "{error}");

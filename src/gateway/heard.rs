@@ -1,8 +1,9 @@
-//! An upstream's socket: whether it has begun to answer, and how much of it is read at once.
+//! An upstream's socket, which notes whether a response has begun, and limits how much is read at
+//! once.
 //!
-//! A kept connection can end while a request is on its way. hyper then reports an error without
-//! saying whether bytes of an answer came before it, and only without them may the request be sent
-//! again.
+//! A kept connection can end while a request is in flight. hyper then reports an error without
+//! saying whether bytes of a response arrived before it. The request may be sent again only if none
+//! did.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 use crate::coalesce::MAX_READ;
 
-/// What [`Heard`] has seen of its socket.
+/// What [`Heard`] has observed on its socket.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ear(Arc<State>);
 
@@ -25,18 +26,18 @@ struct State {
 }
 
 impl Ear {
-    /// Forgets what came before: a request is about to be sent.
+    /// Forgets what arrived before. Call it when a request is about to be sent.
     pub(super) fn listen(&self) {
         self.0.has_heard.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a byte has come since then.
+    /// Whether a byte has arrived since [`listen`](Self::listen).
     pub(super) fn has_heard(&self) -> bool {
         self.0.has_heard.load(Ordering::Relaxed)
     }
 
-    /// Whether bytes wait for the application to read. No more of a body is taken then: hyper
-    /// would collect it in memory.
+    /// Whether bytes are waiting for the application to read them. If so, the body is not polled,
+    /// since hyper would collect it in memory.
     pub(super) fn is_full(&self) -> bool {
         self.0.is_full.load(Ordering::Relaxed)
     }
@@ -48,7 +49,7 @@ impl Ear {
     }
 }
 
-/// A stream that notes when something is read from it, and reads at most [`MAX_READ`] at once.
+/// A stream that notes when bytes are read from it, and reads at most [`MAX_READ`] bytes at once.
 #[derive(Debug)]
 pub(super) struct Heard<T> {
     io: Take<T>,

@@ -1,9 +1,9 @@
-//! An upstream's socket that is read to its end also when it takes nothing any more.
+//! An upstream's socket that is read to its end even when it accepts no more writes.
 //!
-//! An application that has heard enough (413, 401) answers and closes in the middle of an upload.
-//! What is written from then on fails, while its answer waits in the socket to be read (RFC 9112
-//! §9.5); hyper gives a connection up when a write fails. So a write that fails is left pending
-//! here, and whoever reads learns the end: the answer, then why there is no more.
+//! An application may reject a request early (413, 401): it responds and closes in the middle of an
+//! upload. From then on, writes fail while the response waits in the socket to be read (RFC 9112
+//! §9.5), and hyper gives up a connection when a write fails. So a failed write stays pending here,
+//! and the reader gets the response first, then the reason why the connection ended.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,16 +11,17 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose writes do not fail as long as there may be something to read: where the other
-/// side takes nothing any more they wait, and the end of what it has sent is the error.
+/// A stream whose writes do not fail as long as there may be something to read. When the peer
+/// accepts no more, writes stay pending, and the error is reported at the end of what the peer has
+/// sent.
 #[derive(Debug)]
 pub(super) struct ReadingOn<T> {
     io: T,
     /// Whether a write has failed.
     is_deaf: bool,
-    /// Whether all was read that the other side has sent.
+    /// Whether everything that the peer sent was read.
     has_ended: bool,
-    /// Why, as long as nobody was told.
+    /// Why the write failed, until that is reported.
     cause: Option<io::Error>,
 }
 
@@ -29,7 +30,8 @@ impl<T> ReadingOn<T> {
         Self { io, is_deaf: false, has_ended: false, cause: None }
     }
 
-    /// Whoever writes also reads, and is woken by that: no other waker is needed.
+    /// Leaves a failed write pending while there may be something to read. The task that writes
+    /// also reads, and is woken by that: no other waker is needed.
     fn wait_if_deaf(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Err(error)) if !self.has_ended => {
@@ -118,8 +120,8 @@ mod tests {
         (ReadingOn::new(near.unwrap()), far.unwrap().0)
     }
 
-    /// Until the other side is known to take nothing: an error, or none within a moment where it
-    /// waits.
+    /// Writes until the peer accepts no more. Returns the error, or `None` if the write is still
+    /// pending after a moment.
     async fn write_on(near: &mut ReadingOn<TcpStream>) -> Option<io::Error> {
         loop {
             match tokio::time::timeout(Duration::from_millis(200), near.write(&[0; 4096])).await {
@@ -136,7 +138,7 @@ mod tests {
         far.write_all(b"enough").await.unwrap();
         near.write_all(b"unread").await.unwrap();
         far.readable().await.unwrap();
-        // With something unread: it is reset.
+        // Dropping it with unread bytes resets the connection.
         drop(far);
         assert!(write_on(&mut near).await.is_none());
         let mut said = Vec::new();
@@ -144,7 +146,7 @@ mod tests {
         assert_eq!(said, b"enough");
     }
 
-    /// As in a tunnel, one direction of which has ended.
+    /// As in a tunnel of which one direction has ended.
     #[tokio::test]
     async fn where_nothing_is_left_to_read_a_write_fails_at_once() {
         let (mut near, mut far) = pair().await;

@@ -1,9 +1,9 @@
-//! An application behind the gateway: where it is, how long it may take, and the connections that
-//! are kept to it.
+//! An application behind the gateway: its address, its timeouts, and the connections that are kept
+//! to it.
 //!
-//! Each worker keeps its own connections, so that none is touched by two cores. A connection is
-//! used again only after its response was read to the end; one that a request was cancelled on is
-//! closed, so that an answer can never reach the wrong request.
+//! Each worker keeps its own connections, so that no connection is touched by two cores. A
+//! connection is reused only after its response was read to the end. If a request is cancelled, its
+//! connection is closed, so that a response can never reach the wrong request.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -33,26 +33,26 @@ use crate::coalesce::Coalescing;
 use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
 
-/// What an `[upstream.NAME]` section says, checked.
+/// The checked settings of an `[upstream.NAME]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
     /// The section's name.
     pub name: String,
-    /// Where the application is.
+    /// The address of the application.
     pub application: Application,
     /// The `Host` to send instead of the received one.
     pub host: Option<HeaderValue>,
-    /// Until connected, TLS included.
+    /// The maximum time to connect, including TLS.
     pub connect_timeout: Duration,
-    /// From the last byte of the request to the response head.
+    /// The maximum time from the last byte of the request to the response head.
     pub response_timeout: Duration,
-    /// Between bytes of a response body or a tunnel.
+    /// The maximum time between bytes of a response body or a tunnel.
     pub idle_timeout: Duration,
-    /// How long an unused connection is kept.
+    /// How long to keep an unused connection.
     pub keep_idle: Duration,
     /// Whether the application folds case in paths.
     pub folds_case: bool,
-    /// The PEM text that its certificate is checked against; `None`: the system's roots.
+    /// The PEM text to verify its certificate against; `None`: the root certificates of the system.
     pub ca: Option<Vec<u8>>,
 }
 
@@ -63,19 +63,19 @@ impl UpstreamSettings {
     }
 }
 
-/// Where an application is.
+/// The address of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Application {
-    /// Over HTTP/1.1.
+    /// Reached over HTTP/1.1.
     Http {
         /// Host name or address, without brackets.
         host: String,
         /// Port.
         port: u16,
-        /// Whether it is spoken to over TLS.
+        /// Whether to use TLS.
         tls: bool,
     },
-    /// The one that is built in: it answers with what it was sent.
+    /// The built-in application, which responds with what it received.
     Echo,
 }
 
@@ -100,11 +100,11 @@ pub struct Upstream {
     tls: Option<(tokio_rustls::TlsConnector, ServerName<'static>)>,
     dialer: Dialer,
     folds: Folds,
-    /// One list a worker, the oldest first.
+    /// One list per worker, oldest first.
     idle: Box<[Mutex<VecDeque<Idle>>]>,
 }
 
-/// One fold for each event and reason that the log has of an upstream.
+/// One fold for each event and reason that is logged for an upstream.
 #[derive(Debug, Default)]
 struct Folds {
     unreachable: Fold,
@@ -122,18 +122,19 @@ struct Idle {
     keep: Duration,
 }
 
-/// A connection to the application; dropping it closes it.
+/// A connection to the application. Dropping it closes the connection.
 struct Connection {
     sender: SendRequest<ClientBody>,
-    /// Whether an answer has begun.
+    /// Tells whether a response has begun.
     ear: Ear,
-    /// For the response head. Kept from one exchange to the next: it need not be set anew for each.
+    /// The timer for the response head. It is kept across exchanges, since it need not be set anew
+    /// for each.
     timer: IdleTimer,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Connection {
-    /// A request is about to be sent.
+    /// Prepares the connection for a request that is about to be sent.
     fn prepare(&self, upload: Option<&Upload>) {
         self.ear.listen();
         if let Some(upload) = upload {
@@ -148,13 +149,13 @@ pub enum UpstreamFailure {
     /// No address, no connection, or no TLS session.
     #[error("no connection: {0}")]
     Unreachable(#[source] ConnectError),
-    /// The connection broke, or what came was no HTTP.
+    /// The connection broke, or the received bytes were not HTTP.
     #[error("{}", broke_off(.0))]
     Failed(#[source] hyper::Error),
-    /// A 101 that nobody asked for, or for another protocol.
+    /// A 101 that the client did not ask for, or for another protocol.
     #[error("the upstream switched to a protocol that was not asked for")]
     Protocol,
-    /// An answer whose length cannot be told.
+    /// A response whose length cannot be determined.
     #[error("the upstream's answer cannot be passed on: {0}")]
     Framing(#[from] FramingFault),
     /// No response head in time.
@@ -165,19 +166,20 @@ pub enum UpstreamFailure {
     Upload(#[from] UploadFailure),
 }
 
-/// The longest response head, in bytes.
+/// The maximum size of a response head, in bytes.
 const LONGEST_HEAD: usize = 64 * 1024;
 
-/// The most fields of a response head: hyper's own bound, up to which it needs no memory for them.
+/// The maximum number of fields in a response head. This is hyper's own limit, up to which it does
+/// not allocate memory for them.
 const MOST_FIELDS: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Idle connections that one worker keeps to one upstream.
+/// The maximum number of idle connections from one worker to one upstream.
 const MAX_IDLE: usize = 2048;
 
 impl Upstream {
-    /// An upstream for this many workers. `tls` is given exactly for `https://`.
+    /// Creates an upstream for this many workers. Pass `tls` for `https://`, and only then.
     pub fn new(
         settings: UpstreamSettings,
         tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
@@ -188,12 +190,12 @@ impl Upstream {
         Self { settings, tls, dialer: Dialer::default(), folds: Folds::default(), idle }
     }
 
-    /// What its section says.
+    /// The settings of its section.
     pub fn settings(&self) -> &UpstreamSettings {
         &self.settings
     }
 
-    /// The fold for requests that got no answer for this reason.
+    /// The fold for requests that got no response for this reason.
     pub fn no_answer(&self, reason: Reason) -> &Fold {
         match reason {
             Reason::UpstreamUnreachable => &self.folds.unreachable,
@@ -210,7 +212,7 @@ impl Upstream {
         }
     }
 
-    /// Closes the connections that have waited long enough. Returns how many still wait.
+    /// Closes the connections that have been idle for too long. Returns the number of those left.
     pub fn sweep(&self, worker: usize) -> usize {
         let now = Instant::now();
         let mut idle = self.idle(worker);
@@ -222,12 +224,13 @@ impl Upstream {
 
     /// Sends a request and waits for the response head.
     ///
-    /// A kept connection may end while a request is on its way. The request is sent again where no
-    /// byte of it had left, and once more, on a new connection, where it may be repeated (RFC 9110
-    /// §9.2.2) and no byte of an answer had come. `now` is when it is sent first.
+    /// A kept connection may end while a request is in flight. The request is sent again if no byte
+    /// of it had left. It is also sent once more, on a new connection, if it may be repeated (RFC
+    /// 9110 §9.2.2) and no byte of a response had arrived. `now` is when it is first sent.
     ///
     /// # Errors
-    /// [`UpstreamFailure`], whose fault it was told apart.
+    /// [`UpstreamFailure::Upload`] if the client's body is at fault, and another
+    /// [`UpstreamFailure`] otherwise.
     pub(super) async fn dispatch(
         self: &Arc<Self>,
         worker: usize,
@@ -236,7 +239,7 @@ impl Upstream {
         now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
         if self.settings.keep_idle.is_zero() && !request.headers().contains_key(header::UPGRADE) {
-            // Otherwise the application might read what it left of this request as the next one.
+            // Otherwise the application might read the rest of this request as the next one.
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         while let Some(mut connection) = self.take_idle(worker, now) {
@@ -268,7 +271,7 @@ impl Upstream {
         }
     }
 
-    /// Waits for the response head; the time counts from the last byte of the request.
+    /// Waits for the response head. The timeout counts from the last byte of the request.
     async fn exchange<T>(
         &self,
         response: impl Future<Output = T>,
@@ -287,8 +290,8 @@ impl Upstream {
             loop {
                 let since = last_progress(begun, upload);
                 ready!(timer.poll_until(since + self.settings.response_timeout, cx));
-                // A client that pauses in its upload is not the upstream's fault: its own clock is
-                // running.
+                // The upstream is not at fault if the client pauses in its upload: the client's own
+                // timeout is running.
                 match upload {
                     Some(upload) if upload.awaits_client() => {
                         ready!(
@@ -309,7 +312,7 @@ impl Upstream {
         self.idle[worker % self.idle.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection that was used last and is ready for a request.
+    /// Takes the most recently used connection that is ready for a request.
     fn take_idle(&self, worker: usize, now: Instant) -> Option<Connection> {
         let mut idle = self.idle(worker);
         let mut at = idle.len();
@@ -354,13 +357,12 @@ impl std::fmt::Debug for Upstream {
     }
 }
 
-/// When the request last moved.
+/// When the request last made progress.
 fn last_progress(begun: Instant, upload: Option<&Upload>) -> Instant {
     upload.map_or(begun, |upload| upload.last_progress().max(begun))
 }
 
-/// A copy of a request that may be sent twice: it has no body, and doing it twice is the same as
-/// doing it once.
+/// A copy of a request, if it may be sent twice: it has no body, and its method is idempotent.
 fn repeatable(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
     if !request.method().is_idempotent() || !request.body().is_end_stream() {
         return None;
@@ -372,8 +374,8 @@ fn repeatable(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
     Some(copy)
 }
 
-/// How long a connection is kept after an answer with these fields: less than the application
-/// keeps it by its own word (`Keep-Alive: timeout=5`), so that it is not the one that closes.
+/// How long to keep a connection after a response with these fields: not as long as the application
+/// announces (`Keep-Alive: timeout=5`), so that the application does not close it first.
 fn kept_for(keep_idle: Duration, headers: &HeaderMap) -> Duration {
     let said = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
         value
@@ -398,7 +400,7 @@ async fn handshake(
         reason = "the handle is kept beside the sender and ends the task with it"
     )]
     let task = tokio::spawn(async move {
-        // What goes wrong is told to whoever waits for the response.
+        // Errors go to the task that waits for the response.
         let _ = connection.with_upgrades().await;
     });
     Ok(Connection { sender, ear, timer: IdleTimer::default(), _task: AbortOnDropHandle::new(task) })
@@ -412,14 +414,14 @@ fn broke_off(error: &hyper::Error) -> String {
         );
     }
     let error = error.to_string();
-    // The library has no other mark of what an HTTP/2 server sends at once.
+    // hyper has no other error for the bytes that an HTTP/2 server sends at once.
     if error.contains("invalid HTTP version") {
         return "the upstream does not answer in HTTP/1.1, perhaps in HTTP/2, which is not spoken to upstreams; have it listen for HTTP/1.1".to_owned();
     }
     format!("the upstream broke off: {error}")
 }
 
-/// A broken exchange: the client's fault where its body broke off, otherwise the upstream's.
+/// A broken exchange is the client's fault if its body broke off, otherwise the upstream's.
 fn failure(error: hyper::Error, upload: Option<&Upload>) -> UpstreamFailure {
     match upload.and_then(Upload::failure) {
         Some(failure) => failure.into(),
@@ -427,8 +429,8 @@ fn failure(error: hyper::Error, upload: Option<&Upload>) -> UpstreamFailure {
     }
 }
 
-/// The connection that a response is being read from: kept when the response ends, closed when it
-/// is dropped before.
+/// The connection that a response is being read from. It is kept when the response ends, and closed
+/// when this is dropped before that.
 pub struct Lease {
     upstream: Arc<Upstream>,
     worker: usize,
@@ -437,22 +439,22 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Reads how long the upstream keeps the connection.
+    /// Reads from these fields how long the upstream keeps the connection.
     pub fn observe(&mut self, headers: &HeaderMap) {
         self.keep_for = kept_for(self.keep_for, headers);
     }
 
-    /// The connection closes when the response has been read.
+    /// Closes the connection when the response has been read.
     pub fn close_after(&mut self) {
         self.keep_for = Duration::ZERO;
     }
 
-    /// The longest silence that the upstream's section allows.
+    /// The longest silence that the settings of the upstream allow.
     pub fn idle_timeout(&self) -> Duration {
         self.upstream.settings.idle_timeout
     }
 
-    /// Puts the connection back: it is idle since `now`.
+    /// Puts the connection back, idle since `now`.
     fn keep(&mut self, now: Instant) {
         let Some(connection) = self.connection.take() else { return };
         if self.keep_for.is_zero() || connection.sender.is_closed() {
@@ -478,15 +480,15 @@ pub struct UpstreamBody {
     inner: Incoming,
     lease: Lease,
     timer: IdleTimer,
-    /// Whether the client asked for trailers (`TE: trailers`, RFC 9110 §10.1.4).
+    /// Whether the client accepts trailers (`TE: trailers`, RFC 9110 §10.1.4).
     trailers: bool,
-    /// It has broken off, which is told when what came before has been written.
+    /// The error that cut the body off. It is reported once the bytes before it have been written.
     broken: Option<hyper::Error>,
     ended: Option<Instant>,
 }
 
 impl UpstreamBody {
-    /// Streams `inner`, whose head came `now`, and keeps the connection when it ends.
+    /// Streams `inner`, whose head arrived at `now`, and keeps the connection when it ends.
     pub fn new(inner: Incoming, mut lease: Lease, trailers: bool, now: Instant) -> Self {
         let ended = inner.is_end_stream().then_some(now);
         if ended.is_some() {
@@ -495,7 +497,7 @@ impl UpstreamBody {
         Self { inner, lease, timer: IdleTimer::default(), trailers, broken: None, ended }
     }
 
-    /// When its last byte came.
+    /// When its last byte arrived.
     pub(super) fn ended(&self) -> Option<std::time::Instant> {
         self.ended.map(Into::into)
     }
@@ -533,8 +535,8 @@ impl HttpBody for UpstreamBody {
             Some(Err(error)) => {
                 body.lease.connection = None;
                 body.broken = Some(error);
-                // hyper drops what it has not written when a body fails, and a client that hears
-                // nothing at all may ask again by itself: so it is let write first.
+                // When a body fails, hyper drops what it has not written, and a client that
+                // receives nothing at all may retry by itself. So let hyper write first.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
