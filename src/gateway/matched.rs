@@ -76,6 +76,8 @@ pub struct MatchedEndpoint {
     endpoint: &'static Endpoint,
     parameter: Option<String>,
     origin: Origin,
+    /// Whether it would change something for a page of another origin.
+    is_forbidden: bool,
     guard: Guard,
 }
 
@@ -208,6 +210,9 @@ impl<'s> Matched<'s> {
     pub(super) fn take_endpoint_refusal(&mut self) -> Option<Refusal> {
         match self.0.endpoint.as_deref() {
             Some(Err(_)) => self.0.endpoint.take().and_then(|endpoint| endpoint.err()),
+            Some(Ok(endpoint)) if endpoint.is_forbidden => {
+                Some(Unauthenticated::ForeignOrigin.into())
+            }
             _ => None,
         }
     }
@@ -247,16 +252,14 @@ impl MatchedEndpoint {
         };
         let changes =
             endpoint.changes_something() || (endpoint.action == Action::Renew && !follows_link());
-        if changes && origin == Origin::Foreign {
-            return Err(Unauthenticated::ForeignOrigin.into());
-        }
         let access = match endpoint.caller {
             CallerNeeded::No => Access::Public,
             CallerNeeded::Welcome => Access::Lenient,
             CallerNeeded::Yes => Access::Authenticated,
         };
         let guard = Guard { access, ..route.guard.clone() };
-        Ok(Self { endpoint, parameter, origin, guard })
+        let is_forbidden = changes && origin == Origin::Foreign;
+        Ok(Self { endpoint, parameter, origin, is_forbidden, guard })
     }
 
     /// The row of the table of endpoints.
