@@ -195,7 +195,7 @@ async fn a_successor_starts_on_the_same_addresses_while_a_stream_is_open() {
     let (old, mut connection) = in_flight(&config).await;
     // Beside one that does not drain there is no place.
     let (code, _, errors) = old.command(&["run"]).await;
-    assert!(code == 1 && errors.contains("another process has this port"), "{code}: {errors}");
+    assert!(code == 1 && errors.contains("another process uses this port"), "{code}: {errors}");
     old.signal("TERM");
     old.log().until("it drains", |line| line["message"] == "draining").await;
     let setup = Gateway::setup(&config).upstream(old.upstream().clone());

@@ -281,11 +281,11 @@ async fn a_path_belongs_to_one_issuer_and_to_no_route() {
     let gateway = start().await;
     for (from, to, told) in [
         ("'/logout/other'", "'/logout/corp'", "two issuers have the same path"),
-        ("'/logout/other'", "'/'", "no path that a logout could be sent to"),
-        ("'/logout/other'", "'logout'", "no path that a logout could be sent to"),
-        ("'/logout/other'", "'/logout/*'", "no path that a logout could be sent to"),
-        ("'/logout/other'", "'/a/../b'", "no path that a logout could be sent to"),
-        ("'/logout/other'", "'/a//b'", "no path that a logout could be sent to"),
+        ("'/logout/other'", "'/'", "not a valid path for back-channel logout"),
+        ("'/logout/other'", "'logout'", "not a valid path for back-channel logout"),
+        ("'/logout/other'", "'/logout/*'", "not a valid path for back-channel logout"),
+        ("'/logout/other'", "'/a/../b'", "not a valid path for back-channel logout"),
+        ("'/logout/other'", "'/a//b'", "not a valid path for back-channel logout"),
         (
             "path = '/*', upstream",
             "path = '/Logout/Other', host = 'a.test', upstream",

@@ -983,7 +983,7 @@ async fn an_address_is_confirmed_by_a_button_and_not_by_a_link_in_a_browser() {
         browser.press("Log in").await;
     };
     log_in().await;
-    assert!(browser.text(".errors").await.contains("Your address is not confirmed yet"));
+    assert!(browser.text(".errors").await.contains("Your e-mail address is not confirmed yet"));
     browser.picture("unverified").await;
     browser.press("Send the mail again").await;
     browser.element(".notice").await;

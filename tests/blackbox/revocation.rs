@@ -363,7 +363,7 @@ async fn without_a_token_of_its_own_there_is_no_endpoint() {
 #[tokio::test]
 async fn a_token_that_could_be_guessed_or_never_sent_is_refused() {
     for (token, told) in
-        [("short", "the token has 5 bytes"), ("two words of sixteen", "could not be sent")]
+        [("short", "the token has 5 bytes"), ("two words of sixteen", "cannot be sent")]
     {
         let gateway = start(STORED).await;
         std::fs::write(gateway.path("admin.token"), token).unwrap();

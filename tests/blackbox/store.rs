@@ -116,7 +116,7 @@ async fn a_database_that_is_gone_or_another_is_noticed_and_nothing_is_acknowledg
     std::fs::rename(&database, &away).unwrap();
     is_refused("was deleted or moved away").await;
     let (code, _, error) = gateway.command(&revoke).await;
-    assert!(code == 78 && error.contains("is missing, and its key"), "{code} {error}");
+    assert!(code == 78 && error.contains("is missing, but its key"), "{code} {error}");
     let mut anew = revoke.to_vec();
     anew.push("--new-store");
     let (code, told, error) = gateway.command(&anew).await;
@@ -151,7 +151,7 @@ async fn a_database_that_is_damaged_while_it_is_in_use_takes_nothing_more() {
     for number in 1..pages {
         database.write_all_at(&[0xff; 4096], number * page).unwrap();
     }
-    let told = "revocations of other processes cannot be read; those known so far hold";
+    let told = "revocations by other processes cannot be read; those known so far remain in force";
     gateway.log().until("it is noticed", |line| line["message"] == told).await;
     let answer = gateway.admin("/readyz").await.json();
     let problem = answer["problems"]["store"].as_str().unwrap_or_default();
@@ -176,7 +176,7 @@ async fn a_missing_database_beside_its_key_is_not_begun_anew_by_itself() {
         for command in [&["run"][..], &["revoke", "--jti", "t"], &["key", "rotate"]] {
             let (code, _, error) = gateway.command(command).await;
             assert_eq!(code, 78, "{error}");
-            let state = if empty { "is empty, and its key" } else { "is missing, and its key" };
+            let state = if empty { "is empty, but its key" } else { "is missing, but its key" };
             assert!(error.contains(state) && error.contains("--new-store"), "{error}");
         }
     }
