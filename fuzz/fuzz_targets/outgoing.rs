@@ -7,22 +7,29 @@
 #![no_main]
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
 
-use http::{HeaderName, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use libfuzzer_sys::fuzz_target;
 use portcullis::config;
 use portcullis::config::value::CreateFiles;
-use portcullis::gateway::Snapshot;
-use portcullis::gateway::authenticate::{Caller, Place};
-use portcullis::gateway::authorize::{Permit, authorize};
-use portcullis::gateway::client::Peer;
-use portcullis::gateway::outgoing::{ExchangeIds, Outgoing};
-use portcullis::reason::Reason;
-use portcullis::gateway::route::Access;
+use portcullis::clock::Clock;
 use portcullis::compile::CompileOptions;
+use portcullis::gateway::Snapshot;
+use portcullis::gateway::authenticate::{Caller, Verifier};
+use portcullis::gateway::client::{ClientAddress, Peer};
+use portcullis::gateway::decide::{Decided, Decider};
+use portcullis::gateway::exchange_ids::ExchangeIds;
+use portcullis::gateway::observer::{LimitKey, Observer};
+use portcullis::gateway::refusal::Refusal;
+use portcullis::gateway::route::Route;
 use portcullis::gateway::target::Target;
+use portcullis::limit::Limit;
+use portcullis::reason::Reason;
 use portcullis::telemetry::metrics::Metrics;
+use portcullis::token::{Issuer, RevocationList};
 
 const FILE: &str = r#"
 [server]
@@ -136,10 +143,53 @@ const SET: [&str; 16] = [
     "x-remote-groups",
 ];
 
+/// The time of every decision, in Unix seconds.
+const NOW: u64 = 1_780_000_000;
+
+/// What a decision found.
+#[derive(Default)]
+struct Watch {
+    ids: Option<ExchangeIds>,
+    is_known: bool,
+    reason: Option<Reason>,
+}
+
+impl Observer for Watch {
+    fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
+        self.ids = Some(ExchangeIds::new(headers, client));
+    }
+
+    fn targeted(&mut self, _: &Target) {}
+
+    fn logout(&mut self, _: &Issuer) {}
+
+    fn routed(&mut self, _: &Route, _: &Target) {}
+
+    fn count(&mut self, _: &Route, _: &Arc<Limit>, _: LimitKey<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn authenticated(&mut self, _: &Route, caller: Option<&Caller>) {
+        self.is_known = caller.is_some();
+    }
+
+    fn tolerated(&mut self, _: &Route, _: &Refusal) {
+        self.is_known = false;
+    }
+
+    fn granted(&mut self, _: &Route, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    fn ids(&mut self) -> &ExchangeIds {
+        self.ids.get_or_insert_with(|| ExchangeIds::begin([0, 0, 0, 0].into()))
+    }
+}
+
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     portcullis::token::install_crypto();
     let loaded = config::parse(Path::new("gateway.toml"), FILE.to_owned()).unwrap_or_else(|problems| panic!("{problems}"));
-    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: 1_780_000_000 };
+    let options = CompileOptions { previous: None, create: CreateFiles::No, metrics: &Metrics::new(), now: NOW };
     Snapshot::compile(loaded, &options).unwrap_or_else(|problems| panic!("{problems}")).snapshot
 });
 
@@ -178,25 +228,27 @@ fuzz_target!(|data: &[u8]| {
     let from_proxy = choices & 4 != 0;
     let peer = Peer { address: if from_proxy { [10, 0, 0, 9].into() } else { [203, 0, 113, 9].into() }, tls: choices & 8 != 0 };
     let client = snapshot.proxies.client(&peer, &parts.headers);
-    let caller = || {
-        let claims = serde_json::from_str(r#"{"sub": "alice", "roles": ["user", "a,b"], "email": "alice@example.com"}"#).expect("claims");
-        Arc::new(snapshot.issuers.assume("local", claims, 1_780_000_000).expect("a caller"))
-    };
-    let permit = match (route.access, Permit::unenforced(route, Reason::CredentialsMissing), choices & 16 != 0) {
-        (Access::Public, ..) => authorize(route, None).expect("everybody may"),
-        (_, Some(permit), false) => permit,
-        _ => authorize(route, Some(Caller { token: caller(), place: Place::Header })).expect("every caller may"),
-    };
-    let is_known = permit.caller().is_some();
-    let ids = ExchangeIds::new(&parts.headers, &client);
+    let claims = serde_json::from_str(r#"{"sub": "alice", "roles": ["user", "a,b"], "email": "alice@example.com"}"#).expect("claims");
+    let assumed = snapshot.issuers.assume("local", claims, NOW).expect("a caller");
+    let revoked = RevocationList::new(Clock::fixed(NOW));
+    let known = (choices & 16 != 0).then_some(&assumed);
+    let verifier = Verifier::offline(&snapshot.rules.token_names, &snapshot.issuers, &revoked, known);
+    let decider = Decider { snapshot, verifier, now: NOW, newest: None };
     let (received, before) = (target.sent().clone(), parts.headers.clone());
-    let Ok(outgoing) = Outgoing::prepare(parts, &target, &client, &permit, &ids, &snapshot.rules) else { return };
+    let mut watch = Watch::default();
+    let decided = {
+        let outcome = pin!(decider.decide(&peer, parts, Some(0), &mut watch));
+        outcome.poll(&mut Context::from_waker(Waker::noop()))
+    };
+    let Poll::Ready(Ok(Decided::Forward(outgoing, _))) = decided else { return };
+    let (is_known, reason) = (watch.is_known, watch.reason.expect("a request that may leave has a reason"));
+    let ids = watch.ids.expect("the client was derived");
 
     for name in outgoing.headers().keys() {
         let values: Vec<&HeaderValue> = outgoing.headers().get_all(name).iter().collect();
         let text = name.as_str();
         let is_kept = (route.method_override && ["x-http-method-override", "x-http-method", "x-method-override"].contains(&text))
-            || (text == "authorization" && route.forward_authorization && permit.reason().is_pass());
+            || (text == "authorization" && route.forward_authorization && reason.is_pass());
         if is_kept {
             assert_eq!(values, before.get_all(name).iter().collect::<Vec<_>>());
             continue;
@@ -235,10 +287,10 @@ fuzz_target!(|data: &[u8]| {
     for name in &outgoing.asks().request_trailers {
         assert!(!is_ours(name.as_str()), "`{name}` may come as a trailer");
     }
-    if route.strip_segments == 0 && !route.token_from.query {
+    if route.strip_segments == 0 && !route.guard.token_from.query {
         assert_eq!(outgoing.target(), &received, "what was matched is what is sent");
     }
-    if route.token_from.query {
+    if route.guard.token_from.query {
         let query = outgoing.target().query().unwrap_or_default();
         assert!(!query.split('&').any(|pair| pair.split('=').next() == Some("access_token")), "{query}");
     }
