@@ -45,7 +45,7 @@ impl Counted<Option<Caller>> {
     ///
     /// # Errors
     /// The refusal of the limit.
-    pub fn by_subject(
+    pub(super) fn by_subject(
         access: &AccessRequest<'_>,
         caller: Option<Caller>,
         observer: &mut impl Observer,
@@ -59,12 +59,7 @@ impl Counted<Option<Caller>> {
 
 impl<T> Counted<T> {
     /// The counted value.
-    pub fn get(&self) -> &T {
-        &self.0
-    }
-
-    /// The counted value.
-    pub fn into_inner(self) -> T {
+    pub(super) fn into_inner(self) -> T {
         self.0
     }
 }
