@@ -32,10 +32,9 @@ use portcullis::gateway::route::Route;
 use portcullis::gateway::target::Target;
 use portcullis::limit::Limit;
 use portcullis::reason::Reason;
+use portcullis::revocation::RevocationList;
 use portcullis::telemetry::metrics::Metrics;
-use portcullis::token::{
-    Issuer, Minter, Revocation, RevocationList, RevokedBy, Scope, TokenCache, install_crypto,
-};
+use portcullis::token::{Issuer, Minter, Revocation, RevokedBy, Scope, TokenCache, install_crypto};
 use serde_json::json;
 
 /// The time at which every token is verified, in Unix seconds.

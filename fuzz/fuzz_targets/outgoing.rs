@@ -29,7 +29,8 @@ use portcullis::gateway::target::Target;
 use portcullis::limit::Limit;
 use portcullis::reason::Reason;
 use portcullis::telemetry::metrics::Metrics;
-use portcullis::token::{Issuer, RevocationList};
+use portcullis::revocation::RevocationList;
+use portcullis::token::Issuer;
 
 const FILE: &str = r#"
 [server]

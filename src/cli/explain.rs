@@ -17,10 +17,10 @@ use crate::explain::{Explanation, Question, explain as decide};
 use crate::gateway::Snapshot;
 use crate::identity::issue::{KeysError, verifying_keys};
 use crate::process;
-use crate::revocation::{Retention, Revocations};
+use crate::revocation::{Retention, RevocationList, Revocations};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::token::{AssumedToken, RevocationList};
+use crate::token::AssumedToken;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -20,7 +20,8 @@ use crate::gateway::authenticate::Verifier;
 use crate::gateway::client::Peer;
 use crate::gateway::decide::Decider;
 use crate::reason::Reason;
-use crate::token::{AssumedToken, RevocationList, VerifiedToken};
+use crate::revocation::RevocationList;
+use crate::token::{AssumedToken, VerifiedToken};
 
 /// A request to explain. It is never sent.
 #[derive(Clone, Debug)]

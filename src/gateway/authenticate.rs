@@ -15,9 +15,9 @@ use super::token_memo::TokenMemo;
 use super::token_names::TokenNames;
 use crate::clock::Clock;
 use crate::keys::{Keys, Renewal};
+use crate::revocation::RevocationList;
 use crate::token::{
-    AssumedToken, InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, RevocationList,
-    TokenCache,
+    AssumedToken, InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, TokenCache,
 };
 
 /// Why no caller was authenticated.

@@ -380,10 +380,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::revocation::RevocationList;
     use crate::telemetry::metrics::Metrics;
     use crate::token::samples::{NOW, SECRET, issuers, settings, token};
     use crate::token::{
-        Algorithm, Algorithms, Issuer, IssuerSettings, Revocation, RevocationList, RevokedBy, Scope,
+        Algorithm, Algorithms, Issuer, IssuerSettings, Revocation, RevokedBy, Scope,
     };
 
     const ROOM: CacheBounds = CacheBounds { entries: 8, bytes: 1 << 20 };

@@ -17,7 +17,6 @@
 //! the gateway decides what to tell the client. No error or `Debug` output contains a token, a
 //! secret, or more of a claim's value than a short, escaped excerpt of a name.
 
-mod ahead;
 mod algorithms;
 mod cache;
 mod claims;
@@ -34,7 +33,7 @@ mod pem;
 mod revocation;
 mod rsa;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod vectors;
 
@@ -57,7 +56,7 @@ pub use self::jws::MAX_TOKEN_BYTES;
 pub use self::keys::{Key, KeyError, KeySet, secret_is_short};
 pub use self::mint::{MintError, Minter};
 pub use self::pem::{PemNote, key_from_pem};
-pub use self::revocation::{Revocation, RevocationList, RevokedBy, Scope};
+pub use self::revocation::{Revocation, RevokedBy, Scope};
 pub use self::rsa::RsaFault;
 
 /// Installs the cryptography provider that `jsonwebtoken` and `rustls` use in this process: aws-lc

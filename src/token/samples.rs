@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 
 /// The current time in all tests, in Unix seconds.
-pub(super) const NOW: u64 = 1_800_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000;
 pub(super) const SECRET: &[u8] =
     b"a secret of exactly 64 bytes, long enough for each HMAC there is";
 
@@ -63,7 +63,7 @@ pub(super) fn settings(algorithms: Algorithms) -> IssuerSettings {
 }
 
 /// One issuer with [`SECRET`] and HS256, and with its settings changed by `change`.
-pub(super) fn issuers(change: impl FnOnce(&mut IssuerSettings)) -> Issuers {
+pub(crate) fn issuers(change: impl FnOnce(&mut IssuerSettings)) -> Issuers {
     install_crypto();
     let algorithms = Algorithms::from(Algorithm::HS256);
     let mut settings = settings(algorithms);
@@ -81,7 +81,7 @@ pub(super) fn claims() -> Value {
 }
 
 /// [`claims`] with the members of `change` on top; `null` removes a member.
-pub(super) fn claims_with(change: Value) -> Map<String, Value> {
+pub(crate) fn claims_with(change: Value) -> Map<String, Value> {
     let mut claims = object(claims());
     for (name, value) in object(change) {
         if value.is_null() {

@@ -214,7 +214,7 @@ mod tests {
         }
         // Access tokens carry `sub` in addition to the other claim, so the logout token revokes
         // them.
-        let list = crate::token::RevocationList::default();
+        let list = crate::revocation::RevocationList::default();
         list.add([verify(json!({"sid": null})).unwrap()]);
         for (change, expected) in [
             (json!({"email": "ann@corp.example"}), Some(RevokedBy::Sub)),

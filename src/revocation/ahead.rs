@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::revocation::{RevokedBy, Scope};
+use crate::token::{RevokedBy, Scope};
 
 /// The tokens that were accepted before their `iat`.
 #[derive(Debug, Default)]
