@@ -23,7 +23,7 @@ impl Claim {
     ///
     /// # Errors
     /// `AddrInUse` if another gateway has the address and is not draining.
-    pub(super) fn lay(address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
         match bound(address, RUNNING) {
             Ok(name) => Ok(Self { address, name: Some(name) }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_ours(address, RUNNING) => {
@@ -48,7 +48,7 @@ impl Claim {
 #[cfg(not(target_os = "linux"))]
 impl Claim {
     /// Claims an address.
-    pub(super) fn lay(_address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(_address: SocketAddr) -> io::Result<Self> {
         Ok(Self {})
     }
 
@@ -58,13 +58,13 @@ impl Claim {
 
 /// Whether a gateway of this user listens there and is draining.
 #[cfg(target_os = "linux")]
-pub(super) fn is_being_left(address: SocketAddr) -> bool {
+pub(super) fn is_draining(address: SocketAddr) -> bool {
     is_ours(address, LEAVING)
 }
 
 /// Whether a gateway of this user listens there and is draining.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn is_being_left(_address: SocketAddr) -> bool {
+pub(super) fn is_draining(_address: SocketAddr) -> bool {
     false
 }
 

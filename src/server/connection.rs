@@ -18,12 +18,12 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::discard;
 use super::frames::Frames;
-use super::per_client::Place;
-use super::signal::Signal;
+use super::per_client::ClientSlot;
+use super::shutdown::Shutdown;
 use super::stalls::Stalls;
-use super::stream::{Busy, ClientStream, Patience, Phase};
-use super::unwanted;
+use super::stream::{Busy, ClientStream, ConnectionState, Timeouts};
 use crate::coalesce::Coalescing;
 use crate::gateway::body::RequestBody;
 use crate::gateway::client::Peer;
@@ -40,11 +40,11 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/2 client may take to close the connection after GOAWAY, once its exchanges have
 /// ended.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a request may be in flight that the client sent before it could know of the drain. The
 /// time counts from the opening of the connection or from its last response.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+const IN_FLIGHT: Duration = Duration::from_secs(1);
 
 /// The maximum number of concurrent streams on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
@@ -56,29 +56,29 @@ pub(super) async fn serve(
     worker: Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Option<Place>,
+    slot: Option<ClientSlot>,
     snapshot: &Snapshot,
-    draining: Arc<Signal>,
+    draining: Arc<Shutdown>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(cause = %error, "the client was gone at once");
         return;
     }
     let metrics = gateway.telemetry().metrics.clone();
-    let patience =
-        Patience { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
-    let line = Line {
+    let timeouts =
+        Timeouts { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
+    let context = ConnectionContext {
         gateway,
         worker,
         peer: Peer::new(peer, snapshot.tls.is_some()),
-        phase: Phase::new(place),
-        patience,
+        state: ConnectionState::new(slot),
+        timeouts,
         draining,
     };
     // Boxed, so that a connection takes up the memory of its own protocol, not of the largest one.
     let ended = match &snapshot.tls {
-        None => line.cleartext(stream, snapshot).await,
-        Some(tls) => Box::pin(line.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
+        None => context.cleartext(stream, snapshot).await,
+        Some(tls) => Box::pin(context.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
     };
     let Err(error) = ended else { return };
     if let Some(kind) = error.downcast_ref().and_then(malformed) {
@@ -118,16 +118,16 @@ fn malformed(error: &hyper::Error) -> Option<&'static str> {
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// The context that all requests of a connection share.
-struct Line {
+struct ConnectionContext {
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
     peer: Peer,
-    phase: Arc<Phase>,
-    patience: Patience,
-    draining: Arc<Signal>,
+    state: Arc<ConnectionState>,
+    timeouts: Timeouts,
+    draining: Arc<Shutdown>,
 }
 
-impl Line {
+impl ConnectionContext {
     /// Serves HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
     async fn over_tls(
         self,
@@ -136,7 +136,7 @@ impl Line {
         snapshot: &Snapshot,
     ) -> Ended {
         let accepting = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-        let stream = timeout(self.patience.header, accepting)
+        let stream = timeout(self.timeouts.header, accepting)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -153,7 +153,7 @@ impl Line {
         }
         let preface = tokio::select! {
             biased;
-            preface = read_preface(&mut stream, self.patience) => preface?,
+            preface = read_preface(&mut stream, self.timeouts) => preface?,
             () = self.may_close() => return Ok(()),
         };
         match preface {
@@ -169,19 +169,22 @@ impl Line {
         prefix: Bytes,
         snapshot: &Snapshot,
     ) -> Ended {
-        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, None);
+        let io = ClientStream::new(io, prefix, Arc::clone(&self.state), self.timeouts, None);
         let builder = http1_builder(&snapshot.limits);
-        let line = &self;
+        let context = &self;
         let service = service_fn(|request: Request<Incoming>| {
             // Before anything else: from here on, the connection does not wait for the client.
-            let busy = line.phase.enter();
-            line.phase.asked(!http_body::Body::is_end_stream(request.body()));
+            let busy = context.state.enter();
+            context.state.set_has_body(!http_body::Body::is_end_stream(request.body()));
             // Boxed: hyper keeps space for this future for as long as the connection is open, idle
             // or not.
             let request = request.map(RequestBody::from);
             Box::pin(async move {
-                let response = line.gateway.handle(&line.worker, &line.peer, request).await;
-                Ok::<_, Infallible>(line.answered(response).map(|body| Held { body, busy }))
+                let response =
+                    context.gateway.handle(&context.worker, &context.peer, request).await;
+                Ok::<_, Infallible>(
+                    context.detach_if_tunnel(response).map(|body| BusyBody { body, busy }),
+                )
             })
         });
         let mut connection =
@@ -190,7 +193,7 @@ impl Line {
             biased;
             ended = connection.as_mut() => return Ok(ended?),
             () = self.may_close() => {
-                self.phase.hurry();
+                self.state.shorten_linger();
                 connection.as_mut().graceful_shutdown();
             }
         }
@@ -204,7 +207,7 @@ impl Line {
         snapshot: &Snapshot,
     ) -> Ended {
         let frames = Some(Box::new(Frames::new()));
-        let io = ClientStream::new(io, prefix, Arc::clone(&self.phase), self.patience, frames);
+        let io = ClientStream::new(io, prefix, Arc::clone(&self.state), self.timeouts, frames);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
         builder.max_header_list_size(
@@ -215,36 +218,39 @@ impl Line {
             .keep_alive_timeout(Duration::from_secs(20));
         // Response bytes that the client does not read are buffered here, for each of its streams.
         builder.max_send_buf_size(SEND_BUFFER);
-        let line = Arc::new(self);
+        let context = Arc::new(self);
         let stalls = Arc::new(Stalls::new());
-        let (answering, watching) = (Arc::clone(&line), Arc::clone(&stalls));
-        let (unread, unwanted) = mpsc::unbounded_channel();
-        let mut reads_on = pin!(unwanted::read_on(unwanted));
+        let (answering, watching) = (Arc::clone(&context), Arc::clone(&stalls));
+        let (unread, unread_bodies) = mpsc::unbounded_channel();
+        let mut discards = pin!(discard::discard_bodies(unread_bodies));
         let service = service_fn(move |request: Request<Incoming>| {
             let request = request.map(|body| RequestBody::given_back(body, &unread));
-            let (line, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
-            let busy = line.phase.enter();
+            let (context, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
+            let busy = context.state.enter();
             async move {
-                let response = line.gateway.handle(&line.worker, &line.peer, request).await;
-                Ok::<_, Infallible>(line.answered(response).map(|body| stalls.watch(body, busy)))
+                let response =
+                    context.gateway.handle(&context.worker, &context.peer, request).await;
+                Ok::<_, Infallible>(
+                    context.detach_if_tunnel(response).map(|body| stalls.watch(body, busy)),
+                )
             }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
-            () = line.draining.given() => {}
-            () = line.idle() => {}
-            () = reads_on.as_mut() => {}
-            () = stalls.end_stalled(line.patience.idle) => {}
+            () = context.draining.triggered() => {}
+            () = context.idle() => {}
+            () = discards.as_mut() => {}
+            () = stalls.end_stalled(context.timeouts.idle) => {}
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = connection => Ok(ended?),
-            () = reads_on => Ok(()),
-            () = stalls.end_stalled(line.patience.idle) => Ok(()),
+            () = discards => Ok(()),
+            () = stalls.end_stalled(context.timeouts.idle) => Ok(()),
             // Otherwise, unread streams or a client that never closes would keep the connection
             // open indefinitely.
-            () = line.goodbye() => Ok(()),
+            () = context.goaway_expired() => Ok(()),
         }
     }
 
@@ -252,9 +258,9 @@ impl Line {
     /// request that arrives during the drain closes the connection; if none arrives, the caller
     /// closes it.
     async fn may_close(&self) {
-        self.draining.given().await;
-        while let Some(idle_since) = self.phase.idle_since() {
-            let deadline = idle_since + ON_ITS_WAY;
+        self.draining.triggered().await;
+        while let Some(idle_since) = self.state.idle_since() {
+            let deadline = idle_since + IN_FLIGHT;
             if Instant::now() >= deadline {
                 return;
             }
@@ -266,7 +272,7 @@ impl Line {
     async fn idle(&self) {
         loop {
             let now = Instant::now();
-            let deadline = self.phase.idle_since().unwrap_or(now) + self.patience.idle;
+            let deadline = self.state.idle_since().unwrap_or(now) + self.timeouts.idle;
             if now >= deadline {
                 return;
             }
@@ -278,16 +284,16 @@ impl Line {
     /// counts from the last exchange or from the last byte that the client took, whichever is
     /// later, since the end of a response may still be in flight. It has an upper limit, since
     /// replies to pings are bytes too.
-    async fn goodbye(&self) {
+    async fn goaway_expired(&self) {
         let begun = Instant::now();
         loop {
             let now = Instant::now();
-            let deadline = match self.phase.idle_since() {
-                None => now + GOODBYE,
+            let deadline = match self.state.idle_since() {
+                None => now + GOAWAY_TIMEOUT,
                 Some(idle) => {
                     let idle = idle.max(begun);
-                    (idle.max(self.phase.last_write()) + GOODBYE)
-                        .min(idle + self.patience.idle.max(GOODBYE))
+                    (idle.max(self.state.last_write()) + GOAWAY_TIMEOUT)
+                        .min(idle + self.timeouts.idle.max(GOAWAY_TIMEOUT))
                 }
             };
             if now >= deadline {
@@ -298,30 +304,30 @@ impl Line {
     }
 
     /// Detaches the socket if it becomes a tunnel: it then no longer concerns this connection.
-    fn answered(&self, response: Response<RecordedBody>) -> Response<RecordedBody> {
+    fn detach_if_tunnel(&self, response: Response<RecordedBody>) -> Response<RecordedBody> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            self.phase.detach();
+            self.state.detach();
         }
         response
     }
 }
 
 /// A response body that keeps its connection busy until it ends.
-struct Held {
+struct BusyBody {
     body: RecordedBody,
     busy: Busy,
 }
 
-impl Drop for Held {
+impl Drop for BusyBody {
     fn drop(&mut self) {
         if self.body.has_read_request() {
-            self.busy.read_whole();
+            self.busy.request_read();
         }
         self.busy.end(self.body.end().into());
     }
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for BusyBody {
     type Data = Bytes;
     type Error = <RecordedBody as http_body::Body>::Error;
 
@@ -329,12 +335,12 @@ impl http_body::Body for Held {
         self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
-        let held = self.get_mut();
-        if held.busy.is_full() {
+        let this = self.get_mut();
+        if this.busy.is_full() {
             // hyper flushes next, and polls again as soon as the socket has taken everything.
             return std::task::Poll::Pending;
         }
-        std::pin::Pin::new(&mut held.body).poll_frame(cx)
+        std::pin::Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -354,9 +360,9 @@ enum Preface {
 }
 
 /// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1.
-async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<Preface> {
+async fn read_preface(stream: &mut TcpStream, timeouts: Timeouts) -> io::Result<Preface> {
     let mut read = BytesMut::with_capacity(4096);
-    let mut deadline = Instant::now() + patience.idle;
+    let mut deadline = Instant::now() + timeouts.idle;
     loop {
         let length = timeout_at(deadline, stream.read_buf(&mut read))
             .await
@@ -373,7 +379,7 @@ async fn read_preface(stream: &mut TcpStream, patience: Patience) -> io::Result<
         }
         if length == read.len() {
             // These are the first bytes: `header_timeout` starts here.
-            deadline = Instant::now() + patience.header;
+            deadline = Instant::now() + timeouts.header;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Follows the frames of an HTTP/2 client by their headers. hyper has no timeout for a header block
+//! Tracks the frames of an HTTP/2 client by their headers. hyper has no timeout for a header block
 //! that never ends, and no limit on frames that only ask for a reply.
 //!
 //! Nothing is decoded. Rejecting malformed frames is left to hyper.
@@ -44,7 +44,7 @@ pub(super) struct Frames {
     unfinished_since: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// The number of frames since `flood_since` that only ask for a reply.
-    idle_talk: u32,
+    without_content: u32,
     flood_since: Option<Instant>,
 }
 
@@ -64,13 +64,13 @@ impl Frames {
             in_headers: false,
             unfinished_since: None,
             sleep: None,
-            idle_talk: 0,
+            without_content: 0,
             flood_since: None,
         }
     }
 
-    /// Follows the bytes that were read.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    /// Tracks the frames in the bytes that were read.
+    pub(super) fn track(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -113,11 +113,11 @@ impl Frames {
 
     /// Counts a frame. Reads the clock only once per [`FLOOD`] frames.
     fn count(&mut self) -> Result<(), Flood> {
-        self.idle_talk += 1;
-        if self.idle_talk < FLOOD {
+        self.without_content += 1;
+        if self.without_content < FLOOD {
             return Ok(());
         }
-        self.idle_talk = 0;
+        self.without_content = 0;
         let now = Instant::now();
         let earlier = self.flood_since.replace(now);
         match earlier {
@@ -126,14 +126,14 @@ impl Frames {
         }
     }
 
-    /// Ready once a frame or a header block has been unfinished for `patience`. Call it when there
+    /// Ready once a frame or a header block has been unfinished for `timeout`. Call it when there
     /// is nothing to read.
-    pub(super) fn poll_overdue(&mut self, patience: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_overdue(&mut self, timeout: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let Some(since) = self.unfinished_since else {
             self.sleep = None;
             return Poll::Pending;
         };
-        let deadline = since + patience;
+        let deadline = since + timeout;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() != deadline {
             sleep.as_mut().reset(deadline);
@@ -176,7 +176,7 @@ mod tests {
             let mut frames = Frames::new();
             for (index, (bytes, is_unfinished)) in steps.iter().enumerate() {
                 for piece in bytes.chunks(size) {
-                    frames.read(piece).unwrap();
+                    frames.track(piece).unwrap();
                 }
                 let is_running = frames.unfinished_since.is_some();
                 assert_eq!(is_running, *is_unfinished, "step {index} in pieces of {size}");
@@ -185,18 +185,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_is_told_from_many_frames() {
+    async fn only_a_flood_of_control_frames_is_rejected() {
         let (ping, data) = (frame(6, 0, &[0; 8]), frame(DATA, 0, b"abc"));
         let mut frames = Frames::new();
-        frames.read(&[b'x'; PREFACE]).unwrap();
+        frames.track(&[b'x'; PREFACE]).unwrap();
         for _ in 0..10 * FLOOD {
-            frames.read(&data).unwrap();
+            frames.track(&data).unwrap();
         }
         for _ in 0..10 {
-            (0..FLOOD).for_each(|_| frames.read(&ping).unwrap());
+            (0..FLOOD).for_each(|_| frames.track(&ping).unwrap());
             frames.flood_since = Instant::now().checked_sub(FLOOD_TIME);
         }
-        let all = (0..2 * FLOOD).try_for_each(|_| frames.read(&ping));
+        let all = (0..2 * FLOOD).try_for_each(|_| frames.track(&ping));
         assert!(all.is_err());
     }
 }

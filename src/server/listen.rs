@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpSocket;
 
-use super::claim::{Claim, is_being_left};
+use super::claim::{Claim, is_draining};
 
 /// The maximum number of connections per listener that wait for the gateway to accept them.
 pub(super) const BACKLOG: u32 = 4096;
@@ -57,10 +57,10 @@ pub fn bind_one(address: SocketAddr) -> io::Result<(std::net::TcpListener, Claim
 fn claimed(address: SocketAddr) -> io::Result<(SocketAddr, Claim)> {
     let address = match socket(address, false) {
         Ok(probe) => SocketAddr::new(address.ip(), probe.local_addr()?.port()),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_being_left(address) => address,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_draining(address) => address,
         Err(error) => return Err(error),
     };
-    Ok((address, Claim::lay(address)?))
+    Ok((address, Claim::new(address)?))
 }
 
 fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {

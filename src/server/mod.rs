@@ -6,13 +6,13 @@
 
 mod claim;
 mod connection;
+mod discard;
 mod frames;
 mod listen;
 mod per_client;
-mod signal;
+mod shutdown;
 mod stalls;
 mod stream;
-mod unwanted;
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub use self::connection::http1_builder;
 use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
 use self::per_client::PerClient;
-use self::signal::Signal;
+use self::shutdown::Shutdown;
 use crate::descriptors;
 use crate::gateway::Gateway;
 use crate::gateway::refusal::problem_body;
@@ -47,10 +47,10 @@ pub struct Server {
     /// The number of open connections of all workers.
     connections: AtomicUsize,
     clients: Arc<PerClient>,
-    /// Given when the workers must stop accepting.
-    stop_accepting: Arc<Signal>,
-    /// Given at the drain deadline.
-    cut: Signal,
+    /// Triggered when the workers must stop accepting.
+    stop_accepting: Arc<Shutdown>,
+    /// Triggered at the drain deadline.
+    cut: Shutdown,
     tracker: TaskTracker,
     cannot_accept: Fold,
     most_connections: usize,
@@ -66,7 +66,7 @@ impl Server {
             connections: AtomicUsize::new(0),
             clients: Arc::default(),
             stop_accepting: Arc::default(),
-            cut: Signal::default(),
+            cut: Shutdown::default(),
             tracker: TaskTracker::new(),
             cannot_accept: Fold::default(),
         }
@@ -74,7 +74,7 @@ impl Server {
 
     /// Stops accepting, and asks every connection to end after its exchanges.
     pub fn stop_accepting(&self) {
-        self.stop_accepting.give();
+        self.stop_accepting.trigger();
         self.tracker.close();
         self.gateway.tunnels().close();
     }
@@ -87,7 +87,7 @@ impl Server {
 
     /// Ends the remaining connections and tunnels, even in the middle of an exchange.
     pub fn cut(&self) {
-        self.cut.give();
+        self.cut.trigger();
         self.gateway.cut_tunnels();
     }
 
@@ -107,7 +107,7 @@ impl Server {
         }
         tokio::select! {
             () = self.drained() => {}
-            () = self.cut.given() => {}
+            () = self.cut.triggered() => {}
             () = self.tidy(&worker) => {}
         }
     }
@@ -116,7 +116,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.stop_accepting.given() => break,
+                () = self.stop_accepting.triggered() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -130,7 +130,7 @@ impl Server {
     /// Pauses after an error, unless the client caused it. Neither a lack of file descriptors nor a
     /// client that left before it was accepted ends the listener.
     async fn pause_after(&self, error: &io::Error) {
-        if is_the_clients(error) {
+        if is_client_error(error) {
             return;
         }
         let now = self.gateway.telemetry().clock.unix_seconds();
@@ -152,7 +152,7 @@ impl Server {
                         self.admit(worker, stream, peer);
                     }
                 }
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_client_error(&error) => {}
                 Err(_) => return,
             }
         }
@@ -168,10 +168,10 @@ impl Server {
         // A trusted proxy connects on behalf of many clients.
         let most = Some(snapshot.limits.max_connections_per_client)
             .filter(|&most| most > 0 && !snapshot.proxies.trusts(peer.ip()));
-        let place = most.map(|most| self.clients.enter(peer.ip(), most));
+        let client_slot = most.map(|most| self.clients.admit(peer.ip(), most));
         // A tunnel has left the future of its connection, but still counts as a connection.
         let room = snapshot.limits.max_connections.min(self.most_connections);
-        if matches!(place, Some(None))
+        if matches!(client_slot, Some(None))
             || descriptors::is_among_the_last(&stream)
             || open + self.gateway.tunnels().len() >= room
         {
@@ -181,14 +181,14 @@ impl Server {
             }
             return;
         }
-        let (gateway, worker, place) =
-            (Arc::clone(&self.gateway), Arc::clone(worker), place.flatten());
+        let (gateway, worker, client_slot) =
+            (Arc::clone(&self.gateway), Arc::clone(worker), client_slot.flatten());
         self.tracker.spawn(async move {
             let draining = Arc::clone(&slot.server.stop_accepting);
             tokio::select! {
                 biased;
-                () = connection::serve(gateway, worker, stream, peer, place, &snapshot, draining) => {}
-                () = slot.server.cut.given() => {}
+                () = connection::serve(gateway, worker, stream, peer, client_slot, &snapshot, draining) => {}
+                () = slot.server.cut.triggered() => {}
             }
         });
     }
@@ -216,7 +216,7 @@ impl Drop for Slot {
 }
 
 /// Whether accepting failed because the client had gone.
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_client_error(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 

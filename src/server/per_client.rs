@@ -10,14 +10,14 @@ pub(super) struct PerClient(Mutex<HashMap<IpAddr, usize>>);
 
 /// A counted connection. It counts until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ClientSlot {
     clients: Arc<PerClient>,
     client: IpAddr,
 }
 
 impl PerClient {
     /// Counts one more connection of this client, if it has fewer than `most`.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Place> {
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<ClientSlot> {
         let client = network(address);
         let mut counts = self.counts();
         let count = counts.entry(client).or_insert(0);
@@ -26,7 +26,7 @@ impl PerClient {
         }
         *count += 1;
         drop(counts);
-        Some(Place { clients: Arc::clone(self), client })
+        Some(ClientSlot { clients: Arc::clone(self), client })
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -34,7 +34,7 @@ impl PerClient {
     }
 }
 
-impl Drop for Place {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut counts = self.clients.counts();
         if let Some(count) = counts.get_mut(&self.client) {
@@ -61,16 +61,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_has_as_many_places_as_it_may_and_gets_them_back() {
+    fn a_client_gets_slots_up_to_its_limit_and_can_reuse_them() {
         let clients = Arc::<PerClient>::default();
-        let enter = |address: &str| clients.enter(address.parse().unwrap(), 2);
-        let held = [enter("10.0.0.1"), enter("::ffff:10.0.0.1")];
-        assert!(held.iter().all(Option::is_some) && enter("10.0.0.1").is_none());
-        let other = [enter("10.0.0.2"), enter("2001:db8::1"), enter("2001:db8::ffff:1")];
-        assert!(other.iter().all(Option::is_some) && enter("2001:db8::2").is_none());
-        assert!(enter("2001:db8:0:1::1").is_some());
+        let admit = |address: &str| clients.admit(address.parse().unwrap(), 2);
+        let held = [admit("10.0.0.1"), admit("::ffff:10.0.0.1")];
+        assert!(held.iter().all(Option::is_some) && admit("10.0.0.1").is_none());
+        let other = [admit("10.0.0.2"), admit("2001:db8::1"), admit("2001:db8::ffff:1")];
+        assert!(other.iter().all(Option::is_some) && admit("2001:db8::2").is_none());
+        assert!(admit("2001:db8:0:1::1").is_some());
         drop((held, other));
-        assert!(enter("10.0.0.1").is_some());
+        assert!(admit("10.0.0.1").is_some());
         assert!(clients.counts().is_empty());
     }
 }

@@ -23,13 +23,13 @@ use crate::gateway::exchange::RecordedBody;
 #[derive(Debug)]
 pub(super) struct Stalls {
     begun: Instant,
-    bodies: Mutex<Vec<Weak<Held>>>,
+    bodies: Mutex<Vec<Weak<Watched>>>,
 }
 
 /// A body, and since when its last frame has been waiting for the client.
 #[derive(Debug)]
-struct Held {
-    body: Mutex<Option<UnderWay>>,
+struct Watched {
+    body: Mutex<Option<ActiveBody>>,
     /// When the last frame was yielded, in milliseconds since the connection began, plus one. 0:
     /// hyper is polling for the next frame.
     yielded: AtomicU64,
@@ -37,7 +37,7 @@ struct Held {
 
 /// The rest of a body, and the exchange that it keeps busy.
 #[derive(Debug)]
-struct UnderWay {
+struct ActiveBody {
     body: RecordedBody,
     /// The rest of a frame that was too large to yield at once.
     rest: Bytes,
@@ -46,12 +46,12 @@ struct UnderWay {
 
 /// The maximum number of bytes to yield at once. A client that takes fewer within `idle_timeout`
 /// counts as not reading.
-const PORTION: usize = 16 * 1024;
+const MAX_FRAME: usize = 16 * 1024;
 
 /// A body that releases the upstream when the client stops reading.
 #[derive(Debug)]
 pub(super) struct WatchedBody {
-    held: Arc<Held>,
+    watched: Arc<Watched>,
     begun: Instant,
 }
 
@@ -63,8 +63,8 @@ impl Stalls {
 
     /// Watches a body. `busy` ends with it.
     pub(super) fn watch(&self, body: RecordedBody, busy: Busy) -> WatchedBody {
-        let held = Arc::new(Held {
-            body: Mutex::new(Some(UnderWay { body, rest: Bytes::new(), _busy: busy })),
+        let watched = Arc::new(Watched {
+            body: Mutex::new(Some(ActiveBody { body, rest: Bytes::new(), _busy: busy })),
             yielded: AtomicU64::new(0),
         });
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,26 +72,27 @@ impl Stalls {
             // Before the list grows, remove the bodies that have ended.
             bodies.retain(|body| body.strong_count() > 0);
         }
-        bodies.push(Arc::downgrade(&held));
-        WatchedBody { held, begun: self.begun }
+        bodies.push(Arc::downgrade(&watched));
+        WatchedBody { watched, begun: self.begun }
     }
 
-    /// Drops every body whose last frame has waited for `patience`, and with it the connection to
+    /// Drops every body whose last frame has waited for `timeout`, and with it the connection to
     /// the upstream. Never returns.
-    pub(super) async fn end_stalled(&self, patience: Duration) {
-        let mut looks = tokio::time::interval((patience / 4).max(Duration::from_millis(100)));
+    pub(super) async fn end_stalled(&self, timeout: Duration) {
+        let mut ticks = tokio::time::interval((timeout / 4).max(Duration::from_millis(100)));
         loop {
-            looks.tick().await;
+            ticks.tick().await;
             let bodies: Vec<_> = {
                 let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
                 bodies.retain(|body| body.strong_count() > 0);
                 bodies.iter().filter_map(Weak::upgrade).collect()
             };
             let now = elapsed(self.begun);
-            for held in bodies {
-                let yielded = held.yielded.load(Ordering::Acquire);
-                if yielded > 0 && u128::from(now.saturating_sub(yielded)) >= patience.as_millis() {
-                    let stalled = held.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+            for watched in bodies {
+                let yielded = watched.yielded.load(Ordering::Acquire);
+                if yielded > 0 && u128::from(now.saturating_sub(yielded)) >= timeout.as_millis() {
+                    let stalled =
+                        watched.body.lock().unwrap_or_else(PoisonError::into_inner).take();
                     tracing::debug!(
                         ended = stalled.is_some(),
                         "a client does not read its response"
@@ -115,31 +116,29 @@ impl Body for WatchedBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(under_way) = &mut *under_way else {
+        let mut active = self.watched.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(active) = &mut *active else {
             return Poll::Ready(Some(Err(BodyError::Unread)));
         };
-        let polled = under_way.poll_portion(cx);
+        let polled = active.poll_chunk(cx);
         let yielded = if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
             elapsed(self.begun)
         } else {
             0
         };
-        self.held.yielded.store(yielded, Ordering::Release);
+        self.watched.yielded.store(yielded, Ordering::Release);
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way
-            .as_ref()
-            .is_some_and(|under_way| under_way.rest.is_empty() && under_way.body.is_end_stream())
+        let active = self.watched.body.lock().unwrap_or_else(PoisonError::into_inner);
+        active.as_ref().is_some_and(|active| active.rest.is_empty() && active.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let under_way = self.held.body.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(under_way) = under_way.as_ref() else { return SizeHint::default() };
-        let (left, rest) = (under_way.body.size_hint(), under_way.rest.len() as u64);
+        let active = self.watched.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(active) = active.as_ref() else { return SizeHint::default() };
+        let (left, rest) = (active.body.size_hint(), active.rest.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(left.lower() + rest);
         if let Some(upper) = left.upper() {
@@ -149,9 +148,9 @@ impl Body for WatchedBody {
     }
 }
 
-impl UnderWay {
-    /// Polls for the next frame, of at most [`PORTION`] bytes.
-    fn poll_portion(
+impl ActiveBody {
+    /// Polls for the next frame, of at most [`MAX_FRAME`] bytes.
+    fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -165,6 +164,6 @@ impl UnderWay {
                 None => return Poll::Ready(None),
             }
         }
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(self.rest.len().min(PORTION))))))
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(self.rest.len().min(MAX_FRAME))))))
     }
 }

@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
 
 use super::frames::Frames;
-use super::per_client::Place;
+use super::per_client::ClientSlot;
 use crate::coalesce::MAX_READ;
 
 /// The state of a connection, written by the service and read by the socket.
 #[derive(Debug)]
-pub(super) struct Phase {
+pub(super) struct ConnectionState {
     begun: Instant,
     /// The number of active exchanges.
     active: AtomicU64,
@@ -29,25 +29,25 @@ pub(super) struct Phase {
     /// Whether the last request has a body that may not have been read to its end.
     has_body: AtomicBool,
     /// Whether the process is about to end, so that no client may take long.
-    is_hurried: AtomicBool,
+    lingers_briefly: AtomicBool,
     /// Whether the client's socket takes no more bytes for now.
     is_full: AtomicBool,
-    /// Held here because the socket holds this `Phase` even after it has become a tunnel.
-    _place: Option<Place>,
+    /// Kept here because the socket keeps this `ConnectionState` even after it has become a tunnel.
+    _slot: Option<ClientSlot>,
 }
 
-impl Phase {
+impl ConnectionState {
     /// The state of a connection that was just accepted.
-    pub(super) fn new(place: Option<Place>) -> Arc<Self> {
+    pub(super) fn new(slot: Option<ClientSlot>) -> Arc<Self> {
         Arc::new(Self {
             begun: Instant::now(),
             active: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             has_body: AtomicBool::new(false),
-            is_hurried: AtomicBool::new(false),
+            lingers_briefly: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
-            _place: place,
+            _slot: slot,
         })
     }
 
@@ -59,18 +59,18 @@ impl Phase {
     /// Begins an exchange, which ends when the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>) -> Busy {
         self.active.fetch_add(1, Ordering::Relaxed);
-        Busy { phase: Arc::clone(self), ended: None }
+        Busy { state: Arc::clone(self), ended: None }
     }
 
     /// Notes whether the request that has arrived has a body. `false` also means that its body was
     /// read to the end.
-    pub(super) fn asked(&self, has_body: bool) {
+    pub(super) fn set_has_body(&self, has_body: bool) {
         self.has_body.store(has_body, Ordering::Relaxed);
     }
 
     /// Gives the client only a short time from now on.
-    pub(super) fn hurry(&self) {
-        self.is_hurried.store(true, Ordering::Relaxed);
+    pub(super) fn shorten_linger(&self) {
+        self.lingers_briefly.store(true, Ordering::Relaxed);
     }
 
     /// Whether bytes are waiting for the client to read them. If so, the body is not polled, since
@@ -84,7 +84,7 @@ impl Phase {
         self.begun + Duration::from_millis(self.last_write.load(Ordering::Relaxed))
     }
 
-    fn wrote(&self) {
+    fn note_write(&self) {
         self.last_write.store(milliseconds(self.begun.elapsed()), Ordering::Relaxed);
     }
 
@@ -102,7 +102,7 @@ impl Phase {
 /// An active exchange. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
-    phase: Arc<Phase>,
+    state: Arc<ConnectionState>,
     ended: Option<Instant>,
 }
 
@@ -115,23 +115,23 @@ impl Busy {
 
     /// Whether bytes are waiting for the client to read them.
     pub(super) fn is_full(&self) -> bool {
-        self.phase.is_full()
+        self.state.is_full()
     }
 
     /// Notes that the request was read to its end.
-    pub(super) fn read_whole(&self) {
-        self.phase.asked(false);
+    pub(super) fn request_read(&self) {
+        self.state.set_has_body(false);
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         let ended = self.ended.unwrap_or_else(Instant::now);
-        self.phase.idle_since.store(
-            milliseconds(ended.saturating_duration_since(self.phase.begun)),
+        self.state.idle_since.store(
+            milliseconds(ended.saturating_duration_since(self.state.begun)),
             Ordering::Relaxed,
         );
-        self.phase.active.fetch_sub(1, Ordering::Relaxed);
+        self.state.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -141,7 +141,7 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// From the first byte of a request head to the last.
     pub(super) header: Duration,
     /// Between requests, and while a client does not read its response.
@@ -154,8 +154,8 @@ pub(super) struct ClientStream<T> {
     io: Take<T>,
     /// Bytes that were read to detect the protocol.
     prefix: Bytes,
-    phase: Arc<Phase>,
-    patience: Patience,
+    state: Arc<ConnectionState>,
+    timeouts: Timeouts,
     /// Whether bytes of a request head have arrived.
     head_begun: bool,
     /// When they arrived. The clock is read only if the head is incomplete; most heads arrive
@@ -176,16 +176,16 @@ impl<T: AsyncRead> ClientStream<T> {
     pub(super) fn new(
         io: T,
         prefix: Bytes,
-        phase: Arc<Phase>,
-        patience: Patience,
+        state: Arc<ConnectionState>,
+        timeouts: Timeouts,
         frames: Option<Box<Frames>>,
     ) -> Self {
         let head_begun = !prefix.is_empty();
         Self {
             io: io.take(MAX_READ),
             prefix,
-            phase,
-            patience,
+            state,
+            timeouts,
             head_begun,
             head_since: head_begun.then(Instant::now),
             stalled_since: None,
@@ -203,7 +203,7 @@ impl<T: AsyncRead> ClientStream<T> {
     /// Ready once the client has taken too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some(idle_since) = self.phase.idle_since() else {
+            let Some(idle_since) = self.state.idle_since() else {
                 self.forget_head();
                 self.stay_awake(cx);
                 return Poll::Pending;
@@ -212,8 +212,8 @@ impl<T: AsyncRead> ClientStream<T> {
                 self.head_since.get_or_insert_with(Instant::now);
             }
             let deadline = match self.head_since {
-                Some(begun) => begun + self.patience.header,
-                None => idle_since + self.patience.idle,
+                Some(begun) => begun + self.timeouts.header,
+                None => idle_since + self.timeouts.idle,
             };
             let sleep =
                 self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
@@ -231,7 +231,7 @@ impl<T: AsyncRead> ClientStream<T> {
     /// Wakes the task again while an exchange is active. hyper does not always read again after the
     /// exchange has ended, and the idle time that begins then must have a timer.
     fn stay_awake(&mut self, cx: &mut Context<'_>) {
-        let idle = self.patience.idle.max(Duration::from_millis(1));
+        let idle = self.timeouts.idle.max(Duration::from_millis(1));
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
         while sleep.as_mut().poll(cx).is_ready() {
             sleep.as_mut().reset(Instant::now() + idle);
@@ -249,11 +249,11 @@ impl<T: AsyncRead> ClientStream<T> {
         if let Poll::Ready(written) = polled {
             self.stalled_since = None;
             if self.frames.is_some() {
-                self.phase.wrote();
+                self.state.note_write();
             }
             return Poll::Ready(written);
         }
-        self.phase.is_full.store(true, Ordering::Relaxed);
+        self.state.is_full.store(true, Ordering::Relaxed);
         ready!(self.poll_stalled(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -261,15 +261,15 @@ impl<T: AsyncRead> ClientStream<T> {
     /// Whether the client may be about to send bytes that will not be read: the rest of a rejected
     /// body, or of a head. If a connection is idle, it was kept because its body had ended;
     /// otherwise it would have been closed at once.
-    fn is_owed(&self) -> bool {
-        let has_just_ended = self.phase.idle_since().is_none_or(|since| since.elapsed() < LATELY);
+    fn may_still_send(&self) -> bool {
+        let has_just_ended = self.state.idle_since().is_none_or(|since| since.elapsed() < RECENT);
         self.frames.is_none()
-            && (self.head_begun || (has_just_ended && self.phase.has_body.load(Ordering::Relaxed)))
+            && (self.head_begun || (has_just_ended && self.state.has_body.load(Ordering::Relaxed)))
     }
 
     /// Ready once the client has not read for too long.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.patience.idle;
+        let deadline = *self.stalled_since.get_or_insert_with(Instant::now) + self.timeouts.idle;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() != deadline {
             sleep.as_mut().reset(deadline);
@@ -278,8 +278,8 @@ impl<T: AsyncRead> ClientStream<T> {
     }
 }
 
-fn follow(frames: Option<&mut Frames>, read: &[u8]) -> io::Result<()> {
-    frames.map_or(Ok(()), |frames| frames.read(read)).map_err(io::Error::other)
+fn track_frames(frames: Option<&mut Frames>, read: &[u8]) -> io::Result<()> {
+    frames.map_or(Ok(()), |frames| frames.track(read)).map_err(io::Error::other)
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
@@ -292,7 +292,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         if !this.prefix.is_empty() {
             let length = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix[..length]);
-            follow(this.frames.as_deref_mut(), &this.prefix[..length])?;
+            track_frames(this.frames.as_deref_mut(), &this.prefix[..length])?;
             this.prefix.advance(length);
             if this.prefix.is_empty() {
                 // Otherwise its memory would be kept for as long as the connection.
@@ -303,13 +303,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for ClientStream<T> {
         let before = buf.filled().len();
         this.io.set_limit(MAX_READ);
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
-            this.head_begun |= buf.filled().len() > before && !this.phase.is_active();
-            follow(this.frames.as_deref_mut(), &buf.filled()[before..])?;
+            this.head_begun |= buf.filled().len() > before && !this.state.is_active();
+            track_frames(this.frames.as_deref_mut(), &buf.filled()[before..])?;
             return Poll::Ready(read);
         }
         match &mut this.frames {
             None => ready!(this.poll_deadline(cx)),
-            Some(frames) => ready!(frames.poll_overdue(this.patience.header, cx)),
+            Some(frames) => ready!(frames.poll_overdue(this.timeouts.header, cx)),
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -340,7 +340,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
-        self.phase.is_full.store(flushed.is_pending(), Ordering::Relaxed);
+        self.state.is_full.store(flushed.is_pending(), Ordering::Relaxed);
         flushed
     }
 
@@ -351,26 +351,26 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
         let this = &mut *self;
         if this.lingers.is_none() {
             ready!(Pin::new(this.io.get_mut()).poll_shutdown(cx))?;
-            if !this.is_owed() {
+            if !this.may_still_send() {
                 return Poll::Ready(Ok(()));
             }
         }
         let (until, left) =
-            this.lingers.get_or_insert_with(|| (Instant::now() + LINGER, UNWANTED_MOST));
-        if this.phase.is_hurried.load(Ordering::Relaxed) {
-            *until = (*until).min(Instant::now() + LINGER_HURRIED);
+            this.lingers.get_or_insert_with(|| (Instant::now() + LINGER, MAX_DISCARDED));
+        if this.state.lingers_briefly.load(Ordering::Relaxed) {
+            *until = (*until).min(Instant::now() + LINGER_IN_SHUTDOWN);
         }
         let until = *until;
         let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if sleep.deadline() != until {
             sleep.as_mut().reset(until);
         }
-        let mut unwanted = [0; UNWANTED];
+        let mut discarded = [0; DISCARD_CHUNK];
         loop {
             if sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            let mut buf = ReadBuf::new(&mut unwanted);
+            let mut buf = ReadBuf::new(&mut discarded);
             match ready!(Pin::new(this.io.get_mut()).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() && *left > 0 => {
                     *left = left.saturating_sub(buf.filled().len());
@@ -387,13 +387,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// The same time limit while the process shuts down.
-const LINGER_HURRIED: Duration = Duration::from_millis(500);
+const LINGER_IN_SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// How long after an exchange its request body may still be in flight.
-const LATELY: Duration = Duration::from_secs(1);
+const RECENT: Duration = Duration::from_secs(1);
 
 /// The maximum number of bytes to read and discard.
-pub(super) const UNWANTED_MOST: usize = 64 * 1024 * 1024;
+pub(super) const MAX_DISCARDED: usize = 64 * 1024 * 1024;
 
 /// The number of bytes to read and discard at once.
-const UNWANTED: usize = 8 * 1024;
+const DISCARD_CHUNK: usize = 8 * 1024;

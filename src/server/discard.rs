@@ -10,15 +10,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::stream::{LINGER, UNWANTED_MOST};
+use super::stream::{LINGER, MAX_DISCARDED};
 
-/// Reads and discards the bodies of one connection, as received from `unwanted`. Never returns.
-pub(super) async fn read_on(mut unwanted: UnboundedReceiver<Incoming>) {
+/// Reads and discards the bodies of one connection, as received from `unread`. Never returns.
+pub(super) async fn discard_bodies(mut unread: UnboundedReceiver<Incoming>) {
     let mut reading = JoinSet::new();
     loop {
         tokio::select! {
-            Some(body) = unwanted.recv() => {
-                reading.spawn(timeout(LINGER, forget(body)));
+            Some(body) = unread.recv() => {
+                reading.spawn(timeout(LINGER, discard(body)));
             }
             Some(_) = reading.join_next() => {}
             else => std::future::pending().await,
@@ -26,8 +26,8 @@ pub(super) async fn read_on(mut unwanted: UnboundedReceiver<Incoming>) {
     }
 }
 
-async fn forget(mut body: Incoming) {
-    let mut left = UNWANTED_MOST;
+async fn discard(mut body: Incoming) {
+    let mut left = MAX_DISCARDED;
     while left > 0 {
         let Some(Ok(frame)) = body.frame().await else { return };
         left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));

@@ -7,30 +7,30 @@ use std::task::{Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 
-/// A signal that is given once and stays given.
+/// A signal that is triggered once and stays triggered.
 ///
 /// Checking a [`CancellationToken`] takes a lock, and a connection checks at each poll: workers
 /// would contend for that lock. Here they read a flag that is not written until the signal is
-/// given.
+/// triggered.
 #[derive(Debug, Default)]
-pub(super) struct Signal {
-    given: AtomicBool,
+pub(super) struct Shutdown {
+    is_triggered: AtomicBool,
     token: CancellationToken,
 }
 
-impl Signal {
-    /// Gives the signal.
-    pub(super) fn give(&self) {
-        self.given.store(true, Ordering::Release);
+impl Shutdown {
+    /// Triggers the signal.
+    pub(super) fn trigger(&self) {
+        self.is_triggered.store(true, Ordering::Release);
         self.token.cancel();
     }
 
-    /// Returns once the signal is given.
-    pub(super) async fn given(&self) {
+    /// Returns once the signal is triggered.
+    pub(super) async fn triggered(&self) {
         let mut cancelled = pin!(self.token.cancelled());
         let mut waits_for: Option<Waker> = None;
         poll_fn(|cx| {
-            if self.given.load(Ordering::Acquire) {
+            if self.is_triggered.load(Ordering::Acquire) {
                 return Poll::Ready(());
             }
             // The token still holds this waker, so there is no need to register it again.
@@ -52,23 +52,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_hears_it_and_whoever_comes_later() {
-        let signal = Arc::new(Signal::default());
+    async fn waiting_and_later_tasks_receive_the_signal() {
+        let shutdown = Arc::new(Shutdown::default());
         let waiting = tokio_util::task::TaskTracker::new();
         for _ in 0..3 {
-            let signal = Arc::clone(&signal);
-            waiting.spawn(async move { signal.given().await });
+            let shutdown = Arc::clone(&shutdown);
+            waiting.spawn(async move { shutdown.triggered().await });
         }
         waiting.close();
         tokio::task::yield_now().await;
         assert_eq!(waiting.len(), 3);
-        signal.give();
+        shutdown.trigger();
         waiting.wait().await;
-        signal.given().await;
+        shutdown.triggered().await;
     }
 
     #[test]
-    fn the_waker_that_polled_last_is_woken() {
+    fn only_the_waker_of_the_last_poll_is_woken() {
         struct Count(std::sync::atomic::AtomicUsize);
         impl std::task::Wake for Count {
             fn wake(self: Arc<Self>) {
@@ -76,15 +76,15 @@ mod tests {
             }
         }
         let counts = [Arc::new(Count(0.into())), Arc::new(Count(0.into()))];
-        let signal = Signal::default();
-        let mut waiting = pin!(signal.given());
+        let shutdown = Shutdown::default();
+        let mut waiting = pin!(shutdown.triggered());
         for count in &counts {
             for _ in 0..2 {
                 let waker = Waker::from(Arc::clone(count));
                 assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             }
         }
-        signal.give();
+        shutdown.trigger();
         assert_eq!(counts.map(|count| count.0.load(Ordering::Relaxed)), [0, 1]);
         assert!(waiting.poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
