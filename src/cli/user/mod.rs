@@ -1,26 +1,25 @@
 //! `portcullis user`: the accounts of the built-in issuer.
 
-use std::collections::{BTreeSet, HashSet};
-use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+mod import;
+mod list;
+mod password;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-use serde_json::json;
-use zeroize::Zeroizing;
 
-use super::issuer::{Issuer, Use, table, with_issuer};
+use self::import::import;
+use self::list::list;
+use self::password::read_password;
+use super::issuer::{Issuer, Use, with_issuer};
 use super::{Failure, NewStore, print};
 use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
-use crate::identity::bodies::time;
-use crate::identity::import::{self, BadLine, LineProblem};
-use crate::identity::password::{Password, StoredHash};
+use crate::identity::password::StoredHash;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::judge;
-use crate::identity::{Accounts, Email, Policy};
+use crate::identity::{Accounts, Email};
 use crate::store::AccountRow;
 
 #[derive(Debug, Subcommand)]
@@ -214,92 +213,6 @@ fn accounts(count: usize) -> String {
     format!("{count} account{}", if count == 1 { "" } else { "s" })
 }
 
-async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
-    let second_factors = SecondFactors::new(issuer.store.clone());
-    let have_factor = second_factors.owners().await?;
-    if as_json {
-        return list_as_json(issuer, &have_factor).await;
-    }
-    // The widths of the columns depend on all rows.
-    let mut rows = vec![
-        ["EMAIL", "ROLES", "STATE", "CREATED", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec(),
-    ];
-    let mut page = issuer.accounts.after(None).await?;
-    while let Some(last) = page.last() {
-        let next = issuer.accounts.after(Some(last)).await?;
-        rows.extend(
-            page.into_iter().map(|account| table_row(account, &have_factor, &issuer.policy)),
-        );
-        page = next;
-    }
-    if rows.len() == 1 {
-        return Ok("there are no accounts; add one: portcullis user add EMAIL\n".to_owned());
-    }
-    Ok(table(&rows))
-}
-
-/// Prints a page at a time: all accounts at once could take more memory than there is.
-async fn list_as_json(issuer: &Issuer, have_factor: &HashSet<String>) -> Result<String, Failure> {
-    let mut page = issuer.accounts.after(None).await?;
-    if page.is_empty() {
-        return Ok("[]\n".to_owned());
-    }
-    let mut before = "[\n";
-    while let Some(last) = page.last() {
-        let mut text = String::new();
-        for account in &page {
-            let object = object(account, have_factor.contains(&account.id));
-            let object = format!("{object:#}").replace('\n', "\n  ");
-            let _ = write!(text, "{before}  {object}");
-            before = ",\n";
-        }
-        print(&text)?;
-        page = issuer.accounts.after(Some(last)).await?;
-    }
-    Ok("\n]\n".to_owned())
-}
-
-fn table_row(account: AccountRow, have_factor: &HashSet<String>, policy: &Policy) -> Vec<String> {
-    let totp = have_factor.contains(&account.id);
-    let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
-    state.extend((policy.verify_email && account.email_verified == 0).then_some("unverified"));
-    state.extend(totp.then_some("totp"));
-    state.extend((scheme(&account) == "none").then_some("no password"));
-    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-    vec![
-        account.email,
-        or_dash(account.roles),
-        state.join(", "),
-        time(account.created_at),
-        or_dash(account.last_login_at.map(time).unwrap_or_default()),
-        account.name.unwrap_or_default(),
-    ]
-}
-
-fn object(account: &AccountRow, totp: bool) -> serde_json::Value {
-    json!({
-        "id": account.id,
-        "email": account.email,
-        "name": account.name,
-        "roles": account.roles.split_whitespace().collect::<Vec<_>>(),
-        "disabled": account.disabled == 1,
-        "email_verified": account.email_verified == 1,
-        "password": scheme(account),
-        "totp": totp,
-        "created_at": time(account.created_at),
-        "last_login_at": account.last_login_at.map(time),
-    })
-}
-
-/// How the password is hashed: `argon2id`, or an imported hash, which the next login renews.
-fn scheme(account: &AccountRow) -> &str {
-    match account.password.split('$').nth(1) {
-        None => "none",
-        Some("2a" | "2b" | "2y") => "bcrypt",
-        Some(scheme) => scheme,
-    }
-}
-
 async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<String, Failure> {
     let roles = checked(roles)?;
     let account = account_by_email(&issuer.accounts, email).await?;
@@ -315,71 +228,6 @@ async fn set_roles(issuer: &Issuer, email: &str, roles: &[String]) -> Result<Str
         describe_roles(&account.roles)
     ))
 }
-
-async fn import(issuer: &Issuer, path: &Path) -> Result<String, Failure> {
-    let named = if path == Path::new("-") {
-        "standard input".to_owned()
-    } else {
-        path.display().to_string()
-    };
-    let mut file = Vec::new();
-    let read = if path == Path::new("-") {
-        io::stdin().read_to_end(&mut file).map(drop)
-    } else {
-        fs::read(path).map(|bytes| file = bytes)
-    };
-    read.map_err(|error| Failure::Other(format!("{named} cannot be read: {error}")))?;
-    let refused = |lines: &[BadLine]| {
-        let mut list: Vec<String> =
-            lines.iter().take(MAX_BAD_LINES_SHOWN).map(|line| format!("  {line}")).collect();
-        if let Some(more) = lines.len().checked_sub(MAX_BAD_LINES_SHOWN).filter(|more| *more > 0) {
-            list.push(format!("  … and {more} more"));
-        }
-        let lines =
-            if lines.len() == 1 { "one line".to_owned() } else { format!("{} lines", lines.len()) };
-        Failure::Other(format!(
-            "{named}: nothing was imported, because of errors in {lines}:\n{}",
-            list.join("\n")
-        ))
-    };
-    let mut known = BTreeSet::new();
-    let mut page = issuer.accounts.after(None).await?;
-    while let Some(last) = page.last() {
-        let next = issuer.accounts.after(Some(last)).await?;
-        known.extend(page.into_iter().map(|account| account.email));
-        page = next;
-    }
-    let has_account = |email: &Email| known.contains(email.as_str());
-    let imported = import::parse_accounts(&file, &issuer.policy.default_roles, has_account)
-        .map_err(|lines| refused(&lines))?;
-    let places: Vec<(u64, Email)> =
-        imported.iter().map(|imported| (imported.line, imported.account.email.clone())).collect();
-    let without = imported.iter().filter(|imported| imported.account.password.is_none()).count();
-    let count = imported.len();
-    let written = issuer
-        .accounts
-        .add_all(imported.into_iter().map(|imported| imported.account).collect(), issuer.now)
-        .await?;
-    if let Err(index) = written {
-        // An account was registered in the meantime.
-        let taken = |(line, email): &(u64, Email)| BadLine {
-            line: *line,
-            problem: LineProblem::Taken(email.clone()),
-        };
-        let lines: Vec<BadLine> = places.get(index).map(taken).into_iter().collect();
-        return Err(refused(&lines));
-    }
-    let without = match without {
-        0 => String::new(),
-        some => {
-            format!("; {some} without a password, which POST /password/forgot lets the owner set")
-        }
-    };
-    Ok(format!("imported {}{without}\n", accounts(count)))
-}
-
-/// The maximum number of bad lines that are shown. A longer list usually has one cause.
-const MAX_BAD_LINES_SHOWN: usize = 20;
 
 async fn account_by_email(accounts: &Accounts, email: &str) -> Result<AccountRow, Failure> {
     let email = address(email)?;
@@ -423,53 +271,4 @@ fn taken(email: &str) -> Failure {
 
 fn unknown(email: &str) -> Failure {
     Failure::Other(format!("there is no account {email}; see `portcullis user list`"))
-}
-
-/// Reads the password from standard input, or asks for it twice on the terminal.
-fn read_password(from_input: bool) -> Result<Password, Failure> {
-    let none = || Failure::Other("there is no password on standard input".to_owned());
-    if from_input {
-        let password = read_line()?;
-        return if password.is_empty() {
-            Err(none())
-        } else {
-            Ok(Password::new(password.to_string()))
-        };
-    }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(
-            "there is no terminal to ask for a password; add `--password-stdin` and send it on standard input".to_owned(),
-        ));
-    }
-    let (first, second) = (ask("Password: ")?, ask("Again: ")?);
-    if *first != *second {
-        return Err(Failure::Other("the two passwords differ; nothing was changed".to_owned()));
-    }
-    Ok(Password::new(first.to_string()))
-}
-
-fn read_line() -> Result<Zeroizing<String>, Failure> {
-    let mut line = Zeroizing::new(String::new());
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| Failure::Other(format!("the password cannot be read: {error}")))?;
-    let end = line.trim_end_matches(['\r', '\n']).len();
-    line.truncate(end);
-    Ok(line)
-}
-
-/// Asks on the terminal, which does not show what is typed.
-fn ask(prompt: &str) -> Result<Zeroizing<String>, Failure> {
-    eprint!("{prompt}");
-    io::stderr().flush()?;
-    let stdin = io::stdin();
-    let shown = tcgetattr(&stdin).map_err(io::Error::from)?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(io::Error::from)?;
-    let typed = read_line();
-    tcsetattr(&stdin, OptionalActions::Flush, &shown).map_err(io::Error::from)?;
-    eprintln!();
-    typed
 }
