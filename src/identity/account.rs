@@ -6,15 +6,16 @@
 //! processes read it from the store; a command waits until they have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::email::Email;
-use super::link::Purpose;
+use super::link::{LinkToken, Purpose};
 use super::password::StoredHash;
 use super::policy::Policy;
 use crate::revocation::{Revocations, row};
-use crate::store::{AccountChange, AccountRow, Store, StoreError};
+use crate::store::{AccountChange, AccountRow, LinkRow, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// All accounts.
@@ -123,6 +124,70 @@ impl Accounts {
         now: u64,
     ) -> Result<(), AccountError> {
         self.change(id, AccountChange::Disabled(disabled), policy, now).await
+    }
+
+    /// Sets another address, which counts as confirmed. The access tokens of the account are
+    /// revoked, since they may contain the old one. Its sessions continue.
+    ///
+    /// # Errors
+    /// [`AccountError::Taken`], [`AccountError::Unknown`], [`AccountError::Store`]
+    pub async fn set_email(
+        &self,
+        id: &str,
+        email: &Email,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
+        match self.change(id, AccountChange::Email(email.as_str()), policy, now).await {
+            Err(AccountError::Unknown) if self.by_id(id).await?.is_some() => {
+                Err(AccountError::Taken)
+            }
+            changed => changed,
+        }
+    }
+
+    /// Sets another display name, or none. The access tokens of the account are revoked, since they
+    /// may contain the old one. Its sessions continue.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::Store`]
+    pub async fn set_name(
+        &self,
+        id: &str,
+        name: Option<&str>,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<(), AccountError> {
+        self.change(id, AccountChange::Name(name), policy, now).await
+    }
+
+    /// Deletes an account, its sessions and everything else that belongs to it, and revokes its
+    /// tokens.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::Store`]
+    pub async fn delete(&self, id: &str, policy: &Policy, now: u64) -> Result<(), AccountError> {
+        self.change(id, AccountChange::Delete, policy, now).await
+    }
+
+    /// Makes a link with this token valid: it sets a new password for the account. An operator
+    /// hands it over.
+    pub async fn accept_reset_link(
+        &self,
+        token: &LinkToken,
+        account: &AccountRow,
+        lifetime: Duration,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let row = LinkRow {
+            digest: &token.digest(),
+            purpose: Purpose::Reset.as_str(),
+            account,
+            created_at: now.cast_signed(),
+            expires_at: now.saturating_add(lifetime.as_secs()).cast_signed(),
+        };
+        self.store.insert_link(&row, row.created_at, i64::MAX).await?;
+        Ok(())
     }
 
     /// Sets a new password and ends every session of the account, unless its sessions were ended

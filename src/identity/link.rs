@@ -35,7 +35,7 @@ impl Purpose {
         }
     }
 
-    /// How long it is valid.
+    /// How long a link that its recipient asked for is valid.
     pub const fn lifetime(self) -> Duration {
         match self {
             Self::Reset => Duration::from_mins(30),
@@ -43,6 +43,12 @@ impl Purpose {
         }
     }
 }
+
+/// How long a link that an operator hands over is valid.
+pub const HANDED_OVER: Duration = Duration::from_hours(24);
+
+/// How long an invitation is valid.
+pub const INVITATION: Duration = Duration::from_hours(7 * 24);
 
 /// The secret of a link: 256 random bits.
 pub struct LinkToken(Zeroizing<String>);

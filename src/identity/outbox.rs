@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::email::Email;
-use super::link::{LinkToken, NoRandom, Purpose};
+use super::link::{INVITATION, LinkToken, NoRandom, Purpose};
 use super::mail::{self, Letter, Mailer};
 use super::policy::Policy;
 use crate::clock::Clock;
@@ -40,10 +40,15 @@ pub enum MailKind {
     /// A notice that someone tried to register with an address that has an account, with a link to
     /// set a new password.
     Exists,
+    /// A link with which someone who was invited sets their password.
+    Invite,
+    /// A notice to the address that an account no longer has.
+    Moved,
 }
 
 impl MailKind {
-    const ALL: [Self; 4] = [Self::Reset, Self::Verify, Self::Changed, Self::Exists];
+    const ALL: [Self; 6] =
+        [Self::Reset, Self::Verify, Self::Changed, Self::Exists, Self::Invite, Self::Moved];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -51,6 +56,8 @@ impl MailKind {
             Self::Verify => "verify",
             Self::Changed => "changed",
             Self::Exists => "exists",
+            Self::Invite => "invite",
+            Self::Moved => "moved",
         }
     }
 }
@@ -194,79 +201,44 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes the message, and returns it with the id of its account. `None`: there is nothing to
-    /// send to this address.
+    /// Writes the message, and returns it with the id of its account, if it has one. `None`: there is
+    /// nothing to send to this address.
     async fn write(
         &self,
         row: &MailRow,
         policy: &Policy,
-    ) -> Result<Option<(String, Letter)>, NotWritten> {
+    ) -> Result<Option<(Option<String>, Letter)>, NotWritten> {
         let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == row.kind);
-        let account =
-            self.store.account_by_email(&row.email).await?.filter(|account| account.disabled == 0);
-        let (Some(kind), Some(account), Ok(to)) = (kind, account, Email::parse(&row.email)) else {
+        let (Some(kind), Ok(to)) = (kind, Email::parse(&row.email)) else { return Ok(None) };
+        if kind == MailKind::Moved {
+            // The account has another address by now.
+            let (subject, text) = moved(&to, policy);
+            return Ok(Some((None, Letter { to, subject, text })));
+        }
+        let account = self.store.account_by_email(&row.email).await?;
+        let Some(account) = account.filter(|account| account.disabled == 0) else {
             return Ok(None);
         };
         // Nobody has proved that the account is theirs: the owner of the address can take it over.
         let is_unproved = account.email_verified == 0;
         let kind = if kind == MailKind::Exists && is_unproved { MailKind::Verify } else { kind };
-        let site = &policy.brand.name;
-        let (subject, text) = match kind {
-            MailKind::Reset => {
-                let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await?
-                else {
-                    return Ok(None);
-                };
-                (
-                    format!("Reset your password for {site}"),
-                    format!(
-                        "Someone (hopefully you) asked to reset the password of {to} at {site}.\n\n\
-                         Open this link within 30 minutes to set a new password:\n\n{link}\n\n\
-                         It works once. If it was not you, ignore this message: nothing has changed.\n"
-                    ),
-                )
+        let link = match kind {
+            MailKind::Reset | MailKind::Exists => {
+                self.link(&account, Purpose::Reset, Purpose::Reset.lifetime(), row, policy).await?
             }
-            MailKind::Verify => {
-                let link = if account.email_verified == 1 {
-                    None
-                } else {
-                    self.link(&account, Purpose::Verify, row.attempts, policy).await?
-                };
-                let Some(link) = link else { return Ok(None) };
-                (
-                    format!("Confirm your e-mail address for {site}"),
-                    format!(
-                        "An account was created for {to} at {site}.\n\n\
-                         Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
-                         It works once. If someone else created the account, ignore this message and nobody will be able to log in to it, \
-                         or open the link and set your own password.\n"
-                    ),
-                )
+            MailKind::Verify if is_unproved => {
+                self.link(&account, Purpose::Verify, Purpose::Verify.lifetime(), row, policy)
+                    .await?
             }
-            MailKind::Exists => {
-                let Some(link) = self.link(&account, Purpose::Reset, row.attempts, policy).await?
-                else {
-                    return Ok(None);
-                };
-                (
-                    format!("Your account at {site}"),
-                    format!(
-                        "Someone (hopefully you) tried to create an account for {to} at {site}, but it already exists.\n\n\
-                         If you forgot the password, open this link within 30 minutes to set a new one:\n\n{link}\n\n\
-                         It works once. If it was not you, ignore this message: nothing has changed.\n"
-                    ),
-                )
+            MailKind::Invite => {
+                self.link(&account, Purpose::Reset, INVITATION, row, policy).await?
             }
-            MailKind::Changed => (
-                format!("Your password for {site} was changed"),
-                format!(
-                    "The password of {to} at {site} was changed, and every device was logged out.\n\n\
-                     If this was not you, reset the password at once:\n\n{}/password/forgot\n",
-                    policy.issuer
-                ),
-            ),
+            MailKind::Changed => Some(format!("{}/password/forgot", policy.issuer)),
+            MailKind::Verify | MailKind::Moved => None,
         };
-        Ok(Some((account.id, Letter { to, subject, text })))
+        let Some(link) = link else { return Ok(None) };
+        let (subject, text) = with_link(kind, &to, &link, policy);
+        Ok(Some((Some(account.id), Letter { to, subject, text })))
     }
 
     /// Makes a link. `None`: enough links were sent to the account recently. A retried message may
@@ -275,12 +247,13 @@ impl Outbox {
         &self,
         account: &AccountRow,
         purpose: Purpose,
-        attempts: i64,
+        lifetime: Duration,
+        mail: &MailRow,
         policy: &Policy,
     ) -> Result<Option<String>, NotWritten> {
         let now = self.now();
         let token = LinkToken::generate()?;
-        let expires_at = now + i64::try_from(purpose.lifetime().as_secs()).unwrap_or(0);
+        let expires_at = now + i64::try_from(lifetime.as_secs()).unwrap_or(0);
         let row = LinkRow {
             digest: &token.digest(),
             purpose: purpose.as_str(),
@@ -288,7 +261,7 @@ impl Outbox {
             created_at: now,
             expires_at,
         };
-        let most = if attempts <= 1 { ENOUGH } else { i64::MAX };
+        let most = if mail.attempts <= 1 { ENOUGH } else { i64::MAX };
         if !self.store.insert_link(&row, now - ENOUGH_WITHIN, most).await? {
             tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
             return Ok(None);
@@ -299,6 +272,65 @@ impl Outbox {
     fn now(&self) -> i64 {
         self.clock.unix_seconds().cast_signed()
     }
+}
+
+/// Subject and text of a mail with a link.
+fn with_link(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String, String) {
+    let site = &policy.brand.name;
+    match kind {
+        MailKind::Reset => (
+            format!("Reset your password for {site}"),
+            format!(
+                "Someone (hopefully you) asked to reset the password of {to} at {site}.\n\n\
+                 Open this link within 30 minutes to set a new password:\n\n{link}\n\n\
+                 It works once. If it was not you, ignore this message: nothing has changed.\n"
+            ),
+        ),
+        MailKind::Verify => (
+            format!("Confirm your e-mail address for {site}"),
+            format!(
+                "An account was created for {to} at {site}.\n\n\
+                 Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
+                 It works once. If someone else created the account, ignore this message and nobody will be able to log in to it, \
+                 or open the link and set your own password.\n"
+            ),
+        ),
+        MailKind::Exists => (
+            format!("Your account at {site}"),
+            format!(
+                "Someone (hopefully you) tried to create an account for {to} at {site}, but it already exists.\n\n\
+                 If you forgot the password, open this link within 30 minutes to set a new one:\n\n{link}\n\n\
+                 It works once. If it was not you, ignore this message: nothing has changed.\n"
+            ),
+        ),
+        MailKind::Invite => (
+            format!("Your new account at {site}"),
+            format!(
+                "An account was created for you at {site}. You log in as {to}.\n\n\
+                 Open this link within 7 days to set your password:\n\n{link}\n\n\
+                 It works once. If it has expired, ask the administrator of {site} for another one.\n"
+            ),
+        ),
+        MailKind::Changed | MailKind::Moved => (
+            format!("Your password for {site} was changed"),
+            format!(
+                "The password of {to} at {site} was changed, and every device was logged out.\n\n\
+                 If this was not you, reset the password at once:\n\n{link}\n"
+            ),
+        ),
+    }
+}
+
+/// Subject and text of the mail to the address that an account no longer has.
+fn moved(to: &Email, policy: &Policy) -> (String, String) {
+    let site = &policy.brand.name;
+    (
+        format!("Your e-mail address for {site} was changed"),
+        format!(
+            "Your account at {site} has another e-mail address now. {to} can no longer be used to log in.\n\n\
+             If this was not you, tell the administrator of {site} at once.\n"
+        ),
+    )
 }
 
 /// Seconds until the next attempt, after this many.

@@ -306,7 +306,8 @@ fn scope(policy: &Policy) -> String {
     written(&Scope::Issuer(policy.issuer.as_str().into()))
 }
 
-fn stale(policy: &Policy, now: Duration) -> Stale {
+/// The times before which a session can no longer be used.
+pub fn stale(policy: &Policy, now: Duration) -> Stale {
     Stale {
         created_at: seconds(now.saturating_sub(policy.session_lifetime)),
         rotated_at: millis(now.saturating_sub(policy.refresh_token_ttl)),

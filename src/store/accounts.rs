@@ -57,6 +57,13 @@ pub enum AccountChange<'a> {
     },
     /// Ends every session.
     EndSessions,
+    /// Sets another address, unless another account has it. The operator or a mailed link vouches
+    /// for it. Sessions continue, and get the new address with their next token.
+    Email(&'a str),
+    /// Sets another display name. Sessions continue, and get the new name with their next token.
+    Name(Option<&'a str>),
+    /// Deletes the account with everything that belongs to it.
+    Delete,
 }
 
 impl Store {
@@ -175,7 +182,7 @@ impl Store {
 }
 
 /// Changes an account and writes the revocation, in a transaction that the caller commits. `None`:
-/// the account does not exist, or no longer has that generation.
+/// the account does not exist, no longer has that generation, or another one has the address.
 pub(super) async fn change_account(
     writing: &mut Writing,
     id: &str,
@@ -194,6 +201,13 @@ pub(super) async fn change_account(
             sqlx::query_as(SET_PASSWORD).bind(now).bind(id).bind(hash.to_owned()).bind(generation)
         }
         AccountChange::EndSessions => sqlx::query_as(END_SESSIONS).bind(now).bind(id),
+        AccountChange::Email(email) => {
+            sqlx::query_as(SET_EMAIL).bind(now).bind(id).bind(email.to_owned())
+        }
+        AccountChange::Name(name) => {
+            sqlx::query_as(SET_NAME).bind(now).bind(id).bind(name.map(str::to_owned))
+        }
+        AccountChange::Delete => sqlx::query_as(DELETE).bind(now).bind(id),
     };
     let changed: Option<(i64,)> = writing.first(statement).await?;
     let Some((not_before,)) = changed else { return Ok(None) };
@@ -243,6 +257,14 @@ const SET_PASSWORD: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at
 
 const END_SESSIONS: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, \
     generation = generation + 1 WHERE id = $2 RETURNING not_before";
+
+const SET_EMAIL: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, email = $3, email_verified = 1 \
+    WHERE id = $2 AND NOT EXISTS (SELECT 1 FROM accounts AS others WHERE others.email = $3 AND others.id <> $2) RETURNING not_before";
+
+const SET_NAME: &str = "UPDATE accounts SET not_before = CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END, name = $3 WHERE id = $2 RETURNING not_before";
+
+/// Rows of other tables that name the account are deleted with it.
+const DELETE: &str = "DELETE FROM accounts WHERE id = $2 RETURNING CASE WHEN issued_at > $1 THEN issued_at ELSE $1 END";
 
 #[cfg(test)]
 mod tests {

@@ -273,6 +273,113 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
 }
 
 #[tokio::test]
+async fn a_person_is_shown_changed_and_deleted_while_the_gateway_runs() {
+    let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
+    let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
+    gateway.register("bob@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+    let told = done(&gateway, &["user", "set-email", "ANN@example.com", "Ann.Ott@example.com"], "");
+    assert_eq!(told, "ann@example.com is now ann.ott@example.com\n");
+    is_dead(&gateway, &tokens.access).await;
+    let tokens = Tokens::of(&gateway.refresh(&tokens.refresh).await);
+    let me = gateway.get("/auth/me").bearer(&tokens.access).send().await.json();
+    assert_eq!(
+        (&me["email"], &me["email_verified"]),
+        (&"ann.ott@example.com".into(), &true.into())
+    );
+    gateway.try_login("ann@example.com", PASSWORD).await.is(401, "login_failed");
+    let (code, error) =
+        failed(&gateway, &["user", "set-email", "ann.ott@example.com", "bob@example.com"], "");
+    assert_eq!(code, 1);
+    assert!(error.starts_with("error: bob@example.com already has another account; "), "{error}");
+
+    let told = done(&gateway, &["user", "set-name", "ann.ott@example.com", " Ann Ott "], "");
+    assert_eq!(told, "ann.ott@example.com now has the name Ann Ott\n");
+    let tokens = Tokens::of(&gateway.refresh(&tokens.refresh).await);
+    assert_eq!(tokens.claims()["name"], "Ann Ott", "the next token has the new name");
+
+    let shown = done(&gateway, &["user", "show", "ann.ott@example.com", "--json"], "");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["id"], &shown["name"]), (&id.clone().into(), &"Ann Ott".into()));
+    assert_eq!(shown["sessions"][0]["sid"], tokens.claims()["sid"], "{shown}");
+    let shown = done(&gateway, &["user", "show", "ann.ott@example.com"], "");
+    assert!(shown.contains("\nsessions       1\n\nSESSION  "), "{shown}");
+
+    done(
+        &gateway,
+        &["user", "set-password", "ann.ott@example.com", "--password-stdin"],
+        "cactus ferry lamp 12\n",
+    );
+    is_dead(&gateway, &tokens.access).await;
+    gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    gateway.try_login("ann.ott@example.com", PASSWORD).await.is(401, "login_failed");
+    let tokens =
+        Tokens::of(&gateway.try_login("ann.ott@example.com", "cactus ferry lamp 12").await);
+
+    let (code, error) = failed(&gateway, &["user", "delete", "ann.ott@example.com"], "");
+    assert!(code == 2 && error.contains("--yes"), "{error}");
+    done(&gateway, &["user", "delete", "ann.ott@example.com", "--yes"], "");
+    is_dead(&gateway, &tokens.access).await;
+    gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+    gateway.try_login("ann.ott@example.com", "cactus ferry lamp 12").await.is(401, "login_failed");
+    let again = gateway.register("ann.ott@example.com").await;
+    assert_ne!(again["id"], id.as_str(), "it is another account");
+    is_dead(&gateway, &tokens.access).await;
+}
+
+#[tokio::test]
+async fn an_operator_hands_over_links_and_filters_the_list() {
+    let gateway = Gateway::start(&open("")).await;
+    let told = done(
+        &gateway,
+        &["user", "invite", "eve@example.com", "--role", "auditor", "--name", "Eve"],
+        "",
+    );
+    assert!(
+        told.starts_with("invited eve@example.com with the roles auditor; send this"),
+        "{told}"
+    );
+    let set = async |told: &str, password: &str| {
+        let token = told.trim_end().rsplit_once("?token=").unwrap().1;
+        let body = serde_json::json!({ "token": token, "password": password });
+        gateway.post("/auth/password/reset", &body).send().await
+    };
+    gateway.try_login("eve@example.com", PASSWORD).await.is(401, "login_failed");
+    assert_eq!(set(&told, PASSWORD).await.status, 204);
+    set(&told, "cactus ferry lamp 12").await.is(400, "link_invalid");
+    let tokens = gateway.login("eve@example.com").await;
+    assert_eq!(tokens.claims()["roles"], serde_json::json!(["auditor"]));
+
+    let link = done(&gateway, &["user", "reset-link", "eve@example.com"], "");
+    assert!(link.contains("/auth/password/reset?token="), "{link}");
+    let other = done(&gateway, &["user", "reset-link", "eve@example.com"], "");
+    assert_eq!(set(&link, "cactus ferry lamp 12").await.status, 204);
+    is_dead(&gateway, &tokens.access).await;
+    set(&other, PASSWORD).await.is(400, "link_invalid");
+
+    gateway.register("ann@example.com").await;
+    done(&gateway, &["user", "disable", "ann@example.com"], "");
+    let (_, error) = failed(&gateway, &["user", "reset-link", "ann@example.com"], "");
+    assert!(error.contains("is disabled"), "{error}");
+    let listed = |arguments: &[&str]| {
+        let list = done(&gateway, &[&["user", "list"], arguments].concat(), "");
+        let rows = list.lines().skip(1).map(|row| row.split(' ').next().unwrap().to_owned());
+        rows.collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&[]), ["ann@example.com", "eve@example.com"]);
+    assert_eq!(listed(&["--role", "auditor"]), ["eve@example.com"]);
+    assert_eq!(listed(&["--disabled"]), ["ann@example.com"]);
+    assert_eq!(
+        done(&gateway, &["user", "list", "--disabled", "--role", "auditor", "--json"], ""),
+        "[]\n"
+    );
+    assert_eq!(
+        done(&gateway, &["user", "list", "--disabled", "--role", "auditor"], ""),
+        "no account matches\n"
+    );
+}
+
+#[tokio::test]
 async fn keys_are_rotated_while_the_gateway_runs() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;

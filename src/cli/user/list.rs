@@ -1,51 +1,87 @@
-//! `portcullis user list`.
+//! `portcullis user list` and `user show`.
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::time::Duration;
 
+use clap::Args;
 use serde_json::json;
 
+use super::account_by_email;
 use crate::cli::issuer::{Issuer, table};
 use crate::cli::{Failure, print};
 use crate::identity::Policy;
 use crate::identity::bodies::time;
 use crate::identity::second_factor::SecondFactors;
-use crate::store::AccountRow;
+use crate::identity::session::stale;
+use crate::store::{AccountRow, SessionRow};
 
-pub(super) async fn list(issuer: &Issuer, as_json: bool) -> Result<String, Failure> {
+/// Which accounts are listed.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Filter {
+    /// List only accounts with this role; if repeated, with each of them.
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
+    /// List only disabled accounts.
+    #[arg(long)]
+    disabled: bool,
+}
+
+impl Filter {
+    fn has(&self, account: &AccountRow) -> bool {
+        let held = |role: &String| account.roles.split_whitespace().any(|held| held == role);
+        (!self.disabled || account.disabled == 1) && self.roles.iter().all(held)
+    }
+
+    fn is_off(&self) -> bool {
+        !self.disabled && self.roles.is_empty()
+    }
+}
+
+pub(super) async fn list(
+    issuer: &Issuer,
+    filter: &Filter,
+    as_json: bool,
+) -> Result<String, Failure> {
     let second_factors = SecondFactors::new(issuer.store.clone());
     let have_factor = second_factors.owners().await?;
     if as_json {
-        return list_as_json(issuer, &have_factor).await;
+        return list_as_json(issuer, filter, &have_factor).await;
     }
     // The widths of the columns depend on all rows.
     let mut rows = vec![
-        ["EMAIL", "ROLES", "STATE", "CREATED", "LAST LOGIN", "NAME"].map(str::to_owned).to_vec(),
+        ["EMAIL", "ROLES", "STATE", "CREATED", "LAST LOGIN", "ID", "NAME"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     let mut page = issuer.accounts.after(None).await?;
     while let Some(last) = page.last() {
         let next = issuer.accounts.after(Some(last)).await?;
-        rows.extend(
-            page.into_iter().map(|account| table_row(account, &have_factor, &issuer.policy)),
-        );
+        let listed = page.into_iter().filter(|account| filter.has(account));
+        rows.extend(listed.map(|account| table_row(account, &have_factor, &issuer.policy)));
         page = next;
     }
-    if rows.len() == 1 {
-        return Ok("there are no accounts; add one: portcullis user add EMAIL\n".to_owned());
+    if rows.len() > 1 {
+        return Ok(table(&rows));
     }
-    Ok(table(&rows))
+    Ok(if filter.is_off() {
+        "there are no accounts; add one: portcullis user add EMAIL\n".to_owned()
+    } else {
+        "no account matches\n".to_owned()
+    })
 }
 
 /// Prints a page at a time: all accounts at once could take more memory than there is.
-async fn list_as_json(issuer: &Issuer, have_factor: &HashSet<String>) -> Result<String, Failure> {
+async fn list_as_json(
+    issuer: &Issuer,
+    filter: &Filter,
+    have_factor: &HashSet<String>,
+) -> Result<String, Failure> {
     let mut page = issuer.accounts.after(None).await?;
-    if page.is_empty() {
-        return Ok("[]\n".to_owned());
-    }
     let mut before = "[\n";
     while let Some(last) = page.last() {
         let mut text = String::new();
-        for account in &page {
+        for account in page.iter().filter(|account| filter.has(account)) {
             let object = object(account, have_factor.contains(&account.id));
             let object = format!("{object:#}").replace('\n', "\n  ");
             let _ = write!(text, "{before}  {object}");
@@ -54,24 +90,92 @@ async fn list_as_json(issuer: &Issuer, have_factor: &HashSet<String>) -> Result<
         print(&text)?;
         page = issuer.accounts.after(Some(last)).await?;
     }
-    Ok("\n]\n".to_owned())
+    Ok(if before == "[\n" { "[]\n" } else { "\n]\n" }.to_owned())
+}
+
+pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<String, Failure> {
+    let account = account_by_email(&issuer.accounts, email).await?;
+    let codes = SecondFactors::new(issuer.store.clone()).recovery_codes_left(&account.id).await?;
+    let too_old = stale(&issuer.policy, Duration::from_secs(issuer.now));
+    let (sessions, more) = issuer.store.sessions_of(&account.id, too_old).await?;
+    if as_json {
+        let mut shown = object(&account, codes.is_some());
+        shown["recovery_codes_left"] = codes.into();
+        shown["sessions"] = sessions.iter().map(session_object).collect();
+        shown["more_sessions"] = more.into();
+        return Ok(format!("{shown:#}\n"));
+    }
+    let state = state(&account, codes.is_some(), &issuer.policy);
+    let second_factor = match codes {
+        Some(left) => format!("on, {left} recovery codes left"),
+        None => "off".to_owned(),
+    };
+    let mut rows: Vec<Vec<String>> = [
+        ("email", account.email.clone()),
+        ("id", account.id.clone()),
+        ("name", or_dash(account.name.clone().unwrap_or_default())),
+        ("roles", or_dash(account.roles.clone())),
+        ("state", state),
+        ("password", scheme(&account).to_owned()),
+        ("second factor", second_factor),
+        ("created", time(account.created_at)),
+        ("last login", or_dash(account.last_login_at.map(time).unwrap_or_default())),
+    ]
+    .into_iter()
+    .map(|(name, value)| vec![name.to_owned(), value])
+    .collect();
+    let count = i64::try_from(sessions.len()).unwrap_or(i64::MAX).saturating_add(more);
+    rows.push(vec!["sessions".to_owned(), count.to_string()]);
+    let mut shown = table(&rows);
+    if !sessions.is_empty() {
+        let heading = ["SESSION", "SINCE", "LAST USED", "ADDRESS", "USER AGENT"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        rows.extend(sessions.into_iter().map(session_row));
+        let _ = write!(shown, "\n{}", table(&rows));
+    }
+    Ok(shown)
+}
+
+fn session_row(session: SessionRow) -> Vec<String> {
+    let (since, used) = (time(session.created_at), time(session.rotated_at / 1000));
+    // Clients choose it.
+    let agent = session.user_agent.chars().filter(|letter| !letter.is_control()).collect();
+    vec![session.id, since, used, session.address, agent]
+}
+
+fn session_object(session: &SessionRow) -> serde_json::Value {
+    json!({
+        "sid": session.id,
+        "address": session.address,
+        "user_agent": session.user_agent,
+        "created_at": time(session.created_at),
+        "last_used_at": time(session.rotated_at / 1000),
+    })
 }
 
 fn table_row(account: AccountRow, have_factor: &HashSet<String>, policy: &Policy) -> Vec<String> {
-    let totp = have_factor.contains(&account.id);
-    let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
-    state.extend((policy.verify_email && account.email_verified == 0).then_some("unverified"));
-    state.extend(totp.then_some("totp"));
-    state.extend((scheme(&account) == "none").then_some("no password"));
-    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let state = state(&account, have_factor.contains(&account.id), policy);
     vec![
         account.email,
         or_dash(account.roles),
-        state.join(", "),
+        state,
         time(account.created_at),
         or_dash(account.last_login_at.map(time).unwrap_or_default()),
+        account.id,
         account.name.unwrap_or_default(),
     ]
+}
+
+fn state(account: &AccountRow, totp: bool, policy: &Policy) -> String {
+    let mut state = vec![if account.disabled == 1 { "disabled" } else { "enabled" }];
+    state.extend((policy.verify_email && account.email_verified == 0).then_some("unverified"));
+    state.extend(totp.then_some("totp"));
+    state.extend((scheme(account) == "none").then_some("no password"));
+    state.join(", ")
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 fn object(account: &AccountRow, totp: bool) -> serde_json::Value {

@@ -1,5 +1,6 @@
 //! `portcullis user`: the accounts of the built-in issuer.
 
+mod change;
 mod import;
 mod list;
 mod password;
@@ -10,13 +11,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use self::import::import;
-use self::list::list;
+use self::list::{Filter, list, show};
 use self::password::read_password;
 use super::issuer::{Issuer, Use, with_issuer};
 use super::{Failure, NewStore, print};
 use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
-use crate::identity::password::StoredHash;
+use crate::identity::password::{Password, StoredHash};
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::judge;
 use crate::identity::{Accounts, Email};
@@ -29,9 +30,70 @@ pub(super) enum Command {
     Add(AddArguments),
     /// List the accounts.
     List {
+        #[command(flatten)]
+        filter: Filter,
         /// Print JSON, for scripts.
         #[arg(long)]
         json: bool,
+    },
+    /// Show an account and its sessions.
+    Show {
+        /// The address of the account.
+        email: String,
+        /// Print JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add an account without a password, and mail its owner a link that sets one. Prints the link
+    /// if the file configures no mail.
+    Invite {
+        /// The address to log in with.
+        email: String,
+        /// A role; may be repeated. Default: `default_roles` of the file.
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// The owner's name.
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        store: NewStore,
+    },
+    /// Print a link with which the owner of an account sets a new password. It works once, within
+    /// 24 hours.
+    ResetLink {
+        /// The address of the account.
+        email: String,
+    },
+    /// Set a new password. It is asked for, or read from standard input. Ends every session of the
+    /// account.
+    SetPassword {
+        /// The address of the account.
+        email: String,
+        /// Read the password from the first line of standard input.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Set another address. The account's tokens are revoked; its sessions continue.
+    SetEmail {
+        /// The address of the account.
+        email: String,
+        /// The new address.
+        new: String,
+    },
+    /// Set another name. The account's tokens are revoked; its sessions continue.
+    SetName {
+        /// The address of the account.
+        email: String,
+        /// The new name; an empty one removes it.
+        name: String,
+    },
+    /// Delete an account and everything that belongs to it. This cannot be undone.
+    Delete {
+        /// The address of the account.
+        email: String,
+        /// Confirm the deletion.
+        #[arg(long, required = true)]
+        yes: bool,
     },
     /// Replace the roles of an account. Its tokens are revoked; its sessions continue with the new
     /// roles.
@@ -98,37 +160,29 @@ pub(super) struct AddArguments {
 
 pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
     let usage = match command {
-        Command::List { .. } => Use::Reads,
-        Command::Add(AddArguments { store, .. }) | Command::Import { store, .. } => {
-            Use::Writes(store.create())
-        }
+        Command::List { .. } | Command::Show { .. } => Use::Reads,
+        Command::Add(AddArguments { store, .. })
+        | Command::Invite { store, .. }
+        | Command::Import { store, .. } => Use::Writes(store.create()),
         _ => Use::Writes(CreateFiles::Yes),
     };
     let told = with_issuer(path, usage, async |issuer| match command {
         Command::Add(arguments) => add(issuer, arguments).await,
-        Command::List { json } => list(issuer, *json).await,
+        Command::List { filter, json } => list(issuer, filter, *json).await,
+        Command::Show { email, json } => show(issuer, email, *json).await,
+        Command::Invite { email, roles, name, .. } => {
+            change::invite(issuer, email, roles, name.as_deref()).await
+        }
+        Command::ResetLink { email } => change::reset_link(issuer, email).await,
+        Command::SetPassword { email, password_stdin } => {
+            change::set_password(issuer, email, *password_stdin).await
+        }
+        Command::SetEmail { email, new } => change::set_email(issuer, email, new).await,
+        Command::SetName { email, name } => change::set_name(issuer, email, name).await,
+        Command::Delete { email, .. } => change::delete(issuer, email).await,
         Command::SetRoles { email, roles } => set_roles(issuer, email, roles).await,
-        Command::Disable { email } => {
-            let account = account_by_email(&issuer.accounts, email).await?;
-            issuer
-                .accounts
-                .set_disabled(&account.id, true, &issuer.policy, issuer.now)
-                .await
-                .map_err(failure(&account.email))?;
-            Ok(format!(
-                "disabled {}: logins are refused, and every session has ended\n",
-                account.email
-            ))
-        }
-        Command::Enable { email } => {
-            let account = account_by_email(&issuer.accounts, email).await?;
-            issuer
-                .accounts
-                .set_disabled(&account.id, false, &issuer.policy, issuer.now)
-                .await
-                .map_err(failure(&account.email))?;
-            Ok(format!("enabled {}\n", account.email))
-        }
+        Command::Disable { email } => set_disabled(issuer, email, true).await,
+        Command::Enable { email } => set_disabled(issuer, email, false).await,
         Command::EndSessions { email: None, .. } => end_all_sessions(issuer).await,
         Command::EndSessions { email: Some(email), now, .. } => {
             let account = account_by_email(&issuer.accounts, email).await?;
@@ -160,23 +214,11 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
 }
 
 async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failure> {
-    let email = address(&arguments.email)?;
-    let roles = if arguments.roles.is_empty() {
-        issuer.policy.default_roles.clone()
-    } else {
-        checked(&arguments.roles)?
-    };
-    let name = account::name(arguments.name.as_deref().unwrap_or_default())
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    if issuer.accounts.by_email(&email).await?.is_some() {
-        return Err(taken(email.as_str()));
-    }
+    let new = new_account(issuer, &arguments.email, &arguments.roles, arguments.name.as_deref());
+    let mut new = new.await?;
     let password = read_password(arguments.password_stdin)?;
-    let personal = [email.as_str(), name.as_deref().unwrap_or_default(), &issuer.policy.issuer];
-    judge(&password, issuer.policy.password_min_length, &personal)
-        .map_err(|rejected| Failure::Other(rejected.to_string()))?;
-    let hash = StoredHash::hash(&password).map_err(|error| Failure::Other(error.to_string()))?;
-    let new = NewAccount { email, name, password: Some(hash), roles, email_verified: true };
+    let hash = judged(issuer, &password, &new.email, new.name.as_deref())?;
+    new.password = Some(hash);
     let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
     Ok(format!(
         "added {} with {}; its tokens name it as `{}`\n",
@@ -184,6 +226,55 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
         describe_roles(&added.roles),
         added.id
     ))
+}
+
+/// An account that can be added: its address is free. It has no password yet.
+async fn new_account(
+    issuer: &Issuer,
+    email: &str,
+    roles: &[String],
+    name: Option<&str>,
+) -> Result<NewAccount, Failure> {
+    let email = address(email)?;
+    let roles =
+        if roles.is_empty() { issuer.policy.default_roles.clone() } else { checked(roles)? };
+    let name = parse_name(name.unwrap_or_default())?;
+    if issuer.accounts.by_email(&email).await?.is_some() {
+        return Err(taken(email.as_str()));
+    }
+    Ok(NewAccount { email, name, password: None, roles, email_verified: true })
+}
+
+/// Judges and hashes a new password.
+fn judged(
+    issuer: &Issuer,
+    password: &Password,
+    email: &Email,
+    name: Option<&str>,
+) -> Result<StoredHash, Failure> {
+    let personal = [email.as_str(), name.unwrap_or_default(), &issuer.policy.issuer];
+    judge(password, issuer.policy.password_min_length, &personal)
+        .map_err(|rejected| Failure::Other(rejected.to_string()))?;
+    StoredHash::hash(password).map_err(|error| Failure::Other(error.to_string()))
+}
+
+fn parse_name(written: &str) -> Result<Option<String>, Failure> {
+    account::name(written).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+async fn set_disabled(issuer: &Issuer, email: &str, disabled: bool) -> Result<String, Failure> {
+    let account = account_by_email(&issuer.accounts, email).await?;
+    issuer
+        .accounts
+        .set_disabled(&account.id, disabled, &issuer.policy, issuer.now)
+        .await
+        .map_err(failure(&account.email))?;
+    let email = account.email;
+    Ok(if disabled {
+        format!("disabled {email}: logins are refused, and every session has ended\n")
+    } else {
+        format!("enabled {email}\n")
+    })
 }
 
 /// Ends the sessions of all accounts, a page of them at a time: logins can come in between.
