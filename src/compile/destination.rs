@@ -103,7 +103,14 @@ impl Compiler<'_> {
     fn reject_keys_without_effect(&mut self, written: &Written, identity: &Range<usize>) {
         let without_effect = [
             (written.token_from.as_ref().map(Spanned::span), "token_from"),
-            (written.forward_authorization.then(|| identity.clone()), "forward_authorization"),
+            (
+                written
+                    .forward_authorization
+                    .as_ref()
+                    .filter(|flag| *flag.get_ref())
+                    .map(Spanned::span),
+                "forward_authorization",
+            ),
             (
                 written.strip_prefix.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
                 "strip_prefix",

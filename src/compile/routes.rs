@@ -190,7 +190,10 @@ impl Compiler<'_> {
             limit,
             destination: destination?,
             identity_headers,
-            forward_authorization: written.forward_authorization,
+            forward_authorization: written
+                .forward_authorization
+                .as_ref()
+                .is_some_and(|flag| *flag.get_ref()),
             permitted,
             method_override: written.method_override.as_ref().is_some_and(|flag| *flag.get_ref()),
         })

@@ -432,7 +432,8 @@ pub struct Route {
     #[schemars(with = "Option<Vec<String>>")]
     pub token_from: Option<Spanned<Vec<Text>>>,
     /// Forward the `Authorization` header. Default false.
-    pub forward_authorization: bool,
+    #[schemars(with = "bool")]
+    pub forward_authorization: Option<Spanned<bool>>,
     /// Remove the path prefix: `/reports/q3` is forwarded as `/q3`. Only for paths that end in
     /// `/*`. Default false.
     #[schemars(with = "bool")]

@@ -125,16 +125,21 @@ impl<'s> Permit<'s> {
         self.grant.caller.as_ref().map(Caller::token)
     }
 
-    /// Whether `Authorization` may be forwarded if the route forwards it. A credential that was not
-    /// verified is never forwarded together with an identity, or to an application that would trust
-    /// it. If credentials are optional and there is no caller, an application might misread the
-    /// field as a verified token, so only password schemes are forwarded.
+    /// Whether `Authorization` may be forwarded if the route forwards it.
+    ///
+    /// Where the route does not read the field, it is a credential for the application, whoever the
+    /// caller is. Elsewhere a credential that was not verified is never forwarded together with an
+    /// identity, or to an application that would trust it. If credentials are optional and there is
+    /// no caller, an application might misread the field as a verified token, so only password
+    /// schemes are forwarded.
     pub fn vouches_for_authorization(&self) -> bool {
+        if !self.route().guard.token_from.reads_authorization() {
+            return true;
+        }
         match &self.grant.caller {
             Some(caller) => caller.place() == Place::Header,
             None if self.reason() == Reason::Anonymous => {
-                self.route().guard.token_from.header
-                    && is_a_passwords(&self.matched.parts().headers)
+                is_a_passwords(&self.matched.parts().headers)
             }
             None => self.reason() == Reason::Public,
         }

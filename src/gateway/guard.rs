@@ -43,6 +43,14 @@ pub struct TokenPlaces {
     pub query: bool,
 }
 
+impl TokenPlaces {
+    /// Whether `Authorization` may contain a credential for the gateway. If not, the field belongs
+    /// to the application.
+    pub fn reads_authorization(self) -> bool {
+        self.header
+    }
+}
+
 /// What a caller must have; all of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Demands {

@@ -107,8 +107,12 @@ fn login_page_for<'a>(
 ) -> Option<(&'a Mount, &'static str)> {
     let Refusal::Unauthenticated(unauthenticated) = refusal else { return None };
     let (headers, target) = (&matched.parts().headers, matched.target());
-    let takes_cookies = matched.access().guard.token_from.cookie;
-    if !takes_cookies || !is_navigation(headers) || headers.contains_key(header::AUTHORIZATION) {
+    let places = matched.access().guard.token_from;
+    // A client that logs in with the field needs the status, not a page. If the field is for the
+    // application, it says nothing about the login here.
+    let logs_in_otherwise =
+        places.reads_authorization() && headers.contains_key(header::AUTHORIZATION);
+    if !places.cookie || !is_navigation(headers) || logs_in_otherwise {
         return None;
     }
     let mount = snapshot.routes.mount(target.host())?;

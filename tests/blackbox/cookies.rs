@@ -448,6 +448,13 @@ async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
     let gateway =
         Gateway::start(&open("").replace("token_from = ['header', 'cookie']\n", "")).await;
     navigates(gateway.get("/x")).send().await.is(401, "credentials_missing");
+    // Where the field belongs to the application, it says nothing about the login here.
+    let gateway = Gateway::start(&open("").replace("['header', 'cookie']", "['cookie']")).await;
+    let response = navigates(gateway.get("/x")).bearer("a.b.c").send().await;
+    assert_eq!(
+        (response.status, response.header("location")),
+        (303, Some("/auth/login?return_to=%2Fx"))
+    );
 }
 
 #[tokio::test]

@@ -406,6 +406,45 @@ async fn authorization_is_kept_only_where_the_route_says_so() {
 }
 
 #[tokio::test]
+async fn a_route_that_reads_no_authorization_passes_on_the_applications_own() {
+    let gateway = Gateway::start(
+        "[[route]]\npath = '/*'\nupstream = 'app'\ntoken_from = ['cookie', 'query']\nforward_authorization = true\n\
+         [[route]]\npath = '/optional/*'\nupstream = 'app'\naccess = 'optional'\ntoken_from = ['cookie']\nforward_authorization = true\n\
+         [[route]]\npath = '/soft/*'\nupstream = 'app'\nroles = ['admin']\nenforce = false\ntoken_from = ['cookie']\nforward_authorization = true\n\
+         [[route]]\npath = '/dropped/*'\nupstream = 'app'\ntoken_from = ['cookie']",
+    )
+    .await;
+    let token = mint::token(&[]);
+    let cookie = format!("__Host-portcullis={token}");
+    let own = "Bearer the-applications-own";
+    let passed = async |path: &str, cookie: Option<&str>, line: &str| {
+        let mut request = gateway.get(path).header("Authorization", line);
+        if let Some(cookie) = cookie {
+            request = request.header("Cookie", cookie);
+        }
+        let response = request.header("X_Authorization", "x").send().await;
+        assert_eq!(response.status, 200, "{path}: {response:?}");
+        let received = gateway.upstream().last();
+        (
+            received.header("authorization").map(str::to_owned),
+            received.header("x-auth-user").map(str::to_owned),
+        )
+    };
+    let user = Some("u-17".to_owned());
+    for line in [own, "Basic YTpi", "JWT a.b.c"] {
+        let kept = Some(line.to_owned());
+        assert_eq!(passed("/", Some(&cookie), line).await, (kept.clone(), user.clone()));
+        let by_query = format!("/?access_token={token}");
+        assert_eq!(passed(&by_query, None, line).await, (kept.clone(), user.clone()));
+        assert_eq!(passed("/optional", None, line).await, (kept.clone(), None));
+        assert_eq!(passed("/optional", Some(&cookie), line).await, (kept.clone(), user.clone()));
+        assert_eq!(passed("/soft", Some(&cookie), line).await, (kept, None));
+        assert_eq!(passed("/dropped", Some(&cookie), line).await, (None, user.clone()));
+    }
+    gateway.get("/").header("Authorization", own).send().await.is(401, "credentials_missing");
+}
+
+#[tokio::test]
 async fn values_of_identity_headers_are_exact() {
     let gateway = Gateway::start(
         "route = [{ path = '/*', upstream = 'app' }]\n[identity_headers]\nX-Auth-User = 'sub'\nX-Value = 'value'\nX-Deep = 'a.b'\nX-Exact = ['a.b']\nX-Auth-Roles = 'roles'",
