@@ -199,7 +199,7 @@ impl Bench {
         let known = (case == Case::Known).then_some(&self.known);
         let names = &snapshot.rules.token_names;
         let verifier = Verifier::new(names, &snapshot.issuers, known, &self.revoked);
-        let decider = Decider { snapshot, verifier, now: NOW, newest: None };
+        let decider = Decider { snapshot, verifier, now: NOW, online: None };
         let mut ids = Ids(None);
         let outcome = pin!(decider.decide(&peer, parts, Some(0), &mut ids));
         match outcome.poll(&mut Context::from_waker(Waker::noop())) {

@@ -45,7 +45,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 33] = [
+const WALK: [&str; 34] = [
     "target",
     "client",
     "token_names",
@@ -61,6 +61,7 @@ const WALK: [&str; 33] = [
     "upstream",
     "route",
     "authenticate",
+    "online",
     "exchange_ids",
     "logout",
     "refusal",

@@ -234,7 +234,7 @@ fuzz_target!(|data: &[u8]| {
     let revoked = RevocationList::new(Clock::fixed(NOW));
     let known = (choices & 16 != 0).then_some(&assumed);
     let verifier = Verifier::offline(&snapshot.rules.token_names, &snapshot.issuers, &revoked, known);
-    let decider = Decider { snapshot, verifier, now: NOW, newest: None };
+    let decider = Decider { snapshot, verifier, now: NOW, online: None };
     let (received, before) = (target.sent().clone(), parts.headers.clone());
     let mut watch = Watch::default();
     let decided = {

@@ -109,7 +109,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         &question.revoked,
         question.assumed.as_ref(),
     );
-    let decider = Decider { snapshot, verifier, now, newest: None };
+    let decider = Decider { snapshot, verifier, now, online: None };
     let mut narrator = Narrator::new(snapshot);
     let head = match wire::Head::new(question) {
         Ok(head) => head,

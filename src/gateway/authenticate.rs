@@ -13,11 +13,9 @@ use super::route::Route;
 use super::target::{Target, decode_form, query_values};
 use super::token_memo::TokenMemo;
 use super::token_names::TokenNames;
-use crate::clock::Clock;
-use crate::keys::{Keys, Renewal};
 use crate::revocation::RevocationList;
 use crate::token::{
-    AssumedToken, InvalidToken, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, TokenCache,
+    AssumedToken, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, TokenCache,
 };
 
 /// Why no caller was authenticated.
@@ -115,8 +113,22 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// The issuer whose missing key may be why this token was refused.
+    pub(super) fn issuer_lacking_key(
+        &self,
+        token: &str,
+        decided: &Result<Option<Caller>, Unauthenticated>,
+    ) -> Option<Arc<Issuer>> {
+        match decided {
+            Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
+                self.issuers.issuer_lacking_key(token, refused).cloned()
+            }
+            _ => None,
+        }
+    }
+
     /// The one credential of a request.
-    fn credential<'r>(
+    pub(super) fn credential<'r>(
         &self,
         access: &AccessRequest<'r>,
     ) -> Result<Option<Credential<'r>>, Unauthenticated>
@@ -162,7 +174,7 @@ impl TokenPlaces {
 
 /// A token as found in a request, and its place.
 #[derive(Debug)]
-struct Credential<'a> {
+pub(super) struct Credential<'a> {
     token: Presented<'a>,
     place: Place,
 }
@@ -178,7 +190,7 @@ impl Credential<'_> {
     ///
     /// # Errors
     /// [`Unauthenticated::Malformed`], and [`Malformed::TooLong`].
-    fn text(&self) -> Result<Cow<'_, str>, Unauthenticated> {
+    pub(super) fn text(&self) -> Result<Cow<'_, str>, Unauthenticated> {
         match (&self.token, self.place) {
             (Presented::Bytes(token), Place::Header) => well_formed(token).map(Cow::Borrowed),
             // The verifier expects a JWS and nothing else.
@@ -240,7 +252,7 @@ pub struct AccessRequest<'a> {
     pub client: &'a ClientAddress,
 }
 
-/// Authenticates the caller. `Ok(None)` on a public route, and without credentials if they are
+/// Authenticates the caller by what is in memory. `Ok(None)` on a public route, and without credentials if they are
 /// optional. `now` is in Unix seconds.
 pub fn authenticate(
     access: &AccessRequest<'_>,
@@ -268,61 +280,6 @@ pub fn authenticate(
         return Err(Unauthenticated::ForeignOrigin);
     }
     Ok(Some(verifier.caller(&credential, now)?))
-}
-
-/// The source of newer keys, and the time after waiting for them.
-#[derive(Clone, Copy, Debug)]
-pub struct Newest<'a> {
-    /// The keys of each issuer.
-    pub keys: &'a Keys,
-    /// The time.
-    pub clock: &'a Clock,
-}
-
-/// [`authenticate`], and again with newer keys if the token's key is not known: a key that was just
-/// published must not cause a refusal. Waits a few seconds at most, and only in that case.
-pub async fn authenticate_with_newest(
-    access: &AccessRequest<'_>,
-    verifier: &Verifier<'_>,
-    now: u64,
-    newest: Newest<'_>,
-) -> Result<Option<Caller>, Unauthenticated> {
-    let again = || authenticate(access, verifier, newest.clock.unix_seconds());
-    let lacks_key = |token: &str, decided: &Result<Option<Caller>, Unauthenticated>| match decided {
-        Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
-            verifier.issuers.issuer_lacking_key(token, refused).cloned()
-        }
-        _ => None,
-    };
-    let decided = authenticate(access, verifier, now);
-    if !matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
-        return decided;
-    }
-    let Ok(Some(credential)) = verifier.credential(access) else { return decided };
-    let Ok(token) = credential.text() else { return decided };
-    let Some(owner) =
-        lacks_key(&token, &decided).and_then(|issuer| newest.keys.for_issuer(&issuer))
-    else {
-        return decided;
-    };
-    // Without newer keys, garbage is verified only once.
-    let is_garbage = matches!(&decided, Err(Unauthenticated::Invalid(InvalidToken::Signature)))
-        && owner.is_settled();
-    let (decided, renewal) = if owner.is_fetched() && !is_garbage {
-        Box::pin(owner.with_newest(again, |decided| lacks_key(&token, decided).is_some())).await
-    } else {
-        (decided, Renewal::Current)
-    };
-    match &decided {
-        Err(Unauthenticated::Invalid(InvalidToken::NoKeys)) => {}
-        Err(Unauthenticated::Invalid(InvalidToken::KeyUnknown { .. }))
-            if renewal == Renewal::Unavailable => {}
-        _ => return decided,
-    }
-    Err(Unauthenticated::KeysUnavailable {
-        issuer: Arc::clone(&owner.settings().name),
-        retry_after: owner.retry_after(),
-    })
 }
 
 /// The one credential of a request.

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-use super::authenticate::{
-    AccessRequest, Caller, Newest, Place, Unauthenticated, Verifier, authenticate,
-    authenticate_with_newest,
-};
+use super::authenticate::{AccessRequest, Caller, Place, Unauthenticated, Verifier, authenticate};
 use super::counted::Counted;
 use super::guard::{Access, Denied};
 use super::matched::{Matched, Stopped};
 use super::observer::Observer;
+use super::online::Online;
 use super::refusal::Refusal;
 use super::route::{Destination, Route};
 use super::token_memo::TokenMemo;
@@ -62,16 +60,16 @@ pub struct Authenticated<'s> {
 }
 
 impl<'s> Authenticated<'s> {
-    /// Authenticates the caller of a request. `now` is in Unix seconds. With `newest` it waits a
-    /// few seconds for unknown keys; without, it decides with the known ones.
+    /// Authenticates the caller of a request. `now` is in Unix seconds. With `online` it waits a
+    /// few seconds for what it does not know; without, it decides with what is in memory.
     pub async fn new(
         counted: Counted<Matched<'s>>,
         verifier: &Verifier<'_>,
         now: u64,
-        newest: Option<Newest<'_>>,
+        online: Option<Online<'_>>,
     ) -> Self {
-        let recognise = async |access: &AccessRequest<'_>| match newest {
-            Some(newest) => authenticate_with_newest(access, verifier, now, newest).await,
+        let recognise = async |access: &AccessRequest<'_>| match online {
+            Some(online) => online.authenticate(access, verifier, now).await,
             None => authenticate(access, verifier, now),
         };
         let matched = counted.into_inner();

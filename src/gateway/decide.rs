@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use super::authenticate::{Newest, Verifier};
+use super::authenticate::Verifier;
 use super::authorize::{Authenticated, Permit};
 use super::client::Peer;
 use super::counted::Counted;
 use super::matched::{LogoutRequest, Match, Matched, Stopped};
 use super::navigation::redirect_or_explain;
 use super::observer::Observer;
+use super::online::Online;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
 use super::route::Destination;
@@ -31,8 +32,8 @@ pub struct Decider<'s> {
     pub verifier: Verifier<'s>,
     /// When the request arrived, in Unix seconds.
     pub now: u64,
-    /// Waits for unknown keys; `None`: do not wait.
-    pub newest: Option<Newest<'s>>,
+    /// What to wait for; `None`: decide by what is in memory.
+    pub online: Option<Online<'s>>,
 }
 
 /// What may happen to a request.
@@ -87,6 +88,6 @@ impl<'s> Decider<'s> {
         observer: &mut impl Observer,
     ) -> Result<Permit<'s>, Stopped<'s>> {
         let counted = Counted::by_client(matched, observer)?;
-        Authenticated::new(counted, &self.verifier, self.now, self.newest).await.authorize(observer)
+        Authenticated::new(counted, &self.verifier, self.now, self.online).await.authorize(observer)
     }
 }

@@ -23,6 +23,7 @@ pub mod logout;
 pub mod matched;
 pub mod navigation;
 pub mod observer;
+pub mod online;
 pub mod origin;
 pub mod outgoing;
 mod reading_on;
@@ -48,7 +49,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::authenticate::{Newest, Verifier};
+use self::authenticate::Verifier;
 use self::body::{Body, ClientBody, Gate, RequestBody};
 use self::client::Peer;
 use self::decide::{Decided, Decider};
@@ -56,6 +57,7 @@ use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
 use self::framing::{head_alone, may_be_followed, settle_response};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
 use self::matched::LogoutRequest;
+use self::online::Online;
 use self::outgoing::{Outgoing, strip_response};
 use self::refusal::Refusal;
 pub use self::snapshot::Snapshot;
@@ -282,9 +284,13 @@ impl Gateway {
             Some(worker.tokens()),
             self.revocations.list(),
         );
-        let newest = Newest { keys: &snapshot.keys, clock: &self.telemetry.clock };
+        let online = Online {
+            keys: &snapshot.keys,
+            clock: &self.telemetry.clock,
+            identity: self.identity.as_ref().zip(snapshot.identity.as_ref()),
+        };
         let decider =
-            Decider { snapshot, verifier, now: exchange.began_at(), newest: Some(newest) };
+            Decider { snapshot, verifier, now: exchange.began_at(), online: Some(online) };
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
         match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {

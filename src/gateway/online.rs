@@ -1,0 +1,84 @@
+//! What a decision may wait for, and the one place where authentication waits.
+//!
+//! A request with a token that is known to be valid never waits. `explain` and `[[test]]` decide
+//! without this, by what is in memory.
+
+use std::sync::Arc;
+
+use super::authenticate::{AccessRequest, Caller, Unauthenticated, Verifier, authenticate};
+use crate::clock::Clock;
+use crate::identity::{Identity, Policy};
+use crate::keys::{Keys, Renewal};
+use crate::token::InvalidToken;
+
+/// What a decision may wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct Online<'a> {
+    /// The keys of each issuer.
+    pub keys: &'a Keys,
+    /// The time, also after waiting.
+    pub clock: &'a Clock,
+    /// The built-in issuer and its settings, for credentials that only its store can resolve;
+    /// `None`: there is none.
+    pub identity: Option<(&'a Arc<Identity>, &'a Arc<Policy>)>,
+}
+
+impl Online<'_> {
+    /// [`authenticate`], and what it takes to resolve a credential that memory alone cannot. Waits
+    /// a few seconds at most, and only for such a credential. `now` is in Unix seconds.
+    pub async fn authenticate(
+        self,
+        access: &AccessRequest<'_>,
+        verifier: &Verifier<'_>,
+        now: u64,
+    ) -> Result<Option<Caller>, Unauthenticated> {
+        let decided = authenticate(access, verifier, now);
+        match &decided {
+            Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
+                // The rare case is boxed: hyper keeps space for this future for as long as a
+                // connection is open.
+                Box::pin(self.with_newest_keys(access, verifier, decided)).await
+            }
+            _ => decided,
+        }
+    }
+
+    /// [`authenticate`] again with newer keys: a key that was just published must not cause a
+    /// refusal.
+    async fn with_newest_keys(
+        self,
+        access: &AccessRequest<'_>,
+        verifier: &Verifier<'_>,
+        decided: Result<Option<Caller>, Unauthenticated>,
+    ) -> Result<Option<Caller>, Unauthenticated> {
+        let again = || authenticate(access, verifier, self.clock.unix_seconds());
+        let Ok(Some(credential)) = verifier.credential(access) else { return decided };
+        let Ok(token) = credential.text() else { return decided };
+        let Some(owner) = verifier
+            .issuer_lacking_key(&token, &decided)
+            .and_then(|issuer| self.keys.for_issuer(&issuer))
+        else {
+            return decided;
+        };
+        // Without newer keys, garbage is verified only once.
+        let is_garbage = matches!(&decided, Err(Unauthenticated::Invalid(InvalidToken::Signature)))
+            && owner.is_settled();
+        let lacks_key =
+            |decided: &Result<_, _>| verifier.issuer_lacking_key(&token, decided).is_some();
+        let (decided, renewal) = if owner.is_fetched() && !is_garbage {
+            owner.with_newest(again, lacks_key).await
+        } else {
+            (decided, Renewal::Current)
+        };
+        match &decided {
+            Err(Unauthenticated::Invalid(InvalidToken::NoKeys)) => {}
+            Err(Unauthenticated::Invalid(InvalidToken::KeyUnknown { .. }))
+                if renewal == Renewal::Unavailable => {}
+            _ => return decided,
+        }
+        Err(Unauthenticated::KeysUnavailable {
+            issuer: Arc::clone(&owner.settings().name),
+            retry_after: owner.retry_after(),
+        })
+    }
+}
