@@ -161,6 +161,31 @@ impl Accounts {
         self.change(id, AccountChange::Name(name), policy, now).await
     }
 
+    /// Sets the name that the owner of an account chose, or none. Tokens contain the old one until
+    /// they are renewed. Returns false if the account does not exist.
+    pub async fn rename(&self, id: &str, name: Option<&str>) -> Result<bool, StoreError> {
+        self.store.rename_account(id, name).await
+    }
+
+    /// Uses up a mailed link that sets another address, and revokes the access tokens of its account.
+    /// Its sessions continue. Returns false if the link is not valid (any longer), the account has
+    /// changed since it was read, or another account has the address by now.
+    pub async fn change_email(
+        &self,
+        account: &AccountRow,
+        link: &str,
+        policy: &Policy,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let revocation = revocation(&account.id, policy, now);
+        let changed =
+            self.store.change_email(link, account, row(&revocation), now.cast_signed()).await?;
+        Ok(changed.is_some_and(|cutoff| {
+            self.revoked(revocation, cutoff);
+            true
+        }))
+    }
+
     /// Deletes an account, its sessions and everything else that belongs to it, and revokes its
     /// tokens.
     ///
@@ -182,6 +207,7 @@ impl Accounts {
         let row = LinkRow {
             digest: &token.digest(),
             purpose: Purpose::Reset.as_str(),
+            new_email: None,
             account,
             created_at: now.cast_signed(),
             expires_at: now.saturating_add(lifetime.as_secs()).cast_signed(),

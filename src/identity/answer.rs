@@ -16,6 +16,16 @@ pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Bytes
     with_type(status, "application/json", Bytes::from(text))
 }
 
+/// JSON that a browser stores as a file with this name.
+pub(super) fn download<T: Serialize>(body: &T, name: &'static str) -> Response<Bytes> {
+    let mut response = json(StatusCode::OK, body);
+    let disposition = format!("attachment; filename=\"{name}\"");
+    if let Ok(disposition) = HeaderValue::try_from(disposition) {
+        response.headers_mut().insert(header::CONTENT_DISPOSITION, disposition);
+    }
+    response
+}
+
 /// JSON that any cache may store for `seconds`.
 pub(super) fn public(body: Bytes, max_age: HeaderValue) -> Response<Bytes> {
     let mut response = with_type(StatusCode::OK, "application/json", body);

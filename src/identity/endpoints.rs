@@ -4,6 +4,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::actions::{account, email, login, password, second_factor, session};
+use super::owner_endpoints;
 use super::pages::{self, Page};
 use crate::reason::Reason;
 
@@ -51,6 +52,14 @@ pub enum Action {
     LogoutAll,
     /// Describes the account.
     Me,
+    /// Changes the account.
+    ChangeAccount,
+    /// Deletes the account.
+    DeleteAccount,
+    /// Hands out everything that is stored about the account.
+    Export,
+    /// Changes the address, authorized by a mailed link.
+    ChangeEmail,
     /// Lists its sessions.
     Sessions,
     /// Ends one of its sessions.
@@ -173,13 +182,13 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
     }
 }
 
-fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub(super) fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
 /// All endpoints.
 pub fn all() -> impl Iterator<Item = &'static Endpoint> {
-    ENDPOINTS.iter().chain(&pages::ENDPOINTS)
+    ENDPOINTS.iter().chain(&owner_endpoints::ENDPOINTS).chain(&pages::ENDPOINTS)
 }
 
 /// The endpoints that programs use and forms are sent to.
@@ -459,7 +468,7 @@ mod tests {
             assert_eq!(action(method, below), None, "{below}");
         }
         assert!(
-            matches!(find_endpoint("DELETE", "/me"), Found::OtherMethods(allow) if allow == "GET, HEAD")
+            matches!(find_endpoint("PUT", "/me"), Found::OtherMethods(allow) if allow == "DELETE, GET, HEAD, PATCH")
         );
         assert!(matches!(find_endpoint("GET", "/nothing"), Found::Nowhere));
     }

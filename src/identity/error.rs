@@ -143,6 +143,9 @@ pub enum RequestFault {
     /// Not exactly one of the two passwords that confirm an address.
     #[error("Send either `password`, the current one, or `new_password`, to set a new one.")]
     WhichPassword,
+    /// Another address was requested, but no mail can be sent to it.
+    #[error("This site cannot send mail, so its administrator has to change the address.")]
+    NoMail,
     /// The name is too long, or contains characters that are not allowed.
     #[error("`name` must have at most 200 characters and no invisible ones.")]
     Name,

@@ -16,6 +16,8 @@ pub enum Purpose {
     Reset,
     /// Confirming an address.
     Verify,
+    /// Changing the address of an account.
+    Change,
 }
 
 impl Purpose {
@@ -24,6 +26,7 @@ impl Purpose {
         match self {
             Self::Reset => "reset",
             Self::Verify => "verify",
+            Self::Change => "change",
         }
     }
 
@@ -32,6 +35,7 @@ impl Purpose {
         match self {
             Self::Reset => "/password/reset",
             Self::Verify => "/email/verify",
+            Self::Change => "/email/change",
         }
     }
 
@@ -39,7 +43,7 @@ impl Purpose {
     pub const fn lifetime(self) -> Duration {
         match self {
             Self::Reset => Duration::from_mins(30),
-            Self::Verify => Duration::from_hours(24),
+            Self::Verify | Self::Change => Duration::from_hours(24),
         }
     }
 }

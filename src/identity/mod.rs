@@ -33,6 +33,7 @@ pub mod mail;
 mod mount;
 pub mod outbox;
 mod outcome;
+mod owner_endpoints;
 pub mod pages;
 pub mod password;
 mod people;

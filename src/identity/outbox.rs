@@ -42,13 +42,26 @@ pub enum MailKind {
     Exists,
     /// A link with which someone who was invited sets their password.
     Invite,
+    /// A link that sets this address for the account that is named in the queue, if no other
+    /// account has the address.
+    NewEmail,
+    /// A notice that another address was requested.
+    EmailChangeAsked,
     /// A notice to the address that an account no longer has.
-    Moved,
+    EmailChanged,
 }
 
 impl MailKind {
-    const ALL: [Self; 6] =
-        [Self::Reset, Self::Verify, Self::Changed, Self::Exists, Self::Invite, Self::Moved];
+    const ALL: [Self; 8] = [
+        Self::Reset,
+        Self::Verify,
+        Self::Changed,
+        Self::Exists,
+        Self::Invite,
+        Self::NewEmail,
+        Self::EmailChangeAsked,
+        Self::EmailChanged,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -57,7 +70,9 @@ impl MailKind {
             Self::Changed => "changed",
             Self::Exists => "exists",
             Self::Invite => "invite",
-            Self::Moved => "moved",
+            Self::NewEmail => "new_email",
+            Self::EmailChangeAsked => "email_change_asked",
+            Self::EmailChanged => "email_changed",
         }
     }
 }
@@ -90,12 +105,25 @@ impl Outbox {
 
     /// Queues a mail. Takes just as long for an address without an account.
     pub async fn enqueue(&self, kind: MailKind, email: &Email) -> Result<(), EnqueueError> {
+        self.enqueue_as(kind.as_str(), email).await
+    }
+
+    async fn enqueue_as(&self, kind: &str, email: &Email) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
-        if !self.store.queue_mail(kind.as_str(), email.as_str(), MOST_WAITING, now).await? {
+        if !self.store.queue_mail(kind, email.as_str(), MOST_WAITING, now).await? {
             return Err(EnqueueError::Full);
         }
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Queues the mail with the link that gives an account this address.
+    pub async fn enqueue_new_email(
+        &self,
+        account: &str,
+        email: &Email,
+    ) -> Result<(), EnqueueError> {
+        self.enqueue_as(&format!("{}:{account}", MailKind::NewEmail.as_str()), email).await
     }
 
     /// Sends queued mail, now and whenever more arrives, until the future is dropped. `policy`
@@ -172,7 +200,7 @@ impl Outbox {
         mailer: &Mailer,
         policy: &Policy,
     ) -> Result<(), NotWritten> {
-        let kind = row.kind.as_str();
+        let (kind, _) = kind_and_account(&row.kind);
         let is_stale = self.now() - row.requested_at > GIVE_UP_AFTER;
         if is_stale && row.attempts <= 1 {
             // Nothing was sent in all that time, for example because the configuration had no
@@ -208,17 +236,22 @@ impl Outbox {
         row: &MailRow,
         policy: &Policy,
     ) -> Result<Option<(Option<String>, Letter)>, NotWritten> {
-        let kind = MailKind::ALL.into_iter().find(|kind| kind.as_str() == row.kind);
+        let (kind, of) = kind_and_account(&row.kind);
+        let kind = MailKind::ALL.into_iter().find(|known| known.as_str() == kind);
         let (Some(kind), Ok(to)) = (kind, Email::parse(&row.email)) else { return Ok(None) };
-        if kind == MailKind::Moved {
-            // The account has another address by now.
-            let (subject, text) = moved(&to, policy);
-            return Ok(Some((None, Letter { to, subject, text })));
-        }
-        let account = self.store.account_by_email(&row.email).await?;
+        let owner = self.store.account_by_email(&row.email).await?;
+        let account = match (kind, of) {
+            (MailKind::EmailChanged, _) => {
+                let (subject, text) = with_link(kind, &to, "", policy);
+                return Ok(Some((None, Letter { to, subject, text })));
+            }
+            (MailKind::NewEmail, Some(id)) => self.store.account(id).await?,
+            _ => owner.clone(),
+        };
         let Some(account) = account.filter(|account| account.disabled == 0) else {
             return Ok(None);
         };
+        let is_taken = owner.is_some_and(|owner| owner.id != account.id);
         // Nobody has proved that the account is theirs: the owner of the address can take it over.
         let is_unproved = account.email_verified == 0;
         let kind = if kind == MailKind::Exists && is_unproved { MailKind::Verify } else { kind };
@@ -233,8 +266,15 @@ impl Outbox {
             MailKind::Invite => {
                 self.link(&account, Purpose::Reset, INVITATION, row, policy).await?
             }
-            MailKind::Changed => Some(format!("{}/password/forgot", policy.issuer)),
-            MailKind::Verify | MailKind::Moved => None,
+            MailKind::NewEmail if !is_taken => {
+                self.link(&account, Purpose::Change, Purpose::Change.lifetime(), row, policy)
+                    .await?
+            }
+            MailKind::NewEmail => Some(String::new()),
+            MailKind::Changed | MailKind::EmailChangeAsked => {
+                Some(format!("{}/password/forgot", policy.issuer))
+            }
+            MailKind::Verify | MailKind::EmailChanged => None,
         };
         let Some(link) = link else { return Ok(None) };
         let (subject, text) = with_link(kind, &to, &link, policy);
@@ -257,6 +297,7 @@ impl Outbox {
         let row = LinkRow {
             digest: &token.digest(),
             purpose: purpose.as_str(),
+            new_email: (purpose == Purpose::Change).then_some(mail.email.as_str()),
             account,
             created_at: now,
             expires_at,
@@ -274,7 +315,7 @@ impl Outbox {
     }
 }
 
-/// Subject and text of a mail with a link.
+/// Subject and text of a mail. `link` is empty if it has none.
 fn with_link(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String, String) {
     let site = &policy.brand.name;
     match kind {
@@ -311,7 +352,10 @@ fn with_link(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String
                  It works once. If it has expired, ask the administrator of {site} for another one.\n"
             ),
         ),
-        MailKind::Changed | MailKind::Moved => (
+        MailKind::NewEmail | MailKind::EmailChangeAsked | MailKind::EmailChanged => {
+            about_address(kind, to, link, policy)
+        }
+        MailKind::Changed => (
             format!("Your password for {site} was changed"),
             format!(
                 "The password of {to} at {site} was changed, and every device was logged out.\n\n\
@@ -321,16 +365,47 @@ fn with_link(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String
     }
 }
 
-/// Subject and text of the mail to the address that an account no longer has.
-fn moved(to: &Email, policy: &Policy) -> (String, String) {
+/// Subject and text of a mail about another address for an account.
+fn about_address(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String, String) {
     let site = &policy.brand.name;
-    (
-        format!("Your e-mail address for {site} was changed"),
-        format!(
-            "Your account at {site} has another e-mail address now. {to} can no longer be used to log in.\n\n\
-             If this was not you, tell the administrator of {site} at once.\n"
+    match kind {
+        MailKind::NewEmail if link.is_empty() => (
+            format!("Your account at {site}"),
+            format!(
+                "Someone (hopefully you) asked to use {to} for another account at {site}, but it already belongs to an account.\n\n\
+                 Nothing has changed.\n"
+            ),
         ),
-    )
+        MailKind::NewEmail => (
+            format!("Confirm your new e-mail address for {site}"),
+            format!(
+                "Someone (hopefully you) asked to use {to} for an account at {site}.\n\n\
+                 Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
+                 It works once. Until then, the account keeps its present address. If it was not you, ignore this message.\n"
+            ),
+        ),
+        MailKind::EmailChangeAsked => (
+            format!("Your e-mail address for {site} is about to change"),
+            format!(
+                "Someone (hopefully you) asked to use another e-mail address for your account at {site}. It changes when the link that \
+                 was mailed to the new address is used.\n\n\
+                 If it was not you, set a new password at once, which also makes that link invalid:\n\n{link}\n"
+            ),
+        ),
+        _ => (
+            format!("Your e-mail address for {site} was changed"),
+            format!(
+                "Your account at {site} has another e-mail address now. {to} can no longer be used to log in.\n\n\
+                 If this was not you, tell the administrator of {site} at once.\n"
+            ),
+        ),
+    }
+}
+
+/// The kind of a queued mail, and the id of the account if the kind names one: then it is not that
+/// of the address.
+fn kind_and_account(queued: &str) -> (&str, Option<&str>) {
+    queued.split_once(':').map_or((queued, None), |(kind, account)| (kind, Some(account)))
 }
 
 /// Seconds until the next attempt, after this many.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::actions::account::Account;
+use super::actions::profile::Export;
 use super::actions::second_factor::{Enrolment, RecoveryCodes};
 use super::brand::Asset;
 use super::error::IdentityError;
@@ -40,6 +41,15 @@ pub(super) enum Outcome {
     LoggedOutEverywhere,
     /// The account of the caller.
     Account(Account),
+    /// The account of the caller was changed, or a mail promised that asks to confirm another
+    /// address.
+    AccountChanged { account: Account, asked_for_email: bool },
+    /// The account of the caller no longer exists.
+    AccountDeleted,
+    /// The account has another address.
+    EmailChanged,
+    /// Everything that is stored about the caller.
+    Exported(Box<Export>),
     /// The sessions of the caller.
     Sessions(Box<Sessions>),
     /// A session has ended: the caller's own, or another one.

@@ -34,13 +34,17 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::LoggedOutEverywhere => ended("/login?done=everywhere"),
         Outcome::PasswordChanged => ended("/login?done=password"),
         Outcome::LinkPromised(Purpose::Reset) => to("/password/forgot?done=sent"),
-        Outcome::LinkPromised(Purpose::Verify) => to("/login?done=sent"),
+        Outcome::LinkPromised(Purpose::Verify | Purpose::Change) => to("/login?done=sent"),
         Outcome::EmailVerified { tokens: Some(tokens) } => lead_in(&tokens, "/", request, policy),
         Outcome::EmailVerified { tokens: None } => to("/login?done=verified"),
         Outcome::TotpBegun(enrolment) => {
             page(second_factor::enrolment(&enrolment, None, policy, mount))
         }
         Outcome::TotpConfirmed(codes) => page(second_factor::recovery_codes(codes, policy, mount)),
+        Outcome::AccountDeleted => ended("/login?done=deleted"),
+        Outcome::AccountChanged { asked_for_email: true, .. } => to("/sessions?done=email_asked"),
+        Outcome::AccountChanged { asked_for_email: false, .. } => to("/sessions?done=changed"),
+        Outcome::EmailChanged => to("/sessions?done=email"),
         Outcome::TotpRemoved => to("/sessions?done=totp_off"),
         Outcome::Sessions(sessions) => {
             let filled = Filled::from_query(request.query.as_deref());
@@ -51,6 +55,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         | Outcome::Renewed { .. }
         | Outcome::NotRenewed { .. }
         | Outcome::Account(_)
+        | Outcome::Exported(_)
         | Outcome::AlreadyVerified
         | Outcome::Published(_)
         | Outcome::Shown(..)

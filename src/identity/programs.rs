@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::actions::login::Tokens;
 use super::actions::session::{Session, SessionList};
-use super::answer::{accepted, asset, done, json, page, public, see_other, with_cookies};
+use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
 use super::outcome::{Outcome, SessionTokens, Sessions};
 use super::request::Request;
 use super::{Policy, cookie, pages, return_to};
@@ -29,11 +29,16 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::LoggedOut
         | Outcome::LoggedOutEverywhere
         | Outcome::SessionEnded { own: true }
+        | Outcome::AccountDeleted
         | Outcome::PasswordChanged => with_cookies(done(), cookie::clear(policy, mount)),
         Outcome::SessionEnded { own: false }
         | Outcome::EmailVerified { .. }
+        | Outcome::EmailChanged
         | Outcome::TotpRemoved => done(),
-        Outcome::Account(account) => json(StatusCode::OK, &account),
+        Outcome::Account(account) | Outcome::AccountChanged { account, .. } => {
+            json(StatusCode::OK, &account)
+        }
+        Outcome::Exported(export) => download(&*export, "account.json"),
         Outcome::Sessions(sessions) => json(StatusCode::OK, &list(*sessions)),
         Outcome::LinkPromised(_) => accepted(),
         Outcome::TotpBegun(enrolment) => json(StatusCode::OK, &enrolment),

@@ -172,6 +172,13 @@ impl Store {
         Ok(rows.into_iter().map(|(hash,)| hash).collect())
     }
 
+    /// Sets another display name, which the next tokens of the account contain. Returns false if
+    /// there is no such account.
+    pub async fn rename_account(&self, id: &str, name: Option<&str>) -> Result<bool, StoreError> {
+        let renaming = sqlx::query("UPDATE accounts SET name = $1 WHERE id = $2");
+        Ok(self.write(renaming.bind(name.map(str::to_owned)).bind(id)).await? == 1)
+    }
+
     /// Writes another hash of the same password, if the stored hash is still `old`.
     pub async fn rehash_password(&self, id: &str, old: &str, new: &str) -> Result<(), StoreError> {
         let renewing =

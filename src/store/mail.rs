@@ -23,8 +23,10 @@ pub struct MailRow {
 pub struct LinkRow<'a> {
     /// The digest of its token.
     pub digest: &'a str,
-    /// The purpose: `reset` or `verify`.
+    /// The purpose: `reset`, `verify` or `change`.
     pub purpose: &'a str,
+    /// The address that a `change` sets.
+    pub new_email: Option<&'a str>,
     /// The account that it is for, as it is when the link is made.
     pub account: &'a AccountRow,
     /// Unix seconds.
@@ -109,6 +111,7 @@ impl Store {
             .bind(link.account.generation)
             .bind(link.created_at)
             .bind(link.expires_at)
+            .bind(link.new_email)
             .bind(since)
             .bind(most);
         Ok(self.write(making).await? == 1)
@@ -179,6 +182,32 @@ impl Store {
         Ok(true)
     }
 
+    /// Uses up a link that changes the address of its account, sets that address, and revokes what
+    /// was issued to the account, in one transaction. Returns the cut-off. `revocation` is for the
+    /// account's subject. `None`: the link is invalid or no longer valid, the account has changed
+    /// since it was read, or another account has the address. Writes nothing on an error.
+    pub async fn change_email(
+        &self,
+        digest: &str,
+        account: &AccountRow,
+        revocation: RevocationRow,
+        now: i64,
+    ) -> Result<Option<i64>, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let using = sqlx::query(USE_LINK).bind(now).bind(digest).bind("change").bind(&account.id);
+        if writing.execute(using).await? == 0 {
+            return Ok(None);
+        }
+        let reading = sqlx::query_as("SELECT new_email FROM mail_links WHERE digest = $1");
+        let (email,): (Option<String>,) = writing.one(reading.bind(digest)).await?;
+        let Some(email) = email else { return Ok(None) };
+        let change = AccountChange::Email(&email);
+        let changed = change_account(&mut writing, &account.id, change, revocation, now).await?;
+        let Some(cutoff) = changed else { return Ok(None) };
+        writing.commit().await?;
+        Ok(Some(cutoff))
+    }
+
     /// Whether a link was sent to an address that has been shown to belong to its owner by now. The
     /// link may have been used or be too old.
     pub async fn is_confirmed_by_now(&self, digest: &str) -> Result<bool, StoreError> {
@@ -210,26 +239,26 @@ const CLAIM: &str = "UPDATE mail_outbox SET attempts = attempts + 1, next_at = $
 const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1, next_at = $1, asked = asked - $2 \
     WHERE kind = $3 AND email = $4";
 
-const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at) \
-    SELECT $1, $2, $3, $4, $5, $6, $7 WHERE \
-    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $8) < $9";
+const INSERT_LINK: &str = "INSERT INTO mail_links (digest, purpose, account, email, generation, created_at, expires_at, new_email) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE \
+    (SELECT COUNT(*) FROM mail_links WHERE account = $3 AND purpose = $2 AND created_at > $9) < $10";
 
 const VERIFIED: &str = "UPDATE accounts SET email_verified = 1 WHERE id = $1 AND generation = $2";
 
 const CONFIRMED_BY_NOW: &str = "SELECT accounts.created_at FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
     AND mail_links.email = accounts.email WHERE mail_links.digest = $1 AND mail_links.purpose = 'verify' AND accounts.email_verified = 1";
 
-/// A link to reset a password dies with the password that it was requested for. A link to verify an
-/// address dies when the address is verified. Both can set a password.
+/// A link to reset a password or to change the address dies with the password that it was requested
+/// for. A link to verify an address dies when the address is verified.
 const ACCOUNT_OF_LINK: &str = "SELECT accounts.* FROM accounts JOIN mail_links ON mail_links.account = accounts.id \
-    AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'reset' THEN mail_links.generation = accounts.generation ELSE accounts.email_verified = 0 END) \
+    AND mail_links.email = accounts.email AND (CASE mail_links.purpose WHEN 'verify' THEN accounts.email_verified = 0 ELSE mail_links.generation = accounts.generation END) \
     WHERE mail_links.digest = $1 AND mail_links.purpose = $2 AND mail_links.used_at IS NULL AND mail_links.expires_at > $3 \
     AND accounts.disabled = 0";
 
 const USE_LINK: &str = "UPDATE mail_links SET used_at = $1 WHERE digest = $2 AND purpose = $3 AND account = $4 \
     AND used_at IS NULL AND expires_at > $1 AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = mail_links.account \
     AND accounts.email = mail_links.email AND accounts.disabled = 0 \
-    AND (CASE mail_links.purpose WHEN 'reset' THEN mail_links.generation = accounts.generation ELSE accounts.email_verified = 0 END))";
+    AND (CASE mail_links.purpose WHEN 'verify' THEN accounts.email_verified = 0 ELSE mail_links.generation = accounts.generation END))";
 
 #[cfg(test)]
 mod tests {
@@ -265,7 +294,7 @@ mod tests {
     }
 
     fn link<'a>(digest: &'a str, purpose: &'a str, account: &'a AccountRow) -> LinkRow<'a> {
-        LinkRow { digest, purpose, account, created_at: NOW, expires_at: NOW + 60 }
+        LinkRow { digest, purpose, new_email: None, account, created_at: NOW, expires_at: NOW + 60 }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::commands::done;
 use crate::harness::{Gateway, Response};
 
 /// An issuer that mails into a folder. Its route has a limit of its own, so that tests are not
@@ -328,4 +329,129 @@ pub async fn sqlite(database: &Path, sql: &str) {
     connection.execute("PRAGMA busy_timeout = 5000").await.unwrap();
     connection.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
     connection.close().await.unwrap();
+}
+
+const CHANGE: &str = "http://app.test/auth/email/change?token=";
+
+/// Sends a request as the owner of an account, with an access token.
+async fn as_owner(gateway: &Gateway, method: &str, body: Value, access: &str) -> Response {
+    let request = gateway.request(method, "/auth/me").header("Content-Type", "application/json");
+    request.bearer(access).body(body.to_string()).send().await
+}
+
+async fn access(gateway: &Gateway, email: &str) -> (String, Value) {
+    let tokens = login(gateway, email, PASSWORD).await.json();
+    (tokens["access_token"].as_str().unwrap().to_owned(), tokens["refresh_token"].clone())
+}
+
+#[tokio::test]
+async fn a_new_address_counts_once_its_link_was_used_with_the_password() {
+    let gateway = Gateway::start(MAILING).await;
+    register(&gateway, "ann@example.com").await;
+    register(&gateway, "bob@example.com").await;
+    let (ann, refresh) = access(&gateway, "ann@example.com").await;
+    let changed = as_owner(&gateway, "PATCH", json!({ "name": " Ann Ott " }), &ann).await;
+    assert_eq!((changed.status, &changed.json()["name"]), (200, &"Ann Ott".into()));
+    as_owner(&gateway, "PATCH", json!({ "email": "nothing" }), &ann)
+        .await
+        .is(400, "request_invalid");
+    let changed =
+        as_owner(&gateway, "PATCH", json!({ "email": "Ann.Ott@example.com" }), &ann).await;
+    assert_eq!(changed.status, 200);
+    let account = changed.json();
+    assert_eq!(
+        (&account["email"], &account["name"]),
+        (&"ann@example.com".into(), &"Ann Ott".into()),
+        "nothing counts yet"
+    );
+    let sent = mails(&gateway, 2).await;
+    let to = |address: &str| {
+        let line = format!("\r\nTo: {address}\r\n");
+        sent.iter().find(|mail| mail.contains(&line)).unwrap()
+    };
+    assert!(to("ann@example.com").contains("/auth/password/forgot"), "the old one is told");
+    let token = token(to("ann.ott@example.com"), CHANGE);
+    let page = gateway.get(&format!("/auth/email/change?token={token}"));
+    let page = page.header("Accept", "text/html").send().await;
+    assert!(page.status == 200 && page.text().contains("name=\"password\""), "{page:?}");
+
+    post(&gateway, "/email/change", json!({ "token": token })).await.is(400, "request_invalid");
+    let wrong = json!({ "token": token, "password": "another horse battery staple" });
+    post(&gateway, "/email/change", wrong).await.is(401, "login_failed");
+    let right = json!({ "token": token, "password": PASSWORD });
+    assert_eq!(post(&gateway, "/email/change", right.clone()).await.status, 204);
+    post(&gateway, "/email/change", right).await.is(400, "link_invalid");
+    gateway.get("/reports").bearer(&ann).send().await.is(401, "token_revoked");
+    let next = post(&gateway, "/refresh", json!({ "refresh_token": refresh })).await.json();
+    let ann = next["access_token"].as_str().unwrap();
+    assert_eq!(
+        gateway.get("/auth/me").bearer(ann).send().await.json()["email"],
+        "ann.ott@example.com"
+    );
+    login(&gateway, "ann@example.com", PASSWORD).await.is(401, "login_failed");
+    let sent = mails(&gateway, 3).await;
+    assert!(sent[2].contains("\r\nTo: ann@example.com\r\n"), "{}", sent[2]);
+
+    // That an address has an account is said to its owner only.
+    let changed = as_owner(&gateway, "PATCH", json!({ "email": "bob@example.com" }), ann).await;
+    assert_eq!(changed.status, 200);
+    let sent = mails(&gateway, 5).await;
+    let told = sent.iter().find(|mail| mail.contains("\r\nTo: bob@example.com\r\n")).unwrap();
+    assert!(told.contains("already belongs to an account") && !told.contains("token="), "{told}");
+
+    // Who lost the account gets it back by mail, and an earlier link is void.
+    as_owner(&gateway, "PATCH", json!({ "email": "eve@example.com" }), ann).await;
+    let sent = mails(&gateway, 7).await;
+    let eve = sent.iter().find(|mail| mail.contains("\r\nTo: eve@example.com\r\n")).unwrap();
+    let eve = self::token(eve, CHANGE);
+    post(&gateway, "/password/forgot", json!({ "email": "ann.ott@example.com" })).await;
+    let sent = mails(&gateway, 8).await;
+    let reset = self::token(&sent[7], RESET);
+    let reset = json!({ "token": reset, "password": "another horse battery staple" });
+    assert_eq!(post(&gateway, "/password/reset", reset).await.status, 204);
+    let late = json!({ "token": eve, "password": "another horse battery staple" });
+    post(&gateway, "/email/change", late).await.is(400, "link_invalid");
+}
+
+#[tokio::test]
+async fn people_export_and_delete_their_account() {
+    let gateway = Gateway::start(MAILING).await;
+    let id = register(&gateway, "ann@example.com").await.json()["id"].clone();
+    let (ann, refresh) = access(&gateway, "ann@example.com").await;
+    let export = gateway.get("/auth/me/export").bearer(&ann).send().await;
+    assert_eq!(export.header("content-disposition"), Some("attachment; filename=\"account.json\""));
+    let export = export.json();
+    assert_eq!(
+        (&export["account"]["id"], &export["sessions"]["sessions"][0]["current"]),
+        (&id, &true.into())
+    );
+
+    as_owner(&gateway, "DELETE", json!({}), &ann).await.is(400, "request_invalid");
+    let wrong = json!({ "password": "another horse battery staple" });
+    as_owner(&gateway, "DELETE", wrong, &ann).await.is(401, "login_failed");
+    let deleted = as_owner(&gateway, "DELETE", json!({ "password": PASSWORD }), &ann).await;
+    assert_eq!((deleted.status, deleted.body.len()), (204, 0));
+    gateway.get("/reports").bearer(&ann).send().await.is(401, "token_revoked");
+    post(&gateway, "/refresh", json!({ "refresh_token": refresh })).await.is(401, "invalid_grant");
+    login(&gateway, "ann@example.com", PASSWORD).await.is(401, "login_failed");
+    assert_ne!(register(&gateway, "ann@example.com").await.json()["id"], id);
+    gateway.get("/reports").bearer(&ann).send().await.is(401, "token_revoked");
+}
+
+#[tokio::test]
+async fn an_invitation_is_mailed_and_the_lost_address_is_told() {
+    let gateway = Gateway::start(MAILING).await;
+    let told = done(&gateway, &["user", "invite", "eve@example.com"], "");
+    assert!(
+        told.starts_with("invited eve@example.com with ") && !told.contains("token="),
+        "{told}"
+    );
+    let sent = mails(&gateway, 1).await;
+    let reset = json!({ "token": token(&sent[0], RESET), "password": PASSWORD });
+    assert_eq!(post(&gateway, "/password/reset", reset).await.status, 204);
+    assert_eq!(login(&gateway, "eve@example.com", PASSWORD).await.status, 200);
+    mails(&gateway, 2).await;
+    done(&gateway, &["user", "set-email", "eve@example.com", "eva@example.com"], "");
+    let sent = mails(&gateway, 3).await;
+    assert!(sent[2].contains("\r\nTo: eve@example.com\r\n"), "{}", sent[2]);
 }

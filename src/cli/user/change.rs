@@ -91,7 +91,7 @@ pub(super) async fn set_email(issuer: &Issuer, email: &str, new: &str) -> Result
             error => failure(old.as_str())(error),
         })?;
     if issuer.policy.mail.is_some() {
-        mail(issuer, MailKind::Moved, &old).await?;
+        mail(issuer, MailKind::EmailChanged, &old).await?;
     }
     Ok(format!("{old} is now {new}\n"))
 }

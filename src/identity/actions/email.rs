@@ -31,7 +31,7 @@ impl Identity {
     ) -> Answered {
         let (kind, event) = match purpose {
             Purpose::Reset => (MailKind::Reset, "password_reset_asked"),
-            Purpose::Verify => (MailKind::Verify, "email_link_asked"),
+            Purpose::Verify | Purpose::Change => (MailKind::Verify, "email_link_asked"),
         };
         let body: Address = request.parse_body()?;
         match Email::parse(&body.email) {

@@ -4,6 +4,7 @@ pub mod account;
 pub mod email;
 pub mod login;
 pub mod password;
+pub mod profile;
 mod published;
 pub mod second_factor;
 pub mod session;
@@ -29,6 +30,10 @@ impl Identity {
             Action::Logout => self.logout(request, policy).await,
             Action::LogoutAll => self.logout_all(request, policy).await,
             Action::Me => self.me(request).await,
+            Action::ChangeAccount => self.change_account(request, policy).await,
+            Action::DeleteAccount => self.delete_account(request, policy).await,
+            Action::Export => self.export(request, policy).await,
+            Action::ChangeEmail => self.change_email(request, policy).await,
             Action::Sessions => self.list_sessions(request, policy).await,
             Action::EndSession => self.end_session(request, policy).await,
             Action::ChangePassword => self.change_password(request, policy).await,
@@ -48,6 +53,9 @@ impl Identity {
             }
             Action::Page(page @ Page::VerifyEmail) => {
                 self.show_link((page, Purpose::Verify), request, policy).await
+            }
+            Action::Page(page @ Page::ChangeEmail) => {
+                self.show_link((page, Purpose::Change), request, policy).await
             }
             Action::Page(page) => shown(page, None, request, policy),
             Action::Style => Ok(Outcome::File(policy.brand.style.clone())),

@@ -15,7 +15,6 @@ use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
 use crate::identity::{Email, Identity, Mount, Policy, audit};
-use crate::store::AccountRow;
 
 impl Identity {
     pub(super) async fn change_password(&self, request: &Request, policy: &Policy) -> Answered {
@@ -39,7 +38,7 @@ impl Identity {
             set => set?,
         }
         audit::record("password_changed", request.client, &account.id, "");
-        self.tell_of_change(&account, policy).await;
+        self.notify(MailKind::Changed, &account, policy).await;
         Ok(Outcome::PasswordChanged)
     }
 
@@ -79,7 +78,7 @@ impl Identity {
             return Err(IdentityError::Link.into());
         }
         audit::record("password_reset", request.client, &account.id, "");
-        self.tell_of_change(&account, policy).await;
+        self.notify(MailKind::Changed, &account, policy).await;
         Ok(Outcome::PasswordChanged)
     }
 
@@ -93,15 +92,6 @@ impl Identity {
     ) -> Result<StoredHash, IdentityError> {
         let personal = [email.as_str(), name.unwrap_or_default(), &policy.issuer];
         Ok(self.hasher.renew(email, password, policy.password_min_length, &personal).await?)
-    }
-
-    /// Mails the owner that the password was changed. The change stands even if the mail fails.
-    pub(super) async fn tell_of_change(&self, account: &AccountRow, policy: &Policy) {
-        if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
-            && let Err(error) = self.outbox.enqueue(MailKind::Changed, &email).await
-        {
-            tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of a password change by mail");
-        }
     }
 }
 

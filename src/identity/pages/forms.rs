@@ -1,7 +1,7 @@
 //! The content of each page.
 
 use super::words::{Complaint, Why};
-use crate::identity::actions::{account, email, login, password, second_factor, session};
+use crate::identity::actions::{account, email, login, password, profile, second_factor, session};
 use crate::identity::endpoints::Endpoint;
 use crate::identity::{Mount, Policy, return_to};
 
@@ -24,6 +24,8 @@ pub enum Page {
     Change,
     /// Confirm an address, from a mailed link.
     VerifyEmail,
+    /// Change the address, from a link that was mailed to the new one.
+    ChangeEmail,
     /// Start setting up a second factor.
     Totp,
     /// Confirm the first code of the authenticator app.
@@ -155,6 +157,7 @@ impl Page {
             Self::Reset => password::reset_page(filled, policy, mount),
             Self::Change => password::change_page(filled, policy, mount),
             Self::VerifyEmail => email::verify_page(filled, policy, mount),
+            Self::ChangeEmail => profile::change_email_page(filled, mount),
             Self::Totp => second_factor::totp_page(filled, mount),
             Self::ConfirmTotp => second_factor::confirm_page(mount),
             Self::RemoveTotp => second_factor::remove_page(filled, mount),
@@ -205,6 +208,7 @@ impl Page {
             "/password/reset" => Self::Reset,
             "/password/change" => Self::Change,
             "/email/verify" => Self::VerifyEmail,
+            "/email/change" => Self::ChangeEmail,
             "/totp" => Self::Totp,
             "/totp/confirm" => Self::ConfirmTotp,
             "/totp/remove" => Self::RemoveTotp,
@@ -223,7 +227,7 @@ impl Page {
             Self::Change => "/password/change",
             Self::Totp | Self::ConfirmTotp | Self::RemoveTotp => "/totp",
             Self::Sessions => "/sessions",
-            Self::Reset | Self::VerifyEmail | Self::Other => return None,
+            Self::Reset | Self::VerifyEmail | Self::ChangeEmail | Self::Other => return None,
         })
     }
 }

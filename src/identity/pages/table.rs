@@ -43,7 +43,7 @@ const fn file(
 }
 
 /// Endpoints that respond in HTML.
-pub static ENDPOINTS: [Endpoint; 13] = [
+pub static ENDPOINTS: [Endpoint; 14] = [
     page(
         "/login",
         Page::Login,
@@ -78,6 +78,12 @@ pub static ENDPOINTS: [Endpoint; 13] = [
         Page::VerifyEmail,
         CallerNeeded::No,
         "The page that a mailed link leads to, with `token`.",
+    ),
+    page(
+        "/email/change",
+        Page::ChangeEmail,
+        CallerNeeded::No,
+        "The page that a link to a new address leads to, with `token`.",
     ),
     Endpoint {
         reasons: &[Reason::RouteNotFound],

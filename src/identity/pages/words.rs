@@ -108,6 +108,7 @@ fn login_failed(page: Page, filled: &Filled) -> Complaint {
         ),
         Page::RemoveTotp => Complaint::at("current_password", "The password or the code is wrong."),
         Page::ConfirmTotp => wrong_code(),
+        Page::ChangeEmail => Complaint::at("password", "The password is wrong."),
         Page::Register
         | Page::Logout
         | Page::LoggedOut
@@ -234,6 +235,12 @@ pub(in crate::identity) fn notice(done: &str) -> Option<&'static str> {
         "everywhere" => "You are logged out everywhere.",
         "ended" => "The session was ended.",
         "totp_off" => "Two-factor login is off.",
+        "changed" => "Your account was changed.",
+        "email_asked" => {
+            "We have sent a mail to the new address. Your address changes when you open the link in it. Check your spam folder."
+        }
+        "email" => "Your address was changed. You log in with the new one from now on.",
+        "deleted" => "Your account was deleted.",
         _ => return None,
     })
 }
