@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::Failure;
+use super::{Failure, print};
 use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
@@ -32,16 +32,17 @@ pub(super) enum Use {
     Writes(CreateFiles),
 }
 
-/// Runs `work` with the issuer of a file. Then waits until every gateway that runs on its store
-/// knows the revocations and keys that it created.
+/// Runs `work` with the issuer of a file, and prints the text that it returns. Before that, waits
+/// until every gateway that runs on its store knows the revocations and keys that it created.
 ///
 /// # Errors
-/// The file is wrong, has no built-in issuer, or its store cannot be used; or `work` fails.
-pub(super) fn with_issuer<T>(
+/// The file is wrong, has no built-in issuer, or its store cannot be used; or `work` fails; or a
+/// gateway does not know what was done.
+pub(super) fn with_issuer(
     path: &Path,
     usage: Use,
-    work: impl AsyncFnOnce(&Issuer) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+    work: impl AsyncFnOnce(&Issuer) -> Result<String, Failure>,
+) -> Result<(), Failure> {
     let now = Clock::system().unix_seconds();
     let loaded = config::load(path)?;
     let (source, section) =
@@ -73,12 +74,13 @@ pub(super) fn with_issuer<T>(
         };
         let issuer = Issuer { policy, accounts: Accounts::new(store.clone(), None), store, now };
         let act = async {
-            if usage == Use::Reads {
-                return work(&issuer).await;
-            }
             let done = work(&issuer).await?;
-            await_gateways(&issuer.store, &settings).await?;
-            Ok(done)
+            let known = match usage {
+                Use::Reads => Ok(()),
+                Use::Writes(_) => await_gateways(&issuer.store, &settings).await,
+            };
+            print(&done)?;
+            known
         };
         let done = act.await;
         issuer.store.close().await;
@@ -101,18 +103,14 @@ pub(super) fn note_if_new(settings: &StoreSettings) {
     }
 }
 
-/// Waits until every gateway that runs on the store has read what was written. Returns false, after
-/// a warning, if one has not yet.
+/// Waits until every gateway that runs on the store has read what was written.
 ///
 /// # Errors
-/// One of them uses another database.
-pub(super) async fn await_gateways(
-    store: &Store,
-    settings: &StoreSettings,
-) -> Result<bool, StoreError> {
+/// One of them has not, uses another database, or it is unknown.
+pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> Result<(), Failure> {
     let problem = match store.acknowledged(settings).await {
-        Ok(0) => return Ok(true),
-        Err(error @ StoreError::Elsewhere { .. }) => return Err(error),
+        Ok(0) => return Ok(()),
+        Err(error @ StoreError::Elsewhere { .. }) => return Err(error.into()),
         Ok(1) => format!(
             "a gateway that runs on this store has not read it within {} seconds",
             PATIENCE.as_secs()
@@ -125,8 +123,10 @@ pub(super) async fn await_gateways(
             format!("it is unknown whether a gateway that runs on this store has read it: {error}")
         }
     };
-    eprintln!("warning: it is done, but {problem}; until then, it uses what it read before");
-    Ok(false)
+    Err(Failure::Other(format!(
+        "it is done, but {problem}; until then, it uses what it read before: see its `/readyz` and its log, and restart it if it \
+         does not recover"
+    )))
 }
 
 /// Formats columns, each as wide as its widest cell.

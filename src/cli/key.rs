@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Subcommand;
 
+use super::Failure;
 use super::issuer::{Issuer, Use, table, with_issuer};
-use super::{Failure, print};
 use crate::config::value::CreateFiles;
 use crate::identity::bodies::time;
 use crate::identity::issue::{KeyState, key_states, rotate};
@@ -28,7 +28,7 @@ pub(super) enum Command {
 pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
     let usage =
         if matches!(command, Command::List) { Use::Reads } else { Use::Writes(CreateFiles::Yes) };
-    let told = with_issuer(path, usage, async |issuer| match command {
+    with_issuer(path, usage, async |issuer| match command {
         Command::List => list(issuer).await,
         Command::Rotate { compromised } => {
             let made =
@@ -49,8 +49,7 @@ pub(super) fn key(path: &Path, command: &Command) -> Result<(), Failure> {
                 }
             })
         }
-    })?;
-    print(&told)
+    })
 }
 
 async fn list(issuer: &Issuer) -> Result<String, Failure> {

@@ -69,8 +69,9 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
     let retention = Retention::for_issuers(&snapshot.issuers);
     let kept = retention.seconds(&scope);
     let revocation = Revocation { scope, by, value: value.into(), at: clock.unix_seconds() };
-    let (revocation, is_known) = write(settings, revocation, &retention)?;
-    print(&report(&revocation, arguments.issuer.as_deref(), kept, is_known))
+    let (revocation, known) = write(settings, revocation, &retention)?;
+    print(&report(&revocation, arguments.issuer.as_deref(), kept, known.is_ok()))?;
+    known
 }
 
 impl What {
@@ -101,12 +102,12 @@ fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     })
 }
 
-/// Returns the revocation as it was written, and whether every running gateway knows it.
+/// Returns the revocation as it was written, and an error if a running gateway does not know it.
 fn write(
     settings: &StoreSettings,
     revocation: Revocation,
     retention: &Retention,
-) -> Result<(Revocation, bool), Failure> {
+) -> Result<(Revocation, Result<(), Failure>), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -116,7 +117,7 @@ fn write(
         let write = async {
             let kept = keep(&store, vec![revocation.clone()], retention).await;
             let written = kept.map_err(|error| failed(&error))?.pop().unwrap_or(revocation);
-            Ok((written, await_gateways(&store, settings).await?))
+            Ok((written, await_gateways(&store, settings).await))
         };
         let done = write.await;
         store.close().await;
@@ -143,7 +144,7 @@ fn report(revocation: &Revocation, issuer: Option<&str>, kept: u64, is_known: bo
     let who = if is_known {
         "Every gateway that runs on this store refuses it now"
     } else {
-        "A running gateway refuses it as soon as it has read it"
+        "A running gateway refuses it only once it has read it"
     };
     format!(
         "revoked: {what}.\n{who}; one that is started later does so too. Kept until {until},\n\

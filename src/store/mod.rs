@@ -141,7 +141,7 @@ pub enum StoreError {
         how: &'static str,
     },
     /// A gateway uses a different database from the one that a command has opened.
-    #[error("a gateway that runs with {} uses another file than the one that has this name now: it would not learn of the change; restart it, and try again", path.display())]
+    #[error("a gateway that runs with {} uses another file than the one that has this name now, or another `-wal` or `-shm` next to it: it would not learn of the change; restart it, and try again", path.display())]
     Elsewhere {
         /// The database file.
         path: PathBuf,

@@ -33,8 +33,7 @@ struct FileId {
 impl Place {
     /// The files as they are now. Call this while the database is open.
     pub(super) fn of(database: &Path, id: String) -> io::Result<Self> {
-        let names = [database.to_owned(), beside(database, "-wal"), beside(database, "-shm")];
-        let files = names.into_iter().map(|path| {
+        let files = files(database).into_iter().map(|path| {
             let (file, _) = FileId::of(&path)?;
             Ok((path, file))
         });
@@ -45,8 +44,15 @@ impl Place {
     /// The name that gateways and commands use for the database while they have the same one open.
     /// Another copy of it has another name.
     pub(super) fn name(&self) -> String {
-        let inode = self.files.first().map_or(0, |(_, file)| file.inode);
-        format!("{}/{inode}", self.id)
+        let inodes = self.files.iter().map(|(_, file)| file.inode);
+        format!("{}/{}", self.id, joined(inodes))
+    }
+
+    /// What follows the id in the [`name`](Self::name) of a database that is opened now.
+    pub(super) fn inodes_now(database: &Path) -> String {
+        joined(
+            files(database).iter().map(|path| FileId::of(path).map_or(0, |(file, _)| file.inode)),
+        )
     }
 
     /// Checks that everything is where it was. Costs a few system calls.
@@ -84,6 +90,16 @@ impl Place {
     pub(super) fn met(&self, id: Option<&str>, last: i64, seen: i64) {
         self.is_other.store(id != Some(&self.id) || last < seen, Ordering::Relaxed);
     }
+}
+
+/// The database, and the files through which its users share what is not in it yet. SQLite makes
+/// the others anew where they are missing, and then two users do not see what the other one writes.
+fn files(database: &Path) -> [PathBuf; 3] {
+    [database.to_owned(), beside(database, "-wal"), beside(database, "-shm")]
+}
+
+fn joined(inodes: impl Iterator<Item = u64>) -> String {
+    inodes.map(|inode| inode.to_string()).collect::<Vec<_>>().join("-")
 }
 
 impl FileId {

@@ -138,10 +138,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Elsewhere`] if a gateway has another file open.
     pub fn meets_gateways(settings: &StoreSettings) -> Result<(), StoreError> {
-        let inode =
-            fs::metadata(&settings.database).ok().map(|metadata| metadata.ino().to_string());
-        let is_there =
-            |name: &str| name.split_once('/').map(|(_, inode)| inode) == inode.as_deref();
+        let inodes = Place::inodes_now(&settings.database);
+        let is_there = |name: &str| name.split_once('/').is_some_and(|(_, named)| named == inodes);
         elsewhere(settings, behind(&settings.database, &[], is_there)).map(drop)
     }
 
@@ -217,7 +215,7 @@ fn behind(
 
 /// Which database the owner of a file has open. `None`: it has not written that yet.
 fn name_of(file: &File) -> Option<String> {
-    let mut written = [0; 80];
+    let mut written = [0; 128];
     let length = file.read_at(&mut written, NAME_AT).ok()?;
     let name = std::str::from_utf8(&written[..length]).ok()?.strip_suffix('\n')?;
     Some(name.to_owned())

@@ -136,6 +136,20 @@ async fn a_database_that_is_gone_or_another_is_noticed_and_nothing_is_acknowledg
     is_refused("was emptied").await;
 }
 
+/// Through that file, SQLite tells the processes that use a database what the others have written.
+#[tokio::test]
+async fn a_revocation_that_a_gateway_cannot_learn_of_fails() {
+    let gateway = Gateway::start(&open("")).await;
+    let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
+    std::fs::remove_file(gateway.path("portcullis.db-shm")).unwrap();
+    let (code, told, error) = gateway.command(&["revoke", "--subject", &id]).await;
+    assert!(code == 1 && told.is_empty() && error.contains("uses another file"), "{told}{error}");
+    assert!(!gateway.path("portcullis.db-shm").exists(), "it was not made anew");
+    let answer = gateway.admin("/readyz").await.json();
+    let problem = answer["problems"]["store"].as_str().unwrap_or_default();
+    assert!(problem.contains("-shm was deleted"), "{answer}");
+}
+
 /// What a damaged database still takes may be lost with it.
 #[tokio::test]
 async fn a_database_that_is_damaged_while_it_is_in_use_takes_nothing_more() {

@@ -14,7 +14,7 @@ use self::import::import;
 use self::list::{Filter, list, show};
 use self::password::read_password;
 use super::issuer::{Issuer, Use, with_issuer};
-use super::{Failure, NewStore, print};
+use super::{Failure, NewStore};
 use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
 use crate::identity::password::{Password, StoredHash};
@@ -166,7 +166,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         | Command::Import { store, .. } => Use::Writes(store.create()),
         _ => Use::Writes(CreateFiles::Yes),
     };
-    let told = with_issuer(path, usage, async |issuer| match command {
+    with_issuer(path, usage, async |issuer| match command {
         Command::Add(arguments) => add(issuer, arguments).await,
         Command::List { filter, json } => list(issuer, filter, *json).await,
         Command::Show { email, json } => show(issuer, email, *json).await,
@@ -209,8 +209,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
             Ok(format!("{said} {}\n", account.email))
         }
         Command::Import { file, .. } => import(issuer, file).await,
-    })?;
-    print(&told)
+    })
 }
 
 async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failure> {
