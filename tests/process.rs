@@ -2995,7 +2995,7 @@ fn a_database_or_a_key_that_is_missing() {
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
 }
 
-/// The key is made first: one without a database would look as if that had been lost.
+/// The key is made first: without the marker of a first start, the database would look lost.
 #[test]
 fn a_first_start_that_fails_is_a_first_start_again() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -3007,29 +3007,50 @@ fn a_first_start_that_fails_is_a_first_start_again() {
     assert_eq!(folder.run(&["run"]).code, 78);
     folder.write("gateway.toml", config("nowhere", ""));
     assert_eq!(folder.run(&["run"]).code, 78);
-    assert!(!folder.path().join("portcullis.key").exists());
     folder.write("gateway.toml", config(&format!("127.0.0.1:{port}"), ""));
     for _ in 0..2 {
         let told = folder.run(&["run"]);
         assert!(told.code == 1 && told.err.contains("Address already in use"), "{}", told.err);
     }
-    assert!(!folder.path().join("portcullis.key").exists());
     // A folder that is none stands for one that cannot be written to: the tests may run as root.
     std::fs::create_dir(folder.path().join("data.db")).expect("a folder");
     folder.write("gateway.toml", config("127.0.0.1:0", "database = 'sqlite:data.db'"));
     for command in [&["run"][..], &["revoke", "--jti", "t"]] {
         let told = folder.run(command);
         assert!(told.code == 1 && told.err.contains("cannot be opened"), "{}", told.err);
-        assert!(!folder.path().join("portcullis.key").exists(), "{command:?}");
     }
     // What a command refuses after it has made the key.
     folder.write("gateway.toml", config("127.0.0.1:0", ""));
     for command in [&["revoke", "--jti", "t", "--issuer", "nobody"][..], &["user", "list"]] {
         assert_ne!(folder.run(command).code, 0);
-        assert!(!folder.path().join("portcullis.key").exists(), "{command:?}");
     }
+    let key = folder.path().join("portcullis.key");
+    let marker = folder.path().join("portcullis.key-first-start");
+    assert!(key.exists() && marker.exists());
     let told = folder.run(&["revoke", "--jti", "t"]);
-    assert!(told.code == 0 && folder.path().join("portcullis.key").exists(), "{}", told.err);
+    assert!(told.code == 0 && key.exists() && !marker.exists(), "{}", told.err);
+    // From now on, a missing database is a lost one.
+    std::fs::remove_file(folder.path().join("portcullis.db")).expect("it exists");
+    let told = folder.run(&["revoke", "--jti", "t"]);
+    assert!(told.code == 78 && told.err.contains("--new-store"), "{}", told.err);
+}
+
+#[test]
+fn a_first_start_that_is_killed_at_any_moment_is_a_first_start_again() {
+    let begun = std::time::Instant::now();
+    assert_eq!(Folder::with(&with_app("[store]\n")).run(&["revoke", "--jti", "t"]).code, 0);
+    let whole = begun.elapsed();
+    for moment in 0..24 {
+        let folder = Folder::with(&with_app("[store]\n"));
+        let mut first = folder.command(&["revoke", "--jti", "t"]);
+        let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        std::thread::sleep(whole * moment / 24);
+        let _ = first.kill();
+        first.wait().expect("it ends");
+        let told = folder.run(&["revoke", "--jti", "t"]);
+        assert_eq!(told.code, 0, "{moment}: {}", told.err);
+        assert!(!folder.path().join("portcullis.key-first-start").exists(), "{moment}");
+    }
 }
 
 #[test]

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use toml::Spanned;
 
@@ -11,7 +9,7 @@ use super::Compiler;
 use super::issuers::Inline;
 use crate::config::Problem;
 use crate::config::value::{CreateFiles, SecretRef};
-use crate::store::{NewKey, StoreSettings};
+use crate::store::{FirstStart, StoreSettings};
 
 impl Compiler<'_> {
     /// Outer `None`: a problem was found; inner: there is no store.
@@ -45,17 +43,28 @@ impl Compiler<'_> {
             );
             return None;
         }
-        let mut new_key = None;
-        if let Some(database) = database.as_deref().filter(|database| !is_in_use(database))
+        let mut first_start = None;
+        if let Some(database) = database.as_deref()
             && let Some(file) = key.get_ref().file(self.source.folder())
             && self.previous.is_none()
-            && self.create == CreateFiles::Yes
+            && self.create != CreateFiles::No
         {
-            if file.exists() && !is_soon_in_use(database) {
+            let has_key = file.exists();
+            first_start = FirstStart::unfinished(&file);
+            if !has_key && !is_in_use(database) {
+                // Where the marker cannot be created, the key cannot either, which is reported.
+                first_start = FirstStart::begin(&file).ok();
+            }
+            // The database is looked at last: another process may just have finished its first
+            // start.
+            if has_key
+                && first_start.is_none()
+                && self.create == CreateFiles::Yes
+                && !is_in_use(database)
+            {
                 self.database_is_lost(database, &file, key.span());
                 return None;
             }
-            new_key = (!file.exists()).then(|| Arc::new(NewKey::at(file)));
         }
         let key = self.read_secret(&key, Inline::Never);
         let (database, key) = (database?, key?);
@@ -67,7 +76,7 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(StoreSettings { database, key, new_key }))
+        Some(Some(StoreSettings { database, key, first_start }))
     }
 
     /// The key is made at the first start, together with the database.
@@ -109,22 +118,6 @@ impl Compiler<'_> {
 fn is_in_use(database: &Path) -> bool {
     std::fs::metadata(database).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
-
-/// Waits a moment for another process that has just made the key at its first start, and is about
-/// to make the database.
-fn is_soon_in_use(database: &Path) -> bool {
-    let begun = Instant::now();
-    while !is_in_use(database) {
-        if begun.elapsed() > FIRST_START {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
-}
-
-/// The longest such wait.
-const FIRST_START: Duration = Duration::from_secs(2);
 
 /// A little more than 128 bits in base64url.
 const SHORTEST_KEY: usize = 32;

@@ -368,9 +368,13 @@ mod tests {
     async fn store(folder: &tempfile::TempDir) -> Store {
         crate::token::install_crypto();
         let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-        Store::open(&StoreSettings { database: folder.path().join("test.db"), key, new_key: None })
-            .await
-            .unwrap()
+        Store::open(&StoreSettings {
+            database: folder.path().join("test.db"),
+            key,
+            first_start: None,
+        })
+        .await
+        .unwrap()
     }
 
     async fn load(store: &Store, clock: &Clock, policy: &Policy) -> SigningKeys {

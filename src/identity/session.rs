@@ -420,7 +420,7 @@ mod tests {
             let store = Store::open(&StoreSettings {
                 database: folder.path().join("test.db"),
                 key,
-                new_key: None,
+                first_start: None,
             })
             .await
             .unwrap();

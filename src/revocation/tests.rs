@@ -27,7 +27,7 @@ fn issuers(lifetime: Duration) -> Issuers {
 
 async fn store(folder: &tempfile::TempDir) -> Store {
     let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-    Store::open(&StoreSettings { database: folder.path().join("test.db"), key, new_key: None })
+    Store::open(&StoreSettings { database: folder.path().join("test.db"), key, first_start: None })
         .await
         .unwrap()
 }

@@ -13,9 +13,9 @@
 mod accounts;
 mod ahead;
 mod connections;
+mod first_start;
 mod logout_tokens;
 mod mail;
-mod new_key;
 mod place;
 mod presence;
 mod revocations;
@@ -43,9 +43,9 @@ pub use self::accounts::{AccountChange, AccountRow};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;
 use self::connections::{Connections, probe, tables};
+pub use self::first_start::FirstStart;
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
-pub use self::new_key::NewKey;
 use self::place::Place;
 pub use self::presence::{News, PATIENCE, Presence};
 pub use self::revocations::{Older, REVOCATIONS_PAGE, RevocationRow};
@@ -62,8 +62,8 @@ pub struct StoreSettings {
     pub database: PathBuf,
     /// The key that seals the secrets in it.
     pub key: SecretBytes,
-    /// The key, if it was just made: the database does not exist yet.
-    pub new_key: Option<Arc<NewKey>>,
+    /// The first start, if that has not created the database yet.
+    pub first_start: Option<FirstStart>,
 }
 
 impl StoreSettings {
@@ -169,10 +169,10 @@ impl Store {
     /// Several processes may have it open: the gateway, and a command such as `user add`.
     pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
         let opened = Self::make_or_open(settings).await;
-        if let Some(key) = &settings.new_key
+        if let Some(first_start) = &settings.first_start
             && Self::was_made(settings)
         {
-            key.keep();
+            first_start.finish();
         }
         opened
     }
@@ -527,7 +527,7 @@ mod tests {
         StoreSettings {
             database: folder.join("a b%.db"),
             key: SecretBytes::new(b"a key for tests, long enough to be one".to_vec()),
-            new_key: None,
+            first_start: None,
         }
     }
 
