@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, print};
 use crate::clock::Clock;
+use crate::compile::DEFAULT_MAX_CONNECTIONS;
 use crate::config::value::CreateFiles;
+use crate::descriptors;
 use crate::identity::account::{Accounts, NewAccount};
 use crate::identity::email::Email;
 use crate::identity::password::{Password, StoredHash};
@@ -29,7 +31,7 @@ const ACCOUNTS: [(&str, &str, &str, &[&str]); 2] = [
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = Folder::new()?;
     let path = folder.0.join("gateway.toml");
-    fs::write(&path, on_free_ports(GATEWAY_TOML)?)?;
+    fs::write(&path, with_room_for_connections(&on_free_ports(GATEWAY_TOML)?))?;
     add_accounts(&path)?;
     let written = path.clone();
     process::run(&path, CreateFiles::Yes, move |addresses| {
@@ -134,6 +136,18 @@ fn on_free_ports(text: &str) -> Result<String, Failure> {
         }
     }
     Ok(text)
+}
+
+/// The file with a lower `max_connections` if the limit of open files has no room for the default.
+fn with_room_for_connections(text: &str) -> String {
+    match descriptors::make_room(DEFAULT_MAX_CONNECTIONS) {
+        None => text.to_owned(),
+        Some(shortage) => text.replacen(
+            &format!("# max_connections = {DEFAULT_MAX_CONNECTIONS}"),
+            &format!("max_connections = {}", shortage.connections()),
+            1,
+        ),
+    }
 }
 
 /// A folder that is deleted when the demo ends.

@@ -24,6 +24,7 @@ mod warnings;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use self::server::DEFAULT_MAX_CONNECTIONS;
 use crate::config::value::CreateFiles;
 use crate::config::{File, FileVersion, Loaded, Problem, Problems, Severity, Source};
 use crate::gateway::headers::HeaderRules;

@@ -22,6 +22,9 @@ use crate::telemetry::log::Format;
 use crate::tls;
 use crate::token::CacheBounds;
 
+/// The default of `max_connections`.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+
 const DAY: Duration = Duration::from_hours(24);
 
 impl Compiler<'_> {
@@ -160,7 +163,7 @@ impl Compiler<'_> {
             .max_connections
             .as_ref()
             .and_then(|number| self.number(number, 1, 1_000_000))
-            .unwrap_or(10_000);
+            .unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let max_connections_per_client = limits
             .max_connections_per_client
             .as_ref()
