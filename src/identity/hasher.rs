@@ -4,11 +4,11 @@
 //! A hash takes tens of milliseconds and megabytes. There are few hashing threads, they run at a
 //! lower priority than those that proxy, and work that would wait too long is refused at once: a
 //! flood of logins slows logins down, not requests. Each account has one job in the queue at a time
-//! ([`Turns`]).
+//! ([`Turns`]), and clients with many jobs wait behind the others ([`Queue`]).
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::email::Email;
 use super::password::{Password, StoredHash};
+use super::queue::{Queue, Queued};
 use super::strength::{RejectedPassword, judge};
 use super::turns::{Turn, Turns};
 use crate::priority::lower_priority;
@@ -90,10 +91,11 @@ impl Hasher {
         })
     }
 
-    /// Judges and hashes a new password. `whose` is the address of the account; `personal` holds
-    /// texts that are known about its owner.
+    /// Judges and hashes a new password for a client. `whose` is the address of the account;
+    /// `personal` holds texts that are known about its owner.
     pub async fn renew(
         &self,
+        client: IpAddr,
         whose: &Email,
         password: Password,
         least: usize,
@@ -103,18 +105,19 @@ impl Hasher {
         let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
         let judged = password.clone();
         self.judging
-            .run(move || {
+            .run(client, move || {
                 let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
                 judge(&judged, least, &personal)
             })
             .await??;
-        let hash = self.hashing.run(move || StoredHash::hash(&password)).await?;
+        let hash = self.hashing.run(client, move || StoredHash::hash(&password)).await?;
         hash.map_err(|_| HashError::Failed.into())
     }
 
-    /// Verifies a password against the hash of the account with this address.
+    /// Verifies a password that a client sent against the hash of the account with this address.
     pub async fn verify(
         &self,
+        client: IpAddr,
         whose: &Email,
         password: Password,
         hash: StoredHash,
@@ -129,19 +132,24 @@ impl Hasher {
                 renewed: hash.is_outdated().then(|| StoredHash::hash(&password).ok()).flatten(),
             }
         };
-        self.hashing.run(work).await
+        self.hashing.run(client, work).await
     }
 
     /// Takes as long as [`Hasher::verify`] takes for a wrong password. For an address without an
     /// account, or an account without a password.
-    pub async fn hash_dummy(&self, password: Password, email: &Email) -> Result<(), HashError> {
+    pub async fn hash_dummy(
+        &self,
+        client: IpAddr,
+        password: Password,
+        email: &Email,
+    ) -> Result<(), HashError> {
         let digest = hmac::sign(&self.key, email.as_str().as_bytes());
         let dummy = self.dummies.load().choose(digest.as_ref());
         let _turn = self.turn(email).await?;
         let work = move || {
             let _ = dummy.matches(&password);
         };
-        self.hashing.run(work).await
+        self.hashing.run(client, work).await
     }
 
     /// Adapts the dummy hashes to the accounts: the cost of each kind of hash
@@ -159,44 +167,55 @@ impl Hasher {
 /// Threads and their queue. Clones share both; the threads end when the last clone is dropped.
 #[derive(Clone)]
 struct Pool {
-    queue: SyncSender<Job>,
+    entrance: Arc<Entrance>,
+}
+
+/// Where jobs enter a queue. The queue is closed when this is dropped.
+struct Entrance {
+    queue: Arc<Queue<Job>>,
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
 impl Pool {
     fn start(name: &str, threads: usize) -> io::Result<Self> {
-        let (queue, jobs) = sync_channel(threads * QUEUED_PER_THREAD);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let entrance = Entrance { queue: Arc::new(Queue::new(threads * QUEUED_PER_THREAD)) };
         for index in 0..threads {
-            let jobs = Arc::clone(&jobs);
+            let queue = Arc::clone(&entrance.queue);
             thread::Builder::new()
                 .name(format!("portcullis-{name}-{index}"))
-                .spawn(move || work(&jobs))?;
+                .spawn(move || work(&queue))?;
         }
-        Ok(Self { queue })
+        Ok(Self { entrance: Arc::new(entrance) })
     }
 
     async fn run<T: Send + 'static>(
         &self,
+        client: IpAddr,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, HashError> {
         let (answer, answered) = oneshot::channel();
         let waiting_since = Instant::now();
-        let job = Box::new(move || {
+        let job = Box::new(move |turn| {
             // The caller has gone, or would get the result too late. Skip it, so that the next one
             // is served sooner.
             if answer.is_closed() {
                 return;
             }
-            if waiting_since.elapsed() > LONGEST_WAIT {
+            if turn == JobTurn::Refused || waiting_since.elapsed() > LONGEST_WAIT {
                 let _ = answer.send(Err(HashError::Overloaded));
                 return;
             }
             let _ = answer.send(Ok(work()));
         });
-        self.queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => HashError::Overloaded,
-            TrySendError::Disconnected(_) => HashError::Failed,
-        })?;
+        match self.entrance.queue.push(client, job) {
+            Queued::Waits => {}
+            Queued::InPlaceOf(job) | Queued::Full(job) => job(JobTurn::Refused),
+        }
         answered.await.unwrap_or(Err(HashError::Failed))
     }
 }
@@ -207,16 +226,22 @@ impl fmt::Debug for Hasher {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(JobTurn) + Send>;
 
-/// The loop of one thread: runs jobs until the last sender is dropped.
-fn work(jobs: &Mutex<Receiver<Job>>) {
+/// What a job does when it leaves the queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum JobTurn {
+    /// Its work, on the thread that took it.
+    Has,
+    /// It reports that the queue has no room for it.
+    Refused,
+}
+
+/// The loop of one thread: runs jobs until the queue is closed.
+fn work(jobs: &Queue<Job>) {
     lower_priority("hashing");
-    loop {
-        // Held while waiting: the other threads wait for the lock instead.
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+    while let Some(job) = jobs.pop() {
+        if catch_unwind(AssertUnwindSafe(|| job(JobTurn::Has))).is_err() {
             tracing::error!("the password hashing thread panicked; see standard error");
         }
     }
@@ -273,6 +298,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn password(text: &str) -> Password {
         Password::new(text.to_owned())
     }
@@ -284,23 +311,24 @@ mod tests {
     #[tokio::test]
     async fn passwords_are_hashed_verified_and_renewed() {
         let hasher = Hasher::start(b"key").unwrap();
-        let hash = hasher.renew(&ann(), password("correct horse battery"), 8, &[]).await.unwrap();
+        let hash =
+            hasher.renew(HERE, &ann(), password("correct horse battery"), 8, &[]).await.unwrap();
         assert_eq!(hash.cost(), CURRENT_COST);
         assert_eq!(
-            hasher.verify(&ann(), password("correct horse battery"), hash.clone()).await,
+            hasher.verify(HERE, &ann(), password("correct horse battery"), hash.clone()).await,
             Ok(Verdict::Right { renewed: None })
         );
         assert_eq!(
-            hasher.verify(&ann(), password("correct horse"), hash).await,
+            hasher.verify(HERE, &ann(), password("correct horse"), hash).await,
             Ok(Verdict::Wrong)
         );
-        let rejected = hasher.renew(&ann(), password("password"), 8, &[]).await.unwrap_err();
+        let rejected = hasher.renew(HERE, &ann(), password("password"), 8, &[]).await.unwrap_err();
         assert_eq!(rejected, NewPasswordError::Rejected(RejectedPassword::Common));
 
         let imported: StoredHash =
             bcrypt::hash("correct horse battery", 4).unwrap().parse().unwrap();
         let Verdict::Right { renewed: Some(renewed) } =
-            hasher.verify(&ann(), password("correct horse battery"), imported).await.unwrap()
+            hasher.verify(HERE, &ann(), password("correct horse battery"), imported).await.unwrap()
         else {
             panic!("an imported hash is renewed");
         };
@@ -311,12 +339,12 @@ mod tests {
     async fn a_full_queue_refuses_at_once_and_drains() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let mut first = Box::pin(hasher.hashing.run(move || held.recv().is_err()));
+        let mut first = Box::pin(hasher.hashing.run(HERE, move || held.recv().is_err()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut first).await.is_err());
         // One runs; the others fill the queue.
         let (mut accepted, mut refused) = (Vec::new(), 0);
         for _ in 0..QUEUED_PER_THREAD + 10 {
-            let mut one = Box::pin(hasher.hashing.run(|| ()));
+            let mut one = Box::pin(hasher.hashing.run(HERE, || ()));
             match tokio::time::timeout(Duration::ZERO, &mut one).await {
                 Ok(result) => {
                     assert_eq!(result, Err(HashError::Overloaded));
@@ -332,7 +360,11 @@ mod tests {
         for one in accepted {
             assert_eq!(one.await, Ok(()));
         }
-        assert_eq!(hasher.hashing.run(|| 7).await, Ok(7), "and afterwards it works as before");
+        assert_eq!(
+            hasher.hashing.run(HERE, || 7).await,
+            Ok(7),
+            "and afterwards it works as before"
+        );
     }
 
     #[tokio::test]
@@ -340,19 +372,46 @@ mod tests {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel::<()>();
-        let busy = hasher.hashing.run(move || held.recv().is_err());
-        let gone = hasher.hashing.run(move || tell.send(()));
+        let busy = hasher.hashing.run(HERE, move || held.recv().is_err());
+        let gone = hasher.hashing.run(HERE, move || tell.send(()));
         let mut busy = Box::pin(busy);
         // Each enters the queue; the second is cancelled there.
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
         assert!(tokio::time::timeout(Duration::ZERO, gone).await.is_err());
         drop(release);
         assert_eq!(
-            hasher.hashing.run(|| -> () { panic!("as a test of what follows") }).await,
+            hasher.hashing.run(HERE, || -> () { panic!("as a test of what follows") }).await,
             Err(HashError::Failed)
         );
-        assert_eq!(hasher.hashing.run(|| 7).await, Ok(7));
+        assert_eq!(hasher.hashing.run(HERE, || 7).await, Ok(7));
         assert!(told.try_recv().is_err(), "it was not done for nobody");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_fills_the_queue_makes_room_for_others() {
+        let hasher = Hasher::with_threads(1, b"key").unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (tell, started) = std::sync::mpsc::channel::<()>();
+        let mut busy = Box::pin(hasher.hashing.run(HERE, move || {
+            tell.send(()).unwrap();
+            held.recv().is_err()
+        }));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
+        started.recv().unwrap();
+        let mut flood: Vec<_> =
+            (0..QUEUED_PER_THREAD).map(|_| Box::pin(hasher.hashing.run(HERE, || ()))).collect();
+        for one in &mut flood {
+            assert!(tokio::time::timeout(Duration::ZERO, one).await.is_err(), "it waits");
+        }
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        let mut other = Box::pin(hasher.hashing.run(elsewhere, || 7));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut other).await.is_err(), "it waits");
+        assert_eq!(flood.pop().unwrap().await, Err(HashError::Overloaded));
+        drop(release);
+        assert_eq!(other.await, Ok(7));
+        for one in flood {
+            assert_eq!(one.await, Ok(()));
+        }
     }
 
     /// An account with many requests at once has one place in the queue, and new passwords are
@@ -360,23 +419,24 @@ mod tests {
     #[tokio::test]
     async fn one_account_does_not_fill_the_queue() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
-        let hash = hasher.renew(&ann(), password("correct horse battery"), 8, &[]).await.unwrap();
+        let hash =
+            hasher.renew(HERE, &ann(), password("correct horse battery"), 8, &[]).await.unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let mut busy = Box::pin(hasher.hashing.run(move || held.recv().is_err()));
+        let mut busy = Box::pin(hasher.hashing.run(HERE, move || held.recv().is_err()));
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
         let mut of_ann = Vec::new();
         for _ in 0..QUEUED_PER_THREAD * 2 {
             let ann = ann();
             let (hasher, hash) = (hasher.clone(), hash.clone());
             let mut one =
-                Box::pin(async move { hasher.verify(&ann, password("wrong"), hash).await });
+                Box::pin(async move { hasher.verify(HERE, &ann, password("wrong"), hash).await });
             assert!(tokio::time::timeout(Duration::ZERO, &mut one).await.is_err());
             of_ann.push(one);
         }
         let bob = Email::parse("bob@example.com").unwrap();
-        let rejected = hasher.renew(&bob, password("password"), 8, &[]).await.unwrap_err();
+        let rejected = hasher.renew(HERE, &bob, password("password"), 8, &[]).await.unwrap_err();
         assert_eq!(rejected, NewPasswordError::Rejected(RejectedPassword::Common));
-        let mut of_bob = Box::pin(hasher.hash_dummy(password("x"), &bob));
+        let mut of_bob = Box::pin(hasher.hash_dummy(HERE, password("x"), &bob));
         assert!(tokio::time::timeout(Duration::ZERO, &mut of_bob).await.is_err(), "it waits");
         drop((of_ann, release));
         assert_eq!(of_bob.await, Ok(()));
@@ -389,7 +449,7 @@ mod tests {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let there = hasher
             .hashing
-            .run(|| rustix::process::getpriority_process(None).unwrap())
+            .run(HERE, || rustix::process::getpriority_process(None).unwrap())
             .await
             .unwrap();
         assert_eq!(there, (here + crate::priority::NICENESS).min(19));
@@ -412,6 +472,6 @@ mod tests {
         let bcrypt = (0..1000).filter(|&index| chosen(&hasher, index) == "$2b$10$").count();
         assert!((690..810).contains(&bcrypt), "{bcrypt} of 1000");
         assert_eq!(chosen(&hasher, 7), chosen(&hasher, 7));
-        hasher.hash_dummy(password("x"), &ann()).await.unwrap();
+        hasher.hash_dummy(HERE, password("x"), &ann()).await.unwrap();
     }
 }

@@ -39,6 +39,7 @@ pub mod password;
 mod people;
 pub mod policy;
 mod programs;
+mod queue;
 pub mod request;
 pub mod return_to;
 pub mod second_factor;

@@ -26,7 +26,9 @@ impl Identity {
             .map_err(|_| IdentityError::Request(RequestFault::Name))?;
         let now = self.clock.unix_seconds();
         // Hash before looking up the address: a taken address then takes just as long.
-        let hash = self.new_hash(body.password.password(), &email, name.as_deref(), policy).await?;
+        let hash = self
+            .new_hash(request.client, body.password.password(), &email, name.as_deref(), policy)
+            .await?;
         let new = NewAccount {
             email,
             name,

@@ -104,12 +104,15 @@ impl Identity {
         let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
         let is_confirmed = match (&body.password, &body.new_password) {
             (Some(password), None) => {
-                self.check(Some(&account), Some(&email), password.password()).await?;
+                self.check(request.client, Some(&account), Some(&email), password.password())
+                    .await?;
                 self.accounts.verify_email(&account, &link, self.clock.unix_seconds()).await?
             }
             (None, Some(new)) => {
                 let new = new.password();
-                let hash = self.new_hash(new, &email, account.name.as_deref(), policy).await?;
+                let hash = self
+                    .new_hash(request.client, new, &email, account.name.as_deref(), policy)
+                    .await?;
                 let link = (link.as_str(), Purpose::Verify);
                 let now = self.clock.unix_seconds();
                 self.accounts.reset_password(&account, link, &hash, policy, now).await?

@@ -1,5 +1,7 @@
 //! Login: a password, and a code if the account has a second factor.
 
+use std::net::IpAddr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
@@ -36,7 +38,9 @@ impl Identity {
             Some(email) => self.accounts.by_email(email).await?,
             None => None,
         };
-        let checked = self.check(known.as_ref(), email.as_ref(), body.password.password()).await;
+        let checked = self
+            .check(request.client, known.as_ref(), email.as_ref(), body.password.password())
+            .await;
         let opened = match (checked, &known) {
             (Ok(()), Some(account)) => {
                 self.open(account, body.code.as_ref(), request, policy).await
@@ -81,6 +85,7 @@ impl Identity {
     /// Whether this is the password of an account that may log in. Takes just as long if it is not.
     pub(super) async fn check(
         &self,
+        client: IpAddr,
         account: Option<&AccountRow>,
         email: Option<&Email>,
         password: Password,
@@ -91,10 +96,10 @@ impl Identity {
             return Err(IdentityError::Login(NoLogin::Unknown));
         };
         let (Some(account), Some(hash)) = (account, hash) else {
-            self.hasher.hash_dummy(password, email).await?;
+            self.hasher.hash_dummy(client, password, email).await?;
             return Err(IdentityError::Login(NoLogin::Unknown));
         };
-        match self.hasher.verify(email, password, hash).await? {
+        match self.hasher.verify(client, email, password, hash).await? {
             Verdict::Wrong => Err(IdentityError::Login(NoLogin::Password)),
             Verdict::Right { .. } if account.disabled == 1 => {
                 Err(IdentityError::Login(NoLogin::Disabled))

@@ -1,5 +1,7 @@
 //! New passwords: changed by their owner, or reset by a mailed link.
 
+use std::net::IpAddr;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
@@ -21,8 +23,9 @@ impl Identity {
         let body: ChangePassword = request.parse_body()?;
         let account = self.account_of(request).await?;
         let email = Email::parse(&account.email).ok();
-        if let Err(error) =
-            self.check(Some(&account), email.as_ref(), body.current_password.password()).await
+        if let Err(error) = self
+            .check(request.client, Some(&account), email.as_ref(), body.current_password.password())
+            .await
         {
             if let IdentityError::Login(why) = &error {
                 audit::record("password_change_failed", request.client, &account.id, why.as_str());
@@ -31,7 +34,8 @@ impl Identity {
         }
         let email = email.ok_or(IdentityError::Nobody)?;
         let new = body.new_password.password();
-        let hash = self.new_hash(new, &email, account.name.as_deref(), policy).await?;
+        let hash =
+            self.new_hash(request.client, new, &email, account.name.as_deref(), policy).await?;
         let now = self.clock.unix_seconds();
         match self.accounts.set_password(&account, &hash, policy, now).await {
             Err(AccountError::Unknown) => return Err(IdentityError::Login(NoLogin::Changed).into()),
@@ -62,7 +66,13 @@ impl Identity {
         let email = Email::parse(&account.email).map_err(|_| IdentityError::Link)?;
         // A rejected password leaves the link valid.
         let hash = self
-            .new_hash(body.password.password(), &email, account.name.as_deref(), policy)
+            .new_hash(
+                request.client,
+                body.password.password(),
+                &email,
+                account.name.as_deref(),
+                policy,
+            )
             .await?;
         if !self
             .accounts
@@ -85,13 +95,17 @@ impl Identity {
     /// Judges and hashes a new password.
     pub(super) async fn new_hash(
         &self,
+        client: IpAddr,
         password: Password,
         email: &Email,
         name: Option<&str>,
         policy: &Policy,
     ) -> Result<StoredHash, IdentityError> {
         let personal = [email.as_str(), name.unwrap_or_default(), &policy.issuer];
-        Ok(self.hasher.renew(email, password, policy.password_min_length, &personal).await?)
+        Ok(self
+            .hasher
+            .renew(client, email, password, policy.password_min_length, &personal)
+            .await?)
     }
 }
 

@@ -130,7 +130,8 @@ impl Identity {
         request: &Request,
     ) -> Result<(), IdentityError> {
         let email = Email::parse(&account.email).ok();
-        let checked = self.check(Some(account), email.as_ref(), password.password()).await;
+        let checked =
+            self.check(request.client, Some(account), email.as_ref(), password.password()).await;
         if let Err(IdentityError::Login(why)) = &checked {
             audit::record("password_check_failed", request.client, &account.id, why.as_str());
         }
