@@ -17,8 +17,8 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep};
 
-use super::heard::Ear;
 use super::upstream::UpstreamBody;
+use super::watched_socket::SocketState;
 
 /// A response body, either from the upstream or written by the gateway.
 #[derive(Debug)]
@@ -147,7 +147,7 @@ pub struct Upload {
     /// Whether the upload is waiting for the client.
     awaits_client: AtomicBool,
     /// The connection that carries it.
-    carrier: Mutex<Option<Ear>>,
+    socket: Mutex<Option<SocketState>>,
 }
 
 /// Why a request body did not arrive.
@@ -173,7 +173,7 @@ impl Upload {
             failure: AtomicU8::new(0),
             complete: AtomicBool::new(false),
             awaits_client: AtomicBool::new(false),
-            carrier: Mutex::default(),
+            socket: Mutex::default(),
         })
     }
 
@@ -209,14 +209,14 @@ impl Upload {
     }
 
     /// Notes that the body is sent on this connection from now on.
-    pub(super) fn carried_by(&self, ear: &Ear) {
-        *self.carrier.lock().unwrap_or_else(PoisonError::into_inner) = Some(ear.clone());
+    pub(super) fn sent_over(&self, socket: &SocketState) {
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.clone());
     }
 
     /// Whether earlier bytes still wait for the upstream to take them.
-    fn is_held_up(&self) -> bool {
-        let carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
-        carrier.as_ref().is_some_and(Ear::is_full)
+    fn is_blocked(&self) -> bool {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_ref().is_some_and(SocketState::is_full)
     }
 
     fn progressed(&self, bytes: usize) {
@@ -383,7 +383,7 @@ impl Streaming {
             self.gate = None;
             self.timer.reset();
         }
-        if self.upload.is_held_up() {
+        if self.upload.is_blocked() {
             // hyper flushes next, and polls again as soon as the socket has taken everything.
             self.upload.awaits_client.store(false, Ordering::Release);
             self.timer.reset();

@@ -27,8 +27,8 @@ pub use super::dial::ConnectError;
 use super::dial::Dialer;
 use super::framing::FramingFault;
 use super::headers::strip_trailers;
-use super::heard::{Ear, Heard};
-use super::reading_on::ReadingOn;
+use super::read_after_write_error::ReadAfterWriteError;
+use super::watched_socket::{SocketState, WatchedSocket};
 use crate::coalesce::Coalescing;
 use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
@@ -125,8 +125,8 @@ struct Idle {
 /// A connection to the application. Dropping it closes the connection.
 struct Connection {
     sender: SendRequest<ClientBody>,
-    /// Tells whether a response has begun.
-    ear: Ear,
+    /// Whether a response has begun, and whether the socket is full.
+    socket: SocketState,
     /// The timer for the response head. It is kept across exchanges, since it need not be set anew
     /// for each.
     timer: IdleTimer,
@@ -136,9 +136,9 @@ struct Connection {
 impl Connection {
     /// Prepares the connection for a request that is about to be sent.
     fn prepare(&self, upload: Option<&Upload>) {
-        self.ear.listen();
+        self.socket.reset();
         if let Some(upload) = upload {
-            upload.carried_by(&self.ear);
+            upload.sent_over(&self.socket);
         }
     }
 }
@@ -250,7 +250,7 @@ impl Upstream {
                 Ok(response) => return Ok((response, self.lease(worker, connection))),
                 Err(mut error) => match (error.take_message(), again) {
                     (Some(unsent), _) => request = unsent,
-                    (None, Some(again)) if !connection.ear.has_heard() => {
+                    (None, Some(again)) if !connection.socket.has_received() => {
                         request = again;
                         break;
                     }
@@ -341,7 +341,7 @@ impl Upstream {
         };
         let stream = self.dialer.dial(host, *port).await?;
         stream.set_nodelay(true)?;
-        let stream = ReadingOn::new(stream);
+        let stream = ReadAfterWriteError::new(stream);
         match &self.tls {
             None => handshake(Coalescing(stream)).await,
             Some((connector, name)) => {
@@ -388,8 +388,8 @@ fn kept_for(keep_idle: Duration, headers: &HeaderMap) -> Duration {
 async fn handshake(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Connection, ConnectError> {
-    let ear = Ear::default();
-    let io = Heard::new(io, ear.clone());
+    let socket = SocketState::default();
+    let io = WatchedSocket::new(io, socket.clone());
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(LONGEST_HEAD)
         .max_header_size(LONGEST_HEAD)
@@ -403,7 +403,12 @@ async fn handshake(
         // Errors go to the task that waits for the response.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Connection { sender, ear, timer: IdleTimer::default(), _task: AbortOnDropHandle::new(task) })
+    Ok(Connection {
+        sender,
+        socket,
+        timer: IdleTimer::default(),
+        _task: AbortOnDropHandle::new(task),
+    })
 }
 
 fn broke_off(error: &hyper::Error) -> String {

@@ -15,28 +15,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// accepts no more, writes stay pending, and the error is reported at the end of what the peer has
 /// sent.
 #[derive(Debug)]
-pub(super) struct ReadingOn<T> {
+pub(super) struct ReadAfterWriteError<T> {
     io: T,
     /// Whether a write has failed.
-    is_deaf: bool,
+    write_failed: bool,
     /// Whether everything that the peer sent was read.
     has_ended: bool,
     /// Why the write failed, until that is reported.
-    cause: Option<io::Error>,
+    write_error: Option<io::Error>,
 }
 
-impl<T> ReadingOn<T> {
+impl<T> ReadAfterWriteError<T> {
     pub(super) const fn new(io: T) -> Self {
-        Self { io, is_deaf: false, has_ended: false, cause: None }
+        Self { io, write_failed: false, has_ended: false, write_error: None }
     }
 
     /// Leaves a failed write pending while there may be something to read. The task that writes
     /// also reads, and is woken by that: no other waker is needed.
-    fn wait_if_deaf(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn hold_error(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Err(error)) if !self.has_ended => {
-                self.is_deaf = true;
-                self.cause = Some(error);
+                self.write_failed = true;
+                self.write_error = Some(error);
                 Poll::Pending
             }
             other => other,
@@ -44,7 +44,7 @@ impl<T> ReadingOn<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for ReadingOn<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ReadAfterWriteError<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -57,25 +57,25 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadingOn<T> {
             && buf.remaining() > 0
         {
             self.has_ended = true;
-            if let Some(cause) = self.cause.take() {
-                return Poll::Ready(Err(cause));
+            if let Some(write_error) = self.write_error.take() {
+                return Poll::Ready(Err(write_error));
             }
         }
         polled
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for ReadingOn<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ReadAfterWriteError<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.is_deaf {
+        if self.write_failed {
             return Poll::Pending;
         }
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wait_if_deaf(written)
+        self.hold_error(written)
     }
 
     fn poll_write_vectored(
@@ -83,11 +83,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReadingOn<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_deaf {
+        if self.write_failed {
             return Poll::Pending;
         }
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wait_if_deaf(written)
+        self.hold_error(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -113,16 +113,16 @@ mod tests {
     use super::*;
 
     /// Both ends of a connection.
-    async fn pair() -> (ReadingOn<TcpStream>, TcpStream) {
+    async fn pair() -> (ReadAfterWriteError<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (ReadingOn::new(near.unwrap()), far.unwrap().0)
+        (ReadAfterWriteError::new(near.unwrap()), far.unwrap().0)
     }
 
     /// Writes until the peer accepts no more. Returns the error, or `None` if the write is still
     /// pending after a moment.
-    async fn write_on(near: &mut ReadingOn<TcpStream>) -> Option<io::Error> {
+    async fn write_on(near: &mut ReadAfterWriteError<TcpStream>) -> Option<io::Error> {
         loop {
             match tokio::time::timeout(Duration::from_millis(200), near.write(&[0; 4096])).await {
                 Ok(Ok(_)) => {}
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_said_before_the_end_is_read_and_then_why_it_ended() {
+    async fn received_bytes_are_read_before_the_write_error_is_reported() {
         let (mut near, mut far) = pair().await;
         far.write_all(b"enough").await.unwrap();
         near.write_all(b"unread").await.unwrap();
@@ -141,14 +141,14 @@ mod tests {
         // Dropping it with unread bytes resets the connection.
         drop(far);
         assert!(write_on(&mut near).await.is_none());
-        let mut said = Vec::new();
-        near.read_to_end(&mut said).await.unwrap_err();
-        assert_eq!(said, b"enough");
+        let mut received = Vec::new();
+        near.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!(received, b"enough");
     }
 
     /// As in a tunnel of which one direction has ended.
     #[tokio::test]
-    async fn where_nothing_is_left_to_read_a_write_fails_at_once() {
+    async fn a_write_fails_at_once_after_the_end_of_input() {
         let (mut near, mut far) = pair().await;
         far.shutdown().await.unwrap();
         assert_eq!(near.read(&mut [0]).await.unwrap(), 0);

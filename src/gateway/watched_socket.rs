@@ -15,25 +15,25 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 use crate::coalesce::MAX_READ;
 
-/// What [`Heard`] has observed on its socket.
+/// What [`WatchedSocket`] has observed on its socket.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ear(Arc<State>);
+pub(super) struct SocketState(Arc<Flags>);
 
 #[derive(Debug, Default)]
-struct State {
-    has_heard: AtomicBool,
+struct Flags {
+    has_received: AtomicBool,
     is_full: AtomicBool,
 }
 
-impl Ear {
+impl SocketState {
     /// Forgets what arrived before. Call it when a request is about to be sent.
-    pub(super) fn listen(&self) {
-        self.0.has_heard.store(false, Ordering::Relaxed);
+    pub(super) fn reset(&self) {
+        self.0.has_received.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a byte has arrived since [`listen`](Self::listen).
-    pub(super) fn has_heard(&self) -> bool {
-        self.0.has_heard.load(Ordering::Relaxed)
+    /// Whether a byte has arrived since [`reset`](Self::reset).
+    pub(super) fn has_received(&self) -> bool {
+        self.0.has_received.load(Ordering::Relaxed)
     }
 
     /// Whether bytes are waiting for the application to read them. If so, the body is not polled,
@@ -42,7 +42,7 @@ impl Ear {
         self.0.is_full.load(Ordering::Relaxed)
     }
 
-    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+    fn after_write(&self, written: &Poll<io::Result<usize>>) {
         if written.is_pending() {
             self.0.is_full.store(true, Ordering::Relaxed);
         }
@@ -51,18 +51,18 @@ impl Ear {
 
 /// A stream that notes when bytes are read from it, and reads at most [`MAX_READ`] bytes at once.
 #[derive(Debug)]
-pub(super) struct Heard<T> {
+pub(super) struct WatchedSocket<T> {
     io: Take<T>,
-    ear: Ear,
+    state: SocketState,
 }
 
-impl<T: AsyncRead> Heard<T> {
-    pub(super) fn new(io: T, ear: Ear) -> Self {
-        Self { io: io.take(MAX_READ), ear }
+impl<T: AsyncRead> WatchedSocket<T> {
+    pub(super) fn new(io: T, state: SocketState) -> Self {
+        Self { io: io.take(MAX_READ), state }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for WatchedSocket<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -72,20 +72,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
         self.io.set_limit(MAX_READ);
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.ear.0.has_heard.store(true, Ordering::Relaxed);
+            self.state.0.has_received.store(true, Ordering::Relaxed);
         }
         polled
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(self.io.get_mut()).poll_write(cx, buf);
-        self.ear.wrote(&written);
+        self.state.after_write(&written);
         written
     }
 
@@ -95,7 +95,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(self.io.get_mut()).poll_write_vectored(cx, bufs);
-        self.ear.wrote(&written);
+        self.state.after_write(&written);
         written
     }
 
@@ -105,7 +105,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
-        self.ear.0.is_full.store(flushed.is_pending(), Ordering::Relaxed);
+        self.state.0.is_full.store(flushed.is_pending(), Ordering::Relaxed);
         flushed
     }
 
