@@ -15,7 +15,7 @@ use crate::config::value::{self, ClaimName};
 use crate::config::{self, Problem};
 use crate::gateway::guard::{Access, Demands, Guard};
 use crate::gateway::headers::{
-    Claim, IdentityHeaders, LONGEST, METHOD_OVERRIDES, OwnedNames, same_folded,
+    Claim, IdentityHeaders, MAX_NAME, METHOD_OVERRIDES, OwnedNames, same_folded,
 };
 use crate::gateway::route::{Conflict, Pattern, Route, RouteTable, conflicts};
 use crate::gateway::target::Relaxations;
@@ -274,10 +274,10 @@ impl Compiler<'_> {
             );
             return None;
         };
-        if parsed.as_str().len() > LONGEST {
+        if parsed.as_str().len() > MAX_NAME {
             self.error(Problem::error(
                 name.span(),
-                format!("an identity header's name can have at most {LONGEST} bytes"),
+                format!("an identity header's name can have at most {MAX_NAME} bytes"),
             ));
             return None;
         }

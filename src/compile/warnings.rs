@@ -169,7 +169,7 @@ impl Compiler<'_> {
         let path = percent_decode_str(url.path().trim_end_matches('/')).decode_utf8_lossy();
         let wanted = Mount::new(path.split('/').skip(1));
         let answers = |(route, mount): &(&Route, &Mount)| {
-            **mount == wanted && route.pattern.host.is_of(&host.to_ascii_lowercase())
+            **mount == wanted && route.pattern.host.matches(&host.to_ascii_lowercase())
         };
         if !mounts.iter().any(answers) {
             let place = written

@@ -137,7 +137,7 @@ impl<'s> Permit<'s> {
         match &self.grant.caller {
             Some(caller) => caller.place() == Place::Header,
             None if self.reason() == Reason::Anonymous => {
-                is_a_passwords(&self.matched.parts().headers)
+                has_password_scheme(&self.matched.parts().headers)
             }
             None => self.reason() == Reason::Public,
         }
@@ -186,7 +186,7 @@ fn grant(
             let rejected = Some(Box::new(refusal));
             Ok(Grant { caller: None, reason: Reason::Public, rejected })
         }
-        Err(refusal) if !access.guard.enforce && is_softened(refusal.reason()) => {
+        Err(refusal) if !access.guard.enforce && is_tolerated(refusal.reason()) => {
             let reason = refusal.reason();
             observer.tolerated(access.route, &refusal);
             observer.granted(access.route, reason);
@@ -197,14 +197,14 @@ fn grant(
 }
 
 /// Whether `enforce = false` lets a request pass despite this refusal.
-fn is_softened(reason: Reason) -> bool {
+fn is_tolerated(reason: Reason) -> bool {
     let is_access = matches!(reason.status().as_u16(), 401 | 403);
     is_access && reason != Reason::OriginForeign || reason == Reason::KeysUnavailable
 }
 
 /// Whether there is exactly one `Authorization` field, with a well-formed password scheme (RFC
 /// 7617, RFC 7616, RFC 4559).
-fn is_a_passwords(headers: &HeaderMap) -> bool {
+fn has_password_scheme(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return false };
     let scheme =
@@ -223,17 +223,19 @@ fn authorize(
             Access::Public => Reason::Public,
             Access::Optional => Reason::Anonymous,
             // Authentication has already refused this; do not rely on it.
-            Access::Authenticated | Access::Lenient => return Err(Denied::Nobody),
+            Access::Authenticated | Access::Lenient => return Err(Denied::NoCaller),
         },
         Some(caller) => {
             let token = caller.token();
-            if !guard.demands.is_nothing() {
+            if !guard.demands.is_empty() {
                 token.memo().meets(&guard.demands, || guard.demands.check(token))?;
             }
             match access.route.destination {
                 // The endpoint decides what its caller may do.
                 Destination::Identity(_) => Reason::Public,
-                Destination::Upstream(_) if guard.demands.any() => Reason::Authorized,
+                Destination::Upstream(_) if guard.demands.requires_authorization() => {
+                    Reason::Authorized
+                }
                 Destination::Upstream(_) => Reason::Authenticated,
             }
         }

@@ -249,7 +249,7 @@ pub struct RequestBody {
 
 impl RequestBody {
     /// Creates a body whose unread rest goes to `unread`.
-    pub fn given_back(incoming: Incoming, unread: &UnboundedSender<Incoming>) -> Self {
+    pub fn with_unread_sender(incoming: Incoming, unread: &UnboundedSender<Incoming>) -> Self {
         let unread = (!incoming.is_end_stream()).then(|| unread.clone());
         Self { incoming: Some(incoming), unread }
     }
@@ -452,24 +452,24 @@ impl Gate {
 
     /// Lets the body pass: the upstream wants it.
     pub fn open(&self) {
-        self.turn(Self::OPEN);
+        self.set(Self::OPEN);
     }
 
     /// Never lets the body pass: the upstream has responded without it. Returns whether the body
     /// had not begun.
     pub fn shut(&self) -> bool {
-        self.turn(Self::SHUT)
+        self.set(Self::SHUT)
     }
 
-    fn turn(&self, state: u8) -> bool {
-        let turned =
+    fn set(&self, state: u8) -> bool {
+        let is_set =
             self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if turned
+        if is_set
             && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             waker.wake();
         }
-        turned
+        is_set
     }
 
     fn poll_open(&self, timer: &mut IdleTimer, cx: &mut Context<'_>) -> Poll<()> {

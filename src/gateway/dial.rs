@@ -37,7 +37,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Connects to one application, and remembers which of its addresses responded.
 #[derive(Debug, Default)]
 pub(super) struct Dialer {
-    answered: Mutex<Option<SocketAddr>>,
+    preferred: Mutex<Option<SocketAddr>>,
 }
 
 impl Dialer {
@@ -69,7 +69,7 @@ impl Dialer {
             tokio::select! {
                 Some(attempt) = attempts.join_next() => match attempt {
                     Ok(Ok((stream, address))) => {
-                        *self.answered() = Some(address);
+                        *self.preferred() = Some(address);
                         return Ok(stream);
                     }
                     Ok(Err(error)) => last = ConnectError::Io(error),
@@ -95,8 +95,8 @@ impl Dialer {
             }
             ordered.extend(pair.into_iter().flatten());
         }
-        let answered = *self.answered();
-        if let Some(at) = ordered.iter().position(|address| Some(*address) == answered)
+        let preferred = *self.preferred();
+        if let Some(at) = ordered.iter().position(|address| Some(*address) == preferred)
             && let Some(address) = ordered.remove(at)
         {
             ordered.push_front(address);
@@ -104,8 +104,8 @@ impl Dialer {
         ordered
     }
 
-    fn answered(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn preferred(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {
+        self.preferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
         let dialer = Dialer::default();
         assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [a6, a4, b6, b4]);
         assert_eq!(dialer.in_order(vec![a4, b4, a6]), [a4, a6, b4]);
-        *dialer.answered() = Some(b4);
+        *dialer.preferred() = Some(b4);
         assert_eq!(dialer.in_order(vec![a6, b6, a4, b4]), [b4, a6, a4, b6]);
         assert_eq!(dialer.in_order(vec![a6]), [a6]);
     }

@@ -35,12 +35,12 @@ impl Gateway {
             return Err(NoRoute::NotFound.into());
         };
         let mut asked = asked_by(permit.matched());
-        let answered = match read(body, snapshot, exchange).await {
+        let answered = match read_body(body, snapshot, exchange).await {
             Ok(body) => {
                 if let Some(asked) = &mut asked {
                     asked.filled(&body);
                 }
-                self.visit(identity, policy, permit, mount, body, exchange).await
+                self.run_endpoint(identity, policy, permit, mount, body, exchange).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -51,7 +51,7 @@ impl Gateway {
     }
 
     /// Counts the request by the built-in limits. The rest is done on the background runtime.
-    async fn visit(
+    async fn run_endpoint(
         &self,
         identity: &Arc<Identity>,
         policy: &Arc<Policy>,
@@ -74,7 +74,14 @@ impl Gateway {
             endpoint.action != Action::Register || policy.registration == Registration::Open;
         if let (Some(budget), true) = (endpoint.budget, is_offered) {
             let client = client.ip();
-            self.count_visit(route, identity, budget, client, account.as_deref(), exchange)?;
+            self.count_by_client_and_account(
+                route,
+                identity,
+                budget,
+                client,
+                account.as_deref(),
+                exchange,
+            )?;
         }
         let request = Request {
             endpoint,
@@ -90,7 +97,7 @@ impl Gateway {
         match identity.answer(request, Arc::clone(policy)).await {
             Ok(response) => Ok(response.map(Body::Bytes)),
             // If the endpoint needs credentials, report why the ones sent do not count.
-            Err(refused) if matches!(refused.error, IdentityError::Nobody) => {
+            Err(refused) if matches!(refused.error, IdentityError::NoCaller) => {
                 Err(rejected.map_or(Refusal::Identity(refused), |rejected| *rejected))
             }
             Err(refused) => Err(Refusal::Identity(refused)),
@@ -112,7 +119,7 @@ impl Gateway {
     /// Counts a request by its address and the account that it names: by the built-in limits, and
     /// by the limit of the route. A request that must name an account but does not is refused
     /// anyway, costs nothing, and takes no place in a limit.
-    fn count_visit(
+    fn count_by_client_and_account(
         &self,
         route: &Route,
         identity: &Identity,
@@ -145,7 +152,7 @@ impl Gateway {
 }
 
 /// Reads the whole body, which is short.
-async fn read(
+async fn read_body(
     body: RequestBody,
     snapshot: &Snapshot,
     exchange: &mut Exchange,
@@ -154,7 +161,7 @@ async fn read(
     let most = snapshot.max_body.min(LONGEST_BODY);
     let (mut body, upload) =
         ClientBody::new(body, most, snapshot.body_idle_timeout, Vec::new(), None);
-    exchange.reads(upload);
+    exchange.set_upload(upload);
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
         if let Some(data) = frame.map_err(super::upstream::UpstreamFailure::from)?.data_ref() {

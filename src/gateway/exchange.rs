@@ -133,12 +133,12 @@ impl Exchange {
     }
 
     /// Records that its body is read here.
-    pub fn reads(&mut self, upload: Option<Arc<Upload>>) {
+    pub fn set_upload(&mut self, upload: Option<Arc<Upload>>) {
         self.upload = upload;
     }
 
     /// Records that it was addressed to us and is done, whoever the client was.
-    pub fn done(&mut self) {
+    pub fn completed(&mut self) {
         self.decision = Some(Reason::Public);
     }
 
@@ -182,7 +182,9 @@ impl Exchange {
                     Refusal::Logout(_) => "the store is not available",
                     _ => {
                         let upstream = self.upstream_named();
-                        let Some(folded) = self.tell(|upstream| upstream.no_answer(reason)) else {
+                        let Some(folded) =
+                            self.admit_warning(|upstream| upstream.no_response(reason))
+                        else {
                             tracing::debug!(reason = reason.as_str(), request_id, route = route.as_deref(), upstream, cause = %refusal, "the upstream gave no answer");
                             return;
                         };
@@ -193,7 +195,9 @@ impl Exchange {
                 tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "{what}");
             }
             // The access line does not name the limit; one event per second does.
-            Reason::RateLimited if self.view.telemetry.tells_limit(self.timestamp.as_secs()) => {
+            Reason::RateLimited
+                if self.view.telemetry.should_log_limit(self.timestamp.as_secs()) =>
+            {
                 tracing::info!(reason = reason.as_str(), request_id, route = route.as_deref(), cause = %refusal, "refused");
             }
             // The access line says everything else about these, and they come in floods.
@@ -255,7 +259,7 @@ impl Exchange {
         let request_id = self.request_id().to_owned();
         let upstream = self.upstream_named();
         let route = self.route().map(|route| &*route.name);
-        match self.tell(|upstream| upstream.broke_off(reason)) {
+        match self.admit_warning(|upstream| upstream.broke_off(reason)) {
             Some(folded) => {
                 tracing::warn!(folded, reason = reason.as_str(), request_id, route, upstream, cause = %error, "the response broke off");
             }
@@ -267,7 +271,7 @@ impl Exchange {
 
     /// Asks this fold of the route's upstream whether to warn: an upstream that is down would
     /// otherwise be reported with each request.
-    fn tell(&self, fold: impl FnOnce(&Upstream) -> &Fold) -> Option<u64> {
+    fn admit_warning(&self, fold: impl FnOnce(&Upstream) -> &Fold) -> Option<u64> {
         match self.route().and_then(|route| route.destination.upstream()) {
             Some(upstream) => fold(upstream).admit(self.view.telemetry.clock.unix_seconds()),
             None => Some(0),

@@ -91,7 +91,7 @@ pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<()
 const DIGITS: usize = 19;
 
 /// A response of our own to HEAD: hyper omits the body on HTTP/1.1 only.
-pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
+pub fn without_body(mut response: Response<Body>) -> Response<Body> {
     if let Body::Bytes(bytes) = response.body() {
         let length = HeaderValue::from(bytes.len());
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length);
@@ -102,7 +102,7 @@ pub fn head_alone(mut response: Response<Body>) -> Response<Body> {
 
 /// Whether bytes may follow this response that would be read as the next one: a body where none is
 /// allowed, or one of two lengths.
-pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
+pub fn may_have_extra_bytes<B>(response: &Response<B>, is_head: bool) -> bool {
     let headers = response.headers();
     let bodiless =
         is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -117,7 +117,6 @@ pub fn may_be_followed<B>(response: &Response<B>, is_head: bool) -> bool {
 
 /// Whether a length is repeated. Most messages repeat no field at all, which the map knows without
 /// a lookup.
-/// without a look at any.
 fn repeats_length(headers: &HeaderMap) -> bool {
     headers.len() != headers.keys_len()
         && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some()

@@ -73,8 +73,8 @@ impl Demands {
     }
 
     /// Whether every caller meets them.
-    pub fn is_nothing(&self) -> bool {
-        self.issuers.is_none() && !self.any()
+    pub fn is_empty(&self) -> bool {
+        self.issuers.is_none() && !self.requires_authorization()
     }
 
     /// Checks that a caller meets them.
@@ -110,7 +110,7 @@ impl Demands {
     }
 
     /// Whether a role, scope or claim is required.
-    pub fn any(&self) -> bool {
+    pub fn requires_authorization(&self) -> bool {
         !(self.any_role.is_empty()
             && self.all_roles.is_empty()
             && self.scopes.is_empty()
@@ -123,7 +123,7 @@ impl Demands {
 pub enum Denied {
     /// There is no caller, and the route requires one.
     #[error("no caller")]
-    Nobody,
+    NoCaller,
     /// The route accepts callers of other issuers.
     #[error("issuer `{0}` is not among the route's issuers")]
     Issuer(Arc<str>),
@@ -141,15 +141,15 @@ pub enum Denied {
 /// Finds equal requirements, so that a caller who met them on one route need not be checked again
 /// on the next.
 #[derive(Debug, Default)]
-pub struct SameDemands(VecDeque<Arc<Demands>>);
+pub struct RecentDemands(VecDeque<Arc<Demands>>);
 
 /// How many recent requirements to compare with: a table of 50,000 routes must not compare each
 /// pair.
 const COMPARED: usize = 16;
 
-impl SameDemands {
+impl RecentDemands {
     /// One of the last few requirements if it equals `wanted`, otherwise `wanted`.
-    pub fn same_as(&mut self, wanted: &Arc<Demands>) -> Arc<Demands> {
+    pub fn deduplicate(&mut self, wanted: &Arc<Demands>) -> Arc<Demands> {
         if let Some(same) = self.0.iter().find(|known| *known == wanted) {
             return Arc::clone(same);
         }
@@ -170,18 +170,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_demands_become_the_very_same() {
+    fn equal_demands_share_one_allocation() {
         let of = |role: usize| {
             Arc::new(Demands { any_role: vec![role.to_string()], ..Demands::default() })
         };
-        let mut known = SameDemands::default();
-        let first = known.same_as(&of(0));
-        assert!(Arc::ptr_eq(&first, &known.same_as(&of(0))));
-        assert!(!Arc::ptr_eq(&first, &known.same_as(&of(1))));
+        let mut known = RecentDemands::default();
+        let first = known.deduplicate(&of(0));
+        assert!(Arc::ptr_eq(&first, &known.deduplicate(&of(0))));
+        assert!(!Arc::ptr_eq(&first, &known.deduplicate(&of(1))));
         // Beyond the last few they are separate, but still equal.
-        let later: Vec<_> = (1..=COMPARED).map(|role| known.same_as(&of(role))).collect();
+        let later: Vec<_> = (1..=COMPARED).map(|role| known.deduplicate(&of(role))).collect();
         assert_eq!(later.len(), COMPARED);
-        let again = known.same_as(&of(0));
+        let again = known.deduplicate(&of(0));
         assert!(!Arc::ptr_eq(&first, &again) && first == again);
     }
 }

@@ -14,7 +14,7 @@ use super::token_names::TokenNames;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
-const ALWAYS: [&str; 29] = [
+const ALWAYS_REMOVED: [&str; 29] = [
     "authorization",
     // Hop by hop (RFC 9110 §7.6.1).
     "connection",
@@ -51,7 +51,7 @@ const ALWAYS: [&str; 29] = [
 
 /// Fields that are genuine, but must not appear in another spelling: CGI has only one
 /// `CONTENT_LENGTH`.
-const SPELT_ONE_WAY: [&str; 2] = ["content-length", "content-type"];
+const EXACT_SPELLING: [&str; 2] = ["content-length", "content-type"];
 
 /// Kept if the route sets `method_override = true`, folded.
 pub const METHOD_OVERRIDES: [&str; 3] =
@@ -61,7 +61,7 @@ pub const METHOD_OVERRIDES: [&str; 3] =
 const FORWARDED_PREFIX: &[u8] = b"x-forwarded";
 
 /// The longest reserved name, in bytes.
-pub const LONGEST: usize = 256;
+pub const MAX_NAME: usize = 256;
 
 /// The default `[identity_headers]`: header and claim.
 pub const DEFAULT_IDENTITY: [(&str, &str); 5] = [
@@ -76,21 +76,21 @@ pub const DEFAULT_IDENTITY: [(&str, &str); 5] = [
 #[derive(Clone, Debug)]
 pub struct OwnedNames {
     /// Folded names by length: a name is compared only with the few of its own length.
-    by_length: Box<[Vec<Box<[u8]>>; LONGEST + 1]>,
+    by_length: Box<[Vec<Box<[u8]>>; MAX_NAME + 1]>,
     /// For each length, the first letters of its names: most fields need no folding.
-    first_letters: Box<[u64; LONGEST + 1]>,
+    first_letters: Box<[u64; MAX_NAME + 1]>,
 }
 
 impl OwnedNames {
     /// The fixed names, the default identity headers, and the configured identity headers.
     pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut owned = Self {
-            by_length: Box::new([const { Vec::new() }; LONGEST + 1]),
-            first_letters: Box::new([0; LONGEST + 1]),
+            by_length: Box::new([const { Vec::new() }; MAX_NAME + 1]),
+            first_letters: Box::new([0; MAX_NAME + 1]),
         };
-        for name in ALWAYS
+        for name in ALWAYS_REMOVED
             .into_iter()
-            .chain(SPELT_ONE_WAY)
+            .chain(EXACT_SPELLING)
             .chain(METHOD_OVERRIDES)
             .chain(DEFAULT_IDENTITY.map(|(name, _)| name))
         {
@@ -136,7 +136,7 @@ impl OwnedNames {
             .by_length
             .get(name.len())
             .is_some_and(|names| names.iter().any(|folded| is(folded)));
-        known && !SPELT_ONE_WAY.iter().any(|spelt| spelt.as_bytes() == name)
+        known && !EXACT_SPELLING.iter().any(|spelt| spelt.as_bytes() == name)
     }
 }
 

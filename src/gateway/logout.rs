@@ -94,27 +94,27 @@ struct Received {
 }
 
 impl ReceivedLogouts {
-    /// Whether this one is the first of its name. It is remembered until `over_at`.
-    fn first(&self, name: [u8; 32], over_at: u64, now: u64) -> bool {
+    /// Remembers a token until `expires_at`. Returns false if it is already remembered.
+    fn insert(&self, name: [u8; 32], expires_at: u64, now: u64) -> bool {
         let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(&(time, oldest)) = received.by_time.first()
-            && (time <= now || received.names.len() >= MOST_REMEMBERED)
+            && (time <= now || received.names.len() >= MAX_REMEMBERED)
         {
             received.by_time.remove(&(time, oldest));
             received.names.remove(&oldest);
         }
         let is_first = received.names.insert(name);
         if is_first {
-            received.by_time.insert((over_at, name));
+            received.by_time.insert((expires_at, name));
         }
         is_first
     }
 
-    /// Forgets a token, so that it may be sent again: its logout could not be carried out.
-    fn forget(&self, name: [u8; 32], over_at: u64) {
+    /// Forgets a token whose logout failed, so that the issuer can send it again.
+    fn remove(&self, name: [u8; 32], expires_at: u64) {
         let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         received.names.remove(&name);
-        received.by_time.remove(&(over_at, name));
+        received.by_time.remove(&(expires_at, name));
     }
 }
 
@@ -122,22 +122,22 @@ impl ReceivedLogouts {
 ///
 /// # Errors
 /// [`LogoutFault::Form`]
-pub async fn logout_token(parts: &Parts, body: ClientBody) -> Result<String, LogoutFault> {
+pub async fn read_logout_token(parts: &Parts, body: ClientBody) -> Result<String, LogoutFault> {
     let media_type =
         parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     if !media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
         return Err(LogoutFault::Form("its content type is not application/x-www-form-urlencoded"));
     }
-    let body = tokio::time::timeout(PATIENCE, body.collect());
+    let body = tokio::time::timeout(BODY_TIMEOUT, body.collect());
     let body = body.await.map_err(|_| LogoutFault::Form("its body did not arrive in time"))?;
     let body = body
         .map_err(|_| LogoutFault::Form("its body is too large, or did not arrive whole"))?
         .to_bytes();
-    the_token(&body)
+    token_from_form(&body)
 }
 
-fn the_token(form: &Bytes) -> Result<String, LogoutFault> {
+fn token_from_form(form: &Bytes) -> Result<String, LogoutFault> {
     let mut tokens = form_urlencoded::parse(form).filter(|(name, _)| name == "logout_token");
     match (tokens.next(), tokens.next()) {
         (Some((_, token)), None) => Ok(token.into_owned()),
@@ -151,7 +151,7 @@ fn the_token(form: &Bytes) -> Result<String, LogoutFault> {
 ///
 /// # Errors
 /// [`LogoutFault::Token`], [`LogoutFault::KeysUnavailable`]
-pub async fn verified(
+pub async fn verify_logout_token(
     issuer: &Issuer,
     token: &str,
     keys: &Keys,
@@ -191,19 +191,20 @@ pub async fn log_out(
 ) -> Result<Response<Body>, LogoutFault> {
     let settings = issuer.settings();
     let name = name(settings.issuer.as_deref().unwrap_or_default(), token.jti());
-    let over_at = token.expires_at();
+    let expires_at = token.expires_at();
     let revocation = token.into_revocation();
-    if !received.first(name, over_at, now) {
+    if !received.insert(name, expires_at, now) {
         return Err(LogoutFault::Repeated);
     }
     let (by, value) = (revocation.by.as_str(), Arc::clone(&revocation.value));
-    let row = LogoutTokenRow { name: URL_SAFE_NO_PAD.encode(name), over_at: over_at.cast_signed() };
+    let row =
+        LogoutTokenRow { name: URL_SAFE_NO_PAD.encode(name), expires_at: expires_at.cast_signed() };
     match revocations.revoke_once(revocation, row).await {
         Ok(true) => {}
         // Received before this process started, or by another one.
         Ok(false) => return Err(LogoutFault::Repeated),
         Err(error) => {
-            received.forget(name, over_at);
+            received.remove(name, expires_at);
             return Err(error.into());
         }
     }
@@ -221,21 +222,21 @@ fn name(iss: &str, jti: &str) -> [u8; 32] {
 }
 
 /// The longest body, in bytes.
-pub const LARGEST_BODY: u64 = 32 * 1024;
+pub const MAX_BODY: u64 = 32 * 1024;
 
 /// The longest time for a body to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of tokens kept. If there are more, those that expire first are dropped; replaying one
 /// only ends what has already ended.
-const MOST_REMEMBERED: usize = 100_000;
+const MAX_REMEMBERED: usize = 100_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_form_holds_one_token() {
+    fn a_form_must_contain_exactly_one_token() {
         for (form, expected) in [
             ("logout_token=a.b.c", Some("a.b.c")),
             ("x=1&logout_token=a%2Eb.c&y", Some("a.b.c")),
@@ -246,27 +247,27 @@ mod tests {
             ("logout%5Ftoken=a&logout_token=b", None),
         ] {
             let form = Bytes::from_static(form.as_bytes());
-            assert_eq!(the_token(&form).ok().as_deref(), expected, "{form:?}");
+            assert_eq!(token_from_form(&form).ok().as_deref(), expected, "{form:?}");
         }
     }
 
     #[test]
-    fn a_token_is_remembered_until_it_is_over_and_no_two_names_meet() {
+    fn a_token_is_remembered_until_it_expires() {
         let received = ReceivedLogouts::default();
-        assert!(received.first(name("a", "bc"), 100, 10));
-        assert!(!received.first(name("a", "bc"), 100, 99));
-        assert!(received.first(name("ab", "c"), 100, 10));
-        received.forget(name("ab", "c"), 100);
-        assert!(received.first(name("ab", "c"), 100, 10));
+        assert!(received.insert(name("a", "bc"), 100, 10));
+        assert!(!received.insert(name("a", "bc"), 100, 99));
+        assert!(received.insert(name("ab", "c"), 100, 10));
+        received.remove(name("ab", "c"), 100);
+        assert!(received.insert(name("ab", "c"), 100, 10));
         assert!(
-            received.first(name("a", "bc"), 200, 100),
-            "it is over; by its time it would be refused"
+            received.insert(name("a", "bc"), 200, 100),
+            "it has expired, so its time alone would refuse it"
         );
         let received = ReceivedLogouts::default();
-        for index in 0..MOST_REMEMBERED + 10 {
-            assert!(received.first(name("a", &index.to_string()), 1_000 + index as u64, 10));
+        for index in 0..MAX_REMEMBERED + 10 {
+            assert!(received.insert(name("a", &index.to_string()), 1_000 + index as u64, 10));
         }
         let inside = received.0.lock().unwrap();
-        assert_eq!((inside.names.len(), inside.by_time.len()), (MOST_REMEMBERED, MOST_REMEMBERED));
+        assert_eq!((inside.names.len(), inside.by_time.len()), (MAX_REMEMBERED, MAX_REMEMBERED));
     }
 }

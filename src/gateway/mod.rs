@@ -54,8 +54,8 @@ use self::body::{Body, ClientBody, Gate, RequestBody};
 use self::client::Peer;
 use self::decide::{Decided, Decider};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
-use self::framing::{head_alone, may_be_followed, settle_response};
-use self::logout::{LogoutFault, ReceivedLogouts, log_out, logout_token, verified};
+use self::framing::{may_have_extra_bytes, settle_response, without_body};
+use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
 use self::online::Online;
 use self::outgoing::{Outgoing, strip_response};
@@ -107,7 +107,7 @@ pub struct Telemetry {
     log: LogWriter,
     format: Format,
     /// The last second in which an event named a limit, since 1970.
-    limit_told: AtomicU64,
+    limit_logged_at: AtomicU64,
     store_unavailable: Fold,
 }
 
@@ -121,14 +121,14 @@ impl Telemetry {
             clock,
             log,
             format,
-            limit_told: AtomicU64::new(0),
+            limit_logged_at: AtomicU64::new(0),
             store_unavailable: Fold::default(),
         }
     }
 
     /// Whether this is the first refusal by a limit in this second. Any further ones are a flood.
-    fn tells_limit(&self, second: u64) -> bool {
-        self.limit_told.fetch_max(second, Ordering::Relaxed) < second
+    fn should_log_limit(&self, second: u64) -> bool {
+        self.limit_logged_at.fetch_max(second, Ordering::Relaxed) < second
     }
 
     /// The log fields of a caller. For a cached caller, the JSON is written only once.
@@ -261,7 +261,7 @@ impl Gateway {
                 }
             };
         if is_head {
-            response = head_alone(response);
+            response = without_body(response);
         }
         if closes && version < Version::HTTP_2 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -317,19 +317,15 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Response<Body>, LogoutFault> {
         let issuer = request.issuer();
-        let (body, upload) = ClientBody::new(
-            body,
-            logout::LARGEST_BODY,
-            snapshot.body_idle_timeout,
-            Vec::new(),
-            None,
-        );
-        exchange.reads(upload);
-        let token = logout_token(request.parts(), body).await?;
-        let token = verified(issuer, &token, &snapshot.keys, &self.telemetry.clock).await?;
+        let (body, upload) =
+            ClientBody::new(body, logout::MAX_BODY, snapshot.body_idle_timeout, Vec::new(), None);
+        exchange.set_upload(upload);
+        let token = read_logout_token(request.parts(), body).await?;
+        let token =
+            verify_logout_token(issuer, &token, &snapshot.keys, &self.telemetry.clock).await?;
         let now = self.telemetry.clock.unix_seconds();
         let response = log_out(issuer, token, &self.logouts, &self.revocations, now).await?;
-        exchange.done();
+        exchange.completed();
         Ok(response)
     }
 
@@ -371,7 +367,7 @@ impl Gateway {
         let (mut response, mut lease) = sent?;
         if ends_connection
             || gate.is_some_and(|gate| gate.shut())
-            || may_be_followed(&response, is_head)
+            || may_have_extra_bytes(&response, is_head)
         {
             lease.close_after();
         }

@@ -207,13 +207,13 @@ impl Asks {
             && single_value(headers, &header::UPGRADE).is_some_and(|value| {
                 value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")
             })
-            && has_token(headers, &header::CONNECTION, b"upgrade")
+            && has_list_member(headers, &header::CONNECTION, b"upgrade")
             // A handshake has no body (RFC 6455 §4.1).
             && !headers.contains_key(header::TRANSFER_ENCODING)
             && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
         Self {
             websocket,
-            trailers: has(&header::TE) && has_token(headers, &header::TE, b"trailers"),
+            trailers: has(&header::TE) && has_list_member(headers, &header::TE, b"trailers"),
             request_trailers: if has(&header::TRAILER) {
                 declared_trailers(headers, rules)
             } else {
@@ -221,7 +221,7 @@ impl Asks {
             },
             expects_continue: has(&header::EXPECT)
                 && version >= Version::HTTP_11
-                && has_token(headers, &header::EXPECT, b"100-continue"),
+                && has_list_member(headers, &header::EXPECT, b"100-continue"),
         }
     }
 
@@ -252,13 +252,13 @@ fn strip(
     keep: impl Fn(&HeaderName) -> bool,
 ) -> Vec<HeaderName> {
     let has_connection = owned.contains(&header::CONNECTION);
-    let mut doomed = owned;
-    doomed.retain(|name| !keep(name));
+    let mut to_remove = owned;
+    to_remove.retain(|name| !keep(name));
     if has_connection {
-        doomed.splice(0..0, connection_names(headers));
+        to_remove.splice(0..0, connection_names(headers));
     }
-    doomed.retain(|name| headers.remove(name).is_some());
-    doomed
+    to_remove.retain(|name| headers.remove(name).is_some());
+    to_remove
 }
 
 /// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
@@ -339,7 +339,7 @@ fn declared_trailers(headers: &HeaderMap, rules: &HeaderRules) -> Vec<HeaderName
 }
 
 /// Whether a comma-separated field has this member.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
+fn has_list_member(headers: &HeaderMap, name: &HeaderName, token: &[u8]) -> bool {
     let members =
         headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(token))

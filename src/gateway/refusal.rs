@@ -69,7 +69,7 @@ pub enum Refusal {
     #[error("{}", .0.error)]
     Identity(Box<Refused>),
     /// The browser is redirected instead: to the login, or through a renewal.
-    #[error("{refusal}; the browser is redirected to {}", page_of(location))]
+    #[error("{refusal}; the browser is redirected to {}", without_query(location))]
     Redirect {
         /// A path of this site. Its query contains the requested page together with the query of
         /// that page, which is never logged.
@@ -110,7 +110,7 @@ impl Refusal {
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
             },
             Self::Denied(denied) => match denied {
-                Denied::Nobody => Reason::CredentialsMissing,
+                Denied::NoCaller => Reason::CredentialsMissing,
                 Denied::Issuer(_) => Reason::IssuerNotAllowed,
                 Denied::Role(_) => Reason::RoleMissing,
                 Denied::Scope(_) => Reason::ScopeMissing,
@@ -210,7 +210,7 @@ impl Refusal {
                     headers.append(header::SET_COOKIE, cookie);
                 }
             }
-            Self::Redirect { location, .. } => return led(&location),
+            Self::Redirect { location, .. } => return redirect_to(&location),
             Self::Page { page, refusal } => {
                 let mut response = refusal.into_response(request_id);
                 *response.body_mut() = Body::Bytes(page.answered_with(response.headers_mut()));
@@ -223,12 +223,12 @@ impl Refusal {
 }
 
 /// The page of a location, without its query.
-fn page_of(location: &str) -> &str {
+fn without_query(location: &str) -> &str {
     location.split_once('?').map_or(location, |(page, _)| page)
 }
 
 /// Redirects a browser to a path of this site.
-fn led(location: &str) -> Response<Body> {
+fn redirect_to(location: &str) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SEE_OTHER;
     let location = HeaderValue::from_str(location).unwrap_or(HeaderValue::from_static("/"));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method};
 use prometheus_client::metrics::counter::Counter;
 
-use super::guard::{Guard, SameDemands};
+use super::guard::{Guard, RecentDemands};
 use super::headers::IdentityHeaders;
 use super::target::{Ambiguity, Relaxations, Target};
 use super::upstream::Upstream;
@@ -105,7 +105,7 @@ pub enum HostPattern {
 
 impl HostPattern {
     /// Whether this pattern matches a request's host.
-    pub fn is_of(&self, host: &str) -> bool {
+    pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => **name == *host,
             Self::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(&**suffix),
@@ -216,10 +216,10 @@ impl RouteTable {
     /// in the file.
     pub fn new(mut routes: Vec<Route>) -> Self {
         let mut table = Self::default();
-        let mut demands = SameDemands::default();
+        let mut demands = RecentDemands::default();
         for (index, route) in routes.iter_mut().enumerate() {
             route.index = index;
-            route.guard.demands = demands.same_as(&route.guard.demands);
+            route.guard.demands = demands.deduplicate(&route.guard.demands);
             let host = match &route.pattern.host {
                 HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
                 HostPattern::Suffix(name) => table.suffix.entry(name.clone()).or_default(),
@@ -266,7 +266,7 @@ impl RouteTable {
 
     /// The mount of the built-in issuer on a host; `None`: the host has none.
     pub fn mount(&self, host: &str) -> Option<&Mount> {
-        let here = self.mounts.iter().filter(|(pattern, _)| pattern.is_of(host));
+        let here = self.mounts.iter().filter(|(pattern, _)| pattern.matches(host));
         here.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, mount)| mount)
     }
 
@@ -357,7 +357,7 @@ impl Pattern {
 
     /// Whether the host and path of a request match, whatever its method.
     fn matches(&self, target: &Target) -> bool {
-        let host = self.host.is_of(target.host());
+        let host = self.host.matches(target.host());
         let mut rest = target.path().strip_prefix('/').map(|path| path.split('/'));
         let mut next = || rest.as_mut().and_then(Iterator::next);
         let fits = |segment: &Segment, received: &str| match segment {

@@ -21,7 +21,7 @@ pub struct TokenMemo {
 impl Memo for TokenMemo {
     fn max_heap_bytes(token: &VerifiedToken) -> usize {
         // The log contains the subject, plus member names, the issuer and a session id.
-        header_room(token) + token.subject().len() + LOGGED
+        max_header_bytes(token) + token.subject().len() + LOGGED_BYTES
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn set_identity_headers(
     };
     caller.memo().found().values(
         identity,
-        || header_room(caller),
+        || max_header_bytes(caller),
         || identity.values(caller),
         |value| set(names.next(), value),
     );
@@ -74,8 +74,8 @@ pub(super) fn set_identity_headers(
 
 /// The largest size of a token's identity header values in bytes: the text of its claims, plus some
 /// overhead for their encoding.
-fn header_room(token: &VerifiedToken) -> usize {
-    ROOM + token.text_bytes()
+fn max_header_bytes(token: &VerifiedToken) -> usize {
+    BASE_BYTES + token.text_bytes()
 }
 
 /// What is known about one token.
@@ -85,18 +85,18 @@ struct Found {
     met: [Option<Arc<Demands>>; 2],
     /// The identity headers that were last made for it, and their values.
     headers: Option<Arc<IdentityHeaders>>,
-    values: [Option<HeaderValue>; IN_PLACE],
+    values: [Option<HeaderValue>; INLINE_VALUES],
     more_values: Vec<Option<HeaderValue>>,
 }
 
 /// The number of values that fit in the block itself. The default is five identity headers.
-const IN_PLACE: usize = 6;
+const INLINE_VALUES: usize = 6;
 
 /// The bytes allowed for a token with empty claims.
-const ROOM: usize = 256;
+const BASE_BYTES: usize = 256;
 
 /// The size of a token's log fields without its subject.
-const LOGGED: usize = 160;
+const LOGGED_BYTES: usize = 160;
 
 impl Found {
     /// Whether the token is known to meet exactly these demands.
@@ -111,20 +111,21 @@ impl Found {
     }
 
     /// Calls `each` with the token's value for each of these headers. Calls `make` if the kept
-    /// values belong to other headers, and keeps the new ones if they take no more than `room`
+    /// values belong to other headers, and keeps the new ones if they take no more than `max_bytes`
     /// bytes.
     fn values(
         &mut self,
         headers: &Arc<IdentityHeaders>,
-        room: impl FnOnce() -> usize,
+        max_bytes: impl FnOnce() -> usize,
         make: impl FnOnce() -> Vec<Option<HeaderValue>>,
         each: impl FnMut(Option<&HeaderValue>),
     ) {
         if !self.headers.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, headers)) {
             let values = make();
             let text: usize = values.iter().flatten().map(HeaderValue::len).sum();
-            let more = values.len().saturating_sub(IN_PLACE) * size_of::<Option<HeaderValue>>();
-            if text + more > room() {
+            let more =
+                values.len().saturating_sub(INLINE_VALUES) * size_of::<Option<HeaderValue>>();
+            if text + more > max_bytes() {
                 return values.iter().map(Option::as_ref).for_each(each);
             }
             let mut values = values.into_iter();
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_known_by_itself_and_the_two_latest_are_kept() {
+    fn the_two_latest_demands_are_remembered() {
         let demands: Vec<Arc<Demands>> = vec![Arc::default(), Arc::default(), Arc::default()];
         let mut found = Found::default();
         assert!(!found.meets(&demands[0]));
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_made_once_for_each_owner_however_many_they_are() {
+    fn values_are_computed_once_per_set_of_headers() {
         let owners: Vec<Arc<IdentityHeaders>> = vec![Arc::default(), Arc::default()];
         let mut found = Found::default();
         let value = |number: usize| (number % 3 != 1).then(|| HeaderValue::from(number));
@@ -174,20 +175,20 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_made_each_time() {
+    fn values_that_exceed_the_bound_are_computed_each_time() {
         let (small, large): (Arc<IdentityHeaders>, Arc<IdentityHeaders>) = Default::default();
         let mut found = Found::default();
         for (owner, length, expected) in
             [(&small, 9, 1), (&large, 11, 1), (&small, 9, 0), (&large, 11, 1)]
         {
-            let (mut calls, mut told) = (0, Vec::new());
+            let (mut calls, mut seen) = (0, Vec::new());
             let make = || {
                 calls += 1;
                 vec![None, Some(HeaderValue::from_str(&"x".repeat(length)).unwrap())]
             };
-            found.values(owner, || 10, make, |value| told.push(value.map(HeaderValue::len)));
-            told.truncate(2);
-            assert_eq!((calls, told), (expected, vec![None, Some(length)]));
+            found.values(owner, || 10, make, |value| seen.push(value.map(HeaderValue::len)));
+            seen.truncate(2);
+            assert_eq!((calls, seen), (expected, vec![None, Some(length)]));
         }
     }
 }

@@ -111,7 +111,7 @@ struct Folds {
     failed: Fold,
     timeout: Fold,
     broke_off: Fold,
-    fell_silent: Fold,
+    idle: Fold,
 }
 
 /// A connection that waits for its next request.
@@ -150,7 +150,7 @@ pub enum UpstreamFailure {
     #[error("no connection: {0}")]
     Unreachable(#[source] ConnectError),
     /// The connection broke, or the received bytes were not HTTP.
-    #[error("{}", broke_off(.0))]
+    #[error("{}", describe_failure(.0))]
     Failed(#[source] hyper::Error),
     /// A 101 that the client did not ask for, or for another protocol.
     #[error("the upstream switched to a protocol that was not asked for")]
@@ -167,11 +167,11 @@ pub enum UpstreamFailure {
 }
 
 /// The maximum size of a response head, in bytes.
-const LONGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
 
 /// The maximum number of fields in a response head. This is hyper's own limit, up to which it does
 /// not allocate memory for them.
-const MOST_FIELDS: usize = 100;
+const MAX_FIELDS: usize = 100;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -196,7 +196,7 @@ impl Upstream {
     }
 
     /// The fold for requests that got no response for this reason.
-    pub fn no_answer(&self, reason: Reason) -> &Fold {
+    pub fn no_response(&self, reason: Reason) -> &Fold {
         match reason {
             Reason::UpstreamUnreachable => &self.folds.unreachable,
             Reason::UpstreamTimeout => &self.folds.timeout,
@@ -207,7 +207,7 @@ impl Upstream {
     /// The fold for responses that broke off for this reason.
     pub fn broke_off(&self, reason: Reason) -> &Fold {
         match reason {
-            Reason::UpstreamTimeout => &self.folds.fell_silent,
+            Reason::UpstreamTimeout => &self.folds.idle,
             _ => &self.folds.broke_off,
         }
     }
@@ -376,13 +376,15 @@ fn repeatable(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
 
 /// How long to keep a connection after a response with these fields: not as long as the application
 /// announces (`Keep-Alive: timeout=5`), so that the application does not close it first.
-fn kept_for(keep_idle: Duration, headers: &HeaderMap) -> Duration {
-    let said = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
-        value
-            .split(',')
-            .find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse::<u32>().ok())
-    });
-    said.map_or(keep_idle, |seconds| keep_idle.min(Duration::from_secs(u64::from(seconds)) * 3 / 4))
+fn keep_alive_time(keep_idle: Duration, headers: &HeaderMap) -> Duration {
+    let announced =
+        headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
+            value
+                .split(',')
+                .find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse::<u32>().ok())
+        });
+    announced
+        .map_or(keep_idle, |seconds| keep_idle.min(Duration::from_secs(u64::from(seconds)) * 3 / 4))
 }
 
 async fn handshake(
@@ -391,8 +393,8 @@ async fn handshake(
     let socket = SocketState::default();
     let io = WatchedSocket::new(io, socket.clone());
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(LONGEST_HEAD)
-        .max_header_size(LONGEST_HEAD)
+        .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(io))
         .await?;
     #[expect(
@@ -411,11 +413,11 @@ async fn handshake(
     })
 }
 
-fn broke_off(error: &hyper::Error) -> String {
+fn describe_failure(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
         return format!(
-            "the head of the upstream's answer has more than {} KiB or {MOST_FIELDS} fields",
-            LONGEST_HEAD / 1024
+            "the head of the upstream's answer has more than {} KiB or {MAX_FIELDS} fields",
+            MAX_HEAD / 1024
         );
     }
     let error = error.to_string();
@@ -446,7 +448,7 @@ pub struct Lease {
 impl Lease {
     /// Reads from these fields how long the upstream keeps the connection.
     pub fn observe(&mut self, headers: &HeaderMap) {
-        self.keep_for = kept_for(self.keep_for, headers);
+        self.keep_for = keep_alive_time(self.keep_for, headers);
     }
 
     /// Closes the connection when the response has been read.
@@ -581,7 +583,7 @@ mod tests {
             for field in fields {
                 headers.append(KEEP_ALIVE, HeaderValue::from_static(field));
             }
-            kept_for(Duration::from_millis(1500), &headers).as_millis()
+            keep_alive_time(Duration::from_millis(1500), &headers).as_millis()
         };
         for (fields, milliseconds) in [
             (&[][..], 1500),

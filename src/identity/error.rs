@@ -64,7 +64,7 @@ pub enum IdentityError {
     NoSession,
     /// No valid credentials of an account.
     #[error("no credentials of an account were sent")]
-    Nobody,
+    NoCaller,
     /// The hashing queue is full.
     #[error(transparent)]
     Overloaded(HashError),
@@ -95,7 +95,7 @@ impl IdentityError {
             Self::Grant(_) => Reason::InvalidGrant,
             Self::Link | Self::AlreadyConfirmed => Reason::LinkInvalid,
             Self::NoSession | Self::NoLogo | Self::NotOffered => Reason::RouteNotFound,
-            Self::Nobody => Reason::CredentialsMissing,
+            Self::NoCaller => Reason::CredentialsMissing,
             Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
         }
@@ -232,7 +232,7 @@ impl From<AccountError> for IdentityError {
     fn from(error: AccountError) -> Self {
         match error {
             AccountError::Taken => Self::AccountExists,
-            AccountError::Unknown => Self::Nobody,
+            AccountError::Unknown => Self::NoCaller,
             AccountError::Store(error) => Self::Store(error),
         }
     }

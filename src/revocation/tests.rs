@@ -129,7 +129,7 @@ async fn a_token_from_the_future_is_revoked_with_its_subject() {
     }
     for revocations in [&here, &unkept] {
         revocations.revoke(subject("operator")).await.unwrap();
-        let logout = LogoutTokenRow { name: "t".into(), over_at: i64::MAX };
+        let logout = LogoutTokenRow { name: "t".into(), expires_at: i64::MAX };
         assert!(revocations.revoke_once(subject("logout"), logout).await.unwrap());
         for name in ["operator", "logout"] {
             assert!(revocations.list().revoked_by(&token(name, NOW + 20)).is_some(), "{name}");

@@ -224,7 +224,7 @@ impl ConnectionContext {
         let (unread, unread_bodies) = mpsc::unbounded_channel();
         let mut discards = pin!(discard::discard_bodies(unread_bodies));
         let service = service_fn(move |request: Request<Incoming>| {
-            let request = request.map(|body| RequestBody::given_back(body, &unread));
+            let request = request.map(|body| RequestBody::with_unread_sender(body, &unread));
             let (context, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
             let busy = context.state.enter();
             async move {

@@ -4,12 +4,12 @@ use super::revocations::write_revocations;
 use super::{RevocationRow, Store, StoreError};
 
 /// The name of a logout token, and how long to remember it.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogoutTokenRow {
     /// A digest of its issuer and its `jti`.
     pub name: String,
     /// Unix seconds: from then on, the token is rejected because of its time.
-    pub over_at: i64,
+    pub expires_at: i64,
 }
 
 impl Store {
@@ -22,7 +22,7 @@ impl Store {
         row: &RevocationRow,
     ) -> Result<Option<i64>, StoreError> {
         let mut writing = self.connections.write().await?;
-        let receiving = sqlx::query(RECEIVE).bind(&token.name).bind(token.over_at);
+        let receiving = sqlx::query(RECEIVE).bind(&token.name).bind(token.expires_at);
         if writing.execute(receiving).await? == 0 {
             return Ok(None);
         }
@@ -53,7 +53,7 @@ mod tests {
             Store::open(&settings(folder.path())).await.unwrap(),
             Store::open(&settings(folder.path())).await.unwrap(),
         );
-        let token = |name: &str| LogoutTokenRow { name: name.into(), over_at: 100 };
+        let token = |name: &str| LogoutTokenRow { name: name.into(), expires_at: 100 };
         let row = |revoked_at| RevocationRow {
             kind: "subject".into(),
             value: "u".into(),

@@ -619,7 +619,7 @@ mod tests {
             revoked_at: 1,
             seq: 0,
         };
-        let token = LogoutTokenRow { name: "received".into(), over_at: 1 };
+        let token = LogoutTokenRow { name: "received".into(), expires_at: 1 };
         store.revoke_once(&token, &row("first".into())).await.unwrap().unwrap();
         for index in 0..8 {
             store.revoke(&[row(format!("full-{index}"))]).await.unwrap_err();

@@ -71,14 +71,14 @@ impl Identity {
     /// The account of the caller.
     pub(super) async fn account_of(&self, request: &Request) -> Result<AccountRow, IdentityError> {
         let account = self.accounts.by_id(caller(request)?.subject()).await?;
-        account.filter(|account| account.disabled == 0).ok_or(IdentityError::Nobody)
+        account.filter(|account| account.disabled == 0).ok_or(IdentityError::NoCaller)
     }
 }
 
 /// The caller. The gateway rejects requests without one before they reach an endpoint that needs
 /// it.
 fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
-    request.caller.as_deref().ok_or(IdentityError::Nobody)
+    request.caller.as_deref().ok_or(IdentityError::NoCaller)
 }
 
 /// A page that is rendered from the request and the policy. `username` is the address of the

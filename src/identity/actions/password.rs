@@ -32,7 +32,7 @@ impl Identity {
             }
             return Err(error.into());
         }
-        let email = email.ok_or(IdentityError::Nobody)?;
+        let email = email.ok_or(IdentityError::NoCaller)?;
         let new = body.new_password.password();
         let hash =
             self.new_hash(request.client, new, &email, account.name.as_deref(), policy).await?;

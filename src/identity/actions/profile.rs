@@ -31,7 +31,7 @@ impl Identity {
         }
         if let Some(name) = name.filter(|name| *name != account.name) {
             if !self.accounts.rename(&account.id, name.as_deref()).await? {
-                return Err(IdentityError::Nobody.into());
+                return Err(IdentityError::NoCaller.into());
             }
             audit::record("name_changed", request.client, &account.id, "");
         }

@@ -108,7 +108,7 @@ impl Identity {
         }
         if named.is_empty() {
             let cookies = cookie::clear(policy, &request.mount).to_vec();
-            return Err(Refused { cookies, ..IdentityError::Nobody.into() });
+            return Err(Refused { cookies, ..IdentityError::NoCaller.into() });
         }
         for sid in &named {
             self.end_named(sid, request, policy).await?;
