@@ -84,7 +84,7 @@ pub enum Reason {
     BodyTooLarge,
     /// The head is larger than `max_header_bytes`.
     HeadersTooLarge,
-    /// A limit is used up.
+    /// A limit is exceeded.
     RateLimited,
     /// No connection to the upstream.
     UpstreamUnreachable,

@@ -39,7 +39,7 @@ pub enum BodyError {
     Upstream(#[source] hyper::Error),
     /// The upstream sent nothing for its `idle_timeout`.
     #[error(
-        "the response was cut: the upstream sent nothing more for the {} of its idle_timeout; raise that in its section if it may pause for longer",
+        "the response was cut off: the upstream sent nothing for {}, its idle_timeout; raise idle_timeout in its section if it may pause for longer",
         humantime::format_duration(*.0)
     )]
     Idle(Duration),
@@ -160,7 +160,7 @@ pub enum UploadFailure {
     #[error("the client stopped in the middle of the body")]
     Idle,
     /// The client broke its framing, or disconnected.
-    #[error("the client broke off the body")]
+    #[error("the client aborted the body")]
     Broken,
 }
 

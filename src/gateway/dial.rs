@@ -24,7 +24,7 @@ pub enum ConnectError {
     #[error("it took longer than connect_timeout")]
     Timeout,
     /// The name does not resolve to any address.
-    #[error("the name has no address")]
+    #[error("the name does not resolve to an address")]
     NoAddress,
     /// The HTTP handshake failed.
     #[error("{0}")]

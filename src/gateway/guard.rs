@@ -134,7 +134,7 @@ pub enum Denied {
     #[error("the caller lacks the scope `{0}`")]
     Scope(String),
     /// A claim without any of its values.
-    #[error("the claim `{0}` has none of the values asked for")]
+    #[error("the claim `{0}` has none of the required values")]
     Claim(String),
 }
 

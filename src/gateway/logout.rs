@@ -57,10 +57,10 @@ impl LogoutPaths {
 #[derive(Debug, thiserror::Error)]
 pub enum LogoutFault {
     /// Not a POST.
-    #[error("back-channel logout takes POST only")]
+    #[error("back-channel logout accepts only POST")]
     Method,
     /// Not a form with one `logout_token`.
-    #[error("the request is no back-channel logout: {0}")]
+    #[error("the request is not a valid back-channel logout: {0}")]
     Form(&'static str),
     /// The token is not valid.
     #[error("the logout token is not valid: {0}")]
@@ -78,7 +78,7 @@ pub enum LogoutFault {
     #[error("the logout token was received before")]
     Repeated,
     /// The store failed.
-    #[error("nobody was logged out: {0}")]
+    #[error("the logout failed: {0}")]
     Store(#[from] StoreError),
 }
 
@@ -131,9 +131,8 @@ pub async fn read_logout_token(parts: &Parts, body: ClientBody) -> Result<String
     }
     let body = tokio::time::timeout(BODY_TIMEOUT, body.collect());
     let body = body.await.map_err(|_| LogoutFault::Form("its body did not arrive in time"))?;
-    let body = body
-        .map_err(|_| LogoutFault::Form("its body is too large, or did not arrive whole"))?
-        .to_bytes();
+    let body =
+        body.map_err(|_| LogoutFault::Form("its body is too large or incomplete"))?.to_bytes();
     token_from_form(&body)
 }
 
@@ -142,7 +141,7 @@ fn token_from_form(form: &Bytes) -> Result<String, LogoutFault> {
     match (tokens.next(), tokens.next()) {
         (Some((_, token)), None) => Ok(token.into_owned()),
         (None, _) => Err(LogoutFault::Form("it has no `logout_token`")),
-        _ => Err(LogoutFault::Form("it has two `logout_token`")),
+        _ => Err(LogoutFault::Form("it has more than one `logout_token`")),
     }
 }
 

@@ -28,13 +28,13 @@ pub enum Refusal {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// The target cannot be rewritten.
-    #[error("the prefix cannot be cut off: {0}")]
+    #[error("the path prefix cannot be removed: {0}")]
     Rewrite(#[from] Ambiguity),
     /// No route takes the request.
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
-    /// A limit is used up.
-    #[error("limit `{limit}` is used up for this client")]
+    /// A limit is exceeded.
+    #[error("this client has exceeded limit `{limit}`")]
     Limited {
         /// The name of the limit.
         limit: String,
@@ -51,7 +51,7 @@ pub enum Refusal {
     #[error(transparent)]
     Logout(#[from] LogoutFault),
     /// The method override is not a valid method, or there are two that differ.
-    #[error("the method override is not one method")]
+    #[error("the method override does not name exactly one valid method")]
     MethodOverride,
     /// The request has too many fields.
     #[error("the request has more fields than max_headers")]

@@ -152,14 +152,14 @@ pub enum UpstreamFailure {
     /// The connection broke, or the received bytes were not HTTP.
     #[error("{}", describe_failure(.0))]
     Failed(#[source] hyper::Error),
-    /// A 101 that the client did not ask for, or for another protocol.
-    #[error("the upstream switched to a protocol that was not asked for")]
+    /// A 101 that the client did not request, or for another protocol.
+    #[error("the upstream switched to a protocol that was not requested")]
     Protocol,
     /// A response whose length cannot be determined.
-    #[error("the upstream's answer cannot be passed on: {0}")]
+    #[error("the upstream's response cannot be forwarded: {0}")]
     Framing(#[from] FramingFault),
     /// No response head in time.
-    #[error("the upstream did not answer within its response_timeout")]
+    #[error("the upstream did not respond within its response_timeout")]
     Timeout,
     /// The request body did not arrive.
     #[error("{0}")]
@@ -399,7 +399,7 @@ async fn handshake(
         .await?;
     #[expect(
         clippy::disallowed_methods,
-        reason = "the handle is kept beside the sender and ends the task with it"
+        reason = "the handle is kept with the sender and ends the task with it"
     )]
     let task = tokio::spawn(async move {
         // Errors go to the task that waits for the response.
@@ -416,16 +416,16 @@ async fn handshake(
 fn describe_failure(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
         return format!(
-            "the head of the upstream's answer has more than {} KiB or {MAX_FIELDS} fields",
+            "the head of the upstream's response has more than {} KiB or {MAX_FIELDS} fields",
             MAX_HEAD / 1024
         );
     }
     let error = error.to_string();
     // hyper has no other error for the bytes that an HTTP/2 server sends at once.
     if error.contains("invalid HTTP version") {
-        return "the upstream does not answer in HTTP/1.1, perhaps in HTTP/2, which is not spoken to upstreams; have it listen for HTTP/1.1".to_owned();
+        return "the upstream did not respond in HTTP/1.1; if it expects HTTP/2, which the gateway does not use for upstreams, configure it to listen for HTTP/1.1".to_owned();
     }
-    format!("the upstream broke off: {error}")
+    format!("the upstream broke off the exchange: {error}")
 }
 
 /// A broken exchange is the client's fault if its body broke off, otherwise the upstream's.

@@ -34,7 +34,7 @@ async fn a_used_up_limit_says_when_to_come_again() {
     let told = told.await;
     assert_eq!(
         (told["level"].as_str(), told["cause"].as_str()),
-        (Some("info"), Some("limit `few` is used up for this client"))
+        (Some("info"), Some("this client has exceeded limit `few`"))
     );
     assert_eq!(gateway.upstream().count(), 3);
     assert_eq!(

@@ -229,7 +229,7 @@ async fn only_a_form_with_one_token_is_read() {
     for (body, told) in [
         (String::new(), "no `logout_token`"),
         ("logout=x".to_owned(), "no `logout_token`"),
-        (format!("logout_token={token}&logout_token={token}"), "two `logout_token`"),
+        (format!("logout_token={token}&logout_token={token}"), "more than one `logout_token`"),
         (format!("logout_token={}", "a".repeat(70 * 1024)), "too large"),
     ] {
         is_refused(&form(&gateway, "/logout/corp", &body).send().await);

@@ -611,7 +611,7 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
         );
     }
     let told = gateway.log().until("why is told", |line| {
-        line["cause"].as_str().is_some_and(|cause| cause.contains("the 300ms of its idle_timeout"))
+        line["cause"].as_str().is_some_and(|cause| cause.contains("300ms, its idle_timeout"))
     });
     assert_eq!(told.await["message"], "the response broke off");
     // Equal events are folded.
@@ -634,7 +634,7 @@ async fn an_upstream_that_speaks_http_2_is_named() {
         .log()
         .until("the protocol is named", |line| {
             line["cause"].as_str().is_some_and(|cause| {
-                cause.contains("HTTP/2") && cause.ends_with("have it listen for HTTP/1.1")
+                cause.contains("HTTP/2") && cause.ends_with("configure it to listen for HTTP/1.1")
             })
         })
         .await;
