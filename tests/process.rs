@@ -2367,18 +2367,18 @@ fn explain_tells_every_step() {
     let folder = Folder::with(include_str!("../gateway.toml"));
     let told = folder.run(&["explain", "GET", "http://app.example.com/public/../admin/users"]).ok();
     assert_snapshot!(told, @r"
-    ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
+    ok  client        127.0.0.1 over http: the peer address, since the peer is not in trusted_proxies
     NO  target        the path has a dot segment
     refuse: 400 target_ambiguous
     ");
     let claims = r#"{"sub": "alice", "roles": ["user"], "email": "alice@example.com", "email_verified": false}"#;
     let told = folder.run(&["explain", "POST", "/admin/users", "--claims", claims]).ok();
     assert_snapshot!(told, @r"
-    ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
-    ok  target        host `localhost`, path `/admin/users`; `/admin/users` is what is sent
-    ok  route         `admin`: every host, the longest subtree with 1 literal segments, every method
+    ok  client        127.0.0.1 over http: the peer address, since the peer is not in trusted_proxies
+    ok  target        host `localhost`, path `/admin/users`, received as `/admin/users`
+    ok  route         `admin`: any host, longest matching subtree (1 literal segment), any method
     --  route         not `app`: its path is shorter
-    --  limit         the route has none
+    --  limit         the route has no limit
     ok  authenticate  `alice` of issuer `identity`, roles user
     NO  authorize     the caller lacks the role `admin`
     refuse: 403 role_missing
@@ -2406,12 +2406,12 @@ fn explain_tells_every_step() {
         ])
         .ok();
     assert_snapshot!(without_ids(&told), @r"
-    ok  client        127.0.0.1 over http: the peer itself: it is not among trusted_proxies
-    ok  target        host `localhost`, path `/reports/q3`; `/reports/q3` is what is sent
-    ok  route         `app`: every host, the longest subtree with 0 literal segments, every method
-    --  limit         the route has none
+    ok  client        127.0.0.1 over http: the peer address, since the peer is not in trusted_proxies
+    ok  target        host `localhost`, path `/reports/q3`, received as `/reports/q3`
+    ok  route         `app`: any host, longest matching subtree (0 literal segments), any method
+    --  limit         the route has no limit
     ok  authenticate  `alice` of issuer `identity`, roles user
-    ok  authorize     every caller may
+    ok  authorize     any authenticated caller is allowed
     ok  outgoing      GET /reports/q3 to upstream `app`
         set           x-auth-issuer: http://127.0.0.1:8080/auth
         set           x-auth-roles: user
@@ -2690,16 +2690,16 @@ fn explain_tells_what_a_route_does_not_enforce() {
     };
     assert_snapshot!(steps(&[]), @r"
     NO  authenticate  no credentials
-    ok  enforce       would be refused (credentials_missing), but route `app` does not enforce
+    ok  enforce       would be refused (credentials_missing), but route `app` has `enforce = false`
     ");
     assert_snapshot!(steps(&["--claims", r#"{"sub": "u", "roles": ["user"]}"#]), @r"
     ok  authenticate  `u` of issuer `local`, roles user
     NO  authorize     the caller lacks the role `admin`
-    ok  enforce       would be refused (role_missing), but route `app` does not enforce
+    ok  enforce       would be refused (role_missing), but route `app` has `enforce = false`
     ");
     assert_snapshot!(steps(&["--claims", r#"{"sub": "u", "roles": ["admin"]}"#]), @r"
     ok  authenticate  `u` of issuer `local`, roles admin
-    ok  authorize     the caller holds what the route asks for
+    ok  authorize     the caller meets the requirements of the route
     ");
 }
 

@@ -16,7 +16,7 @@ pub(super) fn target(target: &Target) -> String {
     let relaxed = target.relaxed().to_string();
     let read = if relaxed.is_empty() { String::new() } else { format!(", read with {relaxed}") };
     format!(
-        "host `{}`, path `{}`{read}; `{}` is what is sent",
+        "host `{}`, path `{}`{read}, received as `{}`",
         target.host(),
         target.path(),
         target.sent()
@@ -25,13 +25,13 @@ pub(super) fn target(target: &Target) -> String {
 
 pub(super) fn route(route: &Route) -> String {
     let host = match &route.pattern.host {
-        HostPattern::Exact(name) => format!("the exact host `{name}`"),
-        HostPattern::Suffix(name) => format!("the wildcard host `*{name}`"),
-        HostPattern::Any => "every host".to_owned(),
+        HostPattern::Exact(name) => format!("host `{name}`"),
+        HostPattern::Suffix(name) => format!("hosts `*{name}`"),
+        HostPattern::Any => "any host".to_owned(),
     };
-    let kind = if route.pattern.subtree { "the longest subtree" } else { "an exact path" };
+    let kind = if route.pattern.subtree { "longest matching subtree" } else { "exact path" };
     let methods = match &route.pattern.methods {
-        Methods::All => "every method".to_owned(),
+        Methods::All => "any method".to_owned(),
         Methods::Only(methods) => methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", "),
     };
     let literal = route
@@ -40,7 +40,8 @@ pub(super) fn route(route: &Route) -> String {
         .iter()
         .filter(|segment| matches!(segment, Segment::Literal(_)))
         .count();
-    format!("`{}`: {host}, {kind} with {literal} literal segments, {methods}", route.name)
+    let plural = if literal == 1 { "" } else { "s" };
+    format!("`{}`: {host}, {kind} ({literal} literal segment{plural}), {methods}", route.name)
 }
 
 pub(super) fn caller(caller: &VerifiedToken) -> String {
@@ -54,9 +55,9 @@ pub(super) fn caller(caller: &VerifiedToken) -> String {
 
 pub(super) fn permit(reason: Reason) -> &'static str {
     match reason {
-        Reason::Public => "everyone may",
-        Reason::Anonymous => "credentials are optional here",
-        Reason::Authenticated => "every caller may",
-        _ => "the caller holds what the route asks for",
+        Reason::Public => "the route is public",
+        Reason::Anonymous => "credentials are optional, and none were sent",
+        Reason::Authenticated => "any authenticated caller is allowed",
+        _ => "the caller meets the requirements of the route",
     }
 }

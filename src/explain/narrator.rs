@@ -24,12 +24,12 @@ use crate::reason::Reason;
 use crate::token::{Issuer, VerifiedToken};
 
 /// The maximum number of other matching routes that are listed.
-const MOST_RIVALS: usize = 20;
+const MAX_RIVALS: usize = 20;
 
 /// Records a decision while it is made.
 pub(super) struct Narrator<'s> {
     snapshot: &'s Snapshot,
-    story: Explanation,
+    explanation: Explanation,
     received: HeaderMap,
     ids: Option<ExchangeIds>,
     leads_to_identity: bool,
@@ -39,7 +39,7 @@ impl<'s> Narrator<'s> {
     pub(super) fn new(snapshot: &'s Snapshot) -> Self {
         Self {
             snapshot,
-            story: Explanation::default(),
+            explanation: Explanation::default(),
             received: HeaderMap::new(),
             ids: None,
             leads_to_identity: false,
@@ -50,19 +50,19 @@ impl<'s> Narrator<'s> {
     pub(super) fn allowed(mut self, decided: &Decided<'_>) -> Explanation {
         match decided {
             Decided::Forward(outgoing, upstream) => {
-                self.tell_outgoing(outgoing, &upstream.settings().name);
+                self.describe_outgoing(outgoing, &upstream.settings().name);
             }
-            Decided::Endpoint(permit, _) => self.tell_endpoint(permit),
+            Decided::Endpoint(permit, _) => self.describe_endpoint(permit),
             Decided::Logout(request) => {
                 let name = &request.issuer().settings().name;
                 let detail = format!(
-                    "back-channel logout of issuer `{name}`: the logout token in the body, which is not known here, decides"
+                    "back-channel logout of issuer `{name}`: the logout token in the body, which is not read here, decides"
                 );
                 self.ok("logout", detail);
-                self.story.reason = Reason::Public;
+                self.explanation.reason = Reason::Public;
             }
         }
-        Explanation { allow: true, status: 200, ..self.story }
+        Explanation { allow: true, status: 200, ..self.explanation }
     }
 
     /// The request would be refused.
@@ -70,14 +70,14 @@ impl<'s> Narrator<'s> {
         let step = self.step_of(refusal);
         self.step(step, "refused", refusal.to_string());
         let (status, reason) = (refusal.status().as_u16(), refusal.reason());
-        Explanation { allow: false, status, reason, ..self.story }
+        Explanation { allow: false, status, reason, ..self.explanation }
     }
 
     /// The HTTP server would not accept it as a request.
     pub(super) fn malformed(mut self, malformed: &MalformedRequest) -> Explanation {
         self.step("head", "refused", malformed.cause.clone());
         let &MalformedRequest { status, reason, .. } = malformed;
-        Explanation { allow: false, status, reason, ..self.story }
+        Explanation { allow: false, status, reason, ..self.explanation }
     }
 
     fn step_of(&self, refusal: &Refusal) -> &'static str {
@@ -98,26 +98,26 @@ impl<'s> Narrator<'s> {
         }
     }
 
-    fn tell_outgoing(&mut self, outgoing: &Outgoing, upstream: &str) {
+    fn describe_outgoing(&mut self, outgoing: &Outgoing, upstream: &str) {
         // A field that was removed and set again counts as ours, even if the client had sent the
         // same value.
         let is_new = |name: &HeaderName, value| {
             outgoing.removed().contains(name)
                 || !self.received.get_all(name).iter().any(|received| received == value)
         };
-        self.story.set = outgoing
+        self.explanation.set = outgoing
             .headers()
             .iter()
             .filter(|(name, value)| is_new(name, *value))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        self.story.sent = outgoing.headers().clone();
-        self.story.removed = outgoing.removed().to_vec();
+        self.explanation.sent = outgoing.headers().clone();
+        self.explanation.removed = outgoing.removed().to_vec();
         let (method, target) = (outgoing.method(), outgoing.target());
         self.ok("outgoing", format!("{method} {target} to upstream `{upstream}`"));
     }
 
-    fn tell_endpoint(&mut self, permit: &Permit<'_>) {
+    fn describe_endpoint(&mut self, permit: &Permit<'_>) {
         let matched = permit.matched();
         let Some(Ok(endpoint)) = matched.endpoint() else { return };
         let row = endpoint.endpoint();
@@ -128,10 +128,10 @@ impl<'s> Narrator<'s> {
             );
         }
         let (method, path) = (&matched.parts().method, matched.target().path());
-        let mut detail = format!("the built-in issuer answers {method} {path}: {}", row.summary);
+        let mut detail = format!("the built-in issuer handles {method} {path}: {}", row.summary);
         if row.changes_something() {
             detail.push_str(
-                " The answer depends on the body and the store, which are not read here.",
+                " The response depends on the body and the store, which are not read here.",
             );
         }
         self.ok("identity", detail);
@@ -146,7 +146,7 @@ impl<'s> Narrator<'s> {
     }
 
     fn step(&mut self, step: &'static str, outcome: &'static str, detail: String) {
-        self.story.steps.push(Step { step, outcome, detail });
+        self.explanation.steps.push(Step { step, outcome, detail });
     }
 }
 
@@ -154,29 +154,29 @@ impl Observer for Narrator<'_> {
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
         self.received.clone_from(headers);
         self.ids = Some(ExchangeIds::new(headers, client));
-        self.story.client = Some(client.ip());
+        self.explanation.client = Some(client.ip());
         self.ok("client", describe::client(client));
     }
 
     fn targeted(&mut self, target: &Target) {
-        self.story.target = Some(target.path().to_owned());
+        self.explanation.target = Some(target.path().to_owned());
         self.ok("target", describe::target(target));
     }
 
     fn logout(&mut self, _: &Issuer) {}
 
     fn routed(&mut self, route: &Route, target: &Target) {
-        self.story.route = Some(route.name.to_string());
+        self.explanation.route = Some(route.name.to_string());
         self.leads_to_identity = route.destination.upstream().is_none();
         self.ok("route", describe::route(route));
-        for (rival, why) in self.snapshot.routes.rivals(route, target).take(MOST_RIVALS) {
+        for (rival, why) in self.snapshot.routes.rivals(route, target).take(MAX_RIVALS) {
             self.skipped("route", format!("not `{}`: {why}", rival.name));
         }
         match &route.limit {
-            None => self.skipped("limit", "the route has none".to_owned()),
+            None => self.skipped("limit", "the route has no limit".to_owned()),
             Some(limit) if limit.settings().key == KeyKind::ClientAndAccount => self.skipped(
                 "limit",
-                format!("`{}` would count the account that the body names", limit.name()),
+                format!("limit `{}` would count the account named in the body", limit.name()),
             ),
             Some(_) => {}
         }
@@ -190,7 +190,7 @@ impl Observer for Narrator<'_> {
         let name = limit.name();
         self.skipped(
             "limit",
-            format!("`{name}` would count this request of {by}; nothing is counted here"),
+            format!("limit `{name}` would count this request by {by}; `explain` does not count it"),
         );
         Ok(())
     }
@@ -200,42 +200,50 @@ impl Observer for Narrator<'_> {
             Some(caller) => {
                 let token: &VerifiedToken = caller.token();
                 self.ok("authenticate", describe::caller(token));
-                self.story.caller = Some(Arc::new(token.clone()));
+                self.explanation.caller = Some(Arc::new(token.clone()));
             }
             None if route.guard.access == Access::Public => {
                 self.skipped("authenticate", "the route is public".to_owned());
             }
-            None => self.ok("authenticate", "no credentials, and none are needed".to_owned()),
+            None => self.ok(
+                "authenticate",
+                "no credentials, and the route does not require any".to_owned(),
+            ),
         }
     }
 
     fn tolerated(&mut self, _: &Route, refusal: &Refusal) {
         let step = self.step_of(refusal);
         if self.leads_to_identity {
-            self.skipped(step, format!("a caller is optional here, and there is none: {refusal}"));
+            self.skipped(
+                step,
+                format!(
+                    "the request continues without a caller, which is optional here: {refusal}"
+                ),
+            );
         } else {
             self.step(step, "refused", refusal.to_string());
         }
     }
 
     fn granted(&mut self, route: &Route, reason: Reason) {
-        self.story.reason = reason;
+        self.explanation.reason = reason;
         let (name, word) = (&route.name, reason.as_str());
         if reason.is_pass() {
             let why = describe::permit(reason);
-            let is_own = self.story.route.as_deref() == Some(&**name);
+            let is_own = self.explanation.route.as_deref() == Some(&**name);
             let overriding = || format!("route `{name}`, for the overriding method: {why}");
             self.ok("authorize", if is_own { why.to_owned() } else { overriding() });
         } else {
             self.ok(
                 "enforce",
-                format!("would be refused ({word}), but route `{name}` does not enforce"),
+                format!("would be refused ({word}), but route `{name}` has `enforce = false`"),
             );
         }
     }
 
     fn ids(&mut self) -> &ExchangeIds {
-        let client = self.story.client.unwrap_or([0, 0, 0, 0].into());
+        let client = self.explanation.client.unwrap_or([0, 0, 0, 0].into());
         self.ids.get_or_insert_with(|| ExchangeIds::begin(client))
     }
 }

@@ -97,11 +97,11 @@ impl ClientAddress {
 impl fmt::Display for Through {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Peer => "the peer itself: it is not among trusted_proxies",
+            Self::Peer => "the peer address, since the peer is not in trusted_proxies",
             Self::Header => {
                 "the rightmost address in the forwarding header that is not a trusted proxy"
             }
-            Self::ProxyAlone => "a trusted proxy that named no client",
+            Self::ProxyAlone => "the peer address, since the trusted proxy named no client",
         })
     }
 }
