@@ -222,7 +222,8 @@ impl Observer for Ids {
 
     fn logout(&mut self, _: &Issuer) {}
 
-    fn routed(&mut self, _: &Route, _: &Target) {}
+    fn routed(&mut self, _: &Route, _: &Target, _: &HeaderMap) {}
+    fn unrouted(&mut self, _: &str, _: &HeaderMap) {}
 
     fn count(&mut self, _: &Route, _: &Arc<Limit>, _: LimitKey<'_>) -> Result<(), Refusal> {
         Ok(())

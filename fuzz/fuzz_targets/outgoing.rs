@@ -164,7 +164,8 @@ impl Observer for Watch {
 
     fn logout(&mut self, _: &Issuer) {}
 
-    fn routed(&mut self, _: &Route, _: &Target) {}
+    fn routed(&mut self, _: &Route, _: &Target, _: &HeaderMap) {}
+    fn unrouted(&mut self, _: &str, _: &HeaderMap) {}
 
     fn count(&mut self, _: &Route, _: &Arc<Limit>, _: LimitKey<'_>) -> Result<(), Refusal> {
         Ok(())

@@ -13,6 +13,7 @@ use crate::config::identity::{Identity as Written, NAME};
 use crate::config::value;
 use crate::gateway::token_names::TokenNames;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
+use crate::identity::texts::Language;
 use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
 
@@ -45,10 +46,7 @@ impl Compiler<'_> {
         };
         let registration = match &written.registration {
             None => Some(Registration::Closed),
-            Some(text) => self.ok_or_report(value::choice(
-                text,
-                &[("closed", Registration::Closed), ("open", Registration::Open)],
-            )),
+            Some(text) => self.ok_or_report(value::choice(text, &REGISTRATIONS)),
         };
         let claims = self.token_claims(written.token_claims.as_ref());
         let password_min_length = written
@@ -62,6 +60,7 @@ impl Compiler<'_> {
         let audience = self.words(written.audience.as_ref(), "audience", &["portcullis"]);
         let default_roles = self.default_roles(written);
         self.reject_verification_without_mail(section);
+        let languages = self.languages(written.languages.as_ref());
         let brand = self.brand(written.brand.as_ref(), issuer.as_deref());
         let (tells_email, tells_name) = claims?;
         self.warn_about_unproven_addresses(
@@ -86,9 +85,31 @@ impl Compiler<'_> {
             totp: written.totp,
             password_min_length: password_min_length?,
             mail: mail?,
+            languages: languages?,
             brand: Arc::new(brand?),
             access_cookie: names.cookie.clone(),
         })
+    }
+
+    fn languages(&mut self, written: Option<&Spanned<Vec<Text>>>) -> Option<Vec<Language>> {
+        let Some(written) = written else {
+            return Some(Language::ALL.iter().map(|(_, language)| *language).collect());
+        };
+        if written.get_ref().is_empty() {
+            let problem = Problem::error(written.span(), "`languages` is empty");
+            self.error(problem.help("remove it for the default, or write `[\"en\"]`"));
+            return None;
+        }
+        let mut languages = Vec::new();
+        for text in written.get_ref() {
+            let language = self.ok_or_report(value::choice(text, &Language::ALL))?;
+            if languages.contains(&language) {
+                self.error(Problem::error(text.span(), "this language is listed twice"));
+                return None;
+            }
+            languages.push(language);
+        }
+        Some(languages)
     }
 
     fn reject_verification_without_mail(&mut self, section: &Spanned<Written>) {
@@ -276,6 +297,9 @@ impl Compiler<'_> {
 }
 
 /// The algorithms that the built-in issuer can sign with.
+const REGISTRATIONS: [(&str, Registration); 2] =
+    [("closed", Registration::Closed), ("open", Registration::Open)];
+
 const ALGORITHMS: [(&str, Algorithm); 3] =
     [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
 

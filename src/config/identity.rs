@@ -57,6 +57,10 @@ pub struct Identity {
     /// The minimum length of a password in characters, at least 8. Default 8.
     #[schemars(with = "Option<u8>")]
     pub password_min_length: Option<Spanned<i64>>,
+    /// The languages of pages and mails: `"en"`, `"de"`. `Accept-Language` chooses; the first is the
+    /// default. Default `["en", "de"]`.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub languages: Option<Spanned<Vec<Text>>>,
     /// How mail is sent. Absent: no mail is sent, and passwords cannot be reset by mail.
     #[schemars(with = "Option<Mail>")]
     pub mail: Option<Spanned<Mail>>,

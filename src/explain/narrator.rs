@@ -165,7 +165,9 @@ impl Observer for Narrator<'_> {
 
     fn logout(&mut self, _: &Issuer) {}
 
-    fn routed(&mut self, route: &Route, target: &Target) {
+    fn unrouted(&mut self, _: &str, _: &HeaderMap) {}
+
+    fn routed(&mut self, route: &Route, target: &Target, _: &HeaderMap) {
         self.explanation.route = Some(route.name.to_string());
         self.leads_to_identity = route.destination.upstream().is_none();
         self.ok("route", describe::route(route));

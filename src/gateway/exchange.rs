@@ -18,6 +18,7 @@ use super::body::{Body, BodyError, Upload};
 use super::client::{ClientAddress, Peer};
 use super::exchange_ids::ExchangeIds;
 use super::observer::{LimitKey, Observer};
+use super::reader::Reader;
 use super::refusal::Refusal;
 use super::route::Route;
 use super::snapshot::Snapshot;
@@ -59,6 +60,8 @@ pub struct Exchange {
     client: IpAddr,
     route: Option<usize>,
     caller: Option<Arc<Remembered<TokenMemo>>>,
+    /// The person who would read a page.
+    reader: Option<Box<Reader>>,
     decision: Option<Reason>,
     outcome: Outcome,
     status: Option<u16>,
@@ -97,6 +100,7 @@ impl Exchange {
             client: peer.address,
             route: None,
             caller: None,
+            reader: None,
             decision: None,
             outcome: Outcome::Allowed,
             status: None,
@@ -210,6 +214,16 @@ impl Exchange {
         }
     }
 
+    /// The refusal, or the page that a person gets instead.
+    pub fn explained(&mut self, refusal: Refusal) -> Refusal {
+        let Some(reader) = self.reader.take() else { return refusal };
+        let can_repeat = matches!(self.method, Method::GET | Method::HEAD);
+        let again = self.path.as_ref().filter(|_| can_repeat).map(PathAndQuery::as_str);
+        let ids = self.ids.get_or_insert_with(|| ExchangeIds::begin(self.client));
+        let id = ids.request_id.to_str().unwrap_or_default();
+        reader.explain(refusal, again, self.caller.as_deref(), id, &self.view.snapshot)
+    }
+
     /// The request id that the client receives.
     pub fn request_id(&mut self) -> &str {
         self.own_ids().request_id.to_str().unwrap_or_default()
@@ -289,8 +303,17 @@ impl Observer for Exchange {
 
     fn logout(&mut self, _: &Issuer) {}
 
-    fn routed(&mut self, route: &Route, _: &Target) {
+    fn routed(&mut self, route: &Route, target: &Target, headers: &HeaderMap) {
         self.route = Some(route.index);
+        // Other routes are for programs, which pay nothing for pages.
+        if route.guard.token_from.cookie {
+            self.reader = Reader::of(target.host(), headers, &self.view.snapshot);
+        }
+    }
+
+    fn unrouted(&mut self, host: &str, headers: &HeaderMap) {
+        let reader = Reader::of(host, headers, &self.view.snapshot);
+        self.reader = reader.filter(|reader| reader.has_login());
     }
 
     fn count(

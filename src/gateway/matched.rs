@@ -124,14 +124,18 @@ impl<'s> Match<'s> {
             return Err(Refusal::HeadersTooLarge);
         }
         check_request(parts.version, &parts.headers)?;
-        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)?;
+        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)
+            .inspect_err(|_| observer.unrouted("", &parts.headers))?;
         observer.targeted(&target);
         if let Some(issuer) = snapshot.logouts.issuer_at(&parts.method, &target)? {
             observer.logout(issuer);
             return Ok(Self::Logout(LogoutRequest { parts: Box::new(parts), issuer }));
         }
-        let route = snapshot.routes.find_route(&parts.method, &target)?;
-        observer.routed(route, &target);
+        let route = snapshot
+            .routes
+            .find_route(&parts.method, &target)
+            .inspect_err(|_| observer.unrouted(target.host(), &parts.headers))?;
+        observer.routed(route, &target, &parts.headers);
         let overriding = Overriding::resolve(snapshot, route, &parts, &target)?.map(Box::new);
         let endpoint = match &route.destination {
             Destination::Upstream(_) => None,

@@ -26,6 +26,7 @@ pub mod online;
 pub mod origin;
 pub mod outgoing;
 mod read_after_write_error;
+mod reader;
 pub mod refusal;
 pub mod route;
 mod send;
@@ -257,7 +258,7 @@ impl Gateway {
                     // The end of a request with invalid framing is unknown: the bytes that follow
                     // must not be parsed as the next request (RFC 9112 §6.3).
                     closes |= refusal.reason() == Reason::FramingInvalid;
-                    refusal.into_response(exchange.request_id())
+                    exchange.explained(refusal).into_response(exchange.request_id())
                 }
             };
         if is_head {

@@ -134,7 +134,7 @@ fn login_page_for<'a>(
 
 /// Whether a person navigates to another page. Browsers say so over https and to localhost;
 /// elsewhere, they only ask for HTML.
-fn is_navigation(headers: &HeaderMap) -> bool {
+pub(super) fn is_navigation(headers: &HeaderMap) -> bool {
     match headers.get("sec-fetch-mode") {
         Some(mode) => mode == "navigate",
         None => headers

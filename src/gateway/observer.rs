@@ -28,8 +28,11 @@ pub trait Observer {
     /// The request is for the back-channel logout endpoint of this issuer.
     fn logout(&mut self, issuer: &Issuer);
 
-    /// This route matches the request.
-    fn routed(&mut self, route: &Route, target: &Target);
+    /// This route matches the request. `headers`: as received.
+    fn routed(&mut self, route: &Route, target: &Target, headers: &HeaderMap);
+
+    /// No route takes the request. `host` is empty if the target cannot be read.
+    fn unrouted(&mut self, host: &str, headers: &HeaderMap);
 
     /// A limit of this route counts the request.
     ///

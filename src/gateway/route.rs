@@ -264,8 +264,12 @@ impl RouteTable {
         }
     }
 
-    /// The mount of the built-in issuer on a host; `None`: the host has none.
+    /// The mount of the built-in issuer on a host; `None`: the host has none. An empty host, which
+    /// is not known, has the only one.
     pub fn mount(&self, host: &str) -> Option<&Mount> {
+        if let (true, [(_, mount)]) = (host.is_empty(), &self.mounts[..]) {
+            return Some(mount);
+        }
         let here = self.mounts.iter().filter(|(pattern, _)| pattern.matches(host));
         here.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, mount)| mount)
     }

@@ -45,6 +45,7 @@ pub mod return_to;
 pub mod second_factor;
 pub mod session;
 pub mod strength;
+pub mod texts;
 mod turns;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Brand;
 use super::mail::MailSettings;
+use super::texts::Language;
 use crate::token::Algorithm;
 
 /// How the built-in issuer behaves under one configuration.
@@ -42,6 +43,8 @@ pub struct Policy {
     pub password_min_length: usize,
     /// How mail is sent. `None`: no mail is sent.
     pub mail: Option<MailSettings>,
+    /// The languages of pages and mails, at least one. The first is the default.
+    pub languages: Vec<Language>,
     /// The look of the pages.
     pub brand: Arc<Brand>,
     /// The cookie that holds an access token: `[server] token_cookie`.

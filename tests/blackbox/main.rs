@@ -31,6 +31,7 @@ mod killed;
 mod limits;
 mod logout;
 mod malformed;
+mod outcomes;
 mod pages;
 mod peers;
 mod reload;

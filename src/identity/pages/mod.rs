@@ -7,6 +7,7 @@
 
 pub mod colour;
 mod forms;
+mod outcome;
 mod table;
 mod unsent;
 mod words;
@@ -17,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 pub(super) use self::forms::{Content, Field, Form, Link};
 pub use self::forms::{Filled, Page};
+pub use self::outcome::{Happened, happened};
 pub use self::table::ENDPOINTS;
 pub use self::unsent::unsent;
 pub use self::words::Why;
@@ -25,6 +27,7 @@ pub(super) use self::words::{Complaint, no_code, notice, wrong_code};
 use super::actions::second_factor;
 use super::endpoints::Endpoint;
 use super::request::is_form;
+use super::texts::{Language, Texts};
 use super::{Mount, Policy};
 use crate::reason::Reason;
 
@@ -40,8 +43,9 @@ pub struct Sheet {
 pub(super) struct Site<'a> {
     pub(super) name: &'a str,
     pub(super) logo: Option<String>,
-    pub(super) icon: String,
-    pub(super) style: String,
+    /// Icon and style sheet; `None` where nobody serves them.
+    pub(super) files: Option<(String, String)>,
+    pub(super) texts: &'static Texts,
 }
 
 impl<'a> Site<'a> {
@@ -51,9 +55,21 @@ impl<'a> Site<'a> {
         Self {
             name: &brand.name,
             logo: brand.logo.as_ref().map(|logo| versioned(LOGO, &logo.version)),
-            icon: versioned(ICON, &brand.icon.version),
-            style: versioned(STYLE, &brand.style.version),
+            files: Some((
+                versioned(ICON, &brand.icon.version),
+                versioned(STYLE, &brand.style.version),
+            )),
+            texts: Language::English.texts(),
         }
+    }
+
+    /// The frame of a page on a host without the built-in issuer.
+    pub(super) fn plain(texts: &'static Texts) -> Self {
+        Self { name: "", logo: None, files: None, texts }
+    }
+
+    pub(super) fn in_language(self, texts: &'static Texts) -> Self {
+        Self { texts, ..self }
     }
 }
 

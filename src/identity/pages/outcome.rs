@@ -1,0 +1,116 @@
+//! The page for a request to an application that was refused or that failed.
+
+use askama::Template;
+
+use super::forms::Link;
+use super::words::Complaint;
+use super::{Sheet, Site, rendered};
+use crate::identity::texts::{Language, Outcome, Texts, filled, preferred};
+use crate::identity::{Mount, Policy, return_to};
+use crate::reason::Reason;
+
+/// What happened to the request of a person.
+#[derive(Debug)]
+pub struct Happened<'a> {
+    /// The reason.
+    pub reason: Reason,
+    /// Whole seconds until a retry makes sense.
+    pub retry_after: Option<u64>,
+    /// The path and query of the request, if it can be repeated.
+    pub again: Option<&'a str>,
+    /// The path of the page that the person came from, if it is one of this site.
+    pub from: Option<&'a str>,
+    /// Who is logged in.
+    pub caller: Option<&'a str>,
+    /// The id of the request.
+    pub request_id: &'a str,
+    /// `Accept-Language`.
+    pub languages: Option<&'a str>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/outcome.html")]
+struct OutcomePage<'a> {
+    site: Site<'a>,
+    title: &'a str,
+    notice: Option<&'a str>,
+    complaints: Vec<Complaint>,
+    text: String,
+    check: Option<&'a str>,
+    who: Option<String>,
+    fine_print: String,
+    links: Vec<Link>,
+}
+
+/// The page that says what happened, and what to do. `issuer`: the built-in issuer, if the host has
+/// it; without, the page has no look and no login.
+pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> Sheet {
+    let offered = issuer.map_or(&ALL[..], |(policy, _)| &policy.languages);
+    let texts = preferred(offered, happened.languages).texts();
+    let words = &texts.outcome;
+    let Outcome { title, text } = described(happened.reason, texts);
+    let wait = texts.wait(happened.retry_after.unwrap_or(1));
+    let who = happened.caller.map(|who| filled(&words.you_are, &[("who", who)]));
+    let link = |text: &'static str, path: &str| Link { before: None, text, path: path.to_owned() };
+    let mut links = Vec::new();
+    if let (Some(path), true) = (happened.again, is_temporary(happened.reason)) {
+        links.push(link(&words.again, path));
+    }
+    if let (Some((_, mount)), false) = (issuer, is_temporary(happened.reason)) {
+        let login = mount.path("/login");
+        let login =
+            happened.again.map_or(login.clone(), |path| return_to::remembering(&login, path));
+        let text = if who.is_some() { &words.other_login } else { &words.log_in };
+        links.push(link(text, &login));
+    }
+    links.push(link(&words.back, return_to::local(happened.from)));
+    let may_have_arrived = happened.again.is_none() && is_of_upstream(happened.reason);
+    let values = [("reason", happened.reason.as_str()), ("request", happened.request_id)];
+    rendered(&OutcomePage {
+        site: issuer.map_or_else(
+            || Site::plain(texts),
+            |(policy, mount)| Site::new(policy, mount).in_language(texts),
+        ),
+        title,
+        notice: None,
+        complaints: Vec::new(),
+        text: filled(text, &[("wait", &wait)]),
+        check: may_have_arrived.then_some(words.check.as_str()),
+        who,
+        fine_print: filled(&words.fine_print, &values),
+        links,
+    })
+}
+
+const ALL: [Language; 2] = [Language::English, Language::German];
+
+fn is_of_upstream(reason: Reason) -> bool {
+    matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamFailed | Reason::UpstreamTimeout)
+}
+
+/// Whether the same request may succeed later.
+fn is_temporary(reason: Reason) -> bool {
+    matches!(reason.status().as_u16(), 429 | 502..=504)
+}
+
+fn described(reason: Reason, texts: &'static Texts) -> &'static Outcome {
+    let texts = &texts.outcome;
+    match reason {
+        Reason::TargetAmbiguous => &texts.target,
+        Reason::CredentialsMalformed | Reason::CredentialsAmbiguous => &texts.login,
+        Reason::OriginForeign => &texts.foreign,
+        Reason::RouteNotFound => &texts.not_found,
+        Reason::MethodNotAllowed => &texts.method,
+        Reason::BodyTooLarge | Reason::HeadersTooLarge => &texts.too_large,
+        Reason::RateLimited => &texts.limited,
+        Reason::UpstreamUnreachable => &texts.unreachable,
+        Reason::UpstreamFailed => &texts.failed,
+        Reason::UpstreamTimeout => &texts.timeout,
+        other => match other.status().as_u16() {
+            401 => &texts.logged_out,
+            403 => &texts.denied,
+            503 => &texts.unavailable,
+            _ => &texts.request,
+        },
+    }
+}

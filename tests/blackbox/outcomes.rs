@@ -1,0 +1,159 @@
+//! What a person sees if a request to an application is refused or fails (CONTRACT §15.6).
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use crate::harness::client::Request;
+use crate::harness::{Gateway, Response, Step, mint};
+
+const SITE: &str = "
+identity = { issuer = 'https://app.test/auth', registration = 'open', brand = { name = 'Example' } }
+server.limits.max_body = '1KiB'
+limit.few = { requests = 1, per = '1m' }
+upstream.gone.url = 'http://127.0.0.1:1'
+upstream.slow = { url = 'http://$UPSTREAM', response_timeout = '100ms' }
+[issuer.corp]
+issuer = 'https://login.test/corp'
+audience = ['reports']
+algorithms = ['HS256']
+secret = { file = 'corp.secret' }
+[issuer.away]
+issuer = 'https://away.test'
+audience = ['reports']
+algorithms = ['ES256']
+jwks_url = 'http://127.0.0.1:1/keys'
+";
+
+/// The routes of the test, each of which takes cookies.
+fn site(more: &str) -> String {
+    let mut site = SITE.to_owned();
+    for (path, rest) in [
+        ("/auth/*", "identity = true"),
+        ("/admin/*", "upstream = 'app'\nroles = ['admin']"),
+        ("/few/*", "upstream = 'app'\nlimit = 'few'"),
+        ("/gone/*", "upstream = 'gone'"),
+        ("/slow/*", "upstream = 'slow'"),
+        ("/reports/*", "upstream = 'app'\nmethods = ['GET', 'POST']"),
+    ] {
+        let cookies = if path == "/auth/*" { "" } else { "token_from = ['header', 'cookie']\n" };
+        write!(site, "[[route]]\npath = '{path}'\n{rest}\n{cookies}").unwrap();
+    }
+    site + more
+}
+
+fn with_token(request: Request, token: &str) -> Request {
+    request.header("Cookie", &format!("__Host-portcullis={token}"))
+}
+
+/// As a browser asks for a page.
+fn navigates(request: Request) -> Request {
+    request
+        .header("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+        .header("Sec-Fetch-Mode", "navigate")
+        .header("Sec-Fetch-Site", "same-origin")
+        .host("app.test")
+}
+
+/// That an answer is a page with this status, which can do nothing but show itself.
+#[track_caller]
+fn is_page(response: &Response, status: u16, title: &str, reason: &str) -> String {
+    assert_eq!(response.status, status, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"), "{response:?}");
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    assert!(
+        response.header("content-security-policy").unwrap().starts_with("default-src 'none'"),
+        "{response:?}"
+    );
+    let html = response.text();
+    assert!(html.len() < 10 * 1024 && !html.contains("<script"), "{html}");
+    assert!(html.contains(&format!("<h1>{title}</h1>")), "{html}");
+    assert!(html.contains(&format!("eason {reason}, request ")), "{html}");
+    html
+}
+
+#[tokio::test]
+async fn a_person_gets_a_page_and_a_script_a_problem_whatever_happens() {
+    let gateway = Gateway::start(&site("")).await;
+    gateway.upstream().does_at("/slow/a", vec![Step::ReadBody, Step::Hold]);
+    let user = mint::claims(json!({ "roles": ["user"], "email": "ann@example.com" }));
+    let away = mint::Published::new("a").token(json!({ "iss": "https://away.test" }));
+    navigates(with_token(gateway.get("/few/a"), &user)).send().await;
+    let long = "a".repeat(2000);
+    for (method, path, token, status, title, reason) in [
+        ("GET", "/reports/a%2Fb", &user, 400, "This address cannot be used", "target_ambiguous"),
+        ("GET", "/admin/a", &user, 403, "You do not have access", "role_missing"),
+        ("GET", "/none", &user, 404, "Page not found", "route_not_found"),
+        ("PUT", "/reports/a", &user, 405, "This does not work here", "method_not_allowed"),
+        ("POST", "/reports/a", &user, 413, "Too large", "body_too_large"),
+        ("GET", "/few/a", &user, 429, "Too many requests", "rate_limited"),
+        ("GET", "/gone/a", &user, 502, "The application does not respond", "upstream_unreachable"),
+        ("GET", "/reports/a", &away, 503, "Temporarily unavailable", "keys_unavailable"),
+        ("GET", "/slow/a", &user, 504, "The application takes too long", "upstream_timeout"),
+    ] {
+        let ask = || {
+            let request = with_token(gateway.request(method, path), token);
+            let request = request.header("Origin", "https://app.test");
+            if method == "POST" { request.body(&long) } else { request }
+        };
+        let page = navigates(ask()).header("Referer", "https://app.test/start?a=b&c").send().await;
+        let html = is_page(&page, status, title, reason);
+        assert!(html.contains("<a href=\"/start?a=b&#38;c\">Back</a>"), "{html}");
+        assert!(html.contains("/auth/style.css") && html.contains("· Example</title>"), "{html}");
+        let is_known = !matches!(status, 400 | 404 | 405 | 429 | 503);
+        assert_eq!(html.contains("You are logged in as ann@example.com."), is_known, "{html}");
+        assert_eq!(html.contains(">Try again</a>"), status == 429 || status >= 502, "{html}");
+        if status == 403 {
+            let login = "<a href=\"/auth/login?return_to=%2Fadmin%2Fa\">Log in as someone else</a>";
+            assert!(html.contains(login), "{html}");
+        }
+        assert_eq!(page.header("retry-after").is_some(), matches!(status, 429 | 503));
+        let script =
+            ask().host("app.test").header("Accept", "*/*").header("Sec-Fetch-Mode", "cors");
+        script.send().await.is(status, reason);
+    }
+    // The form of a person whose login cannot be read, or who has none that counts here.
+    let twice = gateway.get("/reports/a").header("Cookie", &format!("__Host-portcullis={user}"));
+    let page = navigates(twice).bearer(&user).send().await;
+    is_page(&page, 400, "The login cannot be read", "credentials_ambiguous");
+    let page = navigates(gateway.get("/reports/a")).bearer("a.b.c").send().await;
+    is_page(&page, 401, "You are not logged in", "token_malformed");
+    // No answer shows what a client chose without escaping it.
+    let eve = mint::claims(json!({ "email": "<b>\"eve\"</b>" }));
+    let page = navigates(with_token(gateway.get("/admin/a?<b>"), &eve));
+    let page = page.header("Referer", "https://app.test/\"><b>").send().await;
+    assert!(!page.text().contains("<b>"), "{page:?}");
+    let page = navigates(with_token(gateway.get("/admin/a"), &user));
+    let page = page.header("Referer", "https://evil.test/trap").send().await;
+    assert!(page.text().contains("<a href=\"/\">Back</a>"), "{page:?}");
+}
+
+#[tokio::test]
+async fn a_page_speaks_the_language_of_its_reader() {
+    let gateway = Gateway::start(&site("")).await;
+    let user = mint::claims(json!({ "email": "ann@example.com" }));
+    let page = navigates(with_token(gateway.get("/admin/a"), &user));
+    let page = page.header("Accept-Language", "fr, de-AT;q=0.9, en;q=0.8").send().await;
+    assert!(page.text().contains("<html lang=\"de\" dir=\"ltr\">"), "{page:?}");
+    assert!(page.text().contains("Sie sind als ann@example.com angemeldet."), "{page:?}");
+    gateway.reload(&site("").replace("registration", "languages = ['en'], registration")).await;
+    let page = navigates(with_token(gateway.get("/admin/a"), &user));
+    let page = page.header("Accept-Language", "de").send().await;
+    is_page(&page, 403, "You do not have access", "role_missing");
+}
+
+/// Without the built-in issuer, the page has no look and no login. Routes that take no cookies are
+/// for programs.
+#[tokio::test]
+async fn a_page_needs_no_issuer_but_a_route_for_people() {
+    let route = "[[route]]\npath = '/admin/*'\nupstream = 'app'\nroles = ['admin']\n";
+    let cookies = "token_from = ['header', 'cookie']\n";
+    let gateway =
+        Gateway::start(&format!("{route}{cookies}{}", route.replace("admin/", "api/"))).await;
+    let user = mint::token(&["user"]);
+    let page = navigates(with_token(gateway.get("/admin/a"), &user)).send().await;
+    let html = is_page(&page, 403, "You do not have access", "role_missing");
+    assert!(!html.contains("stylesheet") && !html.contains("Log in"), "{html}");
+    navigates(gateway.get("/api/a")).bearer(&user).send().await.is(403, "role_missing");
+    navigates(gateway.get("/none")).send().await.is(404, "route_not_found");
+}
