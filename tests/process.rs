@@ -315,7 +315,7 @@ fn schema_is_a_json_schema_with_every_key() {
         ("Limit", "requests per key ipv6_prefix count observe"),
         (
             "Upstream",
-            "url builtin host connect_timeout response_timeout idle_timeout keep_idle http2 tls path_case",
+            "url builtin host connect_timeout response_timeout idle_timeout keep_idle keep_alive http2 tls path_case",
         ),
         ("UpstreamTls", "ca certificate private_key"),
         (

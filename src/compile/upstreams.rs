@@ -12,7 +12,7 @@ use crate::config::Problem;
 use crate::config::file::Text;
 use crate::config::file::Upstream as Written;
 use crate::config::value;
-use crate::gateway::upstream::{Application, Upstream, UpstreamSettings};
+use crate::gateway::upstream::{Application, KeepAlive, Upstream, UpstreamSettings};
 use crate::outbound::{Url, UrlError};
 use crate::tls;
 
@@ -62,6 +62,11 @@ impl Compiler<'_> {
             response_timeout: self.timeout(written.response_timeout.as_ref(), "60s"),
             idle_timeout: self.timeout(written.idle_timeout.as_ref(), "5m"),
             keep_idle: self.duration(written.keep_idle.as_ref(), "1500ms"),
+            keep_alive: match written.keep_alive {
+                None => KeepAlive::WithoutBody,
+                Some(true) => KeepAlive::Always,
+                Some(false) => KeepAlive::Never,
+            },
             folds_case: path_case?,
             ca: ca?,
         })

@@ -356,6 +356,11 @@ pub struct Upstream {
     /// Default `"1500ms"`.
     #[schemars(with = "Option<String>")]
     pub keep_idle: Option<Text>,
+    /// Whether connections are used again. `true`: also after requests with a body, so the
+    /// application must read each body to its end. `false`: one request a connection. Default:
+    /// after requests without a body.
+    #[schemars(with = "bool")]
+    pub keep_alive: Option<bool>,
     /// Not supported yet.
     #[schemars(with = "Option<serde_json::Value>")]
     pub http2: Option<Spanned<Unsupported>>,

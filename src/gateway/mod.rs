@@ -359,17 +359,13 @@ impl Gateway {
             exchange.answered();
             return Ok(Passed::Response(response));
         }
-        let ends_connection = outgoing.ends_connection(&body);
         let on_upgrade = outgoing.take_upgrade();
         let sent = application
             .send(worker.index(), outgoing, body, gate.clone(), upload.as_deref(), begun.into())
             .await;
         let answered = exchange.answered();
         let (mut response, mut lease) = sent?;
-        if ends_connection
-            || gate.is_some_and(|gate| gate.shut())
-            || may_have_extra_bytes(&response, is_head)
-        {
+        if gate.is_some_and(|gate| gate.shut()) || may_have_extra_bytes(&response, is_head) {
             lease.close_after();
         }
         lease.observe(response.headers());

@@ -8,7 +8,6 @@ use http::header::{self, Entry};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 
 use super::authorize::Permit;
@@ -146,16 +145,6 @@ impl Outgoing {
         &self.asks
     }
 
-    /// Whether the upstream connection must not carry another request after this one.
-    ///
-    /// Many applications do not read the body of a request whose method defines no meaning for it
-    /// (RFC 9110 §9.3). They would parse the unread rest as the next request, which the client
-    /// could write as it likes, identity headers included.
-    pub fn ends_connection(&self, body: &ClientBody) -> bool {
-        !body.is_end_stream()
-            && matches!(self.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
-    }
-
     /// Takes the client's side of an upgrade; only once.
     pub(super) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
         self.upgrade.take()
@@ -171,9 +160,6 @@ impl Outgoing {
             // Be explicit: hyper treats a GET with neither kind of length as one without a body,
             // and would drop the body.
             self.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        if self.ends_connection(&body) {
-            self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let mut request = Request::new(body);
         *request.method_mut() = self.method;

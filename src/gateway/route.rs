@@ -580,7 +580,7 @@ impl Pattern {
 pub(super) mod tests {
     use super::*;
     use crate::gateway::guard::{Access, TokenPlaces};
-    use crate::gateway::upstream::{Application, UpstreamSettings};
+    use crate::gateway::upstream::{Application, KeepAlive, UpstreamSettings};
     use crate::telemetry::metrics::Metrics;
     use http::{HeaderMap, Uri, Version};
     use std::time::Duration;
@@ -613,6 +613,7 @@ pub(super) mod tests {
             response_timeout: second,
             idle_timeout: second,
             keep_idle: Duration::ZERO,
+            keep_alive: KeepAlive::Never,
             folds_case: fold_case,
             ca: None,
         };

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -50,6 +50,8 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// How long to keep an unused connection.
     pub keep_idle: Duration,
+    /// After which requests a connection is used again.
+    pub keep_alive: KeepAlive,
     /// Whether the application folds case in paths.
     pub folds_case: bool,
     /// The PEM text to verify its certificate against; `None`: the root certificates of the system.
@@ -61,6 +63,21 @@ impl UpstreamSettings {
     pub fn is_builtin(&self) -> bool {
         self.application == Application::Echo
     }
+}
+
+/// After which requests a connection is used again.
+///
+/// An application that responds without reading the body, and keeps the connection open, parses the
+/// body as the next request. The client can write that as it likes, identity headers included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// After none.
+    Never,
+    /// After requests without a body.
+    WithoutBody,
+    /// Also after requests with a body, if the method defines a meaning for it: the application
+    /// reads each of them to its end.
+    Always,
 }
 
 /// The address of an application.
@@ -238,16 +255,19 @@ impl Upstream {
         upload: Option<&Upload>,
         now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
-        if self.settings.keep_idle.is_zero() && !request.headers().contains_key(header::UPGRADE) {
-            // Otherwise the application might read the rest of this request as the next one.
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let is_alone = self.sends_alone(&request);
+        if is_alone && !request.headers().contains_key(header::UPGRADE) {
+            let has_te = request.headers().contains_key(header::TE);
+            let options = HeaderValue::from_static(if has_te { "te, close" } else { "close" });
+            request.headers_mut().insert(header::CONNECTION, options);
         }
-        while let Some(mut connection) = self.take_idle(worker, now) {
+        // A kept connection that ends now would lose a request that may not be repeated.
+        while !is_alone && let Some(mut connection) = self.take_idle(worker, now) {
             let again = repeatable(&request);
             connection.prepare(upload);
             let response = connection.sender.try_send_request(request);
             match self.exchange(response, &mut connection.timer, upload, now).await? {
-                Ok(response) => return Ok((response, self.lease(worker, connection))),
+                Ok(response) => return Ok((response, self.lease(worker, connection, false))),
                 Err(mut error) => match (error.take_message(), again) {
                     (Some(unsent), _) => request = unsent,
                     (None, Some(again)) if !connection.socket.has_received() => {
@@ -266,7 +286,7 @@ impl Upstream {
         connection.prepare(upload);
         let response = connection.sender.send_request(request);
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
-            Ok(response) => Ok((response, self.lease(worker, connection))),
+            Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
             Err(error) => Err(failure(error, upload)),
         }
     }
@@ -330,8 +350,26 @@ impl Upstream {
         None
     }
 
-    fn lease(self: &Arc<Self>, worker: usize, connection: Connection) -> Lease {
-        let keep_for = self.settings.keep_idle;
+    /// Whether a request gets a connection of its own, on which no other request follows.
+    fn sends_alone(&self, request: &Request<ClientBody>) -> bool {
+        let has_body = !request.body().is_end_stream();
+        match self.settings.keep_alive {
+            _ if self.settings.keep_idle.is_zero() => true,
+            KeepAlive::Never => true,
+            KeepAlive::WithoutBody => has_body,
+            KeepAlive::Always => {
+                has_body
+                    // Many applications do not read such a body (RFC 9110 §9.3).
+                    && matches!(
+                        *request.method(),
+                        Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
+                    )
+            }
+        }
+    }
+
+    fn lease(self: &Arc<Self>, worker: usize, connection: Connection, is_alone: bool) -> Lease {
+        let keep_for = if is_alone { Duration::ZERO } else { self.settings.keep_idle };
         Lease { upstream: Arc::clone(self), worker, connection: Some(connection), keep_for }
     }
 

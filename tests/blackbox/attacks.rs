@@ -36,7 +36,7 @@ async fn a_body_that_the_application_may_not_read_is_the_last_on_its_connection(
     let length = format!("Content-Length: {}\r\n\r\n{hidden}", hidden.len());
     let chunks =
         format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len());
-    for method in ["GET", "HEAD", "DELETE", "OPTIONS"] {
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "POST", "PUT", "PATCH"] {
         for (upgrade, body) in [("", &length), ("", &chunks), (UPGRADE, &length)] {
             let mut connection = gateway.connect().await;
             connection
@@ -49,13 +49,33 @@ async fn a_body_that_the_application_may_not_read_is_the_last_on_its_connection(
             gateway.upstream().until(|seen| seen.closed == seen.accepted).await;
         }
     }
-    // Without a body, and where the body means something, the connection is kept.
-    let before = gateway.upstream().seen().accepted;
-    for request in [gateway.get("/"), gateway.request("POST", "/").body("x"), gateway.get("/")] {
-        assert_eq!(request.send().await.status, 204);
-        assert_eq!(gateway.upstream().last().header("connection"), None);
+}
+
+/// Which requests are the last on their connection, and how many connections the application gets.
+#[tokio::test]
+async fn keep_alive_decides_after_which_requests_a_connection_is_used_again() {
+    for (keep_alive, said, connections) in [
+        ("", [None, Some("close"), None, Some("close"), None], 3),
+        ("upstream.app.keep_alive = true\n", [None, None, None, Some("close"), None], 2),
+        ("upstream.app.keep_alive = false\n", [Some("close"); 5], 5),
+    ] {
+        let gateway = Gateway::start(&format!(
+            "{keep_alive}route = [{{ path = '/*', upstream = 'app', access = 'public' }}]"
+        ))
+        .await;
+        let requests = [
+            gateway.get("/"),
+            gateway.request("POST", "/").body("x"),
+            gateway.get("/"),
+            gateway.request("DELETE", "/").body("x"),
+            gateway.get("/"),
+        ];
+        for (request, said) in requests.into_iter().zip(said) {
+            assert_eq!(request.send().await.status, 200);
+            assert_eq!(gateway.upstream().last().header("connection"), said, "{keep_alive}");
+        }
+        assert_eq!(gateway.upstream().seen().accepted, connections, "{keep_alive}");
     }
-    assert_eq!(gateway.upstream().seen().accepted, before + 1);
 }
 
 const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";

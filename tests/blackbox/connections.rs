@@ -46,7 +46,7 @@ async fn a_kept_connection_that_ends_under_a_repeatable_request_is_replaced() {
 /// Nobody knows whether the application has acted on it.
 #[tokio::test]
 async fn a_request_that_may_not_be_repeated_is_sent_once() {
-    let gateway = Gateway::start(PUBLIC).await;
+    let gateway = Gateway::start(&format!("upstream.app.keep_alive = true\n{PUBLIC}")).await;
     let begun = [vec![Step::IfKept(Box::new(write("HTTP/1.1 200 O")))], ends(Step::Close)].concat();
     for (steps, request) in [
         (ends(Step::Close), gateway.request("POST", "/once")),
@@ -65,6 +65,18 @@ async fn a_request_that_may_not_be_repeated_is_sent_once() {
     let before = gateway.upstream().count();
     gateway.get("/once").send().await.is(502, "upstream_failed");
     assert_eq!(gateway.upstream().count(), before + 1);
+}
+
+#[tokio::test]
+async fn an_upload_is_not_lost_with_a_kept_connection() {
+    let gateway = Gateway::start(PUBLIC).await;
+    gateway.upstream().does(ends(Step::Close));
+    for method in ["POST", "PUT", "PATCH"] {
+        assert_eq!(gateway.get("/warm").send().await.status, 200);
+        let before = gateway.upstream().count();
+        assert_eq!(gateway.request(method, "/once").body("a body").send().await.status, 200);
+        assert_eq!(gateway.upstream().count(), before + 1, "{method}");
+    }
 }
 
 #[tokio::test]
