@@ -231,6 +231,7 @@ impl Observer for Ids {
 
     fn authenticated(&mut self, _: &Route, _: Option<&Caller>) {}
 
+    fn renewable(&mut self) {}
     fn tolerated(&mut self, _: &Route, _: &Refusal) {}
 
     fn granted(&mut self, _: &Route, _: Reason) {}

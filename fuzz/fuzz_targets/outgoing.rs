@@ -175,6 +175,7 @@ impl Observer for Watch {
         self.is_known = caller.is_some();
     }
 
+    fn renewable(&mut self) {}
     fn tolerated(&mut self, _: &Route, _: &Refusal) {
         self.is_known = false;
     }

@@ -277,7 +277,7 @@ fn parameter(path: &str) -> Option<(&str, &'static str)> {
 
 fn query(endpoint: &Endpoint) -> Vec<Value> {
     let (name, description) = match endpoint.action {
-        Action::Renew | Action::Page(Page::Login | Page::Register) => {
+        Action::Page(Page::Login | Page::Register) => {
             ("return_to", "The path on this site to go to afterwards.")
         }
         Action::Page(Page::Reset | Page::VerifyEmail) => {

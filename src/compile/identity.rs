@@ -12,6 +12,7 @@ use crate::config::file::Text;
 use crate::config::identity::{Identity as Written, NAME};
 use crate::config::value;
 use crate::gateway::token_names::TokenNames;
+use crate::identity::cookie::Cookies;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
 use crate::identity::texts::Language;
 use crate::identity::{Policy, Registration};
@@ -87,7 +88,7 @@ impl Compiler<'_> {
             mail: mail?,
             languages: languages?,
             brand: Arc::new(brand?),
-            access_cookie: names.cookie.clone(),
+            cookies: Cookies { access: names.cookie.clone(), session: names.session.clone() },
         })
     }
 

@@ -278,29 +278,31 @@ impl Compiler<'_> {
     }
 
     pub(super) fn token_names(&mut self) -> TokenNames {
-        let mut names = TokenNames::default();
-        let is_token = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
-        };
-        for (written, name, what) in [
-            (&self.file.server.token_cookie, &mut names.cookie, "cookie"),
-            (&self.file.server.token_query, &mut names.query, "query parameter"),
-        ] {
-            let Some(text) = written else { continue };
-            if is_token(text.get_ref()) {
-                name.clone_from(text.get_ref());
-            } else {
-                let message =
-                    format!("`{}` is not a valid name for a {what}", text.get_ref().escape_debug());
-                self.problems.push(
-                    Problem::error(text.span(), message)
-                        .help("use letters, digits, `-`, `_`, `.` and `~`"),
-                );
-            }
+        let (server, mut names) = (&self.file.server, TokenNames::default());
+        if let Some(cookie) = self.token_name(server.token_cookie.as_ref(), "cookie") {
+            names.name_cookies(&cookie);
+        }
+        if let Some(query) = self.token_name(server.token_query.as_ref(), "query parameter") {
+            names.query = query;
         }
         names.issuer = self.own_origin();
         names
+    }
+
+    /// The name of a cookie or query parameter that the file gives.
+    fn token_name(&mut self, written: Option<&Text>, what: &str) -> Option<String> {
+        let name = written?.get_ref();
+        let is_token = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+        if is_token {
+            return Some(name.clone());
+        }
+        let message = format!("`{}` is not a valid name for a {what}", name.escape_debug());
+        self.error(
+            Problem::error(written?.span(), message)
+                .help("use letters, digits, `-`, `_`, `.` and `~`"),
+        );
+        None
     }
 
     /// The origin of our own pages: the scheme and authority of `[identity] issuer`.

@@ -214,6 +214,11 @@ impl Observer for Narrator<'_> {
         }
     }
 
+    fn renewable(&mut self) {
+        let detail = "the session cookie is not looked up here: if its session is live, it would be renewed and the request would have a caller";
+        self.skipped("authenticate", detail.to_owned());
+    }
+
     fn tolerated(&mut self, _: &Route, refusal: &Refusal) {
         let step = self.step_of(refusal);
         if self.leads_to_identity {

@@ -13,6 +13,8 @@ use super::route::Route;
 use super::target::{Target, decode_form, query_values};
 use super::token_memo::TokenMemo;
 use super::token_names::TokenNames;
+use crate::config::identity::NAME;
+use crate::identity::{IdentityError, Renewed};
 use crate::revocation::RevocationList;
 use crate::token::{
     AssumedToken, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, TokenCache,
@@ -42,6 +44,9 @@ pub enum Unauthenticated {
         /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
+    /// The session of a browser cannot be renewed now: the store or the signing keys failed.
+    #[error("{0}")]
+    Unavailable(Arc<IdentityError>),
     /// The caller was identified by a cookie, but the request came from another origin.
     #[error("a request with a cookie came from another origin")]
     ForeignOrigin,
@@ -60,6 +65,7 @@ pub struct Verifier<'a> {
     known: Option<&'a Mutex<TokenCache<TokenMemo>>>,
     revoked: &'a RevocationList,
     assumed: Option<&'a AssumedToken>,
+    renewed: Option<&'a Arc<Renewed>>,
 }
 
 impl<'a> Verifier<'a> {
@@ -71,7 +77,7 @@ impl<'a> Verifier<'a> {
         known: Option<&'a Mutex<TokenCache<TokenMemo>>>,
         revoked: &'a RevocationList,
     ) -> Self {
-        Self { names, issuers, known, revoked, assumed: None }
+        Self { names, issuers, known, revoked, assumed: None, renewed: None }
     }
 
     /// Takes `assumed` as the credential of every request, as if the client had sent a token with
@@ -83,6 +89,15 @@ impl<'a> Verifier<'a> {
         assumed: Option<&'a AssumedToken>,
     ) -> Self {
         Self { assumed, ..Self::new(names, issuers, None, revoked) }
+    }
+
+    /// Verifies the new access token of a renewed session where the request has an access cookie or
+    /// none.
+    pub(super) fn with_renewed<'b>(self, renewed: &'b Arc<Renewed>) -> Verifier<'b>
+    where
+        'a: 'b,
+    {
+        Verifier { renewed: Some(renewed), ..self }
     }
 
     /// The only way from a credential to the caller that it proves: the token is verified, then
@@ -108,7 +123,10 @@ impl<'a> Verifier<'a> {
         };
         self.revoked.note_if_early(&token, now);
         match self.revoked.revoked_by(&token) {
-            None => Ok(Caller { token, place: credential.place }),
+            None => {
+                let renewed = self.renewed.filter(|_| credential.place == Place::Cookie);
+                Ok(Caller { token, place: credential.place, renewed: renewed.cloned() })
+            }
             Some(by) => Err(InvalidToken::Revoked(by).into()),
         }
     }
@@ -137,6 +155,19 @@ impl<'a> Verifier<'a> {
     {
         let places = access.guard.token_from;
         let sent = credential(places, access.headers, access.target, self.names)?;
+        if let Some(renewed) = self.renewed
+            && places.cookie
+        {
+            return match sent {
+                Some(Credential { place: Place::Header | Place::Query, .. }) => {
+                    Err(Unauthenticated::Ambiguous)
+                }
+                Some(Credential { place: Place::Cookie, .. }) | None => Ok(Some(Credential {
+                    token: Presented::Bytes(renewed.access_token().as_bytes().into()),
+                    place: Place::Cookie,
+                })),
+            };
+        }
         match (sent, self.assumed) {
             (sent, None) => Ok(sent),
             (Some(_), Some(_)) => Err(Unauthenticated::Ambiguous),
@@ -213,13 +244,14 @@ impl Credential<'_> {
 /// use portcullis::gateway::authenticate::{Caller, Place};
 /// use portcullis::gateway::token_memo::TokenMemo;
 /// fn forge(token: std::sync::Arc<portcullis::token::Remembered<TokenMemo>>) -> Caller {
-///     Caller { token, place: Place::Header }
+///     Caller { token, place: Place::Header, renewed: None }
 /// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Caller {
     token: Arc<Remembered<TokenMemo>>,
     place: Place,
+    renewed: Option<Arc<Renewed>>,
 }
 
 impl Caller {
@@ -231,6 +263,11 @@ impl Caller {
     /// The place of the token.
     pub fn place(&self) -> Place {
         self.place
+    }
+
+    /// The session that was renewed for this request, whose cookies the response sets.
+    pub fn renewed(&self) -> Option<&Arc<Renewed>> {
+        self.renewed.as_ref()
     }
 }
 
@@ -262,13 +299,13 @@ pub fn authenticate(
     if access.guard.access == Access::Public {
         return Ok(None);
     }
-    let Some(credential) = verifier.credential(access)? else {
-        return match access.guard.access {
-            Access::Optional => Ok(None),
-            _ => Err(Unauthenticated::Missing),
-        };
+    let credential = verifier.credential(access)?;
+    let by_cookie = match &credential {
+        Some(credential) => credential.place == Place::Cookie,
+        // The session may be renewed.
+        None => session_cookie(access, verifier).is_some(),
     };
-    if credential.place == Place::Cookie
+    if by_cookie
         && !is_own_request(
             access.method,
             access.headers,
@@ -279,7 +316,57 @@ pub fn authenticate(
     {
         return Err(Unauthenticated::ForeignOrigin);
     }
-    Ok(Some(verifier.caller(&credential, now)?))
+    match credential {
+        Some(credential) => Ok(Some(verifier.caller(&credential, now)?)),
+        None if access.guard.access == Access::Optional => Ok(None),
+        None => Err(Unauthenticated::Missing),
+    }
+}
+
+/// The session cookie of a request that [`authenticate`] found no valid access token in, if a live
+/// session would help (CONTRACT §15.2): there is no access token, or the access cookie has expired,
+/// was revoked, or was signed by a key that is not known any more.
+pub(super) fn renewable<'r>(
+    access: &AccessRequest<'r>,
+    verifier: &Verifier<'r>,
+    decided: &Result<Option<Caller>, Unauthenticated>,
+) -> Option<&'r str> {
+    let is_in_cookie = || {
+        let sent = verifier.credential(access);
+        matches!(sent, Ok(Some(Credential { place: Place::Cookie, .. })))
+    };
+    let helps = match decided {
+        Ok(None) | Err(Unauthenticated::Missing) => true,
+        Err(Unauthenticated::Invalid(
+            InvalidToken::Expired { .. }
+            | InvalidToken::Revoked(_)
+            | InvalidToken::KeyUnknown { .. },
+        )) => is_in_cookie(),
+        _ => false,
+    };
+    if helps { session_cookie(access, verifier) } else { None }
+}
+
+/// The one session cookie of a request, where it may be used. Endpoints that decide by themselves
+/// read it themselves.
+fn session_cookie<'r>(access: &AccessRequest<'r>, verifier: &Verifier<'r>) -> Option<&'r str> {
+    let guard = access.guard;
+    let takes_ours = guard
+        .demands
+        .issuers
+        .as_ref()
+        .is_none_or(|issuers| issuers.iter().any(|issuer| **issuer == *NAME));
+    if !guard.token_from.cookie
+        || !matches!(guard.access, Access::Authenticated | Access::Optional)
+        || !takes_ours
+    {
+        return None;
+    }
+    let mut values = cookie_values(access.headers, &verifier.names.session);
+    match (values.next(), values.next()) {
+        (Some(value), None) => std::str::from_utf8(value).ok(),
+        _ => None,
+    }
 }
 
 /// The one credential of a request.
@@ -390,9 +477,11 @@ fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Ite
     })
 }
 
-/// Whether a request has the token cookie, valid or not.
-pub fn has_token_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
-    cookie_values(headers, &names.cookie).next().is_some()
+/// Whether a request has a cookie of ours, valid or not.
+pub fn has_own_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
+    [&names.cookie, &names.session]
+        .into_iter()
+        .any(|name| cookie_values(headers, name).next().is_some())
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-use super::authenticate::{AccessRequest, Caller, Place, Unauthenticated, Verifier, authenticate};
+use super::authenticate::{
+    AccessRequest, Caller, Place, Unauthenticated, Verifier, authenticate, renewable,
+};
 use super::counted::Counted;
 use super::guard::{Access, Denied};
 use super::matched::{Matched, Stopped};
@@ -57,6 +59,8 @@ pub struct Authenticated<'s> {
     matched: Matched<'s>,
     caller: Result<Option<Caller>, Unauthenticated>,
     overriding: Option<Result<Option<Caller>, Unauthenticated>>,
+    /// Whether a live session would renew the credentials, which was not asked.
+    renewable: bool,
 }
 
 impl<'s> Authenticated<'s> {
@@ -68,19 +72,27 @@ impl<'s> Authenticated<'s> {
         now: u64,
         online: Option<Online<'_>>,
     ) -> Self {
-        let recognise = async |access: &AccessRequest<'_>| match online {
+        let recognise = async |access: &AccessRequest<'_>, verifier: &Verifier<'_>| match online {
             Some(online) => online.authenticate(access, verifier, now).await,
             None => authenticate(access, verifier, now),
         };
         let matched = counted.into_inner();
+        let caller = recognise(&matched.access(), verifier).await;
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
         let overriding = match matched.overriding_access() {
-            Some(access) => Some(Box::pin(recognise(&access)).await),
+            Some(access) => {
+                // A session is renewed once for both.
+                let renewed =
+                    caller.as_ref().ok().and_then(Option::as_ref).and_then(Caller::renewed);
+                let verifier = renewed.map_or(*verifier, |renewed| verifier.with_renewed(renewed));
+                Some(Box::pin(recognise(&access, &verifier)).await)
+            }
             None => None,
         };
-        let caller = recognise(&matched.access()).await;
-        Self { matched, caller, overriding }
+        let renewable =
+            online.is_none() && renewable(&matched.access(), verifier, &caller).is_some();
+        Self { matched, caller, overriding, renewable }
     }
 
     /// Decides whether the caller may pass.
@@ -88,7 +100,10 @@ impl<'s> Authenticated<'s> {
     /// # Errors
     /// The request, and the refusal of authentication, of a limit by subject, or of authorization.
     pub fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
-        let Self { mut matched, caller, overriding } = self;
+        let Self { mut matched, caller, overriding, renewable } = self;
+        if renewable {
+            observer.renewable();
+        }
         if let Some(refusal) = matched.take_endpoint_refusal() {
             return Err(Stopped::new(matched, refusal));
         }
@@ -186,7 +201,7 @@ fn grant(
             let rejected = Some(Box::new(refusal));
             Ok(Grant { caller: None, reason: Reason::Public, rejected })
         }
-        Err(refusal) if !access.guard.enforce && is_tolerated(refusal.reason()) => {
+        Err(refusal) if !access.guard.enforce && is_tolerated(&refusal) => {
             let reason = refusal.reason();
             observer.tolerated(access.route, &refusal);
             observer.granted(access.route, reason);
@@ -197,9 +212,12 @@ fn grant(
 }
 
 /// Whether `enforce = false` lets a request pass despite this refusal.
-fn is_tolerated(reason: Reason) -> bool {
+fn is_tolerated(refusal: &Refusal) -> bool {
+    let reason = refusal.reason();
     let is_access = matches!(reason.status().as_u16(), 401 | 403);
-    is_access && reason != Reason::OriginForeign || reason == Reason::KeysUnavailable
+    let is_outage = reason == Reason::KeysUnavailable
+        || matches!(refusal, Refusal::Unauthenticated(Unauthenticated::Unavailable(_)));
+    is_access && reason != Reason::OriginForeign || is_outage
 }
 
 /// Whether there is exactly one `Authorization` field, with a well-formed password scheme (RFC

@@ -20,11 +20,13 @@ use super::exchange_ids::ExchangeIds;
 use super::observer::{LimitKey, Observer};
 use super::reader::Reader;
 use super::refusal::Refusal;
+use super::renewal::add_cookies;
 use super::route::Route;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use super::token_memo::TokenMemo;
 use super::upstream::Upstream;
+use crate::identity::Renewed;
 use crate::limit::{Cell, Count, Exceeded, Limit};
 use crate::reason::{Outcome, Reason};
 use crate::telemetry::access::{AccessRecord, LoggedCaller};
@@ -62,6 +64,7 @@ pub struct Exchange {
     caller: Option<Arc<Remembered<TokenMemo>>>,
     /// The person who would read a page.
     reader: Option<Box<Reader>>,
+    renewed: Option<Arc<Renewed>>,
     decision: Option<Reason>,
     outcome: Outcome,
     status: Option<u16>,
@@ -101,6 +104,7 @@ impl Exchange {
             route: None,
             caller: None,
             reader: None,
+            renewed: None,
             decision: None,
             outcome: Outcome::Allowed,
             status: None,
@@ -175,14 +179,18 @@ impl Exchange {
             }
             _ if self.outcome == Outcome::Failed => {
                 let what = match refusal {
-                    Refusal::Identity(_) if reason == Reason::StoreUnavailable => {
+                    Refusal::Identity(_) | Refusal::Unauthenticated(_)
+                        if reason == Reason::StoreUnavailable =>
+                    {
                         let telemetry = &self.view.telemetry;
                         let now = self.timestamp.as_secs();
                         let Some(folded) = telemetry.store_unavailable.admit(now) else { return };
                         tracing::warn!(reason = reason.as_str(), request_id, route = route.as_deref(), folded, cause = %refusal, "the built-in issuer cannot answer");
                         return;
                     }
-                    Refusal::Identity(_) => "the built-in issuer cannot answer",
+                    Refusal::Identity(_) | Refusal::Unauthenticated(_) => {
+                        "the built-in issuer cannot answer"
+                    }
                     Refusal::Logout(_) => "the store is not available",
                     _ => {
                         let upstream = self.upstream_named();
@@ -230,8 +238,8 @@ impl Exchange {
     }
 
     /// Attaches the record to the response: it is written when the body ends or is dropped.
-    pub fn finish(mut self: Box<Self>, response: Response<Body>) -> Response<RecordedBody> {
-        self.head(response.status().as_u16());
+    pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<RecordedBody> {
+        self.head(&mut response);
         response.map(|body| RecordedBody { body, exchange: Some(self) })
     }
 
@@ -240,9 +248,14 @@ impl Exchange {
         self.tunnel = Some(bytes);
     }
 
-    /// Records the status. Limits that count failures get their cells back if it is not one.
-    pub fn head(&mut self, status: u16) {
+    /// Records the status, and adds the cookies of a session that was renewed. Limits that count
+    /// failures get their cells back if it is not one.
+    pub fn head<B>(&mut self, response: &mut Response<B>) {
+        let status = response.status().as_u16();
         self.status = Some(status);
+        if let Some(renewed) = &self.renewed {
+            add_cookies(response.headers_mut(), renewed, &self.view.snapshot.rules.token_names);
+        }
         let failed = matches!(status, 401 | 403 | 429);
         for (limit, cell) in self.cell.take().into_iter().chain(self.more_cells.drain(..)) {
             if limit.settings().count == Count::Failures && !failed {
@@ -338,8 +351,13 @@ impl Observer for Exchange {
     fn authenticated(&mut self, _: &Route, caller: Option<&Caller>) {
         if let Some(caller) = caller {
             self.caller = Some(Arc::clone(caller.token()));
+            if let Some(renewed) = caller.renewed() {
+                self.renewed = Some(Arc::clone(renewed));
+            }
         }
     }
+
+    fn renewable(&mut self) {}
 
     fn tolerated(&mut self, _: &Route, _: &Refusal) {}
 

@@ -20,7 +20,7 @@ use super::route::{Destination, NoRoute, Route};
 use super::snapshot::Snapshot;
 use super::target::{Target, TargetError};
 use crate::identity::Origin;
-use crate::identity::endpoints::{self, Action, CallerNeeded, Endpoint, Found};
+use crate::identity::endpoints::{self, CallerNeeded, Endpoint, Found};
 use crate::token::Issuer;
 
 /// The destination of a request.
@@ -247,22 +247,13 @@ impl MatchedEndpoint {
         };
         let names = &snapshot.rules.token_names;
         let origin = origin_of(&parts.headers, target, client, names);
-        // A person may follow a link to a renewal from any site. A request by a script of another
-        // site is not a navigation, and a request with an Origin was not made by a link.
-        let follows_link = || {
-            let mode = parts.headers.get("sec-fetch-mode");
-            !parts.headers.contains_key(header::ORIGIN)
-                && mode.is_none_or(|mode| mode == "navigate")
-        };
-        let changes =
-            endpoint.changes_something() || (endpoint.action == Action::Renew && !follows_link());
         let access = match endpoint.caller {
             CallerNeeded::No => Access::Public,
             CallerNeeded::Welcome => Access::Lenient,
             CallerNeeded::Yes => Access::Authenticated,
         };
         let guard = Guard { access, ..route.guard.clone() };
-        let is_forbidden = changes && origin == Origin::Foreign;
+        let is_forbidden = endpoint.changes_something() && origin == Origin::Foreign;
         Ok(Self { endpoint, parameter, origin, is_forbidden, guard })
     }
 

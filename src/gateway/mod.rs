@@ -28,6 +28,7 @@ pub mod outgoing;
 mod read_after_write_error;
 mod reader;
 pub mod refusal;
+mod renewal;
 pub mod route;
 mod send;
 pub mod snapshot;
@@ -397,9 +398,9 @@ impl Gateway {
 
     /// Responds with 101 and splices the two streams in a separate task.
     fn tunnel(&self, tunnel: Tunnel, mut exchange: Box<Exchange>) -> Response<RecordedBody> {
-        let Tunnel { response, client, upstream, lease } = tunnel;
+        let Tunnel { mut response, client, upstream, lease } = tunnel;
         let bytes = Arc::new(TunnelBytes::default());
-        exchange.head(response.status().as_u16());
+        exchange.head(&mut response);
         exchange.tunnelled(Arc::clone(&bytes));
         let (cut, open) = (self.cut.clone(), self.telemetry.metrics.tunnel());
         self.tunnels.spawn(async move {

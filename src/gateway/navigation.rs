@@ -1,24 +1,23 @@
-//! What a person gets instead of a bare refusal. A browser is redirected to the login, or through a
-//! renewal, and back. A form cannot be carried along, so the response to one is a page that says
-//! what to do.
+//! What a person gets instead of a bare refusal. A browser is redirected to the login and back. A
+//! form cannot be carried along, so the response to one is a page that says what to do.
 
 use http::{HeaderMap, Method, header};
 
-use super::authenticate::{Unauthenticated, has_token_cookie};
+use super::authenticate::{Unauthenticated, has_own_cookie};
 use super::guard::Access;
 use super::matched::{Matched, Stopped};
+use super::origin::own_referer;
 use super::refusal::Refusal;
-use super::route::Destination;
+use super::route::{Destination, Route, Segment};
 use super::snapshot::Snapshot;
 use crate::identity::pages::{self, Asked, Why};
-use crate::identity::{Mount, Policy, return_to};
-use crate::token::InvalidToken;
+use crate::identity::{Mount, Policy, cookie, return_to};
 
-/// Returns the refusal of a request, or what a person gets instead (CONTRACT §2, rule 10): a
-/// redirect to the login, or a page with the same status.
+/// Returns the refusal of a request, or what a person gets instead: a redirect to the login, or a
+/// page with the same status.
 ///
 /// Only navigations are redirected, and only where cookies are read and the host has a login. A
-/// script gets its 401 and renews with `POST /refresh`.
+/// live session would have been renewed before, so a login is what is left.
 pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> Refusal {
     let Stopped { matched, refusal } = stopped;
     match &matched.route().destination {
@@ -39,19 +38,35 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
 }
 
 fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
-    let Some((mount, page)) = login_page_for(snapshot, matched, &refusal) else { return refusal };
-    let location = return_to::remembering(&mount.path(page), matched.target().sent().as_str());
-    Refusal::Redirect { location, refusal: Box::new(refusal) }
+    let Some((mount, policy)) = login_for(snapshot, matched, &refusal) else { return refusal };
+    let location = return_to::remembering(&mount.path("/login"), matched.target().sent().as_str());
+    let cookies = if has_own_cookie(&matched.parts().headers, &snapshot.rules.token_names) {
+        cookie::clear(policy).to_vec()
+    } else {
+        Vec::new()
+    };
+    Refusal::Redirect { location, cookies, refusal: Box::new(refusal) }
 }
 
 /// If a person sends a form to an application, shows a page: where to log in meanwhile, and that
 /// their input is not lost. A redirect would lose it.
 fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
-    let Some(policy) = &snapshot.identity else { return refusal };
-    let Some((mount, page)) = login_page_for(snapshot, matched, &refusal) else { return refusal };
+    let Some((mount, policy)) = login_for(snapshot, matched, &refusal) else { return refusal };
     // Not back to the target of the form: it may accept nothing but forms.
-    let page = pages::unsent(mount.path(page), policy, mount);
-    Refusal::Page { page, refusal: Box::new(refusal) }
+    let (parts, names) = (matched.parts(), &snapshot.rules.token_names);
+    let form = own_referer(&parts.headers, matched.target(), matched.client(), names);
+    let back = form.map_or_else(|| home_of(matched.route()), str::to_owned);
+    let login = return_to::remembering(&mount.path("/login"), &back);
+    Refusal::Page { page: pages::unsent(login, policy, mount), refusal: Box::new(refusal) }
+}
+
+/// The path at which an application probably begins.
+fn home_of(route: &Route) -> String {
+    let segments = route.pattern.segments.iter().map_while(|segment| match segment {
+        Segment::Literal(text) => Some(&**text),
+        Segment::Any => None,
+    });
+    if route.pattern.subtree { Mount::new(segments).path("/") } else { "/".to_owned() }
 }
 
 /// If a person sent the request to an endpoint of the built-in issuer, shows its page again with
@@ -99,12 +114,12 @@ fn asks_for_page(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// The page where an unauthenticated person can log in.
-fn login_page_for<'a>(
+/// Where an unauthenticated person can log in.
+fn login_for<'a>(
     snapshot: &'a Snapshot,
     matched: &Matched<'_>,
     refusal: &Refusal,
-) -> Option<(&'a Mount, &'static str)> {
+) -> Option<(&'a Mount, &'a Policy)> {
     let Refusal::Unauthenticated(unauthenticated) = refusal else { return None };
     let (headers, target) = (&matched.parts().headers, matched.target());
     let places = matched.access().guard.token_from;
@@ -115,21 +130,12 @@ fn login_page_for<'a>(
     if !places.cookie || !is_navigation(headers) || logs_in_otherwise {
         return None;
     }
-    let mount = snapshot.routes.mount(target.host())?;
-    let has_cookie = has_token_cookie(headers, &snapshot.rules.token_names);
-    let page = match unauthenticated {
-        Unauthenticated::Missing => "/login",
-        // A token that was valid can be renewed, even after its key was removed as compromised. If
-        // it was revoked together with its session, the renewal leads to the login.
-        Unauthenticated::Invalid(
-            InvalidToken::Expired { .. }
-            | InvalidToken::Revoked(_)
-            | InvalidToken::KeyUnknown { .. },
-        ) if has_cookie => "/renew",
-        Unauthenticated::Invalid(_) if has_cookie => "/login",
+    match unauthenticated {
+        Unauthenticated::Missing => {}
+        Unauthenticated::Invalid(_) if has_own_cookie(headers, &snapshot.rules.token_names) => {}
         _ => return None,
-    };
-    Some((mount, page))
+    }
+    Some((snapshot.routes.mount(target.host())?, snapshot.identity.as_deref()?))
 }
 
 /// Whether a person navigates to another page. Browsers say so over https and to localhost;

@@ -48,6 +48,10 @@ pub trait Observer {
     /// The credentials were read for `route`; `None`: there are none, and none are needed.
     fn authenticated(&mut self, route: &Route, caller: Option<&Caller>);
 
+    /// The session of the request was not looked up: if it is live, it would be renewed, and the
+    /// request would have a caller.
+    fn renewable(&mut self);
+
     /// Authentication or authorization refuses the request, but it continues without a caller: the
     /// route does not enforce, or the endpoint decides for itself.
     fn tolerated(&mut self, route: &Route, refusal: &Refusal);

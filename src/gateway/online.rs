@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
-use super::authenticate::{AccessRequest, Caller, Unauthenticated, Verifier, authenticate};
+use super::authenticate::{
+    AccessRequest, Caller, Unauthenticated, Verifier, authenticate, renewable,
+};
 use crate::clock::Clock;
-use crate::identity::{Identity, Policy};
+use crate::identity::session::Device;
+use crate::identity::{Identity, NotRenewed, Policy};
 use crate::keys::{Keys, Renewal};
 use crate::token::InvalidToken;
 
@@ -32,14 +35,46 @@ impl Online<'_> {
         verifier: &Verifier<'_>,
         now: u64,
     ) -> Result<Option<Caller>, Unauthenticated> {
-        let decided = authenticate(access, verifier, now);
-        match &decided {
-            Err(Unauthenticated::Invalid(refused)) if refused.concerns_key() => {
-                // The rare case is boxed: hyper keeps space for this future for as long as a
-                // connection is open.
-                Box::pin(self.with_newest_keys(access, verifier, decided)).await
+        let mut decided = authenticate(access, verifier, now);
+        if matches!(&decided, Err(Unauthenticated::Invalid(refused)) if refused.concerns_key()) {
+            // The rare cases are boxed: hyper keeps space for this future for as long as a
+            // connection is open.
+            decided = Box::pin(self.with_newest_keys(access, verifier, decided)).await;
+        }
+        match (renewable(access, verifier, &decided), self.identity) {
+            (Some(cookie), Some(issuer)) => {
+                Box::pin(self.with_renewed_session(access, verifier, decided, cookie, issuer)).await
             }
             _ => decided,
+        }
+    }
+
+    /// [`authenticate`] again with the new access token of the session in this cookie, if it is
+    /// live.
+    async fn with_renewed_session(
+        self,
+        access: &AccessRequest<'_>,
+        verifier: &Verifier<'_>,
+        decided: Result<Option<Caller>, Unauthenticated>,
+        cookie: &str,
+        (identity, policy): (&Arc<Identity>, &Arc<Policy>),
+    ) -> Result<Option<Caller>, Unauthenticated> {
+        let mut stale = None;
+        loop {
+            let device = || Device::new(access.client.ip(), access.headers);
+            let renewed = match identity.renew(cookie, stale.as_ref(), device, policy).await {
+                Ok(renewed) => renewed,
+                Err(NotRenewed::Ended) => return decided,
+                Err(NotRenewed::Unavailable(error)) => {
+                    return Err(Unauthenticated::Unavailable(error));
+                }
+            };
+            let verifier = verifier.with_renewed(&renewed);
+            match authenticate(access, &verifier, self.clock.unix_seconds()) {
+                // A renewal that other requests caused: its access token has been revoked since.
+                Err(Unauthenticated::Invalid(_)) if stale.is_none() => stale = Some(renewed),
+                decided => return decided,
+            }
         }
     }
 

@@ -47,6 +47,19 @@ pub fn origin_of(
     }
 }
 
+/// The path and query of the page that a request came from, if it is one of our own origin.
+pub(super) fn own_referer<'r>(
+    headers: &'r HeaderMap,
+    target: &Target,
+    client: &ClientAddress,
+    names: &TokenNames,
+) -> Option<&'r str> {
+    let url = headers.get(header::REFERER)?.to_str().ok()?;
+    let (scheme, rest) = url.split_once("://")?;
+    let (origin, path) = url.split_at(scheme.len() + 3 + rest.find('/')?);
+    is_own_origin(origin.as_bytes(), target, client, names).then_some(path)
+}
+
 /// Whether an `Origin` (RFC 6454 §6.2) is our own: that of the built-in issuer's pages if they are
 /// on the requested host, otherwise the scheme and authority that the client used.
 fn is_own_origin(

@@ -68,12 +68,14 @@ pub enum Refusal {
     /// The built-in issuer refused the request.
     #[error("{}", .0.error)]
     Identity(Box<Refused>),
-    /// The browser is redirected instead: to the login, or through a renewal.
+    /// The browser is redirected to the login instead.
     #[error("{refusal}; the browser is redirected to {}", without_query(location))]
     Redirect {
         /// A path of this site. Its query contains the requested page together with the query of
         /// that page, which is never logged.
         location: String,
+        /// `Set-Cookie`: removes cookies that are no longer valid.
+        cookies: Vec<HeaderValue>,
         /// The refusal that other clients get.
         refusal: Box<Refusal>,
     },
@@ -107,6 +109,7 @@ impl Refusal {
                 Unauthenticated::Ambiguous => Reason::CredentialsAmbiguous,
                 Unauthenticated::ForeignOrigin => Reason::OriginForeign,
                 Unauthenticated::KeysUnavailable { .. } => Reason::KeysUnavailable,
+                Unauthenticated::Unavailable(error) => error.reason(),
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
             },
             Self::Denied(denied) => match denied {
@@ -210,7 +213,7 @@ impl Refusal {
                     headers.append(header::SET_COOKIE, cookie);
                 }
             }
-            Self::Redirect { location, .. } => return redirect_to(&location),
+            Self::Redirect { location, cookies, .. } => return redirect_to(&location, cookies),
             Self::Page { page, refusal } => {
                 let mut response = refusal.into_response(request_id);
                 *response.body_mut() = Body::Bytes(page.answered_with(response.headers_mut()));
@@ -228,12 +231,15 @@ fn without_query(location: &str) -> &str {
 }
 
 /// Redirects a browser to a path of this site.
-fn redirect_to(location: &str) -> Response<Body> {
+fn redirect_to(location: &str, cookies: Vec<HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::SEE_OTHER;
     let location = HeaderValue::from_str(location).unwrap_or(HeaderValue::from_static("/"));
     response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     response
 }
 

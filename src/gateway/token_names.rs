@@ -1,13 +1,14 @@
 //! Names of tokens outside `Authorization`.
 
 use super::client::Scheme;
-use crate::identity::cookie::REFRESH_COOKIE;
 
 /// Names of tokens outside `Authorization`.
 #[derive(Clone, Debug)]
 pub struct TokenNames {
-    /// The cookie.
+    /// The cookie with an access token.
     pub cookie: String,
+    /// The cookie with the refresh token of a session.
+    pub session: String,
     /// The query parameter.
     pub query: String,
     /// The origin of our own pages, from `[identity] issuer`.
@@ -25,15 +26,18 @@ pub struct OwnOrigin {
 
 impl Default for TokenNames {
     fn default() -> Self {
-        Self {
-            cookie: "__Host-portcullis".to_owned(),
-            query: "access_token".to_owned(),
-            issuer: None,
-        }
+        let [cookie, session, ..] = DEFAULTS.map(str::to_owned);
+        Self { cookie, session, query: "access_token".to_owned(), issuer: None }
     }
 }
 
 impl TokenNames {
+    /// Names both cookies after the one with an access token.
+    pub fn name_cookies(&mut self, access: &str) {
+        access.clone_into(&mut self.cookie);
+        self.session = format!("{access}-session");
+    }
+
     /// Whether a `name=value` pair is one of our cookies: they are never sent to an upstream, and
     /// never set by one.
     ///
@@ -44,8 +48,13 @@ impl TokenNames {
         let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());
         let name =
             pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-        [self.cookie.as_bytes(), b"__Host-portcullis", REFRESH_COOKIE.as_bytes()]
+        [self.cookie.as_str(), &self.session]
             .iter()
-            .any(|own| name.eq_ignore_ascii_case(own))
+            .chain(&DEFAULTS)
+            .any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
     }
 }
+
+/// The names without `token_cookie`; also ours where it names others, so that a changed file leaves
+/// no tokens to upstreams.
+const DEFAULTS: [&str; 2] = ["__Host-portcullis", "__Host-portcullis-session"];

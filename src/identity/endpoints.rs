@@ -44,8 +44,6 @@ pub enum Action {
     Login,
     /// Exchanges a refresh token.
     Refresh,
-    /// The same for a browser during a navigation.
-    Renew,
     /// Ends the current session.
     Logout,
     /// Ends every session of the account.
@@ -114,7 +112,7 @@ pub enum Budget {
     Login,
     /// Registrations.
     Register,
-    /// Refreshes, including those through `/renew`.
+    /// Refreshes by `POST /refresh`.
     Refresh,
     /// Requests for mail.
     Mail,
@@ -192,7 +190,7 @@ pub fn all() -> impl Iterator<Item = &'static Endpoint> {
 }
 
 /// The endpoints that programs use and forms are sent to.
-static ENDPOINTS: [Endpoint; 19] = [
+static ENDPOINTS: [Endpoint; 18] = [
     Endpoint {
         method: "POST",
         path: "/register",
@@ -237,17 +235,6 @@ static ENDPOINTS: [Endpoint; 19] = [
         request: Some(schema::<session::Refresh>),
         success: (200, Some(schema::<login::Tokens>)),
         reasons: &[Reason::RequestInvalid, Reason::InvalidGrant],
-    },
-    Endpoint {
-        method: "GET",
-        path: "/renew",
-        action: Action::Renew,
-        caller: CallerNeeded::No,
-        budget: Some(Budget::Refresh),
-        summary: "Renew the cookies of a browser and redirect it to the path `return_to`; without a session, to the login page.",
-        request: None,
-        success: (303, None),
-        reasons: &[],
     },
     Endpoint {
         method: "POST",

@@ -40,6 +40,7 @@ mod people;
 pub mod policy;
 mod programs;
 mod queue;
+mod renewals;
 pub mod request;
 pub mod return_to;
 pub mod second_factor;
@@ -68,6 +69,8 @@ pub use self::mount::Mount;
 use self::outbox::Outbox;
 pub use self::outcome::Refused;
 pub use self::policy::{Policy, Registration};
+use self::renewals::Renewals;
+pub use self::renewals::{NotRenewed, Renewed};
 pub use self::request::{Origin, Request};
 use self::second_factor::SecondFactors;
 use self::session::Sessions;
@@ -83,6 +86,7 @@ pub struct Identity {
     store: Store,
     accounts: Accounts,
     sessions: Sessions,
+    renewals: Renewals,
     keys: SigningKeys,
     hasher: Hasher,
     second_factors: SecondFactors,
@@ -128,6 +132,7 @@ impl Identity {
             second_factors: SecondFactors::new(store.clone()),
             outbox: Arc::new(Outbox::new(store.clone(), clock.clone())),
             sessions: Sessions::new(store.clone(), revocations),
+            renewals: Renewals::default(),
             store,
             keys,
             hasher,

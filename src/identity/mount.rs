@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// Everything except RFC 3986 §2.3's unreserved characters. The result is valid in a URL (§3.3) and
-/// in the `Path` of a cookie (RFC 6265 §4.1.1).
+/// Everything except RFC 3986 §2.3's unreserved characters: the result is valid in a URL (§3.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The path of an identity route without its `/*`, percent-encoded; empty for `/*`.
@@ -27,11 +26,6 @@ impl Mount {
     pub fn path(&self, below: &str) -> String {
         format!("{}{below}", self.0)
     }
-
-    /// The `Path` of a cookie for everything below the mount.
-    pub fn cookie_path(&self) -> &str {
-        if self.0.is_empty() { "/" } else { &self.0 }
-    }
 }
 
 #[cfg(test)]
@@ -42,8 +36,6 @@ mod tests {
     fn a_mount_is_percent_encoded() {
         let mount = Mount::new(["auth", "für alle;"]);
         assert_eq!(mount.path("/login"), "/auth/f%C3%BCr%20alle%3B/login");
-        assert_eq!(mount.cookie_path(), "/auth/f%C3%BCr%20alle%3B");
-        let root = Mount::new([]);
-        assert_eq!((root.path("/login").as_str(), root.cookie_path()), ("/login", "/"));
+        assert_eq!(Mount::new([]).path("/login"), "/login");
     }
 }

@@ -11,7 +11,7 @@ use super::brand::Asset;
 use super::error::IdentityError;
 use super::link::Purpose;
 use super::pages::{Filled, Page};
-use super::{Mount, Policy, cookie};
+use super::{Policy, cookie};
 use crate::store::{AccountRow, SessionRow};
 
 /// The outcome of an action, or the reason for its refusal.
@@ -31,10 +31,6 @@ pub(super) enum Outcome {
     LoggedIn { tokens: SessionTokens, in_cookies: bool, return_to: Option<String> },
     /// A session was refreshed.
     Refreshed { tokens: SessionTokens, in_cookies: bool },
-    /// The session of a browser was refreshed, and the browser returns to its page.
-    Renewed { tokens: SessionTokens, back: String },
-    /// The session of a browser has ended: it returns to its page through the login.
-    NotRenewed { back: String },
     /// The session has ended.
     LoggedOut,
     /// Every session of the account has ended.
@@ -88,8 +84,8 @@ pub(super) struct SessionTokens {
 
 impl SessionTokens {
     /// The cookies that hold them.
-    pub(super) fn cookies(&self, policy: &Policy, mount: &Mount) -> [HeaderValue; 2] {
-        cookie::set(&self.access_token, &self.refresh_token, policy, mount)
+    pub(super) fn cookies(&self, policy: &Policy) -> [HeaderValue; 2] {
+        cookie::set(&self.access_token, &self.refresh_token, policy)
     }
 }
 

@@ -15,11 +15,11 @@ use super::{Policy, cookie, programs, return_to};
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
     let mount = &request.mount;
     let to = |path: &str| see_other(&mount.path(path));
-    let ended = |path: &str| with_cookies(to(path), cookie::clear(policy, mount));
+    let ended = |path: &str| with_cookies(to(path), cookie::clear(policy));
     match outcome {
         Outcome::Registered { tokens: Some(tokens), return_to, .. }
         | Outcome::LoggedIn { tokens, return_to, .. } => {
-            lead_in(&tokens, return_to::local(return_to.as_deref()), request, policy)
+            lead_in(&tokens, return_to::local(return_to.as_deref()), policy)
         }
         Outcome::Registered { tokens: None, return_to, .. } => {
             let done = if policy.verify_email { "verify" } else { "registered" };
@@ -35,7 +35,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::PasswordChanged => ended("/login?done=password"),
         Outcome::LinkPromised(Purpose::Reset) => to("/password/forgot?done=sent"),
         Outcome::LinkPromised(Purpose::Verify | Purpose::Change) => to("/login?done=sent"),
-        Outcome::EmailVerified { tokens: Some(tokens) } => lead_in(&tokens, "/", request, policy),
+        Outcome::EmailVerified { tokens: Some(tokens) } => lead_in(&tokens, "/", policy),
         Outcome::EmailVerified { tokens: None } => to("/login?done=verified"),
         Outcome::TotpBegun(enrolment) => {
             page(second_factor::enrolment(&enrolment, None, policy, mount))
@@ -52,8 +52,6 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         }
         // These have no page, or already are one.
         Outcome::Refreshed { .. }
-        | Outcome::Renewed { .. }
-        | Outcome::NotRenewed { .. }
         | Outcome::Account(_)
         | Outcome::Exported(_)
         | Outcome::AlreadyVerified
@@ -65,11 +63,6 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
 }
 
 /// Redirects a browser, with the cookies of its session.
-fn lead_in(
-    tokens: &SessionTokens,
-    back: &str,
-    request: &Request,
-    policy: &Policy,
-) -> Response<Bytes> {
-    with_cookies(see_other(back), tokens.cookies(policy, &request.mount))
+fn lead_in(tokens: &SessionTokens, back: &str, policy: &Policy) -> Response<Bytes> {
+    with_cookies(see_other(back), tokens.cookies(policy))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Brand;
+use super::cookie::Cookies;
 use super::mail::MailSettings;
 use super::texts::Language;
 use crate::token::Algorithm;
@@ -47,8 +48,8 @@ pub struct Policy {
     pub languages: Vec<Language>,
     /// The look of the pages.
     pub brand: Arc<Brand>,
-    /// The cookie that holds an access token: `[server] token_cookie`.
-    pub access_cookie: String,
+    /// The cookies of a browser's session.
+    pub cookies: Cookies,
 }
 
 /// Who may create an account.

@@ -8,7 +8,7 @@ use super::actions::session::{Session, SessionList};
 use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
 use super::outcome::{Outcome, SessionTokens, Sessions};
 use super::request::Request;
-use super::{Policy, cookie, pages, return_to};
+use super::{Policy, cookie, pages};
 
 /// The response for a program.
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
@@ -16,21 +16,12 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
     match outcome {
         Outcome::Registered { account, .. } => json(StatusCode::CREATED, &account),
         Outcome::LoggedIn { tokens, in_cookies, .. }
-        | Outcome::Refreshed { tokens, in_cookies } => {
-            render_tokens(tokens, in_cookies, request, policy)
-        }
-        Outcome::Renewed { tokens, back } => {
-            with_cookies(see_other(&back), tokens.cookies(policy, mount))
-        }
-        Outcome::NotRenewed { back } => {
-            let login = return_to::remembering(&mount.path("/login"), &back);
-            with_cookies(see_other(&login), cookie::clear(policy, mount))
-        }
+        | Outcome::Refreshed { tokens, in_cookies } => render_tokens(tokens, in_cookies, policy),
         Outcome::LoggedOut
         | Outcome::LoggedOutEverywhere
         | Outcome::SessionEnded { own: true }
         | Outcome::AccountDeleted
-        | Outcome::PasswordChanged => with_cookies(done(), cookie::clear(policy, mount)),
+        | Outcome::PasswordChanged => with_cookies(done(), cookie::clear(policy)),
         Outcome::SessionEnded { own: false }
         | Outcome::EmailVerified { .. }
         | Outcome::EmailChanged
@@ -52,15 +43,10 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
 }
 
 /// Puts the tokens in the body, or in cookies that no script can read.
-fn render_tokens(
-    tokens: SessionTokens,
-    in_cookies: bool,
-    request: &Request,
-    policy: &Policy,
-) -> Response<Bytes> {
+fn render_tokens(tokens: SessionTokens, in_cookies: bool, policy: &Policy) -> Response<Bytes> {
     let expires_in = tokens.expires_in;
     if in_cookies {
-        let cookies = tokens.cookies(policy, &request.mount);
+        let cookies = tokens.cookies(policy);
         let body = Tokens { access_token: None, token_type: None, expires_in, refresh_token: None };
         return with_cookies(json(StatusCode::OK, &body), cookies);
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::endpoints::Endpoint;
 use super::error::{IdentityError, RequestFault};
 use super::mount::Mount;
-use super::session::{Device, LONGEST_USER_AGENT};
+use super::session::Device;
 use super::{Email, pages};
 use crate::token::VerifiedToken;
 
@@ -62,15 +62,7 @@ impl Request {
 
     /// The client's address and user agent.
     pub fn device(&self) -> Device {
-        let user_agent = self
-            .headers
-            .get(header::USER_AGENT)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        Device {
-            address: self.client,
-            user_agent: user_agent.chars().take(LONGEST_USER_AGENT).collect(),
-        }
+        Device::new(self.client, &self.headers)
     }
 
     /// Whether the body is a form, as pages without scripts send it.

@@ -66,7 +66,7 @@ mod tests {
             remembering("/auth/login", "/a?b=c&d=e"),
             "/auth/login?return_to=%2Fa%3Fb%3Dc%26d%3De"
         );
-        assert_eq!(remembering("/auth/renew", "//evil.example"), "/auth/renew?return_to=%2F");
+        assert_eq!(remembering("/auth/login", "//evil.example"), "/auth/login?return_to=%2F");
         assert_eq!(
             remembering("/auth/login?done=verify", "/a"),
             "/auth/login?done=verify&return_to=%2Fa"

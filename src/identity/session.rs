@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, header};
 use uuid::Uuid;
 
 use super::policy::Policy;
@@ -33,6 +34,15 @@ pub struct Device {
     pub address: IpAddr,
     /// Its `User-Agent`, cut to [`LONGEST_USER_AGENT`].
     pub user_agent: String,
+}
+
+impl Device {
+    /// The device that sends a request with these fields from this address.
+    pub fn new(address: IpAddr, headers: &HeaderMap) -> Self {
+        let user_agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let user_agent = user_agent.unwrap_or_default().chars().take(LONGEST_USER_AGENT).collect();
+        Self { address, user_agent }
+    }
 }
 
 /// An active session, and the access token issued to it.
@@ -189,6 +199,11 @@ impl Sessions {
         Err(RefreshError::Reused { sid: sid.to_owned(), account: session.account })
     }
 
+    /// Parses a refresh token of ours, whether it is still valid or not.
+    pub(super) fn parse(&self, token: &str) -> Option<RefreshToken> {
+        RefreshToken::decode(token, &self.key)
+    }
+
     /// The session that a refresh token of ours names, whether it is valid or not.
     pub fn named_by(&self, token: &str) -> Option<String> {
         RefreshToken::decode(token, &self.key).map(|token| token.session.to_string())
@@ -256,9 +271,11 @@ impl SessionGrant {
 
 /// A decoded refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct RefreshToken {
-    session: Uuid,
-    counter: i64,
+pub(super) struct RefreshToken {
+    /// The id of the session.
+    pub(super) session: Uuid,
+    /// How many tokens of the session came before.
+    pub(super) counter: i64,
 }
 
 impl RefreshToken {

@@ -242,7 +242,7 @@ fn target(choices: &mut Choices, token: &str) -> String {
         "/auth/sessions",
         "/auth/nothing",
         "/auth/.well-known/jwks.json",
-        "/auth/renew",
+        "/auth/totp",
         "/auth/register",
         "/a/../b",
         "/a/%2e%2e/c",
@@ -346,7 +346,10 @@ fn add_credentials(choices: &mut Choices, token: &str, wanted: &mut Wanted) {
     match choices.next() % 8 {
         0..=2 => add("Authorization", &format!("Bearer {token}")),
         3 => add("Cookie", &format!("theme=dark; __Host-portcullis={token}; lang=en")),
-        4 => add("Cookie", &format!("__Host-portcullis={token}")),
+        4 if choices.once_in(2) => {
+            add("Cookie", &format!("__Host-portcullis={token}; __Host-portcullis-session=forged"));
+        }
+        4 => add("Cookie", "a=b; __Host-portcullis-session=forged"),
         5 => {
             let value = choices.of(&[
                 "Basic YTpi",

@@ -3,94 +3,31 @@
 
 use serde_json::json;
 
+use crate::harness::Gateway;
 use crate::harness::accounts::{PASSWORD, open};
-use crate::harness::client::Request;
-use crate::harness::{Gateway, Response};
-
-const ACCESS: &str = "__Host-portcullis";
-const REFRESH: &str = "__Secure-portcullis-refresh";
-
-/// The cookies of a browser.
-#[derive(Clone, Debug, Default)]
-struct Jar {
-    access: String,
-    refresh: String,
-}
-
-impl Jar {
-    /// What an answer sets; attributes are checked on the way.
-    #[track_caller]
-    fn of(response: &Response) -> Self {
-        let mut jar = Self::default();
-        for line in response.headers("set-cookie") {
-            let (pair, attributes) = line.split_once("; ").unwrap();
-            let (name, value) = pair.split_once('=').unwrap();
-            let path = if name == ACCESS { "/" } else { "/auth" };
-            assert!(attributes.starts_with(&format!("Path={path}; Max-Age=")), "{line}");
-            assert!(attributes.ends_with("; HttpOnly; Secure; SameSite=Lax"), "{line}");
-            assert!(!attributes.contains("Domain"), "{line}");
-            match name {
-                ACCESS => value.clone_into(&mut jar.access),
-                REFRESH => value.clone_into(&mut jar.refresh),
-                other => panic!("a cookie {other}"),
-            }
-        }
-        jar
-    }
-
-    fn is_cleared_by(response: &Response) -> bool {
-        let lines = response.headers("set-cookie");
-        lines.len() == 2
-            && lines.iter().all(|line| line.contains("=; ") && line.contains("Max-Age=0"))
-    }
-
-    /// As a browser sends them: the refresh cookie below the mount only.
-    fn send(&self, request: Request, below_mount: bool) -> Request {
-        let refresh =
-            if below_mount { format!("; {REFRESH}={}", self.refresh) } else { String::new() };
-        request.header("Cookie", &format!("theme=dark; {ACCESS}={}{refresh}", self.access))
-    }
-}
-
-async fn logged_in(gateway: &Gateway) -> Jar {
-    gateway.register("ann@example.com").await;
-    logged_in_again(gateway).await
-}
-
-async fn logged_in_again(gateway: &Gateway) -> Jar {
-    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
-    let response =
-        gateway.post("/auth/login", &body).header("Origin", "http://app.test").send().await;
-    // What is in a cookie that no script reads is not in a body that one can read.
-    assert_eq!(response.status, 200, "{response:?}");
-    let body = response.json();
-    assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["expires_in"], "{body}");
-    let jar = Jar::of(&response);
-    assert!(!jar.access.is_empty() && !jar.refresh.is_empty());
-    jar
-}
+use crate::harness::jar::{ACCESS, Jar, SESSION, logged_in, navigates};
 
 #[tokio::test]
 async fn a_login_by_cookie_reaches_the_application_and_the_cookies_do_not() {
     let gateway = Gateway::start(&open("")).await;
     let jar = logged_in(&gateway).await;
     let request = jar
-        .send(gateway.get("/reports"), false)
-        .header("Cookie", &format!("{REFRESH}={}; a=b", jar.refresh));
+        .send(gateway.get("/reports"))
+        .header("Cookie", &format!("{SESSION}={}; a=b", jar.session));
     assert_eq!(request.send().await.status, 200);
     let seen = gateway.upstream().last();
     assert_eq!(seen.header("cookie"), Some("theme=dark; a=b"));
     assert_eq!(seen.header("x-auth-email"), Some("ann@example.com"));
     // The issuer's own endpoints know them too.
-    let me = jar.send(gateway.get("/auth/me"), true).send().await;
+    let me = jar.send(gateway.get("/auth/me")).send().await;
     assert_eq!((me.status, &me.json()["email"]), (200, &json!("ann@example.com")));
-    let head = jar.send(gateway.request("HEAD", "/auth/me"), true).send().await;
+    let head = jar.send(gateway.request("HEAD", "/auth/me")).send().await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     // And an application cannot set them.
     gateway.upstream().answers(&format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {ACCESS}=x; Path=/\r\nSet-Cookie: {REFRESH}=x; Path=/auth\r\nSet-Cookie: own=1\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {ACCESS}=x; Path=/\r\nSet-Cookie: {SESSION}=x; Path=/\r\nSet-Cookie: own=1\r\n\r\n"
     ));
-    let response = jar.send(gateway.get("/reports"), false).send().await;
+    let response = jar.send(gateway.get("/reports")).send().await;
     assert_eq!(response.headers("set-cookie"), ["own=1"]);
 }
 
@@ -114,7 +51,7 @@ async fn requests_by_cookie_must_come_from_our_own_pages() {
         ("POST", vec![("Sec-Fetch-Site", "cross-site")], false),
         ("DELETE", vec![("Sec-Fetch-Site", "none")], false),
     ] {
-        let mut request = jar.send(gateway.request(method, "/reports"), false);
+        let mut request = jar.send(gateway.request(method, "/reports"));
         for (name, value) in &fields {
             request = request.header(name, value);
         }
@@ -152,21 +89,17 @@ async fn no_endpoint_that_changes_something_answers_another_origin() {
                 .request(method, path)
                 .header("Content-Type", "application/json")
                 .header(name, value);
-            let response = jar.send(request, true).body(&body).send().await;
+            let response = jar.send(request).body(&body).send().await;
             response.is(403, "origin_foreign");
             assert!(response.headers("set-cookie").is_empty());
         }
         if path == "/auth/refresh" || path == "/auth/logout" || path == "/auth/logout-all" {
             // Known by a cookie alone, and nothing says whose page it was.
-            jar.send(gateway.request(method, path), true)
-                .body("")
-                .send()
-                .await
-                .is(403, "origin_foreign");
+            jar.send(gateway.request(method, path)).body("").send().await.is(403, "origin_foreign");
         }
     }
     // None of it ended the session.
-    assert_eq!(jar.send(gateway.get("/reports"), false).send().await.status, 200);
+    assert_eq!(jar.send(gateway.get("/reports")).send().await.status, 200);
 }
 
 /// Every endpoint there is, asked from elsewhere by a browser that is logged in: it is refused
@@ -200,10 +133,7 @@ async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
             .filter(|(method, _)| ["get", "post", "delete"].contains(&method.as_str()))
         {
             let ask = |origin: (&str, &str)| {
-                jar.send(
-                    gateway.request(&method.to_uppercase(), &path).header(origin.0, origin.1),
-                    true,
-                )
+                jar.send(gateway.request(&method.to_uppercase(), &path).header(origin.0, origin.1))
             };
             for origin in [
                 ("Origin", "http://evil.test"),
@@ -212,13 +142,9 @@ async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
                 ("Sec-Fetch-Site", "same-site"),
             ] {
                 if method == "get" {
-                    // By a script. Only a renewal would change something.
+                    // By a script.
                     let response = ask(origin).header("Sec-Fetch-Mode", "cors").send().await;
-                    assert_eq!(
-                        response.status == 403,
-                        path == "/auth/renew",
-                        "{path} {origin:?}: {response:?}"
-                    );
+                    assert_ne!(response.status, 403, "{path} {origin:?}: {response:?}");
                 } else {
                     let request = || ask(origin);
                     request()
@@ -272,79 +198,12 @@ async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
     );
     // None of it cost the browser its session.
     let response = jar
-        .send(gateway.request("POST", "/auth/refresh").header("Origin", "http://app.test"), true)
+        .send(gateway.request("POST", "/auth/refresh").header("Origin", "http://app.test"))
         .body("")
         .send()
         .await;
     assert_eq!(response.status, 200, "{response:?}");
     assert!(version().await > before);
-}
-
-/// A link on another site is how people come here, whatever it makes of an access cookie that has
-/// expired.
-#[tokio::test]
-async fn a_link_from_elsewhere_leads_through_a_renewal() {
-    let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
-    let mut jar = logged_in(&gateway).await;
-    let renew = |jar: &Jar, fields: &[(&str, &str)]| {
-        let request = jar
-            .send(gateway.get("/auth/renew?return_to=%2Freports"), true)
-            .header("Accept", "text/html");
-        fields.iter().fold(request, |request, (name, value)| request.header(name, value))
-    };
-    for fields in [
-        &[
-            ("Sec-Fetch-Site", "cross-site"),
-            ("Sec-Fetch-Mode", "navigate"),
-            ("Sec-Fetch-Dest", "document"),
-        ][..],
-        &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "navigate")],
-        &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate")],
-        &[],
-    ] {
-        let response = renew(&jar, fields).send().await;
-        assert_eq!(
-            (response.status, response.header("location")),
-            (303, Some("/reports")),
-            "{fields:?}"
-        );
-        jar = Jar::of(&response);
-    }
-    for fields in [
-        &[
-            ("Origin", "https://evil.example"),
-            ("Sec-Fetch-Site", "cross-site"),
-            ("Sec-Fetch-Mode", "cors"),
-        ][..],
-        &[
-            ("Origin", "https://evil.example"),
-            ("Sec-Fetch-Site", "cross-site"),
-            ("Sec-Fetch-Mode", "navigate"),
-        ],
-        &[("Origin", "null")],
-        &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "no-cors")],
-    ] {
-        assert_eq!(renew(&jar, fields).send().await.status, 403, "{fields:?}");
-    }
-    // It was not used up by that, and a script of our own pages may; or one of which nothing says
-    // that it is of others.
-    for fields in [
-        &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors")][..],
-        &[
-            ("Origin", "http://app.test"),
-            ("Sec-Fetch-Site", "same-origin"),
-            ("Sec-Fetch-Mode", "cors"),
-        ],
-        &[("Sec-Fetch-Mode", "cors")],
-    ] {
-        let response = renew(&jar, fields).send().await;
-        assert_eq!(
-            (response.status, response.header("location")),
-            (303, Some("/reports")),
-            "{fields:?}"
-        );
-        jar = Jar::of(&response);
-    }
 }
 
 /// The issuer's URL is what browsers see, also where something in front does the TLS and nothing
@@ -362,7 +221,7 @@ async fn our_own_origin_is_that_of_the_issuer_where_the_host_is_the_same() {
         ("other.test", "https://app.test", false),
     ] {
         let request = gateway.request("POST", "/reports").host(host).header("Origin", origin);
-        let response = jar.send(request, false).send().await;
+        let response = jar.send(request).send().await;
         assert_eq!(response.status, if may { 200 } else { 403 }, "{host} {origin}");
     }
 }
@@ -371,13 +230,6 @@ async fn logged_in_from(gateway: &Gateway, origin: &str) -> Jar {
     gateway.register("ann@example.com").await;
     let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
     Jar::of(&gateway.post("/auth/login", &body).header("Origin", origin).send().await)
-}
-
-fn navigates(request: Request) -> Request {
-    request
-        .header("Sec-Fetch-Mode", "navigate")
-        .header("Sec-Fetch-Site", "none")
-        .header("Accept", "text/html,*/*")
 }
 
 #[tokio::test]
@@ -456,143 +308,4 @@ async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
         (response.status, response.header("location")),
         (303, Some("/auth/login?return_to=%2Fx"))
     );
-}
-
-#[tokio::test]
-async fn an_expired_cookie_is_renewed_on_the_way() {
-    let gateway = Gateway::start(&open("access_token_ttl = '1s'")).await;
-    let jar = logged_in(&gateway).await;
-    crate::harness::within(async {
-        while jar.send(gateway.get("/reports"), false).send().await.status == 200 {}
-    })
-    .await;
-    // A script is told, and renews by itself.
-    jar.send(gateway.get("/reports"), false)
-        .header("Sec-Fetch-Mode", "cors")
-        .send()
-        .await
-        .is(401, "token_expired");
-    let response = jar.send(navigates(gateway.get("/reports?a=b")), false).send().await;
-    assert_eq!(
-        (response.status, response.header("location")),
-        (303, Some("/auth/renew?return_to=%2Freports%3Fa%3Db"))
-    );
-    // Many tabs at once: one successor.
-    let mut renewed: Vec<Jar> = Vec::new();
-    for _ in 0..5 {
-        let response = jar
-            .send(navigates(gateway.get("/auth/renew?return_to=%2Freports%3Fa%3Db")), true)
-            .send()
-            .await;
-        assert_eq!((response.status, response.header("location")), (303, Some("/reports?a=b")));
-        renewed.push(Jar::of(&response));
-    }
-    assert!(renewed.iter().all(|jar| jar.refresh == renewed[0].refresh));
-    assert_eq!(renewed[4].send(gateway.get("/reports"), false).send().await.status, 200);
-    // A tab that is late, after another one has renewed twice: its answer must not take the newest
-    // cookie away.
-    let response = renewed[0]
-        .send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true)
-        .send()
-        .await;
-    let newest = Jar::of(&response);
-    let response =
-        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
-    assert_eq!((response.status, &Jar::of(&response).refresh), (303, &newest.refresh));
-    let renewed = [newest];
-    // By script: the successor is in the cookie and nowhere else.
-    let response = renewed[0]
-        .send(
-            gateway.request("POST", "/auth/refresh").header("Sec-Fetch-Site", "same-origin"),
-            true,
-        )
-        .body("")
-        .send()
-        .await;
-    assert_eq!((response.status, response.json()), (200, json!({ "expires_in": 1 })));
-    let last = Jar::of(&response);
-    assert_ne!(last.refresh, renewed[0].refresh);
-    assert_eq!(last.send(gateway.get("/reports"), false).send().await.status, 200);
-}
-
-/// The session of a browser is not what somebody may have seen the key of.
-#[tokio::test]
-async fn a_cookie_of_a_forgotten_key_is_renewed_on_the_way() {
-    let gateway = Gateway::start(&open("")).await;
-    let jar = logged_in(&gateway).await;
-    crate::commands::done(&gateway, &["key", "rotate", "--compromised"], "");
-    jar.send(gateway.get("/reports"), false).send().await.is(401, "token_key_unknown");
-    let response = jar.send(navigates(gateway.get("/reports")), false).send().await;
-    assert_eq!(
-        (response.status, response.header("location")),
-        (303, Some("/auth/renew?return_to=%2Freports"))
-    );
-    let response =
-        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
-    assert_eq!((response.status, response.header("location")), (303, Some("/reports")));
-    let renewed = Jar::of(&response);
-    assert_eq!(renewed.send(gateway.get("/reports"), false).send().await.status, 200);
-}
-
-#[tokio::test]
-async fn without_a_session_a_renewal_leads_to_the_login() {
-    let gateway = Gateway::start(&open("")).await;
-    let jar = logged_in(&gateway).await;
-    let origin = ("Origin", "http://app.test");
-    let response = jar
-        .send(gateway.request("POST", "/auth/logout").header(origin.0, origin.1), true)
-        .body("")
-        .send()
-        .await;
-    assert_eq!(response.status, 204);
-    assert!(Jar::is_cleared_by(&response));
-    // A browser that kept its cookies is led on, without a loop.
-    let response = jar.send(navigates(gateway.get("/reports")), false).send().await;
-    assert_eq!(
-        (response.status, response.header("location")),
-        (303, Some("/auth/renew?return_to=%2Freports"))
-    );
-    let response =
-        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
-    assert_eq!(
-        (response.status, response.header("location")),
-        (303, Some("/auth/login?return_to=%2Freports"))
-    );
-    assert!(Jar::is_cleared_by(&response));
-    // Nor by a session that was revoked from outside.
-    let jar = logged_in_again(&gateway).await;
-    let sessions = jar.send(gateway.get("/auth/sessions"), true).send().await.json();
-    let sid = sessions["sessions"][0]["sid"].as_str().unwrap();
-    assert_eq!(gateway.command(&["revoke", "--session", sid]).await.0, 0);
-    let reports = || jar.send(navigates(gateway.get("/reports")), false).send();
-    assert_eq!(reports().await.header("location"), Some("/auth/renew?return_to=%2Freports"));
-    let response =
-        jar.send(navigates(gateway.get("/auth/renew?return_to=%2Freports")), true).send().await;
-    assert_eq!(
-        (response.status, response.header("location")),
-        (303, Some("/auth/login?return_to=%2Freports"))
-    );
-    assert!(Jar::is_cleared_by(&response));
-    for elsewhere in [
-        "//evil.test",
-        "https://evil.test",
-        "%2F%2Fevil.test",
-        "/%5Cevil.test",
-        "%2F%09%2Fevil.test",
-        "",
-        "/x&return_to=/y",
-    ] {
-        let response =
-            navigates(gateway.get(&format!("/auth/renew?return_to={elsewhere}"))).send().await;
-        assert_eq!(
-            (response.status, response.header("location")),
-            (303, Some("/auth/login?return_to=%2F")),
-            "{elsewhere}"
-        );
-    }
-    jar.send(gateway.request("POST", "/auth/refresh").header(origin.0, origin.1), true)
-        .body("")
-        .send()
-        .await
-        .is(401, "invalid_grant");
 }

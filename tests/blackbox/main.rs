@@ -35,6 +35,7 @@ mod outcomes;
 mod pages;
 mod peers;
 mod reload;
+mod renewal;
 mod revocation;
 mod roles;
 mod routing;

@@ -125,7 +125,7 @@ impl Identity {
     }
 
     /// Mints the tokens of a session.
-    pub(super) async fn tokens(
+    pub(in crate::identity) async fn tokens(
         &self,
         session: SessionGrant,
         policy: &Policy,

@@ -26,7 +26,6 @@ impl Identity {
             Action::Register => self.register(request, policy).await,
             Action::Login => self.login(request, policy).await,
             Action::Refresh => self.refresh(request, policy).await,
-            Action::Renew => self.renew(request, policy).await,
             Action::Logout => self.logout(request, policy).await,
             Action::LogoutAll => self.logout_all(request, policy).await,
             Action::Me => self.me(request).await,
@@ -90,7 +89,8 @@ fn shown(page: Page, username: Option<String>, request: &Request, policy: &Polic
         }
         // A browser whose access cookie has expired is still logged in.
         Page::Logout
-            if request.caller.is_none() && cookie::refresh_token(&request.headers).is_none() =>
+            if request.caller.is_none()
+                && cookie::refresh_token(&request.headers, policy).is_none() =>
         {
             Page::LoggedOut
         }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod gateway;
 pub mod h2;
 pub mod issuer;
+pub mod jar;
 pub mod mint;
 pub mod peers;
 pub mod port;

@@ -13,75 +13,56 @@ use crate::identity::error::IdentityError;
 use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
 use crate::identity::pages::{Content, Form, Link};
 use crate::identity::request::{Origin, Request};
-use crate::identity::session::{RefreshError, SessionGrant};
-use crate::identity::{Identity, Mount, Policy, audit, cookie, return_to};
+use crate::identity::session::{Device, RefreshError, SessionGrant};
+use crate::identity::{Identity, Mount, Policy, audit, cookie};
 use crate::store::SessionRow;
 
 impl Identity {
     pub(super) async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Refresh = request.parse_body()?;
         let from_cookie = body.refresh_token.is_none();
-        let token =
-            body.refresh_token.as_deref().or_else(|| cookie::refresh_token(&request.headers));
+        let token = body
+            .refresh_token
+            .as_deref()
+            .or_else(|| cookie::refresh_token(&request.headers, policy));
         // A caller identified by a cookie must come from our own pages; otherwise nothing is done.
         if from_cookie && token.is_some() && request.origin != Origin::Own {
             return Err(IdentityError::ForeignOrigin.into());
         }
-        let session = match self.refresh_session(token, from_cookie, request, policy).await {
-            Ok(session) => session,
-            Err(error) => {
-                let cookies = if from_cookie && error_is_final(&error) {
-                    cookie::clear(policy, &request.mount).to_vec()
-                } else {
-                    Vec::new()
-                };
-                return Err(Refused { cookies, ..error.into() });
-            }
-        };
+        let session =
+            match self.refresh_session(token, from_cookie, &request.device(), policy).await {
+                Ok(session) => session,
+                Err(error) => {
+                    let cookies = if from_cookie && error_is_final(&error) {
+                        cookie::clear(policy).to_vec()
+                    } else {
+                        Vec::new()
+                    };
+                    return Err(Refused { cookies, ..error.into() });
+                }
+            };
         let tokens = self.tokens(session, policy).await?;
         Ok(Outcome::Refreshed { tokens, in_cookies: from_cookie })
     }
 
-    /// Renews the cookies of a browser and redirects it back. This is a navigation: `SameSite=Lax`
-    /// allows it from other sites too, and its only effect is that the user stays logged in.
-    pub(super) async fn renew(&self, request: &Request, policy: &Policy) -> Answered {
-        let asked = request.parameter_of_query("return_to");
-        let back = return_to::local(asked.as_deref());
-        match self
-            .refresh_session(cookie::refresh_token(&request.headers), true, request, policy)
-            .await
-        {
-            Ok(session) => {
-                let tokens = self.tokens(session, policy).await?;
-                Ok(Outcome::Renewed { tokens, back: back.to_owned() })
-            }
-            Err(error) if error_is_final(&error) => {
-                Ok(Outcome::NotRenewed { back: back.to_owned() })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Exchanges a refresh token and records the result.
-    pub(super) async fn refresh_session(
+    pub(in crate::identity) async fn refresh_session(
         &self,
         token: Option<&str>,
         in_cookie: bool,
-        request: &Request,
+        device: &Device,
         policy: &Policy,
     ) -> Result<SessionGrant, IdentityError> {
         let now = self.clock.unix_time();
         let granted = match token {
-            Some(token) => {
-                self.sessions.refresh(token, in_cookie, &request.device(), policy, now).await
-            }
+            Some(token) => self.sessions.refresh(token, in_cookie, device, policy, now).await,
             None => Err(RefreshError::Invalid),
         };
         let outcome = match &granted {
             Ok(_) => "succeeded",
             Err(RefreshError::Invalid) => "failed",
             Err(RefreshError::Reused { account, .. }) => {
-                audit::record("refresh_reused", request.client, account, "invalid_grant");
+                audit::record("refresh_reused", device.address, account, "invalid_grant");
                 "reused"
             }
             Err(RefreshError::Store(_)) => "unavailable",
@@ -92,7 +73,7 @@ impl Identity {
 
     pub(super) async fn logout(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Logout = request.parse_body()?;
-        let from_cookie = cookie::refresh_token(&request.headers);
+        let from_cookie = cookie::refresh_token(&request.headers, policy);
         // A caller who presents both a token and a cookie wants both sessions to end.
         let by_token =
             body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
@@ -107,7 +88,7 @@ impl Identity {
             named.extend(from_cookie.and_then(|token| self.sessions.named_by(token)));
         }
         if named.is_empty() {
-            let cookies = cookie::clear(policy, &request.mount).to_vec();
+            let cookies = cookie::clear(policy).to_vec();
             return Err(Refused { cookies, ..IdentityError::NoCaller.into() });
         }
         for sid in &named {
