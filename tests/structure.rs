@@ -45,7 +45,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
 /// The gateway's files in walking order: each may know those before it.
-const WALK: [&str; 35] = [
+const WALK: [&str; 36] = [
     "target",
     "client",
     "token_names",
@@ -73,6 +73,7 @@ const WALK: [&str; 35] = [
     "outgoing",
     "send",
     "navigation",
+    "reader",
     "decide",
     "echo",
     "renewal",
