@@ -26,7 +26,7 @@ use crate::keys::{Background, Health};
 use crate::priority::lower_priority;
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Claim, Listeners, Server, bind, bind_one};
-use crate::store::{News, Presence, Store, StoreError};
+use crate::store::{Feed, Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::LogWriter;
@@ -359,7 +359,7 @@ impl Process {
         let gateway = Arc::clone(&self.gateway);
         if let (Some(presence), None) = (&presence, self.gateway.identity()) {
             // Do not let anything wait for keys that this process no longer uses.
-            presence.knows(News::SigningKeys, i64::MAX);
+            presence.report_read(Feed::SigningKeys, i64::MAX);
         }
         let tending = self.gateway.identity().map(|identity| {
             Arc::clone(identity).tend(move || gateway.current().identity.clone(), presence)

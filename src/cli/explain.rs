@@ -79,7 +79,7 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
 fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
     let Some(settings) = &snapshot.start.store else { return Arc::default() };
     let read = async {
-        let Some(store) = Store::look(settings).await? else { return Ok(Arc::default()) };
+        let Some(store) = Store::open_read_only(settings).await? else { return Ok(Arc::default()) };
         let retention = Retention::for_issuers(&snapshot.issuers);
         let revocations =
             Revocations::load(Some(store.clone()), retention, clock.clone(), Metrics::new())

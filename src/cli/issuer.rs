@@ -12,7 +12,7 @@ use crate::config::value::CreateFiles;
 use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
 use crate::identity::{Accounts, Policy};
-use crate::store::{PATIENCE, Store, StoreError, StoreSettings};
+use crate::store::{GATEWAY_TIMEOUT, Store, StoreError, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 
 /// The built-in issuer of a file, as commands use it.
@@ -65,9 +65,11 @@ pub(super) fn with_issuer(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = match usage {
-            Use::Reads => Store::look(&settings).await?.ok_or_else(|| absent(&settings))?,
+            Use::Reads => {
+                Store::open_read_only(&settings).await?.ok_or_else(|| absent(&settings))?
+            }
             Use::Writes(_) => {
-                Store::meets_gateways(&settings)?;
+                Store::check_gateways(&settings)?;
                 note_if_new(&settings);
                 Store::open(&settings).await?
             }
@@ -108,16 +110,16 @@ pub(super) fn note_if_new(settings: &StoreSettings) {
 /// # Errors
 /// One of them has not, uses another database, or it is unknown.
 pub(super) async fn await_gateways(store: &Store, settings: &StoreSettings) -> Result<(), Failure> {
-    let problem = match store.acknowledged(settings).await {
+    let problem = match store.wait_for_gateways(settings).await {
         Ok(0) => return Ok(()),
-        Err(error @ StoreError::Elsewhere { .. }) => return Err(error.into()),
+        Err(error @ StoreError::DifferentDatabase { .. }) => return Err(error.into()),
         Ok(1) => format!(
             "a gateway that runs on this store has not read it within {} seconds",
-            PATIENCE.as_secs()
+            GATEWAY_TIMEOUT.as_secs()
         ),
         Ok(some) => format!(
             "{some} gateways that run on this store have not read it within {} seconds",
-            PATIENCE.as_secs()
+            GATEWAY_TIMEOUT.as_secs()
         ),
         Err(error) => {
             format!("it is unknown whether a gateway that runs on this store has read it: {error}")

@@ -111,7 +111,7 @@ fn write(
     let failed = |error: &dyn std::error::Error| Failure::Other(format!("not revoked: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        Store::meets_gateways(settings).map_err(|error| failed(&error))?;
+        Store::check_gateways(settings).map_err(|error| failed(&error))?;
         note_if_new(settings);
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
         let write = async {

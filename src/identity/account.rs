@@ -333,7 +333,13 @@ impl Accounts {
 
     /// A sample of stored password hashes, large enough to represent all accounts.
     pub async fn some_hashes(&self) -> Result<Vec<StoredHash>, StoreError> {
-        Ok(self.store.some_passwords().await?.iter().filter_map(|hash| hash.parse().ok()).collect())
+        Ok(self
+            .store
+            .sample_password_hashes()
+            .await?
+            .iter()
+            .filter_map(|hash| hash.parse().ok())
+            .collect())
     }
 
     /// A text that changes with every import of accounts.

@@ -76,7 +76,7 @@ use self::second_factor::SecondFactors;
 use self::session::Sessions;
 use crate::clock::Clock;
 use crate::revocation::Revocations;
-use crate::store::{News, Presence, Store, StoreError};
+use crate::store::{Feed, Presence, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::token::LiveKeys;
 
@@ -126,7 +126,7 @@ impl Identity {
         metrics: Metrics,
     ) -> Result<Arc<Self>, StartError> {
         let keys = SigningKeys::load(store.clone(), live, clock.clone(), policy).await?;
-        let hasher = Hasher::start(store.stand_in_key().as_ref())?;
+        let hasher = Hasher::start(store.dummy_account_key().as_ref())?;
         let identity = Self {
             accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
             second_factors: SecondFactors::new(store.clone()),
@@ -177,7 +177,7 @@ impl Identity {
             .await
             .unwrap_or_else(|_| Err(IdentityError::Stopping.into()));
         if let Err(Refused { error: IdentityError::Store(error), .. }) = &answered {
-            self.store.note_trouble(error);
+            self.store.record_failure(error);
         }
         answered.map_err(Box::new)
     }
@@ -208,7 +208,7 @@ impl Identity {
         let mut last_import = None;
         loop {
             if let Some(presence) = presence {
-                presence.knows(News::SigningKeys, self.keys.newest());
+                presence.report_read(Feed::SigningKeys, self.keys.newest());
             }
             let is_look = tokio::select! {
                 _ = looks.tick() => true,
@@ -236,7 +236,7 @@ impl Identity {
         policy: &Policy,
         last_import: &mut Option<String>,
     ) -> Result<(), KeysError> {
-        self.store.look_ahead(self.clock.unix_seconds().cast_signed()).await?;
+        self.store.forget_past_cutoffs(self.clock.unix_seconds().cast_signed()).await?;
         self.keys.tend(policy).await?;
         let noted = self.accounts.last_import().await?;
         if noted != *last_import {

@@ -128,7 +128,7 @@ impl Identity {
             IdentityError::Grant(_) => NotRenewed::Ended,
             error => {
                 if let IdentityError::Store(error) = &error {
-                    self.store.note_trouble(error);
+                    self.store.record_failure(error);
                 }
                 NotRenewed::Unavailable(Arc::new(error))
             }

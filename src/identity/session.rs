@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::policy::Policy;
 use crate::revocation::{Revocations, row, written};
-use crate::store::{AccountRow, Issued, SessionRow, Stale, Store, StoreError};
+use crate::store::{AccountRow, Issued, SessionRow, StaleBefore, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// All sessions.
@@ -172,7 +172,7 @@ impl Sessions {
         token: RefreshToken,
         sid: &str,
         policy: &Policy,
-        stale: Stale,
+        stale: StaleBefore,
         now: Duration,
     ) -> Result<i64, RefreshError> {
         let session = self.store.live_session(sid).await?.ok_or(RefreshError::Invalid)?;
@@ -324,8 +324,8 @@ fn scope(policy: &Policy) -> String {
 }
 
 /// The times before which a session can no longer be used.
-pub fn stale(policy: &Policy, now: Duration) -> Stale {
-    Stale {
+pub fn stale(policy: &Policy, now: Duration) -> StaleBefore {
+    StaleBefore {
         created_at: seconds(now.saturating_sub(policy.session_lifetime)),
         rotated_at: millis(now.saturating_sub(policy.refresh_token_ttl)),
         used_at: millis(now.saturating_sub(policy.refresh_reuse_interval)),

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::store::{
-    LOWERED, LogoutTokenRow, News, Older, Presence, REVOCATIONS_PAGE, RevocationRow, Store,
+    Feed, LOWERED, LogoutTokenRow, OlderThan, Presence, REVOCATIONS_PAGE, RevocationRow, Store,
     StoreError,
 };
 use crate::telemetry::metrics::Metrics;
@@ -73,7 +73,7 @@ impl Revocations {
         metrics: Metrics,
     ) -> Result<Arc<Self>, StoreError> {
         let seconds = match &store {
-            Some(store) => store.running().await?,
+            Some(store) => store.running_seconds().await?,
             None => 0,
         };
         let revocations = Self {
@@ -174,7 +174,7 @@ impl Revocations {
         let task = self.writes.spawn_on(write, &self.background);
         let done = task.await.unwrap_or(Err(StoreError::Closed));
         if let (Err(error), Some(store)) = (&done, &self.store) {
-            store.note_trouble(error);
+            store.record_failure(error);
         }
         done
     }
@@ -211,7 +211,7 @@ impl Revocations {
         let mut is_behind = false;
         loop {
             if let Some(presence) = presence {
-                presence.knows(News::Revocations, self.seen.load(Ordering::Relaxed));
+                presence.report_read(Feed::Revocations, self.seen.load(Ordering::Relaxed));
             }
             polls.tick().await;
             match self.catch_up().await {
@@ -223,7 +223,7 @@ impl Revocations {
                     );
                 }
                 Err(error) => {
-                    store.note_trouble(&error);
+                    store.record_failure(&error);
                     if !is_behind {
                         is_behind = true;
                         tracing::warn!(cause = %error, "revocations by other processes cannot be read; those known so far remain in force");
@@ -241,12 +241,12 @@ impl Revocations {
             tokio::select! {
                 _ = prunes.tick() => {
                     if let (Err(error), Some(store)) = (self.prune().await, &self.store) {
-                        store.note_trouble(&error);
+                        store.record_failure(&error);
                     }
                 }
                 _ = trials.tick() => {
                     if let Some(store) = &self.store {
-                        store.look_again().await;
+                        store.retry_write().await;
                     }
                 }
             }
@@ -309,7 +309,7 @@ impl Revocations {
         let counted = self.count(store).await?;
         let before = |seconds: u64| {
             let seconds = seconds.cast_signed();
-            Older {
+            OlderThan {
                 revoked_at: now.cast_signed().saturating_sub(seconds),
                 noted_at: counted - MAX_COUNTED_AT_ONCE.as_secs().cast_signed() - seconds,
             }
@@ -330,7 +330,7 @@ impl Revocations {
             let passed = now.saturating_sub(counted.at).min(MAX_COUNTED_AT_ONCE);
             counted.seconds.saturating_add(passed.as_secs().cast_signed())
         };
-        let seconds = store.note_running(counted).await?;
+        let seconds = store.record_running_seconds(counted).await?;
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Counted { seconds, at: now };
         Ok(seconds)
     }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::connections::Writing;
+use super::connections::WriteTransaction;
 use super::revocations::write_revocations;
 use super::{RevocationRow, Store, StoreError};
 
@@ -82,7 +82,7 @@ impl Store {
         accounts: &[AccountRow],
     ) -> Result<Result<(), usize>, StoreError> {
         let mut writing = self.connections.write().await?;
-        writing.execute(sqlx::query(NOTE_IMPORT).bind(Uuid::new_v4().to_string())).await?;
+        writing.execute(sqlx::query(RECORD_IMPORT).bind(Uuid::new_v4().to_string())).await?;
         for (index, account) in accounts.iter().enumerate() {
             if !insert_account(&mut writing, account).await? {
                 return Ok(Err(index));
@@ -164,7 +164,7 @@ impl Store {
 
     /// The password hashes of enough accounts to show what all of them are like. Ids are random, so
     /// these accounts are a sample.
-    pub async fn some_passwords(&self) -> Result<Vec<String>, StoreError> {
+    pub async fn sample_password_hashes(&self) -> Result<Vec<String>, StoreError> {
         let rows: Vec<(String,)> =
             sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000")
                 .fetch_all(self.connections.read())
@@ -191,7 +191,7 @@ impl Store {
 /// Changes an account and writes the revocation, in a transaction that the caller commits. `None`:
 /// the account does not exist, no longer has that generation, or another one has the address.
 pub(super) async fn change_account(
-    writing: &mut Writing,
+    writing: &mut WriteTransaction,
     id: &str,
     change: AccountChange<'_>,
     revocation: RevocationRow,
@@ -225,7 +225,10 @@ pub(super) async fn change_account(
 }
 
 /// Returns false if the address is taken.
-async fn insert_account(writing: &mut Writing, account: &AccountRow) -> Result<bool, StoreError> {
+async fn insert_account(
+    writing: &mut WriteTransaction,
+    account: &AccountRow,
+) -> Result<bool, StoreError> {
     let statement = sqlx::query_as(INSERT)
         .bind(&account.id)
         .bind(&account.email)
@@ -245,7 +248,7 @@ async fn insert_account(writing: &mut Writing, account: &AccountRow) -> Result<b
 /// The maximum number of accounts to read at a time, or to change in one transaction.
 const ACCOUNTS_PAGE: usize = 1000;
 
-const NOTE_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+const RECORD_IMPORT: &str = "INSERT INTO facts (name, value) VALUES ('last_import', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 /// A taken address also costs a write and returns a row, so timing does not reveal that it is
 /// taken.
@@ -277,7 +280,7 @@ const DELETE: &str = "DELETE FROM accounts WHERE id = $2 RETURNING CASE WHEN iss
 mod tests {
     use super::*;
     use crate::store::tests::settings;
-    use crate::store::{SessionRow, Stale};
+    use crate::store::{SessionRow, StaleBefore};
 
     fn account(id: &str, email: &str) -> AccountRow {
         AccountRow {
@@ -319,7 +322,7 @@ mod tests {
         }
     }
 
-    const FRESH: Stale = Stale { created_at: 0, rotated_at: 0, used_at: 0 };
+    const FRESH: StaleBefore = StaleBefore { created_at: 0, rotated_at: 0, used_at: 0 };
 
     #[tokio::test]
     async fn an_address_has_one_account_and_several_are_added_whole() {
@@ -527,14 +530,14 @@ mod tests {
         for (created_at, rotated_at, lives) in
             [(100, 0, false), (0, 100_000, false), (99, 99_999, true)]
         {
-            let stale = Stale { created_at, rotated_at, used_at: 0 };
+            let stale = StaleBefore { created_at, rotated_at, used_at: 0 };
             assert_eq!(store.sessions_of("a", stale).await.unwrap().0.len(), usize::from(lives));
         }
         assert!(
             store
                 .rotate_session(
                     &session("t", 0),
-                    Stale { created_at: 100, rotated_at: 0, used_at: 0 },
+                    StaleBefore { created_at: 100, rotated_at: 0, used_at: 0 },
                     "=x",
                     9
                 )

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::revocations::{cutoff_of, write_revocations};
-use super::sessions::MOST_AHEAD;
-use super::{RevocationRow, Store, StoreError, shown};
+use super::revocations::{latest_cutoff, write_revocations};
+use super::sessions::MAX_AHEAD;
+use super::{RevocationRow, Store, StoreError, format_time};
 
 /// The accounts that could not log in for this reason, and until when. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,7 @@ pub(super) struct Ahead(Arc<Mutex<BTreeMap<String, i64>>>);
 impl Ahead {
     pub(super) fn note(&self, account: &str, until: i64) {
         let mut noted = self.noted();
-        if noted.len() < MOST_NOTED || noted.contains_key(account) {
+        if noted.len() < MAX_NOTED || noted.contains_key(account) {
             noted.insert(account.to_owned(), until);
         }
     }
@@ -31,7 +31,7 @@ impl Ahead {
         Some(format!(
             "the account {account} cannot log in until {}: its tokens are cut off until then, because this machine's clock was ahead{others}; \
              set the clock right, then run `portcullis user end-sessions EMAIL --now`",
-            shown(*until)
+            format_time(*until)
         ))
     }
 
@@ -42,14 +42,14 @@ impl Ahead {
 
 impl Store {
     /// Forgets the accounts that can log in again.
-    pub async fn look_ahead(&self, now: i64) -> Result<(), StoreError> {
+    pub async fn forget_past_cutoffs(&self, now: i64) -> Result<(), StoreError> {
         let accounts: Vec<String> = self.ahead.noted().keys().cloned().collect();
         for account in accounts {
             let cutoff: Option<(i64,)> = sqlx::query_as(LATEST)
                 .bind(&account)
                 .fetch_optional(self.connections.read())
                 .await?;
-            if cutoff.is_none_or(|(cutoff,)| cutoff < now + MOST_AHEAD) {
+            if cutoff.is_none_or(|(cutoff,)| cutoff < now + MAX_AHEAD) {
                 self.ahead.noted().remove(&account);
             }
         }
@@ -69,9 +69,9 @@ impl Store {
         let mut writing = self.connections.write().await?;
         let noted: Option<(i64, i64)> = writing.first(sqlx::query_as(NOTED).bind(account)).await?;
         let Some((issued_at, not_before)) = noted else { return Ok(false) };
-        let cutoff = cutoff_of(&mut writing, account, &revocation.scope).await?;
+        let cutoff = latest_cutoff(&mut writing, account, &revocation.scope).await?;
         let ahead = issued_at.max(not_before).max(cutoff);
-        if ahead <= now + MOST_AHEAD {
+        if ahead <= now + MAX_AHEAD {
             return Ok(false);
         }
         let sessions: Vec<(String,)> = writing.all(sqlx::query_as(SESSIONS).bind(account)).await?;
@@ -104,7 +104,7 @@ impl Store {
 pub const LOWERED: &str = "lowered";
 
 /// How many accounts to note: the operator needs to know of only one.
-const MOST_NOTED: usize = 100;
+const MAX_NOTED: usize = 100;
 
 const LATEST: &str = "SELECT CASE WHEN latest > not_before THEN latest ELSE not_before END FROM (SELECT not_before, \
     (SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1) AS latest FROM accounts WHERE id = $1) AS both";

@@ -2,10 +2,10 @@
 //! revocations.
 //!
 //! SQLite allows one writer at a time, and readers alongside it. A connection that reads is
-//! `query_only`, so a statement that writes fails there. [`Writing`] is the only way to write: a
-//! transaction whose commit is checked. Outside a transaction, SQLite commits when a statement is
-//! reset, and the driver drops an error of `sqlite3_reset`: on a full disk, `INSERT … RETURNING`
-//! would return its row although nothing was written.
+//! `query_only`, so a statement that writes fails there. [`WriteTransaction`] is the only way to
+//! write: a transaction whose commit is checked. Outside a transaction, SQLite commits when a
+//! statement is reset, and the driver drops an error of `sqlite3_reset`: on a full disk, `INSERT …
+//! RETURNING` would return its row although nothing was written.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,8 +21,8 @@ use sqlx::query::{Query, QueryAs};
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, FromRow, Transaction};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::place::Place;
-use super::{StoreError, beside};
+use super::files::DatabaseFiles;
+use super::{StoreError, with_suffix};
 
 /// Clones share the connections.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub(super) struct Connections {
     readers: AnyPool,
     follower: AnyPool,
     /// Set once the database is open.
-    place: Arc<OnceLock<Place>>,
+    files: Arc<OnceLock<DatabaseFiles>>,
     /// Closed last, because closing it drops the locks that SQLite holds on the file.
     _shared: Option<Arc<File>>,
 }
@@ -43,32 +43,32 @@ impl Connections {
             pool(count)
                 .after_connect(|connection, _| {
                     Box::pin(async {
-                        set_up(connection).await?;
+                        configure(connection).await?;
                         connection.execute("PRAGMA query_only = ON").await.map(drop)
                     })
                 })
                 .connect_lazy(url)
         };
         let writer = pool(1)
-            .after_connect(|connection, _| Box::pin(set_up(connection)))
-            .after_release(|connection, _| Box::pin(is_settled(connection)));
+            .after_connect(|connection, _| Box::pin(configure(connection)))
+            .after_release(|connection, _| Box::pin(has_no_transaction(connection)));
         Ok(Self {
             writer: writer.connect(url).await?,
             readers: read_only(READERS)?,
             follower: read_only(1)?,
-            place: Arc::default(),
+            files: Arc::default(),
             _shared: shared.map(Arc::new),
         })
     }
 
     /// Opens a database read-only.
-    pub(super) async fn look(url: &str) -> Result<Self, sqlx::Error> {
+    pub(super) async fn open_read_only(url: &str) -> Result<Self, sqlx::Error> {
         let pool = pool(1).connect(&format!("{url}?mode=ro")).await?;
         Ok(Self {
             writer: pool.clone(),
             readers: pool.clone(),
             follower: pool,
-            place: Arc::default(),
+            files: Arc::default(),
             _shared: None,
         })
     }
@@ -84,34 +84,34 @@ impl Connections {
     }
 
     /// From now on, a write is acknowledged only if it went to these files.
-    pub(super) fn stay_at(&self, place: Place) {
+    pub(super) fn bind_to(&self, files: DatabaseFiles) {
         // A database is opened only once.
-        let _ = self.place.set(place);
+        let _ = self.files.set(files);
     }
 
-    pub(super) fn place(&self) -> Option<&Place> {
-        self.place.get()
+    pub(super) fn files(&self) -> Option<&DatabaseFiles> {
+        self.files.get()
     }
 
     /// Checks that the database is still where it was.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        self.place().map_or(Ok(()), Place::check)
+        self.files().map_or(Ok(()), DatabaseFiles::check)
     }
 
     /// Notes that SQLite found the database damaged: what is written now may be lost.
-    pub(super) fn note_damage(&self) {
-        if let Some(place) = self.place() {
-            place.note_damage();
+    pub(super) fn record_damage(&self) {
+        if let Some(files) = self.files() {
+            files.record_damage();
         }
     }
 
     /// Begins a write transaction.
-    pub(super) async fn write(&self) -> Result<Writing, StoreError> {
+    pub(super) async fn write(&self) -> Result<WriteTransaction, StoreError> {
         self.check()?;
         // `IMMEDIATE` is specific to SQLite. It takes the lock now: a transaction that reads first
         // and writes later would fail if another process wrote in between.
         let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Writing { transaction, place: Arc::clone(&self.place) })
+        Ok(WriteTransaction { transaction, files: Arc::clone(&self.files) })
     }
 
     pub(super) async fn close(&self) {
@@ -126,14 +126,14 @@ impl Connections {
     }
 }
 
-/// A transaction. Its writes count once [`Writing::commit`] returns, and are discarded if it is
-/// never called.
-pub(super) struct Writing {
+/// A transaction. Its writes count once [`WriteTransaction::commit`] returns, and are discarded if
+/// it is never called.
+pub(super) struct WriteTransaction {
     transaction: Transaction<'static, Any>,
-    place: Arc<OnceLock<Place>>,
+    files: Arc<OnceLock<DatabaseFiles>>,
 }
 
-impl Writing {
+impl WriteTransaction {
     /// Runs a statement and returns the number of rows that it changed.
     pub(super) async fn execute(
         &mut self,
@@ -180,7 +180,7 @@ impl Writing {
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         self.transaction.commit().await?;
         // A write to a file that was deleted in the meantime is lost.
-        self.place.get().map_or(Ok(()), Place::check)
+        self.files.get().map_or(Ok(()), DatabaseFiles::check)
     }
 }
 
@@ -196,8 +196,8 @@ fn pool(connections: u32) -> AnyPoolOptions {
 /// Allocates disk space for the index of the `-wal`, which SQLite maps into memory: on a full disk,
 /// a write to a hole in that file would end the process (SIGBUS). SQLite fills it in steps of 4 KiB
 /// with one byte each, which leaves holes if blocks are smaller.
-fn keep_room(database: &Path) -> io::Result<Option<File>> {
-    let path = beside(database, "-shm");
+fn preallocate_index(database: &Path) -> io::Result<Option<File>> {
+    let path = with_suffix(database, "-shm");
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
@@ -220,20 +220,20 @@ pub(super) async fn probe(
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(sqlx::Error::Io)?);
     let mut first = AnyConnection::connect(url).await?;
     // Check this before anything is written to the database.
-    if matches!(tables(&mut first).await?, (1.., 0)) {
+    if matches!(count_tables(&mut first).await?, (1.., 0)) {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
-    set_up(&mut first).await?;
+    configure(&mut first).await?;
     // From here on, the files next to it exist.
-    tables(&mut first).await?;
-    let shared = keep_room(path)
-        .map_err(|source| StoreError::Open { path: beside(path, "-shm"), source })?;
+    count_tables(&mut first).await?;
+    let shared = preallocate_index(path)
+        .map_err(|source| StoreError::Open { path: with_suffix(path, "-shm"), source })?;
     Ok((first, shared))
 }
 
 /// The number of tables and other schema objects, and how many of them are the table of schema
 /// steps.
-pub(super) async fn tables(
+pub(super) async fn count_tables(
     executor: impl Executor<'_, Database = Any>,
 ) -> Result<(i64, i64), sqlx::Error> {
     let count = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
@@ -241,7 +241,7 @@ pub(super) async fn tables(
 }
 
 /// Sets up a new connection.
-async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+async fn configure(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     for pragma in PRAGMAS {
         connection.execute(pragma).await?;
     }
@@ -254,7 +254,7 @@ async fn set_up(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
 /// the driver still counts a transaction that does not exist. Its next one would be a savepoint
 /// within no transaction, or within one that is never committed: acknowledged, but lost when the
 /// process ends.
-async fn is_settled(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+async fn has_no_transaction(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
     // The connection's own thread rolls back what was dropped, in order, so the reply to this ping
     // comes afterwards.
     connection.ping().await?;

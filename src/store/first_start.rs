@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::beside;
+use super::with_suffix;
 
 /// A first start, marked by a file next to the key.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl FirstStart {
     pub(super) fn finish(&self) {
         match fs::remove_file(&self.marker) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %self.marker.display(), cause = %error, "cannot remove the marker of a first start; remove it, or a lost database would be created anew at the next start");
+                tracing::warn!(file = %self.marker.display(), cause = %error, "cannot remove the marker of a first start; remove it, or a lost database would be created again at the next start");
             }
             _ => {}
         }
@@ -49,7 +49,7 @@ impl FirstStart {
 }
 
 fn marker(key: &Path) -> PathBuf {
-    beside(key, "-first-start")
+    with_suffix(key, "-first-start")
 }
 
 /// What the marker says to a person who finds it.

@@ -3,9 +3,10 @@
 //! One SQL dialect for SQLite now and PostgreSQL later (CONTRACT §8): `TEXT`, `BIGINT` (Unix
 //! seconds) and `SMALLINT` (0, 1) columns, `$1` placeholders, no vendor functions. The methods for
 //! each table are in a file of their own, as `impl Store`; methods that need the time take `now`.
-//! All writes go through a `Writing`, a transaction on the one connection that may write; its
-//! commit is checked before anything is acknowledged. Secrets are sealed with `[store] key` before
-//! they are written ([`Sealer`]): a leaked backup of the database cannot be used to forge anything.
+//! All writes go through a `WriteTransaction`, a transaction on the one connection that may write;
+//! its commit is checked before anything is acknowledged. Secrets are sealed with `[store] key`
+//! before they are written ([`Sealer`]): a leaked backup of the database cannot be used to forge
+//! anything.
 //!
 //! The store lives as long as the process, and its tasks run on the background runtime: the request
 //! pipeline never waits for it, except for a login.
@@ -13,10 +14,10 @@
 mod accounts;
 mod ahead;
 mod connections;
+mod files;
 mod first_start;
 mod logout_tokens;
 mod mail;
-mod place;
 mod presence;
 mod revocations;
 mod seal;
@@ -42,16 +43,16 @@ use uuid::Uuid;
 pub use self::accounts::{AccountChange, AccountRow};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;
-use self::connections::{Connections, probe, tables};
+use self::connections::{Connections, count_tables, probe};
+use self::files::DatabaseFiles;
 pub use self::first_start::FirstStart;
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
-use self::place::Place;
-pub use self::presence::{News, PATIENCE, Presence};
-pub use self::revocations::{Older, REVOCATIONS_PAGE, RevocationRow};
+pub use self::presence::{Feed, GATEWAY_TIMEOUT, Presence};
+pub use self::revocations::{OlderThan, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
-pub use self::sessions::{Issued, SessionRow, Stale};
+pub use self::sessions::{Issued, SessionRow, StaleBefore};
 pub use self::signing_keys::SigningKeyRow;
 use crate::config::value::SecretBytes;
 
@@ -78,7 +79,7 @@ impl StoreSettings {
 pub struct Store {
     connections: Connections,
     sealer: Sealer,
-    trouble: Arc<Mutex<Option<String>>>,
+    last_failure: Arc<Mutex<Option<String>>>,
     ahead: Ahead,
 }
 
@@ -95,7 +96,7 @@ pub enum StoreError {
     },
     /// The file is of another kind.
     #[error("{} is no SQLite database; name another file in `[store] database`, or put a backup back", path.display())]
-    NoDatabase {
+    NotADatabase {
         /// The file.
         path: PathBuf,
     },
@@ -142,12 +143,12 @@ pub enum StoreError {
     },
     /// A gateway uses a different database from the one that a command has opened.
     #[error("a gateway that runs with {} uses another file than the one that has this name now, or another `-wal` or `-shm` next to it: it would not learn of the change; restart it, and try again", path.display())]
-    Elsewhere {
+    DifferentDatabase {
         /// The database file.
         path: PathBuf,
     },
     /// Any token issued now would be cut off.
-    #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, then run `portcullis user end-sessions EMAIL --now`", shown(*until))]
+    #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, then run `portcullis user end-sessions EMAIL --now`", format_time(*until))]
     CutOffAhead {
         /// The id of the account.
         account: String,
@@ -168,16 +169,16 @@ impl Store {
     ///
     /// Several processes may have it open: the gateway, and a command such as `user add`.
     pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
-        let opened = Self::make_or_open(settings).await;
+        let opened = Self::create_or_open(settings).await;
         if let Some(first_start) = &settings.first_start
-            && Self::was_made(settings)
+            && Self::database_exists(settings)
         {
             first_start.finish();
         }
         opened
     }
 
-    async fn make_or_open(settings: &StoreSettings) -> Result<Self, StoreError> {
+    async fn create_or_open(settings: &StoreSettings) -> Result<Self, StoreError> {
         install_drivers();
         let path = &settings.database;
         create_private(path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
@@ -185,7 +186,7 @@ impl Store {
         // SQLite serialises statements, not schema steps: if two processes began them at the same
         // time, one would fail. The lock is released with its handle when this function ends,
         // however it ends.
-        let _alone = lock(path, LOCKED_AT_MOST).await?;
+        let _alone = lock(path, LOCK_TIMEOUT).await?;
         let url = url(path);
         let (mut first, shared) = probe(path, &url).await?;
         MIGRATIONS.run(&mut first).await.map_err(|error| match error {
@@ -196,22 +197,22 @@ impl Store {
         // Only after the others were opened: with its last connection, a database loses its `-wal`.
         first.close().await?;
         store.check_key().await?;
-        let place = Place::of(path, store.note_id().await?);
-        let place = place.map_err(|source| StoreError::Open { path: path.clone(), source })?;
-        store.connections.stay_at(place);
+        let files = DatabaseFiles::record(path, store.database_id().await?);
+        let files = files.map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        store.connections.bind_to(files);
         Ok(store)
     }
 
     /// Whether the database was made: the file exists and is not empty. The size of a folder
     /// depends on the file system and says nothing.
-    fn was_made(settings: &StoreSettings) -> bool {
+    fn database_exists(settings: &StoreSettings) -> bool {
         std::fs::metadata(&settings.database)
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
     }
 
     /// Opens an existing database to read it. Creates and changes nothing. `None` if there is no
     /// database, or if nothing was ever written to it.
-    pub async fn look(settings: &StoreSettings) -> Result<Option<Self>, StoreError> {
+    pub async fn open_read_only(settings: &StoreSettings) -> Result<Option<Self>, StoreError> {
         match std::fs::metadata(&settings.database) {
             Ok(metadata) if metadata.len() == 0 => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -219,8 +220,8 @@ impl Store {
         }
         check_kind(&settings.database)?;
         install_drivers();
-        let connections = Connections::look(&url(&settings.database)).await?;
-        if let (_, 0) = tables(connections.read()).await? {
+        let connections = Connections::open_read_only(&url(&settings.database)).await?;
+        if let (_, 0) = count_tables(connections.read()).await? {
             return Err(StoreError::Foreign { path: settings.database.clone() });
         }
         let steps: Vec<(i64,)> =
@@ -241,7 +242,7 @@ impl Store {
         Self {
             connections,
             sealer: Sealer::new(settings.key.expose()),
-            trouble: Arc::default(),
+            last_failure: Arc::default(),
             ahead: Ahead::default(),
         }
     }
@@ -255,16 +256,16 @@ impl Store {
     }
 
     /// Notes an error that was reported as an unavailable store: the store is in trouble until
-    /// [`Store::look_again`] finds that it is not.
-    pub fn note_trouble(&self, error: &StoreError) {
+    /// [`Store::retry_write`] finds that it is not.
+    pub fn record_failure(&self, error: &StoreError) {
         match error {
             StoreError::Database(cause) => {
                 if matches!(result_code(cause).map(|code| code & 0xff), Some(11 | 26)) {
-                    self.connections.note_damage();
+                    self.connections.record_damage();
                 }
-                *self.trouble() = Some(error.to_string());
+                *self.last_failure() = Some(error.to_string());
             }
-            StoreError::Lost { .. } => *self.trouble() = Some(error.to_string()),
+            StoreError::Lost { .. } => *self.last_failure() = Some(error.to_string()),
             StoreError::CutOffAhead { account, until } => self.ahead.note(account, *until),
             _ => {}
         }
@@ -275,7 +276,7 @@ impl Store {
     pub fn problem(&self) -> Option<String> {
         match self.connections.check() {
             Err(error) => Some(error.to_string()),
-            Ok(()) => self.trouble().clone(),
+            Ok(()) => self.last_failure().clone(),
         }
     }
 
@@ -285,32 +286,32 @@ impl Store {
     }
 
     /// Tests whether the database can be written again, if it could not be.
-    pub async fn look_again(&self) {
-        if self.trouble().is_none() {
+    pub async fn retry_write(&self) {
+        if self.last_failure().is_none() {
             return;
         }
         // A few pages more than a login writes: on a full disk, the `-wal` may still have room for
         // one page.
-        let trying = sqlx::query(NOTE_TRIAL).bind("-".repeat(TRIAL_BYTES));
+        let trying = sqlx::query(WRITE_TRIAL).bind("-".repeat(TRIAL_BYTES));
         match self.write(trying).await {
             Ok(_) => {
-                *self.trouble() = None;
+                *self.last_failure() = None;
                 tracing::info!("the database can be written again");
             }
-            Err(error) => self.note_trouble(&error),
+            Err(error) => self.record_failure(&error),
         }
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The random id of the database, which is created with it.
-    async fn note_id(&self) -> Result<String, StoreError> {
+    async fn database_id(&self) -> Result<String, StoreError> {
         let mut writing = self.connections.write().await?;
-        let noting = sqlx::query(NOTE_FACT).bind(STORE_ID).bind(Uuid::new_v4().to_string());
+        let noting = sqlx::query(INSERT_FACT).bind(STORE_ID).bind(Uuid::new_v4().to_string());
         writing.execute(noting).await?;
-        let (id,): (String,) = writing.one(sqlx::query_as(FACT).bind(STORE_ID)).await?;
+        let (id,): (String,) = writing.one(sqlx::query_as(SELECT_FACT).bind(STORE_ID)).await?;
         writing.commit().await?;
         Ok(id)
     }
@@ -319,8 +320,8 @@ impl Store {
     /// reported at start, not at the first login.
     async fn check_key(&self) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(KEY_CHECK, b"")?;
-        self.write(sqlx::query(NOTE_FACT).bind(KEY_CHECK).bind(sealed)).await?;
-        let reading = sqlx::query_as(FACT).bind(KEY_CHECK);
+        self.write(sqlx::query(INSERT_FACT).bind(KEY_CHECK).bind(sealed)).await?;
+        let reading = sqlx::query_as(SELECT_FACT).bind(KEY_CHECK);
         let (sealed,): (String,) = reading.fetch_one(self.connections.read()).await?;
         self.sealer.open(KEY_CHECK, &sealed)?;
         Ok(())
@@ -344,7 +345,7 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn shown(seconds: i64) -> impl std::fmt::Display {
+fn format_time(seconds: i64) -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(
         UNIX_EPOCH + Duration::from_secs(seconds.max(0).cast_unsigned()),
     )
@@ -399,7 +400,7 @@ fn remedy(error: &io::Error) -> &'static str {
 }
 
 /// The path of the database with this suffix appended.
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -407,8 +408,8 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
 
 /// Waits until no other process is bringing the schema of a database up to date. The file stays:
 /// removing it might remove another process's lock.
-async fn lock(database: &Path, patience: Duration) -> Result<File, StoreError> {
-    let path = beside(database, "-lock");
+async fn lock(database: &Path, timeout: Duration) -> Result<File, StoreError> {
+    let path = with_suffix(database, "-lock");
     let failed = |source| StoreError::Open { path: path.clone(), source };
     let file = OpenOptions::new()
         .write(true)
@@ -418,21 +419,21 @@ async fn lock(database: &Path, patience: Duration) -> Result<File, StoreError> {
         .open(&path)
         .map_err(failed)?;
     let begun = Instant::now();
-    let mut is_told = false;
+    let mut has_warned = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(source)) => return Err(failed(source)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > patience => {
+            Err(TryLockError::WouldBlock) if begun.elapsed() > timeout => {
                 return Err(StoreError::Locked { path });
             }
             Err(TryLockError::WouldBlock) => {}
         }
-        if !is_told && begun.elapsed() > LOCKED_IN_SILENCE {
-            is_told = true;
+        if !has_warned && begun.elapsed() > LOCK_WARNING_AFTER {
+            has_warned = true;
             tracing::warn!(file = %path.display(), "waiting for another process that brings the database's schema up to date");
         }
-        tokio::time::sleep(LOOK_AT_LOCK_EVERY).await;
+        tokio::time::sleep(LOCK_POLL_INTERVAL).await;
     }
 }
 
@@ -467,7 +468,7 @@ fn check_kind(path: &Path) -> Result<(), StoreError> {
     if start.is_empty() || start == MAGIC {
         Ok(())
     } else {
-        Err(StoreError::NoDatabase { path: path.to_owned() })
+        Err(StoreError::NotADatabase { path: path.to_owned() })
     }
 }
 
@@ -496,23 +497,23 @@ const KEY_CHECK: &str = "key_check";
 /// The fact that identifies a database.
 const STORE_ID: &str = "store_id";
 
-const NOTE_TRIAL: &str = "INSERT INTO facts (name, value) VALUES ('trial', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+const WRITE_TRIAL: &str = "INSERT INTO facts (name, value) VALUES ('trial', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 /// How many bytes to write to see whether the database can be written again.
 const TRIAL_BYTES: usize = 64 << 10;
 
-const NOTE_FACT: &str =
+const INSERT_FACT: &str =
     "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 
-const FACT: &str = "SELECT value FROM facts WHERE name = $1";
+const SELECT_FACT: &str = "SELECT value FROM facts WHERE name = $1";
 
 /// How long a process may take to bring the schema up to date while others wait.
-const LOCKED_AT_MOST: Duration = Duration::from_mins(1);
+const LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long they wait before they say so.
-const LOCKED_IN_SILENCE: Duration = Duration::from_secs(2);
+const LOCK_WARNING_AFTER: Duration = Duration::from_secs(2);
 
-const LOOK_AT_LOCK_EVERY: Duration = Duration::from_millis(20);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
 
@@ -591,7 +592,7 @@ mod tests {
             std::fs::write(&settings.database, bytes).unwrap();
             let told = [
                 Store::open(&settings).await.unwrap_err(),
-                Store::look(&settings).await.unwrap_err(),
+                Store::open_read_only(&settings).await.unwrap_err(),
             ];
             assert!(
                 told.iter().all(|error| error
@@ -668,13 +669,13 @@ mod tests {
         };
         let is_told = |told: &str| told.contains("is full: free some space");
         assert!(is_told(&error.to_string()), "{error}");
-        store.note_trouble(&error);
-        store.look_again().await;
+        store.record_failure(&error);
+        store.retry_write().await;
         assert!(store.problem().is_some_and(|told| is_told(&told)), "a page has room, a login not");
         assert_eq!(store.revocations_after(0).await.unwrap().len(), acknowledged);
         writer.execute(limit(1000)).await.unwrap();
         store.revoke(&[row(acknowledged)]).await.unwrap();
-        store.look_again().await;
+        store.retry_write().await;
         assert_eq!(store.problem(), None);
     }
 
@@ -696,7 +697,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
-        store.look_again().await;
+        store.retry_write().await;
         assert_eq!(store.problem(), None);
         let mut other = AnyConnection::connect(&url(&settings.database)).await.unwrap();
         other.execute("BEGIN IMMEDIATE").await.unwrap();
@@ -710,15 +711,15 @@ mod tests {
                 seq: 0,
             }])
             .await;
-        store.note_trouble(&error.unwrap_err());
-        store.look_again().await;
+        store.record_failure(&error.unwrap_err());
+        store.retry_write().await;
         assert!(
             store.problem().unwrap().contains("another process keeps the file"),
             "{:?}",
             store.problem()
         );
         other.execute("ROLLBACK").await.unwrap();
-        store.look_again().await;
+        store.retry_write().await;
         assert_eq!(store.problem(), None);
     }
 
@@ -731,9 +732,10 @@ mod tests {
         other.execute("CREATE TABLE theirs (name TEXT)").await.unwrap();
         other.close().await.unwrap();
         let before = std::fs::read(&settings.database).unwrap();
-        for error in
-            [Store::open(&settings).await.unwrap_err(), Store::look(&settings).await.unwrap_err()]
-        {
+        for error in [
+            Store::open(&settings).await.unwrap_err(),
+            Store::open_read_only(&settings).await.unwrap_err(),
+        ] {
             assert!(error.to_string().contains("has nothing of portcullis"), "{error}");
         }
         assert!(std::fs::read(&settings.database).unwrap() == before);
@@ -744,12 +746,12 @@ mod tests {
     async fn who_waits_for_another_process_says_so_and_gives_up() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("test.db");
-        let patience = Duration::from_millis(50);
-        let held = lock(&database, patience).await.unwrap();
-        let error = lock(&database, patience).await.unwrap_err();
+        let timeout = Duration::from_millis(50);
+        let held = lock(&database, timeout).await.unwrap();
+        let error = lock(&database, timeout).await.unwrap_err();
         assert!(error.to_string().contains("find it with `fuser`"), "{error}");
         drop(held);
-        lock(&database, patience).await.unwrap();
+        lock(&database, timeout).await.unwrap();
     }
 
     #[tokio::test]

@@ -18,28 +18,28 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::place::Place;
-use super::{Store, StoreError, StoreSettings, beside};
+use super::files::DatabaseFiles;
+use super::{Store, StoreError, StoreSettings, with_suffix};
 
 /// A running gateway, as commands see it. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Presence {
     path: PathBuf,
     file: File,
-    /// What the file says, indexed by [`News`].
-    said: [AtomicI64; 2],
+    /// What the file says, indexed by [`Feed`].
+    reported: [AtomicI64; 2],
 }
 
 /// What a gateway reads from the store while it runs, and what commands wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Feed {
     /// Revocations, by their `seq`.
     Revocations,
     /// Keys of the built-in issuer, by their number.
     SigningKeys,
 }
 
-impl News {
+impl Feed {
     /// The offset of its line in the file.
     fn offset(self) -> u64 {
         self as u64 * LINE as u64
@@ -57,7 +57,7 @@ impl Presence {
     /// Makes commands wait for this process from now on. Call this before reading the revocations,
     /// so that commands also wait for what is written in the meantime.
     pub fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
-        let name = store.connections.place().map(Place::name).unwrap_or_default();
+        let name = store.connections.files().map(DatabaseFiles::name).unwrap_or_default();
         let own = |source| StoreError::Open { path: settings.database.clone(), source };
         let database = settings.database.canonicalize().map_err(own)?;
         loop {
@@ -79,21 +79,21 @@ impl Presence {
         file.write_all_at(format!("{name}\n").as_bytes(), NAME_AT)?;
         let is_there = fs::metadata(path)
             .is_ok_and(|there| file.metadata().is_ok_and(|file| file.ino() == there.ino()));
-        let said = [AtomicI64::new(-1), AtomicI64::new(-1)];
-        Ok(is_there.then(|| Self { path: path.to_owned(), file, said }))
+        let reported = [AtomicI64::new(-1), AtomicI64::new(-1)];
+        Ok(is_there.then(|| Self { path: path.to_owned(), file, reported }))
     }
 
     /// Announces that this gateway knows and acts on everything of this kind up to the number
     /// `last`. If the file cannot be written, commands wait in vain, and say so.
-    pub fn knows(&self, news: News, last: i64) {
-        let said = &self.said[news as usize];
-        if said.load(Ordering::Relaxed) == last {
+    pub fn report_read(&self, feed: Feed, last: i64) {
+        let reported = &self.reported[feed as usize];
+        if reported.load(Ordering::Relaxed) == last {
             return;
         }
         // Twice, so that a reader notices when it has read only half of it.
         let line = format!("{last:020} {last:020}\n");
-        match self.file.write_all_at(line.as_bytes(), news.offset()) {
-            Ok(()) => said.store(last, Ordering::Relaxed),
+        match self.file.write_all_at(line.as_bytes(), feed.offset()) {
+            Ok(()) => reported.store(last, Ordering::Relaxed),
             Err(error) => {
                 tracing::debug!(cause = %error, "commands cannot be told what this gateway has read");
             }
@@ -110,22 +110,23 @@ impl Drop for Presence {
 
 impl Store {
     /// Waits until every gateway that runs on the database knows what has been revoked so far, and
-    /// the newest signing key, but at most [`PATIENCE`]. Returns how many do not know it by then.
+    /// the newest signing key, but at most [`GATEWAY_TIMEOUT`]. Returns how many do not know it by
+    /// then.
     ///
     /// # Errors
-    /// [`StoreError::Elsewhere`] if one of them will never know. After any other error, it is
-    /// unknown whether they know.
-    pub async fn acknowledged(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
-        let mut written = vec![(News::Revocations, self.last_revocation().await?)];
+    /// [`StoreError::DifferentDatabase`] if one of them will never know. After any other error, it
+    /// is unknown whether they know.
+    pub async fn wait_for_gateways(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
+        let mut written = vec![(Feed::Revocations, self.last_revocation().await?)];
         let newest = self.signing_key_numbers().await?.last().copied();
-        written.extend(newest.map(|number| (News::SigningKeys, number)));
-        let until = Instant::now() + PATIENCE;
+        written.extend(newest.map(|number| (Feed::SigningKeys, number)));
+        let until = Instant::now() + GATEWAY_TIMEOUT;
         loop {
             let behind = self.behind(settings, &written)?;
             if behind == 0 || Instant::now() >= until {
                 return Ok(behind);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -136,9 +137,9 @@ impl Store {
     /// same name.
     ///
     /// # Errors
-    /// [`StoreError::Elsewhere`] if a gateway has another file open.
-    pub fn meets_gateways(settings: &StoreSettings) -> Result<(), StoreError> {
-        let inodes = Place::inodes_now(&settings.database);
+    /// [`StoreError::DifferentDatabase`] if a gateway has another file open.
+    pub fn check_gateways(settings: &StoreSettings) -> Result<(), StoreError> {
+        let inodes = DatabaseFiles::inodes_now(&settings.database);
         let is_there = |name: &str| name.split_once('/').is_some_and(|(_, named)| named == inodes);
         elsewhere(settings, behind(&settings.database, &[], is_there)).map(drop)
     }
@@ -146,9 +147,9 @@ impl Store {
     fn behind(
         &self,
         settings: &StoreSettings,
-        written: &[(News, i64)],
+        written: &[(Feed, i64)],
     ) -> Result<usize, StoreError> {
-        let own = self.connections.place().map(Place::name).unwrap_or_default();
+        let own = self.connections.files().map(DatabaseFiles::name).unwrap_or_default();
         elsewhere(settings, behind(&settings.database, written, |name| name == own))
     }
 }
@@ -159,7 +160,7 @@ fn elsewhere(
 ) -> Result<usize, StoreError> {
     behind
         .map_err(|source| StoreError::Open { path: settings.folder().to_owned(), source })?
-        .ok_or_else(|| StoreError::Elsewhere { path: settings.database.clone() })
+        .ok_or_else(|| StoreError::DifferentDatabase { path: settings.database.clone() })
 }
 
 /// How many running processes do not know everything that was written, up to the number of each
@@ -167,7 +168,7 @@ fn elsewhere(
 /// open.
 fn behind(
     database: &Path,
-    written: &[(News, i64)],
+    written: &[(Feed, i64)],
     is_own: impl Fn(&str) -> bool,
 ) -> io::Result<Option<usize>> {
     // As for SQLite, the file counts, whatever name or link leads to it.
@@ -204,7 +205,7 @@ fn behind(
                 }
                 let knows_all = written
                     .iter()
-                    .all(|&(news, last)| known(&file, news).is_some_and(|known| known >= last));
+                    .all(|&(feed, last)| known(&file, feed).is_some_and(|known| known >= last));
                 behind += usize::from(!knows_all);
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -222,23 +223,23 @@ fn name_of(file: &File) -> Option<String> {
 }
 
 /// What the owner of a file knows. `None`: it has not written that yet.
-fn known(file: &File, news: News) -> Option<i64> {
+fn known(file: &File, feed: Feed) -> Option<i64> {
     let mut written = [0; LINE - 1];
-    file.read_exact_at(&mut written, news.offset()).ok()?;
+    file.read_exact_at(&mut written, feed.offset()).ok()?;
     let (first, second) = std::str::from_utf8(&written).ok()?.split_once(' ')?;
     if first == second { first.parse().ok() } else { None }
 }
 
 /// The file of one gateway, next to the database, as SQLite's own files are.
 fn prefixed(database: &Path, name: &str) -> PathBuf {
-    beside(database, &format!("-gateway-{name}"))
+    with_suffix(database, &format!("-gateway-{name}"))
 }
 
 /// How long a command waits. A gateway reads the store four times a second.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub const GATEWAY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a command looks.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +248,7 @@ mod tests {
     use crate::store::{RevocationRow, SigningKeyRow};
 
     fn revocations_behind(database: &Path, seq: i64) -> io::Result<usize> {
-        behind(database, &[(News::Revocations, seq)], |_| true).map(Option::unwrap)
+        behind(database, &[(Feed::Revocations, seq)], |_| true).map(Option::unwrap)
     }
 
     fn files(folder: &Path) -> usize {
@@ -274,15 +275,15 @@ mod tests {
         store.revoke(std::slice::from_ref(&row)).await.unwrap();
         store.revoke(&[row]).await.unwrap();
         let database = &settings.database;
-        assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is none");
+        assert_eq!(store.wait_for_gateways(&settings).await.unwrap(), 0, "there is none");
 
         let (one, two) = (
             Presence::announce(&store, &settings).unwrap(),
             Presence::announce(&store, &settings).unwrap(),
         );
         assert_eq!(revocations_behind(database, 2).unwrap(), 2, "they have read nothing yet");
-        one.knows(News::Revocations, 2);
-        two.knows(News::Revocations, 1);
+        one.report_read(Feed::Revocations, 2);
+        two.report_read(Feed::Revocations, 1);
         assert_eq!(
             (
                 revocations_behind(database, 1).unwrap(),
@@ -291,8 +292,8 @@ mod tests {
             ),
             (0, 1, 2)
         );
-        let waiting = tokio::join!(store.acknowledged(&settings), async {
-            two.knows(News::Revocations, 2);
+        let waiting = tokio::join!(store.wait_for_gateways(&settings), async {
+            two.report_read(Feed::Revocations, 2);
         });
         assert_eq!(waiting.0.unwrap(), 0);
         drop(one);
@@ -331,16 +332,19 @@ mod tests {
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
         let _gateway = Presence::announce(&store, &settings).unwrap();
-        Store::meets_gateways(&settings).unwrap();
+        Store::check_gateways(&settings).unwrap();
         let copy = folder.path().join("copy");
         fs::copy(&settings.database, &copy).unwrap();
         fs::rename(&copy, &settings.database).unwrap();
-        let told = Store::meets_gateways(&settings).unwrap_err().to_string();
+        let told = Store::check_gateways(&settings).unwrap_err().to_string();
         assert!(told.contains("uses another file"), "{told}");
         fs::remove_file(&settings.database).unwrap();
-        Store::meets_gateways(&settings).unwrap_err();
+        Store::check_gateways(&settings).unwrap_err();
         let renewed = Store::open(&settings).await.unwrap();
-        assert!(matches!(renewed.acknowledged(&settings).await, Err(StoreError::Elsewhere { .. })));
+        assert!(matches!(
+            renewed.wait_for_gateways(&settings).await,
+            Err(StoreError::DifferentDatabase { .. })
+        ));
     }
 
     #[tokio::test]
@@ -349,8 +353,8 @@ mod tests {
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
         let gateway = Presence::announce(&store, &settings).unwrap();
-        gateway.knows(News::Revocations, 0);
-        assert_eq!(store.acknowledged(&settings).await.unwrap(), 0, "there is no key");
+        gateway.report_read(Feed::Revocations, 0);
+        assert_eq!(store.wait_for_gateways(&settings).await.unwrap(), 0, "there is no key");
         let key = SigningKeyRow {
             number: 7,
             kid: "k".into(),
@@ -360,11 +364,11 @@ mod tests {
             signs_from: 1,
         };
         assert!(store.insert_signing_key(&key).await.unwrap());
-        gateway.knows(News::SigningKeys, 6);
-        let written = [(News::Revocations, 0), (News::SigningKeys, 7)];
+        gateway.report_read(Feed::SigningKeys, 6);
+        let written = [(Feed::Revocations, 0), (Feed::SigningKeys, 7)];
         assert_eq!(behind(&settings.database, &written, |_| true).unwrap(), Some(1));
-        let waiting = tokio::join!(store.acknowledged(&settings), async {
-            gateway.knows(News::SigningKeys, 7);
+        let waiting = tokio::join!(store.wait_for_gateways(&settings), async {
+            gateway.report_read(Feed::SigningKeys, 7);
         });
         assert_eq!(waiting.0.unwrap(), 0);
     }

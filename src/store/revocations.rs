@@ -1,7 +1,7 @@
 //! The table of revocations. The gateway and `portcullis revoke` write it, and every process that
 //! has it open follows it.
 
-use super::connections::Writing;
+use super::connections::WriteTransaction;
 use super::{Store, StoreError};
 
 /// A row: which tokens are revoked, and since when.
@@ -21,7 +21,7 @@ pub struct RevocationRow {
 
 /// Which revocations are old. Both conditions must hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Older {
+pub struct OlderThan {
     /// Revoked before this time, in Unix seconds.
     pub revoked_at: i64,
     /// Written before gateways had run on the database for this many seconds: a clock that is ahead
@@ -67,11 +67,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Lost`] if the database is no longer the one that was opened.
     pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
-        if let Some(place) = self.connections.place() {
+        if let Some(files) = self.connections.files() {
             let (id, last): (Option<String>, i64) =
-                sqlx::query_as(MEET).fetch_one(self.connections.follow()).await?;
-            place.met(id.as_deref(), last, seq);
-            place.check()?;
+                sqlx::query_as(SELECT_IDENTITY).fetch_one(self.connections.follow()).await?;
+            files.compare(id.as_deref(), last, seq);
+            files.check()?;
         }
         let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
         Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(self.connections.follow()).await?)
@@ -82,7 +82,7 @@ impl Store {
     pub async fn prune_revocations(
         &self,
         scope: Option<&str>,
-        Older { revoked_at, noted_at }: Older,
+        OlderThan { revoked_at, noted_at }: OlderThan,
     ) -> Result<(), StoreError> {
         loop {
             let forgetting = match scope {
@@ -96,18 +96,18 @@ impl Store {
     }
 
     /// For how many seconds gateways have run on this database, as far as noted.
-    pub async fn running(&self) -> Result<i64, StoreError> {
+    pub async fn running_seconds(&self) -> Result<i64, StoreError> {
         let (seconds,): (i64,) = sqlx::query_as(RUNNING).fetch_one(self.connections.read()).await?;
         Ok(seconds)
     }
 
     /// Notes that gateways have run on this database for this many seconds, unless more are noted.
     /// Returns what is noted now. Each revocation is written with this number.
-    pub async fn note_running(&self, seconds: i64) -> Result<i64, StoreError> {
+    pub async fn record_running_seconds(&self, seconds: i64) -> Result<i64, StoreError> {
         let mut writing = self.connections.write().await?;
         let (noted,): (i64,) = writing.one(sqlx::query_as(RUNNING)).await?;
         let seconds = seconds.max(noted);
-        writing.execute(sqlx::query(NOTE_RUNNING).bind(seconds.to_string())).await?;
+        writing.execute(sqlx::query(RECORD_RUNNING).bind(seconds.to_string())).await?;
         writing.commit().await?;
         Ok(seconds)
     }
@@ -116,7 +116,7 @@ impl Store {
 /// Writes revocations along with the other changes of a transaction, and returns their times as
 /// written.
 pub(super) async fn write_revocations(
-    writing: &mut Writing,
+    writing: &mut WriteTransaction,
     rows: &[RevocationRow],
 ) -> Result<Vec<i64>, StoreError> {
     let mut written = Vec::with_capacity(rows.len());
@@ -134,8 +134,8 @@ pub(super) async fn write_revocations(
 
 /// The latest cut-off of an account's tokens whose `iss` has this scope, or 0 if there is none. No
 /// other cut-off can be written before the transaction ends.
-pub(super) async fn cutoff_of(
-    writing: &mut Writing,
+pub(super) async fn latest_cutoff(
+    writing: &mut WriteTransaction,
     account: &str,
     scope: &str,
 ) -> Result<i64, StoreError> {
@@ -161,7 +161,7 @@ const END_SESSION: &str = "UPDATE sessions SET ended_at = $1 WHERE id = $2 AND e
 
 const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations WHERE seq > $1 ORDER BY seq LIMIT $2";
 
-const MEET: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations)";
+const SELECT_IDENTITY: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations)";
 
 const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
     AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
@@ -176,7 +176,7 @@ const PRUNED_AT_ONCE: u64 = 5000;
 const RUNNING: &str =
     "SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) FROM facts WHERE name = 'running_seconds'";
 
-const NOTE_RUNNING: &str = "INSERT INTO facts (name, value) VALUES ('running_seconds', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+const RECORD_RUNNING: &str = "INSERT INTO facts (name, value) VALUES ('running_seconds', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 #[cfg(test)]
 mod tests {
@@ -194,8 +194,8 @@ mod tests {
     }
 
     /// Old by the time of day. By the count, every row is old.
-    fn older(revoked_at: i64) -> Older {
-        Older { revoked_at, noted_at: 1 }
+    fn older(revoked_at: i64) -> OlderThan {
+        OlderThan { revoked_at, noted_at: 1 }
     }
 
     async fn read(store: &Store, after: i64) -> Vec<(String, i64, i64)> {
@@ -279,13 +279,13 @@ mod tests {
     async fn a_row_is_as_old_as_the_count_says_and_many_are_deleted_in_steps() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        assert_eq!(store.running().await.unwrap(), 0);
+        assert_eq!(store.running_seconds().await.unwrap(), 0);
         let many: Vec<_> = (0..5001).map(|index| row("jti", &index.to_string(), "*", 1)).collect();
         store.revoke(&many).await.unwrap();
-        assert_eq!(store.note_running(100).await.unwrap(), 100);
-        assert_eq!(store.note_running(60).await.unwrap(), 100, "it never goes back");
+        assert_eq!(store.record_running_seconds(100).await.unwrap(), 100);
+        assert_eq!(store.record_running_seconds(60).await.unwrap(), 100, "it never goes back");
         store.revoke(&[row("jti", "0", "*", 1), row("jti", "late", "*", 1)]).await.unwrap();
-        let old = |noted_at| Older { revoked_at: 2, noted_at };
+        let old = |noted_at| OlderThan { revoked_at: 2, noted_at };
         store.prune_revocations(None, old(0)).await.unwrap();
         assert_eq!(read(&store, 0).await.len(), 5002);
         store.prune_revocations(None, old(100)).await.unwrap();

@@ -1,7 +1,7 @@
 //! The table of sessions: one row is one family of refresh tokens.
 
-use super::connections::Writing;
-use super::revocations::{cutoff_of, write_revocations};
+use super::connections::WriteTransaction;
+use super::revocations::{latest_cutoff, write_revocations};
 use super::{AccountRow, RevocationRow, Store, StoreError};
 
 /// A row: one session of an account.
@@ -30,7 +30,7 @@ pub struct SessionRow {
 /// What makes a session too old: it began, or was last used, at or before these times. Also what
 /// makes a repeated refresh token too old.
 #[derive(Clone, Copy, Debug)]
-pub struct Stale {
+pub struct StaleBefore {
     /// Unix seconds.
     pub created_at: i64,
     /// Unix milliseconds.
@@ -86,7 +86,7 @@ impl Store {
     pub async fn rotate_session(
         &self,
         used: &SessionRow,
-        stale: Stale,
+        stale: StaleBefore,
         scope: &str,
         now: i64,
     ) -> Result<Option<Issued>, StoreError> {
@@ -156,16 +156,16 @@ impl Store {
     pub async fn sessions_of(
         &self,
         account: &str,
-        stale: Stale,
+        stale: StaleBefore,
     ) -> Result<(Vec<SessionRow>, i64), StoreError> {
         let listing = sqlx::query_as(LIVE_OF_ACCOUNT)
             .bind(account)
             .bind(stale.created_at)
             .bind(stale.rotated_at)
-            .bind(MOST_LISTED);
+            .bind(MAX_LISTED);
         let listed: Vec<SessionRow> = listing.fetch_all(self.connections.read()).await?;
         let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
-        if count < MOST_LISTED {
+        if count < MAX_LISTED {
             return Ok((listed, 0));
         }
         let counting = sqlx::query_as(COUNT_OF_ACCOUNT)
@@ -197,7 +197,7 @@ impl Store {
     }
 
     /// Deletes the sessions that can no longer be used.
-    pub async fn prune_sessions(&self, stale: Stale) -> Result<(), StoreError> {
+    pub async fn prune_sessions(&self, stale: StaleBefore) -> Result<(), StoreError> {
         let forgetting =
             sqlx::query("DELETE FROM sessions WHERE created_at <= $1 OR rotated_at <= $2");
         self.write(forgetting.bind(stale.created_at).bind(stale.rotated_at)).await?;
@@ -213,16 +213,16 @@ impl Store {
 /// [`StoreError::CutOffAhead`] if the cut-off is too far ahead of the clock. The caller must then
 /// discard what the transaction has written.
 async fn issue(
-    writing: &mut Writing,
+    writing: &mut WriteTransaction,
     session: &str,
     scope: &str,
     now: i64,
 ) -> Result<Option<Issued>, StoreError> {
     let account: Option<AccountRow> = writing.first(sqlx::query_as(ACCOUNT).bind(session)).await?;
     let Some(account) = account else { return Ok(None) };
-    let cutoff = cutoff_of(writing, &account.id, scope).await?.max(account.not_before);
+    let cutoff = latest_cutoff(writing, &account.id, scope).await?.max(account.not_before);
     let issued_at = now.max(cutoff.saturating_add(1));
-    if issued_at > now.saturating_add(MOST_AHEAD) {
+    if issued_at > now.saturating_add(MAX_AHEAD) {
         return Err(StoreError::CutOffAhead { account: account.id, until: cutoff });
     }
     let noted = sqlx::query("UPDATE accounts SET issued_at = $1 WHERE id = $2 AND issued_at < $1")
@@ -235,7 +235,7 @@ async fn issue(
 /// How many seconds ahead of the clock a token may be issued: enough for a few cut-offs within one
 /// second. If a cut-off is farther ahead, the clock has been set back since, and waiting for it
 /// would take a long time.
-pub(super) const MOST_AHEAD: i64 = 10;
+pub(super) const MAX_AHEAD: i64 = 10;
 
 const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
@@ -251,7 +251,7 @@ const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
 /// The maximum number of sessions of an account to list.
-const MOST_LISTED: i64 = 100;
+const MAX_LISTED: i64 = 100;
 
 const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $4";

@@ -86,7 +86,7 @@ impl Store {
     }
 
     /// The key that determines how an address without an account imitates one with an account.
-    pub fn stand_in_key(&self) -> Zeroizing<[u8; 32]> {
+    pub fn dummy_account_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("stand-ins of accounts")
     }
 

@@ -11,11 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{StoreError, beside};
+use super::{StoreError, with_suffix};
 
 /// The files of an open database, and its random id.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct DatabaseFiles {
     files: Vec<(PathBuf, FileId)>,
     id: String,
     /// The content is that of another database, or of an older copy.
@@ -30,11 +30,11 @@ struct FileId {
     inode: u64,
 }
 
-impl Place {
+impl DatabaseFiles {
     /// The files as they are now. Call this while the database is open.
-    pub(super) fn of(database: &Path, id: String) -> io::Result<Self> {
+    pub(super) fn record(database: &Path, id: String) -> io::Result<Self> {
         let files = files(database).into_iter().map(|path| {
-            let (file, _) = FileId::of(&path)?;
+            let (file, _) = FileId::read(&path)?;
             Ok((path, file))
         });
         let files = files.collect::<io::Result<_>>()?;
@@ -51,7 +51,7 @@ impl Place {
     /// What follows the id in the [`name`](Self::name) of a database that is opened now.
     pub(super) fn inodes_now(database: &Path) -> String {
         joined(
-            files(database).iter().map(|path| FileId::of(path).map_or(0, |(file, _)| file.inode)),
+            files(database).iter().map(|path| FileId::read(path).map_or(0, |(file, _)| file.inode)),
         )
     }
 
@@ -59,7 +59,7 @@ impl Place {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let lost = |path: &Path, how| Err(StoreError::Lost { path: path.to_owned(), how });
         for (path, opened) in &self.files {
-            match FileId::of(path) {
+            match FileId::read(path) {
                 Ok((file, _)) if file != *opened => return lost(path, "replaced"),
                 // The other two are sometimes empty.
                 Ok((_, 0)) if path == &self.files[0].0 => return lost(path, "emptied"),
@@ -81,13 +81,13 @@ impl Place {
 
     /// Notes that a part of the database cannot be read. The database counts as damaged until an
     /// intact one is opened.
-    pub(super) fn note_damage(&self) {
+    pub(super) fn record_damage(&self) {
         self.is_damaged.store(true, Ordering::Relaxed);
     }
 
     /// Takes what the database says about itself: its id, and the number of its last revocation,
     /// which must be at least `seen`.
-    pub(super) fn met(&self, id: Option<&str>, last: i64, seen: i64) {
+    pub(super) fn compare(&self, id: Option<&str>, last: i64, seen: i64) {
         self.is_other.store(id != Some(&self.id) || last < seen, Ordering::Relaxed);
     }
 }
@@ -95,7 +95,7 @@ impl Place {
 /// The database, and the files through which its users share what is not in it yet. SQLite makes
 /// the others anew where they are missing, and then two users do not see what the other one writes.
 fn files(database: &Path) -> [PathBuf; 3] {
-    [database.to_owned(), beside(database, "-wal"), beside(database, "-shm")]
+    [database.to_owned(), with_suffix(database, "-wal"), with_suffix(database, "-shm")]
 }
 
 fn joined(inodes: impl Iterator<Item = u64>) -> String {
@@ -103,7 +103,7 @@ fn joined(inodes: impl Iterator<Item = u64>) -> String {
 }
 
 impl FileId {
-    fn of(path: &Path) -> io::Result<(Self, u64)> {
+    fn read(path: &Path) -> io::Result<(Self, u64)> {
         let metadata = fs::metadata(path)?;
         Ok((Self { device: metadata.dev(), inode: metadata.ino() }, metadata.len()))
     }
