@@ -325,7 +325,7 @@ mod tests {
     const FRESH: StaleBefore = StaleBefore { created_at: 0, rotated_at: 0, used_at: 0 };
 
     #[tokio::test]
-    async fn an_address_has_one_account_and_several_are_added_whole() {
+    async fn an_address_has_one_account_and_an_import_is_all_or_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         assert!(store.insert_account(&account("a", "a@x.example")).await.unwrap());
@@ -361,44 +361,55 @@ mod tests {
             (AccountChange::Disabled(false), true, true),
         ] {
             let before = store.account("a").await.unwrap().unwrap();
-            let told = format!("{change:?}");
+            let change_name = format!("{change:?}");
             let (open, late) = (
-                session(&format!("open {told}"), before.generation),
-                session(&format!("late {told}"), before.generation),
+                session(&format!("open {change_name}"), before.generation),
+                session(&format!("late {change_name}"), before.generation),
             );
             let issued = store.open_session(&open, "=x").await.unwrap();
             let was_open = issued.is_some();
-            assert_eq!(was_open, before.disabled == 0, "{told}");
+            assert_eq!(was_open, before.disabled == 0, "{change_name}");
             // While the account is disabled, no login succeeds, so there is no token to cut off.
             latest = issued.map_or(latest, |issued| issued.issued_at);
-            assert!(latest > before.not_before || !was_open, "past the last cut-off: {told}");
+            assert!(
+                latest > before.not_before || !was_open,
+                "past the last cut-off: {change_name}"
+            );
             let cutoff = store
                 .change_account("a", change, revocation("subject", "a"), 105)
                 .await
                 .unwrap()
                 .unwrap();
             let after = store.account("a").await.unwrap().unwrap();
-            assert_eq!(cutoff, after.not_before, "{told}");
+            assert_eq!(cutoff, after.not_before, "{change_name}");
             assert_eq!(
                 cutoff,
                 latest.max(105),
-                "it hits what was issued past the last one, and is no later than it has to be: {told}"
+                "it covers what was issued after the last one, and is no later than necessary: {change_name}"
             );
             assert_eq!(
                 store.live_session(&open.id).await.unwrap().is_some(),
                 was_open && !ends,
-                "{told}"
+                "{change_name}"
             );
             assert_eq!(
                 store.rotate_session(&open, FRESH, "=x", 105).await.unwrap().is_some(),
                 was_open && !ends,
-                "{told}"
+                "{change_name}"
             );
-            assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{told}");
-            let next = session(&format!("next {told}"), after.generation);
-            assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{told}");
+            assert_eq!(
+                store.open_session(&late, "=x").await.unwrap().is_some(),
+                !ends,
+                "{change_name}"
+            );
+            let next = session(&format!("next {change_name}"), after.generation);
+            assert_eq!(
+                store.open_session(&next, "=x").await.unwrap().is_some(),
+                opens,
+                "{change_name}"
+            );
             let revoked = store.revocations_after(0).await.unwrap();
-            assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{told}");
+            assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{change_name}");
         }
         assert_eq!(
             store
@@ -422,7 +433,7 @@ mod tests {
     /// The current password was right when it was checked, but the account has changed by the time
     /// the new one is hashed.
     #[tokio::test]
-    async fn a_password_change_under_way_ends_with_the_sessions() {
+    async fn a_password_change_in_progress_fails_when_sessions_end() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
@@ -442,7 +453,7 @@ mod tests {
 
     /// The clock was ahead when the account was cut off, and is right again.
     #[tokio::test]
-    async fn a_cut_off_far_ahead_of_the_clock_opens_nothing_and_is_told() {
+    async fn a_cut_off_far_ahead_of_the_clock_prevents_logins_and_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
@@ -452,10 +463,10 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        let told = store.open_session(&session("t", 0), "=x").await.unwrap_err().to_string();
+        let error = store.open_session(&session("t", 0), "=x").await.unwrap_err().to_string();
         assert!(
-            told.contains("1970-01-01T01:01:40Z") && told.contains("set the clock right"),
-            "{told}"
+            error.contains("1970-01-01T01:01:40Z") && error.contains("correct the clock"),
+            "{error}"
         );
         store.rotate_session(&session("s", 0), FRESH, "=x", 100).await.unwrap_err();
         // Nothing was written: the existing session works again once the clock gets there.
@@ -510,7 +521,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_ends_for_its_account_alone_and_with_its_revocation() {
+    async fn only_its_account_can_end_a_session_and_it_is_revoked_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();
@@ -548,7 +559,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_many_that_use_one_refresh_token_one_does() {
+    async fn a_refresh_token_can_be_used_once() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.insert_account(&account("a", "a@x.example")).await.unwrap();

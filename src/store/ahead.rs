@@ -29,8 +29,8 @@ impl Ahead {
             more => format!(" ({more} more accounts have the same problem)"),
         };
         Some(format!(
-            "the account {account} cannot log in until {}: its tokens are cut off until then, because this machine's clock was ahead{others}; \
-             set the clock right, then run `portcullis user end-sessions EMAIL --now`",
+            "the account {account} cannot log in until {}: its tokens are revoked until then, because this machine's clock was ahead{others}; \
+             correct the clock, then run `portcullis user end-sessions EMAIL --now`",
             format_time(*until)
         ))
     }

@@ -31,7 +31,7 @@ impl Store {
         Ok(written.first().copied())
     }
 
-    /// Deletes the logout tokens that are over at `now`, in Unix seconds.
+    /// Deletes the logout tokens that have expired at `now`, in Unix seconds.
     pub async fn prune_logout_tokens(&self, now: i64) -> Result<(), StoreError> {
         self.write(sqlx::query("DELETE FROM logout_tokens WHERE over_at <= $1").bind(now)).await?;
         Ok(())
@@ -47,7 +47,7 @@ mod tests {
     use crate::store::tests::settings;
 
     #[tokio::test]
-    async fn a_token_counts_once_for_everybody_until_it_is_over() {
+    async fn a_token_counts_once_in_all_processes_until_it_expires() {
         let folder = tempfile::tempdir().unwrap();
         let (here, there) = (
             Store::open(&settings(folder.path())).await.unwrap(),

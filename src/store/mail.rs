@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn wishes_wait_for_whoever_sends_them_next() {
+    async fn queued_mail_waits_for_the_next_process_that_sends_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         assert!(store.queue_mail("reset", "a@example.com", 2, NOW).await.unwrap());
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_is_good_once_for_the_account_as_it_was() {
+    async fn a_link_works_once_for_the_unchanged_account() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let ann = account("ann");
@@ -345,19 +345,19 @@ mod tests {
             assert!(store.insert_link(&link, NOW - 1, 2).await.unwrap());
         }
         let third = link("r3", "reset", &ann);
-        assert!(!store.insert_link(&third, NOW - 1, 2).await.unwrap(), "two are enough");
+        assert!(!store.insert_link(&third, NOW - 1, 2).await.unwrap(), "the limit is two");
         assert!(store.insert_link(&third, NOW, 1).await.unwrap(), "the others are older");
-        let good_for = async |digest: &str, purpose: &str, now: i64| {
+        let is_valid = async |digest: &str, purpose: &str, now: i64| {
             store.account_of_link(digest, purpose, now).await.unwrap().is_some()
         };
-        assert!(good_for("r1", "reset", NOW + 59).await);
+        assert!(is_valid("r1", "reset", NOW + 59).await);
         for (digest, purpose, now) in [
             ("r1", "verify", NOW),
             ("v1", "reset", NOW),
             ("none", "reset", NOW),
             ("r1", "reset", NOW + 60),
         ] {
-            assert!(!good_for(digest, purpose, now).await, "{digest} {purpose} {now}");
+            assert!(!is_valid(digest, purpose, now).await, "{digest} {purpose} {now}");
         }
 
         // Of many attempts to use it, one succeeds.
@@ -385,7 +385,7 @@ mod tests {
             "what was issued before is revoked in the same step"
         );
         // The other link was for the old password; the address is still the same.
-        assert!(!good_for("r2", "reset", NOW).await);
+        assert!(!is_valid("r2", "reset", NOW).await);
         assert_eq!(
             store
                 .reset_password("r2", "reset", &changed, "x", revocation("ann"), NOW)
@@ -395,7 +395,7 @@ mod tests {
         );
         // The reset showed that the address belongs to its owner: no other link sets a password for
         // it.
-        assert!(!good_for("v1", "verify", NOW).await);
+        assert!(!is_valid("v1", "verify", NOW).await);
         assert!(!store.verify_email("v1", &changed, NOW).await.unwrap());
         let late = store.reset_password("v1", "verify", &changed, "x", revocation("ann"), NOW);
         assert_eq!(late.await.unwrap(), None);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_confirmed_once_for_the_account_as_it_was_read() {
+    async fn an_address_is_confirmed_once_for_the_unchanged_account() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let bob = account("bob");

@@ -95,13 +95,13 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The file is of another kind.
-    #[error("{} is no SQLite database; name another file in `[store] database`, or put a backup back", path.display())]
+    #[error("{} is not an SQLite database; name another file in `[store] database`, or restore a backup", path.display())]
     NotADatabase {
         /// The file.
         path: PathBuf,
     },
     /// A newer version wrote the database.
-    #[error("the database {} was made by a newer version of portcullis (its schema has step {step}, which this one does not know); start that version, or put a backup back", path.display())]
+    #[error("the database {} was made by a newer version of portcullis (its schema has step {step}, which this version does not know); start the newer version, or restore a backup", path.display())]
     Newer {
         /// The database file.
         path: PathBuf,
@@ -109,32 +109,32 @@ pub enum StoreError {
         step: i64,
     },
     /// Another process has been bringing the schema up to date for a long time.
-    #[error("another process keeps {} locked, as if it brought the database's schema up to date; find it with `fuser`, and let it end", path.display())]
+    #[error("another process has kept {} locked for too long, as if it were updating the database's schema; find it with `fuser` and stop it", path.display())]
     Locked {
         /// The file that is locked in the meantime.
         path: PathBuf,
     },
     /// The database belongs to another program.
-    #[error("the database {} has nothing of portcullis; if it belongs to another program, name another file in `[store] database`; if it was just being made, try again", path.display())]
+    #[error("the database {} has no tables of portcullis; if it belongs to another program, name another file in `[store] database`; if it was just being created, try again", path.display())]
     Foreign {
         /// The database file.
         path: PathBuf,
     },
     /// An older version wrote the database, and a command that only reads does not bring it up to
     /// date.
-    #[error("the database {} was made by an older version of portcullis; start the gateway, which brings it up to date, then try again", path.display())]
+    #[error("the database {} was made by an older version of portcullis; start the gateway, which updates it, then try again", path.display())]
     Older {
         /// The database file.
         path: PathBuf,
     },
     /// The schema cannot be brought up to date.
-    #[error("the database's schema cannot be brought up to date: {0}")]
+    #[error("the database's schema cannot be updated: {0}")]
     Migrate(#[source] MigrateError),
     /// A statement failed.
-    #[error("the database does not answer: {0}{advice}", advice = advice(.0))]
+    #[error("the database failed: {0}{advice}", advice = advice(.0))]
     Database(#[from] sqlx::Error),
     /// The file is no longer the one that was opened.
-    #[error("the file {} was {how} while it was in use: what is written now would be lost; stop the gateway, put the database back, and start it again", path.display())]
+    #[error("the file {} was {how} while it was in use, so new writes would be lost; stop the gateway, restore the database, and start the gateway again", path.display())]
     Lost {
         /// The file.
         path: PathBuf,
@@ -142,13 +142,13 @@ pub enum StoreError {
         how: &'static str,
     },
     /// A gateway uses a different database from the one that a command has opened.
-    #[error("a gateway that runs with {} uses another file than the one that has this name now, or another `-wal` or `-shm` next to it: it would not learn of the change; restart it, and try again", path.display())]
+    #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal` or `-shm` next to it, so it would not see the change; restart the gateway, and try again", path.display())]
     DifferentDatabase {
         /// The database file.
         path: PathBuf,
     },
     /// Any token issued now would be cut off.
-    #[error("the account's tokens are cut off until {}, which is ahead of this machine's clock; set the clock right where it is wrong, then run `portcullis user end-sessions EMAIL --now`", format_time(*until))]
+    #[error("the account's tokens are revoked until {}, which is ahead of this machine's clock; correct the clock that is wrong, then run `portcullis user end-sessions EMAIL --now`", format_time(*until))]
     CutOffAhead {
         /// The id of the account.
         account: String,
@@ -156,7 +156,7 @@ pub enum StoreError {
         until: i64,
     },
     /// The process is about to end.
-    #[error("the gateway is about to stop")]
+    #[error("the gateway is shutting down")]
     Closed,
     /// Something sealed in the database cannot be opened.
     #[error("{0}")]
@@ -363,21 +363,21 @@ fn advice(error: &sqlx::Error) -> &'static str {
     let code = result_code(error);
     match code.map(|code| code & 0xff) {
         Some(5 | 6) => {
-            "; another process keeps the file of `[store] database` locked: find it with `fuser`, and let it end"
+            "; another process has locked the file of `[store] database`: find it with `fuser` and stop it"
         }
         Some(8) => {
-            "; let the user that runs the gateway write to the file of `[store] database` and to its folder"
+            "; allow the user that runs the gateway to write to the file of `[store] database` and to its folder"
         }
         Some(10) if code == Some(778) => {
-            "; the disk that holds `[store] database` fails, or a file may not grow (`ulimit -f`, LimitFSIZE=): look into the system's log"
+            "; the disk that holds `[store] database` has an I/O error, or a file size limit was reached (`ulimit -f`, LimitFSIZE=): see the system log"
         }
-        Some(10) => "; the disk that holds `[store] database` fails: look into the system's log",
+        Some(10) => "; the disk that holds `[store] database` has an I/O error: see the system log",
         Some(11 | 26) => {
-            "; the file of `[store] database` is damaged: stop every gateway on it and put a backup back"
+            "; the file of `[store] database` is damaged: stop every gateway that uses it, and restore a backup"
         }
         Some(13) => "; the disk that holds `[store] database` is full: free some space",
         Some(14) => {
-            "; let the user that runs the gateway open the file of `[store] database` and write to its folder"
+            "; allow the user that runs the gateway to open the file of `[store] database` and to write to its folder"
         }
         _ => "",
     }
@@ -393,9 +393,9 @@ fn remedy(error: &io::Error) -> &'static str {
             "its file system is mounted read-only: mount it writable, or name another file in `[store] database`"
         }
         _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-            "the disk that holds it fails: look into the system's log"
+            "the disk that holds it has an I/O error: see the system log"
         }
-        _ => "let the user that runs the gateway write to it and to its folder",
+        _ => "allow the user that runs the gateway to write to it and to its folder",
     }
 }
 
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_is_private_durable_and_opened_twice() {
+    async fn a_store_is_private_and_durable_and_can_be_opened_twice() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
@@ -560,7 +560,7 @@ mod tests {
 
     /// SQLite maps it into memory, and a write to a hole in it would end the process.
     #[tokio::test]
-    async fn the_file_that_is_mapped_has_its_room_on_the_disk() {
+    async fn the_mapped_file_is_allocated_on_disk() {
         use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
@@ -585,20 +585,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_of_another_kind_is_told_at_once() {
+    async fn a_file_that_is_not_a_database_is_reported_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         for bytes in ["a", "# portcullis\n[server]\nlisten = \":8080\"\n"] {
             std::fs::write(&settings.database, bytes).unwrap();
-            let told = [
+            let errors = [
                 Store::open(&settings).await.unwrap_err(),
                 Store::open_read_only(&settings).await.unwrap_err(),
             ];
             assert!(
-                told.iter().all(|error| error
+                errors.iter().all(|error| error
                     .to_string()
-                    .contains("is no SQLite database; name another file")),
-                "{told:?}"
+                    .contains("is not an SQLite database; name another file")),
+                "{errors:?}"
             );
         }
         std::fs::write(&settings.database, "").unwrap();
@@ -607,7 +607,7 @@ mod tests {
 
     /// As on a full disk: SQLite rolls back by itself, and the driver's own ROLLBACK fails.
     #[tokio::test]
-    async fn after_a_transaction_that_sqlite_ended_itself_what_is_acknowledged_is_kept() {
+    async fn acknowledged_writes_survive_a_transaction_that_sqlite_rolled_back() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
@@ -636,7 +636,7 @@ mod tests {
 
     /// Outside a transaction, the driver would drop an error of the commit.
     #[tokio::test]
-    async fn only_a_writing_writes() {
+    async fn only_a_write_transaction_can_write() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         for pool in [store.connections.read(), store.connections.follow()] {
@@ -646,7 +646,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_is_full_keeps_what_it_had_and_acknowledges_nothing() {
+    async fn a_full_disk_loses_nothing_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let writer = store.connections.writer();
@@ -667,11 +667,14 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        let is_told = |told: &str| told.contains("is full: free some space");
-        assert!(is_told(&error.to_string()), "{error}");
+        let is_full = |problem: &str| problem.contains("is full: free some space");
+        assert!(is_full(&error.to_string()), "{error}");
         store.record_failure(&error);
         store.retry_write().await;
-        assert!(store.problem().is_some_and(|told| is_told(&told)), "a page has room, a login not");
+        assert!(
+            store.problem().is_some_and(|problem| is_full(&problem)),
+            "a page still fits, a login does not"
+        );
         assert_eq!(store.revocations_after(0).await.unwrap().len(), acknowledged);
         writer.execute(limit(1000)).await.unwrap();
         store.revoke(&[row(acknowledged)]).await.unwrap();
@@ -680,20 +683,20 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_system_has_a_remedy_that_fits() {
-        for (error, told) in [
+    fn each_system_error_has_a_fitting_remedy() {
+        for (error, remedy) in [
             (Errno::NOSPC, "free some space"),
             (Errno::ROFS, "mount it writable"),
-            (Errno::IO, "the system's log"),
-            (Errno::ACCESS, "let the user"),
+            (Errno::IO, "see the system log"),
+            (Errno::ACCESS, "allow the user"),
         ] {
             let open = StoreError::Open { path: "a.db".into(), source: error.into() };
-            assert!(open.to_string().contains(told), "{open}");
+            assert!(open.to_string().contains(remedy), "{open}");
         }
     }
 
     #[tokio::test]
-    async fn a_store_that_cannot_be_written_says_so_until_it_can() {
+    async fn a_store_reports_write_failures_until_a_write_succeeds() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
@@ -714,7 +717,7 @@ mod tests {
         store.record_failure(&error.unwrap_err());
         store.retry_write().await;
         assert!(
-            store.problem().unwrap().contains("another process keeps the file"),
+            store.problem().unwrap().contains("another process has locked the file"),
             "{:?}",
             store.problem()
         );
@@ -724,7 +727,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_of_another_program_stays_as_it_is() {
+    async fn a_database_of_another_program_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         std::fs::write(&settings.database, "").unwrap();
@@ -736,14 +739,14 @@ mod tests {
             Store::open(&settings).await.unwrap_err(),
             Store::open_read_only(&settings).await.unwrap_err(),
         ] {
-            assert!(error.to_string().contains("has nothing of portcullis"), "{error}");
+            assert!(error.to_string().contains("has no tables of portcullis"), "{error}");
         }
         assert!(std::fs::read(&settings.database).unwrap() == before);
     }
 
     /// A process that was stopped in the middle is reported, and the wait for it is limited.
     #[tokio::test]
-    async fn who_waits_for_another_process_says_so_and_gives_up() {
+    async fn waiting_for_the_lock_of_another_process_ends_with_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("test.db");
         let timeout = Duration::from_millis(50);
@@ -755,7 +758,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_database_is_told_at_once() {
+    async fn a_damaged_database_is_reported_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         Store::open(&settings).await.unwrap().close().await;

@@ -6,7 +6,7 @@
 //! database. The file holds the numbers of the last revocation and signing key that the gateway has
 //! read, and is locked as long as the gateway runs: the system releases the lock when the process
 //! ends, however it ends. So nothing is written while nothing is revoked, a gateway that was killed
-//! can be told from a slow one, and no command waits if no gateway runs.
+//! can be distinguished from a slow one, and no command waits if no gateway runs.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -95,7 +95,7 @@ impl Presence {
         match self.file.write_all_at(line.as_bytes(), feed.offset()) {
             Ok(()) => reported.store(last, Ordering::Relaxed),
             Err(error) => {
-                tracing::debug!(cause = %error, "commands cannot be told what this gateway has read");
+                tracing::debug!(cause = %error, "cannot report to commands what this gateway has read");
             }
         }
     }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_runs_is_waited_for_and_nobody_else() {
+    async fn commands_wait_for_running_gateways_only() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_that_has_taken_the_name_of_the_database_is_another_one() {
+    async fn a_copy_at_the_path_of_the_database_is_another_database() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
@@ -336,8 +336,8 @@ mod tests {
         let copy = folder.path().join("copy");
         fs::copy(&settings.database, &copy).unwrap();
         fs::rename(&copy, &settings.database).unwrap();
-        let told = Store::check_gateways(&settings).unwrap_err().to_string();
-        assert!(told.contains("uses another file"), "{told}");
+        let error = Store::check_gateways(&settings).unwrap_err().to_string();
+        assert!(error.contains("has a different file open"), "{error}");
         fs::remove_file(&settings.database).unwrap();
         Store::check_gateways(&settings).unwrap_err();
         let renewed = Store::open(&settings).await.unwrap();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signing_key_is_waited_for() {
+    async fn commands_wait_until_gateways_know_a_signing_key() {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();

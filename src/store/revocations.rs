@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_are_told_in_order_and_again_when_they_change() {
+    async fn rows_are_returned_in_order_and_again_after_a_change() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store.revoke(&[row("jti", "a", "*", 100), row("sid", "a", "=x", 100)]).await.unwrap();
@@ -229,7 +229,7 @@ mod tests {
     /// The account was issued a token past an earlier cut-off. Another cut-off in the same second
     /// covers that token, no matter who requests it.
     #[tokio::test]
-    async fn a_subjects_cut_off_is_no_earlier_than_its_last_token() {
+    async fn the_cut_off_of_a_subject_covers_its_last_token() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let insert = "INSERT INTO accounts VALUES ('u', 'u@x.example', NULL, '', '', 0, 0, 0, 0, 0, NULL, $1)";
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pruning_never_frees_a_number() {
+    async fn pruning_never_makes_a_number_reusable() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         store
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_is_as_old_as_the_count_says_and_many_are_deleted_in_steps() {
+    async fn the_running_time_determines_age_and_pruning_works_in_steps() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         assert_eq!(store.running_seconds().await.unwrap(), 0);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writers_at_the_same_time_get_numbers_of_their_own() {
+    async fn concurrent_writers_get_different_numbers() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
         let writers: Vec<_> = (0..40)

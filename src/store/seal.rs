@@ -16,11 +16,11 @@ pub struct Sealer(Arc<Zeroizing<[u8; 32]>>);
 pub enum SealError {
     /// It was sealed with another key, or was changed since.
     #[error(
-        "`[store] key` does not open what is sealed in the database; put the key that belongs to this database back"
+        "`[store] key` cannot decrypt the secrets in the database; restore the key that belongs to this database"
     )]
     WrongKey,
     /// The cryptography or the random number generator failed.
-    #[error("the system's cryptography failed")]
+    #[error("a cryptographic operation failed")]
     Crypto,
 }
 
@@ -95,7 +95,7 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
         .extract(secret)
         .expand(&[purpose], Length)
         .and_then(|okm| okm.fill(key.as_mut()))
-        .expect("32 bytes are less than HKDF's most, 255 hashes");
+        .expect("32 bytes are below HKDF's limit of 255 hashes");
     key
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_opens_in_its_place_only() {
+    fn sealed_data_opens_only_in_its_own_place() {
         let sealer = Sealer::new(b"secret");
         let closed = sealer.seal("keys/1", b"private").unwrap();
         assert_eq!(&**sealer.open("keys/1", &closed).unwrap(), b"private");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_purpose_has_its_key() {
+    fn each_purpose_gets_its_own_key() {
         let sealer = Sealer::new(b"secret");
         assert_eq!(sealer.derive("a"), sealer.derive("a"));
         assert_ne!(sealer.derive("a"), sealer.derive("b"));

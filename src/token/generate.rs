@@ -20,7 +20,7 @@ use super::pem::PrivateKey;
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// The cryptography library or the random number generator failed.
-    #[error("the system's cryptography failed")]
+    #[error("a cryptographic operation failed")]
     Crypto,
     /// Keys can only be generated for ES256, RS256 and EdDSA.
     #[error("keys cannot be generated for {0}")]
