@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fixed_clock_moves_only_when_told_and_with_its_clones() {
+    fn a_fixed_clock_moves_only_when_set_and_with_its_clones() {
         let clock = Clock::fixed(1_700_000_000);
         let clone = clock.clone();
         assert_eq!(clock.unix_time(), Duration::from_secs(1_700_000_000));
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn absurd_times_stop_at_the_end_instead_of_wrapping() {
+    fn extreme_times_saturate() {
         let clock = Clock::fixed(u64::MAX);
         clock.advance(Duration::MAX);
         assert_eq!(clock.unix_time(), Duration::from_nanos(u64::MAX));
     }
 
     #[test]
-    fn the_system_clock_is_in_this_century_and_does_not_obey() {
+    fn the_system_clock_is_plausible_and_cannot_be_set() {
         let clock = Clock::system();
         let before = clock.unix_seconds();
         clock.advance(Duration::from_secs(1_000_000));

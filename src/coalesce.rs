@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_small_is_written_in_one_piece() {
+    async fn small_writes_are_coalesced() {
         let whole = |text: &[u8]| vec![vec![text.to_vec()]];
         assert_eq!(written(9, &[b"head", b"", b"body"]).await, (8, whole(b"headbody")));
         // A socket that accepts less says so, and the rest is written again.

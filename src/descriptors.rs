@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_that_cannot_be_raised_so_far_is_told() {
+    fn a_limit_that_cannot_be_raised_enough_is_reported() {
         let before = getrlimit(Resource::Nofile);
         assert_eq!(make_room(0), None);
         if let Some(maximum) = before.maximum {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_descriptors_are_kept() {
+    fn the_last_descriptors_are_reserved() {
         for (limit, number) in [(64, 8), (1_024, 64), (u64::MAX, 64)] {
             assert_eq!(kept(limit), number, "{limit}");
         }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_leaves_room_beside_the_connections() {
+    fn a_low_limit_reserves_descriptors_besides_connections() {
         for (limit, most) in [(60, 15), (1_024, 384), (20_000, 9_872)] {
             assert_eq!(Shortage { limit, needed: 20_256 }.connections(), most, "{limit}");
         }

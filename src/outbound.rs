@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_this_machine_only() {
+    fn only_loopback_addresses_count_as_loopback() {
         for (text, expected) in [
             ("http://localhost/", true),
             ("http://127.8.8.8/", true),
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_stay_in_their_place() {
+    fn redirects_stay_within_their_origin() {
         let url = Url::parse("https://login.test/a/b?c").unwrap();
         for (location, expected) in [
             ("/keys?x=1", Some("https://login.test/keys")),

@@ -458,7 +458,7 @@ fn schema() -> Value {
 }
 
 #[test]
-fn the_description_of_the_endpoints_is_the_one_that_is_printed() {
+fn the_stored_openapi_description_is_current() {
     let printed = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .arg("openapi")
         .output()
@@ -918,7 +918,7 @@ fn every_command_has_its_entry() {
 /// Runs each `check` and `explain` that the reference shows for a file of the repository, and
 /// compares what it prints.
 #[test]
-fn the_output_that_the_reference_shows_is_what_the_commands_print() {
+fn the_output_shown_in_the_reference_is_current() {
     let mut run = 0;
     for (_, info, text) in fences(&read("docs/reference/command-line.md")) {
         let text = format!("\n{text}");
@@ -947,7 +947,7 @@ fn the_output_that_the_reference_shows_is_what_the_commands_print() {
 }
 
 #[test]
-fn the_schema_that_is_kept_is_the_schema_that_is_printed() {
+fn the_stored_schema_is_current() {
     // Kept only where somebody needs it without the binary.
     if let Ok(kept) = fs::read_to_string(root().join("docs/gateway.schema.json")) {
         let kept: Value = serde_json::from_str(&kept).expect("it is JSON");
@@ -982,7 +982,7 @@ fn anchor(title: &str) -> String {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let mut wrong = Vec::new();
     let mut followed = 0;
     for name in documents() {
@@ -1052,7 +1052,7 @@ fn the_service_may_lower_the_priority_of_its_threads() {
 /// The engine is sent only what `.dockerignore` lets through: a file that the build reads and that
 /// is missing there breaks every `docker build`.
 #[test]
-fn the_image_is_built_from_all_that_the_build_reads() {
+fn the_image_contains_every_input_of_the_build() {
     let ignore = read(".dockerignore");
     for needed in ["Cargo.toml", "Cargo.lock", "askama.toml", "gateway.toml", "benches", "src"] {
         assert!(root().join(needed).exists(), "{needed} is no longer there: shorten this list");

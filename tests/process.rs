@@ -246,7 +246,7 @@ fn a_wrong_command_line_exits_2() {
 }
 
 #[test]
-fn the_file_is_the_default_the_argument_or_the_variable() {
+fn the_configuration_file_comes_from_the_argument_the_variable_or_the_default() {
     let folder = Folder::with(APP);
     folder.write(
         "other.toml",
@@ -381,7 +381,7 @@ fn proposals(script: &str, folder: &Folder, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn bash_proposes_file_names_only_where_a_file_is_wanted() {
+fn bash_completes_file_names_only_for_file_arguments() {
     let folder = Folder::with(APP);
     let script = folder.run(&["completions", "bash"]).ok();
     let file = proposals(&script, &folder, &["portcullis", "check", "--config", "gate"]);
@@ -393,7 +393,7 @@ fn bash_proposes_file_names_only_where_a_file_is_wanted() {
 }
 
 #[test]
-fn check_takes_the_file_as_its_argument() {
+fn check_accepts_the_file_as_an_argument() {
     let folder = Folder::with("[[route]]\n");
     folder.write("other.toml", APP);
     let told = folder.run(&["check", "other.toml"]).ok();
@@ -430,7 +430,7 @@ fn on_a_terminal(folder: &Folder, arguments: &str, variables: &[(&str, &str)]) -
 }
 
 #[test]
-fn colours_are_for_terminals_that_want_them() {
+fn colours_are_used_only_in_capable_terminals() {
     let folder = Folder::with(APP);
     folder.write("wrong.toml", "[[route]]\n");
     for arguments in ["explain GET /", "check wrong.toml"] {
@@ -445,7 +445,7 @@ fn colours_are_for_terminals_that_want_them() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_standard_output_is_not_an_error() {
     let folder = Folder::new();
     let mut child = folder
         .command(&["schema"])
@@ -606,7 +606,7 @@ fn a_syntax_error() {
 }
 
 #[test]
-fn a_section_that_is_given_twice() {
+fn a_repeated_section() {
     assert_snapshot!(rejected("[server]\nlisten = \"127.0.0.1:0\"\n\n[server]\nworkers = 1\n"), @r"
     error: this is not TOML: duplicate key
      --> gateway.toml:4:2
@@ -684,7 +684,7 @@ roles = "admin"
 }
 
 #[test]
-fn one_bracket_where_two_belong() {
+fn one_bracket_instead_of_two() {
     assert_snapshot!(rejected("[upstream.app]\nbuiltin = \"echo\"\n\n[route]\npath = \"/*\"\nupstream = \"app\"\n"), @r"
     error: `route`: expected a list of sections, found a table
      --> gateway.toml:4:1
@@ -699,7 +699,7 @@ fn one_bracket_where_two_belong() {
 }
 
 #[test]
-fn unknown_keys_with_the_nearest_known() {
+fn unknown_keys_with_the_nearest_known_key() {
     assert_snapshot!(
         rejected(
             r#"
@@ -798,7 +798,7 @@ fn a_misspelt_key_is_one_problem() {
 
 /// What was probably meant is read, and nothing is made for it.
 #[test]
-fn a_start_with_a_misspelt_key_makes_no_secret() {
+fn a_start_with_a_misspelt_key_creates_no_secret() {
     let folder = Folder::with(&with_app(
         "[issuer.app]\nissuer = \"https://app.test\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\n\
          secret = { file = \"s\", craete = true }\n",
@@ -814,7 +814,7 @@ fn a_start_with_a_misspelt_key_makes_no_secret() {
 }
 
 #[test]
-fn a_misspelt_section_is_named_as_a_section() {
+fn a_misspelt_section_is_reported_as_a_section() {
     let cases = [
         ("[servr]\nworkers = 1\n", "unknown section `[servr]`", "did you mean `[server]`?"),
         (
@@ -834,7 +834,7 @@ fn a_misspelt_section_is_named_as_a_section() {
 
 /// A key that is refused where it stands is not what somebody should write.
 #[test]
-fn no_hint_proposes_a_key_that_is_refused() {
+fn no_hint_suggests_an_unsupported_key() {
     for text in [
         "[server]\nproxy_protocl = true\n",
         "[store]\nredi = \"x\"\n",
@@ -851,7 +851,7 @@ fn no_hint_proposes_a_key_that_is_refused() {
 }
 
 #[test]
-fn a_file_in_another_language_is_named() {
+fn a_file_in_another_language_is_recognised() {
     for (text, name) in [
         ("{\n  \"secret\": \"hunter2hunter2\"\n}\n", "JSON"),
         ("server:\n  secret: hunter2hunter2\n", "YAML"),
@@ -868,7 +868,7 @@ fn a_file_in_another_language_is_named() {
 }
 
 #[test]
-fn paths_in_the_syntax_of_other_routers_are_warned_about() {
+fn paths_in_the_syntax_of_other_routers_cause_a_warning() {
     for (path, segment, help) in [
         ("/users/:id", ":id", "write `{id}`"),
         ("/users/<int:number>/x", "<int:number>", "write `{number}`"),
@@ -989,7 +989,7 @@ limit = "logn"
 // ----------------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_route_that_is_written_twice() {
+fn a_repeated_route() {
     assert_snapshot!(
         rejected(
             r#"
@@ -1027,7 +1027,7 @@ access = "public"
 }
 
 #[test]
-fn two_routes_of_one_name() {
+fn two_routes_with_the_same_name() {
     assert_snapshot!(
         rejected(&format!("{APP}\n[[route]]\nname = \"app\"\npath = \"/other\"\nupstream = \"app\"\naccess = \"public\"\n")),
         @r#"
@@ -1192,7 +1192,7 @@ fn a_public_route_with_roles() {
 
 /// What is allowed and still hardly meant (CONTRACT §2, rules 3 and 7).
 #[test]
-fn routes_that_deserve_a_look() {
+fn suspicious_routes() {
     let text = r#"
 [issuer.one]
 issuer = "https://one.example"
@@ -1263,7 +1263,7 @@ upstream = "app"
 }
 
 #[test]
-fn a_certificate_and_a_key_that_do_not_belong_together() {
+fn a_certificate_that_does_not_match_its_key() {
     let made =
         rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
     let folder = Folder::with(&with_app(
@@ -1307,7 +1307,7 @@ fn a_certificate_and_a_key_that_do_not_belong_together() {
 }
 
 #[test]
-fn two_issuers_of_one_iss_however_it_is_written() {
+fn two_issuers_with_the_same_iss() {
     let text = "[identity]\nissuer = \"https://app.test/\"\n[issuer.corp]\nissuer = \"https://app.test\"\naudience = [\"a\"]\n\
                 algorithms = [\"HS256\"]\nsecret = \"01234567890123456789012345678901\"\ninsecure_inline_secret = true\n";
     let told = rejected(&with_app(text));
@@ -1319,7 +1319,7 @@ fn two_issuers_of_one_iss_however_it_is_written() {
 }
 
 #[test]
-fn addresses_that_nobody_proved_are_warned_of() {
+fn unconfirmed_addresses_cause_a_warning() {
     let file = |lines: &str| {
         with_app(&format!(
             "[identity]\nissuer = \"https://app.test/auth\"\n{lines}\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"
@@ -1342,7 +1342,7 @@ fn addresses_that_nobody_proved_are_warned_of() {
 
 /// Mailed links and `jwks_uri` are made from `issuer`: somebody has to answer there.
 #[test]
-fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
+fn an_issuer_not_reachable_at_its_url_causes_a_warning() {
     let file = |issuer: &str, route: &str| {
         with_app(&format!("[identity]\nissuer = \"{issuer}\"\n{route}"))
     };
@@ -1396,7 +1396,7 @@ fn an_issuer_that_does_not_answer_at_its_url_is_warned_of() {
 /// The endpoints have methods of their own: a route that lets only some through makes the others
 /// unreachable.
 #[test]
-fn methods_that_the_issuer_does_not_get_are_warned_of() {
+fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
     let file = |routes: &str| {
         with_app(&format!("[identity]\nissuer = \"https://app.test/auth\"\n{routes}"))
     };
@@ -1429,7 +1429,7 @@ fn methods_that_the_issuer_does_not_get_are_warned_of() {
 
 /// The host's own `/*` would answer the redirect to the login with the next redirect.
 #[test]
-fn a_login_page_that_a_route_of_its_host_hides_is_an_error() {
+fn a_login_page_hidden_by_another_route_is_an_error() {
     let file = |routes: &str| {
         format!(
             "[identity]\nissuer = \"https://app.localhost/auth\"\n[upstream.app]\nbuiltin = \"echo\"\n\
@@ -1485,7 +1485,7 @@ fn a_login_page_that_a_route_of_its_host_hides_is_an_error() {
 }
 
 #[test]
-fn identity_headers_that_cannot_be() {
+fn invalid_identity_headers() {
     assert_snapshot!(
         rejected(&with_app("[identity_headers]\nConnection = \"sub\"\n\"X Auth\" = \"sub\"\nX-Auth-Group = \"groups..name\"\n")),
         @r#"
@@ -1545,7 +1545,7 @@ fn with_keys(keys: &str) -> String {
 }
 
 #[test]
-fn an_issuer_that_says_nothing() {
+fn an_issuer_without_keys() {
     assert_snapshot!(rejected(&with_app("[issuer.corp]\n")), @r#"
     error: issuer `corp` has no `algorithms`
      --> gateway.toml:1:9
@@ -1577,7 +1577,7 @@ fn an_issuer_that_says_nothing() {
 
 /// Nothing is repaired: the address that was written is the one that is dialled.
 #[test]
-fn upstream_urls_that_are_not_scheme_host_and_port() {
+fn invalid_upstream_urls() {
     for (url, problem, help) in [
         ("app:3000", "does not begin with https:// or http://", "write scheme, host and port"),
         (
@@ -1603,7 +1603,7 @@ fn upstream_urls_that_are_not_scheme_host_and_port() {
 
 /// Each where it is wrong, with what to do.
 #[test]
-fn keys_that_cannot_be_fetched_as_written() {
+fn invalid_key_urls() {
     let told = |lines: &str| rejected(&with_keys(lines));
     for (lines, problem, help) in [
         (
@@ -1717,7 +1717,7 @@ fn a_key_file_that_is_a_certificate() {
 }
 
 #[test]
-fn a_private_key_where_a_public_one_belongs() {
+fn a_private_key_instead_of_a_public_key() {
     let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]"));
     folder.write_private("corp.pem", rcgen::KeyPair::generate().expect("a key").serialize_pem());
     assert_snapshot!(folder.run(&["check"]).warned(), @r#"
@@ -1732,7 +1732,7 @@ fn a_private_key_where_a_public_one_belongs() {
 }
 
 #[test]
-fn key_files_that_are_none() {
+fn files_that_are_not_keys() {
     let folder = Folder::with(&with_keys(
         "public_keys = [\"text.pem\", \"empty.pem\", \"folder.pem\", \"huge.pem\", \"broken.pem\"]",
     ));
@@ -1811,7 +1811,7 @@ fn a_key_file_that_never_ends() {
 }
 
 #[test]
-fn a_key_that_does_not_fit_its_algorithms() {
+fn a_key_that_does_not_match_its_algorithms() {
     let folder = Folder::with(&with_keys("public_keys = [\"corp.pem\"]").replace("ES256", "RS256"));
     folder.write("corp.pem", rcgen::KeyPair::generate().expect("a key").public_key_pem());
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
@@ -1826,7 +1826,7 @@ fn a_key_that_does_not_fit_its_algorithms() {
 }
 
 #[test]
-fn a_jwk_set_that_is_none() {
+fn a_file_that_is_not_a_jwk_set() {
     let folder = Folder::with(&with_keys("jwks_file = \"keys.json\""));
     folder.write("keys.json", "{\"keys\": [");
     assert_snapshot!(folder.run(&["check"]).rejected(), @r#"
@@ -1887,7 +1887,7 @@ fn a_secret_that_is_shorter_than_the_hash() {
 }
 
 #[test]
-fn a_secret_that_others_may_read() {
+fn a_secret_that_other_users_can_read() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::with(&with_protected("").replace(", create = true", ""));
     let secret = folder.write("local.secret", "a secret of more than thirty-two bytes\n");
@@ -1908,7 +1908,7 @@ fn a_secret_that_others_may_read() {
 }
 
 #[test]
-fn secrets_that_are_not_there() {
+fn missing_secrets() {
     let missing = with_protected("").replace(", create = true", "");
     assert_snapshot!(rejected(&missing), @r#"
     error: there is no file `./local.secret`
@@ -1940,7 +1940,7 @@ fn secrets_that_are_not_there() {
 /// Whatever else is wrong with the file: what stands in it as a secret is never shown.
 #[test]
 #[expect(clippy::too_many_lines, reason = "one claim, held against several files")]
-fn a_secret_in_the_file_is_refused_and_never_shown() {
+fn a_literal_secret_is_refused_and_never_shown() {
     const SECRET: &str = "correct-horse-battery-staple-and-more";
     let inline = with_protected("")
         .replace("{ file = \"local.secret\", create = true }", &format!("\"{SECRET}\""));
@@ -2257,7 +2257,7 @@ access = "optional"
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one file and what is printed for it")]
-fn tests_that_fail() {
+fn failing_tests_of_the_file() {
     assert_snapshot!(
         rejected(&format!(
             "{}{}",
@@ -2340,7 +2340,7 @@ expect = { status = 200 }
 }
 
 #[test]
-fn tests_that_hold_are_counted() {
+fn passing_tests_of_the_file_are_counted() {
     let folder = Folder::with(&format!(
         "{}{}",
         with_protected("roles = [\"admin\"]"),
@@ -2363,7 +2363,7 @@ expect = { status = 401, reason = "credentials_missing" }
 // ------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn explain_tells_every_step() {
+fn explain_describes_every_step() {
     let folder = Folder::with(include_str!("../gateway.toml"));
     let told = folder.run(&["explain", "GET", "http://app.example.com/public/../admin/users"]).ok();
     assert_snapshot!(told, @r"
@@ -2438,7 +2438,7 @@ fn without_ids(told: &str) -> String {
 }
 
 #[test]
-fn explain_in_json_has_the_fields_of_the_contract() {
+fn explain_prints_json() {
     let folder = Folder::with(include_str!("../gateway.toml"));
     let ask = |arguments: &[&str]| -> Value {
         serde_json::from_str(&folder.run(&[&["explain", "--json"], arguments].concat()).ok())
@@ -2563,7 +2563,7 @@ access   = "public"
 
 /// Claims that are assumed are used in a place that the route reads, so that the origin rule holds.
 #[test]
-fn a_caller_that_is_assumed_is_held_to_the_origin_rule() {
+fn an_assumed_caller_is_subject_to_the_origin_rule() {
     let test = |fields: &str, status: u16| {
         format!(
             r#"
@@ -2679,7 +2679,7 @@ fn explain_chooses_the_issuer_by_iss() {
 }
 
 #[test]
-fn explain_tells_what_a_route_does_not_enforce() {
+fn explain_describes_a_route_that_does_not_enforce() {
     let folder = Folder::with(&with_protected("roles = [\"admin\"]\nenforce = false"));
     let steps = |arguments: &[&str]| -> String {
         let told = folder.run(&[&["explain", "GET", "/admin/users"], arguments].concat()).ok();
@@ -2723,7 +2723,7 @@ fn explain_verifies_a_token() {
 // ----------------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_minted_token_can_be_looked_into() {
+fn a_minted_token_can_be_inspected() {
     let folder = Folder::with(
         &with_protected("").replace("audience =", "roles = \"realm_access.roles\"\naudience ="),
     );
@@ -2784,7 +2784,7 @@ fn a_token_is_minted_with_a_private_key() {
 }
 
 #[test]
-fn what_is_no_token_is_told_so() {
+fn an_invalid_token_is_reported_by_inspect() {
     let folder = Folder::new();
     for text in ["", "x", "a.b.c", "e30.bm9uZQ.e30"] {
         let told = folder.run_with_input(&["token", "inspect"], text);
@@ -2795,7 +2795,7 @@ fn what_is_no_token_is_told_so() {
 }
 
 #[test]
-fn a_mint_for_an_unknown_issuer_names_the_known() {
+fn minting_for_an_unknown_issuer_lists_the_known_ones() {
     let folder = Folder::with(&with_protected(""));
     assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; known issuers: local");
     let told = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
@@ -2951,7 +2951,7 @@ fn serving(drain_delay: &str) -> String {
 /// What is not there is made by those who write alone, and a key only with the database that it is
 /// for.
 #[test]
-fn a_database_or_a_key_that_is_missing() {
+fn a_missing_database_or_key() {
     let identity = "[[route]]\npath = '/auth/*'\nidentity = true\n[identity]\nissuer = 'http://localhost/auth'\n";
     let folder = Folder::with(identity);
     let files = || std::fs::read_dir(folder.path()).unwrap().count();
@@ -2997,7 +2997,7 @@ fn a_database_or_a_key_that_is_missing() {
 
 /// The key is made first: without the marker of a first start, the database would look lost.
 #[test]
-fn a_first_start_that_fails_is_a_first_start_again() {
+fn a_failed_first_start_leaves_nothing_behind() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let config = |listen: &str, more: &str| {
@@ -3078,7 +3078,7 @@ fn a_port_in_use() {
 }
 
 #[test]
-fn addresses_that_cannot_be_listened_on() {
+fn addresses_that_cannot_be_bound() {
     let told = rejected(&with_app(
         "[server]\nlisten = [\"8080\", \"app.internal:8080\", \"127.0.0.1:99999\", \"\"]\n",
     ));
@@ -3098,7 +3098,7 @@ fn addresses_that_cannot_be_listened_on() {
 }
 
 #[test]
-fn a_wrong_file_does_not_start() {
+fn an_invalid_file_prevents_the_start() {
     let folder = Folder::with(&serving("0s").replace("builtin", "bultin"));
     assert_eq!(folder.run(&["run"]).rejected(), folder.run(&["check"]).rejected());
     // Nor does one whose tests fail.
@@ -3110,7 +3110,7 @@ fn a_wrong_file_does_not_start() {
 }
 
 #[test]
-fn it_serves_drains_and_ends_well() {
+fn the_gateway_serves_drains_and_exits_with_0() {
     for name in ["TERM", "INT"] {
         let folder = Folder::with(&serving("0s"));
         let running = Running::start(&folder);
@@ -3125,7 +3125,7 @@ fn it_serves_drains_and_ends_well() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_process_at_once() {
     for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
         let folder = Folder::with(&serving("10m"));
         let running = Running::start(&folder);
@@ -3141,7 +3141,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn sighup_takes_a_good_file() {
+fn sighup_loads_a_valid_file() {
     let folder = Folder::with(&serving("0s"));
     let running = Running::start(&folder);
     assert_eq!(get(running.listen, "/hello").0, 200);
@@ -3159,7 +3159,7 @@ fn sighup_takes_a_good_file() {
 }
 
 #[test]
-fn sighup_with_a_wrong_file_changes_nothing() {
+fn sighup_with_an_invalid_file_changes_nothing() {
     let folder = Folder::with(&serving("0s"));
     let running = Running::start(&folder);
     for (what, text) in [
@@ -3210,7 +3210,7 @@ fn sighup_with_a_wrong_file_changes_nothing() {
 }
 
 #[test]
-fn start_makes_the_secret_that_may_be_made() {
+fn the_start_creates_a_secret_if_allowed() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::with(&format!("{ISSUER}\n{}", serving("0s")));
     let running = Running::start(&folder);
@@ -3221,7 +3221,7 @@ fn start_makes_the_secret_that_may_be_made() {
 }
 
 #[test]
-fn healthcheck_asks_the_running_gateway() {
+fn healthcheck_queries_the_running_gateway() {
     let folder = Folder::with(&serving("10m"));
     let running = Running::start(&folder);
     folder.write("probe.toml", format!("[admin]\nlisten = \"{}\"\n{APP}", running.admin));

@@ -132,7 +132,7 @@ fn every_module_uses_only_the_layers_below() {
 }
 
 #[test]
-fn the_layer_of_sockets_knows_little_of_the_gateway() {
+fn the_server_layer_uses_little_of_the_gateway() {
     let house = House::read();
     let mut used = BTreeSet::new();
     let mut breaches = Vec::new();
@@ -161,7 +161,7 @@ fn the_layer_of_sockets_knows_little_of_the_gateway() {
 }
 
 #[test]
-fn a_file_of_the_gateway_knows_only_what_was_walked_before() {
+fn gateway_files_use_only_earlier_files() {
     let house = House::read();
     let place = |name: &str| WALK.iter().position(|file| *file == name);
     let mut used = BTreeSet::new();
@@ -254,7 +254,7 @@ fn paths_of_tree(document: &str) -> Vec<String> {
 }
 
 #[test]
-fn status_codes_appear_only_where_http_is_spoken() {
+fn status_codes_appear_only_in_http_modules() {
     let house = House::read();
     for file in house.code().filter(|file| {
         !["gateway", "server", "admin", "identity", "reason"].contains(&file.module[0].as_str())
@@ -268,7 +268,7 @@ fn status_codes_appear_only_where_http_is_spoken() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_has_a_module_comment() {
     let house = House::read();
     for file in house.files.iter().filter(|file| file.module.is_empty()).chain(house.code()) {
         let said = file
@@ -293,7 +293,7 @@ fn no_file_is_too_long() {
 }
 
 #[test]
-fn what_no_file_may_hold() {
+fn forbidden_text_is_absent() {
     for file in House::read().code() {
         for (what, instead) in [
             (".unwrap()", "`expect(\"why it holds\")`, or an error"),
@@ -316,7 +316,7 @@ fn what_no_file_may_hold() {
 }
 
 #[test]
-fn the_reader_of_the_source_reads_it() {
+fn the_source_parser_works() {
     let text = "//! About `crate::one`.\nuse crate::{two::{self, Three}, four as Four};\nuse super::five::*;\n// crate::six\n\
                 const TEXT: &str = \"crate::seven \\\" crate::eight\"; const RAW: &str = r#\"crate::nine \" \"#; const C: char = '\"';\n\
                 fn f<'a>(x: &'a str) -> crate::ten::Eleven { /* crate::twelve */ crate::thirteen::<u8>(x) }\n\

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_token_opens() {
+    fn only_the_admin_token_is_accepted() {
         let policy = policy(Some("the-token-of-the-operators"));
         let check = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_says_one_thing() {
+    fn a_body_names_exactly_one_revocation() {
         let policy = policy(None);
         for (body, scope, by, value) in [
             (r#"{"jti":"t"}"#, Scope::Every, RevokedBy::Jti, "t"),

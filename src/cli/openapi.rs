@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_of_the_table_refuses() {
+    fn every_listed_reason_is_a_refusal() {
         for endpoint in endpoints::all() {
             for reason in endpoint.reasons {
                 assert!(!reason.is_pass(), "{} {}: {reason:?}", endpoint.method, endpoint.path);
@@ -329,7 +329,7 @@ mod tests {
 
     /// What generated code and human readers can rely on.
     #[test]
-    fn bodies_have_one_content_type_and_examples_that_fit() {
+    fn bodies_have_one_content_type_and_valid_examples() {
         let document = serde_json::to_value(document()).unwrap();
         for methods in document["paths"].as_object().unwrap().values() {
             for operation in methods.as_object().unwrap().values() {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_use_stands_before_the_pages() {
+    fn endpoints_for_programs_come_before_pages() {
         let text = serde_json::to_string_pretty(&document()).unwrap();
         let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word}"));
         assert!(at("\"/register\": {") < at("\"/login\": {"), "in the order of the table");
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_have_names_of_their_own_and_schemas_that_are_there() {
+    fn operations_have_unique_names_and_existing_schemas() {
         let document = serde_json::to_value(document()).unwrap();
         let mut names = BTreeSet::new();
         for methods in document["paths"].as_object().unwrap().values() {

@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_hidden_and_nothing_else_is() {
+    fn only_secrets_are_masked() {
         let cases = [
             ("secret = \"hunter2\"", "secret = \"*******\""),
             ("  secret='hünter' # why", "  secret='******' # why"),
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_hidden_in_what_is_no_toml() {
+    fn secrets_are_masked_in_invalid_toml() {
         let cases = [
             ("secret = \"hunter2\nname = \"x\"", "secret = \"*******\nname = \"x\""),
             ("secret = hunter2!@x y\nname = \"x\"", "secret = ************\nname = \"x\""),
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_in_urls_are_hidden() {
+    fn passwords_in_urls_are_masked() {
         let cases = [
             ("postgres://u:pw@h/db", "postgres://u:**@h/db"),
             ("redis://:pw@h", "redis://:**@h"),
@@ -561,7 +561,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_secret_on_a_line_is_hidden_whatever_is_before_it(
+        fn a_secret_is_masked_anywhere_on_a_line(
             before in "([a=.,#\\[\\]{}:\n\\\\ ]|\"|\"\"\"|'''|'|secret|env){0,12}",
             after in "(\n|\"|\"\"\"|'''|'|=|secret){0,8}",
         ) {
@@ -572,7 +572,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_can_be_looked_at(text in "[a-z=\\[\\]{}\"'#.,:/@\n\\\\ ü]{0,60}(secret ?= ?[\"'{]{1,3}[ü\n\"]{0,4})?") {
+        fn any_text_can_be_masked(text in "[a-z=\\[\\]{}\"'#.,:/@\n\\\\ ü]{0,60}(secret ?= ?[\"'{]{1,3}[ü\n\"]{0,4})?") {
             let shown = hide(&text);
             assert_eq!(shown.chars().count(), text.chars().count());
         }

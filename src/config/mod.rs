@@ -280,7 +280,7 @@ mod tests {
 
     /// As `rsync --times --inplace` does, or an attacker who wants to stay unnoticed.
     #[test]
-    fn a_file_that_is_rewritten_to_the_same_length_and_time_is_another_version() {
+    fn a_file_rewritten_with_the_same_length_and_time_is_another_version() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         fs::write(&path, "one").unwrap();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_is_read() {
+    fn a_complete_file_is_parsed() {
         let text = r#"
             [server]
             listen = ["127.0.0.1:8080", ":9090"]
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_do_not_keep_the_file_from_being_read() {
+    fn a_file_with_unknown_keys_is_still_parsed() {
         let text = "[server]\ntrusted_proxy = []\nworkers = 3\n[[routes]]\npath = \"/\"\n";
         let loaded =
             parse(Path::new("gateway.toml"), text.to_owned()).expect("only keys are unknown");
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_are_told_all_at_once() {
+    fn every_wrong_type_is_reported_at_once() {
         let text = "[server]\nworkers = \"two\"\ntrusted-proxies = []\ndrain_delay = 10\nh2c = \"true\"\nroles = 1\n\
             [server.limits]\nmax_headers = \"7\"\n[admin]\nlisten = true\n\
             [issuer.a]\naudience = \"x\"\nalgorithms = [1]\nsecret = { enf = \"X\" }\nroles = 3\n\
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_within_items_name_their_section() {
+    fn problems_in_list_items_name_their_section() {
         let text =
             "[[test]]\nexpect = { statuss = 3 }\n[[route]]\nclaims = { a = [[1]] }\nlisten = 1\n";
         let wanted = [
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_told_with_a_remedy() {
+    fn invalid_toml_is_reported_with_a_remedy() {
         for (text, wanted) in [
             (
                 "path = /x\n",
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_an_error_and_no_overflow() {
+    fn deep_nesting_is_an_error_instead_of_a_stack_overflow() {
         let names = vec!["a"; 100_000].join(".");
         for text in [
             format!("a = {}", "[".repeat(100_000)),
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_told_what_to_write() {
+    fn an_empty_file_gets_an_example() {
         for text in ["", "# nothing yet\n", "\u{feff}"] {
             let drawn = problems(text).draw(false);
             assert!(
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_read_say_why() {
+    fn unreadable_files_are_reported_with_the_cause() {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let path = folder.path().join("gateway.toml");
         let message = || load(&path).expect_err("it cannot be read").list[0].message.clone();
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn many_routes_take_no_longer_than_their_number() {
+    fn parsing_time_grows_linearly_with_routes() {
         let route = "[[route]]\nname = \"r\"\npath = \"/reports/*\"\nupstream = \"a\"\nroles = [\"auditor\"]\ntypo = 1\n";
         let time = |count: usize| {
             let text = route.repeat(count);

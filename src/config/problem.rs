@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_drawn_with_its_related_places() {
+    fn a_problem_is_printed_with_its_related_places() {
         let text = "\n\n\n[[route]]\npath = \"/reports/*\"\nupstream = \"a\"\n\n[[route]]\npath = \"/reports/*\"\nupstream = \"b\"\n";
         let problem =
             Problem::error(place(text, "\"/reports/*\"", 1), "two routes match the same requests")
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn places_that_are_far_apart_are_drawn_apart() {
+    fn distant_places_are_printed_separately() {
         let text = format!("a = 1\n{}b = 2\n", "#\n".repeat(1000));
         let problem =
             Problem::error(place(&text, "2", 0), "taken").related(place(&text, "1", 0), "here");
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn the_column_of_a_long_line_is_its_own() {
+    fn the_column_in_a_long_line_is_correct() {
         let text = format!("a = [{}1]\n", "0, ".repeat(1000));
         let drawn = draw(&text, vec![Problem::error(place(&text, "1", 0), "odd")]);
         assert!(drawn.contains("--> gateway.toml:1:3006\n"), "{drawn}");
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn any_span_is_drawn() {
+    fn any_span_can_be_printed() {
         let text = "näme = \"ü\"\r\n[x]\r\n";
         for start in 0..=text.len() + 2 {
             for end in start..=text.len() + 2 {
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_masked_wherever_they_show() {
+    fn secrets_are_masked_in_every_output() {
         let text = "[issuer.a]\nsecret = \"hünter2hunter2\"\nissuer = \"https://u:pässword@h/\"\n";
         let problem = Problem::error(
             place(text, "\"https://u:pässword@h/\"", 0),
@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_event_has_the_place() {
+    fn a_log_event_has_the_location() {
         let text = "a = 1\nbä = 2\n";
         let problem = Problem::error(place(text, "2", 0), "odd").help("make it even");
         let json = Problems::new(Source::new("gateway.toml", text), vec![problem]).to_json();
@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_are_shown_of_very_many() {
+    fn at_most_a_hundred_problems_are_printed() {
         let text = "a = 1\n".repeat(5000);
         let list: Vec<Problem> =
             (0..5000).map(|line| Problem::error(line * 6..line * 6 + 1, "odd")).collect();
@@ -649,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_for_those_who_ask() {
+    fn colours_are_optional() {
         let problems = Problems::new(
             Source::new("gateway.toml", "a = 1\n"),
             vec![Problem::warning(0..1, "odd")],
@@ -659,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_paths_start_at_the_folder_of_the_file() {
+    fn relative_paths_are_relative_to_the_file() {
         for (path, folder) in [
             ("gateway.toml", "."),
             ("/etc/portcullis/gateway.toml", "/etc/portcullis"),

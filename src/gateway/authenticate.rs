@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_token_in_any_case_of_the_scheme() {
+    fn the_bearer_scheme_is_case_insensitive() {
         for line in ["Bearer a.b.c", "bearer a.b.c", "BEARER   a.b.c", " bEaReR a.b.c "] {
             assert_eq!(read(HEADER, "/", &[("authorization", line)]).unwrap().unwrap().0, "a.b.c");
         }
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_the_letters_of_the_rfc() {
+    fn token68_accepts_exactly_the_rfc_alphabet() {
         for byte in 0..=u8::MAX {
             let expected = byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
             assert_eq!(is_token68(&[b'a', byte, b'b']), expected, "{byte}");
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_and_a_query_are_read_where_allowed() {
+    fn cookie_and_query_are_read_only_if_allowed() {
         assert!(
             read(ALL, "/", &[("cookie", "a=b"), ("cookie", "__Host-portcullis=t.o.k")])
                 .unwrap()
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_too_long_is_not_read() {
+    fn an_oversized_token_is_not_parsed() {
         let line = format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1));
         assert!(matches!(
             read(HEADER, "/", &[("authorization", &line)]),

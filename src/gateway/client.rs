@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_itself_whatever_it_writes() {
+    fn forwarding_headers_of_an_untrusted_peer_are_ignored() {
         for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-proto"] {
             assert_eq!(
                 client(
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn x_forwarded_for_is_walked_from_the_right() {
+    fn x_forwarded_for_is_read_from_the_right() {
         for (lines, expected) in [
             (vec!["198.51.100.1"], "198.51.100.1"),
             (vec!["6.6.6.6, 198.51.100.1"], "198.51.100.1"),
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_walked_from_the_right() {
+    fn forwarded_is_read_from_the_right() {
         for (line, expected, scheme) in [
             ("for=198.51.100.1;proto=https", "198.51.100.1", Scheme::Https),
             ("for=6.6.6.6;proto=https, For=\"[2001:db8::1]:4711\"", "2001:db8::1", Scheme::Http),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_is_the_nearest_proxys() {
+    fn the_scheme_comes_from_the_nearest_proxy() {
         let lines = [
             ("x-forwarded-for", "198.51.100.1"),
             ("x-forwarded-proto", "http"),

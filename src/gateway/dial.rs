@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_does_not_answer_holds_up_only_the_first_connection() {
+    async fn an_unresponsive_address_delays_only_the_first_connection() {
         let (dead, _queued, _dead_listener) = silent().await;
         let (good, _listener) = listening().await;
         let dialer = Dialer::default();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_is_followed_by_the_next_at_once() {
+    async fn after_a_refused_connection_the_next_address_is_tried_at_once() {
         let (refused, closed) = listening().await;
         drop(closed);
         let (good, listener) = listening().await;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let [a4, b4, a6, b6] = ["1.1.1.1:1", "2.2.2.2:1", "[::1]:1", "[::2]:1"]
             .map(|address| address.parse::<SocketAddr>().unwrap());
         let dialer = Dialer::default();

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_its_length_once_and_in_chunks_or_not_at_all() {
+    fn a_request_has_one_length_or_is_chunked() {
         for (fields, expected) in [
             (&[][..], Ok(())),
             (&[("content-length", "3"), ("a", "1"), ("a", "2")], Ok(())),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_its_length_once() {
+    fn a_response_gets_one_length() {
         for (fields, expected) in [
             (&[][..], None),
             (&[("content-length", "12")], Some("12")),

@@ -364,7 +364,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn every_spelling_of_an_owned_name_is_owned() {
+    fn every_spelling_of_a_reserved_name_is_reserved() {
         let owned = OwnedNames::new([&HeaderName::from_static("x-remote-user")]);
         for name in [
             "x-auth-user",
@@ -410,13 +410,13 @@ mod tests {
     }
 
     #[test]
-    fn long_owned_names_are_found() {
+    fn long_reserved_names_are_found() {
         let long = HeaderName::from_bytes(&[b'y'; 200]).unwrap();
         assert!(OwnedNames::new([&long]).contains(&long));
     }
 
     #[test]
-    fn values_are_exact() {
+    fn identity_header_values_are_exact() {
         for (claim, expected) in [
             (json!("alice"), Some("alice")),
             (json!("a b"), Some("a b")),

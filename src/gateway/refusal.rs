@@ -334,7 +334,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     #[tokio::test]
-    async fn every_refusal_says_its_reason_and_nothing_else() {
+    async fn every_refusal_contains_only_its_reason() {
         for reason in Reason::ALL.into_iter().filter(|reason| !reason.is_pass()) {
             let response = problem(reason, "id\"1");
             assert_eq!(response.headers()["content-type"], "application/problem+json");

@@ -662,7 +662,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_wins_whatever_the_order() {
+    fn the_most_specific_route_wins_in_any_order_of_the_file() {
         let rows = [
             ("", "/*"),
             ("", "/reports"),
@@ -747,7 +747,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn routes_to_an_application_that_folds_case_compete_folded() {
+    fn routes_that_ignore_case_compete_ignoring_case() {
         let table = RouteTable::new(vec![
             route("", "/*", &[], true),
             route("", "/Admin/*", &[], true),
@@ -761,7 +761,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn relaxations_need_the_chosen_routes_permission() {
+    fn relaxations_must_be_permitted_by_the_chosen_route() {
         let mut lenient = route("", "/old/*", &[], false);
         lenient.permitted = Relaxations::MERGE_SLASHES;
         let table = RouteTable::new(vec![lenient, route("", "/new/*", &[], false)]);
@@ -778,7 +778,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn paths_are_read_or_refused() {
+    fn route_paths_are_parsed_or_refused() {
         for path in ["/", "/*", "/a", "/a/", "/a/*", "/{x}", "/{x}/*", "/a b", "/é"] {
             assert!(Pattern::parse_path(path).is_ok(), "{path}");
         }

@@ -663,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_paths_mean_themselves() {
+    fn plain_paths_are_unchanged() {
         for plain in [
             "/",
             "/a",
@@ -684,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_decoded_for_the_decision_and_sent_as_received() {
+    fn escapes_are_decoded_for_the_decision_and_forwarded_as_received() {
         for (received, matched) in [
             ("/%61dmin", "/admin"),
             ("/caf%C3%A9", "/café"),
@@ -802,7 +802,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_form_agrees_with_host() {
+    fn the_absolute_form_and_host_must_agree() {
         for (target, host) in [
             ("http://a.test/x", "a.test"),
             ("http://A.test/x", "a.test"),
@@ -833,7 +833,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities_are_the_same_in_one_port_alone() {
+    fn authorities_differ_by_port() {
         for (one, other, https, same) in [
             ("a.test", "A.test", false, true),
             ("a.test:80", "a.test", false, true),
@@ -853,7 +853,7 @@ mod tests {
     }
 
     #[test]
-    fn http2_names_its_host_in_the_authority() {
+    fn http2_takes_the_host_from_the_authority() {
         let uri: Uri = "https://a.test/x".parse().unwrap();
         assert_eq!(
             Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).unwrap().host(),
@@ -873,7 +873,7 @@ mod tests {
     }
 
     #[test]
-    fn rewriting_takes_whole_segments_and_parameters() {
+    fn rewriting_removes_whole_segments_and_parameters() {
         for (received, segments, parameter, sent) in [
             ("/reports/q3?a=1", 1, None, "/q3?a=1"),
             ("/reports", 1, None, "/"),
@@ -905,7 +905,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_sent_is_what_was_matched_less_its_prefix(text in "/([a-c;/]|%2f|%61){0,16}", count in 0_usize..4) {
+        fn the_forwarded_path_is_the_matched_path_without_its_prefix(text in "/([a-c;/]|%2f|%61){0,16}", count in 0_usize..4) {
             if let Ok(target) = path(&text) {
                 let segments: Vec<&str> = target.path()[1..].split('/').collect();
                 let matched = segments.len().checked_sub(count).map(|_| format!("/{}", segments[count..].join("/")));
@@ -918,7 +918,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_accepted_has_no_second_reading(text in "/[a-c./%;2eEfF5\\\\0-9]{0,24}") {
+        fn accepted_paths_have_one_meaning(text in "/[a-c./%;2eEfF5\\\\0-9]{0,24}") {
             if let Ok((matched, relaxed)) = canonical(&text) {
                 let read = matched.as_deref().unwrap_or(&text);
                 proptest::prop_assert!(read.starts_with('/'));

@@ -615,7 +615,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_not_kept_longer_than_the_application_says() {
+    fn a_connection_is_kept_no_longer_than_keep_alive_says() {
         let kept = |fields: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for field in fields {

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_again_until_it_is_too_old() {
+    fn stored_keys_are_read_until_they_are_too_old() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys?k=1");
         assert_eq!(cache.load(NOW).unwrap(), None);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_for_one_issuer_and_one_address() {
+    fn stored_keys_are_bound_to_issuer_and_url() {
         let folder = tempfile::tempdir().unwrap();
         let one = cache(folder.path(), "i", "https://a.test/keys?k=1");
         one.save(&good()).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_have_written_does_not_count() {
+    fn files_that_other_users_can_write_are_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys");
         cache.save(&good()).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_noticed() {
+    fn damaged_files_are_detected() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path(), "i", "https://a.test/keys");
         cache.save(&good()).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_keeps_what_is_there() {
+    fn an_unwritable_folder_keeps_the_previous_keys() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(&folder.path().join("gone"), "i", "https://a.test/keys");
         assert_eq!(cache.save(&good()).unwrap_err().kind(), io::ErrorKind::NotFound);

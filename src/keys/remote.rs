@@ -430,7 +430,7 @@ mod tests {
 
     /// The examples of OpenID Connect Discovery §4.1 and RFC 8414 §3.1.
     #[test]
-    fn metadata_is_looked_for_where_the_specifications_say() {
+    fn metadata_urls_follow_the_specifications() {
         for (issuer, expected) in [
             (
                 "https://example.com",
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_believed_about_its_own_issuer_only() {
+    fn metadata_must_name_its_own_issuer() {
         let read = |document: &str| jwks_uri(document.as_bytes(), "https://a.test/x", true, false);
         assert_eq!(
             read(r#"{"issuer":"https://a.test/x","jwks_uri":"https://b.test/keys"}"#),
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_get_rarer_until_a_minute_lies_between_them() {
+    fn retries_back_off_to_one_minute() {
         let seconds: Vec<u64> = (1..=8).map(|failures| back_off(failures).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(back_off(u32::MAX).as_secs(), 60);

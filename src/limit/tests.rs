@@ -78,7 +78,7 @@ fn the_networks_of_a_site_share_a_budget() {
 }
 
 #[test]
-fn a_network_that_is_refused_uses_up_nothing_of_its_neighbours() {
+fn a_refused_network_does_not_use_the_budget_of_its_site() {
     let (limit, _) = limit(settings(1, Duration::from_mins(1)));
     assert!(passes(&limit, "2001:db8:0:1::1"));
     for _ in 0..1_000 {
@@ -88,7 +88,7 @@ fn a_network_that_is_refused_uses_up_nothing_of_its_neighbours() {
 }
 
 #[test]
-fn the_accounts_that_one_address_names_share_a_budget() {
+fn accounts_named_by_one_address_share_a_budget() {
     let (limit, _) = limit(Settings {
         key: KeyKind::ClientAndAccount,
         max_clients: 1_000,
@@ -111,7 +111,7 @@ fn the_accounts_that_one_address_names_share_a_budget() {
 }
 
 #[test]
-fn every_prefix_length_is_taken() {
+fn every_prefix_length_is_accepted() {
     let all: Ipv6Addr = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
     assert_eq!(masked(all, 0), [0; 16]);
     assert_eq!(masked(all, 1)[0], 0x80);
@@ -121,7 +121,7 @@ fn every_prefix_length_is_taken() {
 }
 
 #[test]
-fn subjects_do_not_run_into_each_other() {
+fn subjects_of_different_issuers_are_counted_separately() {
     let (limit, _) = limit(settings(1, Duration::from_mins(1)));
     assert!(limit.take_subject("ab", "c").is_ok());
     assert!(limit.take_subject("a", "bc").is_ok());
@@ -147,7 +147,7 @@ fn a_cell_given_back_can_be_taken_again() {
 }
 
 #[test]
-fn requests_held_open_do_not_pay_for_guesses_made_since() {
+fn open_requests_do_not_refund_later_guesses() {
     let (limit, clock) = limit(settings(5, Duration::from_mins(1)));
     let ip = "192.0.2.1".parse().unwrap();
     let held: Vec<_> = (0..5).map(|_| limit.take_client(ip).unwrap()).collect();
@@ -185,7 +185,7 @@ fn a_million_addresses_stay_within_the_cap() {
 }
 
 #[test]
-fn when_full_known_clients_go_on_and_new_ones_are_told_when_there_is_room() {
+fn a_full_store_serves_known_clients_and_gives_new_ones_a_retry_time() {
     let (limit, clock) = limit(Settings { max_clients: 2, ..settings(2, Duration::from_mins(1)) });
     assert!(passes(&limit, "192.0.2.1"));
     clock.advance(Duration::from_secs(10));
@@ -204,7 +204,7 @@ fn when_full_known_clients_go_on_and_new_ones_are_told_when_there_is_room() {
 }
 
 #[test]
-fn extreme_settings_neither_panic_nor_open() {
+fn extreme_settings_neither_panic_nor_disable_the_limit() {
     for (requests, per, max_clients) in [
         (1, Duration::ZERO, 0),
         (u32::MAX, Duration::MAX, usize::MAX >> 20),
@@ -222,7 +222,7 @@ fn extreme_settings_neither_panic_nor_open() {
 }
 
 #[test]
-fn threads_together_never_get_more_than_the_budget() {
+fn threads_never_exceed_the_budget_together() {
     let limit = Limit::new("test", settings(100, MAX_PER));
     let ip: IpAddr = "192.0.2.1".parse().unwrap();
     let (inside, most, passed) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
@@ -295,7 +295,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn it_decides_as_the_model_does(
+    fn the_limit_agrees_with_the_model(
         requests in 1_u32..8,
         per_ms in 1_u64..10_000,
         steps in prop::collection::vec(step(), 1..200),

@@ -88,7 +88,7 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     #[test]
-    fn the_latest_of_each_subject_is_known_for_its_issuer() {
+    fn the_latest_iat_is_kept_per_issuer_and_subject() {
         let ahead = Ahead::default();
         let of = |iss: &str| Scope::Issuer(iss.into());
         assert_eq!(ahead.latest(RevokedBy::Subject, &Scope::Every, "u"), 0);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_forgets_what_is_past_first() {
+    fn the_list_is_bounded_and_drops_past_times_first() {
         let ahead = Ahead::default();
         let note = |subject: &str, issued_at, now| {
             ahead.note(RevokedBy::Subject, "x", subject, issued_at, now);

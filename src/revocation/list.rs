@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_off_that_is_far_ahead_is_moved_back_and_no_other() {
+    fn only_a_cut_off_far_ahead_is_moved_back() {
         let list = RevocationList::default();
         let (one, other) = (of("https://corp.example"), of("https://other.example"));
         for scope in [&one, &other, &Scope::Every] {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_dies_by_its_jti_its_session_or_its_subject() {
+    fn a_token_is_revoked_by_jti_session_or_subject() {
         let usual = || json!({"jti": "t", "sid": "s"});
         let list = RevocationList::default();
         assert_eq!(find(&list, usual()), None);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subjects_cut_off_is_a_time() {
+    fn a_subject_revocation_covers_tokens_up_to_its_time() {
         let list = RevocationList::default();
         list.add([revocation(RevokedBy::Subject, "u-17", of("https://corp.example"), NOW)]);
         for (iat, dead) in [
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_of_one_issuer_or_of_every() {
+    fn a_revocation_is_for_one_issuer_or_for_all() {
         let session = || json!({"sid": "s"});
         for (scope, dead) in [
             (Scope::Every, true),
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_forgotten_and_nothing_else() {
+    fn only_expired_revocations_are_dropped() {
         let list = RevocationList::default();
         let all = |scope: &Scope| {
             (0..1_000_u64)
@@ -455,7 +455,7 @@ mod tests {
     /// A token from the future existed before the cut-off, whatever its `iat` says. One that was
     /// never presented is taken at its word.
     #[test]
-    fn a_cut_off_hits_what_was_accepted_ahead_of_its_time() {
+    fn a_cut_off_covers_tokens_accepted_before_their_iat() {
         let list = RevocationList::default();
         let revoke = |by: RevokedBy, value: &str, scope: Scope| {
             list.with_cutoff(revocation(by, value, scope, NOW)).at
@@ -484,7 +484,7 @@ mod tests {
     /// Readers see every revocation that was added before they ask, whatever is being written at
     /// the same time.
     #[test]
-    fn readers_and_writers_meet() {
+    fn concurrent_readers_and_writers_work() {
         let list = RevocationList::default();
         std::thread::scope(|scope| {
             for writer in 0..4_u64 {

@@ -68,7 +68,7 @@ async fn revocations_are_read_while_pruning_waits() {
 }
 
 #[tokio::test]
-async fn what_was_revoked_survives_and_is_seen_by_others() {
+async fn revocations_survive_a_restart_and_reach_other_processes() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::fixed(NOW);
     let here = load(Some(store(&folder).await), &clock).await;
@@ -154,7 +154,7 @@ async fn a_token_from_the_future_is_revoked_with_its_subject() {
 /// A revocation made here is also read back from the store. It must not affect what was issued
 /// since.
 #[tokio::test]
-async fn what_is_issued_after_a_cut_off_lives_on() {
+async fn tokens_issued_after_a_cut_off_stay_valid() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::fixed(NOW);
     let here = load(Some(store(&folder).await), &clock).await;
@@ -188,7 +188,7 @@ async fn a_failing_store_revokes_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_goes_away_leaves_nothing_half_done() {
+async fn a_cancelled_revocation_completes() {
     let folder = tempfile::tempdir().unwrap();
     let revocations = load(Some(store(&folder).await), &Clock::fixed(NOW)).await;
     let asking = revocations.revoke(sid("s", Scope::Every, NOW));
@@ -200,7 +200,7 @@ async fn whoever_goes_away_leaves_nothing_half_done() {
 }
 
 #[tokio::test]
-async fn many_pages_are_read() {
+async fn revocations_are_read_in_pages() {
     let folder = tempfile::tempdir().unwrap();
     let here = load(Some(store(&folder).await), &Clock::fixed(NOW)).await;
     let count = REVOCATIONS_PAGE * 2;
@@ -258,7 +258,7 @@ async fn revocations_are_kept_as_long_as_a_token_could_be_accepted() {
 /// Whether a clock is ahead at the start or later, for a minute or for longer, the row and the
 /// entry stay until the time has really passed. Restarts do not add up to more.
 #[tokio::test]
-async fn a_clock_that_was_ahead_brings_no_revoked_token_back() {
+async fn correcting_a_clock_restores_no_revoked_token() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::fixed(NOW);
     let revocations = load(Some(store(&folder).await), &clock).await;
@@ -290,7 +290,7 @@ async fn a_clock_that_was_ahead_brings_no_revoked_token_back() {
 }
 
 #[tokio::test]
-async fn without_a_store_the_list_is_all_there_is() {
+async fn without_a_store_revocations_are_kept_in_memory() {
     let revocations = load(None, &Clock::fixed(NOW)).await;
     revocations.revoke(sid("a", corp(), NOW)).await.unwrap();
     assert!(revocations.list().len() == 1 && !revocations.is_durable());

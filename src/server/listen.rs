@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_is_shared_only_with_a_gateway_that_leaves_it() {
+    async fn an_address_is_shared_only_with_a_draining_gateway() {
         let mut first = bind(&["127.0.0.1:0".parse().unwrap()], 2).unwrap();
         let address = first.sets[0][0].local_addr().unwrap();
         assert_eq!(first.sets[1][0].local_addr().unwrap(), address);

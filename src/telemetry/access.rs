@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_line_is_the_contracts_letter_for_letter() {
+    fn the_json_line_has_the_exact_documented_form() {
         let mut full = record("/reports/q3", Some("u-17"));
         (full.route, full.upstream, full.caller.sid) =
             (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_null() {
+    fn absent_fields_are_null() {
         let mut bare = record("/", None);
         bare.client_address = None;
         let value: Value = serde_json::from_str(&line(|out| bare.write_json(out))).unwrap();
@@ -250,7 +250,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_record_is_one_json_line_and_is_read_back(path in any::<String>(), subject in any::<Option<String>>(), method in any::<String>()) {
+        fn every_record_is_one_parseable_json_line(path in any::<String>(), subject in any::<Option<String>>(), method in any::<String>()) {
             let mut record = record(&path, subject.as_deref());
             record.method = &method;
             let text = line(|out| record.write_json(out));

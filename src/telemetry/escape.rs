@@ -220,21 +220,21 @@ mod tests {
     }
 
     #[test]
-    fn people_see_what_a_terminal_would_obey() {
+    fn control_characters_are_escaped() {
         let text = written(|out| quoted(out, "a\"b\\\r\n\u{1b}[2J\u{9b}\u{202e}\u{2028}é\0"));
         assert_eq!(text, r#""a\"b\\\r\n\u{1b}[2J\u{9b}\u{202e}\u{2028}é\u{0}""#);
     }
 
     proptest! {
         #[test]
-        fn json_strings_are_read_back(text in any::<String>()) {
+        fn json_strings_round_trip(text in any::<String>()) {
             let line = written(|out| json(out, &text));
             prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
             prop_assert!(!line.bytes().any(|byte| byte < 0x20));
         }
 
         #[test]
-        fn quoted_text_stays_on_its_line(text in any::<String>()) {
+        fn quoted_text_contains_no_line_breaks(text in any::<String>()) {
             let line = written(|out| quoted(out, &text));
             prop_assert!(!line.chars().any(char::is_control));
         }

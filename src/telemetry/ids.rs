@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_example_is_read_and_written_back() {
+    fn the_example_of_the_specification_round_trips() {
         let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let parsed = parse_traceparent(header.as_bytes()).unwrap();
         assert_eq!(parsed.header(), *header.as_bytes());
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_specification_allows_and_forbids() {
+    fn traceparents_are_accepted_as_specified() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
         for good in [
             format!("00-{id}-00"),
@@ -277,13 +277,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn digits_are_those_of_the_number(number: u32) {
+        fn hexadecimal_digits_are_correct(number: u32) {
             let digits = hexadecimal(number);
             prop_assert_eq!(std::str::from_utf8(&digits).unwrap(), format!("{number:08x}"));
         }
 
         #[test]
-        fn whatever_is_accepted_is_written_as_version_00(value in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn accepted_traceparents_are_written_as_version_00(value in prop::collection::vec(any::<u8>(), 0..80)) {
             prop_assert!(parse_traceparent(&value).is_none_or(|parsed| parse_traceparent(&parsed.header()) == Some(parsed)));
         }
     }

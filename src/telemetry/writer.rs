@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_was_taken_is_written_in_order_before_the_guard_is_gone() {
+    fn accepted_lines_are_written_in_order_before_shutdown() {
         let (target, (open, written, _)) = gate();
         drop(open);
         let (log, guard) = LogWriter::start(target).unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stalls_costs_lines_not_time_and_memory() {
+    fn a_stalled_reader_loses_lines_without_delay_or_memory_growth() {
         let (target, (open, written, entries)) = gate();
         let (log, guard) = LogWriter::start(target).unwrap();
         assert!(log.try_line(b"first\n"));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wait_in_vain_is_enough() {
+    fn a_stalled_log_delays_shutdown_only_once() {
         let (target, (open, written, entries)) = gate();
         let (log, guard) = LogWriter::start(target).unwrap();
         assert!(log.try_line(b"first\n"));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_ends_the_log_and_nothing_else() {
+    fn a_closed_pipe_ends_only_the_log() {
         let (target, (open, _, _)) = gate();
         let (log, mut guard) = LogWriter::start(target).unwrap();
         assert!(log.try_line(b"lost\n"));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn other_failures_cost_their_batch_only() {
+    fn other_write_failures_lose_only_one_batch() {
         let (target, (open, written, entries)) = gate();
         let (log, guard) = LogWriter::start(target).unwrap();
         assert!(log.try_line(b"lost\n"));

@@ -46,7 +46,7 @@ fn handshake(
 }
 
 #[test]
-fn the_two_sides_shake_hands_and_a_stranger_is_not_trusted() {
+fn the_handshake_works_and_unknown_certificates_are_rejected() {
     let pair = pair();
     let server = || server_config(pair.certificate.as_bytes(), pair.key.as_bytes()).unwrap();
     let client = || client_config(Some(pair.certificate.as_bytes())).unwrap();
@@ -70,7 +70,7 @@ fn the_two_sides_shake_hands_and_a_stranger_is_not_trusted() {
 }
 
 #[test]
-fn what_is_wrong_is_told_apart() {
+fn errors_are_distinguished() {
     let (a, b) = (pair(), pair());
     assert!(matches!(refusal("", &a.key), TlsError::NoCertificate));
     assert!(matches!(refusal("garbage\0\u{fffd}", &a.key), TlsError::NoCertificate));
@@ -96,7 +96,7 @@ fn what_is_wrong_is_told_apart() {
 }
 
 #[test]
-fn a_ca_file_is_taken_whole_or_not_at_all() {
+fn a_ca_file_is_accepted_whole_or_not_at_all() {
     let good = pair().certificate;
     let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     assert!(client_config(Some(good.repeat(2).as_bytes())).is_ok());
@@ -107,7 +107,7 @@ fn a_ca_file_is_taken_whole_or_not_at_all() {
 }
 
 #[test]
-fn the_systems_roots_are_loaded_or_their_absence_is_told() {
+fn system_roots_are_loaded_or_reported_missing() {
     match client_config(None) {
         Ok(config) => assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]),
         Err(error) => assert!(error.to_string().contains("tls = { ca = \"ca.pem\" }"), "{error}"),
@@ -115,7 +115,7 @@ fn the_systems_roots_are_loaded_or_their_absence_is_told() {
 }
 
 #[test]
-fn an_expired_certificate_serves() {
+fn an_expired_certificate_is_still_served() {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.not_after = date_time_ymd(2020, 1, 1);

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_holds_what_was_put_in_and_nothing_else() {
+    fn a_set_contains_exactly_what_was_inserted() {
         let set: Algorithms = [Algorithm::ES256, Algorithm::RS256].into_iter().collect();
         assert!(set.contains(Algorithm::RS256) && set.contains(Algorithm::ES256));
         assert!(!set.contains(Algorithm::HS256) && !set.contains(Algorithm::PS256));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_exact() {
+    fn algorithm_names_are_exact() {
         assert_eq!(Algorithms::parse("EdDSA"), Some(Algorithm::EdDSA));
         for name in [
             "none", "None", "hs256", "HS256 ", "", "ES512", "ES256K", "Ed25519", "eddsa", "RSA1_5",

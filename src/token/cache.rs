@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_remembered_under_its_own_digest_alone() {
+    fn a_token_is_cached_under_its_own_digest() {
         let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
         let (one, other) = (numbered(1), numbered(2));
         let unknown = bench.cache.get(&issuers, one.as_bytes(), NOW).unwrap_err();
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_grows_nothing_and_drives_nothing_out() {
+    fn garbage_neither_grows_nor_evicts() {
         let (mut bench, issuers) = (bench(ROOM), Arc::new(issuers(|_| {})));
         let good: Vec<String> = (0..8).map(numbered).collect();
         for token in &good {
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn both_bounds_hold_and_what_is_asked_for_stays() {
+    fn both_bounds_are_kept_and_used_tokens_stay() {
         let issuers = Arc::new(issuers(|_| {}));
         for bounds in
             [CacheBounds { entries: 16, ..ROOM }, CacheBounds { entries: 1_000, bytes: 32 << 10 }]
@@ -539,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn tidying_forgets_what_can_be_no_hit_again() {
+    fn sweeping_drops_tokens_that_cannot_be_hit_again() {
         let mut settings = settings(Algorithm::HS256.into());
         settings.leeway = Duration::from_secs(30);
         let table = |settings: &IssuerSettings| {
@@ -635,7 +635,7 @@ mod tests {
         /// Whatever happens, the cache gives exactly the result of a fresh verification at that
         /// moment.
         #[test]
-        fn a_hit_decides_as_a_fresh_verification_would(events in prop::collection::vec(events(), 1..120), entries in 1..9_usize) {
+        fn a_cache_hit_agrees_with_a_fresh_verification(events in prop::collection::vec(events(), 1..120), entries in 1..9_usize) {
             let tokens: Vec<String> = TOKENS.iter().zip('a'..).map(|(&(exp, nbf, iat), jti)| {
                 token(json!({"exp": at(exp), "nbf": nbf.map(at), "iat": iat.map(at), "jti": jti.to_string()}))
             }).collect();

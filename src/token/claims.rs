@@ -228,7 +228,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn json_is_read_strictly() {
+    fn json_is_parsed_strictly() {
         let duplicate = |name| Err(JsonFault::Duplicate(Excerpt::new(name)));
         let cases: [(&str, Result<Value, JsonFault>); 18] = [
             (
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_walks_objects_only() {
+    fn a_claim_path_traverses_objects_only() {
         let Value::Object(claims) = json!({"realm_access":{"roles":["a"]},"https://x.example/roles":["b"],"a.b":1,"list":[{"c":1}]})
         else {
             unreachable!()
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_however_they_are_written() {
+    fn lists_are_parsed_in_every_form() {
         let words =
             |words: &[&str]| Ok(words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         let cases = [

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_and_hostile_names_are_tamed() {
+    fn long_and_hostile_names_are_escaped_and_shortened() {
         assert_eq!(Excerpt::new("key-1").to_string(), "\"key-1\"");
         assert_eq!(
             Excerpt::new("a\nb\u{1b}[31m\"\u{202e}").to_string(),

@@ -106,7 +106,7 @@ mod tests {
     use crate::token::{KeySet, Minter};
 
     #[test]
-    fn what_a_made_key_signs_its_public_part_verifies() {
+    fn a_generated_key_verifies_its_own_signatures() {
         crate::token::install_crypto();
         for algorithm in [Algorithm::ES256, Algorithm::RS256, Algorithm::EdDSA] {
             let private = generate_private_pem(algorithm).unwrap();
@@ -138,7 +138,7 @@ mod tests {
 
     /// RFC 7638 §3.1.
     #[test]
-    fn the_members_are_in_the_order_of_a_thumbprint() {
+    fn jwk_members_are_in_thumbprint_order() {
         let members = json!({ "n": "n", "kty": "RSA", "e": "AQAB" });
         assert_eq!(members.to_string(), r#"{"e":"AQAB","kty":"RSA","n":"n"}"#);
     }

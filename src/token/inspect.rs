@@ -100,7 +100,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_person_is_shown_what_a_gateway_would_refuse() {
+    fn inspect_shows_tokens_that_a_gateway_would_refuse() {
         let good = token(json!({}));
         for pasted in [
             good.clone(),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encrypted_token_is_said_to_be_one() {
+    fn an_encrypted_token_is_reported_as_encrypted() {
         let shown = inspect("eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..a.b.c").unwrap();
         assert!(shown.is_encrypted());
         assert_eq!(
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn unreadable_tokens_are_an_error() {
         for text in ["", "x", "a.b.c", "e30", "e30.e30.a.b", "e30.WzFd.AA"] {
             assert!(matches!(inspect(text), Err(InvalidToken::Malformed(_))), "{text}");
         }

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_must_not_be_used_are_left_out() {
+    fn keys_that_must_not_be_used_are_ignored() {
         let x = p256_jwk()["x"].clone();
         let cases = [
             (json!(1), LeftOutReason::NotAnObject),
@@ -388,7 +388,7 @@ mod tests {
 
     /// jsonwebtoken's `JwkSet::find` returns the first of two keys with the same `kid`.
     #[test]
-    fn of_two_keys_with_one_name_neither_is_used() {
+    fn two_keys_with_the_same_kid_are_both_ignored() {
         let ed = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid": "a"});
         let other = json!({
             "kid": "a", "x": "CtmVACiNRmlAAx1yqfVEWk1DeEZAhVvwpph00t5f4QM", "y": "xQEebvLELc1Q1dPSn5mubrosgMkkT0xUIvCXn_DDul4",
@@ -414,7 +414,7 @@ mod tests {
 
     /// Listing the same key again does not impersonate another key.
     #[test]
-    fn a_key_that_is_listed_twice_is_one_key() {
+    fn a_key_listed_twice_counts_once() {
         let a = p256_with(json!({"kid": "a"}));
         let (set, left_out) =
             read(&json!([a, a, p256_with(json!({"kid": "b"}))]), Algorithms::all());
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_set_is_named() {
+    fn an_invalid_set_is_reported() {
         let many = format!("{{\"keys\":[{}1]}}", "1,".repeat(1000));
         let cases: [(&str, KeyError); 14] = [
             ("", KeyError::Empty),

@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn points_of_small_order_are_no_keys() {
+    fn points_of_small_order_are_rejected() {
         for point in SMALL_ORDER {
             let mut opposite = point;
             opposite[31] |= 0x80;
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn debug_output_contains_no_secret() {
         let set = KeySet::from_secret(SECRET, Algorithms::all()).unwrap();
         assert!(!format!("{set:?}").contains("secret of"), "{set:?}");
         assert!(!format!("{set:?}").contains("97, 32"), "{set:?}");
@@ -543,7 +543,7 @@ mod tests {
 
     /// A key may be pinned to one algorithm of its family; then it rejects the others.
     #[test]
-    fn a_pinned_key_refuses_its_familys_other_algorithms() {
+    fn a_pinned_key_refuses_other_algorithms_of_its_family() {
         crate::token::install_crypto();
         let minter = Minter::from_private_pem(&key_file("rsa.pem")).unwrap();
         let set = KeySet::from_keys(

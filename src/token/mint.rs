@@ -135,7 +135,7 @@ mod tests {
     use crate::token::{KeySet, key_from_pem};
 
     #[test]
-    fn what_is_minted_verifies() {
+    fn minted_tokens_verify() {
         for file in [
             "rsa.pem",
             "rsa-pkcs1.pem",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minter_refuses_what_its_key_cannot_do() {
+    fn a_minter_refuses_algorithms_that_its_key_cannot_use() {
         let minter = Minter::from_private_pem(&key_file("p256.pem")).unwrap();
         let refused = minter.sign(Algorithm::ES384, None, "JWT", &object(claims())).unwrap_err();
         assert_eq!(refused.to_string(), "the key cannot sign with ES384; it is for ES256");

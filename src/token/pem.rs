@@ -225,7 +225,7 @@ mod tests {
     use crate::token::{Algorithms, Family, RsaFault};
 
     #[test]
-    fn keys_are_read_in_the_forms_that_people_have() {
+    fn keys_are_parsed_in_common_pem_forms() {
         let rsa = Algorithms::of_family(Family::Rsa);
         let cases = [
             ("rsa-public.pem", rsa, false),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_named() {
+    fn invalid_keys_are_reported() {
         let two = [key_file("p256-public.pem"), key_file("rsa-public.pem")].concat();
         let damaged =
             String::from_utf8(key_file("p256-public.pem")).unwrap().replace("MFkw", "M!kw");

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weak_numbers_are_refused() {
+    fn weak_rsa_numbers_are_refused() {
         let sound = crate::token::samples::rsa_modulus();
         let even: Vec<u8> = sound.iter().copied().take(255).chain([0]).collect();
         let fault = |n: &[u8], e: &[u8]| parsed(n, e).err();

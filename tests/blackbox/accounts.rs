@@ -7,7 +7,7 @@ use crate::harness::accounts::{PASSWORD, Tokens, limited, open};
 use crate::harness::{Gateway, mint};
 
 #[tokio::test]
-async fn somebody_registers_logs_in_and_is_told_to_the_application() {
+async fn a_new_account_can_log_in_and_is_known_to_the_application() {
     let gateway = Gateway::start(&open("")).await;
     let body = json!({ "email": " Ann@Example.COM", "password": PASSWORD, "name": "Ann Ott", "unknown": 1 });
     let registered = gateway.post("/auth/register", &body).send().await;
@@ -50,7 +50,7 @@ async fn somebody_registers_logs_in_and_is_told_to_the_application() {
 }
 
 #[tokio::test]
-async fn forms_are_read_as_json_is() {
+async fn forms_are_parsed_like_json() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let form = |body: &str| {
@@ -100,7 +100,7 @@ async fn forms_are_read_as_json_is() {
 }
 
 #[tokio::test]
-async fn paths_and_methods_are_those_of_the_table() {
+async fn only_the_documented_paths_and_methods_exist() {
     let gateway = Gateway::start(&open("")).await;
     for path in ["/auth/nothing", "/auth/login/", "/auth/LOGIN", "/auth/sessions/a/b"] {
         gateway.request("PATCH", path).send().await.is(404, "route_not_found");
@@ -111,7 +111,7 @@ async fn paths_and_methods_are_those_of_the_table() {
 }
 
 #[tokio::test]
-async fn registration_is_closed_unless_it_is_opened() {
+async fn registration_is_closed_by_default() {
     let gateway = Gateway::start(&open("").replace("registration = 'open'\n", "")).await;
     let body = json!({ "email": "ann@example.com", "password": PASSWORD });
     gateway.post("/auth/register", &body).send().await.is(403, "registration_closed");
@@ -152,7 +152,7 @@ async fn weak_passwords_are_refused_with_a_reason() {
 
 /// Wrong password, no account, disabled: one answer.
 #[tokio::test]
-async fn a_failed_login_tells_nothing() {
+async fn a_failed_login_reveals_nothing() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let without_id = |response: crate::harness::Response| {
@@ -183,7 +183,7 @@ async fn a_failed_login_tells_nothing() {
 
 /// No secret and no address of anybody is ever in the log.
 #[tokio::test]
-async fn the_log_holds_no_secret() {
+async fn the_log_contains_no_secret() {
     let gateway =
         Gateway::start(&open("").replace("[identity]", "[log]\nlevel = 'trace'\n[identity]")).await;
     gateway.register("ann@example.com").await;
@@ -207,7 +207,7 @@ async fn the_log_holds_no_secret() {
 }
 
 #[tokio::test]
-async fn the_built_in_limits_hold_where_the_route_names_none() {
+async fn the_built_in_limits_apply_to_a_route_without_a_limit() {
     let proxied = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", limited(""));
     let gateway = Gateway::start(&proxied).await;
     let login = |client: String, email: &'static str, password: &'static str| {
@@ -311,7 +311,7 @@ async fn guess(gateway: &Gateway, client: &str, email: &str) -> u16 {
 
 /// Neither from one address at many accounts, nor from many addresses at one account.
 #[tokio::test]
-async fn a_limit_of_the_route_leaves_guessing_slow() {
+async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
     let gateway = Gateway::start(&by_client_and_account("requests = 5\nper = '15m'")).await;
     for index in 0..6 {
         let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
@@ -346,7 +346,7 @@ async fn a_limit_of_the_route_leaves_guessing_slow() {
 
 /// Accounts that one address makes up take no places in the limit of others.
 #[tokio::test]
-async fn invented_accounts_lock_nobody_out() {
+async fn attempts_with_unknown_accounts_lock_no_account() {
     let config = by_client_and_account("requests = 5\nper = '15m'\nmax_clients = 1000")
         .replace("registration = 'open'\n", "");
     let gateway = Gateway::start(&config).await;
@@ -389,7 +389,7 @@ async fn requests_that_name_no_account_do_not_count() {
 
 /// What costs a hash and is no failure of the account counts against the address.
 #[tokio::test]
-async fn hashes_for_the_owner_of_an_account_are_bounded_by_address() {
+async fn password_checks_of_authenticated_callers_are_limited_by_address() {
     let gateway = Gateway::start(&limited("totp = true")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -408,7 +408,7 @@ async fn hashes_for_the_owner_of_an_account_are_bounded_by_address() {
 }
 
 #[tokio::test]
-async fn a_password_is_changed_by_whoever_knows_it() {
+async fn a_password_change_requires_the_current_password() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let (one, other) =
@@ -437,7 +437,7 @@ async fn a_password_is_changed_by_whoever_knows_it() {
 }
 
 #[tokio::test]
-async fn endpoints_take_our_own_tokens_alone() {
+async fn endpoints_accept_only_tokens_of_the_built_in_issuer() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -482,7 +482,7 @@ async fn keys_and_metadata_are_published() {
 }
 
 #[tokio::test]
-async fn claims_are_told_as_the_file_says() {
+async fn claims_are_included_as_configured() {
     let gateway =
         Gateway::start(&open("token_claims = []\naudience = ['portcullis', 'reports']")).await;
     gateway.register("ann@example.com").await;
@@ -513,7 +513,7 @@ async fn accounts_sessions_and_keys_outlive_the_process() {
 }
 
 #[tokio::test]
-async fn a_reload_changes_the_policy_and_cannot_take_the_issuer_away() {
+async fn a_reload_can_change_the_policy_but_not_remove_the_issuer() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let before = gateway.login("ann@example.com").await;

@@ -7,7 +7,7 @@ const ROUTES: &str = "[[route]]\nname = 'in'\npath = '/in/*'\nupstream = 'app'\n
                       [limit.few]\nrequests = 100\nper = '1h'";
 
 #[tokio::test]
-async fn health_and_readiness_are_told() {
+async fn health_and_readiness_are_reported() {
     let gateway = Gateway::start(ROUTES).await;
     assert_eq!(gateway.admin("/livez").await.status, 200);
     let ready = gateway.admin("/readyz").await;
@@ -28,7 +28,7 @@ async fn health_and_readiness_are_told() {
 }
 
 #[tokio::test]
-async fn the_public_listener_has_none_of_it() {
+async fn the_public_listener_has_no_admin_endpoint() {
     let gateway =
         Gateway::start("route = [{ path = '/a', upstream = 'app', access = 'public' }]").await;
     for path in ["/livez", "/readyz", "/metrics"] {
@@ -39,7 +39,7 @@ async fn the_public_listener_has_none_of_it() {
 }
 
 #[tokio::test]
-async fn metrics_have_the_names_and_labels_of_the_contract() {
+async fn metrics_have_the_documented_names_and_labels() {
     let gateway = Gateway::start(ROUTES).await;
     assert_eq!(gateway.get("/a").send().await.status, 200);
     assert_eq!(gateway.request("POST", "/a").send().await.status, 200);
@@ -121,7 +121,7 @@ async fn every_listener_is_served() {
 }
 
 #[tokio::test]
-async fn metrics_are_open_metrics_and_never_grow_by_what_clients_write() {
+async fn metrics_are_openmetrics_and_bounded_whatever_clients_send() {
     let gateway = Gateway::start(ROUTES).await;
     for index in 0..20 {
         let method = format!("METHOD{index}");
@@ -142,7 +142,7 @@ async fn metrics_are_open_metrics_and_never_grow_by_what_clients_write() {
 
 /// Prometheus' own text format has neither OpenMetrics' types nor its end.
 #[tokio::test]
-async fn metrics_are_prometheus_text_where_that_is_preferred() {
+async fn metrics_are_prometheus_text_if_preferred() {
     let gateway = Gateway::start(ROUTES).await;
     assert_eq!(gateway.get("/open").send().await.status, 200);
     let request = Request::new(gateway.admin_address(), "GET", "/metrics");

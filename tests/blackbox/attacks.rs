@@ -11,7 +11,7 @@ use crate::harness::upstream::{answer, write};
 use crate::harness::{Gateway, Step, mint};
 
 #[tokio::test]
-async fn a_segment_that_is_a_parameter_alone_does_not_count_as_prefix() {
+async fn a_segment_with_only_a_parameter_is_not_part_of_the_prefix() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/s/t/*'\nupstream = 'app'\naccess = 'public'\nstrip_prefix = true\ninsecure_path = ['parameters', 'merge_slashes']\n\
          [[route]]\npath = '/s/t/t/*'\nupstream = 'app'\nstrip_prefix = true\ninsecure_path = ['parameters', 'merge_slashes']",
@@ -28,7 +28,7 @@ async fn a_segment_that_is_a_parameter_alone_does_not_count_as_prefix() {
 
 /// An application that does not read the body of such a request would take it for the next one.
 #[tokio::test]
-async fn a_body_that_the_application_may_not_read_is_the_last_on_its_connection() {
+async fn a_connection_ends_after_a_body_that_the_application_may_not_read() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     gateway.upstream().answers("HTTP/1.1 204 No Content\r\n\r\n");
@@ -83,7 +83,7 @@ const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";
 /// An upstream that announces a body where none may be, and writes it late: it must not be read as
 /// the answer to somebody else.
 #[tokio::test]
-async fn a_late_body_never_answers_the_next_request() {
+async fn a_late_body_is_never_the_response_to_the_next_request() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let poison = "HTTP/1.1 200 OK\r\nX-Poison: 1\r\nContent-Length: 6\r\n\r\nPOISON";
@@ -119,7 +119,7 @@ async fn a_late_body_never_answers_the_next_request() {
 }
 
 #[tokio::test]
-async fn authorization_is_forwarded_only_if_it_is_what_was_verified() {
+async fn authorization_is_forwarded_only_if_it_was_verified() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\ntoken_from = ['header', 'cookie', 'query']\nforward_authorization = true\n\
          [[route]]\npath = '/optional/*'\nupstream = 'app'\naccess = 'optional'\nforward_authorization = true\n\
@@ -187,7 +187,7 @@ async fn authorization_is_forwarded_only_if_it_is_what_was_verified() {
 }
 
 #[tokio::test]
-async fn the_length_that_was_not_used_is_not_passed_back() {
+async fn an_unused_length_is_not_forwarded() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     gateway
@@ -204,7 +204,7 @@ async fn the_length_that_was_not_used_is_not_passed_back() {
 }
 
 #[tokio::test]
-async fn max_headers_holds_on_http2_too() {
+async fn max_headers_applies_to_http2() {
     let gateway =
         Gateway::start("server = { limits = { max_headers = 20 } }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let mut client = h2::Connection::open(&gateway).await;
@@ -222,7 +222,7 @@ async fn max_headers_holds_on_http2_too() {
 
 /// A client that opens streams and no window must not hold the connections to the upstream.
 #[tokio::test]
-async fn streams_that_nobody_reads_let_go_of_the_upstream() {
+async fn unread_streams_release_the_upstream() {
     let gateway =
         Gateway::start("server = { limits = { idle_timeout = '400ms' } }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]")
             .await;
@@ -241,7 +241,7 @@ async fn streams_that_nobody_reads_let_go_of_the_upstream() {
 }
 
 #[tokio::test]
-async fn other_spellings_of_a_length_or_type_are_removed() {
+async fn other_spellings_of_content_fields_are_removed() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let response = gateway
@@ -265,7 +265,7 @@ async fn other_spellings_of_a_length_or_type_are_removed() {
 }
 
 #[tokio::test]
-async fn cookies_in_fields_of_their_own_are_one_field() {
+async fn separate_cookie_fields_count_as_one() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let mut client = h2::Connection::open(&gateway).await;

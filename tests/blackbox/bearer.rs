@@ -19,7 +19,7 @@ async fn bearer(gateway: &Gateway, token: &str) -> Response {
 }
 
 #[tokio::test]
-async fn a_good_token_passes_and_names_the_caller() {
+async fn a_valid_token_identifies_the_caller() {
     let gateway = Gateway::start(PROTECTED).await;
     let token =
         claims(json!({ "roles": ["auditor"], "email": "a@b.test", "name": "Ann", "sid": "s-1" }));
@@ -93,7 +93,7 @@ async fn every_algorithm_is_verified() {
 
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
-async fn every_fault_of_a_token_has_its_reason() {
+async fn every_token_fault_has_its_own_reason() {
     let gateway = Gateway::start(PROTECTED).await;
     let with = |header, claims| hmac().token(header, claims);
     let standard = |claims| with(json!({}), claims);
@@ -207,7 +207,7 @@ async fn every_fault_of_a_token_has_its_reason() {
 }
 
 #[tokio::test]
-async fn what_is_harmless_about_a_token_is_accepted() {
+async fn unusual_but_valid_tokens_are_accepted() {
     let gateway = Gateway::start(PROTECTED).await;
     for (what, header, claims) in [
         ("typ at+jwt", json!({ "typ": "at+jwt" }), json!({})),
@@ -282,7 +282,7 @@ async fn credentials_are_missing_malformed_or_ambiguous() {
 }
 
 #[tokio::test]
-async fn a_token_over_16_kib_is_not_read() {
+async fn a_token_over_16_kib_is_refused_unparsed() {
     let gateway = Gateway::start(PROTECTED).await;
     let of_size = |padding: usize| claims(json!({ "padding": "x".repeat(padding) }));
     let (small, large) = (of_size(11_500), of_size(12_500));
@@ -292,7 +292,7 @@ async fn a_token_over_16_kib_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_token_counts_only_where_the_route_reads_it() {
+async fn a_token_is_read_only_from_the_places_that_the_route_allows() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/header'\nupstream = 'app'\n[[route]]\npath = '/cookie'\nupstream = 'app'\ntoken_from = ['cookie']\n\
          [[route]]\npath = '/query'\nupstream = 'app'\ntoken_from = ['query']",
@@ -325,7 +325,7 @@ async fn a_token_counts_only_where_the_route_reads_it() {
 }
 
 #[tokio::test]
-async fn two_credentials_are_ambiguous_wherever_they_stand() {
+async fn two_credentials_are_ambiguous_in_any_places() {
     let gateway = Gateway::start(EVERYWHERE).await;
     let token = mint::token(&[]);
     let (cookie, query) = (format!("__Host-portcullis={token}"), format!("/?access_token={token}"));
@@ -425,7 +425,7 @@ async fn our_cookie_is_not_forwarded_and_others_are() {
 }
 
 #[tokio::test]
-async fn a_cookie_needs_our_origin_for_what_changes_state() {
+async fn a_cookie_needs_our_origin_to_change_state() {
     let gateway = Gateway::start(
         "route = [{ path = '/*', upstream = 'app', token_from = ['cookie', 'header'] }]",
     )
@@ -493,7 +493,7 @@ async fn an_expired_cookie_of_a_script_is_a_401() {
 }
 
 #[tokio::test]
-async fn optional_lets_strangers_in_but_no_bad_token() {
+async fn optional_access_needs_no_token_but_refuses_a_bad_one() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'optional' }]").await;
     assert_eq!(gateway.get("/stranger").send().await.status, 200);
@@ -536,7 +536,7 @@ async fn a_public_route_reads_no_credentials() {
 }
 
 #[tokio::test]
-async fn several_issuers_are_told_apart_by_iss() {
+async fn iss_selects_the_issuer() {
     let gateway = Gateway::setup(
         "[[route]]\npath = '/*'\nupstream = 'app'\nissuers = ['one', 'two']\n[[route]]\npath = '/one/*'\nupstream = 'app'\nissuers = ['one']\n\
          [issuer.one]\nissuer = 'https://one.test'\naudience = ['reports']\nalgorithms = ['ES256']\npublic_keys = ['one.pem']\n\

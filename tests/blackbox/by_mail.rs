@@ -139,7 +139,7 @@ async fn a_password_is_reset_by_mail() {
 }
 
 #[tokio::test]
-async fn whoever_asks_learns_nothing() {
+async fn account_requests_reveal_nothing() {
     let gateway = Gateway::start(MAILING).await;
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
     let known = post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await;
@@ -237,7 +237,7 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
 
 /// With `verify_email`, a password that was chosen by somebody else is never good.
 #[tokio::test]
-async fn a_stranger_who_registers_an_address_first_gets_nothing() {
+async fn registering_the_address_of_another_person_first_gains_nothing() {
     let config = MAILING.replace("mail =", "verify_email = true\nmail =");
     let gateway = Gateway::start(&config).await;
     let strangers = "a stranger has chosen this 5";
@@ -264,7 +264,7 @@ async fn a_stranger_who_registers_an_address_first_gets_nothing() {
 
 /// Nor by registering their address again and again.
 #[tokio::test]
-async fn one_mailbox_is_not_filled_by_registrations() {
+async fn registrations_cannot_fill_a_mailbox() {
     let config = MAILING.replace("mail =", "verify_email = true\nmail =");
     let gateway = Gateway::start(&config).await;
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
@@ -281,7 +281,7 @@ async fn one_mailbox_is_not_filled_by_registrations() {
 }
 
 #[tokio::test]
-async fn one_mailbox_is_not_filled_by_others() {
+async fn requests_of_others_cannot_fill_a_mailbox() {
     let gateway = Gateway::start(MAILING).await;
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
     for count in 1..=5 {
@@ -300,7 +300,7 @@ async fn one_mailbox_is_not_filled_by_others() {
 }
 
 #[tokio::test]
-async fn what_does_not_leave_is_tried_again() {
+async fn unsent_mail_is_tried_again() {
     // A folder below a file cannot be made.
     let setup = Gateway::setup(&MAILING.replace("'mail'", "'blocked/mail'")).file("blocked", "");
     let gateway = setup.start().await;

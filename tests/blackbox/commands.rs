@@ -143,7 +143,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
 
 /// Accounts are read and changed a thousand at a time.
 #[tokio::test]
-async fn everybody_can_be_logged_out_and_listed_however_many_there_are() {
+async fn any_number_of_accounts_can_be_listed_and_logged_out() {
     let gateway = Gateway::start(&open("")).await;
     let lines = (0..2500).map(|number| format!("person{number}@example.com,,,\n"));
     let csv: String =
@@ -180,7 +180,7 @@ async fn everybody_can_be_logged_out_and_listed_however_many_there_are() {
 
 /// A gateway, and commands beside it: whoever comes first makes the schema.
 #[tokio::test]
-async fn a_new_database_may_be_opened_by_many_at_once() {
+async fn many_processes_can_open_a_new_database_at_once() {
     let gateway = Gateway::start(&open("")).await;
     for _ in 0..4 {
         let folder = tempfile::TempDir::new().unwrap();
@@ -273,7 +273,7 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
 }
 
 #[tokio::test]
-async fn a_person_is_shown_changed_and_deleted_while_the_gateway_runs() {
+async fn an_account_is_shown_changed_and_deleted_while_the_gateway_runs() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
     gateway.register("bob@example.com").await;
@@ -328,7 +328,7 @@ async fn a_person_is_shown_changed_and_deleted_while_the_gateway_runs() {
 }
 
 #[tokio::test]
-async fn an_operator_hands_over_links_and_filters_the_list() {
+async fn an_operator_creates_links_and_filters_the_list() {
     let gateway = Gateway::start(&open("")).await;
     let told = done(
         &gateway,
@@ -411,7 +411,7 @@ async fn keys_are_rotated_while_the_gateway_runs() {
 /// `explain` tells what the gateway does, for the built-in issuer too: its keys are in the store,
 /// and its endpoints ask for callers.
 #[tokio::test]
-async fn explain_answers_as_the_gateway_does() {
+async fn explain_agrees_with_the_gateway() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -470,7 +470,7 @@ async fn explain_answers_as_the_gateway_does() {
 /// What a command has done holds in the gateway when it ends, and who logs in then has a token that
 /// lives.
 #[tokio::test]
-async fn a_command_ends_when_the_gateway_knows() {
+async fn a_command_ends_when_the_gateway_has_read_the_change() {
     let mut gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
     for arguments in [
@@ -509,7 +509,7 @@ async fn a_command_ends_when_the_gateway_knows() {
 /// A gateway that does not answer, as one that was stopped: the command does not wait for ever, and
 /// says so.
 #[tokio::test]
-async fn a_command_says_that_a_gateway_does_not_answer() {
+async fn a_command_reports_a_gateway_that_does_not_respond() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -526,7 +526,7 @@ async fn a_command_says_that_a_gateway_does_not_answer() {
 /// Imported hashes take another time than ours. An address without an account takes as long as one
 /// of them soon after the import.
 #[tokio::test]
-async fn an_import_is_not_told_by_the_time_of_logins() {
+async fn login_times_do_not_reveal_imported_accounts() {
     let gateway =
         Gateway::start(&format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", open(""))).await;
     let hash = bcrypt::hash(PASSWORD, 12).unwrap();

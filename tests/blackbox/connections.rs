@@ -20,7 +20,7 @@ fn ends(how: Step) -> Vec<Step> {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_ends_under_a_repeatable_request_is_replaced() {
+async fn a_repeatable_request_is_sent_again_if_its_kept_connection_ends() {
     let gateway = Gateway::start(PUBLIC).await;
     for how in [Step::Close, Step::Reset] {
         gateway.upstream().does(ends(how.clone()));
@@ -45,7 +45,7 @@ async fn a_kept_connection_that_ends_under_a_repeatable_request_is_replaced() {
 
 /// Nobody knows whether the application has acted on it.
 #[tokio::test]
-async fn a_request_that_may_not_be_repeated_is_sent_once() {
+async fn a_request_that_must_not_be_repeated_is_sent_once() {
     let gateway = Gateway::start(&format!("upstream.app.keep_alive = true\n{PUBLIC}")).await;
     let begun = [vec![Step::IfKept(Box::new(write("HTTP/1.1 200 O")))], ends(Step::Close)].concat();
     for (steps, request) in [
@@ -102,7 +102,7 @@ async fn an_unused_connection_is_kept_for_keep_idle() {
 /// One connection of HTTP/2 carries many requests, and each of them holds a connection to the
 /// application: a limit of connections does not bound those.
 #[tokio::test]
-async fn probes_answer_while_requests_use_up_the_open_files() {
+async fn probes_respond_while_requests_use_all_file_descriptors() {
     let gateway = Gateway::setup(PUBLIC).open_files(128).start().await;
     gateway.upstream().does_at("/held", vec![Step::Hold]);
     let mut answers = JoinSet::new();

@@ -8,7 +8,7 @@ use crate::harness::accounts::{PASSWORD, open};
 use crate::harness::jar::{ACCESS, Jar, SESSION, logged_in, navigates};
 
 #[tokio::test]
-async fn a_login_by_cookie_reaches_the_application_and_the_cookies_do_not() {
+async fn a_cookie_login_reaches_the_application_without_its_cookies() {
     let gateway = Gateway::start(&open("")).await;
     let jar = logged_in(&gateway).await;
     let request = jar
@@ -65,7 +65,7 @@ async fn requests_by_cookie_must_come_from_our_own_pages() {
 }
 
 #[tokio::test]
-async fn no_endpoint_that_changes_something_answers_another_origin() {
+async fn endpoints_that_change_state_refuse_another_origin() {
     let gateway = Gateway::start(&open("")).await;
     let jar = logged_in(&gateway).await;
     let body =
@@ -106,7 +106,7 @@ async fn no_endpoint_that_changes_something_answers_another_origin() {
 /// before anything is done.
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one walk over every operation")]
-async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
+async fn a_request_from_another_origin_does_not_change_the_store() {
     let gateway = Gateway::start(&open("totp = true\nmail = { folder = 'mail' }")).await;
     let jar = logged_in(&gateway).await;
     let (_, document, _) = gateway.command(&["openapi"]).await;
@@ -209,7 +209,7 @@ async fn a_request_from_elsewhere_leaves_the_store_as_it_was() {
 /// The issuer's URL is what browsers see, also where something in front does the TLS and nothing
 /// says so.
 #[tokio::test]
-async fn our_own_origin_is_that_of_the_issuer_where_the_host_is_the_same() {
+async fn the_own_origin_is_that_of_the_issuer_if_the_host_is_the_same() {
     let gateway =
         Gateway::start(&open("").replace("http://app.test/auth", "https://app.test/auth")).await;
     let jar = logged_in_from(&gateway, "https://app.test").await;
@@ -233,7 +233,7 @@ async fn logged_in_from(gateway: &Gateway, origin: &str) -> Jar {
 }
 
 #[tokio::test]
-async fn a_navigation_is_led_to_the_login_and_a_script_is_told() {
+async fn a_navigation_is_redirected_to_the_login_and_a_script_gets_a_401() {
     let gateway = Gateway::start(&open("")).await;
     let response = navigates(gateway.get("/reports/q3?year=2026&x=%2F")).send().await;
     assert_eq!(response.status, 303);

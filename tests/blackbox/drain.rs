@@ -54,7 +54,7 @@ async fn a_request_in_flight_finishes_and_the_exit_is_clean() {
 
 /// Who sent a body that was read to its end, or has been idle since, is not waited for.
 #[tokio::test]
-async fn an_answered_upload_holds_nothing_up() {
+async fn an_answered_upload_does_not_delay_other_streams() {
     let gateway = Gateway::start(PUBLIC).await;
     let mut clients = Vec::new();
     for fields in ["", "Connection: close\r\n"] {
@@ -90,7 +90,7 @@ async fn an_idle_gateway_ends_at_once() {
 }
 
 #[tokio::test]
-async fn during_the_delay_readiness_is_gone_and_requests_are_served() {
+async fn during_the_drain_delay_readyz_fails_and_requests_are_served() {
     let gateway = Gateway::start(&format!("server.drain_delay = '20s'\n{PUBLIC}")).await;
     assert_eq!(gateway.admin("/readyz").await.status, 200);
     gateway.signal("TERM");
@@ -109,7 +109,7 @@ async fn during_the_delay_readiness_is_gone_and_requests_are_served() {
 }
 
 #[tokio::test]
-async fn the_drain_timeout_cuts_what_is_left() {
+async fn the_drain_timeout_closes_remaining_connections() {
     let (gateway, mut connection) =
         in_flight(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
     gateway.signal("TERM");
@@ -120,7 +120,7 @@ async fn the_drain_timeout_cuts_what_is_left() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_drain_at_once() {
     let (gateway, mut connection) =
         in_flight(&format!("server.drain_delay = '1h'\n{PUBLIC}")).await;
     gateway.signal("TERM");
@@ -131,7 +131,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_waited_for_and_cut_at_the_deadline() {
+async fn a_drain_waits_for_tunnels_and_cuts_them_at_the_deadline() {
     let gateway = Gateway::start(&format!("server.drain_timeout = '300ms'\n{PUBLIC}")).await;
     gateway.upstream().does(vec![
         write(
@@ -154,7 +154,7 @@ async fn a_tunnel_is_waited_for_and_cut_at_the_deadline() {
 /// Both kinds of client that cannot know of the drain in time: one that has just connected, and
 /// one that sends its next request on a connection that was kept.
 #[tokio::test]
-async fn what_was_accepted_is_answered() {
+async fn accepted_requests_are_answered() {
     for config in [PUBLIC.to_owned(), format!("server.h2c = false\n{PUBLIC}")] {
         let gateway = Gateway::start(&config).await;
         let mut kept = gateway.connect().await;

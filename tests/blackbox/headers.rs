@@ -25,7 +25,7 @@ fn folded(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_identity_header_is_the_gateways_alone_in_any_spelling() {
+async fn clients_cannot_send_identity_headers_in_any_spelling() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\n[[route]]\npath = '/public/*'\nupstream = 'app'\naccess = 'public'\n\
          [[route]]\npath = '/other/*'\nupstream = 'app'\nidentity_headers = { X-Remote-User = 'sub' }",
@@ -70,7 +70,7 @@ async fn an_identity_header_is_the_gateways_alone_in_any_spelling() {
 }
 
 #[tokio::test]
-async fn connection_cannot_take_an_identity_header_away() {
+async fn connection_cannot_remove_an_identity_header() {
     let gateway = Gateway::start(PROTECTED).await;
     for connection in [
         "X-Auth-User",
@@ -98,7 +98,7 @@ async fn connection_cannot_take_an_identity_header_away() {
 }
 
 #[tokio::test]
-async fn hop_by_hop_fields_and_what_connection_names_stay_behind() {
+async fn hop_by_hop_fields_and_fields_named_by_connection_are_removed() {
     let gateway = Gateway::start(PUBLIC).await;
     let request = gateway
         .get("/")
@@ -134,7 +134,7 @@ async fn hop_by_hop_fields_and_what_connection_names_stay_behind() {
 }
 
 #[tokio::test]
-async fn what_could_move_the_applications_idea_of_the_request_stays_behind() {
+async fn fields_that_could_change_the_applications_view_are_removed() {
     let gateway = Gateway::start(PUBLIC).await;
     for name in [
         "Authorization",
@@ -180,7 +180,7 @@ async fn what_could_move_the_applications_idea_of_the_request_stays_behind() {
 }
 
 #[tokio::test]
-async fn names_that_only_resemble_ours_pass() {
+async fn similar_cookie_names_are_forwarded() {
     let gateway = Gateway::start(PUBLIC).await;
     for name in [
         "X-Auth-Users",
@@ -199,7 +199,7 @@ async fn names_that_only_resemble_ours_pass() {
 }
 
 #[tokio::test]
-async fn forwarding_headers_say_what_the_gateway_saw() {
+async fn forwarding_headers_describe_the_received_request() {
     let gateway = Gateway::start(PUBLIC).await;
     let request = gateway
         .get("/")
@@ -236,7 +236,7 @@ async fn forwarding_headers_say_what_the_gateway_saw() {
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test]
-async fn a_trusted_proxy_is_believed_up_to_the_first_stranger() {
+async fn a_trusted_proxy_is_believed_up_to_the_first_untrusted_address() {
     let gateway = Gateway::start(BEHIND_A_PROXY).await;
     for (lines, client) in [
         (&["198.51.100.1"][..], "198.51.100.1"),
@@ -264,7 +264,7 @@ async fn a_trusted_proxy_is_believed_up_to_the_first_stranger() {
 }
 
 #[tokio::test]
-async fn the_one_forwarding_header_can_be_forwarded() {
+async fn forwarding_header_can_select_forwarded() {
     let gateway =
         Gateway::start(&BEHIND_A_PROXY.replace("] }", "], forwarded = 'forwarded' }")).await;
     let request = gateway.get("/").header("X-Forwarded-For", "6.6.6.6");
@@ -315,7 +315,7 @@ async fn request_id_and_trace_are_kept_from_a_trusted_proxy_only() {
 }
 
 #[tokio::test]
-async fn a_method_override_passes_only_where_both_methods_may() {
+async fn a_method_override_needs_access_for_both_methods() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nmethods = ['POST']\nupstream = 'app'\naccess = 'public'\nmethod_override = true\n\
          [[route]]\npath = '/*'\nmethods = ['DELETE']\nupstream = 'app'\nroles = ['admin']",
@@ -351,7 +351,7 @@ async fn a_method_override_passes_only_where_both_methods_may() {
 }
 
 #[tokio::test]
-async fn an_overridden_method_is_decided_like_a_method() {
+async fn an_overriding_method_is_decided_like_the_method_itself() {
     let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app', token_from = ['cookie'], method_override = true }]").await;
     let get = |name: &str, method: &str| {
         gateway
@@ -373,7 +373,7 @@ async fn an_overridden_method_is_decided_like_a_method() {
 }
 
 #[tokio::test]
-async fn an_override_cannot_ask_for_what_is_never_forwarded() {
+async fn an_override_cannot_use_a_method_that_is_never_forwarded() {
     let gateway = Gateway::start(
         "route = [{ path = '/*', upstream = 'app', access = 'public', method_override = true }]",
     )
@@ -386,7 +386,7 @@ async fn an_override_cannot_ask_for_what_is_never_forwarded() {
 }
 
 #[tokio::test]
-async fn authorization_is_kept_only_where_the_route_says_so() {
+async fn authorization_is_forwarded_only_if_the_route_says_so() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\n[[route]]\npath = '/kept/*'\nupstream = 'app'\nforward_authorization = true\n\
          [[route]]\npath = '/public/*'\nupstream = 'app'\naccess = 'public'\nforward_authorization = true",
@@ -503,7 +503,7 @@ async fn an_email_counts_only_when_it_is_verified() {
 }
 
 #[tokio::test]
-async fn a_declared_trailer_passes_and_no_other() {
+async fn only_declared_trailers_are_forwarded() {
     let gateway = Gateway::start(PROTECTED).await;
     let token = mint::token(&[]);
     let mut connection = gateway.connect().await;
@@ -530,7 +530,7 @@ async fn a_declared_trailer_passes_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_is_for_one_hop_does_not_come_back() {
+async fn hop_by_hop_response_fields_are_removed() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().answers(
         "HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=9\r\nProxy-Connection: close\r\nUpgrade: h2c\r\nTrailer: X-T\r\n\
@@ -582,7 +582,7 @@ async fn expect_and_early_data_of_a_client_are_not_repeated_blindly() {
 }
 
 #[tokio::test]
-async fn informational_answers_do_not_end_the_exchange() {
+async fn informational_responses_do_not_end_the_exchange() {
     let gateway = Gateway::start(PUBLIC).await;
     let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
     gateway.upstream().does(vec![
@@ -624,7 +624,7 @@ fn latin(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn cookies_of_others_pass_byte_for_byte() {
+async fn cookies_of_the_application_are_forwarded_byte_for_byte() {
     let gateway = Gateway::start(PUBLIC).await;
     for name in NAMES {
         for (sent, expected) in [
@@ -688,7 +688,7 @@ async fn connection_cannot_change_the_framing() {
 }
 
 #[tokio::test]
-async fn a_nameless_cookie_cannot_pose_as_ours() {
+async fn a_nameless_cookie_cannot_imitate_ours() {
     let gateway =
         Gateway::start("server = { token_cookie = 'sess' }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     // Browsers store these without a name and send them as `sess=evil` (RFC 6265bis §5.6).
@@ -702,7 +702,7 @@ async fn a_nameless_cookie_cannot_pose_as_ours() {
 
 /// Whatever a client writes: each identity name reaches the upstream once with our value, or never.
 #[test]
-fn no_spelling_of_an_identity_header_gets_through() {
+fn no_spelling_of_an_identity_header_is_forwarded() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let gateway = runtime.block_on(Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\n[[route]]\npath = '/public/*'\nupstream = 'app'\naccess = 'public'\n\

@@ -15,7 +15,7 @@ fn with_token(target: &str) -> http::request::Builder {
 }
 
 #[tokio::test]
-async fn prior_knowledge_is_understood() {
+async fn h2c_with_prior_knowledge_is_supported() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
     let answer = client.send(get("http://app.test/a?b=c")).await;
@@ -65,7 +65,7 @@ async fn cookie_fields_are_joined() {
 }
 
 #[tokio::test]
-async fn cookies_of_others_are_joined_on_public_routes_too() {
+async fn cookies_of_the_application_are_joined_on_public_routes_too() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
     let request =
@@ -75,7 +75,7 @@ async fn cookies_of_others_are_joined_on_public_routes_too() {
 }
 
 #[tokio::test]
-async fn authority_and_host_have_to_agree() {
+async fn authority_and_host_must_agree() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
     for (host, status) in [("app.test", 200), ("APP.test", 200), ("other.test", 400)] {
@@ -136,7 +136,7 @@ async fn streams_of_one_connection_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cancelled_closes_the_upstreams_connection() {
+async fn a_cancelled_stream_closes_the_connection_to_the_upstream() {
     let gateway = Gateway::start(PROTECTED).await;
     gateway.upstream().does_at("/public/slow", vec![Step::ReadBody, Step::Hold]);
     let mut client = h2::Connection::open(&gateway).await;
@@ -186,7 +186,7 @@ async fn answer_to(gateway: &Gateway, fields: &[(&str, &str)]) -> u8 {
 }
 
 #[tokio::test]
-async fn what_http_2_does_not_allow_never_reaches_the_upstream() {
+async fn invalid_http_2_requests_never_reach_the_upstream() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }]").await;
     let usual =
@@ -249,7 +249,7 @@ async fn what_http_2_does_not_allow_never_reaches_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goodbye_and_finishes_the_streams() {
+async fn a_drain_sends_goaway_and_finishes_the_streams() {
     let gateway = Gateway::start(PROTECTED).await;
     gateway.upstream().does_at(
         "/public/slow",
@@ -268,7 +268,7 @@ async fn a_drain_says_goodbye_and_finishes_the_streams() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_resets_the_stream_alone() {
+async fn a_broken_response_resets_only_its_stream() {
     let gateway = Gateway::start(PROTECTED).await;
     gateway.upstream().does_at(
         "/public/cut",
@@ -281,7 +281,7 @@ async fn a_response_that_breaks_off_resets_the_stream_alone() {
 }
 
 #[tokio::test]
-async fn an_upgrade_over_http_2_is_no_tunnel() {
+async fn an_upgrade_over_http_2_is_refused() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
     let request = Request::get("http://app.test/public").header("sec-websocket-key", "x");
@@ -292,7 +292,7 @@ async fn an_upgrade_over_http_2_is_no_tunnel() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
+async fn the_idle_timeout_closes_idle_connections_only() {
     let gateway = Gateway::start(&format!(
         "server.limits = {{ idle_timeout = '400ms', header_timeout = '400ms' }}\n{PROTECTED}"
     ))
@@ -314,7 +314,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 
 /// RFC 9113 §8.2.1: HTTP/1.1, which the application speaks, would cut the spaces off.
 #[tokio::test]
-async fn values_with_spaces_at_an_end_are_refused() {
+async fn values_with_leading_or_trailing_spaces_are_refused() {
     let gateway = Gateway::start(PROTECTED).await;
     let mut client = h2::Connection::open(&gateway).await;
     for value in [" a", "a ", "\ta"] {
@@ -351,7 +351,7 @@ const HEADERS: usize = 24 + 9;
 
 /// curl takes the reset of a stream that it still sends on for an error, and shows no status.
 #[tokio::test]
-async fn an_upload_that_is_answered_early_is_not_reset() {
+async fn an_upload_with_an_early_response_is_not_reset() {
     let gateway = Gateway::start(PROTECTED).await;
     gateway.upstream().does_at(
         "/public/full",
@@ -384,7 +384,7 @@ async fn an_upload_that_is_answered_early_is_not_reset() {
 }
 
 #[tokio::test]
-async fn a_header_block_that_does_not_end_is_under_the_header_timeout() {
+async fn an_unfinished_header_block_is_subject_to_the_header_timeout() {
     let gateway =
         Gateway::start(&format!("server.limits.header_timeout = '300ms'\n{PROTECTED}")).await;
     let whole = upload("/public");
@@ -419,7 +419,7 @@ async fn h2c_can_be_switched_off() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_431_and_the_connection_goes_on() {
+async fn an_oversized_head_is_a_431_and_the_connection_stays_open() {
     let gateway =
         Gateway::start(&format!("server.limits.max_header_bytes = '8KiB'\n{PROTECTED}")).await;
     let mut client = h2::Connection::open(&gateway).await;

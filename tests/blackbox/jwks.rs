@@ -70,7 +70,7 @@ async fn ready(gateway: &Gateway, word: &str) -> Response {
 }
 
 #[tokio::test]
-async fn keys_are_fetched_from_where_the_file_says() {
+async fn keys_are_fetched_from_the_configured_url() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
@@ -137,7 +137,7 @@ async fn discovery_follows_the_specifications() {
 
 /// A new key is at the new place: nobody waits for the next refresh, which is minutes away.
 #[tokio::test]
-async fn a_set_that_moves_is_found_when_a_key_is_looked_for() {
+async fn a_moved_key_set_is_found_when_a_key_is_missing() {
     for old_place_is_gone in [true, false] {
         let (old, new) = (Published::new("a"), Published::new("b"));
         let issuer = Issuer::start(&[&old]).await;
@@ -165,7 +165,7 @@ async fn a_set_that_moves_is_found_when_a_key_is_looked_for() {
 }
 
 #[tokio::test]
-async fn a_failure_between_two_refreshes_brings_the_next_one_forward() {
+async fn after_a_failed_fetch_the_next_refresh_comes_sooner() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
     let gateway = Gateway::start(&format!(
@@ -185,7 +185,7 @@ async fn a_failure_between_two_refreshes_brings_the_next_one_forward() {
 }
 
 #[tokio::test]
-async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
+async fn without_metadata_the_key_set_is_fetched_from_its_last_url() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
     let iss = issuer.url();
@@ -219,7 +219,7 @@ async fn without_its_metadata_the_set_is_fetched_from_where_it_was() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_fails_is_asked_ever_more_rarely() {
+async fn a_failing_issuer_is_fetched_with_back_off() {
     let issuer = Issuer::start(&[]).await;
     issuer.says("/keys", "500 Oops", "text/plain", "");
     let gateway =
@@ -255,7 +255,7 @@ async fn metadata_of_another_issuer_is_refused() {
 }
 
 #[tokio::test]
-async fn https_is_trusted_by_its_certificate() {
+async fn an_https_issuer_needs_a_trusted_certificate() {
     let key = Published::new("a");
     let issuer = Issuer::start_tls(&[&key]).await;
     let config = format!("{ROUTE}{LOCAL}{}", issuer.section("corp", "ca = 'ca.pem'"));
@@ -282,7 +282,7 @@ async fn https_is_trusted_by_its_certificate() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_is_found_by_one_fetch_for_all_who_wait() {
+async fn one_fetch_finds_a_rotated_key_for_all_waiting_requests() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
     let gateway =
@@ -324,7 +324,7 @@ async fn join_all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
 }
 
 #[tokio::test]
-async fn a_key_without_a_name_rotates_as_well() {
+async fn a_key_without_a_kid_can_be_rotated() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let unnamed = |key: &Published| {
         let mut jwk = key.jwk();
@@ -342,7 +342,7 @@ async fn a_key_without_a_name_rotates_as_well() {
 
 /// An issuer that was set up anew, or that calls each of its keys the same.
 #[tokio::test]
-async fn a_new_key_of_the_old_name_is_found_as_well() {
+async fn a_new_key_with_a_reused_kid_is_found() {
     let (old, new) = (Published::new("1"), Published::new("1"));
     let issuer = Issuer::start(&[&old]).await;
     let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
@@ -354,7 +354,7 @@ async fn a_new_key_of_the_old_name_is_found_as_well() {
 }
 
 #[tokio::test]
-async fn bad_signatures_do_not_flood_the_issuer_and_hold_nobody_up() {
+async fn bad_signatures_do_not_flood_the_issuer_or_delay_requests() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let gateway = Gateway::start(&format!(
@@ -386,7 +386,7 @@ async fn bad_signatures_do_not_flood_the_issuer_and_hold_nobody_up() {
 }
 
 #[tokio::test]
-async fn names_that_nobody_knows_do_not_flood_the_issuer() {
+async fn unknown_kids_do_not_flood_the_issuer() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let gateway = Gateway::start(&format!(
@@ -409,7 +409,7 @@ async fn names_that_nobody_knows_do_not_flood_the_issuer() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_left_the_set_ends_at_the_next_refresh() {
+async fn a_key_removed_from_the_set_is_rejected_after_the_next_refresh() {
     let (old, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&old]).await;
     let gateway =
@@ -429,7 +429,7 @@ async fn a_key_that_has_left_the_set_ends_at_the_next_refresh() {
 }
 
 #[tokio::test]
-async fn without_the_issuer_the_start_succeeds_and_says_what_is_missing() {
+async fn the_gateway_starts_without_the_issuer_and_reports_it() {
     let key = Published::new("a");
     let gone = Issuer::start(&[&key]).await;
     gone.stop().await;
@@ -475,7 +475,7 @@ async fn without_the_issuer_the_start_succeeds_and_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_route_that_does_not_enforce_lets_through_without_an_identity() {
+async fn a_route_that_does_not_enforce_forwards_without_an_identity() {
     let key = Published::new("a");
     let gone = Issuer::start(&[&key]).await;
     gone.stop().await;
@@ -492,7 +492,7 @@ async fn a_route_that_does_not_enforce_lets_through_without_an_identity() {
 }
 
 #[tokio::test]
-async fn during_an_outage_the_last_good_keys_hold_until_they_are_too_old() {
+async fn during_an_outage_the_last_keys_are_used_until_they_are_too_old() {
     let (key, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&key]).await;
     let section = issuer.section(
@@ -533,7 +533,7 @@ async fn during_an_outage_the_last_good_keys_hold_until_they_are_too_old() {
 }
 
 #[tokio::test]
-async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
+async fn tokens_are_verified_after_a_restart_during_an_outage() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let folder = TempDir::new().unwrap();
@@ -594,7 +594,7 @@ async fn a_restart_in_the_middle_of_an_outage_still_verifies() {
 
 /// `explain` walks the same steps, and asks nobody.
 #[tokio::test]
-async fn explain_verifies_with_the_keys_that_were_kept() {
+async fn explain_verifies_with_the_stored_keys() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let gateway = Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", ""))).await;
@@ -629,7 +629,7 @@ async fn explain_verifies_with_the_keys_that_were_kept() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_told_of_once() {
+async fn an_unwritable_folder_is_reported_once() {
     let (key, new) = (Published::new("a"), Published::new("b"));
     let issuer = Issuer::start(&[&key]).await;
     let setup =
@@ -668,7 +668,7 @@ async fn a_folder_that_cannot_be_written_is_told_of_once() {
 /// affected.
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
-async fn what_is_no_key_set_changes_nothing() {
+async fn an_invalid_key_set_changes_nothing() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let other = Issuer::start(&[&key]).await;
@@ -751,7 +751,7 @@ async fn what_is_no_key_set_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_body_that_drips_is_cut() {
+async fn a_slowly_dripping_body_is_cut_off() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let drip =
@@ -782,7 +782,7 @@ async fn a_body_that_drips_is_cut() {
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_same_place_is_followed() {
+async fn a_redirect_within_the_same_origin_is_followed() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[]).await;
     issuer.does(
@@ -798,7 +798,7 @@ async fn a_redirect_within_the_same_place_is_followed() {
 }
 
 #[tokio::test]
-async fn keys_that_are_not_used_are_told_of_once_for_each_change() {
+async fn ignored_keys_are_logged_once_per_change() {
     let (key, twin) = (Published::new("a"), Published::new("b"));
     let rsa = json!({ "kty": "RSA", "kid": "weak", "n": mint::encode([0xff; 64]), "e": "AQAB" });
     let oct = json!({ "kty": "oct", "kid": "oct", "k": mint::encode(mint::SECRET) });
@@ -900,7 +900,7 @@ async fn pem_files_are_read_again_when_they_change() {
 }
 
 #[tokio::test]
-async fn a_reload_keeps_the_keys_of_what_is_unchanged() {
+async fn a_reload_keeps_the_keys_of_unchanged_issuers() {
     let key = Published::new("a");
     let (kept, dropped) = (Issuer::start(&[&key]).await, Issuer::start(&[&key]).await);
     let one = kept.section("corp", "");

@@ -226,13 +226,13 @@ async fn live_through(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_was_acknowledged_is_lost() {
+async fn acknowledged_writes_survive_a_kill() {
     live_through(250, 80, 4, 1).await;
 }
 
 /// 10,000 requests: `scripts/killed`.
 #[ignore = "takes minutes"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_was_acknowledged_is_lost_in_ten_thousand() {
+async fn acknowledged_writes_survive_ten_thousand_kills() {
     live_through(10_000, 400, 8, 2).await;
 }

@@ -19,7 +19,7 @@ async fn from(gateway: &Gateway, client: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_used_up_limit_says_when_to_come_again() {
+async fn an_exceeded_limit_sends_retry_after() {
     let gateway = Gateway::start(&limited(3, "")).await;
     for _ in 0..3 {
         assert_eq!(gateway.get("/").send().await.status, 200);
@@ -44,7 +44,7 @@ async fn a_used_up_limit_says_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_limit_is_earned_back() {
+async fn a_limit_is_replenished_over_time() {
     let gateway = Gateway::start(&limited(1, "").replace("'1h'", "'1s'")).await;
     assert_eq!(gateway.get("/").send().await.status, 200);
     let refused = gateway.get("/").send().await;
@@ -54,7 +54,7 @@ async fn a_limit_is_earned_back() {
 }
 
 #[tokio::test]
-async fn addresses_are_counted_apart_and_cannot_be_made_up() {
+async fn addresses_are_counted_separately_and_cannot_be_forged() {
     let gateway = Gateway::start(&limited(2, "")).await;
     for client in ["198.51.100.1", "6.6.6.6, 198.51.100.1"] {
         assert_eq!(from(&gateway, client).await, 200);
@@ -88,7 +88,7 @@ async fn ipv6_addresses_are_counted_by_prefix() {
 }
 
 #[tokio::test]
-async fn failed_attempts_count_before_anybody_is_known() {
+async fn failed_attempts_count_before_authentication() {
     let gateway = Gateway::start(&limited(2, "").replace("access = 'public'\n", "")).await;
     for _ in 0..2 {
         gateway.get("/").bearer("a.b.c").send().await.is(401, "token_malformed");
@@ -97,7 +97,7 @@ async fn failed_attempts_count_before_anybody_is_known() {
 }
 
 #[tokio::test]
-async fn callers_are_counted_apart_by_issuer_and_subject() {
+async fn callers_are_counted_by_issuer_and_subject() {
     let gateway =
         Gateway::start(&limited(1, "key = 'subject'").replace("access = 'public'\n", "")).await;
     for (subject, status) in [("ann", 200), ("bob", 200), ("ann", 429)] {
@@ -111,7 +111,7 @@ async fn callers_are_counted_apart_by_issuer_and_subject() {
 }
 
 #[tokio::test]
-async fn with_failures_only_refusals_of_the_destination_count() {
+async fn count_failures_counts_failed_responses_only() {
     let gateway = Gateway::start(&limited(2, "count = 'failures'")).await;
     for status in [200, 204, 302, 404, 500, 200, 200] {
         gateway.upstream().answers(&format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"));
@@ -125,7 +125,7 @@ async fn with_failures_only_refusals_of_the_destination_count() {
 }
 
 #[tokio::test]
-async fn parallel_guesses_gain_nothing() {
+async fn parallel_guesses_gain_no_attempts() {
     let gateway =
         Gateway::start(&format!("server.workers = 2\n{}", limited(3, "count = 'failures'"))).await;
     gateway.upstream().does(vec![
@@ -154,7 +154,7 @@ async fn parallel_guesses_gain_nothing() {
 }
 
 #[tokio::test]
-async fn the_budget_is_one_for_all_workers() {
+async fn all_workers_share_one_budget() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", limited(10, ""))).await;
     let mut passed = 0;
     for _ in 0..40 {
@@ -164,7 +164,7 @@ async fn the_budget_is_one_for_all_workers() {
 }
 
 #[tokio::test]
-async fn observing_refuses_nothing_and_tells() {
+async fn an_observing_limit_logs_and_refuses_nothing() {
     let gateway = Gateway::start(&limited(1, "observe = true")).await;
     for _ in 0..3 {
         assert_eq!(gateway.get("/").send().await.status, 200);
@@ -177,7 +177,7 @@ async fn observing_refuses_nothing_and_tells() {
 }
 
 #[tokio::test]
-async fn counters_survive_a_reload_that_does_not_touch_them() {
+async fn counters_survive_a_reload_that_does_not_change_them() {
     let gateway = Gateway::start(&limited(2, "")).await;
     assert_eq!(gateway.get("/").send().await.status, 200);
     assert_eq!(gateway.get("/").send().await.status, 200);
@@ -212,7 +212,7 @@ async fn clients_beyond_the_remembered_ones_are_refused() {
 }
 
 #[tokio::test]
-async fn a_refused_upload_leaves_the_connection_in_step() {
+async fn a_refused_upload_keeps_the_connection_in_sync() {
     let gateway = Gateway::start(&limited(1, "")).await;
     let mut connection: Connection = gateway.connect().await;
     let post = "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 5\r\n\r\nhello";

@@ -92,7 +92,7 @@ async fn a_session_that_ends_at_the_issuer_ends_here() {
 }
 
 #[tokio::test]
-async fn without_a_session_everything_of_the_subject_ends() {
+async fn a_logout_without_sid_ends_everything_of_the_subject() {
     let gateway = start().await;
     let (one, undated, other) = (
         claims(json!({ "sid": "s-1" })),
@@ -114,7 +114,7 @@ async fn without_a_session_everything_of_the_subject_ends() {
 /// A logout token knows no `email`: whoever is called by another claim here is called by `sub`
 /// there.
 #[tokio::test]
-async fn a_sub_ends_what_another_claim_names() {
+async fn a_logout_by_sub_ends_subjects_taken_from_another_claim() {
     let gateway =
         Gateway::start(&CONFIG.replacen("algorithms", "subject = 'email', algorithms", 1).replace(
             "'ES256'], public_keys = ['p256.pem']",
@@ -142,7 +142,7 @@ async fn a_sub_ends_what_another_claim_names() {
 }
 
 #[tokio::test]
-async fn every_rule_of_logout_tokens_is_held() {
+async fn every_rule_of_logout_tokens_is_enforced() {
     let gateway = start().await;
     let token = claims(json!({ "sid": "s-1" }));
     for change in [
@@ -200,7 +200,7 @@ async fn every_rule_of_logout_tokens_is_held() {
 }
 
 #[tokio::test]
-async fn a_logout_token_counts_once_and_lets_nobody_in() {
+async fn a_logout_token_works_once_and_is_not_an_access_token() {
     let mut gateway = start().await;
     let token = logout_token(json!({}));
     is_done(&send(&gateway, "/logout/corp", &token).await);
@@ -223,7 +223,7 @@ async fn a_logout_token_counts_once_and_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn only_a_form_with_one_token_is_read() {
+async fn only_a_form_with_one_token_is_accepted() {
     let gateway = start().await;
     let token = logout_token(json!({ "sid": "s-1" }));
     for (body, told) in [
@@ -266,7 +266,7 @@ async fn only_a_form_with_one_token_is_read() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_lets_the_issuer_try_again() {
+async fn a_failing_store_lets_the_issuer_send_the_logout_again() {
     let gateway = start().await;
     let token = logout_token(json!({ "sid": "s-1" }));
     let lock =
@@ -277,7 +277,7 @@ async fn a_store_that_fails_lets_the_issuer_try_again() {
 }
 
 #[tokio::test]
-async fn a_path_belongs_to_one_issuer_and_to_no_route() {
+async fn a_logout_path_belongs_to_one_issuer_and_no_route() {
     let gateway = start().await;
     for (from, to, told) in [
         ("'/logout/other'", "'/logout/corp'", "two issuers have the same path"),

@@ -20,7 +20,7 @@ async fn status(gateway: &Gateway, bytes: &[u8]) -> Option<u16> {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused() {
+async fn malformed_requests_are_refused() {
     let gateway = Gateway::start(PUBLIC).await;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n"[..],
@@ -55,7 +55,7 @@ async fn what_is_no_request_is_refused() {
 }
 
 #[tokio::test]
-async fn two_framings_never_smuggle_a_request() {
+async fn conflicting_framing_never_smuggles_a_request() {
     let gateway = Gateway::start(PUBLIC).await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n";
     for (headers, body) in [
@@ -104,7 +104,7 @@ async fn two_framings_never_smuggle_a_request() {
 
 /// RFC 9112 §6.1, §6.3: bytes behind a request whose length is in doubt are not the next request.
 #[tokio::test]
-async fn a_refused_framing_ends_the_connection() {
+async fn invalid_framing_ends_the_connection() {
     let gateway = Gateway::start(PUBLIC).await;
     for fields in [
         "Transfer-Encoding: gzip, chunked",
@@ -131,7 +131,7 @@ async fn a_refused_framing_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_bad_chunk_is_refused_and_nothing_after_it_is_read() {
+async fn a_bad_chunk_is_refused_and_ends_the_connection() {
     let gateway = Gateway::start(PUBLIC).await;
     for body in [
         "zz\r\n",
@@ -165,7 +165,7 @@ async fn a_bad_chunk_is_refused_and_nothing_after_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_431() {
+async fn an_oversized_head_is_a_431() {
     let gateway = Gateway::start(&limits("max_header_bytes = '8KiB', max_headers = 20")).await;
     let line = |length: usize| "x".repeat(length);
     assert_eq!(gateway.get("/").header("X", &line(6000)).send().await.status, 200);
@@ -181,7 +181,7 @@ async fn a_head_that_is_too_large_is_431() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_counted_and_told() {
+async fn unreadable_requests_are_counted_and_logged() {
     let gateway = Gateway::start(&limits("max_header_bytes = '8KiB'")).await;
     let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(9000));
     for (bytes, kind) in [
@@ -267,7 +267,7 @@ async fn an_idle_connection_is_kept_for_idle_timeout() {
 }
 
 #[tokio::test]
-async fn a_slow_upstream_is_no_slow_head() {
+async fn a_slow_upstream_does_not_trigger_the_header_timeout() {
     let gateway = Gateway::start(&limits("header_timeout = '200ms', idle_timeout = '200ms'")).await;
     gateway.upstream().does(
         [
@@ -314,7 +314,7 @@ async fn connections_beyond_the_limit_are_503() {
 }
 
 #[tokio::test]
-async fn a_client_has_as_many_connections_as_it_may() {
+async fn a_client_gets_connections_up_to_its_limit() {
     for (proxies, is_counted) in [("", true), ("server.trusted_proxies = ['127.0.0.0/8']\n", false)]
     {
         let gateway =
@@ -354,7 +354,7 @@ async fn a_client_has_as_many_connections_as_it_may() {
 }
 
 #[tokio::test]
-async fn a_refusal_before_the_body_does_not_lose_step() {
+async fn a_refusal_before_the_body_keeps_the_connection_in_sync() {
     let gateway =
         Gateway::start("[[route]]\npath = '/in'\nupstream = 'app'\n[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'").await;
     let mut connection = gateway.connect().await;

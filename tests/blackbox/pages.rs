@@ -140,7 +140,7 @@ fn is_page(response: &Response, status: u16, title: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_page_is_sent_as_one_and_needs_no_script() {
+async fn every_page_is_complete_and_works_without_scripts() {
     let gateway = Gateway::start(SITE).await;
     for (path, title) in [
         ("/auth/login", "Log in"),
@@ -191,7 +191,7 @@ async fn every_page_is_sent_as_one_and_needs_no_script() {
 
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
-async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
+async fn a_refused_form_is_shown_again_with_the_error_and_the_input() {
     let gateway = Gateway::start(SITE).await;
     register(&gateway, "ann@example.com").await;
     let odd = "\"><script>alert(1)</script>@example.com";
@@ -271,7 +271,7 @@ async fn a_refused_form_comes_back_with_what_is_wrong_and_what_was_typed() {
 }
 
 #[tokio::test]
-async fn a_login_leads_back_and_never_to_another_host() {
+async fn a_login_redirects_back_and_never_to_another_host() {
     let gateway = Gateway::start(SITE).await;
     register(&gateway, "ann@example.com").await;
     for (asked, leads_to) in [
@@ -307,7 +307,7 @@ async fn a_login_leads_back_and_never_to_another_host() {
 }
 
 #[tokio::test]
-async fn an_address_is_confirmed_by_whoever_knows_the_password() {
+async fn confirming_an_address_requires_the_password() {
     let config = SITE.replace("registration", "verify_email = true, registration");
     let gateway = Gateway::start(&config).await;
     let fields = [("email", "ann@example.com"), ("password", PASSWORD), ("return_to", "/reports")];
@@ -349,7 +349,7 @@ async fn an_address_is_confirmed_by_whoever_knows_the_password() {
 }
 
 #[tokio::test]
-async fn too_many_logins_are_told_in_words() {
+async fn too_many_logins_are_explained() {
     let gateway =
         Gateway::start(&SITE.replace("requests = 1000, per = '1s'", "requests = 2, per = '10m'"))
             .await;
@@ -452,7 +452,7 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
 }
 
 #[tokio::test]
-async fn a_form_that_nobody_is_known_for_is_answered_in_words_and_not_passed_on() {
+async fn a_form_without_a_valid_login_gets_a_page_and_is_not_forwarded() {
     let gateway =
         Gateway::start(&format!("{}\n[[route]]\npath = '/api/*'\nupstream = 'app'", table(SITE)))
             .await;
@@ -524,7 +524,7 @@ async fn a_form_of_another_site_is_refused() {
 }
 
 #[tokio::test]
-async fn the_brand_is_shown_and_its_files_are_harmless() {
+async fn the_brand_is_shown_and_its_files_cannot_run_scripts() {
     let svg = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 120 24'><rect width='120' height='24' fill='#7a1fa2'/><script>alert(1)</script></svg>";
     let branded =
         SITE.replace("name = 'Example'", "name = 'Example', colour = '#7a1fa2', logo = 'logo.svg'");
@@ -557,7 +557,7 @@ async fn the_brand_is_shown_and_its_files_are_harmless() {
 }
 
 #[tokio::test]
-async fn registration_that_is_closed_says_so() {
+async fn closed_registration_is_explained() {
     let gateway = Gateway::start(&SITE.replace("'open'", "'closed'")).await;
     assert!(!page(&gateway, "/auth/login", "").await.text().contains("/auth/register"));
     let html = is_page(&page(&gateway, "/auth/register", "").await, 403, "Error: Register");
@@ -592,7 +592,7 @@ fn html(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn somebody_registers_works_and_logs_out_in_a_browser() {
+async fn a_person_can_register_work_and_log_out_in_a_browser() {
     let gateway = in_browser(SITE).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     browser.goto("https://app.test/reports/q3?x=1").await;
@@ -633,7 +633,7 @@ async fn somebody_registers_works_and_logs_out_in_a_browser() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_the_right_one_leads_back_in_a_browser() {
+async fn a_wrong_password_is_reported_and_the_right_one_redirects_back_in_a_browser() {
     let gateway = in_browser(SITE).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     register_over_tls(&browser, "ann@example.com").await;
@@ -680,7 +680,7 @@ async fn register_over_tls(browser: &Browser, email: &str) {
 }
 
 #[tokio::test]
-async fn an_expired_access_cookie_is_renewed_unnoticed_in_every_tab() {
+async fn an_expired_access_cookie_is_renewed_in_every_tab() {
     let gateway =
         in_browser(&SITE.replace("registration", "access_token_ttl = '1s', registration")).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
@@ -714,7 +714,7 @@ async fn an_expired_access_cookie_is_renewed_unnoticed_in_every_tab() {
 }
 
 #[tokio::test]
-async fn a_form_of_another_site_does_nothing_in_a_browser() {
+async fn a_form_of_another_site_has_no_effect_in_a_browser() {
     let gateway = in_browser(&format!(
         "{}\n[[route]]\nhost = 'evil.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'",
         table(SITE)
@@ -735,7 +735,7 @@ async fn a_form_of_another_site_does_nothing_in_a_browser() {
 }
 
 #[tokio::test]
-async fn a_login_leads_on_also_where_the_application_leads_to_another_origin_in_a_browser() {
+async fn a_login_continues_if_the_application_redirects_to_another_origin_in_a_browser() {
     let gateway = in_browser(&format!(
         "{}\n[[route]]\nhost = 'other.test'\npath = '/*'\nupstream = 'app'\naccess = 'public'",
         table(SITE)
@@ -771,7 +771,7 @@ async fn a_login_leads_on_also_where_the_application_leads_to_another_origin_in_
 /// WCAG 2.2, 1.4.4 and 1.4.10: whoever needs letters twice the size on the smallest screen reads
 /// down, and never sideways as well.
 #[tokio::test]
-async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size() {
+async fn pages_do_not_scroll_sideways_at_320_pixels_with_doubled_text() {
     let site = SITE
         .replace("registration", "totp = true, registration")
         .replace("Example", &"m".repeat(60));
@@ -832,7 +832,7 @@ async fn nothing_is_scrolled_sideways_at_320_pixels_with_text_of_twice_the_size(
 }
 
 #[tokio::test]
-async fn what_was_typed_while_the_login_expired_is_sent_again_in_a_browser() {
+async fn a_form_typed_while_the_login_expired_can_be_sent_again_in_a_browser() {
     let gateway = in_browser(SITE).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     let form = "<h1>Write</h1><form method=post action='/letters'><input name=text><button>Send</button></form>";
@@ -901,7 +901,7 @@ fn table(config: &str) -> String {
 }
 
 #[tokio::test]
-async fn another_session_is_ended_on_the_sessions_page_in_a_browser() {
+async fn the_sessions_page_ends_another_session_in_a_browser() {
     let gateway = in_browser(SITE).await;
     let (Some(here), Some(there)) =
         (Browser::start(&gateway).await, Browser::start(&gateway).await)
@@ -972,7 +972,7 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
 }
 
 #[tokio::test]
-async fn an_address_is_confirmed_by_a_button_and_not_by_a_link_in_a_browser() {
+async fn a_button_confirms_an_address_and_a_link_alone_does_not_in_a_browser() {
     let gateway =
         in_browser(&SITE.replace("registration", "verify_email = true, registration")).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
@@ -1003,7 +1003,7 @@ async fn an_address_is_confirmed_by_a_button_and_not_by_a_link_in_a_browser() {
 }
 
 #[tokio::test]
-async fn a_second_factor_is_set_up_and_asked_for_in_a_browser() {
+async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     let gateway = in_browser(&SITE.replace("registration", "totp = true, registration")).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     register_over_tls(&browser, "ann@example.com").await;

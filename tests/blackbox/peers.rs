@@ -763,7 +763,7 @@ async fn a_certified_provider_rotates_its_keys() {
 }
 
 #[tokio::test]
-async fn a_certified_provider_goes_away_and_comes_back() {
+async fn a_certified_provider_can_fail_and_recover() {
     let Some([key, new]) = private_keys([("k1", "ES256"), ("k2", "ES256")]) else { return };
     let Some(mut provider) = Provider::start(std::slice::from_ref(&key)) else { return };
     let folder = tempfile::TempDir::new().unwrap();
@@ -805,7 +805,7 @@ async fn a_certified_provider_goes_away_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_certified_provider_tells_of_logouts() {
+async fn a_certified_provider_sends_logout_tokens() {
     let Some(keys) = private_keys([("k1", "ES256")]) else { return };
     for by_session in [true, false] {
         let Some(mut provider) = Provider::start(&keys) else { return };
@@ -838,7 +838,7 @@ async fn a_certified_provider_tells_of_logouts() {
 /// The other way round: what the built-in issuer signs and publishes is taken by others' libraries,
 /// and refused by them where it should be.
 #[tokio::test]
-async fn others_verify_what_the_built_in_issuer_mints() {
+async fn other_libraries_verify_tokens_of_the_built_in_issuer() {
     let (Some(node), Some(python)) = (Peer::start("verify.js"), Peer::start("verify.py")) else {
         return;
     };

@@ -34,7 +34,7 @@ async fn new_routes_are_served_after_sighup() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_changes_nothing_and_says_why() {
+async fn an_invalid_file_changes_nothing_and_is_reported() {
     let gateway = Gateway::start(ONE).await;
     for wrong in [
         "route = [{ path = '/two', upstream = 'nowhere', access = 'public' }]",
@@ -68,7 +68,7 @@ async fn a_wrong_file_changes_nothing_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_request_in_flight_ends_under_the_file_it_began_with() {
+async fn a_request_in_flight_finishes_under_its_original_configuration() {
     let gateway = Gateway::start(
         "route = [{ name = 'before', path = '/*', upstream = 'app', access = 'public' }]",
     )
@@ -108,7 +108,7 @@ async fn an_unchanged_upstream_keeps_its_connections() {
 }
 
 #[tokio::test]
-async fn what_is_read_at_start_cannot_be_changed() {
+async fn settings_read_at_start_cannot_be_reloaded() {
     let gateway = Gateway::start(ONE).await;
     for changed in
         ["server.listen = '127.0.0.1:1'", "server.workers = 2", "admin.listen = '127.0.0.1:1'"]
@@ -122,7 +122,7 @@ async fn what_is_read_at_start_cannot_be_changed() {
 }
 
 #[tokio::test]
-async fn keys_are_read_again_with_the_file() {
+async fn a_reload_reads_keys_again() {
     let config = "route = [{ path = '/*', upstream = 'app' }]";
     let gateway = Gateway::start(config).await;
     let (old, new) = (
@@ -175,7 +175,7 @@ async fn a_watched_file_is_reloaded_when_it_changes() {
 }
 
 #[tokio::test]
-async fn a_config_map_swap_is_seen() {
+async fn a_swapped_config_map_is_reloaded() {
     let upstream = Upstream::start().await;
     let setup = Gateway::setup("").upstream(upstream.clone());
     let folder = setup.path().to_owned();
@@ -244,7 +244,7 @@ async fn a_change_during_a_reload_is_not_lost() {
 
 /// `PORTCULLIS_TEST_RELOAD_SECONDS=30` for the long variant.
 #[tokio::test]
-async fn reloading_under_load_loses_no_request() {
+async fn a_reload_under_load_loses_no_request() {
     let seconds = std::env::var("PORTCULLIS_TEST_RELOAD_SECONDS")
         .ok()
         .and_then(|seconds| seconds.parse().ok())

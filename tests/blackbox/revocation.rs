@@ -93,7 +93,7 @@ async fn a_revoked_token_is_refused_by_every_worker_at_once() {
 }
 
 #[tokio::test]
-async fn sessions_and_subjects_are_revoked_whole() {
+async fn a_revocation_covers_the_whole_session_or_subject() {
     let gateway = start(STORED).await;
     let (one, two) =
         (claims(json!({ "jti": "a", "sid": "s" })), claims(json!({ "jti": "b", "sid": "s" })));
@@ -115,7 +115,7 @@ async fn sessions_and_subjects_are_revoked_whole() {
 }
 
 #[tokio::test]
-async fn a_subject_that_is_a_number_is_revoked_by_its_digits() {
+async fn a_numeric_subject_is_revoked_by_its_digits() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "sub": 17 }));
     lives(&gateway, &token).await;
@@ -124,7 +124,7 @@ async fn a_subject_that_is_a_number_is_revoked_by_its_digits() {
 }
 
 #[tokio::test]
-async fn a_revocation_is_of_one_issuer_or_of_every() {
+async fn a_revocation_is_for_one_issuer_or_for_all() {
     let gateway = start(TWO_ISSUERS).await;
     let (corp, app) =
         (claims(json!({ "sub": "ann" })), claims(json!({ "sub": "ann", "iss": null })));
@@ -141,7 +141,7 @@ async fn a_revocation_is_of_one_issuer_or_of_every() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_a_loss_of_power() {
+async fn acknowledged_writes_survive_a_power_loss() {
     let mut gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     for round in 0..3 {
@@ -156,7 +156,7 @@ async fn what_was_acknowledged_survives_a_loss_of_power() {
 }
 
 #[tokio::test]
-async fn a_section_that_is_renamed_brings_nothing_back() {
+async fn a_renamed_section_does_not_restore_revoked_tokens() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     revoked(&gateway, json!({ "jti": "t", "issuer": "corp" })).await;
@@ -172,7 +172,7 @@ async fn a_section_that_is_renamed_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn the_command_reaches_a_gateway_that_runs() {
+async fn a_command_revokes_in_a_running_gateway() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     lives(&gateway, &token).await;
@@ -201,7 +201,7 @@ async fn the_command_reaches_a_gateway_that_runs() {
 }
 
 #[tokio::test]
-async fn the_command_reaches_a_gateway_that_starts_later() {
+async fn a_command_revokes_for_a_gateway_that_starts_later() {
     let mut gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     gateway.signal("TERM");
@@ -214,7 +214,7 @@ async fn the_command_reaches_a_gateway_that_starts_later() {
 /// `leeway` lets a token in whose `iat` has not come yet. It was there before the revocation all
 /// the same.
 #[tokio::test]
-async fn a_token_from_the_future_dies_with_its_subject() {
+async fn a_token_with_a_future_iat_is_revoked_with_its_subject() {
     let mut gateway = start(STORED).await;
     let from_ahead =
         |subject: &str, seconds: u64| claims(json!({ "sub": subject, "iat": now() + seconds }));
@@ -241,7 +241,7 @@ async fn a_token_from_the_future_dies_with_its_subject() {
 }
 
 #[tokio::test]
-async fn the_command_says_what_is_wrong() {
+async fn the_revoke_command_reports_errors() {
     let gateway = start(TWO_ISSUERS).await;
     for (arguments, exit, told) in [
         (&["revoke"][..], 2, "<--jti <JTI>|--session <SID>|--subject <SUBJECT>>"),
@@ -267,7 +267,7 @@ async fn the_command_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn explain_knows_what_is_revoked() {
+async fn explain_knows_revocations() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     let explain = async || {
@@ -282,7 +282,7 @@ async fn explain_knows_what_is_revoked() {
 }
 
 #[tokio::test]
-async fn only_the_token_of_the_operators_revokes() {
+async fn only_the_admin_token_can_revoke() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     let body = json!({ "jti": "t" }).to_string();
@@ -320,7 +320,7 @@ async fn only_the_token_of_the_operators_revokes() {
 }
 
 #[tokio::test]
-async fn bodies_that_say_nothing_clear_revoke_nothing() {
+async fn unclear_bodies_revoke_nothing() {
     let gateway = start(STORED).await;
     for (body, told) in [
         ("", "EOF"),
@@ -347,7 +347,7 @@ async fn bodies_that_say_nothing_clear_revoke_nothing() {
 }
 
 #[tokio::test]
-async fn without_a_token_of_its_own_there_is_no_endpoint() {
+async fn without_an_admin_token_there_is_no_revoke_endpoint() {
     let gateway = start(&STORED.replace("admin.token = { file = 'admin.token' }\n", "")).await;
     assert_eq!(revoke(&gateway, json!({ "jti": "t" })).await.status, 404);
     // A reload can set a token, another one, and take it away.
@@ -361,7 +361,7 @@ async fn without_a_token_of_its_own_there_is_no_endpoint() {
 }
 
 #[tokio::test]
-async fn a_token_that_could_be_guessed_or_never_sent_is_refused() {
+async fn an_admin_token_that_is_short_or_cannot_be_sent_is_refused() {
     for (token, told) in
         [("short", "the token has 5 bytes"), ("two words of sixteen", "cannot be sent")]
     {
@@ -375,7 +375,7 @@ async fn a_token_that_could_be_guessed_or_never_sent_is_refused() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_an_outage_and_revokes_nothing() {
+async fn a_failing_store_returns_503_and_revokes_nothing() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     // Another process that holds the database for longer than anybody waits.
@@ -392,7 +392,7 @@ async fn a_store_that_fails_is_an_outage_and_revokes_nothing() {
 }
 
 #[tokio::test]
-async fn without_a_store_it_holds_until_the_process_ends_and_check_says_so() {
+async fn without_a_store_revocations_last_until_the_process_ends() {
     let mut gateway = start(&STORED.replace("store.database = 'sqlite:portcullis.db'\n", "")).await;
     let (code, _, warnings) = gateway.command(&["check"]).await;
     assert!(code == 0 && warnings.contains("revokes in memory only"), "{warnings}");
@@ -408,7 +408,7 @@ async fn without_a_store_it_holds_until_the_process_ends_and_check_says_so() {
 }
 
 #[tokio::test]
-async fn a_forged_token_learns_nothing_of_what_is_revoked() {
+async fn a_forged_token_reveals_nothing_about_revocations() {
     let gateway = start(STORED).await;
     revoked(&gateway, json!({ "jti": "t" })).await;
     let forged =
@@ -421,7 +421,7 @@ async fn a_forged_token_learns_nothing_of_what_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_route_that_only_counts_lets_a_revoked_token_through_as_nobody() {
+async fn a_route_that_does_not_enforce_forwards_a_revoked_token_without_an_identity() {
     let gateway =
         start(&STORED.replace("upstream = 'app' }", "upstream = 'app', enforce = false }")).await;
     let token = claims(json!({ "jti": "t" }));
@@ -451,7 +451,7 @@ pub async fn open(database: &str) -> sqlx::SqliteConnection {
 
 /// Also where the file has no issuer of its own, whose logins would notice it.
 #[tokio::test]
-async fn a_store_that_fails_is_named_until_it_works_again() {
+async fn a_failing_store_is_reported_until_it_works_again() {
     let gateway = start(STORED).await;
     run(&gateway, &FAIL).await;
     revoke(&gateway, json!({ "jti": "t" })).await.is(503, "store_unavailable");

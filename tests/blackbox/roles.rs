@@ -7,7 +7,7 @@ use crate::harness::Gateway;
 use crate::harness::mint::{claims, now, token};
 
 #[tokio::test]
-async fn one_of_roles_is_enough() {
+async fn one_of_the_roles_is_enough() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['auditor', 'admin'] }]")
             .await;
@@ -35,7 +35,7 @@ async fn one_of_roles_is_enough() {
 }
 
 #[tokio::test]
-async fn all_that_a_route_asks_for_is_required() {
+async fn every_requirement_of_a_route_must_be_met() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\nroles = ['a', 'b']\nall_roles = ['c', 'd']\nscopes = ['read', 'write']\nclaims = { tenant = ['acme', 7], 'org.level' = [3], staff = [true] }",
     )
@@ -69,7 +69,7 @@ async fn all_that_a_route_asks_for_is_required() {
 }
 
 #[tokio::test]
-async fn roles_are_found_where_the_issuer_keeps_them() {
+async fn roles_are_read_from_the_configured_claim() {
     for (at, held) in [
         ("'realm_access.roles'", json!({ "realm_access": { "roles": ["admin"] } })),
         ("['https://example.com/roles']", json!({ "https://example.com/roles": ["admin"] })),
@@ -86,7 +86,7 @@ async fn roles_are_found_where_the_issuer_keeps_them() {
 }
 
 #[tokio::test]
-async fn a_route_that_does_not_enforce_counts_and_lets_through() {
+async fn a_route_that_does_not_enforce_counts_and_forwards() {
     let gateway = Gateway::start(
         "[[route]]\nname = 'soft'\npath = '/*'\nupstream = 'app'\nroles = ['admin']\nenforce = false\nforward_authorization = true\ntoken_from = ['header', 'cookie']",
     )
@@ -123,7 +123,7 @@ async fn a_route_that_does_not_enforce_counts_and_lets_through() {
 }
 
 #[tokio::test]
-async fn not_enforcing_softens_neither_malformed_requests_nor_foreign_origins() {
+async fn malformed_requests_and_foreign_origins_are_always_refused() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\nenforce = false\ntoken_from = ['header', 'cookie']\nlimit = 'few'\n[limit.few]\nrequests = 4\nper = '1h'",
     )

@@ -90,7 +90,7 @@ async fn the_most_specific_route_wins_in_any_order() {
 }
 
 #[tokio::test]
-async fn what_has_no_route_is_404() {
+async fn a_request_without_a_route_is_a_404() {
     for setup in public(&[("a.test", "/a/*", ""), ("*.test", "/b", "")]) {
         let gateway = setup.start().await;
         for (host, path) in [
@@ -145,7 +145,7 @@ async fn a_method_never_falls_through() {
 }
 
 #[tokio::test]
-async fn a_head_request_gets_the_head_alone() {
+async fn a_head_request_gets_no_body() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', access = 'public' }, { path = '/in', upstream = 'app' }]").await;
     gateway.upstream().answers("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: 1\r\n\r\n");
@@ -206,7 +206,7 @@ async fn an_application_that_folds_case_is_matched_folded() {
 }
 
 #[tokio::test]
-async fn the_host_that_is_sent_can_be_set() {
+async fn the_forwarded_host_can_be_set() {
     let gateway = Gateway::start(
         "[upstream.app]\nurl = 'http://$UPSTREAM'\nhost = 'legacy.internal'\n[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'",
     )
@@ -220,7 +220,7 @@ async fn the_host_that_is_sent_can_be_set() {
 }
 
 #[tokio::test]
-async fn the_built_in_application_answers_with_what_it_was_sent() {
+async fn the_built_in_application_echoes_the_request() {
     let gateway = Gateway::start(
         "upstream.app = { builtin = 'echo' }\nroute = [{ path = '/*', upstream = 'app' }]",
     )

@@ -116,7 +116,7 @@ pub fn code(secret: &[u8], from_now: i64) -> String {
 }
 
 #[tokio::test]
-async fn a_login_asks_for_a_code_and_takes_each_once() {
+async fn a_login_asks_for_a_code_and_accepts_each_code_once() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     let me =
@@ -176,7 +176,7 @@ async fn a_login_asks_for_a_code_and_takes_each_once() {
 }
 
 #[tokio::test]
-async fn recovery_codes_are_good_once() {
+async fn recovery_codes_work_once() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     let (_, codes) = enrol(&gateway, &bearer).await;
@@ -194,7 +194,7 @@ async fn recovery_codes_are_good_once() {
 }
 
 #[tokio::test]
-async fn of_many_that_bring_one_code_one_gets_in() {
+async fn concurrent_logins_with_one_code_succeed_once() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     let (secret, _) = enrol(&gateway, &bearer).await;
@@ -230,7 +230,7 @@ async fn join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 }
 
 #[tokio::test]
-async fn many_wrong_codes_are_not_looked_at() {
+async fn codes_are_not_checked_after_many_wrong_ones() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     let (secret, codes) = enrol(&gateway, &bearer).await;
@@ -244,7 +244,7 @@ async fn many_wrong_codes_are_not_looked_at() {
 }
 
 #[tokio::test]
-async fn what_is_not_offered_is_not_there_but_who_has_it_keeps_it() {
+async fn a_disabled_second_factor_is_hidden_except_from_its_users() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     enrol(&gateway, &bearer).await;

@@ -12,7 +12,7 @@ use crate::harness::{Gateway, mint, within};
 const OPERATOR: &str = "the-token-of-the-operators";
 
 #[tokio::test]
-async fn a_refresh_token_is_used_once_and_its_reuse_ends_the_session() {
+async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
     let gateway = Gateway::start(&open("refresh_reuse_interval = '0s'")).await;
     gateway.register("ann@example.com").await;
     let (first, bystander) =
@@ -40,7 +40,7 @@ async fn a_refresh_token_is_used_once_and_its_reuse_ends_the_session() {
 }
 
 #[tokio::test]
-async fn within_the_interval_a_repetition_gets_the_same_successor() {
+async fn a_repeated_refresh_within_the_grace_period_gets_the_same_successor() {
     let gateway = Gateway::start(&open("refresh_reuse_interval = '1m'")).await;
     gateway.register("ann@example.com").await;
     let first = gateway.login("ann@example.com").await;
@@ -58,7 +58,7 @@ async fn within_the_interval_a_repetition_gets_the_same_successor() {
 
 /// One successor, no fork, and the session lives.
 #[tokio::test]
-async fn two_hundred_refreshes_at_once_have_one_successor() {
+async fn two_hundred_concurrent_refreshes_have_one_successor() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     gateway.register("ann@example.com").await;
     let mut token = gateway.login("ann@example.com").await.refresh;
@@ -82,7 +82,7 @@ async fn two_hundred_refreshes_at_once_have_one_successor() {
 }
 
 #[tokio::test]
-async fn what_is_no_refresh_token_is_no_grant() {
+async fn invalid_refresh_tokens_are_an_invalid_grant() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -103,7 +103,7 @@ async fn what_is_no_refresh_token_is_no_grant() {
 }
 
 #[tokio::test]
-async fn a_logout_is_the_end_at_once() {
+async fn a_logout_takes_effect_at_once() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
     gateway.register("ann@example.com").await;
     let (tokens, other) =
@@ -142,7 +142,7 @@ async fn a_logout_is_the_end_at_once() {
 
 /// What names no session does not keep the caller's alive, and two that are named both end.
 #[tokio::test]
-async fn a_logout_ends_whatever_session_it_names() {
+async fn a_logout_ends_the_session_that_its_token_names() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     for unreadable in ["x", ""] {
@@ -239,7 +239,7 @@ async fn sessions_are_listed_and_ended_one_by_one() {
 }
 
 #[tokio::test]
-async fn the_hundred_sessions_that_were_used_last_are_listed() {
+async fn the_hundred_most_recently_used_sessions_are_listed() {
     let gateway = Gateway::start(&open("")).await;
     let account = gateway.register("ann@example.com").await;
     let first = gateway.login("ann@example.com").await;
@@ -277,7 +277,7 @@ async fn the_hundred_sessions_that_were_used_last_are_listed() {
 /// `portcullis revoke --session`, or an operator's `POST /revoke`: a session that can only have
 /// dead tokens is over.
 #[tokio::test]
-async fn a_session_that_is_revoked_is_not_carried_on() {
+async fn a_revoked_session_cannot_be_refreshed() {
     let gateway =
         Gateway::setup(&format!("{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open("")))
             .file("admin.token", OPERATOR)
@@ -338,7 +338,7 @@ async fn a_session_that_is_revoked_is_not_carried_on() {
 /// A login right after a revocation has a token that is issued past the cut-off. Whatever ends it
 /// in that very second does end it.
 #[tokio::test]
-async fn a_token_that_was_issued_past_a_cut_off_ends_like_any_other() {
+async fn a_token_issued_after_a_cut_off_can_be_revoked() {
     let config =
         format!("server.workers = 4\n{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""));
     let gateway =
@@ -392,7 +392,7 @@ async fn a_token_that_was_issued_past_a_cut_off_ends_like_any_other() {
 }
 
 #[tokio::test]
-async fn an_access_token_has_its_time() {
+async fn an_access_token_has_the_configured_lifetime() {
     let gateway = Gateway::start(&open("access_token_ttl = '1s'")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -404,7 +404,7 @@ async fn an_access_token_has_its_time() {
 
 /// A session that is not used goes, one that is stays.
 #[tokio::test]
-async fn a_session_lasts_as_long_as_it_is_used() {
+async fn a_session_lasts_while_it_is_used() {
     let gateway = Gateway::start(&open("refresh_token_ttl = '2s'")).await;
     gateway.register("ann@example.com").await;
     let idle = gateway.login("ann@example.com").await;
@@ -424,7 +424,7 @@ async fn a_session_lasts_as_long_as_it_is_used() {
 }
 
 #[tokio::test]
-async fn a_session_has_its_end_however_much_it_is_used() {
+async fn a_session_has_a_maximum_lifetime() {
     let gateway = Gateway::start(&open("session_lifetime = '2s'")).await;
     gateway.register("ann@example.com").await;
     let mut token = gateway.login("ann@example.com").await.refresh;
@@ -443,7 +443,7 @@ async fn a_session_has_its_end_however_much_it_is_used() {
 
 /// The session is over, for want of use or with its account; its access token is still valid.
 #[tokio::test]
-async fn a_logout_counts_also_when_the_session_is_forgotten() {
+async fn a_logout_also_works_after_the_session_was_deleted() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;

@@ -45,7 +45,7 @@ fn is(message: &'static str) -> impl Fn(&Value) -> bool {
 }
 
 #[tokio::test]
-async fn a_message_reaches_a_server_on_this_machine() {
+async fn mail_reaches_a_server_on_this_machine() {
     let Some(mut server) = Peer::start("smtp.py") else { return };
     let port = server.ask(json!({ "start": { "login": ["app", "p@ss:word"] } }))["port"].clone();
     let gateway = gateway(&format!("smtp://app:p%40ss%3Aword@127.0.0.1:{port}")).await;
@@ -68,7 +68,7 @@ async fn a_message_reaches_a_server_on_this_machine() {
 }
 
 #[tokio::test]
-async fn a_server_with_tls_is_believed_by_its_certificate_only() {
+async fn a_mail_server_needs_a_trusted_certificate() {
     let Some(mut server) = Peer::start("smtp.py") else { return };
     let files = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -94,7 +94,7 @@ async fn a_server_with_tls_is_believed_by_its_certificate_only() {
 }
 
 #[tokio::test]
-async fn what_a_server_says_decides_whether_it_is_tried_again() {
+async fn the_reply_of_the_mail_server_decides_about_retries() {
     let Some(mut server) = Peer::start("smtp.py") else { return };
     let port = server.ask(json!({ "start": {} }))["port"].clone();
     server.ask(json!({ "answer": "451 4.3.0 come again" }));
@@ -161,7 +161,7 @@ async fn serve(stream: TcpStream, taken: Arc<Mutex<BTreeMap<String, usize>>>, go
 }
 
 #[tokio::test]
-async fn a_server_that_is_slow_for_one_message_does_not_hold_up_the_others() {
+async fn a_slow_message_does_not_delay_the_others() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (taken, go_on) = (Arc::<Mutex<BTreeMap<_, _>>>::default(), Arc::<Notify>::default());

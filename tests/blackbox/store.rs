@@ -80,7 +80,7 @@ async fn a_failed_commit_is_never_acknowledged() {
 
 /// A message whose claim is not written would be sent again at every look.
 #[tokio::test]
-async fn mail_whose_claim_cannot_be_written_is_not_sent() {
+async fn mail_that_cannot_be_claimed_is_not_sent() {
     let gateway = Gateway::start(&open("mail = { folder = 'mail' }")).await;
     gateway.register("ann@example.com").await;
     run(&gateway, &FAIL).await;
@@ -100,7 +100,7 @@ fn sent(gateway: &Gateway) -> usize {
 
 /// What is written to a file that has lost its name is lost with it.
 #[tokio::test]
-async fn a_database_that_is_gone_or_another_is_noticed_and_nothing_is_acknowledged() {
+async fn a_missing_or_replaced_database_acknowledges_nothing() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let (database, away) = (gateway.path("portcullis.db"), gateway.path("away.db"));
@@ -152,7 +152,7 @@ async fn a_revocation_that_a_gateway_cannot_learn_of_fails() {
 
 /// What a damaged database still takes may be lost with it.
 #[tokio::test]
-async fn a_database_that_is_damaged_while_it_is_in_use_takes_nothing_more() {
+async fn a_database_damaged_while_in_use_accepts_no_writes() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
@@ -175,7 +175,7 @@ async fn a_database_that_is_damaged_while_it_is_in_use_takes_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_missing_database_beside_its_key_is_not_begun_anew_by_itself() {
+async fn a_missing_database_is_not_recreated_if_its_key_exists() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     gateway.signal("TERM");
@@ -202,7 +202,7 @@ async fn a_missing_database_beside_its_key_is_not_begun_anew_by_itself() {
 
 /// The clock was two days ahead when somebody logged in, and is right again.
 #[tokio::test]
-async fn an_account_that_is_cut_off_ahead_of_the_clock_is_named_and_can_be_let_in() {
+async fn an_account_cut_off_ahead_of_the_clock_is_reported_and_can_be_fixed() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let before = gateway.login("ann@example.com").await;

@@ -31,7 +31,7 @@ async fn write_until_stalled(connection: &mut Connection, most: usize) -> usize 
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_reads_stalls_the_client() {
+async fn an_unread_upload_stalls_the_client() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does(
         [vec![Step::Hold], answer("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nread")].concat(),
@@ -51,7 +51,7 @@ async fn an_upload_that_nobody_reads_stalls_the_client() {
 }
 
 #[tokio::test]
-async fn a_download_that_nobody_reads_stalls_the_upstream() {
+async fn an_unread_download_stalls_the_upstream() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does(vec![
         Step::ReadBody,
@@ -71,7 +71,7 @@ async fn a_download_that_nobody_reads_stalls_the_upstream() {
 }
 
 #[tokio::test]
-async fn an_endless_download_takes_no_memory() {
+async fn an_endless_download_uses_bounded_memory() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway
         .upstream()
@@ -91,7 +91,7 @@ async fn an_endless_download_takes_no_memory() {
 
 /// In either direction: what a side does not read is held up where it comes from.
 #[tokio::test]
-async fn sides_that_do_not_read_take_little_memory() {
+async fn peers_that_do_not_read_use_little_memory() {
     const CONNECTIONS: usize = 100;
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does_at(
@@ -137,7 +137,7 @@ async fn sides_that_do_not_read_take_little_memory() {
 }
 
 #[tokio::test]
-async fn an_upload_is_passed_on_while_it_comes() {
+async fn an_upload_is_forwarded_while_it_arrives() {
     let gateway = Gateway::start(PUBLIC).await;
     let mut connection = gateway.connect().await;
     connection
@@ -156,7 +156,7 @@ async fn an_upload_is_passed_on_while_it_comes() {
 }
 
 #[tokio::test]
-async fn the_framing_of_a_body_stays_as_it_is() {
+async fn the_framing_of_a_body_is_preserved() {
     let gateway = Gateway::start(PUBLIC).await;
     assert_eq!(gateway.request("POST", "/").body("hello").send().await.status, 200);
     let received = gateway.upstream().last();
@@ -177,7 +177,7 @@ async fn the_framing_of_a_body_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_answer_says_its_length_in_one_way() {
+async fn a_response_has_one_length() {
     let gateway = Gateway::start(PUBLIC).await;
     for (fields, status) in [
         ("Content-Length: 2\r\nContent-Length: 2\r\n\r\nok", 200),
@@ -214,7 +214,7 @@ async fn an_answer_says_its_length_in_one_way() {
 }
 
 #[tokio::test]
-async fn trailers_come_back_where_they_are_welcome() {
+async fn response_trailers_are_sent_if_the_client_accepts_them() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().answers("HTTP/1.1 200 OK\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Checksum: 1\r\nSet-Cookie: a=1\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 1\r\nContent-Length: 9\r\n\r\n");
     for (te, trailers) in [(Some("trailers"), 1), (Some("gzip;q=0.5, trailers"), 1), (None, 0)] {
@@ -230,7 +230,7 @@ async fn trailers_come_back_where_they_are_welcome() {
 }
 
 #[tokio::test]
-async fn the_body_is_asked_for_only_after_authorization() {
+async fn the_body_is_requested_only_after_authorization() {
     let gateway =
         Gateway::start("route = [{ path = '/*', upstream = 'app', roles = ['admin'] }]").await;
     gateway.upstream().does(vec![
@@ -258,7 +258,7 @@ async fn the_body_is_asked_for_only_after_authorization() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_refuses_at_once_spares_the_client_the_upload() {
+async fn an_early_refusal_saves_the_client_the_upload() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does(vec![
         write("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno!"),
@@ -274,7 +274,7 @@ async fn an_upstream_that_refuses_at_once_spares_the_client_the_upload() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_never_says_continue_gets_the_body_all_the_same() {
+async fn an_upstream_without_100_continue_gets_the_body() {
     let gateway = Gateway::start(PUBLIC).await;
     let mut connection = gateway.connect().await;
     connection.write("POST / HTTP/1.1\r\nHost: app.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
@@ -284,7 +284,7 @@ async fn an_upstream_that_never_says_continue_gets_the_body_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_the_body_arrives() {
+async fn a_response_before_the_end_of_the_upload_reaches_the_client() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway
         .upstream()
@@ -298,7 +298,7 @@ async fn an_answer_before_the_end_of_the_body_arrives() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_the_body_arrives_although_the_upstream_closes() {
+async fn an_early_response_reaches_the_client_although_the_upstream_closes() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does(vec![
         write("HTTP/1.1 409 Conflict\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"),
@@ -314,7 +314,7 @@ async fn an_answer_before_the_end_of_the_body_arrives_although_the_upstream_clos
 /// A socket that is closed with bytes unread resets the connection; what it had sent before is
 /// there to be read all the same.
 #[tokio::test]
-async fn an_answer_in_the_middle_of_an_upload_arrives_although_the_upstream_resets() {
+async fn an_early_response_reaches_the_client_although_the_upstream_resets() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does(vec![
         write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"),
@@ -344,7 +344,7 @@ async fn an_answer_in_the_middle_of_an_upload_arrives_although_the_upstream_rese
 }
 
 #[tokio::test]
-async fn a_refusal_in_the_middle_of_an_upload_arrives() {
+async fn a_refusal_during_an_upload_reaches_the_client() {
     let gateway = Gateway::start("[server.limits]\nmax_body = '1MiB'\n[[route]]\npath = '/*'\nupstream = 'app'\n[[route]]\npath = '/public'\nupstream = 'app'\naccess = 'public'").await;
     let body = vec![b'x'; 8 * 1024 * 1024];
     for (path, status, reason) in
@@ -367,7 +367,7 @@ async fn a_refusal_in_the_middle_of_an_upload_arrives() {
 }
 
 #[tokio::test]
-async fn when_the_client_goes_the_upstream_is_told() {
+async fn a_client_disconnect_reaches_the_upstream() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does_at("/waits", vec![Step::ReadBody, Step::Hold]);
     gateway.upstream().does_at(
@@ -441,7 +441,7 @@ async fn the_response_timeout_counts_from_the_end_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_pauses_in_its_upload_is_not_the_upstreams_fault() {
+async fn an_upload_that_pauses_is_not_an_upstream_timeout() {
     let gateway =
         Gateway::start(&with("body_idle_timeout = '20s'", "response_timeout = '300ms'")).await;
     let mut connection = gateway.connect().await;
@@ -457,7 +457,7 @@ async fn a_client_that_pauses_in_its_upload_is_not_the_upstreams_fault() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_take_the_upload_is_a_504() {
+async fn an_upstream_that_does_not_read_the_upload_is_a_504() {
     let gateway = Gateway::start(&with("", "response_timeout = '300ms'")).await;
     gateway.upstream().does(vec![Step::Hold]);
     let mut connection = gateway.connect().await;
@@ -487,7 +487,7 @@ async fn an_upstream_that_does_not_take_the_upload_is_a_504() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_let_go() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let gateway = Gateway::start(&format!("server.limits.idle_timeout = '500ms'\n{PUBLIC}")).await;
     gateway
         .upstream()
@@ -500,7 +500,7 @@ async fn a_client_that_does_not_read_is_let_go() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_a_502_or_504() {
+async fn an_unreachable_upstream_is_a_502_or_504() {
     let refused = Port::reserve();
     let port = refused.number();
     let gateway = Gateway::start(&format!(
@@ -520,7 +520,7 @@ async fn an_upstream_that_cannot_be_reached_is_a_502_or_504() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_breaks_off_is_a_502() {
+async fn a_broken_upstream_connection_is_a_502() {
     // Equal events are folded, and all of them are written at this level.
     let gateway = Gateway::start(&format!("{PUBLIC}\n[log]\nlevel = 'debug'")).await;
     for (path, steps) in [
@@ -583,7 +583,7 @@ async fn an_upstream_that_breaks_off_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_response_that_breaks_off_is_seen_to_be_cut() {
+async fn a_broken_response_is_recognisable_as_incomplete() {
     let gateway = Gateway::start(&with("", "idle_timeout = '300ms'")).await;
     for (path, head, reason) in [
         ("/length", "Content-Length: 10\r\n\r\nabc", "upstream_failed"),
@@ -625,7 +625,7 @@ async fn a_response_that_breaks_off_is_seen_to_be_cut() {
 
 /// As a server answers that speaks HTTP/2 alone: with its settings.
 #[tokio::test]
-async fn an_upstream_that_speaks_http_2_is_named() {
+async fn an_upstream_that_uses_http_2_is_reported() {
     let gateway = Gateway::start(&with("", "")).await;
     let settings = "\0\0\0\u{4}\0\0\0\0\0";
     gateway.upstream().does_at("/h2", vec![Step::ReadBody, write(settings), Step::Close]);
@@ -641,7 +641,7 @@ async fn an_upstream_that_speaks_http_2_is_named() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused() {
+async fn a_body_above_the_limit_is_refused() {
     let gateway = Gateway::start(&with("max_body = '1KiB'", "")).await;
     let refused = gateway.request("POST", "/").header("Content-Length", "1025").send().await;
     refused.is(413, "body_too_large");
@@ -661,7 +661,7 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_in_the_middle_of_its_body_is_let_go() {
+async fn a_client_that_stops_sending_its_body_is_disconnected() {
     let gateway = Gateway::start(&with("body_idle_timeout = '300ms'", "")).await;
     for (path, framing) in [
         ("/length", "Content-Length: 9\r\n\r\nsome"),
@@ -733,7 +733,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn an_answer_without_length_ends_with_the_connection() {
+async fn a_response_without_a_length_ends_with_the_connection() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway
         .upstream()

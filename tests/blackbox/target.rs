@@ -80,7 +80,7 @@ async fn a_path_with_two_meanings_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_what_the_contract_says() {
+async fn refusals_have_the_documented_members() {
     let gateway = Gateway::start(PUBLIC).await;
     let response = gateway.get("/a/../b?secret=1").header("X-Request-Id", "mine").send().await;
     response.is(400, "target_ambiguous");
@@ -95,7 +95,7 @@ async fn a_refusal_says_what_the_contract_says() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_characters_are_refused() {
+async fn bytes_that_are_not_utf_8_are_refused() {
     let gateway = Gateway::start(PUBLIC).await;
     for path in [&b"/\xff"[..], b"/\xc3\xa9", b"/a\x01b", b"/a\x7fb", b"/a\x00b"] {
         let request = [b"GET ", path, b" HTTP/1.1\r\nHost: app.test\r\n\r\n"].concat();
@@ -105,7 +105,7 @@ async fn bytes_that_are_no_characters_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_matched_is_sent_byte_for_byte() {
+async fn the_matched_path_is_forwarded_byte_for_byte() {
     let gateway = Gateway::start(PUBLIC).await;
     for target in [
         "/",
@@ -135,7 +135,7 @@ async fn what_is_matched_is_sent_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_encoded_spelling_of_a_protected_path_is_protected() {
+async fn an_encoded_form_of_a_protected_path_is_protected() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'\n[[route]]\npath = '/admin/*'\nupstream = 'app'\nroles = ['admin']",
     )
@@ -155,7 +155,7 @@ async fn an_encoded_spelling_of_a_protected_path_is_protected() {
 }
 
 #[tokio::test]
-async fn a_fragment_is_neither_matched_nor_sent() {
+async fn a_fragment_is_neither_matched_nor_forwarded() {
     let gateway = Gateway::start(PUBLIC).await;
     let response = gateway.get("/a#/../b").send().await;
     if response.status == 200 {
@@ -166,7 +166,7 @@ async fn a_fragment_is_neither_matched_nor_sent() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_one_host_is_refused() {
+async fn an_invalid_host_is_refused() {
     let gateway = Gateway::start(PUBLIC).await;
     for hosts in [
         "",
@@ -204,7 +204,7 @@ async fn a_host_that_is_not_one_host_is_refused() {
 }
 
 #[tokio::test]
-async fn every_ordinary_host_is_taken_as_it_is() {
+async fn every_valid_host_is_accepted_unchanged() {
     let gateway = Gateway::start(PUBLIC).await;
     for host in [
         "app.test",
@@ -226,7 +226,7 @@ async fn every_ordinary_host_is_taken_as_it_is() {
 
 /// `app.test.` is the same name, and the application is told the name that it knows.
 #[tokio::test]
-async fn a_fully_qualified_host_is_the_host() {
+async fn a_final_dot_of_the_host_is_ignored() {
     let gateway = Gateway::start(
         "route = [{ host = 'app.test', path = '/*', upstream = 'app', access = 'public' }]",
     )
@@ -239,7 +239,7 @@ async fn a_fully_qualified_host_is_the_host() {
 }
 
 #[tokio::test]
-async fn the_absolute_form_has_to_agree_with_host() {
+async fn the_absolute_form_must_agree_with_host() {
     let gateway = Gateway::start(PUBLIC).await;
     for (target, host, status) in [
         ("http://app.test/a", "app.test", 200),
@@ -266,7 +266,7 @@ async fn the_absolute_form_has_to_agree_with_host() {
 }
 
 #[tokio::test]
-async fn http_1_0_may_name_no_host() {
+async fn http_1_0_may_omit_the_host() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/a'\nupstream = 'app'\naccess = 'public'\n\
          [[route]]\nhost = 'app.test'\npath = '/b'\nupstream = 'app'\naccess = 'public'",
@@ -308,7 +308,7 @@ async fn connect_trace_and_a_star_are_never_forwarded() {
 }
 
 #[tokio::test]
-async fn a_relaxed_route_matches_what_its_application_reads() {
+async fn a_relaxed_route_matches_the_path_as_its_application_reads_it() {
     let gateway = Gateway::start(
         "[[route]]\nname = 'old'\npath = '/old/*'\nupstream = 'app'\naccess = 'public'\ninsecure_path = ['merge_slashes', 'parameters', 'encoded_slash']\n\
          [[route]]\nname = 'admin'\npath = '/old/admin/*'\nupstream = 'app'\ninsecure_path = ['merge_slashes', 'parameters', 'encoded_slash']\n\
@@ -380,7 +380,7 @@ async fn a_file_can_have_any_name() {
 }
 
 #[tokio::test]
-async fn strip_prefix_takes_whole_segments_as_they_were_received() {
+async fn strip_prefix_removes_whole_segments_as_received() {
     let gateway = Gateway::start(
         "[[route]]\npath = '/reports/*'\nupstream = 'app'\naccess = 'public'\nstrip_prefix = true\n\
          [[route]]\npath = '/a/{b}/*'\nupstream = 'app'\naccess = 'public'\nstrip_prefix = true\n\

@@ -17,7 +17,7 @@ fn setup() -> Setup {
 }
 
 #[tokio::test]
-async fn both_versions_and_both_protocols_are_spoken() {
+async fn both_tls_versions_and_both_protocols_are_supported() {
     let gateway = setup().start().await;
     for (versions, version) in
         [(vec![&TLS12], ProtocolVersion::TLSv1_2), (vec![&TLS13], ProtocolVersion::TLSv1_3)]
@@ -53,7 +53,7 @@ async fn both_versions_and_both_protocols_are_spoken() {
 }
 
 #[tokio::test]
-async fn our_origin_is_https_behind_tls() {
+async fn the_own_origin_is_https_behind_tls() {
     let certificate = authority().issue(&["app.test"]);
     let gateway = Gateway::setup(&TLS.replace("access = 'public'", "token_from = ['cookie']"))
         .file("tls.crt", certificate.chain)
@@ -72,7 +72,7 @@ async fn our_origin_is_https_behind_tls() {
 }
 
 #[tokio::test]
-async fn cleartext_and_unknown_protocols_are_no_handshake() {
+async fn cleartext_and_unknown_protocols_fail_the_handshake() {
     let gateway = setup().start().await;
     let mut connection = gateway.connect().await;
     connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
@@ -84,7 +84,7 @@ async fn cleartext_and_unknown_protocols_are_no_handshake() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_at_sighup_and_a_broken_pair_is_not() {
+async fn sighup_loads_a_new_certificate_but_not_a_broken_pair() {
     let gateway = setup().start().await;
     let shown = async || facts(&Client::default().connect(&gateway).await.unwrap()).0;
     let first = shown().await;
@@ -110,7 +110,7 @@ async fn a_new_certificate_is_taken_at_sighup_and_a_broken_pair_is_not() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_watched() {
+async fn a_changed_certificate_is_reloaded() {
     let certificate = authority().issue(&["app.test"]);
     let gateway = Gateway::setup(&format!("server.watch = true\n{TLS}"))
         .file("tls.crt", certificate.chain)
@@ -132,7 +132,7 @@ async fn a_certificate_is_watched() {
 }
 
 #[tokio::test]
-async fn an_upstream_is_spoken_to_over_tls() {
+async fn upstreams_can_use_tls() {
     let upstream =
         Upstream::start_tls(authority().issue(&["127.0.0.1", "localhost"]).server()).await;
     let config = "route = [{ path = '/*', upstream = 'app', access = 'public' }]\nupstream.app = { url = 'https://$UPSTREAM', tls = { ca = 'ca.pem' } }";
@@ -151,7 +151,7 @@ async fn an_upstream_is_spoken_to_over_tls() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_prove_itself_gets_nothing() {
+async fn an_upstream_without_a_valid_certificate_gets_no_request() {
     let other = Authority::new();
     for (what, names, ca) in [
         ("wrong authority", vec!["127.0.0.1"], other.pem.as_str()),
@@ -197,7 +197,7 @@ async fn too_many_tls_connections_are_closed() {
 
 /// What the guide tells whoever has made a certificate with one command of openssl.
 #[tokio::test]
-async fn a_self_signed_certificate_is_trusted_where_it_is_named() {
+async fn a_self_signed_certificate_is_trusted_if_it_is_configured() {
     let [right, another, elsewhere, expired] = [
         self_signed(&["127.0.0.1"], false),
         self_signed(&["127.0.0.1"], false),

@@ -17,7 +17,7 @@ async fn counted(gateway: &Gateway) -> [u64; 3] {
 }
 
 #[tokio::test]
-async fn a_token_is_verified_once_and_refusals_are_not_kept() {
+async fn a_token_is_verified_once_and_refusals_are_not_cached() {
     let gateway = Gateway::start(PROTECTED).await;
     let good = claims(json!({ "jti": "1" }));
     for _ in 0..5 {
@@ -51,7 +51,7 @@ async fn callers_are_never_mixed_up_and_the_bound_holds() {
 }
 
 #[tokio::test]
-async fn it_can_be_switched_off() {
+async fn the_token_cache_can_be_switched_off() {
     let gateway =
         Gateway::start(&format!("token_cache = {{ max_entries = 0 }}\n{PROTECTED}")).await;
     let token = mint::token(&[]);
@@ -62,7 +62,7 @@ async fn it_can_be_switched_off() {
 }
 
 #[tokio::test]
-async fn a_known_token_expires() {
+async fn a_cached_token_expires() {
     let gateway =
         Gateway::start(&format!("{PROTECTED}\n[issuer.corp]\nleeway = '0s'\n{}", mint::CORP)).await;
     let token = claims(json!({ "exp": now() + 2 }));
@@ -79,7 +79,7 @@ async fn a_known_token_expires() {
 }
 
 #[tokio::test]
-async fn a_reload_that_changes_the_issuer_or_its_key_counts_at_once() {
+async fn a_reload_that_changes_the_issuer_or_its_key_takes_effect_at_once() {
     let gateway = Gateway::start(PROTECTED).await;
     let token = mint::token(&[]);
     assert_eq!(gateway.get("/").bearer(&token).send().await.status, 200);

@@ -28,7 +28,7 @@ fn echo_server() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn messages_go_to_and_fro() {
+async fn messages_pass_in_both_directions() {
     let gateway = Gateway::start(&format!(
         "route = [{{ path = '/*', upstream = 'app' }}]\nupstream.app.url = 'http://{}'",
         echo_server()
@@ -67,7 +67,7 @@ async fn messages_go_to_and_fro() {
 }
 
 #[tokio::test]
-async fn the_handshake_is_passed_on_with_the_caller() {
+async fn the_websocket_handshake_is_forwarded_with_the_caller() {
     let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app' }]").await;
     gateway.upstream().does(vec![write(SWITCHING), Step::Echo]);
     let mut connection = gateway.connect().await;
@@ -105,7 +105,7 @@ async fn the_handshake_is_passed_on_with_the_caller() {
 }
 
 #[tokio::test]
-async fn what_follows_the_handshake_at_once_is_not_lost() {
+async fn bytes_right_after_the_handshake_are_not_lost() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().does(vec![write(&format!("{SWITCHING}greeting")), Step::Echo]);
     let mut connection = gateway.connect().await;
@@ -188,7 +188,7 @@ async fn every_other_upgrade_is_removed() {
 }
 
 #[tokio::test]
-async fn a_switch_to_another_protocol_is_the_upstreams_failure() {
+async fn an_unrequested_protocol_switch_is_an_upstream_failure() {
     let gateway = Gateway::start(PUBLIC).await;
     for answer in [
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
@@ -201,7 +201,7 @@ async fn a_switch_to_another_protocol_is_the_upstreams_failure() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_declines_answers_as_ever() {
+async fn an_upstream_can_decline_an_upgrade() {
     let gateway = Gateway::start(PUBLIC).await;
     gateway.upstream().answers("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nno");
     let mut connection = gateway.connect().await;

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_told_as_it_would_be_written() {
+    fn bounds_are_printed_in_the_syntax_of_the_file() {
         let day = Duration::from_hours(24);
         let told_of = |written: &str, range| message_of(duration(&text(written), range));
         assert_eq!(

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn one_text_has_its_place() {
+    fn a_value_keeps_its_span() {
         let holder: Holder =
             toml::from_str("one = \"x\"\nany = []\nsecret = \"y\"").expect("it is TOML");
         assert_eq!((holder.one.span(), holder.one.get_ref().0[0].span()), (6..9, 6..9));

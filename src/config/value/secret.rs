@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_show() {
+    fn secrets_are_not_printed() {
         let shown =
             format!("{:?} {:?}", secret("\"hunter2\""), SecretBytes::new(b"hunter2".to_vec()));
         assert!(shown.contains("[secret]") && !shown.contains("hunter2"), "{shown}");
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_read_from_where_they_are() {
+    fn secrets_are_read_from_each_source() {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let write = |name: &str, content: &[u8], mode: u32| {
             let path = folder.path().join(name);
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_secret_is_made_once() {
+    fn a_missing_secret_is_created_once() {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let path = folder.path().join("new");
         let reference = secret("{ file = \"new\", create = true }");

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_older_format_is_written_where_it_is_preferred() {
+    fn prometheus_text_is_written_if_preferred() {
         for (accept, wanted) in [
             ("", Format::OpenMetrics),
             ("*/*", Format::OpenMetrics),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_older_format_lacks_is_rewritten() {
+    fn features_missing_in_prometheus_text_are_rewritten() {
         let open = "# HELP a Many.\n# TYPE a counter\na_total{x=\"# TYPE b info\"} 1\n\
                     # HELP b The version.\n# TYPE b info\nb_info{v=\"1\"} 1\n\
                     # HELP c_seconds How long.\n# TYPE c_seconds histogram\n# UNIT c_seconds seconds\nc_seconds_sum 0.5\n# EOF\n";

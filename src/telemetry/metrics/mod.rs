@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_contracts() {
+    fn metric_names_are_the_documented_ones() {
         let metrics = Metrics::new();
         let route = metrics.route("reports");
         route.request(0, "GET", 200, 0.003, Some(0.002));
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_reload_keeps_the_time_of_what_is_in_force() {
+    fn a_rejected_reload_keeps_the_time_of_the_last_success() {
         let metrics = Metrics::new();
         metrics.started(100);
         metrics.reload_rejected();
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_routes_name_cannot_forge_a_series() {
+    fn a_route_name_cannot_forge_a_series() {
         let metrics = Metrics::new();
         metrics.route("a\"} 1\nforged\\").request(0, "GET", 200, 0.0, None);
         let text = metrics.encode();

@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_a_client_or_an_upstream_do_not_make_series() {
+    fn clients_and_upstreams_cannot_create_series() {
         let metrics = Metrics::new();
         let route = metrics.route("");
         for method in ["get", "BREW", "", "GET\n"] {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_when_threads_meet() {
+    fn concurrent_observations_are_all_counted() {
         let metrics = Metrics::new();
         let route = metrics.route("a");
         std::thread::scope(|scope| {

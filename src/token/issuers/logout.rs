@@ -162,7 +162,7 @@ mod tests {
     const LOGOUT: &str = r#"{"alg":"HS256","typ":"logout+jwt"}"#;
 
     #[test]
-    fn a_session_ends_or_all_that_a_subject_holds() {
+    fn a_logout_token_ends_a_session_or_a_subject() {
         let corp = || Scope::Issuer("https://corp.example".into());
         for (change, by, value) in [
             (json!({}), RevokedBy::Sid, "s-1"),
@@ -187,7 +187,7 @@ mod tests {
 
     /// A caller known by another claim here is known by `sub` there.
     #[test]
-    fn where_the_subject_is_another_claim_the_token_still_names_a_sub() {
+    fn a_logout_token_names_a_sub_even_if_the_subject_is_another_claim() {
         let issuers = issuers(|settings| settings.subject = ClaimPath::new(["email"]));
         let issuer = issuers.iter().next().unwrap();
         let verify = |change: Value| {
@@ -229,7 +229,7 @@ mod tests {
 
     /// The client that receives logouts need not be one whose tokens are accepted.
     #[test]
-    fn logout_tokens_may_have_an_audience_of_their_own() {
+    fn logout_tokens_can_have_a_separate_audience() {
         let issuers =
             issuers(|settings| settings.logout_audience = Some(vec!["client-1".to_owned()]));
         let issuer = issuers.iter().next().unwrap();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_is_held() {
+    fn every_rule_is_enforced() {
         let event = |value: Value| json!({"events": {EVENT: value}});
         for (change, told) in [
             (json!({"events": null}), "events"),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn its_type_is_its_own_or_unsaid() {
+    fn the_type_is_logout_jwt_or_absent() {
         for (header, accepted) in [
             (r#"{"alg":"HS256","typ":"logout+jwt"}"#, true),
             (r#"{"alg":"HS256","typ":"application/Logout+JWT"}"#, true),
@@ -314,7 +314,7 @@ mod tests {
 
     /// An issuer signs both with one key: neither may be used as the other.
     #[test]
-    fn a_logout_token_is_no_access_token_and_an_access_token_ends_nothing() {
+    fn logout_tokens_and_access_tokens_are_not_interchangeable() {
         let issuers = issuers(|_| {});
         for header in [LOGOUT, r#"{"alg":"HS256","typ":"JWT"}"#, r#"{"alg":"HS256"}"#] {
             let token = signed(header, &logout(json!({})).to_string());

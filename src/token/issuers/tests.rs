@@ -41,7 +41,7 @@ fn payload() -> String {
 }
 
 #[test]
-fn a_good_token_says_who_calls() {
+fn a_valid_token_identifies_its_caller() {
     let token = token(
         json!({"scope": "read write", "scp": ["write", "admin"], "jti": "t-1", "sid": "s-1", "email": "a@b.example"}),
     );
@@ -89,7 +89,7 @@ fn a_token_has_three_parts_of_strict_base64url() {
 /// HMAC tags have 32 bytes in 43 letters, which leaves two unused bits. A parser that ignores them
 /// accepts four spellings of one token.
 #[test]
-fn bits_left_over_are_refused() {
+fn leftover_bits_are_refused() {
     let good = token(json!({}));
     let (start, last) = good.split_at(good.len() - 1);
     let same_tag = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_".as_bytes();
@@ -101,7 +101,7 @@ fn bits_left_over_are_refused() {
 }
 
 #[test]
-fn a_long_token_is_not_read() {
+fn a_long_token_is_not_parsed() {
     let issuers = issuers(|_| {});
     let of_length = |length: usize| issuers.verify(&"a".repeat(length), NOW).unwrap_err();
     assert_eq!(
@@ -112,7 +112,7 @@ fn a_long_token_is_not_read() {
 }
 
 #[test]
-fn an_encrypted_token_is_named() {
+fn an_encrypted_token_is_recognised() {
     assert_eq!(
         issuers(|_| {}).verify("e30.a.b.c.d", NOW).unwrap_err(),
         InvalidToken::Malformed(Malformed::Encrypted)
@@ -202,7 +202,7 @@ fn keys_within_the_token_are_never_used() {
 
 /// The public key used as an HMAC secret: the classic algorithm confusion (RFC 8725 §2.1).
 #[test]
-fn a_public_key_is_no_secret() {
+fn a_public_key_is_not_accepted_as_a_secret() {
     let pem = key_file("rsa-public.pem");
     let keys = KeySet::from_keys(vec![key_from_pem(&pem).unwrap().0], Algorithms::all()).unwrap();
     let issuers =
@@ -284,7 +284,7 @@ fn any_issuer_takes_only_tokens_without_iss() {
 }
 
 #[test]
-fn a_token_of_one_issuer_is_not_signed_by_another() {
+fn a_key_verifies_only_tokens_of_its_own_issuer() {
     let algorithms = Algorithms::from(Algorithm::HS256);
     let issuer = |name: &str, iss: Option<&str>, secret: &[u8]| {
         let settings = IssuerSettings {
@@ -383,7 +383,7 @@ fn iat_is_checked() {
 
 /// jsonwebtoken still accepts a token during the second of its `exp`; RFC 7519 §4.1.4 does not.
 #[test]
-fn at_leeway_zero_a_token_ends_with_its_exp() {
+fn without_leeway_a_token_ends_at_its_exp() {
     let strict = issuers(|settings| settings.leeway = Duration::ZERO);
     table(
         &strict,
@@ -568,7 +568,7 @@ fn assumed_claims_pass_the_same_checks() {
 
 /// Messages to operators contain no bytes of the token, and a token cannot forge them.
 #[test]
-fn messages_are_tame() {
+fn messages_contain_no_hostile_text() {
     let good = token(json!({}));
     let hostile = token(json!({"iss": format!("\u{1b}[31m\n{}", "x".repeat(500))}));
     let message = issuers(|_| {}).verify(&hostile, NOW).unwrap_err().to_string();
@@ -591,7 +591,7 @@ fn messages_are_tame() {
 proptest! {
     /// A token with one changed letter is never accepted.
     #[test]
-    fn a_changed_letter_never_verifies(place in any::<prop::sample::Index>(), letter in 0_u8..128) {
+    fn a_changed_character_never_verifies(place in any::<prop::sample::Index>(), letter in 0_u8..128) {
         let good = token(json!({}));
         let mut bytes = good.clone().into_bytes();
         let place = place.index(bytes.len());
@@ -603,7 +603,7 @@ proptest! {
 
     /// Every input gets a result.
     #[test]
-    fn any_text_is_answered(text in "[A-Za-z0-9_.-]{0,200}|\\PC{0,100}", header in "\\PC{0,60}", payload in "\\PC{0,60}") {
+    fn any_text_is_parsed_or_refused(text in "[A-Za-z0-9_.-]{0,200}|\\PC{0,100}", header in "\\PC{0,60}", payload in "\\PC{0,60}") {
         let issuers = issuers(|_| {});
         prop_assert!(issuers.verify(&text, NOW).is_err());
         prop_assert!(issuers.verify(&signed(&header, &payload), NOW).is_err());
