@@ -1,7 +1,7 @@
-//! The cost of a new password: the worst password that a client can submit for judging, compared
+//! The cost of a new password: the worst password that a client can submit for checking, compared
 //! with one hash.
 //!
-//! `cargo bench --bench password` prints milliseconds, the slowest last, and fails if judging costs
+//! `cargo bench --bench password` prints milliseconds, the slowest last, and fails if checking costs
 //! more than a hash: otherwise anyone who may register could keep the machine busy with passwords.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use portcullis::identity::password::{Password, StoredHash};
-use portcullis::identity::strength::judge;
+use portcullis::identity::strength::check_strength;
 
 fn main() -> ExitCode {
     let hash = median(|| {
@@ -19,27 +19,27 @@ fn main() -> ExitCode {
     });
     let name = "4@8({[<369&#!1/|0$5+7%2 ".repeat(40);
     let personal = ["4@8.1!|7+5$@example.com", name.as_str(), "https://app.example.com/auth"];
-    let mut judged: Vec<(String, Duration)> = passwords()
+    let mut checked: Vec<(String, Duration)> = passwords()
         .into_iter()
         .map(|text| {
             let password = Password::new(text.clone());
             let taken = median(|| {
-                let _ = black_box(judge(&password, 8, &personal));
+                let _ = black_box(check_strength(&password, 8, &personal));
             });
             (text, taken)
         })
         .collect();
-    judged.sort_by_key(|(_, taken)| *taken);
+    checked.sort_by_key(|(_, taken)| *taken);
     println!("{:>8.2} ms  one hash", millis(hash));
-    for (text, taken) in &judged {
+    for (text, taken) in &checked {
         let shown: String = text.chars().take(48).collect();
         println!("{:>8.2} ms  {shown}", millis(*taken));
     }
-    let worst = judged.last().map_or(Duration::ZERO, |(_, taken)| *taken);
+    let worst = checked.last().map_or(Duration::ZERO, |(_, taken)| *taken);
     if worst <= hash {
         return ExitCode::SUCCESS;
     }
-    println!("judging costs more than a hash");
+    println!("checking costs more than a hash");
     ExitCode::FAILURE
 }
 

@@ -35,11 +35,11 @@ pub fn make_room(connections: usize) -> Option<Shortage> {
 /// many are open.
 pub fn is_among_the_last(socket: &impl AsFd) -> bool {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    u64::try_from(socket.as_fd().as_raw_fd()).is_ok_and(|number| number >= limit - kept(limit))
+    u64::try_from(socket.as_fd().as_raw_fd()).is_ok_and(|number| number >= limit - reserved(limit))
 }
 
-/// How many are kept of so many.
-fn kept(limit: u64) -> u64 {
+/// How many of so many are reserved.
+fn reserved(limit: u64) -> u64 {
     (limit / 8).min(64)
 }
 
@@ -52,7 +52,7 @@ impl Shortage {
     }
 }
 
-/// What the process has open beside connections: listeners, the store, the log, threads' wake-ups.
+/// What the process has open besides connections: listeners, the store, the log, threads' wake-ups.
 const OWN: u64 = 256;
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_last_descriptors_are_reserved() {
         for (limit, number) in [(64, 8), (1_024, 64), (u64::MAX, 64)] {
-            assert_eq!(kept(limit), number, "{limit}");
+            assert_eq!(reserved(limit), number, "{limit}");
         }
         assert!(!is_among_the_last(&std::io::stdin()));
     }

@@ -1115,7 +1115,7 @@ fn a_role_list_that_can_never_match() {
     assert_snapshot!(
         rejected(&with_protected("roles = []\nall_roles = [\"\"]\nscopes = [\"read write\"]\nclaims = { tenant = [] }\nissuers = [\"corp\"]")),
         @r#"
-        error: the list is empty: nobody could ever pass
+        error: the list is empty, so no caller could pass
           --> gateway.toml:15:9
            |
         15 | roles = []
@@ -1139,7 +1139,7 @@ fn a_role_list_that_can_never_match() {
            |
            = help: write each scope as a separate item
 
-        error: the list is empty: nobody could ever pass
+        error: the list is empty, so no caller could pass
           --> gateway.toml:18:21
            |
         18 | claims = { tenant = [] }

@@ -101,7 +101,7 @@ curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/reports/q3
 # alice cannot pose as someone else
 curl -i -H \"Authorization: Bearer $USER_TOKEN\" -H 'X-Auth-User: root' -H 'X_Auth_Roles: admin' {url}/reports/q3
 
-# alice is no admin
+# alice is not an admin
 curl -i -H \"Authorization: Bearer $USER_TOKEN\" {url}/admin/users
 curl -i -H \"Authorization: Bearer $ADMIN_TOKEN\" {url}/admin/users
 

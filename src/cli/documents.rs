@@ -18,8 +18,8 @@ pub(super) fn completions(shell: Shell) -> String {
 /// unknown kind.
 fn without_file_names(command: Command) -> Command {
     let command = command.mut_args(|argument| {
-        let is_untold = argument.get_value_hint() == ValueHint::Unknown;
-        if is_untold && argument.get_action().takes_values() {
+        let has_no_hint = argument.get_value_hint() == ValueHint::Unknown;
+        if has_no_hint && argument.get_action().takes_values() {
             argument.value_hint(ValueHint::Other)
         } else {
             argument

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
-use crate::revocation::{Retention, keep};
+use crate::revocation::{Retention, write_rows};
 use crate::store::{Store, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Revocation, RevokedBy, Scope};
@@ -47,7 +47,7 @@ struct What {
 }
 
 pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let (by, value) = arguments.what.asked()?;
+    let (by, value) = arguments.what.target()?;
     let clock = Clock::system();
     let loaded = config::load(path)?;
     let source = loaded.source.clone();
@@ -75,7 +75,7 @@ pub(super) fn revoke(path: &Path, arguments: &Arguments) -> Result<(), Failure> 
 }
 
 impl What {
-    fn asked(&self) -> Result<(RevokedBy, &str), Failure> {
+    fn target(&self) -> Result<(RevokedBy, &str), Failure> {
         let (by, value) = match (&self.jti, &self.session, &self.subject) {
             (Some(jti), ..) => (RevokedBy::Jti, jti),
             (None, Some(sid), _) => (RevokedBy::Sid, sid),
@@ -115,7 +115,7 @@ fn write(
         note_if_new(settings);
         let store = Store::open(settings).await.map_err(|error| failed(&error))?;
         let write = async {
-            let kept = keep(&store, vec![revocation.clone()], retention).await;
+            let kept = write_rows(&store, vec![revocation.clone()], retention).await;
             let written = kept.map_err(|error| failed(&error))?.pop().unwrap_or(revocation);
             Ok((written, await_gateways(&store, settings).await))
         };

@@ -224,10 +224,10 @@ fn inspect(token: Option<&str>) -> Result<(), Failure> {
     };
     let inspected = token::inspect(&text)
         .map_err(|error| Failure::Other(format!("this is not a token: {error}")))?;
-    print(&shown(&inspected))
+    print(&describe(&inspected))
 }
 
-fn shown(inspected: &Inspected) -> String {
+fn describe(inspected: &Inspected) -> String {
     let mut text = "NOT VERIFIED: this is what the token says; anyone can write one.\n".to_owned();
     let _ = writeln!(text, "header {:#}", Value::Object(inspected.header.clone()));
     match &inspected.claims {

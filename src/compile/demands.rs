@@ -29,7 +29,7 @@ impl Compiler<'_> {
             .flatten()
             .map(Spanned::span)
             .chain(written.claims.as_ref().map(Spanned::span));
-        self.judge_demands_of_nobody(access, spans.collect());
+        self.check_demands_without_caller(access, spans.collect());
         for text in written
             .scopes
             .iter()
@@ -67,7 +67,7 @@ impl Compiler<'_> {
         for list in asked.iter().copied().flatten() {
             if list.get_ref().is_empty() {
                 self.error(
-                    Problem::error(list.span(), "the list is empty: nobody could ever pass")
+                    Problem::error(list.span(), "the list is empty, so no caller could pass")
                         .help("remove it, or name at least one"),
                 );
             }
@@ -81,7 +81,7 @@ impl Compiler<'_> {
     }
 
     /// Reports requirements on a route that lets requests without a token pass.
-    fn judge_demands_of_nobody(&mut self, access: Option<Access>, spans: Vec<Range<usize>>) {
+    fn check_demands_without_caller(&mut self, access: Option<Access>, spans: Vec<Range<usize>>) {
         match access {
             Some(Access::Public) => {
                 for span in spans {
@@ -122,7 +122,7 @@ impl Compiler<'_> {
             }
             if values.get_ref().is_empty() {
                 self.error(
-                    Problem::error(values.span(), "the list is empty: nobody could ever pass")
+                    Problem::error(values.span(), "the list is empty, so no caller could pass")
                         .help("name at least one value"),
                 );
             }

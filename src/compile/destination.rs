@@ -30,7 +30,12 @@ impl Compiler<'_> {
                 self.mount(row, identity.span(), pattern).map(Destination::Identity)
             }
             (Some(_), _) => self
-                .named(written.upstream.as_ref(), upstreams, "upstream", self.file.upstream.keys())
+                .find_section(
+                    written.upstream.as_ref(),
+                    upstreams,
+                    "upstream",
+                    self.file.upstream.keys(),
+                )
                 .map(Destination::Upstream),
             (None, _) => {
                 self.error(

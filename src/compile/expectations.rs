@@ -51,8 +51,8 @@ fn run(
         assumed: caller(file, written, snapshot, now)?,
         revoked: Arc::default(),
     };
-    let told = explain(snapshot, &question, now);
-    Ok(compare(expect, &told, request.span()))
+    let explanation = explain(snapshot, &question, now);
+    Ok(compare(expect, &explanation, request.span()))
 }
 
 fn headers(written: &BTreeMap<Text, Text>) -> Result<HeaderMap, Problem> {
@@ -144,11 +144,17 @@ fn json(value: &toml::Value) -> Value {
     }
 }
 
-fn compare(expect: &Spanned<Expect>, told: &Explanation, request: Range<usize>) -> Vec<Problem> {
+fn compare(
+    expect: &Spanned<Expect>,
+    explanation: &Explanation,
+    request: Range<usize>,
+) -> Vec<Problem> {
     let expected = expect.get_ref();
     let mut unmet = Vec::new();
-    let why =
-        told.steps.last().map_or(String::new(), |step| format!("{}: {}", step.step, step.detail));
+    let why = explanation
+        .steps
+        .last()
+        .map_or(String::new(), |step| format!("{}: {}", step.step, step.detail));
     let mut differs = |span: Range<usize>, what: &str, wanted: &str, found: &str| {
         unmet.push(
             Problem::error(span, format!("the test expects {what} {wanted}, but it is {found}"))
@@ -157,27 +163,32 @@ fn compare(expect: &Spanned<Expect>, told: &Explanation, request: Range<usize>) 
         );
     };
     if let Some(status) = &expected.status
-        && *status.get_ref() != i64::from(told.status)
+        && *status.get_ref() != i64::from(explanation.status)
     {
         differs(
             status.span(),
             "status",
             &status.get_ref().to_string(),
-            &format!("{} ({})", told.status, told.reason.as_str()),
+            &format!("{} ({})", explanation.status, explanation.reason.as_str()),
         );
     }
     if let Some(reason) = &expected.reason
-        && reason.get_ref() != told.reason.as_str()
+        && reason.get_ref() != explanation.reason.as_str()
     {
-        differs(reason.span(), "reason", reason.get_ref(), told.reason.as_str());
+        differs(reason.span(), "reason", reason.get_ref(), explanation.reason.as_str());
     }
     if let Some(route) = &expected.route
-        && Some(route.get_ref()) != told.route.as_ref()
+        && Some(route.get_ref()) != explanation.route.as_ref()
     {
-        differs(route.span(), "route", route.get_ref(), told.route.as_deref().unwrap_or("none"));
+        differs(
+            route.span(),
+            "route",
+            route.get_ref(),
+            explanation.route.as_deref().unwrap_or("none"),
+        );
     }
     for (name, value) in &expected.headers {
-        let sent: Vec<_> = told
+        let sent: Vec<_> = explanation
             .sent
             .get_all(name.get_ref().as_str())
             .iter()

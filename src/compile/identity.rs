@@ -63,11 +63,11 @@ impl Compiler<'_> {
         self.reject_verification_without_mail(section);
         let languages = self.languages(written.languages.as_ref());
         let brand = self.brand(written.brand.as_ref(), issuer.as_deref());
-        let (tells_email, tells_name) = claims?;
+        let (includes_email, includes_name) = claims?;
         self.warn_about_unproven_addresses(
             section,
             registration == Some(Registration::Open),
-            tells_email,
+            includes_email,
         );
         Some(Policy {
             issuer: issuer?,
@@ -80,8 +80,8 @@ impl Compiler<'_> {
             key_rotation: key_rotation?,
             registration: registration?,
             default_roles: default_roles?,
-            tells_email,
-            tells_name,
+            includes_email,
+            includes_name,
             verify_email: written.verify_email,
             totp: written.totp,
             password_min_length: password_min_length?,
@@ -157,10 +157,10 @@ impl Compiler<'_> {
         &mut self,
         section: &Spanned<Written>,
         is_open: bool,
-        tells_email: bool,
+        includes_email: bool,
     ) {
         let written = section.get_ref();
-        if is_open && tells_email && !written.verify_email {
+        if is_open && includes_email && !written.verify_email {
             let span = written.registration.as_ref().map_or(section.span(), Spanned::span);
             self.error(
                 Problem::warning(

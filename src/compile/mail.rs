@@ -73,9 +73,10 @@ impl Compiler<'_> {
         let server = match SmtpServer::parse(text, plaintext) {
             Ok(server) => server,
             Err(error) => {
-                let told = error.to_string();
-                let (what, help) =
-                    told.split_once("; ").unwrap_or((&told, "write `smtps://mail.example.com`"));
+                let message = error.to_string();
+                let (what, help) = message
+                    .split_once("; ")
+                    .unwrap_or((&message, "write `smtps://mail.example.com`"));
                 self.error(Problem::error(smtp.span(), what).help(help));
                 return None;
             }

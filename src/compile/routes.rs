@@ -57,7 +57,7 @@ impl Compiler<'_> {
         let mut names: HashSet<String> = HashSet::new();
         let mut places: HashMap<Place<'_>, usize> = HashMap::new();
         for row in &self.file.route {
-            *places.entry(place_of(row.get_ref())).or_default() += 1;
+            *places.entry(host_and_path(row.get_ref())).or_default() += 1;
         }
         // Include routes that have another problem, so that every conflict is reported at once.
         let mut patterns: Vec<(Pattern, &Spanned<Written>)> =
@@ -126,7 +126,8 @@ impl Compiler<'_> {
             )),
         };
         let destination = self.destination(row, pattern.as_ref(), upstreams);
-        let limit = self.named(written.limit.as_ref(), limits, "limit", self.file.limit.keys());
+        let limit =
+            self.find_section(written.limit.as_ref(), limits, "limit", self.file.limit.keys());
         let token_from = self.token_places(written.token_from.as_ref(), leads_to_identity(written));
         let permitted = self.relaxations(written);
         let mut demands = self.demands(written, issuers, access);
@@ -200,7 +201,7 @@ impl Compiler<'_> {
     }
 
     /// Looks up a section by the name in a route.
-    pub(super) fn named<'n, T>(
+    pub(super) fn find_section<'n, T>(
         &mut self,
         name: Option<&Text>,
         compiled: &Named<T>,
@@ -214,8 +215,8 @@ impl Compiler<'_> {
         // An invalid section has already reported its own problem.
         let message = format!("there is no `[{kind}.{}]`", name.get_ref());
         // Several routes may name it: report one cause once.
-        let is_told = self.problems.iter().any(|problem| problem.message == message);
-        if !is_told && !known.clone().any(|known| known.get_ref() == name.get_ref()) {
+        let is_reported = self.problems.iter().any(|problem| problem.message == message);
+        if !is_reported && !known.clone().any(|known| known.get_ref() == name.get_ref()) {
             let names: Vec<&str> = known.map(|known| known.get_ref().as_str()).collect();
             let help = match value::nearest(name.get_ref(), names.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -327,7 +328,7 @@ impl Compiler<'_> {
                 let mut name = format!("{host}{}", written.path.as_ref()?.get_ref());
                 // Routes with the same path differ in their methods, so their names do too.
                 if let Some(methods) = &written.methods
-                    && places.get(&place_of(written)).is_some_and(|routes| *routes > 1)
+                    && places.get(&host_and_path(written)).is_some_and(|routes| *routes > 1)
                 {
                     name.push(' ');
                     name.push_str(
@@ -374,7 +375,7 @@ pub(super) fn place(row: &Spanned<Written>) -> Range<usize> {
 /// The host and path of a route, as written.
 type Place<'a> = (Option<&'a str>, Option<&'a str>);
 
-fn place_of(written: &Written) -> Place<'_> {
+fn host_and_path(written: &Written) -> Place<'_> {
     (
         written.host.as_ref().map(|text| text.get_ref().as_str()),
         written.path.as_ref().map(|text| text.get_ref().as_str()),

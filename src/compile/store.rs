@@ -83,8 +83,8 @@ impl Compiler<'_> {
     fn database_is_lost(&mut self, database: &Path, key: &Path, span: Range<usize>) {
         let state = if database.exists() { "empty" } else { "missing" };
         let (database, key) = (database.display(), key.display());
-        let told = format!("the database `{database}` is {state}, but its key `{key}` exists");
-        self.error(Problem::error(span, told).help(
+        let message = format!("the database `{database}` is {state}, but its key `{key}` exists");
+        self.error(Problem::error(span, message).help(
             "restore the database, or mount its volume; to start without any account, session or revocation: `portcullis run --new-store` \
              (also a flag of `user add`, `user import` and `revoke`)",
         ));

@@ -152,7 +152,7 @@ impl Shape {
     }
 
     /// Whether a value is of this kind, without looking inside.
-    pub(super) fn takes(&self, value: &DeValue<'_>) -> bool {
+    pub(super) fn accepts(&self, value: &DeValue<'_>) -> bool {
         match self {
             Self::Any => true,
             Self::Boolean => value.is_bool(),
@@ -161,7 +161,7 @@ impl Shape {
             Self::Text => value.is_str(),
             Self::List(_) => value.is_array(),
             Self::Named(_) | Self::Section(_) => value.is_table(),
-            Self::Either(shapes) => shapes.iter().any(|shape| shape.takes(value)),
+            Self::Either(shapes) => shapes.iter().any(|shape| shape.accepts(value)),
         }
     }
 }

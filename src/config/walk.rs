@@ -151,7 +151,7 @@ impl Walk<'_> {
         let key = meant.and_then(|meant| Some((meant, section.keys.get(meant)?)));
         if let Some((meant, key)) = key
             && !table.contains_key(meant)
-            && key.shape.takes(value.get_ref())
+            && key.shape.accepts(value.get_ref())
         {
             let (span, example) = (name.span(), key.example.as_deref());
             self.value(&key.shape, example, &mut value, &span, &Place::Key(place, meant));
@@ -168,7 +168,7 @@ impl Walk<'_> {
         place: &Place,
     ) {
         let span = if value.span().is_empty() { name.clone() } else { value.span() };
-        if !shape.takes(value.get_ref()) {
+        if !shape.accepts(value.get_ref()) {
             let problem = self.mismatch(shape, example, value.get_ref(), &span, name, place);
             self.findings.wrong.push(problem);
             return;
@@ -176,14 +176,14 @@ impl Walk<'_> {
         match (shape, value.get_mut()) {
             (Shape::Either(shapes), inner) => {
                 let chosen =
-                    shapes.iter().find(|shape| shape.takes(inner)).expect("`takes` found one");
+                    shapes.iter().find(|shape| shape.accepts(inner)).expect("`takes` found one");
                 self.value(chosen, example, value, name, place);
             }
             (Shape::Section(section), DeValue::Table(table)) => {
                 self.section(section, table, &span, place);
             }
             (Shape::Named(shape), DeValue::Table(table)) => {
-                self.named(shape, example, table, place);
+                self.named_sections(shape, example, table, place);
             }
             (Shape::List(shape), DeValue::Array(items)) => {
                 for item in items.iter_mut() {
@@ -194,7 +194,7 @@ impl Walk<'_> {
         }
     }
 
-    fn named(
+    fn named_sections(
         &mut self,
         shape: &Shape,
         example: Option<&str>,
@@ -283,7 +283,7 @@ impl Walk<'_> {
                 Problem::error(name.clone(), problem.message)
                     .help(format!("write `[{key}]`, with one bracket: there is only one"))
             }
-            (Shape::List(inner), _) if inner.takes(value) => match raw {
+            (Shape::List(inner), _) if inner.accepts(value) => match raw {
                 Some(raw) => problem.help(format!("write {}", assigned(&format!("[{raw}]")))),
                 None => problem.help("put it in brackets"),
             },

@@ -1,4 +1,4 @@
-//! Password hashing on a few dedicated threads with a short queue. New passwords are judged on
+//! Password hashing on a few dedicated threads with a short queue. New passwords are checked on
 //! another thread with its own queue, so that no login waits for that.
 //!
 //! A hash takes tens of milliseconds and megabytes. There are few hashing threads, they run at a
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::email::Email;
 use super::password::{Password, StoredHash};
 use super::queue::{Queue, Queued};
-use super::strength::{RejectedPassword, judge};
+use super::strength::{RejectedPassword, check_strength};
 use super::turns::{Turn, Turns};
 use crate::priority::lower_priority;
 
@@ -28,7 +28,7 @@ use crate::priority::lower_priority;
 #[derive(Clone)]
 pub struct Hasher {
     hashing: Pool,
-    judging: Pool,
+    checking: Pool,
     turns: Turns,
     dummies: Arc<ArcSwap<DummyHashes>>,
     key: Arc<hmac::Key>,
@@ -63,7 +63,7 @@ pub enum NewPasswordError {
     /// It is too easy to guess.
     #[error(transparent)]
     Rejected(#[from] RejectedPassword),
-    /// It was not judged.
+    /// It was not checked.
     #[error(transparent)]
     NotHashed(#[from] HashError),
 }
@@ -84,7 +84,7 @@ impl Hasher {
     fn with_threads(threads: usize, key: &[u8]) -> io::Result<Self> {
         Ok(Self {
             hashing: Pool::start("hash", threads)?,
-            judging: Pool::start("judge", 1)?,
+            checking: Pool::start("check", 1)?,
             turns: Turns::default(),
             dummies: Arc::new(ArcSwap::from_pointee(DummyHashes::default())),
             key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)),
@@ -103,11 +103,11 @@ impl Hasher {
     ) -> Result<StoredHash, NewPasswordError> {
         let _turn = self.turn(whose).await?;
         let personal: Vec<String> = personal.iter().map(|&text| text.to_owned()).collect();
-        let judged = password.clone();
-        self.judging
+        let checked = password.clone();
+        self.checking
             .run(client, move || {
                 let personal: Vec<&str> = personal.iter().map(String::as_str).collect();
-                judge(&judged, least, &personal)
+                check_strength(&checked, least, &personal)
             })
             .await??;
         let hash = self.hashing.run(client, move || StoredHash::hash(&password)).await?;
@@ -415,7 +415,7 @@ mod tests {
     }
 
     /// An account with many requests at once has one place in the queue, and new passwords are
-    /// judged elsewhere, so others can log in meanwhile.
+    /// checked elsewhere, so others can log in meanwhile.
     #[tokio::test]
     async fn one_account_does_not_fill_the_queue() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();

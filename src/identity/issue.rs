@@ -204,13 +204,13 @@ impl SigningKeys {
         set("jti", json!(Uuid::new_v4().to_string()));
         set("sid", json!(sid));
         set("roles", account.roles.split_whitespace().collect());
-        if policy.tells_email {
+        if policy.includes_email {
             set("email", json!(account.email));
             if policy.verify_email {
                 set("email_verified", json!(account.email_verified == 1));
             }
         }
-        if let (true, Some(name)) = (policy.tells_name, &account.name) {
+        if let (true, Some(name)) = (policy.includes_name, &account.name) {
             set("name", json!(name));
         }
         let ring = self.ring.load();

@@ -216,7 +216,7 @@ impl Identity {
             };
             let Some(policy) = policy() else { continue };
             let done = if is_look {
-                self.look(&policy, &mut last_import).await
+                self.maintain(&policy, &mut last_import).await
             } else {
                 self.clean(&policy).await.map_err(KeysError::from)
             };
@@ -231,7 +231,7 @@ impl Identity {
         }
     }
 
-    async fn look(
+    async fn maintain(
         &self,
         policy: &Policy,
         last_import: &mut Option<String>,

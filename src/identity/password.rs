@@ -44,7 +44,7 @@ impl Password {
         self.sent.len() > LONGEST_PASSWORD
     }
 
-    /// The form that is judged and hashed.
+    /// The form that is checked and hashed.
     pub fn folded(&self) -> &str {
         self.folded.as_ref().unwrap_or(&self.sent)
     }

@@ -33,9 +33,9 @@ pub struct Policy {
     /// The roles of an account that registers itself.
     pub default_roles: Vec<String>,
     /// Whether tokens contain `email`.
-    pub tells_email: bool,
+    pub includes_email: bool,
     /// Whether tokens contain `name`.
-    pub tells_name: bool,
+    pub includes_name: bool,
     /// Whether a login requires a confirmed address.
     pub verify_email: bool,
     /// Whether accounts may set up a second factor.

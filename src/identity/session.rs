@@ -359,7 +359,7 @@ mod tests {
     use crate::identity::account::NewAccount;
     use crate::identity::policy::tests::policy;
     use crate::identity::{Accounts, Email};
-    use crate::revocation::{Retention, keep};
+    use crate::revocation::{Retention, write_rows};
     use crate::store::StoreSettings;
     use crate::telemetry::metrics::Metrics;
 
@@ -537,7 +537,7 @@ mod tests {
                         .unwrap();
                 }
                 End::Command => {
-                    keep(&self.store, vec![by_subject(Scope::Every)], &Retention::default())
+                    write_rows(&self.store, vec![by_subject(Scope::Every)], &Retention::default())
                         .await
                         .unwrap();
                     self.revocations.catch_up().await.unwrap();

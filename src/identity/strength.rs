@@ -67,11 +67,15 @@ impl std::fmt::Display for Weakness {
     }
 }
 
-/// Judges a new password. `personal` holds the owner's address and name and the site's name, which
+/// Checks a new password. `personal` holds the owner's address and name and the site's name, which
 /// an attacker also knows.
 ///
 /// This takes milliseconds (`benches/password.rs`), so run it on a thread that can wait.
-pub fn judge(password: &Password, least: usize, personal: &[&str]) -> Result<(), RejectedPassword> {
+pub fn check_strength(
+    password: &Password,
+    least: usize,
+    personal: &[&str],
+) -> Result<(), RejectedPassword> {
     if password.is_too_long() {
         return Err(RejectedPassword::TooLong);
     }
@@ -138,7 +142,7 @@ fn with_few_signs(head: &str) -> Zeroizing<String> {
     Zeroizing::new(one_of_each.collect())
 }
 
-/// The part of a text that is judged.
+/// The part of a text that is checked.
 fn head(text: &str) -> &str {
     text.char_indices().nth(JUDGED).map_or(text, |(end, _)| &text[..end])
 }
@@ -170,7 +174,7 @@ fn weakness(warning: Option<Warning>) -> Weakness {
 /// More than a million guesses: with the login limits, years per account.
 const ENOUGH: Score = Score::Two;
 
-/// The number of characters that are judged. The cost of the estimate grows faster than the length,
+/// The number of characters that are checked. The cost of the estimate grows faster than the length,
 /// which an attacker controls.
 const JUDGED: usize = 32;
 
@@ -190,7 +194,7 @@ mod tests {
     use super::*;
 
     fn verdict(password: &str) -> Result<(), RejectedPassword> {
-        judge(
+        check_strength(
             &Password::new(password.to_owned()),
             8,
             &["grace.hopper@navy.example", "Grace Hopper", "app.example.com"],

@@ -32,8 +32,8 @@ use crate::token::{Issuers, Revocation, RevokedBy};
 
 pub use self::list::RevocationList;
 pub use self::retention::Retention;
-pub use self::rows::{keep, row, written};
 use self::rows::{read_scope, revocation};
+pub use self::rows::{row, write_rows, written};
 
 /// The owner of all revocations. The process has one.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Revocations {
             // Repeat while tokens were accepted in the meantime that the cut-off does not cover.
             while !wanted.is_empty() {
                 let kept = match &store {
-                    Some(store) => keep(store, wanted, &retention).await?,
+                    Some(store) => write_rows(store, wanted, &retention).await?,
                     None => wanted,
                 };
                 wanted = add(&list, kept);

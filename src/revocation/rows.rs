@@ -10,7 +10,7 @@ use crate::token::{Revocation, RevokedBy, Scope};
 ///
 /// # Errors
 /// The store failed; none of them was written.
-pub async fn keep(
+pub async fn write_rows(
     store: &Store,
     revocations: Vec<Revocation>,
     retention: &Retention,

@@ -139,7 +139,7 @@ async fn a_token_from_the_future_is_revoked_with_its_subject() {
             );
         }
     }
-    keep(&kept, vec![subject("command")], &Retention::default()).await.unwrap();
+    write_rows(&kept, vec![subject("command")], &Retention::default()).await.unwrap();
     here.catch_up().await.unwrap();
     let later = load(Some(kept), &clock).await;
     for (name, revocations) in

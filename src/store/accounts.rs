@@ -97,7 +97,7 @@ impl Store {
     pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
         let noted: Option<(String,)> =
             sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'")
-                .fetch_optional(self.connections.read())
+                .fetch_optional(self.connections.reader())
                 .await?;
         Ok(noted.map(|(value,)| value))
     }
@@ -106,7 +106,7 @@ impl Store {
     pub async fn account_by_email(&self, email: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE email = $1")
             .bind(email)
-            .fetch_optional(self.connections.read())
+            .fetch_optional(self.connections.reader())
             .await?)
     }
 
@@ -114,7 +114,7 @@ impl Store {
     pub async fn account(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
             .bind(id)
-            .fetch_optional(self.connections.read())
+            .fetch_optional(self.connections.reader())
             .await?)
     }
 
@@ -124,7 +124,7 @@ impl Store {
         Ok(sqlx::query_as("SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2")
             .bind(email)
             .bind(page)
-            .fetch_all(self.connections.read())
+            .fetch_all(self.connections.reader())
             .await?)
     }
 
@@ -167,7 +167,7 @@ impl Store {
     pub async fn sample_password_hashes(&self) -> Result<Vec<String>, StoreError> {
         let rows: Vec<(String,)> =
             sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000")
-                .fetch_all(self.connections.read())
+                .fetch_all(self.connections.reader())
                 .await?;
         Ok(rows.into_iter().map(|(hash,)| hash).collect())
     }

@@ -47,7 +47,7 @@ impl Store {
         for account in accounts {
             let cutoff: Option<(i64,)> = sqlx::query_as(LATEST)
                 .bind(&account)
-                .fetch_optional(self.connections.read())
+                .fetch_optional(self.connections.reader())
                 .await?;
             if cutoff.is_none_or(|(cutoff,)| cutoff < now + MAX_AHEAD) {
                 self.ahead.noted().remove(&account);

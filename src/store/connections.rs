@@ -74,12 +74,12 @@ impl Connections {
     }
 
     /// The connections for reading.
-    pub(super) fn read(&self) -> &AnyPool {
+    pub(super) fn reader(&self) -> &AnyPool {
         &self.readers
     }
 
     /// The connection that follows the table of revocations. Nothing else can occupy it.
-    pub(super) fn follow(&self) -> &AnyPool {
+    pub(super) fn follower(&self) -> &AnyPool {
         &self.follower
     }
 

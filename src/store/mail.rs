@@ -51,7 +51,7 @@ impl Store {
 
     /// Some of the mail that is due now, the one that has waited longest first.
     pub async fn due_mail(&self, now: i64) -> Result<Vec<MailRow>, StoreError> {
-        Ok(sqlx::query_as(DUE).bind(now).fetch_all(self.connections.read()).await?)
+        Ok(sqlx::query_as(DUE).bind(now).fetch_all(self.connections.reader()).await?)
     }
 
     /// Claims a row for an attempt, and schedules the next attempt at `again_at` in case nothing
@@ -128,7 +128,7 @@ impl Store {
             .bind(digest)
             .bind(purpose)
             .bind(now)
-            .fetch_optional(self.connections.read())
+            .fetch_optional(self.connections.reader())
             .await?)
     }
 
@@ -213,7 +213,7 @@ impl Store {
     pub async fn is_confirmed_by_now(&self, digest: &str) -> Result<bool, StoreError> {
         let found: Option<(i64,)> = sqlx::query_as(CONFIRMED_BY_NOW)
             .bind(digest)
-            .fetch_optional(self.connections.read())
+            .fetch_optional(self.connections.reader())
             .await?;
         Ok(found.is_some())
     }

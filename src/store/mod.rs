@@ -221,12 +221,12 @@ impl Store {
         check_kind(&settings.database)?;
         install_drivers();
         let connections = Connections::open_read_only(&url(&settings.database)).await?;
-        if let (_, 0) = count_tables(connections.read()).await? {
+        if let (_, 0) = count_tables(connections.reader()).await? {
             return Err(StoreError::Foreign { path: settings.database.clone() });
         }
         let steps: Vec<(i64,)> =
             sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version")
-                .fetch_all(connections.read())
+                .fetch_all(connections.reader())
                 .await?;
         let path = || settings.database.clone();
         if let Some(&(step,)) = steps.iter().find(|(step,)| !MIGRATIONS.version_exists(*step)) {
@@ -322,7 +322,7 @@ impl Store {
         let sealed = self.sealer.seal(KEY_CHECK, b"")?;
         self.write(sqlx::query(INSERT_FACT).bind(KEY_CHECK).bind(sealed)).await?;
         let reading = sqlx::query_as(SELECT_FACT).bind(KEY_CHECK);
-        let (sealed,): (String,) = reading.fetch_one(self.connections.read()).await?;
+        let (sealed,): (String,) = reading.fetch_one(self.connections.reader()).await?;
         self.sealer.open(KEY_CHECK, &sealed)?;
         Ok(())
     }
@@ -639,7 +639,7 @@ mod tests {
     async fn only_a_write_transaction_can_write() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        for pool in [store.connections.read(), store.connections.follow()] {
+        for pool in [store.connections.reader(), store.connections.follower()] {
             let error = pool.execute("INSERT INTO facts VALUES ('a', 'b')").await.unwrap_err();
             assert!(error.to_string().contains("readonly"), "{error}");
         }

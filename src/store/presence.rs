@@ -200,12 +200,12 @@ fn behind(
                 let _ = fs::remove_file(&path);
             }
             Err(TryLockError::WouldBlock) => {
-                if name_of(&file).is_some_and(|name| !is_own(&name)) {
+                if database_name(&file).is_some_and(|name| !is_own(&name)) {
                     return Ok(None);
                 }
                 let knows_all = written
                     .iter()
-                    .all(|&(feed, last)| known(&file, feed).is_some_and(|known| known >= last));
+                    .all(|&(feed, last)| last_read(&file, feed).is_some_and(|known| known >= last));
                 behind += usize::from(!knows_all);
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -215,7 +215,7 @@ fn behind(
 }
 
 /// Which database the owner of a file has open. `None`: it has not written that yet.
-fn name_of(file: &File) -> Option<String> {
+fn database_name(file: &File) -> Option<String> {
     let mut written = [0; 128];
     let length = file.read_at(&mut written, NAME_AT).ok()?;
     let name = std::str::from_utf8(&written[..length]).ok()?.strip_suffix('\n')?;
@@ -223,7 +223,7 @@ fn name_of(file: &File) -> Option<String> {
 }
 
 /// What the owner of a file knows. `None`: it has not written that yet.
-fn known(file: &File, feed: Feed) -> Option<i64> {
+fn last_read(file: &File, feed: Feed) -> Option<i64> {
     let mut written = [0; LINE - 1];
     file.read_exact_at(&mut written, feed.offset()).ok()?;
     let (first, second) = std::str::from_utf8(&written).ok()?.split_once(' ')?;

@@ -56,7 +56,7 @@ impl Store {
     /// The number of the last revocation that was written, or 0 if there is none.
     pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
         let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations")
-            .fetch_one(self.connections.read())
+            .fetch_one(self.connections.reader())
             .await?;
         Ok(seq)
     }
@@ -69,12 +69,16 @@ impl Store {
     pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
         if let Some(files) = self.connections.files() {
             let (id, last): (Option<String>, i64) =
-                sqlx::query_as(SELECT_IDENTITY).fetch_one(self.connections.follow()).await?;
+                sqlx::query_as(SELECT_IDENTITY).fetch_one(self.connections.follower()).await?;
             files.compare(id.as_deref(), last, seq);
             files.check()?;
         }
         let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
-        Ok(sqlx::query_as(AFTER).bind(seq).bind(page).fetch_all(self.connections.follow()).await?)
+        Ok(sqlx::query_as(AFTER)
+            .bind(seq)
+            .bind(page)
+            .fetch_all(self.connections.follower())
+            .await?)
     }
 
     /// Deletes the old revocations of this scope, or of every scope for `None`. Others can write in
@@ -97,7 +101,8 @@ impl Store {
 
     /// For how many seconds gateways have run on this database, as far as noted.
     pub async fn running_seconds(&self) -> Result<i64, StoreError> {
-        let (seconds,): (i64,) = sqlx::query_as(RUNNING).fetch_one(self.connections.read()).await?;
+        let (seconds,): (i64,) =
+            sqlx::query_as(RUNNING).fetch_one(self.connections.reader()).await?;
         Ok(seconds)
     }
 

@@ -32,7 +32,7 @@ impl Store {
     /// The second factor of an account, confirmed or not.
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
         let row: Option<(String, Option<i64>, i64, i64)> =
-            sqlx::query_as(READ).bind(account).fetch_optional(self.connections.read()).await?;
+            sqlx::query_as(READ).bind(account).fetch_optional(self.connections.reader()).await?;
         let Some((sealed, confirmed_at, last_step, blocked_until)) = row else { return Ok(None) };
         let secret = self.sealer.open(&place(account), &sealed)?;
         Ok(Some(SecondFactor {
@@ -47,7 +47,7 @@ impl Store {
     /// The ids of all accounts with a confirmed second factor.
     pub async fn second_factor_owners(&self) -> Result<Vec<String>, StoreError> {
         let owners: Vec<(String,)> =
-            sqlx::query_as(OWNERS).fetch_all(self.connections.read()).await?;
+            sqlx::query_as(OWNERS).fetch_all(self.connections.reader()).await?;
         Ok(owners.into_iter().map(|(account,)| account).collect())
     }
 
@@ -101,7 +101,7 @@ impl Store {
         let (count,): (i64,) =
             sqlx::query_as("SELECT COUNT(*) FROM recovery_codes WHERE account = $1")
                 .bind(account)
-                .fetch_one(self.connections.read())
+                .fetch_one(self.connections.reader())
                 .await?;
         Ok(count)
     }

@@ -123,7 +123,7 @@ impl Store {
             "SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2",
         );
         let used: Option<(i64,)> =
-            asking.bind(session).bind(counter).fetch_optional(self.connections.read()).await?;
+            asking.bind(session).bind(counter).fetch_optional(self.connections.reader()).await?;
         Ok(used.map(|(at,)| at))
     }
 
@@ -143,12 +143,12 @@ impl Store {
     /// A live session: it has not ended, its generation is that of its account, and the account is
     /// not disabled.
     pub async fn live_session(&self, id: &str) -> Result<Option<SessionRow>, StoreError> {
-        Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(self.connections.read()).await?)
+        Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(self.connections.reader()).await?)
     }
 
     /// The account of a live session.
     pub async fn account_of_session(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.read()).await?)
+        Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.reader()).await?)
     }
 
     /// The live sessions of an account, the last used first: the first hundred of them, and how
@@ -163,7 +163,7 @@ impl Store {
             .bind(stale.created_at)
             .bind(stale.rotated_at)
             .bind(MAX_LISTED);
-        let listed: Vec<SessionRow> = listing.fetch_all(self.connections.read()).await?;
+        let listed: Vec<SessionRow> = listing.fetch_all(self.connections.reader()).await?;
         let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
         if count < MAX_LISTED {
             return Ok((listed, 0));
@@ -172,7 +172,7 @@ impl Store {
             .bind(account)
             .bind(stale.created_at)
             .bind(stale.rotated_at);
-        let (all,): (i64,) = counting.fetch_one(self.connections.read()).await?;
+        let (all,): (i64,) = counting.fetch_one(self.connections.reader()).await?;
         Ok((listed, (all - count).max(0)))
     }
 

@@ -45,7 +45,7 @@ impl Store {
     /// [`StoreError::Seal`] if a key does not open.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number")
-            .fetch_all(self.connections.read())
+            .fetch_all(self.connections.reader())
             .await?;
         rows.into_iter()
             .map(|row| {
@@ -61,7 +61,7 @@ impl Store {
     /// one.
     pub async fn signing_key_numbers(&self) -> Result<Vec<i64>, StoreError> {
         let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number")
-            .fetch_all(self.connections.read())
+            .fetch_all(self.connections.reader())
             .await?;
         Ok(rows.into_iter().map(|(number,)| number).collect())
     }

@@ -1,7 +1,7 @@
 //! Commands that invite, change or delete one person.
 
 use super::{
-    account_by_email, address, describe_roles, failure, judged, new_account, parse_name,
+    account_by_email, address, check_and_hash, describe_roles, failure, new_account, parse_name,
     read_password,
 };
 use crate::cli::Failure;
@@ -57,7 +57,7 @@ pub(super) async fn set_password(
     let account = account_by_email(&issuer.accounts, email).await?;
     let email = address(&account.email)?;
     let password = read_password(from_input)?;
-    let hash = judged(issuer, &password, &email, account.name.as_deref())?;
+    let hash = check_and_hash(issuer, &password, &email, account.name.as_deref())?;
     // Typing takes a while, in which a token may have been issued.
     let now = Clock::system().unix_seconds();
     issuer.accounts.set_password(&account, &hash, &issuer.policy, now).await.map_err(|error| {

@@ -19,7 +19,7 @@ use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::second_factor::SecondFactors;
-use crate::identity::strength::judge;
+use crate::identity::strength::check_strength;
 use crate::identity::{Accounts, Email};
 use crate::store::AccountRow;
 
@@ -216,7 +216,7 @@ async fn add(issuer: &Issuer, arguments: &AddArguments) -> Result<String, Failur
     let new = new_account(issuer, &arguments.email, &arguments.roles, arguments.name.as_deref());
     let mut new = new.await?;
     let password = read_password(arguments.password_stdin)?;
-    let hash = judged(issuer, &password, &new.email, new.name.as_deref())?;
+    let hash = check_and_hash(issuer, &password, &new.email, new.name.as_deref())?;
     new.password = Some(hash);
     let added = issuer.accounts.add(new, issuer.now).await.map_err(failure(&arguments.email))?;
     Ok(format!(
@@ -239,20 +239,20 @@ async fn new_account(
         if roles.is_empty() { issuer.policy.default_roles.clone() } else { checked(roles)? };
     let name = parse_name(name.unwrap_or_default())?;
     if issuer.accounts.by_email(&email).await?.is_some() {
-        return Err(taken(email.as_str()));
+        return Err(address_taken(email.as_str()));
     }
     Ok(NewAccount { email, name, password: None, roles, email_verified: true })
 }
 
-/// Judges and hashes a new password.
-fn judged(
+/// Checks and hashes a new password.
+fn check_and_hash(
     issuer: &Issuer,
     password: &Password,
     email: &Email,
     name: Option<&str>,
 ) -> Result<StoredHash, Failure> {
     let personal = [email.as_str(), name.unwrap_or_default(), &issuer.policy.issuer];
-    judge(password, issuer.policy.password_min_length, &personal)
+    check_strength(password, issuer.policy.password_min_length, &personal)
         .map_err(|rejected| Failure::Other(rejected.to_string()))?;
     StoredHash::hash(password).map_err(|error| Failure::Other(error.to_string()))
 }
@@ -347,13 +347,13 @@ fn describe_roles(roles: &str) -> String {
 
 fn failure(email: &str) -> impl Fn(AccountError) -> Failure {
     move |error| match error {
-        AccountError::Taken => taken(email),
+        AccountError::Taken => address_taken(email),
         AccountError::Unknown => unknown(email),
         AccountError::Store(error) => Failure::Other(error.to_string()),
     }
 }
 
-fn taken(email: &str) -> Failure {
+fn address_taken(email: &str) -> Failure {
     Failure::Other(format!(
         "{email} already has an account; to change its roles: portcullis user set-roles {email} ROLE…"
     ))

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::shown;
+use super::show_page;
 use crate::identity::account::{AccountError, NewAccount};
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, RequestFault};
@@ -80,7 +80,7 @@ impl Identity {
         {
             return Ok(Outcome::AlreadyVerified);
         }
-        shown(page, account.map(|account| account.email), request, policy)
+        show_page(page, account.map(|account| account.email), request, policy)
     }
 
     /// Confirms an address by a mailed link and returns the account. A stranger may have created

@@ -56,7 +56,7 @@ impl Identity {
             Action::Page(page @ Page::ChangeEmail) => {
                 self.show_link((page, Purpose::Change), request, policy).await
             }
-            Action::Page(page) => shown(page, None, request, policy),
+            Action::Page(page) => show_page(page, None, request, policy),
             Action::Style => Ok(Outcome::File(policy.brand.style.clone())),
             Action::Logo => match &policy.brand.logo {
                 Some(logo) => Ok(Outcome::File(logo.clone())),
@@ -82,7 +82,7 @@ fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
 
 /// A page that is rendered from the request and the policy. `username` is the address of the
 /// account that its password fields belong to.
-fn shown(page: Page, username: Option<String>, request: &Request, policy: &Policy) -> Answered {
+fn show_page(page: Page, username: Option<String>, request: &Request, policy: &Policy) -> Answered {
     let page = match page {
         Page::Register if policy.registration == Registration::Closed => {
             return Err(IdentityError::RegistrationClosed.into());

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::shown;
+use super::show_page;
 use crate::identity::account::AccountError;
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, NoLogin};
@@ -49,7 +49,7 @@ impl Identity {
     /// The page that changes the password.
     pub(super) async fn show_change(&self, request: &Request, policy: &Policy) -> Answered {
         let account = self.account_of(request).await?;
-        shown(Page::Change, Some(account.email), request, policy)
+        show_page(Page::Change, Some(account.email), request, policy)
     }
 
     /// Queues a mail with a link, which is sent only if such an account exists. The response is

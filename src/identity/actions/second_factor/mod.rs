@@ -11,7 +11,7 @@ use serde_json::json;
 pub(in crate::identity) use self::page::{
     confirm_page, enrolment, recovery_codes, remove_page, totp_page,
 };
-use super::shown;
+use super::show_page;
 use crate::identity::bodies::Secret;
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::outcome::{Answered, Outcome, Refused};
@@ -44,7 +44,7 @@ impl Identity {
             false if policy.totp => Page::Totp,
             false => return Err(IdentityError::NotOffered.into()),
         };
-        shown(page, Some(account.email), request, policy)
+        show_page(page, Some(account.email), request, policy)
     }
 
     pub(super) async fn confirm_totp(&self, request: &Request, policy: &Policy) -> Answered {
