@@ -1,6 +1,6 @@
-//! No file is too strange to be refused in order, and a secret that stands in one is never shown.
+//! Every file is accepted or refused without a panic, and a secret in it is never printed.
 //!
-//! Input: a file. A line with a secret is put in where the input has `@secret@`.
+//! Input: a file. `@secret@` is replaced with a line that contains a secret.
 
 #![no_main]
 
@@ -21,16 +21,16 @@ static READY: LazyLock<()> = LazyLock::new(portcullis::token::install_crypto);
 fuzz_target!(|data: &[u8]| {
     LazyLock::force(&READY);
     let Ok(text) = std::str::from_utf8(data) else { return };
-    // A path of this machine could be a device that never ends.
+    // A path of this machine could be an endless device.
     if text.contains("/dev") || text.contains("/proc") || text.contains("/sys") {
         return;
     }
     let line = format!("secret = \"{SECRET}\"\n");
     let shown = |problems: &Problems| {
-        let told = [problems.draw(false), problems.draw(true), problems.to_json().to_string(), format!("{problems:?}")];
-        told.map(|told| told.contains(SECRET))
+        let outputs = [problems.draw(false), problems.draw(true), problems.to_json().to_string(), format!("{problems:?}")];
+        outputs.map(|output| output.contains(SECRET))
     };
-    // In a comment or a longer string it is no secret.
+    // In a comment or a longer string, it is not recognisable as a secret.
     let in_text = ["'''", "\"\"\""].iter().any(|quotes| text.contains(quotes));
     let written = text.replace("\n@secret@\n", &format!("\n{line}"));
     let must_hide = written != text && !in_text;
@@ -50,5 +50,5 @@ fuzz_target!(|data: &[u8]| {
         }
     };
     let [plain, coloured, json, _debug] = shown(&problems);
-    assert!(!(must_hide && (plain || coloured || json)), "a secret is shown:\n{}", problems.draw(false));
+    assert!(!(must_hide && (plain || coloured || json)), "a secret is printed:\n{}", problems.draw(false));
 });

@@ -1,7 +1,7 @@
-//! A client cannot choose its own address: what it writes stands to the left of what a trusted
-//! proxy appends, and changes nothing.
+//! A client cannot choose its own address: what it sends is to the left of what a trusted proxy
+//! appends, and has no effect.
 //!
-//! Input: one byte of choices, then what the client wrote, a line feed, and what the proxies wrote.
+//! Input: one byte of choices, then the client's value, a line feed, and the proxies' value.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use libfuzzer_sys::fuzz_target;
 use portcullis::gateway::client::{ClientAddress, ForwardingHeader, Peer, Through, TrustedProxies};
 
-/// Who is believed.
+/// The trusted proxies.
 const TRUSTED: [&str; 3] = ["10.0.0.0/8", "fd00::/8", "192.0.2.7/32"];
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
             headers.append(name.clone(), (*line).clone());
             headers.append(X_FORWARDED_PROTO, (*line).clone());
         }
-        // The other header is nobody's to write.
+        // The header that is not configured is ignored.
         let other = if is_forwarded { X_FORWARDED_FOR } else { header::FORWARDED };
         headers.append(other, HeaderValue::from_static("for=198.51.100.66, 198.51.100.66"));
         proxies.client(&peer, &headers)
@@ -53,20 +53,20 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(found.ip(), peer.address);
     }
 
-    // The walk has ended at a client: nothing further left is looked at. A quote could reach over
-    // the comma, and makes the line unreadable.
+    // The search has ended at a client, so nothing further left is read. An open quote would extend
+    // over the comma and make the line unreadable.
     let is_trusted = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets()[0] == 10 || ip.octets() == [192, 0, 2, 7],
         IpAddr::V6(ip) => ip.octets()[0] == 0xfd,
     };
     if found.through() == Through::Header && !is_trusted(found.ip()) {
         if let Ok(line) = HeaderValue::from_bytes(client) {
-            assert_eq!(derive(&[&line, &of_proxy]).ip(), found.ip(), "a line before it");
+            assert_eq!(derive(&[&line, &of_proxy]).ip(), found.ip(), "an earlier line has no effect");
         }
         if !client.contains(&b'"') {
             let joined = [client, b", ", proxy].concat();
             if let Ok(line) = HeaderValue::from_bytes(&joined) {
-                assert_eq!(derive(&[&line]).ip(), found.ip(), "items before it");
+                assert_eq!(derive(&[&line]).ip(), found.ip(), "earlier items have no effect");
             }
         }
     }

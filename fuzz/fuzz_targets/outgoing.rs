@@ -1,8 +1,8 @@
-//! Whatever a client sends: of the names that are ours, in any folding, the application gets what
-//! the gateway set and nothing else.
+//! Whatever a client sends, the application receives only the gateway's own values for reserved
+//! names, in any spelling.
 //!
-//! Input: one byte that chooses the route and the caller, then the target, then header fields, one
-//! a line.
+//! Input: one byte that selects the route and the caller, then the target, then header fields, each
+//! on a line of its own.
 
 #![no_main]
 
@@ -81,8 +81,8 @@ path = "/*"
 upstream = "app"
 "#;
 
-/// What no client can send (CONTRACT §4), folded: lower case, `-` for every sign. Written out, so
-/// that a name that the gateway forgets is not forgotten here as well.
+/// The names that no client can send (CONTRACT §4), folded: lower case, `-` for every other
+/// character. The list is a separate copy, so that a name missing in the gateway is noticed.
 const OURS: [&str; 38] = [
     "authorization",
     "connection",
@@ -124,7 +124,7 @@ const OURS: [&str; 38] = [
     "x-remote-groups",
 ];
 
-/// What the gateway itself says, and how it is written.
+/// The fields that the gateway sets, in their spelling.
 const SET: [&str; 16] = [
     "x-request-id",
     "x-forwarded-for",
@@ -147,7 +147,7 @@ const SET: [&str; 16] = [
 /// The time of every decision, in Unix seconds.
 const NOW: u64 = 1_780_000_000;
 
-/// What a decision found.
+/// The results of a decision.
 #[derive(Default)]
 struct Watch {
     ids: Option<ExchangeIds>,
@@ -244,7 +244,7 @@ fuzz_target!(|data: &[u8]| {
         outcome.poll(&mut Context::from_waker(Waker::noop()))
     };
     let Poll::Ready(Ok(Decided::Forward(outgoing, _))) = decided else { return };
-    let (is_known, reason) = (watch.is_known, watch.reason.expect("a request that may leave has a reason"));
+    let (is_known, reason) = (watch.is_known, watch.reason.expect("an allowed request has a reason"));
     let ids = watch.ids.expect("the client was derived");
 
     for name in outgoing.headers().keys() {
@@ -256,9 +256,9 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(values, before.get_all(name).iter().collect::<Vec<_>>());
             continue;
         }
-        assert!(!is_ours(text) || SET.contains(&text), "`{text}` went through on route `{}`", route.name);
+        assert!(!is_ours(text) || SET.contains(&text), "`{text}` was forwarded on route `{}`", route.name);
         if SET.contains(&text) && text != "tracestate" {
-            assert_eq!(values.len(), 1, "`{text}` is said twice");
+            assert_eq!(values.len(), 1, "`{text}` was sent twice");
         }
         match text {
             "x-auth-user" | "x-remote-user" => assert!(is_known && values[0] == "alice", "{values:?}"),
@@ -277,7 +277,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(outgoing.headers().contains_key("x-auth-user"), is_known && !own);
     assert_eq!(outgoing.headers().contains_key("x-remote-user"), is_known && own);
 
-    // What Connection names is for this hop alone.
+    // The fields that Connection names apply to this hop only.
     for line in before.get_all("connection") {
         for name in line.as_bytes().split(|byte| *byte == b',').filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()) {
             assert!(!outgoing.headers().contains_key(&name) || SET.contains(&name.as_str()), "`{name}` is named by Connection");
@@ -285,13 +285,13 @@ fuzz_target!(|data: &[u8]| {
     }
     for line in outgoing.headers().get_all("cookie") {
         let ours = |pair: &[u8]| pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii() == b"__Host-portcullis";
-        assert!(!line.as_bytes().split(|byte| *byte == b';').any(ours), "our cookie went through: {line:?}");
+        assert!(!line.as_bytes().split(|byte| *byte == b';').any(ours), "the gateway's cookie was forwarded: {line:?}");
     }
     for name in &outgoing.asks().request_trailers {
-        assert!(!is_ours(name.as_str()), "`{name}` may come as a trailer");
+        assert!(!is_ours(name.as_str()), "`{name}` is allowed as a trailer");
     }
     if route.strip_segments == 0 && !route.guard.token_from.query {
-        assert_eq!(outgoing.target(), &received, "what was matched is what is sent");
+        assert_eq!(outgoing.target(), &received, "the matched target is forwarded");
     }
     if route.guard.token_from.query {
         let query = outgoing.target().query().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! A target that is accepted has one meaning: no application, however it decodes and resolves, can
 //! read another path in it.
 //!
-//! Input: method, target and then `Host` lines, one a line.
+//! Input: the method, the target, and then `Host` lines, each on a line of its own.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(headers.len() <= 1, "two hosts");
     assert!(method != Method::CONNECT && method != Method::TRACE);
     assert_eq!(target.sent().path(), received);
-    assert_eq!(received, uri.path_and_query().map_or("/", |sent| sent.path()), "the received bytes are what is sent");
+    assert_eq!(received, uri.path_and_query().map_or("/", |sent| sent.path()), "the received bytes are forwarded");
 
     let host = target.host();
     assert!(!host.is_empty() && !host.contains(['@', '/', '?', '#', ',', ' ', '\\']), "{host:?}");
@@ -42,13 +42,13 @@ fuzz_target!(|data: &[u8]| {
     );
     if relaxed == Relaxations::NONE {
         assert!(!path.contains("//") && !path.contains(';'), "{path:?}");
-        assert_eq!(decoded(received).as_deref(), Some(path.as_bytes()), "decided and sent differ");
+        assert_eq!(decoded(received).as_deref(), Some(path.as_bytes()), "the matched and the forwarded path differ");
     } else {
-        // What the relaxations leave of it is canonical.
+        // After the relaxations, the path is canonical.
         assert!(!path.contains("//"), "{path:?}");
-        // Whoever reads it as the relaxations do must not find a dot segment either.
+        // An application that applies the relaxations must not find a dot segment either.
         let lenient = decoded(received).expect("broken escapes are refused");
-        let lenient = String::from_utf8(lenient).expect("what is not UTF-8 is refused, also within a parameter");
+        let lenient = String::from_utf8(lenient).expect("bytes that are not UTF-8 are refused, also in a parameter");
         assert!(!lenient.chars().any(char::is_control), "{received:?}");
         for segment in lenient.split('/') {
             let segment = segment.split(';').next().unwrap_or_default();
@@ -59,8 +59,8 @@ fuzz_target!(|data: &[u8]| {
     for segments in 0..4 {
         for parameter in [None, Some("access_token")] {
             let Ok(sent) = target.rewritten(segments, parameter) else { continue };
-            // As hyper writes it: absolute form without a path (`http://host?query`) has one all
-            // the same.
+            // As hyper writes it: even the absolute form without a path (`http://host?query`) gets
+            // one.
             let sent = sent.to_string();
             assert!(sent.starts_with('/') && (segments == 0 || !sent.starts_with("//")), "{sent:?}");
             if let (Some(name), Some((_, query))) = (parameter, sent.split_once('?')) {
@@ -70,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The path, percent-decoded once; `None` where an escape is broken.
+/// The path, percent-decoded once; `None` if an escape is broken.
 fn decoded(path: &str) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut bytes = path.bytes();

@@ -1,8 +1,9 @@
-//! Nothing but a token that was signed with the issuer's key becomes a caller, and no bytes are too
-//! strange to be refused in order.
+//! Only a token that was signed with the issuer's key makes a caller, and every other input is
+//! refused without a panic.
 //!
-//! Input: one byte that chooses what the rest is: a token as it is; a header and claims, parted by
-//! a line feed, that are signed with the issuer's key and with another; a JWK Set; a PEM file.
+//! Input: one byte that selects the kind of the rest: a complete token; a header and claims,
+//! separated by a line feed, which are signed with the issuer's key and with another; a JWK Set; a
+//! PEM file.
 
 #![no_main]
 
@@ -18,7 +19,7 @@ use portcullis::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings
 const NOW: u64 = 1_780_000_000;
 const LEEWAY: u64 = 30;
 const SECRET: &[u8] = b"the secret of the issuer, of more than thirty-two bytes";
-const OTHER: &[u8] = b"the secret of nobody here, of more than thirty-two bytes";
+const OTHER: &[u8] = b"a secret of another issuer, of more than thirty-two bytes";
 
 static ISSUERS: LazyLock<Issuers> = LazyLock::new(|| {
     install_crypto();
@@ -47,7 +48,7 @@ fuzz_target!(|data: &[u8]| {
     match choice % 4 {
         0 => {
             let Ok(token) = std::str::from_utf8(data) else { return };
-            // Who has no key cannot make one.
+            // Without the key, no valid token can be made.
             assert!(issuers.verify(token, NOW).is_err(), "forged: {token}");
             drop(format!("{:?}", inspect(token)));
         }
@@ -57,7 +58,7 @@ fuzz_target!(|data: &[u8]| {
                 None => (&br#"{"alg":"HS256"}"#[..], data),
             };
             let forged = sign(header, claims, OTHER);
-            assert!(issuers.verify(&forged, NOW).is_err(), "signed by nobody here: {forged}");
+            assert!(issuers.verify(&forged, NOW).is_err(), "signed by another issuer: {forged}");
             let token = sign(header, claims, SECRET);
             match issuers.verify(&token, NOW) {
                 Err(error) => drop(error.to_string()),
@@ -65,14 +66,14 @@ fuzz_target!(|data: &[u8]| {
                     assert!(!caller.subject().is_empty());
                     assert!(caller.expires_at() + LEEWAY >= NOW, "expired at {}", caller.expires_at());
                     assert!(caller.issued_at().is_none_or(|issued| issued <= NOW + LEEWAY));
-                    let said: serde_json::Value = serde_json::from_slice(claims).expect("claims are JSON");
-                    assert_eq!(said["iss"].as_str(), caller.issuer());
-                    assert_eq!(&**caller.issuer_name(), if said.get("iss").is_some() { "named" } else { "any" });
+                    let sent: serde_json::Value = serde_json::from_slice(claims).expect("claims are JSON");
+                    assert_eq!(sent["iss"].as_str(), caller.issuer());
+                    assert_eq!(&**caller.issuer_name(), if sent.get("iss").is_some() { "named" } else { "any" });
                     let header: serde_json::Value = serde_json::from_slice(header).expect("a header is JSON");
                     assert_eq!(header["alg"], "HS256");
                     assert!(header.get("crit").is_none());
                     if caller.issuer().is_some() {
-                        let audience = &said["aud"];
+                        let audience = &sent["aud"];
                         let ours = |audience: &serde_json::Value| audience == "app";
                         assert!(ours(audience) || audience.as_array().is_some_and(|all| all.iter().any(ours)), "{audience}");
                     }

@@ -1,4 +1,4 @@
-//! What the three programs of this benchmark share.
+//! Code that the three programs of this benchmark share.
 
 use std::future::Future;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 /// The longest request or response head that is read.
 pub const HEAD_LIMIT: usize = 64 * 1024;
 
-/// Accepts connections for good; every connection's task is owned here.
+/// Accepts connections until the process ends, and owns the task of each connection.
 pub async fn serve<F, T>(address: SocketAddr, connection: F) -> io::Result<()>
 where
     F: Fn(TcpStream) -> T,
@@ -30,7 +30,7 @@ where
     }
 }
 
-/// Runs a program on this one thread.
+/// Runs a program on one thread.
 pub fn on_one_thread<T>(program: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(program)
 }
@@ -43,7 +43,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the process's own.
+    /// Reads the command line of this process.
     pub fn read() -> io::Result<Self> {
         let mut arguments = Self { positional: Vec::new(), named: Vec::new() };
         let mut words = std::env::args().skip(1);
@@ -62,25 +62,25 @@ impl Arguments {
     /// The address at a position.
     pub fn address(&self, position: usize) -> io::Result<SocketAddr> {
         let word = self.positional.get(position).ok_or_else(|| wrong("an address is missing"))?;
-        word.parse().map_err(|_| wrong(&format!("`{word}` is no address")))
+        word.parse().map_err(|_| wrong(&format!("`{word}` is not an address")))
     }
 
-    /// A named value, or what stands for it.
+    /// The value of an option, or its default.
     pub fn number<N: std::str::FromStr>(&self, name: &str, default: N) -> io::Result<N> {
         match self.text(name) {
             None => Ok(default),
-            Some(value) => value.parse().map_err(|_| wrong(&format!("--{name}: `{value}` is no number"))),
+            Some(value) => value.parse().map_err(|_| wrong(&format!("--{name}: `{value}` is not a number"))),
         }
     }
 
-    /// The lines of the file that a name gives.
+    /// The lines of the file that an option names.
     pub fn lines(&self, name: &str) -> io::Result<Vec<String>> {
         let path = self.text(name).ok_or_else(|| wrong(&format!("--{name} is missing")))?;
         let lines: Vec<String> = std::fs::read_to_string(path)?.lines().map(str::to_owned).collect();
         if lines.is_empty() { Err(wrong(&format!("--{name}: the file is empty"))) } else { Ok(lines) }
     }
 
-    /// A named value, where it is given.
+    /// The value of an option, if it is given.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.named.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())

@@ -1,5 +1,5 @@
-//! `bare LISTEN UPSTREAM`: the yardstick. hyper's server in front of hyper-util's pooled client on
-//! one thread, and nothing between them: no routes, no log, no timeouts, no header rules.
+//! `bare LISTEN UPSTREAM`: the baseline. hyper's server in front of hyper-util's pooled client on
+//! one thread, with nothing between them: no routes, no log, no timeouts, no header rules.
 
 use std::io;
 
@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
             let (client, upstream) = (client.clone(), upstream.clone());
             async move {
                 let service = service_fn(move |request| pass(client.clone(), upstream.clone(), request));
-                // A connection that ends badly is the load generator's to report.
+                // The load generator reports connections that end with an error.
                 let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             }
         })

@@ -1,6 +1,6 @@
 //! `upstream LISTEN`: the application behind every contestant. It answers each request with the
-//! same few bytes, or with N bytes where the path holds `/bytes/N`. It keeps the head of the last
-//! request whose path holds `/check/`; `GET /last` hands it out once.
+//! same few bytes, or with N bytes if the path contains `/bytes/N`. It keeps the head of the last
+//! request whose path contains `/check/`, and returns it once for `GET /last`.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ fn main() -> io::Result<()> {
     bench_proxy::on_one_thread(bench_proxy::serve(address, move |stream| {
         let last = Arc::clone(&last);
         async move {
-            // A proxy that closes its connection is no event here.
+            // A proxy may close its connection at any time.
             let _ = converse(stream, &last).await;
         }
     }))

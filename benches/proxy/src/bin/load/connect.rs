@@ -1,5 +1,5 @@
-//! Connections to the contestant: cleartext, or TLS 1.3 with the benchmark's own authority as the
-//! only one that is trusted.
+//! Connections to the contestant: cleartext, or TLS 1.3 that trusts only the certificate authority
+//! of the benchmark.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::{HOST, Protocol};
 
-/// What a request is written to, and its answer read from.
+/// A connection for requests and responses.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
@@ -27,7 +27,7 @@ pub(crate) type Link = Box<dyn Stream>;
 pub(crate) struct Connector {
     address: SocketAddr,
     tls: Option<Tls>,
-    /// What the first handshake agreed on.
+    /// The result of the first handshake.
     agreed: OnceLock<String>,
 }
 
@@ -53,11 +53,11 @@ impl Connector {
         Ok(Box::new(stream))
     }
 
-    /// A connection from another address of this machine: one address has not ports enough for tens
-    /// of thousands.
+    /// Connects from another address of this machine: one address has too few ports for tens of
+    /// thousands of connections.
     pub(crate) async fn connect_from(&self, source: Ipv4Addr) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
-        // It is ended by a reset, so that its port is free at once.
+        // Closed with a reset, so that its port is free at once.
         socket.set_zero_linger()?;
         socket.bind((source, 0).into())?;
         socket.connect(self.address).await

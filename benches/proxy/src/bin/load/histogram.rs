@@ -1,8 +1,8 @@
-//! Latencies.
+//! A histogram of latencies.
 
 use std::time::Duration;
 
-/// Microseconds in buckets of 1/32 of their power of two: within 3 %.
+/// Microseconds in buckets of 1/32 of their power of two, which is precise to 3 %.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,

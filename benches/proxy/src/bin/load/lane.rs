@@ -1,5 +1,5 @@
-//! One request in flight after another: on a connection of HTTP/1.1, or as streams of a connection
-//! of HTTP/2.
+//! A lane: one request after another, on an HTTP/1.1 connection or as streams of an HTTP/2
+//! connection.
 
 use std::sync::PoisonError;
 
@@ -21,7 +21,7 @@ pub(crate) enum Lane {
     Two(Box<Two>),
 }
 
-/// An answer: its status, and how many bytes it had.
+/// A response: its status and its length in bytes.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) bytes: usize,
@@ -36,7 +36,7 @@ impl Lane {
             Protocol::H2 => {
                 let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(link)).await;
                 let (sender, connection) = shaken.map_err(|error| error.to_string())?;
-                // It ends with its last lane; how it ends is told by the requests on it.
+                // It ends with its last lane. Its requests report any error.
                 plan.connections.lock().unwrap_or_else(PoisonError::into_inner).spawn(connection);
                 let lane = |_| Self::Two(Box::new(Two { sender: sender.clone(), request: None }));
                 Ok((0..plan.streams).map(lane).collect())
@@ -44,7 +44,7 @@ impl Lane {
         }
     }
 
-    /// Makes the request, so that the clock does not count it.
+    /// Prepares the request before the time is measured.
     pub(crate) fn prepare(&mut self, plan: &Plan, number: usize) {
         match self {
             Self::One(lane) => lane.prepare(plan, number),
@@ -52,7 +52,7 @@ impl Lane {
         }
     }
 
-    /// Sends what was prepared last and reads the whole answer.
+    /// Sends the prepared request and reads the whole response.
     pub(crate) async fn exchange(&mut self) -> Result<Answer, String> {
         match self {
             Self::One(lane) => lane.exchange().await,
@@ -90,7 +90,7 @@ impl One {
                 return Err("closed before the answer".to_owned());
             }
         };
-        // The rest of a long body: nothing is kept of it.
+        // Discard the rest of a long body.
         let mut received = input.len();
         while received < length {
             input.clear();
@@ -126,7 +126,7 @@ pub(crate) fn write_request(plan: &Plan, number: usize, output: &mut Vec<u8>) {
     output.extend_from_slice(&plan.upload);
 }
 
-/// The status, and how long the answer is, head and body, once its head is there.
+/// The status, and the length of head and body, once the head has arrived.
 pub(crate) fn whole_head(input: &[u8]) -> Result<Option<(u16, usize)>, String> {
     if input.is_empty() {
         return Ok(None);
@@ -159,7 +159,7 @@ impl Two {
     }
 }
 
-/// `None` where a target or a token of the files is none; `Plan::read` has tried the first of each.
+/// `None` if the target or the token is invalid. `Plan::read` has checked the first of each.
 pub(crate) fn request(plan: &Plan, number: usize) -> Option<Request<Full<Bytes>>> {
     let mut request = Request::new(Full::new(plan.upload.clone()));
     *request.method_mut() = if plan.upload.is_empty() { Method::GET } else { Method::POST };

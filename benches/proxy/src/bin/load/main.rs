@@ -1,22 +1,22 @@
-//! `load ADDRESS --targets FILE --tokens FILE [options]`: N keep-alive connections with one request
-//! in flight on each, or on each stream of each. Request n asks for target n with token n, both
-//! lists going round; an empty token is none. Prints one line of JSON. Whatever is not a whole
-//! answer with the expected status is an error.
+//! `load ADDRESS --targets FILE --tokens FILE [options]`: keeps N connections with one request in
+//! flight on each, or on each stream of each. Request n uses target n and token n; both lists
+//! repeat, and an empty line means no token. Prints one line of JSON. Anything but a complete
+//! response with the expected status counts as an error.
 //!
-//! `--connections N` (32), `--seconds S` (2), `--requests R` at most, `--offset K` where the tokens
-//! begin, `--expect STATUS` (200; 0: any), `--upload BYTES` sends each request with a body of so
-//! many, `--anew 1` makes a connection for each request, `--rate R` makes R requests a second in
-//! place of as many as are answered.
+//! `--connections N` (default 32), `--seconds S` (2), `--requests R`: stop after R requests,
+//! `--offset K`: the index of the first token, `--expect STATUS` (200; 0: any), `--upload BYTES`:
+//! send a body of this length with each request, `--anew 1`: open a connection for each request,
+//! `--rate R`: send R requests per second instead of as many as possible.
 //!
-//! `--tls FILE` speaks TLS 1.3 and trusts the authority in this file, `--protocol h2` (with
-//! `--tls`) speaks HTTP/2 with `--streams S` (1) on each connection, `--fields N` makes it N header
-//! fields in all, `--field 'NAME: VALUE'` adds this one.
+//! `--tls FILE`: use TLS 1.3 and trust the authority in this file, `--protocol h2` (with `--tls`):
+//! use HTTP/2 with `--streams S` (1) on each connection, `--fields N`: send N header fields in all,
+//! `--field 'NAME: VALUE'`: send this field too.
 //!
-//! `--warm 1` makes a request on each lane before the clock begins. `--watch PID` tells the CPU
-//! time of each thread of that process while the clock runs.
+//! `--warm 1`: send a request on each lane before the measurement begins. `--watch PID`: report the
+//! CPU time of each thread of that process during the measurement.
 //!
-//! `--hold N` opens N connections, makes one request on each, says so with a line, keeps them until
-//! its standard input ends, and then tells how many are still open.
+//! `--hold N`: open N connections, send one request on each, print a line, keep the connections
+//! until standard input ends, and then print how many are still open.
 
 mod connect;
 mod histogram;
@@ -49,9 +49,9 @@ const FIELDS: [(&str, &str); 5] = [
     ("Accept-Language", "en-GB,en;q=0.8"),
     ("Accept-Encoding", "gzip, br"),
 ];
-/// Held connections from one address of this machine.
+/// The number of held connections from one address of this machine.
 const PORTS: usize = 8_000;
-/// Connections that are opened at once.
+/// The number of connections that are opened at the same time.
 const OPENING: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,25 +64,25 @@ struct Plan {
     connector: Connector,
     protocol: Protocol,
     streams: usize,
-    /// The tasks that drive connections of HTTP/2.
+    /// The tasks that drive HTTP/2 connections.
     connections: Mutex<JoinSet<hyper::Result<()>>>,
     targets: Vec<String>,
     tokens: Vec<String>,
-    /// All but the token's.
+    /// Every field except the one with the token.
     fields: Vec<(String, String)>,
     map: HeaderMap,
     seconds: f64,
     next: AtomicUsize,
-    /// The number of the first request that is not made.
+    /// The number of the first request that is not sent.
     end: usize,
-    /// 0: whatever comes.
+    /// 0: any status.
     expect: u16,
     status: AtomicU16,
-    /// The body of each request; empty: it is a GET.
+    /// The body of each request. If it is empty, the method is GET.
     upload: Bytes,
     anew: bool,
     warm: bool,
-    /// Requests a second, in all; infinite: as many as are answered.
+    /// Requests per second in total; infinite: as many as possible.
     rate: f64,
 }
 
@@ -130,8 +130,7 @@ async fn measure(plan: Arc<Plan>, connections: usize, watched: Option<u32>) -> i
     Ok(())
 }
 
-/// The lanes, each with a request behind it: what a connection costs once is no part of what a
-/// request costs.
+/// The lanes, after a first request on each, so that the cost of connecting is not measured.
 async fn warmed(plan: &Arc<Plan>, lanes: Vec<Lane>) -> io::Result<Vec<Lane>> {
     let mut running = JoinSet::new();
     for mut lane in lanes {
@@ -168,7 +167,7 @@ fn report(plan: &Plan, total: &Tally, elapsed: f64, cpu: f64, threads: &str) {
     );
 }
 
-/// One lane until the deadline; an error ends its connection, and the next request begins a new
+/// Runs one lane until the deadline. An error ends its connection, and the next request opens a new
 /// one.
 async fn drive(plan: Arc<Plan>, mut lane: Lane, first: usize, begun: Instant, deadline: Instant) -> Tally {
     let mut tally = Tally::default();
@@ -243,7 +242,7 @@ impl Plan {
             connections: Mutex::default(),
             targets: arguments.lines("targets")?,
             tokens: arguments.lines("tokens")?,
-            map: lane::map(&fields).ok_or_else(|| wrong("a field that is none"))?,
+            map: lane::map(&fields).ok_or_else(|| wrong("an invalid field"))?,
             fields,
             seconds: arguments.number("seconds", 2.0)?,
             next: AtomicUsize::new(offset),
@@ -255,11 +254,11 @@ impl Plan {
             warm: arguments.number("warm", 0_u8)? != 0,
             rate: arguments.number("rate", f64::INFINITY)?,
         };
-        lane::request(&plan, offset).ok_or_else(|| wrong("a target or a token that is none"))?;
+        lane::request(&plan, offset).ok_or_else(|| wrong("an invalid target or token"))?;
         Ok(plan)
     }
 
-    /// Of the next request; `None` when there is none left.
+    /// The number of the next request; `None` after the last one.
     fn number(&self) -> Option<usize> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         (number < self.end).then_some(number)
@@ -283,7 +282,7 @@ impl Plan {
     }
 }
 
-/// So many with the token's: those of a browser first, then others.
+/// This many fields, including the one with the token: those of a browser first, then others.
 fn fields(count: usize) -> Vec<(String, String)> {
     let usual = FIELDS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let others = (1..).map(|number| (format!("X-Field-{number:02}"), format!("the value of field {number:02}")));
@@ -324,7 +323,7 @@ async fn hold(plan: Arc<Plan>, count: usize) -> io::Result<()> {
     }
     println!("{}", held.len());
     io::stdout().flush()?;
-    // Nothing has to be done for idle connections: this thread may wait.
+    // Idle connections need no work, so this thread can block.
     io::stdin().read_to_end(&mut Vec::new())?;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let idle = |stream: &&TcpStream| matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -332,7 +331,7 @@ async fn hold(plan: Arc<Plan>, count: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A connection that has made its request.
+/// A connection after its request.
 async fn used_once(plan: &Plan, index: usize) -> io::Result<TcpStream> {
     let address = u8::try_from(2 + index / PORTS).map_err(io::Error::other)?;
     let mut stream = plan.connector.connect_from(Ipv4Addr::new(127, 0, 0, address)).await?;

@@ -1,20 +1,20 @@
-//! What a process uses while it is asked: by thread, in the kernel's own nanoseconds.
+//! The CPU time of a process during the measurement, by thread, in nanoseconds as the kernel counts.
 
 use std::collections::BTreeMap;
 use std::{fs, io};
 
-/// Seconds of each thread so far, by its number, with its name.
+/// The CPU seconds and the name of each thread so far, by its id.
 #[derive(Debug, Default)]
 pub(crate) struct Usage(BTreeMap<u32, (String, f64)>);
 
 impl Usage {
-    /// None of no process.
+    /// Without a process, nothing.
     pub(crate) fn read(process: Option<u32>) -> io::Result<Self> {
         let Some(process) = process else { return Ok(Self::default()) };
         let mut threads = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{process}/task"))? {
             let entry = entry?;
-            // A thread may end while it is looked at.
+            // A thread may end at any time.
             let Ok(name) = fs::read_to_string(entry.path().join("comm")) else { continue };
             let Ok(used) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
             let number = entry.file_name().to_string_lossy().parse().map_err(io::Error::other)?;
@@ -23,7 +23,7 @@ impl Usage {
         Ok(Self(threads))
     }
 
-    /// As JSON: what each thread has used since `before`.
+    /// The CPU time of each thread since `before`, as JSON.
     pub(crate) fn since(&self, before: &Self) -> String {
         let used = self.0.iter().map(|(number, (name, now))| {
             let earlier = before.0.get(number).map_or(0.0, |(_, seconds)| *seconds);
@@ -33,7 +33,7 @@ impl Usage {
     }
 }
 
-/// What this one thread has used.
+/// The CPU time of the calling thread.
 pub(crate) fn own_seconds() -> io::Result<f64> {
     seconds(&fs::read_to_string("/proc/self/schedstat")?)
 }
