@@ -1,5 +1,5 @@
-//! Holds the documents to the program: every file that they show compiles, and everything that has
-//! a name has its entry.
+//! Checks the documents against the program: every shown file compiles, and every key, reason,
+//! metric, event and command has an entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,7 +31,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Every Markdown file that readers get, by its path from the root.
+/// Every Markdown file for readers, by its path from the root.
 fn documents() -> Vec<String> {
     let mut found: Vec<String> = ["README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"]
         .into_iter()
@@ -45,7 +45,7 @@ fn documents() -> Vec<String> {
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for path in entries.map(|entry| entry.expect("it can be read").path()) {
-            // What was fetched or built is nobody's document.
+            // Skip fetched and generated files.
             let is_ours = !["node_modules", "venv", "target", "corpus"]
                 .iter()
                 .any(|name| path.ends_with(name));
@@ -65,7 +65,7 @@ fn documents() -> Vec<String> {
 // --- files that the documents show
 // -----------------------------------------------------------------------------------------------------
 
-/// What a fence says after its backticks, and what stands in it, with the line that it begins at.
+/// The info string and the content of a fence, with the line where it begins.
 fn fences(text: &str) -> Vec<(usize, String, String)> {
     let mut found = Vec::new();
     let mut open: Option<(usize, String, String)> = None;
@@ -96,7 +96,7 @@ fn compile(path: &Path, text: String) -> Result<Compiled, Problems> {
     Snapshot::compile(config::parse(path, text)?, &options)
 }
 
-/// What keeps a text from being read as a file: syntax, types, unknown keys.
+/// The problems of form of a text: syntax, types, unknown keys.
 fn unreadable(text: &str) -> Option<String> {
     match config::parse(Path::new("gateway.toml"), text.to_owned()) {
         Err(problems) => Some(problems.to_string()),
@@ -127,7 +127,7 @@ fn every_file_in_the_documents_compiles() {
                 "toml" => {
                     whole += 1;
                     let folder = tempfile::tempdir().expect("a temporary folder");
-                    // A variable of the reader's machine is a file here.
+                    // Replace environment variables with files.
                     let text = text.replace("{ env = \"", "{ file = \"");
                     let made = config::parse(Path::new("gateway.toml"), text.clone())
                         .map(|loaded| make_named_files(&loaded.file, folder.path()));
@@ -148,7 +148,7 @@ fn every_file_in_the_documents_compiles() {
     assert!(whole > 0 && fragments > 0, "no fences were found");
 }
 
-/// Makes the keys and certificates that a file names, of the kinds that it asks for.
+/// Generates the keys and certificates that a file names, of the kinds that it needs.
 fn make_named_files(file: &File, folder: &Path) {
     let write = |name: &str, text: &str| {
         use std::os::unix::fs::PermissionsExt;
@@ -221,7 +221,7 @@ fn jwk(algorithm: &str) -> String {
         let (x, y) = (text(&point[1..33]), text(&point[33..]));
         return format!(r#"{{"kty":"EC","crv":"P-256","kid":"{algorithm}","x":"{x}","y":"{y}"}}"#);
     }
-    // A modulus of 2048 bits: only its form is looked at.
+    // A modulus of 2048 bits: only its form is checked.
     let modulus: Vec<u8> = (0..256_u32)
         .map(|at| if at == 0 || at == 255 { 0xc5 } else { (at * 37 % 251) as u8 })
         .collect();
@@ -260,7 +260,7 @@ fn the_default_file_compiles_without_a_warning() {
     assert!(compiled.snapshot.weakened.is_empty(), "{:?}", compiled.snapshot.weakened);
 }
 
-/// What a commented line would be as a key.
+/// The key of a commented line.
 fn commented(line: &str) -> Option<(&str, &str)> {
     let written = line.strip_prefix("# ")?;
     let (key, _) = written.split_once(" = ")?;
@@ -269,8 +269,8 @@ fn commented(line: &str) -> Option<(&str, &str)> {
     is_key.then_some((written, key))
 }
 
-/// Commented lines that stand for something else than their default, so that the file means
-/// something else with them.
+/// Commented lines that show a value other than the default, so that they change the meaning of the
+/// file.
 const NO_DEFAULT: [&str; 14] = [
     "mail",
     "token",
@@ -288,7 +288,8 @@ const NO_DEFAULT: [&str; 14] = [
     "audience",
 ];
 
-/// Each commented line is a key, and where it shows a default the file means the same with it.
+/// Each commented line is a key, and if it shows the default, uncommenting it does not change the
+/// meaning of the file.
 #[test]
 fn every_commented_default_is_the_default() {
     let text = read("gateway.toml");
@@ -297,7 +298,7 @@ fn every_commented_default_is_the_default() {
     let (mut keys, mut sections) = (0, 0);
     let mut at = 0;
     while at < lines.len() {
-        // A section that is commented out as a whole goes in as a whole.
+        // A section that is commented out completely is uncommented completely.
         let is_section = lines[at].starts_with("# [");
         let end = if is_section {
             lines[at..]
@@ -312,8 +313,8 @@ fn every_commented_default_is_the_default() {
         let written = [&lines[..at], &uncommented, &lines[end..]].concat().join("\n");
         if is_section {
             sections += 1;
-            // Its two sources of keys are alternatives: such a section need not compile, but be
-            // read.
+            // Its two sources of keys are alternatives, so the section need not compile, but it
+            // must parse.
             if let Some(problems) = unreadable(&written) {
                 panic!("gateway.toml with the section of line {} uncommented: {problems}", at + 1);
             }
@@ -336,7 +337,7 @@ fn every_commented_default_is_the_default() {
     assert!(keys >= 40 && sections >= 2, "{keys} keys and {sections} sections were found");
 }
 
-/// What a file means, as text, without what is made anew each time: keys, counters, connections.
+/// The meaning of a file as text, without generated parts: keys, counters, connections.
 fn meaning(text: &str) -> String {
     let Compiled { snapshot, .. } = compile(Path::new("gateway.toml"), text.to_owned())
         .unwrap_or_else(|problems| panic!("{problems}"));
@@ -423,7 +424,7 @@ fn the_default_file_names_every_key() {
         .filter(|key| !key.unsupported && !key.is_section && !names(key))
         .map(|key| key.place())
         .collect();
-    // Keys of a `[[test]]` that the file has no use for.
+    // Keys of a `[[test]]` that the file does not use.
     assert_eq!(missing, ["[[test]] issuer", "[[test]] peer"]);
 }
 
@@ -470,7 +471,7 @@ fn the_stored_openapi_description_is_current() {
     assert!(read("docs/reference/openapi.json") == printed, "{stale}");
 }
 
-/// Every key that the schema has, with the heading of its section.
+/// Every key of the schema, with the heading of its section.
 fn keys() -> Vec<Key> {
     let schema = schema();
     let mut keys = Vec::new();
@@ -544,7 +545,7 @@ fn section_keys(schema: &Value, definition: &str, section: &str, keys: &mut Vec<
     }
 }
 
-/// The definition of what stands under names of the writer's choice.
+/// The definition of values under names that the user chooses.
 fn named(property: &Value) -> Option<String> {
     reference(&property["additionalProperties"])
 }
@@ -565,8 +566,8 @@ fn is_unsupported(property: &Value) -> bool {
     property["description"].as_str().is_some_and(|text| text.ends_with("Not supported yet."))
 }
 
-/// The headings of a document, each with its level and what follows up to the next of its level or
-/// above.
+/// The headings of a document, each with its level and its text up to the next heading of the same
+/// or a higher level.
 fn headings(text: &str) -> Vec<(usize, String, String)> {
     let mut found: Vec<(usize, String, String)> = Vec::new();
     let mut in_fence = false;
@@ -641,8 +642,8 @@ fn every_key_has_its_entry() {
     }
 }
 
-/// An entry is a sentence, type and default, meaning, example: at least, there is an example that
-/// holds the key.
+/// An entry consists of a sentence, type and default, meaning, and an example. This checks that an
+/// example contains the key.
 #[test]
 fn every_entry_of_a_key_has_an_example() {
     let reference = read("docs/reference/configuration.md");
@@ -655,7 +656,7 @@ fn every_entry_of_a_key_has_an_example() {
     }
 }
 
-/// Compares names with the headings of a level 3 that stand in backticks.
+/// Compares names with the headings of level 3 in backticks.
 fn compare(document: &str, names: &BTreeSet<String>) {
     let headings = headings(&read(document));
     let entries: BTreeSet<String> = headings
@@ -673,7 +674,7 @@ fn compare(document: &str, names: &BTreeSet<String>) {
 fn every_reason_has_its_entry() {
     let names = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
     compare("docs/reference/reasons.md", &names);
-    // Each refusal stands under its status.
+    // Each refusal is listed under its status.
     let text = read("docs/reference/reasons.md");
     for (_, title, body) in headings(&text).into_iter().filter(|(level, ..)| *level == 2) {
         let statuses: Vec<u16> =
@@ -723,7 +724,7 @@ fn every_metric_has_its_entry() {
         "{text}"
     );
     compare("docs/reference/metrics.md", &names);
-    // Every label is spoken of in its metric's entry.
+    // The entry of each metric mentions every label.
     let document = read("docs/reference/metrics.md");
     for (_, title, body) in headings(&document) {
         let name = title.trim_matches('`');
@@ -785,8 +786,8 @@ fn every_field_of_the_access_log_has_its_entry() {
     }
 }
 
-/// The messages of the events that a source file writes at `info` and above, with `…` for what is
-/// filled in; its tests are left out.
+/// The messages of the events that a source file writes at `info` and above, with `…` for variable
+/// parts, without its tests.
 fn messages(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]").next().unwrap_or_default();
     let macros = ["tracing::info!(", "tracing::warn!(", "tracing::error!("];
@@ -840,7 +841,7 @@ fn every_event_has_its_entry() {
         }
     }
     let document = read("docs/reference/log.md");
-    // A row may cut a message off.
+    // A row may contain a shortened message.
     let rows: Vec<&str> = document
         .lines()
         .filter(|line| line.starts_with("| `"))
@@ -854,7 +855,7 @@ fn every_event_has_its_entry() {
     };
     let messages: Vec<String> = sources.iter().flat_map(|source| messages(source)).collect();
     assert!(messages.len() > 40, "{messages:#?}");
-    // What is `…` alone is one of several words, which stand elsewhere.
+    // A message that is only `…` is one of several texts, which are in other places.
     let missing: Vec<&String> =
         messages.iter().filter(|message| *message != "…" && !is_told(message)).collect();
     assert!(missing.is_empty(), "docs/reference/log.md has no row for {missing:#?}");
@@ -896,7 +897,7 @@ fn every_command_has_its_entry() {
             let body = body.unwrap_or_else(|| {
                 panic!("docs/reference/command-line.md has no heading for `{name}`")
             });
-            // Every option of its own, with two dashes.
+            // Every long option of the command.
             let options = help(&words);
             for option in options
                 .split(|letter: char| letter.is_whitespace() || letter == ',')
@@ -916,7 +917,7 @@ fn every_command_has_its_entry() {
 }
 
 /// Runs each `check` and `explain` that the reference shows for a file of the repository, and
-/// compares what it prints.
+/// compares the output.
 #[test]
 fn the_output_shown_in_the_reference_is_current() {
     let mut run = 0;
@@ -948,7 +949,7 @@ fn the_output_shown_in_the_reference_is_current() {
 
 #[test]
 fn the_stored_schema_is_current() {
-    // Kept only where somebody needs it without the binary.
+    // Stored only for readers without the binary.
     if let Ok(kept) = fs::read_to_string(root().join("docs/gateway.schema.json")) {
         let kept: Value = serde_json::from_str(&kept).expect("it is JSON");
         assert_eq!(kept, schema(), "write it anew: portcullis schema > docs/gateway.schema.json");
@@ -958,7 +959,7 @@ fn the_stored_schema_is_current() {
 // --- links
 // -----------------------------------------------------------------------------------------------------------------------------
 
-/// The text of a document without its fences and code spans, in which nothing is a link.
+/// The text of a document without fences and code spans, which contain no links.
 fn without_code(text: &str) -> String {
     let mut in_fence = false;
     let mut kept = String::new();
@@ -1032,8 +1033,8 @@ fn the_book_has_every_page() {
 // --- the service of the example
 // -----------------------------------------------------------------------------------------------------
 
-/// Threads that hash lower their own priority; a filter that forbids it answers with EPERM, and
-/// logins then slow requests down. Later lines of a unit override earlier ones.
+/// Hashing threads lower their own priority. A system call filter that forbids this returns EPERM,
+/// and logins then slow down requests. Later lines of a unit override earlier ones.
 #[test]
 fn the_service_may_lower_the_priority_of_its_threads() {
     let unit = read("examples/systemd/portcullis.service");
@@ -1049,8 +1050,8 @@ fn the_service_may_lower_the_priority_of_its_threads() {
     assert!(is_allowed, "{unit}");
 }
 
-/// The engine is sent only what `.dockerignore` lets through: a file that the build reads and that
-/// is missing there breaks every `docker build`.
+/// Docker gets only the files that `.dockerignore` allows: if a file that the build reads is
+/// missing there, every `docker build` fails.
 #[test]
 fn the_image_contains_every_input_of_the_build() {
     let ignore = read(".dockerignore");

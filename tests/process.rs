@@ -1,8 +1,8 @@
-//! Drives the built binary from outside, in a folder of its own: exit codes, messages, signals.
+//! Runs the built binary in temporary folders: exit codes, messages, signals.
 //!
-//! The messages are reviewed snapshots. Each is held to four things: one problem is told once, it
-//! says what to do, it never shows a secret, and it is never a stack trace. Nothing here sleeps: a
-//! test waits for a line of the log, or for the process to end.
+//! The messages are reviewed snapshots. Each must meet four requirements: it reports one problem
+//! once, it says what to do, it never shows a secret, and it is never a stack trace. No test
+//! sleeps: it waits for a log line, or for the end of the process.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,10 +27,10 @@ upstream = "app"
 access = "public"
 "#;
 
-/// The longest that anything here may take. It is reached only when something hangs.
+/// The maximum time for any step. It is reached only if something hangs.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A folder that the binary is run in.
+/// A folder in which the binary runs.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -96,7 +96,7 @@ impl Folder {
 
     fn told(&self, output: &Output) -> Told {
         let text = |bytes: &[u8]| -> String {
-            // The drawn help of several lines ends some of them with spaces.
+            // Some lines of a multi-line help end with spaces.
             let text = std::str::from_utf8(bytes)
                 .expect("output is UTF-8")
                 .replace(&self.path().display().to_string(), "[folder]");
@@ -117,7 +117,7 @@ impl Folder {
     }
 }
 
-/// What a run of the binary ended with.
+/// The result of a run.
 #[derive(Debug)]
 struct Told {
     code: i32,
@@ -126,19 +126,19 @@ struct Told {
 }
 
 impl Told {
-    /// What it printed, where it ended well.
+    /// Its standard output, if it succeeded.
     fn ok(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
         self.out
     }
 
-    /// What it says against a configuration.
+    /// The errors about a configuration.
     fn rejected(self) -> String {
         assert_eq!((self.code, self.out.as_str()), (78, ""), "{}", self.err);
         self.err
     }
 
-    /// What it says of a configuration that it takes all the same.
+    /// The messages about an accepted configuration.
     fn warned(self) -> String {
         assert_eq!(self.code, 0, "{}", self.err);
         assert!(self.err.starts_with("warning: "), "{}", self.err);
@@ -146,12 +146,12 @@ impl Told {
     }
 }
 
-/// What `check` says of a file that is wrong.
+/// The output of `check` for an invalid file.
 fn rejected(text: &str) -> String {
     Folder::with(text).run(&["check"]).rejected()
 }
 
-/// What `check` warns of in a file that works.
+/// The warnings of `check` for a valid file.
 fn warned(text: &str) -> String {
     Folder::with(text).run(&["check"]).warned()
 }
@@ -360,11 +360,11 @@ fn completions_and_the_manual_page_are_printed() {
     ] {
         assert!(manual.contains(part), "no {part}:\n{manual}");
     }
-    // One page: it may not refer to pages of its commands, which do not exist.
+    // There is one page, which must not refer to pages of its commands.
     assert!(!manual.contains("(1)"), "{manual}");
 }
 
-/// What bash proposes for the last of these words.
+/// The completions of bash for the last of these words.
 fn proposals(script: &str, folder: &Folder, words: &[&str]) -> Vec<String> {
     let asked = format!(
         "{script}\nCOMP_WORDS=({}); COMP_CWORD={}; COMPREPLY=(); compopt() {{ :; }}\n\
@@ -458,7 +458,7 @@ fn a_closed_standard_output_is_not_an_error() {
     assert_eq!((told.code, told.err.as_str()), (0, ""));
 }
 
-// --- files that are none
+// --- files that cannot be read
 // ---------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -472,7 +472,7 @@ fn a_missing_file() {
     ");
 }
 
-/// Every command that reads the file says the same of it.
+/// Every command that reads the file reports the same.
 #[test]
 fn every_command_that_reads_the_file_exits_78_without_it() {
     let folder = Folder::new();
@@ -556,7 +556,7 @@ fn a_file_that_is_not_utf_8() {
     ");
 }
 
-/// Reading a device or a pipe for ever would hang a start.
+/// Reading an endless device or pipe would block the start.
 #[test]
 fn a_file_that_never_ends() {
     assert_snapshot!(Folder::new().run(&["check", "--config", "/dev/zero"]).rejected(), @r"
@@ -772,8 +772,8 @@ weight = "high"
     );
 }
 
-/// The file is checked as if the key that was probably meant stood there, so that nothing is
-/// reported that only follows from the mistake.
+/// The file is checked as if it had the key that was probably meant, so that consequences of the
+/// mistake are not reported.
 #[test]
 fn a_misspelt_key_is_one_problem() {
     let file = "[issuer.app]\nissuer = \"https://app.test\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\n\
@@ -796,7 +796,7 @@ fn a_misspelt_key_is_one_problem() {
     }
 }
 
-/// What was probably meant is read, and nothing is made for it.
+/// The key that was probably meant is used for checking, but no file is created for it.
 #[test]
 fn a_start_with_a_misspelt_key_creates_no_secret() {
     let folder = Folder::with(&with_app(
@@ -832,7 +832,7 @@ fn a_misspelt_section_is_reported_as_a_section() {
     }
 }
 
-/// A key that is refused where it stands is not what somebody should write.
+/// A key that is not supported there must not be suggested.
 #[test]
 fn no_hint_suggests_an_unsupported_key() {
     for text in [
@@ -1190,7 +1190,7 @@ fn a_public_route_with_roles() {
     "#);
 }
 
-/// What is allowed and still hardly meant (CONTRACT §2, rules 3 and 7).
+/// Configurations that are valid but probably not intended (CONTRACT §2, rules 3 and 7).
 #[test]
 fn suspicious_routes() {
     let text = r#"
@@ -1340,7 +1340,7 @@ fn unconfirmed_addresses_cause_a_warning() {
     }
 }
 
-/// Mailed links and `jwks_uri` are made from `issuer`: somebody has to answer there.
+/// Mailed links and `jwks_uri` are made from `issuer`, so this URL must reach the gateway.
 #[test]
 fn an_issuer_not_reachable_at_its_url_causes_a_warning() {
     let file = |issuer: &str, route: &str| {
@@ -1393,7 +1393,7 @@ fn an_issuer_not_reachable_at_its_url_causes_a_warning() {
     }
 }
 
-/// The endpoints have methods of their own: a route that lets only some through makes the others
+/// The endpoints use several methods: a route that allows only some of them makes other endpoints
 /// unreachable.
 #[test]
 fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
@@ -1421,13 +1421,13 @@ fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
             && told.contains("2 warnings"),
         "{told}"
     );
-    // Two routes of one path may share the methods.
+    // Two routes with the same path may share the methods.
     let told =
         Folder::with(&file(&(route("\"GET\"") + &route("\"POST\", \"DELETE\"")))).run(&["check"]);
     assert!(told.code == 0 && !told.err.contains("gets no"), "{}", told.err);
 }
 
-/// The host's own `/*` would answer the redirect to the login with the next redirect.
+/// The host's own `/*` would respond to the login page with another redirect.
 #[test]
 fn a_login_page_hidden_by_another_route_is_an_error() {
     let file = |routes: &str| {
@@ -1470,7 +1470,7 @@ fn a_login_page_hidden_by_another_route_is_an_error() {
     let public_below = "[[route]]\nhost = \"*.localhost\"\npath = \"/auth/*\"\nupstream = \"app\"\naccess = \"public\"\n";
     for (refused, hider) in [
         (application("host = \"*.localhost\""), "*.localhost/*"),
-        // Another route redirects than the one that hides.
+        // The route that redirects is not the one that hides the login page.
         (format!("{public_below}{}", application("")), "*.localhost/auth/*"),
         (
             format!("[[route]]\npath = \"/auth/login\"\nupstream = \"app\"\n{}", application("")),
@@ -1521,7 +1521,7 @@ fn invalid_identity_headers() {
 // --- issuers, keys, secrets
 // ------------------------------------------------------------------------------------------------------------
 
-/// An issuer whose key is made where it is missing.
+/// An issuer whose key is created if it is missing.
 const ISSUER: &str = r#"
 [issuer.local]
 issuer = "https://issuer.example"
@@ -1575,7 +1575,7 @@ fn an_issuer_without_keys() {
     "#);
 }
 
-/// Nothing is repaired: the address that was written is the one that is dialled.
+/// URLs are not corrected: the gateway connects to exactly what is written.
 #[test]
 fn invalid_upstream_urls() {
     for (url, problem, help) in [
@@ -1601,7 +1601,7 @@ fn invalid_upstream_urls() {
     }
 }
 
-/// Each where it is wrong, with what to do.
+/// Each points at its error and says what to do.
 #[test]
 fn invalid_key_urls() {
     let told = |lines: &str| rejected(&with_keys(lines));
@@ -1783,8 +1783,7 @@ fn files_that_are_not_keys() {
     "#);
 }
 
-/// A device says that it has no bytes, and never ends. Memory is bounded here, so that a gateway
-/// that reads on does not take the machine's.
+/// A device has length 0 but never ends. Memory is limited here, in case the gateway keeps reading.
 #[test]
 fn a_key_file_that_never_ends() {
     for text in [
@@ -1937,7 +1936,7 @@ fn missing_secrets() {
     assert!(told.contains("`{ env = \"NAME\" }` or `{ file = \"path\" }`"), "{told}");
 }
 
-/// Whatever else is wrong with the file: what stands in it as a secret is never shown.
+/// A secret in the file is never shown, whatever is wrong with the file.
 #[test]
 #[expect(clippy::too_many_lines, reason = "one claim, held against several files")]
 fn a_literal_secret_is_refused_and_never_shown() {
@@ -2188,7 +2187,7 @@ limit = "login"
     );
 }
 
-/// Such a key is refused alone, too: nothing of the file has to be wrong besides.
+/// Such a key is also refused if nothing else is wrong with the file.
 #[test]
 fn each_key_that_is_not_supported_yet_is_refused_alone() {
     for (section, line) in [
@@ -2383,7 +2382,7 @@ fn explain_describes_every_step() {
     NO  authorize     the caller lacks the role `admin`
     refuse: 403 role_missing
     ");
-    // Also what the client wrote as we would is ours.
+    // A field that the client sent with the same value counts as set by the gateway.
     let told = folder
         .run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X-Auth-User: alice"])
         .ok();
@@ -2506,8 +2505,7 @@ fn explain_prints_json() {
     );
 }
 
-/// A token says whose it is, and so may the claims that stand in for one.
-/// Whatever the HTTP server or an early step refuses, `explain` refuses too, with the same status.
+/// `explain` refuses whatever the HTTP server or an early step refuses, with the same status.
 #[test]
 fn explain_refuses_what_the_server_refuses() {
     let folder = Folder::with(
@@ -2561,7 +2559,7 @@ access   = "public"
     assert_eq!((&told["verdict"], &told["target"]), (&json!("allow"), &json!("/data/")));
 }
 
-/// Claims that are assumed are used in a place that the route reads, so that the origin rule holds.
+/// Assumed claims count as a token in a place that the route reads, so the origin rule applies.
 #[test]
 fn an_assumed_caller_is_subject_to_the_origin_rule() {
     let test = |fields: &str, status: u16| {
@@ -2601,7 +2599,7 @@ expect  = {{ status = {status} }}
     let told = folder.run(&["explain", "--json", "POST", "/orders", "--claims", claims]).ok();
     let told: Value = serde_json::from_str(&told).expect("JSON");
     assert_eq!((&told["status"], &told["reason"]), (&json!(403), &json!("origin_foreign")));
-    // Two credentials, one of them assumed, are two.
+    // An assumed credential counts as a second credential.
     let sent = ["-H", "Cookie: __Host-portcullis=a.b.c"];
     let told = folder
         .run(&[&["explain", "--json", "GET", "/orders", "--claims", claims][..], &sent].concat())
@@ -2610,7 +2608,8 @@ expect  = {{ status = {status} }}
     assert_eq!(told["reason"], "credentials_ambiguous");
 }
 
-/// What is stripped is named, cookies of the gateway too; and the caller of an overriding method.
+/// The output names removed fields, also the gateway's cookies, and the caller of an overriding
+/// method.
 #[test]
 fn explain_names_stripped_cookies_and_overriding_methods() {
     let folder = Folder::with(
@@ -2804,7 +2803,7 @@ fn minting_for_an_unknown_issuer_lists_the_known_ones() {
         "a sentence without an end: {}",
         told.err
     );
-    // The built-in one has no section that holds a key.
+    // The built-in issuer has no section with a key.
     let file = with_app(
         "[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
     );
@@ -2824,7 +2823,7 @@ fn minting_for_an_unknown_issuer_lists_the_known_ones() {
 // --- serving
 // ---------------------------------------------------------------------------------------------------------------------------
 
-/// A gateway that serves, and the lines of its log.
+/// A running gateway, and the lines of its log.
 struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -2895,7 +2894,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A process that has ended cannot be killed, and need not.
+        // Fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -2911,7 +2910,7 @@ fn lines(child: &mut Child) -> Receiver<String> {
     lines
 }
 
-/// The shell's own `kill`: a small machine has no other.
+/// Uses the shell's built-in `kill`, since small systems have no other.
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("sh")
         .args(["-c", &format!("kill -{name} {}", child.id())])
@@ -2920,8 +2919,8 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.success(), "SIG{name} could not be sent");
 }
 
-/// The exit code of a child that is about to end: it closes its standard error when it does, so
-/// this waits for no more than a moment.
+/// The exit code of a child that is about to end: it has closed its standard error, so the wait is
+/// short.
 fn wait(child: &mut Child) -> Option<i32> {
     child.wait().expect("it ends").code()
 }
@@ -2941,15 +2940,14 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-/// `APP` on ports that are free, and a drain that lasts as long as this.
+/// `APP` on free ports, with this drain delay.
 fn serving(drain_delay: &str) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\ndrain_delay = \"{drain_delay}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n{APP}"
     )
 }
 
-/// What is not there is made by those who write alone, and a key only with the database that it is
-/// for.
+/// Only commands that write create missing files, and a key only together with its database.
 #[test]
 fn a_missing_database_or_key() {
     let identity = "[[route]]\npath = '/auth/*'\nidentity = true\n[identity]\nissuer = 'http://localhost/auth'\n";
@@ -2995,7 +2993,7 @@ fn a_missing_database_or_key() {
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
 }
 
-/// The key is made first: without the marker of a first start, the database would look lost.
+/// The key is created first: without the marker of a first start, the database would look lost.
 #[test]
 fn a_failed_first_start_leaves_nothing_behind() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -3012,14 +3010,14 @@ fn a_failed_first_start_leaves_nothing_behind() {
         let told = folder.run(&["run"]);
         assert!(told.code == 1 && told.err.contains("Address already in use"), "{}", told.err);
     }
-    // A folder that is none stands for one that cannot be written to: the tests may run as root.
+    // A folder in place of the file cannot be opened, even by root, which may run the tests.
     std::fs::create_dir(folder.path().join("data.db")).expect("a folder");
     folder.write("gateway.toml", config("127.0.0.1:0", "database = 'sqlite:data.db'"));
     for command in [&["run"][..], &["revoke", "--jti", "t"]] {
         let told = folder.run(command);
         assert!(told.code == 1 && told.err.contains("cannot be opened"), "{}", told.err);
     }
-    // What a command refuses after it has made the key.
+    // A command that fails after it has created the key.
     folder.write("gateway.toml", config("127.0.0.1:0", ""));
     for command in [&["revoke", "--jti", "t", "--issuer", "nobody"][..], &["user", "list"]] {
         assert_ne!(folder.run(command).code, 0);
@@ -3088,7 +3086,7 @@ fn addresses_that_cannot_be_bound() {
             "nothing of `{address}`:\n{told}"
         );
     }
-    // An address of the documentation's own network (RFC 5737): no machine has it.
+    // An address of a documentation network (RFC 5737), which no machine has.
     let told = Folder::with(&with_app("[server]\nlisten = \"192.0.2.1:8080\"\n")).run(&["run"]);
     assert_eq!(told.code, 1);
     assert_snapshot!(told.err, @r"
@@ -3101,7 +3099,7 @@ fn addresses_that_cannot_be_bound() {
 fn an_invalid_file_prevents_the_start() {
     let folder = Folder::with(&serving("0s").replace("builtin", "bultin"));
     assert_eq!(folder.run(&["run"]).rejected(), folder.run(&["check"]).rejected());
-    // Nor does one whose tests fail.
+    // Nor does a file with failing tests start.
     let folder = Folder::with(&format!(
         "{}\n[[test]]\nrequest = \"GET /\"\nexpect = {{ status = 404 }}\n",
         serving("0s")
@@ -3179,7 +3177,7 @@ fn sighup_with_an_invalid_file_changes_nothing() {
         running.signal("HUP");
         let event = running.event("the file was rejected; the running configuration stays");
         assert_eq!(event["level"], "error", "{what}");
-        // One event holds every problem, each with its place.
+        // One event contains every problem with its place.
         let problems = match &event["problems"] {
             Value::String(text) => serde_json::from_str(text).expect("JSON"),
             problems => problems.clone(),
@@ -3240,7 +3238,7 @@ fn healthcheck_queries_the_running_gateway() {
     assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz does not respond: Connection refused (os error 111)");
 }
 
-/// Everything that the demo prints is meant to be pasted, so it is.
+/// Runs every command that the demo prints, as a person would paste it.
 #[test]
 fn the_demo_prints_lines_that_work() {
     let folder = Folder::new();
@@ -3254,7 +3252,7 @@ fn the_demo_prints_lines_that_work() {
         .spawn()
         .expect("the binary runs");
     let lines = lines(&mut child);
-    // Ends with this function, also where an assertion fails.
+    // Ends with this function, also if an assertion fails.
     let running = Running {
         child,
         lines,
@@ -3290,7 +3288,7 @@ fn the_demo_prints_lines_that_work() {
         eprintln!("SKIPPED: curl is not installed, so the lines of the demo were not tried");
         return;
     }
-    // One shell for all of them, as a person has one.
+    // One shell for all of them, as a person would use.
     let script: Vec<String> = pasted
         .iter()
         .map(|line| match line.strip_prefix("curl -i ") {

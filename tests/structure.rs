@@ -1,9 +1,9 @@
-//! Holds the house to its plan: which module may know which, how long a file may be, and what no
-//! file may hold.
+//! Checks the structure of the code: which module may use which, how long a file may be, and what
+//! no file may contain.
 //!
-//! The layers are read from the table in `src/lib.rs`, so that what a reader is told is what is
-//! held. What is granted beyond them stands in the tables below, each with its reason; a grant that
-//! nothing uses is an error too.
+//! The layers are read from the table in `src/lib.rs`, so that the documentation is what is
+//! checked. Exceptions are in the tables below, each with its reason; an unused exception is an
+//! error too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ const NEIGHBOURS: [(&str, &str, &str); 2] = [
     ("identity", "revocation", "what the built-in issuer takes away is revoked with it"),
 ];
 
-/// What the layer of sockets may know of the gateway.
+/// The items of the gateway that the server layer may use.
 const KNOWN_TO_SERVER: [(&str, &str); 9] = [
     (
         "snapshot::ConnectionLimits",
@@ -40,11 +40,11 @@ const KNOWN_TO_SERVER: [(&str, &str); 9] = [
     ),
 ];
 
-/// What the second listener may know of it.
+/// The items of the gateway that the admin listener may use.
 const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
-/// The gateway's files in walking order: each may know those before it.
+/// The gateway's files in order: each may use those before it.
 const WALK: [&str; 36] = [
     "target",
     "client",
@@ -84,7 +84,7 @@ const WALK: [&str; 36] = [
     "mod",
 ];
 
-/// Imports against the walk.
+/// Imports against this order.
 const AGAINST_THE_WALK: [(&str, &str, &str); 3] = [
     (
         "body",
@@ -99,7 +99,7 @@ const AGAINST_THE_WALK: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The most lines of code that a file may have: neither comments nor tests count.
+/// The maximum number of lines of code in a file, without comments and tests.
 const LONGEST: usize = 520;
 
 #[test]
@@ -173,8 +173,8 @@ fn gateway_files_use_only_earlier_files() {
             continue;
         };
         for path in file.paths().into_iter().filter(|path| path[0] == "gateway") {
-            // What is no file of the gateway is an item of its front door, or one of the files by
-            // another name.
+            // A name that is not a file of the gateway is an item of its `mod.rs`, or a re-export
+            // of a file.
             let to = path.get(1).map_or("mod", String::as_str);
             let to = if place(to).is_some() { to } else { house.reexported(to) };
             if let Some((from, to, _)) =
@@ -200,10 +200,8 @@ fn gateway_files_use_only_earlier_files() {
     }
 }
 
-/// A token is expired, not `401`: only what speaks HTTP knows status codes. `reason` lists the
-/// status of each reason.
-/// `docs/architecture.md` draws the tree: each source file is in it once, in its folder, and nothing
-/// is in it that does not exist. Modules that only tests use are left out.
+/// The tree in `docs/architecture.md` contains each source file once, in its folder, and nothing that
+/// does not exist. Modules that only tests use are left out.
 #[test]
 fn the_architecture_names_each_file_once() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -231,8 +229,8 @@ fn the_architecture_names_each_file_once() {
     assert!(unnamed.is_empty(), "the tree does not name: {unnamed:#?}");
 }
 
-/// The files and folders that the tree of the document names, from the root. A line is indented by
-/// two spaces for each folder, and its names end at the first gap of two spaces or more.
+/// The files and folders in the tree of the document, from the root. A line is indented by two
+/// spaces for each folder, and its names end at the first gap of two spaces or more.
 fn paths_of_tree(document: &str) -> Vec<String> {
     let (_, tree) = document.split_once("```text\nsrc/\n").expect("there is a tree");
     let (tree, _) = tree.split_once("```").expect("the tree ends");
@@ -253,6 +251,8 @@ fn paths_of_tree(document: &str) -> Vec<String> {
     found
 }
 
+/// A token is expired, not `401`: only HTTP modules use status codes. `reason` lists the status of
+/// each reason.
 #[test]
 fn status_codes_appear_only_in_http_modules() {
     let house = House::read();
@@ -331,7 +331,7 @@ fn the_source_parser_works() {
     assert_eq!(file.test_modules, ["samples"]);
 }
 
-/// Steps of the decision that are open to one place only. Nothing else may call them, tests apart.
+/// Steps of the decision that only one place may call, except tests.
 const SOLE_CALLERS: [(&str, &[&str], &str); 4] = [
     ("as_if_verified(", &["token/issuers/mod.rs", "gateway/authenticate.rs"], "an assumed token"),
     ("Verifier::offline(", &["explain/mod.rs"], "a verifier that believes an assumed token"),
@@ -359,20 +359,20 @@ struct House {
     files: Vec<File>,
 }
 
-/// A file of it.
+/// A source file.
 struct File {
     /// Its path below `src`.
     name: String,
     /// Its path as a module, without `crate`.
     module: Vec<String>,
     text: String,
-    /// Neither comments, nor the insides of strings, nor test code.
+    /// The code without comments, contents of strings, and tests.
     code: String,
-    /// Modules that it declares for tests only.
+    /// Modules that it declares only for tests.
     test_modules: Vec<String>,
 }
 
-/// Read once: each test looks at all of it.
+/// Read once, for all tests.
 static HOUSE: LazyLock<House> = LazyLock::new(House::from_source);
 
 impl House {
@@ -401,7 +401,7 @@ impl House {
         Self { files }
     }
 
-    /// Every file of a module, tests apart.
+    /// Every file of a module, except tests.
     fn code(&self) -> impl Iterator<Item = &File> {
         let tests: BTreeSet<Vec<String>> = self
             .files
@@ -443,7 +443,7 @@ impl House {
         layers
     }
 
-    /// The gateway's file that an item of its front door comes from.
+    /// The file of the gateway that defines an item of its `mod.rs`.
     fn reexported(&self, item: &str) -> &'static str {
         let door = self
             .files
@@ -480,7 +480,7 @@ impl File {
         for (start, keyword) in
             ["crate::", "super::", "self::"].iter().flat_map(|word| self.code.match_indices(word))
         {
-            // Not the middle of a path, and no other word.
+            // Neither the middle of a path nor part of another word.
             if start > 0
                 && (is_word(bytes[start - 1])
                     || bytes[start - 1] == b':'
@@ -505,7 +505,7 @@ impl File {
     }
 }
 
-/// Reads a path or a tree of them, and returns what is left.
+/// Parses a path or a tree of paths, and returns the rest.
 fn tree<'a>(
     text: &'a str,
     base: &[String],
@@ -541,7 +541,7 @@ fn tree<'a>(
                 Some(renamed) => {
                     &renamed[renamed.find([',', '}', ';', '\n']).unwrap_or(renamed.len())..]
                 }
-                // An empty word would be read for ever.
+                // An empty word would cause an endless loop.
                 None if word.is_empty() => rest.get(1..).unwrap_or_default(),
                 None => rest,
             }
@@ -549,8 +549,8 @@ fn tree<'a>(
     }
 }
 
-/// The code of a file, byte for byte: comments, strings, characters and what is under
-/// `#[cfg(test)]` are spaces. And the modules that are declared there.
+/// The code of a file, in which comments, strings, characters and items under `#[cfg(test)]` are
+/// replaced with spaces, and the modules that it declares under `#[cfg(test)]`.
 fn code_of(text: &str) -> (String, Vec<String>) {
     let tokens: TokenStream = text.parse().expect("the source is Rust");
     let blank = text.bytes().map(|byte| if byte == b'\n' { b'\n' } else { b' ' }).collect();
@@ -559,7 +559,7 @@ fn code_of(text: &str) -> (String, Vec<String>) {
     (String::from_utf8(kept.code).expect("whole tokens were kept"), kept.test_modules)
 }
 
-/// What is kept of a text so far.
+/// The output so far.
 struct Kept<'t> {
     text: &'t [u8],
     code: Vec<u8>,
@@ -613,7 +613,7 @@ impl Kept<'_> {
         self.code[range.clone()].copy_from_slice(&self.text[range]);
     }
 
-    /// An item ends with its braces or, without any, with a semicolon.
+    /// An item ends with its braces or, without braces, with a semicolon.
     fn skip_item(&mut self, tokens: &mut impl Iterator<Item = TokenTree>) {
         let mut is_module = false;
         for token in tokens {
@@ -622,7 +622,7 @@ impl Kept<'_> {
                 TokenTree::Ident(name) if is_module => self.test_modules.push(name.to_string()),
                 TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => {
                     if is_module {
-                        // Its code is here, and is skipped with it.
+                        // Its body is here and is skipped with it.
                         self.test_modules.pop();
                     }
                     return;

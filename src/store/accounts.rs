@@ -361,55 +361,44 @@ mod tests {
             (AccountChange::Disabled(false), true, true),
         ] {
             let before = store.account("a").await.unwrap().unwrap();
-            let change_name = format!("{change:?}");
+            let what = format!("{change:?}");
             let (open, late) = (
-                session(&format!("open {change_name}"), before.generation),
-                session(&format!("late {change_name}"), before.generation),
+                session(&format!("open {what}"), before.generation),
+                session(&format!("late {what}"), before.generation),
             );
             let issued = store.open_session(&open, "=x").await.unwrap();
             let was_open = issued.is_some();
-            assert_eq!(was_open, before.disabled == 0, "{change_name}");
+            assert_eq!(was_open, before.disabled == 0, "{what}");
             // While the account is disabled, no login succeeds, so there is no token to cut off.
             latest = issued.map_or(latest, |issued| issued.issued_at);
-            assert!(
-                latest > before.not_before || !was_open,
-                "past the last cut-off: {change_name}"
-            );
+            assert!(latest > before.not_before || !was_open, "past the last cut-off: {what}");
             let cutoff = store
                 .change_account("a", change, revocation("subject", "a"), 105)
                 .await
                 .unwrap()
                 .unwrap();
             let after = store.account("a").await.unwrap().unwrap();
-            assert_eq!(cutoff, after.not_before, "{change_name}");
+            assert_eq!(cutoff, after.not_before, "{what}");
             assert_eq!(
                 cutoff,
                 latest.max(105),
-                "it covers what was issued after the last one, and is no later than necessary: {change_name}"
+                "it covers what was issued after the last one, and is no later than necessary: {what}"
             );
             assert_eq!(
                 store.live_session(&open.id).await.unwrap().is_some(),
                 was_open && !ends,
-                "{change_name}"
+                "{what}"
             );
             assert_eq!(
                 store.rotate_session(&open, FRESH, "=x", 105).await.unwrap().is_some(),
                 was_open && !ends,
-                "{change_name}"
+                "{what}"
             );
-            assert_eq!(
-                store.open_session(&late, "=x").await.unwrap().is_some(),
-                !ends,
-                "{change_name}"
-            );
-            let next = session(&format!("next {change_name}"), after.generation);
-            assert_eq!(
-                store.open_session(&next, "=x").await.unwrap().is_some(),
-                opens,
-                "{change_name}"
-            );
+            assert_eq!(store.open_session(&late, "=x").await.unwrap().is_some(), !ends, "{what}");
+            let next = session(&format!("next {what}"), after.generation);
+            assert_eq!(store.open_session(&next, "=x").await.unwrap().is_some(), opens, "{what}");
             let revoked = store.revocations_after(0).await.unwrap();
-            assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{change_name}");
+            assert_eq!((revoked.len(), revoked[0].revoked_at), (1, cutoff), "{what}");
         }
         assert_eq!(
             store

@@ -1,4 +1,4 @@
-//! The built-in issuer: register, log in, passwords, what is told and what is not (CONTRACT §5).
+//! The built-in issuer: registration, login, passwords, and what responses reveal (CONTRACT §5).
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -150,7 +150,7 @@ async fn weak_passwords_are_refused_with_a_reason() {
     }
 }
 
-/// Wrong password, no account, disabled: one answer.
+/// A wrong password, an unknown account and a disabled one get the same response.
 #[tokio::test]
 async fn a_failed_login_reveals_nothing() {
     let gateway = Gateway::start(&open("")).await;
@@ -181,7 +181,7 @@ async fn a_failed_login_reveals_nothing() {
     assert_eq!(gateway.metric_value("portcullis_logins_total", &["failed"]).await, Some(5.0));
 }
 
-/// No secret and no address of anybody is ever in the log.
+/// The log never contains a secret or an email address.
 #[tokio::test]
 async fn the_log_contains_no_secret() {
     let gateway =
@@ -215,14 +215,14 @@ async fn the_built_in_limits_apply_to_a_route_without_a_limit() {
         let request = request.header("X-Forwarded-For", &client);
         async move { request.send().await }
     };
-    // By address, whoever is tried.
+    // By address, for any account.
     for index in 0..5 {
         let email =
             ["a@x.example", "b@x.example", "c@x.example", "d@x.example", "e@x.example"][index];
         login("198.51.100.1".into(), email, "wrong").await.is(401, "login_failed");
     }
     login("198.51.100.1".into(), "f@x.example", "wrong").await.is(429, "rate_limited");
-    // By account, wherever it is tried from and however it is written.
+    // By account, from any address and in any spelling.
     for (index, email) in [
         "ann@example.com",
         "ANN@example.com",
@@ -259,7 +259,7 @@ async fn the_built_in_limits_apply_to_a_route_without_a_limit() {
     register(5).send().await.is(429, "rate_limited");
 }
 
-/// Logins that succeed are no failures of the account.
+/// Successful logins are not counted as failures of the account.
 #[tokio::test]
 async fn logins_that_succeed_do_not_lock_an_account() {
     let gateway =
@@ -295,7 +295,7 @@ async fn a_limit_counts_by_client_and_account() {
     );
 }
 
-/// The built-in issuer with such a limit on its route; the peer is a trusted proxy.
+/// The built-in issuer with this limit on its route; the peer is a trusted proxy.
 fn by_client_and_account(lines: &str) -> String {
     format!(
         "server.trusted_proxies = ['127.0.0.1/32']\n{}limit = 'tries'\n[limit.tries]\nkey = 'client+account'\n{lines}\n",
@@ -309,7 +309,7 @@ async fn guess(gateway: &Gateway, client: &str, email: &str) -> u16 {
     gateway.post("/auth/login", &body).header("X-Forwarded-For", client).send().await.status
 }
 
-/// Neither from one address at many accounts, nor from many addresses at one account.
+/// Guessing is slow from one address at many accounts, and from many addresses at one account.
 #[tokio::test]
 async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
     let gateway = Gateway::start(&by_client_and_account("requests = 5\nper = '15m'")).await;
@@ -321,7 +321,7 @@ async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
         let status = guess(&gateway, &format!("203.0.113.{index}"), "ann@x.example").await;
         assert_eq!(status, if index < 5 { 401 } else { 429 }, "address {index}, one account");
     }
-    // A limit by address raises what an address may do, except for guesses.
+    // A limit by address can allow more requests, but not more guesses.
     let config = format!("server.trusted_proxies = ['127.0.0.1/32']\n{}", open(""));
     let gateway = Gateway::start(&config).await;
     gateway.register("ann@example.com").await;
@@ -336,7 +336,7 @@ async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
         let status = guess(&gateway, &format!("203.0.113.{index}"), "ann@x.example").await;
         assert_eq!(status, if index < 5 { 401 } else { 429 }, "address {index}, one account");
     }
-    // One that refuses nothing takes no place at all.
+    // A limit that refuses nothing stores no key.
     let gateway = Gateway::start(&format!("{config}observe = true\n")).await;
     for index in 0..6 {
         let status = guess(&gateway, "198.51.100.1", &format!("u{index}@x.example")).await;
@@ -344,7 +344,7 @@ async fn a_route_limit_does_not_replace_the_built_in_login_limits() {
     }
 }
 
-/// Accounts that one address makes up take no places in the limit of others.
+/// Invented accounts of one address do not use up the limit of others.
 #[tokio::test]
 async fn attempts_with_unknown_accounts_lock_no_account() {
     let config = by_client_and_account("requests = 5\nper = '15m'\nmax_clients = 1000")
@@ -372,7 +372,7 @@ async fn attempts_with_unknown_accounts_lock_no_account() {
     }
 }
 
-/// Requests that name no account are refused for that, and are no tries of anybody.
+/// Requests that name no account are refused for that and do not count as attempts.
 #[tokio::test]
 async fn requests_that_name_no_account_do_not_count() {
     let gateway = Gateway::start(&limited("")).await;
@@ -380,14 +380,14 @@ async fn requests_that_name_no_account_do_not_count() {
         let request = gateway.post("/auth/login", &json!({ "password": "wrong" }));
         request.send().await.is(400, "request_invalid");
     }
-    // One that none can have costs a hash, and counts.
+    // An impossible address costs a hash and counts.
     for index in 0..6 {
         let status = gateway.try_login("no address", "wrong").await.status;
         assert_eq!(status, if index < 5 { 401 } else { 429 });
     }
 }
 
-/// What costs a hash and is no failure of the account counts against the address.
+/// Requests that cost a hash without a failure of the account count against the address.
 #[tokio::test]
 async fn password_checks_of_authenticated_callers_are_limited_by_address() {
     let gateway = Gateway::start(&limited("totp = true")).await;
@@ -431,7 +431,7 @@ async fn a_password_change_requires_the_current_password() {
         gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
     }
     gateway.try_login("ann@example.com", PASSWORD).await.is(401, "login_failed");
-    // At once: the new token is issued past the cut-off.
+    // At once, because the new token is issued after the cut-off.
     let tokens = Tokens::of(&gateway.try_login("ann@example.com", new).await);
     assert_eq!(gateway.reaches(&tokens.access).await, 200);
 }
@@ -447,7 +447,7 @@ async fn endpoints_accept_only_tokens_of_the_built_in_issuer() {
         gateway.get(path).bearer(&tokens.refresh).send().await.is(401, "token_malformed");
         assert_eq!(gateway.get(path).bearer(&tokens.access).send().await.status, 200);
     }
-    // The application's route is for callers of the built-in issuer as well.
+    // The application's route also accepts callers of the built-in issuer.
     gateway.get("/reports").bearer(&mint::token(&[])).send().await.is(403, "issuer_not_allowed");
 }
 
@@ -524,7 +524,7 @@ async fn a_reload_can_change_the_policy_but_not_remove_the_issuer() {
     let login = gateway.try_login("ann@example.com", PASSWORD).await;
     assert_eq!(login.json()["expires_in"], 300);
     assert!(Tokens::of(&login).claims().get("email").is_none());
-    // Keys and sessions are those from before.
+    // Keys and sessions are unchanged.
     assert_eq!(gateway.reaches(&before.access).await, 200);
     assert_eq!(gateway.refresh(&before.refresh).await.status, 200);
     let without = "[store]\n[[route]]\npath = '/*'\nupstream = 'app'";

@@ -140,7 +140,7 @@ async fn metrics_are_openmetrics_and_bounded_whatever_clients_send() {
     }
 }
 
-/// Prometheus' own text format has neither OpenMetrics' types nor its end.
+/// The Prometheus text format has neither the types of OpenMetrics nor its end marker.
 #[tokio::test]
 async fn metrics_are_prometheus_text_if_preferred() {
     let gateway = Gateway::start(ROUTES).await;
@@ -168,8 +168,8 @@ async fn metrics_are_prometheus_text_if_preferred() {
     assert!(value("process_resident_memory_bytes") > 1e6);
     assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
     assert!((3.0..value("process_max_fds")).contains(&value("process_open_fds")));
-    // The system counts hundredths of a second. A test process that has just begun may have used
-    // less; asking uses more.
+    // The system counts hundredths of a second. A new test process may have used less, so the loop
+    // itself uses CPU.
     let used = async || {
         let metrics = Request::new(gateway.admin_address(), "GET", "/metrics").send().await.text();
         let line = metrics.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "));

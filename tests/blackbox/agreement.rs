@@ -1,5 +1,5 @@
-//! The gateway, `explain` and `[[test]]` blocks decide alike: thousands of generated requests under
-//! varied files are sent to a live gateway, explained, and written down as tests.
+//! The gateway, `explain` and `[[test]]` blocks make the same decisions: thousands of generated
+//! requests under varied files are sent to a gateway, explained, and written as tests.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ impl Choices {
         all[self.next() as usize % all.len()].clone()
     }
 
-    /// True once in so many times.
+    /// True once in this many calls, on average.
     fn once_in(&mut self, times: u64) -> bool {
         self.next().is_multiple_of(times)
     }
@@ -96,7 +96,7 @@ impl Wanted {
         [head.into_bytes(), self.body.clone()].concat()
     }
 
-    /// As a `[[test]]` block: what `[[test]]` can say of it.
+    /// As a `[[test]]` block, as far as `[[test]]` can express it.
     fn test(&self, expected: &Live) -> Option<String> {
         let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
         for (name, value) in &self.fields {
@@ -132,16 +132,16 @@ impl Wanted {
 /// What the gateway did.
 #[derive(Clone, Debug)]
 struct Live {
-    /// 200 where the request was let through, whatever its answer says.
+    /// 200 if the request was forwarded, whatever its response is.
     status: u16,
-    /// `None`: the HTTP server refused it before there was a request.
+    /// `None`: the HTTP server refused it before the pipeline.
     reason: Option<String>,
     route: Option<String>,
-    /// What the echo application saw.
+    /// What the echo application received.
     upstream: Option<Value>,
 }
 
-/// A file, varied by its number.
+/// A configuration file, varied by number.
 fn file(choices: &mut Choices, number: usize) -> String {
     let mut text = String::from(if number % 4 == 1 {
         "[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\nforwarded = \"forwarded\"\n"
@@ -295,7 +295,7 @@ fn target(choices: &mut Choices, token: &str) -> String {
     if path == "*" { path.to_owned() } else { format!("{host}{path}{query}") }
 }
 
-/// Tokens, good and bad.
+/// Valid and invalid tokens.
 fn token(choices: &mut Choices) -> String {
     let now = mint::now();
     match choices.next() % 16 {
@@ -480,7 +480,7 @@ fn add_odd_fields(choices: &mut Choices, wanted: &mut Wanted) {
 
 async fn send(gateway: &Gateway, wanted: &Wanted) -> Response {
     let mut connection = gateway.connect().await;
-    // The gateway may answer, and close, before all of it is written.
+    // The gateway may respond and close before the whole request is written.
     let _ = connection.try_write(wanted.bytes()).await;
     connection
         .try_response_to(&wanted.method)
@@ -488,7 +488,7 @@ async fn send(gateway: &Gateway, wanted: &Wanted) -> Response {
         .unwrap_or_else(|| panic!("no answer to {wanted:?}"))
 }
 
-/// What the access log and the answer say happened.
+/// The result according to the access log and the response.
 fn observed(response: &Response, line: Option<&Value>) -> Live {
     let Some(line) = line else {
         return Live { status: response.status, reason: None, route: None, upstream: None };
@@ -508,7 +508,7 @@ fn observed(response: &Response, line: Option<&Value>) -> Live {
     }
 }
 
-/// What differs, in words.
+/// Describes the differences.
 fn difference(told: &Explanation, live: &Live, by_issuer: bool) -> Option<String> {
     // An endpoint of the built-in issuer may refuse for what is in the body or the store; one that
     // needs no caller then reports why the credentials that were sent count as none.
@@ -605,7 +605,7 @@ async fn the_gateway_explain_and_tests_decide_alike() {
         let snapshot =
             compile(&config, text.clone()).unwrap_or_else(|problems| panic!("{problems}"));
         let mut exchanges = Vec::new();
-        // One connection after the other on one worker: the lines of the log come in this order.
+        // One connection after another on one worker, so that log lines have this order.
         for _ in 0..REQUESTS {
             let wanted = request(&mut choices);
             let response = send(&gateway, &wanted).await;
@@ -614,7 +614,7 @@ async fn the_gateway_explain_and_tests_decide_alike() {
         }
         let malformed =
             |told: &Explanation| told.steps.first().is_some_and(|step| step.step == "head");
-        // The last line is there: so are all before it.
+        // Once the last line is written, all earlier ones are too.
         gateway.get(END).send().await;
         gateway.access(END).await;
         let is_access = |line: &Value| {

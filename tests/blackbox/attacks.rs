@@ -1,4 +1,4 @@
-//! Ways in that were found by attacking the gateway, each closed for good.
+//! Attacks that once succeeded, each with a test that they no longer do.
 
 use bytes::Bytes;
 use http::Request;
@@ -26,7 +26,7 @@ async fn a_segment_with_only_a_parameter_is_not_part_of_the_prefix() {
     }
 }
 
-/// An application that does not read the body of such a request would take it for the next one.
+/// An application that does not read the body of such a request would parse it as the next one.
 #[tokio::test]
 async fn a_connection_ends_after_a_body_that_the_application_may_not_read() {
     let gateway =
@@ -80,8 +80,8 @@ async fn keep_alive_decides_after_which_requests_a_connection_is_used_again() {
 
 const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";
 
-/// An upstream that announces a body where none may be, and writes it late: it must not be read as
-/// the answer to somebody else.
+/// An upstream announces a body that is not allowed and writes it late. It must not be read as the
+/// response to another request.
 #[tokio::test]
 async fn a_late_body_is_never_the_response_to_the_next_request() {
     let gateway =
@@ -165,8 +165,8 @@ async fn authorization_is_forwarded_only_if_it_was_verified() {
             None,
             "{other}"
         );
-        // Nobody is known: a password is the application's own business, and what could be taken
-        // for a token is not passed on unverified.
+        // Without a caller, a password scheme belongs to the application and is forwarded, but
+        // nothing that could be taken for a token is forwarded unverified.
         let passed = seen(gateway.get("/optional").header("Authorization", other).send().await);
         assert_eq!(passed.as_deref(), is_a_passwords.then_some(other));
         assert_eq!(
@@ -231,7 +231,7 @@ async fn unread_streams_release_the_upstream() {
         vec![write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"), Step::Flood],
     );
     let mut client = h2::Connection::open(&gateway).await;
-    // Held and never read: the window is used up and not opened again.
+    // The client keeps the streams without reading: it never opens the window again.
     let mut held = Vec::new();
     for _ in 0..5 {
         held.push(client.head(get("http://app.test/flood")).await.unwrap());
@@ -290,8 +290,7 @@ async fn a_method_override_counts_once() {
     }
 }
 
-/// Large frames are handed out in portions: none may be lost, and the length that was announced
-/// holds.
+/// Large frames are split: no byte is lost, and the announced length is correct.
 #[tokio::test]
 async fn large_responses_arrive_whole_over_http2() {
     let gateway =

@@ -1,5 +1,5 @@
-//! Who is calling: one credential, from where the route allows, and why it is not believed
-//! (CONTRACT §3, "Which is which").
+//! Authentication: one credential, from the places that the route allows, and the reasons of
+//! refusals (CONTRACT §3, "Which is which").
 
 use jsonwebtoken::Algorithm::{
     self, ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512,
@@ -76,14 +76,14 @@ async fn every_algorithm_is_verified() {
         let token = signer.token(json!({}), json!({ "iss": iss }));
         assert_eq!(bearer(&gateway, &token).await.status, 200, "{token}");
         assert_eq!(gateway.upstream().last().header("x-auth-issuer"), Some(iss));
-        // One bit of the signature, and it is nobody's.
+        // One changed bit makes the signature invalid.
         let (head, signature) = token.rsplit_once('.').unwrap();
         let flipped = if signature.starts_with('A') { "B" } else { "A" };
         bearer(&gateway, &format!("{head}.{flipped}{}", &signature[1..]))
             .await
             .is(401, "token_signature");
     }
-    // The public key is no secret.
+    // The public key must not be accepted as a secret.
     let forged =
         secret(HS256, keys().rsa.public.as_bytes()).token(json!({}), json!({ "iss": "rsa" }));
     bearer(&gateway, &forged).await.is(401, "token_algorithm");
@@ -465,7 +465,7 @@ async fn a_cookie_needs_our_origin_to_change_state() {
             response.is(403, "origin_foreign");
         }
     }
-    // Who sends the header is no browser that was tricked.
+    // A client that sends the header is not a browser under attack by another site.
     assert_eq!(
         gateway
             .request("POST", "/")

@@ -1,5 +1,4 @@
-//! What is done by mail: another password, and addresses that are shown to be their owners'
-//! (CONTRACT §5, rule 15).
+//! Actions by mail: a new password, and confirmation of addresses (CONTRACT §5, rule 15).
 
 use std::path::Path;
 
@@ -8,8 +7,8 @@ use serde_json::{Value, json};
 use crate::commands::done;
 use crate::harness::{Gateway, Response};
 
-/// An issuer that mails into a folder. Its route has a limit of its own, so that tests are not
-/// slowed down.
+/// An issuer that writes mail to a folder. Its route has a high limit, so that tests are not slowed
+/// down.
 const MAILING: &str = "
 [store]
 database = 'sqlite:portcullis.db'
@@ -46,7 +45,7 @@ async fn login(gateway: &Gateway, email: &str, password: &str) -> Response {
     post(gateway, "/login", json!({ "email": email, "password": password })).await
 }
 
-/// Waits until so many messages have left, and reads them, in order.
+/// Waits until this many messages were sent, and returns them in order.
 pub async fn mails(gateway: &Gateway, count: usize) -> Vec<String> {
     let is_sent = |line: &Value| line["message"] == "mail_sent";
     let mut mark = 0;
@@ -84,7 +83,7 @@ async fn a_password_is_reset_by_mail() {
     let bearer = before["access_token"].as_str().unwrap();
     assert_eq!(gateway.get("/reports").bearer(bearer).send().await.status, 200);
 
-    // Whatever Host says, links lead to the issuer.
+    // Links point to the issuer's URL, whatever `Host` is.
     let request = gateway
         .request("POST", "/auth/password/forgot")
         .header("Content-Type", "application/json")
@@ -102,7 +101,7 @@ async fn a_password_is_reset_by_mail() {
     );
     let token = token(&mails_sent[0], RESET);
 
-    // A password that is not taken leaves the link good.
+    // A rejected password does not use up the link.
     let weak =
         post(&gateway, "/password/reset", json!({ "token": token, "password": "password" })).await;
     weak.is(422, "password_rejected");
@@ -121,7 +120,7 @@ async fn a_password_is_reset_by_mail() {
         200
     );
 
-    // Its owner is told, and no event tells a secret.
+    // The owner is notified, and no event contains a secret.
     let mails_sent = mails(&gateway, 2).await;
     assert!(
         mails_sent[1].contains("was changed")
@@ -153,7 +152,7 @@ async fn account_requests_reveal_nothing() {
     };
     assert_eq!(without_date(&known), without_date(&unknown));
     assert_eq!(mails(&gateway, 1).await.len(), 1);
-    // What can be no address is answered like one that nobody has; what is no such object is not.
+    // An invalid address gets the same response as an unknown one; an invalid object does not.
     for path in ["/password/forgot", "/email/resend"] {
         for address in ["nobody", "", "a@b@c"] {
             let malformed = post(&gateway, path, json!({ "email": address })).await;
@@ -163,7 +162,7 @@ async fn account_requests_reveal_nothing() {
             post(&gateway, path, body).await.is(400, "request_invalid");
         }
     }
-    // A person may have mistyped it, and is told.
+    // A person may have mistyped it, so the page says so.
     let form = gateway.request("POST", "/auth/password/forgot").header("Accept", "text/html");
     let page = form
         .header("Content-Type", "application/x-www-form-urlencoded")
@@ -189,13 +188,13 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     login(&gateway, "ann@example.com", "wrong").await.is(401, "login_failed");
     let mail = mails(&gateway, 1).await.remove(0);
     let token = token(&mail, VERIFY);
-    // A link of one kind is none of the other.
+    // A link works only for its own purpose.
     post(&gateway, "/password/reset", json!({ "token": token, "password": PASSWORD }))
         .await
         .is(400, "link_invalid");
-    // What scans mail follows links: that uses nothing up.
+    // Mail scanners follow links, which must not use them up.
     gateway.get(&format!("/auth/email/verify?token={token}")).send().await;
-    // Nor does the link alone: a stranger may have chosen the password.
+    // The link alone confirms nothing, since a stranger may have chosen the password.
     let verify = async |body: Value| post(&gateway, "/email/verify", body).await;
     let both = json!({ "token": token, "password": PASSWORD, "new_password": PASSWORD });
     for body in [json!({ "token": token }), both] {
@@ -210,8 +209,8 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     assert_eq!(again.json()["detail"], "The address is already confirmed.");
     assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200);
 
-    // Whoever registers the address again is told the same as its owner was, and its owner is
-    // mailed.
+    // A second registration of the address gets the same response as the first, and the owner gets
+    // a mail.
     let again = register(&gateway, "ann@example.com").await;
     let members = |response: &Response| {
         response.json().as_object().unwrap().keys().cloned().collect::<Vec<_>>()
@@ -226,7 +225,7 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
         "nothing has changed"
     );
 
-    // Asked for again, for who needs it alone.
+    // A new link can be requested, and is sent only if it is needed.
     assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
     mails(&gateway, 3).await;
     for email in ["ann@example.com", "nobody@example.com", "bob@example.com"] {
@@ -235,7 +234,7 @@ async fn an_address_is_confirmed_before_its_owner_logs_in() {
     assert!(mails(&gateway, 4).await[3].contains("To: bob@example.com"));
 }
 
-/// With `verify_email`, a password that was chosen by somebody else is never good.
+/// With `verify_email`, a password chosen by a stranger never works.
 #[tokio::test]
 async fn registering_the_address_of_another_person_first_gains_nothing() {
     let config = MAILING.replace("mail =", "verify_email = true\nmail =");
@@ -244,7 +243,7 @@ async fn registering_the_address_of_another_person_first_gains_nothing() {
     let body = json!({ "email": "ann@example.com", "password": strangers });
     assert_eq!(post(&gateway, "/register", body).await.status, 201);
     let first = token(&mails(&gateway, 1).await[0], VERIFY);
-    // The owner registers as well, with a password of her own: the mail is one to confirm with.
+    // The owner registers too, with another password. She gets a mail to confirm the address.
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
     let second = token(&mails(&gateway, 2).await[1], VERIFY);
     let verify = async |token: &str, name: &str, password: &str| {
@@ -255,14 +254,14 @@ async fn registering_the_address_of_another_person_first_gains_nothing() {
     assert_eq!(verify(&second, "new_password", PASSWORD).await.status, 204);
     login(&gateway, "ann@example.com", strangers).await.is(401, "login_failed");
     assert_eq!(login(&gateway, "ann@example.com", PASSWORD).await.status, 200);
-    // No other link sets a password for an address that is confirmed.
+    // No other link sets a password for a confirmed address.
     for name in ["password", "new_password"] {
         verify(&first, name, strangers).await.is(400, "link_invalid");
     }
     login(&gateway, "ann@example.com", strangers).await.is(401, "login_failed");
 }
 
-/// Nor by registering their address again and again.
+/// Nor can they be locked out by repeated registrations of their address.
 #[tokio::test]
 async fn registrations_cannot_fill_a_mailbox() {
     let config = MAILING.replace("mail =", "verify_email = true\nmail =");
@@ -301,7 +300,7 @@ async fn requests_of_others_cannot_fill_a_mailbox() {
 
 #[tokio::test]
 async fn unsent_mail_is_tried_again() {
-    // A folder below a file cannot be made.
+    // A folder inside a file cannot be created.
     let setup = Gateway::setup(&MAILING.replace("'mail'", "'blocked/mail'")).file("blocked", "");
     let gateway = setup.start().await;
     assert_eq!(register(&gateway, "ann@example.com").await.status, 201);
@@ -312,7 +311,7 @@ async fn unsent_mail_is_tried_again() {
     let failed = gateway.log().until("it is told", |line| line["message"] == "mail_not_sent").await;
     assert!(failed["cause"].as_str().unwrap().contains("/blocked/mail: "), "{failed}");
     std::fs::remove_file(gateway.path("blocked")).unwrap();
-    // Fifteen seconds later by itself; the test does not wait for that.
+    // The gateway would retry after fifteen seconds; the test does not wait for that.
     let mark = gateway.log().mark();
     let database = gateway.path("portcullis.db");
     let sql = "UPDATE mail_outbox SET next_at = 0";

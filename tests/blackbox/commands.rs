@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::{Gateway, PATIENCE, within};
 
-/// Runs a command on the gateway's file, with this on standard input: its exit code and both
+/// Runs a command on the gateway's file with this standard input. Returns its exit code and both
 /// outputs.
 fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
@@ -20,7 +20,7 @@ fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, Strin
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that reads nothing may have ended.
+    // A command that does not read its input may already have ended.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -39,7 +39,7 @@ fn failed(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String) {
     (code, error)
 }
 
-/// That the token is refused by every worker at once.
+/// Asserts that every worker refuses the token at once.
 async fn is_dead(gateway: &Gateway, access: &str) {
     for _ in 0..8 {
         gateway.get("/reports").bearer(access).send().await.is(401, "token_revoked");
@@ -149,7 +149,7 @@ async fn any_number_of_accounts_can_be_listed_and_logged_out() {
     let csv: String =
         std::iter::once("email,password_hash,roles,name\n".to_owned()).chain(lines).collect();
     assert_eq!(portcullis(&gateway, &["user", "import", "-"], &csv).0, 0);
-    // The first and the last of their order, and one between them.
+    // The first, the last, and one in between.
     let mut sessions = Vec::new();
     for email in ["a@example.com", "person1200x@example.com", "z@example.com"] {
         gateway.register(email).await;
@@ -178,7 +178,7 @@ async fn any_number_of_accounts_can_be_listed_and_logged_out() {
     }
 }
 
-/// A gateway, and commands beside it: whoever comes first makes the schema.
+/// A gateway and commands start together: the first one creates the schema.
 #[tokio::test]
 async fn many_processes_can_open_a_new_database_at_once() {
     let gateway = Gateway::start(&open("")).await;
@@ -250,7 +250,7 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
     assert_eq!(schemes(), ["argon2id", "argon2id", "argon2id", "none"]);
     gateway.login("ann@example.com").await;
 
-    // All or nothing, and every bad line is named.
+    // All or nothing, and every bad line is reported.
     let bad = format!(
         "email,password_hash\nnew@example.com,{hash}\nann@example.com,{hash}\nBOB@example.com,{hash}\n"
     );
@@ -261,7 +261,7 @@ async fn imported_accounts_log_in_and_their_hashes_are_renewed() {
         "error: standard input: nothing was imported, because of errors in 2 lines:\n  line 3: ann@example.com already has an account; remove the line\n  \
          line 4: bob@example.com already has an account; remove the line\n"
     );
-    // Also beside lines that cannot be read.
+    // Also if other lines are invalid.
     let (_, error) =
         failed(&gateway, &["user", "import", "-"], "email,password_hash\nbad,\nbob@example.com,\n");
     assert!(
@@ -408,8 +408,8 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     assert_eq!(gateway.reaches(&after.access).await, 200, "the session goes on");
 }
 
-/// `explain` tells what the gateway does, for the built-in issuer too: its keys are in the store,
-/// and its endpoints ask for callers.
+/// `explain` agrees with the gateway for the built-in issuer too: its keys are in the store, and
+/// its endpoints require callers.
 #[tokio::test]
 async fn explain_agrees_with_the_gateway() {
     let gateway = Gateway::start(&open("")).await;
@@ -442,7 +442,7 @@ async fn explain_agrees_with_the_gateway() {
             assert_eq!(told["reason"], answered.reason(), "{method} {path}");
         }
     }
-    // A navigation is led on, and no other origin is served.
+    // A navigation is redirected, and other origins are refused.
     for (arguments, status, reason) in [
         (
             &["GET", "/auth/sessions", "-H", "Sec-Fetch-Mode: navigate"][..],
@@ -467,8 +467,8 @@ async fn explain_agrees_with_the_gateway() {
     }
 }
 
-/// What a command has done holds in the gateway when it ends, and who logs in then has a token that
-/// lives.
+/// The effect of a command is complete in the gateway when the command ends, and a login after that
+/// gets a valid token.
 #[tokio::test]
 async fn a_command_ends_when_the_gateway_has_read_the_change() {
     let mut gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
@@ -489,7 +489,7 @@ async fn a_command_ends_when_the_gateway_has_read_the_change() {
             assert_eq!(gateway.reaches(&next.access).await, 200, "{arguments:?}");
         }
     }
-    // One that was killed is not waited for, whether or not another one runs.
+    // A command does not wait for a killed gateway, whether or not another one runs.
     let tokens = gateway.login("ann@example.com").await;
     gateway.kill_and_restart().await;
     let started = std::time::Instant::now();
@@ -506,8 +506,8 @@ async fn a_command_ends_when_the_gateway_has_read_the_change() {
     assert_eq!(beside.count(), 0, "nothing is left of those that were killed");
 }
 
-/// A gateway that does not answer, as one that was stopped: the command does not wait for ever, and
-/// says so.
+/// If a gateway does not respond, for example because it is stopped, the command gives up and
+/// reports it.
 #[tokio::test]
 async fn a_command_reports_a_gateway_that_does_not_respond() {
     let gateway = Gateway::start(&open("")).await;
@@ -523,8 +523,8 @@ async fn a_command_reports_a_gateway_that_does_not_respond() {
     is_dead(&gateway, &tokens.access).await;
 }
 
-/// Imported hashes take another time than ours. An address without an account takes as long as one
-/// of them soon after the import.
+/// Imported hashes have another cost than current ones. Soon after the import, an address without
+/// an account takes as long as one of them.
 #[tokio::test]
 async fn login_times_do_not_reveal_imported_accounts() {
     let gateway =
@@ -537,7 +537,7 @@ async fn login_times_do_not_reveal_imported_accounts() {
             lines + &format!("ann{index}@example.com,{hash}\n")
         }),
     );
-    // From an address of its own each time: failures are limited by address as well.
+    // From a new client address each time, since failures are also limited by address.
     let time_of = async |email: &str, address: usize| {
         let login = serde_json::json!({ "email": email, "password": "another password" });
         let request = gateway.post("/auth/login", &login);
@@ -546,11 +546,11 @@ async fn login_times_do_not_reveal_imported_accounts() {
         request.send().await.is(401, "login_failed");
         began.elapsed()
     };
-    // Each beside a known one, since the machine has more to do at one time than at another; and
-    // hashing goes last on a busy one.
+    // Alternates with known addresses, since the load of the machine varies and hashing has a low
+    // priority.
     let alike = async {
         let mut alike = 0;
-        // An account is asked once: its failures are limited.
+        // Each account is used once, since its failures are limited.
         for index in 0.. {
             let unknown = time_of(&format!("nobody{index}@example.com"), 2 * index).await;
             let known = time_of(&format!("ann{index}@example.com"), 2 * index + 1).await;

@@ -1,5 +1,5 @@
-//! Connections to applications: kept, lost while a request is on its way, and made anew
-//! (`keep_idle`, CONTRACT §16).
+//! Connections to applications: kept, lost during a request, and replaced (`keep_idle`, CONTRACT
+//! §16).
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Ends a connection that has carried a request before as soon as it carries another one.
+/// Closes a connection on its second request.
 fn ends(how: Step) -> Vec<Step> {
     [vec![Step::IfKept(Box::new(how))], answer(OK)].concat()
 }
@@ -43,7 +43,7 @@ async fn a_repeatable_request_is_sent_again_if_its_kept_connection_ends() {
     }
 }
 
-/// Nobody knows whether the application has acted on it.
+/// It is unknown whether the application has acted on it.
 #[tokio::test]
 async fn a_request_that_must_not_be_repeated_is_sent_once() {
     let gateway = Gateway::start(&format!("upstream.app.keep_alive = true\n{PUBLIC}")).await;
@@ -60,7 +60,7 @@ async fn a_request_that_must_not_be_repeated_is_sent_once() {
         request.send().await.is(502, "upstream_failed");
         assert_eq!(gateway.upstream().count(), before + 1);
     }
-    // A connection that is new is given up with its first request.
+    // If a new connection fails, its first request fails too.
     gateway.upstream().does(vec![Step::Close]);
     let before = gateway.upstream().count();
     gateway.get("/once").send().await.is(502, "upstream_failed");
@@ -91,7 +91,7 @@ async fn an_unused_connection_is_kept_for_keep_idle() {
         let said = gateway.upstream().last().header("connection").map(str::to_owned);
         assert_eq!(said.as_deref(), if kept { None } else { Some("close") }, "{keep_idle}");
     }
-    // By default it is closed before an application that waits for two seconds closes it.
+    // By default, the gateway closes it before an application with a timeout of two seconds does.
     let gateway = Gateway::start(PUBLIC).await;
     assert_eq!(gateway.get("/").send().await.status, 200);
     tokio::time::sleep(Duration::from_millis(1600)).await;
@@ -113,7 +113,7 @@ async fn probes_respond_while_requests_use_all_file_descriptors() {
             answers.spawn(async move { client.send(h2::get("http://app.test/held")).await.status });
         }
     }
-    // The first that is answered has found no room.
+    // The first response is the refusal.
     assert_eq!(within(answers.join_next()).await.unwrap().unwrap(), 502);
     for path in ["/livez", "/readyz", "/metrics"] {
         let probe = Request::new(gateway.admin_address(), "GET", path);

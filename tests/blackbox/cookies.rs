@@ -1,5 +1,5 @@
-//! Browsers: cookies, the way to the login and back, and requests from elsewhere (CONTRACT §2 rule
-//! 10).
+//! Browsers: cookies, the redirect to the login and back, and requests from other sites (CONTRACT
+//! §2 rule 10).
 
 use serde_json::json;
 
@@ -18,12 +18,12 @@ async fn a_cookie_login_reaches_the_application_without_its_cookies() {
     let seen = gateway.upstream().last();
     assert_eq!(seen.header("cookie"), Some("theme=dark; a=b"));
     assert_eq!(seen.header("x-auth-email"), Some("ann@example.com"));
-    // The issuer's own endpoints know them too.
+    // The issuer's own endpoints accept them too.
     let me = jar.send(gateway.get("/auth/me")).send().await;
     assert_eq!((me.status, &me.json()["email"]), (200, &json!("ann@example.com")));
     let head = jar.send(gateway.request("HEAD", "/auth/me")).send().await;
     assert_eq!((head.status, head.body.len()), (200, 0));
-    // And an application cannot set them.
+    // An application cannot set them.
     gateway.upstream().answers(&format!(
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: {ACCESS}=x; Path=/\r\nSet-Cookie: {SESSION}=x; Path=/\r\nSet-Cookie: own=1\r\n\r\n"
     ));
@@ -94,16 +94,16 @@ async fn endpoints_that_change_state_refuse_another_origin() {
             assert!(response.headers("set-cookie").is_empty());
         }
         if path == "/auth/refresh" || path == "/auth/logout" || path == "/auth/logout-all" {
-            // Known by a cookie alone, and nothing says whose page it was.
+            // Identified by a cookie only, and the origin of the request is unknown.
             jar.send(gateway.request(method, path)).body("").send().await.is(403, "origin_foreign");
         }
     }
-    // None of it ended the session.
+    // The session has not ended.
     assert_eq!(jar.send(gateway.get("/reports")).send().await.status, 200);
 }
 
-/// Every endpoint there is, asked from elsewhere by a browser that is logged in: it is refused
-/// before anything is done.
+/// Requests every endpoint from another origin with a logged-in browser: it is refused before it
+/// has any effect.
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one walk over every operation")]
 async fn a_request_from_another_origin_does_not_change_the_store() {
@@ -113,7 +113,7 @@ async fn a_request_from_another_origin_does_not_change_the_store() {
     let document: serde_json::Value = serde_json::from_str(&document).unwrap();
     let mut database =
         super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
-    // It grows when somebody else has written something.
+    // It grows with each write of another connection.
     let mut version = async || {
         sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(&mut database).await.unwrap()
     };
@@ -163,8 +163,8 @@ async fn a_request_from_another_origin_does_not_change_the_store() {
                 }
                 assert_eq!(version().await, before, "{method} {path} {origin:?}");
             }
-            // Known by a cookie, and nothing says whose page it was: what only a caller may do is
-            // not done either.
+            // Identified by a cookie, from an unknown origin: actions that need a caller are
+            // refused too.
             if [
                 "/auth/refresh",
                 "/auth/logout",
@@ -196,7 +196,7 @@ async fn a_request_from_another_origin_does_not_change_the_store() {
             .count(),
         0
     );
-    // None of it cost the browser its session.
+    // The browser is still logged in.
     let response = jar
         .send(gateway.request("POST", "/auth/refresh").header("Origin", "http://app.test"))
         .body("")
@@ -206,8 +206,8 @@ async fn a_request_from_another_origin_does_not_change_the_store() {
     assert!(version().await > before);
 }
 
-/// The issuer's URL is what browsers see, also where something in front does the TLS and nothing
-/// says so.
+/// The issuer's URL is what browsers see, even behind a TLS terminator that sends no forwarding
+/// header.
 #[tokio::test]
 async fn the_own_origin_is_that_of_the_issuer_if_the_host_is_the_same() {
     let gateway =
@@ -267,7 +267,7 @@ async fn a_navigation_is_redirected_to_the_login_and_a_script_gets_a_401() {
         gateway.log().lines().iter().all(|line| !line.to_string().contains("hunter2")),
         "no query is logged"
     );
-    // Over cleartext browsers say less.
+    // Without TLS, browsers send less information.
     assert_eq!(gateway.get("/x").header("Accept", "text/html").send().await.status, 303);
     gateway.get("/x").send().await.is(401, "credentials_missing");
     gateway
@@ -277,7 +277,7 @@ async fn a_navigation_is_redirected_to_the_login_and_a_script_gets_a_401() {
         .send()
         .await
         .is(401, "credentials_missing");
-    // What a person sent with a form would be lost on the way: they are told, in HTML.
+    // A redirect would lose the submitted form, so the person gets an HTML page.
     let response = navigates(gateway.request("POST", "/x")).send().await;
     assert_eq!(
         (response.status, response.header("content-type")),
@@ -291,17 +291,17 @@ async fn a_navigation_is_redirected_to_the_login_and_a_script_gets_a_401() {
         (response.status, response.header("location")),
         (303, Some("/auth/login?return_to=%2Fx"))
     );
-    // Endpoints that need a caller lead there as well.
+    // Endpoints that need a caller also redirect there.
     let response = navigates(gateway.get("/auth/sessions")).send().await;
     assert_eq!(
         (response.status, response.header("location")),
         (303, Some("/auth/login?return_to=%2Fauth%2Fsessions"))
     );
-    // A route that takes no cookies could not be helped by a login.
+    // On a route that reads no cookies, a login would not help.
     let gateway =
         Gateway::start(&open("").replace("token_from = ['header', 'cookie']\n", "")).await;
     navigates(gateway.get("/x")).send().await.is(401, "credentials_missing");
-    // Where the field belongs to the application, it says nothing about the login here.
+    // If the field belongs to the application, it is not a failed login here.
     let gateway = Gateway::start(&open("").replace("['header', 'cookie']", "['cookie']")).await;
     let response = navigates(gateway.get("/x")).bearer("a.b.c").send().await;
     assert_eq!(

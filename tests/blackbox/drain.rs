@@ -1,4 +1,5 @@
-//! SIGTERM: what is in flight finishes, nothing new is taken, and it ends in time (CONTRACT §1).
+//! SIGTERM: requests in flight finish, no new ones are accepted, and the process ends in time
+//! (CONTRACT §1).
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::harness::{Connection, Gateway, Port, Step, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
-/// A gateway with one request in flight, and the connection that waits for its answer.
+/// A gateway with one request in flight, and the connection that waits for its response.
 async fn in_flight(config: &str) -> (Gateway, Connection) {
     let gateway = Gateway::start(config).await;
     gateway.upstream().does_at(
@@ -22,7 +23,7 @@ async fn in_flight(config: &str) -> (Gateway, Connection) {
     (gateway, connection)
 }
 
-/// Waits until the listener is gone.
+/// Waits until the listener is closed.
 async fn refused(gateway: &Gateway) {
     within(async {
         while let Ok(stream) = TcpStream::connect(gateway.address()).await {
@@ -52,7 +53,8 @@ async fn a_request_in_flight_finishes_and_the_exit_is_clean() {
     }
 }
 
-/// Who sent a body that was read to its end, or has been idle since, is not waited for.
+/// The drain does not wait for a client whose body was read to its end, or that has been idle
+/// since.
 #[tokio::test]
 async fn an_answered_upload_does_not_delay_other_streams() {
     let gateway = Gateway::start(PUBLIC).await;
@@ -65,7 +67,7 @@ async fn an_answered_upload_does_not_delay_other_streams() {
             ))
             .await;
         assert_eq!(client.response().await.status, 200);
-        // Held open from here on.
+        // Held open from now on.
         clients.push(client);
     }
     let begun = Instant::now();
@@ -151,8 +153,8 @@ async fn a_drain_waits_for_tunnels_and_cuts_them_at_the_deadline() {
     gateway.access("/ws").await;
 }
 
-/// Both kinds of client that cannot know of the drain in time: one that has just connected, and
-/// one that sends its next request on a connection that was kept.
+/// Two kinds of clients that cannot know about the drain: one that has just connected, and one that
+/// sends its next request on a kept connection.
 #[tokio::test]
 async fn accepted_requests_are_answered() {
     for config in [PUBLIC.to_owned(), format!("server.h2c = false\n{PUBLIC}")] {
@@ -171,8 +173,8 @@ async fn accepted_requests_are_answered() {
             }
             while let Ok(stream) = TcpStream::connect(gateway.address()).await {
                 new = Connection::over(stream);
-                // What connects in the very instant in which the listener closes is reset by the
-                // system: with a pause between, that is hardly ever the last one.
+                // The system resets a connection that is opened in the moment when the listener
+                // closes. With pauses in between, this rarely is the last one.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             new
@@ -193,7 +195,7 @@ async fn a_successor_starts_on_the_same_addresses_while_a_stream_is_open() {
         admin.address()
     );
     let (old, mut connection) = in_flight(&config).await;
-    // Beside one that does not drain there is no place.
+    // No second gateway can start while one is not draining.
     let (code, _, errors) = old.command(&["run"]).await;
     assert!(code == 1 && errors.contains("another process uses this port"), "{code}: {errors}");
     old.signal("TERM");
@@ -201,7 +203,7 @@ async fn a_successor_starts_on_the_same_addresses_while_a_stream_is_open() {
     let setup = Gateway::setup(&config).upstream(old.upstream().clone());
     let new = setup.start().await;
     assert_eq!(new.address(), old.address());
-    // From now on until the old one has closed its listeners, and after, nobody is refused.
+    // No client is refused from now on, before and after the old gateway closes its listeners.
     let mut closing = 0;
     within(async {
         while closing < 100 {

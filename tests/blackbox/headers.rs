@@ -1,4 +1,4 @@
-//! What the upstream sees, and what comes back from it (CONTRACT §4).
+//! Header fields sent to the upstream and received from it (CONTRACT §4).
 
 use std::fmt::Write as _;
 
@@ -12,10 +12,10 @@ use crate::harness::{Gateway, Step, mint};
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 const PROTECTED: &str = "route = [{ path = '/*', upstream = 'app' }]";
 
-/// A peer that is believed.
+/// Trusts the peer as a proxy.
 const BEHIND_A_PROXY: &str = "server = { trusted_proxies = ['127.0.0.1/32', '10.0.0.0/8'] }\nroute = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
-/// A name as an application could fold it.
+/// A name as an application could read it.
 fn folded(name: &str) -> String {
     name.chars()
         .map(
@@ -301,7 +301,7 @@ async fn request_id_and_trace_are_kept_from_a_trusted_proxy_only() {
     );
     assert_eq!(received.header("tracestate"), Some("a=b"));
     assert_eq!(gateway.access("/kept").await["trace_id"], "0af7651916cd43dd8448eb211c80319c");
-    // What is no id is not kept, nor what is said twice.
+    // Invalid and repeated ids are replaced.
     for ids in [&["a b"][..], &["one", "two"], &[""]] {
         let mut request = gateway.get("/").header("Traceparent", "00-zz");
         for id in ids {
@@ -360,7 +360,8 @@ async fn an_overriding_method_is_decided_like_the_method_itself() {
             .header(name, method)
     };
     assert_eq!(get("X-HTTP-Method", "HEAD").send().await.status, 200);
-    // Known by cookie, and unsafe: it needs our own Origin, whatever the request line says.
+    // Identified by a cookie, with an unsafe method: it needs the gateway's own origin, whatever
+    // the override says.
     get("X-HTTP-Method-Override", "DELETE").send().await.is(403, "origin_foreign");
     assert_eq!(
         get("X-HTTP-Method-Override", "DELETE")
@@ -618,7 +619,7 @@ async fn values_pass_byte_for_byte() {
 /// Names in cookies of other applications: Latin-1, UTF-8, a tab.
 const NAMES: [&[u8]; 3] = [b"J\xfcrgen", b"J\xc3\xbcrgen", b"a\tb"];
 
-/// The bytes as characters, as the harness tells them.
+/// The bytes as characters, as the harness returns them.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }
@@ -700,7 +701,8 @@ async fn a_nameless_cookie_cannot_imitate_ours() {
     );
 }
 
-/// Whatever a client writes: each identity name reaches the upstream once with our value, or never.
+/// Whatever a client sends, each identity header reaches the upstream once with the gateway's
+/// value, or never.
 #[test]
 fn no_spelling_of_an_identity_header_is_forwarded() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -761,7 +763,7 @@ fn no_spelling_of_an_identity_header_is_forwarded() {
         .unwrap();
 }
 
-/// Names that fold, or nearly fold, to one of ours.
+/// Names that are read as a reserved name, or nearly so.
 fn name() -> impl Strategy<Value = String> {
     let ours = prop_oneof![
         Just("x-auth-user"),

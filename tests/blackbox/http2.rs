@@ -1,4 +1,5 @@
-//! HTTP/2: with prior knowledge on cleartext, by the same line as HTTP/1.1 (CONTRACT §2, `h2c`).
+//! HTTP/2 with prior knowledge over cleartext, through the same pipeline as HTTP/1.1 (CONTRACT §2,
+//! `h2c`).
 
 use bytes::Bytes;
 use http::{Request, Version};
@@ -149,8 +150,7 @@ async fn a_cancelled_stream_closes_the_connection_to_the_upstream() {
     assert_eq!(client.send(get("http://app.test/public/a")).await.status, 200);
 }
 
-/// What a client sends that asks with these fields, each literal, and nothing else (RFC 9113 §6.2,
-/// RFC 7541 §6.2.2).
+/// The bytes of a request with these fields, each as a literal (RFC 9113 §6.2, RFC 7541 §6.2.2).
 fn frames(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -170,8 +170,8 @@ fn frames(fields: &[(&str, &str)]) -> Vec<u8> {
     .concat()
 }
 
-/// The type of the frame that answers the first stream: HEADERS (1), RST_STREAM (3), GOAWAY (7); 0
-/// where the connection just ends.
+/// The type of the first frame in response to the first stream: HEADERS (1), RST_STREAM (3), GOAWAY
+/// (7); 0 if the connection ends without one.
 async fn answer_to(gateway: &Gateway, fields: &[(&str, &str)]) -> u8 {
     let mut connection = gateway.connect().await;
     connection.write(frames(fields)).await;
@@ -312,7 +312,7 @@ async fn the_idle_timeout_closes_idle_connections_only() {
     silent.closed().await;
 }
 
-/// RFC 9113 §8.2.1: HTTP/1.1, which the application speaks, would cut the spaces off.
+/// RFC 9113 §8.2.1. The application uses HTTP/1.1, which would remove the spaces.
 #[tokio::test]
 async fn values_with_leading_or_trailing_spaces_are_refused() {
     let gateway = Gateway::start(PROTECTED).await;
@@ -332,7 +332,7 @@ async fn values_with_leading_or_trailing_spaces_are_refused() {
     assert_eq!(client.send(get("http://app.test/public")).await.status, 200);
 }
 
-/// A POST of which only the beginning has come.
+/// A POST of which only the first part has arrived.
 fn upload(path: &str) -> Vec<u8> {
     let mut upload = frames(&[
         (":method", "POST"),
@@ -340,16 +340,16 @@ fn upload(path: &str) -> Vec<u8> {
         (":authority", "app.test"),
         (":path", path),
     ]);
-    // END_HEADERS alone: the stream goes on.
+    // END_HEADERS without END_STREAM: the stream continues.
     upload[HEADERS + 4] = 4;
     upload.extend_from_slice(b"\0\0\x05\0\0\0\0\0\x01begun");
     upload
 }
 
-/// Where the first HEADERS frame stands in [`frames`]: after the preface and empty settings.
+/// The offset of the first HEADERS frame in [`frames`]: after the preface and empty settings.
 const HEADERS: usize = 24 + 9;
 
-/// curl takes the reset of a stream that it still sends on for an error, and shows no status.
+/// curl reports an error instead of the status if a stream is reset while it still sends.
 #[tokio::test]
 async fn an_upload_with_an_early_response_is_not_reset() {
     let gateway = Gateway::start(PROTECTED).await;
@@ -376,7 +376,7 @@ async fn an_upload_with_an_early_response_is_not_reset() {
             }
         }
         assert!(has_ended, "{path}: the answer has ended");
-        // What is left of the upload is taken.
+        // The rest of the upload is read.
         connection.write(b"\0\0\x03\0\x01\0\0\0\x01end").await;
         connection.write(b"\0\0\x08\x06\0\0\0\0\0pingpong").await;
         assert!(connection.exactly(9).await.is_some(), "{path}: the connection goes on");
@@ -427,7 +427,7 @@ async fn an_oversized_head_is_a_431_and_the_connection_stays_open() {
         .header("x", "x".repeat(9000))
         .body(Full::default())
         .unwrap();
-    // The client may know the limit from the settings and not even ask.
+    // The client may know the limit from the settings and send no request.
     if let Ok(answer) = client.head(request).await {
         assert_eq!(answer.status(), 431);
     }

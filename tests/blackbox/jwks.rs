@@ -1,5 +1,4 @@
-//! Keys that are fetched: discovery, rotation, outage, what a restart remembers, and answers that
-//! are no keys.
+//! Fetched keys: discovery, rotation, outages, restarts, and invalid responses.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -18,12 +17,12 @@ use crate::harness::{Gateway, Response, Step, within};
 
 const ROUTE: &str = "[[route]]\npath = '/*'\nupstream = 'app'\n";
 
-/// `[issuer.local]`, which needs nobody.
+/// `[issuer.local]`, which needs no other server.
 const LOCAL: &str = "[issuer.local]\nissuer = 'https://login.test/local'\naudience = ['reports']\nalgorithms = ['HS256']\nsecret = { file = 'corp.secret' }\n";
 
 const METADATA: &str = "/.well-known/openid-configuration";
 
-/// A section that finds its keys by metadata.
+/// A section that discovers its keys.
 fn discovered(iss: &str, more: &str) -> String {
     format!(
         "[issuer.corp]\nissuer = '{iss}'\naudience = ['reports']\nalgorithms = ['ES256']\ndiscovery = true\n{more}\n"
@@ -38,7 +37,7 @@ fn local_token() -> String {
     mint::claims(json!({ "iss": "https://login.test/local" }))
 }
 
-/// The only file that keeps a set.
+/// The only file with a stored set.
 fn kept(folder: &TempDir) -> PathBuf {
     let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
     let kept: Vec<_> = files
@@ -56,7 +55,7 @@ async fn told(gateway: &Gateway, mark: usize, message: &str, issuer: &str) -> Va
         .await
 }
 
-/// Waits until `/readyz` says this word.
+/// Waits until `/readyz` returns this word.
 async fn ready(gateway: &Gateway, word: &str) -> Response {
     within(async {
         loop {
@@ -106,7 +105,8 @@ async fn discovery_follows_the_specifications() {
         ("/", "/.well-known/openid-configuration"),
         ("/realms/main", "/realms/main/.well-known/openid-configuration"),
         ("/realms/main/", "/realms/main/.well-known/openid-configuration"),
-        // Where there is no OpenID Connect (404), RFC 8414 inserts instead of appending.
+        // Without OpenID Connect metadata (404), the path of RFC 8414 is tried, which is inserted
+        // instead of appended.
         ("/realms/main", "/.well-known/oauth-authorization-server/realms/main"),
         ("", "/.well-known/oauth-authorization-server"),
     ] {
@@ -122,7 +122,7 @@ async fn discovery_follows_the_specifications() {
         let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
         assert_eq!(ask(&gateway, &key.token(json!({ "iss": iss }))).await.status, 200, "{place}");
         assert!(issuer.asked(place) >= 1);
-        // A set that moves is found at the next refresh.
+        // A moved set is found at the next refresh.
         issuer.answers(
             place,
             &json!({ "issuer": iss, "jwks_uri": format!("{}/moved", issuer.url()) }),
@@ -135,7 +135,8 @@ async fn discovery_follows_the_specifications() {
     }
 }
 
-/// A new key is at the new place: nobody waits for the next refresh, which is minutes away.
+/// The new URL has a new key. It is found without waiting for the next refresh, which is minutes
+/// away.
 #[tokio::test]
 async fn a_moved_key_set_is_found_when_a_key_is_missing() {
     for old_place_is_gone in [true, false] {
@@ -177,7 +178,7 @@ async fn after_a_failed_fetch_the_next_refresh_comes_sooner() {
     issuer.says("/keys", "500 Oops", "text/plain", "");
     within(async { while ask(&gateway, &new.token(json!({}))).await.status != 503 {} }).await;
     issuer.publish(&[&new]);
-    // Nobody asks for it, and five minutes are not over.
+    // No request needs it, and five minutes have not passed.
     told(&gateway, 0, "keys were fetched", "corp").await;
     issuer.until_asked(issuer.asked("/keys") + 1).await;
     within(async { while ask(&gateway, &old.token(json!({}))).await.status == 200 {} }).await;
@@ -203,12 +204,12 @@ async fn without_metadata_the_key_set_is_fetched_from_its_last_url() {
     .await;
     assert_eq!(told["jwks_uri"], format!("{iss}/keys"));
     issuer.publish(&[&new]);
-    // The old key is not asked for, so that nothing but the schedule can find the new set.
+    // No request needs an unknown key, so only the schedule can find the new set.
     issuer.until_asked(issuer.asked("/keys") + 2).await;
     ask(&gateway, &old.token(json!({ "iss": iss }))).await.is(401, "token_key_unknown");
     assert_eq!(ask(&gateway, &new.token(json!({ "iss": iss }))).await.status, 200);
     assert_eq!(ready(&gateway, "ready").await.json()["problems"], json!({}));
-    // What it says counts, once it says something.
+    // Its metadata counts once it is available.
     issuer.answers(METADATA, &json!({ "issuer": "another", "jwks_uri": format!("{iss}/keys") }));
     assert!(
         ready(&gateway, "degraded").await.json()["problems"]["corp"]
@@ -239,7 +240,7 @@ async fn metadata_of_another_issuer_is_refused() {
     let key = Published::new("a");
     let issuer = Issuer::start(&[&key]).await;
     let iss = issuer.url();
-    // Byte for byte: a slash counts.
+    // Compared byte for byte, including a final slash.
     issuer.answers(
         "/.well-known/openid-configuration",
         &json!({ "issuer": format!("{iss}/"), "jwks_uri": format!("{iss}/keys") }),
@@ -302,7 +303,7 @@ async fn one_fetch_finds_a_rotated_key_for_all_waiting_requests() {
     assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
 }
 
-/// Drives all of them at once.
+/// Runs all of them concurrently.
 async fn join_all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
     let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     std::future::poll_fn(|cx| {
@@ -340,7 +341,7 @@ async fn a_key_without_a_kid_can_be_rotated() {
     ask(&gateway, &old.unnamed_token(json!({}))).await.is(401, "token_signature");
 }
 
-/// An issuer that was set up anew, or that calls each of its keys the same.
+/// An issuer that was set up again, or that uses one `kid` for each of its keys.
 #[tokio::test]
 async fn a_new_key_with_a_reused_kid_is_found() {
     let (old, new) = (Published::new("1"), Published::new("1"));
@@ -372,8 +373,8 @@ async fn bad_signatures_do_not_flood_the_issuer_or_delay_requests() {
     }
     let fetches = issuer.asked("/keys");
     assert!((3..=5).contains(&fetches) && sent > 20, "{fetches} fetches for {sent} tokens");
-    // While one fetch is under way: who has a good token does not wait for it, and once the time is
-    // over nobody does.
+    // During a fetch, requests with a known key do not wait, and after the time limit no request
+    // does.
     issuer.does("/keys", vec![Step::ReadBody, Step::Wait(Duration::from_mins(1))]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut waiting = gateway.connect().await;
@@ -402,7 +403,7 @@ async fn unknown_kids_do_not_flood_the_issuer() {
         gateway.get("/").bearer(&token).send_on(&mut connection).await.is(401, "token_key_unknown");
         sent += 1;
     }
-    // The first, at most one at once, and one after each cooldown.
+    // The first fetch, at most one more at once, and one after each cooldown.
     let fetches = issuer.asked("/keys");
     assert!((3..=5).contains(&fetches) && sent > 20, "{fetches} fetches for {sent} tokens");
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
@@ -418,10 +419,10 @@ async fn a_key_removed_from_the_set_is_rejected_after_the_next_refresh() {
     assert_eq!(ask(&gateway, &token).await.status, 200);
     issuer.publish(&[&new]);
     issuer.until_asked(issuer.asked("/keys") + 2).await;
-    // Also a token that was verified before, and may be remembered.
+    // Also a token that was verified before and may be cached.
     ask(&gateway, &token).await.is(401, "token_key_unknown");
     assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
-    // A set without keys is a set: what left it has left it.
+    // A set without keys is valid: its former keys are removed.
     issuer.publish(&[]);
     within(async { while ask(&gateway, &new.token(json!({}))).await.status == 200 {} }).await;
     ask(&gateway, &new.token(json!({}))).await.is(503, "keys_unavailable");
@@ -459,7 +460,7 @@ async fn the_gateway_starts_without_the_issuer_and_reports_it() {
             >= Some(1.0)
     );
     assert_eq!(gateway.metric("portcullis_jwks_age_seconds").await, Vec::<String>::new());
-    // As soon as it is there, so are its callers.
+    // Once it is available, its callers are accepted.
     let back = Issuer::start_at(gone.address(), &[&key]).await;
     within(async { while ask(&gateway, &key.token(json!({}))).await.status != 200 {} }).await;
     assert!(back.asked("/keys") >= 1);
@@ -505,7 +506,7 @@ async fn during_an_outage_the_last_keys_are_used_until_they_are_too_old() {
     let mark = gateway.log().mark();
     told(&gateway, mark, "keys cannot be fetched", "corp").await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
-    // Whether there is a newer key, nobody can say by now.
+    // By now it is unknown whether there is a newer key.
     within(async {
         loop {
             let refused = ask(&gateway, &new.token(json!({}))).await;
@@ -559,7 +560,7 @@ async fn tokens_are_verified_after_a_restart_during_an_outage() {
     assert!(gateway.metric_value("portcullis_jwks_age_seconds", &["corp"]).await.is_some());
     drop(gateway);
 
-    // What somebody else could have written is no set of ours.
+    // A file that another user could have written is ignored.
     let whole = std::fs::read(&file).unwrap();
     let spoil = [
         (
@@ -592,7 +593,7 @@ async fn tokens_are_verified_after_a_restart_during_an_outage() {
     }
 }
 
-/// `explain` walks the same steps, and asks nobody.
+/// `explain` uses the same steps, without the network.
 #[tokio::test]
 async fn explain_verifies_with_the_stored_keys() {
     let key = Published::new("a");
@@ -634,7 +635,7 @@ async fn an_unwritable_folder_is_reported_once() {
     let issuer = Issuer::start(&[&key]).await;
     let setup =
         Gateway::setup(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '1s'")));
-    // Root may write anywhere: a folder in the place of the file stands in everybody's way.
+    // Root can write anywhere, so a folder in place of the file causes the failure.
     let gateway = setup.start().await;
     let find = || {
         let mut files =
@@ -664,8 +665,8 @@ async fn an_unwritable_folder_is_reported_once() {
     assert_eq!(gateway.log().lines().iter().filter(|line| line["message"] == message).count(), 1);
 }
 
-/// Each answer is a logged cause and a counted outcome; the keys before it stay, and nobody else is
-/// affected.
+/// Each response is logged with its cause and counted; the previous keys stay, and other issuers
+/// are not affected.
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 async fn an_invalid_key_set_changes_nothing() {
@@ -676,7 +677,7 @@ async fn an_invalid_key_set_changes_nothing() {
     let gateway = Gateway::start(&format!("{ROUTE}{LOCAL}{section}")).await;
     let (token, unknown) = (key.token(json!({})), Published::new("b").token(json!({})));
     assert_eq!(ask(&gateway, &token).await.status, 200);
-    // The next try by itself may be a minute away; a key that is not known brings it forward.
+    // The next scheduled attempt may be a minute away; an unknown key makes it sooner.
     let fetch = async || {
         tokio::time::sleep(Duration::from_millis(150)).await;
         ask(&gateway, &unknown).await;
@@ -759,7 +760,7 @@ async fn a_slowly_dripping_body_is_cut_off() {
     let head = [Step::ReadBody, write("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")];
     issuer.does("/keys", head.into_iter().chain(drip).collect());
     let gateway = Gateway::start(&format!("{ROUTE}{LOCAL}{}", issuer.section("corp", ""))).await;
-    // Whoever needs the key waits for a few seconds, and nobody else at all.
+    // Only requests that need the key wait, for a few seconds.
     let token = key.token(json!({}));
     let (begun, waiting) = (Instant::now(), ask(&gateway, &token));
     assert_eq!(ask(&gateway, &local_token()).await.status, 200);
@@ -771,12 +772,12 @@ async fn a_slowly_dripping_body_is_cut_off() {
         gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "timeout"]).await
             >= Some(1.0)
     );
-    // While an issuer that has failed is tried again, nobody waits for it.
+    // No request waits for a retry of a failed issuer.
     issuer.until_asked(2).await;
     let begun = Instant::now();
     ask(&gateway, &token).await.is(503, "keys_unavailable");
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    // Nor does the end of the process.
+    // Shutdown does not wait for it either.
     gateway.signal("TERM");
     assert!(gateway.exited().await.success());
 }
@@ -815,7 +816,7 @@ async fn ignored_keys_are_logged_once_per_change() {
         .section("corp", "jwks_refresh = '1s'")
         .replace("['ES256']", "['ES256', 'EdDSA', 'RS256']");
     let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
-    // Of two types with one name each is used.
+    // Two keys of different types with the same `kid` are both used.
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     ask(&gateway, &mint::hmac().token(json!({ "kid": "oct" }), json!({})))
         .await
@@ -832,7 +833,7 @@ async fn ignored_keys_are_logged_once_per_change() {
     for (told, kid) in told.iter().zip(["weak", "oct", "enc"]) {
         assert!(told.contains(&format!("kid \"{kid}\"")), "{told}");
     }
-    // Two of one type and one name: neither can be told from a forger's.
+    // Two keys of the same type and `kid`: either could be forged, so neither is used.
     let mut same = twin.jwk();
     same["kid"] = json!("a");
     issuer.answers("/keys", &json!({ "keys": [key.jwk(), same, twin.jwk()] }));
@@ -909,10 +910,10 @@ async fn a_reload_keeps_the_keys_of_unchanged_issuers() {
     let token = key.token(json!({}));
     assert_eq!(ask(&gateway, &token).await.status, 200);
     dropped.until_asked(2).await;
-    // Another place for the roles makes another issuer with the same keys.
+    // Another claim for the roles makes another issuer with the same keys.
     let changed = one.replace("[issuer.corp]", "[issuer.corp]\nroles = 'groups'");
     assert_eq!(gateway.reload(&format!("{ROUTE}{changed}{other}")).await["message"], "reloaded");
-    // It keeps for itself what it was accepted under.
+    // It keeps the settings under which it was accepted.
     let mut idle = gateway.connect().await;
     idle.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     idle.response().await.is(401, "credentials_missing");
@@ -924,12 +925,12 @@ async fn a_reload_keeps_the_keys_of_unchanged_issuers() {
         "reloaded"
     );
     let before = dropped.asked("/keys");
-    // Three refreshes of the one that came are time enough for one of the one that went.
+    // Three refreshes of the new one leave enough time for one of the removed one.
     kept.until_asked(kept.asked("/keys") + 3).await;
     assert!(dropped.asked("/keys") <= before + 1, "nobody needs its keys any more");
     assert_eq!(ask(&gateway, &token).await.status, 200);
 
-    // Another schedule is another owner, who begins with what is known.
+    // Another schedule means another owner, which starts with the known keys.
     kept.stop().await;
     let slower = one.replace("[issuer.corp]", "[issuer.corp]\njwks_refresh = '10m'");
     assert_eq!(gateway.reload(&format!("{ROUTE}{slower}")).await["message"], "reloaded");

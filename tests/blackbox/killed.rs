@@ -1,5 +1,5 @@
-//! `kill -9` at random moments, under logins, refreshes and logouts: nothing that was acknowledged
-//! is lost, and no session forks.
+//! SIGKILL at random moments, during logins, refreshes and logouts: no acknowledged write is lost,
+//! and no session forks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::harness::accounts::{PASSWORD, Tokens, open};
 use crate::harness::client::Request;
 use crate::harness::{Connection, Gateway, Response, within};
 
-/// Somebody who goes in and out, and remembers what was acknowledged.
+/// A client that logs in and out, and remembers what was acknowledged.
 struct Person {
     email: String,
-    /// The tokens of the session, where one is open.
+    /// The tokens of the open session.
     session: Option<Tokens>,
-    /// What was asked for last, if it was not answered.
+    /// The last request, if it got no response.
     unanswered: Option<Asked>,
-    /// Sessions whose end was acknowledged.
+    /// Sessions with an acknowledged logout.
     ended: Vec<Tokens>,
-    /// Each refresh token of the open session that was used and answered.
+    /// Each used refresh token of the open session that got a response.
     used: Vec<String>,
     steps: u32,
 }
@@ -46,8 +46,7 @@ impl Person {
         }
     }
 
-    /// What comes next: a login where there is no session; now and then its end, otherwise a
-    /// refresh.
+    /// The next request: a login without a session, sometimes a logout, otherwise a refresh.
     fn next(&mut self) -> Asked {
         self.steps += 1;
         match &self.session {
@@ -70,7 +69,7 @@ impl Person {
             .bytes()
     }
 
-    /// Takes an answer to what was asked.
+    /// Records the response to the last request.
     fn answered(&mut self, asked: Asked, response: &Response) {
         match asked {
             Asked::Login | Asked::Refresh => {
@@ -88,7 +87,7 @@ impl Person {
         }
     }
 
-    /// Goes in and out until the connection breaks.
+    /// Sends requests until the connection breaks.
     async fn live(mut self, address: SocketAddr, answers: Arc<AtomicUsize>) -> Self {
         let mut connection = Connection::open(address).await;
         loop {
@@ -97,7 +96,7 @@ impl Person {
             if connection.try_write(self.request(asked, address)).await.is_err() {
                 return self;
             }
-            // A head without the whole of its body is no answer.
+            // A response with an incomplete body does not count.
             let Some(response) =
                 connection.try_response_to("POST").await.filter(|response| response.complete)
             else {
@@ -109,7 +108,7 @@ impl Person {
         }
     }
 
-    /// Holds the gateway, after it was started again, to what it had acknowledged.
+    /// Checks after a restart that the gateway has kept everything that it acknowledged.
     async fn check(&mut self, gateway: &Gateway) {
         for tokens in self.ended.drain(..) {
             gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
@@ -118,8 +117,7 @@ impl Person {
         if let Some(tokens) = self.session.take() {
             let once = gateway.refresh(&tokens.refresh).await;
             if once.status == 401 {
-                // Only what was asked for and not answered may have ended it; then it has ended
-                // whole.
+                // Only a request without a response may have ended it, and then completely.
                 assert_eq!(
                     self.unanswered,
                     Some(Asked::Logout),
@@ -150,7 +148,7 @@ impl Person {
         assert_eq!(gateway.reaches(&login.access).await, 200);
     }
 
-    /// At the very end: every token that was used has the same successor still.
+    /// At the end, every used token still has the same successor.
     async fn look_back(&self, gateway: &Gateway) {
         for pair in self.used.windows(2) {
             assert_eq!(
@@ -162,7 +160,7 @@ impl Person {
         }
     }
 
-    /// Without an interval: no token but the last is good, and one that was used ends the session.
+    /// Without a reuse interval, only the last token is valid, and a used one ends the session.
     async fn finish(self, gateway: &Gateway) {
         let (Some(tokens), [too_old, .., _]) = (&self.session, self.used.as_slice()) else {
             return;
@@ -173,7 +171,7 @@ impl Person {
     }
 }
 
-/// Kills the gateway again and again until so many requests were answered, the moments chosen by
+/// Kills the gateway repeatedly until this many requests got a response, at moments chosen by
 /// `seed`.
 async fn live_through(
     answers_wanted: usize,
@@ -190,8 +188,8 @@ async fn live_through(
     }
     let (mut answered, mut kills) = (0, 0);
     while answered < answers_wanted {
-        // Numerical Recipes' generator: the moments are the same in every run, what they hit is
-        // not.
+        // The generator of Numerical Recipes. The moments are the same in every run, but not what
+        // they interrupt.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let until = 1 + (seed >> 33) as usize % most_between_kills;
         let answers = Arc::new(AtomicUsize::new(0));

@@ -6,7 +6,8 @@ use serde_json::json;
 use crate::harness::upstream::write;
 use crate::harness::{Connection, Gateway, Step, mint, within};
 
-/// A limit of so many an hour, with these lines, on a public route; the peer is a trusted proxy.
+/// A limit of this many requests an hour, with these lines, on a public route; the peer is a
+/// trusted proxy.
 fn limited(requests: u32, lines: &str) -> String {
     format!(
         "server.trusted_proxies = ['127.0.0.1/32']\n[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'\nlimit = 'few'\n\
@@ -140,7 +141,7 @@ async fn parallel_guesses_gain_no_attempts() {
         waiting.push(connection);
     }
     let mut statuses = Vec::new();
-    // The nine that are refused are answered while the three are still held.
+    // The nine refusals arrive while the three requests are still in flight.
     gateway.upstream().until(|seen| seen.requests.len() == 3).await;
     for _ in 0..3 {
         gateway.upstream().release();

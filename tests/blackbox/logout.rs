@@ -1,4 +1,4 @@
-//! OpenID Connect back-channel logout (CONTRACT §5): an issuer tells that somebody has logged out
+//! OpenID Connect back-channel logout (CONTRACT §5): an issuer reports that a user has logged out
 //! there.
 
 use jsonwebtoken::Algorithm::ES256;
@@ -19,8 +19,8 @@ async fn start() -> Gateway {
     Gateway::setup(CONFIG).file("p256.pem", &keys().p256.public).start().await
 }
 
-/// A logout token of `[issuer.corp]` with these claims beside the usual ones, or in their place;
-/// null takes one away.
+/// A logout token of `[issuer.corp]` with these claims in addition to the usual ones; null removes
+/// one.
 fn logout_token(change: Value) -> String {
     mint::hmac().token(json!({ "typ": "logout+jwt" }), usual(change))
 }
@@ -70,7 +70,7 @@ async fn a_session_that_ends_at_the_issuer_ends_here() {
     is_done(&self::form(&gateway, "/logout/corp", &form).send().await);
     gateway.get("/").bearer(&gone).send().await.is(401, "token_revoked");
     assert_eq!(status(&gateway, &stays).await, 200, "the subject's other session");
-    // Nothing of it reaches an application, and the log tells of it.
+    // Nothing reaches an application, and the logout is logged.
     assert!(gateway.upstream().seen().requests.iter().all(|request| request.target == "/"));
     let line = gateway.access("/logout/corp").await;
     assert_eq!(
@@ -104,15 +104,15 @@ async fn a_logout_without_sid_ends_everything_of_the_subject() {
         gateway.get("/").bearer(token).send().await.is(401, "token_revoked");
     }
     assert_eq!(status(&gateway, &other).await, 200);
-    // Whoever logs in again is somebody new.
+    // A new login is not affected.
     assert_eq!(status(&gateway, &claims(json!({ "iat": now() + 5 }))).await, 200);
-    // And so is the same subject of another issuer.
+    // Nor is the same subject of another issuer.
     let theirs = keys().p256.signs(ES256).token(json!({}), json!({ "iss": "other" }));
     assert_eq!(status(&gateway, &theirs).await, 200);
 }
 
-/// A logout token knows no `email`: whoever is called by another claim here is called by `sub`
-/// there.
+/// A logout token has no `email`: it names the user by `sub`, even if the section takes the subject
+/// from another claim.
 #[tokio::test]
 async fn a_logout_by_sub_ends_subjects_taken_from_another_claim() {
     let gateway =
@@ -177,7 +177,7 @@ async fn every_rule_of_logout_tokens_is_enforced() {
     for bad in [signed_by_a_stranger.as_str(), &of_another_kind, &unsigned, "a.b.c", "", &token] {
         is_refused(&send(&gateway, "/logout/corp", bad).await);
     }
-    // Another issuer's path is not this one's.
+    // The path of another issuer does not accept it.
     is_refused(&send(&gateway, "/logout/other", &logout_token(json!({ "sid": "s-1" }))).await);
     assert_eq!(status(&gateway, &token).await, 200);
     let why = gateway
@@ -205,11 +205,11 @@ async fn a_logout_token_works_once_and_is_not_an_access_token() {
     let token = logout_token(json!({}));
     is_done(&send(&gateway, "/logout/corp", &token).await);
     is_refused(&send(&gateway, "/logout/corp", &token).await);
-    // Whoever has recorded it cannot end what has begun since.
+    // Replaying it does not end sessions that have begun since.
     gateway.kill_and_restart().await;
     is_refused(&send(&gateway, "/logout/corp", &token).await);
-    // Its issuer signed it, for an audience that is ours; with the usual `typ` it looks like any
-    // token.
+    // Its issuer signed it for an accepted audience, and with the usual `typ` it looks like an
+    // access token.
     for typ in [json!("JWT"), Value::Null] {
         let token = mint::hmac().token(json!({ "typ": typ }), usual(json!({ "sub": "u-19" })));
         gateway.get("/").bearer(&token).send().await.is(401, "token_claims");
@@ -255,7 +255,8 @@ async fn only_a_form_with_one_token_is_accepted() {
             ((405, "method_not_allowed".to_owned()), Some("POST"))
         );
     }
-    // A charset is no other type, a query is no other path, and another spelling of the path is.
+    // A charset does not change the type and a query does not change the path, but another spelling
+    // of the path does.
     let typed = gateway
         .request("POST", "/logout/%63orp?x=1")
         .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");

@@ -1,9 +1,8 @@
-//! The contract, from outside: the built binary, real sockets, and an upstream that records every
-//! byte.
+//! Tests the contract from outside: the built binary, real sockets, and an upstream that records
+//! every byte.
 //!
-//! One module a capability, over `harness`. Nothing here knows the gateway's code; `portcullis::`
-//! is not imported. Tests never sleep to wait for something: they wait for the byte, the line of
-//! the log or the end of the connection that says so.
+//! One module per capability, on top of `harness`. No test imports `portcullis::`. Tests never
+//! sleep to wait for an event: they wait for a byte, a log line or the end of a connection.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,

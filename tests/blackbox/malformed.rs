@@ -1,5 +1,4 @@
-//! What is no request, and clients that take too long or are too many (CONTRACT §2
-//! `[server.limits]`, §3).
+//! Malformed requests, slow clients, and too many clients (CONTRACT §2 `[server.limits]`, §3).
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ fn limits(lines: &str) -> String {
     format!("server.limits = {{ {lines} }}\n{PUBLIC}")
 }
 
-/// What comes back for bytes, until the gateway closes or has answered once.
+/// The response to these bytes, until the gateway closes or has responded once.
 async fn status(gateway: &Gateway, bytes: &[u8]) -> Option<u16> {
     let mut connection = gateway.connect().await;
     connection.write(bytes).await;
@@ -90,8 +89,8 @@ async fn conflicting_framing_never_smuggles_a_request() {
         }
     }
     let _ = gateway.get("/").send().await;
-    // A request that stands behind is a request of its own, decided by itself: with both framings
-    // hyper closes instead.
+    // A request that follows is decided on its own. With both framings, hyper closes the connection
+    // instead.
     let both = gateway
         .upstream()
         .seen()
@@ -102,7 +101,7 @@ async fn conflicting_framing_never_smuggles_a_request() {
     assert!(both <= 3, "{both}");
 }
 
-/// RFC 9112 §6.1, §6.3: bytes behind a request whose length is in doubt are not the next request.
+/// RFC 9112 §6.1, §6.3: bytes after a request of uncertain length are not the next request.
 #[tokio::test]
 async fn invalid_framing_ends_the_connection() {
     let gateway = Gateway::start(PUBLIC).await;
@@ -202,7 +201,7 @@ async fn unreadable_requests_are_counted_and_logged() {
         let family = "portcullis_requests_malformed_total";
         assert_eq!(gateway.metric_value(family, &[&label]).await, Some(1.0), "{kind}");
     }
-    // A client that comes and goes has asked nothing.
+    // A client that connects and disconnects has sent no request.
     let mark = gateway.log().mark();
     drop(gateway.connect().await);
     assert_eq!(gateway.get("/").send().await.status, 200);
@@ -227,7 +226,7 @@ async fn a_slow_head_is_cut_after_header_timeout() {
             since.elapsed()
         );
     }
-    // A byte at a time does not help.
+    // Sending one byte at a time does not help.
     let mut connection = gateway.connect().await;
     let since = Instant::now();
     while connection.try_write("X").await.is_ok() && since.elapsed() < Duration::from_secs(10) {
@@ -236,7 +235,7 @@ async fn a_slow_head_is_cut_after_header_timeout() {
         }
     }
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
-    // Nor does a request before.
+    // Nor does an earlier request.
     let mut connection = gateway.connect().await;
     assert_eq!(gateway.get("/").send_on(&mut connection).await.status, 200);
     let since = Instant::now();
@@ -260,7 +259,7 @@ async fn an_idle_connection_is_kept_for_idle_timeout() {
         "{:?}",
         since.elapsed()
     );
-    // One that never says a word is idle too.
+    // A connection that sends nothing is idle too.
     let since = Instant::now();
     gateway.connect().await.closed().await;
     assert!(since.elapsed() > Duration::from_millis(1400), "{:?}", since.elapsed());
@@ -297,7 +296,7 @@ async fn connections_beyond_the_limit_are_503() {
     refused.is(503, "overloaded");
     assert_eq!(refused.header("connection"), Some("close"));
     three.closed().await;
-    // The others are not disturbed, and a place that is free again is given away.
+    // The other connections are not affected, and a slot can be used again.
     assert_eq!(gateway.get("/").send_on(&mut one).await.status, 200);
     drop(two);
     within(async {

@@ -1,4 +1,4 @@
-//! The pages of the built-in issuer: as they are sent, and in a real browser.
+//! The pages of the built-in issuer: their HTML, and in a real browser.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::harness::certificates::authority;
 use crate::harness::{Browser, Gateway, Response, Setup, Step, within};
 use crate::second_factor::{base32, code};
 
-/// With accounts for everybody, and no limit but the one that a test asks for.
+/// With open registration, and only the limit that a test sets.
 const SITE: &str =
     "identity = { issuer = 'https://app.test/auth', registration = 'open', mail = { folder = 'mail' }, brand = { name = 'Example' } }
 limit.wide = { requests = 1000, per = '1s' }
@@ -65,7 +65,7 @@ async fn page(gateway: &Gateway, path: &str, cookies: &str) -> Response {
         .await
 }
 
-/// What a browser would send of the cookies that it was given.
+/// The `Cookie` field that a browser would send.
 fn cookies(response: &Response) -> String {
     let pairs: Vec<&str> = response
         .headers("set-cookie")
@@ -85,7 +85,7 @@ async fn register(gateway: &Gateway, email: &str) -> String {
 
 const ACCEPT: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 
-/// That an answer is a page which can do nothing but show itself, and that nobody keeps.
+/// Asserts that a response is a page without active content that is never cached.
 #[track_caller]
 fn is_page(response: &Response, status: u16, title: &str) -> String {
     assert_eq!(response.status, status, "{response:?}");
@@ -104,7 +104,7 @@ fn is_page(response: &Response, status: u16, title: &str) -> String {
         assert!(policy.contains(wanted) && !policy.contains("unsafe"), "{policy}");
     }
     let html = String::from_utf8(response.body.clone()).unwrap();
-    // Only a form that leads on to the application may lead anywhere.
+    // Only a form that redirects to the application may submit anywhere.
     let leads_on = ["/auth/login", "/auth/register", "/auth/email/verify"]
         .iter()
         .any(|path| html.contains(&format!(" action=\"{path}\"")));
@@ -116,7 +116,7 @@ fn is_page(response: &Response, status: u16, title: &str) -> String {
     {
         assert!(!html.contains(forbidden), "{forbidden}: {html}");
     }
-    // Each field has a label, and says what a password manager may put there.
+    // Each field has a label, and an `autocomplete` for password managers.
     for input in html
         .split("<input ")
         .skip(1)
@@ -160,7 +160,7 @@ async fn every_page_is_complete_and_works_without_scripts() {
     ] {
         is_page(&page(&gateway, path, &cookies).await, 200, title);
     }
-    // A password manager is told whose password it is.
+    // The form names the account for password managers.
     let change = page(&gateway, "/auth/password/change", &cookies).await.text();
     let username = "name=\"username\" value=\"ann@example.com\" autocomplete=\"username\" hidden";
     assert!(change.contains(username), "{change}");
@@ -176,10 +176,10 @@ async fn every_page_is_complete_and_works_without_scripts() {
     for path in ["/auth", "/auth/"] {
         assert_eq!(page(&gateway, path, "").await.header("location"), Some("/auth/sessions"));
     }
-    // Second factors are offered where the file says so.
+    // Second factors are offered if the file enables them.
     is_page(&page(&gateway, "/auth/totp", &cookies).await, 404, "Error: Turn on two-factor login");
     is_page(&page(&gateway, "/auth/nothing", "").await, 404, "Error: Something went wrong");
-    // Programs are answered as ever.
+    // Programs get the usual response.
     gateway.get("/auth/nothing").header("Accept", "*/*").send().await.is(404, "route_not_found");
     gateway
         .get("/auth/sessions")
@@ -335,10 +335,10 @@ async fn confirming_an_address_requires_the_password() {
     let right = [("token", token.as_str()), ("password", PASSWORD)];
     let confirmed = post(&gateway, "/auth/email/verify", &right).await;
     assert_eq!((confirmed.status, confirmed.header("location")), (303, Some("/")));
-    // Whoever has just typed the password need not type it again.
+    // A person who has just typed the password need not type it again.
     let session = cookies(&confirmed);
     assert_eq!(page(&gateway, "/auth/sessions", &session).await.status, 200);
-    // A link that was used says what has become of it.
+    // The page of a used link says that it was used.
     for again in
         [page(&gateway, &path, "").await, post(&gateway, "/auth/email/verify", &right).await]
     {
@@ -398,7 +398,7 @@ async fn sessions_are_listed_and_ended() {
         401,
         "Error: Something went wrong",
     );
-    // Of somebody else, nobody ends anything.
+    // The sessions of other accounts cannot be ended.
     let stranger = register(&gateway, "eve@example.com").await;
     let html =
         is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
@@ -416,7 +416,7 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     let confirm = async |code: &str| {
         post_as(&gateway, "/auth/totp/confirm", &[("code", code)], &session).await
     };
-    // Nothing waits: the plain page, which knows of no recovery codes.
+    // Nothing is pending: the plain page without recovery codes.
     let html = is_page(&confirm("000000").await, 401, "Error: Turn on two-factor login");
     assert!(html.contains("Start again") && !html.contains("recovery"), "{html}");
     let begun =
@@ -446,7 +446,7 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     assert!(confirm(&right).await.text().contains("Save your recovery codes"));
     let sessions = page(&gateway, "/auth/sessions", &session).await.text();
     assert!(sessions.contains("and you have 10 recovery codes left"), "{sessions}");
-    // Whoever sends it twice learns that all is well.
+    // Sending it twice shows success again.
     let html = is_page(&confirm(&right).await, 400, "Error: Turn on two-factor login");
     assert!(html.contains("Two-factor login is already on."), "{html}");
 }
@@ -476,7 +476,7 @@ async fn a_form_without_a_valid_login_gets_a_page_and_is_not_forwarded() {
                 line["url.path"] == "/reports/q3" && line["reason"] == reason
             })
             .await;
-        // A script is answered as ever, and so is whoever could not log in for this route.
+        // Scripts get the usual response, as do clients for which a login would not help.
         let script = gateway
             .request("POST", "/reports/q3")
             .header("Accept", "text/html")
@@ -571,7 +571,7 @@ async fn closed_registration_is_explained() {
 // --- in a browser
 // ----------------------------------------------------------------------------------------------------------------------
 
-/// Over TLS, in front of an application that has pages.
+/// Over TLS, in front of an application with pages.
 async fn in_browser(config: &str) -> Gateway {
     let certificate = authority().issue(&["app.test"]);
     let tls = "server.tls = { certificate = 'tls.crt', private_key = { file = 'tls.key' } }\n";
@@ -758,7 +758,7 @@ async fn a_login_continues_if_the_application_redirects_to_another_origin_in_a_b
     browser.press("Log out").await;
     browser.goto("https://app.test/out").await;
     browser.shows("Log in").await;
-    // The page of a refusal leads on as well.
+    // The page of a refusal also continues to the application.
     for password in ["Wr0ng-guess!", PASSWORD] {
         browser.fill(&[("email", "ann@example.com"), ("password", password)]).await;
         browser.press("Log in").await;
@@ -768,8 +768,8 @@ async fn a_login_continues_if_the_application_redirects_to_another_origin_in_a_b
     browser.close().await;
 }
 
-/// WCAG 2.2, 1.4.4 and 1.4.10: whoever needs letters twice the size on the smallest screen reads
-/// down, and never sideways as well.
+/// WCAG 2.2, 1.4.4 and 1.4.10: with doubled text on the smallest screen, pages scroll down only,
+/// never sideways.
 #[tokio::test]
 async fn pages_do_not_scroll_sideways_at_320_pixels_with_doubled_text() {
     let site = SITE
@@ -797,7 +797,7 @@ async fn pages_do_not_scroll_sideways_at_320_pixels_with_doubled_text() {
     browser.fill(&[("email", &long), ("password", PASSWORD)]).await;
     browser.press("Register").await;
     browser.shows("Reports").await;
-    // Twice, by a program whose name has no end.
+    // Twice, from a program with a very long name.
     browser
         .command("Emulation.setUserAgentOverride", json!({ "userAgent": "W".repeat(200) }))
         .await;
@@ -891,7 +891,7 @@ async fn a_form_typed_while_the_login_expired_can_be_sent_again_in_a_browser() {
     browser.close().await;
 }
 
-/// With `[[route]]` tables instead of a list, so that another can follow.
+/// With `[[route]]` tables instead of a list, so that another one can be added.
 fn table(config: &str) -> String {
     let mut file: toml::Table = config.parse().unwrap();
     let routes = file.remove("route").unwrap();
@@ -955,7 +955,7 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
     browser.fill(&[("password", "ann")]).await;
     browser.press("Set password").await;
     assert!(browser.text("#password-wrong").await.contains('8'));
-    // The link is good still; what the page was asked with goes on with the form.
+    // The link is still valid; the form carries the parameters of the page.
     browser.fill(&[("password", "another-tuba-meadow-3")]).await;
     browser.press("Set password").await;
     browser.shows("Log in").await;
@@ -1019,12 +1019,12 @@ async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     browser.press("Turn on").await;
     assert!(browser.text("#code-wrong").await.contains("The code is wrong."));
     browser.picture("totp-refused").await;
-    // Whoever mistyped it can scan the same once more, and is told of nothing that they do not have
-    // yet.
+    // After a wrong code, the same QR code is shown again, without recovery codes, which do not
+    // exist yet.
     browser.element(".qr svg").await;
     assert_eq!(base32(&browser.text(".secret").await.replace(' ', "")), secret);
     assert!(!browser.text("main").await.contains("recovery"));
-    // Of this time step, then of the next: one of them may end while it is typed.
+    // The code of this time step, then of the next: a step may end during typing.
     browser.fill(&[("code", &code(&secret, 0))]).await;
     browser.press("Turn on").await;
     browser.shows("Save your recovery codes").await;

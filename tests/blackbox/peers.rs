@@ -1,6 +1,6 @@
-//! Others' software: what their libraries mint is accepted, and refused, for the right reason; the
-//! files that the guides show work with tokens in the form that each issuer gives them; a certified
-//! OpenID provider is followed through discovery, rotation and outage.
+//! Third-party software: tokens of its libraries are accepted, or refused for the right reason; the
+//! files of the guides work with tokens in the form of each issuer; a certified OpenID provider
+//! works with discovery, rotation and outages.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ const HMACS: [&str; 3] = ["HS256", "HS384", "HS512"];
 const SIGNATURES: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
-/// What is wrong with a token, and the reason of its refusal.
+/// The faults of tokens, with the reasons of their refusals.
 const FAULTS: [(&str, &str); 15] = [
     ("another's key", "token_signature"),
     ("an unknown kid", "token_key_unknown"),
@@ -48,8 +48,8 @@ async fn tokens_of_jose_and_jsonwebtoken() {
     tokens_of(peer, &[("jose", &SIGNATURES, 14), ("jsonwebtoken", &all_but_eddsa, 10)]).await;
 }
 
-/// Takes what the libraries mint, each with these signature algorithms, and refuses so many faults
-/// of each.
+/// Accepts the tokens of each library with these signature algorithms, and refuses this many faulty
+/// ones of each.
 async fn tokens_of(mut peer: Peer, libraries: &[(&str, &[&str], usize)]) {
     let made = peer.ask(json!({
         "issuers": { "hmac": "https://peer.test/hmac", "jwks": "https://peer.test/jwks", "pem": "https://peer.test/pem" },
@@ -125,7 +125,7 @@ fn fences(guide: &str, kind: &str) -> Vec<String> {
     found
 }
 
-/// A gateway with the file that a guide shows, and a mint for tokens of its issuer.
+/// A gateway with the file of a guide, and a mint for tokens of its issuer.
 struct Guided {
     gateway: Gateway,
     mint: Peer,
@@ -133,9 +133,9 @@ struct Guided {
 }
 
 impl Guided {
-    /// With the first file of the guide; what stands in `instead`, another of its fences, takes the
-    /// place of what has the same name there. The keys are the mint's; what is fetched from the
-    /// issuer is read from a file, and the upstream records.
+    /// Uses the first file of the guide; sections in `instead`, another fence of the guide, replace
+    /// sections of the same name. The keys are those of the mint and are read from a file instead
+    /// of fetched; the upstream records.
     async fn start(guide: &str, instead: Option<usize>, algorithm: &'static str) -> Option<Self> {
         let mut mint = Peer::start("sign.js")?;
         let fences = fences(guide, "toml");
@@ -178,8 +178,8 @@ impl Guided {
         json!({ "as": "jose", "alg": self.algorithm, "claims": claims })
     }
 
-    /// That a token with these claims leads to the application, which is told these identity
-    /// headers and no others.
+    /// Asserts that a token with these claims is accepted, and that the application receives
+    /// exactly these identity headers.
     async fn passes(&mut self, path: &str, claims: &Value, headers: &[(&str, &str)]) {
         self.passes_as(path, self.with_jose(claims), headers).await;
     }
@@ -195,14 +195,14 @@ impl Guided {
         }
     }
 
-    /// That a token with these claims is refused.
+    /// Asserts that a token with these claims is refused.
     async fn refuses(&mut self, path: &str, claims: &Value, status: u16, reason: &str) {
         let response = self.ask(path, self.with_jose(claims)).await;
         assert_eq!(response.refusal(), (status, reason.to_owned()), "{claims}");
     }
 }
 
-/// These claims with some of them changed; null takes one away.
+/// These claims with changes; null removes one.
 fn but(claims: &Value, changes: Value) -> Value {
     let mut claims = claims.clone();
     for (name, value) in changes.as_object().unwrap() {
@@ -267,7 +267,7 @@ async fn keycloak() {
     let refresh = json!({ "as": "jsonwebtoken", "options": { "algorithm": "HS512", "expiresIn": "30m" },
         "claims": { "iss": access["iss"], "aud": access["iss"], "sub": access["sub"], "typ": "Refresh", "azp": "reports-web" } });
     app.ask("/", refresh).await.is(401, "token_algorithm");
-    // The client that is told of logouts is not thereby an audience of its ID tokens.
+    // The client that receives logout tokens is not an audience for its ID tokens.
     let Some(mut app) = Guided::start("keycloak.md", Some(1), "RS256").await else { return };
     app.passes(
         "/",
@@ -299,7 +299,7 @@ async fn auth0() {
         ("x-auth-email", "ann@example.com"),
     ];
     app.passes("/admin/users", &access, &told).await;
-    // The profile of RFC 9068, for as long as Auth0's own default.
+    // The profile of RFC 9068, with Auth0's default lifetime.
     let mut rfc9068 =
         app.with_jose(&but(&access, json!({ "jti": "Xy1", "client_id": access["azp"] })));
     rfc9068["header"] = json!({ "typ": "at+jwt" });
@@ -357,7 +357,7 @@ async fn supabase() {
             json!({ "is_anonymous": true, "email": "", "app_metadata": {}, "user_metadata": {} }),
         );
         app.refuses("/", &anonymous, 403, "claim_mismatch").await;
-        // The keys that stand in every browser, and on every server.
+        // The API keys that every browser and every server has.
         for role in ["anon", "service_role"] {
             let key = json!({ "iss": "supabase", "ref": "abcdefghijklmnopqrst", "role": role, "exp": 2_100_000_000 });
             app.refuses("/", &key, 401, "token_issuer").await;
@@ -383,8 +383,8 @@ async fn entra_id() {
     let Some(mut app) = Guided::start("entra-id.md", None, "RS256").await else { return };
     app.passes("/admin/users", &access, &told).await;
     app.refuses("/admin/users", &but(&access, json!({ "roles": null })), 403, "role_missing").await;
-    // The client's ID token, where client and API are one registration; an application without a
-    // user; a token for Microsoft Graph.
+    // The client's ID token, if client and API are one registration; an application without a user;
+    // a token for Microsoft Graph.
     app.refuses(
         "/",
         &but(&access, json!({ "scp": null, "azp": null, "nonce": "n" })),
@@ -429,7 +429,7 @@ async fn okta() {
     app.refuses("/", &but(&access, json!({ "scp": ["openid"] })), 403, "scope_missing").await;
     app.refuses("/admin/users", &but(&access, json!({ "groups": null })), 403, "role_missing")
         .await;
-    // The ID token, and what the org's own server signs.
+    // The ID token, and a token of the org authorization server.
     app.refuses(
         "/",
         &but(&access, json!({ "aud": "0oa1k5d9xtQm3Wz7P5d7", "scp": null })),
@@ -473,7 +473,7 @@ async fn cognito() {
     app.refuses("/", &id, 403, "claim_mismatch").await;
     app.refuses("/", &but(&access, json!({ "iss": format!("{pool}x") })), 401, "token_issuer")
         .await;
-    // ID tokens, where they are sent all the same.
+    // ID tokens, if clients send them nevertheless.
     let Some(mut app) = Guided::start("cognito.md", Some(1), "RS256").await else { return };
     app.passes(
         "/",
@@ -485,7 +485,7 @@ async fn cognito() {
     app.refuses("/", &but(&id, json!({ "token_use": "access" })), 403, "claim_mismatch").await;
 }
 
-/// jsonwebtoken mints, the gateway and passport-jwt judge alike.
+/// The gateway and passport-jwt agree about tokens of jsonwebtoken.
 #[tokio::test]
 async fn express_and_passport() {
     let Some(mut app) = Guided::start("express-and-jsonwebtoken.md", None, "HS256").await else {
@@ -542,7 +542,7 @@ async fn express_and_passport() {
 
 #[tokio::test]
 async fn nestjs() {
-    // With an issuer and an audience in `signOptions`, and without.
+    // With and without an issuer and an audience in `signOptions`.
     for (instead, options) in [
         (
             None,
@@ -584,7 +584,7 @@ async fn strapi() {
     app.ask("/api/orders", sign(session("refresh"), "30d")).await.is(401, "token_lifetime");
 }
 
-/// Auth.js 5 and next-auth 4 log somebody in; the session cookie is an encrypted token, or a signed
+/// Auth.js 5 and next-auth 4 log a user in; the session cookie is an encrypted token, or a signed
 /// one with the code of the guide.
 #[tokio::test]
 async fn nextauth() {
@@ -633,7 +633,7 @@ async fn nextauth() {
             assert_eq!(told, [Some("u-17"), Some("Ann"), Some("ann@example.com"), Some("auditor")]);
             assert!(received.header("cookie").is_none_or(|cookie| cookie == "theme=dark"));
         }
-        // What they do unless they are told otherwise.
+        // Their default.
         let encrypted = authjs.ask(json!({ "version": version, "signed": false }));
         let token = encrypted["token"].as_str().unwrap();
         assert_eq!((token.split('.').count(), &encrypted["cookie"]), (5, &json!(cookie)));
@@ -643,7 +643,7 @@ async fn nextauth() {
 
 const RESOURCE: &str = "https://reports.example.com";
 
-/// A certified OpenID provider (oidc-provider), which can be restarted where it was.
+/// A certified OpenID provider (oidc-provider), which can be restarted on the same port.
 struct Provider {
     process: Peer,
     port: Port,
@@ -651,7 +651,7 @@ struct Provider {
 }
 
 impl Provider {
-    /// With these keys, the first of which signs.
+    /// Starts with these keys; the first one signs.
     fn start(keys: &[Value]) -> Option<Self> {
         Self::start_at(Port::reserve(), keys)
     }
@@ -663,18 +663,18 @@ impl Provider {
         Some(Self { process, port, issuer })
     }
 
-    /// Goes away. Its port stays its own.
+    /// Stops. Its port stays reserved.
     fn stop(self) -> Port {
         self.port
     }
 
-    /// From now on signs with the first of these keys and publishes all of them.
+    /// From now on, signs with the first of these keys and publishes all of them.
     fn rotate(&mut self, keys: &[Value]) {
         let served = self.process.ask(json!({ "do": "serve", "keys": keys }));
         assert_eq!(served["issuer"], self.issuer);
     }
 
-    /// Tokens of somebody who logs in with a browser of their own.
+    /// Tokens of a user who logs in with a separate browser.
     fn login(&mut self, account: &str) -> [String; 2] {
         let tokens =
             self.process.ask(json!({ "do": "login", "account": account, "resource": RESOURCE }));
@@ -715,9 +715,9 @@ async fn a_certified_provider_is_discovered() {
     let received = gateway.upstream().last();
     let told = ["user", "roles", "issuer"].map(|name| received.header(&format!("x-auth-{name}")));
     assert_eq!(told, [Some("ann"), Some("auditor"), Some(&*provider.issuer)]);
-    // It says who logged in, to the client; not who may call.
+    // An ID token tells the client who logged in. It is not an access token.
     gateway.get("/").bearer(&id).send().await.is(401, "token_audience");
-    // Nobody said what for: the access token is opaque.
+    // Without a resource, the access token is opaque.
     let login = provider.process.ask(json!({ "do": "login", "account": "ann" }));
     gateway
         .get("/")
@@ -738,7 +738,7 @@ async fn a_certified_provider_rotates_its_keys() {
     let gateway = Gateway::start(&provider.config("jwks_refresh = '1s'")).await;
     let before = provider.granted();
     assert_eq!(gateway.get("/").bearer(&before).send().await.status, 200);
-    // The new key signs at once; the old one is published for as long as its tokens live.
+    // The new key signs at once; the old one stays published while its tokens are valid.
     provider.rotate(&[new.clone(), old]);
     let after = provider.granted();
     assert_eq!(
@@ -747,7 +747,7 @@ async fn a_certified_provider_rotates_its_keys() {
         "no client waits for a schedule"
     );
     assert_eq!(gateway.get("/").bearer(&before).send().await.status, 200);
-    // It is withdrawn, and with it what it has signed.
+    // The key is withdrawn, and its tokens are refused.
     provider.rotate(&[new]);
     let refused = within(async {
         loop {
@@ -788,7 +788,7 @@ async fn a_certified_provider_can_fail_and_recover() {
         "the last good keys were kept"
     );
     assert_eq!(gateway.admin("/readyz").await.status, 200);
-    // Where there never were any keys, it is an outage and no fault of the token.
+    // If there never were keys, it is an outage and not a fault of the token.
     let cold = Gateway::start(&elsewhere).await;
     cold.get("/").bearer(&token).send().await.is(503, "keys_unavailable");
     assert_eq!(cold.admin("/readyz").await.status, 503);
@@ -825,18 +825,18 @@ async fn a_certified_provider_sends_logout_tokens() {
             json!({ "told": 1 })
         );
         gateway.get("/").bearer(&here).send().await.is(401, "token_revoked");
-        // Her session on another device goes on, where the logout names one.
+        // Her session on another device continues if the logout names one session.
         let response = gateway.get("/").bearer(&elsewhere).send().await;
         assert_eq!(response.status, if by_session { 200 } else { 401 }, "{response:?}");
         assert_eq!(gateway.get("/").bearer(&other).send().await.status, 200);
-        // The client's ID tokens are no access tokens for that.
+        // This does not make the client's ID tokens access tokens.
         let [_, id] = provider.login("eve");
         gateway.get("/").bearer(&id).send().await.is(401, "token_audience");
     }
 }
 
-/// The other way round: what the built-in issuer signs and publishes is taken by others' libraries,
-/// and refused by them where it should be.
+/// The opposite direction: third-party libraries accept tokens of the built-in issuer with its
+/// published keys, and refuse them when they should.
 #[tokio::test]
 async fn other_libraries_verify_tokens_of_the_built_in_issuer() {
     let (Some(node), Some(python)) = (Peer::start("verify.js"), Peer::start("verify.py")) else {
@@ -888,7 +888,7 @@ async fn other_libraries_verify_tokens_of_the_built_in_issuer() {
     }
 }
 
-/// What others' programs make of the OpenAPI description is of use as it comes.
+/// Clients generated from the OpenAPI description work without changes.
 #[tokio::test]
 async fn generated_clients_log_in_refresh_and_log_out() {
     let description = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/openapi.json");

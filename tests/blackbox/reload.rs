@@ -1,4 +1,4 @@
-//! SIGHUP and `watch`: a right file takes effect, a wrong one changes nothing, and no request is
+//! SIGHUP and `watch`: a valid file takes effect, an invalid one changes nothing, and no request is
 //! lost (CONTRACT §1, §2 rule 1).
 
 use std::io::Write as _;
@@ -62,7 +62,7 @@ async fn an_invalid_file_changes_nothing_and_is_reported() {
         .sum();
     assert!((rejected - 5.0).abs() < 0.1, "{rejected}");
     assert_eq!(gateway.admin("/readyz").await.status, 200);
-    // And mended, it is taken.
+    // A corrected file is loaded.
     assert_eq!(gateway.reload(TWO).await["message"], "reloaded");
     assert_eq!(gateway.metric_value("portcullis_config_last_reload_success", &[]).await, Some(1.0));
 }
@@ -90,7 +90,7 @@ async fn a_request_in_flight_finishes_under_its_original_configuration() {
         (200, "late", Some("sess=1"))
     );
     assert_eq!(gateway.access("/a").await["http.route"], "before");
-    // The next request on the same connection begins under the new file.
+    // The next request on the same connection uses the new file.
     connection.write("GET /c HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     connection.response().await.is(401, "credentials_missing");
 }
@@ -149,7 +149,7 @@ async fn a_watched_file_is_reloaded_when_it_changes() {
         "reloaded"
     );
     assert_eq!(gateway.get("/two").send().await.status, 200);
-    // What the file names is watched too.
+    // Files that the configuration names are watched too.
     let mark = gateway.log().mark();
     std::fs::write(gateway.path("corp.secret"), "the next secret, which is long enough too")
         .unwrap();
@@ -157,7 +157,7 @@ async fn a_watched_file_is_reloaded_when_it_changes() {
         gateway.log().after(mark, "the watched secret is loaded", is_reload).await["message"],
         "reloaded"
     );
-    // A wrong file is told once, not every time it is looked at.
+    // An invalid file is reported once, not at every check.
     let mark = gateway.log().mark();
     std::fs::write(gateway.path("gateway.toml"), "no [ toml").unwrap();
     assert_eq!(
@@ -201,12 +201,12 @@ async fn a_swapped_config_map_is_reloaded() {
     assert_eq!(gateway.get("/two").send().await.status, 200);
 }
 
-/// Tokens of nobody, by a key whose file is a pipe: whoever reads the configuration waits there
-/// until [`change_meanwhile`] has changed it.
+/// An issuer whose key file is a pipe: reading the configuration blocks there until
+/// [`change_meanwhile`] has changed the file.
 const SLOW: &str = "server.watch = true\n[[route]]\npath = '/one'\nupstream = 'app'\naccess = 'public'\n\
                     [issuer.slow]\nissuer = 'slow'\naudience = ['x']\nalgorithms = ['ES256']\npublic_keys = ['pipe.pem']";
 
-/// Once the configuration has been read, puts `next` in its place, and lets the reader go on.
+/// Once the configuration has been read, replaces it with `next`, and lets the reader continue.
 fn change_meanwhile(folder: &Path, next: String) {
     let (folder, pipe) = (folder.to_owned(), folder.join("pipe.pem"));
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -1,5 +1,5 @@
-//! Tokens that die before they expire (CONTRACT §2 rule 13, §5): by jti, by session, by subject; in
-//! every worker at once, and for good.
+//! Revocation of tokens before they expire (CONTRACT §2 rule 13, §5): by jti, by session, by
+//! subject; in every worker at once, and permanently.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -36,13 +36,13 @@ async fn get(gateway: &Gateway, token: &str) -> Response {
     gateway.get("/").bearer(token).send().await
 }
 
-/// That a revocation is acknowledged.
+/// Asserts that a revocation is acknowledged.
 async fn revoked(gateway: &Gateway, body: Value) {
     let response = revoke(gateway, body).await;
     assert_eq!((response.status, response.body.len()), (204, 0), "{response:?}");
 }
 
-/// That the token is refused because it was revoked.
+/// Asserts that the token is refused because it was revoked.
 async fn is_dead(gateway: &Gateway, token: &str) {
     let response = get(gateway, token).await;
     response.is(401, "token_revoked");
@@ -61,7 +61,7 @@ async fn lives(gateway: &Gateway, token: &str) {
 async fn a_revoked_token_is_refused_by_every_worker_at_once() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t-1", "sid": "s-1" }));
-    // Each connection is one worker's; each worker has verified the token, and remembers it.
+    // Each connection belongs to one worker, and each worker has verified and cached the token.
     let mut connections = Vec::new();
     for _ in 0..16 {
         connections.push(gateway.connect().await);
@@ -109,7 +109,7 @@ async fn a_revocation_covers_the_whole_session_or_subject() {
     revoked(&gateway, json!({ "subject": "u-1" })).await;
     is_dead(&gateway, &old).await;
     is_dead(&gateway, &undated).await;
-    // A token of the time after the cut-off; its issuer's clock may be ahead of ours.
+    // A token issued after the cut-off. The issuer's clock may be ahead.
     lives(&gateway, &iat(json!(now() + 5))).await;
     lives(&gateway, &claims(json!({ "sub": "u-2" }))).await;
 }
@@ -163,7 +163,7 @@ async fn a_renamed_section_does_not_restore_revoked_tokens() {
     let renamed = format!("{STORED}\n[issuer.company]\n{}", mint::CORP);
     assert_eq!(gateway.reload(&renamed).await["message"], "reloaded");
     is_dead(&gateway, &token).await;
-    // The new name is known from now on, the old one is not.
+    // From now on, the new name is known and the old one is not.
     revoked(&gateway, json!({ "jti": "u", "issuer": "company" })).await;
     assert_eq!(
         revoke(&gateway, json!({ "jti": "u", "issuer": "corp" })).await.refusal(),
@@ -211,8 +211,8 @@ async fn a_command_revokes_for_a_gateway_that_starts_later() {
     is_dead(&gateway, &token).await;
 }
 
-/// `leeway` lets a token in whose `iat` has not come yet. It was there before the revocation all
-/// the same.
+/// `leeway` admits a token whose `iat` is in the future. It was nevertheless issued before the
+/// revocation.
 #[tokio::test]
 async fn a_token_with_a_future_iat_is_revoked_with_its_subject() {
     let mut gateway = start(STORED).await;
@@ -230,7 +230,7 @@ async fn a_token_with_a_future_iat_is_revoked_with_its_subject() {
         }
     }
     lives(&gateway, &from_ahead("u-2", 28)).await;
-    // Of a subject that brought none, the cut-off is now.
+    // For a subject without such a token, the cut-off is now.
     revoked(&gateway, json!({ "subject": "u-3" })).await;
     is_dead(&gateway, &claims(json!({ "sub": "u-3" }))).await;
     lives(&gateway, &from_ahead("u-3", 2)).await;
@@ -291,7 +291,7 @@ async fn only_the_admin_token_can_revoke() {
         (Some("Basic YTpi".to_owned()), ""),
         (Some("Bearer wrong".to_owned()), ", error=\"invalid_token\""),
         (Some(format!("Bearer {OPERATOR}x")), ", error=\"invalid_token\""),
-        // A caller's token is no operator's.
+        // A caller's token is not the admin token.
         (Some(format!("Bearer {token}")), ", error=\"invalid_token\""),
     ] {
         let request = post(&gateway).body(&body);
@@ -312,10 +312,10 @@ async fn only_the_admin_token_can_revoke() {
         (get.refusal(), get.header("allow")),
         ((405, "method_not_allowed".to_owned()), Some("POST"))
     );
-    // Nothing of it on the public listener, whoever asks.
+    // The public listener does not have this endpoint.
     let public = gateway.request("POST", "/revoke").bearer(OPERATOR).body(&body).send().await;
     public.is(401, "token_malformed");
-    // The token is written nowhere.
+    // The token is in no file.
     assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains(OPERATOR)));
 }
 
@@ -350,7 +350,7 @@ async fn unclear_bodies_revoke_nothing() {
 async fn without_an_admin_token_there_is_no_revoke_endpoint() {
     let gateway = start(&STORED.replace("admin.token = { file = 'admin.token' }\n", "")).await;
     assert_eq!(revoke(&gateway, json!({ "jti": "t" })).await.status, 404);
-    // A reload can set a token, another one, and take it away.
+    // A reload can set, change and remove the token.
     gateway.reload(STORED).await;
     revoked(&gateway, json!({ "jti": "t" })).await;
     std::fs::write(gateway.path("admin.token"), "another-token-of-the-operators").unwrap();
@@ -378,7 +378,7 @@ async fn an_admin_token_that_is_short_or_cannot_be_sent_is_refused() {
 async fn a_failing_store_returns_503_and_revokes_nothing() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
-    // Another process that holds the database for longer than anybody waits.
+    // Another process locks the database for longer than the timeout.
     let database = gateway.path("portcullis.db");
     let mode = std::fs::metadata(&database).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -435,21 +435,21 @@ async fn a_route_that_does_not_enforce_forwards_a_revoked_token_without_an_ident
     );
 }
 
-/// A write lock on a database, as another process would hold it, until what is returned is dropped.
+/// Locks a database for writing, as another process would, until the returned value is dropped.
 pub async fn hold(database: &str) -> sqlx::SqliteConnection {
     let mut connection = open(database).await;
     sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
     connection
 }
 
-/// A database, as another process would open it.
+/// Opens a database as another process would.
 pub async fn open(database: &str) -> sqlx::SqliteConnection {
     <sqlx::SqliteConnection as sqlx::Connection>::connect(&format!("sqlite://{database}"))
         .await
         .unwrap()
 }
 
-/// Also where the file has no issuer of its own, whose logins would notice it.
+/// Also without a built-in issuer, whose logins would notice it.
 #[tokio::test]
 async fn a_failing_store_is_reported_until_it_works_again() {
     let gateway = start(STORED).await;

@@ -1,5 +1,5 @@
-//! Whether a known caller may: roles, scopes, claims, issuers, and routes that only count (CONTRACT
-//! §2, rules 7 and 9).
+//! Authorization: roles, scopes, claims, issuers, and routes that do not enforce (CONTRACT §2,
+//! rules 7 and 9).
 
 use serde_json::json;
 

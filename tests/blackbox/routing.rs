@@ -1,11 +1,11 @@
-//! Which route takes a request: host, then path, then method; file order never counts (CONTRACT §2,
+//! Route choice: by host, then path, then method; the order in the file never matters (CONTRACT §2,
 //! rules 3 and 4).
 
 use crate::harness::h2;
 use crate::harness::{Gateway, Setup};
 
-/// A gateway with public routes, each of which says its name: `host path methods`. Both orders of
-/// the file are tried.
+/// A gateway with public routes, which return their names: `host path methods`. Tests both orders
+/// of the file.
 fn public(routes: &[(&str, &str, &str)]) -> [Setup; 2] {
     [false, true].map(|reversed| {
         let mut routes: Vec<String> = routes
@@ -26,7 +26,7 @@ fn public(routes: &[(&str, &str, &str)]) -> [Setup; 2] {
     })
 }
 
-/// The route that took each request, or the status of the refusal.
+/// The route of each request, or the status of its refusal.
 async fn taken(gateway: &Gateway, method: &str, host: &str, path: &str) -> String {
     let response = gateway.request(method, path).host(host).send().await;
     let id = match response.status {
@@ -156,14 +156,14 @@ async fn a_head_request_gets_no_body() {
         (200, Some("5"), Some("1"))
     );
     assert_eq!(gateway.upstream().last().method, "HEAD");
-    // A refusal too: the next answer on the connection begins where it should.
+    // Also for a refusal: the next response on the connection is complete.
     let response = gateway.request("HEAD", "/in").send_on(&mut connection).await;
     assert_eq!(
         (response.status, response.header("content-type")),
         (401, Some("application/problem+json"))
     );
     assert_eq!(gateway.request("HEAD", "/").send_on(&mut connection).await.status, 200);
-    // HTTP/2 has no room for a body there.
+    // HTTP/2 allows no body there.
     let mut client = h2::Connection::open(&gateway).await;
     for (path, status, length) in
         [("/", 200, "5"), ("/in", 401, response.header("content-length").unwrap())]

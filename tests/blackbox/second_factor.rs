@@ -1,4 +1,4 @@
-//! Codes of an authenticator app beside the password (TOTP, RFC 6238).
+//! Codes of an authenticator app in addition to the password (TOTP, RFC 6238).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +44,7 @@ async fn login(gateway: &Gateway, code: Option<&str>) -> Response {
     .await
 }
 
-/// An account, and an access token of it.
+/// An account and its access token.
 async fn account(gateway: &Gateway) -> String {
     let registered =
         post(gateway, "/register", "", json!({ "email": "ann@example.com", "password": PASSWORD }))
@@ -53,8 +53,8 @@ async fn account(gateway: &Gateway) -> String {
     login(gateway, None).await.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// Sets an app up: its secret as bytes, and the recovery codes. The code that was used is the one
-/// of the time step before now.
+/// Sets up an app. Returns its secret and the recovery codes. The code that it uses is that of the
+/// previous time step.
 async fn enrol(gateway: &Gateway, bearer: &str) -> (Vec<u8>, Vec<String>) {
     let begun = post(gateway, "/totp", bearer, json!({ "current_password": PASSWORD })).await;
     assert_eq!(begun.status, 200, "{begun:?}");
@@ -70,7 +70,7 @@ async fn enrol(gateway: &Gateway, bearer: &str) -> (Vec<u8>, Vec<String>) {
     );
     assert!(qr.starts_with("<svg "), "{qr}");
     let secret = base32(secret);
-    // Again where a time step ended meanwhile.
+    // Again, if a time step has ended meanwhile.
     let mut tries = 0;
     let confirmed = loop {
         let confirmed =
@@ -103,7 +103,7 @@ pub fn base32(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The code of the time step so many steps from now.
+/// The code of the time step this many steps from now.
 pub fn code(secret: &[u8], from_now: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 30;
     let tag = hmac::sign(
@@ -122,7 +122,7 @@ async fn a_login_asks_for_a_code_and_accepts_each_code_once() {
     let me =
         || async { gateway.get("/auth/me").bearer(&bearer).send().await.json()["totp"].clone() };
     assert_eq!(me().await, false);
-    // Not without the password, and not asked for before a code was confirmed.
+    // It requires the password, and logins ask for no code before one was confirmed.
     post(&gateway, "/totp", &bearer, json!({ "current_password": "wrong" }))
         .await
         .is(401, "login_failed");
@@ -141,7 +141,7 @@ async fn a_login_asks_for_a_code_and_accepts_each_code_once() {
     let (secret, _) = enrol(&gateway, &bearer).await;
     assert_eq!(me().await, true);
     login(&gateway, None).await.is(401, "code_required");
-    // Who does not know the password learns nothing of codes.
+    // Without the password, a login reveals nothing about codes.
     post(&gateway, "/login", "", json!({ "email": "ann@example.com", "password": "wrong" }))
         .await
         .is(401, "login_failed");
@@ -156,7 +156,7 @@ async fn a_login_asks_for_a_code_and_accepts_each_code_once() {
         .await
         .is(400, "request_invalid");
 
-    // A session alone does not take it away.
+    // A session alone cannot remove it.
     post(&gateway, "/totp/remove", &bearer, json!({ "current_password": PASSWORD }))
         .await
         .is(401, "code_required");
@@ -188,7 +188,7 @@ async fn recovery_codes_work_once() {
     assert_eq!(left().await, 10);
     assert_eq!(login(&gateway, Some(&codes[0])).await.status, 200);
     login(&gateway, Some(&codes[0])).await.is(401, "login_failed");
-    // However it is typed.
+    // In any spelling.
     assert_eq!(login(&gateway, Some(&codes[1].to_lowercase().replace('-', " "))).await.status, 200);
     assert_eq!(left().await, 8);
 }
@@ -199,7 +199,7 @@ async fn concurrent_logins_with_one_code_succeed_once() {
     let bearer = account(&gateway).await;
     let (secret, _) = enrol(&gateway, &bearer).await;
     let now = code(&secret, 0);
-    // As many as an account may fail in a minute.
+    // As many failures as an account may have in a minute.
     let mut logins = Vec::new();
     for _ in 0..5 {
         logins.push(login(&gateway, Some(&now)));
@@ -234,7 +234,7 @@ async fn codes_are_not_checked_after_many_wrong_ones() {
     let gateway = Gateway::start(OFFERED).await;
     let bearer = account(&gateway).await;
     let (secret, codes) = enrol(&gateway, &bearer).await;
-    // The built-in limit lets nobody bring ten in a minute.
+    // The built-in limit does not allow ten attempts in a minute.
     let sql = "UPDATE second_factors SET failures = 9";
     sqlite(&gateway.path("portcullis.db"), sql).await;
     login(&gateway, Some("AAAA-AAAA-AAAA-AAAA")).await.is(401, "login_failed");

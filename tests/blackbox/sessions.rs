@@ -1,4 +1,4 @@
-//! Sessions of the built-in issuer: rotation, reuse, ends (CONTRACT §5; RFC 9700 §4.14).
+//! Sessions of the built-in issuer: rotation, reuse, end (CONTRACT §5; RFC 9700 §4.14).
 
 use std::collections::HashSet;
 
@@ -34,7 +34,7 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
         gateway.log().until("the reuse is told", |line| line["message"] == "refresh_reused").await;
     assert_eq!(told["account"], first.claims()["sub"]);
     assert_eq!(gateway.metric_value("portcullis_refresh_total", &["reused"]).await, Some(1.0));
-    // Another session of the account is none of it.
+    // Another session of the account is not affected.
     assert_eq!(gateway.reaches(&bystander.access).await, 200);
     assert_eq!(gateway.refresh(&bystander.refresh).await.status, 200);
 }
@@ -49,14 +49,14 @@ async fn a_repeated_refresh_within_the_grace_period_gets_the_same_successor() {
     assert_eq!(again.refresh, second.refresh);
     let third = Tokens::of(&gateway.refresh(&second.refresh).await);
     assert_ne!(third.refresh, second.refresh);
-    // Also after that one was used as well, and each time with an access token that lives.
+    // Also after the successor was used, and each time with a valid access token.
     let late = Tokens::of(&gateway.refresh(&first.refresh).await);
     assert_eq!((late.refresh, gateway.reaches(&late.access).await), (second.refresh.clone(), 200));
     assert_eq!(Tokens::of(&gateway.refresh(&second.refresh).await).refresh, third.refresh);
     assert_eq!(gateway.refresh(&third.refresh).await.status, 200, "the session goes on");
 }
 
-/// One successor, no fork, and the session lives.
+/// One successor, no fork, and the session continues.
 #[tokio::test]
 async fn two_hundred_concurrent_refreshes_have_one_successor() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
@@ -98,7 +98,7 @@ async fn invalid_refresh_tokens_are_an_invalid_grant() {
         gateway.refresh(token).await.is(401, "invalid_grant");
     }
     gateway.request("POST", "/auth/refresh").body("").send().await.is(401, "invalid_grant");
-    // None of it hurt the session.
+    // The session is not affected.
     assert_eq!(gateway.refresh(&tokens.refresh).await.status, 200);
 }
 
@@ -108,7 +108,7 @@ async fn a_logout_takes_effect_at_once() {
     gateway.register("ann@example.com").await;
     let (tokens, other) =
         (gateway.login("ann@example.com").await, gateway.login("ann@example.com").await);
-    // Every worker has seen the token, so that each would remember it.
+    // Every worker has verified the token, so that each has it in its cache.
     for _ in 0..20 {
         assert_eq!(gateway.reaches(&tokens.access).await, 200);
     }
@@ -120,7 +120,7 @@ async fn a_logout_takes_effect_at_once() {
     }
     gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
     assert_eq!(gateway.reaches(&other.access).await, 200);
-    // By the refresh token alone.
+    // With only the refresh token.
     let next = Tokens::of(&gateway.refresh(&other.refresh).await);
     let response =
         gateway.post("/auth/logout", &json!({ "refresh_token": other.refresh })).send().await;
@@ -129,7 +129,7 @@ async fn a_logout_takes_effect_at_once() {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
     }
     gateway.refresh(&next.refresh).await.is(401, "invalid_grant");
-    // Without credentials there is nothing to end, and with dead ones their defect is told.
+    // Without credentials there is nothing to end; invalid ones are refused with their reason.
     gateway.request("POST", "/auth/logout").body("").send().await.is(401, "credentials_missing");
     gateway
         .request("POST", "/auth/logout")
@@ -140,7 +140,8 @@ async fn a_logout_takes_effect_at_once() {
         .is(401, "token_revoked");
 }
 
-/// What names no session does not keep the caller's alive, and two that are named both end.
+/// An invalid refresh token does not prevent the end of the caller's session, and if two sessions
+/// are named, both end.
 #[tokio::test]
 async fn a_logout_ends_the_session_that_its_token_names() {
     let gateway = Gateway::start(&open("")).await;
@@ -227,7 +228,7 @@ async fn sessions_are_listed_and_ended_one_by_one() {
         gateway.request("DELETE", &format!("/auth/sessions/{sid}")).bearer(access)
     };
     let sid = there.claims()["sid"].as_str().unwrap().to_owned();
-    // Another's session is not there for bob.
+    // For bob, a session of another account does not exist.
     end(&sid, &bob.access).send().await.is(404, "route_not_found");
     end("nothing", &here.access).send().await.is(404, "route_not_found");
     assert_eq!(gateway.reaches(&there.access).await, 200);
@@ -244,7 +245,7 @@ async fn the_hundred_most_recently_used_sessions_are_listed() {
     let account = gateway.register("ann@example.com").await;
     let first = gateway.login("ann@example.com").await;
     let sid = first.claims()["sid"].as_str().unwrap().to_owned();
-    // As many logins would take a minute.
+    // This many logins would take a minute.
     sqlite(
         &gateway.path("portcullis.db"),
         &format!(
@@ -274,8 +275,8 @@ async fn the_hundred_most_recently_used_sessions_are_listed() {
     assert_eq!((listed["sessions"].as_array().unwrap().len(), &listed["more"]), (1, &json!(0)));
 }
 
-/// `portcullis revoke --session`, or an operator's `POST /revoke`: a session that can only have
-/// dead tokens is over.
+/// `portcullis revoke --session` or `POST /revoke`: a session whose tokens are all revoked has
+/// ended.
 #[tokio::test]
 async fn a_revoked_session_cannot_be_refreshed() {
     let gateway =
@@ -307,12 +308,12 @@ async fn a_revoked_session_cannot_be_refreshed() {
         0
     );
     gateway.refresh(&by_command.refresh).await.is(401, "invalid_grant");
-    // The end outlives what is kept of a revocation, which is as long as an access token lives.
+    // The end lasts longer than the revocation is kept, which is the lifetime of an access token.
     let mut database =
         super::revocation::open(gateway.path("portcullis.db").to_str().unwrap()).await;
     let live = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NULL";
     assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
-    // A revocation that was written and nothing else, as earlier versions did.
+    // Only a revocation was written, as in earlier versions.
     let tokens = gateway.login("ann@example.com").await;
     let row = "INSERT INTO revocations (kind, value, scope, revoked_at, seq) \
                SELECT 'sid', $1, '*', $2, MAX(seq) + 1 FROM revocations";
@@ -325,8 +326,8 @@ async fn a_revoked_session_cannot_be_refreshed() {
     within(async { while gateway.reaches(&tokens.access).await == 200 {} }).await;
     gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
     assert_eq!(sqlx::query_scalar::<_, i64>(live).fetch_one(&mut database).await.unwrap(), 1);
-    // Another session of the account is none of it; and the tokens of a subject die, not its
-    // sessions.
+    // Another session of the account is not affected. Revoking a subject revokes its tokens, not
+    // its sessions.
     let next = Tokens::of(&gateway.refresh(&bystander.refresh).await);
     let subject = next.claims()["sub"].as_str().unwrap().to_owned();
     assert_eq!(gateway.command(&["revoke", "--subject", &subject]).await.0, 0);
@@ -335,8 +336,8 @@ async fn a_revoked_session_cannot_be_refreshed() {
     assert_eq!(gateway.reaches(&next.access).await, 200);
 }
 
-/// A login right after a revocation has a token that is issued past the cut-off. Whatever ends it
-/// in that very second does end it.
+/// A login right after a revocation gets a token with an `iat` after the cut-off. A revocation in
+/// the same second covers that token too.
 #[tokio::test]
 async fn a_token_issued_after_a_cut_off_can_be_revoked() {
     let config =
@@ -402,7 +403,7 @@ async fn an_access_token_has_the_configured_lifetime() {
     assert_eq!(gateway.reaches(&next.access).await, 200);
 }
 
-/// A session that is not used goes, one that is stays.
+/// An unused session ends, and a used one continues.
 #[tokio::test]
 async fn a_session_lasts_while_it_is_used() {
     let gateway = Gateway::start(&open("refresh_token_ttl = '2s'")).await;
@@ -441,7 +442,7 @@ async fn a_session_has_a_maximum_lifetime() {
     ended.is(401, "invalid_grant");
 }
 
-/// The session is over, for want of use or with its account; its access token is still valid.
+/// The session has ended, unused or with its account, but its access token is still valid.
 #[tokio::test]
 async fn a_logout_also_works_after_the_session_was_deleted() {
     let gateway = Gateway::start(&open("")).await;

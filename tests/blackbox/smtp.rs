@@ -1,5 +1,4 @@
-//! Mail to a real server (aiosmtpd): with and without TLS, with a login, and with what servers say
-//! that take nothing.
+//! Mail to a real server (aiosmtpd): with and without TLS, with a login, and with error replies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,7 @@ use crate::harness::accounts::open;
 use crate::harness::certificates::{Authority, authority};
 use crate::harness::peers::Peer;
 
-/// A gateway that mails to `smtp`, and trusts the tests' authority.
+/// A gateway that sends mail to `smtp` and trusts the certificate authority of the tests.
 async fn gateway(smtp: &str) -> Gateway {
     let mail = "mail = { smtp = { file = 'smtp.url' }, from = 'App <no-reply@example.com>' }";
     let setup = Gateway::setup(&open(mail)).file("smtp.url", smtp).file("ca.pem", &authority().pem);
@@ -105,8 +104,8 @@ async fn the_reply_of_the_mail_server_decides_about_retries() {
         failed["cause"].as_str().unwrap().contains("come again") && failed["tries"] == 1,
         "{failed}"
     );
-    // The wish outlives the process; the next one tries when its time has come, for which the test
-    // does not wait.
+    // The queued mail survives the process. The next process sends it when it is due; the test does
+    // not wait for that.
     server.ask(json!({ "answer": "250 OK" }));
     gateway.kill_and_restart().await;
     sqlite(&gateway.path("portcullis.db"), "UPDATE mail_outbox SET next_at = 0").await;
@@ -125,8 +124,8 @@ async fn the_reply_of_the_mail_server_decides_about_retries() {
     assert!(given_up["cause"].as_str().unwrap().contains("nobody here"), "{given_up}");
 }
 
-/// Speaks SMTP on one connection, and notes to whom mail comes. Of a message to somebody `slow` it
-/// says nothing more before it is told to.
+/// Serves SMTP on one connection and records the recipients. For a message to `slow`, it waits for
+/// a signal before it replies.
 async fn serve(stream: TcpStream, taken: Arc<Mutex<BTreeMap<String, usize>>>, go_on: Arc<Notify>) {
     let mut stream = BufReader::new(stream);
     let (mut to, mut line, mut is_text) = (String::new(), String::new(), false);

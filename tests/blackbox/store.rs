@@ -1,4 +1,4 @@
-//! The store when it does not take what is written: nothing is acknowledged, and nothing is lost.
+//! A store that cannot be written: nothing is acknowledged, and nothing is lost.
 
 use std::os::unix::fs::FileExt;
 
@@ -8,8 +8,8 @@ use sqlx::{Connection, Executor};
 use crate::harness::accounts::{PASSWORD, open};
 use crate::harness::{Gateway, within};
 
-/// Statements that make the next commit after a change of these tables fail, as a full disk does:
-/// the statement itself succeeds.
+/// Statements that let the next commit after a change of these tables fail, as on a full disk: the
+/// statement itself succeeds.
 pub const FAIL: [&str; 7] = [
     "CREATE TABLE unmet (a TEXT REFERENCES facts (name) DEFERRABLE INITIALLY DEFERRED)",
     "CREATE TRIGGER fail_1 AFTER INSERT ON accounts BEGIN INSERT INTO unmet VALUES ('-'); END",
@@ -78,7 +78,7 @@ async fn a_failed_commit_is_never_acknowledged() {
     assert_eq!(gateway.refresh(&tokens.refresh).await.status, 200, "it was not used up");
 }
 
-/// A message whose claim is not written would be sent again at every look.
+/// A message whose claim is not written would be sent again each time.
 #[tokio::test]
 async fn mail_that_cannot_be_claimed_is_not_sent() {
     let gateway = Gateway::start(&open("mail = { folder = 'mail' }")).await;
@@ -98,7 +98,7 @@ fn sent(gateway: &Gateway) -> usize {
     std::fs::read_dir(gateway.path("mail")).unwrap().count()
 }
 
-/// What is written to a file that has lost its name is lost with it.
+/// A write to a file that was deleted or renamed would be lost.
 #[tokio::test]
 async fn a_missing_or_replaced_database_acknowledges_nothing() {
     let gateway = Gateway::start(&open("")).await;
@@ -136,27 +136,30 @@ async fn a_missing_or_replaced_database_acknowledges_nothing() {
     is_refused("was emptied").await;
 }
 
-/// Through that file, SQLite tells the processes that use a database what the others have written.
+/// Processes that use a database see the writes of others through this file.
 #[tokio::test]
-async fn a_revocation_that_a_gateway_cannot_learn_of_fails() {
+async fn a_revocation_that_a_gateway_cannot_read_fails() {
     let gateway = Gateway::start(&open("")).await;
     let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
     std::fs::remove_file(gateway.path("portcullis.db-shm")).unwrap();
     let (code, told, error) = gateway.command(&["revoke", "--subject", &id]).await;
-    assert!(code == 1 && told.is_empty() && error.contains("uses another file"), "{told}{error}");
-    assert!(!gateway.path("portcullis.db-shm").exists(), "it was not made anew");
+    assert!(
+        code == 1 && told.is_empty() && error.contains("has a different file open"),
+        "{told}{error}"
+    );
+    assert!(!gateway.path("portcullis.db-shm").exists(), "it was not created again");
     let answer = gateway.admin("/readyz").await.json();
     let problem = answer["problems"]["store"].as_str().unwrap_or_default();
     assert!(problem.contains("-shm was deleted"), "{answer}");
 }
 
-/// What a damaged database still takes may be lost with it.
+/// A write to a damaged database may be lost.
 #[tokio::test]
 async fn a_database_damaged_while_in_use_accepts_no_writes() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
-    // The gateway reads its pages anew after another process has written.
+    // The gateway reads the pages again after another process has written.
     let touch = ["UPDATE facts SET value = value", "PRAGMA wal_checkpoint(TRUNCATE)"];
     run(&gateway, &touch).await;
     let database = std::fs::OpenOptions::new().write(true).open(gateway.path("portcullis.db"));
@@ -200,7 +203,7 @@ async fn a_missing_database_is_not_recreated_if_its_key_exists() {
     assert_eq!(accounts.trim(), "[]");
 }
 
-/// The clock was two days ahead when somebody logged in, and is right again.
+/// The clock was two days ahead during a login, and is correct now.
 #[tokio::test]
 async fn an_account_cut_off_ahead_of_the_clock_is_reported_and_can_be_fixed() {
     let gateway = Gateway::start(&open("")).await;
@@ -223,7 +226,7 @@ async fn an_account_cut_off_ahead_of_the_clock_is_reported_and_can_be_fixed() {
     assert_eq!(gateway.reaches(&after.access).await, 200);
     assert_eq!(gateway.reaches(&before.access).await, 401);
     gateway.refresh(&before.refresh).await.is(401, "invalid_grant");
-    // A second time there is nothing to be moved back: they are ended as without it.
+    // The second time, no cut-off is ahead: the sessions end as without the option.
     let (code, told, _) = gateway.command(&[&end[..], &["--now"]].concat()).await;
     assert_eq!((code, told.as_str()), (0, "ended every session of ann@example.com\n"));
     assert_eq!(gateway.reaches(&after.access).await, 401);

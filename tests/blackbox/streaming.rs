@@ -1,4 +1,4 @@
-//! Bodies flow through as they come, and what breaks off is told apart (CONTRACT §3, §2
+//! Bodies are streamed, and the causes of broken exchanges are distinguished (CONTRACT §3, §2
 //! `[server.limits]`, `[upstream.*]`).
 
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::harness::{Connection, Gateway, Port, Response, Step, mint, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
-/// A public route, and these lines in the sections.
+/// A public route, with these lines in the sections.
 fn with(server_limits: &str, upstream: &str) -> String {
     format!("{PUBLIC}\n[server.limits]\n{server_limits}\n[upstream.app]\n{upstream}")
 }
 
-/// Writes until the other side takes no more for a while; how much it took.
+/// Writes until the other side accepts no bytes for a while. Returns how many it accepted.
 async fn write_until_stalled(connection: &mut Connection, most: usize) -> usize {
     let (chunk, mut written) = (vec![b'x'; 64 * 1024], 0);
     while written < most {
@@ -62,7 +62,7 @@ async fn an_unread_download_stalls_the_upstream() {
     let mut connection = gateway.connect().await;
     connection.write("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     let mut response = connection.head().await.unwrap();
-    // The first chunk arrives while the upstream is still at it.
+    // The first chunk arrives while the upstream is still writing.
     assert_eq!(connection.chunk(&mut response).await.unwrap(), b"abc");
     gateway.upstream().release();
     assert_eq!(connection.chunk(&mut response).await.unwrap(), b"d");
@@ -89,7 +89,7 @@ async fn an_endless_download_uses_bounded_memory() {
     assert!((64 << 20..256 << 20).contains(&out), "{out}");
 }
 
-/// In either direction: what a side does not read is held up where it comes from.
+/// In both directions: if one side does not read, the other side is stalled.
 #[tokio::test]
 async fn peers_that_do_not_read_use_little_memory() {
     const CONNECTIONS: usize = 100;
@@ -120,7 +120,7 @@ async fn peers_that_do_not_read_use_little_memory() {
             }
             connections.push(connection);
         }
-        // Until the buffers on the way are full, and no byte moves any more.
+        // Until all buffers are full and no byte moves.
         let mut each = 0;
         within(async {
             loop {
@@ -311,8 +311,8 @@ async fn an_early_response_reaches_the_client_although_the_upstream_closes() {
     assert_eq!(connection.response().await.status, 409);
 }
 
-/// A socket that is closed with bytes unread resets the connection; what it had sent before is
-/// there to be read all the same.
+/// Closing a socket with unread bytes resets the connection; what was sent before can still be
+/// read.
 #[tokio::test]
 async fn an_early_response_reaches_the_client_although_the_upstream_resets() {
     let gateway = Gateway::start(PUBLIC).await;
@@ -329,7 +329,7 @@ async fn an_early_response_reaches_the_client_although_the_upstream_resets() {
                 body.len()
             ))
             .await;
-        // To the last byte, as a client does that looks for an answer only then.
+        // To the last byte, like a client that reads the response only then.
         connection.write(&body).await;
         let response = connection.response().await;
         assert_eq!(
@@ -359,7 +359,7 @@ async fn a_refusal_during_an_upload_reaches_the_client() {
             .await;
         connection.write(&body).await;
         connection.response().await.is(status, reason);
-        // And the connection ends when the client has.
+        // The connection ends when the client closes.
         connection.shut_down().await;
         connection.closed().await;
     }
@@ -393,7 +393,7 @@ async fn a_client_disconnect_reaches_the_upstream() {
         drop(connection);
         gateway.upstream().until(|seen| seen.closed == closed + 1).await;
         let line = gateway.access(path).await;
-        // A body that breaks off may also be called one: its client is gone, or has only stopped
+        // The outcome of an incomplete body may vary: its client is gone, or has only stopped
         // sending.
         let statuses: &[u64] = if path == "/streams" {
             &[200]
@@ -466,8 +466,7 @@ async fn an_upstream_that_does_not_read_the_upload_is_a_504() {
         .await;
     let begun = Instant::now();
     let chunk = vec![b'x'; 64 * 1024];
-    // The client never stops of its own accord: buffers on the way may still grow after the first
-    // stall.
+    // The client does not stop by itself, because buffers may still grow after the first stall.
     let response = within(async {
         loop {
             while let Ok(Ok(_)) =
@@ -513,7 +512,7 @@ async fn an_unreachable_upstream_is_a_502_or_504() {
     let told = gateway.log().until("why is told", |line| line["route"] == "/refused").await;
     assert_eq!(told["upstream"], format!("app at http://127.0.0.1:{port}"));
     gateway.get("/nowhere").send().await.is(502, "upstream_unreachable");
-    // It accepts, and never says a word of TLS.
+    // It accepts the connection but never starts TLS.
     let (response, took) = timed(&gateway, "/silent").await;
     response.is(504, "upstream_timeout");
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -521,7 +520,7 @@ async fn an_unreachable_upstream_is_a_502_or_504() {
 
 #[tokio::test]
 async fn a_broken_upstream_connection_is_a_502() {
-    // Equal events are folded, and all of them are written at this level.
+    // Equal events are folded, except at this level.
     let gateway = Gateway::start(&format!("{PUBLIC}\n[log]\nlevel = 'debug'")).await;
     for (path, steps) in [
         ("/close", vec![Step::ReadBody, Step::Close]),
@@ -589,7 +588,7 @@ async fn a_broken_response_is_recognisable_as_incomplete() {
         ("/length", "Content-Length: 10\r\n\r\nabc", "upstream_failed"),
         ("/chunked", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "upstream_failed"),
         ("/bad-chunk", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n", "upstream_failed"),
-        // A client that heard nothing would ask again by itself.
+        // A client that receives nothing may retry by itself.
         ("/nothing", "Content-Length: 10\r\n\r\n", "upstream_failed"),
         ("/silent", "Content-Length: 10\r\n\r\nabc", "upstream_timeout"),
     ] {
@@ -623,7 +622,7 @@ async fn a_broken_response_is_recognisable_as_incomplete() {
     assert_eq!(gateway.log().lines().iter().filter(is_warning).count(), 1);
 }
 
-/// As a server answers that speaks HTTP/2 alone: with its settings.
+/// Responds like an HTTP/2-only server: with its settings.
 #[tokio::test]
 async fn an_upstream_that_uses_http_2_is_reported() {
     let gateway = Gateway::start(&with("", "")).await;
@@ -684,8 +683,7 @@ async fn connections_to_the_upstream_are_kept_and_dead_ones_are_not_used() {
         assert_eq!(gateway.request("POST", "/").send().await.status, 200);
     }
     assert_eq!(gateway.upstream().seen().accepted, 1);
-    // The upstream closes after its answer without a word: the next request gets a connection of
-    // its own.
+    // The upstream closes silently after its response: the next request gets a new connection.
     gateway.upstream().does(
         [answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), vec![Step::Close]].concat(),
     );
@@ -713,7 +711,7 @@ async fn a_response_never_goes_to_another_request() {
     drop(connection);
     gateway.upstream().until(|seen| seen.closed == 1).await;
     assert_eq!(gateway.get("/").send().await.text(), "ok");
-    // Nor does a second answer that nobody asked for.
+    // Nor does an unrequested second response.
     gateway.upstream().answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
     for _ in 0..3 {
         assert_eq!(gateway.get("/").send().await.text(), "ok");

@@ -1,4 +1,5 @@
-//! Targets with one meaning pass byte for byte; all others are refused (CONTRACT §2, rules 2 to 5).
+//! Targets with one meaning are forwarded byte for byte; all others are refused (CONTRACT §2, rules
+//! 2 to 5).
 
 use crate::harness::Gateway;
 
@@ -70,7 +71,7 @@ async fn a_path_with_two_meanings_is_refused() {
     ] {
         let response = gateway.get(target).send().await;
         assert_eq!(response.status, 400, "{target}: {response:?}");
-        // A byte that hyper itself does not take for one of a target comes without a body.
+        // For a byte that hyper itself rejects in a target, the response has no body.
         assert!(
             response.body.is_empty() || response.reason() == "target_ambiguous",
             "{target}: {response:?}"
@@ -224,7 +225,7 @@ async fn every_valid_host_is_accepted_unchanged() {
     }
 }
 
-/// `app.test.` is the same name, and the application is told the name that it knows.
+/// `app.test.` is the same name, and the application receives the name without the dot.
 #[tokio::test]
 async fn a_final_dot_of_the_host_is_ignored() {
     let gateway = Gateway::start(
@@ -350,7 +351,7 @@ async fn a_relaxed_route_matches_the_path_as_its_application_reads_it() {
     }
 }
 
-/// Names of files that a browser encodes, and those that it does not.
+/// File names that a browser encodes, and some that it does not.
 #[tokio::test]
 async fn a_file_can_have_any_name() {
     let gateway = Gateway::start(

@@ -195,7 +195,7 @@ async fn too_many_tls_connections_are_closed() {
     assert_eq!(gateway.get("/").send_on(&mut first).await.status, 200);
 }
 
-/// What the guide tells whoever has made a certificate with one command of openssl.
+/// The advice of the guide for a certificate made with one openssl command.
 #[tokio::test]
 async fn a_self_signed_certificate_is_trusted_if_it_is_configured() {
     let [right, another, elsewhere, expired] = [

@@ -1,4 +1,4 @@
-//! Tokens that were verified before: cheaper, and never accepted for longer.
+//! Cached tokens: cheaper, but never accepted for longer.
 
 use serde_json::json;
 

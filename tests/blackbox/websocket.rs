@@ -1,4 +1,4 @@
-//! Tunnels: WebSocket over HTTP/1.1 and nothing else (CONTRACT §2, rule 11).
+//! Tunnels: only WebSocket over HTTP/1.1 (CONTRACT §2, rule 11).
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;

@@ -1,20 +1,20 @@
-//! A gateway with a built-in issuer, and somebody who logs in at it.
+//! A gateway with a built-in issuer, and clients that log in.
 
 use serde_json::{Value, json};
 
 use super::client::Request;
 use super::{Gateway, Response};
 
-/// A password that nobody guesses.
+/// A password that is accepted.
 pub const PASSWORD: &str = "plum orbit tenant 71";
 
-/// The built-in issuer below `/auth`, open to everybody, with these lines in its section; a limit
-/// that no test reaches; the application for everybody who is logged in, by header or cookie.
+/// The built-in issuer at `/auth` with open registration and these lines in its section; a limit
+/// that no test reaches; an application for every logged-in user, by header or cookie.
 pub fn open(lines: &str) -> String {
     format!("{}\nlimit = 'wide'\n[limit.wide]\nrequests = 100000\nper = '1s'\n", limited(lines))
 }
 
-/// The same with the limits that are built in. What follows is of the route of the issuer.
+/// The same with the built-in limits. The lines that follow belong to the route of the issuer.
 pub fn limited(lines: &str) -> String {
     format!(
         "[identity]\nissuer = 'http://app.test/auth'\nregistration = 'open'\n{lines}\n[[route]]\npath = '/*'\nupstream = 'app'\n\
@@ -30,7 +30,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Those of an answer.
+    /// The tokens of a response.
     #[track_caller]
     pub fn of(response: &Response) -> Self {
         assert_eq!(response.status, 200, "{response:?}");
@@ -59,7 +59,7 @@ impl Gateway {
             .body(body.to_string())
     }
 
-    /// Makes an account.
+    /// Creates an account.
     pub async fn register(&self, email: &str) -> Value {
         let response = self
             .post("/auth/register", &json!({ "email": email, "password": PASSWORD }))

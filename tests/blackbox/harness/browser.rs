@@ -1,4 +1,4 @@
-//! A real browser: Chromium without a window, through its driver.
+//! A real browser: headless Chromium, controlled through its driver.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{Gateway, PATIENCE, within};
 
-/// A browser with a profile of its own, for which every host is the gateway. It ends with the test.
+/// A browser with a new profile that resolves every host to the gateway. It ends with the test.
 pub struct Browser {
     pub client: Client,
     driver: Child,
@@ -20,7 +20,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// `None`, loudly, where there is no browser; that is a failure where every test must run.
+    /// Returns `None` with a message if there is no browser. With `CI=true`, that is a failure.
     pub async fn start(gateway: &Gateway) -> Option<Self> {
         let Some((driver, port)) = driver() else {
             assert!(
@@ -46,7 +46,7 @@ impl Browser {
             "--disable-sync".to_owned(),
             "--hide-scrollbars".to_owned(),
             "--window-size=900,860".to_owned(),
-            // The certificate is of an authority that only the tests know.
+            // The certificate comes from the authority of the tests.
             "--ignore-certificate-errors".to_owned(),
             format!("--host-resolver-rules=MAP * {gateway}"),
             format!("--user-data-dir={}", profile.path().display()),
@@ -80,7 +80,7 @@ impl Browser {
         }
     }
 
-    /// The first element of a selector, once it is there.
+    /// The first element that matches a selector, once it exists.
     pub async fn element(&self, selector: &str) -> Element {
         let found = self.client.wait().at_most(PATIENCE).for_element(Locator::Css(selector)).await;
         match found {
@@ -95,7 +95,7 @@ impl Browser {
         self.element(selector).await.text().await.unwrap()
     }
 
-    /// Types into fields, by their names.
+    /// Types into the fields with these names.
     pub async fn fill(&self, fields: &[(&str, &str)]) {
         for (name, value) in fields {
             let field = self.element(&format!("input[name={name}]")).await;
@@ -104,7 +104,7 @@ impl Browser {
         }
     }
 
-    /// Presses the button with this text, and waits until another page is there.
+    /// Presses the button with this text, and waits for another page.
     pub async fn press(&self, text: &str) {
         let button = format!("//button[normalize-space()='{text}']");
         let found = within(self.client.find(Locator::XPath(&button))).await;
@@ -117,8 +117,7 @@ impl Browser {
         self.leave_by(found.unwrap_or_else(|error| panic!("no link `{text}`: {error}"))).await;
     }
 
-    /// Clicks, and waits until what was shown is gone: what is looked for next is looked for in
-    /// what comes.
+    /// Clicks, and waits until the old page is gone, so that later lookups use the new page.
     pub async fn leave_by(&self, element: Element) {
         let shown = self.client.find(Locator::Css("html")).await.unwrap();
         element.click().await.unwrap();
@@ -129,7 +128,7 @@ impl Browser {
         self.client.current_url().await.unwrap().to_string()
     }
 
-    /// What a script of the page gets, as a program of the application would.
+    /// The response that a script of the page gets.
     pub async fn fetch(&self, path: &str) -> Value {
         let script = "fetch(arguments[0]).then(answer => arguments[1](answer.status), error => arguments[1](String(error)))";
         within(self.client.execute_async(script, vec![path.into()])).await.unwrap()
@@ -155,7 +154,7 @@ impl Browser {
         within(self.client.issue_cmd(command)).await.unwrap();
     }
 
-    /// A picture of the page, `target/screenshots/NAME.png`, for people to look at.
+    /// Saves a screenshot of the page as `target/screenshots/NAME.png`, for people.
     pub async fn picture(&self, name: &str) {
         let folder =
             std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/screenshots"));
@@ -167,7 +166,7 @@ impl Browser {
         .unwrap();
     }
 
-    /// Ends the browser. One that a failing test leaves behind ends with its driver.
+    /// Ends the browser. After a failed test, it ends with its driver.
     pub async fn close(self) {
         within(self.client.clone().close()).await.unwrap();
     }
@@ -180,8 +179,8 @@ impl Drop for Browser {
     }
 }
 
-/// A driver and its port; `None`: it is not installed. The port that it chose may be taken by
-/// another a moment later; then it ends, and another one is started.
+/// A driver and its port; `None`: it is not installed. If another process takes the chosen port
+/// first, the driver ends, and a new one is started.
 fn driver() -> Option<(Child, u16)> {
     for _ in 0..5 {
         let mut driver = Command::new("chromedriver")
@@ -199,7 +198,7 @@ fn driver() -> Option<(Child, u16)> {
     panic!("the driver ends before it says where it listens");
 }
 
-/// The port that a driver says it listens on; `None`: it has ended.
+/// The port that a driver prints; `None`: it has ended.
 fn port(driver: &mut Child) -> Option<u16> {
     let output = driver.stdout.take().unwrap();
     let (sender, said) = channel();

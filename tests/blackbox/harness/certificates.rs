@@ -47,7 +47,7 @@ impl Authority {
     }
 }
 
-/// A certificate that signs itself and is an authority's, as `openssl req -x509` makes it.
+/// A self-signed CA certificate, as `openssl req -x509` makes it.
 pub fn self_signed(names: &[&str], expired: bool) -> Certificate {
     let mut params =
         CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
@@ -61,7 +61,7 @@ pub fn self_signed(names: &[&str], expired: bool) -> Certificate {
     Certificate { chain, key: key.serialize_pem() }
 }
 
-/// The authority that everybody trusts.
+/// The authority that gateways and clients trust.
 pub fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
     AUTHORITY.get_or_init(Authority::new)
@@ -72,7 +72,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl Certificate {
-    /// For an application that speaks TLS.
+    /// For an application with TLS.
     pub fn server(&self) -> ServerConfig {
         let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes())
             .collect::<Result<Vec<_>, _>>()
@@ -85,7 +85,7 @@ impl Certificate {
     }
 }
 
-/// A TLS client's wishes.
+/// The settings of a TLS client.
 pub struct Client {
     pub alpn: Vec<&'static str>,
     pub versions: Vec<&'static SupportedProtocolVersion>,
@@ -119,7 +119,7 @@ pub async fn connect(gateway: &Gateway) -> Connection {
     Connection::over(Client::default().connect(gateway).await.unwrap())
 }
 
-/// The certificate that a handshake ended with, and the version of TLS.
+/// The certificate of a handshake, and the version of TLS.
 pub fn facts(stream: &TlsStream<TcpStream>) -> (Vec<u8>, ProtocolVersion, Option<Vec<u8>>) {
     let session = stream.get_ref().1;
     let certificate = session.peer_certificates().unwrap()[0].to_vec();

@@ -20,21 +20,21 @@ pub struct Connection {
     buffer: BytesMut,
 }
 
-/// What the gateway answered.
+/// A response of the gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
     pub status: u16,
     pub headers: Vec<Field>,
     pub body: Vec<u8>,
     pub trailers: Vec<Field>,
-    /// Statuses of the 1xx answers before.
+    /// The statuses of the 1xx responses before it.
     pub informational: Vec<u16>,
-    /// Whether the body ended as its framing says.
+    /// Whether the body is complete according to its framing.
     pub complete: bool,
 }
 
 impl Response {
-    /// The value of a field that stands there at most once.
+    /// The value of a field that occurs at most once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = values(&self.headers, name);
         assert!(found.len() < 2, "{name} is repeated: {found:?}");
@@ -54,7 +54,7 @@ impl Response {
             .unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// The reason of a refusal, whose form is checked on the way (CONTRACT §3).
+    /// The reason of a refusal. Checks its form (CONTRACT §3).
     pub fn reason(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         assert_eq!(self.header("cache-control"), Some("no-store"), "{self:?}");
@@ -87,7 +87,7 @@ impl Response {
         (self.status, self.reason())
     }
 
-    /// That it is this refusal.
+    /// Asserts that it is this refusal.
     #[track_caller]
     pub fn is(&self, status: u16, reason: &str) {
         assert_eq!(self.refusal(), (status, reason.to_owned()), "{self:?}");
@@ -117,7 +117,7 @@ impl Connection {
         .await
     }
 
-    /// As much as the other side takes at once; it is not waited for.
+    /// Writes as much as the other side accepts at once, without waiting.
     pub async fn write_some(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.io.write(bytes).await
     }
@@ -126,7 +126,7 @@ impl Connection {
         within(self.io.shutdown()).await.unwrap();
     }
 
-    /// One response to a request that is no HEAD.
+    /// One response to a request other than HEAD.
     pub async fn response(&mut self) -> Response {
         self.response_to("GET").await
     }
@@ -201,8 +201,8 @@ impl Connection {
         }
     }
 
-    /// The next chunk of a chunked body; `None` at its end, when the trailers have been read, or
-    /// where it breaks off.
+    /// The next chunk of a chunked body; `None` at its end, after the trailers, or if it breaks
+    /// off.
     pub async fn chunk(&mut self, response: &mut Response) -> Option<Vec<u8>> {
         let line = self.line().await?;
         let size = usize::from_str_radix(line.split(';').next().unwrap().trim(), 16).unwrap();
@@ -236,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// Exactly so many bytes; `None` where fewer come.
+    /// Exactly this many bytes; `None` if fewer arrive.
     pub async fn exactly(&mut self, length: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < length {
             if within(self.fill()).await == 0 {
@@ -246,20 +246,21 @@ impl Connection {
         Some(self.buffer.split_to(length).to_vec())
     }
 
-    /// Waits until the other side closes, politely or not, and returns what came before that.
+    /// Waits until the other side closes or resets the connection, and returns the bytes before
+    /// that.
     pub async fn closed(&mut self) -> Vec<u8> {
         within(async { while self.fill().await > 0 {} }).await;
         self.buffer.split().to_vec()
     }
 
-    /// Reads what there is; 0 at the end, and when the connection is reset.
+    /// Reads the available bytes; 0 at the end, or if the connection is reset.
     async fn fill(&mut self) -> usize {
         self.buffer.reserve(64 * 1024);
         self.io.read_buf(&mut self.buffer).await.unwrap_or(0)
     }
 }
 
-/// A request under construction. What is not said is a `Host` of `app.test` and nothing else.
+/// A request under construction. By default, it has only the field `Host: app.test`.
 #[must_use = "it is sent by `send`"]
 pub struct Request {
     address: SocketAddr,
@@ -313,7 +314,7 @@ impl Request {
         bytes
     }
 
-    /// Sends it on a connection of its own.
+    /// Sends it on a new connection.
     pub async fn send(self) -> Response {
         let mut connection = Connection::open(self.address).await;
         self.send_on(&mut connection).await

@@ -27,7 +27,7 @@ pub struct Gateway {
     admin: SocketAddr,
 }
 
-/// What a gateway is started with.
+/// The settings of a gateway under construction.
 pub struct Setup {
     config: String,
     upstream: Option<Upstream>,
@@ -35,7 +35,7 @@ pub struct Setup {
     launch: Launch,
 }
 
-/// What the process of a gateway is given.
+/// The environment of a gateway process.
 #[derive(Default)]
 struct Launch {
     environment: Vec<(String, String)>,
@@ -59,31 +59,31 @@ impl Launch {
 }
 
 impl Setup {
-    /// Puts a file beside the configuration.
+    /// Puts a file next to the configuration.
     pub fn file(self, name: &str, contents: impl AsRef<[u8]>) -> Self {
         std::fs::write(self.folder.path().join(name), contents).unwrap();
         self
     }
 
-    /// In front of this application.
+    /// Uses this application as the upstream.
     pub fn upstream(mut self, upstream: Upstream) -> Self {
         self.upstream = Some(upstream);
         self
     }
 
-    /// With this variable in its environment.
+    /// Sets an environment variable.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.launch.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With so many open files at most, as `ulimit -n` says.
+    /// Limits the open files, as `ulimit -n` does.
     pub fn open_files(mut self, limit: u64) -> Self {
         self.launch.open_files = Some(limit);
         self
     }
 
-    /// The folder of the configuration, for what `file` cannot make.
+    /// The folder of the configuration, for files that `file` cannot create.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -106,7 +106,7 @@ impl Setup {
     }
 }
 
-/// A process that is ready, and where it listens.
+/// A process that is ready, and its addresses.
 struct Process {
     child: Mutex<Child>,
     log: Log,
@@ -136,8 +136,8 @@ impl Process {
 }
 
 impl Gateway {
-    /// With this configuration, in front of a recording upstream. What it does not say is filled in
-    /// ([`complete`]).
+    /// Starts with this configuration, in front of a recording upstream. [`complete`] adds what is
+    /// missing.
     pub async fn start(config: &str) -> Self {
         Self::setup(config).start().await
     }
@@ -179,14 +179,14 @@ impl Gateway {
         Connection::open(self.address).await
     }
 
-    /// Sends bytes on a connection of their own and reads one response.
+    /// Sends bytes on a new connection and reads one response.
     pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> Response {
         let mut connection = self.connect().await;
         connection.write(bytes).await;
         connection.response().await
     }
 
-    /// Asks the second listener.
+    /// Sends a request to the second listener.
     pub async fn admin(&self, path: &str) -> Response {
         Request::new(self.admin, "GET", path).host("admin.test").send().await
     }
@@ -214,20 +214,20 @@ impl Gateway {
         found.first().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
-    /// Replaces the file as [`Gateway::start`] wrote it, and does nothing else.
+    /// Replaces the file that [`Gateway::start`] wrote, and does nothing else.
     pub fn write(&self, config: &str) {
         let next = self.path("gateway.toml.next");
         std::fs::write(&next, complete(config, &self.upstream)).unwrap();
         std::fs::rename(next, self.path("gateway.toml")).unwrap();
     }
 
-    /// Replaces the file, sends SIGHUP and waits for what the log says of it.
+    /// Replaces the file, sends SIGHUP and waits for the log event of the reload.
     pub async fn reload(&self, config: &str) -> Value {
         self.write(config);
         self.hang_up().await
     }
 
-    /// Sends SIGHUP and waits for what the log says of it.
+    /// Sends SIGHUP and waits for the log event of the reload.
     pub async fn hang_up(&self) -> Value {
         let mark = self.log.mark();
         self.signal("HUP");
@@ -254,8 +254,7 @@ impl Gateway {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Kills the process, as a loss of power would, and starts another one on the same folder. It
-    /// listens on other ports.
+    /// Kills the process and starts another one in the same folder, on other ports.
     pub async fn kill_and_restart(&mut self) {
         {
             let mut child = self.child.lock().unwrap();
@@ -267,7 +266,7 @@ impl Gateway {
         (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
     }
 
-    /// Runs another command on the same file, and tells its exit code, standard output and standard
+    /// Runs another command on the same file. Returns its exit code, standard output and standard
     /// error.
     pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
@@ -298,17 +297,16 @@ impl Drop for Gateway {
     }
 }
 
-/// Whether a line of the log tells of a reload.
+/// Whether a log line is the event of a reload.
 pub fn is_reload(line: &Value) -> bool {
     line["message"].as_str().is_some_and(|message| {
         message == "reloaded" || message.starts_with("the file was rejected")
     })
 }
 
-/// A configuration with what every test would have to say: `$UPSTREAM` is the recording upstream,
-/// which is `[upstream.app]` where there is no such section; the listeners are on port 0;
-/// `[issuer.corp]` takes tokens of `mint` unless there is an issuer; one worker; no delay of the
-/// drain.
+/// Adds what every test needs to a configuration: `$UPSTREAM` is the recording upstream, which is
+/// `[upstream.app]` if there is no such section; the listeners are on port 0; `[issuer.corp]`
+/// accepts tokens of `mint` if there is no other issuer; one worker; no drain delay.
 pub fn complete(config: &str, upstream: &Upstream) -> String {
     let mut file: Table =
         config.replace("$UPSTREAM", &upstream.address().to_string()).parse().unwrap();
@@ -332,7 +330,7 @@ fn section<'a>(table: &'a mut Table, name: &str) -> &'a mut Table {
     table.entry(name).or_insert_with(|| Table::new().into()).as_table_mut().unwrap()
 }
 
-/// What the gateway writes, as it writes it.
+/// The output of the gateway, as it is written.
 #[derive(Clone)]
 pub struct Log(watch::Receiver<Written>);
 
@@ -367,7 +365,7 @@ impl Log {
         log
     }
 
-    /// How many lines there are so far.
+    /// The number of lines so far.
     pub fn mark(&self) -> usize {
         self.0.borrow().lines.len()
     }
@@ -380,12 +378,12 @@ impl Log {
         self.0.borrow().errors.clone()
     }
 
-    /// The first line that is like this, when it comes.
+    /// Waits for the first matching line.
     pub async fn until(&self, what: &str, like: impl FnMut(&Value) -> bool) -> Value {
         self.after(0, what, like).await
     }
 
-    /// The first line behind a mark that is like this, when it comes.
+    /// Waits for the first matching line after a mark.
     pub async fn after(
         &self,
         mark: usize,

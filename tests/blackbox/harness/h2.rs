@@ -34,7 +34,7 @@ impl Answer {
 }
 
 impl Connection {
-    /// With prior knowledge, on cleartext.
+    /// With prior knowledge, over cleartext.
     pub async fn open(gateway: &Gateway) -> Self {
         Self::over(tokio::net::TcpStream::connect(gateway.address()).await.unwrap()).await
     }
@@ -50,7 +50,7 @@ impl Connection {
         Self { sender, closed }
     }
 
-    /// The response's head; its body is still to come.
+    /// The head of the response, before its body.
     pub async fn head(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -76,7 +76,7 @@ impl Connection {
     }
 }
 
-/// A GET for this target, which has to be absolute.
+/// A GET for this target, which must be absolute.
 pub fn get(target: &str) -> Request<Full<Bytes>> {
     Request::get(target).body(Full::default()).unwrap()
 }

@@ -1,5 +1,4 @@
-//! An issuer of tokens that publishes its keys: a JWK Set at `/keys`, metadata where it is asked
-//! to.
+//! An issuer that publishes its keys: a JWK Set at `/keys`, and metadata at configurable paths.
 
 use std::net::SocketAddr;
 
@@ -18,18 +17,18 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Over cleartext, with these keys published.
+    /// Starts over cleartext and publishes these keys.
     pub async fn start(keys: &[&Published]) -> Self {
         Self { server: Upstream::start().await, scheme: "http" }.with(keys)
     }
 
-    /// Over TLS, by a certificate of [`authority`].
+    /// Starts over TLS, with a certificate of [`authority`].
     pub async fn start_tls(keys: &[&Published]) -> Self {
         let certificate = authority().issue(&["127.0.0.1"]);
         Self { server: Upstream::start_tls(certificate.server()).await, scheme: "https" }.with(keys)
     }
 
-    /// At the address of one that was stopped.
+    /// Starts at the address of a stopped one.
     pub async fn start_at(address: SocketAddr, keys: &[&Published]) -> Self {
         Self { server: Upstream::start_at(address).await, scheme: "http" }.with(keys)
     }
@@ -40,18 +39,18 @@ impl Issuer {
         self
     }
 
-    /// From now on has these keys and no others.
+    /// Publishes only these keys from now on.
     pub fn publish(&self, keys: &[&Published]) {
         let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
         self.answers("/keys", &json!({ "keys": keys }));
     }
 
-    /// From now on answers with this document.
+    /// Responds with this document from now on.
     pub fn answers(&self, path: &str, document: &Value) {
         self.says(path, "200 OK", "application/json", &document.to_string());
     }
 
-    /// From now on answers with these bytes.
+    /// Responds with these bytes from now on.
     pub fn says(&self, path: &str, status: &str, kind: &str, body: &str) {
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
@@ -60,12 +59,12 @@ impl Issuer {
         self.does(path, answer(&format!("{head}{body}")));
     }
 
-    /// From now on does this with each request.
+    /// Handles each request like this from now on.
     pub fn does(&self, path: &str, steps: Vec<Step>) {
         self.server.does_at(path, steps);
     }
 
-    /// Where it is, without a slash at the end.
+    /// Its URL without a final slash.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.server.address())
     }
@@ -78,12 +77,12 @@ impl Issuer {
         &self.server
     }
 
-    /// How often this path was asked for.
+    /// How often this path was requested.
     pub fn asked(&self, path: &str) -> usize {
         self.server.seen().requests.iter().filter(|request| request.target == path).count()
     }
 
-    /// Waits until the set was asked for so often.
+    /// Waits until the set was requested this often.
     pub async fn until_asked(&self, times: usize) {
         self.server
             .until(|seen| {
@@ -92,13 +91,13 @@ impl Issuer {
             .await;
     }
 
-    /// Goes away.
+    /// Stops.
     pub async fn stop(&self) {
         self.server.stop().await;
     }
 
-    /// A section that fetches from `/keys`, with this beside the usual: `issuer.NAME.jwks_url` and
-    /// so on.
+    /// A section that fetches from `/keys`, with these lines in addition to the usual ones
+    /// (`issuer.NAME.jwks_url` and so on).
     pub fn section(&self, name: &str, more: &str) -> String {
         let url = self.url();
         format!(

@@ -1,4 +1,4 @@
-//! Tokens: what an issuer would sign, and what a forger would.
+//! Tokens of issuers and of attackers.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,13 +30,13 @@ pub fn token(roles: &[&str]) -> String {
     claims(json!({ "roles": roles }))
 }
 
-/// A token of `[issuer.corp]` for `u-17` with these claims beside the usual ones, or in their
-/// place; null takes one away.
+/// A token of `[issuer.corp]` for `u-17` with these claims in addition to the usual ones; null
+/// removes one.
 pub fn claims(claims: Value) -> String {
     hmac().token(json!({}), claims)
 }
 
-/// The usual claims with these beside them, or in their place; null takes one away.
+/// The usual claims with these changes; null removes one.
 pub fn payload(claims: &Value) -> Value {
     let mut all = json!({ "iss": ISSUER, "aud": "reports", "sub": "u-17", "iat": now() - 10, "exp": now() + 600 });
     for (name, value) in claims.as_object().unwrap() {
@@ -80,7 +80,7 @@ impl Published {
         json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": x, "y": y })
     }
 
-    /// A token of this key, with these claims beside the usual ones, or in their place.
+    /// A token of this key, with these claims in addition to the usual ones.
     pub fn token(&self, claims: Value) -> String {
         self.signer.token(json!({ "kid": self.kid }), claims)
     }
@@ -91,14 +91,14 @@ impl Published {
     }
 }
 
-/// Whoever signs.
+/// The key that signs.
 pub struct Signer {
     algorithm: Algorithm,
     key: EncodingKey,
 }
 
 impl Signer {
-    /// A signed token. `header` goes beside `alg` and `typ`, or in their place.
+    /// A signed token. `header` is merged with `alg` and `typ`.
     pub fn token(&self, header: Value, claims: Value) -> String {
         let mut all = json!({ "alg": format!("{:?}", self.algorithm), "typ": "JWT" });
         for (name, value) in header.as_object().unwrap() {
@@ -111,12 +111,12 @@ impl Signer {
         self.raw(&all.to_string(), &payload(&claims).to_string())
     }
 
-    /// Signs whatever stands here as header and payload.
+    /// Signs any header and payload.
     pub fn raw(&self, header: &str, payload: &str) -> String {
         self.parts(&encode(header), &encode(payload))
     }
 
-    /// Signs whatever stands here as encoded header and payload.
+    /// Signs any encoded header and payload.
     pub fn parts(&self, header: &str, payload: &str) -> String {
         let input = format!("{header}.{payload}");
         let signature =
@@ -141,7 +141,7 @@ pub fn secret(algorithm: Algorithm, secret: &[u8]) -> Signer {
     Signer { algorithm, key: EncodingKey::from_secret(secret) }
 }
 
-/// Key pairs, made once.
+/// Key pairs, generated once.
 pub struct Keys {
     pub rsa: Pair,
     pub p256: Pair,

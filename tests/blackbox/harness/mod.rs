@@ -1,5 +1,5 @@
 //! A real gateway on port 0, a recording upstream, a raw client, a token mint, an issuer that
-//! publishes its keys, certificates, others' software.
+//! publishes its keys, certificates, and third-party software.
 
 pub mod accounts;
 pub mod browser;
@@ -22,7 +22,7 @@ pub use self::gateway::{Gateway, Setup};
 pub use self::port::Port;
 pub use self::upstream::{Step, Upstream};
 
-/// Waits for something that has to happen; a test that waits for longer has failed.
+/// Waits for an event. A test that waits for longer fails.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("this should have happened by now")
 }
@@ -33,7 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A field of a message: its name as it was written, and its value.
 pub type Field = (String, String);
 
-/// The fields of a head or of trailers, one a line.
+/// The fields of a head or of trailers, one per line.
 fn fields(text: &str) -> Vec<Field> {
     text.split("\r\n")
         .filter(|line| !line.is_empty())
@@ -49,7 +49,7 @@ fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }
 
-/// The end of the first head in `bytes`, its empty line included.
+/// The end of the first head in `bytes`, including its empty line.
 fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }

@@ -1,5 +1,5 @@
-//! Others' software, installed below `tests/peers` by `scripts/test`: programs that read one
-//! request a line and write one answer a line.
+//! Third-party software, which `scripts/test` installs in `tests/peers`: programs that read one
+//! request per line and write one reply per line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts `tests/peers/NAME`. `None`, loudly, where what it needs is not installed; that is a
-    /// failure where every test must run.
+    /// Starts `tests/peers/NAME`. Returns `None` with a message if its libraries are not installed.
+    /// With `CI=true`, that is a failure.
     pub fn start(name: &str) -> Option<Self> {
         let runtime = match name.rsplit_once('.') {
             Some((_, "py")) => folder().join("venv/bin/python"),
@@ -56,7 +56,7 @@ impl Peer {
         Some(Self { input: child.stdin.take().unwrap(), child, answers })
     }
 
-    /// What it answers. What went wrong in it stands in the test's output.
+    /// Its reply. Its errors are in the output of the test.
     #[track_caller]
     pub fn ask(&mut self, request: Value) -> Value {
         writeln!(self.input, "{request}").unwrap();

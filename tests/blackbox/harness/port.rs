@@ -1,11 +1,11 @@
-//! A port that no other test is given, whether or not anybody listens there.
+//! A port that no other test gets, whether or not a server listens there.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// A loopback port of the test's own: a socket that is bound and never listens. Who connects is
-/// refused, and who asks for this very port, as servers do, with `SO_REUSEADDR`, may listen on it.
+/// A reserved loopback port: a socket that is bound but never listens. Connections are refused, and
+/// a server that binds this port with `SO_REUSEADDR` can listen on it.
 pub struct Port {
     socket: TcpSocket,
 }
@@ -15,7 +15,7 @@ impl Port {
         Self::reserve_at((Ipv4Addr::LOCALHOST, 0).into())
     }
 
-    /// That of another reservation.
+    /// Shares another reservation.
     pub fn reserve_at(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();

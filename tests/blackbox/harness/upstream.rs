@@ -1,4 +1,4 @@
-//! An application that records every byte it is sent and answers as it is told.
+//! An application that records every received byte and responds with configured steps.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,27 +15,26 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Field, Port, fields, head_end, text, values, within};
 
-/// What the application does with a request, step by step. The connection is kept when the steps
-/// end.
+/// A step of handling a request. After the last step, the connection is kept.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Reads the body to its end.
     ReadBody,
-    /// Writes bytes as they are.
+    /// Writes these bytes.
     Write(Vec<u8>),
     /// Waits for [`Upstream::release`], or until the gateway closes.
     Hold,
     /// Waits.
     Wait(Duration),
-    /// Sends back every byte that comes, to the end.
+    /// Sends back every byte until the end.
     Echo,
-    /// Writes without end.
+    /// Writes endlessly.
     Flood,
     /// Closes.
     Close,
-    /// Closes rudely.
+    /// Resets the connection.
     Reset,
-    /// Does this where the connection has carried another request before.
+    /// Runs this step if the connection has carried another request before.
     IfKept(Box<Step>),
 }
 
@@ -62,7 +61,7 @@ impl Received {
     }
 }
 
-/// What the application has seen so far.
+/// What the application has received so far.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub requests: Vec<Received>,
@@ -79,7 +78,7 @@ pub struct Upstream {
 }
 
 struct Shared {
-    /// Its own also while nobody listens there.
+    /// Stays reserved while the application is stopped.
     _port: Port,
     listening: Mutex<Option<AbortHandle>>,
     seen: watch::Sender<Seen>,
@@ -93,12 +92,12 @@ impl Upstream {
         Self::listen(None, Port::reserve()).await
     }
 
-    /// On the port of one that was stopped.
+    /// Starts on the port of a stopped one.
     pub async fn start_at(address: SocketAddr) -> Self {
         Self::listen(None, Port::reserve_at(address)).await
     }
 
-    /// Speaks TLS.
+    /// Starts with TLS.
     pub async fn start_tls(config: rustls::ServerConfig) -> Self {
         Self::listen(Some(TlsAcceptor::from(Arc::new(config))), Port::reserve()).await
     }
@@ -146,28 +145,28 @@ impl Upstream {
         self.address
     }
 
-    /// Goes away: who connects from now on is refused.
+    /// Stops: connections are refused from now on.
     pub async fn stop(&self) {
         self.shared.listening.lock().unwrap().take().unwrap().abort();
         within(async { while TcpStream::connect(self.address).await.is_ok() {} }).await;
     }
 
-    /// From now on reads each request and answers it with these bytes.
+    /// Reads each request and responds with these bytes from now on.
     pub fn answers(&self, response: &str) {
         self.does(answer(response));
     }
 
-    /// From now on does this with each request.
+    /// Handles each request like this from now on.
     pub fn does(&self, steps: Vec<Step>) {
         *self.shared.default.lock().unwrap() = steps;
     }
 
-    /// Does this with requests for this very target.
+    /// Handles requests for this target like this.
     pub fn does_at(&self, target: &str, steps: Vec<Step>) {
         self.shared.scripts.lock().unwrap().insert(target.to_owned(), steps);
     }
 
-    /// Lets one [`Step::Hold`] go on, now or when it comes.
+    /// Lets one [`Step::Hold`] continue, now or later.
     pub fn release(&self) {
         self.shared.released.add_permits(1);
     }
@@ -186,14 +185,14 @@ impl Upstream {
         self.shared.seen.borrow().requests.last().expect("the upstream has seen no request").clone()
     }
 
-    /// Waits until this has been seen.
+    /// Waits until this condition holds.
     pub async fn until(&self, happened: impl FnMut(&Seen) -> bool) -> Seen {
         within(async { self.shared.seen.subscribe().wait_for(happened).await.unwrap().clone() })
             .await
     }
 }
 
-/// The steps of an ordinary answer.
+/// The steps of an ordinary response.
 pub fn answer(response: &str) -> Vec<Step> {
     vec![Step::ReadBody, Step::Write(response.as_bytes().to_vec())]
 }
@@ -341,7 +340,7 @@ impl Line {
         self.shared.seen.send_modify(|seen| change(&mut seen.requests[index]));
     }
 
-    /// Reads the body to its end, and records what comes as it comes.
+    /// Reads the body to its end, and records it while it arrives.
     async fn body(&mut self, index: usize) -> bool {
         match self.length(index) {
             Some(mut left) => {
@@ -396,8 +395,8 @@ impl Line {
         }
     }
 
-    /// False when the gateway closed. Little is read meanwhile, so that a body that is not wanted
-    /// stays where it is.
+    /// False if the gateway closed. Reads little meanwhile, so that an unread body stays in the
+    /// sockets.
     async fn hold(&mut self) -> bool {
         loop {
             tokio::select! {
