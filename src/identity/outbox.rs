@@ -16,6 +16,7 @@ use super::email::Email;
 use super::link::{INVITATION, LinkToken, NoRandom, Purpose};
 use super::mail::{self, Letter, Mailer};
 use super::policy::Policy;
+use super::return_to;
 use crate::clock::Clock;
 use crate::store::{AccountRow, LinkRow, MailRow, Store, StoreError};
 use crate::telemetry::log::AUDIT;
@@ -105,12 +106,27 @@ impl Outbox {
 
     /// Queues a mail. Takes just as long for an address without an account.
     pub async fn enqueue(&self, kind: MailKind, email: &Email) -> Result<(), EnqueueError> {
-        self.enqueue_as(kind.as_str(), email).await
+        self.enqueue_as(kind.as_str(), email, "").await
     }
 
-    async fn enqueue_as(&self, kind: &str, email: &Email) -> Result<(), EnqueueError> {
+    /// Queues a mail whose link leads on to `return_to` afterwards, a path on this site.
+    pub async fn enqueue_with_way_back(
+        &self,
+        kind: MailKind,
+        email: &Email,
+        return_to: Option<&str>,
+    ) -> Result<(), EnqueueError> {
+        self.enqueue_as(kind.as_str(), email, return_to::in_mail(return_to)).await
+    }
+
+    async fn enqueue_as(
+        &self,
+        kind: &str,
+        email: &Email,
+        return_to: &str,
+    ) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
-        if !self.store.queue_mail(kind, email.as_str(), MOST_WAITING, now).await? {
+        if !self.store.queue_mail(kind, email.as_str(), return_to, MOST_WAITING, now).await? {
             return Err(EnqueueError::Full);
         }
         self.wake.notify_one();
@@ -123,7 +139,7 @@ impl Outbox {
         account: &str,
         email: &Email,
     ) -> Result<(), EnqueueError> {
-        self.enqueue_as(&format!("{}:{account}", MailKind::NewEmail.as_str()), email).await
+        self.enqueue_as(&format!("{}:{account}", MailKind::NewEmail.as_str()), email, "").await
     }
 
     /// Sends queued mail, now and whenever more arrives, until the future is dropped. `policy`
@@ -307,7 +323,11 @@ impl Outbox {
             tracing::info!(target: AUDIT, kind = purpose.as_str(), account = account.id, "mail_withheld");
             return Ok(None);
         }
-        Ok(Some(token.url(&policy.issuer, purpose)))
+        let url = token.url(&policy.issuer, purpose);
+        Ok(Some(match mail.return_to.as_str() {
+            "" => url,
+            back => return_to::remembering(&url, back),
+        }))
     }
 
     fn now(&self) -> i64 {

@@ -16,27 +16,33 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
     let mount = &request.mount;
     let to = |path: &str| see_other(&mount.path(path));
     let ended = |path: &str| with_cookies(to(path), cookie::clear(policy));
+    let filled = match request.endpoint.method {
+        "GET" => Filled::from_query(request.query.as_deref()),
+        _ => Filled::from_form(&request.body),
+    };
+    let onwards = |path: &str| see_other(&filled.onwards(&mount.path(path)));
     match outcome {
         Outcome::Registered { tokens: Some(tokens), return_to, .. }
         | Outcome::LoggedIn { tokens, return_to, .. } => {
             lead_in(&tokens, return_to::local(return_to.as_deref()), policy)
         }
-        Outcome::Registered { tokens: None, return_to, .. } => {
+        Outcome::Registered { tokens: None, .. } => {
             let done = if policy.verify_email { "verify" } else { "registered" };
-            let login = mount.path(&format!("/login?done={done}"));
-            match return_to::local(return_to.as_deref()) {
-                "/" => see_other(&login),
-                back => see_other(&return_to::remembering(&login, back)),
-            }
+            onwards(&format!("/login?done={done}"))
         }
         Outcome::LoggedOut | Outcome::SessionEnded { own: true } => ended("/logout"),
         Outcome::SessionEnded { own: false } => to("/sessions?done=ended"),
         Outcome::LoggedOutEverywhere => ended("/login?done=everywhere"),
-        Outcome::PasswordChanged => ended("/login?done=password"),
-        Outcome::LinkPromised(Purpose::Reset) => to("/password/forgot?done=sent"),
-        Outcome::LinkPromised(Purpose::Verify | Purpose::Change) => to("/login?done=sent"),
-        Outcome::EmailVerified { tokens: Some(tokens) } => lead_in(&tokens, "/", policy),
-        Outcome::EmailVerified { tokens: None } => to("/login?done=verified"),
+        Outcome::PasswordChanged => {
+            with_cookies(onwards("/login?done=password"), cookie::clear(policy))
+        }
+        Outcome::LinkPromised(Purpose::Reset) => onwards("/password/forgot?done=sent"),
+        Outcome::LinkPromised(Purpose::Verify | Purpose::Change) => onwards("/login?done=sent"),
+        Outcome::EmailVerified { tokens: Some(tokens) } => {
+            lead_in(&tokens, filled.way_back().unwrap_or("/"), policy)
+        }
+        Outcome::EmailVerified { tokens: None } => onwards("/login?done=verified"),
+        Outcome::AlreadyVerified => onwards("/login?done=confirmed"),
         Outcome::TotpBegun(enrolment) => {
             page(second_factor::enrolment(&enrolment, None, policy, mount))
         }
@@ -47,14 +53,12 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::EmailChanged => to("/sessions?done=email"),
         Outcome::TotpRemoved => to("/sessions?done=totp_off"),
         Outcome::Sessions(sessions) => {
-            let filled = Filled::from_query(request.query.as_deref());
             page(session::sessions_page(*sessions, &filled, policy, mount))
         }
         // These have no page, or already are one.
         Outcome::Refreshed { .. }
         | Outcome::Account(_)
         | Outcome::Exported(_)
-        | Outcome::AlreadyVerified
         | Outcome::Published(_)
         | Outcome::Shown(..)
         | Outcome::File(_)

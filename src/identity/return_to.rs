@@ -22,8 +22,20 @@ pub fn remembering(path: &str, return_to: &str) -> String {
     query.finish().replacen("?&", "?", 1)
 }
 
+/// The path and query that a mailed link carries; empty: none, or too long for a mail.
+pub fn in_mail(asked: Option<&str>) -> &str {
+    match local(asked) {
+        "/" => "",
+        long if long.len() > LONGEST_IN_MAIL => "",
+        path => path,
+    }
+}
+
 /// The longest path and query, in bytes.
 const LONGEST: usize = 4096;
+
+/// The longest path and query in a mailed link, in bytes. Some mail programs break longer links.
+const LONGEST_IN_MAIL: usize = 512;
 
 #[cfg(test)]
 mod tests {
@@ -58,6 +70,15 @@ mod tests {
             assert_eq!(local(Some(path)), "/", "{path:?}");
         }
         assert_eq!(local(None), "/");
+    }
+
+    #[test]
+    fn a_mail_carries_a_path_on_this_site_that_is_not_long() {
+        assert_eq!(in_mail(Some("/reports?q=3")), "/reports?q=3");
+        let long = format!("/{}", "a".repeat(LONGEST_IN_MAIL));
+        for path in [None, Some("/"), Some("//evil.example"), Some(long.as_str())] {
+            assert_eq!(in_mail(path), "", "{path:?}");
+        }
     }
 
     #[test]

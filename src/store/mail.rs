@@ -16,6 +16,8 @@ pub struct MailRow {
     pub attempts: i64,
     /// How often it was requested since it was last sent.
     pub asked: i64,
+    /// The path on this site to go on to after its link; empty: none.
+    pub return_to: String,
 }
 
 /// A row: a link that works once.
@@ -42,10 +44,12 @@ impl Store {
         &self,
         kind: &str,
         email: &str,
+        return_to: &str,
         most: i64,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
+        let statement =
+            sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most).bind(return_to);
         Ok(self.write(statement).await? == 1)
     }
 
@@ -227,14 +231,14 @@ impl Store {
 }
 
 /// A mail that is already waiting is written too.
-const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked) \
-    SELECT $1, $2, $3, $3, 0, 1 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
-    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1";
+const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked, return_to) \
+    SELECT $1, $2, $3, $3, 0, 1, $5 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
+    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to";
 
-const DUE: &str = "SELECT kind, email, requested_at, attempts, asked FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
+const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
 
 const CLAIM: &str = "UPDATE mail_outbox SET attempts = attempts + 1, next_at = $1 WHERE kind = $2 AND email = $3 AND attempts = $4 \
-    RETURNING kind, email, requested_at, attempts, asked";
+    RETURNING kind, email, requested_at, attempts, asked, return_to";
 
 const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1, next_at = $1, asked = asked - $2 \
     WHERE kind = $3 AND email = $4";
@@ -301,10 +305,10 @@ mod tests {
     async fn queued_mail_waits_for_the_next_process_that_sends_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        assert!(store.queue_mail("reset", "a@example.com", 2, NOW).await.unwrap());
-        assert!(store.queue_mail("reset", "b@example.com", 2, NOW + 1).await.unwrap());
+        assert!(store.queue_mail("reset", "a@example.com", "", 2, NOW).await.unwrap());
+        assert!(store.queue_mail("reset", "b@example.com", "", 2, NOW + 1).await.unwrap());
         assert!(
-            !store.queue_mail("reset", "c@example.com", 2, NOW).await.unwrap(),
+            !store.queue_mail("reset", "c@example.com", "", 2, NOW).await.unwrap(),
             "two wait at most"
         );
         store.close().await;
@@ -321,7 +325,7 @@ mod tests {
         assert_eq!(store.due_mail(NOW).await.unwrap(), []);
         // Requested again while it is being sent: that is another request.
         store.remove_mail(&store.due_mail(NOW + 1).await.unwrap()[0], NOW).await.unwrap();
-        assert!(store.queue_mail("reset", "a@example.com", 2, NOW + 5).await.unwrap());
+        assert!(store.queue_mail("reset", "a@example.com", "", 2, NOW + 5).await.unwrap());
         store.remove_mail(&taken, NOW + 6).await.unwrap();
         let again = store.due_mail(NOW + 6).await.unwrap();
         assert_eq!((again[0].attempts, again[0].asked, again[0].requested_at), (0, 1, NOW + 6));

@@ -69,7 +69,8 @@ fn read(folder: &Path) -> Vec<String> {
 /// The token of the link in a message.
 pub fn token(mail: &str, link: &str) -> String {
     let start = mail.find(link).unwrap_or_else(|| panic!("no {link} in {mail}")) + link.len();
-    mail[start..].split_whitespace().next().unwrap().to_owned()
+    let end = |byte: char| byte.is_whitespace() || byte == '&';
+    mail[start..].split(end).next().unwrap().to_owned()
 }
 
 const RESET: &str = "http://app.test/auth/password/reset?token=";

@@ -314,9 +314,13 @@ async fn confirming_an_address_requires_the_password() {
     let registered = post(&gateway, "/auth/register", &fields).await;
     assert_eq!(registered.header("location"), Some("/auth/login?done=verify&return_to=%2Freports"));
     let link = "https://app.test/auth/email/verify?token=";
-    let token = token(&mails(&gateway, 1).await[0], link);
-    let path = format!("/auth/email/verify?token={token}");
+    let mail = mails(&gateway, 1).await.remove(0);
+    let token = token(&mail, link);
+    // The way back is in the mail, and in the page behind its link.
+    let path = format!("/auth/email/verify?token={token}&return_to=%2Freports");
+    assert!(mail.contains(&format!("https://app.test{path}\r\n")), "{mail}");
     let html = is_page(&page(&gateway, &path, "").await, 200, "Confirm your e-mail address");
+    assert!(html.contains("name=\"return_to\" value=\"/reports\""), "{html}");
     assert!(html.contains("value=\"ann@example.com\" autocomplete=\"username\""), "{html}");
     for (name, value, status, told) in [
         (
@@ -332,9 +336,9 @@ async fn confirming_an_address_requires_the_password() {
         let html = is_page(&refused, status, "Error: Confirm your e-mail address");
         assert!(html.contains(&format!("id=\"{name}-wrong\">{told}")), "{html}");
     }
-    let right = [("token", token.as_str()), ("password", PASSWORD)];
+    let right = [("token", token.as_str()), ("password", PASSWORD), ("return_to", "/reports")];
     let confirmed = post(&gateway, "/auth/email/verify", &right).await;
-    assert_eq!((confirmed.status, confirmed.header("location")), (303, Some("/")));
+    assert_eq!((confirmed.status, confirmed.header("location")), (303, Some("/reports")));
     // A person who has just typed the password need not type it again.
     let session = cookies(&confirmed);
     assert_eq!(page(&gateway, "/auth/sessions", &session).await.status, 200);
@@ -342,11 +346,42 @@ async fn confirming_an_address_requires_the_password() {
     for again in
         [page(&gateway, &path, "").await, post(&gateway, "/auth/email/verify", &right).await]
     {
-        assert_eq!(again.header("location"), Some("/auth/login?done=confirmed"));
+        let login = "/auth/login?done=confirmed&return_to=%2Freports";
+        assert_eq!(again.header("location"), Some(login));
     }
     let html = page(&gateway, "/auth/login?done=confirmed", "").await.text();
     assert!(html.contains("Your address is confirmed: log in."), "{html}");
 }
+
+/// The person who has forgotten a password was on the way somewhere, and the link is opened later.
+#[tokio::test]
+async fn the_way_back_survives_a_forgotten_password() {
+    let gateway = Gateway::start(SITE).await;
+    register(&gateway, "ann@example.com").await;
+    let html = page(&gateway, "/auth/login?return_to=%2Freports", "").await.text();
+    let forgot = "/auth/password/forgot?return_to=%2Freports";
+    assert!(html.contains(&format!("href=\"{forgot}\"")), "{html}");
+    let html = page(&gateway, forgot, "").await.text();
+    assert!(html.contains("name=\"return_to\" value=\"/reports\""), "{html}");
+    let link = "https://app.test/auth/password/reset?token=";
+    for (count, asked, carried) in [(1, "//evil.test/", ""), (2, "/reports", REPORTS)] {
+        let fields = [("email", "ann@example.com"), ("return_to", asked)];
+        post(&gateway, "/auth/password/forgot", &fields).await;
+        let mail = mails(&gateway, count).await.pop().unwrap();
+        let token = token(&mail, link);
+        assert!(mail.contains(&format!("{link}{token}{carried}\r\n")), "{mail}");
+    }
+    let token = token(&mails(&gateway, 2).await.pop().unwrap(), link);
+    let path = format!("/auth/password/reset?token={token}{REPORTS}");
+    let html = page(&gateway, &path, "").await.text();
+    assert!(html.contains("name=\"return_to\" value=\"/reports\""), "{html}");
+    let fields = [("token", &*token), ("password", PASSWORD), ("return_to", "/reports")];
+    let reset = post(&gateway, "/auth/password/reset", &fields).await;
+    let login = format!("/auth/login?done=password{REPORTS}");
+    assert_eq!((reset.status, reset.header("location")), (303, Some(&*login)));
+}
+
+const REPORTS: &str = "&return_to=%2Freports";
 
 #[tokio::test]
 async fn too_many_logins_are_explained() {

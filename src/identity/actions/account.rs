@@ -37,7 +37,7 @@ impl Identity {
             email_verified: false,
         };
         let account = if policy.verify_email {
-            self.register_by_mail(new, policy).await?
+            self.register_by_mail(new, body.return_to.as_deref(), policy).await?
         } else {
             self.accounts.add(new, now).await?
         };
@@ -74,6 +74,8 @@ pub struct Registering {
     pub password: Secret,
     /// Display name.
     pub name: Option<String>,
+    /// The path on this site to go on to.
+    pub return_to: Option<String>,
 }
 
 /// An account, as its owner sees it.

@@ -35,7 +35,7 @@ impl Identity {
         };
         let body: Address = request.parse_body()?;
         match Email::parse(&body.email) {
-            Ok(email) => self.mail(kind, &email, policy).await?,
+            Ok(email) => self.mail(kind, &email, body.return_to.as_deref(), policy).await?,
             // The response is always the same: an address that is not valid has no account either.
             // For a person it is a likely typing error, so they get an error.
             Err(_) if request.is_for_people() => {
@@ -132,17 +132,18 @@ impl Identity {
     pub(super) async fn register_by_mail(
         &self,
         new: NewAccount,
+        return_to: Option<&str>,
         policy: &Policy,
     ) -> Result<AccountRow, IdentityError> {
         let (email, now) = (new.email.clone(), self.clock.unix_seconds());
         let (name, roles) = (new.name.clone(), new.roles.join(" "));
         match self.accounts.add(new, now).await {
             Ok(account) => {
-                self.mail(MailKind::Verify, &email, policy).await?;
+                self.mail(MailKind::Verify, &email, return_to, policy).await?;
                 Ok(account)
             }
             Err(AccountError::Taken) => {
-                self.mail(MailKind::Exists, &email, policy).await?;
+                self.mail(MailKind::Exists, &email, return_to, policy).await?;
                 Ok(AccountRow {
                     id: Uuid::new_v4().to_string(),
                     email: email.as_str().to_owned(),
@@ -165,13 +166,14 @@ impl Identity {
         &self,
         kind: MailKind,
         email: &Email,
+        return_to: Option<&str>,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
         if policy.mail.is_none() {
             tracing::warn!("a mail was requested but not sent: [identity] has no mail");
             return Ok(());
         }
-        Ok(self.outbox.enqueue(kind, email).await?)
+        Ok(self.outbox.enqueue_with_way_back(kind, email, return_to).await?)
     }
 }
 
@@ -181,6 +183,8 @@ impl Identity {
 pub struct Address {
     /// The e-mail address. The response is the same for every address.
     pub email: String,
+    /// The path on this site to go on to after the mailed link.
+    pub return_to: Option<String>,
 }
 
 /// A confirmation of an address: with exactly one of `password` and `new_password`.
@@ -201,6 +205,7 @@ pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: 
     let form = |field: Field, button| {
         let mut form = Form::new(mount, "/email/verify", vec![field], button).of_account(filled);
         form.hidden.push(("token", filled.token.clone()));
+        form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
         Form { leads_on: true, ..form }
     };
     let confirm = form(Field::password("password", "Password").focused(), "Confirm address");

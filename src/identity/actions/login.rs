@@ -201,7 +201,7 @@ pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &
         links.push(Link {
             before: None,
             text: "Forgot your password?",
-            path: mount.path("/password/forgot"),
+            path: filled.onwards(&mount.path("/password/forgot")),
         });
     }
     if policy.registration == Registration::Open {

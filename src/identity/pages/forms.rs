@@ -288,7 +288,8 @@ impl Form {
 
     /// A form that sends the confirmation mail again.
     pub(in crate::identity) fn resend(filled: &Filled, mount: &Mount) -> Self {
-        let hidden = vec![("email", filled.email.clone())];
+        let mut hidden = vec![("email", filled.email.clone())];
+        hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
         Self {
             hidden,
             look: "quiet",
