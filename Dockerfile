@@ -26,7 +26,7 @@ FROM scratch
 COPY --from=build /image/ /
 USER 65532:65532
 WORKDIR /etc/portcullis
-# The file is mounted, with the files that it names beside it. Where `create = true` makes a secret, its folder must be writable for 65532.
+# The file is mounted, with the files that it names next to it. Where `create = true` makes a secret, its folder must be writable for 65532.
 ENV PORTCULLIS_CONFIG=/etc/portcullis/gateway.toml
 EXPOSE 8080
 STOPSIGNAL SIGTERM

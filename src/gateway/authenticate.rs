@@ -220,7 +220,8 @@ impl Credential<'_> {
     /// The token, if it is well formed.
     ///
     /// # Errors
-    /// [`Unauthenticated::Malformed`], and [`Malformed::TooLong`].
+    /// [`Unauthenticated::Malformed`] if it is not a `token68`, and [`Malformed::TooLong`] if it is
+    /// too long.
     pub(super) fn text(&self) -> Result<Cow<'_, str>, Unauthenticated> {
         match (&self.token, self.place) {
             (Presented::Bytes(token), Place::Header) => well_formed(token).map(Cow::Borrowed),
@@ -289,8 +290,8 @@ pub struct AccessRequest<'a> {
     pub client: &'a ClientAddress,
 }
 
-/// Authenticates the caller by what is in memory. `Ok(None)` on a public route, and without credentials if they are
-/// optional. `now` is in Unix seconds.
+/// Authenticates the caller by what is in memory. `Ok(None)` on a public route, and without
+/// credentials if they are optional. `now` is in Unix seconds.
 pub fn authenticate(
     access: &AccessRequest<'_>,
     verifier: &Verifier<'_>,
@@ -372,7 +373,8 @@ fn session_cookie<'r>(access: &AccessRequest<'r>, verifier: &Verifier<'r>) -> Op
 /// The one credential of a request.
 ///
 /// # Errors
-/// [`Unauthenticated::Malformed`] and [`Unauthenticated::Ambiguous`].
+/// [`Unauthenticated::Malformed`] if a token is not well formed, and [`Unauthenticated::Ambiguous`]
+/// if there is more than one.
 fn credential<'a>(
     places: TokenPlaces,
     headers: &'a HeaderMap,

@@ -44,7 +44,8 @@ pub fn check_request(version: Version, headers: &HeaderMap) -> Result<(), Framin
 /// may be anything, and is then removed.
 ///
 /// # Errors
-/// [`FramingFault::Coding`]: we asked for none.
+/// [`FramingFault::Coding`] if the body has a transfer coding other than `chunked`. The gateway
+/// requests none.
 pub fn settle_response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), FramingFault> {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         if !is_chunked(headers) {

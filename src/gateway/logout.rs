@@ -121,7 +121,7 @@ impl ReceivedLogouts {
 /// Parses the form of a request to an issuer's path.
 ///
 /// # Errors
-/// [`LogoutFault::Form`]
+/// [`LogoutFault::Form`] if it is not a complete form with exactly one token.
 pub async fn read_logout_token(parts: &Parts, body: ClientBody) -> Result<String, LogoutFault> {
     let media_type =
         parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -149,7 +149,8 @@ fn token_from_form(form: &Bytes) -> Result<String, LogoutFault> {
 /// at most, and only in that case.
 ///
 /// # Errors
-/// [`LogoutFault::Token`], [`LogoutFault::KeysUnavailable`]
+/// [`LogoutFault::KeysUnavailable`] if the key of the token is unknown and cannot be fetched now,
+/// and [`LogoutFault::Token`] if the token is not valid.
 pub async fn verify_logout_token(
     issuer: &Issuer,
     token: &str,
@@ -180,7 +181,8 @@ fn lacks_key(decided: &Result<LogoutToken, InvalidToken>) -> bool {
 /// Ends what a verified logout token names, once. `now` is in Unix seconds.
 ///
 /// # Errors
-/// [`LogoutFault::Repeated`], [`LogoutFault::Store`]
+/// [`LogoutFault::Repeated`] if the token was received before. After [`LogoutFault::Store`], the
+/// issuer can send it again.
 pub async fn log_out(
     issuer: &Issuer,
     token: LogoutToken,

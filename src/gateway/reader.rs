@@ -23,7 +23,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// `None`: the request is not a navigation, or does not accept a page. `host`: as in the target.
+    /// `None`: the request is not a navigation, or does not accept a page. `host`: as in the
+    /// target.
     pub(super) fn of(host: &str, headers: &HeaderMap, snapshot: &Snapshot) -> Option<Box<Self>> {
         if !is_navigation(headers) || !pages::wanted(headers) {
             return None;

@@ -64,7 +64,7 @@ impl Accounts {
     /// Adds an account. `now` is in Unix seconds.
     ///
     /// # Errors
-    /// [`AccountError::Taken`], [`AccountError::Store`]
+    /// [`AccountError::Taken`] if another account has the address.
     pub async fn add(&self, new: NewAccount, now: u64) -> Result<AccountRow, AccountError> {
         let account = new.into_row(now);
         if self.store.insert_account(&account).await? {
@@ -102,9 +102,6 @@ impl Accounts {
 
     /// Changes the roles of an account. Its access tokens are revoked. Its sessions continue, and
     /// their next tokens hold the new roles.
-    ///
-    /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::Store`]
     pub async fn set_roles(
         &self,
         id: &str,
@@ -130,7 +127,7 @@ impl Accounts {
     /// revoked, since they may contain the old one. Its sessions continue.
     ///
     /// # Errors
-    /// [`AccountError::Taken`], [`AccountError::Unknown`], [`AccountError::Store`]
+    /// [`AccountError::Taken`] if another account has the address.
     pub async fn set_email(
         &self,
         id: &str,
@@ -148,9 +145,6 @@ impl Accounts {
 
     /// Sets another display name, or none. The access tokens of the account are revoked, since they
     /// may contain the old one. Its sessions continue.
-    ///
-    /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::Store`]
     pub async fn set_name(
         &self,
         id: &str,
@@ -167,9 +161,9 @@ impl Accounts {
         self.store.rename_account(id, name).await
     }
 
-    /// Uses up a mailed link that sets another address, and revokes the access tokens of its account.
-    /// Its sessions continue. Returns false if the link is not valid (any longer), the account has
-    /// changed since it was read, or another account has the address by now.
+    /// Uses up a mailed link that sets another address, and revokes the access tokens of its
+    /// account. Its sessions continue. Returns false if the link is not valid (any longer), the
+    /// account has changed since it was read, or another account has the address by now.
     pub async fn change_email(
         &self,
         account: &AccountRow,
@@ -188,9 +182,6 @@ impl Accounts {
 
     /// Deletes an account, its sessions and everything else that belongs to it, and revokes its
     /// tokens.
-    ///
-    /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::Store`]
     pub async fn delete(&self, id: &str, policy: &Policy, now: u64) -> Result<(), AccountError> {
         self.change(id, AccountChange::Delete, policy, now).await
     }
@@ -220,7 +211,7 @@ impl Accounts {
     /// since `account` was read.
     ///
     /// # Errors
-    /// As [`Accounts::set_roles`]; [`AccountError::Unknown`] also if its sessions were ended.
+    /// [`AccountError::Unknown`] also if its sessions were ended since.
     pub async fn set_password(
         &self,
         account: &AccountRow,

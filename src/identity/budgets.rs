@@ -44,8 +44,8 @@ impl Default for Budgets {
 }
 
 impl Budgets {
-    /// Counts a request of a client address. `own` is the limit of the route. `None`: that one counts
-    /// instead of the built-in limit.
+    /// Counts a request of a client address. `own` is the limit of the route. `None`: that one
+    /// counts instead of the built-in limit.
     pub fn by_address(
         &self,
         budget: Budget,

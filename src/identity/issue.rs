@@ -176,9 +176,6 @@ impl SigningKeys {
 
     /// Mints the access token that was issued to a session of `account` at `issued_at`. That time
     /// may be in the future: after a cut-off.
-    ///
-    /// # Errors
-    /// [`KeysError::Mint`]
     pub async fn mint(
         &self,
         policy: &Policy,
@@ -304,9 +301,6 @@ pub enum KeyState {
 }
 
 /// All published keys and their use.
-///
-/// # Errors
-/// [`KeysError::Store`]
 pub async fn key_states(
     store: &Store,
     now: u64,

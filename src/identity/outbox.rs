@@ -2,9 +2,9 @@
 //! time.
 //!
 //! A request for mail is acknowledged when it is queued, before anyone looks up whether the address
-//! has an account: neither the response nor its timing reveals that. Queued mail survives a restart.
-//! The link is made together with the message, so that its lifetime starts then and its token exists
-//! only in the message; a retried message gets a new link.
+//! has an account: neither the response nor its timing reveals that. Queued mail survives a
+//! restart. The link is made together with the message, so that its lifetime starts then and its
+//! token exists only in the message; a retried message gets a new link.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -245,8 +245,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes the message, and returns it with the id of its account, if it has one. `None`: there is
-    /// nothing to send to this address.
+    /// Writes the message, and returns it with the id of its account, if it has one. `None`: there
+    /// is nothing to send to this address.
     async fn write(
         &self,
         row: &MailRow,

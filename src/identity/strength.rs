@@ -174,8 +174,8 @@ fn weakness(warning: Option<Warning>) -> Weakness {
 /// More than a million guesses: with the login limits, years per account.
 const ENOUGH: Score = Score::Two;
 
-/// The number of characters that are checked. The cost of the estimate grows faster than the length,
-/// which an attacker controls.
+/// The number of characters that are checked. The cost of the estimate grows faster than the
+/// length, which an attacker controls.
 const JUDGED: usize = 32;
 
 /// The symbols that the estimate reads as letters, and how many kinds of them it gets unchanged:
