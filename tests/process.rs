@@ -1404,7 +1404,7 @@ fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
         format!("[[route]]\npath = \"/auth/*\"\nmethods = [{methods}]\nidentity = true\n")
     };
     assert_snapshot!(warned(&file(&route("\"GET\", \"POST\""))), @r#"
-    warning: the built-in issuer receives no DELETE here: `/sessions/{sid}` cannot be reached
+    warning: the built-in issuer receives no DELETE here: `/me`, `/sessions/{sid}` cannot be reached
      --> gateway.toml:5:11
       |
     5 | methods = ["GET", "POST"]
@@ -1424,7 +1424,7 @@ fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
     // Two routes with the same path may share the methods.
     let told =
         Folder::with(&file(&(route("\"GET\"") + &route("\"POST\", \"DELETE\"")))).run(&["check"]);
-    assert!(told.code == 0 && !told.err.contains("gets no"), "{}", told.err);
+    assert!(told.code == 0 && !told.err.contains("receives no"), "{}", told.err);
 }
 
 /// The host's own `/*` would respond to the login page with another redirect.

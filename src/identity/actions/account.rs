@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::login::Login;
 use crate::identity::account::{self, NewAccount};
@@ -80,8 +80,7 @@ pub struct Registering {
 
 /// An account, as its owner sees it.
 #[derive(Serialize, JsonSchema)]
-#[schemars(example = json!({ "id": "586ceb28-2a0e-4afb-a580-634b137a7c02", "email": "ann@example.com", "email_verified": true, "name": "Ann Ott",
-    "roles": ["user"], "totp": false, "recovery_codes_left": null, "created_at": "2026-03-14T09:26:53Z", "last_login_at": null }))]
+#[schemars(example = account_example())]
 pub struct Account {
     /// The `sub` of its tokens.
     pub id: String,
@@ -104,6 +103,20 @@ pub struct Account {
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     pub last_login_at: Option<String>,
+}
+
+pub(super) fn account_example() -> Value {
+    json!({
+        "id": "586ceb28-2a0e-4afb-a580-634b137a7c02",
+        "email": "ann@example.com",
+        "email_verified": true,
+        "name": "Ann Ott",
+        "roles": ["user"],
+        "totp": false,
+        "recovery_codes_left": null,
+        "created_at": "2026-03-14T09:26:53Z",
+        "last_login_at": null,
+    })
 }
 
 impl Account {

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use super::account::Account;
-use super::session::{Session, SessionList};
+use super::account::{Account, account_example};
+use super::session::{Session, SessionList, session_example};
 use crate::identity::account;
 use crate::identity::bodies::{LINK_TOKEN, Secret, time};
 use crate::identity::error::{IdentityError, RequestFault};
@@ -141,6 +141,7 @@ pub struct DeleteAccount {
 
 /// Everything that is stored about an account, except secrets.
 #[derive(Serialize, JsonSchema)]
+#[schemars(example = json!({ "exported_at": "2026-03-14T12:00:00Z", "account": account_example(), "sessions": { "sessions": [session_example()], "more": 0 } }))]
 pub struct Export {
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]

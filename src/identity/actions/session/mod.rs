@@ -210,7 +210,7 @@ impl Session {
     }
 }
 
-fn session_example() -> Value {
+pub(in crate::identity::actions) fn session_example() -> Value {
     json!({
         "sid": "9268d4d0-91aa-4f38-af37-d84754059019",
         "address": "203.0.113.7",
