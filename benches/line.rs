@@ -24,6 +24,7 @@ use portcullis::gateway::TokenMemo;
 use portcullis::gateway::authenticate::{Caller, Verifier};
 use portcullis::gateway::client::{ClientAddress, Peer};
 use portcullis::gateway::decide::{Decided, Decider};
+use portcullis::gateway::dialect::Dialect;
 use portcullis::gateway::exchange_ids::ExchangeIds;
 use portcullis::gateway::observer::{LimitKey, Observer};
 use portcullis::gateway::outgoing::Outgoing;
@@ -214,6 +215,8 @@ impl Bench {
 struct Ids(Option<ExchangeIds>);
 
 impl Observer for Ids {
+    fn asked(&mut self, _: Dialect, _: &Parts) {}
+
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
         self.0 = Some(ExchangeIds::new(headers, client));
     }

@@ -19,13 +19,14 @@ use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
 use crate::config::{self, FileVersion, Problems};
 use crate::descriptors::{self, Shortage};
+use crate::gateway::client::Door;
 use crate::gateway::snapshot::StartSettings;
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
 use crate::priority::lower_priority;
 use crate::revocation::{Retention, Revocations};
-use crate::server::{Claim, Listeners, Server, bind, bind_one};
+use crate::server::{Claim, Server, bind, bind_one};
 use crate::store::{Feed, Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
@@ -75,7 +76,7 @@ pub enum ProcessError {
 fn listen_help(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another process uses this port; stop it, or choose another port in [server] or [admin]"
+            "another process uses this port; stop it, or choose another port in [server], [admin] or [verify]"
         }
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher port, or grant it"
@@ -83,7 +84,7 @@ fn listen_help(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => {
             "this machine does not have that address; `ip address` lists its addresses"
         }
-        _ => "check `listen` in [server] and [admin]",
+        _ => "check `listen` in [server], [admin] and [verify]",
     }
 }
 
@@ -129,7 +130,7 @@ pub fn run(
 
     let shortage = make_room(&compiled.snapshot);
     let runtime = background_runtime()?;
-    let (Listeners { sets, claims }, admin) = runtime.block_on(async { listen(&start) })?;
+    let Bound { sets, claims, admin } = runtime.block_on(async { listen(&start) })?;
     let (store, presence) = runtime.block_on(open_store(&start))?;
     log_warnings(&compiled);
     let retention = Retention::for_issuers(&compiled.snapshot.issuers);
@@ -161,7 +162,8 @@ pub fn run(
         Arc::clone(&gateway),
         shortage.map(|shortage| shortage.connections()),
     ));
-    let bound = addresses(&sets);
+    let bound = addresses(&sets, Door::Public);
+    let verify = addresses(&sets, Door::Verify);
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
@@ -177,7 +179,7 @@ pub fn run(
         readiness,
         background,
     };
-    let ended = runtime.block_on(life.serve(admin, claims, &bound, presence, started));
+    let ended = runtime.block_on(life.serve(admin, claims, (&bound, &verify), presence, started));
     if ended.is_ok() {
         for worker in workers {
             // A worker's panic message is already on standard error.
@@ -209,14 +211,32 @@ fn background_runtime() -> io::Result<Runtime> {
     builder.enable_all().thread_name("portcullis-background").build()
 }
 
-/// Binds all listeners of the file: those of the workers, and the admin listener.
-fn listen(start: &StartSettings) -> Result<(Listeners, std::net::TcpListener), ProcessError> {
-    let mut listeners = bind(&start.listen, start.workers)
-        .map_err(|(address, source)| ProcessError::Listen { address, source })?;
+/// The listeners of a worker.
+type Listening = Vec<(Door, std::net::TcpListener)>;
+
+/// All listeners of the file.
+struct Bound {
+    /// Those of each worker.
+    sets: Vec<Listening>,
+    claims: Vec<Claim>,
+    admin: std::net::TcpListener,
+}
+
+fn listen(start: &StartSettings) -> Result<Bound, ProcessError> {
+    let mut sets: Vec<Listening> = (0..start.workers).map(|_| Vec::new()).collect();
+    let mut claims = Vec::new();
+    for (door, addresses) in [(Door::Public, &start.listen), (Door::Verify, &start.verify)] {
+        let bound = bind(addresses, start.workers)
+            .map_err(|(address, source)| ProcessError::Listen { address, source })?;
+        claims.extend(bound.claims);
+        for (set, listeners) in sets.iter_mut().zip(bound.sets) {
+            set.extend(listeners.into_iter().map(|listener| (door, listener)));
+        }
+    }
     let (admin, claim) = bind_one(start.admin)
         .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
-    listeners.claims.push(claim);
-    Ok((listeners, admin))
+    claims.push(claim);
+    Ok(Bound { sets, claims, admin })
 }
 
 /// Opens the store and registers this gateway in it.
@@ -229,10 +249,10 @@ async fn open_store(
     Ok((Some(store), Some(Arc::new(presence))))
 }
 
-/// The addresses that each worker listens on.
-fn addresses(sets: &[Vec<std::net::TcpListener>]) -> Vec<SocketAddr> {
-    let first = sets.first().into_iter().flatten();
-    first.filter_map(|listener| listener.local_addr().ok()).collect()
+/// The addresses of this kind that each worker listens on.
+fn addresses(sets: &[Listening], wanted: Door) -> Vec<SocketAddr> {
+    let first = sets.first().into_iter().flatten().filter(|(door, _)| *door == wanted);
+    first.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
 }
 
 /// Completes and acknowledges everything in progress, then closes the store.
@@ -281,12 +301,9 @@ fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Rea
 }
 
 /// Returns when every worker serves, or the error of the first one that fails.
-fn start_workers(
-    server: &Arc<Server>,
-    sets: Vec<Vec<std::net::TcpListener>>,
-) -> io::Result<Vec<JoinHandle<()>>> {
+fn start_workers(server: &Arc<Server>, sets: Vec<Listening>) -> io::Result<Vec<JoinHandle<()>>> {
     let (tell, told) = std::sync::mpsc::channel();
-    let spawn = |(worker, listeners): (usize, Vec<std::net::TcpListener>)| {
+    let spawn = |(worker, listeners): (usize, Listening)| {
         let (server, tell) = (Arc::clone(server), tell.clone());
         std::thread::Builder::new().name(format!("portcullis-{worker}")).spawn(move || {
             let ready = tokio::runtime::Builder::new_current_thread()
@@ -296,7 +313,7 @@ fn start_workers(
                     let entered = runtime.enter();
                     let listeners = listeners
                         .into_iter()
-                        .map(TcpListener::from_std)
+                        .map(|(door, listener)| Ok((door, TcpListener::from_std(listener)?)))
                         .collect::<io::Result<Vec<_>>>()?;
                     drop(entered);
                     Ok((runtime, listeners))
@@ -336,7 +353,7 @@ impl Process {
         &self,
         admin: std::net::TcpListener,
         claims: Vec<Claim>,
-        bound: &[SocketAddr],
+        (bound, verify): (&[SocketAddr], &[SocketAddr]),
         presence: Option<Arc<Presence>>,
         started: impl FnOnce(&[SocketAddr]),
     ) -> Result<(), ProcessError> {
@@ -371,8 +388,11 @@ impl Process {
         let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
-        let listen = bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        tracing::info!(listen, admin = %admin_address, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
+        let words = |addresses: &[SocketAddr]| {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let verify = (!verify.is_empty()).then(|| words(verify));
+        tracing::info!(listen = words(bound), verify, admin = %admin_address, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
         started(bound);
 
         let mut watch = Watch::new(&self.gateway.current());

@@ -68,6 +68,10 @@ pub enum Reason {
     IssuerNotAllowed,
     /// A request identified by its cookie came from another origin.
     OriginForeign,
+    /// A proxy did not ask the `[verify]` listener as its written configuration does.
+    VerifyRequestInvalid,
+    /// A peer outside `[verify] trusted_proxies` asked the `[verify]` listener.
+    VerifyPeerUntrusted,
     /// Self-registration is closed.
     RegistrationClosed,
     /// The e-mail address has not been verified.
@@ -104,7 +108,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the reference and its test.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 48] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -135,6 +139,8 @@ impl Reason {
         Self::ClaimMismatch,
         Self::IssuerNotAllowed,
         Self::OriginForeign,
+        Self::VerifyRequestInvalid,
+        Self::VerifyPeerUntrusted,
         Self::RegistrationClosed,
         Self::EmailUnverified,
         Self::AccountExists,
@@ -186,6 +192,8 @@ impl Reason {
             Self::ClaimMismatch => "claim_mismatch",
             Self::IssuerNotAllowed => "issuer_not_allowed",
             Self::OriginForeign => "origin_foreign",
+            Self::VerifyRequestInvalid => "verify_request_invalid",
+            Self::VerifyPeerUntrusted => "verify_peer_untrusted",
             Self::RegistrationClosed => "registration_closed",
             Self::EmailUnverified => "email_unverified",
             Self::AccountExists => "account_exists",
@@ -237,6 +245,8 @@ impl Reason {
             | Self::ClaimMismatch
             | Self::IssuerNotAllowed
             | Self::OriginForeign
+            | Self::VerifyRequestInvalid
+            | Self::VerifyPeerUntrusted
             | Self::RegistrationClosed
             | Self::EmailUnverified => StatusCode::FORBIDDEN,
             Self::AccountExists => StatusCode::CONFLICT,

@@ -699,6 +699,7 @@ fn every_metric_has_its_entry() {
     route.request(0, "GET", 200, 0.01, Some(0.005));
     route.decision(0, Outcome::Allowed.as_str(), Reason::Public.as_str());
     metrics.rate_limited("login").inc();
+    metrics.verified("nginx", "allowed");
     metrics.login("succeeded");
     metrics.refresh("succeeded");
     metrics.jwks_fetched("corp", "succeeded", 1);
@@ -763,6 +764,7 @@ fn every_field_of_the_access_log_has_its_entry() {
         bytes_out: 0,
         outcome: "allowed",
         reason: "public",
+        via: Some("nginx"),
         caller: LoggedCaller::default(),
     };
     let mut line = Vec::new();

@@ -19,7 +19,7 @@ const NEIGHBOURS: [(&str, &str, &str); 2] = [
 ];
 
 /// The items of the gateway that the server layer may use.
-const KNOWN_TO_SERVER: [(&str, &str); 9] = [
+const KNOWN_TO_SERVER: [(&str, &str); 10] = [
     (
         "snapshot::ConnectionLimits",
         "how a connection is read; `explain` reads one without the rest",
@@ -31,6 +31,7 @@ const KNOWN_TO_SERVER: [(&str, &str); 9] = [
         "Snapshot",
         "the limits and the certificate of a connection are those of the file that is in force",
     ),
+    ("client::Door", "a connection tells `Gateway::handle` which listener accepted it"),
     ("client::Peer", "`handle` is told who holds the socket's other end"),
     ("exchange::RecordedBody", "the body of every response, for hyper to send"),
     ("worker::Worker", "each worker keeps its own things, and hands them to `Gateway::handle`"),
@@ -45,13 +46,14 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 36] = [
+const WALK: [&str; 38] = [
     "target",
     "client",
     "token_names",
     "origin",
     "guard",
     "headers",
+    "dialect",
     "token_memo",
     "watched_socket",
     "body",
@@ -71,6 +73,7 @@ const WALK: [&str; 36] = [
     "counted",
     "authorize",
     "outgoing",
+    "verdict",
     "send",
     "navigation",
     "reader",

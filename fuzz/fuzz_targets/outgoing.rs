@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use libfuzzer_sys::fuzz_target;
 use portcullis::config;
@@ -20,6 +21,7 @@ use portcullis::compile::CompileOptions;
 use portcullis::gateway::Snapshot;
 use portcullis::gateway::authenticate::{Caller, Verifier};
 use portcullis::gateway::client::{ClientAddress, Peer};
+use portcullis::gateway::dialect::Dialect;
 use portcullis::gateway::decide::{Decided, Decider};
 use portcullis::gateway::exchange_ids::ExchangeIds;
 use portcullis::gateway::observer::{LimitKey, Observer};
@@ -156,6 +158,8 @@ struct Watch {
 }
 
 impl Observer for Watch {
+    fn asked(&mut self, _: Dialect, _: &Parts) {}
+
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
         self.ids = Some(ExchangeIds::new(headers, client));
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::{Map, Value};
 
@@ -15,12 +15,40 @@ use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::explain::{Explanation, Question, explain as decide};
 use crate::gateway::Snapshot;
+use crate::gateway::dialect::Dialect;
 use crate::identity::issue::{KeysError, verifying_keys};
 use crate::process;
 use crate::revocation::{Retention, RevocationList, Revocations};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::token::AssumedToken;
+
+/// A proxy that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// nginx, with auth_request.
+    Nginx,
+    /// Caddy, with forward_auth.
+    Caddy,
+    /// Traefik, with forwardAuth.
+    Traefik,
+    /// Envoy, with ext_authz.
+    Envoy,
+    /// HAProxy, with a Lua action.
+    Haproxy,
+}
+
+impl Kind {
+    pub(super) fn dialect(self) -> Dialect {
+        match self {
+            Self::Nginx => Dialect::Nginx,
+            Self::Caddy => Dialect::Caddy,
+            Self::Traefik => Dialect::Traefik,
+            Self::Envoy => Dialect::Envoy,
+            Self::Haproxy => Dialect::Haproxy,
+        }
+    }
+}
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -43,9 +71,12 @@ pub(super) struct Arguments {
     /// `iss`.
     #[arg(long, value_name = "NAME", requires = "claims")]
     issuer: Option<String>,
-    /// The address of the peer.
+    /// The address of the peer; with --via, the peer of the proxy.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     peer: IpAddr,
+    /// The proxy that receives the request and asks the [verify] listener about it.
+    #[arg(long, value_name = "KIND")]
+    via: Option<Kind>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -64,7 +95,12 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         peer: arguments.peer,
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
         revoked: stored(&snapshot, &clock),
+        via: arguments.via.map(Kind::dialect),
     };
+    if question.via.is_some() && snapshot.askers.is_none() {
+        let why = "the file has no [verify] section, so no proxy can ask";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let explanation = decide(&snapshot, &question, clock.unix_seconds());
     if arguments.json {
         print(&format!("{:#}\n", explanation.to_json()))

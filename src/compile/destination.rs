@@ -1,4 +1,4 @@
-//! The destination of a route: `upstream` or `identity`.
+//! The destination of a route: `upstream`, `identity` or `external`.
 
 use std::ops::Range;
 
@@ -25,6 +25,10 @@ impl Compiler<'_> {
         upstreams: &Named<Upstream>,
     ) -> Option<Destination> {
         let written = row.get_ref();
+        if let Some(external) = written.external.as_ref().filter(|flag| *flag.get_ref()) {
+            self.check_external(row, external.span());
+            return Some(Destination::External);
+        }
         match (&written.upstream, &written.identity) {
             (_, Some(identity)) if *identity.get_ref() => {
                 self.mount(row, identity.span(), pattern).map(Destination::Identity)
@@ -40,7 +44,7 @@ impl Compiler<'_> {
             (None, _) => {
                 self.error(
                     Problem::error(place(row), "the route has no `upstream`")
-                        .help("add `upstream = \"…\"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer"),
+                        .help("add `upstream = \"…\"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer, or `external = true` if another proxy forwards its requests"),
                 );
                 None
             }

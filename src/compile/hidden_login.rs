@@ -40,7 +40,7 @@ impl Compiler<'_> {
             let Some(mount) = table.mount(&host) else { continue };
             let login = mount.path("/login");
             let Some(winner) = winner(table, &host, &login) else { continue };
-            if winner.destination.upstream().is_none() {
+            if matches!(winner.destination, Destination::Identity(_)) {
                 continue;
             }
             let Some(redirecting) = redirecting

@@ -19,6 +19,7 @@ mod routes;
 mod server;
 mod store;
 mod upstreams;
+mod verify;
 mod warnings;
 
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 pub use self::server::DEFAULT_MAX_CONNECTIONS;
 use crate::config::value::CreateFiles;
 use crate::config::{File, FileVersion, Loaded, Problem, Problems, Severity, Source};
-use crate::gateway::headers::HeaderRules;
+use crate::gateway::headers::{HeaderRules, OwnedNames};
 use crate::gateway::snapshot::{ConnectionLimits, Snapshot, StartSettings};
 use crate::telemetry::metrics::Metrics;
 
@@ -132,7 +133,9 @@ impl Compiler<'_> {
         let (issuers, keys) = self.issuers(identity.as_ref(), &folder);
         let counters = self.limits();
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
-        let (routes, owned) = self.routes(&issuers, &counters, &upstreams);
+        let (routes, identity_names) = self.routes(&issuers, &counters, &upstreams);
+        let owned = OwnedNames::new(&identity_names);
+        let askers = self.askers(identity_names);
         let logouts = self.logouts(&issuers);
         let admin_token = self.admin_token();
         self.warn_about_revocations();
@@ -147,6 +150,7 @@ impl Compiler<'_> {
             tls,
             h2c: self.file.server.h2c.unwrap_or(true),
             proxies,
+            askers,
             issuers: Arc::new(issuers),
             keys,
             token_cache: self.token_cache(),

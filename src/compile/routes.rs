@@ -15,7 +15,7 @@ use crate::config::value::{self, ClaimName};
 use crate::config::{self, Problem};
 use crate::gateway::guard::{Access, Demands, Guard};
 use crate::gateway::headers::{
-    Claim, IdentityHeaders, MAX_NAME, METHOD_OVERRIDES, OwnedNames, same_folded,
+    Claim, FoldedNames, IdentityHeaders, MAX_NAME, METHOD_OVERRIDES, same_folded,
 };
 use crate::gateway::route::{Conflict, Pattern, Route, RouteTable, conflicts};
 use crate::gateway::target::Relaxations;
@@ -40,7 +40,7 @@ impl Compiler<'_> {
         issuers: &Issuers,
         limits: &Named<Limit>,
         upstreams: &Named<Upstream>,
-    ) -> (RouteTable, OwnedNames) {
+    ) -> (RouteTable, FoldedNames) {
         if self.file.route.is_empty() {
             self.error(
                 Problem::error(0..0, "there are no routes: every request would get 404")
@@ -78,7 +78,7 @@ impl Compiler<'_> {
                 written.push(row);
             }
         }
-        let owned = OwnedNames::new(
+        let identity_names = FoldedNames::identity(
             routes
                 .iter()
                 .flat_map(|route| route.identity_headers.names())
@@ -100,7 +100,7 @@ impl Compiler<'_> {
         self.warn_about_mounts(&table, &written);
         self.refuse_hidden_logins(&table, &written);
         self.warn_about_unused(upstreams, limits);
-        (table, owned)
+        (table, identity_names)
     }
 
     fn route(

@@ -40,6 +40,7 @@ impl Compiler<'_> {
                 .ok_or_report(value::listen(text))
                 .and_then(|addresses| addresses.first().copied()),
         };
+        let verify = self.verify_addresses();
         let workers = match &file.server.workers {
             None => Some(0),
             Some(workers) => self.number(workers, 0, 1024),
@@ -70,6 +71,7 @@ impl Compiler<'_> {
         let start = StartSettings {
             listen: listen?,
             admin: admin?,
+            verify: verify?,
             workers: workers?,
             log_format: log_format?,
             log_level: log_level?,
@@ -116,13 +118,20 @@ impl Compiler<'_> {
         let span_in = |value: Option<&Spanned<SecretRef>>| {
             value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0)
         };
-        let changes: [(bool, &str, Range<usize>); 8] = [
+        let changes: [(bool, &str, Range<usize>); 9] = [
             (
                 start.listen != previous.listen,
                 "server.listen",
                 file.server.listen.as_ref().map_or(0..0, Spanned::span),
             ),
             (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
+            (
+                start.verify != previous.verify,
+                "verify.listen",
+                file.verify.as_ref().map_or(0..0, |section| {
+                    section.get_ref().listen.as_ref().map_or(section.span(), Spanned::span)
+                }),
+            ),
             (
                 start.workers != previous.workers,
                 "server.workers",

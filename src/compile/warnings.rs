@@ -145,7 +145,7 @@ impl Compiler<'_> {
             .iter()
             .filter_map(|route| match &route.destination {
                 Destination::Identity(mount) => Some((route, mount)),
-                Destination::Upstream(_) => None,
+                Destination::Upstream(_) | Destination::External => None,
             })
             .collect();
         let Some(&(first, _)) = mounts.first() else {

@@ -17,6 +17,7 @@ use toml::Spanned;
 
 use super::identity::Identity;
 use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, Unsupported};
+use super::verify::Verify;
 
 /// A string with its place in the file.
 pub type Text = Spanned<String>;
@@ -29,6 +30,9 @@ pub struct File {
     pub server: Server,
     /// The second listener: health, readiness and metrics.
     pub admin: Admin,
+    /// The listener that other proxies ask before they forward a request. Absent: none.
+    #[schemars(with = "Option<Verify>")]
+    pub verify: Option<Spanned<Verify>>,
     /// What is written to standard output.
     pub log: Log,
     /// The data that outlives the process: accounts, sessions, signing keys, revocations. Absent:
@@ -412,6 +416,10 @@ pub struct Route {
     /// `/*`. Default false.
     #[schemars(with = "bool")]
     pub identity: Option<Spanned<bool>>,
+    /// Instead of an upstream: another proxy forwards the request after it has asked the `[verify]`
+    /// listener. Default false.
+    #[schemars(with = "bool")]
+    pub external: Option<Spanned<bool>>,
     /// Who may access it: `"authenticated"` (default), `"optional"` or `"public"`.
     #[schemars(with = "Option<String>")]
     pub access: Option<Text>,

@@ -11,6 +11,7 @@ mod mask;
 pub mod problem;
 mod shape;
 pub mod value;
+pub mod verify;
 mod walk;
 
 use std::fs;

@@ -1,12 +1,21 @@
 //! Descriptions of the result of each step.
 
 use http::Method;
+use http::request::Parts;
 
 use crate::gateway::client::ClientAddress;
+use crate::gateway::dialect::Dialect;
 use crate::gateway::route::{HostPattern, Methods, Route, Segment};
 use crate::gateway::target::Target;
 use crate::reason::Reason;
 use crate::token::VerifiedToken;
+
+pub(super) fn asked(dialect: Dialect, parts: &Parts) -> String {
+    let host = parts.headers.get(http::header::HOST).map_or_else(String::new, |host| {
+        format!(" for host `{}`", String::from_utf8_lossy(host.as_bytes()))
+    });
+    format!("{} asks about {} {}{host}", dialect.as_str(), parts.method, parts.uri)
+}
 
 pub(super) fn client(client: &ClientAddress) -> String {
     format!("{} over {}: {}", client.ip(), client.scheme().as_str(), client.through())

@@ -6,12 +6,14 @@
 
 mod describe;
 mod narrator;
+mod via;
 mod wire;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use self::narrator::Narrator;
@@ -19,6 +21,7 @@ use crate::gateway::Snapshot;
 use crate::gateway::authenticate::Verifier;
 use crate::gateway::client::Peer;
 use crate::gateway::decide::Decider;
+use crate::gateway::dialect::{Dialect, VerifyFault};
 use crate::reason::Reason;
 use crate::revocation::RevocationList;
 use crate::token::{AssumedToken, VerifiedToken};
@@ -38,6 +41,8 @@ pub struct Question {
     pub assumed: Option<AssumedToken>,
     /// The revoked tokens.
     pub revoked: Arc<RevocationList>,
+    /// The proxy that receives the request and asks about it; `None`: the gateway receives it.
+    pub via: Option<Dialect>,
 }
 
 /// The decision, and how it was made.
@@ -51,6 +56,8 @@ pub struct Explanation {
     pub reason: Reason,
     /// The name of the route.
     pub route: Option<String>,
+    /// Whether another proxy forwards the requests of the route.
+    pub is_external: bool,
     /// The decoded path that was matched.
     pub target: Option<String>,
     /// The client's address.
@@ -111,13 +118,49 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
     );
     let decider = Decider { snapshot, verifier, now, online: None };
     let mut narrator = Narrator::new(snapshot);
+    if let Some(dialect) = question.via {
+        return explain_asked(&decider, question, dialect, narrator);
+    }
     let head = match wire::Head::new(question) {
         Ok(head) => head,
         Err(refusal) => return narrator.refused(&refusal),
     };
     let peer = Peer { address: question.peer.to_canonical(), tls: head.tls };
-    match wire::decide(&head, &decider, &peer, &mut narrator) {
+    let outcome = wire::parse(&head, &snapshot.limits, async |parts, announced| {
+        decider.decide(&peer, parts, announced, &mut narrator).await
+    });
+    match outcome {
         Ok(Ok(allowed)) => narrator.allowed(&allowed),
+        Ok(Err(refusal)) => narrator.refused(&refusal),
+        Err(malformed) => narrator.malformed(&malformed),
+    }
+}
+
+/// Decides a request that another proxy asks about.
+fn explain_asked(
+    decider: &Decider<'_>,
+    question: &Question,
+    dialect: Dialect,
+    mut narrator: Narrator<'_>,
+) -> Explanation {
+    let Some(askers) = &decider.snapshot.askers else {
+        return narrator.refused(&VerifyFault::Peer(question.peer).into());
+    };
+    let peer =
+        Peer { address: askers.networks().first().map_or(question.peer, IpNet::addr), tls: false };
+    let asker = match askers.asker(&peer, Some(dialect)) {
+        Ok(asker) => asker,
+        Err(fault) => return narrator.refused(&fault.into()),
+    };
+    let head = match via::head(question, dialect, askers) {
+        Ok(head) => head,
+        Err(refusal) => return narrator.refused(&refusal),
+    };
+    let outcome = wire::parse(&head, &decider.snapshot.limits, async |parts, announced| {
+        decider.verify(asker, parts, announced, &mut narrator).await
+    });
+    match outcome {
+        Ok(Ok(allow)) => narrator.answered(&allow),
         Ok(Err(refusal)) => narrator.refused(&refusal),
         Err(malformed) => narrator.malformed(&malformed),
     }

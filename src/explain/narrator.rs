@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
 use super::describe;
@@ -12,13 +13,15 @@ use crate::gateway::authenticate::Caller;
 use crate::gateway::authorize::Permit;
 use crate::gateway::client::ClientAddress;
 use crate::gateway::decide::Decided;
+use crate::gateway::dialect::Dialect;
 use crate::gateway::exchange_ids::ExchangeIds;
 use crate::gateway::guard::Access;
 use crate::gateway::observer::{LimitKey, Observer};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::refusal::Refusal;
-use crate::gateway::route::Route;
+use crate::gateway::route::{Destination, Route};
 use crate::gateway::target::Target;
+use crate::gateway::verdict::Allow;
 use crate::limit::{KeyKind, Limit};
 use crate::reason::Reason;
 use crate::token::{Issuer, VerifiedToken};
@@ -65,6 +68,15 @@ impl<'s> Narrator<'s> {
         Explanation { allow: true, status: 200, ..self.explanation }
     }
 
+    /// The asking proxy may forward the request.
+    pub(super) fn answered(mut self, allow: &Allow) -> Explanation {
+        self.explanation.set =
+            allow.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        self.explanation.sent = allow.headers().clone();
+        self.ok("answer", "200: the proxy forwards the request with these headers".to_owned());
+        Explanation { allow: true, status: 200, ..self.explanation }
+    }
+
     /// The request would be refused.
     pub(super) fn refused(mut self, refusal: &Refusal) -> Explanation {
         let step = self.step_of(refusal);
@@ -83,6 +95,7 @@ impl<'s> Narrator<'s> {
     fn step_of(&self, refusal: &Refusal) -> &'static str {
         match refusal {
             Refusal::HeadersTooLarge | Refusal::Framing(_) => "head",
+            Refusal::Verify(_) => "ask",
             Refusal::Target(_) => "target",
             Refusal::NoRoute(_) | Refusal::MethodOverride if !self.leads_to_identity => "route",
             Refusal::NoRoute(_) | Refusal::Identity(_) => "identity",
@@ -151,6 +164,10 @@ impl<'s> Narrator<'s> {
 }
 
 impl Observer for Narrator<'_> {
+    fn asked(&mut self, dialect: Dialect, parts: &Parts) {
+        self.ok("ask", describe::asked(dialect, parts));
+    }
+
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
         self.received.clone_from(headers);
         self.ids = Some(ExchangeIds::new(headers, client));
@@ -169,7 +186,8 @@ impl Observer for Narrator<'_> {
 
     fn routed(&mut self, route: &Route, target: &Target, _: &HeaderMap) {
         self.explanation.route = Some(route.name.to_string());
-        self.leads_to_identity = route.destination.upstream().is_none();
+        self.explanation.is_external = matches!(route.destination, Destination::External);
+        self.leads_to_identity = matches!(route.destination, Destination::Identity(_));
         self.ok("route", describe::route(route));
         for (rival, why) in self.snapshot.routes.rivals(route, target).take(MAX_RIVALS) {
             self.skipped("route", format!("not `{}`: {why}", rival.name));

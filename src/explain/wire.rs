@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, header};
 use http_body::Body as _;
 use http_body_util::Empty;
@@ -19,10 +20,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Question;
-use super::narrator::Narrator;
-use crate::gateway::client::Peer;
-use crate::gateway::decide::{Decided, Decider};
 use crate::gateway::refusal::Refusal;
+use crate::gateway::snapshot::ConnectionLimits;
 use crate::gateway::target::{Ambiguity, TargetError};
 use crate::reason::Reason;
 use crate::server::http1_builder;
@@ -50,9 +49,53 @@ impl Head {
     /// URL's authority as `Host` unless the fields contain one.
     ///
     /// # Errors
+    /// As for [`Requested::parse`].
+    pub(super) fn new(question: &Question) -> Result<Self, Refusal> {
+        let Requested { tls, authority, target } = Requested::parse(question)?;
+        let mut head = Self::begin(&format!("{} {target} HTTP/1.1", question.method), tls);
+        if !question.headers.contains_key(header::HOST) {
+            head.field("host", authority.as_bytes());
+        }
+        for (name, value) in &question.headers {
+            head.field(name.as_str(), value.as_bytes());
+        }
+        Ok(head.end())
+    }
+
+    /// Starts a head with its request line.
+    pub(super) fn begin(line: &str, tls: bool) -> Self {
+        Self { bytes: format!("{line}\r\n").into_bytes(), tls }
+    }
+
+    /// Appends a field.
+    pub(super) fn field(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.bytes.extend_from_slice(part);
+        }
+    }
+
+    /// The whole head.
+    pub(super) fn end(mut self) -> Self {
+        self.bytes.extend_from_slice(b"\r\n");
+        self
+    }
+}
+
+/// What a question is about, as a client writes it.
+pub(super) struct Requested<'q> {
+    pub(super) tls: bool,
+    pub(super) authority: &'q str,
+    /// In origin-form.
+    pub(super) target: String,
+}
+
+impl<'q> Requested<'q> {
+    /// Splits the URL of a question.
+    ///
+    /// # Errors
     /// [`Refusal::Target`], if the URL has a fragment, which clients do not send, or a byte that
     /// would end the request line.
-    pub(super) fn new(question: &Question) -> Result<Self, Refusal> {
+    pub(super) fn parse(question: &'q Question) -> Result<Self, Refusal> {
         let refused = |ambiguity| Refusal::Target(TargetError::Ambiguous(ambiguity));
         let url = question.url.as_str();
         // hyper drops a fragment before anything can see it, so look for it in the text.
@@ -75,21 +118,8 @@ impl Head {
             }
         };
         let slash = if target == "*" || target.starts_with('/') { "" } else { "/" };
-        let mut bytes = format!("{} {slash}{target} HTTP/1.1\r\n", question.method).into_bytes();
-        let mut field = |name: &str, value: &[u8]| {
-            bytes.extend_from_slice(name.as_bytes());
-            bytes.extend_from_slice(b": ");
-            bytes.extend_from_slice(value);
-            bytes.extend_from_slice(b"\r\n");
-        };
-        if !question.headers.contains_key(header::HOST) {
-            field("host", authority.unwrap_or("localhost").as_bytes());
-        }
-        for (name, value) in &question.headers {
-            field(name.as_str(), value.as_bytes());
-        }
-        bytes.extend_from_slice(b"\r\n");
-        Ok(Self { bytes, tls })
+        let authority = authority.unwrap_or("localhost");
+        Ok(Self { tls, authority, target: format!("{slash}{target}") })
     }
 }
 
@@ -99,35 +129,33 @@ fn is_scheme(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// Passes a head through the HTTP server and decides the resulting request.
+/// Passes a head through the HTTP server, and what it parses to `decide`.
 ///
 /// Everything is in memory and nothing waits, so the connection is polled without a runtime.
 ///
 /// # Errors
 /// [`MalformedRequest`], if the server refuses the head.
-pub(super) fn decide<'s>(
+pub(super) fn parse<T>(
     head: &Head,
-    decider: &Decider<'s>,
-    peer: &Peer,
-    narrator: &mut Narrator<'_>,
-) -> Result<Result<Decided<'s>, Refusal>, MalformedRequest> {
+    limits: &ConnectionLimits,
+    decide: impl AsyncFnOnce(Parts, Option<u64>) -> T,
+) -> Result<T, MalformedRequest> {
     let written = Arc::new(Mutex::new(Vec::new()));
     let io = Memory { unread: Bytes::copy_from_slice(&head.bytes), written: Arc::clone(&written) };
     let outcome = Cell::new(None);
     // There is one request, so this is taken once.
-    let narrator = Cell::new(Some(narrator));
+    let decide = Cell::new(Some(decide));
     let service = service_fn(|request: Request<Incoming>| {
-        let (outcome, narrator) = (&outcome, narrator.take());
+        let (outcome, decide) = (&outcome, decide.take());
         async move {
             let (parts, body) = request.into_parts();
-            if let Some(narrator) = narrator {
-                let announced = body.size_hint().exact();
-                outcome.set(Some(decider.decide(peer, parts, announced, narrator).await));
+            if let Some(decide) = decide {
+                outcome.set(Some(decide(parts, body.size_hint().exact()).await));
             }
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
     });
-    let builder = http1_builder(&decider.snapshot.limits);
+    let builder = http1_builder(limits);
     let ended = {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         connection.as_mut().poll(&mut Context::from_waker(Waker::noop()))

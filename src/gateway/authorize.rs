@@ -251,10 +251,12 @@ fn authorize(
             match access.route.destination {
                 // The endpoint decides what its caller may do.
                 Destination::Identity(_) => Reason::Public,
-                Destination::Upstream(_) if guard.demands.requires_authorization() => {
+                Destination::Upstream(_) | Destination::External
+                    if guard.demands.requires_authorization() =>
+                {
                     Reason::Authorized
                 }
-                Destination::Upstream(_) => Reason::Authenticated,
+                Destination::Upstream(_) | Destination::External => Reason::Authenticated,
             }
         }
     };

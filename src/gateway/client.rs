@@ -10,6 +10,15 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
+/// The listener that accepted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The public one: requests are forwarded, or answered here.
+    Public,
+    /// `[verify]`: other proxies ask about requests that they forward themselves.
+    Verify,
+}
+
 /// The other end of the socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
@@ -44,7 +53,8 @@ impl Scheme {
         }
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    /// Parses `http` or `https`, in any case.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         match text.trim_ascii() {
             scheme if scheme.eq_ignore_ascii_case(b"http") => Some(Self::Http),
             scheme if scheme.eq_ignore_ascii_case(b"https") => Some(Self::Https),
@@ -70,9 +80,16 @@ pub enum Through {
     Header,
     /// The peer is a trusted proxy that reported no address, or an invalid one.
     ProxyAlone,
+    /// A proxy that asks the `[verify]` listener named it.
+    Asker,
 }
 
 impl ClientAddress {
+    /// The client that a proxy names when it asks the `[verify]` listener.
+    pub(super) const fn named(ip: IpAddr, scheme: Scheme) -> Self {
+        Self { ip, scheme, through: Through::Asker }
+    }
+
     /// The address, never IPv4-mapped.
     pub const fn ip(&self) -> IpAddr {
         self.ip
@@ -88,9 +105,10 @@ impl ClientAddress {
         self.through
     }
 
-    /// Whether the peer is a trusted proxy, so that its request id and trace context are kept.
+    /// Whether the peer is a trusted proxy, so that its request id and trace context are kept. A
+    /// proxy that only asks passes the client's own along.
     pub const fn peer_is_trusted(&self) -> bool {
-        !matches!(self.through, Through::Peer)
+        !matches!(self.through, Through::Peer | Through::Asker)
     }
 }
 
@@ -102,6 +120,7 @@ impl fmt::Display for Through {
                 "the rightmost address in the forwarding header that is not a trusted proxy"
             }
             Self::ProxyAlone => "the peer address, since the trusted proxy named no client",
+            Self::Asker => "the address that the asking proxy named",
         })
     }
 }
@@ -216,7 +235,7 @@ fn forwarded_proto(headers: &HeaderMap) -> Option<Scheme> {
 }
 
 /// An address as proxies write it: bare, with a port, in brackets, IPv4-mapped.
-fn address(text: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let ip = if let Ok(ip) = text.parse::<IpAddr>() {
         ip

@@ -11,15 +11,17 @@ use super::authenticate::Verifier;
 use super::authorize::{Authenticated, Permit};
 use super::client::Peer;
 use super::counted::Counted;
+use super::dialect::Asker;
 use super::matched::{LogoutRequest, Match, Matched, Stopped};
 use super::navigation::redirect_or_explain;
 use super::observer::Observer;
 use super::online::Online;
 use super::outgoing::Outgoing;
 use super::refusal::Refusal;
-use super::route::Destination;
+use super::route::{Destination, NoRoute};
 use super::snapshot::Snapshot;
 use super::upstream::Upstream;
+use super::verdict::Allow;
 use crate::identity::Mount;
 use crate::identity::request::LONGEST_BODY;
 
@@ -79,7 +81,25 @@ impl<'s> Decider<'s> {
                     Outgoing::prepare(permit, announced, observer.ids(), rules, max_body)?;
                 Ok(Decided::Forward(outgoing, upstream))
             }
+            Destination::External => Err(NoRoute::NotFound.into()),
         }
+    }
+
+    /// Decides whether a proxy that asks may forward a request. `announced`: the declared length of
+    /// the verification request's body, in bytes.
+    pub async fn verify(
+        &self,
+        asker: Asker<'_>,
+        parts: Parts,
+        announced: Option<u64>,
+        observer: &mut impl Observer,
+    ) -> Result<Allow, Refusal> {
+        let matched = Matched::asked(self.snapshot, asker, parts, announced, observer)?;
+        let permit = self
+            .permit(matched, observer)
+            .await
+            .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
+        Ok(Allow::new(permit))
     }
 
     async fn permit(

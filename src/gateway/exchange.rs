@@ -8,14 +8,16 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Telemetry;
 use super::authenticate::Caller;
 use super::body::{Body, BodyError, Upload};
 use super::client::{ClientAddress, Peer};
+use super::dialect::Dialect;
 use super::exchange_ids::ExchangeIds;
 use super::observer::{LimitKey, Observer};
 use super::reader::Reader;
@@ -58,6 +60,8 @@ pub struct Exchange {
     timestamp: Duration,
     method: Method,
     path: Option<PathAndQuery>,
+    /// How a proxy asked about it, on the `[verify]` listener.
+    via: Option<Dialect>,
     ids: Option<ExchangeIds>,
     client: IpAddr,
     route: Option<usize>,
@@ -99,6 +103,7 @@ impl Exchange {
             view,
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
+            via: None,
             ids: None,
             client: peer.address,
             route: None,
@@ -126,6 +131,11 @@ impl Exchange {
     /// Start time, in Unix seconds.
     pub fn began_at(&self) -> u64 {
         self.timestamp.as_secs()
+    }
+
+    /// Records that a proxy asks in this dialect.
+    pub fn via(&mut self, dialect: Option<Dialect>) {
+        self.via = dialect;
     }
 
     /// Records that a limit counted this request.
@@ -243,6 +253,17 @@ impl Exchange {
         response.map(|body| RecordedBody { body, exchange: Some(self) })
     }
 
+    /// The same for an answer that the asking proxy turns into one with this status. It sets no
+    /// cookies: the proxy would lose them.
+    pub fn finish_as(
+        mut self: Box<Self>,
+        status: StatusCode,
+        response: Response<Body>,
+    ) -> Response<RecordedBody> {
+        self.answered_with(status.as_u16());
+        response.map(|body| RecordedBody { body, exchange: Some(self) })
+    }
+
     /// Attaches the record to a tunnel: it is written when this is dropped.
     pub fn tunnelled(&mut self, bytes: Arc<TunnelBytes>) {
         self.tunnel = Some(bytes);
@@ -251,11 +272,15 @@ impl Exchange {
     /// Records the status, and adds the cookies of a session that was renewed. Limits that count
     /// failures get their cells back if it is not one.
     pub fn head<B>(&mut self, response: &mut Response<B>) {
-        let status = response.status().as_u16();
-        self.status = Some(status);
+        self.answered_with(response.status().as_u16());
         if let Some(renewed) = &self.renewed {
             add_cookies(response.headers_mut(), renewed, &self.view.snapshot.rules.token_names);
         }
+    }
+
+    /// Records the status.
+    fn answered_with(&mut self, status: u16) {
+        self.status = Some(status);
         let failed = matches!(status, 401 | 403 | 429);
         for (limit, cell) in self.cell.take().into_iter().chain(self.more_cells.drain(..)) {
             if limit.settings().count == Count::Failures && !failed {
@@ -307,6 +332,12 @@ impl Exchange {
 }
 
 impl Observer for Exchange {
+    fn asked(&mut self, dialect: Dialect, parts: &Parts) {
+        self.via(Some(dialect));
+        self.method = parts.method.clone();
+        self.path = parts.uri.path_and_query().cloned();
+    }
+
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap) {
         self.client = client.ip();
         self.ids = Some(ExchangeIds::new(headers, client));
@@ -418,6 +449,10 @@ impl Drop for Exchange {
         let metrics = self.route().map_or(&self.view.telemetry.unrouted, |route| &route.metrics);
         metrics.request(self.view.worker, self.method.as_str(), status, seconds, upstream_seconds);
         metrics.decision(self.view.worker, outcome, reason);
+        let via = self.via.map(Dialect::as_str);
+        if let Some(dialect) = via {
+            self.view.telemetry.metrics.verified(dialect, outcome);
+        }
         if !self.view.snapshot.access_log {
             return;
         }
@@ -440,6 +475,7 @@ impl Drop for Exchange {
             bytes_out,
             outcome,
             reason,
+            via,
             caller: caller
                 .map_or_else(LoggedCaller::default, |caller| self.view.telemetry.logged(caller)),
         };

@@ -74,32 +74,53 @@ pub const DEFAULT_IDENTITY: [(&str, &str); 5] = [
 
 /// Every name that a client cannot send through.
 #[derive(Clone, Debug)]
-pub struct OwnedNames {
+pub struct OwnedNames(FoldedNames);
+
+impl OwnedNames {
+    /// The fixed names, and the identity headers.
+    pub fn new(identity: &FoldedNames) -> Self {
+        let mut names = identity.clone();
+        for name in ALWAYS_REMOVED.into_iter().chain(EXACT_SPELLING).chain(METHOD_OVERRIDES) {
+            names.insert(name.as_bytes());
+        }
+        Self(names)
+    }
+
+    /// Whether an application may read a field of this name as a reserved one.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        let bytes = name.as_str().as_bytes();
+        if bytes.len() >= FORWARDED_PREFIX.len()
+            && bytes.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix)
+        {
+            return true;
+        }
+        self.0.contains(name) && !EXACT_SPELLING.iter().any(|spelt| spelt.as_bytes() == bytes)
+    }
+}
+
+/// Names that are compared folded.
+#[derive(Clone, Debug)]
+pub struct FoldedNames {
     /// Folded names by length: a name is compared only with the few of its own length.
     by_length: Box<[Vec<Box<[u8]>>; MAX_NAME + 1]>,
     /// For each length, the first letters of its names: most fields need no folding.
     first_letters: Box<[u64; MAX_NAME + 1]>,
 }
 
-impl OwnedNames {
-    /// The fixed names, the default identity headers, and the configured identity headers.
-    pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
-        let mut owned = Self {
+impl FoldedNames {
+    /// The default identity headers, and these.
+    pub fn identity<'a>(configured: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let mut names = Self {
             by_length: Box::new([const { Vec::new() }; MAX_NAME + 1]),
             first_letters: Box::new([0; MAX_NAME + 1]),
         };
-        for name in ALWAYS_REMOVED
-            .into_iter()
-            .chain(EXACT_SPELLING)
-            .chain(METHOD_OVERRIDES)
-            .chain(DEFAULT_IDENTITY.map(|(name, _)| name))
-        {
-            owned.insert(name.as_bytes());
+        for (name, _) in DEFAULT_IDENTITY {
+            names.insert(name.as_bytes());
         }
-        for name in identity {
-            owned.insert(name.as_str().as_bytes());
+        for name in configured {
+            names.insert(name.as_str().as_bytes());
         }
-        owned
+        names
     }
 
     fn insert(&mut self, name: &[u8]) {
@@ -114,14 +135,9 @@ impl OwnedNames {
         }
     }
 
-    /// Whether an application may read a field of this name as a reserved one.
+    /// Whether a name is one of these, in any spelling.
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        if name.len() >= FORWARDED_PREFIX.len()
-            && name.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix)
-        {
-            return true;
-        }
         let Some(first) = name.first() else { return false };
         if self
             .first_letters
@@ -132,11 +148,7 @@ impl OwnedNames {
         }
         let is =
             |folded: &[u8]| name.iter().zip(folded).all(|(byte, folded)| fold(*byte) == *folded);
-        let known = self
-            .by_length
-            .get(name.len())
-            .is_some_and(|names| names.iter().any(|folded| is(folded)));
-        known && !EXACT_SPELLING.iter().any(|spelt| spelt.as_bytes() == name)
+        self.by_length.get(name.len()).is_some_and(|names| names.iter().any(|folded| is(folded)))
     }
 }
 
@@ -365,7 +377,8 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_reserved_name_is_reserved() {
-        let owned = OwnedNames::new([&HeaderName::from_static("x-remote-user")]);
+        let owned =
+            OwnedNames::new(&FoldedNames::identity([&HeaderName::from_static("x-remote-user")]));
         for name in [
             "x-auth-user",
             "x_auth_user",
@@ -412,7 +425,7 @@ mod tests {
     #[test]
     fn long_reserved_names_are_found() {
         let long = HeaderName::from_bytes(&[b'y'; 200]).unwrap();
-        assert!(OwnedNames::new([&long]).contains(&long));
+        assert!(OwnedNames::new(&FoldedNames::identity([&long])).contains(&long));
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! A request matched to the configuration: its client, its target and its route.
 //!
-//! [`Match::resolve`] is the first step of the decision and the only maker of [`Matched`]. It reads
-//! everything that the later steps rely on once: the client's address, the number of fields, the
-//! framing, the target, the logout endpoints, the route, the method override, the issuer's
-//! endpoint.
+//! [`Match::resolve`] and [`Matched::asked`] are the first step of the decision and the only makers
+//! of [`Matched`]. They read everything that the later steps rely on once: the client's address, the
+//! number of fields, the framing, the target, the logout endpoints, the route, the method override,
+//! the issuer's endpoint.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::authenticate::{AccessRequest, Unauthenticated};
 use super::client::{ClientAddress, Peer};
+use super::dialect::{Asked, Asker};
 use super::framing::check_request;
 use super::guard::{Access, Guard};
 use super::headers::{METHOD_OVERRIDES, same_folded};
@@ -31,7 +32,7 @@ pub enum Match<'s> {
     Logout(LogoutRequest<'s>),
 }
 
-/// A request and its one route. Only [`Match::resolve`] makes one.
+/// A request and its one route. Only [`Match::resolve`] and [`Matched::asked`] make one.
 ///
 /// ```
 /// fn route_of<'a>(matched: &'a portcullis::gateway::matched::Matched<'_>) -> &'a str {
@@ -117,28 +118,16 @@ impl<'s> Match<'s> {
         observer: &mut impl Observer,
     ) -> Result<Self, Refusal> {
         let client = snapshot.proxies.client(peer, &parts.headers);
-        observer.arrived(&client, &parts.headers);
-        let max_headers = snapshot.limits.max_headers;
-        // Few requests come near it: cookies are counted only then.
-        if parts.headers.len() > max_headers && field_count(&parts.headers) > max_headers {
-            return Err(Refusal::HeadersTooLarge);
-        }
-        check_request(parts.version, &parts.headers)?;
-        let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)
-            .inspect_err(|_| observer.unrouted("", &parts.headers))?;
-        observer.targeted(&target);
+        let target = read_head(snapshot, &client, &parts, observer)?;
         if let Some(issuer) = snapshot.logouts.issuer_at(&parts.method, &target)? {
             observer.logout(issuer);
             return Ok(Self::Logout(LogoutRequest { parts: Box::new(parts), issuer }));
         }
-        let route = snapshot
-            .routes
-            .find_route(&parts.method, &target)
-            .inspect_err(|_| observer.unrouted(target.host(), &parts.headers))?;
-        observer.routed(route, &target, &parts.headers);
+        let route = find_route(snapshot, &parts, &target, observer)?;
+        route.check_listener(false)?;
         let overriding = Overriding::resolve(snapshot, route, &parts, &target)?.map(Box::new);
         let endpoint = match &route.destination {
-            Destination::Upstream(_) => None,
+            Destination::Upstream(_) | Destination::External => None,
             Destination::Identity(_) => {
                 Some(Box::new(MatchedEndpoint::resolve(snapshot, route, &parts, &target, &client)))
             }
@@ -149,6 +138,27 @@ impl<'s> Match<'s> {
 }
 
 impl<'s> Matched<'s> {
+    /// Reads the request that a proxy asks about, and finds its route, which must be external.
+    /// `announced`: the declared length of the verification request's body, in bytes.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the proxy did not ask as it should, and as for [`Match::resolve`].
+    pub fn asked(
+        snapshot: &'s Snapshot,
+        asker: Asker<'_>,
+        parts: Parts,
+        announced: Option<u64>,
+        observer: &mut impl Observer,
+    ) -> Result<Self, Refusal> {
+        let Asked { parts, client } = asker.read(parts, announced)?;
+        observer.asked(asker.dialect(), &parts);
+        let target = read_head(snapshot, &client, &parts, observer)?;
+        let route = find_route(snapshot, &parts, &target, observer)?;
+        route.check_listener(true)?;
+        let contents = Contents { parts, target, client, route, overriding: None, endpoint: None };
+        Ok(Self(Box::new(contents)))
+    }
+
     /// The route.
     pub fn route(&self) -> &'s Route {
         self.0.route
@@ -304,6 +314,41 @@ impl<'s> Overriding<'s> {
         let route = snapshot.routes.find_route(&method, target)?;
         Ok(Some(Self { method, route }))
     }
+}
+
+/// Checks a head, and parses its target.
+fn read_head(
+    snapshot: &Snapshot,
+    client: &ClientAddress,
+    parts: &Parts,
+    observer: &mut impl Observer,
+) -> Result<Target, Refusal> {
+    observer.arrived(client, &parts.headers);
+    let max_headers = snapshot.limits.max_headers;
+    // Few requests come near it: cookies are counted only then.
+    if parts.headers.len() > max_headers && field_count(&parts.headers) > max_headers {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    check_request(parts.version, &parts.headers)?;
+    let target = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers)
+        .inspect_err(|_| observer.unrouted("", &parts.headers))?;
+    observer.targeted(&target);
+    Ok(target)
+}
+
+/// Finds the one route of a request.
+fn find_route<'s>(
+    snapshot: &'s Snapshot,
+    parts: &Parts,
+    target: &Target,
+    observer: &mut impl Observer,
+) -> Result<&'s Route, Refusal> {
+    let route = snapshot
+        .routes
+        .find_route(&parts.method, target)
+        .inspect_err(|_| observer.unrouted(target.host(), &parts.headers))?;
+    observer.routed(route, target, &parts.headers);
+    Ok(route)
 }
 
 /// The number of fields. hyper counts them on HTTP/1.1 only. On HTTP/2 a client may send each

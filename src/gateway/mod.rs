@@ -2,7 +2,8 @@
 //!
 //! [`Decider::decide`] is the whole policy, from top to bottom. Each step makes a value from the
 //! previous one, and nothing else can make it: [`matched::Matched`], [`authenticate::Caller`],
-//! [`authorize::Permit`], [`Outgoing`]. Only an [`Outgoing`] can be sent.
+//! [`authorize::Permit`], [`Outgoing`]. Only an [`Outgoing`] can be sent. Where another proxy asks and
+//! forwards the request itself, the last step is an [`verdict::Allow`].
 
 pub mod authenticate;
 pub mod authorize;
@@ -11,6 +12,7 @@ pub mod client;
 pub mod counted;
 pub mod decide;
 mod dial;
+pub mod dialect;
 mod echo;
 mod endpoint;
 pub mod exchange;
@@ -37,6 +39,7 @@ pub mod token_memo;
 pub mod token_names;
 mod tunnel;
 pub mod upstream;
+pub mod verdict;
 mod watched_socket;
 pub mod worker;
 
@@ -53,8 +56,9 @@ use tokio_util::task::TaskTracker;
 
 use self::authenticate::Verifier;
 use self::body::{Body, ClientBody, Gate, RequestBody};
-use self::client::Peer;
+use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
+use self::dialect::{Dialect, VerifyFault};
 use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
 use self::framing::{may_have_extra_bytes, settle_response, without_body};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
@@ -242,6 +246,64 @@ impl Gateway {
     pub async fn handle(
         &self,
         worker: &Worker,
+        door: Door,
+        peer: &Peer,
+        request: Request<RequestBody>,
+    ) -> Response<RecordedBody> {
+        match door {
+            Door::Public => self.serve(worker, peer, request).await,
+            // The rare case is boxed: hyper keeps space for this future for as long as a connection
+            // is open.
+            Door::Verify => Box::pin(self.verify(worker, peer, request)).await,
+        }
+    }
+
+    /// Answers the question of another proxy.
+    async fn verify(
+        &self,
+        worker: &Worker,
+        peer: &Peer,
+        request: Request<RequestBody>,
+    ) -> Response<RecordedBody> {
+        let view = worker.view(&self.current);
+        let snapshot = &view.snapshot;
+        let is_head = *request.method() == Method::HEAD;
+        let dialect = Dialect::at(request.uri().path());
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        exchange.via(dialect);
+        let (parts, body) = request.into_parts();
+        let announced = body.size_hint().exact();
+        let decider = self.decider(snapshot, worker, Door::Verify, &exchange);
+        let asker = match &snapshot.askers {
+            Some(askers) => askers.asker(peer, dialect),
+            None => Err(VerifyFault::Peer(peer.address)),
+        };
+        let verdict = match asker {
+            Ok(asker) => decider.verify(asker, parts, announced, &mut *exchange).await,
+            Err(fault) => Err(fault.into()),
+        };
+        let mut closes = self.is_draining();
+        let (status, mut response) = match verdict {
+            Ok(allow) => (StatusCode::OK, allow.into_response()),
+            Err(refusal) => {
+                exchange.refused(&refusal);
+                // What follows a body that must not be there must not be read as the next question.
+                closes |= matches!(refusal, Refusal::Verify(_));
+                verdict::refused(dialect, refusal, exchange.request_id())
+            }
+        };
+        if is_head {
+            response = without_body(response);
+        }
+        if closes {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        exchange.finish_as(status, response)
+    }
+
+    async fn serve(
+        &self,
+        worker: &Worker,
         peer: &Peer,
         request: Request<RequestBody>,
     ) -> Response<RecordedBody> {
@@ -280,19 +342,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Passed, Refusal> {
         let (parts, body) = request.into_parts();
-        let verifier = Verifier::new(
-            &snapshot.rules.token_names,
-            &snapshot.issuers,
-            Some(worker.tokens()),
-            self.revocations.list(),
-        );
-        let online = Online {
-            keys: &snapshot.keys,
-            clock: &self.telemetry.clock,
-            identity: self.identity.as_ref().zip(snapshot.identity.as_ref()),
-        };
-        let decider =
-            Decider { snapshot, verifier, now: exchange.began_at(), online: Some(online) };
+        let decider = self.decider(snapshot, worker, Door::Public, exchange);
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
         match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
@@ -308,6 +358,29 @@ impl Gateway {
                 Ok(Passed::Response(response))
             }
         }
+    }
+
+    /// What decides about one request.
+    fn decider<'s>(
+        &'s self,
+        snapshot: &'s Snapshot,
+        worker: &'s Worker,
+        door: Door,
+        exchange: &Exchange,
+    ) -> Decider<'s> {
+        let verifier = Verifier::new(
+            &snapshot.rules.token_names,
+            &snapshot.issuers,
+            Some(worker.tokens()),
+            self.revocations.list(),
+        );
+        let online = Online {
+            keys: &snapshot.keys,
+            clock: &self.telemetry.clock,
+            identity: self.identity.as_ref().zip(snapshot.identity.as_ref()),
+            renews: door == Door::Public,
+        };
+        Decider { snapshot, verifier, now: exchange.began_at(), online: Some(online) }
     }
 
     /// Ends what a logout token of this issuer names.

@@ -1,15 +1,17 @@
 //! What a person gets instead of a bare refusal. A browser is redirected to the login and back. A
 //! form cannot be carried along, so the response to one is a page that says what to do.
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method, StatusCode, header};
 
 use super::authenticate::{Unauthenticated, has_own_cookie};
+use super::client::Scheme;
 use super::guard::Access;
 use super::matched::{Matched, Stopped};
 use super::origin::own_referer;
 use super::refusal::Refusal;
 use super::route::{Destination, Route, Segment};
 use super::snapshot::Snapshot;
+use super::target::same_authority;
 use crate::identity::pages::{self, Asked, Why};
 use crate::identity::{Mount, Policy, cookie, return_to};
 
@@ -25,6 +27,10 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
             redirect(snapshot, &matched, refusal)
         }
         Destination::Upstream(_) => explain_unsent_form(snapshot, &matched, refusal),
+        Destination::External if asks_for_page(&matched.parts().method) => {
+            redirect_through_proxy(snapshot, &matched, refusal)
+        }
+        Destination::External => refusal,
         Destination::Identity(mount) => {
             let needs_caller = matched.access().guard.access == Access::Authenticated;
             let refusal = if needs_caller && asks_for_page(&matched.parts().method) {
@@ -45,7 +51,40 @@ fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Ref
     } else {
         Vec::new()
     };
-    Refusal::Redirect { location, cookies, refusal: Box::new(refusal) }
+    Refusal::Redirect {
+        status: StatusCode::SEE_OTHER,
+        location,
+        cookies,
+        refusal: Box::new(refusal),
+    }
+}
+
+/// Redirects a browser whose request another proxy asked about: to the login at the issuer's own
+/// URL, which another listener serves.
+fn redirect_through_proxy(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
+    let Some(policy) = &snapshot.identity else { return refusal };
+    if !leads_to_login(snapshot, matched, &refusal) {
+        return refusal;
+    }
+    // The cookie of another host's login would not be sent with requests to this one.
+    if !is_on_issuers_origin(snapshot, matched) {
+        return refusal;
+    }
+    let location = return_to::remembering(
+        &format!("{}/login", policy.issuer),
+        matched.target().sent().as_str(),
+    );
+    // The proxy would lose cookies that are set here.
+    let cookies = Vec::new();
+    Refusal::Redirect { status: StatusCode::FOUND, location, cookies, refusal: Box::new(refusal) }
+}
+
+/// Whether a request is for the origin of the built-in issuer's pages.
+fn is_on_issuers_origin(snapshot: &Snapshot, matched: &Matched<'_>) -> bool {
+    let Some(own) = &snapshot.rules.token_names.issuer else { return false };
+    let asked = matched.target().authority().as_bytes();
+    own.scheme == matched.client().scheme()
+        && same_authority(own.authority.as_bytes(), asked, own.scheme == Scheme::Https)
 }
 
 /// If a person sends a form to an application, shows a page: where to log in meanwhile, and that
@@ -114,28 +153,36 @@ fn asks_for_page(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Where an unauthenticated person can log in.
+/// Where an unauthenticated person can log in, on the host that they asked for.
 fn login_for<'a>(
     snapshot: &'a Snapshot,
     matched: &Matched<'_>,
     refusal: &Refusal,
 ) -> Option<(&'a Mount, &'a Policy)> {
-    let Refusal::Unauthenticated(unauthenticated) = refusal else { return None };
-    let (headers, target) = (&matched.parts().headers, matched.target());
+    if !leads_to_login(snapshot, matched, refusal) {
+        return None;
+    }
+    let mount = snapshot.routes.mount(matched.target().host())?;
+    Some((mount, snapshot.identity.as_deref()?))
+}
+
+/// Whether a person can log in to pass.
+fn leads_to_login(snapshot: &Snapshot, matched: &Matched<'_>, refusal: &Refusal) -> bool {
+    let Refusal::Unauthenticated(unauthenticated) = refusal else { return false };
+    let headers = &matched.parts().headers;
     let places = matched.access().guard.token_from;
     // A client that logs in with the field needs the status, not a page. If the field is for the
     // application, it says nothing about the login here.
     let logs_in_otherwise =
         places.reads_authorization() && headers.contains_key(header::AUTHORIZATION);
     if !places.cookie || !is_navigation(headers) || logs_in_otherwise {
-        return None;
+        return false;
     }
     match unauthenticated {
-        Unauthenticated::Missing => {}
-        Unauthenticated::Invalid(_) if has_own_cookie(headers, &snapshot.rules.token_names) => {}
-        _ => return None,
+        Unauthenticated::Missing => true,
+        Unauthenticated::Invalid(_) => has_own_cookie(headers, &snapshot.rules.token_names),
+        _ => false,
     }
-    Some((snapshot.routes.mount(target.host())?, snapshot.identity.as_deref()?))
 }
 
 /// Whether a person navigates to another page. Browsers say so over https and to localhost;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::request::Parts;
 
 use super::authenticate::Caller;
 use super::client::ClientAddress;
+use super::dialect::Dialect;
 use super::exchange_ids::ExchangeIds;
 use super::refusal::Refusal;
 use super::route::Route;
@@ -19,6 +21,9 @@ use crate::token::Issuer;
 /// An observer learns the result of each step, in order. Only [`Observer::count`] can affect the
 /// decision: whether a limit has room is the one result that depends on other requests.
 pub trait Observer {
+    /// A proxy asks in this dialect about the request with this head.
+    fn asked(&mut self, dialect: Dialect, parts: &Parts);
+
     /// The client's address is known. `headers`: as received.
     fn arrived(&mut self, client: &ClientAddress, headers: &HeaderMap);
 

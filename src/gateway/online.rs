@@ -24,6 +24,8 @@ pub struct Online<'a> {
     /// The built-in issuer and its settings, for credentials that only its store can resolve;
     /// `None`: there is none.
     pub identity: Option<(&'a Arc<Identity>, &'a Arc<Policy>)>,
+    /// Whether sessions may be renewed: the response must be able to set their cookies.
+    pub renews: bool,
 }
 
 impl Online<'_> {
@@ -42,7 +44,7 @@ impl Online<'_> {
             decided = Box::pin(self.with_newest_keys(access, verifier, decided)).await;
         }
         match (renewable(access, verifier, &decided), self.identity) {
-            (Some(cookie), Some(issuer)) => {
+            (Some(cookie), Some(issuer)) if self.renews => {
                 Box::pin(self.with_renewed_session(access, verifier, decided, cookie, issuer)).await
             }
             _ => decided,

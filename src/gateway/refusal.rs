@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
 use super::body::{Body, UploadFailure};
+use super::dialect::VerifyFault;
 use super::framing::FramingFault;
 use super::guard::Denied;
 use super::logout::LogoutFault;
@@ -41,6 +42,9 @@ pub enum Refusal {
         /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
+    /// A proxy did not ask as it should, or may not ask.
+    #[error("{0}")]
+    Verify(VerifyFault),
     /// The caller could not be authenticated.
     #[error(transparent)]
     Unauthenticated(#[from] Unauthenticated),
@@ -71,8 +75,10 @@ pub enum Refusal {
     /// The browser is redirected to the login instead.
     #[error("{refusal}; the browser is redirected to {}", without_query(location))]
     Redirect {
-        /// A path of this site. Its query contains the requested page together with the query of
-        /// that page, which is never logged.
+        /// 303, or 302 where another proxy passes the redirect on.
+        status: StatusCode,
+        /// A path of this site, or a URL of the login. Its query contains the requested page
+        /// together with the query of that page, which is never logged.
         location: String,
         /// `Set-Cookie`: removes cookies that are no longer valid.
         cookies: Vec<HeaderValue>,
@@ -101,7 +107,9 @@ impl Refusal {
             Self::Target(TargetError::Method)
             | Self::NoRoute(NoRoute::Method { .. })
             | Self::Logout(LogoutFault::Method) => Reason::MethodNotAllowed,
-            Self::NoRoute(NoRoute::NotFound) => Reason::RouteNotFound,
+            Self::NoRoute(NoRoute::NotFound | NoRoute::OtherListener(..)) => Reason::RouteNotFound,
+            Self::Verify(VerifyFault::Peer(_)) => Reason::VerifyPeerUntrusted,
+            Self::Verify(_) => Reason::VerifyRequestInvalid,
             Self::Limited { .. } => Reason::RateLimited,
             Self::Unauthenticated(unauthenticated) => match unauthenticated {
                 Unauthenticated::Missing => Reason::CredentialsMissing,
@@ -146,7 +154,7 @@ impl Refusal {
     /// The status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Redirect { .. } => StatusCode::SEE_OTHER,
+            Self::Redirect { status, .. } => *status,
             _ => self.reason().status(),
         }
     }
@@ -213,7 +221,9 @@ impl Refusal {
                     headers.append(header::SET_COOKIE, cookie);
                 }
             }
-            Self::Redirect { location, cookies, .. } => return redirect_to(&location, cookies),
+            Self::Redirect { status, location, cookies, .. } => {
+                return redirect_to(status, &location, cookies);
+            }
             Self::Page { page, refusal } => {
                 let mut response = refusal.into_response(request_id);
                 *response.body_mut() = Body::Bytes(page.answered_with(response.headers_mut()));
@@ -225,15 +235,24 @@ impl Refusal {
     }
 }
 
+impl From<VerifyFault> for Refusal {
+    fn from(fault: VerifyFault) -> Self {
+        match fault {
+            VerifyFault::Target(target) => Self::Target(target),
+            fault => Self::Verify(fault),
+        }
+    }
+}
+
 /// The page of a location, without its query.
 fn without_query(location: &str) -> &str {
     location.split_once('?').map_or(location, |(page, _)| page)
 }
 
-/// Redirects a browser to a path of this site.
-fn redirect_to(location: &str, cookies: Vec<HeaderValue>) -> Response<Body> {
+/// Redirects a browser.
+fn redirect_to(status: StatusCode, location: &str, cookies: Vec<HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::SEE_OTHER;
+    *response.status_mut() = status;
     let location = HeaderValue::from_str(location).unwrap_or(HeaderValue::from_static("/"));
     response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -50,6 +50,19 @@ pub struct Route {
 }
 
 impl Route {
+    /// Refuses a request of the wrong listener: external routes are decided on the `[verify]`
+    /// listener, and no others are.
+    ///
+    /// # Errors
+    /// [`NoRoute::OtherListener`].
+    pub fn check_listener(&self, is_verify: bool) -> Result<(), NoRoute> {
+        let is_external = matches!(self.destination, Destination::External);
+        if is_external == is_verify {
+            return Ok(());
+        }
+        Err(NoRoute::OtherListener(Arc::clone(&self.name), is_external))
+    }
+
     /// Counts that its limit was exceeded.
     pub fn count_limited(&self) {
         if let Some(limited) = &self.limited {
@@ -65,6 +78,8 @@ pub enum Destination {
     Upstream(Arc<Upstream>),
     /// The built-in issuer.
     Identity(Mount),
+    /// An application to which another proxy forwards the request after it has asked.
+    External,
 }
 
 impl Destination {
@@ -72,7 +87,7 @@ impl Destination {
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         match self {
             Self::Upstream(upstream) => Some(upstream),
-            Self::Identity(_) => None,
+            Self::Identity(_) | Self::External => None,
         }
     }
 }
@@ -176,6 +191,9 @@ pub enum NoRoute {
     /// No route matches this host and path.
     #[error("no route has this host and path")]
     NotFound,
+    /// The listener does not decide about this route.
+    #[error("{}", other_listener(.0, *.1))]
+    OtherListener(Arc<str>, bool),
     /// No route of this path accepts the method.
     #[error("the path has routes, but none for this method")]
     Method {
@@ -188,6 +206,14 @@ pub enum NoRoute {
     /// No route matches, and the path is not canonical.
     #[error("{0}")]
     Ambiguous(Ambiguity),
+}
+
+fn other_listener(name: &str, is_external: bool) -> String {
+    if is_external {
+        format!("route `{name}` is external: only the [verify] listener decides about it")
+    } else {
+        format!("route `{name}` is not external: the [verify] listener does not decide about it")
+    }
 }
 
 /// All routes of a snapshot.

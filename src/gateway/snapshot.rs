@@ -2,12 +2,13 @@
 //!
 //! [`crate::compile`] makes it; it never changes afterwards.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::TrustedProxies;
+use super::client::{Door, TrustedProxies};
+use super::dialect::Askers;
 use super::headers::HeaderRules;
 use super::logout::LogoutPaths;
 use super::route::RouteTable;
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub h2c: bool,
     /// The trusted proxies.
     pub proxies: TrustedProxies,
+    /// The proxies that may ask the `[verify]` listener; `None`: there is no such listener.
+    pub askers: Option<Askers>,
     /// The issuers whose tokens are accepted.
     pub issuers: Arc<Issuers>,
     /// The keys of the issuers, kept up to date.
@@ -73,6 +76,16 @@ pub struct Snapshot {
     pub weakened: Vec<String>,
 }
 
+impl Snapshot {
+    /// Whether a peer of this listener connects on behalf of many clients.
+    pub fn trusts(&self, door: Door, peer: IpAddr) -> bool {
+        match door {
+            Door::Public => self.proxies.trusts(peer),
+            Door::Verify => self.askers.as_ref().is_some_and(|askers| askers.trust(peer)),
+        }
+    }
+}
+
 /// Settings that are read only at start: a reload that changes one of them is refused.
 #[derive(Clone, Debug)]
 pub struct StartSettings {
@@ -80,6 +93,8 @@ pub struct StartSettings {
     pub listen: Vec<SocketAddr>,
     /// The address of the second listener.
     pub admin: SocketAddr,
+    /// The addresses of the `[verify]` listener; empty: there is none.
+    pub verify: Vec<SocketAddr>,
     /// The number of worker threads, at least 1.
     pub workers: usize,
     /// The format of log lines.

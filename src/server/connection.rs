@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::Accepted;
 use super::discard;
 use super::frames::Frames;
 use super::per_client::ClientSlot;
@@ -26,7 +26,7 @@ use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, ConnectionState, Timeouts};
 use crate::coalesce::Coalescing;
 use crate::gateway::body::RequestBody;
-use crate::gateway::client::Peer;
+use crate::gateway::client::{Door, Peer};
 use crate::gateway::exchange::RecordedBody;
 use crate::gateway::snapshot::ConnectionLimits;
 use crate::gateway::worker::Worker;
@@ -54,8 +54,7 @@ const MAX_STREAMS: u32 = 100;
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    Accepted { door, stream, peer }: Accepted,
     slot: Option<ClientSlot>,
     snapshot: &Snapshot,
     draining: Arc<Shutdown>,
@@ -67,16 +66,19 @@ pub(super) async fn serve(
     let metrics = gateway.telemetry().metrics.clone();
     let timeouts =
         Timeouts { header: snapshot.limits.header_timeout, idle: snapshot.limits.idle_timeout };
+    // Proxies ask in cleartext.
+    let tls = snapshot.tls.as_ref().filter(|_| door == Door::Public);
     let context = ConnectionContext {
         gateway,
         worker,
-        peer: Peer::new(peer, snapshot.tls.is_some()),
+        door,
+        peer: Peer::new(peer, tls.is_some()),
         state: ConnectionState::new(slot),
         timeouts,
         draining,
     };
     // Boxed, so that a connection takes up the memory of its own protocol, not of the largest one.
-    let ended = match &snapshot.tls {
+    let ended = match tls {
         None => context.cleartext(stream, snapshot).await,
         Some(tls) => Box::pin(context.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
     };
@@ -121,6 +123,7 @@ type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 struct ConnectionContext {
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
+    door: Door,
     peer: Peer,
     state: Arc<ConnectionState>,
     timeouts: Timeouts,
@@ -148,7 +151,7 @@ impl ConnectionContext {
 
     /// Serves HTTP/1.1, or HTTP/2 if the client starts with its preface.
     async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
-        if !snapshot.h2c {
+        if !snapshot.h2c || self.door == Door::Verify {
             return Box::pin(self.http1(Coalescing(stream), Bytes::new(), snapshot)).await;
         }
         let preface = tokio::select! {
@@ -180,8 +183,10 @@ impl ConnectionContext {
             // or not.
             let request = request.map(RequestBody::from);
             Box::pin(async move {
-                let response =
-                    context.gateway.handle(&context.worker, &context.peer, request).await;
+                let response = context
+                    .gateway
+                    .handle(&context.worker, context.door, &context.peer, request)
+                    .await;
                 Ok::<_, Infallible>(
                     context.detach_if_tunnel(response).map(|body| BusyBody { body, busy }),
                 )
@@ -228,8 +233,10 @@ impl ConnectionContext {
             let (context, stalls) = (Arc::clone(&answering), Arc::clone(&watching));
             let busy = context.state.enter();
             async move {
-                let response =
-                    context.gateway.handle(&context.worker, &context.peer, request).await;
+                let response = context
+                    .gateway
+                    .handle(&context.worker, context.door, &context.peer, request)
+                    .await;
                 Ok::<_, Infallible>(
                     context.detach_if_tunnel(response).map(|body| stalls.watch(body, busy)),
                 )

@@ -31,6 +31,7 @@ use self::per_client::PerClient;
 use self::shutdown::Shutdown;
 use crate::descriptors;
 use crate::gateway::Gateway;
+use crate::gateway::client::Door;
 use crate::gateway::refusal::problem_body;
 use crate::gateway::worker::Worker;
 use crate::reason::Reason;
@@ -98,12 +99,12 @@ impl Server {
 
     /// Serves these listeners on the calling worker, which has this index, until everything has
     /// drained or been cut.
-    pub async fn serve(self: &Arc<Self>, index: usize, listeners: Vec<TcpListener>) {
+    pub async fn serve(self: &Arc<Self>, index: usize, listeners: Vec<(Door, TcpListener)>) {
         let worker = Arc::new(self.gateway.worker(index));
-        for listener in listeners {
+        for (door, listener) in listeners {
             // Tracked like a connection: the drain is not over while a connection is being
             // accepted.
-            self.tracker.spawn(Arc::clone(self).accept(Arc::clone(&worker), listener));
+            self.tracker.spawn(Arc::clone(self).accept(Arc::clone(&worker), door, listener));
         }
         tokio::select! {
             () = self.drained() => {}
@@ -112,7 +113,7 @@ impl Server {
         }
     }
 
-    async fn accept(self: Arc<Self>, worker: Arc<Worker>, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, worker: Arc<Worker>, door: Door, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -120,11 +121,11 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(&worker, stream, peer),
+                Ok((stream, peer)) => self.admit(&worker, Accepted { door, stream, peer }),
                 Err(error) => self.pause_after(&error).await,
             }
         }
-        self.admit_waiting(&worker, listener);
+        self.admit_waiting(&worker, door, listener);
     }
 
     /// Pauses after an error, unless the client caused it. Neither a lack of file descriptors nor a
@@ -142,14 +143,14 @@ impl Server {
 
     /// Closes a listener. That would reset connections which the system has already accepted, so
     /// they are taken first, without a pause in which more could arrive.
-    fn admit_waiting(self: &Arc<Self>, worker: &Arc<Worker>, listener: TcpListener) {
+    fn admit_waiting(self: &Arc<Self>, worker: &Arc<Worker>, door: Door, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else { return };
         for _ in 0..BACKLOG {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     let stream = stream.set_nonblocking(true).map(|()| stream);
                     if let Ok(stream) = stream.and_then(TcpStream::from_std) {
-                        self.admit(worker, stream, peer);
+                        self.admit(worker, Accepted { door, stream, peer });
                     }
                 }
                 Err(error) if is_client_error(&error) => {}
@@ -158,7 +159,8 @@ impl Server {
         }
     }
 
-    fn admit(self: &Arc<Self>, worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Arc<Self>, worker: &Arc<Worker>, accepted: Accepted) {
+        let Accepted { door, ref stream, peer } = accepted;
         let snapshot = self.gateway.current();
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         let slot = Slot {
@@ -167,17 +169,17 @@ impl Server {
         };
         // A trusted proxy connects on behalf of many clients.
         let most = Some(snapshot.limits.max_connections_per_client)
-            .filter(|&most| most > 0 && !snapshot.proxies.trusts(peer.ip()));
+            .filter(|&most| most > 0 && !snapshot.trusts(door, peer.ip()));
         let client_slot = most.map(|most| self.clients.admit(peer.ip(), most));
         // A tunnel has left the future of its connection, but still counts as a connection.
         let room = snapshot.limits.max_connections.min(self.most_connections);
         if matches!(client_slot, Some(None))
-            || descriptors::is_among_the_last(&stream)
+            || descriptors::is_among_the_last(stream)
             || open + self.gateway.tunnels().len() >= room
         {
             self.gateway.telemetry().metrics.connection_refused();
-            if snapshot.tls.is_none() {
-                refuse(&stream);
+            if door == Door::Verify || snapshot.tls.is_none() {
+                refuse(stream);
             }
             return;
         }
@@ -187,7 +189,7 @@ impl Server {
             let draining = Arc::clone(&slot.server.stop_accepting);
             tokio::select! {
                 biased;
-                () = connection::serve(gateway, worker, stream, peer, client_slot, &snapshot, draining) => {}
+                () = connection::serve(gateway, worker, accepted, client_slot, &snapshot, draining) => {}
                 () = slot.server.cut.triggered() => {}
             }
         });
@@ -201,6 +203,13 @@ impl Server {
             self.gateway.tidy(worker);
         }
     }
+}
+
+/// A connection that was accepted.
+struct Accepted {
+    door: Door,
+    stream: TcpStream,
+    peer: SocketAddr,
 }
 
 /// One of the `max_connections`.

@@ -38,6 +38,8 @@ pub struct AccessRecord<'a> {
     pub outcome: &'static str,
     /// The stable code of the decision.
     pub reason: &'static str,
+    /// The proxy that asked about the request, if one did.
+    pub via: Option<&'static str>,
     /// The authenticated caller.
     pub caller: LoggedCaller<'a>,
 }
@@ -127,6 +129,10 @@ impl AccessRecord<'_> {
         word(out, self.reason);
         out.push(b',');
         self.caller.write_json(out);
+        if let Some(via) = self.via {
+            out.extend_from_slice(b",\"via\":");
+            word(out, via);
+        }
         out.extend_from_slice(b"}\n");
     }
 
@@ -152,6 +158,7 @@ impl AccessRecord<'_> {
         print(out, format_args!(" in={} out={}", self.bytes_in, self.bytes_out));
         for (name, value) in [
             ("route", self.route),
+            ("via", self.via),
             ("issuer", self.caller.issuer),
             ("subject", self.caller.subject),
             ("sid", self.caller.sid),
@@ -197,6 +204,7 @@ mod tests {
             bytes_out: u64::MAX,
             outcome: "allowed",
             reason: "authorized",
+            via: None,
             caller: LoggedCaller { subject, ..LoggedCaller::default() },
         }
     }
@@ -213,6 +221,10 @@ mod tests {
         (full.route, full.upstream, full.caller.sid) =
             (Some("reports"), Some(Duration::from_millis(3)), Some("s"));
         let text = line(|out| full.write_json(out));
+        full.via = Some("nginx");
+        let asked = line(|out| full.write_json(out));
+        assert_eq!(asked, text.replace("}\n", ",\"via\":\"nginx\"}\n"));
+        full.via = None;
         let written = full.caller.json();
         full.caller = LoggedCaller { written: Some(&written), ..LoggedCaller::default() };
         assert_eq!(line(|out| full.write_json(out)), text);

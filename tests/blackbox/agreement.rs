@@ -75,6 +75,7 @@ impl Wanted {
             peer: [127, 0, 0, 1].into(),
             assumed: None,
             revoked: Arc::default(),
+            via: None,
         }
     }
 

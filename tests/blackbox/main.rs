@@ -46,4 +46,5 @@ mod streaming;
 mod target;
 mod tls;
 mod token_cache;
+mod verify;
 mod websocket;

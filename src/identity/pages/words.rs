@@ -192,6 +192,8 @@ fn about_the_whole(reason: Reason) -> &'static str {
         | Reason::ScopeMissing
         | Reason::ClaimMismatch
         | Reason::IssuerNotAllowed
+        | Reason::VerifyRequestInvalid
+        | Reason::VerifyPeerUntrusted
         | Reason::HeadersTooLarge
         | Reason::UpstreamUnreachable
         | Reason::UpstreamFailed

@@ -54,6 +54,7 @@ struct Families {
     connections: Gauge,
     connections_refused: Counter,
     malformed: Family<[(&'static str, &'static str); 1], Counter>,
+    verified: Family<[(&'static str, &'static str); 2], Counter>,
     tunnels: Gauge,
     revocations: Gauge,
     logins: Family<[(&'static str, &'static str); 1], Counter>,
@@ -109,6 +110,11 @@ impl Families {
             "requests_malformed",
             "Requests whose head could not be read, by what is wrong with it",
             self.malformed.clone(),
+        );
+        registry.register(
+            "verify_requests",
+            "Requests that other proxies asked about, by dialect and outcome",
+            self.verified.clone(),
         );
         registry.register("tunnels", "Open tunnels, such as WebSockets", self.tunnels.clone());
         registry.register("revocations_active", "Revocations in force", self.revocations.clone());
@@ -222,6 +228,11 @@ impl Metrics {
     /// Counts a request whose head could not be read. `kind` is a word from the reference.
     pub fn malformed(&self, kind: &'static str) {
         self.0.malformed.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// Counts a request that a proxy asked about. Both words are from the reference.
+    pub fn verified(&self, dialect: &'static str, outcome: &'static str) {
+        self.0.verified.get_or_create(&[("dialect", dialect), ("outcome", outcome)]).inc();
     }
 
     /// Counts a tunnel as open until the returned value is dropped.

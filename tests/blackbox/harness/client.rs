@@ -172,7 +172,7 @@ impl Connection {
             };
             let head = text(&self.buffer.split_to(end));
             let (first, rest) = head.split_once("\r\n").unwrap();
-            assert!(first.starts_with("HTTP/1.1 "), "{head}");
+            assert!(first.starts_with("HTTP/1.1 ") || first.starts_with("HTTP/1.0 "), "{head}");
             let status = first[9..12].parse().unwrap();
             Some(Response { status, headers: fields(rest), ..Response::default() })
         })

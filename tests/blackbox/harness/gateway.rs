@@ -25,6 +25,7 @@ pub struct Gateway {
     log: Log,
     address: SocketAddr,
     admin: SocketAddr,
+    verify: Option<SocketAddr>,
 }
 
 /// The settings of a gateway under construction.
@@ -101,8 +102,9 @@ impl Setup {
         let secret = folder.path().join("corp.secret");
         std::fs::write(&secret, mint::SECRET).unwrap();
         std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
-        let Process { child, log, address, admin } = Process::start(&config, &self.launch).await;
-        Gateway { folder, launch: self.launch, upstream, child, log, address, admin }
+        let Process { child, log, address, admin, verify } =
+            Process::start(&config, &self.launch).await;
+        Gateway { folder, launch: self.launch, upstream, child, log, address, admin, verify }
     }
 }
 
@@ -112,6 +114,7 @@ struct Process {
     log: Log,
     address: SocketAddr,
     admin: SocketAddr,
+    verify: Option<SocketAddr>,
 }
 
 impl Process {
@@ -128,10 +131,11 @@ impl Process {
         let log = Log::read(child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let child = Mutex::new(child);
         let ready = log.until("the gateway is ready", |line| line["message"] == "ready").await;
-        let address =
-            |name: &str| ready[name].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
-        let (address, admin) = (address("listen"), address("admin"));
-        Self { child, log, address, admin }
+        let address = |name: &str| {
+            Some(ready[name].as_str()?.split(' ').next().unwrap().parse::<SocketAddr>().unwrap())
+        };
+        let (public, admin) = (address("listen").unwrap(), address("admin").unwrap());
+        Self { child, log, address: public, admin, verify: address("verify") }
     }
 }
 
@@ -165,6 +169,11 @@ impl Gateway {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The address of the `[verify]` listener.
+    pub fn verify_address(&self) -> SocketAddr {
+        self.verify.expect("the file has a [verify] section")
     }
 
     pub fn get(&self, target: &str) -> Request {
@@ -261,9 +270,10 @@ impl Gateway {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        let Process { child, log, address, admin } =
+        let Process { child, log, address, admin, verify } =
             Process::start(&self.path("gateway.toml"), &self.launch).await;
         (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
+        self.verify = verify;
     }
 
     /// Runs another command on the same file. Returns its exit code, standard output and standard
@@ -315,6 +325,9 @@ pub fn complete(config: &str, upstream: &Upstream) -> String {
     server.entry("drain_delay").or_insert_with(|| "0s".into());
     server.entry("workers").or_insert_with(|| 1.into());
     section(&mut file, "admin").entry("listen").or_insert_with(|| "127.0.0.1:0".into());
+    if file.contains_key("verify") {
+        section(&mut file, "verify").entry("listen").or_insert_with(|| "127.0.0.1:0".into());
+    }
     let app = section(section(&mut file, "upstream"), "app");
     if app.is_empty() || !(app.contains_key("url") || app.contains_key("builtin")) {
         app.insert("url".into(), format!("http://{}", upstream.address()).into());

@@ -1,0 +1,116 @@
+//! `[verify]`, and routes with `external = true`.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::Compiler;
+use crate::config::Problem;
+use crate::config::file::Route as Written;
+use crate::config::value;
+use crate::gateway::dialect::Askers;
+use crate::gateway::headers::FoldedNames;
+
+/// Whether another proxy forwards the requests of a route.
+pub(super) fn is_external(written: &Written) -> bool {
+    written.external.as_ref().is_some_and(|external| *external.get_ref())
+}
+
+impl Compiler<'_> {
+    /// The addresses of the listener; empty without `[verify]`.
+    pub(super) fn verify_addresses(&mut self) -> Option<Vec<SocketAddr>> {
+        let Some(section) = &self.file.verify else { return Some(Vec::new()) };
+        match &section.get_ref().listen {
+            None => Some(vec![([127, 0, 0, 1], 9902).into()]),
+            Some(text) => self.ok_or_report(value::listen(text)),
+        }
+    }
+
+    /// The proxies that may ask.
+    pub(super) fn askers(&mut self, identity: FoldedNames) -> Option<Askers> {
+        let section = self.file.verify.as_ref()?;
+        let written = &section.get_ref().trusted_proxies;
+        if written.is_empty() {
+            self.error(
+                Problem::error(section.span(), "`[verify]` has no `trusted_proxies`: nothing may ask")
+                    .help("add the addresses of the proxies that ask: `trusted_proxies = [\"127.0.0.1/32\"]`"),
+            );
+        }
+        if !self.file.route.iter().any(|row| is_external(row.get_ref())) {
+            self.error(
+                Problem::warning(section.span(), "no route is external: every question is refused")
+                    .help("add `external = true` to the routes whose requests another proxy forwards, or remove `[verify]`"),
+            );
+        }
+        let mut networks = Vec::new();
+        for text in written {
+            let Some(network) = self.ok_or_report(value::network(text)) else { continue };
+            if network.prefix_len() == 0 {
+                self.error(
+                    Problem::error(text.span(), "every peer could ask, and name any client")
+                        .help("name the addresses of your proxies"),
+                );
+            } else if is_wide(network) {
+                self.error(
+                    Problem::warning(
+                        text.span(),
+                        format!("`{network}` is a large network: each of its hosts may ask, and name any client"),
+                    )
+                    .help("name the addresses of your proxies"),
+                );
+            }
+            networks.push(network);
+        }
+        Some(Askers::new(networks, identity))
+    }
+
+    /// Refuses keys that only something that forwards requests could apply.
+    pub(super) fn check_external(&mut self, row: &Spanned<Written>, external: Range<usize>) {
+        let written = row.get_ref();
+        if self.file.verify.is_none() {
+            self.error(
+                Problem::error(external.clone(), "an external route needs a `[verify]` section")
+                    .help("add `[verify]` with `trusted_proxies = […]`, the proxies that ask about this route"),
+            );
+        }
+        for (other, key) in [
+            (written.upstream.as_ref().map(Spanned::span), "upstream"),
+            (
+                written.identity.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
+                "identity",
+            ),
+        ] {
+            let Some(span) = other else { continue };
+            self.error(
+                Problem::error(span, format!("`{key}` and `external` contradict each other"))
+                    .related(external.clone(), "another proxy forwards the requests of this route")
+                    .help("keep one of them"),
+            );
+        }
+        let query = written.token_from.iter().flat_map(Spanned::get_ref);
+        let query = query.into_iter().find(|place| place.get_ref() == "query");
+        let flag = |flag: &Option<Spanned<bool>>| {
+            flag.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span)
+        };
+        for (span, what) in [
+            (query.map(Spanned::span), "`token_from = [\"query\"]`"),
+            (flag(&written.forward_authorization), "`forward_authorization`"),
+            (flag(&written.strip_prefix), "`strip_prefix`"),
+            (flag(&written.method_override), "`method_override`"),
+        ] {
+            let Some(span) = span else { continue };
+            self.error(
+                Problem::error(span, format!("{what} has no effect on an external route"))
+                    .related(external.clone(), "another proxy forwards the requests of this route")
+                    .help("remove it, and configure that proxy"),
+            );
+        }
+    }
+}
+
+/// Whether a network has more addresses than the proxies of one site need.
+fn is_wide(network: IpNet) -> bool {
+    network.prefix_len() < if network.addr().is_ipv4() { 16 } else { 48 }
+}

@@ -1,0 +1,109 @@
+//! The answers of the `[verify]` listener: an [`Allow`], or a refusal in the form that the asking
+//! proxy can pass on.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::authorize::Permit;
+use super::body::Body;
+use super::dialect::Dialect;
+use super::refusal::Refusal;
+use super::token_memo::set_identity_headers;
+
+/// The answer that lets a proxy forward a request. Only [`Allow::new`] makes one, from a
+/// [`Permit`], and nothing else answers 200.
+///
+/// ```
+/// fn names(allow: &portcullis::gateway::verdict::Allow) -> &http::HeaderMap {
+///     allow.headers()
+/// }
+/// ```
+/// ```compile_fail
+/// use portcullis::gateway::verdict::Allow;
+/// fn forge() -> Allow {
+///     Allow { headers: http::HeaderMap::new() }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Allow {
+    headers: HeaderMap,
+}
+
+impl Allow {
+    /// Every identity header of the route, empty where there is nothing to say: the proxy then
+    /// overwrites what the client sent.
+    pub fn new(permit: Permit<'_>) -> Self {
+        let (matched, caller, _) = permit.into_parts();
+        let identity = &matched.route().identity_headers;
+        let mut headers = HeaderMap::new();
+        for name in identity.names() {
+            headers.insert(name.clone(), HeaderValue::from_static(""));
+        }
+        if let Some(caller) = &caller {
+            set_identity_headers(identity, caller.token(), &mut headers);
+        }
+        Self { headers }
+    }
+
+    /// The identity headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The response: 200, without a body.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::Empty);
+        *response.headers_mut() = self.headers;
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// A refusal as this dialect can pass it on, and the status that the client gets.
+pub(super) fn refused(
+    dialect: Option<Dialect>,
+    refusal: Refusal,
+    request_id: &str,
+) -> (StatusCode, Response<Body>) {
+    let reason = refusal.reason();
+    let response = refusal.into_response(request_id);
+    let status = response.status();
+    match dialect {
+        Some(Dialect::Nginx) => (status, for_nginx(response, reason.as_str(), request_id)),
+        _ => (status, response),
+    }
+}
+
+/// nginx passes on nothing of a refusal but 401 and 403, and turns every other status into 500. The
+/// written configuration puts the answer together again from these fields.
+fn for_nginx(mut response: Response<Body>, reason: &'static str, id: &str) -> Response<Body> {
+    let status = response.status();
+    let may_log_in = status == StatusCode::UNAUTHORIZED || status.is_redirection();
+    *response.status_mut() =
+        if may_log_in { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+    let headers = response.headers_mut();
+    for (name, moved) in MOVED {
+        // With a 401, nginx passes the challenge on by itself.
+        if name == header::WWW_AUTHENTICATE && status == StatusCode::UNAUTHORIZED {
+            continue;
+        }
+        if let Some(value) = headers.remove(name) {
+            headers.insert(moved, value);
+        }
+    }
+    headers.insert(X_PORTCULLIS_STATUS, HeaderValue::from(status.as_u16()));
+    headers.insert(X_PORTCULLIS_REASON, HeaderValue::from_static(reason));
+    // The body, which nginx drops, has it too.
+    let id = HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static(""));
+    headers.insert(X_PORTCULLIS_REQUEST_ID, id);
+    response
+}
+
+const MOVED: [(HeaderName, HeaderName); 4] = [
+    (header::LOCATION, HeaderName::from_static("x-portcullis-location")),
+    (header::RETRY_AFTER, HeaderName::from_static("x-portcullis-retry-after")),
+    (header::WWW_AUTHENTICATE, HeaderName::from_static("x-portcullis-challenge")),
+    (header::ALLOW, HeaderName::from_static("x-portcullis-allow")),
+];
+const X_PORTCULLIS_STATUS: HeaderName = HeaderName::from_static("x-portcullis-status");
+const X_PORTCULLIS_REASON: HeaderName = HeaderName::from_static("x-portcullis-reason");
+const X_PORTCULLIS_REQUEST_ID: HeaderName = HeaderName::from_static("x-portcullis-request-id");
