@@ -22,20 +22,15 @@ pub(super) struct Queue<T> {
 struct State<T> {
     /// Ordered by rank, then by arrival.
     waiting: BTreeMap<(usize, u64), (Client, T)>,
-    /// The number of jobs that wait, for each address and each network that has any.
+    /// The number of jobs that wait, for each prefix that has any.
     counts: HashMap<Prefix, usize>,
     arrived: u64,
     is_closed: bool,
 }
 
-/// Who a job is for.
+/// Who a job is for: an address, its network, and the block that an operator got from a registry.
 #[derive(Clone, Copy, Debug)]
-struct Client {
-    /// An IPv4 address, or an IPv6 /64.
-    address: Prefix,
-    /// An IPv4 /24, or an IPv6 /48.
-    network: Prefix,
-}
+struct Client([Prefix; LEVELS]);
 
 /// A range of addresses. IPv4 addresses are written as IPv6 addresses (RFC 4291 §2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,15 +105,15 @@ impl<T> Queue<T> {
 }
 
 impl<T> State<T> {
-    /// The rank of the next job of a client: the number of its jobs that wait, and a share of those
-    /// of its network.
+    /// The rank of the next job of a client: the jobs of its address that wait, and with less weight
+    /// those of its network and its block.
     fn rank(&self, client: Client) -> usize {
         let waiting = |prefix| self.counts.get(prefix).copied().unwrap_or(0);
-        waiting(&client.address) + waiting(&client.network) / NEIGHBOURS
+        client.0.iter().zip(WEIGHTS).map(|(prefix, weight)| waiting(prefix) * weight).sum()
     }
 
     fn insert(&mut self, rank: usize, client: Client, job: T) {
-        for prefix in client.prefixes() {
+        for prefix in client.0 {
             *self.counts.entry(prefix).or_default() += 1;
         }
         self.arrived += 1;
@@ -138,7 +133,7 @@ impl<T> State<T> {
     }
 
     fn forget(&mut self, client: Client) {
-        for prefix in client.prefixes() {
+        for prefix in client.0 {
             if let Entry::Occupied(mut count) = self.counts.entry(prefix) {
                 *count.get_mut() -= 1;
                 if *count.get() == 0 {
@@ -151,15 +146,12 @@ impl<T> State<T> {
 
 impl Client {
     fn of(address: IpAddr) -> Self {
-        let (bits, address, network) = match address.to_canonical() {
-            IpAddr::V4(ip) => (ip.to_ipv6_mapped().to_bits(), 128, 120),
-            IpAddr::V6(ip) => (ip.to_bits(), 64, 48),
+        let (bits, lengths) = match address.to_canonical() {
+            // A /32, /24 and /16.
+            IpAddr::V4(ip) => (ip.to_ipv6_mapped().to_bits(), [128, 120, 112]),
+            IpAddr::V6(ip) => (ip.to_bits(), [64, 48, 32]),
         };
-        Self { address: Prefix::of(bits, address), network: Prefix::of(bits, network) }
-    }
-
-    fn prefixes(self) -> [Prefix; 2] {
-        [self.address, self.network]
+        Self(lengths.map(|length| Prefix::of(bits, length)))
     }
 }
 
@@ -170,8 +162,10 @@ impl Prefix {
     }
 }
 
-/// As many jobs of a network count as one of each of its addresses.
-const NEIGHBOURS: usize = 8;
+const LEVELS: usize = 3;
+
+/// The weight of a waiting job, for others of the same address, network and block.
+const WEIGHTS: [usize; LEVELS] = [64, 8, 1];
 
 #[cfg(test)]
 mod tests {
@@ -228,8 +222,19 @@ mod tests {
             assert_eq!(push(&queue, &address(99), "flood"), Queued::Full("flood"));
             assert_eq!(push(&queue, other, "other"), Queued::InPlaceOf("flood"));
             let place = rest(&queue).iter().position(|job| *job == "other");
-            assert_eq!(place, Some(NEIGHBOURS), "{network}");
+            assert_eq!(place, Some(8), "{network}");
         }
+    }
+
+    #[test]
+    fn a_few_networks_do_not_fill_the_queue() {
+        let queue = Queue::new(64);
+        for index in 0..64 {
+            let address = format!("198.51.{}.{index}", index % 8);
+            assert_eq!(push(&queue, &address, "flood"), Queued::Waits);
+        }
+        assert_eq!(push(&queue, "203.0.113.1", "other"), Queued::InPlaceOf("flood"));
+        assert_eq!(rest(&queue).iter().position(|job| *job == "other"), Some(1));
     }
 
     #[test]
