@@ -1485,6 +1485,60 @@ fn a_login_page_hidden_by_another_route_is_an_error() {
 }
 
 #[test]
+fn a_cookie_domain_that_browsers_would_not_accept_is_an_error() {
+    let file = |domain: &str, more: &str| {
+        format!(
+            "[identity]\nissuer = \"https://login.example.com/auth\"\ncookie_domain = \"{domain}\"\n[upstream.app]\nbuiltin = \"echo\"\n\
+             [[route]]\nhost = \"login.example.com\"\npath = \"/auth/*\"\nidentity = true\n{more}"
+        )
+    };
+    assert_snapshot!(rejected(&file("example.org", "")), @r#"
+    error: `cookie_domain` does not contain `login.example.com`, where people log in
+     --> gateway.toml:3:17
+      |
+    2 | issuer = "https://login.example.com/auth"
+      |          -------------------------------- the host of the login
+    3 | cookie_domain = "example.org"
+      |                 ^^^^^^^^^^^^^
+      |
+      = help: browsers accept a cookie only for a domain that contains the host which sets it
+
+    error: gateway.toml: 1 problem
+    "#);
+    for domain in [
+        ".example.com",
+        "com",
+        "",
+        "*.example.com",
+        "https://example.com",
+        "example.com:443",
+        "127.0.0.1",
+        "ple.com",
+    ] {
+        let told = rejected(&file(domain, ""));
+        assert!(told.contains("cookie_domain") && told.contains("1 problem"), "{domain}: {told}");
+    }
+    let told =
+        rejected(&format!("[server]\ntoken_cookie = \"__Host-a\"\n{}", file("example.com", "")));
+    assert!(told.contains("cannot be set for a domain"), "{told}");
+    let told = rejected(&file("example.com", "").replace("https://login", "http://login"));
+    assert!(told.contains("needs an `issuer` with https://"), "{told}");
+    let told = rejected(&file("example.com", "").replace("host = \"login", "host = \"other"));
+    assert!(
+        told.contains(
+            "no route with `identity = true` answers https://login.example.com/auth/login"
+        ),
+        "{told}"
+    );
+    let outside = "[[route]]\nhost = \"app.example.org\"\npath = \"/*\"\nupstream = \"app\"\ntoken_from = [\"cookie\"]\n";
+    let told = Folder::with(&file("example.com", outside)).run(&["check"]);
+    assert!(told.code == 0 && told.err.contains("is outside `example.com`"), "{}", told.err);
+    let inside = outside.replace("app.example.org", "*.Example.com");
+    let told = Folder::with(&file("EXAMPLE.com", &inside)).run(&["check"]);
+    assert!(told.code == 0 && !told.err.contains("outside"), "{}", told.err);
+}
+
+#[test]
 fn invalid_identity_headers() {
     assert_snapshot!(
         rejected(&with_app("[identity_headers]\nConnection = \"sub\"\n\"X Auth\" = \"sub\"\nX-Auth-Group = \"groups..name\"\n")),

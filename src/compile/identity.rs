@@ -12,8 +12,8 @@ use crate::config::file::Text;
 use crate::config::identity::{Identity as Written, NAME};
 use crate::config::value;
 use crate::gateway::token_names::TokenNames;
-use crate::identity::cookie::Cookies;
 use crate::identity::policy::LONGEST_ACCESS_TOKEN;
+use crate::identity::return_to::Sites;
 use crate::identity::texts::Language;
 use crate::identity::{Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
@@ -88,7 +88,8 @@ impl Compiler<'_> {
             mail: mail?,
             languages: languages?,
             brand: Arc::new(brand?),
-            cookies: Cookies { access: names.cookie.clone(), session: names.session.clone() },
+            cookies: names.cookies(),
+            sites: Sites::default(),
         })
     }
 

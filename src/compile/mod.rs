@@ -5,6 +5,7 @@
 
 mod admin;
 mod brand;
+mod cookie_domain;
 mod demands;
 mod destination;
 mod expectations;
@@ -136,6 +137,7 @@ impl Compiler<'_> {
         let (routes, identity_names) = self.routes(&issuers, &counters, &upstreams);
         let owned = OwnedNames::new(&identity_names);
         let askers = self.askers(identity_names);
+        let identity = identity.map(|policy| self.sharing_its_login(policy, &routes));
         let logouts = self.logouts(&issuers);
         let admin_token = self.admin_token();
         self.warn_about_revocations();

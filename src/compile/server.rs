@@ -15,7 +15,7 @@ use crate::config::file::Text;
 use crate::config::value::{self, OneOrMany, SecretRef, Unsupported};
 use crate::gateway::client::{ForwardingHeader, Scheme, TrustedProxies};
 use crate::gateway::snapshot::Tls;
-use crate::gateway::token_names::{OwnOrigin, TokenNames};
+use crate::gateway::token_names::{DOMAIN_COOKIE, OwnOrigin, TokenNames};
 use crate::limit::{Count, KeyKind, Limit, Settings};
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
@@ -288,6 +288,10 @@ impl Compiler<'_> {
 
     pub(super) fn token_names(&mut self) -> TokenNames {
         let (server, mut names) = (&self.file.server, TokenNames::default());
+        names.domain = self.cookie_domain();
+        if names.domain.is_some() {
+            names.name_cookies(DOMAIN_COOKIE);
+        }
         if let Some(cookie) = self.token_name(server.token_cookie.as_ref(), "cookie") {
             names.name_cookies(&cookie);
         }

@@ -37,6 +37,10 @@ pub struct Identity {
     /// The maximum lifetime of a session, however much it is used. Default `"30d"`.
     #[schemars(with = "Option<String>")]
     pub session_lifetime: Option<Text>,
+    /// The domain whose hosts share one login, such as `"example.com"`: the cookies are set for it.
+    /// It must contain the host of `issuer`. Default: none; a login is for one host.
+    #[schemars(with = "Option<String>")]
+    pub cookie_domain: Option<Text>,
     /// How long a key signs before the next one takes over. Default `"90d"`.
     #[schemars(with = "Option<String>")]
     pub key_rotation: Option<Text>,

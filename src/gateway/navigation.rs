@@ -44,10 +44,10 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
 }
 
 fn redirect(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
-    let Some((mount, policy)) = login_for(snapshot, matched, &refusal) else { return refusal };
-    let location = return_to::remembering(&mount.path("/login"), matched.target().sent().as_str());
+    let Some(login) = login_for(snapshot, matched, &refusal) else { return refusal };
+    let location = login.and_back_to(matched.target().sent().as_str());
     let cookies = if has_own_cookie(&matched.parts().headers, &snapshot.rules.token_names) {
-        cookie::clear(policy).to_vec()
+        cookie::clear(login.policy).to_vec()
     } else {
         Vec::new()
     };
@@ -66,14 +66,16 @@ fn redirect_through_proxy(snapshot: &Snapshot, matched: &Matched<'_>, refusal: R
     if !leads_to_login(snapshot, matched, &refusal) {
         return refusal;
     }
-    // The cookie of another host's login would not be sent with requests to this one.
-    if !is_on_issuers_origin(snapshot, matched) {
-        return refusal;
-    }
-    let location = return_to::remembering(
-        &format!("{}/login", policy.issuer),
-        matched.target().sent().as_str(),
-    );
+    // The cookie of another host's login is sent with requests to this one only if they share it.
+    let origin = if is_on_issuers_origin(snapshot, matched) {
+        Some(String::new())
+    } else {
+        let is_https = matched.client().scheme() == Scheme::Https;
+        policy.sites.origin(matched.target().host()).filter(|_| is_https)
+    };
+    let Some(origin) = origin else { return refusal };
+    let login = LoginPage::of_issuer(policy, origin);
+    let location = login.and_back_to(matched.target().sent().as_str());
     // The proxy would lose cookies that are set here.
     let cookies = Vec::new();
     Refusal::Redirect { status: StatusCode::FOUND, location, cookies, refusal: Box::new(refusal) }
@@ -90,13 +92,33 @@ fn is_on_issuers_origin(snapshot: &Snapshot, matched: &Matched<'_>) -> bool {
 /// If a person sends a form to an application, shows a page: where to log in meanwhile, and that
 /// their input is not lost. A redirect would lose it.
 fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refusal) -> Refusal {
-    let Some((mount, policy)) = login_for(snapshot, matched, &refusal) else { return refusal };
+    let Some(login) = login_for(snapshot, matched, &refusal) else { return refusal };
     // Not back to the target of the form: it may accept nothing but forms.
     let (parts, names) = (matched.parts(), &snapshot.rules.token_names);
     let form = own_referer(&parts.headers, matched.target(), matched.client(), names);
     let back = form.map_or_else(|| home_of(matched.route()), str::to_owned);
-    let login = return_to::remembering(&mount.path("/login"), &back);
-    Refusal::Page { page: pages::unsent(login, policy, mount), refusal: Box::new(refusal) }
+    let page = pages::unsent(login.and_back_to(&back), login.policy, &login.mount);
+    Refusal::Page { page, refusal: Box::new(refusal) }
+}
+
+/// A login page, and where it leads back to.
+struct LoginPage<'a> {
+    policy: &'a Policy,
+    mount: Mount,
+    /// The origin of the requested page, if it is not that of the login.
+    origin: String,
+}
+
+impl<'a> LoginPage<'a> {
+    /// The page at the issuer's own URL, which leads back to this origin; empty: to its own.
+    fn of_issuer(policy: &'a Policy, origin: String) -> Self {
+        Self { policy, mount: Mount::at_issuer(&policy.issuer), origin }
+    }
+
+    /// The URL of the page, which leads back to this path.
+    fn and_back_to(&self, path: &str) -> String {
+        return_to::remembering(&self.mount.path("/login"), &format!("{}{path}", self.origin))
+    }
 }
 
 /// The path at which an application probably begins.
@@ -158,12 +180,15 @@ fn login_for<'a>(
     snapshot: &'a Snapshot,
     matched: &Matched<'_>,
     refusal: &Refusal,
-) -> Option<(&'a Mount, &'a Policy)> {
+) -> Option<LoginPage<'a>> {
     if !leads_to_login(snapshot, matched, refusal) {
         return None;
     }
-    let mount = snapshot.routes.mount(matched.target().host())?;
-    Some((mount, snapshot.identity.as_deref()?))
+    let (policy, host) = (snapshot.identity.as_deref()?, matched.target().host());
+    Some(match snapshot.routes.mount(host) {
+        Some(mount) => LoginPage { policy, mount: mount.clone(), origin: String::new() },
+        None => LoginPage::of_issuer(policy, policy.sites.origin(host)?),
+    })
 }
 
 /// Whether a person can log in to pass.

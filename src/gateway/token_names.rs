@@ -1,6 +1,7 @@
 //! Names of tokens outside `Authorization`.
 
 use super::client::Scheme;
+use crate::identity::cookie::Cookies;
 
 /// Names of tokens outside `Authorization`.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct TokenNames {
     pub session: String,
     /// The query parameter.
     pub query: String,
+    /// The domain that the cookies are set for: `[identity] cookie_domain`. `None`: for one host.
+    pub domain: Option<Box<str>>,
     /// The origin of our own pages, from `[identity] issuer`.
     pub issuer: Option<OwnOrigin>,
 }
@@ -27,7 +30,7 @@ pub struct OwnOrigin {
 impl Default for TokenNames {
     fn default() -> Self {
         let [cookie, session, ..] = DEFAULTS.map(str::to_owned);
-        Self { cookie, session, query: "access_token".to_owned(), issuer: None }
+        Self { cookie, session, query: "access_token".to_owned(), domain: None, issuer: None }
     }
 }
 
@@ -36,6 +39,12 @@ impl TokenNames {
     pub fn name_cookies(&mut self, access: &str) {
         access.clone_into(&mut self.cookie);
         self.session = format!("{access}-session");
+    }
+
+    /// The cookies as the built-in issuer sets them.
+    pub fn cookies(&self) -> Cookies {
+        let Self { cookie, session, domain, .. } = self.clone();
+        Cookies { access: cookie, session, domain }
     }
 
     /// Whether a `name=value` pair is one of our cookies: they are never sent to an upstream, and
@@ -57,4 +66,12 @@ impl TokenNames {
 
 /// The names without `token_cookie`; also ours where it names others, so that a changed file leaves
 /// no tokens to upstreams.
-const DEFAULTS: [&str; 2] = ["__Host-portcullis", "__Host-portcullis-session"];
+const DEFAULTS: [&str; 4] = [
+    "__Host-portcullis",
+    "__Host-portcullis-session",
+    "__Secure-portcullis",
+    "__Secure-portcullis-session",
+];
+
+/// The name of the access cookie that is set for a domain: `__Host-` is for one host only.
+pub const DOMAIN_COOKIE: &str = "__Secure-portcullis";

@@ -17,6 +17,8 @@ pub struct Cookies {
     pub access: String,
     /// Holds a refresh token: that name with `-session`.
     pub session: String,
+    /// The domain that they are set for: `[identity] cookie_domain`. `None`: for one host.
+    pub domain: Option<Box<str>>,
 }
 
 /// The cookies of an active session. The access cookie outlives its token: what it says is checked
@@ -24,22 +26,27 @@ pub struct Cookies {
 pub fn set(access_token: &str, refresh_token: &str, policy: &Policy) -> [HeaderValue; 2] {
     let lifetime = policy.refresh_token_ttl.min(policy.session_lifetime);
     [
-        cookie(&policy.cookies.access, access_token, lifetime),
-        cookie(&policy.cookies.session, refresh_token, lifetime),
+        cookie(&policy.cookies.access, access_token, lifetime, policy),
+        cookie(&policy.cookies.session, refresh_token, lifetime, policy),
     ]
 }
 
 /// Removes both cookies.
 pub fn clear(policy: &Policy) -> [HeaderValue; 2] {
-    [&policy.cookies.access, &policy.cookies.session].map(|name| cookie(name, "", Duration::ZERO))
+    [&policy.cookies.access, &policy.cookies.session]
+        .map(|name| cookie(name, "", Duration::ZERO, policy))
 }
 
 /// `SameSite=Lax`: a link from another site arrives with the cookie, a form or a script of another
 /// site sends requests without it.
-fn cookie(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
+fn cookie(name: &str, value: &str, lifetime: Duration, policy: &Policy) -> HeaderValue {
     let seconds = lifetime.as_secs();
-    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; Secure; SameSite=Lax");
-    // Names come from the configuration, where they are checked; tokens are base64url and dots.
+    let domain = policy.cookies.domain.as_deref();
+    let domain = domain.map_or_else(String::new, |domain| format!("Domain={domain}; "));
+    let text = format!(
+        "{name}={value}; Path=/; Max-Age={seconds}; {domain}HttpOnly; Secure; SameSite=Lax"
+    );
+    // Names and the domain come from the configuration, where they are checked; tokens are base64url and dots.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 

@@ -22,6 +22,11 @@ impl Mount {
         Self(path.into())
     }
 
+    /// The mount on the issuer's own host, for pages of other hosts: its paths are URLs.
+    pub fn at_issuer(issuer: &str) -> Self {
+        Self(issuer.into())
+    }
+
     /// The path of an endpoint or page.
     pub fn path(&self, below: &str) -> String {
         format!("{}{below}", self.0)

@@ -20,11 +20,11 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         "GET" => Filled::from_query(request.query.as_deref()),
         _ => Filled::from_form(&request.body),
     };
-    let onwards = |path: &str| see_other(&filled.onwards(&mount.path(path)));
+    let onwards = |path: &str| see_other(&filled.onwards(&mount.path(path), policy));
     match outcome {
         Outcome::Registered { tokens: Some(tokens), return_to, .. }
         | Outcome::LoggedIn { tokens, return_to, .. } => {
-            lead_in(&tokens, return_to::local(return_to.as_deref()), policy)
+            lead_in(&tokens, return_to::allowed(return_to.as_deref(), policy), policy)
         }
         Outcome::Registered { tokens: None, .. } => {
             let done = if policy.verify_email { "verify" } else { "registered" };
@@ -39,7 +39,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::LinkPromised(Purpose::Reset) => onwards("/password/forgot?done=sent"),
         Outcome::LinkPromised(Purpose::Verify | Purpose::Change) => onwards("/login?done=sent"),
         Outcome::EmailVerified { tokens: Some(tokens) } => {
-            lead_in(&tokens, filled.way_back().unwrap_or("/"), policy)
+            lead_in(&tokens, filled.way_back(policy).unwrap_or("/"), policy)
         }
         Outcome::EmailVerified { tokens: None } => onwards("/login?done=verified"),
         Outcome::AlreadyVerified => onwards("/login?done=confirmed"),

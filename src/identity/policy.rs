@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Brand;
 use super::cookie::Cookies;
 use super::mail::MailSettings;
+use super::return_to::Sites;
 use super::texts::Language;
 use crate::token::Algorithm;
 
@@ -50,6 +51,8 @@ pub struct Policy {
     pub brand: Arc<Brand>,
     /// The cookies of a browser's session.
     pub cookies: Cookies,
+    /// The other hosts that a login may lead back to.
+    pub sites: Sites,
 }
 
 /// Who may create an account.

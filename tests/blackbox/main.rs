@@ -21,6 +21,7 @@ mod bearer;
 mod by_mail;
 mod commands;
 mod connections;
+mod cookie_domain;
 mod cookies;
 mod drain;
 mod headers;

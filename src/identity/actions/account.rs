@@ -159,11 +159,11 @@ pub(in crate::identity) fn register_page(
         leads_on: !policy.verify_email,
         ..Form::new(mount, "/register", fields, "Register")
     };
-    form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+    form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
     let login = Link {
         before: Some("Already have an account?"),
         text: "Log in",
-        path: filled.onwards(&mount.path("/login")),
+        path: filled.onwards(&mount.path("/login"), policy),
     };
     Content { title: "Register", lead: None, forms: vec![form], links: vec![login] }
 }

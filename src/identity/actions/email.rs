@@ -205,7 +205,7 @@ pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: 
     let form = |field: Field, button| {
         let mut form = Form::new(mount, "/email/verify", vec![field], button).of_account(filled);
         form.hidden.push(("token", filled.token.clone()));
-        form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+        form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
         Form { leads_on: true, ..form }
     };
     let confirm = form(Field::password("password", "Password").focused(), "Confirm address");

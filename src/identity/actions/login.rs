@@ -155,7 +155,7 @@ pub struct Login {
     /// true: set the tokens as cookies and leave them out of the body.
     #[serde(default, deserialize_with = "flag")]
     pub cookie: bool,
-    /// The path on this site to go to after login.
+    /// Where to go after login: a path on this site, or a page of a host that shares the login.
     pub return_to: Option<String>,
 }
 
@@ -195,20 +195,20 @@ pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &
         fields.push(Field::code());
     }
     let mut form = Form { leads_on: true, ..Form::new(mount, "/login", fields, "Log in") };
-    form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+    form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
     let mut links = Vec::new();
     if policy.mail.is_some() {
         links.push(Link {
             before: None,
             text: "Forgot your password?",
-            path: filled.onwards(&mount.path("/password/forgot")),
+            path: filled.onwards(&mount.path("/password/forgot"), policy),
         });
     }
     if policy.registration == Registration::Open {
         links.push(Link {
             before: Some("Don't have an account?"),
             text: "Register",
-            path: filled.onwards(&mount.path("/register")),
+            path: filled.onwards(&mount.path("/register"), policy),
         });
     }
     Content { title: "Log in", lead: None, forms: vec![form], links }

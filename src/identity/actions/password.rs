@@ -134,7 +134,7 @@ pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: 
     let form = || {
         let fields = vec![Field::email(filled).focused()];
         let mut form = Form::new(mount, "/password/forgot", fields, "Send the link");
-        form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+        form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
         form
     };
     let (lead, forms) = if policy.mail.is_some() {
@@ -158,7 +158,7 @@ pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &
     let fields = vec![Field::new_password("password", "New password", policy).focused()];
     let mut form = Form::new(mount, "/password/reset", fields, "Set password").of_account(filled);
     form.hidden.push(("token", filled.token.clone()));
-    form.hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+    form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
     Content {
         title: "Set a new password",
         lead: Some(

@@ -129,14 +129,15 @@ impl Filled {
         filled
     }
 
-    /// The path to return to, if there is one.
-    pub(in crate::identity) fn way_back(&self) -> Option<&str> {
-        Some(return_to::local(Some(&self.return_to))).filter(|path| *path != "/")
+    /// The page to return to, if there is one.
+    pub(in crate::identity) fn way_back(&self, policy: &Policy) -> Option<&str> {
+        Some(return_to::allowed(Some(&self.return_to), policy)).filter(|path| *path != "/")
     }
 
     /// The path of another page that returns to the same place.
-    pub(in crate::identity) fn onwards(&self, path: &str) -> String {
-        self.way_back().map_or_else(|| path.to_owned(), |back| return_to::remembering(path, back))
+    pub(in crate::identity) fn onwards(&self, path: &str, policy: &Policy) -> String {
+        self.way_back(policy)
+            .map_or_else(|| path.to_owned(), |back| return_to::remembering(path, back))
     }
 }
 
@@ -287,9 +288,9 @@ impl Form {
     }
 
     /// A form that sends the confirmation mail again.
-    pub(in crate::identity) fn resend(filled: &Filled, mount: &Mount) -> Self {
+    pub(in crate::identity) fn resend(filled: &Filled, policy: &Policy, mount: &Mount) -> Self {
         let mut hidden = vec![("email", filled.email.clone())];
-        hidden.extend(filled.way_back().map(|back| ("return_to", back.to_owned())));
+        hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
         Self {
             hidden,
             look: "quiet",

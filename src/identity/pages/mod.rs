@@ -138,7 +138,7 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     };
     content.point_at(&wrong);
     if why.reason == Reason::EmailUnverified {
-        content.forms.push(Form::resend(&filled, mount));
+        content.forms.push(Form::resend(&filled, policy, mount));
     }
     // The password was right, so nothing is wrong yet.
     let notice =
