@@ -3049,7 +3049,7 @@ fn a_missing_database_or_key() {
 
 /// The key is created first: without the marker of a first start, the database would look lost.
 #[test]
-fn a_failed_first_start_leaves_nothing_behind() {
+fn a_failed_first_start_is_continued() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let config = |listen: &str, more: &str| {
