@@ -155,7 +155,7 @@ impl Exchange {
         self.upload = upload;
     }
 
-    /// Records that it was addressed to us and is done, whoever the client was.
+    /// Records that the gateway itself has handled the request, for any client.
     pub fn completed(&mut self) {
         self.decision = Some(Reason::Public);
     }

@@ -248,7 +248,7 @@ fn strip(
 }
 
 /// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
-/// 9113 §8.2.3). Returns whether any of ours were present.
+/// 9113 §8.2.3). Returns whether any were present.
 fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
     let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return false };
     let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
@@ -276,8 +276,8 @@ fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
 /// gateway may set.
 pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welcome: bool) {
     let declared = if trailers_welcome { headers.remove(header::TRAILER) } else { None };
-    // Few responses have any of these: one look at each name is cheaper than a lookup of each of
-    // them.
+    // Few responses have any of these: comparing each name once is cheaper than looking each of
+    // them up.
     if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in connection_names(headers) {
             headers.remove(name);

@@ -16,7 +16,7 @@ impl Upstream {
     /// caused it.
     ///
     /// ```compile_fail
-    /// // A plain request is not enough: an `Outgoing` is made from a permit alone.
+    /// // A plain request is not enough: it takes an `Outgoing`, which only a permit can become.
     /// async fn send(
     ///     upstream: &std::sync::Arc<portcullis::gateway::upstream::Upstream>,
     ///     request: http::Request<portcullis::gateway::body::ClientBody>,

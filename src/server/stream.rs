@@ -30,7 +30,7 @@ pub(super) struct ConnectionState {
     has_body: AtomicBool,
     /// Whether the process is about to end, so that no client may take long.
     lingers_briefly: AtomicBool,
-    /// Whether the client's socket takes no more bytes for now.
+    /// Whether the client's socket currently accepts no bytes.
     is_full: AtomicBool,
     /// Kept here because the socket keeps this `ConnectionState` even after it has become a tunnel.
     _slot: Option<ClientSlot>,

@@ -131,7 +131,7 @@ impl Fields {
         match self.format {
             Format::Json => {
                 self.rest.push(b',');
-                // A name may occur only once in a JSON object; the first three are ours.
+                // A name may occur only once in a JSON object; the first three belong to the gateway.
                 let ours = matches!(name, "timestamp" | "level");
                 json(&mut self.rest, &if ours { format!("field.{name}") } else { name.into() });
                 self.rest.push(b':');

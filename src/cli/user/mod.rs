@@ -26,7 +26,7 @@ use crate::store::AccountRow;
 #[derive(Debug, Subcommand)]
 #[command(after_help = "When a command ends, every gateway that runs on the same store knows.")]
 pub(super) enum Command {
-    /// Add an account. Its password is asked for, or read from standard input.
+    /// Add an account. The command asks for its password, or reads it from standard input.
     Add(AddArguments),
     /// List the accounts.
     List {
