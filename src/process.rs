@@ -302,9 +302,9 @@ fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Rea
 
 /// Returns when every worker serves, or the error of the first one that fails.
 fn start_workers(server: &Arc<Server>, sets: Vec<Listening>) -> io::Result<Vec<JoinHandle<()>>> {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let spawn = |(worker, listeners): (usize, Listening)| {
-        let (server, tell) = (Arc::clone(server), tell.clone());
+        let (server, sender) = (Arc::clone(server), sender.clone());
         std::thread::Builder::new().name(format!("portcullis-{worker}")).spawn(move || {
             let ready = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -320,17 +320,17 @@ fn start_workers(server: &Arc<Server>, sets: Vec<Listening>) -> io::Result<Vec<J
                 });
             match ready {
                 Ok((runtime, listeners)) => {
-                    let _ = tell.send(Ok(()));
+                    let _ = sender.send(Ok(()));
                     runtime.block_on(server.serve(worker, listeners));
                 }
                 // Nobody is waiting if another worker failed earlier.
-                Err(error) => drop(tell.send(Err(error))),
+                Err(error) => drop(sender.send(Err(error))),
             }
         })
     };
     let workers: Vec<_> = sets.into_iter().enumerate().map(spawn).collect::<io::Result<_>>()?;
     for _ in &workers {
-        told.recv().map_err(io::Error::other)??;
+        receiver.recv().map_err(io::Error::other)??;
     }
     Ok(workers)
 }
@@ -525,10 +525,10 @@ fn log_warnings(compiled: &Compiled) {
 async fn on_helper_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     // The caller may be gone.
-    start_helper_thread(move || drop(tell.send(work())))?;
-    told.await.map_err(|_| io::Error::other("it panicked; the message is on standard error"))
+    start_helper_thread(move || drop(sender.send(work())))?;
+    receiver.await.map_err(|_| io::Error::other("it panicked; the message is on standard error"))
 }
 
 fn start_helper_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {

@@ -73,11 +73,11 @@ impl Folder {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Told {
-        self.told(&self.command(arguments).output().expect("the binary runs"))
+    fn run(&self, arguments: &[&str]) -> RunResult {
+        self.result(&self.command(arguments).output().expect("the binary runs"))
     }
 
-    fn run_with_input(&self, arguments: &[&str], input: &str) -> Told {
+    fn run_with_input(&self, arguments: &[&str], input: &str) -> RunResult {
         let mut command = self.command(arguments);
         let mut child = command
             .stdin(Stdio::piped())
@@ -91,10 +91,10 @@ impl Folder {
             .expect("a pipe")
             .write_all(input.as_bytes())
             .expect("it reads its input");
-        self.told(&child.wait_with_output().expect("it ends"))
+        self.result(&child.wait_with_output().expect("it ends"))
     }
 
-    fn told(&self, output: &Output) -> Told {
+    fn result(&self, output: &Output) -> RunResult {
         let text = |bytes: &[u8]| -> String {
             // Some lines of a multi-line help end with spaces.
             let text = std::str::from_utf8(bytes)
@@ -102,30 +102,30 @@ impl Folder {
                 .replace(&self.path().display().to_string(), "[folder]");
             text.split('\n').map(str::trim_end).collect::<Vec<_>>().join("\n")
         };
-        let told = Told {
+        let result = RunResult {
             code: output.status.code().expect("it ends by itself"),
             out: text(&output.stdout),
             err: text(&output.stderr),
         };
         for trace in ["panicked", "RUST_BACKTRACE", "src/", ".rs:"] {
             assert!(
-                !told.err.contains(trace) && !told.out.contains(trace),
-                "a stack trace, or something like it: {told:?}"
+                !result.err.contains(trace) && !result.out.contains(trace),
+                "a stack trace, or something like it: {result:?}"
             );
         }
-        told
+        result
     }
 }
 
 /// The result of a run.
 #[derive(Debug)]
-struct Told {
+struct RunResult {
     code: i32,
     out: String,
     err: String,
 }
 
-impl Told {
+impl RunResult {
     /// Its standard output, if it succeeded.
     fn ok(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
@@ -224,12 +224,12 @@ fn a_wrong_command_line_exits_2() {
         &["token", "mint", "--issuer", "local", "--sub", "alice", "--algorithm", "RS256"],
         &["completions", "teletype"],
     ] {
-        let told = folder.run(arguments);
-        assert_eq!((told.code, told.out.as_str()), (2, ""), "{arguments:?}: {}", told.err);
+        let output = folder.run(arguments);
+        assert_eq!((output.code, output.out.as_str()), (2, ""), "{arguments:?}: {}", output.err);
         assert!(
-            told.err.starts_with("error: ") || told.err.contains("Usage: portcullis"),
+            output.err.starts_with("error: ") || output.err.contains("Usage: portcullis"),
             "{arguments:?}: {}",
-            told.err
+            output.err
         );
     }
     assert_snapshot!(folder.run(&["chekc"]).err, @r"
@@ -260,7 +260,7 @@ fn the_configuration_file_comes_from_the_argument_the_variable_or_the_default() 
         .env("PORTCULLIS_CONFIG", "other.toml")
         .output()
         .expect("the binary runs");
-    assert_snapshot!(folder.told(&by_variable).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
+    assert_snapshot!(folder.result(&by_variable).ok(), @"other.toml: ok: 1 route, 0 issuers, 1 upstream, 0 limits, 1 test passed");
 }
 
 #[test]
@@ -396,8 +396,8 @@ fn bash_completes_file_names_only_for_file_arguments() {
 fn check_accepts_the_file_as_an_argument() {
     let folder = Folder::with("[[route]]\n");
     folder.write("other.toml", APP);
-    let told = folder.run(&["check", "other.toml"]).ok();
-    assert!(told.starts_with("other.toml: ok: 1 route"), "{told}");
+    let output = folder.run(&["check", "other.toml"]).ok();
+    assert!(output.starts_with("other.toml: ok: 1 route"), "{output}");
 }
 
 /// A file with one cause for a hundred thousand bad lines fits on a screen.
@@ -407,11 +407,15 @@ fn an_import_shows_the_first_bad_lines_and_counts_the_others() {
         "[identity]\nissuer = \"https://app.test/auth\"\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
     ));
     folder.write("users.csv", format!("email,password_hash\n{}", "nobody,\n".repeat(100_000)));
-    let told = folder.run(&["user", "import", "users.csv"]);
-    assert_eq!(told.code, 1, "{}", told.err);
-    assert!(told.err.contains("because of errors in 100000 lines:\n  line 2: "), "{}", told.err);
-    assert_eq!(told.err.matches("\n  line ").count(), 20, "{}", told.err);
-    assert!(told.err.ends_with("\n  … and 99980 more\n"), "{}", told.err);
+    let output = folder.run(&["user", "import", "users.csv"]);
+    assert_eq!(output.code, 1, "{}", output.err);
+    assert!(
+        output.err.contains("because of errors in 100000 lines:\n  line 2: "),
+        "{}",
+        output.err
+    );
+    assert_eq!(output.err.matches("\n  line ").count(), 20, "{}", output.err);
+    assert!(output.err.ends_with("\n  … and 99980 more\n"), "{}", output.err);
 }
 
 /// Runs a command on a terminal, as `script` of util-linux makes one.
@@ -434,11 +438,14 @@ fn colours_are_used_only_in_capable_terminals() {
     let folder = Folder::with(APP);
     folder.write("wrong.toml", "[[route]]\n");
     for arguments in ["explain GET /", "check wrong.toml"] {
-        let told = on_a_terminal(&folder, arguments, &[]);
-        assert!(told.contains('\u{1b}'), "{told}");
+        let output = on_a_terminal(&folder, arguments, &[]);
+        assert!(output.contains('\u{1b}'), "{output}");
         for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
-            let told = on_a_terminal(&folder, arguments, &[variable]);
-            assert!(!told.contains('\u{1b}') && told.contains("route"), "{variable:?}: {told}");
+            let output = on_a_terminal(&folder, arguments, &[variable]);
+            assert!(
+                !output.contains('\u{1b}') && output.contains("route"),
+                "{variable:?}: {output}"
+            );
         }
     }
     assert!(!folder.run(&["explain", "GET", "/"]).ok().contains('\u{1b}'));
@@ -454,8 +461,8 @@ fn a_closed_standard_output_is_not_an_error() {
         .spawn()
         .expect("the binary runs");
     drop(child.stdout.take());
-    let told = folder.told(&child.wait_with_output().expect("it ends"));
-    assert_eq!((told.code, told.err.as_str()), (0, ""));
+    let output = folder.result(&child.wait_with_output().expect("it ends"));
+    assert_eq!((output.code, output.err.as_str()), (0, ""));
 }
 
 // --- files that cannot be read
@@ -476,7 +483,7 @@ fn a_missing_file() {
 #[test]
 fn every_command_that_reads_the_file_exits_78_without_it() {
     let folder = Folder::new();
-    let told = folder.run(&["check"]).rejected();
+    let output = folder.run(&["check"]).rejected();
     for arguments in [
         &["run"][..],
         &[],
@@ -484,7 +491,7 @@ fn every_command_that_reads_the_file_exits_78_without_it() {
         &["token", "mint", "--issuer", "local", "--sub", "alice"],
         &["healthcheck"],
     ] {
-        assert_eq!(folder.run(arguments).rejected(), told, "{arguments:?}");
+        assert_eq!(folder.run(arguments).rejected(), output, "{arguments:?}");
     }
 }
 
@@ -790,9 +797,9 @@ fn a_misspelt_key_is_one_problem() {
     ] {
         let folder = Folder::with(&file.replacen(right, wrong, 1));
         folder.write_private("s", "01234567890123456789012345678901");
-        let told = folder.run(&["check"]).rejected();
-        assert!(told.contains("gateway.toml: 1 problem\n"), "{wrong}: {told}");
-        assert!(told.contains("did you mean"), "{wrong}: {told}");
+        let output = folder.run(&["check"]).rejected();
+        assert!(output.contains("gateway.toml: 1 problem\n"), "{wrong}: {output}");
+        assert!(output.contains("did you mean"), "{wrong}: {output}");
     }
 }
 
@@ -803,12 +810,12 @@ fn a_start_with_a_misspelt_key_creates_no_secret() {
         "[issuer.app]\nissuer = \"https://app.test\"\naudience = [\"a\"]\nalgorithms = [\"HS256\"]\n\
          secret = { file = \"s\", craete = true }\n",
     ));
-    let told = folder.run(&["run"]);
-    assert_eq!(told.code, 78, "{}", told.err);
+    let output = folder.run(&["run"]);
+    assert_eq!(output.code, 78, "{}", output.err);
     assert!(
-        told.err.contains("did you mean `create`?") && told.err.contains("1 problem"),
+        output.err.contains("did you mean `create`?") && output.err.contains("1 problem"),
         "{}",
-        told.err
+        output.err
     );
     assert!(!folder.path().join("s").exists());
 }
@@ -827,8 +834,8 @@ fn a_misspelt_section_is_reported_as_a_section() {
         ("[server]\nlisten_on = 1\n", "unknown key `listen_on` in `[server]`", "`listen`"),
     ];
     for (text, message, help) in cases {
-        let told = rejected(&with_app(text));
-        assert!(told.contains(message) && told.contains(help), "{text}: {told}");
+        let output = rejected(&with_app(text));
+        assert!(output.contains(message) && output.contains(help), "{text}: {output}");
     }
 }
 
@@ -841,11 +848,11 @@ fn no_hint_suggests_an_unsupported_key() {
         "streams = 1\n",
         "[[route]]\npath = \"/a\"\nupstream = \"app\"\nstream = \"session\"\n",
     ] {
-        let told = rejected(&with_app(text));
+        let output = rejected(&with_app(text));
         for refused in
             ["`proxy_protocol`", "`redis`", "`streams` belongs", "did you mean `streams`"]
         {
-            assert!(!told.contains(refused), "{text}: {told}");
+            assert!(!output.contains(refused), "{text}: {output}");
         }
     }
 }
@@ -860,10 +867,10 @@ fn a_file_in_another_language_is_recognised() {
             "an nginx configuration",
         ),
     ] {
-        let told = rejected(text);
+        let output = rejected(text);
         let wanted = format!("error: the file looks like {name}; expected TOML\n");
-        assert!(told.starts_with(&wanted) && told.contains("1 problem\n"), "{told}");
-        assert!(told.contains("[server]") && !told.contains("hunter2"), "{told}");
+        assert!(output.starts_with(&wanted) && output.contains("1 problem\n"), "{output}");
+        assert!(output.contains("[server]") && !output.contains("hunter2"), "{output}");
     }
 }
 
@@ -879,15 +886,15 @@ fn paths_in_the_syntax_of_other_routers_cause_a_warning() {
     ] {
         let route =
             format!("[[route]]\npath = \"{path}\"\nupstream = \"app\"\naccess = \"public\"\n");
-        let told = warned(&with_app(&route));
-        assert!(told.contains(&format!("`{segment}` matches only")), "{path}: {told}");
-        assert!(told.contains(help) && told.contains("1 warning"), "{path}: {told}");
+        let output = warned(&with_app(&route));
+        assert!(output.contains(&format!("`{segment}` matches only")), "{path}: {output}");
+        assert!(output.contains(help) && output.contains("1 warning"), "{path}: {output}");
     }
     for path in ["/users/{id}", "/odata/$metadata", "/c++", "/Users(1)", "/a:b", "/"] {
         let route =
             format!("[[route]]\npath = \"{path}\"\nupstream = \"app\"\naccess = \"public\"\n");
-        let told = Folder::with(&with_app(&route)).run(&["check"]);
-        assert!(told.code == 0 && told.err.is_empty(), "{path}: {}", told.err);
+        let output = Folder::with(&with_app(&route)).run(&["check"]);
+        assert!(output.code == 0 && output.err.is_empty(), "{path}: {}", output.err);
     }
 }
 
@@ -1087,9 +1094,9 @@ fn an_upstream_that_no_route_uses() {
     let folder = Folder::with(&format!(
         "{APP}\n[upstream.old]\nurl = \"http://127.0.0.1:3000\"\n\n[limit.old]\nrequests = 5\nper = \"1m\"\n"
     ));
-    let told = folder.run(&["check"]);
-    assert_snapshot!(told.out, @"gateway.toml: ok: 1 route, 0 issuers, 2 upstreams, 1 limit, no tests");
-    assert_snapshot!(told.warned(), @r"
+    let output = folder.run(&["check"]);
+    assert_snapshot!(output.out, @"gateway.toml: ok: 1 route, 0 issuers, 2 upstreams, 1 limit, no tests");
+    assert_snapshot!(output.warned(), @r"
     warning: no route uses upstream `old`
       --> gateway.toml:11:11
        |
@@ -1293,9 +1300,9 @@ fn a_certificate_that_does_not_match_its_key() {
     error: gateway.toml: 1 problem
     "#);
     folder.write("tls.crt", made.signing_key.serialize_pem());
-    let told = folder.run(&["check"]).rejected();
-    assert!(!told.contains("PRIVATE KEY-----"), "{told}");
-    assert_snapshot!(told, @r#"
+    let output = folder.run(&["check"]).rejected();
+    assert!(!output.contains("PRIVATE KEY-----"), "{output}");
+    assert_snapshot!(output, @r#"
     error: expected a certificate, found a private key: are the two files swapped?
      --> gateway.toml:2:15
       |
@@ -1310,11 +1317,11 @@ fn a_certificate_that_does_not_match_its_key() {
 fn two_issuers_with_the_same_iss() {
     let text = "[identity]\nissuer = \"https://app.test/\"\n[issuer.corp]\nissuer = \"https://app.test\"\naudience = [\"a\"]\n\
                 algorithms = [\"HS256\"]\nsecret = \"01234567890123456789012345678901\"\ninsecure_inline_secret = true\n";
-    let told = rejected(&with_app(text));
+    let output = rejected(&with_app(text));
     assert!(
-        told.contains("accept the same tokens")
-            && told.contains("each issuer has exactly one section"),
-        "{told}"
+        output.contains("accept the same tokens")
+            && output.contains("each issuer has exactly one section"),
+        "{output}"
     );
 }
 
@@ -1325,18 +1332,18 @@ fn unconfirmed_addresses_cause_a_warning() {
             "[identity]\nissuer = \"https://app.test/auth\"\n{lines}\n[[route]]\npath = \"/auth/*\"\nidentity = true\n"
         ))
     };
-    let told = warned(&file("registration = \"open\""));
+    let output = warned(&file("registration = \"open\""));
     assert!(
-        told.contains("another person's address") && told.contains("set `verify_email = true`"),
-        "{told}"
+        output.contains("another person's address") && output.contains("set `verify_email = true`"),
+        "{output}"
     );
     for lines in [
         "",
         "registration = \"open\"\ntoken_claims = [\"name\"]",
         "registration = \"open\"\nverify_email = true\nmail = { folder = \"mail\" }",
     ] {
-        let told = Folder::with(&file(lines)).run(&["check"]);
-        assert!(told.code == 0 && !told.err.contains("address"), "{lines}: {}", told.err);
+        let output = Folder::with(&file(lines)).run(&["check"]);
+        assert!(output.code == 0 && !output.err.contains("address"), "{lines}: {}", output.err);
     }
 }
 
@@ -1371,11 +1378,11 @@ fn an_issuer_not_reachable_at_its_url_causes_a_warning() {
 
     warning: gateway.toml: 1 warning
     "#);
-    let told = warned(&file(
+    let output = warned(&file(
         "https://app.test/auth",
         "[[route]]\nhost = \"login.test\"\npath = \"/auth/*\"\nidentity = true\n",
     ));
-    assert!(told.contains("is not reachable at its URL"), "{told}");
+    assert!(output.contains("is not reachable at its URL"), "{output}");
     for (issuer, route) in [
         ("https://app.test/auth", "[[route]]\npath = \"/auth/*\"\nidentity = true\n"),
         (
@@ -1388,8 +1395,12 @@ fn an_issuer_not_reachable_at_its_url_causes_a_warning() {
             "[[route]]\npath = \"/a/*\"\nidentity = true\n[[route]]\npath = \"/auth/*\"\nidentity = true\n",
         ),
     ] {
-        let told = Folder::with(&file(issuer, route)).run(&["check"]);
-        assert!(told.code == 0 && !told.err.contains("issuer"), "{issuer} {route}: {}", told.err);
+        let output = Folder::with(&file(issuer, route)).run(&["check"]);
+        assert!(
+            output.code == 0 && !output.err.contains("issuer"),
+            "{issuer} {route}: {}",
+            output.err
+        );
     }
 }
 
@@ -1414,17 +1425,17 @@ fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
 
     warning: gateway.toml: 1 warning
     "#);
-    let told = warned(&file(&route("\"GET\"")));
+    let output = warned(&file(&route("\"GET\"")));
     assert!(
-        told.contains("receives no POST here: `/")
-            && told.contains("`/login`")
-            && told.contains("2 warnings"),
-        "{told}"
+        output.contains("receives no POST here: `/")
+            && output.contains("`/login`")
+            && output.contains("2 warnings"),
+        "{output}"
     );
     // Two routes with the same path may share the methods.
-    let told =
+    let output =
         Folder::with(&file(&(route("\"GET\"") + &route("\"POST\", \"DELETE\"")))).run(&["check"]);
-    assert!(told.code == 0 && !told.err.contains("receives no"), "{}", told.err);
+    assert!(output.code == 0 && !output.err.contains("receives no"), "{}", output.err);
 }
 
 /// The host's own `/*` would respond to the login page with another redirect.
@@ -1464,8 +1475,8 @@ fn a_login_page_hidden_by_another_route_is_an_error() {
         application("host = \"app.localhost\"\nenforce = false"),
         application("host = \"app.localhost\"\nmethods = [\"POST\"]"),
     ] {
-        let told = Folder::with(&file(&accepted)).run(&["check"]);
-        assert_eq!(told.code, 0, "{accepted}: {}", told.err);
+        let output = Folder::with(&file(&accepted)).run(&["check"]);
+        assert_eq!(output.code, 0, "{accepted}: {}", output.err);
     }
     let public_below = "[[route]]\nhost = \"*.localhost\"\npath = \"/auth/*\"\nupstream = \"app\"\naccess = \"public\"\n";
     for (refused, hider) in [
@@ -1477,10 +1488,10 @@ fn a_login_page_hidden_by_another_route_is_an_error() {
             "/auth/login",
         ),
     ] {
-        let told = rejected(&file(&refused));
+        let output = rejected(&file(&refused));
         let wanted = format!("route `{hider}` hides the login page `/auth/login` on its host");
-        assert_eq!(told.matches(&wanted).count(), 1, "{refused}: {told}");
-        assert!(told.contains("1 problem"), "{told}");
+        assert_eq!(output.matches(&wanted).count(), 1, "{refused}: {output}");
+        assert!(output.contains("1 problem"), "{output}");
     }
 }
 
@@ -1648,17 +1659,17 @@ fn invalid_upstream_urls() {
         ("http://", "cannot be read", "write scheme, host and port"),
         (r"http:\\app", "does not begin with https:// or http://", "write scheme, host and port"),
     ] {
-        let told = rejected(&format!(
+        let output = rejected(&format!(
             "[upstream.app]\nurl = '{url}'\n[[route]]\npath = '/*'\nupstream = 'app'\naccess = 'public'\n"
         ));
-        assert!(told.contains(problem) && told.contains(help), "{url}: {told}");
+        assert!(output.contains(problem) && output.contains(help), "{url}: {output}");
     }
 }
 
 /// Each points at its error and says what to do.
 #[test]
 fn invalid_key_urls() {
-    let told = |lines: &str| rejected(&with_keys(lines));
+    let output = |lines: &str| rejected(&with_keys(lines));
     for (lines, problem, help) in [
         (
             "jwks_url = \"login.example.com/keys\"",
@@ -1710,8 +1721,8 @@ fn invalid_key_urls() {
             "it is for `discovery` and `jwks_url`",
         ),
     ] {
-        let told = told(lines);
-        assert!(told.contains(problem) && told.contains(help), "{lines}: {told}");
+        let output = output(lines);
+        assert!(output.contains(problem) && output.contains(help), "{lines}: {output}");
     }
     let hmac = with_keys("discovery = true").replace("\"ES256\"", "\"HS256\"");
     assert!(rejected(&hmac).contains("an HMAC algorithm cannot be combined with public keys"));
@@ -1892,16 +1903,16 @@ fn a_file_that_is_not_a_jwk_set() {
     error: gateway.toml: 1 problem
     "#);
     folder.write("keys.json", "{\"keys\": []}");
-    let told = folder.run(&["check"]).rejected();
-    assert!(told.contains("keys.json") && told.contains(": 1 problem\n"), "{told}");
-    assert!(!told.contains("the warnings say"), "there are no warnings to look at:\n{told}");
+    let output = folder.run(&["check"]).rejected();
+    assert!(output.contains("keys.json") && output.contains(": 1 problem\n"), "{output}");
+    assert!(!output.contains("the warnings say"), "there are no warnings to look at:\n{output}");
     folder.write(
         "keys.json",
         r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ", "kid": "hmac"}]}"#,
     );
-    let told = folder.run(&["check"]).rejected();
-    assert!(!told.contains("c2VjcmV0"), "{told}");
-    assert_snapshot!(told, @r#"
+    let output = folder.run(&["check"]).rejected();
+    assert!(!output.contains("c2VjcmV0"), "{output}");
+    assert_snapshot!(output, @r#"
     error: key 0 (kid "hmac") of the set is not used: it is a shared secret (kty oct), which a key set must not publish; put a secret in `secret`
      --> gateway.toml:5:13
       |
@@ -1924,9 +1935,9 @@ fn a_file_that_is_not_a_jwk_set() {
 fn a_secret_that_is_shorter_than_the_hash() {
     let folder = Folder::with(&with_protected("").replace(", create = true", ""));
     folder.write_private("local.secret", "hunter2\n");
-    let told = folder.run(&["check"]).rejected();
-    assert!(!told.contains("hunter2"), "{told}");
-    assert_snapshot!(told, @r#"
+    let output = folder.run(&["check"]).rejected();
+    assert!(!output.contains("hunter2"), "{output}");
+    assert_snapshot!(output, @r#"
     error: the secret has 7 bytes; these algorithms need 32
      --> gateway.toml:6:10
       |
@@ -1945,9 +1956,9 @@ fn a_secret_that_other_users_can_read() {
     let folder = Folder::with(&with_protected("").replace(", create = true", ""));
     let secret = folder.write("local.secret", "a secret of more than thirty-two bytes\n");
     fs::set_permissions(secret, fs::Permissions::from_mode(0o644)).expect("a mode");
-    let told = folder.run(&["check"]).warned();
-    assert!(!told.contains("thirty-two"), "{told}");
-    assert_snapshot!(told, @r#"
+    let output = folder.run(&["check"]).warned();
+    assert!(!output.contains("thirty-two"), "{output}");
+    assert_snapshot!(output, @r#"
     warning: other users can access `./local.secret` (mode 644)
      --> gateway.toml:6:19
       |
@@ -1985,9 +1996,9 @@ fn missing_secrets() {
 
     error: gateway.toml: 1 problem
     "#);
-    let told =
+    let output =
         rejected(&missing.replace("{ file = \"local.secret\" }", "{ path = \"local.secret\" }"));
-    assert!(told.contains("`{ env = \"NAME\" }` or `{ file = \"path\" }`"), "{told}");
+    assert!(output.contains("`{ env = \"NAME\" }` or `{ file = \"path\" }`"), "{output}");
 }
 
 /// A secret in the file is never shown, whatever is wrong with the file.
@@ -1997,9 +2008,9 @@ fn a_literal_secret_is_refused_and_never_shown() {
     const SECRET: &str = "correct-horse-battery-staple-and-more";
     let inline = with_protected("")
         .replace("{ file = \"local.secret\", create = true }", &format!("\"{SECRET}\""));
-    let told = rejected(&inline);
-    assert!(!told.contains(SECRET), "{told}");
-    assert_snapshot!(told, @r#"
+    let output = rejected(&inline);
+    assert!(!output.contains(SECRET), "{output}");
+    assert_snapshot!(output, @r#"
     error: the secret is in the configuration file
      --> gateway.toml:6:10
       |
@@ -2026,7 +2037,7 @@ fn a_literal_secret_is_refused_and_never_shown() {
         ),
         ("before a syntax error", format!("{inline}\n[server\n")),
         (
-            "in a line that is no TOML",
+            "in a line that is not TOML",
             inline.replace(&format!("\"{SECRET}\""), &format!("\"{SECRET}")),
         ),
         ("without quotes", inline.replace(&format!("\"{SECRET}\""), SECRET)),
@@ -2068,14 +2079,14 @@ fn a_literal_secret_is_refused_and_never_shown() {
             ),
         ),
     ] {
-        let told = Folder::with(&text).run(&["check"]);
+        let output = Folder::with(&text).run(&["check"]);
         assert!(
-            !told.err.contains(SECRET) && !told.out.contains(SECRET),
+            !output.err.contains(SECRET) && !output.out.contains(SECRET),
             "a secret {what}: {}{}",
-            told.out,
-            told.err
+            output.out,
+            output.err
         );
-        assert!(told.code == 78 || what == "permitted", "a secret {what}: {told:?}");
+        assert!(output.code == 78 || what == "permitted", "a secret {what}: {output:?}");
         let explained = Folder::with(&text).run(&["explain", "GET", "/"]);
         assert!(
             !explained.err.contains(SECRET) && !explained.out.contains(SECRET),
@@ -2250,11 +2261,11 @@ fn each_key_that_is_not_supported_yet_is_refused_alone() {
         ("[[route]]", "streams = \"token\""),
     ] {
         let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
-        let told =
+        let output =
             rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));
         assert!(
-            told.contains("is not supported yet") && told.contains("1 problem\n"),
-            "{section} {line}: {told}"
+            output.contains("is not supported yet") && output.contains("1 problem\n"),
+            "{section} {line}: {output}"
         );
     }
 }
@@ -2418,15 +2429,16 @@ expect = { status = 401, reason = "credentials_missing" }
 #[test]
 fn explain_describes_every_step() {
     let folder = Folder::with(include_str!("../gateway.toml"));
-    let told = folder.run(&["explain", "GET", "http://app.example.com/public/../admin/users"]).ok();
-    assert_snapshot!(told, @r"
+    let output =
+        folder.run(&["explain", "GET", "http://app.example.com/public/../admin/users"]).ok();
+    assert_snapshot!(output, @r"
     ok  client        127.0.0.1 over http: the peer address, since the peer is not in trusted_proxies
     NO  target        the path has a dot segment
     refuse: 400 target_ambiguous
     ");
     let claims = r#"{"sub": "alice", "roles": ["user"], "email": "alice@example.com", "email_verified": false}"#;
-    let told = folder.run(&["explain", "POST", "/admin/users", "--claims", claims]).ok();
-    assert_snapshot!(told, @r"
+    let output = folder.run(&["explain", "POST", "/admin/users", "--claims", claims]).ok();
+    assert_snapshot!(output, @r"
     ok  client        127.0.0.1 over http: the peer address, since the peer is not in trusted_proxies
     ok  target        host `localhost`, path `/admin/users`, received as `/admin/users`
     ok  route         `admin`: any host, longest matching subtree (1 literal segment), any method
@@ -2437,15 +2449,15 @@ fn explain_describes_every_step() {
     refuse: 403 role_missing
     ");
     // A field that the client sent with the same value counts as set by the gateway.
-    let told = folder
+    let output = folder
         .run(&["explain", "GET", "/reports/q3", "--claims", claims, "-H", "X-Auth-User: alice"])
         .ok();
     assert!(
-        told.contains("set           x-auth-user: alice")
-            && told.contains("removed       x-auth-user"),
-        "{told}"
+        output.contains("set           x-auth-user: alice")
+            && output.contains("removed       x-auth-user"),
+        "{output}"
     );
-    let told = folder
+    let output = folder
         .run(&[
             "explain",
             "GET",
@@ -2458,7 +2470,7 @@ fn explain_describes_every_step() {
             "Cookie: a=b",
         ])
         .ok();
-    assert_snapshot!(without_ids(&told), @r"
+    assert_snapshot!(without_ids(&output), @r"
     ok  client        127.0.0.1 over http: the peer address, since the peer is not in trusted_proxies
     ok  target        host `localhost`, path `/reports/q3`, received as `/reports/q3`
     ok  route         `app`: any host, longest matching subtree (0 literal segments), any method
@@ -2480,14 +2492,14 @@ fn explain_describes_every_step() {
 }
 
 /// The ids of an exchange are random.
-fn without_ids(told: &str) -> String {
+fn without_ids(output: &str) -> String {
     let line = |line: &str| match line.split_once(": ") {
         Some((name, _)) if name.ends_with("x-request-id") || name.ends_with("traceparent") => {
             format!("{name}: [random]\n")
         }
         _ => format!("{line}\n"),
     };
-    told.lines().map(line).collect()
+    output.lines().map(line).collect()
 }
 
 #[test]
@@ -2498,7 +2510,7 @@ fn explain_prints_json() {
             .expect("JSON")
     };
     let claims = r#"{"sub": "root", "roles": ["user", "admin"]}"#;
-    let told = ask(&[
+    let output = ask(&[
         "GET",
         "http://app.example.com/admin/users?page=2",
         "--claims",
@@ -2512,49 +2524,49 @@ fn explain_prints_json() {
         value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(
-        keys(&told),
+        keys(&output),
         "client headers issuer reason roles route status steps subject target verdict"
     );
-    assert_eq!(told["verdict"], "allow");
-    assert_eq!(told["status"], 200);
-    assert_eq!(told["reason"], "authorized");
-    assert_eq!(told["route"], "admin");
-    assert_eq!(told["client"], "203.0.113.7");
-    assert_eq!(told["issuer"], "identity");
-    assert_eq!(told["subject"], "root");
-    assert_eq!(told["roles"], json!(["user", "admin"]));
-    assert_eq!(keys(&told["headers"]), "removed set");
-    assert_eq!(told["headers"]["set"]["x-auth-user"], "root");
-    assert_eq!(told["headers"]["set"]["x-auth-roles"], "user,admin");
-    assert_eq!(told["headers"]["removed"], json!(["x_auth_user"]));
-    assert_eq!(keys(&told["steps"][0]), "detail outcome step");
+    assert_eq!(output["verdict"], "allow");
+    assert_eq!(output["status"], 200);
+    assert_eq!(output["reason"], "authorized");
+    assert_eq!(output["route"], "admin");
+    assert_eq!(output["client"], "203.0.113.7");
+    assert_eq!(output["issuer"], "identity");
+    assert_eq!(output["subject"], "root");
+    assert_eq!(output["roles"], json!(["user", "admin"]));
+    assert_eq!(keys(&output["headers"]), "removed set");
+    assert_eq!(output["headers"]["set"]["x-auth-user"], "root");
+    assert_eq!(output["headers"]["set"]["x-auth-roles"], "user,admin");
+    assert_eq!(output["headers"]["removed"], json!(["x_auth_user"]));
+    assert_eq!(keys(&output["steps"][0]), "detail outcome step");
 
-    let told = ask(&["GET", "/admin/users", "--claims", r#"{"sub": "alice"}"#]);
+    let output = ask(&["GET", "/admin/users", "--claims", r#"{"sub": "alice"}"#]);
     assert_eq!(
-        (&told["verdict"], &told["status"], &told["reason"]),
+        (&output["verdict"], &output["status"], &output["reason"]),
         (&json!("refuse"), &json!(403), &json!("role_missing"))
     );
     assert_eq!(
-        keys(&told),
+        keys(&output),
         "client headers issuer reason roles route status steps subject target verdict"
     );
 
-    let told = ask(&["GET", "/admin/users"]);
+    let output = ask(&["GET", "/admin/users"]);
     assert_eq!(
-        (&told["verdict"], &told["status"], &told["reason"]),
+        (&output["verdict"], &output["status"], &output["reason"]),
         (&json!("refuse"), &json!(401), &json!("credentials_missing"))
     );
-    assert_eq!((&told["issuer"], &told["subject"]), (&Value::Null, &Value::Null));
+    assert_eq!((&output["issuer"], &output["subject"]), (&Value::Null, &Value::Null));
 
-    let told = ask(&["GET", "/a#b"]);
+    let output = ask(&["GET", "/a#b"]);
     assert_eq!(
-        (&told["verdict"], &told["status"], &told["reason"]),
+        (&output["verdict"], &output["status"], &output["reason"]),
         (&json!("refuse"), &json!(400), &json!("target_ambiguous"))
     );
 
-    let told = ask(&["GET", "/public/x"]);
+    let output = ask(&["GET", "/public/x"]);
     assert_eq!(
-        (&told["verdict"], &told["status"], &told["reason"]),
+        (&output["verdict"], &output["status"], &output["reason"]),
         (&json!("allow"), &json!(200), &json!("public"))
     );
 }
@@ -2601,16 +2613,16 @@ access   = "public"
         for field in &fields {
             arguments.extend(["-H", field]);
         }
-        let told: Value = serde_json::from_str(&folder.run(&arguments).ok()).expect("JSON");
+        let output: Value = serde_json::from_str(&folder.run(&arguments).ok()).expect("JSON");
         assert_eq!(
-            (&told["verdict"], &told["status"], &told["reason"]),
+            (&output["verdict"], &output["status"], &output["reason"]),
             (&json!("refuse"), &json!(status), &json!(reason)),
-            "{method} {url} {told:#}"
+            "{method} {url} {output:#}"
         );
     }
-    let told = folder.run(&["explain", "--json", "GET", "/data/?next=https://app.example.com/x"]);
-    let told: Value = serde_json::from_str(&told.ok()).expect("JSON");
-    assert_eq!((&told["verdict"], &told["target"]), (&json!("allow"), &json!("/data/")));
+    let output = folder.run(&["explain", "--json", "GET", "/data/?next=https://app.example.com/x"]);
+    let output: Value = serde_json::from_str(&output.ok()).expect("JSON");
+    assert_eq!((&output["verdict"], &output["target"]), (&json!("allow"), &json!("/data/")));
 }
 
 /// Assumed claims count as a token in a place that the route reads, so the origin rule applies.
@@ -2650,16 +2662,16 @@ expect  = {{ status = {status} }}
     }
     let folder = Folder::with(&test("", 403));
     let claims = r#"{"sub": "alice"}"#;
-    let told = folder.run(&["explain", "--json", "POST", "/orders", "--claims", claims]).ok();
-    let told: Value = serde_json::from_str(&told).expect("JSON");
-    assert_eq!((&told["status"], &told["reason"]), (&json!(403), &json!("origin_foreign")));
+    let printed = folder.run(&["explain", "--json", "POST", "/orders", "--claims", claims]).ok();
+    let printed: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!((&printed["status"], &printed["reason"]), (&json!(403), &json!("origin_foreign")));
     // An assumed credential counts as a second credential.
     let sent = ["-H", "Cookie: __Host-portcullis=a.b.c"];
-    let told = folder
+    let printed = folder
         .run(&[&["explain", "--json", "GET", "/orders", "--claims", claims][..], &sent].concat())
         .ok();
-    let told: Value = serde_json::from_str(&told).expect("JSON");
-    assert_eq!(told["reason"], "credentials_ambiguous");
+    let printed: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(printed["reason"], "credentials_ambiguous");
 }
 
 /// The output names removed fields, also the gateway's cookies, and the caller of an overriding
@@ -2688,20 +2700,20 @@ name     = "delete"
     );
     let arguments = ["explain", "--json", "POST", "/x"];
     let cookie = ["-H", "Cookie: theme=dark; __Host-portcullis=a.b.c"];
-    let told: Value =
+    let output: Value =
         serde_json::from_str(&folder.run(&[&arguments[..], &cookie].concat()).ok()).expect("JSON");
-    assert_eq!(told["headers"]["removed"], json!(["cookie"]));
-    assert_eq!(told["headers"]["set"]["cookie"], "theme=dark");
+    assert_eq!(output["headers"]["removed"], json!(["cookie"]));
+    assert_eq!(output["headers"]["set"]["cookie"], "theme=dark");
     let override_field = ["-H", "X-HTTP-Method-Override: DELETE"];
-    let told: Value =
+    let output: Value =
         serde_json::from_str(&folder.run(&[&arguments[..], &override_field].concat()).ok())
             .expect("JSON");
-    let steps = told["steps"].as_array().expect("steps");
+    let steps = output["steps"].as_array().expect("steps");
     assert!(
         steps.iter().any(|step| step["detail"]
             .as_str()
             .is_some_and(|detail| detail.starts_with("route `delete`, for the overriding method"))),
-        "{told:#}"
+        "{output:#}"
     );
 }
 
@@ -2718,12 +2730,12 @@ fn explain_chooses_the_issuer_by_iss() {
         section("one")
     ));
     folder.write("secret", "s".repeat(32));
-    let told = folder
+    let output = folder
         .run(&["explain", "GET", "/", "--claims", r#"{"sub": "u", "iss": "https://two.example"}"#])
         .ok();
     assert!(
-        told.contains("`u` of issuer `two`") && told.ends_with("allow: 200 authenticated\n"),
-        "{told}"
+        output.contains("`u` of issuer `two`") && output.ends_with("allow: 200 authenticated\n"),
+        "{output}"
     );
     let why = folder.run(&["explain", "GET", "/", "--claims", r#"{"sub": "u"}"#]).err;
     assert_snapshot!(why, @"error: name the issuer, with `iss` in the claims or with --issuer; known issuers: one, two");
@@ -2735,11 +2747,11 @@ fn explain_chooses_the_issuer_by_iss() {
 fn explain_describes_a_route_that_does_not_enforce() {
     let folder = Folder::with(&with_protected("roles = [\"admin\"]\nenforce = false"));
     let steps = |arguments: &[&str]| -> String {
-        let told = folder.run(&[&["explain", "GET", "/admin/users"], arguments].concat()).ok();
+        let output = folder.run(&[&["explain", "GET", "/admin/users"], arguments].concat()).ok();
         let is_asked = |line: &&str| {
             ["authenticate", "authorize", "enforce"].iter().any(|step| line[4..].starts_with(step))
         };
-        told.lines().filter(is_asked).collect::<Vec<_>>().join("\n")
+        output.lines().filter(is_asked).collect::<Vec<_>>().join("\n")
     };
     assert_snapshot!(steps(&[]), @r"
     NO  authenticate  no credentials
@@ -2763,13 +2775,13 @@ fn explain_verifies_a_token() {
         .run(&["token", "mint", "--issuer", "local", "--sub", "alice", "--role", "admin"])
         .ok();
     let token = token.trim();
-    let told = folder.run(&["explain", "GET", "/admin/users", "--token", token]).ok();
-    assert!(told.ends_with("allow: 200 authorized\n"), "{told}");
-    assert!(!told.contains(token), "a token is never shown: {told}");
+    let output = folder.run(&["explain", "GET", "/admin/users", "--token", token]).ok();
+    assert!(output.ends_with("allow: 200 authorized\n"), "{output}");
+    assert!(!output.contains(token), "a token is never shown: {output}");
     let forged = format!("{}x", &token[..token.len() - 1]);
-    let told = folder.run(&["explain", "GET", "/admin/users", "--token", &forged]).ok();
-    assert!(told.contains("refuse: 401 token_"), "{told}");
-    assert!(!told.contains(&forged), "a token is never shown: {told}");
+    let output = folder.run(&["explain", "GET", "/admin/users", "--token", &forged]).ok();
+    assert!(output.contains("refuse: 401 token_"), "{output}");
+    assert!(!output.contains(&forged), "a token is never shown: {output}");
 }
 
 // --- tokens
@@ -2799,7 +2811,7 @@ fn a_minted_token_can_be_inspected() {
         "1h",
     ];
     let token = folder.run(&arguments).ok();
-    let told = folder.run(&["token", "inspect", token.trim()]).ok();
+    let output = folder.run(&["token", "inspect", token.trim()]).ok();
     for word in [
         "NOT VERIFIED",
         "HS256",
@@ -2813,11 +2825,11 @@ fn a_minted_token_can_be_inspected() {
         "iat",
         "jti",
     ] {
-        assert!(told.contains(word), "no {word}:\n{told}");
+        assert!(output.contains(word), "no {word}:\n{output}");
     }
     for input in [&["token", "inspect"][..], &["token", "inspect", "-"]] {
-        assert_eq!(folder.run_with_input(input, &token).ok(), told);
-        assert_eq!(folder.run_with_input(input, &format!("Bearer {token}\n")).ok(), told);
+        assert_eq!(folder.run_with_input(input, &token).ok(), output);
+        assert_eq!(folder.run_with_input(input, &format!("Bearer {token}\n")).ok(), output);
     }
 }
 
@@ -2827,22 +2839,22 @@ fn a_token_is_minted_with_a_private_key() {
     let key = rcgen::KeyPair::generate().expect("a key");
     folder.write_private("corp.pem", key.serialize_pem());
     let token = folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).ok();
-    let told = folder.run(&["explain", "GET", "/", "--token", token.trim()]).ok();
-    assert!(told.ends_with("allow: 200 authenticated\n"), "{told}");
+    let output = folder.run(&["explain", "GET", "/", "--token", token.trim()]).ok();
+    assert!(output.ends_with("allow: 200 authenticated\n"), "{output}");
 
     folder.write("corp.pem", key.public_key_pem());
-    let told = folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
-    assert_eq!((told.code, told.out.as_str()), (1, ""));
-    assert_snapshot!(told.err, @"error: the file has no key to sign with: `token mint` needs an issuer with `secret`, or a private key in its `public_keys`");
+    let output = folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
+    assert_eq!((output.code, output.out.as_str()), (1, ""));
+    assert_snapshot!(output.err, @"error: the file has no key to sign with: `token mint` needs an issuer with `secret`, or a private key in its `public_keys`");
 }
 
 #[test]
 fn an_invalid_token_is_reported_by_inspect() {
     let folder = Folder::new();
     for text in ["", "x", "a.b.c", "e30.bm9uZQ.e30"] {
-        let told = folder.run_with_input(&["token", "inspect"], text);
-        assert_eq!((told.code, told.out.as_str()), (1, ""), "{text}");
-        assert!(told.err.starts_with("error: this is not a token: "), "{}", told.err);
+        let output = folder.run_with_input(&["token", "inspect"], text);
+        assert_eq!((output.code, output.out.as_str()), (1, ""), "{text}");
+        assert!(output.err.starts_with("error: this is not a token: "), "{}", output.err);
     }
     assert_snapshot!(folder.run(&["token", "inspect", "a.b.c"]).err, @"error: this is not a token: the token cannot be read: its header is not base64url without padding");
 }
@@ -2851,11 +2863,11 @@ fn an_invalid_token_is_reported_by_inspect() {
 fn minting_for_an_unknown_issuer_lists_the_known_ones() {
     let folder = Folder::with(&with_protected(""));
     assert_snapshot!(folder.run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]).err, @"error: there is no [issuer.corp]; known issuers: local");
-    let told = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
+    let output = Folder::with(APP).run(&["token", "mint", "--issuer", "corp", "--sub", "alice"]);
     assert!(
-        told.code == 2 && !told.err.trim_end().ends_with("there is"),
+        output.code == 2 && !output.err.trim_end().ends_with("there is"),
         "a sentence without an end: {}",
-        told.err
+        output.err
     );
     // The built-in issuer has no section with a key.
     let file = with_app(
@@ -2866,11 +2878,12 @@ fn minting_for_an_unknown_issuer_lists_the_known_ones() {
     curl https://app.test/auth/login --data-urlencode email=ann@example.com --data-urlencode password=…
     `portcullis explain --issuer identity --claims …` tells a decision without one
     ");
-    let told = Folder::with(APP).run(&["explain", "GET", "/", "--claims", "{\"sub\": \"alice\"}"]);
+    let output =
+        Folder::with(APP).run(&["explain", "GET", "/", "--claims", "{\"sub\": \"alice\"}"]);
     assert!(
-        told.code == 2 && !told.err.trim_end().ends_with("there is"),
+        output.code == 2 && !output.err.trim_end().ends_with("there is"),
         "a sentence without an end: {}",
-        told.err
+        output.err
     );
 }
 
@@ -2920,7 +2933,7 @@ impl Running {
                 .recv_timeout(left)
                 .unwrap_or_else(|_| panic!("the log does not say \"{message}\":\n{seen}"));
             let event: Value = serde_json::from_str(&line)
-                .unwrap_or_else(|_| panic!("a line of the log is no JSON: {line}"));
+                .unwrap_or_else(|_| panic!("a log line is not JSON: {line}"));
             if event["message"] == message {
                 return event;
             }
@@ -3008,25 +3021,25 @@ fn a_missing_database_or_key() {
     let folder = Folder::with(identity);
     let files = || std::fs::read_dir(folder.path()).unwrap().count();
     for command in [["user", "list"], ["key", "list"]] {
-        let told = folder.run(&command);
-        assert_eq!((told.code, files()), (1, 1), "{}", told.err);
+        let output = folder.run(&command);
+        assert_eq!((output.code, files()), (1, 1), "{}", output.err);
         assert!(
-            told.err.starts_with("error: there is no database ")
-                && told.err.contains("its volume is not mounted"),
+            output.err.starts_with("error: there is no database ")
+                && output.err.contains("its volume is not mounted"),
             "{}",
-            told.err
+            output.err
         );
     }
-    let told = folder.run_with_input(
+    let output = folder.run_with_input(
         &["user", "add", "ann@example.com", "--password-stdin"],
         "plum orbit tenant 9",
     );
-    assert_eq!(told.code, 0, "{}", told.err);
+    assert_eq!(output.code, 0, "{}", output.err);
     assert!(
-        told.err.starts_with("note: there is no database ")
-            && told.err.ends_with(": creating one\n"),
+        output.err.starts_with("note: there is no database ")
+            && output.err.ends_with(": creating one\n"),
         "{}",
-        told.err
+        output.err
     );
     assert!(folder.run(&["user", "list"]).ok().contains("ann@example.com"));
     let (key, away) = (folder.path().join("portcullis.key"), folder.path().join("away"));
@@ -3034,13 +3047,13 @@ fn a_missing_database_or_key() {
     for command in
         [&["check"][..], &["user", "list"], &["user", "add", "bob@example.com"], &["run"]]
     {
-        let told = folder.run(command);
-        assert_eq!((told.code, key.exists()), (78, false), "{}", told.err);
+        let output = folder.run(command);
+        assert_eq!((output.code, key.exists()), (78, false), "{}", output.err);
         assert!(
-            told.err.contains("` is missing")
-                && told.err.contains("restore the key from its backup"),
+            output.err.contains("` is missing")
+                && output.err.contains("restore the key from its backup"),
             "{}",
-            told.err
+            output.err
         );
     }
     std::fs::rename(&away, &key).unwrap();
@@ -3061,15 +3074,19 @@ fn a_failed_first_start_is_continued() {
     assert_eq!(folder.run(&["run"]).code, 78);
     folder.write("gateway.toml", config(&format!("127.0.0.1:{port}"), ""));
     for _ in 0..2 {
-        let told = folder.run(&["run"]);
-        assert!(told.code == 1 && told.err.contains("Address already in use"), "{}", told.err);
+        let output = folder.run(&["run"]);
+        assert!(
+            output.code == 1 && output.err.contains("Address already in use"),
+            "{}",
+            output.err
+        );
     }
     // A folder in place of the file cannot be opened, even by root, which may run the tests.
     std::fs::create_dir(folder.path().join("data.db")).expect("a folder");
     folder.write("gateway.toml", config("127.0.0.1:0", "database = 'sqlite:data.db'"));
     for command in [&["run"][..], &["revoke", "--jti", "t"]] {
-        let told = folder.run(command);
-        assert!(told.code == 1 && told.err.contains("cannot be opened"), "{}", told.err);
+        let output = folder.run(command);
+        assert!(output.code == 1 && output.err.contains("cannot be opened"), "{}", output.err);
     }
     // A command that fails after it has created the key.
     folder.write("gateway.toml", config("127.0.0.1:0", ""));
@@ -3079,12 +3096,12 @@ fn a_failed_first_start_is_continued() {
     let key = folder.path().join("portcullis.key");
     let marker = folder.path().join("portcullis.key-first-start");
     assert!(key.exists() && marker.exists());
-    let told = folder.run(&["revoke", "--jti", "t"]);
-    assert!(told.code == 0 && key.exists() && !marker.exists(), "{}", told.err);
+    let output = folder.run(&["revoke", "--jti", "t"]);
+    assert!(output.code == 0 && key.exists() && !marker.exists(), "{}", output.err);
     // From now on, a missing database is a lost one.
     std::fs::remove_file(folder.path().join("portcullis.db")).expect("it exists");
-    let told = folder.run(&["revoke", "--jti", "t"]);
-    assert!(told.code == 78 && told.err.contains("--new-store"), "{}", told.err);
+    let output = folder.run(&["revoke", "--jti", "t"]);
+    assert!(output.code == 78 && output.err.contains("--new-store"), "{}", output.err);
 }
 
 #[test]
@@ -3099,8 +3116,8 @@ fn a_first_start_that_is_killed_at_any_moment_is_a_first_start_again() {
         std::thread::sleep(whole * moment / 24);
         let _ = first.kill();
         first.wait().expect("it ends");
-        let told = folder.run(&["revoke", "--jti", "t"]);
-        assert_eq!(told.code, 0, "{moment}: {}", told.err);
+        let output = folder.run(&["revoke", "--jti", "t"]);
+        assert_eq!(output.code, 0, "{moment}: {}", output.err);
         assert!(!folder.path().join("portcullis.key-first-start").exists(), "{moment}");
     }
 }
@@ -3111,9 +3128,9 @@ fn a_port_in_use() {
     let port = taken.local_addr().expect("an address").port().to_string();
     let folder =
         Folder::with(&serving("0s").replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1));
-    let told = folder.run(&["run"]);
-    assert_eq!(told.code, 1);
-    assert_snapshot!(told.err.replace(&port, "[port]"), @r"
+    let output = folder.run(&["run"]);
+    assert_eq!(output.code, 1);
+    assert_snapshot!(output.err.replace(&port, "[port]"), @r"
     error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
       help: another process uses this port; stop it, or choose another port in [server] or [admin]
     ");
@@ -3121,9 +3138,9 @@ fn a_port_in_use() {
     let folder = Folder::with(&with_app(&format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:{port}\"\n"
     )));
-    let told = folder.run(&["run"]);
-    assert_eq!(told.code, 1);
-    assert_snapshot!(told.err.replace(&port, "[port]"), @r"
+    let output = folder.run(&["run"]);
+    assert_eq!(output.code, 1);
+    assert_snapshot!(output.err.replace(&port, "[port]"), @r"
     error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
       help: another process uses this port; stop it, or choose another port in [server] or [admin]
     ");
@@ -3131,19 +3148,19 @@ fn a_port_in_use() {
 
 #[test]
 fn addresses_that_cannot_be_bound() {
-    let told = rejected(&with_app(
+    let output = rejected(&with_app(
         "[server]\nlisten = [\"8080\", \"app.internal:8080\", \"127.0.0.1:99999\", \"\"]\n",
     ));
     for address in ["8080", "app.internal:8080", "127.0.0.1:99999", ""] {
         assert!(
-            told.contains(&format!("error: `\"{address}\"` is not an address to listen on\n")),
-            "nothing of `{address}`:\n{told}"
+            output.contains(&format!("error: `\"{address}\"` is not an address to listen on\n")),
+            "nothing of `{address}`:\n{output}"
         );
     }
     // An address of a documentation network (RFC 5737), which no machine has.
-    let told = Folder::with(&with_app("[server]\nlisten = \"192.0.2.1:8080\"\n")).run(&["run"]);
-    assert_eq!(told.code, 1);
-    assert_snapshot!(told.err, @r"
+    let output = Folder::with(&with_app("[server]\nlisten = \"192.0.2.1:8080\"\n")).run(&["run"]);
+    assert_eq!(output.code, 1);
+    assert_snapshot!(output.err, @r"
     error: cannot listen on 192.0.2.1:8080: Cannot assign requested address (os error 99)
       help: this machine does not have that address; `ip address` lists its addresses
     ");
@@ -3282,14 +3299,14 @@ fn healthcheck_queries_the_running_gateway() {
 
     running.signal("TERM");
     running.event("draining");
-    let told = folder.run(&["healthcheck", "--config", "probe.toml"]);
-    assert_eq!((told.code, told.out.as_str()), (1, ""));
-    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz returned 503: not ready");
+    let output = folder.run(&["healthcheck", "--config", "probe.toml"]);
+    assert_eq!((output.code, output.out.as_str()), (1, ""));
+    assert_snapshot!(output.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz returned 503: not ready");
 
     drop(running);
-    let told = folder.run(&["healthcheck", "--config", "probe.toml"]);
-    assert_eq!((told.code, told.out.as_str()), (1, ""));
-    assert_snapshot!(told.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz does not respond: Connection refused (os error 111)");
+    let output = folder.run(&["healthcheck", "--config", "probe.toml"]);
+    assert_eq!((output.code, output.out.as_str()), (1, ""));
+    assert_snapshot!(output.err.replace(&port, "[port]"), @"error: 127.0.0.1:[port]/readyz does not respond: Connection refused (os error 111)");
 }
 
 /// Runs every command that the demo prints, as a person would paste it.
@@ -3313,20 +3330,20 @@ fn the_demo_prints_lines_that_work() {
         listen: ([127, 0, 0, 1], 0).into(),
         admin: ([127, 0, 0, 1], 0).into(),
     };
-    let mut told = Vec::new();
-    while !told.last().is_some_and(|line: &String| line.contains("Ctrl-C")) {
-        told.push(
+    let mut printed = Vec::new();
+    while !printed.last().is_some_and(|line: &String| line.contains("Ctrl-C")) {
+        printed.push(
             running
                 .lines
                 .recv_timeout(PATIENCE)
-                .unwrap_or_else(|_| panic!("the demo does not say how it ends: {told:#?}")),
+                .unwrap_or_else(|_| panic!("the demo does not say how it ends: {printed:#?}")),
         );
     }
     let made = || fs::read_dir(folder.path()).expect("the folder").count();
     assert_eq!(made(), 1, "the demo has a folder of its own");
-    assert!(!told.iter().any(|line| line.contains("limit of open files")), "{told:#?}");
+    assert!(!printed.iter().any(|line| line.contains("limit of open files")), "{printed:#?}");
 
-    let pasted: Vec<&str> = told.iter().map(String::as_str).collect();
+    let pasted: Vec<&str> = printed.iter().map(String::as_str).collect();
     let logins: Vec<&str> = pasted
         .iter()
         .copied()
@@ -3336,7 +3353,7 @@ fn the_demo_prints_lines_that_work() {
         .into_iter()
         .filter(|line| line.starts_with("curl ") || line.starts_with("for "))
         .collect();
-    assert_eq!((logins.len(), pasted.len()), (3, 12), "{told:#?}");
+    assert_eq!((logins.len(), pasted.len()), (3, 12), "{printed:#?}");
     if Command::new("curl").arg("--version").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "curl is missing, and here every test must run");
         eprintln!("SKIPPED: curl is not installed, so the lines of the demo were not tried");

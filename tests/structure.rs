@@ -32,7 +32,7 @@ const KNOWN_TO_SERVER: [(&str, &str); 10] = [
         "the limits and the certificate of a connection are those of the file that is in force",
     ),
     ("client::Door", "a connection tells `Gateway::handle` which listener accepted it"),
-    ("client::Peer", "`handle` is told who holds the socket's other end"),
+    ("client::Peer", "`handle` gets the address of the socket's other end"),
     ("exchange::RecordedBody", "the body of every response, for hyper to send"),
     ("worker::Worker", "each worker keeps its own things, and hands them to `Gateway::handle`"),
     (

@@ -277,7 +277,10 @@ mod tests {
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer "));
-        assert!(super::Policy::default().operator(&headers).is_err(), "no token is no empty token");
+        assert!(
+            super::Policy::default().operator(&headers).is_err(),
+            "without a token, an empty one is refused"
+        );
     }
 
     #[test]
@@ -301,7 +304,7 @@ mod tests {
             let revocation = policy.revocation(&Operator(()), body.as_bytes(), 7).unwrap();
             assert_eq!(revocation, Revocation { scope, by, value: value.into(), at: 7 });
         }
-        for (body, told) in [
+        for (body, expected) in [
             ("", "EOF"),
             ("{", "EOF"),
             ("[]", "not a JSON object"),
@@ -322,7 +325,9 @@ mod tests {
             (r#"{"subject":"u"} x"#, "trailing"),
         ] {
             match policy.revocation(&Operator(()), body.as_bytes(), 7) {
-                Err(Fault::Request(detail)) => assert!(detail.contains(told), "{body}: {detail}"),
+                Err(Fault::Request(detail)) => {
+                    assert!(detail.contains(expected), "{body}: {detail}");
+                }
                 other => panic!("{body}: {other:?}"),
             }
         }

@@ -83,7 +83,7 @@ impl Budgets {
 
     /// Describes the limits in force on an identity route with this limit of its own, for `check`.
     pub fn in_force(own: Option<&Limit>) -> Vec<String> {
-        let told = own.map(|limit| {
+        let description = own.map(|limit| {
             let Settings { requests, per, count, observe, .. } = limit.settings();
             let what = if *count == Count::Failures { "failures" } else { "requests" };
             let only = if *observe { ", counted and not refused" } else { "" };
@@ -91,21 +91,21 @@ impl Budgets {
             (limit.settings(), format!("{requests} {what} in {per} (limit.{}{only})", limit.name()))
         });
         let mut lines = vec!["each account: 5 failed logins a minute (built in)".to_owned()];
-        match &told {
-            Some((own, told)) if own.bounds_each_client() => {
+        match &description {
+            Some((own, description)) if own.bounds_each_client() => {
                 lines.push(
                     "each address: 5 failed logins and 10 current passwords a minute (built in)"
                         .to_owned(),
                 );
                 lines.push(format!(
-                    "each address: {told}, instead of the other built-in limits by address"
+                    "each address: {description}, instead of the other built-in limits by address"
                 ));
                 return lines;
             }
-            Some((own, told)) if own.key == KeyKind::ClientAndAccount => {
-                lines.push(format!("each account from each address: {told}"));
+            Some((own, description)) if own.key == KeyKind::ClientAndAccount => {
+                lines.push(format!("each account from each address: {description}"));
             }
-            Some((_, told)) => lines.push(format!("each address: {told}")),
+            Some((_, description)) => lines.push(format!("each address: {description}")),
             None => {}
         }
         lines.push(
@@ -154,8 +154,8 @@ mod tests {
             let settings = limit("x", five, count).settings().clone();
             Limit::new("tries", Settings { key, observe, ..settings })
         };
-        let told = |limit: Option<&Limit>| Budgets::in_force(limit).join("; ");
-        let built_in = told(None);
+        let describe = |limit: Option<&Limit>| Budgets::in_force(limit).join("; ");
+        let built_in = describe(None);
         assert!(built_in.contains("5 failed logins") && built_in.contains("60 refreshes"));
         for (limit, words, is_instead) in [
             (own(KeyKind::Client, Count::All, false), "each address: 5 requests in 1m", true),
@@ -163,10 +163,13 @@ mod tests {
             (own(KeyKind::Client, Count::Failures, false), "each address: 5 failures in 1m", false),
             (own(KeyKind::ClientAndAccount, Count::All, false), "each account from each", false),
         ] {
-            let told = told(Some(&limit));
-            assert!(told.contains(words) && told.contains("5 failed logins"), "{told}");
-            assert_eq!(told.contains("60 refreshes"), !is_instead, "{told}");
-            assert!(told.contains("10 current passwords"), "{told}");
+            let description = describe(Some(&limit));
+            assert!(
+                description.contains(words) && description.contains("5 failed logins"),
+                "{description}"
+            );
+            assert_eq!(description.contains("60 refreshes"), !is_instead, "{description}");
+            assert!(description.contains("10 current passwords"), "{description}");
         }
     }
 }

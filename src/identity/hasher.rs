@@ -371,9 +371,9 @@ mod tests {
     async fn cancelled_jobs_are_skipped_and_a_panic_does_not_stop_the_thread() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let busy = hasher.hashing.run(HERE, move || held.recv().is_err());
-        let gone = hasher.hashing.run(HERE, move || tell.send(()));
+        let gone = hasher.hashing.run(HERE, move || sender.send(()));
         let mut busy = Box::pin(busy);
         // Each enters the queue; the second is cancelled there.
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());
@@ -384,16 +384,16 @@ mod tests {
             Err(HashError::Failed)
         );
         assert_eq!(hasher.hashing.run(HERE, || 7).await, Ok(7));
-        assert!(told.try_recv().is_err(), "it was not done for nobody");
+        assert!(receiver.try_recv().is_err(), "the cancelled job did not run");
     }
 
     #[tokio::test]
     async fn a_client_that_fills_the_queue_makes_room_for_others() {
         let hasher = Hasher::with_threads(1, b"key").unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let (tell, started) = std::sync::mpsc::channel::<()>();
+        let (sender, started) = std::sync::mpsc::channel::<()>();
         let mut busy = Box::pin(hasher.hashing.run(HERE, move || {
-            tell.send(()).unwrap();
+            sender.send(()).unwrap();
             held.recv().is_err()
         }));
         assert!(tokio::time::timeout(Duration::ZERO, &mut busy).await.is_err());

@@ -209,11 +209,12 @@ fn json_line(line: &[u8]) -> Result<Written, LineProblem> {
     }
     serde_json::from_slice(line).map_err(|error| {
         // The parser sees only this line and calls it line 1, which is not its number in the file.
-        let (told, place) =
+        let (message, place) =
             (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
         LineProblem::Json(
-            told.strip_suffix(&place)
-                .map_or(told.clone(), |what| format!("{what} at column {}", error.column())),
+            message
+                .strip_suffix(&place)
+                .map_or(message.clone(), |what| format!("{what} at column {}", error.column())),
         )
     })
 }
@@ -321,7 +322,7 @@ mod tests {
 
     const HASH: &str = "$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 
-    fn told(file: &str) -> Vec<String> {
+    fn problems_in(file: &str) -> Vec<String> {
         let shown = |imported: Imported| {
             let NewAccount { email, name, password, roles, email_verified } = imported.account;
             let hash = password.map_or("none".to_owned(), |hash| hash.cost().to_owned());
@@ -345,12 +346,12 @@ mod tests {
              cy@example.com,,user,\"two\nlines\""
         );
         assert_eq!(
-            told(&file),
+            problems_in(&file),
             ["line 5: a name must have at most 200 characters and no invisible ones"]
         );
         let file = file.replace("two\nlines", "one line");
         assert_eq!(
-            told(&file),
+            problems_in(&file),
             [
                 "2 ann@example.com $2b$05$ [admin,user] Some(\"Ann, \\\"the\\\" first\")",
                 "4 bob@example.com $2b$05$ [] None",
@@ -358,10 +359,10 @@ mod tests {
             ]
         );
         assert_eq!(
-            told(&format!("password_hash,email\n{HASH},ann@example.com")),
+            problems_in(&format!("password_hash,email\n{HASH},ann@example.com")),
             ["2 ann@example.com $2b$05$ [user] None"]
         );
-        assert!(told("email,password_hash\n").is_empty());
+        assert!(problems_in("email,password_hash\n").is_empty());
     }
 
     #[test]
@@ -371,7 +372,7 @@ mod tests {
              {{\"name\":null,\"email\":\"BOB@example.com\"}}\r\n{{\"email\":\"cy@example.com\",\"roles\":[]}}"
         );
         assert_eq!(
-            told(&file),
+            problems_in(&file),
             [
                 "1 ann@example.com $2b$05$ [admin,user] Some(\"Ann\")",
                 "3 bob@example.com none [user] None",
@@ -388,7 +389,7 @@ mod tests {
             "r".repeat(101)
         );
         assert_eq!(
-            told(&file),
+            problems_in(&file),
             [
                 "line 2: not a valid e-mail address; expected one such as ann@example.c",
                 "line 3: not a supported password hash; use bcrypt (`$2a$`, `$2b$`, `$2",
@@ -401,7 +402,7 @@ mod tests {
         );
         let file = "{\"email\":\"ann@example.com\",\"passwordHash\":\"x\"}\n{\"email\":1}\n[]\n{\"email\":\"a@b.example\",\"roles\":[\"a b\"]}";
         assert_eq!(
-            told(file),
+            problems_in(file),
             [
                 "line 1: not a valid account: unknown field `passwordHash`, expected on",
                 "line 2: not a valid account: invalid type: integer `1`, expected a str",
@@ -415,12 +416,12 @@ mod tests {
     fn json_errors_name_the_line_of_the_file_and_the_column() {
         let file = "{\"email\":\"ann@example.com\"}\n{\"email\":ann@example.com}\n{\"email\":";
         let problems = parse_accounts(file.as_bytes(), &[], |_| false).unwrap_err();
-        let told: Vec<String> = problems
+        let message: Vec<String> = problems
             .iter()
             .map(|line| line.to_string().split(';').next().unwrap_or_default().to_owned())
             .collect();
         assert_eq!(
-            told,
+            message,
             [
                 "line 2: not a valid account: expected value at column 10",
                 "line 3: not a valid account: EOF while parsing a value at column 9"
@@ -465,7 +466,7 @@ mod tests {
                 "line 1: the header has no column `password_hash`; the first line must ",
             ),
         ] {
-            assert_eq!(told(file), [problem], "{file}");
+            assert_eq!(problems_in(file), [problem], "{file}");
         }
         let latin = b"email,password_hash,name\nann@example.com,,Andr\xe9\n";
         let problems = parse_accounts(latin, &[], |_| false).unwrap_err();

@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn invalid_and_expensive_hashes_are_rejected() {
-        for (text, told) in [
+        for (text, expected) in [
             ("", UnusableHash::Unknown),
             ("hunter22", UnusableHash::Unknown),
             ("2b$05$x", UnusableHash::Unknown),
@@ -397,7 +397,7 @@ mod tests {
                 UnusableHash::Keyed,
             ),
         ] {
-            assert_eq!(text.parse::<StoredHash>().unwrap_err(), told, "{text}");
+            assert_eq!(text.parse::<StoredHash>().unwrap_err(), expected, "{text}");
         }
     }
 

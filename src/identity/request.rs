@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn an_invalid_body_is_reported_without_quoting_it() {
-        let told = |content_type: &'static str, body: &str| {
+        let fault_of = |content_type: &'static str, body: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
             parse_body::<Login>(&headers, body.as_bytes()).err()
@@ -201,7 +201,7 @@ mod tests {
             (form, "email=a&password=b&%ff=c", Some(RequestFault::Encoding)),
             ("text/plain", "email=a", Some(RequestFault::ContentType)),
         ] {
-            assert_eq!(told(content_type, body), fault, "{body}");
+            assert_eq!(fault_of(content_type, body), fault, "{body}");
         }
     }
 }

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn weak_passwords_are_rejected_with_a_reason() {
-        for (password, told) in [
+        for (password, expected) in [
             ("", RejectedPassword::TooShort { least: 8 }),
             ("a1!B2?c", RejectedPassword::TooShort { least: 8 }),
             // Seven characters of three bytes each, and eight that fold to four.
@@ -221,7 +221,7 @@ mod tests {
             ("abcdefghijklmnop", RejectedPassword::Guessable(Weakness::Sequence)),
             ("24.12.1990", RejectedPassword::Guessable(Weakness::Date)),
         ] {
-            assert_eq!(verdict(password), Err(told), "{password}");
+            assert_eq!(verdict(password), Err(expected), "{password}");
         }
         assert_eq!(
             RejectedPassword::Guessable(Weakness::Keyboard).to_string(),

@@ -3,7 +3,7 @@
 //!
 //! A `Limit` owns its counters, which all workers share, so that the budget applies to the process.
 //! It bounds both the rate per key and the number of keys that it remembers (`store`). It never
-//! sleeps or queues: a request is allowed, or is told when to retry.
+//! sleeps or queues: a request is allowed, or refused with the time of a retry.
 //!
 //! A client that can invent keys could use up all slots of a limit and lock everyone else out. Keys
 //! that one client can invent therefore also share a group budget, [`GROUP`] times that of one key:

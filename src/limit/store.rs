@@ -69,7 +69,8 @@ struct Shard {
     tats: HashMap<Key, u64, RandomState>,
     /// Before this time, the shard is not searched for keys to remove.
     next_search: u64,
-    /// When the first key can be removed, as of the last search. Refused keys are told this time.
+    /// When the first key can be removed, as of the last search. Refused keys get this time as
+    /// `Retry-After`.
     room_at: u64,
 }
 

@@ -647,16 +647,16 @@ mod tests {
             for event in events {
                 match event {
                     Event::Ask(which) => {
-                        let told = bench.cache.verify(&issuers, &tokens[which], now);
+                        let cached = bench.cache.verify(&issuers, &tokens[which], now);
                         let fresh = issuers.verify(&tokens[which], now);
-                        match (&told, &fresh) {
-                            (Ok(told), Ok(fresh)) => {
-                                prop_assert_eq!((told.subject(), told.claims()), (fresh.subject(), fresh.claims()));
-                                prop_assert!(Arc::ptr_eq(told.verified_for(), fresh.verified_for()));
-                                prop_assert_eq!(revoked.revoked_by(told), revoked.revoked_by(fresh));
+                        match (&cached, &fresh) {
+                            (Ok(cached), Ok(fresh)) => {
+                                prop_assert_eq!((cached.subject(), cached.claims()), (fresh.subject(), fresh.claims()));
+                                prop_assert!(Arc::ptr_eq(cached.verified_for(), fresh.verified_for()));
+                                prop_assert_eq!(revoked.revoked_by(cached), revoked.revoked_by(fresh));
                             }
-                            (Err(told), Err(fresh)) => prop_assert_eq!(told, fresh),
-                            _ => prop_assert!(false, "the cache returned {:?}, a fresh verification {:?}", told, fresh),
+                            (Err(cached), Err(fresh)) => prop_assert_eq!(cached, fresh),
+                            _ => prop_assert!(false, "the cache returned {:?}, a fresh verification {:?}", cached, fresh),
                         }
                     }
                     Event::Move(by) => now = now.saturating_add_signed(by),

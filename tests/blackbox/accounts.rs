@@ -528,7 +528,7 @@ async fn a_reload_can_change_the_policy_but_not_remove_the_issuer() {
     assert_eq!(gateway.reaches(&before.access).await, 200);
     assert_eq!(gateway.refresh(&before.refresh).await.status, 200);
     let without = "[store]\n[[route]]\npath = '/*'\nupstream = 'app'";
-    let told = gateway.reload(without).await;
-    assert!(told["problems"].to_string().contains("`identity` is read at start"), "{told}");
+    let output = gateway.reload(without).await;
+    assert!(output["problems"].to_string().contains("`identity` is read at start"), "{output}");
     assert_eq!(gateway.reaches(&before.access).await, 200);
 }

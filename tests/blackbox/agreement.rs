@@ -510,12 +510,12 @@ fn observed(response: &Response, line: Option<&Value>) -> Live {
 }
 
 /// Describes the differences.
-fn difference(told: &Explanation, live: &Live, by_issuer: bool) -> Option<String> {
+fn difference(output: &Explanation, live: &Live, by_issuer: bool) -> Option<String> {
     // An endpoint of the built-in issuer may refuse for what is in the body or the store; one that
     // needs no caller then reports why the credentials that were sent count as none.
     let counts_as_none =
-        told.steps.iter().any(|step| (step.step, step.outcome) == ("authenticate", "skipped"));
-    if by_issuer && told.allow {
+        output.steps.iter().any(|step| (step.step, step.outcome) == ("authenticate", "skipped"));
+    if by_issuer && output.allow {
         if counts_as_none && live.status != 200 {
             return None;
         }
@@ -532,21 +532,21 @@ fn difference(told: &Explanation, live: &Live, by_issuer: bool) -> Option<String
         return refused.map(|reason| format!("explained as allowed, refused with {reason}"));
     }
     let mut words = String::new();
-    if told.status != live.status {
-        write!(words, "status {} and {}; ", told.status, live.status).unwrap();
+    if output.status != live.status {
+        write!(words, "status {} and {}; ", output.status, live.status).unwrap();
     }
     if let Some(reason) = &live.reason
-        && reason != told.reason.as_str()
+        && reason != output.reason.as_str()
     {
-        write!(words, "reason {} and {reason}; ", told.reason.as_str()).unwrap();
+        write!(words, "reason {} and {reason}; ", output.reason.as_str()).unwrap();
     }
-    if live.reason.is_some() && told.route != live.route {
-        write!(words, "route {:?} and {:?}; ", told.route, live.route).unwrap();
+    if live.reason.is_some() && output.route != live.route {
+        write!(words, "route {:?} and {:?}; ", output.route, live.route).unwrap();
     }
     if let Some(echo) = &live.upstream {
         let mut seen: BTreeMap<String, Value> = BTreeMap::new();
-        for name in told.sent.keys() {
-            let values: Vec<_> = told
+        for name in output.sent.keys() {
+            let values: Vec<_> = output
                 .sent
                 .get_all(name)
                 .iter()
@@ -571,8 +571,8 @@ fn difference(told: &Explanation, live: &Live, by_issuer: bool) -> Option<String
             echo["method"].as_str().unwrap(),
             echo["target"].as_str().unwrap()
         );
-        if !told.steps.last().is_some_and(|step| step.detail.starts_with(&sent)) {
-            write!(words, "sent {:?} and {sent}; ", told.steps.last()).unwrap();
+        if !output.steps.last().is_some_and(|step| step.detail.starts_with(&sent)) {
+            write!(words, "sent {:?} and {sent}; ", output.steps.last()).unwrap();
         }
     }
     (!words.is_empty()).then_some(words)
@@ -610,11 +610,11 @@ async fn the_gateway_explain_and_tests_decide_alike() {
         for _ in 0..REQUESTS {
             let wanted = request(&mut choices);
             let response = send(&gateway, &wanted).await;
-            let told = explain(&snapshot, &wanted.question(), mint::now());
-            exchanges.push((wanted, response, told));
+            let output = explain(&snapshot, &wanted.question(), mint::now());
+            exchanges.push((wanted, response, output));
         }
         let malformed =
-            |told: &Explanation| told.steps.first().is_some_and(|step| step.step == "head");
+            |output: &Explanation| output.steps.first().is_some_and(|step| step.step == "head");
         // Once the last line is written, all earlier ones are too.
         gateway.get(END).send().await;
         gateway.access(END).await;
@@ -624,21 +624,21 @@ async fn the_gateway_explain_and_tests_decide_alike() {
         let lines: Vec<Value> = gateway.log().lines().into_iter().filter(is_access).collect();
         let mut lines = lines.iter();
         let mut tests = String::new();
-        for (wanted, response, told) in &exchanges {
-            let logged = if malformed(told) { None } else { lines.next() };
+        for (wanted, response, output) in &exchanges {
+            let logged = if malformed(output) { None } else { lines.next() };
             let live = observed(response, logged);
             asked += 1;
             refused += usize::from(live.status != 200);
             *reasons
                 .entry(live.reason.clone().unwrap_or_else(|| format!("server {}", live.status)))
                 .or_default() += 1;
-            let by_issuer = told.route.as_deref() == Some("auth");
-            if let Some(words) = difference(told, &live, by_issuer) {
+            let by_issuer = output.route.as_deref() == Some("auth");
+            if let Some(words) = difference(output, &live, by_issuer) {
                 differences
-                    .push(format!("file {number}: {words}\n  {wanted:?}\n  {:?}", told.steps));
+                    .push(format!("file {number}: {words}\n  {wanted:?}\n  {:?}", output.steps));
                 continue;
             }
-            if let (Some(test), false) = (wanted.test(&live), by_issuer && told.allow) {
+            if let (Some(test), false) = (wanted.test(&live), by_issuer && output.allow) {
                 tests.push_str(&test);
                 tested += 1;
             }

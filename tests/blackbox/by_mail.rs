@@ -131,7 +131,7 @@ async fn a_password_is_reset_by_mail() {
     );
     gateway
         .log()
-        .until("the reset is told", |line| {
+        .until("the reset is logged", |line| {
             line["message"] == "password_reset" && line["account"].is_string()
         })
         .await;
@@ -309,7 +309,8 @@ async fn unsent_mail_is_tried_again() {
         post(&gateway, "/password/forgot", json!({ "email": "ann@example.com" })).await.status,
         202
     );
-    let failed = gateway.log().until("it is told", |line| line["message"] == "mail_not_sent").await;
+    let failed =
+        gateway.log().until("it is logged", |line| line["message"] == "mail_not_sent").await;
     assert!(failed["cause"].as_str().unwrap().contains("/blocked/mail: "), "{failed}");
     std::fs::remove_file(gateway.path("blocked")).unwrap();
     // The gateway would retry after fifteen seconds; the test does not wait for that.
@@ -396,8 +397,11 @@ async fn a_new_address_counts_once_its_link_was_used_with_the_password() {
     let changed = as_owner(&gateway, "PATCH", json!({ "email": "bob@example.com" }), ann).await;
     assert_eq!(changed.status, 200);
     let sent = mails(&gateway, 5).await;
-    let told = sent.iter().find(|mail| mail.contains("\r\nTo: bob@example.com\r\n")).unwrap();
-    assert!(told.contains("already belongs to an account") && !told.contains("token="), "{told}");
+    let output = sent.iter().find(|mail| mail.contains("\r\nTo: bob@example.com\r\n")).unwrap();
+    assert!(
+        output.contains("already belongs to an account") && !output.contains("token="),
+        "{output}"
+    );
 
     // Who lost the account gets it back by mail, and an earlier link is void.
     as_owner(&gateway, "PATCH", json!({ "email": "eve@example.com" }), ann).await;
@@ -441,10 +445,10 @@ async fn people_export_and_delete_their_account() {
 #[tokio::test]
 async fn an_invitation_is_mailed_and_the_lost_address_is_told() {
     let gateway = Gateway::start(MAILING).await;
-    let told = done(&gateway, &["user", "invite", "eve@example.com"], "");
+    let output = done(&gateway, &["user", "invite", "eve@example.com"], "");
     assert!(
-        told.starts_with("invited eve@example.com with ") && !told.contains("token="),
-        "{told}"
+        output.starts_with("invited eve@example.com with ") && !output.contains("token="),
+        "{output}"
     );
     let sent = mails(&gateway, 1).await;
     let reset = json!({ "token": token(&sent[0], RESET), "password": PASSWORD });

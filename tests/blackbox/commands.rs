@@ -28,14 +28,14 @@ fn portcullis(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, Strin
 }
 
 pub(crate) fn done(gateway: &Gateway, arguments: &[&str], input: &str) -> String {
-    let (code, told, error) = portcullis(gateway, arguments, input);
-    assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}: {told}");
-    told
+    let (code, output, error) = portcullis(gateway, arguments, input);
+    assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}: {output}");
+    output
 }
 
 fn failed(gateway: &Gateway, arguments: &[&str], input: &str) -> (i32, String) {
-    let (code, told, error) = portcullis(gateway, arguments, input);
-    assert_eq!(told, "", "{arguments:?}");
+    let (code, output, error) = portcullis(gateway, arguments, input);
+    assert_eq!(output, "", "{arguments:?}");
     (code, error)
 }
 
@@ -50,14 +50,14 @@ async fn is_dead(gateway: &Gateway, access: &str) {
 #[expect(clippy::too_many_lines, reason = "one story: each step builds on the one before")]
 async fn accounts_are_changed_while_the_gateway_runs() {
     let gateway = Gateway::start(&format!("server.workers = 4\n{}", open(""))).await;
-    let told = done(
+    let output = done(
         &gateway,
         &["user", "add", "Ann@Example.com", "--role", "admin", "--name", "Ann", "--password-stdin"],
         &format!("{PASSWORD}\r\nrest"),
     );
     assert!(
-        told.starts_with("added ann@example.com with the roles admin; its tokens name it as `"),
-        "{told}"
+        output.starts_with("added ann@example.com with the roles admin; its tokens name it as `"),
+        "{output}"
     );
     let tokens = gateway.login("ann@example.com").await;
     assert_eq!(
@@ -65,9 +65,9 @@ async fn accounts_are_changed_while_the_gateway_runs() {
         (serde_json::json!(["admin"]), "Ann".into())
     );
 
-    let told =
+    let output =
         done(&gateway, &["user", "set-roles", "ann@example.com", "auditor", "user", "auditor"], "");
-    assert_eq!(told, "ann@example.com now has the roles auditor, user; it had the roles admin\n");
+    assert_eq!(output, "ann@example.com now has the roles auditor, user; it had the roles admin\n");
     is_dead(&gateway, &tokens.access).await;
     let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
     assert_eq!(
@@ -89,7 +89,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
     done(&gateway, &["user", "enable", "ann@example.com"], "");
     gateway.login("ann@example.com").await;
 
-    for (arguments, input, code, told) in [
+    for (arguments, input, code, output) in [
         (
             &["user", "add", "ann@example.com", "--password-stdin"][..],
             PASSWORD,
@@ -129,7 +129,7 @@ async fn accounts_are_changed_while_the_gateway_runs() {
         ),
     ] {
         let (exit, error) = failed(&gateway, arguments, input);
-        assert!(exit == code && error.starts_with(told), "{arguments:?}: {exit} {error}");
+        assert!(exit == code && error.starts_with(output), "{arguments:?}: {exit} {error}");
     }
     assert_eq!(
         serde_json::from_str::<Value>(&done(&gateway, &["user", "list", "--json"], ""))
@@ -163,8 +163,8 @@ async fn any_number_of_accounts_can_be_listed_and_logged_out() {
     let (code, table, error) = portcullis(&gateway, &["user", "list"], "");
     assert_eq!((code, table.lines().count()), (0, 2504), "{error}");
 
-    let (code, told, error) = portcullis(&gateway, &["user", "end-sessions", "--all"], "");
-    assert_eq!((code, told.as_str()), (0, "ended every session of 2503 accounts\n"), "{error}");
+    let (code, output, error) = portcullis(&gateway, &["user", "end-sessions", "--all"], "");
+    assert_eq!((code, output.as_str()), (0, "ended every session of 2503 accounts\n"), "{error}");
     for tokens in &sessions {
         is_dead(&gateway, &tokens.access).await;
         gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
@@ -278,8 +278,9 @@ async fn an_account_is_shown_changed_and_deleted_while_the_gateway_runs() {
     let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
     gateway.register("bob@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
-    let told = done(&gateway, &["user", "set-email", "ANN@example.com", "Ann.Ott@example.com"], "");
-    assert_eq!(told, "ann@example.com is now ann.ott@example.com\n");
+    let output =
+        done(&gateway, &["user", "set-email", "ANN@example.com", "Ann.Ott@example.com"], "");
+    assert_eq!(output, "ann@example.com is now ann.ott@example.com\n");
     is_dead(&gateway, &tokens.access).await;
     let tokens = Tokens::of(&gateway.refresh(&tokens.refresh).await);
     let me = gateway.get("/auth/me").bearer(&tokens.access).send().await.json();
@@ -293,8 +294,8 @@ async fn an_account_is_shown_changed_and_deleted_while_the_gateway_runs() {
     assert_eq!(code, 1);
     assert!(error.starts_with("error: bob@example.com already has another account; "), "{error}");
 
-    let told = done(&gateway, &["user", "set-name", "ann.ott@example.com", " Ann Ott "], "");
-    assert_eq!(told, "ann.ott@example.com now has the name Ann Ott\n");
+    let output = done(&gateway, &["user", "set-name", "ann.ott@example.com", " Ann Ott "], "");
+    assert_eq!(output, "ann.ott@example.com now has the name Ann Ott\n");
     let tokens = Tokens::of(&gateway.refresh(&tokens.refresh).await);
     assert_eq!(tokens.claims()["name"], "Ann Ott", "the next token has the new name");
 
@@ -330,23 +331,23 @@ async fn an_account_is_shown_changed_and_deleted_while_the_gateway_runs() {
 #[tokio::test]
 async fn an_operator_creates_links_and_filters_the_list() {
     let gateway = Gateway::start(&open("")).await;
-    let told = done(
+    let output = done(
         &gateway,
         &["user", "invite", "eve@example.com", "--role", "auditor", "--name", "Eve"],
         "",
     );
     assert!(
-        told.starts_with("invited eve@example.com with the roles auditor; send this"),
-        "{told}"
+        output.starts_with("invited eve@example.com with the roles auditor; send this"),
+        "{output}"
     );
-    let set = async |told: &str, password: &str| {
-        let token = told.trim_end().rsplit_once("?token=").unwrap().1;
+    let set = async |output: &str, password: &str| {
+        let token = output.trim_end().rsplit_once("?token=").unwrap().1;
         let body = serde_json::json!({ "token": token, "password": password });
         gateway.post("/auth/password/reset", &body).send().await
     };
     gateway.try_login("eve@example.com", PASSWORD).await.is(401, "login_failed");
-    assert_eq!(set(&told, PASSWORD).await.status, 204);
-    set(&told, "cactus ferry lamp 12").await.is(400, "link_invalid");
+    assert_eq!(set(&output, PASSWORD).await.status, 204);
+    set(&output, "cactus ferry lamp 12").await.is(400, "link_invalid");
     let tokens = gateway.login("eve@example.com").await;
     assert_eq!(tokens.claims()["roles"], serde_json::json!(["auditor"]));
 
@@ -435,11 +436,11 @@ async fn explain_agrees_with_the_gateway() {
             arguments.extend(["--token", token]);
             request = request.bearer(token);
         }
-        let told: Value = serde_json::from_str(&done(&gateway, &arguments, "")).unwrap();
+        let output: Value = serde_json::from_str(&done(&gateway, &arguments, "")).unwrap();
         let answered = request.send().await;
-        assert_eq!(told["status"], answered.status, "{method} {path}: {told}");
+        assert_eq!(output["status"], answered.status, "{method} {path}: {output}");
         if answered.status != 200 {
-            assert_eq!(told["reason"], answered.reason(), "{method} {path}");
+            assert_eq!(output["reason"], answered.reason(), "{method} {path}");
         }
     }
     // A navigation is redirected, and other origins are refused.
@@ -461,9 +462,13 @@ async fn explain_agrees_with_the_gateway() {
             "issuer_not_allowed",
         ),
     ] {
-        let told = done(&gateway, &[&["explain", "--json"], arguments].concat(), "");
-        let told: Value = serde_json::from_str(&told).unwrap();
-        assert_eq!((&told["status"], &told["reason"]), (&status.into(), &reason.into()), "{told}");
+        let output = done(&gateway, &[&["explain", "--json"], arguments].concat(), "");
+        let output: Value = serde_json::from_str(&output).unwrap();
+        assert_eq!(
+            (&output["status"], &output["reason"]),
+            (&status.into(), &reason.into()),
+            "{output}"
+        );
     }
 }
 
@@ -514,8 +519,8 @@ async fn a_command_reports_a_gateway_that_does_not_respond() {
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
     gateway.signal("STOP");
-    let (code, told, warning) = portcullis(&gateway, &["user", "disable", "ann@example.com"], "");
-    assert!(code == 1 && told.starts_with("disabled ann@example.com"), "{told}");
+    let (code, output, warning) = portcullis(&gateway, &["user", "disable", "ann@example.com"], "");
+    assert!(code == 1 && output.starts_with("disabled ann@example.com"), "{output}");
     let unread = "error: it is done, but a gateway that runs on this store has not read it within 2 seconds;";
     assert!(warning.starts_with(unread) && warning.contains("`/readyz`"), "{warning}");
     gateway.signal("CONT");

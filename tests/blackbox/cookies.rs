@@ -252,15 +252,15 @@ async fn a_navigation_is_redirected_to_the_login_and_a_script_gets_a_401() {
         .send()
         .await;
     assert!(broken.header("location").unwrap().contains("hunter2"));
-    let told = gateway
+    let output = gateway
         .log()
-        .until("why is told", |line| {
+        .until("the cause is logged", |line| {
             line["cause"].as_str().is_some_and(|cause| cause.contains("is redirected to"))
         })
         .await;
     assert!(
-        told["cause"].as_str().unwrap().ends_with("; the browser is redirected to /auth/login"),
-        "{told}"
+        output["cause"].as_str().unwrap().ends_with("; the browser is redirected to /auth/login"),
+        "{output}"
     );
     gateway.access("/reports/q4").await;
     assert!(

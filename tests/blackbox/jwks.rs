@@ -48,7 +48,7 @@ fn kept(folder: &TempDir) -> PathBuf {
 }
 
 /// Waits for the event with this message, of this issuer.
-async fn told(gateway: &Gateway, mark: usize, message: &str, issuer: &str) -> Value {
+async fn output(gateway: &Gateway, mark: usize, message: &str, issuer: &str) -> Value {
     gateway
         .log()
         .after(mark, message, |line| line["message"] == message && line["issuer"] == issuer)
@@ -91,8 +91,8 @@ async fn keys_are_fetched_from_the_configured_url() {
         gateway.metric_value("portcullis_jwks_age_seconds", &["issuer=\"corp\""]).await.unwrap()
             < 30.0
     );
-    let told = told(&gateway, 0, "keys were fetched", "corp").await;
-    assert_eq!((&told["keys"], &told["kids"]), (&json!(1), &json!("\"a\"")));
+    let output = output(&gateway, 0, "keys were fetched", "corp").await;
+    assert_eq!((&output["keys"], &output["kids"]), (&json!(1), &json!("\"a\"")));
     assert_eq!(ready(&gateway, "ready").await.json()["problems"], json!({}));
     ask(&gateway, &Published::new("a").token(json!({}))).await.is(401, "token_signature");
 }
@@ -179,7 +179,7 @@ async fn after_a_failed_fetch_the_next_refresh_comes_sooner() {
     within(async { while ask(&gateway, &new.token(json!({}))).await.status != 503 {} }).await;
     issuer.publish(&[&new]);
     // No request needs it, and five minutes have not passed.
-    told(&gateway, 0, "keys were fetched", "corp").await;
+    output(&gateway, 0, "keys were fetched", "corp").await;
     issuer.until_asked(issuer.asked("/keys") + 1).await;
     within(async { while ask(&gateway, &old.token(json!({}))).await.status == 200 {} }).await;
     assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
@@ -195,14 +195,14 @@ async fn without_metadata_the_key_set_is_fetched_from_its_last_url() {
         Gateway::start(&format!("{ROUTE}{}", discovered(&iss, "jwks_refresh = '1s'"))).await;
     assert_eq!(ask(&gateway, &old.token(json!({ "iss": iss }))).await.status, 200);
     issuer.says(METADATA, "500 Oops", "text/plain", "");
-    let told = told(
+    let output = output(
         &gateway,
         0,
         "the metadata cannot be fetched; keys are fetched from the last known jwks_uri",
         "corp",
     )
     .await;
-    assert_eq!(told["jwks_uri"], format!("{iss}/keys"));
+    assert_eq!(output["jwks_uri"], format!("{iss}/keys"));
     issuer.publish(&[&new]);
     // No request needs an unknown key, so only the schedule can find the new set.
     issuer.until_asked(issuer.asked("/keys") + 2).await;
@@ -227,11 +227,11 @@ async fn a_failing_issuer_is_fetched_with_back_off() {
         Gateway::start(&format!("{ROUTE}{}", issuer.section("corp", "jwks_refresh = '100ms'")))
             .await;
     for seconds in [0, 1, 3] {
-        let told = gateway.log().after(0, "it says when it tries again", |line| {
+        let output = gateway.log().after(0, "it says when it tries again", |line| {
             line["message"] == "keys cannot be fetched"
                 && line["next_try_seconds"].as_u64() >= Some(seconds)
         });
-        told.await;
+        output.await;
     }
 }
 
@@ -250,8 +250,11 @@ async fn metadata_of_another_issuer_is_refused() {
     );
     let gateway = Gateway::start(&format!("{ROUTE}{section}")).await;
     ask(&gateway, &key.token(json!({ "iss": iss }))).await.is(503, "keys_unavailable");
-    let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
-    assert!(told["cause"].as_str().unwrap().contains("not exactly the configured one"), "{told}");
+    let output = output(&gateway, 0, "keys cannot be fetched", "corp").await;
+    assert!(
+        output["cause"].as_str().unwrap().contains("not exactly the configured one"),
+        "{output}"
+    );
     assert_eq!(issuer.asked("/keys"), 0, "what it says is not believed");
 }
 
@@ -266,8 +269,8 @@ async fn an_https_issuer_needs_a_trusted_certificate() {
     let gateway = Gateway::setup(&config).file("ca.pem", Authority::new().pem).start().await;
     let refused = ask(&gateway, &key.token(json!({}))).await;
     refused.is(503, "keys_unavailable");
-    let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
-    assert!(told["cause"].as_str().unwrap().contains("certificate"), "{told}");
+    let output = output(&gateway, 0, "keys cannot be fetched", "corp").await;
+    assert!(output["cause"].as_str().unwrap().contains("certificate"), "{output}");
     assert!(
         gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "outcome=\"tls\""]).await
             >= Some(1.0)
@@ -307,11 +310,11 @@ async fn one_fetch_finds_a_rotated_key_for_all_waiting_requests() {
 async fn join_all<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
     let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
     std::future::poll_fn(|cx| {
-        for (future, output) in
-            futures.iter_mut().zip(&mut outputs).filter(|(_, output)| output.is_none())
+        for (future, expected) in
+            futures.iter_mut().zip(&mut outputs).filter(|(_, expected)| expected.is_none())
         {
             if let std::task::Poll::Ready(done) = std::pin::Pin::new(future).poll(cx) {
-                *output = Some(done);
+                *expected = Some(done);
             }
         }
         if outputs.iter().all(Option::is_some) {
@@ -504,7 +507,7 @@ async fn during_an_outage_the_last_keys_are_used_until_they_are_too_old() {
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     issuer.stop().await;
     let mark = gateway.log().mark();
-    told(&gateway, mark, "keys cannot be fetched", "corp").await;
+    output(&gateway, mark, "keys cannot be fetched", "corp").await;
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
     // By now it is unknown whether there is a newer key.
     within(async {
@@ -520,7 +523,7 @@ async fn during_an_outage_the_last_keys_are_used_until_they_are_too_old() {
     let degraded = ready(&gateway, "degraded").await;
     assert_eq!(degraded.status, 200);
     assert_eq!(ask(&gateway, &key.token(json!({}))).await.status, 200);
-    told(
+    output(
         &gateway,
         mark,
         "the keys are older than jwks_max_stale: none of the issuer's tokens can be verified",
@@ -554,7 +557,7 @@ async fn tokens_are_verified_after_a_restart_during_an_outage() {
 
     let gateway = Gateway::start(&config).await;
     assert_eq!(ask(&gateway, &token).await.status, 200);
-    told(&gateway, 0, "keys cannot be fetched", "corp").await;
+    output(&gateway, 0, "keys cannot be fetched", "corp").await;
     assert_eq!(ask(&gateway, &token).await.status, 200);
     assert_eq!(gateway.admin("/readyz").await.status, 200);
     assert!(gateway.metric_value("portcullis_jwks_age_seconds", &["corp"]).await.is_some());
@@ -605,26 +608,30 @@ async fn explain_verifies_with_the_stored_keys() {
     gateway.exited().await;
     let explain = || {
         let config = gateway.path("gateway.toml");
-        let told = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        let printed = Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["explain", "GET", "/", "--json", "--token", &token, "--config"])
             .arg(config)
             .output()
             .unwrap();
-        serde_json::from_slice::<Value>(&told.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {told:?}"))
+        serde_json::from_slice::<Value>(&printed.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {printed:?}"))
     };
-    let told = explain();
-    assert_eq!((&told["verdict"], &told["subject"]), (&json!("allow"), &json!("u-17")), "{told}");
+    let printed = explain();
+    assert_eq!(
+        (&printed["verdict"], &printed["subject"]),
+        (&json!("allow"), &json!("u-17")),
+        "{printed}"
+    );
     for entry in std::fs::read_dir(gateway.path("")).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.file_name().unwrap().to_string_lossy().starts_with("jwks-") {
             std::fs::remove_file(entry).unwrap();
         }
     }
-    let told = explain();
+    let printed = explain();
     assert_eq!(
-        (&told["status"], &told["reason"]),
+        (&printed["status"], &printed["reason"]),
         (&json!(503), &json!("keys_unavailable")),
-        "{told}"
+        "{printed}"
     );
     assert_eq!(issuer.asked("/keys"), 1);
 }
@@ -658,7 +665,7 @@ async fn an_unwritable_folder_is_reported_once() {
     std::fs::create_dir(&file).unwrap();
     std::fs::write(file.join("x"), "x").unwrap();
     let message = "keys cannot be stored on disk: there will be none after a restart during an outage of the issuer";
-    told(&gateway, 0, message, "corp").await;
+    output(&gateway, 0, message, "corp").await;
     issuer.publish(&[&key, &new]);
     issuer.until_asked(issuer.asked("/keys") + 3).await;
     assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
@@ -724,15 +731,15 @@ async fn an_invalid_key_set_changes_nothing() {
         let mark = gateway.log().mark();
         issuer.does("/keys", vec![Step::ReadBody, write(&answer), Step::Close]);
         fetch().await;
-        let told = gateway
+        let output = gateway
             .log()
             .after(mark, cause, |line| {
                 line["message"] == "keys cannot be fetched"
-                    && line["cause"].as_str().is_some_and(|told| told.contains(cause))
+                    && line["cause"].as_str().is_some_and(|output| output.contains(cause))
             })
             .await;
         assert_eq!(
-            (&told["level"], &told["issuer"], &told["has_keys"]),
+            (&output["level"], &output["issuer"], &output["has_keys"]),
             (&json!("warn"), &json!("corp"), &json!(true))
         );
         let after = gateway
@@ -747,7 +754,7 @@ async fn an_invalid_key_set_changes_nothing() {
     let mark = gateway.log().mark();
     issuer.publish(&[&key]);
     fetch().await;
-    told(&gateway, mark, "keys were fetched", "corp").await;
+    output(&gateway, mark, "keys were fetched", "corp").await;
     ready(&gateway, "ready").await;
 }
 
@@ -766,8 +773,8 @@ async fn a_slowly_dripping_body_is_cut_off() {
     assert_eq!(ask(&gateway, &local_token()).await.status, 200);
     waiting.await.is(503, "keys_unavailable");
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
-    let told = told(&gateway, 0, "keys cannot be fetched", "corp").await;
-    assert_eq!(told["cause"], "it took longer than 10 s");
+    let output = output(&gateway, 0, "keys cannot be fetched", "corp").await;
+    assert_eq!(output["cause"], "it took longer than 10 s");
     assert!(
         gateway.metric_value("portcullis_jwks_fetch_total", &["corp", "timeout"]).await
             >= Some(1.0)
@@ -822,16 +829,16 @@ async fn ignored_keys_are_logged_once_per_change() {
         .await
         .is(401, "token_algorithm");
     issuer.until_asked(3).await;
-    let told: Vec<String> = gateway
+    let output: Vec<String> = gateway
         .log()
         .lines()
         .iter()
         .filter(|line| line["message"] == "a key is not used")
         .map(|line| line["cause"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(told.len(), 3, "{told:?}");
-    for (told, kid) in told.iter().zip(["weak", "oct", "enc"]) {
-        assert!(told.contains(&format!("kid \"{kid}\"")), "{told}");
+    assert_eq!(output.len(), 3, "{output:?}");
+    for (output, kid) in output.iter().zip(["weak", "oct", "enc"]) {
+        assert!(output.contains(&format!("kid \"{kid}\"")), "{output}");
     }
     // Two keys of the same type and `kid`: either could be forged, so neither is used.
     let mut same = twin.jwk();
@@ -860,21 +867,21 @@ async fn key_files_are_read_again_when_they_change() {
     assert_eq!(ask(&gateway, &old.token(json!({}))).await.status, 200);
     ask(&gateway, &new.token(json!({}))).await.is(401, "token_key_unknown");
     std::fs::write(gateway.path("keys.json"), set(&[&new])).unwrap();
-    told(&gateway, 0, "the key file has changed; its new keys are in use", "corp").await;
+    output(&gateway, 0, "the key file has changed; its new keys are in use", "corp").await;
     assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
     ask(&gateway, &old.token(json!({}))).await.is(401, "token_key_unknown");
 
     for bad in ["{\"keys\": [", "<html>", "{\"keys\": []}"] {
         let mark = gateway.log().mark();
         std::fs::write(gateway.path("keys.json"), bad).unwrap();
-        let told = told(
+        let output = output(
             &gateway,
             mark,
             "the key file cannot be used; the previous keys stay in use",
             "corp",
         )
         .await;
-        assert!(told["cause"].as_str().unwrap().contains("keys.json"), "{told}");
+        assert!(output["cause"].as_str().unwrap().contains("keys.json"), "{output}");
         assert_eq!(ask(&gateway, &new.token(json!({}))).await.status, 200);
         assert!(gateway.admin("/readyz").await.json()["problems"]["corp"].is_string());
     }
@@ -895,7 +902,7 @@ async fn pem_files_are_read_again_when_they_change() {
         Gateway::setup(&format!("{ROUTE}{section}")).file("a.pem", &keys.p256.public).start().await;
     assert_eq!(ask(&gateway, &p256.token(json!({}), json!({}))).await.status, 200);
     std::fs::write(gateway.path("a.pem"), &keys.p384.public).unwrap();
-    told(&gateway, 0, "the key file has changed; its new keys are in use", "corp").await;
+    output(&gateway, 0, "the key file has changed; its new keys are in use", "corp").await;
     assert_eq!(ask(&gateway, &p384.token(json!({}), json!({}))).await.status, 200);
     ask(&gateway, &p256.token(json!({}), json!({}))).await.is(401, "token_algorithm");
 }

@@ -29,12 +29,12 @@ async fn an_exceeded_limit_sends_retry_after() {
     refused.is(429, "rate_limited");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1100..=1200).contains(&seconds), "a third of an hour: {seconds}");
-    let told = gateway.log().until("the limit is named", |line| {
+    let output = gateway.log().until("the limit is named", |line| {
         line["reason"] == "rate_limited" && line["cause"].is_string()
     });
-    let told = told.await;
+    let output = output.await;
     assert_eq!(
-        (told["level"].as_str(), told["cause"].as_str()),
+        (output["level"].as_str(), output["cause"].as_str()),
         (Some("info"), Some("this client has exceeded limit `few`"))
     );
     assert_eq!(gateway.upstream().count(), 3);
@@ -170,7 +170,7 @@ async fn an_observing_limit_logs_and_refuses_nothing() {
     for _ in 0..3 {
         assert_eq!(gateway.get("/").send().await.status, 200);
     }
-    gateway.log().until("the limit is told", |line| line["limit"] == "few").await;
+    gateway.log().until("the limit is logged", |line| line["limit"] == "few").await;
     assert_eq!(
         gateway.metric_value("portcullis_rate_limited_total", &["limit=\"few\""]).await,
         Some(2.0)

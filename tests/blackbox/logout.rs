@@ -79,12 +79,12 @@ async fn a_session_that_ends_at_the_issuer_ends_here() {
         "{line}"
     );
     assert_eq!(line["bytes_in"], form.len(), "{line}");
-    let told = gateway
+    let output = gateway
         .log()
-        .until("it is told", |line| line["message"] == "logged out at the issuer")
+        .until("it is logged", |line| line["message"] == "logged out at the issuer")
         .await;
     assert_eq!(
-        (&told["issuer"], &told["by"], &told["value"]),
+        (&output["issuer"], &output["by"], &output["value"]),
         (&"corp".into(), &"sid".into(), &"s-1".into())
     );
     gateway.kill_and_restart().await;
@@ -133,11 +133,11 @@ async fn a_logout_by_sub_ends_subjects_taken_from_another_claim() {
     is_done(&send(&gateway, "/logout/corp", &logout_token(json!({}))).await);
     gateway.get("/").bearer(&gone).send().await.is(401, "token_revoked");
     assert_eq!((status(&gateway, &stays).await, status(&gateway, &without).await), (200, 200));
-    let told = gateway
+    let output = gateway
         .log()
-        .until("it is told", |line| line["message"] == "logged out at the issuer")
+        .until("it is logged", |line| line["message"] == "logged out at the issuer")
         .await;
-    assert_eq!((&told["by"], &told["value"]), (&"sub".into(), &"u-17".into()));
+    assert_eq!((&output["by"], &output["value"]), (&"sub".into(), &"u-17".into()));
     is_refused(&send(&gateway, "/logout/corp", &logout_token(json!({ "sub": null }))).await);
 }
 
@@ -182,7 +182,7 @@ async fn every_rule_of_logout_tokens_is_enforced() {
     assert_eq!(status(&gateway, &token).await, 200);
     let why = gateway
         .log()
-        .until("why is told", |line| {
+        .until("the cause is logged", |line| {
             line["reason"] == "request_invalid" && line["cause"].is_string()
         })
         .await;
@@ -226,7 +226,7 @@ async fn a_logout_token_works_once_and_is_not_an_access_token() {
 async fn only_a_form_with_one_token_is_accepted() {
     let gateway = start().await;
     let token = logout_token(json!({ "sid": "s-1" }));
-    for (body, told) in [
+    for (body, expected) in [
         (String::new(), "no `logout_token`"),
         ("logout=x".to_owned(), "no `logout_token`"),
         (format!("logout_token={token}&logout_token={token}"), "more than one `logout_token`"),
@@ -235,7 +235,9 @@ async fn only_a_form_with_one_token_is_accepted() {
         is_refused(&form(&gateway, "/logout/corp", &body).send().await);
         gateway
             .log()
-            .until(told, |line| line["cause"].as_str().is_some_and(|cause| cause.contains(told)))
+            .until(expected, |line| {
+                line["cause"].as_str().is_some_and(|cause| cause.contains(expected))
+            })
             .await;
     }
     let form = format!("logout_token={token}");
@@ -280,7 +282,7 @@ async fn a_failing_store_lets_the_issuer_send_the_logout_again() {
 #[tokio::test]
 async fn a_logout_path_belongs_to_one_issuer_and_no_route() {
     let gateway = start().await;
-    for (from, to, told) in [
+    for (from, to, output) in [
         ("'/logout/other'", "'/logout/corp'", "two issuers have the same path"),
         ("'/logout/other'", "'/'", "not a valid path for back-channel logout"),
         ("'/logout/other'", "'logout'", "not a valid path for back-channel logout"),
@@ -295,7 +297,7 @@ async fn a_logout_path_belongs_to_one_issuer_and_no_route() {
         ("issuer = 'other'", "insecure_any_issuer = true", "a logout token names its issuer"),
     ] {
         let rejected = gateway.reload(&CONFIG.replacen(from, to, 1)).await;
-        assert!(rejected["problems"].to_string().contains(told), "{to}: {rejected}");
+        assert!(rejected["problems"].to_string().contains(output), "{to}: {rejected}");
     }
     let (code, _, warnings) = gateway.command(&["check"]).await;
     assert_eq!(code, 78, "{warnings}");
@@ -306,11 +308,12 @@ async fn a_logout_path_belongs_to_one_issuer_and_no_route() {
         "{warnings}"
     );
     // `explain` knows the path.
-    let (_, told, _) = gateway.command(&["explain", "POST", "/logout/corp"]).await;
+    let (_, output, _) = gateway.command(&["explain", "POST", "/logout/corp"]).await;
     assert!(
-        told.contains("back-channel logout of issuer `corp`") && told.contains("allow: 200 public"),
-        "{told}"
+        output.contains("back-channel logout of issuer `corp`")
+            && output.contains("allow: 200 public"),
+        "{output}"
     );
-    let (_, told, _) = gateway.command(&["explain", "GET", "/logout/corp"]).await;
-    assert!(told.contains("refuse: 405 method_not_allowed"), "{told}");
+    let (_, output, _) = gateway.command(&["explain", "GET", "/logout/corp"]).await;
+    assert!(output.contains("refuse: 405 method_not_allowed"), "{output}");
 }

@@ -192,11 +192,15 @@ async fn unreadable_requests_are_counted_and_logged() {
     ] {
         let mark = gateway.log().mark();
         status(&gateway, bytes.as_bytes()).await;
-        let told = gateway
+        let output = gateway
             .log()
-            .after(mark, "it is told", |line| line["message"] == "the request could not be read")
+            .after(mark, "it is logged", |line| line["message"] == "the request could not be read")
             .await;
-        assert_eq!((&told["kind"], &told["peer"]), (&kind.into(), &"127.0.0.1".into()), "{told}");
+        assert_eq!(
+            (&output["kind"], &output["peer"]),
+            (&kind.into(), &"127.0.0.1".into()),
+            "{output}"
+        );
         let label = format!("kind=\"{kind}\"");
         let family = "portcullis_requests_malformed_total";
         assert_eq!(gateway.metric_value(family, &[&label]).await, Some(1.0), "{kind}");

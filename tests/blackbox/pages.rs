@@ -195,7 +195,7 @@ async fn a_refused_form_is_shown_again_with_the_error_and_the_input() {
     let gateway = Gateway::start(SITE).await;
     register(&gateway, "ann@example.com").await;
     let odd = "\"><script>alert(1)</script>@example.com";
-    for (path, fields, status, title, told) in [
+    for (path, fields, status, title, expected) in [
         (
             "/auth/login",
             vec![
@@ -245,7 +245,7 @@ async fn a_refused_form_is_shown_again_with_the_error_and_the_input() {
     ] {
         let refused = post(&gateway, path, &fields).await;
         let html = is_page(&refused, status, title);
-        assert!(html.contains(told) && html.contains("role=\"alert\""), "{html}");
+        assert!(html.contains(expected) && html.contains("role=\"alert\""), "{html}");
         if status == 401 {
             assert!(refused.header("www-authenticate").unwrap().starts_with("Bearer"));
         }
@@ -322,7 +322,7 @@ async fn confirming_an_address_requires_the_password() {
     let html = is_page(&page(&gateway, &path, "").await, 200, "Confirm your e-mail address");
     assert!(html.contains("name=\"return_to\" value=\"/reports\""), "{html}");
     assert!(html.contains("value=\"ann@example.com\" autocomplete=\"username\""), "{html}");
-    for (name, value, status, told) in [
+    for (name, value, status, expected) in [
         (
             "password",
             "another password",
@@ -334,7 +334,7 @@ async fn confirming_an_address_requires_the_password() {
         let form = [("token", token.as_str()), (name, value)];
         let refused = post(&gateway, "/auth/email/verify", &form).await;
         let html = is_page(&refused, status, "Error: Confirm your e-mail address");
-        assert!(html.contains(&format!("id=\"{name}-wrong\">{told}")), "{html}");
+        assert!(html.contains(&format!("id=\"{name}-wrong\">{expected}")), "{html}");
     }
     let right = [("token", token.as_str()), ("password", PASSWORD), ("return_to", "/reports")];
     let confirmed = post(&gateway, "/auth/email/verify", &right).await;
@@ -459,7 +459,7 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     let secret = |html: &str| {
         html.split("class=\"secret\">").nth(1).unwrap().split('<').next().unwrap().to_owned()
     };
-    for (form, status, told) in [
+    for (form, status, expected) in [
         (&[("code", "000000")][..], 401, "The code is wrong."),
         (&[("code", "")], 401, "The code is wrong."),
         (&[], 400, "Enter the code"),
@@ -469,7 +469,7 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
         assert_eq!(refused.status, status, "{html}");
         assert!(
             html.contains("<title>Error: ")
-                && html.contains(told)
+                && html.contains(expected)
                 && html.contains("<svg ")
                 && !html.contains("recovery"),
             "{html}"
@@ -497,17 +497,17 @@ async fn a_form_without_a_valid_login_gets_a_page_and_is_not_forwarded() {
     let login = "/auth/login?return_to=%2F";
     for (cookies, reason) in [("", "credentials_missing"), (&*session, "token_revoked")] {
         let mark = gateway.log().mark();
-        let told = post_as(&gateway, "/reports/q3", &[("text", "a long one")], cookies).await;
-        let html = is_page(&told, 401, title);
+        let output = post_as(&gateway, "/reports/q3", &[("text", "a long one")], cookies).await;
+        let html = is_page(&output, 401, title);
         assert!(
             html.contains(&format!("<a href=\"{login}\" target=\"_blank\" rel=\"noopener\">"))
                 && !html.contains("<form"),
             "{html}"
         );
-        assert!(told.header("www-authenticate").unwrap().starts_with("Bearer"));
+        assert!(output.header("www-authenticate").unwrap().starts_with("Bearer"));
         gateway
             .log()
-            .after(mark, "the reason is told", |line| {
+            .after(mark, "the reason is logged", |line| {
                 line["url.path"] == "/reports/q3" && line["reason"] == reason
             })
             .await;

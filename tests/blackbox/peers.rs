@@ -293,17 +293,17 @@ async fn auth0() {
         "aud": ["https://reports.example.com", "https://example.eu.auth0.com/userinfo"],
         "scope": "openid profile email", "azp": "k3Yc9Qm2Lw7Xr5Tz8Vb1Nd4Hf6Js0Pa", "permissions": ["reports:read", "users:manage"],
     });
-    let told = [
+    let output = [
         ("x-auth-user", "auth0|66a1f0c2b7d94e3a5c8f1e20"),
         ("x-auth-roles", "editor,auditor"),
         ("x-auth-email", "ann@example.com"),
     ];
-    app.passes("/admin/users", &access, &told).await;
+    app.passes("/admin/users", &access, &output).await;
     // The profile of RFC 9068, with Auth0's default lifetime.
     let mut rfc9068 =
         app.with_jose(&but(&access, json!({ "jti": "Xy1", "client_id": access["azp"] })));
     rfc9068["header"] = json!({ "typ": "at+jwt" });
-    app.passes_as("/admin/users", rfc9068, &told).await;
+    app.passes_as("/admin/users", rfc9068, &output).await;
     let machine = json!({ "iss": "https://example.eu.auth0.com/", "sub": "k3Yc9Qm2@clients", "aud": "https://reports.example.com",
         "scope": "reports:read", "gty": "client-credentials", "azp": "k3Yc9Qm2", "permissions": ["reports:read"] });
     app.passes("/", &machine, &[("x-auth-user", "k3Yc9Qm2@clients")]).await;
@@ -340,7 +340,7 @@ async fn supabase() {
         "app_metadata": { "provider": "email", "providers": ["email"], "roles": ["admin"] },
         "user_metadata": { "email": "ann@example.com", "email_verified": true, "sub": "2f8d6c1a", "roles": ["superuser"] },
     });
-    let told = [
+    let output = [
         ("x-auth-user", "2f8d6c1a-93b4-4e7d-a0c5-6b1f9e3d7a28"),
         ("x-auth-roles", "admin"),
         ("x-auth-email", "ann@example.com"),
@@ -348,9 +348,9 @@ async fn supabase() {
     // With the published keys, and with the legacy secret.
     for (instead, algorithm) in [(None, "ES256"), (Some(1), "HS256")] {
         let Some(mut app) = Guided::start("supabase.md", instead, algorithm).await else { return };
-        app.passes("/admin/users", &access, &told).await;
+        app.passes("/admin/users", &access, &output).await;
         let plain = but(&access, json!({ "app_metadata": { "provider": "email" } }));
-        app.passes("/", &plain, &[told[0], told[2]]).await;
+        app.passes("/", &plain, &[output[0], output[2]]).await;
         app.refuses("/admin/users", &plain, 403, "role_missing").await;
         let anonymous = but(
             &access,
@@ -375,13 +375,13 @@ async fn entra_id() {
         "roles": ["Reports.Admin"], "scp": "reports.read reports.write", "sub": "HKZpfaHyWadeOouYlitjrI-KffTm222X5rrV3xDqfKQ",
         "tid": tenant, "uti": "fqiBqXLPj0eQa82S-IYFAA", "ver": "2.0", "groups": ["3a4b5c6d-7e8f-4091-a2b3-c4d5e6f70819"],
     });
-    let told = [
+    let output = [
         ("x-auth-user", "c0ffee00-1d2e-4f3a-8b4c-5d6e7f809a1b"),
         ("x-auth-name", "ann@example.com"),
         ("x-auth-roles", "Reports.Admin"),
     ];
     let Some(mut app) = Guided::start("entra-id.md", None, "RS256").await else { return };
-    app.passes("/admin/users", &access, &told).await;
+    app.passes("/admin/users", &access, &output).await;
     app.refuses("/admin/users", &but(&access, json!({ "roles": null })), 403, "role_missing").await;
     // The client's ID token, if client and API are one registration; an application without a user;
     // a token for Microsoft Graph.
@@ -412,7 +412,7 @@ async fn entra_id() {
     app.refuses("/", &another_tenant, 401, "token_issuer").await;
     // The section for tokens of version 1.0.
     let Some(mut app) = Guided::start("entra-id.md", Some(1), "RS256").await else { return };
-    app.passes("/admin/users", &v1, &[told[0], told[2]]).await;
+    app.passes("/admin/users", &v1, &[output[0], output[2]]).await;
     app.refuses("/", &access, 401, "token_issuer").await;
 }
 
@@ -628,9 +628,12 @@ async fn nextauth() {
             let response = request.send().await;
             assert_eq!(response.status, 200, "{version}: {response:?}");
             let received = gateway.upstream().last();
-            let told = ["user", "name", "email", "roles"]
+            let output = ["user", "name", "email", "roles"]
                 .map(|name| received.header(&format!("x-auth-{name}")));
-            assert_eq!(told, [Some("u-17"), Some("Ann"), Some("ann@example.com"), Some("auditor")]);
+            assert_eq!(
+                output,
+                [Some("u-17"), Some("Ann"), Some("ann@example.com"), Some("auditor")]
+            );
             assert!(received.header("cookie").is_none_or(|cookie| cookie == "theme=dark"));
         }
         // Their default.
@@ -713,8 +716,8 @@ async fn a_certified_provider_is_discovered() {
     let [access, id] = provider.login("ann");
     assert_eq!(gateway.get("/audits/q3").bearer(&access).send().await.status, 200);
     let received = gateway.upstream().last();
-    let told = ["user", "roles", "issuer"].map(|name| received.header(&format!("x-auth-{name}")));
-    assert_eq!(told, [Some("ann"), Some("auditor"), Some(&*provider.issuer)]);
+    let output = ["user", "roles", "issuer"].map(|name| received.header(&format!("x-auth-{name}")));
+    assert_eq!(output, [Some("ann"), Some("auditor"), Some(&*provider.issuer)]);
     // An ID token tells the client who logged in. It is not an access token.
     gateway.get("/").bearer(&id).send().await.is(401, "token_audience");
     // Without a resource, the access token is opaque.

@@ -41,9 +41,9 @@ async fn an_invalid_file_changes_nothing_and_is_reported() {
         "route = [{ path = '/two', upstream = 'app', acess = 'public' }]",
         "route = [{ path = '/two', upstream = 'app', access = 'public' }]\ntest = [{ request = 'GET /two', expect = { status = 401 } }]",
     ] {
-        let told = gateway.reload(wrong).await;
-        assert_eq!(told["level"], "error", "{told}");
-        assert!(told["problems"].to_string().len() > 10, "{told}");
+        let output = gateway.reload(wrong).await;
+        assert_eq!(output["level"], "error", "{output}");
+        assert!(output["problems"].to_string().len() > 10, "{output}");
         assert_eq!(gateway.get("/one").send().await.status, 200);
         gateway.get("/two").send().await.is(404, "route_not_found");
     }
@@ -113,10 +113,10 @@ async fn settings_read_at_start_cannot_be_reloaded() {
     for changed in
         ["server.listen = '127.0.0.1:1'", "server.workers = 2", "admin.listen = '127.0.0.1:1'"]
     {
-        let told = gateway.reload(&format!("{changed}\n{TWO}")).await;
-        assert_eq!(told["level"], "error", "{told}");
+        let output = gateway.reload(&format!("{changed}\n{TWO}")).await;
+        assert_eq!(output["level"], "error", "{output}");
         let key = changed.split([' ', '.']).nth(1).unwrap();
-        assert!(told["problems"].to_string().contains(key), "{told}");
+        assert!(output["problems"].to_string().contains(key), "{output}");
         assert_eq!(gateway.get("/one").send().await.status, 200);
     }
 }
@@ -161,7 +161,7 @@ async fn a_watched_file_is_reloaded_when_it_changes() {
     let mark = gateway.log().mark();
     std::fs::write(gateway.path("gateway.toml"), "no [ toml").unwrap();
     assert_eq!(
-        gateway.log().after(mark, "the wrong file is told", is_reload).await["level"],
+        gateway.log().after(mark, "the invalid file is reported", is_reload).await["level"],
         "error"
     );
     let mark = gateway.log().mark();
@@ -170,8 +170,8 @@ async fn a_watched_file_is_reloaded_when_it_changes() {
         .log()
         .after(mark, "the mended file is loaded", |line| line["message"] == "reloaded")
         .await;
-    let told = gateway.log().lines().iter().skip(mark).filter(|line| is_reload(line)).count();
-    assert!(told <= 2, "the wrong file was told {told} times");
+    let output = gateway.log().lines().iter().skip(mark).filter(|line| is_reload(line)).count();
+    assert!(output <= 2, "the wrong file was reported {output} times");
 }
 
 #[tokio::test]
@@ -284,10 +284,10 @@ async fn a_reload_under_load_loses_no_request() {
     while begun.elapsed() < Duration::from_secs(seconds) {
         let next = tokio::time::Instant::now() + Duration::from_millis(100);
         reloads += 1;
-        let told = gateway
+        let output = gateway
             .reload(&format!("server.workers = 2\n{}", if reloads % 2 == 0 { even } else { odd }))
             .await;
-        assert_eq!(told["message"], "reloaded");
+        assert_eq!(output["message"], "reloaded");
         tokio::time::sleep_until(next).await;
     }
     done.store(true, Ordering::Relaxed);

@@ -85,11 +85,13 @@ async fn a_revoked_token_is_refused_by_every_worker_at_once() {
             .await
             >= Some(16.0)
     );
-    let told = gateway
+    let output = gateway
         .log()
-        .until("why is told", |line| line["reason"] == "token_revoked" && line["cause"].is_string())
+        .until("the cause is logged", |line| {
+            line["reason"] == "token_revoked" && line["cause"].is_string()
+        })
         .await;
-    assert!(told["cause"].as_str().unwrap().contains("by its jti"), "{told}");
+    assert!(output["cause"].as_str().unwrap().contains("by its jti"), "{output}");
 }
 
 #[tokio::test]
@@ -176,26 +178,31 @@ async fn a_command_revokes_in_a_running_gateway() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     lives(&gateway, &token).await;
-    let (code, told, errors) = gateway.command(&["revoke", "--jti", "t", "--issuer", "corp"]).await;
+    let (code, output, errors) =
+        gateway.command(&["revoke", "--jti", "t", "--issuer", "corp"]).await;
     assert_eq!((code, errors.as_str()), (0, ""));
     assert!(
-        told.starts_with("revoked: the token with the jti `t` of issuer `corp`.")
-            && told.contains("Every gateway that runs on this store refuses it now"),
-        "{told}"
+        output.starts_with("revoked: the token with the jti `t` of issuer `corp`.")
+            && output.contains("Every gateway that runs on this store refuses it now"),
+        "{output}"
     );
     is_dead(&gateway, &token).await;
     is_dead(&gateway, &token).await;
 
     let session = claims(json!({ "sid": "s" }));
-    let (code, told, _) = gateway.command(&["revoke", "--session", "s"]).await;
-    assert!(code == 0 && told.contains("every token of the session `s` of every issuer"), "{told}");
+    let (code, output, _) = gateway.command(&["revoke", "--session", "s"]).await;
+    assert!(
+        code == 0 && output.contains("every token of the session `s` of every issuer"),
+        "{output}"
+    );
     is_dead(&gateway, &session).await;
 
     let subject = claims(json!({ "sub": "u-1" }));
-    let (code, told, _) = gateway.command(&["revoke", "--subject", "u-1"]).await;
+    let (code, output, _) = gateway.command(&["revoke", "--subject", "u-1"]).await;
     assert!(
-        code == 0 && told.contains("every token of `u-1` of every issuer that was issued up to 20"),
-        "{told}"
+        code == 0
+            && output.contains("every token of `u-1` of every issuer that was issued up to 20"),
+        "{output}"
     );
     is_dead(&gateway, &subject).await;
 }
@@ -243,7 +250,7 @@ async fn a_token_with_a_future_iat_is_revoked_with_its_subject() {
 #[tokio::test]
 async fn the_revoke_command_reports_errors() {
     let gateway = start(TWO_ISSUERS).await;
-    for (arguments, exit, told) in [
+    for (arguments, exit, expected) in [
         (&["revoke"][..], 2, "<--jti <JTI>|--session <SID>|--subject <SUBJECT>>"),
         (&["revoke", "--jti", "a", "--session", "b"], 2, "cannot be used with"),
         (&["revoke", "--jti", ""], 2, "the jti is empty"),
@@ -254,7 +261,7 @@ async fn the_revoke_command_reports_errors() {
         ),
     ] {
         let (code, _, errors) = gateway.command(arguments).await;
-        assert!(code == exit && errors.contains(told), "{arguments:?}: {code} {errors}");
+        assert!(code == exit && errors.contains(expected), "{arguments:?}: {code} {errors}");
     }
     let gateway = Gateway::start("route = [{ path = '/*', upstream = 'app' }]").await;
     let (code, _, errors) = gateway.command(&["revoke", "--jti", "a"]).await;
@@ -271,10 +278,10 @@ async fn explain_knows_revocations() {
     let gateway = start(STORED).await;
     let token = claims(json!({ "jti": "t" }));
     let explain = async || {
-        let (code, told, errors) =
+        let (code, output, errors) =
             gateway.command(&["explain", "GET", "/", "--json", "--token", &token]).await;
         assert_eq!((code, errors.as_str()), (0, ""));
-        serde_json::from_str::<Value>(&told).unwrap()["reason"].clone()
+        serde_json::from_str::<Value>(&output).unwrap()["reason"].clone()
     };
     assert_eq!(explain().await, "authenticated");
     revoked(&gateway, json!({ "jti": "t" })).await;
@@ -322,7 +329,7 @@ async fn only_the_admin_token_can_revoke() {
 #[tokio::test]
 async fn unclear_bodies_revoke_nothing() {
     let gateway = start(STORED).await;
-    for (body, told) in [
+    for (body, output) in [
         ("", "EOF"),
         ("{\"jti\":", "EOF"),
         ("[]", "not a JSON object"),
@@ -338,7 +345,10 @@ async fn unclear_bodies_revoke_nothing() {
     ] {
         let response = post(&gateway).bearer(OPERATOR).body(body).send().await;
         response.is(400, "request_invalid");
-        assert!(response.json()["detail"].as_str().unwrap().contains(told), "{body}: {response:?}");
+        assert!(
+            response.json()["detail"].as_str().unwrap().contains(output),
+            "{body}: {response:?}"
+        );
     }
     let large = format!("{{\"jti\":\"{}\"}}", "a".repeat(64 * 1024));
     post(&gateway).bearer(OPERATOR).body(large).send().await.is(413, "body_too_large");
@@ -362,13 +372,13 @@ async fn without_an_admin_token_there_is_no_revoke_endpoint() {
 
 #[tokio::test]
 async fn an_admin_token_that_is_short_or_cannot_be_sent_is_refused() {
-    for (token, told) in
+    for (token, expected) in
         [("short", "the token has 5 bytes"), ("two words of sixteen", "cannot be sent")]
     {
         let gateway = start(STORED).await;
         std::fs::write(gateway.path("admin.token"), token).unwrap();
         let rejected = gateway.hang_up().await;
-        assert!(rejected["problems"].to_string().contains(told), "{rejected}");
+        assert!(rejected["problems"].to_string().contains(expected), "{rejected}");
         assert_eq!(gateway.command(&["check"]).await.0, 78);
         revoked(&gateway, json!({ "jti": "t" })).await;
     }

@@ -150,7 +150,7 @@ async fn a_login_asks_for_a_code_and_accepts_each_code_once() {
     assert_eq!(login(&gateway, Some(&now)).await.status, 200);
     login(&gateway, Some(&now)).await.is(401, "login_failed");
     let failed =
-        gateway.log().until("the replay is told", |line| line["reason"] == "wrong_code").await;
+        gateway.log().until("the replay is logged", |line| line["reason"] == "wrong_code").await;
     assert!(failed["message"] == "login_failed" && failed["account"].is_string(), "{failed}");
     post(&gateway, "/totp", &bearer, json!({ "current_password": PASSWORD }))
         .await

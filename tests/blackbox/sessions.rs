@@ -30,9 +30,11 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_session() {
     for tokens in [&first, &second] {
         gateway.get("/reports").bearer(&tokens.access).send().await.is(401, "token_revoked");
     }
-    let told =
-        gateway.log().until("the reuse is told", |line| line["message"] == "refresh_reused").await;
-    assert_eq!(told["account"], first.claims()["sub"]);
+    let output = gateway
+        .log()
+        .until("the reuse is logged", |line| line["message"] == "refresh_reused")
+        .await;
+    assert_eq!(output["account"], first.claims()["sub"]);
     assert_eq!(gateway.metric_value("portcullis_refresh_total", &["reused"]).await, Some(1.0));
     // Another session of the account is not affected.
     assert_eq!(gateway.reaches(&bystander.access).await, 200);

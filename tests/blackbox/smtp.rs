@@ -62,7 +62,7 @@ async fn mail_reaches_a_server_on_this_machine() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    gateway.log().until("it is told", is("mail_sent")).await;
+    gateway.log().until("it is logged", is("mail_sent")).await;
     assert!(gateway.log().lines().iter().all(|line| !line.to_string().contains("p@ss")));
 }
 
@@ -88,7 +88,7 @@ async fn a_mail_server_needs_a_trusted_certificate() {
         stranger.ask(json!({ "start": { "certificate": chain, "key": key } }))["port"].clone();
     let careful = gateway(&format!("smtps://localhost:{port}")).await;
     forgot(&careful).await;
-    let failed = careful.log().until("it is told", is("mail_not_sent")).await;
+    let failed = careful.log().until("it is logged", is("mail_not_sent")).await;
     assert!(failed["cause"].as_str().unwrap().contains("certificate"), "{failed}");
 }
 
@@ -99,7 +99,7 @@ async fn the_reply_of_the_mail_server_decides_about_retries() {
     server.ask(json!({ "answer": "451 4.3.0 come again" }));
     let mut gateway = gateway(&format!("smtp://127.0.0.1:{port}")).await;
     forgot(&gateway).await;
-    let failed = gateway.log().until("it is told", is("mail_not_sent")).await;
+    let failed = gateway.log().until("it is logged", is("mail_not_sent")).await;
     assert!(
         failed["cause"].as_str().unwrap().contains("come again") && failed["tries"] == 1,
         "{failed}"
@@ -120,7 +120,7 @@ async fn the_reply_of_the_mail_server_decides_about_retries() {
             .status,
         202
     );
-    let given_up = gateway.log().until("it is told", is("mail_given_up")).await;
+    let given_up = gateway.log().until("it is logged", is("mail_given_up")).await;
     assert!(given_up["cause"].as_str().unwrap().contains("nobody here"), "{given_up}");
 }
 

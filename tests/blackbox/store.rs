@@ -57,17 +57,20 @@ async fn a_failed_commit_is_never_acknowledged() {
     gateway.refresh(&tokens.refresh).await.is(503, "store_unavailable");
     gateway.post("/auth/logout", &refresh).send().await.is(503, "store_unavailable");
     let problem = gateway.admin("/readyz").await.json()["problems"]["store"].clone();
-    assert!(problem.as_str().is_some_and(|told| told.contains("the database failed")), "{problem}");
-    let (code, told, error) =
+    assert!(
+        problem.as_str().is_some_and(|output| output.contains("the database failed")),
+        "{problem}"
+    );
+    let (code, output, error) =
         gateway.command(&["revoke", "--jti", revocation["jti"].as_str().unwrap()]).await;
-    assert_eq!((code, told.as_str()), (1, ""), "{error}");
+    assert_eq!((code, output.as_str()), (1, ""), "{error}");
     assert!(error.contains("not revoked"), "{error}");
-    let (code, told, error) = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
-    assert_eq!((code, told.as_str()), (1, ""), "{error}");
+    let (code, output, error) = gateway.command(&["user", "end-sessions", "ann@example.com"]).await;
+    assert_eq!((code, output.as_str()), (1, ""), "{error}");
     let file = gateway.path("accounts.csv");
     std::fs::write(&file, "email\ncarl@example.com\n").unwrap();
-    let (code, told, error) = gateway.command(&["user", "import", file.to_str().unwrap()]).await;
-    assert_eq!((code, told.as_str()), (1, ""), "{error}");
+    let (code, output, error) = gateway.command(&["user", "import", file.to_str().unwrap()]).await;
+    assert_eq!((code, output.as_str()), (1, ""), "{error}");
     assert_eq!(gateway.reaches(&tokens.access).await, 200, "nothing was revoked");
 
     run(&gateway, &RECOVER).await;
@@ -105,11 +108,11 @@ async fn a_missing_or_replaced_database_acknowledges_nothing() {
     gateway.register("ann@example.com").await;
     let (database, away) = (gateway.path("portcullis.db"), gateway.path("away.db"));
     let revoke = ["revoke", "--jti", "t"];
-    let is_refused = async |told: &str| {
+    let is_refused = async |output: &str| {
         register(&gateway, "bob@example.com").await.is(503, "store_unavailable");
         let answer = gateway.admin("/readyz").await.json();
         let problem = answer["problems"]["store"].as_str().unwrap_or_default().to_owned();
-        assert!(problem.contains(told) && problem.contains("stop the gateway"), "{answer}");
+        assert!(problem.contains(output) && problem.contains("stop the gateway"), "{answer}");
         assert_eq!(answer["status"], "degraded");
     };
 
@@ -119,15 +122,21 @@ async fn a_missing_or_replaced_database_acknowledges_nothing() {
     assert!(code == 78 && error.contains("is missing, but its key"), "{code} {error}");
     let mut anew = revoke.to_vec();
     anew.push("--new-store");
-    let (code, told, error) = gateway.command(&anew).await;
-    assert!(code == 1 && told.is_empty() && error.contains("has a different file open"), "{error}");
+    let (code, output, error) = gateway.command(&anew).await;
+    assert!(
+        code == 1 && output.is_empty() && error.contains("has a different file open"),
+        "{error}"
+    );
     assert!(!database.exists(), "nothing was made that would take the place of the other");
 
     std::fs::copy(&away, gateway.path("copy.db")).unwrap();
     std::fs::rename(gateway.path("copy.db"), &database).unwrap();
     is_refused("was replaced").await;
-    let (code, told, error) = gateway.command(&["user", "disable", "ann@example.com"]).await;
-    assert!(code == 1 && told.is_empty() && error.contains("has a different file open"), "{error}");
+    let (code, output, error) = gateway.command(&["user", "disable", "ann@example.com"]).await;
+    assert!(
+        code == 1 && output.is_empty() && error.contains("has a different file open"),
+        "{error}"
+    );
 
     std::fs::rename(&away, &database).unwrap();
     assert_eq!(register(&gateway, "bob@example.com").await.status, 201);
@@ -142,10 +151,10 @@ async fn a_revocation_that_a_gateway_cannot_read_fails() {
     let gateway = Gateway::start(&open("")).await;
     let id = gateway.register("ann@example.com").await["id"].as_str().unwrap().to_owned();
     std::fs::remove_file(gateway.path("portcullis.db-shm")).unwrap();
-    let (code, told, error) = gateway.command(&["revoke", "--subject", &id]).await;
+    let (code, output, error) = gateway.command(&["revoke", "--subject", &id]).await;
     assert!(
-        code == 1 && told.is_empty() && error.contains("has a different file open"),
-        "{told}{error}"
+        code == 1 && output.is_empty() && error.contains("has a different file open"),
+        "{output}{error}"
     );
     assert!(!gateway.path("portcullis.db-shm").exists(), "it was not created again");
     let answer = gateway.admin("/readyz").await.json();
@@ -168,8 +177,9 @@ async fn a_database_damaged_while_in_use_accepts_no_writes() {
     for number in 1..pages {
         database.write_all_at(&[0xff; 4096], number * page).unwrap();
     }
-    let told = "revocations by other processes cannot be read; those known so far remain in force";
-    gateway.log().until("it is noticed", |line| line["message"] == told).await;
+    let output =
+        "revocations by other processes cannot be read; those known so far remain in force";
+    gateway.log().until("it is noticed", |line| line["message"] == output).await;
     let answer = gateway.admin("/readyz").await.json();
     let problem = answer["problems"]["store"].as_str().unwrap_or_default();
     assert!(problem.contains("was damaged while it was in use"), "{answer}");
@@ -220,15 +230,15 @@ async fn an_account_cut_off_ahead_of_the_clock_is_reported_and_can_be_fixed() {
     let account = before.claims()["sub"].as_str().unwrap().to_owned();
     assert!(problem.contains(&account) && problem.contains("end-sessions EMAIL --now"), "{answer}");
 
-    let (code, told, error) = gateway.command(&[&end[..], &["--now"]].concat()).await;
-    assert!(code == 0 && told.contains("can log in again"), "{told}{error}");
+    let (code, output, error) = gateway.command(&[&end[..], &["--now"]].concat()).await;
+    assert!(code == 0 && output.contains("can log in again"), "{output}{error}");
     let after = gateway.login("ann@example.com").await;
     assert_eq!(gateway.reaches(&after.access).await, 200);
     assert_eq!(gateway.reaches(&before.access).await, 401);
     gateway.refresh(&before.refresh).await.is(401, "invalid_grant");
     // The second time, no cut-off is ahead: the sessions end as without the option.
-    let (code, told, _) = gateway.command(&[&end[..], &["--now"]].concat()).await;
-    assert_eq!((code, told.as_str()), (0, "ended every session of ann@example.com\n"));
+    let (code, output, _) = gateway.command(&[&end[..], &["--now"]].concat()).await;
+    assert_eq!((code, output.as_str()), (0, "ended every session of ann@example.com\n"));
     assert_eq!(gateway.reaches(&after.access).await, 401);
     gateway.login("ann@example.com").await;
     within(async {

@@ -509,8 +509,9 @@ async fn an_unreachable_upstream_is_a_502_or_504() {
     ))
     .await;
     gateway.get("/refused").send().await.is(502, "upstream_unreachable");
-    let told = gateway.log().until("why is told", |line| line["route"] == "/refused").await;
-    assert_eq!(told["upstream"], format!("app at http://127.0.0.1:{port}"));
+    let output =
+        gateway.log().until("the cause is logged", |line| line["route"] == "/refused").await;
+    assert_eq!(output["upstream"], format!("app at http://127.0.0.1:{port}"));
     gateway.get("/nowhere").send().await.is(502, "upstream_unreachable");
     // It accepts the connection but never starts TLS.
     let (response, took) = timed(&gateway, "/silent").await;
@@ -574,10 +575,10 @@ async fn a_broken_upstream_connection_is_a_502() {
             "{line}"
         );
     }
-    let told = gateway.log().until("why is told", |line| {
+    let output = gateway.log().until("the cause is logged", |line| {
         line["cause"].as_str().is_some_and(|cause| cause.contains("64 KiB or 100 fields"))
     });
-    assert_eq!(told.await["reason"], "upstream_failed");
+    assert_eq!(output.await["reason"], "upstream_failed");
     assert_eq!(gateway.get("/").send().await.status, 200);
 }
 
@@ -609,10 +610,10 @@ async fn a_broken_response_is_recognisable_as_incomplete() {
             "{line}"
         );
     }
-    let told = gateway.log().until("why is told", |line| {
+    let output = gateway.log().until("the cause is logged", |line| {
         line["cause"].as_str().is_some_and(|cause| cause.contains("300ms, its idle_timeout"))
     });
-    assert_eq!(told.await["message"], "the response broke off");
+    assert_eq!(output.await["message"], "the response broke off");
     // Equal events are folded.
     let is_warning = |line: &&Value| {
         line["level"] == "warn"

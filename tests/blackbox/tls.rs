@@ -92,8 +92,8 @@ async fn sighup_loads_a_new_certificate_but_not_a_broken_pair() {
     assert_eq!(gateway.get("/").send_on(&mut kept).await.status, 200);
     let (second, third) = (authority().issue(&["app.test"]), authority().issue(&["app.test"]));
     std::fs::write(gateway.path("tls.crt"), &second.chain).unwrap();
-    let told = gateway.hang_up().await;
-    assert_eq!(told["level"], "error", "{told}");
+    let output = gateway.hang_up().await;
+    assert_eq!(output["level"], "error", "{output}");
     assert_eq!(shown().await, first);
     std::fs::write(gateway.path("tls.key"), &second.key).unwrap();
     assert_eq!(gateway.hang_up().await["message"], "reloaded");

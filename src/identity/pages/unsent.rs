@@ -21,12 +21,12 @@ struct UnsentPage<'a> {
 /// Says that the form did not arrive, and how to send it again. `login` is a path, which opens in
 /// another tab because this tab still has what was typed.
 pub fn unsent(login: String, policy: &Policy, mount: &Mount) -> Sheet {
-    let told = "You are not logged in, or your session has expired. What you sent was not passed on, and nothing was changed.";
+    let text = "You are not logged in, or your session has expired. What you sent was not passed on, and nothing was changed.";
     rendered(&UnsentPage {
         site: Site::new(policy, mount),
         title: "Log in and send it again",
         notice: None,
-        complaints: vec![Complaint { field: None, text: told.to_owned() }],
+        complaints: vec![Complaint { field: None, text: text.to_owned() }],
         login,
         links: Vec::new(),
     })

@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn every_rule_is_enforced() {
         let event = |value: Value| json!({"events": {EVENT: value}});
-        for (change, told) in [
+        for (change, expected) in [
             (json!({"events": null}), "events"),
             (json!({"events": EVENT}), "events"),
             (json!({"events": [EVENT]}), "events"),
@@ -282,7 +282,7 @@ mod tests {
             (json!({"sid": null, "sub": ""}), "\"sub\" is not"),
         ] {
             let refused = verify(LOGOUT, &logout(change.clone())).unwrap_err();
-            assert!(refused.to_string().contains(told), "{change}: {refused}");
+            assert!(refused.to_string().contains(expected), "{change}: {refused}");
         }
         let forged = signed(LOGOUT, &logout(json!({})).to_string());
         let issuers = issuers(|_| {});

@@ -240,7 +240,7 @@ impl Gateway {
     pub async fn hang_up(&self) -> Value {
         let mark = self.log.mark();
         self.signal("HUP");
-        self.log.after(mark, "the reload is told", is_reload).await
+        self.log.after(mark, "the reload is logged", is_reload).await
     }
 
     pub fn signal(&self, signal: &str) {

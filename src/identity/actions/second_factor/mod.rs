@@ -185,7 +185,7 @@ impl fmt::Debug for Enrolment {
 }
 
 impl Enrolment {
-    /// What is told of it.
+    /// The answer about it.
     pub fn new(enrolment: &second_factor::Enrolment) -> Self {
         Self {
             secret: enrolment.secret.to_string(),
