@@ -292,7 +292,7 @@ fn schema_is_a_json_schema_with_every_key() {
         "{}",
         schema["$schema"]
     );
-    let sections = "admin identity identity_headers issuer limit log route server store test token_cache upstream";
+    let sections = "admin identity identity_headers issuer limit log route server store test token_cache upstream verify";
     assert_eq!(properties("").join(" "), sections);
     // A key of each section, from the contract.
     for (name, keys) in [
