@@ -62,10 +62,10 @@ impl Retention {
         self.by_scope.get(scope).copied().unwrap_or(self.longest)
     }
 
-    /// Whether the revocation also ends a session of the built-in issuer, which may outlive the
-    /// entry of the revocation.
-    pub(super) fn ends_session(&self, Revocation { scope, by, .. }: &Revocation) -> bool {
-        *by == RevokedBy::Sid
+    /// Whether the revocation also ends a session or a personal access token of the built-in
+    /// issuer, which may outlive the entry of the revocation.
+    pub(super) fn is_for_good(&self, Revocation { scope, by, .. }: &Revocation) -> bool {
+        matches!(by, RevokedBy::Sid | RevokedBy::Jti)
             && self
                 .built_in
                 .as_ref()

@@ -4,8 +4,8 @@ use super::Retention;
 use crate::store::{RevocationRow, Store, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
-/// Writes revocations to the store only; processes with a list follow it. Sessions of the built-in
-/// issuer end with them. Returns the revocations as they were written: a cut-off may be later than
+/// Writes revocations to the store only; processes with a list follow it. Sessions and personal
+/// access tokens of the built-in issuer end with them. Returns the revocations as they were written: a cut-off may be later than
 /// requested ([`Store::revoke`]).
 ///
 /// # Errors
@@ -16,12 +16,12 @@ pub async fn write_rows(
     retention: &Retention,
 ) -> Result<Vec<Revocation>, StoreError> {
     let rows: Vec<_> = revocations.iter().map(row).collect();
-    let sessions: Vec<_> = revocations
+    let for_good: Vec<_> = revocations
         .iter()
-        .filter(|revocation| retention.ends_session(revocation))
+        .filter(|revocation| retention.is_for_good(revocation))
         .map(row)
         .collect();
-    let written = store.revoke_sessions(&rows, &sessions).await?;
+    let written = store.revoke_for_good(&rows, &for_good).await?;
     Ok(revocations
         .into_iter()
         .zip(written)

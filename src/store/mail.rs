@@ -1,6 +1,7 @@
 //! The tables of queued mail, and of the links in it.
 
 use super::accounts::change_account;
+use super::personal_tokens::revoke_all_tokens;
 use super::{AccountChange, AccountRow, RevocationRow, Store, StoreError};
 
 /// A row: a mail to send.
@@ -160,6 +161,8 @@ impl Store {
         let change = AccountChange::Password { hash, generation: account.generation };
         let changed = change_account(&mut writing, &account.id, change, revocation, now).await?;
         let Some(cutoff) = changed else { return Ok(None) };
+        // Someone else may have had the account.
+        revoke_all_tokens(&mut writing, &account.id, now).await?;
         writing.commit().await?;
         Ok(Some(cutoff))
     }

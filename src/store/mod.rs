@@ -9,7 +9,8 @@
 //! anything.
 //!
 //! The store lives as long as the process, and its tasks run on the background runtime: the request
-//! pipeline never waits for it, except for a login.
+//! pipeline never waits for it, except for a login and for a personal access token that is not
+//! remembered.
 
 mod accounts;
 mod ahead;
@@ -18,6 +19,7 @@ mod files;
 mod first_start;
 mod logout_tokens;
 mod mail;
+mod personal_tokens;
 mod presence;
 mod revocations;
 mod seal;
@@ -48,6 +50,7 @@ use self::files::DatabaseFiles;
 pub use self::first_start::FirstStart;
 pub use self::logout_tokens::LogoutTokenRow;
 pub use self::mail::{LinkRow, MailRow};
+pub use self::personal_tokens::{AddedToken, PersonalTokenRow};
 pub use self::presence::{Feed, GATEWAY_TIMEOUT, Presence};
 pub use self::revocations::{OlderThan, REVOCATIONS_PAGE, RevocationRow};
 pub use self::seal::{SealError, Sealer};

@@ -2,6 +2,7 @@
 //! has it open follows it.
 
 use super::connections::WriteTransaction;
+use super::personal_tokens::revoke_token;
 use super::{Store, StoreError};
 
 /// A row: which tokens are revoked, and since when.
@@ -34,20 +35,25 @@ impl Store {
     /// read it again. Returns the times as written: a subject's cut-off is at or after the `iat` of
     /// every token that was issued to it here. Writes nothing on an error.
     pub async fn revoke(&self, rows: &[RevocationRow]) -> Result<Vec<i64>, StoreError> {
-        self.revoke_sessions(rows, &[]).await
+        self.revoke_for_good(rows, &[]).await
     }
 
-    /// Does the same as [`Store::revoke`], and ends the sessions of these `sid`s in the same
-    /// transaction: what is revoked for good does not continue. Writes nothing on an error.
-    pub async fn revoke_sessions(
+    /// Does the same as [`Store::revoke`], and in the same transaction ends what could be used to
+    /// continue: of the revocations in `for_good`, the sessions with these `sid`s and the personal
+    /// access tokens with these `jti`s. Writes nothing on an error.
+    pub async fn revoke_for_good(
         &self,
         rows: &[RevocationRow],
-        sessions: &[RevocationRow],
+        for_good: &[RevocationRow],
     ) -> Result<Vec<i64>, StoreError> {
         let mut writing = self.connections.write().await?;
         let written = write_revocations(&mut writing, rows).await?;
-        for RevocationRow { value, revoked_at, .. } in sessions {
-            writing.execute(sqlx::query(END_SESSION).bind(revoked_at).bind(value)).await?;
+        for RevocationRow { kind, value, revoked_at, .. } in for_good {
+            if kind == "jti" {
+                revoke_token(&mut writing, value, *revoked_at).await?;
+            } else {
+                writing.execute(sqlx::query(END_SESSION).bind(revoked_at).bind(value)).await?;
+            }
         }
         writing.commit().await?;
         Ok(written)
@@ -146,6 +152,15 @@ pub(super) async fn latest_cutoff(
 ) -> Result<i64, StoreError> {
     let (cutoff,): (i64,) = writing.one(sqlx::query_as(CUTOFF).bind(account).bind(scope)).await?;
     Ok(cutoff)
+}
+
+impl Store {
+    /// The same, for one who only reads.
+    pub async fn cutoff(&self, account: &str, scope: &str) -> Result<i64, StoreError> {
+        let asking = sqlx::query_as(CUTOFF).bind(account).bind(scope);
+        let (cutoff,): (i64,) = asking.fetch_one(self.connections.read()).await?;
+        Ok(cutoff)
+    }
 }
 
 /// The maximum number of rows to read at a time.

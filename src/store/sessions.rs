@@ -205,13 +205,7 @@ impl Store {
     }
 }
 
-/// Notes that an access token is issued to a session's account, and chooses its `iat`: past every
-/// cut-off in force. Nothing else writes in the meantime: every revocation comes before it or after
-/// it.
-///
-/// # Errors
-/// [`StoreError::CutOffAhead`] if the cut-off is too far ahead of the clock. The caller must then
-/// discard what the transaction has written.
+/// Issues an access token to a live session. `None`: the session is not live.
 async fn issue(
     writing: &mut WriteTransaction,
     session: &str,
@@ -219,7 +213,24 @@ async fn issue(
     now: i64,
 ) -> Result<Option<Issued>, StoreError> {
     let account: Option<AccountRow> = writing.first(sqlx::query_as(ACCOUNT).bind(session)).await?;
-    let Some(account) = account else { return Ok(None) };
+    match account {
+        Some(account) => Ok(Some(issue_to(writing, account, scope, now).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Notes that an access token is issued to an account, and chooses its `iat`: past every cut-off in
+/// force. Nothing else writes in the meantime: every revocation comes before it or after it.
+///
+/// # Errors
+/// [`StoreError::CutOffAhead`] if the cut-off is too far ahead of the clock. The caller must then
+/// discard what the transaction has written.
+pub(super) async fn issue_to(
+    writing: &mut WriteTransaction,
+    account: AccountRow,
+    scope: &str,
+    now: i64,
+) -> Result<Issued, StoreError> {
     let cutoff = latest_cutoff(writing, &account.id, scope).await?.max(account.not_before);
     let issued_at = now.max(cutoff.saturating_add(1));
     if issued_at > now.saturating_add(MAX_AHEAD) {
@@ -229,7 +240,7 @@ async fn issue(
         .bind(issued_at)
         .bind(&account.id);
     writing.execute(noted).await?;
-    Ok(Some(Issued { account, issued_at }))
+    Ok(Issued { account, issued_at })
 }
 
 /// How many seconds ahead of the clock a token may be issued: enough for a few cut-offs within one
