@@ -46,7 +46,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 38] = [
+const WALK: [&str; 39] = [
     "target",
     "client",
     "token_names",
@@ -62,6 +62,7 @@ const WALK: [&str; 38] = [
     "dial",
     "upstream",
     "route",
+    "personal",
     "authenticate",
     "online",
     "exchange_ids",
@@ -335,8 +336,13 @@ fn the_source_parser_works() {
 }
 
 /// Steps of the decision that only one place may call, except tests.
-const SOLE_CALLERS: [(&str, &[&str], &str); 4] = [
+const SOLE_CALLERS: [(&str, &[&str], &str); 5] = [
     ("as_if_verified(", &["token/issuers/mod.rs", "gateway/authenticate.rs"], "an assumed token"),
+    (
+        "found_personal(",
+        &["token/issuers/mod.rs", "gateway/authenticate.rs"],
+        "claims that were not signed",
+    ),
     ("Verifier::offline(", &["explain/mod.rs"], "a verifier that believes an assumed token"),
     (".dispatch(", &["gateway/send.rs"], "a request that was not made from a permit"),
     (".into_request(", &["gateway/send.rs"], "a request for the wire"),

@@ -239,7 +239,7 @@ fuzz_target!(|data: &[u8]| {
     let assumed = snapshot.issuers.assume("local", claims, NOW).expect("a caller");
     let revoked = RevocationList::new(Clock::fixed(NOW));
     let known = (choices & 16 != 0).then_some(&assumed);
-    let verifier = Verifier::offline(&snapshot.rules.token_names, &snapshot.issuers, &revoked, known);
+    let verifier = Verifier::offline(&snapshot.rules.token_names, &snapshot.issuers, &revoked, known, None);
     let decider = Decider { snapshot, verifier, now: NOW, online: None };
     let (received, before) = (target.sent().clone(), parts.headers.clone());
     let mut watch = Watch::default();

@@ -15,8 +15,11 @@ use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::explain::{Explanation, Question, explain as decide};
 use crate::gateway::Snapshot;
+use crate::gateway::authenticate::LookedUp;
 use crate::gateway::dialect::Dialect;
+use crate::gateway::personal::personal_token;
 use crate::identity::issue::{KeysError, verifying_keys};
+use crate::identity::personal_tokens::PersonalTokens;
 use crate::process;
 use crate::revocation::{Retention, RevocationList, Revocations};
 use crate::store::Store;
@@ -94,13 +97,16 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
         headers: headers(arguments)?,
         peer: arguments.peer,
         assumed: assumed(arguments, &snapshot, clock.unix_seconds())?,
-        revoked: stored(&snapshot, &clock),
+        looked_up: None,
+        revoked: Arc::default(),
         via: arguments.via.map(Kind::dialect),
     };
     if question.via.is_some() && snapshot.askers.is_none() {
         let why = "the file has no [verify] section, so no proxy can ask";
         return Err(Failure::Usage(why.to_owned()));
     }
+    let stored = stored(&snapshot, &clock, personal_token(&question.headers));
+    let question = Question { revoked: stored.revoked, looked_up: stored.looked_up, ..question };
     let explanation = decide(&snapshot, &question, clock.unix_seconds());
     if arguments.json {
         print(&format!("{:#}\n", explanation.to_json()))
@@ -110,12 +116,14 @@ pub(super) fn explain(path: &Path, arguments: &Arguments) -> Result<(), Failure>
 }
 
 /// The content of the store, as far as it can be read: revocations, and the keys of the built-in
-/// issuer, which are installed for verification. If the store cannot be read, the rest can still be
-/// explained.
-fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
-    let Some(settings) = &snapshot.start.store else { return Arc::default() };
+/// issuer, which are installed for verification; and what a personal access token proves. If the
+/// store cannot be read, the rest can still be explained.
+fn stored(snapshot: &Snapshot, clock: &Clock, token: Option<String>) -> Stored {
+    let Some(settings) = &snapshot.start.store else { return Stored::default() };
     let read = async {
-        let Some(store) = Store::open_read_only(settings).await? else { return Ok(Arc::default()) };
+        let Some(store) = Store::open_read_only(settings).await? else {
+            return Ok(Stored::default());
+        };
         let retention = Retention::for_issuers(&snapshot.issuers);
         let revocations =
             Revocations::load(Some(store.clone()), retention, clock.clone(), Metrics::new())
@@ -124,7 +132,15 @@ fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
         {
             built_in.keys().replace(verifying_keys(&store).await?);
         }
-        Ok::<_, KeysError>(Arc::clone(revocations.list()))
+        let looked_up = match (token, &snapshot.identity) {
+            (Some(token), Some(policy)) => {
+                let tokens = PersonalTokens::new(store, None);
+                let found = tokens.peek(&token, policy, clock.unix_seconds()).await;
+                Some(Arc::new(LookedUp { token, found }))
+            }
+            _ => None,
+        };
+        Ok::<_, KeysError>(Stored { revoked: Arc::clone(revocations.list()), looked_up })
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(read).map_err(|error| error.to_string())).unwrap_or_else(
@@ -133,9 +149,16 @@ fn stored(snapshot: &Snapshot, clock: &Clock) -> Arc<RevocationList> {
                 "warning: the store cannot be read, so a revoked token is treated as valid, and a token of the built-in issuer \
                  cannot be verified: {error}"
             );
-            Arc::default()
+            Stored::default()
         },
     )
+}
+
+/// What the store holds about a request.
+#[derive(Default)]
+struct Stored {
+    revoked: Arc<RevocationList>,
+    looked_up: Option<Arc<LookedUp>>,
 }
 
 fn headers(arguments: &Arguments) -> Result<HeaderMap, Failure> {

@@ -207,6 +207,10 @@ fn refusals(endpoint: &Endpoint) -> BTreeMap<u16, BTreeSet<&'static str>> {
         Reason::StoreUnavailable,
         Reason::Draining,
     ]);
+    if endpoint.caller == CallerNeeded::Yes && endpoint.action != Action::Me {
+        // A personal access token is not enough.
+        reasons.push(Reason::ScopeMissing);
+    }
     if endpoint.changes_something() {
         reasons.extend([Reason::OriginForeign, Reason::FramingInvalid, Reason::BodyTooLarge]);
     }

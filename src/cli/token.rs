@@ -14,6 +14,7 @@ use crate::config::file::Issuer as Written;
 use crate::config::identity::NAME;
 use crate::config::value::CreateFiles;
 use crate::config::{self, Loaded, Problems, Severity};
+use crate::identity::personal_tokens::is_personal;
 use crate::telemetry::ids;
 use crate::token::{self, Algorithm, Algorithms, Inspected, Minter};
 
@@ -222,6 +223,12 @@ fn inspect(token: Option<&str>) -> Result<(), Failure> {
             text
         }
     };
+    if is_personal(text.trim().as_bytes()) {
+        return print(
+            "This is a personal access token: random characters that mean nothing by themselves. The store of the built-in issuer has a \
+             digest of it.\nTo see what it proves: portcullis explain GET /PATH --token TOKEN\n",
+        );
+    }
     let inspected = token::inspect(&text)
         .map_err(|error| Failure::Other(format!("this is not a token: {error}")))?;
     print(&describe(&inspected))

@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::Compiler;
 use crate::config::file::{Route as Written, Text};
 use crate::config::value;
-use crate::config::{Problem, Severity};
+use crate::config::{self, Problem, Severity};
 use crate::gateway::guard::{Access, Demands, TokenPlaces};
 use crate::token::{ClaimPath, Issuers};
 
@@ -161,24 +161,27 @@ impl Compiler<'_> {
         Some(found)
     }
 
-    /// Where a token may be. `takes_cookie`: also in the cookie, if the file does not say.
+    /// Where a token may be. `is_login`: the route leads to the built-in issuer, so also in the
+    /// cookie, if the file does not say.
     pub(super) fn token_places(
         &mut self,
         written: Option<&Spanned<Vec<Text>>>,
-        takes_cookie: bool,
+        is_login: bool,
     ) -> Option<TokenPlaces> {
-        let mut places = TokenPlaces { header: false, cookie: false, query: false };
+        let mut places = TokenPlaces { header: false, cookie: false, query: false, basic: false };
         let Some(written) = written else {
-            return Some(TokenPlaces { header: true, cookie: takes_cookie, ..places });
+            return Some(TokenPlaces { header: true, cookie: is_login, ..places });
         };
         for text in written.get_ref() {
             match self.ok_or_report(value::choice(
                 text,
-                &[("header", 'h'), ("cookie", 'c'), ("query", 'q')],
+                &[("header", 'h'), ("cookie", 'c'), ("query", 'q'), ("basic", 'b')],
             ))? {
                 'h' => places.header = true,
                 'c' => places.cookie = true,
-                _ => places.query = true,
+                'q' => places.query = true,
+                _ if self.takes_passwords(text, is_login) => places.basic = true,
+                _ => {}
             }
         }
         if written.get_ref().is_empty() {
@@ -192,5 +195,51 @@ impl Compiler<'_> {
             return None;
         }
         Some(places)
+    }
+
+    /// Reports `basic` on a route that takes no callers of the built-in issuer.
+    pub(super) fn warn_about_passwords(
+        &mut self,
+        written: &Written,
+        places: Option<TokenPlaces>,
+        demands: Option<&Demands>,
+    ) {
+        let (Some(list), Some(issuers)) =
+            (&written.token_from, demands.and_then(|demands| demands.issuers.as_ref()))
+        else {
+            return;
+        };
+        let takes_ours = issuers.iter().any(|issuer| &**issuer == config::identity::NAME);
+        if places.is_some_and(|places| places.basic) && !takes_ours {
+            self.problems.push(
+                Problem::warning(
+                    list.span(),
+                    "`basic` takes tokens of the built-in issuer, whose callers this route refuses",
+                )
+                .help("add \"identity\" to `issuers`, or remove `\"basic\"`"),
+            );
+        }
+    }
+
+    /// Whether a route can take personal access tokens as passwords.
+    fn takes_passwords(&mut self, text: &Text, is_login: bool) -> bool {
+        if self.file.identity.is_none() {
+            self.error(
+                Problem::error(
+                    text.span(),
+                    "`basic` takes personal access tokens, which only the built-in issuer makes",
+                )
+                .help("add `[identity]`, or remove `\"basic\"`"),
+            );
+        } else if is_login {
+            self.problems.push(
+                Problem::warning(
+                    text.span(),
+                    "the endpoints of the built-in issuer do not take passwords of HTTP Basic",
+                )
+                .help("remove `\"basic\"` here"),
+            );
+        }
+        !is_login
     }
 }

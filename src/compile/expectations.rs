@@ -45,6 +45,7 @@ fn run(
             .help("write a method and a target, such as \"GET /reports\"")
     })?;
     let question = Question {
+        looked_up: None,
         method,
         url: url.trim().to_owned(),
         headers: headers(&written.headers)?,

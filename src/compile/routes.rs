@@ -136,6 +136,7 @@ impl Compiler<'_> {
             // caller.
             demands = demands.map(|_| Demands::issuer(config::identity::NAME));
         }
+        self.warn_about_passwords(written, token_from, demands.as_ref());
         let identity_headers = match &written.identity_headers {
             None => Arc::clone(identity),
             Some(table) => Arc::new(self.identity_headers(table)),

@@ -441,7 +441,8 @@ pub struct Route {
     /// The name of a `[limit.NAME]`.
     #[schemars(with = "Option<String>")]
     pub limit: Option<Text>,
-    /// Where a token may be sent: `"header"` (the default), `"cookie"`, `"query"`.
+    /// Where a token may be sent: `"header"` (the default), `"cookie"`, `"query"`; `"basic"` is the
+    /// password of HTTP Basic, which is then a personal access token.
     #[schemars(with = "Option<Vec<String>>")]
     pub token_from: Option<Spanned<Vec<Text>>>,
     /// Forward the `Authorization` header. Default false.

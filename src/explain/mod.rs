@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use self::narrator::Narrator;
 use crate::gateway::Snapshot;
-use crate::gateway::authenticate::Verifier;
+use crate::gateway::authenticate::{LookedUp, Verifier};
 use crate::gateway::client::Peer;
 use crate::gateway::decide::Decider;
 use crate::gateway::dialect::{Dialect, VerifyFault};
@@ -39,6 +39,8 @@ pub struct Question {
     pub peer: IpAddr,
     /// A caller that is assumed to be verified.
     pub assumed: Option<AssumedToken>,
+    /// What the personal access token of the request proves, if it was looked up.
+    pub looked_up: Option<Arc<LookedUp>>,
     /// The revoked tokens.
     pub revoked: Arc<RevocationList>,
     /// The proxy that receives the request and asks about it; `None`: the gateway receives it.
@@ -115,6 +117,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         &snapshot.issuers,
         &question.revoked,
         question.assumed.as_ref(),
+        question.looked_up.as_deref(),
     );
     let decider = Decider { snapshot, verifier, now, online: None };
     let mut narrator = Narrator::new(snapshot);

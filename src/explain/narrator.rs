@@ -103,9 +103,9 @@ impl<'s> Narrator<'s> {
             Refusal::Limited { .. } => "limit",
             Refusal::Denied(_) => "authorize",
             Refusal::BodyTooLarge => "body",
-            Refusal::Redirect { refusal, .. } | Refusal::Page { refusal, .. } => {
-                self.step_of(refusal)
-            }
+            Refusal::Redirect { refusal, .. }
+            | Refusal::Page { refusal, .. }
+            | Refusal::AskForPassword(refusal) => self.step_of(refusal),
             Refusal::Unauthenticated(_) => "authenticate",
             _ => "outgoing",
         }

@@ -4,20 +4,24 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde_json::{Map, Value};
 
 use super::client::ClientAddress;
 use super::guard::{Access, Guard, TokenPlaces};
-use super::origin::is_own_request;
+use super::origin::{changes_something, is_own_request, origin_of};
+use super::personal::{basic_password, bearer};
 use super::route::Route;
 use super::target::{Target, decode_form, query_values};
 use super::token_memo::TokenMemo;
 use super::token_names::TokenNames;
 use crate::config::identity::NAME;
-use crate::identity::{IdentityError, Renewed};
+use crate::identity::personal_tokens::{Unusable, is_personal};
+use crate::identity::{IdentityError, Origin, Renewed};
 use crate::revocation::RevocationList;
 use crate::token::{
-    AssumedToken, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, TokenCache,
+    AssumedToken, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, RevokedBy,
+    TokenCache,
 };
 
 /// Why no caller was authenticated.
@@ -44,11 +48,24 @@ pub enum Unauthenticated {
         /// Whole seconds until a retry makes sense.
         retry_after: u64,
     },
-    /// The session of a browser cannot be renewed now: the store or the signing keys failed.
+    /// The built-in issuer cannot say now who is calling: the store or the signing keys failed.
     #[error("{0}")]
     Unavailable(Arc<IdentityError>),
-    /// The caller was identified by a cookie, but the request came from another origin.
-    #[error("a request with a cookie came from another origin")]
+    /// A personal access token that is not remembered. The data path looks it up
+    /// ([`super::online::Online`]).
+    #[error("the personal access token is not remembered and was not looked up")]
+    NotLookedUp,
+    /// Too many attempts with unknown personal access tokens by this address.
+    #[error("limit `{limit}` is used up for this client")]
+    Limited {
+        /// The name of the limit.
+        limit: String,
+        /// Whole seconds until a retry makes sense.
+        retry_after: u64,
+    },
+    /// The caller was identified by a cookie or by Basic, which a browser sends by itself, but the
+    /// request came from another origin.
+    #[error("a request with a cookie or a password came from another origin")]
     ForeignOrigin,
 }
 
@@ -66,6 +83,16 @@ pub struct Verifier<'a> {
     revoked: &'a RevocationList,
     assumed: Option<&'a AssumedToken>,
     renewed: Option<&'a Arc<Renewed>>,
+    looked_up: Option<&'a LookedUp>,
+}
+
+/// A personal access token that was looked up before the decision, for `explain`.
+#[derive(Debug)]
+pub struct LookedUp {
+    /// The token.
+    pub token: String,
+    /// What it proves.
+    pub found: Result<Map<String, Value>, Unusable>,
 }
 
 impl<'a> Verifier<'a> {
@@ -77,7 +104,7 @@ impl<'a> Verifier<'a> {
         known: Option<&'a Mutex<TokenCache<TokenMemo>>>,
         revoked: &'a RevocationList,
     ) -> Self {
-        Self { names, issuers, known, revoked, assumed: None, renewed: None }
+        Self { names, issuers, known, revoked, assumed: None, renewed: None, looked_up: None }
     }
 
     /// Takes `assumed` as the credential of every request, as if the client had sent a token with
@@ -87,8 +114,9 @@ impl<'a> Verifier<'a> {
         issuers: &'a Arc<Issuers>,
         revoked: &'a RevocationList,
         assumed: Option<&'a AssumedToken>,
+        looked_up: Option<&'a LookedUp>,
     ) -> Self {
-        Self { assumed, ..Self::new(names, issuers, None, revoked) }
+        Self { assumed, looked_up, ..Self::new(names, issuers, None, revoked) }
     }
 
     /// Verifies the new access token of a renewed session where the request has an access cookie or
@@ -100,9 +128,12 @@ impl<'a> Verifier<'a> {
         Verifier { renewed: Some(renewed), ..self }
     }
 
-    /// The only way from a credential to the caller that it proves: the token is verified, then
-    /// looked up in the revocation list.
+    /// The way from a credential to the caller that it proves: the token is verified, then looked
+    /// up in the revocation list.
     fn caller(&self, credential: &Credential<'_>, now: u64) -> Result<Caller, Unauthenticated> {
+        if let Some(token) = credential.personal()? {
+            return self.remembered(token, credential.place, now);
+        }
         let token = match (&credential.token, self.known) {
             (Presented::Assumed(assumed), _) => {
                 Arc::new(Remembered::from(assumed.as_if_verified().clone()))
@@ -145,6 +176,57 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// The caller of a personal access token that is remembered.
+    fn remembered(&self, token: &[u8], place: Place, now: u64) -> Result<Caller, Unauthenticated> {
+        if let Some(LookedUp { found, .. }) =
+            self.looked_up.filter(|looked_up| looked_up.token.as_bytes() == token)
+        {
+            return match found {
+                Ok(claims) => self.found(token, place, claims.clone(), now),
+                Err(unusable) => Err(unusable_token(unusable, now)),
+            };
+        }
+        let known = self.known.ok_or(Unauthenticated::NotLookedUp)?;
+        let found = {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(self.issuers, token, now)
+        };
+        // A known access token is not a password.
+        let Some(found) = found.ok().and_then(Result::ok).filter(|found| found.is_personal())
+        else {
+            return Err(Unauthenticated::NotLookedUp);
+        };
+        match self.revoked.revoked_by(&found) {
+            None => Ok(Caller { token: found, place, renewed: None }),
+            Some(by @ RevokedBy::Jti) => Err(InvalidToken::Revoked(by).into()),
+            // What was true of the account is over, not the token.
+            Some(_) => Err(Unauthenticated::NotLookedUp),
+        }
+    }
+
+    /// The caller of a personal access token whose look-up found these claims just now. Remembers
+    /// them.
+    pub(super) fn found(
+        &self,
+        token: &[u8],
+        place: Place,
+        claims: Map<String, Value>,
+        now: u64,
+    ) -> Result<Caller, Unauthenticated> {
+        let found = self.issuers.found_personal(claims, now)?;
+        let found = match self.known {
+            Some(known) => {
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert_found(token, found)
+            }
+            None => Arc::new(Remembered::from(found)),
+        };
+        match self.revoked.revoked_by(&found) {
+            None => Ok(Caller { token: found, place, renewed: None }),
+            Some(by) => Err(InvalidToken::Revoked(by).into()),
+        }
+    }
+
     /// The one credential of a request.
     pub(super) fn credential<'r>(
         &self,
@@ -159,7 +241,7 @@ impl<'a> Verifier<'a> {
             && places.cookie
         {
             return match sent {
-                Some(Credential { place: Place::Header | Place::Query, .. }) => {
+                Some(Credential { place: Place::Header | Place::Query | Place::Basic, .. }) => {
                     Err(Unauthenticated::Ambiguous)
                 }
                 Some(Credential { place: Place::Cookie, .. }) | None => Ok(Some(Credential {
@@ -188,6 +270,8 @@ pub enum Place {
     Cookie,
     /// The token query parameter.
     Query,
+    /// The password of `Authorization: Basic`.
+    Basic,
 }
 
 impl TokenPlaces {
@@ -197,6 +281,8 @@ impl TokenPlaces {
             Place::Header
         } else if self.cookie {
             Place::Cookie
+        } else if self.basic {
+            Place::Basic
         } else {
             Place::Query
         }
@@ -217,6 +303,25 @@ enum Presented<'a> {
 }
 
 impl Credential<'_> {
+    /// Where it was found.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The token, if it is a personal access token or can only be one.
+    ///
+    /// # Errors
+    /// [`Unauthenticated::Malformed`]
+    pub(super) fn personal(&self) -> Result<Option<&[u8]>, Unauthenticated> {
+        match (&self.token, self.place) {
+            (Presented::Bytes(token), Place::Basic) => Ok(Some(token)),
+            (Presented::Bytes(token), Place::Header) if is_personal(token) => {
+                well_formed(token).map(|token| Some(token.as_bytes()))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The token, if it is well formed.
     ///
     /// # Errors
@@ -301,20 +406,26 @@ pub fn authenticate(
         return Ok(None);
     }
     let credential = verifier.credential(access)?;
-    let by_cookie = match &credential {
-        Some(credential) => credential.place == Place::Cookie,
-        // The session may be renewed.
-        None => session_cookie(access, verifier).is_some(),
+    let is_own = || {
+        let AccessRequest { method, headers, target, client, .. } = *access;
+        match &credential {
+            Some(Credential { place: Place::Cookie, .. }) => {
+                is_own_request(method, headers, target, client, verifier.names)
+            }
+            // A browser repeats a password that was typed once. Programs say nothing of an origin.
+            Some(Credential { place: Place::Basic, .. }) => {
+                !changes_something(method, headers)
+                    || origin_of(headers, target, client, verifier.names) != Origin::Foreign
+            }
+            Some(Credential { place: Place::Header | Place::Query, .. }) => true,
+            // The session may be renewed.
+            None => {
+                session_cookie(access, verifier).is_none()
+                    || is_own_request(method, headers, target, client, verifier.names)
+            }
+        }
     };
-    if by_cookie
-        && !is_own_request(
-            access.method,
-            access.headers,
-            access.target,
-            access.client,
-            verifier.names,
-        )
-    {
+    if !is_own() {
         return Err(Unauthenticated::ForeignOrigin);
     }
     match credential {
@@ -370,6 +481,16 @@ fn session_cookie<'r>(access: &AccessRequest<'r>, verifier: &Verifier<'r>) -> Op
     }
 }
 
+/// Why a personal access token is refused, in the terms of tokens. `now`: in Unix seconds.
+pub(super) fn unusable_token(unusable: &Unusable, now: u64) -> Unauthenticated {
+    match unusable {
+        Unusable::Unknown => InvalidToken::Unknown.into(),
+        Unusable::Expired { at } => InvalidToken::Expired { at: *at, now }.into(),
+        Unusable::Revoked => InvalidToken::Revoked(RevokedBy::Jti).into(),
+        Unusable::Store(_) => Unauthenticated::NotLookedUp,
+    }
+}
+
 /// The one credential of a request.
 ///
 /// # Errors
@@ -397,6 +518,11 @@ fn credential<'a>(
         }
         find(Cow::Borrowed(token), Place::Header)?;
     }
+    if places.basic
+        && let Some(password) = password(headers)?
+    {
+        find(Cow::Owned(password), Place::Basic)?;
+    }
     if places.cookie {
         for value in cookie_values(headers, &names.cookie) {
             find(Cow::Borrowed(value), Place::Cookie)?;
@@ -422,20 +548,24 @@ fn credential<'a>(
 /// # Errors
 /// [`Unauthenticated::Ambiguous`], when the field is repeated.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&[u8]>, Unauthenticated> {
-    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-    match (lines.next(), lines.next()) {
-        (line, None) => Ok(line.and_then(|line| bearer(line.as_bytes()))),
-        (_, Some(_)) => Err(Unauthenticated::Ambiguous),
+    Ok(authorization(headers)?.and_then(bearer))
+}
+
+/// The password of `Authorization: Basic`.
+fn password(headers: &HeaderMap) -> Result<Option<Vec<u8>>, Unauthenticated> {
+    match authorization(headers)?.and_then(basic_password) {
+        None => Ok(None),
+        Some(password) => password.map(Some).ok_or(Unauthenticated::Malformed),
     }
 }
 
-/// The token after `Bearer` (RFC 6750 §2.1); `None` for another scheme. The scheme is
-/// case-insensitive (RFC 9110 §11.1).
-fn bearer(line: &[u8]) -> Option<&[u8]> {
-    let line = line.trim_ascii();
-    let end = line.iter().position(|&byte| byte == b' ' || byte == b'\t').unwrap_or(line.len());
-    let (scheme, rest) = line.split_at(end);
-    scheme.eq_ignore_ascii_case(b"bearer").then(|| rest.trim_ascii())
+/// The one `Authorization` field.
+fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Unauthenticated> {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    match (lines.next(), lines.next()) {
+        (line, None) => Ok(line.map(HeaderValue::as_bytes)),
+        (_, Some(_)) => Err(Unauthenticated::Ambiguous),
+    }
 }
 
 /// Parses these bytes as a token.
@@ -491,8 +621,9 @@ mod tests {
     use super::*;
     use http::{HeaderValue, Version};
 
-    const ALL: TokenPlaces = TokenPlaces { header: true, cookie: true, query: true };
-    const HEADER: TokenPlaces = TokenPlaces { header: true, cookie: false, query: false };
+    const ALL: TokenPlaces = TokenPlaces { header: true, cookie: true, query: true, basic: false };
+    const HEADER: TokenPlaces =
+        TokenPlaces { header: true, cookie: false, query: false, basic: false };
 
     fn read(
         places: TokenPlaces,

@@ -12,6 +12,7 @@ use super::guard::{Access, Denied};
 use super::matched::{Matched, Stopped};
 use super::observer::Observer;
 use super::online::Online;
+use super::personal::personal_token;
 use super::refusal::Refusal;
 use super::route::{Destination, Route};
 use super::token_memo::TokenMemo;
@@ -138,22 +139,25 @@ impl<'s> Permit<'s> {
         self.grant.caller.as_ref().map(Caller::token)
     }
 
-    /// Whether `Authorization` may be forwarded if the route forwards it.
+    /// Whether `Authorization` is forwarded: the route says so, and it is safe.
     ///
     /// Where the route does not read the field, it is a credential for the application, whoever the
     /// caller is. Elsewhere a credential that was not verified is never forwarded together with an
     /// identity, or to an application that would trust it. If credentials are optional and there is
     /// no caller, an application might misread the field as a verified token, so only password
-    /// schemes are forwarded.
-    pub fn vouches_for_authorization(&self) -> bool {
+    /// schemes are forwarded. A personal access token is never forwarded: it is good for every
+    /// route.
+    pub fn forwards_authorization(&self) -> bool {
+        let headers = &self.matched.parts().headers;
+        if !self.route().forward_authorization || personal_token(headers).is_some() {
+            return false;
+        }
         if !self.route().guard.token_from.reads_authorization() {
             return true;
         }
         match &self.grant.caller {
             Some(caller) => caller.place() == Place::Header,
-            None if self.reason() == Reason::Anonymous => {
-                has_password_scheme(&self.matched.parts().headers)
-            }
+            None if self.reason() == Reason::Anonymous => has_password_scheme(headers),
             None => self.reason() == Reason::Public,
         }
     }

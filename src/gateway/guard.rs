@@ -41,13 +41,15 @@ pub struct TokenPlaces {
     pub cookie: bool,
     /// The token query parameter.
     pub query: bool,
+    /// The password of `Authorization: Basic`: personal access tokens only.
+    pub basic: bool,
 }
 
 impl TokenPlaces {
     /// Whether `Authorization` may contain a credential for the gateway. If not, the field belongs
     /// to the application.
     pub fn reads_authorization(self) -> bool {
-        self.header
+        self.header || self.basic
     }
 }
 

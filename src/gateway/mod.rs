@@ -27,6 +27,7 @@ pub mod observer;
 pub mod online;
 pub mod origin;
 pub mod outgoing;
+pub mod personal;
 mod read_after_write_error;
 mod reader;
 pub mod refusal;

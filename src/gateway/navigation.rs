@@ -22,6 +22,12 @@ use crate::identity::{Mount, Policy, cookie, return_to};
 /// live session would have been renewed before, so a login is what is left.
 pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> Refusal {
     let Stopped { matched, refusal } = stopped;
+    let asks_for_password = refusal.status() == StatusCode::UNAUTHORIZED
+        && matched.access().guard.token_from.basic
+        && !is_browsing(&matched);
+    if asks_for_password {
+        return Refusal::AskForPassword(Box::new(refusal));
+    }
     match &matched.route().destination {
         Destination::Upstream(_) if asks_for_page(&matched.parts().method) => {
             redirect(snapshot, &matched, refusal)
@@ -208,6 +214,14 @@ fn leads_to_login(snapshot: &Snapshot, matched: &Matched<'_>, refusal: &Refusal)
         Unauthenticated::Invalid(_) => has_own_cookie(headers, &snapshot.rules.token_names),
         _ => false,
     }
+}
+
+/// Whether a browser sent the request that would ask the person for a user name and a password. It
+/// must not do that where people log in on a page, not even for a script of the application.
+fn is_browsing(matched: &Matched<'_>) -> bool {
+    let headers = &matched.parts().headers;
+    let has_login = matched.access().guard.token_from.cookie;
+    is_navigation(headers) || (has_login && headers.contains_key("sec-fetch-mode"))
 }
 
 /// Whether a person navigates to another page. Browsers say so over https and to localhost;

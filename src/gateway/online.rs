@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use super::authenticate::{
-    AccessRequest, Caller, Unauthenticated, Verifier, authenticate, renewable,
+    AccessRequest, Caller, Unauthenticated, Verifier, authenticate, renewable, unusable_token,
 };
 use crate::clock::Clock;
+use crate::identity::personal_tokens::{LookUpError, Unusable};
 use crate::identity::session::Device;
 use crate::identity::{Identity, NotRenewed, Policy};
 use crate::keys::{Keys, Renewal};
-use crate::token::InvalidToken;
+use crate::token::{InvalidToken, RevokedBy};
 
 /// What a decision may wait for.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,9 @@ impl Online<'_> {
             // The rare cases are boxed: hyper keeps space for this future for as long as a
             // connection is open.
             decided = Box::pin(self.with_newest_keys(access, verifier, decided)).await;
+        }
+        if matches!(&decided, Err(Unauthenticated::NotLookedUp)) {
+            return Box::pin(self.look_up(access, verifier)).await;
         }
         match (renewable(access, verifier, &decided), self.identity) {
             (Some(cookie), Some(issuer)) if self.renews => {
@@ -75,6 +79,55 @@ impl Online<'_> {
             match authenticate(access, &verifier, self.clock.unix_seconds()) {
                 // A renewal that other requests caused: its access token has been revoked since.
                 Err(Unauthenticated::Invalid(_)) if stale.is_none() => stale = Some(renewed),
+                decided => return decided,
+            }
+        }
+    }
+
+    /// Authenticates the caller of a personal access token that is not remembered: looks it up. Of
+    /// requests that come at once with the same token, one looks it up.
+    async fn look_up(
+        self,
+        access: &AccessRequest<'_>,
+        verifier: &Verifier<'_>,
+    ) -> Result<Option<Caller>, Unauthenticated> {
+        let Some(credential) = verifier.credential(access)? else {
+            return Err(Unauthenticated::Missing);
+        };
+        let Some((identity, policy)) = self.identity else {
+            return Err(unusable_token(&Unusable::Unknown, 0));
+        };
+        let bytes = credential.personal()?.unwrap_or_default();
+        let token = String::from_utf8_lossy(bytes);
+        let Some(_turn) = identity.turn_of_token(&token).await else {
+            return Err(Unauthenticated::NotLookedUp);
+        };
+        let client = access.client.ip();
+        let mut attempts = 0;
+        loop {
+            let decided = authenticate(access, verifier, self.clock.unix_seconds());
+            let decided = match decided {
+                Err(Unauthenticated::NotLookedUp) => {
+                    let found = identity.look_up_token(&token, client, policy).await;
+                    let now = self.clock.unix_seconds();
+                    let claims = found.map_err(|error| match error {
+                        LookUpError::Unusable(Unusable::Store(error)) => {
+                            Unauthenticated::Unavailable(Arc::new(error.into()))
+                        }
+                        LookUpError::Unusable(unusable) => unusable_token(&unusable, now),
+                        LookUpError::Limited { limit, retry_after } => {
+                            Unauthenticated::Limited { limit, retry_after }
+                        }
+                    })?;
+                    verifier.found(bytes, credential.place(), claims, now).map(Some)
+                }
+                decided => return decided,
+            };
+            attempts += 1;
+            match decided {
+                // Its account was changed while it was looked up.
+                Err(Unauthenticated::Invalid(InvalidToken::Revoked(by)))
+                    if by != RevokedBy::Jti && attempts < MOST_LOOK_UPS => {}
                 decided => return decided,
             }
         }
@@ -119,3 +172,6 @@ impl Online<'_> {
         })
     }
 }
+
+/// How often a token is looked up for one request, whose account changes again and again.
+const MOST_LOOK_UPS: u32 = 3;

@@ -16,9 +16,14 @@ pub(super) fn is_own_request(
     client: &ClientAddress,
     names: &TokenNames,
 ) -> bool {
+    !changes_something(method, headers) || origin_of(headers, target, client, names) == Origin::Own
+}
+
+/// Whether a request may change state, or asks for an upgrade, which no same-origin policy
+/// restricts.
+pub(super) fn changes_something(method: &Method, headers: &HeaderMap) -> bool {
     let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    (safe && !headers.contains_key(header::UPGRADE))
-        || origin_of(headers, target, client, names) == Origin::Own
+    !safe || headers.contains_key(header::UPGRADE)
 }
 
 /// The origin of a request, as reported by the browser.

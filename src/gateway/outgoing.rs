@@ -71,7 +71,7 @@ impl Outgoing {
         rules: &HeaderRules,
         max_body: u64,
     ) -> Result<Self, Refusal> {
-        let vouches_for_authorization = permit.vouches_for_authorization();
+        let keep_authorization = permit.forwards_authorization();
         let (matched, caller, _) = permit.into_parts();
         let route = matched.route();
         let (request, target, client, _) = matched.into_parts();
@@ -84,7 +84,6 @@ impl Outgoing {
         } else {
             Vec::new()
         };
-        let keep_authorization = route.forward_authorization && vouches_for_authorization;
         let mut removed = strip(&mut headers, owned, |name| {
             (keep_authorization && name == header::AUTHORIZATION)
                 || (route.method_override && METHOD_OVERRIDES.contains(&name.as_str()))

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// The caller could not be authenticated.
     #[error(transparent)]
     Unauthenticated(#[from] Unauthenticated),
+    /// The same, on a route that takes passwords: the response asks for one as well.
+    #[error("{0}")]
+    AskForPassword(Box<Refusal>),
     /// The caller is not authorized.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -116,6 +119,8 @@ impl Refusal {
                 Unauthenticated::Malformed => Reason::CredentialsMalformed,
                 Unauthenticated::Ambiguous => Reason::CredentialsAmbiguous,
                 Unauthenticated::ForeignOrigin => Reason::OriginForeign,
+                Unauthenticated::NotLookedUp => Reason::StoreUnavailable,
+                Unauthenticated::Limited { .. } => Reason::RateLimited,
                 Unauthenticated::KeysUnavailable { .. } => Reason::KeysUnavailable,
                 Unauthenticated::Unavailable(error) => error.reason(),
                 Unauthenticated::Invalid(invalid) => invalid_token(invalid),
@@ -131,7 +136,9 @@ impl Refusal {
             Self::Logout(LogoutFault::KeysUnavailable { .. }) => Reason::KeysUnavailable,
             Self::MethodOverride | Self::Logout(_) => Reason::RequestInvalid,
             Self::Identity(refused) => refused.error.reason(),
-            Self::Redirect { refusal, .. } | Self::Page { refusal, .. } => refusal.reason(),
+            Self::AskForPassword(refusal)
+            | Self::Redirect { refusal, .. }
+            | Self::Page { refusal, .. } => refusal.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
             Self::BodyTooLarge
@@ -179,7 +186,10 @@ impl Refusal {
     /// Whole seconds until a retry makes sense.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Limited { retry_after, .. } => Some(*retry_after),
+            Self::Limited { retry_after, .. }
+            | Self::Unauthenticated(Unauthenticated::Limited { retry_after, .. }) => {
+                Some(*retry_after)
+            }
             _ => None,
         }
     }
@@ -213,7 +223,10 @@ impl Refusal {
             }
             Self::Limited { retry_after, .. }
             | Self::Logout(LogoutFault::KeysUnavailable { retry_after, .. })
-            | Self::Unauthenticated(Unauthenticated::KeysUnavailable { retry_after, .. }) => {
+            | Self::Unauthenticated(
+                Unauthenticated::Limited { retry_after, .. }
+                | Unauthenticated::KeysUnavailable { retry_after, .. },
+            ) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
             }
             Self::Identity(refused) => {
@@ -223,6 +236,11 @@ impl Refusal {
             }
             Self::Redirect { status, location, cookies, .. } => {
                 return redirect_to(status, &location, cookies);
+            }
+            Self::AskForPassword(refusal) => {
+                let mut response = refusal.into_response(request_id);
+                response.headers_mut().append(header::WWW_AUTHENTICATE, BASIC);
+                return response;
             }
             Self::Page { page, refusal } => {
                 let mut response = refusal.into_response(request_id);
@@ -234,6 +252,9 @@ impl Refusal {
         response
     }
 }
+
+/// The challenge for a password (RFC 7617 §2).
+const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"portcullis\"");
 
 impl From<VerifyFault> for Refusal {
     fn from(fault: VerifyFault) -> Self {
@@ -274,7 +295,7 @@ fn invalid_token(invalid: &InvalidToken) -> Reason {
         InvalidToken::Algorithm(_) => Reason::TokenAlgorithm,
         InvalidToken::NoKeys => Reason::KeysUnavailable,
         InvalidToken::KeyUnknown { .. } => Reason::TokenKeyUnknown,
-        InvalidToken::Signature => Reason::TokenSignature,
+        InvalidToken::Signature | InvalidToken::Unknown => Reason::TokenSignature,
         InvalidToken::Expired { .. } => Reason::TokenExpired,
         InvalidToken::NotYetValid { .. } => Reason::TokenNotYetValid,
         InvalidToken::Issuer(_) => Reason::TokenIssuer,

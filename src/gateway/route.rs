@@ -649,7 +649,7 @@ pub(super) mod tests {
             pattern: Pattern { host, segments, subtree, methods, fold_case },
             guard: Guard {
                 access: Access::Authenticated,
-                token_from: TokenPlaces { header: true, cookie: false, query: false },
+                token_from: TokenPlaces { header: true, cookie: false, query: false, basic: false },
                 demands: Arc::default(),
                 enforce: true,
             },

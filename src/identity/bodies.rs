@@ -44,3 +44,10 @@ pub fn time(unix_seconds: i64) -> String {
     let seconds = u64::try_from(unix_seconds).unwrap_or(0).min(253_402_300_799);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
+
+/// A date: RFC 3339, in UTC.
+pub fn day(unix_seconds: i64) -> String {
+    let mut time = time(unix_seconds);
+    time.truncate(10);
+    time
+}

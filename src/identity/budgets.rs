@@ -23,6 +23,7 @@ pub struct Budgets {
     mail: Arc<Limit>,
     link: Arc<Limit>,
     password: Arc<Limit>,
+    token: Arc<Limit>,
 }
 
 impl Default for Budgets {
@@ -39,6 +40,7 @@ impl Default for Budgets {
             mail: limit("identity-mail", few, Count::All),
             link: limit("identity-link", few, Count::All),
             password: limit("identity-password", several, Count::All),
+            token: limit("identity-token", several, Count::All),
         }
     }
 }
@@ -55,6 +57,8 @@ impl Budgets {
         let is_bounded = own.is_some_and(|limit| limit.settings().bounds_each_client());
         let limit = match budget {
             Budget::CurrentPassword => &self.password,
+            // Each token that is revoked is remembered for a while.
+            Budget::Token => &self.token,
             Budget::Login if is_bounded => &self.guesses,
             _ if is_bounded => return None,
             Budget::Login => &self.login,
@@ -64,6 +68,11 @@ impl Budgets {
             Budget::Link => &self.link,
         };
         Some((Arc::clone(limit), limit.take_client(client)))
+    }
+
+    /// Counts a request as a failed login of a client address, until it turns out not to be one.
+    pub fn guess(&self, client: IpAddr) -> (&Arc<Limit>, Result<Cell, Exceeded>) {
+        (&self.guesses, self.guesses.take_client(client))
     }
 
     /// Counts a request as a failure of `account`, until it turns out to have succeeded. `None`: it
@@ -94,7 +103,7 @@ impl Budgets {
         match &description {
             Some((own, description)) if own.bounds_each_client() => {
                 lines.push(
-                    "each address: 5 failed logins and 10 current passwords a minute (built in)"
+                    "each address: 5 failed logins, 10 current passwords and 10 new tokens a minute (built in)"
                         .to_owned(),
                 );
                 lines.push(format!(
@@ -109,14 +118,14 @@ impl Budgets {
             None => {}
         }
         lines.push(
-            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords and 60 refreshes a minute (built in)"
+            "each address: 5 logins, 5 registrations, 5 mails, 5 mailed links, 10 current passwords, 10 new tokens and 60 refreshes a minute (built in)"
                 .to_owned(),
         );
         lines
     }
 
     /// Every limit.
-    pub fn all(&self) -> [&Arc<Limit>; 8] {
+    pub fn all(&self) -> [&Arc<Limit>; 9] {
         [
             &self.login,
             &self.register,
@@ -124,6 +133,7 @@ impl Budgets {
             &self.mail,
             &self.link,
             &self.password,
+            &self.token,
             &self.failures,
             &self.guesses,
         ]

@@ -62,6 +62,12 @@ pub enum Action {
     Sessions,
     /// Ends one of its sessions.
     EndSession,
+    /// Lists its personal access tokens.
+    Tokens,
+    /// Makes one.
+    CreateToken,
+    /// Revokes one.
+    RevokeToken,
     /// Changes the password.
     ChangePassword,
     /// Mails a link that sets a new password.
@@ -120,6 +126,8 @@ pub enum Budget {
     Link,
     /// Attempts at the current password, or at a code.
     CurrentPassword,
+    /// Personal access tokens that are made.
+    Token,
 }
 
 impl Budget {
@@ -127,7 +135,7 @@ impl Budget {
     pub fn names_account(self) -> bool {
         match self {
             Self::Login | Self::Register | Self::Mail | Self::CurrentPassword => true,
-            Self::Refresh | Self::Link => false,
+            Self::Refresh | Self::Link | Self::Token => false,
         }
     }
 }

@@ -62,6 +62,12 @@ pub enum IdentityError {
     /// No such session exists.
     #[error("the account has no such session")]
     NoSession,
+    /// The account has no such personal access token.
+    #[error("the account has no such personal access token")]
+    NoToken,
+    /// The caller used a personal access token, which is not enough here.
+    #[error("a personal access token does not manage its account: log in")]
+    PersonalToken,
     /// No valid credentials of an account.
     #[error("no credentials of an account were sent")]
     NoCaller,
@@ -94,7 +100,10 @@ impl IdentityError {
             Self::Password(_) => Reason::PasswordRejected,
             Self::Grant(_) => Reason::InvalidGrant,
             Self::Link | Self::AlreadyConfirmed => Reason::LinkInvalid,
-            Self::NoSession | Self::NoLogo | Self::NotOffered => Reason::RouteNotFound,
+            Self::NoSession | Self::NoToken | Self::NoLogo | Self::NotOffered => {
+                Reason::RouteNotFound
+            }
+            Self::PersonalToken => Reason::ScopeMissing,
             Self::NoCaller => Reason::CredentialsMissing,
             Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
@@ -149,6 +158,22 @@ pub enum RequestFault {
     /// The name is too long, or contains characters that are not allowed.
     #[error("`name` must have at most 200 characters and no invisible ones.")]
     Name,
+    /// The name of a personal access token is missing, too long, or contains characters that are
+    /// not allowed.
+    #[error("`name` must have 1 to 200 characters and no invisible ones.")]
+    TokenName,
+    /// The name of a personal access token is in use.
+    #[error("`name` is the name of another token: choose another, or revoke that token first.")]
+    TokenNameTaken,
+    /// A role that the account does not have.
+    #[error("`roles` must only contain roles that the account has.")]
+    TokenRoles,
+    /// Not a lifetime.
+    #[error("`ttl` must be a duration from 1s to 10y, for example 180d.")]
+    TokenTtl,
+    /// The account has as many tokens as it may have.
+    #[error("The account has 100 tokens: revoke one that is no longer used.")]
+    TooManyTokens,
 }
 
 /// Why a login failed.

@@ -191,25 +191,11 @@ impl SigningKeys {
             tokio::time::sleep(Duration::from_secs(ahead)).await;
         }
         let ttl = policy.access_token_ttl.as_secs();
-        let mut claims = Map::new();
-        let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
-        set("iss", json!(policy.issuer));
-        set("sub", json!(account.id));
-        set("aud", json!(policy.audience));
-        set("exp", json!(issued_at.saturating_add(ttl)));
-        set("iat", json!(issued_at));
-        set("jti", json!(Uuid::new_v4().to_string()));
-        set("sid", json!(sid));
-        set("roles", account.roles.split_whitespace().collect());
-        if policy.includes_email {
-            set("email", json!(account.email));
-            if policy.verify_email {
-                set("email_verified", json!(account.email_verified == 1));
-            }
-        }
-        if let (true, Some(name)) = (policy.includes_name, &account.name) {
-            set("name", json!(name));
-        }
+        let roles = account.roles.split_whitespace();
+        let expires_at = issued_at.saturating_add(ttl);
+        let mut claims = claims_about(policy, account, roles, issued_at, expires_at);
+        claims.insert("jti".to_owned(), json!(Uuid::new_v4().to_string()));
+        claims.insert("sid".to_owned(), json!(sid));
         let ring = self.ring.load();
         let signer = ring
             .keys
@@ -220,6 +206,35 @@ impl SigningKeys {
         let token = signer.minter.sign(signer.algorithm, Some(&signer.kid), "at+jwt", &claims)?;
         Ok(AccessToken { token, expires_in: ttl })
     }
+}
+
+/// The claims of an access token about an account, without the ids of the token and its session.
+/// The times are in Unix seconds.
+pub(super) fn claims_about<'a>(
+    policy: &Policy,
+    account: &AccountRow,
+    roles: impl Iterator<Item = &'a str>,
+    issued_at: u64,
+    expires_at: u64,
+) -> Map<String, Value> {
+    let mut claims = Map::new();
+    let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
+    set("iss", json!(policy.issuer));
+    set("sub", json!(account.id));
+    set("aud", json!(policy.audience));
+    set("exp", json!(expires_at));
+    set("iat", json!(issued_at));
+    set("roles", roles.collect());
+    if policy.includes_email {
+        set("email", json!(account.email));
+        if policy.verify_email {
+            set("email_verified", json!(account.email_verified == 1));
+        }
+    }
+    if let (true, Some(name)) = (policy.includes_name, &account.name) {
+        set("name", json!(name));
+    }
+    claims
 }
 
 impl Ring {

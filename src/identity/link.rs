@@ -70,6 +70,11 @@ impl LinkToken {
         Ok(Self(Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(bytes.as_ref()))))
     }
 
+    /// The token itself: 43 characters of base64url.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// The URL of the link.
     pub fn url(&self, issuer: &str, purpose: Purpose) -> String {
         format!("{issuer}{}?token={}", purpose.path(), *self.0)

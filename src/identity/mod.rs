@@ -8,7 +8,8 @@
 //!
 //! Contents: the table of endpoints ([`endpoints`]), what each does ([`actions`]), and the
 //! responses made from the outcome (`programs`, `people`); accounts ([`account`]), sessions
-//! ([`session`]) and signing keys ([`issue`]) as operations on the store; passwords ([`password`],
+//! ([`session`]), personal access tokens ([`personal_tokens`]) and signing keys ([`issue`]) as
+//! operations on the store; passwords ([`password`],
 //! [`hasher`], [`strength`]); cookies ([`cookie`]) and the path to return to ([`return_to`]). A
 //! change that takes something away is written before it is acknowledged, in one step with the
 //! revocation of everything issued before. A process that is killed at any moment has done all of
@@ -37,6 +38,7 @@ mod owner_endpoints;
 pub mod pages;
 pub mod password;
 mod people;
+pub mod personal_tokens;
 pub mod policy;
 mod programs;
 mod queue;
@@ -68,6 +70,7 @@ pub use self::mail::MailSettings;
 pub use self::mount::Mount;
 use self::outbox::Outbox;
 pub use self::outcome::Refused;
+use self::personal_tokens::PersonalTokens;
 pub use self::policy::{Policy, Registration};
 use self::renewals::Renewals;
 pub use self::renewals::{NotRenewed, Renewed};
@@ -90,6 +93,7 @@ pub struct Identity {
     keys: SigningKeys,
     hasher: Hasher,
     second_factors: SecondFactors,
+    personal_tokens: PersonalTokens,
     outbox: Arc<Outbox>,
     budgets: Budgets,
     clock: Clock,
@@ -130,6 +134,7 @@ impl Identity {
         let identity = Self {
             accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
             second_factors: SecondFactors::new(store.clone()),
+            personal_tokens: PersonalTokens::new(store.clone(), Some(Arc::clone(&revocations))),
             outbox: Arc::new(Outbox::new(store.clone(), clock.clone())),
             sessions: Sessions::new(store.clone(), revocations),
             renewals: Renewals::default(),
@@ -248,6 +253,7 @@ impl Identity {
 
     async fn clean(&self, policy: &Policy) -> Result<(), StoreError> {
         self.sessions.prune(policy, self.clock.unix_time()).await?;
+        self.personal_tokens.prune(self.clock.unix_seconds()).await?;
         self.outbox.prune().await?;
         for limit in self.budgets.all() {
             limit.prune();

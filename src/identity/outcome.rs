@@ -11,8 +11,9 @@ use super::brand::Asset;
 use super::error::IdentityError;
 use super::link::Purpose;
 use super::pages::{Filled, Page};
+use super::personal_tokens::CreatedToken;
 use super::{Policy, cookie};
-use crate::store::{AccountRow, SessionRow};
+use crate::store::{AccountRow, PersonalTokenRow, SessionRow};
 
 /// The outcome of an action, or the reason for its refusal.
 pub(super) type Answered = Result<Outcome, Refused>;
@@ -50,6 +51,12 @@ pub(super) enum Outcome {
     Sessions(Box<Sessions>),
     /// A session has ended: the caller's own, or another one.
     SessionEnded { own: bool },
+    /// The personal access tokens of the caller.
+    Tokens(Vec<PersonalTokenRow>),
+    /// A personal access token was made.
+    TokenCreated(Box<CreatedToken>),
+    /// A personal access token was revoked.
+    TokenRevoked,
     /// A new password was set. Every session of the account has ended.
     PasswordChanged,
     /// A link will be mailed if such an account exists.
@@ -100,6 +107,7 @@ pub(super) struct Sessions {
     /// In Unix seconds.
     pub(super) now: u64,
     pub(super) account: AccountRow,
+    pub(super) tokens: Vec<PersonalTokenRow>,
     /// `None`: logins require no code.
     pub(super) recovery_codes_left: Option<i64>,
 }

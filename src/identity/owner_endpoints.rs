@@ -1,11 +1,12 @@
-//! The endpoints with which people change, export and delete their own account.
+//! The endpoints with which people change, export and delete their own account, and manage its
+//! personal access tokens.
 
-use super::actions::{account, profile};
+use super::actions::{account, personal_token, profile};
 use super::endpoints::{Action, Budget, CallerNeeded, Endpoint, schema};
 use crate::reason::Reason;
 
 /// These endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 4] = [
+pub(super) static ENDPOINTS: [Endpoint; 7] = [
     Endpoint {
         method: "PATCH",
         path: "/me",
@@ -59,5 +60,38 @@ pub(super) static ENDPOINTS: [Endpoint; 4] = [
             Reason::LoginFailed,
             Reason::Overloaded,
         ],
+    },
+    Endpoint {
+        method: "GET",
+        path: "/tokens",
+        action: Action::Tokens,
+        caller: CallerNeeded::Yes,
+        budget: None,
+        summary: "List the personal access tokens of the caller.",
+        request: None,
+        success: (200, Some(schema::<personal_token::TokenList>)),
+        reasons: &[],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/tokens",
+        action: Action::CreateToken,
+        caller: CallerNeeded::Yes,
+        budget: Some(Budget::Token),
+        summary: "Make a personal access token. The response is the only one that holds it.",
+        request: Some(schema::<personal_token::NewPersonalToken>),
+        success: (201, Some(schema::<personal_token::CreatedPersonalToken>)),
+        reasons: &[Reason::RequestInvalid, Reason::Overloaded],
+    },
+    Endpoint {
+        method: "DELETE",
+        path: "/tokens/{id}",
+        action: Action::RevokeToken,
+        caller: CallerNeeded::Yes,
+        budget: None,
+        summary: "Revoke a personal access token of the caller.",
+        request: None,
+        success: (204, None),
+        reasons: &[Reason::RouteNotFound],
     },
 ];

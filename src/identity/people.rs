@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 
-use super::actions::{second_factor, session};
+use super::actions::{personal_token, second_factor, session};
 use super::answer::{page, see_other, with_cookies};
 use super::link::Purpose;
 use super::outcome::{Outcome, SessionTokens};
@@ -32,6 +32,11 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         }
         Outcome::LoggedOut | Outcome::SessionEnded { own: true } => ended("/logout"),
         Outcome::SessionEnded { own: false } => to("/sessions?done=ended"),
+        Outcome::Tokens(_) => to("/sessions#tokens"),
+        Outcome::TokenCreated(created) => {
+            page(personal_token::created_page(&created, policy, mount))
+        }
+        Outcome::TokenRevoked => to("/sessions?done=revoked"),
         Outcome::LoggedOutEverywhere => ended("/login?done=everywhere"),
         Outcome::PasswordChanged => {
             with_cookies(onwards("/login?done=password"), cookie::clear(policy))

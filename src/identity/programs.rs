@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::actions::login::Tokens;
+use super::actions::personal_token::{CreatedPersonalToken, PersonalToken, TokenList};
 use super::actions::session::{Session, SessionList};
 use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
 use super::outcome::{Outcome, SessionTokens, Sessions};
@@ -23,6 +24,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         | Outcome::AccountDeleted
         | Outcome::PasswordChanged => with_cookies(done(), cookie::clear(policy)),
         Outcome::SessionEnded { own: false }
+        | Outcome::TokenRevoked
         | Outcome::EmailVerified { .. }
         | Outcome::EmailChanged
         | Outcome::TotpRemoved => done(),
@@ -31,6 +33,13 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         }
         Outcome::Exported(export) => download(&*export, "account.json"),
         Outcome::Sessions(sessions) => json(StatusCode::OK, &list(*sessions)),
+        Outcome::Tokens(rows) => {
+            let tokens = rows.into_iter().map(PersonalToken::from_row).collect();
+            json(StatusCode::OK, &TokenList { tokens })
+        }
+        Outcome::TokenCreated(created) => {
+            json(StatusCode::CREATED, &CreatedPersonalToken::new(*created))
+        }
         Outcome::LinkPromised(_) => accepted(),
         Outcome::TotpBegun(enrolment) => json(StatusCode::OK, &enrolment),
         Outcome::TotpConfirmed(codes) => json(StatusCode::OK, &codes),

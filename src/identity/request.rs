@@ -165,8 +165,8 @@ fn fault(error: &serde_json::Error) -> RequestFault {
 }
 
 /// Members that an endpoint cannot do without.
-const MEMBERS: [&str; 6] =
-    ["email", "password", "current_password", "new_password", "token", "code"];
+const MEMBERS: [&str; 7] =
+    ["email", "password", "current_password", "new_password", "token", "code", "name"];
 
 #[cfg(test)]
 mod tests {

@@ -319,7 +319,7 @@ fn ended(sid: &str, policy: &Policy, now: Duration) -> Revocation {
 }
 
 /// The scope of our tokens, as the store has it.
-fn scope(policy: &Policy) -> String {
+pub(super) fn scope(policy: &Policy) -> String {
     written(&Scope::Issuer(policy.issuer.as_str().into()))
 }
 

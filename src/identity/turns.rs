@@ -18,7 +18,7 @@ pub(super) struct Turns(Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>
 
 /// An account's turn, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub struct Turn {
     turns: Turns,
     account: String,
     held: Option<OwnedMutexGuard<()>>,

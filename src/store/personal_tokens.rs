@@ -91,7 +91,7 @@ impl Store {
         &self,
         account: &str,
     ) -> Result<Vec<PersonalTokenRow>, StoreError> {
-        Ok(sqlx::query_as(OF_ACCOUNT).bind(account).fetch_all(self.connections.read()).await?)
+        Ok(sqlx::query_as(OF_ACCOUNT).bind(account).fetch_all(self.connections.reader()).await?)
     }
 
     /// The token with this digest, even if it is revoked or expired.
@@ -101,7 +101,7 @@ impl Store {
     ) -> Result<Option<PersonalTokenRow>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM personal_tokens WHERE digest = $1")
             .bind(digest)
-            .fetch_optional(self.connections.read())
+            .fetch_optional(self.connections.reader())
             .await?)
     }
 
@@ -369,8 +369,8 @@ mod tests {
         assert_eq!(store.revocations_after(0).await.unwrap().len(), 1);
         assert!(store.use_personal_token("1", "=x", 210).await.unwrap().is_none());
         // `portcullis revoke --jti` is for good as well.
-        let row = revocation("jti", "2");
-        store.revoke_for_good(std::slice::from_ref(&row), &[row.clone()]).await.unwrap();
+        let rows = [revocation("jti", "2")];
+        store.revoke_for_good(&rows, &rows).await.unwrap();
         assert!(store.use_personal_token("2", "=x", 210).await.unwrap().is_none());
         store.prune_personal_tokens(200).await.unwrap();
         let row = store.personal_token("digest of 1").await.unwrap().unwrap();

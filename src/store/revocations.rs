@@ -158,7 +158,7 @@ impl Store {
     /// The same, for one who only reads.
     pub async fn cutoff(&self, account: &str, scope: &str) -> Result<i64, StoreError> {
         let asking = sqlx::query_as(CUTOFF).bind(account).bind(scope);
-        let (cutoff,): (i64,) = asking.fetch_one(self.connections.read()).await?;
+        let (cutoff,): (i64,) = asking.fetch_one(self.connections.reader()).await?;
         Ok(cutoff)
     }
 }

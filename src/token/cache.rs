@@ -219,6 +219,21 @@ impl<M: Memo> TokenCache<M> {
         Ok(token)
     }
 
+    /// Stores what the look-up of a personal access token found, in the place of what an earlier
+    /// look-up found. It counts until its keys are replaced, like a token that they signed.
+    pub fn insert_found(&mut self, token: &[u8], found: VerifiedToken) -> Arc<Remembered<M>> {
+        let found = Arc::new(Remembered::from(found));
+        if self.bounds.entries > 0 && token.len() <= MAX_TOKEN_BYTES {
+            let digest = self.digest(token);
+            if let Some(&place) = self.places.get(&digest) {
+                self.remove(place);
+            }
+            let keys = found.verified_for().keys().load();
+            self.insert(digest, Arc::clone(&found), keys);
+        }
+        found
+    }
+
     /// Changes the bounds and evicts what exceeds them.
     pub fn set_bounds(&mut self, bounds: CacheBounds) {
         if self.bounds != bounds {

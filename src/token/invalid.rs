@@ -30,6 +30,9 @@ pub enum InvalidToken {
     /// None of the issuer's keys made this signature.
     #[error("the token's signature was not made by the issuer's key")]
     Signature,
+    /// It is not a personal access token that exists.
+    #[error("there is no such personal access token")]
+    Unknown,
     /// Its `exp`, with the leeway, has passed (RFC 7519 §4.1.4).
     #[error("the token expired at {at}, {} s ago", now.saturating_sub(*at))]
     Expired {

@@ -69,6 +69,7 @@ impl Wanted {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Question {
+            looked_up: None,
             method: self.method.parse().unwrap(),
             url: self.url.clone(),
             headers,

@@ -34,6 +34,7 @@ mod malformed;
 mod outcomes;
 mod pages;
 mod peers;
+mod personal_tokens;
 mod reload;
 mod renewal;
 mod revocation;

@@ -445,6 +445,53 @@ async fn sessions_are_listed_and_ended() {
 }
 
 #[tokio::test]
+async fn personal_access_tokens_are_made_and_revoked_on_the_sessions_page() {
+    let gateway = Gateway::start(SITE).await;
+    let ann = register(&gateway, "ann@example.com").await;
+    let title = "Where you are logged in";
+    let html = is_page(&page(&gateway, "/auth/sessions", &ann).await, 200, title);
+    assert!(html.contains("<h2 id=\"tokens\">"), "{html}");
+    let fields = [("name", "laptop <b>"), ("roles", ""), ("ttl", "90d")];
+    let made = post_as(&gateway, "/auth/tokens", &fields, &ann).await;
+    let html = is_page(&made, 201, "Copy your new token");
+    assert!(html.contains("laptop &#60;b&#62;"), "{html}");
+    let token = html.split("value=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(token.starts_with("pct_") && token.len() == 47, "{token}");
+    assert_eq!(gateway.get("/reports").bearer(token).send().await.status, 200);
+
+    // What is wrong is told at its field, and nothing that was typed is lost.
+    let again = [("name", "laptop <b>"), ("roles", ""), ("ttl", "30d")];
+    let refused = post_as(&gateway, "/auth/tokens", &again, &ann).await;
+    let html = is_page(&refused, 400, "Error: Make a personal access token");
+    assert!(html.contains("<a href=\"#name\">"), "{html}");
+    assert!(html.contains("<option value=\"30d\" selected>"), "{html}");
+    let nameless = post_as(&gateway, "/auth/tokens", &[("name", ""), ("ttl", "30d")], &ann).await;
+    assert!(
+        is_page(&nameless, 400, "Error: Make a personal access token").contains("Enter a name.")
+    );
+
+    let html = is_page(&page(&gateway, "/auth/sessions", &ann).await, 200, title);
+    assert!(html.contains("laptop &#60;b&#62;") && !html.contains(token), "{html}");
+    let action = html
+        .split("action=\"")
+        .map(|rest| rest.split('"').next().unwrap())
+        .find(|action| action.starts_with("/auth/tokens/"))
+        .unwrap();
+    let eve = register(&gateway, "eve@example.com").await;
+    assert_eq!(post_as(&gateway, action, &[], &eve).await.status, 404);
+    let revoked = post_as(&gateway, action, &[], &ann).await;
+    assert_eq!(
+        (revoked.status, revoked.header("location")),
+        (303, Some("/auth/sessions?done=revoked"))
+    );
+    gateway.get("/reports").bearer(token).send().await.is(401, "token_revoked");
+    let html = is_page(&page(&gateway, "/auth/sessions?done=revoked", &ann).await, 200, title);
+    assert!(html.contains("The token was revoked.") && !html.contains("laptop"), "{html}");
+    let listed = page(&gateway, "/auth/tokens", &ann).await;
+    assert_eq!(listed.header("location"), Some("/auth/sessions#tokens"));
+}
+
+#[tokio::test]
 async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     let gateway = Gateway::start(&SITE.replace("registration", "totp = true, registration")).await;
     let session = register(&gateway, "ann@example.com").await;
@@ -951,6 +998,12 @@ async fn the_sessions_page_ends_another_session_in_a_browser() {
     here.goto("https://app.test/auth/sessions").await;
     here.shows("Where you are logged in").await;
     here.picture("sessions").await;
+    here.fill(&[("name", "calendar")]).await;
+    here.press("Make a token").await;
+    here.shows("Copy your new token").await;
+    here.picture("token").await;
+    here.follow("I have copied it").await;
+    here.shows("Where you are logged in").await;
     here.leave_by(here.element("form[action^='/auth/sessions/'] button").await).await;
     assert!(here.text(".notice").await.contains("The session was ended."));
     there.goto("https://app.test/reports/q3").await;

@@ -4,6 +4,7 @@ mod change;
 mod import;
 mod list;
 mod password;
+mod token;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use super::{Failure, NewStore};
 use crate::config::value::CreateFiles;
 use crate::identity::account::{self, AccountError, NewAccount, is_role};
 use crate::identity::password::{Password, StoredHash};
+use crate::identity::personal_tokens::PersonalTokens;
 use crate::identity::second_factor::SecondFactors;
 use crate::identity::strength::check_strength;
 use crate::identity::{Accounts, Email};
@@ -131,6 +133,9 @@ pub(super) enum Command {
         /// The address of the account.
         email: String,
     },
+    /// Personal access tokens of an account, for programs that cannot log in through a browser.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Add the accounts in a file, all or none: CSV with the header
     /// `email,password_hash,roles,name`, or JSON lines with these members.
     Import {
@@ -161,6 +166,7 @@ pub(super) struct AddArguments {
 pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
     let usage = match command {
         Command::List { .. } | Command::Show { .. } => Use::Reads,
+        Command::Token(command) if command.only_reads() => Use::Reads,
         Command::Add(AddArguments { store, .. })
         | Command::Invite { store, .. }
         | Command::Import { store, .. } => Use::Writes(store.create()),
@@ -199,7 +205,15 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
                 .end_sessions(&account.id, &issuer.policy, issuer.now)
                 .await
                 .map_err(failure(&account.email))?;
-            Ok(format!("ended every session of {}\n", account.email))
+            let tokens = PersonalTokens::new(issuer.store.clone(), None);
+            let continuing = match tokens.of_account(&account.id).await?.len() {
+                0 => String::new(),
+                count => format!(
+                    "; its personal access tokens ({count}) continue, see `portcullis user token list {}`",
+                    account.email
+                ),
+            };
+            Ok(format!("ended every session of {}{continuing}\n", account.email))
         }
         Command::RemoveTotp { email } => {
             let account = account_by_email(&issuer.accounts, email).await?;
@@ -208,6 +222,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
                 if had { "removed the second factor of" } else { "there was no second factor of" };
             Ok(format!("{said} {}\n", account.email))
         }
+        Command::Token(command) => token::token(issuer, command).await,
         Command::Import { file, .. } => import(issuer, file).await,
     })
 }

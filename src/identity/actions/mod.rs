@@ -4,13 +4,14 @@ pub mod account;
 pub mod email;
 pub mod login;
 pub mod password;
+pub mod personal_token;
 pub mod profile;
 mod published;
 pub mod second_factor;
 pub mod session;
 
 use self::published::metadata;
-use super::endpoints::Action;
+use super::endpoints::{Action, CallerNeeded};
 use super::error::IdentityError;
 use super::link::Purpose;
 use super::outcome::{Answered, Outcome};
@@ -22,6 +23,13 @@ use crate::token::VerifiedToken;
 
 impl Identity {
     pub(super) async fn act(&self, request: &Request, policy: &Policy) -> Answered {
+        let is_personal = request.caller.as_ref().is_some_and(|caller| caller.is_personal());
+        if is_personal && request.endpoint.caller == CallerNeeded::Yes {
+            // A token must not make another one, or end the sessions that could revoke it.
+            if request.endpoint.action != Action::Me {
+                return Err(IdentityError::PersonalToken.into());
+            }
+        }
         match request.endpoint.action {
             Action::Register => self.register(request, policy).await,
             Action::Login => self.login(request, policy).await,
@@ -35,6 +43,9 @@ impl Identity {
             Action::ChangeEmail => self.change_email(request, policy).await,
             Action::Sessions => self.list_sessions(request, policy).await,
             Action::EndSession => self.end_session(request, policy).await,
+            Action::Tokens => self.list_tokens(request).await,
+            Action::CreateToken => self.create_token(request).await,
+            Action::RevokeToken => self.revoke_token(request, policy).await,
             Action::ChangePassword => self.change_password(request, policy).await,
             Action::ForgotPassword => self.forgot_password(request, policy).await,
             Action::ResetPassword => self.reset_password(request, policy).await,

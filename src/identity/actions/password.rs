@@ -162,7 +162,8 @@ pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &
     Content {
         title: "Set a new password",
         lead: Some(
-            "You will be logged out everywhere. Then log in with the new password.".to_owned(),
+            "You will be logged out everywhere, and your personal access tokens will be revoked. Then log in with the new password."
+                .to_owned(),
         ),
         forms: vec![form],
         links: vec![Link::to_login(mount)],

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use super::account::{Account, account_example};
+use super::personal_token::PersonalToken;
 use super::session::{Session, SessionList, session_example};
 use crate::identity::account;
 use crate::identity::bodies::{LINK_TOKEN, Secret, time};
@@ -82,10 +83,12 @@ impl Identity {
         let (rows, more) = self.sessions.of_account(&account.id, policy, now).await?;
         let current = request.caller.as_deref().and_then(|caller| caller.sid());
         let sessions = rows.into_iter().map(|row| Session::from_row(row, current)).collect();
+        let tokens = self.personal_tokens.of_account(&account.id).await?;
         Ok(Outcome::Exported(Box::new(Export {
             exported_at: time(now.as_secs().cast_signed()),
             account: Account::from_row(&account, codes_left),
             sessions: SessionList { sessions, more },
+            tokens: tokens.into_iter().map(PersonalToken::from_row).collect(),
         })))
     }
 
@@ -150,6 +153,8 @@ pub struct Export {
     pub account: Account,
     /// Its sessions.
     pub sessions: SessionList,
+    /// Its personal access tokens, without their secrets.
+    pub tokens: Vec<PersonalToken>,
 }
 
 /// The page behind the link that was mailed to a new address.

@@ -1,7 +1,9 @@
 //! The content of each page.
 
 use super::words::{Complaint, Why};
-use crate::identity::actions::{account, email, login, password, profile, second_factor, session};
+use crate::identity::actions::{
+    account, email, login, password, personal_token, profile, second_factor, session,
+};
 use crate::identity::endpoints::Endpoint;
 use crate::identity::{Mount, Policy, return_to};
 
@@ -34,6 +36,8 @@ pub enum Page {
     RemoveTotp,
     /// The list of sessions.
     Sessions,
+    /// Make a personal access token.
+    NewToken,
     /// No page of its own: an error of something else.
     Other,
 }
@@ -47,6 +51,10 @@ pub struct Filled {
     pub username: String,
     /// The name.
     pub name: String,
+    /// The roles of a personal access token.
+    pub roles: String,
+    /// The lifetime of a personal access token.
+    pub ttl: String,
     /// The page that the user was going to.
     pub return_to: String,
     /// The secret of a mailed link.
@@ -88,6 +96,8 @@ pub(in crate::identity) struct Field {
     pub(in crate::identity) capitals: &'static str,
     pub(in crate::identity) hint: Option<String>,
     pub(in crate::identity) value: String,
+    /// The values to choose from, and what they are called. Empty: any text.
+    pub(in crate::identity) options: &'static [(&'static str, &'static str)],
     pub(in crate::identity) required: bool,
     pub(in crate::identity) focused: bool,
     pub(in crate::identity) wrong: Option<String>,
@@ -119,6 +129,8 @@ impl Filled {
                 "email" if !is_query => filled.email = value.into_owned(),
                 "username" if !is_query => filled.username = value.into_owned(),
                 "name" if !is_query => filled.name = value.into_owned(),
+                "roles" if !is_query => filled.roles = value.into_owned(),
+                "ttl" if !is_query => filled.ttl = value.into_owned(),
                 "code" if !is_query => filled.with_code = true,
                 "return_to" => filled.return_to = value.into_owned(),
                 "token" => filled.token = value.into_owned(),
@@ -162,6 +174,7 @@ impl Page {
             Self::Totp => second_factor::totp_page(filled, mount),
             Self::ConfirmTotp => second_factor::confirm_page(mount),
             Self::RemoveTotp => second_factor::remove_page(filled, mount),
+            Self::NewToken => personal_token::new_page(filled, mount),
             Self::Sessions | Self::Other => Content {
                 title: "Something went wrong",
                 lead: None,
@@ -213,7 +226,8 @@ impl Page {
             "/totp" => Self::Totp,
             "/totp/confirm" => Self::ConfirmTotp,
             "/totp/remove" => Self::RemoveTotp,
-            "/sessions" | "/sessions/{sid}" => Self::Sessions,
+            "/tokens" => Self::NewToken,
+            "/sessions" | "/sessions/{sid}" | "/tokens/{id}" => Self::Sessions,
             _ => Self::Other,
         }
     }
@@ -227,7 +241,7 @@ impl Page {
             Self::Forgot => "/password/forgot",
             Self::Change => "/password/change",
             Self::Totp | Self::ConfirmTotp | Self::RemoveTotp => "/totp",
-            Self::Sessions => "/sessions",
+            Self::Sessions | Self::NewToken => "/sessions",
             Self::Reset | Self::VerifyEmail | Self::ChangeEmail | Self::Other => return None,
         })
     }
@@ -314,6 +328,7 @@ impl Field {
             capitals: "none",
             hint: None,
             value: String::new(),
+            options: &[],
             required: true,
             focused: false,
             wrong: None,

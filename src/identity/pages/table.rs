@@ -43,7 +43,7 @@ const fn file(
 }
 
 /// Endpoints that respond in HTML.
-pub static ENDPOINTS: [Endpoint; 14] = [
+pub static ENDPOINTS: [Endpoint; 15] = [
     page(
         "/login",
         Page::Login,
@@ -98,6 +98,17 @@ pub static ENDPOINTS: [Endpoint; 14] = [
         method: "POST",
         path: "/sessions/{sid}",
         action: Action::EndSession,
+        caller: CallerNeeded::Yes,
+        budget: None,
+        summary: "The same as DELETE, which HTML forms cannot send.",
+        request: None,
+        success: (204, None),
+        reasons: &[Reason::RouteNotFound],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/tokens/{id}",
+        action: Action::RevokeToken,
         caller: CallerNeeded::Yes,
         budget: None,
         summary: "The same as DELETE, which HTML forms cannot send.",

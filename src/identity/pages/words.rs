@@ -72,6 +72,7 @@ pub(super) fn complaints(page: Page, why: &Why<'_>, filled: &Filled) -> Vec<Comp
             "This address already has an account. Log in, or reset your password.",
         ),
         Reason::PasswordRejected => password_rejected(page, why.detail),
+        Reason::RequestInvalid if page == Page::NewToken => new_token_invalid(why.detail, filled),
         Reason::RequestInvalid => return request_invalid(page, filled),
         Reason::RateLimited => {
             let wait = wait(why.retry_after.unwrap_or(60));
@@ -116,6 +117,7 @@ fn login_failed(page: Page, filled: &Filled) -> Complaint {
         | Page::Reset
         | Page::Change
         | Page::Totp
+        | Page::NewToken
         | Page::Sessions
         | Page::Other => Complaint::at("current_password", "The password is wrong."),
     }
@@ -137,6 +139,22 @@ fn request_invalid(page: Page, filled: &Filled) -> Vec<Complaint> {
             vec![Complaint::whole("Two-factor login is already on.")]
         }
         page => incomplete(page, filled),
+    }
+}
+
+/// What is wrong with a new token, at its field.
+fn new_token_invalid(detail: Option<&str>, filled: &Filled) -> Complaint {
+    if filled.name.trim().is_empty() {
+        return Complaint::at("name", "Enter a name.");
+    }
+    let text =
+        detail.map_or_else(|| "Fill in every field.".to_owned(), |detail| detail.replace('`', ""));
+    match ["name", "roles", "ttl"]
+        .into_iter()
+        .find(|field| detail.is_some_and(|detail| detail.contains(&format!("`{field}`"))))
+    {
+        Some(field) => Complaint::at(field, text),
+        None => Complaint::whole(text),
     }
 }
 
@@ -236,6 +254,7 @@ pub(in crate::identity) fn notice(done: &str) -> Option<&'static str> {
         "password" => "Your password was changed. Log in with the new one.",
         "everywhere" => "You are logged out everywhere.",
         "ended" => "The session was ended.",
+        "revoked" => "The token was revoked.",
         "totp_off" => "Two-factor login is off.",
         "changed" => "Your account was changed.",
         "email_asked" => {
@@ -256,6 +275,7 @@ fn needs_caller(page: Page) -> bool {
             | Page::ConfirmTotp
             | Page::RemoveTotp
             | Page::Sessions
+            | Page::NewToken
             | Page::Other
     )
 }

@@ -217,6 +217,27 @@ impl Issuers {
         Ok((VerifiedToken::new(issuer, checked, claims), keys))
     }
 
+    /// What a personal access token proves: `claims` that the built-in issuer found in the store
+    /// for it. They go through the same checks as those of its access tokens after the signature.
+    /// **Nothing is verified here.** Only the gateway's verifier calls this, with the result of a
+    /// look-up (`tests/structure.rs` checks this). `now` is in Unix seconds.
+    ///
+    /// # Errors
+    ///
+    /// There is no built-in issuer; or as [`Issuers::verify`] after the signature.
+    pub(crate) fn found_personal(
+        &self,
+        claims: Map<String, Value>,
+        now: u64,
+    ) -> Result<VerifiedToken, InvalidToken> {
+        let issuer = self.choose(&claims)?;
+        if !issuer.settings.is_built_in {
+            return Err(not_accepted(&claims));
+        }
+        let checked = Checked::check(&issuer.settings, &claims, now)?;
+        Ok(VerifiedToken::new(issuer, checked, claims).personal())
+    }
+
     /// Whether this same issuer is in the table, so that claims that once selected it still do.
     pub(super) fn contains(&self, issuer: &Arc<Issuer>) -> bool {
         let holds = match &issuer.settings.issuer {

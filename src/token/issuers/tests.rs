@@ -18,6 +18,7 @@ fn outcome(result: &Result<VerifiedToken, InvalidToken>) -> &'static str {
         Err(InvalidToken::NoKeys) => "no keys",
         Err(InvalidToken::KeyUnknown { .. }) => "key unknown",
         Err(InvalidToken::Signature) => "signature",
+        Err(InvalidToken::Unknown) => "unknown",
         Err(InvalidToken::Expired { .. }) => "expired",
         Err(InvalidToken::NotYetValid { .. }) => "not yet valid",
         Err(InvalidToken::Issuer(_)) => "issuer",

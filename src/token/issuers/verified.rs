@@ -32,11 +32,23 @@ pub struct VerifiedToken {
     issuer: Arc<Issuer>,
     checked: Checked,
     claims: Map<String, Value>,
+    is_personal: bool,
 }
 
 impl VerifiedToken {
     pub(super) fn new(issuer: &Arc<Issuer>, checked: Checked, claims: Map<String, Value>) -> Self {
-        Self { issuer: Arc::clone(issuer), checked, claims }
+        Self { issuer: Arc::clone(issuer), checked, claims, is_personal: false }
+    }
+
+    /// Marks it as found for a personal access token.
+    pub(super) fn personal(self) -> Self {
+        Self { is_personal: true, ..self }
+    }
+
+    /// Whether the caller presented a personal access token: nothing was signed, the built-in
+    /// issuer found the claims in the store.
+    pub fn is_personal(&self) -> bool {
+        self.is_personal
     }
 
     /// The issuer that verified it: the claims were checked against its settings.

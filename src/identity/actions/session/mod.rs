@@ -130,7 +130,8 @@ impl Identity {
         let (rows, more) = self.sessions.of_account(&account.id, policy, now).await?;
         let current = caller.sid().map(str::to_owned);
         let now = now.as_secs();
-        let sessions = Sessions { rows, more, current, now, account, recovery_codes_left };
+        let tokens = self.personal_tokens.of_account(&account.id).await?;
+        let sessions = Sessions { rows, more, current, now, account, tokens, recovery_codes_left };
         Ok(Outcome::Sessions(Box::new(sessions)))
     }
 
@@ -225,8 +226,7 @@ pub(in crate::identity::actions) fn session_example() -> Value {
 pub(in crate::identity) fn logout_page(mount: &Mount) -> Content {
     let here = Form::new(mount, "/logout", Vec::new(), "Log out");
     let everywhere = Form::new(mount, "/logout-all", Vec::new(), "Log out everywhere");
-    let lead =
-        "Log out of this browser only, or of every browser and program that uses your account.";
+    let lead = "Log out of this browser only, or of every browser and program that is logged in. Personal access tokens continue.";
     Content {
         title: "Log out?",
         lead: Some(lead.to_owned()),

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use askama::Template;
 
+use crate::identity::actions::personal_token::Section;
 use crate::identity::outcome::Sessions;
 use crate::identity::pages::{Complaint, Filled, Link, Sheet, Site, notice, rendered};
 use crate::identity::{Mount, Policy};
@@ -21,6 +22,7 @@ struct SessionsPage<'a> {
     sessions: Vec<Row>,
     more: Option<String>,
     logout_all: String,
+    tokens: Section,
     links: Vec<Link>,
 }
 
@@ -42,7 +44,7 @@ pub(in crate::identity) fn sessions(
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
-    let Sessions { rows, more, current, now, account, recovery_codes_left } = sessions;
+    let Sessions { rows, more, current, now, account, tokens, recovery_codes_left } = sessions;
     let row = |session: SessionRow| {
         let used_at = u64::try_from(session.rotated_at / 1000).unwrap_or(0);
         let created_at = u64::try_from(session.created_at).unwrap_or(0);
@@ -82,6 +84,7 @@ pub(in crate::identity) fn sessions(
         sessions: rows,
         more: not_listed(more),
         logout_all: mount.path("/logout-all"),
+        tokens: Section::new(tokens, now, mount),
         links,
     })
 }
