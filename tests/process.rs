@@ -772,7 +772,7 @@ weight = "high"
     14 | weight = "high"
        | ^^^^^^
        |
-       = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `strip_prefix`, `token_from` and `upstream`
+       = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `external`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `strip_prefix`, `token_from` and `upstream`
 
     error: gateway.toml: 6 problems
     "#
@@ -1083,7 +1083,7 @@ fn a_route_without_path_or_upstream() {
     4 | [[route]]
       | ^^^^^^^^^
       |
-      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer
+      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer, or `external = true` if another proxy forwards its requests
 
     error: gateway.toml: 2 problems
     "#);
@@ -3132,7 +3132,7 @@ fn a_port_in_use() {
     assert_eq!(output.code, 1);
     assert_snapshot!(output.err.replace(&port, "[port]"), @r"
     error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
-      help: another process uses this port; stop it, or choose another port in [server] or [admin]
+      help: another process uses this port; stop it, or choose another port in [server], [admin] or [verify]
     ");
 
     let folder = Folder::with(&with_app(&format!(
@@ -3142,7 +3142,7 @@ fn a_port_in_use() {
     assert_eq!(output.code, 1);
     assert_snapshot!(output.err.replace(&port, "[port]"), @r"
     error: cannot listen on 127.0.0.1:[port]: Address already in use (os error 98)
-      help: another process uses this port; stop it, or choose another port in [server] or [admin]
+      help: another process uses this port; stop it, or choose another port in [server], [admin] or [verify]
     ");
 }
 

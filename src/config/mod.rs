@@ -451,7 +451,7 @@ mod tests {
         let wanted = [
             "2:12 unknown key `statuss` in `expect` of a `[[test]]` (did you mean `status`?)",
             "4:17 an item of `a`: expected a string, a number or `true` or `false`, found a list (for example `\"…\"`)",
-            "5:1 unknown key `listen` in `[[route]]` (`listen` belongs in `[admin]` or `[server]`)",
+            "5:1 unknown key `listen` in `[[route]]` (`listen` belongs in `[admin]`, `[server]` or `[verify]`)",
         ];
         assert_eq!(brief(text), wanted);
     }
