@@ -380,24 +380,24 @@ impl Caller {
 /// One access question: a request, the route that it would take with a method, and the requirements
 /// there.
 #[derive(Clone, Copy, Debug)]
-pub struct AccessRequest<'a> {
+pub(super) struct AccessRequest<'a> {
     /// The route.
-    pub route: &'a Route,
+    pub(super) route: &'a Route,
     /// The requirements of the route, or of its endpoint.
-    pub guard: &'a Guard,
+    pub(super) guard: &'a Guard,
     /// The method of the request, or the overriding one.
-    pub method: &'a Method,
+    pub(super) method: &'a Method,
     /// The fields, as received.
-    pub headers: &'a HeaderMap,
+    pub(super) headers: &'a HeaderMap,
     /// Host and path.
-    pub target: &'a Target,
+    pub(super) target: &'a Target,
     /// The client.
-    pub client: &'a ClientAddress,
+    pub(super) client: &'a ClientAddress,
 }
 
 /// Authenticates the caller by what is in memory. `Ok(None)` on a public route, and without
 /// credentials if they are optional. `now` is in Unix seconds.
-pub fn authenticate(
+pub(super) fn authenticate(
     access: &AccessRequest<'_>,
     verifier: &Verifier<'_>,
     now: u64,

@@ -9,7 +9,7 @@ use super::authenticate::{
 };
 use super::counted::Counted;
 use super::guard::{Access, Denied};
-use super::matched::{Matched, Stopped};
+use super::matched::{Matched, Overriding, Stopped};
 use super::observer::Observer;
 use super::online::Online;
 use super::personal::personal_token;
@@ -59,41 +59,57 @@ struct Grant {
 pub struct Authenticated<'s> {
     matched: Matched<'s>,
     caller: Result<Option<Caller>, Unauthenticated>,
-    overriding: Option<Result<Option<Caller>, Unauthenticated>>,
+    overriding: Option<Box<AuthenticatedOverriding<'s>>>,
     /// Whether a live session would renew the credentials, which was not asked.
     renewable: bool,
+}
+
+/// An overriding method, and the caller as its route authenticates it.
+#[derive(Debug)]
+struct AuthenticatedOverriding<'s> {
+    overriding: Overriding<'s>,
+    caller: Result<Option<Caller>, Unauthenticated>,
 }
 
 impl<'s> Authenticated<'s> {
     /// Authenticates the caller of a request. `now` is in Unix seconds. With `online` it waits a
     /// few seconds for what it does not know; without, it decides with what is in memory.
+    ///
+    /// # Errors
+    /// The request, and why no caller can reach its endpoint of the built-in issuer: there is no
+    /// such endpoint, or the request comes from another origin. No credentials are read then.
     pub async fn new(
         counted: Counted<Matched<'s>>,
         verifier: &Verifier<'_>,
         now: u64,
         online: Option<Online<'_>>,
-    ) -> Self {
+    ) -> Result<Self, Stopped<'s>> {
+        let mut matched = counted.into_inner();
+        if let Some(refusal) = matched.take_endpoint_refusal() {
+            return Err(Stopped::new(matched, refusal));
+        }
         let recognise = async |access: &AccessRequest<'_>, verifier: &Verifier<'_>| match online {
             Some(online) => online.authenticate(access, verifier, now).await,
             None => authenticate(access, verifier, now),
         };
-        let matched = counted.into_inner();
         let caller = recognise(&matched.access(), verifier).await;
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
-        let overriding = match matched.overriding_access() {
-            Some(access) => {
+        let overriding = match matched.take_overriding() {
+            Some(overriding) => {
                 // A session is renewed once for both.
                 let renewed =
                     caller.as_ref().ok().and_then(Option::as_ref).and_then(Caller::renewed);
                 let verifier = renewed.map_or(*verifier, |renewed| verifier.with_renewed(renewed));
-                Some(Box::pin(recognise(&access, &verifier)).await)
+                let access = matched.overriding_access(&overriding);
+                let caller = Box::pin(recognise(&access, &verifier)).await;
+                Some(Box::new(AuthenticatedOverriding { overriding, caller }))
             }
             None => None,
         };
         let renewable =
             online.is_none() && renewable(&matched.access(), verifier, &caller).is_some();
-        Self { matched, caller, overriding, renewable }
+        Ok(Self { matched, caller, overriding, renewable })
     }
 
     /// Decides whether the caller may pass.
@@ -101,17 +117,14 @@ impl<'s> Authenticated<'s> {
     /// # Errors
     /// The request, and the refusal of authentication, of a limit by subject, or of authorization.
     pub fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
-        let Self { mut matched, caller, overriding, renewable } = self;
+        let Self { matched, caller, overriding, renewable } = self;
         if renewable {
             observer.renewable();
         }
-        if let Some(refusal) = matched.take_endpoint_refusal() {
-            return Err(Stopped::new(matched, refusal));
-        }
-        let overriding = match (matched.overriding_access(), overriding) {
-            (Some(access), Some(caller)) => Some(grant(&access, caller, observer)),
-            _ => None,
-        };
+        let overriding = overriding.map(|overriding| {
+            let AuthenticatedOverriding { overriding, caller } = *overriding;
+            grant(&matched.overriding_access(&overriding), caller, observer)
+        });
         let overriding = match overriding.transpose() {
             Ok(overriding) => overriding,
             Err(refusal) => return Err(Stopped::new(matched, refusal)),

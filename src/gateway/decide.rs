@@ -108,6 +108,8 @@ impl<'s> Decider<'s> {
         observer: &mut impl Observer,
     ) -> Result<Permit<'s>, Stopped<'s>> {
         let counted = Counted::by_client(matched, observer)?;
-        Authenticated::new(counted, &self.verifier, self.now, self.online).await.authorize(observer)
+        Authenticated::new(counted, &self.verifier, self.now, self.online)
+            .await?
+            .authorize(observer)
     }
 }

@@ -66,7 +66,7 @@ struct Contents<'s> {
 
 /// What an application sees that honours a method override: the other method, and its route.
 #[derive(Debug)]
-struct Overriding<'s> {
+pub(super) struct Overriding<'s> {
     method: Method,
     route: &'s Route,
 }
@@ -184,13 +184,13 @@ impl<'s> Matched<'s> {
         self.0.endpoint.as_deref().map(Result::as_ref)
     }
 
-    /// The route of the overriding method.
-    pub fn overriding_route(&self) -> Option<&'s Route> {
+    /// The route of the overriding method, until that is taken.
+    pub(super) fn overriding_route(&self) -> Option<&'s Route> {
         self.0.overriding.as_ref().map(|overriding| overriding.route)
     }
 
     /// The access question for the request's own method.
-    pub fn access(&self) -> AccessRequest<'_> {
+    pub(super) fn access(&self) -> AccessRequest<'_> {
         let guard = match self.0.endpoint.as_deref() {
             Some(Ok(endpoint)) => &endpoint.guard,
             _ => &self.0.route.guard,
@@ -198,10 +198,17 @@ impl<'s> Matched<'s> {
         self.access_with(self.0.route, guard, &self.0.parts.method)
     }
 
+    /// Takes the overriding method and its route.
+    pub(super) fn take_overriding(&mut self) -> Option<Overriding<'s>> {
+        self.0.overriding.take().map(|overriding| *overriding)
+    }
+
     /// The access question for the overriding method.
-    pub fn overriding_access(&self) -> Option<AccessRequest<'_>> {
-        let Overriding { method, route } = self.0.overriding.as_deref()?;
-        Some(self.access_with(route, &route.guard, method))
+    pub(super) fn overriding_access<'a>(
+        &'a self,
+        Overriding { method, route }: &'a Overriding<'s>,
+    ) -> AccessRequest<'a> {
+        self.access_with(route, &route.guard, method)
     }
 
     fn access_with<'a>(

@@ -32,7 +32,7 @@ pub struct Online<'a> {
 impl Online<'_> {
     /// [`authenticate`], and what it takes to resolve a credential that memory alone cannot. Waits
     /// a few seconds at most, and only for such a credential. `now` is in Unix seconds.
-    pub async fn authenticate(
+    pub(super) async fn authenticate(
         self,
         access: &AccessRequest<'_>,
         verifier: &Verifier<'_>,

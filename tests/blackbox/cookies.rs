@@ -102,6 +102,28 @@ async fn endpoints_that_change_state_refuse_another_origin() {
     assert_eq!(jar.send(gateway.get("/reports")).send().await.status, 200);
 }
 
+/// Its credentials cost nothing: neither a signature nor a wait for unknown keys.
+#[tokio::test]
+async fn a_request_from_another_origin_is_refused_before_its_credentials_are_read() {
+    let gateway = Gateway::start(&open("")).await;
+    let jar = logged_in(&gateway).await;
+    let looked_up = async || {
+        let mut sum = 0;
+        for result in ["hits", "misses"] {
+            let lines = gateway.metric(&format!("portcullis_token_cache_{result}_total")).await;
+            sum += lines[0].rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        }
+        sum
+    };
+    let before = looked_up().await;
+    let sent = jar.send(gateway.request("POST", "/auth/logout"));
+    sent.header("Origin", "https://evil.example").send().await.is(403, "origin_foreign");
+    assert_eq!(looked_up().await, before);
+    let sent = jar.send(gateway.request("POST", "/auth/logout"));
+    assert_eq!(sent.header("Origin", "http://app.test").send().await.status, 204);
+    assert_eq!(looked_up().await, before + 1);
+}
+
 /// Requests every endpoint from another origin with a logged-in browser: it is refused before it
 /// has any effect.
 #[tokio::test]
