@@ -46,7 +46,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 39] = [
+const WALK: [&str; 38] = [
     "target",
     "client",
     "token_names",
@@ -58,7 +58,6 @@ const WALK: [&str; 39] = [
     "watched_socket",
     "body",
     "framing",
-    "read_after_write_error",
     "dial",
     "upstream",
     "route",

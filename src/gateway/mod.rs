@@ -28,7 +28,6 @@ pub mod online;
 pub mod origin;
 pub mod outgoing;
 pub mod personal;
-mod read_after_write_error;
 mod reader;
 pub mod refusal;
 mod renewal;

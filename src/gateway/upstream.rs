@@ -27,7 +27,6 @@ pub use super::dial::ConnectError;
 use super::dial::Dialer;
 use super::framing::FramingFault;
 use super::headers::strip_trailers;
-use super::read_after_write_error::ReadAfterWriteError;
 use super::watched_socket::{SocketState, WatchedSocket};
 use crate::coalesce::Coalescing;
 use crate::reason::Reason;
@@ -379,7 +378,6 @@ impl Upstream {
         };
         let stream = self.dialer.dial(host, *port).await?;
         stream.set_nodelay(true)?;
-        let stream = ReadAfterWriteError::new(stream);
         match &self.tls {
             None => handshake(Coalescing(stream)).await,
             Some((connector, name)) => {

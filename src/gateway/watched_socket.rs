@@ -1,9 +1,14 @@
-//! An upstream's socket, which notes whether a response has begun, and limits how much is read at
-//! once.
+//! An upstream's socket, which notes whether a response has begun, is read to its end even when it
+//! accepts no more writes, and limits how much is read at once.
 //!
 //! A kept connection can end while a request is in flight. hyper then reports an error without
 //! saying whether bytes of a response arrived before it. The request may be sent again only if none
 //! did.
+//!
+//! An application may reject a request early (413, 401): it responds and closes in the middle of an
+//! upload. From then on, writes fail while the response waits in the socket to be read (RFC 9112
+//! §9.5), and hyper gives up a connection when a write fails. So a failed write stays pending here,
+//! and the reader gets the response first, then the reason why the connection ended.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -41,24 +46,55 @@ impl SocketState {
     pub(super) fn is_full(&self) -> bool {
         self.0.is_full.load(Ordering::Relaxed)
     }
-
-    fn after_write(&self, written: &Poll<io::Result<usize>>) {
-        if written.is_pending() {
-            self.0.is_full.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 /// A stream that notes when bytes are read from it, and reads at most [`MAX_READ`] bytes at once.
+///
+/// Its writes do not fail as long as there may be something to read. When the peer accepts no more,
+/// writes stay pending, and the error is reported at the end of what the peer has sent.
 #[derive(Debug)]
 pub(super) struct WatchedSocket<T> {
     io: Take<T>,
     state: SocketState,
+    /// Whether a write has failed.
+    write_failed: bool,
+    /// Whether everything that the peer sent was read.
+    has_ended: bool,
+    /// Why the write failed, until that is reported.
+    write_error: Option<io::Error>,
 }
 
 impl<T: AsyncRead> WatchedSocket<T> {
     pub(super) fn new(io: T, state: SocketState) -> Self {
-        Self { io: io.take(MAX_READ), state }
+        let io = io.take(MAX_READ);
+        Self { io, state, write_failed: false, has_ended: false, write_error: None }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> WatchedSocket<T> {
+    /// Writes, unless a write has failed. Leaves a failed one pending while there may be something
+    /// to read. The task that writes also reads, and is woken by that: no other waker is needed.
+    fn hold_error<R>(
+        &mut self,
+        write: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        if self.write_failed {
+            return Poll::Pending;
+        }
+        match write(Pin::new(self.io.get_mut())) {
+            Poll::Ready(Err(error)) if !self.has_ended => {
+                self.write_failed = true;
+                self.write_error = Some(error);
+                Poll::Pending
+            }
+            other => other,
+        }
+    }
+
+    fn note_if_full(&self, written: &Poll<io::Result<usize>>) {
+        if written.is_pending() {
+            self.state.0.is_full.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -73,6 +109,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for WatchedSocket<T> {
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.state.0.has_received.store(true, Ordering::Relaxed);
+        } else if polled.is_ready() && buf.remaining() > 0 {
+            self.has_ended = true;
+            if let (Poll::Ready(Ok(())), Some(write_error)) = (&polled, self.write_error.take()) {
+                return Poll::Ready(Err(write_error));
+            }
         }
         polled
     }
@@ -84,8 +125,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(self.io.get_mut()).poll_write(cx, buf);
-        self.state.after_write(&written);
+        let written = self.hold_error(|io| io.poll_write(cx, buf));
+        self.note_if_full(&written);
         written
     }
 
@@ -94,8 +135,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(self.io.get_mut()).poll_write_vectored(cx, bufs);
-        self.state.after_write(&written);
+        let written = self.hold_error(|io| io.poll_write_vectored(cx, bufs));
+        self.note_if_full(&written);
         written
     }
 
@@ -103,13 +144,71 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedSocket<T> {
         self.io.get_ref().is_write_vectored()
     }
 
+    /// TLS writes what it has buffered here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
+        let flushed = self.hold_error(|io| io.poll_flush(cx));
         self.state.0.is_full.store(flushed.is_pending(), Ordering::Relaxed);
         flushed
     }
 
+    /// Fails at once: after closing, the connection is not read.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.io.get_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn pair() -> (WatchedSocket<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (WatchedSocket::new(near.unwrap(), SocketState::default()), far.unwrap().0)
+    }
+
+    /// Writes until the peer accepts no more. Returns the error, or `None` if the write is still
+    /// pending after a moment.
+    async fn write_on(near: &mut WatchedSocket<TcpStream>) -> Option<io::Error> {
+        loop {
+            match tokio::time::timeout(Duration::from_millis(200), near.write(&[0; 4096])).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Some(error),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn received_bytes_are_read_before_the_write_error_is_reported() {
+        let (mut near, mut far) = pair().await;
+        far.write_all(b"enough").await.unwrap();
+        near.write_all(b"unread").await.unwrap();
+        far.readable().await.unwrap();
+        // Dropping it with unread bytes resets the connection.
+        drop(far);
+        assert!(write_on(&mut near).await.is_none());
+        let mut received = Vec::new();
+        near.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!(received, b"enough");
+    }
+
+    /// As in a tunnel of which one direction has ended.
+    #[tokio::test]
+    async fn a_write_fails_at_once_after_the_end_of_input() {
+        let (mut near, mut far) = pair().await;
+        far.shutdown().await.unwrap();
+        assert_eq!(near.read(&mut [0]).await.unwrap(), 0);
+        near.write_all(b"unread").await.unwrap();
+        far.readable().await.unwrap();
+        drop(far);
+        assert!(write_on(&mut near).await.is_some());
     }
 }

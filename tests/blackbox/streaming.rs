@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::certificates::authority;
 use crate::harness::h2;
 use crate::harness::upstream::{answer, write};
-use crate::harness::{Connection, Gateway, Port, Response, Step, mint, within};
+use crate::harness::{Connection, Gateway, Port, Response, Step, Upstream, mint, within};
 
 const PUBLIC: &str = "route = [{ path = '/*', upstream = 'app', access = 'public' }]";
 
@@ -315,7 +316,20 @@ async fn an_early_response_reaches_the_client_although_the_upstream_closes() {
 /// read.
 #[tokio::test]
 async fn an_early_response_reaches_the_client_although_the_upstream_resets() {
-    let gateway = Gateway::start(PUBLIC).await;
+    respond_early_and_reset(Gateway::start(PUBLIC).await).await;
+}
+
+#[tokio::test]
+async fn an_early_response_reaches_the_client_over_tls_too() {
+    let upstream =
+        Upstream::start_tls(authority().issue(&["localhost", "127.0.0.1"]).server()).await;
+    let config = "route = [{ path = '/*', upstream = 'app', access = 'public' }]\nupstream.app = { url = 'https://$UPSTREAM', tls = { ca = 'ca.pem' } }";
+    let gateway =
+        Gateway::setup(config).file("ca.pem", &authority().pem).upstream(upstream).start().await;
+    respond_early_and_reset(gateway).await;
+}
+
+async fn respond_early_and_reset(gateway: Gateway) {
     gateway.upstream().does(vec![
         write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nstop"),
         Step::Close,
