@@ -321,7 +321,8 @@ fn schema_is_a_json_schema_with_every_key() {
         (
             "Route",
             "name host path methods upstream identity access roles all_roles scopes claims issuers limit token_from \
-             forward_authorization strip_prefix insecure_path method_override enforce streams identity_headers",
+             forward_authorization strip_prefix insecure_path method_override enforce streams identity_headers \
+             set_headers response_headers redirect",
         ),
         ("Test", "request claims roles issuer headers peer expect"),
         ("Expect", "status reason route headers"),
@@ -772,7 +773,7 @@ weight = "high"
     14 | weight = "high"
        | ^^^^^^
        |
-       = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `external`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `roles`, `scopes`, `strip_prefix`, `token_from` and `upstream`
+       = help: `[[route]]` knows `access`, `all_roles`, `claims`, `enforce`, `external`, `forward_authorization`, `host`, `identity`, `identity_headers`, `insecure_path`, `issuers`, `limit`, `method_override`, `methods`, `name`, `path`, `redirect`, `response_headers`, `roles`, `scopes`, `set_headers`, `strip_prefix`, `token_from` and `upstream`
 
     error: gateway.toml: 6 problems
     "#

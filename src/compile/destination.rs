@@ -1,4 +1,4 @@
-//! The destination of a route: `upstream`, `identity` or `external`.
+//! The destination of a route: `upstream`, `identity`, `external` or `redirect`.
 
 use std::ops::Range;
 
@@ -29,11 +29,23 @@ impl Compiler<'_> {
             self.check_external(row, external.span());
             return Some(Destination::External);
         }
-        match (&written.upstream, &written.identity) {
-            (_, Some(identity)) if *identity.get_ref() => {
-                self.mount(row, identity.span(), pattern).map(Destination::Identity)
+        if leads_to_identity(written) {
+            let identity = written.identity.as_ref().map_or(0..0, Spanned::span);
+            return self.mount(row, identity, pattern).map(Destination::Identity);
+        }
+        match (&written.upstream, &written.redirect) {
+            (Some(upstream), Some(redirect)) => {
+                self.error(
+                    Problem::error(
+                        upstream.span(),
+                        "`upstream` and `redirect` contradict each other",
+                    )
+                    .related(redirect.span(), "the other")
+                    .help("keep one of them"),
+                );
+                None
             }
-            (Some(_), _) => self
+            (Some(_), None) => self
                 .find_section(
                     written.upstream.as_ref(),
                     upstreams,
@@ -41,10 +53,14 @@ impl Compiler<'_> {
                     self.file.upstream.keys(),
                 )
                 .map(Destination::Upstream),
-            (None, _) => {
+            (None, Some(redirect)) => {
+                self.reject_keys_without_effect(written, &redirect.span(), Nearby::Redirect);
+                self.redirect(redirect).map(Destination::Redirect)
+            }
+            (None, None) => {
                 self.error(
                     Problem::error(place(row), "the route has no `upstream`")
-                        .help("add `upstream = \"…\"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer, or `external = true` if another proxy forwards its requests"),
+                        .help("add `upstream = \"…\"` with the name of an `[upstream.NAME]`, `identity = true` for the built-in issuer, `external = true` if another proxy forwards its requests, or `redirect = { to = \"…\" }`"),
                 );
                 None
             }
@@ -73,6 +89,13 @@ impl Compiler<'_> {
                     .help("keep one of them"),
             );
         }
+        if let Some(redirect) = &written.redirect {
+            self.error(
+                Problem::error(redirect.span(), "`redirect` and `identity` contradict each other")
+                    .related(identity.clone(), "the built-in issuer handles this route")
+                    .help("keep one of them"),
+            );
+        }
         if let Some(access) = written.access.as_ref().filter(|access| access.get_ref() != "public")
         {
             self.error(
@@ -83,7 +106,7 @@ impl Compiler<'_> {
                 .help("remove `access`, or write `access = \"public\"`"),
             );
         }
-        self.reject_keys_without_effect(written, &identity);
+        self.reject_keys_without_effect(written, &identity, Nearby::Identity);
         let pattern = pattern?;
         let literals: Option<Vec<&str>> = pattern
             .segments
@@ -108,41 +131,47 @@ impl Compiler<'_> {
         }
     }
 
-    /// Keys of a route that control how requests are forwarded, or who may pass.
-    fn reject_keys_without_effect(&mut self, written: &Written, identity: &Range<usize>) {
-        let without_effect = [
-            (written.token_from.as_ref().map(Spanned::span), "token_from"),
-            (
-                written
-                    .forward_authorization
-                    .as_ref()
-                    .filter(|flag| *flag.get_ref())
-                    .map(Spanned::span),
-                "forward_authorization",
-            ),
-            (
-                written.strip_prefix.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
-                "strip_prefix",
-            ),
-            (written.insecure_path.first().map(Spanned::span), "insecure_path"),
-            (
-                written.method_override.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
-                "method_override",
-            ),
-            (
-                written.enforce.as_ref().filter(|flag| !*flag.get_ref()).map(Spanned::span),
-                "enforce",
-            ),
-            (written.identity_headers.as_ref().map(|_| identity.clone()), "identity_headers"),
+    /// Keys of a route that control how requests are forwarded; for the built-in issuer, also those
+    /// that say who may pass.
+    fn reject_keys_without_effect(
+        &mut self,
+        written: &Written,
+        destination: &Range<usize>,
+        nearby: Nearby,
+    ) {
+        let is_on = |flag: &Option<Spanned<bool>>| {
+            flag.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span)
+        };
+        let forwards = [
+            (is_on(&written.forward_authorization), "forward_authorization"),
+            (is_on(&written.method_override), "method_override"),
+            (written.identity_headers.as_ref().map(|_| destination.clone()), "identity_headers"),
+            (written.set_headers.as_ref().map(Spanned::span), "set_headers"),
         ];
-        for (span, key) in without_effect.into_iter().filter_map(|(span, key)| Some((span?, key))) {
+        let enforce = written.enforce.as_ref().filter(|flag| !*flag.get_ref());
+        let decides = [
+            (written.token_from.as_ref().map(Spanned::span), "token_from"),
+            (is_on(&written.strip_prefix), "strip_prefix"),
+            (written.insecure_path.first().map(Spanned::span), "insecure_path"),
+            (enforce.map(Spanned::span), "enforce"),
+        ];
+        let (kind, decides) = match nearby {
+            Nearby::Identity => ("of the built-in issuer", Some(decides)),
+            Nearby::Redirect => ("that redirects", None),
+        };
+        let without_effect = forwards.into_iter().chain(decides.into_iter().flatten());
+        for (span, key) in without_effect.filter_map(|(span, key)| Some((span?, key))) {
             self.error(
-                Problem::error(
-                    span,
-                    format!("`{key}` has no effect on a route of the built-in issuer"),
-                )
-                .help(format!("remove `{key}`")),
+                Problem::error(span, format!("`{key}` has no effect on a route {kind}"))
+                    .help(format!("remove `{key}`")),
             );
         }
     }
+}
+
+/// The destinations that are not an application.
+#[derive(Clone, Copy)]
+enum Nearby {
+    Identity,
+    Redirect,
 }

@@ -75,7 +75,7 @@ impl Compiler<'_> {
 
 /// Whether a route redirects a navigation without a session to the login page.
 fn redirects(route: &Route) -> bool {
-    route.destination.upstream().is_some()
+    !matches!(route.destination, Destination::Identity(_))
         && route.guard.access != Access::Public
         && route.guard.token_from.cookie
         && route.guard.enforce
@@ -83,7 +83,7 @@ fn redirects(route: &Route) -> bool {
 }
 
 /// A host that a pattern matches; for a wildcard, one that no other pattern names.
-fn example(host: &HostPattern) -> String {
+pub(super) fn example(host: &HostPattern) -> String {
     match host {
         HostPattern::Exact(name) => name.to_string(),
         HostPattern::Suffix(suffix) => format!("{UNUSED}{suffix}"),
@@ -93,21 +93,29 @@ fn example(host: &HostPattern) -> String {
 
 /// Whether this route handles its own path on this host.
 fn winner_is(table: &RouteTable, host: &str, route: &Route) -> bool {
+    winner(table, host, &example_path(route)).is_some_and(|winner| winner.index == route.index)
+}
+
+/// A path that a route matches; below a subtree, one that no other route names.
+pub(super) fn example_path(route: &Route) -> String {
     let segments = route.pattern.segments.iter().map(|segment| match segment {
         Segment::Literal(text) => &**text,
         Segment::Any => UNUSED,
     });
     // A mount percent-encodes its segments, as every path requires.
     let path = Mount::new(segments.chain(route.pattern.subtree.then_some(UNUSED))).path("");
-    let path = if path.is_empty() { "/".to_owned() } else { path };
-    winner(table, host, &path).is_some_and(|winner| winner.index == route.index)
+    if path.is_empty() { "/".to_owned() } else { path }
 }
 
 /// The route for `GET path` on this host.
 fn winner<'t>(table: &'t RouteTable, host: &str, path: &str) -> Option<&'t Route> {
+    table.find_route(&Method::GET, &target(host, path)?).ok()
+}
+
+/// The target of a request for this path on this host.
+pub(super) fn target(host: &str, path: &str) -> Option<Target> {
     let uri = Uri::builder().scheme("http").authority(host).path_and_query(path).build().ok()?;
-    let target = Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).ok()?;
-    table.find_route(&Method::GET, &target).ok()
+    Target::parse(&Method::GET, &uri, Version::HTTP_2, &HeaderMap::new()).ok()
 }
 
 /// The `host` of a route, to be repeated in another one.

@@ -5,6 +5,7 @@
 
 mod admin;
 mod brand;
+mod constant_headers;
 mod cookie_domain;
 mod demands;
 mod destination;
@@ -16,6 +17,7 @@ mod keys;
 mod logouts;
 mod mail;
 mod patterns;
+mod redirects;
 mod routes;
 mod server;
 mod store;

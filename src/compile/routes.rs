@@ -84,6 +84,7 @@ impl Compiler<'_> {
                 .flat_map(|route| route.identity_headers.names())
                 .chain(sections.identity.names()),
         );
+        self.refuse_reserved_headers(&identity_names);
         let table = RouteTable::new(routes);
         for Conflict { taken, refused } in
             conflicts(&patterns.iter().map(|(pattern, _)| pattern).collect::<Vec<_>>())
@@ -99,6 +100,7 @@ impl Compiler<'_> {
         self.warn_about_routes(&table, &written);
         self.warn_about_mounts(&table, &written);
         self.refuse_hidden_logins(&table, &written);
+        self.refuse_redirects_to_themselves(&table, &written);
         self.warn_about_unused(upstreams, limits);
         (table, identity_names)
     }
@@ -141,6 +143,8 @@ impl Compiler<'_> {
             None => Arc::clone(identity),
             Some(table) => Arc::new(self.identity_headers(table)),
         };
+        let (set_headers, response_headers) =
+            (self.set_headers(written), self.response_headers(written));
         let access = access?;
         if access != Access::Public && self.file.issuer.is_empty() && self.file.identity.is_none() {
             self.error(
@@ -192,6 +196,8 @@ impl Compiler<'_> {
             limit,
             destination: destination?,
             identity_headers,
+            set_headers,
+            response_headers,
             forward_authorization: written
                 .forward_authorization
                 .as_ref()
@@ -384,7 +390,7 @@ fn host_and_path(written: &Written) -> Place<'_> {
 }
 
 /// Names that frame, route or describe a message, including hop-by-hop names (RFC 9110 §7.6.1).
-const RESERVED: [&str; 38] = [
+pub(super) const RESERVED: [&str; 38] = [
     "cf-connecting-ip",
     "client-ip",
     "true-client-ip",

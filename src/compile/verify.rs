@@ -81,6 +81,7 @@ impl Compiler<'_> {
                 written.identity.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
                 "identity",
             ),
+            (written.redirect.as_ref().map(Spanned::span), "redirect"),
         ] {
             let Some(span) = other else { continue };
             self.error(
@@ -99,6 +100,8 @@ impl Compiler<'_> {
             (flag(&written.forward_authorization), "`forward_authorization`"),
             (flag(&written.strip_prefix), "`strip_prefix`"),
             (flag(&written.method_override), "`method_override`"),
+            (written.set_headers.as_ref().map(Spanned::span), "`set_headers`"),
+            (written.response_headers.as_ref().map(Spanned::span), "`response_headers`"),
         ] {
             let Some(span) = span else { continue };
             self.error(

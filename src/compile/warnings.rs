@@ -80,7 +80,9 @@ impl Compiler<'_> {
         let mut subtrees: HashMap<(&str, &HostPattern, String), &Route> = HashMap::new();
         for route in table.routes().iter().filter(|route| route.guard.access == Access::Public) {
             let shape = route.pattern.shape(route.pattern.segments.len());
-            if route.pattern.host != HostPattern::Any {
+            // Whoever follows a redirect meets the route there.
+            let exposes = !matches!(route.destination, Destination::Redirect(_));
+            if exposes && route.pattern.host != HostPattern::Any {
                 with_host.insert((shape.clone(), route.pattern.subtree), route);
             }
             if let (true, Some(upstream)) = (route.pattern.subtree, route.destination.upstream()) {
@@ -145,7 +147,7 @@ impl Compiler<'_> {
             .iter()
             .filter_map(|route| match &route.destination {
                 Destination::Identity(mount) => Some((route, mount)),
-                Destination::Upstream(_) | Destination::External => None,
+                Destination::Upstream(_) | Destination::External | Destination::Redirect(_) => None,
             })
             .collect();
         let Some(&(first, _)) = mounts.first() else {

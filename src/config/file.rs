@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::identity::Identity;
-use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, Unsupported};
+use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, TextOrSecret, Unsupported};
 use super::verify::Verify;
 
 /// A string with its place in the file.
@@ -420,6 +420,9 @@ pub struct Route {
     /// listener. Default false.
     #[schemars(with = "bool")]
     pub external: Option<Spanned<bool>>,
+    /// Redirect requests instead of forwarding them.
+    #[schemars(with = "Option<Redirect>")]
+    pub redirect: Option<Spanned<Redirect>>,
     /// Who may access it: `"authenticated"` (default), `"optional"` or `"public"`.
     #[schemars(with = "Option<String>")]
     pub access: Option<Text>,
@@ -470,6 +473,27 @@ pub struct Route {
     /// Replaces `[identity_headers]` for this route.
     #[schemars(with = "Option<BTreeMap<String, ClaimName>>")]
     pub identity_headers: Option<BTreeMap<Text, Spanned<ClaimName>>>,
+    /// Header = constant value, or a secret, that the upstream receives. A client's field of that
+    /// name, in any spelling, is removed.
+    #[schemars(with = "Option<BTreeMap<String, TextOrSecret>>")]
+    pub set_headers: Option<Spanned<BTreeMap<Text, Spanned<TextOrSecret>>>>,
+    /// Header = constant value that every response of this route has, refusals included. It
+    /// replaces the upstream's field of that name.
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
+    pub response_headers: Option<Spanned<BTreeMap<Text, Text>>>,
+}
+
+/// `redirect = { … }` of a route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redirect {
+    /// Where: a URL or a path. `{path}` is the received path, `{host}` the host of the request; the
+    /// query is kept. For example `"https://dav.example.com{path}"`.
+    #[schemars(with = "String")]
+    pub to: Option<Text>,
+    /// 301, 302, 307 or 308. Default 308.
+    #[schemars(with = "Option<u16>")]
+    pub status: Option<Spanned<i64>>,
 }
 
 /// `[[test]]`

@@ -4,6 +4,7 @@ use http::Method;
 use http::request::Parts;
 
 use crate::gateway::client::ClientAddress;
+use crate::gateway::constant_headers::ConstantHeaders;
 use crate::gateway::dialect::Dialect;
 use crate::gateway::route::{HostPattern, Methods, Route, Segment};
 use crate::gateway::target::Target;
@@ -51,6 +52,12 @@ pub(super) fn route(route: &Route) -> String {
         .count();
     let plural = if literal == 1 { "" } else { "s" };
     format!("`{}`: {host}, {kind} ({literal} literal segment{plural}), {methods}", route.name)
+}
+
+/// The names of constant fields; `None`: there are none.
+pub(super) fn names(constant: &ConstantHeaders) -> Option<String> {
+    let names: Vec<String> = constant.names().map(|name| format!("`{name}`")).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 pub(super) fn caller(caller: &VerifiedToken) -> String {

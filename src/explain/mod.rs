@@ -52,7 +52,7 @@ pub struct Question {
 pub struct Explanation {
     /// Whether the request would be forwarded.
     pub allow: bool,
-    /// 200, or the status of the refusal.
+    /// 200, or the status of the redirect or refusal.
     pub status: u16,
     /// The reason.
     pub reason: Reason,

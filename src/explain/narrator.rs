@@ -12,6 +12,7 @@ use crate::gateway::Snapshot;
 use crate::gateway::authenticate::Caller;
 use crate::gateway::authorize::Permit;
 use crate::gateway::client::ClientAddress;
+use crate::gateway::constant_headers::shown;
 use crate::gateway::decide::Decided;
 use crate::gateway::dialect::Dialect;
 use crate::gateway::exchange_ids::ExchangeIds;
@@ -51,11 +52,17 @@ impl<'s> Narrator<'s> {
 
     /// The request would be allowed.
     pub(super) fn allowed(mut self, decided: &Decided<'_>) -> Explanation {
+        let mut status = 200;
         match decided {
             Decided::Forward(outgoing, upstream) => {
                 self.describe_outgoing(outgoing, &upstream.settings().name);
             }
             Decided::Endpoint(permit, _) => self.describe_endpoint(permit),
+            Decided::Redirect(redirected) => {
+                status = redirected.status().as_u16();
+                let address = String::from_utf8_lossy(redirected.address().as_bytes());
+                self.ok("redirect", format!("{status} to {address}"));
+            }
             Decided::Logout(request) => {
                 let name = &request.issuer().settings().name;
                 let detail = format!(
@@ -65,7 +72,7 @@ impl<'s> Narrator<'s> {
                 self.explanation.reason = Reason::Public;
             }
         }
-        Explanation { allow: true, status: 200, ..self.explanation }
+        Explanation { allow: true, status, ..self.explanation }
     }
 
     /// The asking proxy may forward the request.
@@ -122,9 +129,10 @@ impl<'s> Narrator<'s> {
             .headers()
             .iter()
             .filter(|(name, value)| is_new(name, *value))
-            .map(|(name, value)| (name.clone(), value.clone()))
+            .map(|(name, value)| (name.clone(), shown(value)))
             .collect();
         self.explanation.sent = outgoing.headers().clone();
+        self.explanation.sent.values_mut().for_each(|value| *value = shown(value));
         self.explanation.removed = outgoing.removed().to_vec();
         let (method, target) = (outgoing.method(), outgoing.target());
         self.ok("outgoing", format!("{method} {target} to upstream `{upstream}`"));
@@ -191,6 +199,9 @@ impl Observer for Narrator<'_> {
         self.ok("route", describe::route(route));
         for (rival, why) in self.snapshot.routes.rivals(route, target).take(MAX_RIVALS) {
             self.skipped("route", format!("not `{}`: {why}", rival.name));
+        }
+        if let Some(names) = describe::names(&route.response_headers) {
+            self.ok("response", format!("every response of this route has {names}"));
         }
         match &route.limit {
             None => self.skipped("limit", "the route has no limit".to_owned()),

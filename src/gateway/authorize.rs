@@ -268,12 +268,12 @@ fn authorize(
             match access.route.destination {
                 // The endpoint decides what its caller may do.
                 Destination::Identity(_) => Reason::Public,
-                Destination::Upstream(_) | Destination::External
+                Destination::Upstream(_) | Destination::External | Destination::Redirect(_)
                     if guard.demands.requires_authorization() =>
                 {
                     Reason::Authorized
                 }
-                Destination::Upstream(_) | Destination::External => Reason::Authenticated,
+                Destination::Upstream(_) | Destination::External | Destination::Redirect(_) => Reason::Authenticated,
             }
         }
     };

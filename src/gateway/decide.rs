@@ -17,6 +17,7 @@ use super::navigation::redirect_or_explain;
 use super::observer::Observer;
 use super::online::Online;
 use super::outgoing::Outgoing;
+use super::redirect::Redirected;
 use super::refusal::Refusal;
 use super::route::{Destination, NoRoute};
 use super::snapshot::Snapshot;
@@ -45,6 +46,8 @@ pub enum Decided<'s> {
     Forward(Outgoing, &'s Arc<Upstream>),
     /// An endpoint of the built-in issuer handles it.
     Endpoint(Permit<'s>, &'s Mount),
+    /// The client is sent elsewhere.
+    Redirect(Redirected),
     /// It is a back-channel logout, decided by the token in its body.
     Logout(LogoutRequest<'s>),
 }
@@ -74,6 +77,10 @@ impl<'s> Decider<'s> {
                     return Err(redirect_or_explain(stopped, self.snapshot));
                 }
                 Ok(Decided::Endpoint(permit, mount))
+            }
+            Destination::Redirect(redirect) => {
+                let names = &self.snapshot.rules.token_names;
+                Redirected::new(&permit, redirect, names).map(Decided::Redirect)
             }
             Destination::Upstream(upstream) => {
                 let (rules, max_body) = (&self.snapshot.rules, self.snapshot.max_body);

@@ -7,6 +7,7 @@ use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
 use super::body::{Body, ClientBody, UploadFailure};
+use super::constant_headers::shown;
 use super::outgoing::Outgoing;
 
 /// Bytes of a body that are echoed; the rest is read and counted.
@@ -27,15 +28,11 @@ pub(super) async fn answer(
             .headers()
             .get_all(name)
             .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .map(|value| String::from_utf8_lossy(shown(value).as_bytes()).into_owned())
             .collect();
         fields.insert(
             name.to_string(),
-            if let [one] = values.as_slice() {
-                one.to_string().into()
-            } else {
-                values.iter().map(ToString::to_string).collect()
-            },
+            if let [one] = values.as_slice() { one.clone().into() } else { values.into() },
         );
     }
     let answer = serde_json::json!({

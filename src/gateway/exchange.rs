@@ -289,6 +289,17 @@ impl Exchange {
         }
     }
 
+    /// Sets the constant header fields of the route. They replace those of the application; a
+    /// response of the gateway keeps its own.
+    pub fn set_response_headers(&self, headers: &mut HeaderMap, was_allowed: bool) {
+        let Some(route) = self.route() else { return };
+        if was_allowed && route.destination.upstream().is_some() {
+            route.response_headers.replace_in(headers);
+        } else {
+            route.response_headers.add_to(headers);
+        }
+    }
+
     fn route(&self) -> Option<&Route> {
         self.route.and_then(|index| self.view.snapshot.routes.routes().get(index))
     }

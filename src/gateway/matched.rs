@@ -127,7 +127,7 @@ impl<'s> Match<'s> {
         route.check_listener(false)?;
         let overriding = Overriding::resolve(snapshot, route, &parts, &target)?.map(Box::new);
         let endpoint = match &route.destination {
-            Destination::Upstream(_) | Destination::External => None,
+            Destination::Upstream(_) | Destination::External | Destination::Redirect(_) => None,
             Destination::Identity(_) => {
                 Some(Box::new(MatchedEndpoint::resolve(snapshot, route, &parts, &target, &client)))
             }

@@ -9,6 +9,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod body;
 pub mod client;
+pub mod constant_headers;
 pub mod counted;
 pub mod decide;
 mod dial;
@@ -29,6 +30,7 @@ pub mod origin;
 pub mod outgoing;
 pub mod personal;
 mod reader;
+pub mod redirect;
 pub mod refusal;
 mod renewal;
 pub mod route;
@@ -312,18 +314,20 @@ impl Gateway {
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
         let mut closes = self.is_draining();
-        let mut response =
-            match self.pass(&view.snapshot, worker, peer, request, &mut exchange).await {
-                Ok(Passed::Response(response)) => response,
-                Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
-                Err(refusal) => {
-                    exchange.refused(&refusal);
-                    // The end of a request with invalid framing is unknown: the bytes that follow
-                    // must not be parsed as the next request (RFC 9112 §6.3).
-                    closes |= refusal.reason() == Reason::FramingInvalid;
-                    exchange.explained(refusal).into_response(exchange.request_id())
-                }
-            };
+        let passed = self.pass(&view.snapshot, worker, peer, request, &mut exchange).await;
+        let was_allowed = passed.is_ok();
+        let mut response = match passed {
+            Ok(Passed::Response(response)) => response,
+            Ok(Passed::Tunnel(tunnel)) => return self.tunnel(*tunnel, exchange),
+            Err(refusal) => {
+                exchange.refused(&refusal);
+                // The end of a request with invalid framing is unknown: the bytes that follow
+                // must not be parsed as the next request (RFC 9112 §6.3).
+                closes |= refusal.reason() == Reason::FramingInvalid;
+                exchange.explained(refusal).into_response(exchange.request_id())
+            }
+        };
+        exchange.set_response_headers(response.headers_mut(), was_allowed);
         if is_head {
             response = without_body(response);
         }
@@ -353,6 +357,7 @@ impl Gateway {
                 let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
                 Box::pin(answer).await.map(Passed::Response)
             }
+            Decided::Redirect(redirected) => Ok(Passed::Response(redirected.into_response())),
             Decided::Logout(request) => {
                 let response = Box::pin(self.log_out(snapshot, &request, body, exchange)).await?;
                 Ok(Passed::Response(response))
@@ -472,6 +477,7 @@ impl Gateway {
     /// Responds with 101 and splices the two streams in a separate task.
     fn tunnel(&self, tunnel: Tunnel, mut exchange: Box<Exchange>) -> Response<RecordedBody> {
         let Tunnel { mut response, client, upstream, lease } = tunnel;
+        exchange.set_response_headers(response.headers_mut(), true);
         let bytes = Arc::new(TunnelBytes::default());
         exchange.head(&mut response);
         exchange.tunnelled(Arc::clone(&bytes));

@@ -29,10 +29,12 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
         return Refusal::AskForPassword(Box::new(refusal));
     }
     match &matched.route().destination {
-        Destination::Upstream(_) if asks_for_page(&matched.parts().method) => {
+        Destination::Upstream(_) | Destination::Redirect(_)
+            if asks_for_page(&matched.parts().method) =>
+        {
             redirect(snapshot, &matched, refusal)
         }
-        Destination::Upstream(_) => explain_unsent_form(snapshot, &matched, refusal),
+        Destination::Upstream(_) | Destination::Redirect(_) => explain_unsent_form(snapshot, &matched, refusal),
         Destination::External if asks_for_page(&matched.parts().method) => {
             redirect_through_proxy(snapshot, &matched, refusal)
         }

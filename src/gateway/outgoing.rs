@@ -76,9 +76,11 @@ impl Outgoing {
         let route = matched.route();
         let (request, target, client, _) = matched.into_parts();
         let Parts { method, mut headers, version, mut extensions, .. } = request;
-        let owned: Vec<HeaderName> =
-            headers.keys().filter(|name| rules.owned.contains(name)).cloned().collect();
-        let asks = Asks::from_head(&method, version, &headers, &owned, rules);
+        let constant = &route.set_headers;
+        let is_ours = |name: &&HeaderName| rules.owned.contains(name) || constant.include(name);
+        let owned: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
+        let mut asks = Asks::from_head(&method, version, &headers, &owned, rules);
+        asks.request_trailers.retain(|name| !constant.include(name));
         let tracestate = if ids.trace_is_continued {
             headers.get_all(TRACESTATE).iter().cloned().collect()
         } else {
@@ -94,6 +96,7 @@ impl Outgoing {
         if let Some(caller) = &caller {
             set_identity_headers(&route.identity_headers, caller.token(), &mut headers);
         }
+        constant.replace_in(&mut headers);
         let host =
             route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
         let host = host.unwrap_or_else(|| target.authority());

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use http::{HeaderValue, Method};
 use prometheus_client::metrics::counter::Counter;
 
+use super::constant_headers::ConstantHeaders;
 use super::guard::{Guard, RecentDemands};
 use super::headers::IdentityHeaders;
+use super::redirect::Redirect;
 use super::target::{Ambiguity, Relaxations, Target};
 use super::upstream::Upstream;
 use crate::identity::Mount;
@@ -37,6 +39,10 @@ pub struct Route {
     pub destination: Destination,
     /// What the upstream learns about the caller.
     pub identity_headers: Arc<IdentityHeaders>,
+    /// What else the upstream receives.
+    pub set_headers: ConstantHeaders,
+    /// What every response has.
+    pub response_headers: ConstantHeaders,
     /// Forward `Authorization`.
     pub forward_authorization: bool,
     /// The number of leading path segments to remove.
@@ -80,6 +86,8 @@ pub enum Destination {
     Identity(Mount),
     /// An application to which another proxy forwards the request after it has asked.
     External,
+    /// Another address, which the client gets.
+    Redirect(Redirect),
 }
 
 impl Destination {
@@ -87,7 +95,7 @@ impl Destination {
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         match self {
             Self::Upstream(upstream) => Some(upstream),
-            Self::Identity(_) | Self::External => None,
+            Self::Identity(_) | Self::External | Self::Redirect(_) => None,
         }
     }
 }
@@ -657,6 +665,8 @@ pub(super) mod tests {
             limited: None,
             destination: Destination::Upstream(Arc::new(Upstream::new(upstream, None, 1))),
             identity_headers: Arc::new(IdentityHeaders::default()),
+            set_headers: ConstantHeaders::default(),
+            response_headers: ConstantHeaders::default(),
             forward_authorization: false,
             strip_segments: 0,
             permitted: Relaxations::NONE,

@@ -19,7 +19,7 @@ use toml::Spanned;
 pub use self::claim::{ClaimName, Scalar};
 pub use self::measure::{duration, size};
 pub use self::network::{listen, network};
-pub use self::secret::{CreateFiles, ReadSecret, SecretBytes, SecretRef};
+pub use self::secret::{CreateFiles, ReadSecret, SecretBytes, SecretRef, TextOrSecret};
 pub(super) use self::words::list;
 pub use self::words::{choice, nearest};
 use super::file::Text;

@@ -112,6 +112,40 @@ impl<'de> Deserialize<'de> for SecretRef {
     }
 }
 
+/// A text, or a reference to a secret: only the reference is masked.
+#[derive(Debug, Clone)]
+pub enum TextOrSecret {
+    /// The text itself.
+    Text(String),
+    /// Where the secret is.
+    Secret(SecretRef),
+}
+
+impl<'de> Deserialize<'de> for TextOrSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let SecretRef { span, form } = SecretRef::deserialize(deserializer)?;
+        Ok(match form {
+            SecretForm::Inline(text) => Self::Text(text.to_string()),
+            SecretForm::Table { .. } => Self::Secret(SecretRef { span, form }),
+        })
+    }
+}
+
+impl JsonSchema for TextOrSecret {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TextOrSecret".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = SecretRef::json_schema(generator);
+        schema.insert(
+            "description".into(),
+            "A text, or a secret: { env = \"NAME\" } or { file = \"path\" }.".into(),
+        );
+        schema
+    }
+}
+
 impl<'de> Deserialize<'de> for SecretForm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct FormVisitor;

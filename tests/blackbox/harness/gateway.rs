@@ -280,6 +280,7 @@ impl Gateway {
     /// error.
     pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.envs(self.launch.environment.iter().cloned());
         command.args(arguments).arg("--config").arg(self.path("gateway.toml")).stdin(Stdio::null());
         let output =
             within(tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
