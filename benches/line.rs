@@ -30,6 +30,7 @@ use portcullis::gateway::observer::{LimitKey, Observer};
 use portcullis::gateway::outgoing::Outgoing;
 use portcullis::gateway::refusal::Refusal;
 use portcullis::gateway::route::Route;
+use portcullis::gateway::second_target::SecondTarget;
 use portcullis::gateway::target::Target;
 use portcullis::limit::Limit;
 use portcullis::reason::Reason;
@@ -227,6 +228,7 @@ impl Observer for Ids {
 
     fn routed(&mut self, _: &Route, _: &Target, _: &HeaderMap) {}
     fn unrouted(&mut self, _: &str, _: &HeaderMap) {}
+    fn second(&mut self, _: &SecondTarget<'_>) {}
 
     fn count(&mut self, _: &Route, _: &Arc<Limit>, _: LimitKey<'_>) -> Result<(), Refusal> {
         Ok(())

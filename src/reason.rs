@@ -72,6 +72,8 @@ pub enum Reason {
     VerifyRequestInvalid,
     /// A peer outside `[verify] trusted_proxies` asked the `[verify]` listener.
     VerifyPeerUntrusted,
+    /// `Destination` or `If` names a resource that no route to the same upstream may write or read.
+    DestinationRefused,
     /// Self-registration is closed.
     RegistrationClosed,
     /// The e-mail address has not been verified.
@@ -108,7 +110,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for the reference and its test.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::Public,
         Self::Anonymous,
         Self::Authenticated,
@@ -141,6 +143,7 @@ impl Reason {
         Self::OriginForeign,
         Self::VerifyRequestInvalid,
         Self::VerifyPeerUntrusted,
+        Self::DestinationRefused,
         Self::RegistrationClosed,
         Self::EmailUnverified,
         Self::AccountExists,
@@ -194,6 +197,7 @@ impl Reason {
             Self::OriginForeign => "origin_foreign",
             Self::VerifyRequestInvalid => "verify_request_invalid",
             Self::VerifyPeerUntrusted => "verify_peer_untrusted",
+            Self::DestinationRefused => "destination_refused",
             Self::RegistrationClosed => "registration_closed",
             Self::EmailUnverified => "email_unverified",
             Self::AccountExists => "account_exists",
@@ -247,6 +251,7 @@ impl Reason {
             | Self::OriginForeign
             | Self::VerifyRequestInvalid
             | Self::VerifyPeerUntrusted
+            | Self::DestinationRefused
             | Self::RegistrationClosed
             | Self::EmailUnverified => StatusCode::FORBIDDEN,
             Self::AccountExists => StatusCode::CONFLICT,

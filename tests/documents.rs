@@ -271,7 +271,7 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 
 /// Commented lines that show a value other than the default, so that they change the meaning of the
 /// file.
-const NO_DEFAULT: [&str; 14] = [
+const NO_DEFAULT: [&str; 17] = [
     "mail",
     "token",
     "url",
@@ -283,6 +283,9 @@ const NO_DEFAULT: [&str; 14] = [
     "claims",
     "issuers",
     "identity_headers",
+    "set_headers",
+    "response_headers",
+    "redirect",
     "private_key",
     "certificate",
     "audience",

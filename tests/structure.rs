@@ -46,7 +46,7 @@ const KNOWN_TO_ADMIN: [(&str, &str); 1] =
     [("authenticate::bearer_token", "bearer tokens have one reader")];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 38] = [
+const WALK: [&str; 42] = [
     "target",
     "client",
     "token_names",
@@ -54,13 +54,16 @@ const WALK: [&str; 38] = [
     "guard",
     "headers",
     "dialect",
+    "constant_headers",
     "token_memo",
     "watched_socket",
     "body",
     "framing",
     "dial",
     "upstream",
+    "redirect",
     "route",
+    "second_target",
     "personal",
     "authenticate",
     "online",
@@ -74,6 +77,7 @@ const WALK: [&str; 38] = [
     "authorize",
     "outgoing",
     "verdict",
+    "redirected",
     "send",
     "navigation",
     "reader",

@@ -27,6 +27,7 @@ use portcullis::gateway::exchange_ids::ExchangeIds;
 use portcullis::gateway::observer::{LimitKey, Observer};
 use portcullis::gateway::refusal::Refusal;
 use portcullis::gateway::route::Route;
+use portcullis::gateway::second_target::SecondTarget;
 use portcullis::gateway::target::Target;
 use portcullis::limit::Limit;
 use portcullis::reason::Reason;
@@ -170,6 +171,7 @@ impl Observer for Watch {
 
     fn routed(&mut self, _: &Route, _: &Target, _: &HeaderMap) {}
     fn unrouted(&mut self, _: &str, _: &HeaderMap) {}
+    fn second(&mut self, _: &SecondTarget<'_>) {}
 
     fn count(&mut self, _: &Route, _: &Arc<Limit>, _: LimitKey<'_>) -> Result<(), Refusal> {
         Ok(())

@@ -24,6 +24,7 @@ mod store;
 mod upstreams;
 mod verify;
 mod warnings;
+mod webdav;
 
 use std::path::PathBuf;
 use std::sync::Arc;

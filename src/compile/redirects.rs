@@ -1,6 +1,6 @@
 //! `redirect` of a route.
 
-use http::{Method, StatusCode};
+use http::Method;
 use toml::Spanned;
 
 use super::Compiler;
@@ -14,21 +14,18 @@ use crate::gateway::route::{Destination, Methods, Route, RouteTable};
 impl Compiler<'_> {
     pub(super) fn redirect(&mut self, written: &Spanned<Written>) -> Option<Redirect> {
         let status = match &written.get_ref().status {
-            None => Some(StatusCode::PERMANENT_REDIRECT),
+            None => Some(308),
             Some(status) => {
-                match status.get_ref() {
-                    301 => Some(StatusCode::MOVED_PERMANENTLY),
-                    302 => Some(StatusCode::FOUND),
-                    307 => Some(StatusCode::TEMPORARY_REDIRECT),
-                    308 => Some(StatusCode::PERMANENT_REDIRECT),
-                    other => {
-                        self.error(
-                        Problem::error(status.span(), format!("{other} is not the status of a redirect"))
-                            .help("write 301, 302, 307 or 308; 307 and 308 keep the method and the body"),
-                    );
-                        None
-                    }
+                let known = Redirect::STATUSES
+                    .into_iter()
+                    .find(|known| i64::from(*known) == *status.get_ref());
+                if known.is_none() {
+                    let message = format!("{} is not the status of a redirect", status.get_ref());
+                    self.error(Problem::error(status.span(), message).help(
+                        "write 301, 302, 307 or 308; 307 and 308 keep the method and the body",
+                    ));
                 }
+                known
             }
         };
         let Some(to) = &written.get_ref().to else {

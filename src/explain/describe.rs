@@ -7,6 +7,7 @@ use crate::gateway::client::ClientAddress;
 use crate::gateway::constant_headers::ConstantHeaders;
 use crate::gateway::dialect::Dialect;
 use crate::gateway::route::{HostPattern, Methods, Route, Segment};
+use crate::gateway::second_target::SecondTarget;
 use crate::gateway::target::Target;
 use crate::reason::Reason;
 use crate::token::VerifiedToken;
@@ -30,6 +31,16 @@ pub(super) fn target(target: &Target) -> String {
         target.host(),
         target.path(),
         target.sent()
+    )
+}
+
+pub(super) fn second(second: &SecondTarget<'_>) -> String {
+    format!(
+        "`{}` names the path `{}`: route `{}`, decided as {} for the same caller",
+        second.field(),
+        second.target().path(),
+        second.route().name,
+        second.method()
     )
 }
 

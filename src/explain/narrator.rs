@@ -21,6 +21,7 @@ use crate::gateway::observer::{LimitKey, Observer};
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::route::{Destination, Route};
+use crate::gateway::second_target::SecondTarget;
 use crate::gateway::target::Target;
 use crate::gateway::verdict::Allow;
 use crate::limit::{KeyKind, Limit};
@@ -37,6 +38,8 @@ pub(super) struct Narrator<'s> {
     received: HeaderMap,
     ids: Option<ExchangeIds>,
     leads_to_identity: bool,
+    /// The field whose target is decided.
+    deciding: Option<HeaderName>,
 }
 
 impl<'s> Narrator<'s> {
@@ -47,6 +50,7 @@ impl<'s> Narrator<'s> {
             received: HeaderMap::new(),
             ids: None,
             leads_to_identity: false,
+            deciding: None,
         }
     }
 
@@ -114,6 +118,7 @@ impl<'s> Narrator<'s> {
             | Refusal::Page { refusal, .. }
             | Refusal::AskForPassword(refusal) => self.step_of(refusal),
             Refusal::Unauthenticated(_) => "authenticate",
+            Refusal::NoSecondTarget(_) | Refusal::SecondTarget { .. } => "destination",
             _ => "outgoing",
         }
     }
@@ -213,6 +218,11 @@ impl Observer for Narrator<'_> {
         }
     }
 
+    fn second(&mut self, second: &SecondTarget<'_>) {
+        self.ok("destination", describe::second(second));
+        self.deciding = Some(second.field().clone());
+    }
+
     fn count(&mut self, _: &Route, limit: &Arc<Limit>, key: LimitKey<'_>) -> Result<(), Refusal> {
         let by = match key {
             LimitKey::Client(client) => format!("client {}", client.ip()),
@@ -227,6 +237,10 @@ impl Observer for Narrator<'_> {
     }
 
     fn authenticated(&mut self, route: &Route, caller: Option<&Caller>) {
+        if self.deciding.is_some() {
+            // The caller of the request, whom the other steps describe.
+            return;
+        }
         match caller {
             Some(caller) => {
                 let token: &VerifiedToken = caller.token();
@@ -263,14 +277,22 @@ impl Observer for Narrator<'_> {
     }
 
     fn granted(&mut self, route: &Route, reason: Reason) {
-        self.explanation.reason = reason;
+        // A refusal that was tolerated for another method or target is what operators look for.
+        if self.explanation.reason.is_pass() {
+            self.explanation.reason = reason;
+        }
         let (name, word) = (&route.name, reason.as_str());
         if reason.is_pass() {
             let why = describe::permit(reason);
             let is_own = self.explanation.route.as_deref() == Some(&**name);
-            let overriding = || format!("route `{name}`, for the overriding method: {why}");
-            self.ok("authorize", if is_own { why.to_owned() } else { overriding() });
+            let detail = match self.deciding.take() {
+                Some(field) => format!("route `{name}`, for `{field}`: {why}"),
+                None if is_own => why.to_owned(),
+                None => format!("route `{name}`, for the overriding method: {why}"),
+            };
+            self.ok("authorize", detail);
         } else {
+            self.deciding = None;
             self.ok(
                 "enforce",
                 format!("would be refused ({word}), but route `{name}` has `enforce = false`"),

@@ -227,6 +227,39 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// The caller of a request, for a second target that it names: the same caller, if the route
+    /// there accepts the credential from where it is.
+    pub(super) fn same_caller(
+        &self,
+        access: &AccessRequest<'_>,
+        caller: Option<&Caller>,
+    ) -> Result<Option<Caller>, Unauthenticated> {
+        let caller = match (access.guard.access, caller) {
+            (Access::Public, _) | (Access::Optional, None) => return Ok(None),
+            (_, Some(caller)) if access.guard.token_from.include(caller.place) => caller,
+            _ => return Err(Unauthenticated::Missing),
+        };
+        if !self.is_own_request(access, caller.place) {
+            return Err(Unauthenticated::ForeignOrigin);
+        }
+        Ok(Some(caller.clone()))
+    }
+
+    /// Whether a request may use a credential from this place: not if a browser added it for a
+    /// page of another site.
+    fn is_own_request(&self, access: &AccessRequest<'_>, place: Place) -> bool {
+        let &AccessRequest { method, headers, target, client, .. } = access;
+        match place {
+            Place::Cookie => is_own_request(method, headers, target, client, self.names),
+            // A browser repeats a password that was typed once. Programs say nothing of an origin.
+            Place::Basic => {
+                !changes_something(method, headers)
+                    || origin_of(headers, target, client, self.names) != Origin::Foreign
+            }
+            Place::Header | Place::Query => true,
+        }
+    }
+
     /// The one credential of a request.
     pub(super) fn credential<'r>(
         &self,
@@ -275,6 +308,16 @@ pub enum Place {
 }
 
 impl TokenPlaces {
+    /// Whether tokens are read from this place.
+    fn include(self, place: Place) -> bool {
+        match place {
+            Place::Header => self.header,
+            Place::Cookie => self.cookie,
+            Place::Query => self.query,
+            Place::Basic => self.basic,
+        }
+    }
+
     /// Where a client would have put an assumed token: the first place that is read and free.
     fn assumed(self, headers: &HeaderMap) -> Place {
         if self.header && !(self.cookie && headers.contains_key(header::AUTHORIZATION)) {
@@ -406,26 +449,15 @@ pub(super) fn authenticate(
         return Ok(None);
     }
     let credential = verifier.credential(access)?;
-    let is_own = || {
-        let AccessRequest { method, headers, target, client, .. } = *access;
-        match &credential {
-            Some(Credential { place: Place::Cookie, .. }) => {
-                is_own_request(method, headers, target, client, verifier.names)
-            }
-            // A browser repeats a password that was typed once. Programs say nothing of an origin.
-            Some(Credential { place: Place::Basic, .. }) => {
-                !changes_something(method, headers)
-                    || origin_of(headers, target, client, verifier.names) != Origin::Foreign
-            }
-            Some(Credential { place: Place::Header | Place::Query, .. }) => true,
-            // The session may be renewed.
-            None => {
-                session_cookie(access, verifier).is_none()
-                    || is_own_request(method, headers, target, client, verifier.names)
-            }
+    let is_own = match &credential {
+        Some(credential) => verifier.is_own_request(access, credential.place),
+        // The session may be renewed.
+        None => {
+            session_cookie(access, verifier).is_none()
+                || verifier.is_own_request(access, Place::Cookie)
         }
     };
-    if !is_own() {
+    if !is_own {
         return Err(Unauthenticated::ForeignOrigin);
     }
     match credential {

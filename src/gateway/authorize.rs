@@ -33,7 +33,7 @@ use crate::token::Remembered;
 /// use portcullis::gateway::matched::Matched;
 /// use portcullis::reason::Reason;
 /// fn forge(matched: Matched<'_>) -> Permit<'_> {
-///     Permit { matched, grant: unreachable!(), overriding: None }
+///     Permit { matched, grant: unreachable!(), overriding: None, second: Vec::new() }
 /// }
 /// ```
 #[derive(Debug)]
@@ -43,6 +43,9 @@ pub struct Permit<'s> {
     /// The permit for the overriding method. None of it is used; its existence is the point.
     #[expect(dead_code, reason = "a permit without it cannot be made")]
     overriding: Option<Grant>,
+    /// The permits for the second targets, likewise.
+    #[expect(dead_code, reason = "a permit without them cannot be made")]
+    second: Vec<Grant>,
 }
 
 /// The result of one access question.
@@ -54,7 +57,8 @@ struct Grant {
     rejected: Option<Box<Refusal>>,
 }
 
-/// A request whose credentials were read, for its own method and for an overriding one.
+/// A request whose credentials were read: for its own method, for an overriding one, and for its
+/// second targets.
 #[derive(Debug)]
 pub struct Authenticated<'s> {
     matched: Matched<'s>,
@@ -62,6 +66,7 @@ pub struct Authenticated<'s> {
     overriding: Option<Box<AuthenticatedOverriding<'s>>>,
     /// Whether a live session would renew the credentials, which was not asked.
     renewable: bool,
+    second: Vec<Result<Option<Caller>, Unauthenticated>>,
 }
 
 /// An overriding method, and the caller as its route authenticates it.
@@ -109,7 +114,12 @@ impl<'s> Authenticated<'s> {
         };
         let renewable =
             online.is_none() && renewable(&matched.access(), verifier, &caller).is_some();
-        Ok(Self { matched, caller, overriding, renewable })
+        let own = caller.as_ref().ok().and_then(Option::as_ref);
+        let second = matched
+            .second_targets()
+            .map(|second| verifier.same_caller(&matched.second_access(second), own))
+            .collect();
+        Ok(Self { matched, caller, overriding, renewable, second })
     }
 
     /// Decides whether the caller may pass.
@@ -117,7 +127,7 @@ impl<'s> Authenticated<'s> {
     /// # Errors
     /// The request, and the refusal of authentication, of a limit by subject, or of authorization.
     pub fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
-        let Self { matched, caller, overriding, renewable } = self;
+        let Self { matched, caller, overriding, renewable, second } = self;
         if renewable {
             observer.renewable();
         }
@@ -129,11 +139,33 @@ impl<'s> Authenticated<'s> {
             Ok(overriding) => overriding,
             Err(refusal) => return Err(Stopped::new(matched, refusal)),
         };
+        let second = match grant_second(&matched, second, observer) {
+            Ok(second) => second,
+            Err(refusal) => return Err(Stopped::new(matched, refusal)),
+        };
         match grant(&matched.access(), caller, observer) {
-            Ok(grant) => Ok(Permit { matched, grant, overriding }),
+            Ok(grant) => Ok(Permit { matched, grant, overriding, second }),
             Err(refusal) => Err(Stopped::new(matched, refusal)),
         }
     }
+}
+
+/// Decides every second target; `callers`: of each, in the same order.
+fn grant_second(
+    matched: &Matched<'_>,
+    callers: Vec<Result<Option<Caller>, Unauthenticated>>,
+    observer: &mut impl Observer,
+) -> Result<Vec<Grant>, Refusal> {
+    let mut grants = Vec::with_capacity(callers.len());
+    for (second, caller) in matched.second_targets().zip(callers) {
+        observer.second(second);
+        let granted = grant(&matched.second_access(second), caller, observer);
+        grants.push(granted.map_err(|refusal| Refusal::SecondTarget {
+            field: second.field().clone(),
+            refusal: Box::new(refusal),
+        })?);
+    }
+    Ok(grants)
 }
 
 impl<'s> Permit<'s> {
@@ -273,7 +305,9 @@ fn authorize(
                 {
                     Reason::Authorized
                 }
-                Destination::Upstream(_) | Destination::External | Destination::Redirect(_) => Reason::Authenticated,
+                Destination::Upstream(_) | Destination::External | Destination::Redirect(_) => {
+                    Reason::Authenticated
+                }
             }
         }
     };

@@ -5,6 +5,7 @@ use super::matched::{Matched, Stopped};
 use super::observer::{LimitKey, Observer};
 use super::refusal::Refusal;
 use super::route::Route;
+use super::second_target::SecondTarget;
 use crate::limit::KeyKind;
 
 /// A value that limits have counted. Only the functions here make one.
@@ -19,9 +20,9 @@ use crate::limit::KeyKind;
 pub struct Counted<T>(T);
 
 impl<'s> Counted<Matched<'s>> {
-    /// Counts a request by client address, on its route and on that of an overriding method. This
-    /// comes before authentication: failed attempts must count, and a flood of bad signatures must
-    /// be cheap.
+    /// Counts a request by client address, on its route and on those of an overriding method and of
+    /// second targets. This comes before authentication: failed attempts must count, and a flood of
+    /// bad signatures must be cheap.
     ///
     /// # Errors
     /// The request, and the refusal of a limit.
@@ -29,14 +30,19 @@ impl<'s> Counted<Matched<'s>> {
         matched: Matched<'s>,
         observer: &mut impl Observer,
     ) -> Result<Self, Stopped<'s>> {
-        let routes = [Some(matched.route()), matched.overriding_route()];
-        for route in routes.into_iter().flatten() {
-            let key = LimitKey::Client(matched.client());
-            if let Err(refusal) = count(route, KeyKind::Client, key, observer) {
-                return Err(Stopped::new(matched, refusal));
-            }
+        let own = matched.route();
+        let second = matched.second_targets().map(SecondTarget::route);
+        let counted = [Some(own), matched.overriding_route()]
+            .into_iter()
+            .flatten()
+            .chain(second.filter(|route| route.index != own.index))
+            .try_for_each(|route| {
+                count(route, KeyKind::Client, LimitKey::Client(matched.client()), observer)
+            });
+        match counted {
+            Ok(()) => Ok(Self(matched)),
+            Err(refusal) => Err(Stopped::new(matched, refusal)),
         }
-        Ok(Self(matched))
     }
 }
 

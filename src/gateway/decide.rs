@@ -17,7 +17,7 @@ use super::navigation::redirect_or_explain;
 use super::observer::Observer;
 use super::online::Online;
 use super::outgoing::Outgoing;
-use super::redirect::Redirected;
+use super::redirected::Redirected;
 use super::refusal::Refusal;
 use super::route::{Destination, NoRoute};
 use super::snapshot::Snapshot;

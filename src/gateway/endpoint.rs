@@ -11,6 +11,7 @@ use super::Gateway;
 use super::authorize::Permit;
 use super::body::{Body, ClientBody, RequestBody};
 use super::exchange::{Exchange, count};
+use super::matched::MatchedParts;
 use super::navigation::{as_page, asked_by};
 use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
@@ -62,7 +63,7 @@ impl Gateway {
     ) -> Result<Response<Body>, Refusal> {
         let route = permit.route();
         let (matched, caller, rejected) = permit.into_parts();
-        let (parts, target, client, endpoint) = matched.into_parts();
+        let MatchedParts { parts, target, client, endpoint, .. } = matched.into_parts();
         let Some(matched) = endpoint else { return Err(NoRoute::NotFound.into()) };
         let (endpoint, origin) = (matched.endpoint(), matched.origin());
         let account = match &caller {

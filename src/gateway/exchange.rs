@@ -24,6 +24,7 @@ use super::reader::Reader;
 use super::refusal::Refusal;
 use super::renewal::add_cookies;
 use super::route::Route;
+use super::second_target::SecondTarget;
 use super::snapshot::Snapshot;
 use super::target::Target;
 use super::token_memo::TokenMemo;
@@ -390,6 +391,8 @@ impl Observer for Exchange {
         count(|| route.count_limited(), limit, taken, self)
     }
 
+    fn second(&mut self, _: &SecondTarget<'_>) {}
+
     fn authenticated(&mut self, _: &Route, caller: Option<&Caller>) {
         if let Some(caller) = caller {
             self.caller = Some(Arc::clone(caller.token()));
@@ -404,6 +407,10 @@ impl Observer for Exchange {
     fn tolerated(&mut self, _: &Route, _: &Refusal) {}
 
     fn granted(&mut self, _: &Route, reason: Reason) {
+        // A refusal that was tolerated for another method or target is what operators look for.
+        if self.outcome == Outcome::WouldRefuse {
+            return;
+        }
         self.decision = Some(reason);
         self.outcome = if reason.is_pass() { Outcome::Allowed } else { Outcome::WouldRefuse };
     }

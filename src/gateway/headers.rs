@@ -14,7 +14,7 @@ use super::token_names::TokenNames;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
-const ALWAYS_REMOVED: [&str; 29] = [
+const ALWAYS_REMOVED: [&str; 31] = [
     "authorization",
     // Hop by hop (RFC 9110 §7.6.1).
     "connection",
@@ -47,6 +47,9 @@ const ALWAYS_REMOVED: [&str; 29] = [
     "x-original-method",
     "x-rewrite-uri",
     "x-cluster-client-ip",
+    // Second targets, which are set again as they were decided.
+    "destination",
+    "if",
 ];
 
 /// Fields that are genuine, but must not appear in another spelling: CGI has only one

@@ -6,7 +6,7 @@
 //! the issuer's endpoint.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::authenticate::{AccessRequest, Unauthenticated};
 use super::client::{ClientAddress, Peer};
@@ -18,6 +18,7 @@ use super::observer::Observer;
 use super::origin::origin_of;
 use super::refusal::Refusal;
 use super::route::{Destination, NoRoute, Route};
+use super::second_target::{SecondTarget, SecondTargets};
 use super::snapshot::Snapshot;
 use super::target::{Target, TargetError};
 use crate::identity::Origin;
@@ -61,6 +62,9 @@ struct Contents<'s> {
     client: ClientAddress,
     route: &'s Route,
     overriding: Option<Box<Overriding<'s>>>,
+    /// The names of the fields that are removed before the request is sent.
+    owned: Vec<HeaderName>,
+    second: Option<Box<SecondTargets<'s>>>,
     endpoint: Option<Box<Result<MatchedEndpoint, Refusal>>>,
 }
 
@@ -110,7 +114,8 @@ impl<'s> Match<'s> {
     ///
     /// # Errors
     /// [`Refusal`]: too many fields, invalid framing, a target that is malformed or ambiguous, no
-    /// route, or a method override that is not one method or has no route.
+    /// route, a method override that is not one method or has no route, or a second target that is
+    /// not one target or has no route to the same upstream.
     pub fn resolve(
         snapshot: &'s Snapshot,
         peer: &Peer,
@@ -132,7 +137,11 @@ impl<'s> Match<'s> {
                 Some(Box::new(MatchedEndpoint::resolve(snapshot, route, &parts, &target, &client)))
             }
         };
-        let contents = Contents { parts, target, client, route, overriding, endpoint };
+        let owned = owned_fields(snapshot, route, &parts.headers);
+        let second =
+            SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target, &owned)?;
+        let contents =
+            Contents { parts, target, client, route, overriding, owned, second, endpoint };
         Ok(Self::Route(Matched(Box::new(contents))))
     }
 }
@@ -155,7 +164,12 @@ impl<'s> Matched<'s> {
         let target = read_head(snapshot, &client, &parts, observer)?;
         let route = find_route(snapshot, &parts, &target, observer)?;
         route.check_listener(true)?;
-        let contents = Contents { parts, target, client, route, overriding: None, endpoint: None };
+        let owned = owned_fields(snapshot, route, &parts.headers);
+        let second =
+            SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target, &owned)?;
+        let (overriding, endpoint) = (None, None);
+        let contents =
+            Contents { parts, target, client, route, overriding, owned, second, endpoint };
         Ok(Self(Box::new(contents)))
     }
 
@@ -187,6 +201,20 @@ impl<'s> Matched<'s> {
     /// The route of the overriding method, until that is taken.
     pub(super) fn overriding_route(&self) -> Option<&'s Route> {
         self.0.overriding.as_ref().map(|overriding| overriding.route)
+    }
+
+    /// The second targets.
+    pub fn second_targets(&self) -> impl Iterator<Item = &SecondTarget<'s>> {
+        self.0.second.iter().flat_map(|second| second.iter())
+    }
+
+    /// The access question for a second target.
+    pub(super) fn second_access<'a>(&'a self, second: &'a SecondTarget<'s>) -> AccessRequest<'a> {
+        let route = second.route();
+        AccessRequest {
+            target: second.target(),
+            ..self.access_with(route, &route.guard, second.method())
+        }
     }
 
     /// The access question for the request's own method.
@@ -239,10 +267,22 @@ impl<'s> Matched<'s> {
     }
 
     /// Returns the parts needed after a permit.
-    pub(super) fn into_parts(self) -> (Parts, Target, ClientAddress, Option<MatchedEndpoint>) {
-        let Contents { parts, target, client, endpoint, .. } = *self.0;
-        (parts, target, client, endpoint.and_then(|endpoint| endpoint.ok()))
+    pub(super) fn into_parts(self) -> MatchedParts<'s> {
+        let Contents { parts, target, client, owned, second, endpoint, .. } = *self.0;
+        let endpoint = endpoint.and_then(|endpoint| endpoint.ok());
+        MatchedParts { parts, target, client, owned, second, endpoint }
     }
+}
+
+/// What is needed of a permitted request.
+pub(super) struct MatchedParts<'s> {
+    pub(super) parts: Parts,
+    pub(super) target: Target,
+    pub(super) client: ClientAddress,
+    /// The names of the fields that are removed before the request is sent.
+    pub(super) owned: Vec<HeaderName>,
+    pub(super) second: Option<Box<SecondTargets<'s>>>,
+    pub(super) endpoint: Option<MatchedEndpoint>,
 }
 
 impl MatchedEndpoint {
@@ -356,6 +396,13 @@ fn find_route<'s>(
         .inspect_err(|_| observer.unrouted(target.host(), &parts.headers))?;
     observer.routed(route, target, &parts.headers);
     Ok(route)
+}
+
+/// The names of the fields that are removed before a request is sent.
+fn owned_fields(snapshot: &Snapshot, route: &Route, headers: &HeaderMap) -> Vec<HeaderName> {
+    let owned = &snapshot.rules.owned;
+    let is_owned = |name: &&HeaderName| owned.contains(name) || route.set_headers.include(name);
+    headers.keys().filter(is_owned).cloned().collect()
 }
 
 /// The number of fields. hyper counts them on HTTP/1.1 only. On HTTP/2 a client may send each

@@ -34,7 +34,9 @@ pub(super) fn redirect_or_explain(stopped: Stopped<'_>, snapshot: &Snapshot) -> 
         {
             redirect(snapshot, &matched, refusal)
         }
-        Destination::Upstream(_) | Destination::Redirect(_) => explain_unsent_form(snapshot, &matched, refusal),
+        Destination::Upstream(_) | Destination::Redirect(_) => {
+            explain_unsent_form(snapshot, &matched, refusal)
+        }
         Destination::External if asks_for_page(&matched.parts().method) => {
             redirect_through_proxy(snapshot, &matched, refusal)
         }

@@ -11,6 +11,7 @@ use super::dialect::Dialect;
 use super::exchange_ids::ExchangeIds;
 use super::refusal::Refusal;
 use super::route::Route;
+use super::second_target::SecondTarget;
 use super::target::Target;
 use crate::limit::Limit;
 use crate::reason::Reason;
@@ -38,6 +39,9 @@ pub trait Observer {
 
     /// No route takes the request. `host` is empty if the target cannot be read.
     fn unrouted(&mut self, host: &str, headers: &HeaderMap);
+
+    /// This second target is decided next.
+    fn second(&mut self, second: &SecondTarget<'_>);
 
     /// A limit of this route counts the request.
     ///

@@ -17,6 +17,7 @@ use super::headers::{
     HOP_BY_HOP, HeaderRules, METHOD_OVERRIDES, NOT_IN_TRAILERS, connection_names, same_folded,
     single_value,
 };
+use super::matched::MatchedParts;
 use super::refusal::Refusal;
 use super::token_memo::set_identity_headers;
 use super::token_names::TokenNames;
@@ -74,11 +75,10 @@ impl Outgoing {
         let keep_authorization = permit.forwards_authorization();
         let (matched, caller, _) = permit.into_parts();
         let route = matched.route();
-        let (request, target, client, _) = matched.into_parts();
+        let MatchedParts { parts: request, target, client, owned, second, .. } =
+            matched.into_parts();
         let Parts { method, mut headers, version, mut extensions, .. } = request;
         let constant = &route.set_headers;
-        let is_ours = |name: &&HeaderName| rules.owned.contains(name) || constant.include(name);
-        let owned: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
         let mut asks = Asks::from_head(&method, version, &headers, &owned, rules);
         asks.request_trailers.retain(|name| !constant.include(name));
         let tracestate = if ids.trace_is_continued {
@@ -97,9 +97,13 @@ impl Outgoing {
             set_identity_headers(&route.identity_headers, caller.token(), &mut headers);
         }
         constant.replace_in(&mut headers);
-        let host =
-            route.destination.upstream().and_then(|upstream| upstream.settings().host.as_ref());
+        let upstream = route.destination.upstream().map(|upstream| upstream.settings());
+        let host = upstream.and_then(|settings| settings.host.as_ref());
         let host = host.unwrap_or_else(|| target.authority());
+        if let (Some(second), Some(settings)) = (second, upstream) {
+            let scheme = settings.application.scheme();
+            second.write(&mut headers, scheme, host, route, &rules.token_names)?;
+        }
         // Usually this is the received value itself.
         if headers.get(header::HOST) != Some(host) {
             headers.insert(header::HOST, host.clone());

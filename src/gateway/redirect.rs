@@ -6,14 +6,9 @@
 use std::fmt;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Response, StatusCode, Uri, header};
+use http::{HeaderValue, StatusCode, Uri};
 
-use super::authorize::Permit;
-use super::body::Body;
-use super::guard::Access;
-use super::refusal::Refusal;
-use super::target::{Ambiguity, Target, TargetError};
-use super::token_names::TokenNames;
+use super::target::{Ambiguity, Target};
 
 /// Where a route redirects to.
 #[derive(Clone, Debug)]
@@ -44,11 +39,14 @@ pub struct InvalidAddress {
 }
 
 impl Redirect {
-    /// Parses an address with placeholders.
+    /// The statuses that a redirect may have.
+    pub const STATUSES: [u16; 4] = [301, 302, 307, 308];
+
+    /// Parses an address with placeholders, for a redirect with one of [`Self::STATUSES`].
     ///
     /// # Errors
     /// [`InvalidAddress`], also if a request could choose the host.
-    pub fn parse(to: &str, status: StatusCode) -> Result<Self, InvalidAddress> {
+    pub fn parse(to: &str, status: u16) -> Result<Self, InvalidAddress> {
         let invalid = |problem, help| Err(InvalidAddress { problem, help });
         let absolute = to.strip_prefix("https://").or_else(|| to.strip_prefix("http://"));
         let rest = match absolute {
@@ -102,7 +100,13 @@ impl Redirect {
                 "write scheme, host, port, path and query, in ASCII; the placeholders are `{path}` and `{host}`",
             );
         }
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
         Ok(Self { status, to: parts(to), keeps_query: !below.contains('?') })
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The address for a request to this target, of which `sent` would be sent to an application.
@@ -140,62 +144,6 @@ impl fmt::Display for Redirect {
     }
 }
 
-/// The answer to a request that a route redirects. Only [`Redirected::new`] makes one, from a
-/// [`Permit`].
-#[derive(Debug)]
-pub struct Redirected {
-    status: StatusCode,
-    address: HeaderValue,
-    /// Whether the answer is for everyone.
-    is_public: bool,
-}
-
-impl Redirected {
-    /// Redirects a permitted request.
-    ///
-    /// # Errors
-    /// [`Refusal::Target`], if the request lacks the host that the address needs;
-    /// [`Refusal::Rewrite`], if removing a prefix would split a segment.
-    pub(super) fn new(
-        permit: &Permit<'_>,
-        redirect: &Redirect,
-        names: &TokenNames,
-    ) -> Result<Self, Refusal> {
-        let (route, target) = (permit.route(), permit.matched().target());
-        // A token in the query is for the gateway alone.
-        let parameter = route.guard.token_from.query.then_some(names.query.as_str());
-        let sent = target.rewritten(route.strip_segments, parameter)?;
-        let address = redirect
-            .address(target, &sent)
-            .map_err(|ambiguity| Refusal::Target(TargetError::Ambiguous(ambiguity)))?;
-        let is_public = route.guard.access == Access::Public;
-        Ok(Self { status: redirect.status, address, is_public })
-    }
-
-    /// The status.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The value of `Location`.
-    pub fn address(&self) -> &HeaderValue {
-        &self.address
-    }
-
-    /// The response.
-    pub(super) fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::LOCATION, self.address);
-        if !self.is_public {
-            // Caches keep 301 and 308 without being asked to (RFC 9110 §15.1).
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        }
-        response
-    }
-}
-
 /// Whether a text is a host with an optional port, and nothing else.
 fn is_authority(text: &str) -> bool {
     let is_plain = !text.contains(['@', '%']);
@@ -230,13 +178,12 @@ fn parts(to: &str) -> Box<[Part]> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Method, Version};
+    use http::{HeaderMap, Method, Version, header};
 
     use super::*;
 
     fn address(to: &str, host: &str, received: &str) -> Result<String, String> {
-        let redirect = Redirect::parse(to, StatusCode::PERMANENT_REDIRECT)
-            .map_err(|invalid| invalid.problem.to_owned())?;
+        let redirect = Redirect::parse(to, 308).map_err(|invalid| invalid.problem.to_owned())?;
         assert_eq!(redirect.to_string(), to);
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
@@ -316,7 +263,7 @@ mod tests {
             "https://a.test/é",
             "/?next={path}",
         ] {
-            assert!(Redirect::parse(to, StatusCode::FOUND).is_err(), "{to}");
+            assert!(Redirect::parse(to, 302).is_err(), "{to}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! to the log.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::authenticate::Unauthenticated;
 use super::body::{Body, UploadFailure};
@@ -14,6 +14,7 @@ use super::framing::FramingFault;
 use super::guard::Denied;
 use super::logout::LogoutFault;
 use super::route::NoRoute;
+use super::second_target::NoSecondTarget;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
 use crate::identity::Refused;
@@ -60,6 +61,17 @@ pub enum Refusal {
     /// The method override is not a valid method, or there are two that differ.
     #[error("the method override does not name exactly one valid method")]
     MethodOverride,
+    /// A second target is not one, or has no route.
+    #[error(transparent)]
+    NoSecondTarget(#[from] NoSecondTarget),
+    /// The caller may not have a second target.
+    #[error("`{field}`: {refusal}")]
+    SecondTarget {
+        /// The field that names it.
+        field: HeaderName,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
     /// The request has too many fields.
     #[error("the request has more fields than max_headers")]
     HeadersTooLarge,
@@ -138,7 +150,9 @@ impl Refusal {
             Self::Identity(refused) => refused.error.reason(),
             Self::AskForPassword(refusal)
             | Self::Redirect { refusal, .. }
-            | Self::Page { refusal, .. } => refusal.reason(),
+            | Self::Page { refusal, .. }
+            | Self::SecondTarget { refusal, .. } => refusal.reason(),
+            Self::NoSecondTarget(refused) => refused.reason(),
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
             Self::BodyTooLarge
@@ -190,6 +204,7 @@ impl Refusal {
             | Self::Unauthenticated(Unauthenticated::Limited { retry_after, .. }) => {
                 Some(*retry_after)
             }
+            Self::SecondTarget { refusal, .. } => refusal.retry_after(),
             _ => None,
         }
     }
@@ -234,6 +249,7 @@ impl Refusal {
                     headers.append(header::SET_COOKIE, cookie);
                 }
             }
+            Self::SecondTarget { refusal, .. } => return refusal.into_response(request_id),
             Self::Redirect { status, location, cookies, .. } => {
                 return redirect_to(status, &location, cookies);
             }

@@ -67,6 +67,15 @@ impl Target {
         Ok(Self { authority, host_len, lower_host, sent, matched, relaxed })
     }
 
+    /// Another path on the same host, parsed like this one.
+    ///
+    /// # Errors
+    /// [`Ambiguity`], as for any target.
+    pub(super) fn sibling(&self, sent: PathAndQuery) -> Result<Self, Ambiguity> {
+        let (matched, relaxed) = canonical(sent.path())?;
+        Ok(Self { sent, matched, relaxed, ..self.clone() })
+    }
+
     /// The host in lower case, without the port.
     pub fn host(&self) -> &str {
         match &self.lower_host {
@@ -380,7 +389,7 @@ fn authority(uri: &Uri, version: Version, headers: &HeaderMap) -> Result<HeaderV
 
 /// Removes the final dot of a fully qualified name (`a.test.`), to get the usual form. The
 /// application gets it too, since it may know its own name only in that form.
-fn without_final_dot(authority: HeaderValue) -> HeaderValue {
+pub(super) fn without_final_dot(authority: HeaderValue) -> HeaderValue {
     let bytes = authority.as_bytes();
     let end = bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len());
     match bytes[..end].split_last() {

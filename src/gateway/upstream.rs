@@ -95,12 +95,22 @@ pub enum Application {
     Echo,
 }
 
+impl Application {
+    /// The scheme of the URLs by which it is addressed.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::Http { tls: true, .. } => "https",
+            Self::Http { tls: false, .. } | Self::Echo => "http",
+        }
+    }
+}
+
 impl std::fmt::Display for Application {
     /// Its URL.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http { host, port, tls } => {
-                let scheme = if *tls { "https" } else { "http" };
+            Self::Http { host, port, .. } => {
+                let scheme = self.scheme();
                 let is_ipv6 = host.contains(':');
                 let (open, close) = if is_ipv6 { ("[", "]") } else { ("", "") };
                 write!(f, "{scheme}://{open}{host}{close}:{port}")

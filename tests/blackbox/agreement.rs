@@ -171,6 +171,14 @@ fn file(choices: &mut Choices, number: usize) -> String {
         text.push_str("[limit.each]\nrequests = 100000\nper = \"1m\"\n");
         text.push_str("[[route]]\npath = \"/limited/*\"\nupstream = \"app\"\nlimit = \"each\"\n");
     }
+    if choices.once_in(3) {
+        text.push_str(
+            "[[route]]\npath = \"/moved/*\"\nredirect = { to = \"https://new.test{path}\", status = 301 }\naccess = \"public\"\n",
+        );
+        text.push_str(
+            "[[route]]\npath = \"/away\"\nredirect = { to = \"/moved\" }\nroles = [\"user\"]\n",
+        );
+    }
     let access = [
         "access = \"public\"\n",
         "access = \"optional\"\n",
@@ -200,6 +208,7 @@ fn file(choices: &mut Choices, number: usize) -> String {
         "insecure_path = [\"parameters\", \"encoded_slash\"]\n",
         "identity_headers = { X-Remote-User = \"email\" }\n",
         "methods = [\"GET\", \"POST\"]\n",
+        "set_headers = { X-Script-Name = \"/app\", User-Agent = \"gateway\" }\n",
     ];
     for (index, path) in
         ["/a/*", "/a/b", "/b/{id}", "/b/{id}/*", "/c/*", "/d/*", "/*"].into_iter().enumerate()
@@ -234,14 +243,14 @@ fn target(choices: &mut Choices, token: &str) -> String {
         "/c/d",
         "/d/e",
         "/",
-        "/other",
+        "/away",
         "/limited/x",
         "/Fold/X",
         "/fold/x",
         "/auth/me",
         "/auth/login",
         "/auth/logout",
-        "/auth/sessions",
+        "/moved/x",
         "/auth/nothing",
         "/auth/.well-known/jwks.json",
         "/auth/totp",
@@ -330,7 +339,7 @@ fn request(choices: &mut Choices) -> Wanted {
     let token = token(choices);
     let method = choices.of(&[
         "GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE",
-        "CONNECT", "PROPFIND",
+        "CONNECT", "PROPFIND", "COPY", "MOVE",
     ]);
     let url = target(choices, &token);
     let mut wanted =
@@ -339,6 +348,7 @@ fn request(choices: &mut Choices) -> Wanted {
     add_browser_fields(choices, &mut wanted);
     add_framing(choices, &mut wanted);
     add_claims_of_identity(choices, &mut wanted);
+    add_second_targets(choices, &mut wanted);
     add_odd_fields(choices, &mut wanted);
     wanted
 }
@@ -456,6 +466,46 @@ fn add_claims_of_identity(choices: &mut Choices, wanted: &mut Wanted) {
     }
 }
 
+/// Other resources that the request names (RFC 4918 §10.3, §10.4).
+fn add_second_targets(choices: &mut Choices, wanted: &mut Wanted) {
+    let is_webdav = matches!(wanted.method.as_str(), "COPY" | "MOVE");
+    if is_webdav || choices.once_in(16) {
+        let destination = choices.of(&[
+            "/a/x",
+            "/a/b",
+            "/b/1",
+            "/c/x?access_token=t&x",
+            "http://app.test/c/d",
+            "http://localhost/d/e",
+            "https://app.test:443/c/d",
+            "http://evil.test/c/d",
+            "/Fold/x",
+            "/auth/login",
+            "/moved/x",
+            "/a/%2e%2e/c",
+            "/a//b",
+            "//a/x",
+            "c",
+            "",
+        ]);
+        wanted.add("Destination", destination);
+        if choices.once_in(12) {
+            wanted.add("Destination", "/c/second");
+        }
+    }
+    if choices.once_in(if is_webdav { 3 } else { 16 }) {
+        let condition = choices.of(&[
+            "(<urn:x> [\"e\"])",
+            "</a/x> (<urn:x>)",
+            "<http://app.test/b/1> (<urn:x>) </c/d> (Not [W/\"e\"])",
+            "<http://evil.test/a> (<urn:x>)",
+            "</a/../b> (<urn:x>)",
+            "</c/d>",
+        ]);
+        wanted.add("If", condition);
+    }
+}
+
 fn add_odd_fields(choices: &mut Choices, wanted: &mut Wanted) {
     let mut add = |name: &str, value: &str| wanted.add(name, value);
     if choices.once_in(8) {
@@ -502,8 +552,9 @@ fn observed(response: &Response, line: Option<&Value>) -> Live {
         && response.status == 200;
     let upstream = is_echo.then(|| serde_json::from_slice::<Value>(&response.body).ok()).flatten();
     let upstream = upstream.filter(|echo| echo["target"].is_string());
+    let is_redirect = matches!(response.status, 301 | 308);
     Live {
-        status: if is_let_through { 200 } else { response.status },
+        status: if is_let_through && !is_redirect { 200 } else { response.status },
         reason: line["reason"].as_str().map(str::to_owned),
         route: line["http.route"].as_str().map(str::to_owned),
         upstream,

@@ -91,6 +91,8 @@ async fn constant_headers_cannot_be_names_of_the_gateway() {
         ("Connection", "removes from every request"),
         ("Transfer-Encoding", "removes from every request"),
         ("X-Request-Id", "removes from every request"),
+        ("Destination", "removes from every request"),
+        ("If", "removes from every request"),
         ("X-HTTP-Method-Override", "would change the method"),
         ("Authorization", "carries the credentials of callers"),
         ("Host", "is set for the whole upstream"),

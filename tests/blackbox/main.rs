@@ -51,4 +51,5 @@ mod target;
 mod tls;
 mod token_cache;
 mod verify;
+mod webdav;
 mod websocket;

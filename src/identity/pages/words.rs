@@ -212,6 +212,7 @@ fn about_the_whole(reason: Reason) -> &'static str {
         | Reason::IssuerNotAllowed
         | Reason::VerifyRequestInvalid
         | Reason::VerifyPeerUntrusted
+        | Reason::DestinationRefused
         | Reason::HeadersTooLarge
         | Reason::UpstreamUnreachable
         | Reason::UpstreamFailed
