@@ -63,6 +63,7 @@ fn main() {
         ("HS256, 500000 revoked", 100, Case::Revocations),
         ("RS256", 100, Case::Rs256),
         ("known token", 100, Case::Known),
+        ("known cookie", 100, Case::KnownCookie),
         ("bad signature", 100, Case::BadSignature),
         ("no credentials", 100, Case::NoCredentials),
         ("target refused", 100, Case::Ambiguous),
@@ -124,6 +125,8 @@ enum Case {
     Rs256,
     /// RS256, already verified and cached.
     Known,
+    /// The same in the cookie of a browser that has a session.
+    KnownCookie,
     BadSignature,
     NoCredentials,
     Ambiguous,
@@ -158,7 +161,16 @@ impl Bench {
         let path = match case {
             Case::Public | Case::Nothing => "/public/index.html?page=2",
             Case::Ambiguous => "/app-0/%2e%2e/admin",
+            Case::KnownCookie => "/session/reports/q3?page=2",
             _ => "/app-0/reports/q3?page=2",
+        };
+        let cookies = match case {
+            Case::KnownCookie => format!(
+                "theme=dark; lang=en; __Host-portcullis={}; __Host-portcullis-session={}",
+                self.rs256,
+                "a".repeat(75)
+            ),
+            _ => "theme=dark; lang=en".to_owned(),
         };
         let mut request = Request::builder().method(Method::GET).uri(path);
         for (name, value) in [
@@ -171,7 +183,7 @@ impl Bench {
             ("accept-language", "en-GB,en;q=0.7"),
             ("accept-encoding", "gzip, deflate, br, zstd"),
             ("connection", "keep-alive"),
-            ("cookie", "theme=dark; lang=en"),
+            ("cookie", &*cookies),
             ("x-forwarded-for", "198.51.100.7"),
         ] {
             request = request.header(name, value);
@@ -198,7 +210,7 @@ impl Bench {
         }
         let snapshot = &self.snapshot;
         let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
-        let known = (case == Case::Known).then_some(&self.known);
+        let known = matches!(case, Case::Known | Case::KnownCookie).then_some(&self.known);
         let names = &snapshot.rules.token_names;
         let verifier = Verifier::new(names, &snapshot.issuers, known, &self.revoked);
         let decider = Decider { snapshot, verifier, now: NOW, online: None };
@@ -283,6 +295,12 @@ public_keys = ["rsa.pem"]
 path = "/public/*"
 upstream = "app"
 access = "public"
+[[route]]
+path = "/session/*"
+upstream = "app"
+roles = ["auditor"]
+token_from = ["cookie"]
+issuers = ["hmac", "rsa"]
 "#
     );
     for index in 1..routes.max(2) {

@@ -12,7 +12,7 @@ use crate::config::file::Text;
 use crate::config::identity::{Identity as Written, NAME};
 use crate::config::value;
 use crate::gateway::token_names::TokenNames;
-use crate::identity::policy::LONGEST_ACCESS_TOKEN;
+use crate::identity::policy::{LONGEST_ACCESS_TOKEN, is_this_machine};
 use crate::identity::return_to::Sites;
 use crate::identity::texts::Language;
 use crate::identity::{Policy, Registration};
@@ -205,11 +205,7 @@ impl Compiler<'_> {
                 "an issuer's URL cannot end with a slash or have a fragment"
             }
             Some((scheme, authority, path, None)) => {
-                let host = authority.host().trim_matches(['[', ']']);
-                let is_local = host == "localhost"
-                    || host.ends_with(".localhost")
-                    || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-                if scheme == "http" && !is_local {
+                if scheme == "http" && !is_this_machine(authority.host()) {
                     self.error(
                         Problem::warning(
                             text.span(),

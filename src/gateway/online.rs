@@ -25,7 +25,8 @@ pub struct Online<'a> {
     /// The built-in issuer and its settings, for credentials that only its store can resolve;
     /// `None`: there is none.
     pub identity: Option<(&'a Arc<Identity>, &'a Arc<Policy>)>,
-    /// Whether sessions may be renewed: the response must be able to set their cookies.
+    /// Whether sessions are renewed. If not, because the response cannot set their cookies, a live
+    /// session is only lent an access token for the request.
     pub renews: bool,
 }
 
@@ -48,7 +49,7 @@ impl Online<'_> {
             return Box::pin(self.look_up(access, verifier)).await;
         }
         match (renewable(access, verifier, &decided), self.identity) {
-            (Some(cookie), Some(issuer)) if self.renews => {
+            (Some(cookie), Some(issuer)) => {
                 Box::pin(self.with_renewed_session(access, verifier, decided, cookie, issuer)).await
             }
             _ => decided,
@@ -68,7 +69,12 @@ impl Online<'_> {
         let mut stale = None;
         loop {
             let device = || Device::new(access.client.ip(), access.headers);
-            let renewed = match identity.renew(cookie, stale.as_ref(), device, policy).await {
+            let outcome = if self.renews {
+                identity.renew(cookie, stale.as_ref(), device, policy).await
+            } else {
+                identity.lend(cookie, stale.as_ref(), policy).await
+            };
+            let renewed = match outcome {
                 Ok(renewed) => renewed,
                 Err(NotRenewed::Ended) => return decided,
                 Err(NotRenewed::Unavailable(error)) => {

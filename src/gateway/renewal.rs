@@ -12,10 +12,11 @@ pub(super) fn add_cookies(headers: &mut HeaderMap, renewed: &Renewed, names: &To
     let is_own = |line: &HeaderValue| {
         names.own_cookie(line.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default())
     };
-    if headers.get_all(header::SET_COOKIE).iter().any(is_own) {
+    let cookies = renewed.cookies();
+    if cookies.is_empty() || headers.get_all(header::SET_COOKIE).iter().any(is_own) {
         return;
     }
-    for cookie in renewed.cookies() {
+    for cookie in cookies {
         headers.append(header::SET_COOKIE, cookie.clone());
     }
     forbid_shared_caching(headers);

@@ -55,6 +55,23 @@ pub struct Policy {
     pub sites: Sites,
 }
 
+impl Policy {
+    /// Whether browsers drop the cookies of a login, because people log in without TLS and not on
+    /// this machine.
+    pub fn loses_logins(&self) -> bool {
+        let uri = self.issuer.parse::<http::Uri>().unwrap_or_default();
+        uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_this_machine)
+    }
+}
+
+/// Whether a host of a URL is the machine that the browser runs on.
+pub fn is_this_machine(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Who may create an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {

@@ -1,12 +1,12 @@
-//! Sessions of browsers that are renewed while a request waits.
+//! Sessions of browsers that are renewed, or lent an access token, while a request waits.
 //!
 //! A page that was open when its access token expired sends many requests at once. They wait for
 //! one rotation, and those that are a little late get its outcome too. What is remembered is
-//! bounded, and gone after seconds: the store decides about everything else.
+//! bounded, and gone after seconds, or with the lent token: the store decides about everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,11 +17,12 @@ use super::error::IdentityError;
 use super::session::{Device, RefreshToken};
 use super::{Identity, Policy};
 
-/// A session that was renewed.
+/// A session with a new access token.
 pub struct Renewed {
     access_token: String,
-    cookies: [HeaderValue; 2],
-    /// The counter of the refresh token in the cookie.
+    /// `Set-Cookie` with both new tokens; empty if the token was lent.
+    cookies: Vec<HeaderValue>,
+    /// The counter of the refresh token that the browser then has.
     counter: i64,
 }
 
@@ -38,9 +39,12 @@ pub enum NotRenewed {
 
 type Outcome = Result<Arc<Renewed>, NotRenewed>;
 
-/// The renewals of the last seconds.
+/// The recent attempts.
 #[derive(Debug, Default)]
-pub(super) struct Renewals(Mutex<Known>);
+pub(super) struct Renewals {
+    rotated: Mutex<Known>,
+    lent: Mutex<Known>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -75,7 +79,67 @@ impl Identity {
         policy: &Arc<Policy>,
     ) -> Outcome {
         let token = self.sessions.parse(cookie).ok_or(NotRenewed::Ended)?;
-        let mut outcome = self.attempt(cookie, token, stale, device, policy);
+        let work = || {
+            let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
+            let (cookie, device) = (cookie.to_owned(), device());
+            async move { identity.renew_now(&cookie, &device, &policy).await }
+        };
+        let shared_for = policy.refresh_reuse_interval;
+        self.share(&self.renewals.rotated, token, stale, shared_for, work).await
+    }
+
+    /// Gives the session of a cookie an access token and changes nothing else, for a response that
+    /// cannot set cookies. Requests with the same cookie share the token until it expires. Costs as
+    /// little as [`Identity::renew`] for forged cookies and for sessions that have ended.
+    ///
+    /// # Errors
+    /// The session has ended, or the store is not available.
+    pub async fn lend(
+        self: &Arc<Self>,
+        cookie: &str,
+        stale: Option<&Arc<Renewed>>,
+        policy: &Arc<Policy>,
+    ) -> Outcome {
+        let token = self.sessions.parse(cookie).ok_or(NotRenewed::Ended)?;
+        let work = || {
+            let (identity, policy) = (Arc::clone(self), Arc::clone(policy));
+            let cookie = cookie.to_owned();
+            async move { identity.lend_now(&cookie, token, &policy).await }
+        };
+        self.share(&self.renewals.lent, token, stale, policy.access_token_ttl, work).await
+    }
+
+    /// The outcome of the attempt in progress, of one that began less than `shared_for` ago, or of a
+    /// new one, which finishes even if its client goes away.
+    async fn share<W: Future<Output = Outcome> + Send + 'static>(
+        &self,
+        known: &Mutex<Known>,
+        token: RefreshToken,
+        stale: Option<&Arc<Renewed>>,
+        shared_for: Duration,
+        work: impl FnOnce() -> W,
+    ) -> Outcome {
+        let mut outcome = {
+            let now = self.clock.running();
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.forget_before(now.saturating_sub(ENDED_FOR.max(shared_for)));
+            match known.attempts.get(&token.session) {
+                Some(attempt) if attempt.serves(token, stale, now, shared_for) => {
+                    attempt.outcome.clone()
+                }
+                _ => {
+                    let (report, outcome) = watch::channel(None);
+                    known.insert(token, now, outcome.clone());
+                    let work = work();
+                    let work = async move {
+                        // Everyone who waited may have gone away.
+                        let _ = report.send(Some(work.await));
+                    };
+                    self.tasks.spawn_on(work, &self.background);
+                    outcome
+                }
+            }
+        };
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Err(NotRenewed::Ended)),
             // The task is gone with the runtime.
@@ -83,56 +147,36 @@ impl Identity {
         }
     }
 
-    /// The attempt in progress or a recent one, otherwise a new one, which finishes even if its
-    /// client goes away.
-    fn attempt(
-        self: &Arc<Self>,
-        cookie: &str,
-        token: RefreshToken,
-        stale: Option<&Arc<Renewed>>,
-        device: impl FnOnce() -> Device,
-        policy: &Arc<Policy>,
-    ) -> watch::Receiver<Option<Outcome>> {
-        let now = self.clock.running();
-        let mut known = self.renewals.known();
-        known.forget_before(now.saturating_sub(ENDED_FOR.max(policy.refresh_reuse_interval)));
-        if let Some(attempt) = known.attempts.get(&token.session)
-            && attempt.serves(token, stale, now, policy)
-        {
-            return attempt.outcome.clone();
-        }
-        let (report, outcome) = watch::channel(None);
-        known.insert(token, now, outcome.clone());
-        drop(known);
-        let (identity, policy, device) = (Arc::clone(self), Arc::clone(policy), device());
-        let cookie = cookie.to_owned();
-        let work = async move {
-            let renewed = identity.renew_now(&cookie, &device, &policy).await;
-            // Everyone who waited may have gone away.
-            let _ = report.send(Some(renewed));
-        };
-        self.tasks.spawn_on(work, &self.background);
-        outcome
-    }
-
     async fn renew_now(&self, cookie: &str, device: &Device, policy: &Policy) -> Outcome {
         let renewed = async {
             let session = self.refresh_session(Some(cookie), true, device, policy).await?;
-            let counter =
-                self.sessions.parse(&session.refresh_token).map_or(0, |token| token.counter);
+            let next = self.sessions.parse(&session.refresh_token);
+            let counter = next.map_or(0, |token| token.counter);
             let tokens = self.tokens(session, policy).await?;
-            let cookies = tokens.cookies(policy);
+            let cookies = tokens.cookies(policy).to_vec();
             Ok(Arc::new(Renewed { access_token: tokens.access_token, cookies, counter }))
         };
-        renewed.await.map_err(|error| match error {
-            IdentityError::Grant(_) => NotRenewed::Ended,
-            error => {
-                if let IdentityError::Store(error) = &error {
-                    self.store.record_failure(error);
-                }
-                NotRenewed::Unavailable(Arc::new(error))
-            }
-        })
+        renewed.await.map_err(|error| self.not_renewed(error))
+    }
+
+    async fn lend_now(&self, cookie: &str, token: RefreshToken, policy: &Policy) -> Outcome {
+        let lent = async {
+            let session = self.sessions.lend(cookie, policy, self.clock.unix_time()).await?;
+            let access_token = self.tokens(session, policy).await?.access_token;
+            let counter = token.counter;
+            Ok(Arc::new(Renewed { access_token, cookies: Vec::new(), counter }))
+        };
+        lent.await.map_err(|error| self.not_renewed(error))
+    }
+
+    fn not_renewed(&self, error: IdentityError) -> NotRenewed {
+        if let IdentityError::Grant(_) = error {
+            return NotRenewed::Ended;
+        }
+        if let IdentityError::Store(error) = &error {
+            self.store.record_failure(error);
+        }
+        NotRenewed::Unavailable(Arc::new(error))
     }
 }
 
@@ -143,25 +187,19 @@ impl Attempt {
         token: RefreshToken,
         stale: Option<&Arc<Renewed>>,
         now: Duration,
-        policy: &Policy,
+        shared_for: Duration,
     ) -> bool {
         let age = now.saturating_sub(self.begun);
         match &*self.outcome.borrow() {
             None => token.counter == self.used && self.outcome.has_changed().is_ok(),
             Some(Ok(renewed)) => {
                 (token.counter == self.used || token.counter == renewed.counter)
-                    && age < policy.refresh_reuse_interval
+                    && age < shared_for
                     && !stale.is_some_and(|stale| Arc::ptr_eq(stale, renewed))
             }
             Some(Err(NotRenewed::Ended)) => token.counter == self.used && age < ENDED_FOR,
             Some(Err(NotRenewed::Unavailable(_))) => false,
         }
-    }
-}
-
-impl Renewals {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,8 +239,8 @@ impl Renewed {
         &self.access_token
     }
 
-    /// The `Set-Cookie` fields with both new tokens.
-    pub fn cookies(&self) -> &[HeaderValue; 2] {
+    /// The `Set-Cookie` fields with both new tokens; empty if the token was lent.
+    pub fn cookies(&self) -> &[HeaderValue] {
         &self.cookies
     }
 }

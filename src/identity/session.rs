@@ -148,6 +148,28 @@ impl Sessions {
         Ok(SessionGrant::new(issued, sid, successor.encode(&self.key)))
     }
 
+    /// Issues an access token to the session of a refresh token, which stays as it is.
+    pub async fn lend(
+        &self,
+        token: &str,
+        policy: &Policy,
+        now: Duration,
+    ) -> Result<SessionGrant, RefreshError> {
+        let token = RefreshToken::decode(token, &self.key).ok_or(RefreshError::Invalid)?;
+        let (sid, stale) = (token.session.to_string(), stale(policy, now));
+        self.check_revoked(&sid, policy, now).await?;
+        let session = self.store.live_session(&sid).await?.ok_or(RefreshError::Invalid)?;
+        let is_valid = !is_stale(&session, stale)
+            && (token.counter == session.counter
+                || self.is_repeated_in_time(token, &session, policy, stale).await?);
+        if !is_valid {
+            return Err(RefreshError::Invalid);
+        }
+        let issued = self.store.issue_again(&sid, &scope(policy), seconds(now)).await?;
+        let issued = issued.ok_or(RefreshError::Invalid)?;
+        Ok(SessionGrant::new(issued, sid, token.encode(&self.key)))
+    }
+
     /// Ends a session whose tokens are revoked. Every new token would be revoked too, and a browser
     /// would be redirected forever.
     async fn check_revoked(
@@ -176,23 +198,11 @@ impl Sessions {
         now: Duration,
     ) -> Result<i64, RefreshError> {
         let session = self.store.live_session(sid).await?.ok_or(RefreshError::Invalid)?;
-        let is_stale =
-            session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at;
         // A counter above the store's comes from a database that was restored since.
-        if is_stale || token.counter >= session.counter {
+        if is_stale(&session, stale) || token.counter >= session.counter {
             return Err(RefreshError::Invalid);
         }
-        let is_last = token.counter + 1 == session.counter;
-        let used_at = if is_last {
-            Some(session.rotated_at)
-        } else {
-            self.store.used_at(sid, token.counter).await?
-        };
-        // With an interval of zero nothing may be used twice, whatever the clocks of two requests
-        // say.
-        if !policy.refresh_reuse_interval.is_zero()
-            && used_at.is_some_and(|used_at| used_at > stale.used_at)
-        {
+        if self.is_repeated_in_time(token, &session, policy, stale).await? {
             return Ok(session.counter);
         }
         self.end(sid, &session.account, policy, now).await?;
@@ -202,6 +212,26 @@ impl Sessions {
     /// Parses a refresh token of ours, whether it is still valid or not.
     pub(super) fn parse(&self, token: &str) -> Option<RefreshToken> {
         RefreshToken::decode(token, &self.key)
+    }
+
+    /// Whether a token that was used was first used less than `refresh_reuse_interval` ago.
+    async fn is_repeated_in_time(
+        &self,
+        token: RefreshToken,
+        session: &SessionRow,
+        policy: &Policy,
+        stale: StaleBefore,
+    ) -> Result<bool, StoreError> {
+        let is_last = token.counter + 1 == session.counter;
+        let used_at = if is_last {
+            Some(session.rotated_at)
+        } else {
+            self.store.used_at(&session.id, token.counter).await?
+        };
+        // With an interval of zero nothing may be used twice, whatever the clocks of two requests
+        // say.
+        Ok(!policy.refresh_reuse_interval.is_zero()
+            && used_at.is_some_and(|used_at| used_at > stale.used_at))
     }
 
     /// The session that a refresh token of ours names, whether it is valid or not.
@@ -330,6 +360,11 @@ pub fn stale(policy: &Policy, now: Duration) -> StaleBefore {
         rotated_at: millis(now.saturating_sub(policy.refresh_token_ttl)),
         used_at: millis(now.saturating_sub(policy.refresh_reuse_interval)),
     }
+}
+
+/// Whether a session is too old, or was not used for too long.
+fn is_stale(session: &SessionRow, stale: StaleBefore) -> bool {
+    session.created_at <= stale.created_at || session.rotated_at <= stale.rotated_at
 }
 
 fn seconds(time: Duration) -> i64 {

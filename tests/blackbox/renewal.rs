@@ -327,6 +327,22 @@ async fn a_logout_that_was_renewed_stays_a_logout() {
     gateway.get("/reports").header("Cookie", &cookie).send().await.is(401, "credentials_missing");
 }
 
+/// Such a login is lost with the first request, and the person would log in again and again.
+#[tokio::test]
+async fn the_login_page_says_that_no_browser_keeps_a_login_without_tls() {
+    for (issuer, loses) in [
+        ("http://app.test/auth", true),
+        ("http://192.0.2.7:8080/auth", true),
+        ("https://app.test/auth", false),
+        ("http://localhost:8080/auth", false),
+        ("http://[::1]/auth", false),
+    ] {
+        let gateway = Gateway::start(&open("").replace("http://app.test/auth", issuer)).await;
+        let page = navigates(gateway.get("/auth/login")).send().await.text();
+        assert_eq!(page.contains("Your browser will not keep this login"), loses, "{issuer}");
+    }
+}
+
 /// A refusal after the renewal tells the browser its new cookies as well: the old ones are used up.
 #[tokio::test]
 async fn a_renewed_request_that_is_refused_keeps_its_session() {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
+use crate::harness::accounts::PASSWORD;
 use crate::harness::{Connection, Gateway, Response, mint, within};
 
 const FILE: &str = r"
@@ -475,6 +476,74 @@ async fn a_navigation_is_redirected_to_the_login_of_its_own_host() {
         let other = Question { host: "other.test".into(), ..question };
         let other = other.ask(&gateway).await;
         assert_eq!(passed_on(&other).0, 401, "{dialect}: its cookie would not be sent there");
+    }
+}
+
+#[tokio::test]
+async fn a_live_session_is_accepted_and_not_renewed() {
+    let gateway = Gateway::start(
+        r"
+        [verify]
+        trusted_proxies = ['127.0.0.1/32']
+        [store]
+        [identity]
+        issuer = 'https://login.example.com/auth'
+        registration = 'open'
+        cookie_domain = 'example.com'
+        [[route]]
+        host = 'login.example.com'
+        path = '/auth/*'
+        identity = true
+        [[route]]
+        host = 'wiki.example.com'
+        path = '/*'
+        external = true
+        token_from = ['cookie']
+        issuers = ['identity']
+        ",
+    )
+    .await;
+    let host = "login.example.com";
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD, "cookie": true });
+    assert_eq!(gateway.post("/auth/register", &body).host(host).send().await.status, 201);
+    let own = ("Origin", "https://login.example.com");
+    let login = gateway.post("/auth/login", &body).host(host).header(own.0, own.1).send().await;
+    let session = login.headers("set-cookie")[1].split_once(';').unwrap().0.to_owned();
+    assert!(session.starts_with("__Secure-portcullis-session="), "{session}");
+    let refreshed = async || {
+        let lines = gateway.metric("portcullis_refresh_total").await;
+        lines.iter().any(|line| !line.ends_with(" 0"))
+    };
+    let asks = |dialect, cookie: &str| Question {
+        host: "wiki.example.com".into(),
+        ..Question::new(dialect, "/pages").with("Cookie", cookie).with("Accept", "text/html")
+    };
+    for dialect in DIALECTS {
+        let response = asks(dialect, &session).ask(&gateway).await;
+        assert_eq!(response.status, 200, "{dialect}: {response:?}");
+        assert_eq!(response.header("x-auth-email"), Some("ann@example.com"));
+        assert!(response.headers("set-cookie").is_empty());
+        // One that is forged, or none, leads to the login, which leads back.
+        let response = asks(dialect, &format!("{session}A")).ask(&gateway).await;
+        let found = response.header("location").or(response.header("x-portcullis-location"));
+        let login =
+            "https://login.example.com/auth/login?return_to=https%3A%2F%2Fwiki.example.com%2Fpages";
+        assert_eq!(found, Some(login), "{dialect}: {response:?}");
+    }
+    assert!(!refreshed().await, "nothing was rotated");
+    // The browser renews it where it can.
+    let me = gateway.get("/auth/me").host(host).header("Cookie", &session).send().await;
+    assert_eq!((me.status, me.headers("set-cookie").len()), (200, 2));
+    assert!(refreshed().await);
+    // The end of the session is its end here as well.
+    let logout = gateway.request("POST", "/auth/logout").host(host).header(own.0, own.1);
+    assert_eq!(logout.header("Cookie", &session).body("").send().await.status, 204);
+    for dialect in DIALECTS {
+        let script = Question {
+            host: "wiki.example.com".into(),
+            ..Question::new(dialect, "/pages").with("Cookie", &session)
+        };
+        assert_eq!(passed_on(&script.ask(&gateway).await).0, 401, "{dialect}");
     }
 }
 

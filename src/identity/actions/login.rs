@@ -211,8 +211,12 @@ pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &
             path: filled.onwards(&mount.path("/register"), policy),
         });
     }
-    Content { title: "Log in", lead: None, forms: vec![form], links }
+    let lead = policy.loses_logins().then(|| LOSES_LOGINS.to_owned());
+    Content { title: "Log in", lead, forms: vec![form], links }
 }
+
+/// Without it, people would log in again and again without learning why.
+const LOSES_LOGINS: &str = "Your browser will not keep this login, because the address of this site begins with http://. Ask its operator to set up https://.";
 
 /// `true` in JSON, `true` or `on` in a form.
 fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
