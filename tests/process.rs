@@ -1416,7 +1416,7 @@ fn methods_that_do_not_reach_the_issuer_cause_a_warning() {
         format!("[[route]]\npath = \"/auth/*\"\nmethods = [{methods}]\nidentity = true\n")
     };
     assert_snapshot!(warned(&file(&route("\"GET\", \"POST\""))), @r#"
-    warning: the built-in issuer receives no DELETE here: `/me`, `/sessions/{sid}` cannot be reached
+    warning: the built-in issuer receives no DELETE here: `/me`, `/sessions/{sid}`, `/tokens/{id}` cannot be reached
      --> gateway.toml:5:11
       |
     5 | methods = ["GET", "POST"]
