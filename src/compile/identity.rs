@@ -15,7 +15,7 @@ use crate::gateway::token_names::TokenNames;
 use crate::identity::policy::{LONGEST_ACCESS_TOKEN, is_this_machine};
 use crate::identity::return_to::Sites;
 use crate::identity::texts::Language;
-use crate::identity::{Policy, Registration};
+use crate::identity::{Compat, Policy, Registration};
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, LiveKeys};
 
 impl Compiler<'_> {
@@ -41,14 +41,9 @@ impl Compiler<'_> {
             "90d",
             Duration::from_hours(1)..=DAY * 3650,
         );
-        let algorithm = match &written.algorithm {
-            None => Some(Algorithm::ES256),
-            Some(text) => self.ok_or_report(value::choice(text, &ALGORITHMS)),
-        };
-        let registration = match &written.registration {
-            None => Some(Registration::Closed),
-            Some(text) => self.ok_or_report(value::choice(text, &REGISTRATIONS)),
-        };
+        let algorithm = self.choice(written.algorithm.as_ref(), &ALGORITHMS);
+        let registration = self.choice(written.registration.as_ref(), &REGISTRATIONS);
+        let compat = self.choice(written.compat.as_ref(), &COMPATS);
         let claims = self.token_claims(written.token_claims.as_ref());
         let password_min_length = written
             .password_min_length
@@ -88,6 +83,7 @@ impl Compiler<'_> {
             mail: mail?,
             languages: languages?,
             brand: Arc::new(brand?),
+            compat: compat?,
             cookies: names.cookies(),
             sites: Sites::default(),
         })
@@ -225,6 +221,18 @@ impl Compiler<'_> {
         None
     }
 
+    /// One of these words; the first is the default.
+    fn choice<T: Copy, const N: usize>(
+        &mut self,
+        text: Option<&Text>,
+        choices: &[(&'static str, T); N],
+    ) -> Option<T> {
+        match text {
+            None => choices.first().map(|(_, default)| *default),
+            Some(text) => self.ok_or_report(value::choice(text, choices)),
+        }
+    }
+
     fn lifetime(
         &mut self,
         text: Option<&Text>,
@@ -294,10 +302,12 @@ impl Compiler<'_> {
     }
 }
 
-/// The algorithms that the built-in issuer can sign with.
 const REGISTRATIONS: [(&str, Registration); 2] =
     [("closed", Registration::Closed), ("open", Registration::Open)];
 
+const COMPATS: [(&str, Compat); 2] = [("none", Compat::None), ("express", Compat::Express)];
+
+/// The algorithms that the built-in issuer can sign with.
 const ALGORITHMS: [(&str, Algorithm); 3] =
     [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256), ("EdDSA", Algorithm::EdDSA)];
 

@@ -65,6 +65,10 @@ pub struct Identity {
     /// default. Default `["en", "de"]`.
     #[schemars(with = "Option<Vec<String>>")]
     pub languages: Option<Spanned<Vec<Text>>>,
+    /// The names of members in bodies: `"none"` (default), those of the reference; or `"express"`, for
+    /// clients of an application with Express: `accessToken`, `refreshToken`, and refusals as `{error, reason}`.
+    #[schemars(with = "Option<String>")]
+    pub compat: Option<Text>,
     /// How mail is sent. Absent: no mail is sent, and passwords cannot be reset by mail.
     #[schemars(with = "Option<Mail>")]
     pub mail: Option<Spanned<Mail>>,

@@ -116,6 +116,8 @@ impl<'s> Narrator<'s> {
             Refusal::BodyTooLarge => "body",
             Refusal::Redirect { refusal, .. }
             | Refusal::Page { refusal, .. }
+            | Refusal::Lacking { refusal, .. }
+            | Refusal::ForExpress(refusal)
             | Refusal::AskForPassword(refusal) => self.step_of(refusal),
             Refusal::Unauthenticated(_) => "authenticate",
             Refusal::NoSecondTarget(_) | Refusal::SecondTarget { .. } => "destination",

@@ -12,7 +12,7 @@ use super::authorize::Permit;
 use super::body::{Body, ClientBody, RequestBody};
 use super::exchange::{Exchange, count};
 use super::matched::MatchedParts;
-use super::navigation::{as_page, asked_by};
+use super::navigation::{asked_by, for_client};
 use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
 use super::snapshot::Snapshot;
@@ -45,10 +45,7 @@ impl Gateway {
             }
             Err(refusal) => Err(refusal),
         };
-        answered.map_err(|refusal| match &asked {
-            Some(asked) => as_page(asked, policy, mount, refusal),
-            None => refusal,
-        })
+        answered.map_err(|refusal| for_client(asked.as_ref(), policy, mount, refusal))
     }
 
     /// Counts the request by the built-in limits. The rest is done on the background runtime.
@@ -97,11 +94,14 @@ impl Gateway {
         };
         match identity.answer(request, Arc::clone(policy)).await {
             Ok(response) => Ok(response.map(Body::Bytes)),
-            // If the endpoint needs credentials, report why the ones sent do not count.
-            Err(refused) if matches!(refused.error, IdentityError::NoCaller) => {
-                Err(rejected.map_or(Refusal::Identity(refused), |rejected| *rejected))
-            }
-            Err(refused) => Err(Refusal::Identity(refused)),
+            // If the endpoint needs credentials, reports why the ones sent do not count.
+            Err(refused) => Err(match (&refused.error, rejected) {
+                (IdentityError::NoCaller, Some(rejected)) => *rejected,
+                (IdentityError::NothingToEnd(missing), Some(refusal)) => {
+                    Refusal::Lacking { missing: *missing, refusal }
+                }
+                _ => Refusal::Identity(refused),
+            }),
         }
     }
 

@@ -13,7 +13,7 @@ use super::route::{Destination, Route, Segment};
 use super::snapshot::Snapshot;
 use super::target::same_authority;
 use crate::identity::pages::{self, Asked, Why};
-use crate::identity::{Mount, Policy, cookie, return_to};
+use crate::identity::{Compat, Mount, Policy, cookie, return_to};
 
 /// Returns the refusal of a request, or what a person gets instead: a redirect to the login, or a
 /// page with the same status.
@@ -148,9 +148,9 @@ fn explain_at_endpoint(
     mount: &Mount,
     refusal: Refusal,
 ) -> Refusal {
-    match (asked_by(matched), &snapshot.identity) {
-        (Some(asked), Some(policy)) => as_page(&asked, policy, mount, refusal),
-        _ => refusal,
+    match &snapshot.identity {
+        Some(policy) => for_client(asked_by(matched).as_ref(), policy, mount, refusal),
+        None => refusal,
     }
 }
 
@@ -164,11 +164,23 @@ pub(super) fn asked_by(matched: &Matched<'_>) -> Option<Asked> {
     Some(asked)
 }
 
-/// Turns a refusal into a page of the same status. A redirect is left alone.
-pub(super) fn as_page(asked: &Asked, policy: &Policy, mount: &Mount, refusal: Refusal) -> Refusal {
+/// A refusal as the client of an endpoint reads it: a page of the same status for a person, and for a
+/// program the names of members that the configuration gives it. A redirect is left alone.
+pub(super) fn for_client(
+    asked: Option<&Asked>,
+    policy: &Policy,
+    mount: &Mount,
+    refusal: Refusal,
+) -> Refusal {
     if matches!(refusal, Refusal::Redirect { .. }) {
         return refusal;
     }
+    let Some(asked) = asked else {
+        return match policy.compat {
+            Compat::None => refusal,
+            Compat::Express => Refusal::ForExpress(Box::new(refusal)),
+        };
+    };
     let detail = refusal.detail();
     let why = Why {
         reason: refusal.reason(),

@@ -19,6 +19,7 @@ use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
 use crate::identity::Refused;
 use crate::identity::actions::second_factor::Enrolment;
+use crate::identity::compat::{MissingMember, express_error};
 use crate::identity::pages::Sheet;
 use crate::reason::Reason;
 use crate::token::InvalidToken;
@@ -52,6 +53,17 @@ pub enum Refusal {
     /// The same, on a route that takes passwords: the response asks for one as well.
     #[error("{0}")]
     AskForPassword(Box<Refusal>),
+    /// The same, for a request whose body also lacks a member that would have been enough.
+    #[error("{refusal}; {missing}")]
+    Lacking {
+        /// The member.
+        missing: MissingMember,
+        /// Why the other credentials do not count.
+        refusal: Box<Refusal>,
+    },
+    /// The same, with the names of members that clients of an Express application expect.
+    #[error("{0}")]
+    ForExpress(Box<Refusal>),
     /// The caller is not authorized.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -149,6 +161,8 @@ impl Refusal {
             Self::MethodOverride | Self::Logout(_) => Reason::RequestInvalid,
             Self::Identity(refused) => refused.error.reason(),
             Self::AskForPassword(refusal)
+            | Self::ForExpress(refusal)
+            | Self::Lacking { refusal, .. }
             | Self::Redirect { refusal, .. }
             | Self::Page { refusal, .. }
             | Self::SecondTarget { refusal, .. } => refusal.reason(),
@@ -185,6 +199,8 @@ impl Refusal {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Identity(refused) => refused.error.detail(),
+            Self::Lacking { missing, .. } => Some(missing.to_string()),
+            Self::ForExpress(refusal) => refusal.detail(),
             _ => None,
         }
     }
@@ -204,7 +220,9 @@ impl Refusal {
             | Self::Unauthenticated(Unauthenticated::Limited { retry_after, .. }) => {
                 Some(*retry_after)
             }
-            Self::SecondTarget { refusal, .. } => refusal.retry_after(),
+            Self::SecondTarget { refusal, .. }
+            | Self::ForExpress(refusal)
+            | Self::Lacking { refusal, .. } => refusal.retry_after(),
             _ => None,
         }
     }
@@ -252,6 +270,19 @@ impl Refusal {
             Self::SecondTarget { refusal, .. } => return refusal.into_response(request_id),
             Self::Redirect { status, location, cookies, .. } => {
                 return redirect_to(status, &location, cookies);
+            }
+            Self::Lacking { refusal, .. } => {
+                let body = response.into_body();
+                return refusal.into_response(request_id).map(|_| body);
+            }
+            Self::ForExpress(refusal) => {
+                let (detail, retry_after) = (refusal.detail(), refusal.retry_after());
+                let mut response = refusal.into_response(request_id);
+                let body = express_error(reason, detail.as_deref(), retry_after);
+                *response.body_mut() = Body::Bytes(body);
+                let json = HeaderValue::from_static("application/json");
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                return response;
             }
             Self::AskForPassword(refusal) => {
                 let mut response = refusal.into_response(request_id);

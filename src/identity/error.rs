@@ -1,6 +1,7 @@
 //! Why the built-in issuer refuses a request.
 
 use super::account::AccountError;
+use super::compat::MissingMember;
 use super::hasher::{HashError, NewPasswordError};
 use super::issue::KeysError;
 use super::outbox::EnqueueError;
@@ -44,6 +45,12 @@ pub enum IdentityError {
     /// The refresh token is not valid.
     #[error(transparent)]
     Grant(RefreshError),
+    /// A refresh without a refresh token.
+    #[error("no refresh token was sent: {0}")]
+    NoRefreshToken(MissingMember),
+    /// A logout that names no session.
+    #[error("the request names no session: {0}")]
+    NothingToEnd(MissingMember),
     /// A mailed link is unknown, used or expired.
     #[error("the link is unknown, used or expired")]
     Link,
@@ -98,13 +105,13 @@ impl IdentityError {
             Self::RegistrationClosed => Reason::RegistrationClosed,
             Self::AccountExists => Reason::AccountExists,
             Self::Password(_) => Reason::PasswordRejected,
-            Self::Grant(_) => Reason::InvalidGrant,
+            Self::Grant(_) | Self::NoRefreshToken(_) => Reason::InvalidGrant,
             Self::Link | Self::AlreadyConfirmed => Reason::LinkInvalid,
             Self::NoSession | Self::NoToken | Self::NoLogo | Self::NotOffered => {
                 Reason::RouteNotFound
             }
             Self::PersonalToken => Reason::ScopeMissing,
-            Self::NoCaller => Reason::CredentialsMissing,
+            Self::NoCaller | Self::NothingToEnd(_) => Reason::CredentialsMissing,
             Self::Overloaded(_) | Self::MailFull(_) => Reason::Overloaded,
             Self::Store(_) | Self::Keys(_) | Self::Stopping => Reason::StoreUnavailable,
         }
@@ -116,6 +123,9 @@ impl IdentityError {
         match self {
             Self::Password(rejected) => Some(rejected.to_string()),
             Self::Request(fault) => Some(fault.to_string()),
+            Self::NoRefreshToken(missing) | Self::NothingToEnd(missing) => {
+                Some(missing.to_string())
+            }
             Self::AlreadyConfirmed => Some("The address is already confirmed.".to_owned()),
             _ => None,
         }

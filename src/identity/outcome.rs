@@ -23,8 +23,8 @@ pub(super) enum Outcome {
     /// The account exists.
     Registered {
         account: Account,
-        /// Set if a person is logged in at once. They are not if they have to confirm their address
-        /// first.
+        /// Set if the registration logs in: that of a person, or under `compat = "express"`. It
+        /// does not if the address has to be confirmed first.
         tokens: Option<SessionTokens>,
         return_to: Option<String>,
     },

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Brand;
+use super::compat::Compat;
 use super::cookie::Cookies;
 use super::mail::MailSettings;
 use super::return_to::Sites;
@@ -49,6 +50,8 @@ pub struct Policy {
     pub languages: Vec<Language>,
     /// The look of the pages.
     pub brand: Arc<Brand>,
+    /// The names of members in bodies.
+    pub compat: Compat,
     /// The cookies of a browser's session.
     pub cookies: Cookies,
     /// The other hosts that a login may lead back to.

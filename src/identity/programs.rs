@@ -7,6 +7,7 @@ use super::actions::login::Tokens;
 use super::actions::personal_token::{CreatedPersonalToken, PersonalToken, TokenList};
 use super::actions::session::{Session, SessionList};
 use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
+use super::compat::{Compat, ExpressTokens};
 use super::outcome::{Outcome, SessionTokens, Sessions};
 use super::request::Request;
 use super::{Policy, cookie, pages};
@@ -15,6 +16,9 @@ use super::{Policy, cookie, pages};
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
     let mount = &request.mount;
     match outcome {
+        Outcome::Registered { tokens: Some(tokens), .. } => {
+            json(StatusCode::CREATED, &express(&tokens))
+        }
         Outcome::Registered { account, .. } => json(StatusCode::CREATED, &account),
         Outcome::LoggedIn { tokens, in_cookies, .. }
         | Outcome::Refreshed { tokens, in_cookies } => render_tokens(tokens, in_cookies, policy),
@@ -59,6 +63,9 @@ fn render_tokens(tokens: SessionTokens, in_cookies: bool, policy: &Policy) -> Re
         let body = Tokens { access_token: None, token_type: None, expires_in, refresh_token: None };
         return with_cookies(json(StatusCode::OK, &body), cookies);
     }
+    if policy.compat == Compat::Express {
+        return json(StatusCode::OK, &express(&tokens));
+    }
     let body = Tokens {
         access_token: Some(tokens.access_token),
         token_type: Some("Bearer"),
@@ -66,6 +73,10 @@ fn render_tokens(tokens: SessionTokens, in_cookies: bool, policy: &Policy) -> Re
         refresh_token: Some(tokens.refresh_token),
     };
     json(StatusCode::OK, &body)
+}
+
+fn express(tokens: &SessionTokens) -> ExpressTokens<'_> {
+    ExpressTokens { access_token: &tokens.access_token, refresh_token: &tokens.refresh_token }
 }
 
 fn list(sessions: Sessions) -> SessionList {

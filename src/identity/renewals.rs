@@ -149,7 +149,7 @@ impl Identity {
 
     async fn renew_now(&self, cookie: &str, device: &Device, policy: &Policy) -> Outcome {
         let renewed = async {
-            let session = self.refresh_session(Some(cookie), true, device, policy).await?;
+            let session = self.refresh_session(cookie, true, device, policy).await?;
             let next = self.sessions.parse(&session.refresh_token);
             let counter = next.map_or(0, |token| token.counter);
             let tokens = self.tokens(session, policy).await?;

@@ -20,6 +20,7 @@ mod attacks;
 mod bearer;
 mod by_mail;
 mod commands;
+mod compat;
 mod connections;
 mod constant_headers;
 mod cookie_domain;

@@ -4,14 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::login::Login;
 use crate::identity::account::{self, NewAccount};
 use crate::identity::bodies::{Secret, time};
 use crate::identity::error::{IdentityError, RequestFault};
-use crate::identity::outcome::{Answered, Outcome};
+use crate::identity::outcome::{Answered, Outcome, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::request::Request;
-use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
+use crate::identity::{Compat, Email, Identity, Mount, Policy, Registration, audit};
 use crate::store::AccountRow;
 
 impl Identity {
@@ -42,18 +41,26 @@ impl Identity {
             self.accounts.add(new, now).await?
         };
         audit::record("registered", request.client, &account.id, "");
-        let account = Account::from_row(&account, None);
-        if !request.is_for_people() {
-            return Ok(Outcome::Registered { account, tokens: None, return_to: None });
-        }
-        let login = request.parse_body::<Login>().ok();
-        let tokens = match &login {
+        let logs_in = request.is_for_people() || policy.compat == Compat::Express;
+        let tokens = if logs_in && !policy.verify_email {
             // The account exists, even if this login fails.
-            Some(login) if !policy.verify_email => self.log_in(login, request, policy).await.ok(),
-            _ => None,
+            self.log_in_new(&account, request, policy).await.ok()
+        } else {
+            None
         };
-        let return_to = login.and_then(|login| login.return_to);
-        Ok(Outcome::Registered { account, tokens, return_to })
+        let account = Account::from_row(&account, None);
+        Ok(Outcome::Registered { account, tokens, return_to: body.return_to })
+    }
+
+    /// Opens the first session of an account, whose password was just chosen.
+    async fn log_in_new(
+        &self,
+        account: &AccountRow,
+        request: &Request,
+        policy: &Policy,
+    ) -> Result<SessionTokens, IdentityError> {
+        let session = self.open(account, None, request, policy).await?;
+        self.tokens(session, policy).await
     }
 
     pub(super) async fn me(&self, request: &Request) -> Answered {

@@ -20,15 +20,23 @@ use crate::store::SessionRow;
 impl Identity {
     pub(super) async fn refresh(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Refresh = request.parse_body()?;
-        let from_cookie = body.refresh_token.is_none();
-        let token = body
-            .refresh_token
-            .as_deref()
-            .or_else(|| cookie::refresh_token(&request.headers, policy));
+        let in_body =
+            policy.compat.refresh_token(body.refresh_token.as_deref(), body.camel_case.as_ref());
+        let from_cookie = in_body.is_err();
+        let in_cookie = cookie::refresh_token(&request.headers, policy);
         // A caller identified by a cookie must come from our own pages; otherwise nothing is done.
-        if from_cookie && token.is_some() && request.origin != Origin::Own {
+        if from_cookie && in_cookie.is_some() && request.origin != Origin::Own {
             return Err(IdentityError::ForeignOrigin.into());
         }
+        let token = in_body.or_else(|missing| in_cookie.ok_or(missing));
+        let token = match token {
+            Ok(token) => token,
+            Err(missing) => {
+                self.metrics.refresh("failed");
+                let cookies = cookie::clear(policy).to_vec();
+                return Err(Refused { cookies, ..IdentityError::NoRefreshToken(missing).into() });
+            }
+        };
         let session =
             match self.refresh_session(token, from_cookie, &request.device(), policy).await {
                 Ok(session) => session,
@@ -48,16 +56,13 @@ impl Identity {
     /// Exchanges a refresh token and records the result.
     pub(in crate::identity) async fn refresh_session(
         &self,
-        token: Option<&str>,
+        token: &str,
         in_cookie: bool,
         device: &Device,
         policy: &Policy,
     ) -> Result<SessionGrant, IdentityError> {
         let now = self.clock.unix_time();
-        let granted = match token {
-            Some(token) => self.sessions.refresh(token, in_cookie, device, policy, now).await,
-            None => Err(RefreshError::Invalid),
-        };
+        let granted = self.sessions.refresh(token, in_cookie, device, policy, now).await;
         let outcome = match &granted {
             Ok(_) => "succeeded",
             Err(RefreshError::Invalid) => "failed",
@@ -75,8 +80,9 @@ impl Identity {
         let body: Logout = request.parse_body()?;
         let from_cookie = cookie::refresh_token(&request.headers, policy);
         // A caller who presents both a token and a cookie wants both sessions to end.
-        let by_token =
-            body.refresh_token.as_deref().and_then(|token| self.sessions.named_by(token));
+        let in_body =
+            policy.compat.refresh_token(body.refresh_token.as_deref(), body.camel_case.as_ref());
+        let by_token = in_body.ok().and_then(|token| self.sessions.named_by(token));
         let by_caller =
             request.caller.as_deref().and_then(|caller| caller.sid()).map(str::to_owned);
         let mut named: Vec<String> = by_token.into_iter().chain(by_caller).collect();
@@ -89,7 +95,8 @@ impl Identity {
         }
         if named.is_empty() {
             let cookies = cookie::clear(policy).to_vec();
-            return Err(Refused { cookies, ..IdentityError::NoCaller.into() });
+            let error = in_body.err().map_or(IdentityError::NoCaller, IdentityError::NothingToEnd);
+            return Err(Refused { cookies, ..error.into() });
         }
         for sid in &named {
             self.end_named(sid, request, policy).await?;
@@ -157,6 +164,10 @@ fn error_is_final(error: &IdentityError) -> bool {
 pub struct Refresh {
     /// The refresh token. Absent: the one in the cookie.
     pub refresh_token: Option<String>,
+    /// Its name where `compat` is `express`.
+    #[serde(rename = "refreshToken")]
+    #[schemars(skip)]
+    pub camel_case: Option<Value>,
 }
 
 /// The session to end.
@@ -165,6 +176,10 @@ pub struct Refresh {
 pub struct Logout {
     /// A refresh token of the session. Absent: the session of the access token, or of the cookie.
     pub refresh_token: Option<String>,
+    /// Its name where `compat` is `express`.
+    #[serde(rename = "refreshToken")]
+    #[schemars(skip)]
+    pub camel_case: Option<Value>,
 }
 
 /// The sessions of the caller.
