@@ -18,14 +18,30 @@
 )]
 mod harness;
 
+mod git;
+mod jupyterlab;
 mod mod_dav;
+mod node_red;
+mod radicale;
 
-use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use toml::Table;
+
+use harness::jar::Jar;
+use harness::{Gateway, Port, Setup};
+
+/// The account of the tests.
+const EMAIL: &str = "ann@example.com";
+const PASSWORD: &str = "plum orbit tenant 71";
 
 /// Whether a program is installed.
-fn is_installed(program: &str) -> bool {
-    let is_there = Path::new(program).exists();
+fn is_installed(program: impl AsRef<Path>) -> bool {
+    let is_there = program.as_ref().exists();
+    let program = program.as_ref().display();
     if !is_there {
         assert!(
             std::env::var("CI").as_deref() != Ok("true"),
@@ -47,15 +63,20 @@ impl Drop for Running {
     }
 }
 
-/// Waits until something accepts connections on a port.
+/// Waits until an application accepts connections on a port. Asks now and then only: the application
+/// needs the processor to start.
 async fn accepts(port: u16) {
-    harness::within(async {
+    let mut tries = tokio::time::interval(Duration::from_millis(20));
+    let accepts = async {
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::task::yield_now().await;
+            tries.tick().await;
         }
-    })
-    .await;
+    };
+    tokio::time::timeout(START, accepts).await.expect("the application should have started by now");
 }
+
+/// The longest start of an application, on a machine that starts all of them at once.
+const START: Duration = Duration::from_mins(2);
 
 /// Runs a program to its end.
 async fn run(mut command: Command) -> Output {
@@ -69,4 +90,68 @@ fn fence(guide: &str, word: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let (_, rest) = text.split_once(&format!("```{word}\n")).unwrap();
     rest.split_once("```").unwrap().0.to_owned()
+}
+
+/// What `scripts/test` installs in `tests/peers`.
+fn peers(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(path)
+}
+
+/// A gateway with the file of a guide, in front of the application on this port. `lines` are added
+/// to its sections.
+fn behind(guide: &str, upstream: &str, port: &Port, lines: &str) -> Setup {
+    let mut file: Table = fence(guide, "toml").parse().unwrap();
+    file.remove("server");
+    // The guide has no issuer but its own: the harness must not add one.
+    file.insert("issuer".into(), Table::new().into());
+    file["upstream"][upstream]["url"] = format!("http://{}", port.address()).into();
+    for (name, lines) in lines.parse::<Table>().unwrap() {
+        let section = file.entry(name).or_insert_with(|| Table::new().into());
+        section.as_table_mut().unwrap().extend(lines.as_table().unwrap().clone());
+    }
+    Gateway::setup(&toml::to_string(&file).unwrap())
+}
+
+/// The output of a command on the configuration of a gateway.
+async fn portcullis(gateway: &Gateway, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(arguments).arg("--config").arg(gateway.path("gateway.toml"));
+    let input = gateway.path("input");
+    std::fs::write(&input, PASSWORD).unwrap();
+    command.stdin(std::fs::File::open(input).unwrap());
+    let output = run(command).await;
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Adds the account with these roles.
+async fn add_account(gateway: &Gateway, roles: &[&str]) {
+    let mut arguments = vec!["user", "add", EMAIL, "--password-stdin"];
+    arguments.extend(roles.iter().flat_map(|role| ["--role", role]));
+    portcullis(gateway, &arguments).await;
+}
+
+/// A new personal access token of the account.
+async fn token(gateway: &Gateway) -> String {
+    let arguments = ["user", "token", "add", EMAIL, "--name", "test"];
+    portcullis(gateway, &arguments).await.trim().to_owned()
+}
+
+/// The cookies of a login.
+async fn log_in(gateway: &Gateway) -> Jar {
+    let body = json!({ "email": EMAIL, "password": PASSWORD, "cookie": true });
+    let response = gateway.post("/account/login", &body).send().await;
+    assert_eq!(response.status, 200, "{response:?}");
+    Jar::of(&response)
+}
+
+/// How many sessions were renewed.
+async fn renewals(gateway: &Gateway) -> f64 {
+    gateway.metric_value("portcullis_refresh_total", &["succeeded"]).await.unwrap_or_default()
+}
+
+/// Starts an application.
+fn start(mut command: Command) -> Running {
+    let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    Running(spawned.unwrap())
 }
