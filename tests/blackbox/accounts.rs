@@ -105,9 +105,9 @@ async fn only_the_documented_paths_and_methods_exist() {
     for path in ["/auth/nothing", "/auth/login/", "/auth/LOGIN", "/auth/sessions/a/b"] {
         gateway.request("PATCH", path).send().await.is(404, "route_not_found");
     }
-    let response = gateway.request("PATCH", "/auth/me").send().await;
+    let response = gateway.request("PUT", "/auth/me").send().await;
     response.is(405, "method_not_allowed");
-    assert_eq!(response.header("allow"), Some("GET, HEAD"));
+    assert_eq!(response.header("allow"), Some("DELETE, GET, HEAD, PATCH"));
 }
 
 #[tokio::test]
