@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | 8 | [`cli`], [`process`] | compose the others; no logic |
 //! | 7 | [`compile`] | a configuration file becomes a snapshot |
-//! | 6 | [`explain`] | the decision for one request, described |
+//! | 6 | [`explain`], [`proxies`] | the decision for one request, described; configurations of proxies that ask |
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | the request pipeline |
 //! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; revocations: the list that tokens are checked against, and its table in the store |
@@ -35,6 +35,7 @@ pub mod limit;
 pub mod outbound;
 pub mod priority;
 pub mod process;
+pub mod proxies;
 pub mod reason;
 pub mod revocation;
 pub mod server;

@@ -1035,6 +1035,43 @@ fn the_book_has_every_page() {
     assert!(missing.is_empty(), "docs/SUMMARY.md does not list {missing:?}");
 }
 
+// --- configurations of other proxies
+// ---------------------------------------------------------------------------------------------------
+
+/// The guide shows exactly what `proxy-config` writes for its file.
+#[test]
+fn the_guide_shows_what_is_written_for_other_proxies() {
+    let guide = read("docs/guides/forward-authentication.md");
+    let (_, _, file) = fences(&guide)
+        .into_iter()
+        .find(|(_, info, _)| info == "toml")
+        .expect("the guide has a configuration");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("gateway.toml");
+    fs::write(&path, file).expect("it can be written");
+    for kind in ["nginx", "caddy", "traefik", "envoy", "haproxy"] {
+        let out = folder.path().join(kind);
+        let written = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["proxy-config", kind, "--listen", "0.0.0.0:80"])
+            .args(["--upstream", "http://127.0.0.1:3000", "--config"])
+            .arg(&path)
+            .arg("--out")
+            .arg(&out)
+            .output()
+            .expect("the binary runs");
+        assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+        for entry in fs::read_dir(&out).expect("something is written") {
+            let path = entry.expect("it can be read").path();
+            let text = fs::read_to_string(&path).expect("it can be read");
+            assert!(
+                guide.contains(&text),
+                "docs/guides/forward-authentication.md does not show {kind}/{}:\n{text}",
+                path.file_name().expect("a name").display()
+            );
+        }
+    }
+}
+
 // --- the service of the example
 // -----------------------------------------------------------------------------------------------------
 

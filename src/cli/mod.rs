@@ -8,6 +8,7 @@ mod healthcheck;
 mod issuer;
 mod key;
 mod openapi;
+mod proxy_config;
 mod revoke;
 mod token;
 mod user;
@@ -69,6 +70,8 @@ enum Command {
     Check(check::Arguments),
     /// Explain the whole decision for one request. Nothing is sent.
     Explain(explain::Arguments),
+    /// Write a configuration for another proxy that asks the [verify] listener.
+    ProxyConfig(proxy_config::Arguments),
     /// Create or decode tokens.
     #[command(subcommand)]
     Token(token::Command),
@@ -181,6 +184,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(arguments) => check::check(&config.path, &arguments),
         Command::Explain(arguments) => explain::explain(&config.path, &arguments),
+        Command::ProxyConfig(arguments) => proxy_config::proxy_config(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),
         Command::Revoke(arguments) => revoke::revoke(&config.path, &arguments),
         Command::User(command) => user::user(&config.path, &command),

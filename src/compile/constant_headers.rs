@@ -129,14 +129,14 @@ impl Compiler<'_> {
         Some(value)
     }
 
-    /// Reports names in `set_headers` that belong to the gateway, in any spelling. `identity`: the
+    /// Reports names in `set_headers` that belong to the gateway, in any spelling. `names`: the
     /// identity headers of every route.
-    pub(super) fn refuse_reserved_headers(&mut self, identity: &FoldedNames) {
-        let owned = OwnedNames::new(identity);
+    pub(super) fn refuse_reserved_headers(&mut self, names: &[HeaderName]) {
+        let (identity, owned) = (FoldedNames::new(names), OwnedNames::new(names));
         let tables = self.file.route.iter().filter_map(|row| row.get_ref().set_headers.as_ref());
         let problems: Vec<Problem> = tables
             .flat_map(|table| table.get_ref().keys())
-            .filter_map(|name| reserved(name, identity, &owned))
+            .filter_map(|name| reserved(name, &identity, &owned))
             .collect();
         self.problems.extend(problems);
     }

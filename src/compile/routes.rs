@@ -15,7 +15,7 @@ use crate::config::value::{self, ClaimName};
 use crate::config::{self, Problem};
 use crate::gateway::guard::{Access, Demands, Guard};
 use crate::gateway::headers::{
-    Claim, FoldedNames, IdentityHeaders, MAX_NAME, METHOD_OVERRIDES, same_folded,
+    Claim, IdentityHeaders, MAX_NAME, METHOD_OVERRIDES, identity_names, same_folded,
 };
 use crate::gateway::route::{Conflict, Pattern, Route, RouteTable, conflicts};
 use crate::gateway::target::Relaxations;
@@ -40,7 +40,7 @@ impl Compiler<'_> {
         issuers: &Issuers,
         limits: &Named<Limit>,
         upstreams: &Named<Upstream>,
-    ) -> (RouteTable, FoldedNames) {
+    ) -> (RouteTable, Vec<HeaderName>) {
         if self.file.route.is_empty() {
             self.error(
                 Problem::error(0..0, "there are no routes: every request would get 404")
@@ -78,13 +78,13 @@ impl Compiler<'_> {
                 written.push(row);
             }
         }
-        let identity_names = FoldedNames::identity(
+        let names = identity_names(
             routes
                 .iter()
                 .flat_map(|route| route.identity_headers.names())
                 .chain(sections.identity.names()),
         );
-        self.refuse_reserved_headers(&identity_names);
+        self.refuse_reserved_headers(&names);
         let table = RouteTable::new(routes);
         for Conflict { taken, refused } in
             conflicts(&patterns.iter().map(|(pattern, _)| pattern).collect::<Vec<_>>())
@@ -103,7 +103,7 @@ impl Compiler<'_> {
         self.refuse_hidden_logins(&table, &written);
         self.refuse_redirects_to_themselves(&table, &written);
         self.warn_about_unused(upstreams, limits);
-        (table, identity_names)
+        (table, names)
     }
 
     fn route(

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use http::HeaderName;
 use ipnet::IpNet;
 use toml::Spanned;
 
@@ -11,7 +12,6 @@ use crate::config::Problem;
 use crate::config::file::Route as Written;
 use crate::config::value;
 use crate::gateway::dialect::Askers;
-use crate::gateway::headers::FoldedNames;
 
 /// Whether another proxy forwards the requests of a route.
 pub(super) fn is_external(written: &Written) -> bool {
@@ -29,7 +29,7 @@ impl Compiler<'_> {
     }
 
     /// The proxies that may ask.
-    pub(super) fn askers(&mut self, identity: FoldedNames) -> Option<Askers> {
+    pub(super) fn askers(&mut self, names: Vec<HeaderName>) -> Option<Askers> {
         let section = self.file.verify.as_ref()?;
         let written = &section.get_ref().trusted_proxies;
         if written.is_empty() {
@@ -63,7 +63,7 @@ impl Compiler<'_> {
             }
             networks.push(network);
         }
-        Some(Askers::new(networks, identity))
+        Some(Askers::new(networks, names))
     }
 
     /// Refuses keys that only something that forwards requests could apply.
@@ -77,6 +77,7 @@ impl Compiler<'_> {
         }
         for (other, key) in [
             (written.upstream.as_ref().map(Spanned::span), "upstream"),
+            (written.redirect.as_ref().map(Spanned::span), "redirect"),
             (
                 written.identity.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
                 "identity",
@@ -100,6 +101,8 @@ impl Compiler<'_> {
             (flag(&written.forward_authorization), "`forward_authorization`"),
             (flag(&written.strip_prefix), "`strip_prefix`"),
             (flag(&written.method_override), "`method_override`"),
+            (written.set_headers.as_ref().map(Spanned::span), "`set_headers`"),
+            (written.response_headers.as_ref().map(Spanned::span), "`response_headers`"),
             (written.set_headers.as_ref().map(Spanned::span), "`set_headers`"),
             (written.response_headers.as_ref().map(Spanned::span), "`response_headers`"),
         ] {

@@ -106,7 +106,7 @@ impl<'s> Decider<'s> {
             .permit(matched, observer)
             .await
             .map_err(|stopped| redirect_or_explain(stopped, self.snapshot))?;
-        Ok(Allow::new(permit))
+        Ok(Allow::new(permit, &self.snapshot.rules.token_names))
     }
 
     async fn permit(

@@ -272,6 +272,7 @@ pub enum Flaw {
 #[derive(Clone, Debug)]
 pub struct Askers {
     networks: Vec<IpNet>,
+    names: Vec<HeaderName>,
     identity: FoldedNames,
 }
 
@@ -292,9 +293,14 @@ pub struct Asked {
 }
 
 impl Askers {
-    /// Peers in these networks may ask. `identity`: the identity headers of every route.
-    pub fn new(networks: Vec<IpNet>, identity: FoldedNames) -> Self {
-        Self { networks, identity }
+    /// Peers in these networks may ask. `names`: the identity headers of every route.
+    pub fn new(networks: Vec<IpNet>, names: Vec<HeaderName>) -> Self {
+        Self { networks, identity: FoldedNames::new(&names), names }
+    }
+
+    /// The identity headers of every route, and the default ones.
+    pub fn names(&self) -> &[HeaderName] {
+        &self.names
     }
 
     /// The networks whose peers may ask.

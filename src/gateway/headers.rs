@@ -4,6 +4,7 @@
 //! `X.Auth.User` or `X~Auth~User` into the same. So names are compared folded: in lower case, with
 //! every character other than letters and digits as `-`.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::token_names::TokenNames;
 use crate::token::{ClaimPath, VerifiedToken};
 
 /// The names that are removed from every request, whatever its route (CONTRACT §4), folded.
-const ALWAYS_REMOVED: [&str; 31] = [
+const ALWAYS_REMOVED: [&str; 15] = [
     "authorization",
     // Hop by hop (RFC 9110 §7.6.1).
     "connection",
@@ -26,30 +27,36 @@ const ALWAYS_REMOVED: [&str; 31] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    // Fields that could change the application's view of the request.
+    "expect",
+    // Set by the gateway.
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    // Set again with the second target as it was decided.
+    "if",
+];
+
+/// Fields that could change the application's view of the request, folded. The configurations that
+/// are written for other proxies remove them too.
+pub const VIEW: [&str; 16] = [
     "x-original-url",
+    "x-original-uri",
     "x-original-host",
+    "x-original-method",
     "x-rewrite-url",
+    "x-rewrite-uri",
     "forwarded",
     "x-real-ip",
     "client-ip",
     "x-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
+    "x-cluster-client-ip",
     "proxy",
-    "x-request-id",
-    "traceparent",
-    "tracestate",
     // RFC 8470 §5.1: only the gateway's own TLS could say it.
     "early-data",
-    "expect",
-    "x-original-uri",
-    "x-original-method",
-    "x-rewrite-uri",
-    "x-cluster-client-ip",
-    // Second targets, which are set again as they were decided.
+    // A second target (RFC 4918 §10.3), which only the gateway decides about and sets again.
     "destination",
-    "if",
 ];
 
 /// Fields that are genuine, but must not appear in another spelling: CGI has only one
@@ -81,9 +88,11 @@ pub struct OwnedNames(FoldedNames);
 
 impl OwnedNames {
     /// The fixed names, and the identity headers.
-    pub fn new(identity: &FoldedNames) -> Self {
-        let mut names = identity.clone();
-        for name in ALWAYS_REMOVED.into_iter().chain(EXACT_SPELLING).chain(METHOD_OVERRIDES) {
+    pub fn new<'a>(identity: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let mut names = FoldedNames::new(identity);
+        for name in
+            ALWAYS_REMOVED.into_iter().chain(VIEW).chain(EXACT_SPELLING).chain(METHOD_OVERRIDES)
+        {
             names.insert(name.as_bytes());
         }
         Self(names)
@@ -101,6 +110,13 @@ impl OwnedNames {
     }
 }
 
+/// The default identity headers, and these, each once and in order.
+pub fn identity_names<'a>(configured: impl IntoIterator<Item = &'a HeaderName>) -> Vec<HeaderName> {
+    let mut names: BTreeSet<&str> = DEFAULT_IDENTITY.iter().map(|(name, _)| *name).collect();
+    names.extend(configured.into_iter().map(HeaderName::as_str));
+    names.into_iter().filter_map(|name| name.parse().ok()).collect()
+}
+
 /// Names that are compared folded.
 #[derive(Clone, Debug)]
 pub struct FoldedNames {
@@ -111,16 +127,13 @@ pub struct FoldedNames {
 }
 
 impl FoldedNames {
-    /// The default identity headers, and these.
-    pub fn identity<'a>(configured: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+    /// These names.
+    pub fn new<'a>(all: impl IntoIterator<Item = &'a HeaderName>) -> Self {
         let mut names = Self {
             by_length: Box::new([const { Vec::new() }; MAX_NAME + 1]),
             first_letters: Box::new([0; MAX_NAME + 1]),
         };
-        for (name, _) in DEFAULT_IDENTITY {
-            names.insert(name.as_bytes());
-        }
-        for name in configured {
+        for name in all {
             names.insert(name.as_str().as_bytes());
         }
         names
@@ -380,8 +393,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_reserved_name_is_reserved() {
-        let owned =
-            OwnedNames::new(&FoldedNames::identity([&HeaderName::from_static("x-remote-user")]));
+        let owned = OwnedNames::new(&identity_names([&HeaderName::from_static("x-remote-user")]));
         for name in [
             "x-auth-user",
             "x_auth_user",
@@ -428,7 +440,7 @@ mod tests {
     #[test]
     fn long_reserved_names_are_found() {
         let long = HeaderName::from_bytes(&[b'y'; 200]).unwrap();
-        assert!(OwnedNames::new(&FoldedNames::identity([&long])).contains(&long));
+        assert!(OwnedNames::new([&long]).contains(&long));
     }
 
     #[test]

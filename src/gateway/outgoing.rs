@@ -255,7 +255,7 @@ fn strip(
 
 /// Removes our cookies from the request and leaves the others, byte for byte, in one field (RFC
 /// 9113 §8.2.3). Returns whether any were present.
-fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
+pub(super) fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
     let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return false };
     let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
     let has_own = pairs().any(|pair| names.own_cookie(pair));

@@ -6,8 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use super::authorize::Permit;
 use super::body::Body;
 use super::dialect::Dialect;
+use super::matched::MatchedParts;
+use super::outgoing::strip_cookies;
 use super::refusal::Refusal;
 use super::token_memo::set_identity_headers;
+use super::token_names::TokenNames;
 
 /// The answer that lets a proxy forward a request. Only [`Allow::new`] makes one, from a
 /// [`Permit`], and nothing else answers 200.
@@ -30,11 +33,16 @@ pub struct Allow {
 
 impl Allow {
     /// Every identity header of the route, empty where there is nothing to say: the proxy then
-    /// overwrites what the client sent.
-    pub fn new(permit: Permit<'_>) -> Self {
+    /// overwrites what the client sent. So is `Cookie`, if the client sent any: the others than
+    /// ours, which an application must not get.
+    pub fn new(permit: Permit<'_>, names: &TokenNames) -> Self {
         let (matched, caller, _) = permit.into_parts();
         let identity = &matched.route().identity_headers;
+        let MatchedParts { parts: request, .. } = matched.into_parts();
         let mut headers = HeaderMap::new();
+        if request.headers.contains_key(header::COOKIE) {
+            headers.insert(header::COOKIE, other_cookies(request.headers, names));
+        }
         for name in identity.names() {
             headers.insert(name.clone(), HeaderValue::from_static(""));
         }
@@ -56,6 +64,18 @@ impl Allow {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
+}
+
+/// The cookies of a request without ours. Envoy joins repeated fields by commas, which may hide one
+/// of ours in the value of another: then none is left.
+fn other_cookies(mut headers: HeaderMap, names: &TokenNames) -> HeaderValue {
+    strip_cookies(&mut headers, names);
+    let left = headers.remove(header::COOKIE);
+    left.filter(|cookies| {
+        let mut parts = cookies.as_bytes().split(|byte| b",; \t\"".contains(byte));
+        !parts.any(|part| names.own_cookie(part))
+    })
+    .unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A refusal as this dialect can pass it on, and the status that the client gets.

@@ -1,0 +1,99 @@
+//! `portcullis proxy-config`
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use clap::Args;
+
+use super::explain::Kind;
+use super::{Failure, print};
+use crate::clock::Clock;
+use crate::config::value::CreateFiles;
+use crate::process;
+use crate::proxies::{MARK, Request, Site, render, start_command};
+use crate::telemetry::metrics::Metrics;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The proxy.
+    kind: Kind,
+    /// The address and port on which the proxy listens; ":8080" means every IPv4 address.
+    #[arg(long, value_name = "ADDRESS", value_parser = listen)]
+    listen: SocketAddr,
+    /// The URL of the application: http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    upstream: String,
+    /// A host that the proxy serves; may be repeated. Default: the hosts of the external routes.
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<String>,
+    /// The address at which the proxy reaches the [verify] listener. Default: its `listen`.
+    #[arg(long, value_name = "ADDRESS")]
+    verify: Option<SocketAddr>,
+    /// The folder to write to; it is created if it does not exist.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+/// An address to listen on.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    whole.parse().map_err(|_| "write an address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+/// Writes a configuration that makes this proxy ask, and says how to start it.
+pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let clock = Clock::system();
+    let snapshot = process::compile(path, None, CreateFiles::No, &Metrics::new(), &clock)?.snapshot;
+    let request = Request {
+        listen: arguments.listen,
+        upstream: arguments.upstream.clone(),
+        hosts: arguments.hosts.clone(),
+        verify: arguments.verify,
+    };
+    let dialect = arguments.kind.dialect();
+    let site = Site::new(&snapshot, &request).map_err(|error| Failure::Other(error.to_string()))?;
+    let files = render(dialect, &site);
+    let folder = &arguments.out;
+    let failed = |what: &Path, error: io::Error| {
+        Failure::Other(format!("cannot write {}: {error}", what.display()))
+    };
+    fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    for file in &files {
+        let path = folder.join(file.name);
+        if is_foreign(&path) {
+            return Err(Failure::Other(format!(
+                "{} was not written by this command, and is not replaced: move it away, or choose another folder",
+                path.display()
+            )));
+        }
+    }
+    for file in &files {
+        let path = folder.join(file.name);
+        fs::write(&path, &file.text).map_err(|error| failed(&path, error))?;
+    }
+    let names: Vec<String> =
+        files.iter().map(|file| folder.join(file.name).display().to_string()).collect();
+    print(&format!(
+        "wrote {}\nstart it: cd {} && {}\n",
+        names.join(" and "),
+        quoted(folder),
+        start_command(dialect)
+    ))
+}
+
+/// Whether there is a file that this command has not written.
+fn is_foreign(path: &Path) -> bool {
+    match fs::read(path) {
+        Ok(bytes) => !bytes.windows(MARK.len()).take(8).any(|start| start == MARK.as_bytes()),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+=".contains(&byte));
+    if is_plain && !text.is_empty() { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}

@@ -1,0 +1,369 @@
+//! What a written configuration depends on: the file, and the arguments of `proxy-config`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use http::uri::Uri;
+
+use crate::gateway::Snapshot;
+use crate::gateway::dialect::PASSED;
+use crate::gateway::headers::{METHOD_OVERRIDES, VIEW};
+use crate::gateway::route::{Destination, HostPattern};
+use crate::reason::Reason;
+
+/// The arguments of `proxy-config`.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the proxy listens.
+    pub listen: SocketAddr,
+    /// The URL of the application.
+    pub upstream: String,
+    /// The hosts that it serves; empty: those of the external routes.
+    pub hosts: Vec<String>,
+    /// Where it reaches the `[verify]` listener; `None`: at the address of the file.
+    pub verify: Option<SocketAddr>,
+}
+
+/// Why a configuration cannot be written.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unwritable {
+    /// No `[verify]` section.
+    #[error("the file has no [verify] section: add one with `trusted_proxies`")]
+    NoVerify,
+    /// The port is chosen at start.
+    #[error("the port of [verify] is chosen at start: set it, or give --verify")]
+    NoPort,
+    /// No external route.
+    #[error("no route is external: add `external = true` to the routes that this proxy forwards")]
+    NoRoute,
+    /// No external route has this host.
+    #[error("no external route has the host `{0}`")]
+    Host(String),
+    /// Not a URL of an application.
+    #[error(
+        "`{0}` is not the URL of an application: write http://HOST:PORT, without a path (for https://, change what was written)"
+    )]
+    Upstream(String),
+    /// A name that not every proxy can handle.
+    #[error(
+        "the identity header `{0}` has characters other than letters, digits and `-`, which proxies handle in different ways: rename it"
+    )]
+    Name(String),
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// A name, or an address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The name of a header field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// In lower case.
+    pub fn lower(&self) -> &str {
+        &self.0
+    }
+
+    /// As in the names of nginx's variables.
+    pub fn variable(&self) -> String {
+        self.0.replace('-', "_")
+    }
+
+    /// A regular expression for every spelling, in lower case.
+    pub fn pattern(&self) -> String {
+        self.0.replace('-', "[^a-z0-9]")
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut begins = true;
+        for letter in self.0.chars() {
+            let letter = if begins { letter.to_ascii_uppercase() } else { letter };
+            write!(f, "{letter}")?;
+            begins = letter == '-';
+        }
+        Ok(())
+    }
+}
+
+/// What a configuration contains.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Where the proxy listens.
+    pub listen: SocketAddr,
+    /// Where it asks.
+    pub verify: SocketAddr,
+    /// The application.
+    pub upstream: Authority,
+    /// The hosts that it serves: names, or `*.` and a suffix; empty: every host.
+    pub hosts: Vec<String>,
+    /// The identity headers of all routes.
+    pub names: Vec<Name>,
+}
+
+impl Site {
+    /// Checks the arguments against the file.
+    ///
+    /// # Errors
+    /// [`Unwritable`].
+    pub fn new(snapshot: &Snapshot, request: &Request) -> Result<Self, Unwritable> {
+        let askers = snapshot.askers.as_ref().ok_or(Unwritable::NoVerify)?;
+        let listener = snapshot.start.verify.first().copied().ok_or(Unwritable::NoVerify)?;
+        let verify = match request.verify {
+            Some(verify) => verify,
+            None if listener.port() == 0 => return Err(Unwritable::NoPort),
+            None => reachable(listener),
+        };
+        let mut names = Vec::new();
+        for name in askers.names() {
+            let is_plain =
+                name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            if !is_plain {
+                return Err(Unwritable::Name(name.to_string()));
+            }
+            names.push(Name(name.as_str().to_owned()));
+        }
+        Ok(Self {
+            listen: request.listen,
+            verify,
+            upstream: authority(&request.upstream)
+                .ok_or_else(|| Unwritable::Upstream(request.upstream.clone()))?,
+            hosts: hosts(snapshot, &request.hosts)?,
+            names,
+        })
+    }
+
+    /// Names of the client that an application could take for the proxy's word.
+    pub fn removed(&self) -> Vec<Name> {
+        VIEW.iter().chain(&METHOD_OVERRIDES).map(|name| Name((*name).to_owned())).collect()
+    }
+
+    /// The fields that decide about a request.
+    pub fn passed(&self) -> Vec<Name> {
+        PASSED.iter().map(|name| Name((*name).to_owned())).collect()
+    }
+
+    /// Forwarding fields that nginx does not set for the `[verify]` listener.
+    pub fn claims(&self) -> Vec<Name> {
+        CLAIMS.iter().map(|name| Name((*name).to_owned())).collect()
+    }
+
+    /// Regular expressions for everything that a client must not say, in lower case.
+    pub fn patterns(&self) -> Vec<String> {
+        let names = self.names.iter().cloned().chain(self.removed());
+        let forwarded = [
+            "x[^a-z0-9-]forwarded.*",
+            "x-forwarded[^a-z0-9-].*",
+            // All but -For and -Proto, which the proxy sets.
+            "x-forwarded-([^fp].*|p[^r].*|pre.*|f[^o].*)",
+        ];
+        names.map(|name| name.pattern()).chain(forwarded.map(str::to_owned)).collect()
+    }
+
+    /// The same for Traefik, in one expression. It sets X-Real-Ip itself.
+    pub fn pattern(&self) -> String {
+        let removed = self.removed().into_iter().filter(|name| name.lower() != "x-real-ip");
+        let names: Vec<String> =
+            self.names.iter().cloned().chain(removed).map(|name| name.pattern()).collect();
+        names.join("|")
+    }
+
+    /// The statuses of refusals other than 403, with their titles.
+    pub fn statuses(&self) -> Vec<(u16, &'static str)> {
+        let mut statuses: Vec<(u16, &'static str)> = Reason::ALL
+            .into_iter()
+            .map(Reason::status)
+            .filter(|status| ANSWERED.contains(&status.as_u16()))
+            .map(|status| (status.as_u16(), status.canonical_reason().unwrap_or("Refused")))
+            .collect();
+        statuses.sort_unstable();
+        statuses.dedup();
+        statuses
+    }
+
+    /// Caddy's site addresses.
+    pub fn addresses(&self) -> String {
+        let port = self.listen.port();
+        let addresses: Vec<String> = match self.hosts.as_slice() {
+            [] => vec![format!("http://:{port}")],
+            hosts => hosts.iter().map(|host| format!("http://{host}:{port}")).collect(),
+        };
+        addresses.join(", ")
+    }
+
+    /// nginx's `server_name`.
+    pub fn server_names(&self) -> String {
+        if self.hosts.is_empty() { "_".to_owned() } else { self.hosts.join(" ") }
+    }
+
+    /// Traefik's rule.
+    pub fn rule(&self) -> String {
+        let rules: Vec<String> = self
+            .hosts
+            .iter()
+            .map(|host| match host.strip_prefix('*') {
+                None => format!("Host(`{host}`)"),
+                Some(suffix) => format!("HostRegexp(`^.+{}$`)", suffix.replace('.', "\\.")),
+            })
+            .collect();
+        if rules.is_empty() { "PathPrefix(`/`)".to_owned() } else { rules.join(" || ") }
+    }
+
+    /// Envoy's domains.
+    pub fn domains(&self) -> String {
+        let domains: Vec<String> = match self.hosts.as_slice() {
+            [] => vec!["\"*\"".to_owned()],
+            hosts => hosts.iter().map(|host| format!("\"{host}\"")).collect(),
+        };
+        domains.join(", ")
+    }
+
+    /// HAProxy's conditions: the kind of a match, and its value.
+    pub fn matches(&self) -> Vec<(&'static str, &str)> {
+        self.hosts
+            .iter()
+            .map(|host| match host.strip_prefix('*') {
+                None => ("str", host.as_str()),
+                Some(suffix) => ("end", suffix),
+            })
+            .collect()
+    }
+
+    /// The names as a list.
+    pub fn copied(&self) -> String {
+        self.names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The statuses that the `[verify]` listener answers with, other than 200, 302 and 403.
+const ANSWERED: [u16; 7] = [400, 401, 404, 405, 429, 431, 503];
+
+/// Forwarding fields of other dialects, and of proxies in front of this one.
+const CLAIMS: [&str; 21] = [
+    "x-forwarded-uri",
+    "x-forwarded-method",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-forwarded-prefix",
+    "x-forwarded-scheme",
+    "x-forwarded-ssl",
+    "x-forwarded-by",
+    "x-original-url",
+    "x-original-host",
+    "x-rewrite-url",
+    "x-rewrite-uri",
+    "x-real-ip",
+    "forwarded",
+    "x-portcullis-uri",
+    "x-portcullis-method",
+    "x-portcullis-host",
+    "x-portcullis-client",
+    "x-portcullis-proto",
+    "x-portcullis-status",
+];
+
+/// The address by which a proxy on the same machine reaches a listener.
+fn reachable(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        // It listens on IPv4 too.
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
+}
+
+/// The authority of an `http://` URL without a path.
+fn authority(url: &str) -> Option<Authority> {
+    let url: Uri = url.parse().ok()?;
+    let has_path = url.path_and_query().is_some_and(|path| path.as_str() != "/");
+    if url.scheme_str() != Some("http") || has_path {
+        return None;
+    }
+    let authority = url.authority()?;
+    let bare = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let is_name = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if authority.as_str().contains('@') || !(is_name || bare.parse::<Ipv6Addr>().is_ok()) {
+        return None;
+    }
+    Some(Authority { host: bare.to_owned(), port: authority.port_u16().unwrap_or(80) })
+}
+
+/// The hosts to serve: those asked for, each of which an external route must have, or those of the
+/// external routes.
+fn hosts(snapshot: &Snapshot, asked: &[String]) -> Result<Vec<String>, Unwritable> {
+    let external: Vec<&HostPattern> = snapshot
+        .routes
+        .routes()
+        .iter()
+        .filter(|route| matches!(route.destination, Destination::External))
+        .map(|route| &route.pattern.host)
+        .collect();
+    if external.is_empty() {
+        return Err(Unwritable::NoRoute);
+    }
+    let mut hosts: Vec<String> = Vec::new();
+    for host in asked {
+        let host = host.to_ascii_lowercase();
+        let example = host.strip_prefix("*.").map_or(host.clone(), |rest| format!("x.{rest}"));
+        let is_name =
+            example.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        if !is_name || !external.iter().any(|pattern| pattern.matches(&example)) {
+            return Err(Unwritable::Host(host));
+        }
+        hosts.push(host);
+    }
+    if asked.is_empty() && !external.contains(&&HostPattern::Any) {
+        hosts.extend(external.iter().filter_map(|pattern| match pattern {
+            HostPattern::Exact(name) => Some(name.to_string()),
+            HostPattern::Suffix(suffix) => Some(format!("*{suffix}")),
+            HostPattern::Any => None,
+        }));
+    }
+    hosts.sort_unstable();
+    hosts.dedup();
+    Ok(hosts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_authority_of_an_application_is_taken() {
+        let of = |url: &str| authority(url).map(|authority| authority.to_string());
+        assert_eq!(of("http://127.0.0.1:3000").as_deref(), Some("127.0.0.1:3000"));
+        assert_eq!(of("http://app.internal/").as_deref(), Some("app.internal:80"));
+        assert_eq!(of("http://[::1]:80").as_deref(), Some("[::1]:80"));
+        for url in
+            ["https://app", "app:80", "http://app/x", "http://u@app", "http://a{b", "http://a;b"]
+        {
+            assert_eq!(of(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_its_spellings() {
+        let name = Name("x-auth-user".to_owned());
+        assert_eq!(name.to_string(), "X-Auth-User");
+        assert_eq!(name.variable(), "x_auth_user");
+        assert_eq!(name.pattern(), "x[^a-z0-9]auth[^a-z0-9]user");
+    }
+}
