@@ -122,7 +122,7 @@ impl Compiler<'_> {
 }
 
 fn takes_cookies(route: &Route) -> bool {
-    matches!(route.destination, Destination::Upstream(_))
+    matches!(route.destination, Destination::Upstream(_) | Destination::External)
         && route.guard.access != Access::Public
         && route.guard.token_from.cookie
 }

@@ -100,6 +100,7 @@ impl Compiler<'_> {
         self.warn_about_routes(&table, &written);
         self.warn_about_recursive_methods(&table, &written);
         self.warn_about_mounts(&table, &written);
+        self.warn_about_logins(&table, &written);
         self.refuse_hidden_logins(&table, &written);
         self.refuse_redirects_to_themselves(&table, &written);
         self.warn_about_unused(upstreams, limits);

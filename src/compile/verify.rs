@@ -8,10 +8,12 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::Compiler;
-use crate::config::Problem;
+use super::routes::place;
 use crate::config::file::Route as Written;
-use crate::config::value;
+use crate::config::{self, Problem, value};
 use crate::gateway::dialect::Askers;
+use crate::gateway::guard::Access;
+use crate::gateway::route::{Destination, HostPattern, Route, RouteTable};
 
 /// Whether another proxy forwards the requests of a route.
 pub(super) fn is_external(written: &Written) -> bool {
@@ -77,7 +79,6 @@ impl Compiler<'_> {
         }
         for (other, key) in [
             (written.upstream.as_ref().map(Spanned::span), "upstream"),
-            (written.redirect.as_ref().map(Spanned::span), "redirect"),
             (
                 written.identity.as_ref().filter(|flag| *flag.get_ref()).map(Spanned::span),
                 "identity",
@@ -103,8 +104,6 @@ impl Compiler<'_> {
             (flag(&written.method_override), "`method_override`"),
             (written.set_headers.as_ref().map(Spanned::span), "`set_headers`"),
             (written.response_headers.as_ref().map(Spanned::span), "`response_headers`"),
-            (written.set_headers.as_ref().map(Spanned::span), "`set_headers`"),
-            (written.response_headers.as_ref().map(Spanned::span), "`response_headers`"),
         ] {
             let Some(span) = span else { continue };
             self.error(
@@ -114,6 +113,43 @@ impl Compiler<'_> {
             );
         }
     }
+
+    /// Warns about external routes where nobody can log in: the cookies of the built-in issuer are
+    /// for its own host, unless `cookie_domain` shares them.
+    pub(super) fn warn_about_logins(&mut self, table: &RouteTable, written: &[&Spanned<Written>]) {
+        let Some(identity) = self.file.identity.as_ref().map(Spanned::get_ref) else { return };
+        let Some(issuer) = &identity.issuer else { return };
+        let Ok(uri) = issuer.get_ref().parse::<http::Uri>() else { return };
+        let (Some(login), None) = (uri.host(), &identity.cookie_domain) else { return };
+        for route in table.routes() {
+            let asks = matches!(route.destination, Destination::External)
+                && route.guard.access != Access::Public
+                && route.guard.token_from.cookie
+                && accepts_built_in(route);
+            let host = match &route.pattern.host {
+                HostPattern::Exact(host) if !host.eq_ignore_ascii_case(login) => host.to_string(),
+                HostPattern::Suffix(suffix) => format!("*{suffix}"),
+                _ => continue,
+            };
+            if asks {
+                let span = written.get(route.index).map_or(0..0, |row| place(row));
+                self.error(
+                    Problem::warning(
+                        span,
+                        format!("browsers do not send `{host}` the cookies of the login at `{login}`: nobody can log in to route `{}`", route.name),
+                    )
+                    .related(issuer.span(), "the login")
+                    .help("set `cookie_domain` in [identity] to the domain that both are in"),
+                );
+            }
+        }
+    }
+}
+
+/// Whether a route accepts callers of the built-in issuer.
+fn accepts_built_in(route: &Route) -> bool {
+    let issuers = route.guard.demands.issuers.as_ref();
+    issuers.is_none_or(|issuers| issuers.iter().any(|name| **name == *config::identity::NAME))
 }
 
 /// Whether a network has more addresses than the proxies of one site need.

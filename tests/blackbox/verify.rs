@@ -645,6 +645,14 @@ async fn what_could_not_work_is_an_error_of_the_file() {
         ),
         (file(verify, "upstream = 'app'"), 0, "no route is external"),
         (
+            file(
+                verify,
+                "host = 'wiki.test'\nexternal = true\ntoken_from = ['cookie']\n[[route]]\npath = '/auth/*'\nidentity = true\nhost = 'login.test'\n[identity]\nissuer = 'https://login.test/auth'",
+            ),
+            0,
+            "browsers do not send `wiki.test` the cookies of the login at `login.test`",
+        ),
+        (
             file(verify, "external = true\nupstream = 'app'"),
             78,
             "`upstream` and `external` contradict each other",

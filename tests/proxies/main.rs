@@ -6,7 +6,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a test that fails should panic, and its tasks end with its runtime"
+    clippy::needless_pass_by_value,
+    reason = "a test that fails should panic, its tasks end with its runtime, and `json!` is passed as it is written"
 )]
 #![expect(unreachable_pub, reason = "`pub` marks what tests use of the harness")]
 
@@ -447,7 +448,7 @@ async fn nothing_gets_in_while_the_gateway_is_stopped() {
         assert_eq!(seam.get("/pages").send().await.status, 401, "{kind}");
         assert!(seam.reached("stopped").is_empty(), "{kind}");
     });
-    futures(tests).await;
+    Box::pin(futures(tests)).await;
 }
 
 /// Waits for all of them at once.
