@@ -271,7 +271,9 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 
 /// Commented lines that show a value other than the default, so that they change the meaning of the
 /// file.
-const NO_DEFAULT: [&str; 17] = [
+const NO_DEFAULT: [&str; 19] = [
+    "keep_alive",
+    "cookie_domain",
     "mail",
     "token",
     "url",

@@ -1084,7 +1084,7 @@ fn a_route_without_path_or_upstream() {
     4 | [[route]]
       | ^^^^^^^^^
       |
-      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`, or `identity = true` for the built-in issuer, or `external = true` if another proxy forwards its requests
+      = help: add `upstream = "…"` with the name of an `[upstream.NAME]`, `identity = true` for the built-in issuer, `external = true` if another proxy forwards its requests, or `redirect = { to = "…" }`
 
     error: gateway.toml: 2 problems
     "#);
@@ -3067,7 +3067,8 @@ fn a_failed_first_start_is_continued() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let config = |listen: &str, more: &str| {
-        format!("{}\n[store]\n{more}", with_app(&format!("[server]\nlisten = \"{listen}\"\n")))
+        let ports = format!("[server]\nlisten = \"{listen}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n");
+        format!("{}\n[store]\n{more}", with_app(&ports))
     };
     let folder = Folder::with(&config("127.0.0.1:0", "database = 7\n"));
     assert_eq!(folder.run(&["run"]).code, 78);

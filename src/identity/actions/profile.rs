@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use super::account::{Account, account_example};
-use super::personal_token::PersonalToken;
+use super::personal_token::{PersonalToken, token_example};
 use super::session::{Session, SessionList, session_example};
 use crate::identity::account;
 use crate::identity::bodies::{LINK_TOKEN, Secret, time};
@@ -144,7 +144,7 @@ pub struct DeleteAccount {
 
 /// Everything that is stored about an account, except secrets.
 #[derive(Serialize, JsonSchema)]
-#[schemars(example = json!({ "exported_at": "2026-03-14T12:00:00Z", "account": account_example(), "sessions": { "sessions": [session_example()], "more": 0 } }))]
+#[schemars(example = json!({ "exported_at": "2026-03-14T12:00:00Z", "account": account_example(), "sessions": { "sessions": [session_example()], "more": 0 }, "tokens": [token_example()] }))]
 pub struct Export {
     /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]

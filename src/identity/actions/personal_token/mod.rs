@@ -162,7 +162,7 @@ impl CreatedPersonalToken {
     }
 }
 
-fn token_example() -> Value {
+pub(in crate::identity::actions) fn token_example() -> Value {
     json!({
         "id": "0b0a7a4e-8f5e-4c1d-9d0c-6f3a2b1c4d5e",
         "name": "laptop",
