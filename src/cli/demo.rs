@@ -77,12 +77,15 @@ fn instructions(addresses: &[SocketAddr], path: &Path) -> String {
     let url = addresses
         .first()
         .map_or_else(|| "http://127.0.0.1:8080".to_owned(), |address| format!("http://{address}"));
+    // Every browser keeps a login on http://localhost; not every one does on http://127.0.0.1.
+    let browser = url.replace("127.0.0.1", "localhost");
     let [(alice, alices, ..), (root, roots, ..)] = ACCOUNTS;
     format!(
-        "
-Portcullis listens on {url}, in front of an application that echoes each request it receives.
+        "Open {browser} and log in as {alice} with the password {alices}, or as the admin {root} with {roots}.
+
+Portcullis listens on {url}, in front of an application that shows each request it receives.
 Its configuration is {file}
-Two accounts can log in: {alice} with the password {alices}, and the admin {root} with {roots}.
+The following lines are for a terminal.
 
 # log both in, and store their access tokens
 login() {{ curl -s {url}/auth/login --data-urlencode email=$1 --data-urlencode password=$2 | sed 's/.*\"access_token\":\"\\([^\"]*\\)\".*/\\1/'; }}

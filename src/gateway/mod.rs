@@ -435,8 +435,9 @@ impl Gateway {
         );
         let begun = exchange.sent(upload.clone());
         if is_echo {
-            let response =
-                Box::pin(echo::answer(outgoing, body)).await.map_err(UpstreamFailure::from)?;
+            let response = Box::pin(echo::answer(outgoing, body, snapshot))
+                .await
+                .map_err(UpstreamFailure::from)?;
             exchange.answered();
             return Ok(Passed::Response(response));
         }

@@ -107,7 +107,9 @@ fn explain_unsent_form(snapshot: &Snapshot, matched: &Matched<'_>, refusal: Refu
     let (parts, names) = (matched.parts(), &snapshot.rules.token_names);
     let form = own_referer(&parts.headers, matched.target(), matched.client(), names);
     let back = form.map_or_else(|| home_of(matched.route()), str::to_owned);
-    let page = pages::unsent(login.and_back_to(&back), login.policy, &login.mount);
+    let languages =
+        parts.headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    let page = pages::unsent(login.and_back_to(&back), languages, login.policy, &login.mount);
     Refusal::Page { page, refusal: Box::new(refusal) }
 }
 
@@ -181,12 +183,13 @@ pub(super) fn for_client(
             Compat::Express => Refusal::ForExpress(Box::new(refusal)),
         };
     };
-    let detail = refusal.detail();
     let why = Why {
         reason: refusal.reason(),
-        detail: detail.as_deref(),
+        fault: refusal.request_fault(),
+        rejected: refusal.rejected_password(),
         retry_after: refusal.retry_after(),
         enrolment: refusal.enrolment(),
+        ticket: refusal.ticket(),
     };
     let page = pages::refused(asked, &why, policy, mount);
     Refusal::Page { page, refusal: Box::new(refusal) }

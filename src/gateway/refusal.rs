@@ -17,10 +17,13 @@ use super::route::NoRoute;
 use super::second_target::NoSecondTarget;
 use super::target::{Ambiguity, TargetError};
 use super::upstream::{ConnectError, UpstreamFailure};
-use crate::identity::Refused;
 use crate::identity::actions::second_factor::Enrolment;
 use crate::identity::compat::{MissingMember, express_error};
+use crate::identity::error::RequestFault;
 use crate::identity::pages::Sheet;
+use crate::identity::strength::RejectedPassword;
+use crate::identity::ticket::Ticket;
+use crate::identity::{IdentityError, Refused};
 use crate::reason::Reason;
 use crate::token::InvalidToken;
 
@@ -205,10 +208,40 @@ impl Refusal {
         }
     }
 
+    /// What is wrong with a request to an endpoint.
+    pub(super) fn request_fault(&self) -> Option<RequestFault> {
+        match self {
+            Self::Identity(refused) => match refused.error {
+                IdentityError::Request(fault) => Some(fault),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Why a new password was rejected.
+    pub(super) fn rejected_password(&self) -> Option<RejectedPassword> {
+        match self {
+            Self::Identity(refused) => match refused.error {
+                IdentityError::Password(rejected) => Some(rejected),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The second factor that is still waiting for its first code.
     pub(super) fn enrolment(&self) -> Option<&Enrolment> {
         match self {
             Self::Identity(refused) => refused.enrolment.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// What the page that asks for the code of a login needs.
+    pub(super) fn ticket(&self) -> Option<&Ticket> {
+        match self {
+            Self::Identity(refused) => refused.ticket.as_ref(),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::policy::Policy;
+use super::session::Keep;
 
 /// The names of the cookies. Browsers reject a cookie with the prefix `__Host-` if it could have
 /// been set over cleartext or by another host.
@@ -23,8 +24,16 @@ pub struct Cookies {
 
 /// The cookies of an active session. The access cookie outlives its token: what it says is checked
 /// anyway.
-pub fn set(access_token: &str, refresh_token: &str, policy: &Policy) -> [HeaderValue; 2] {
-    let lifetime = policy.refresh_token_ttl.min(policy.session_lifetime);
+pub fn set(
+    access_token: &str,
+    refresh_token: &str,
+    keep: Keep,
+    policy: &Policy,
+) -> [HeaderValue; 2] {
+    let lifetime = match keep {
+        Keep::Lasting => Some(policy.refresh_token_ttl.min(policy.session_lifetime)),
+        Keep::UntilClosed => None,
+    };
     [
         cookie(&policy.cookies.access, access_token, lifetime, policy),
         cookie(&policy.cookies.session, refresh_token, lifetime, policy),
@@ -34,19 +43,21 @@ pub fn set(access_token: &str, refresh_token: &str, policy: &Policy) -> [HeaderV
 /// Removes both cookies.
 pub fn clear(policy: &Policy) -> [HeaderValue; 2] {
     [&policy.cookies.access, &policy.cookies.session]
-        .map(|name| cookie(name, "", Duration::ZERO, policy))
+        .map(|name| cookie(name, "", Some(Duration::ZERO), policy))
 }
 
 /// `SameSite=Lax`: a link from another site arrives with the cookie, a form or a script of another
 /// site sends requests without it.
-fn cookie(name: &str, value: &str, lifetime: Duration, policy: &Policy) -> HeaderValue {
-    let seconds = lifetime.as_secs();
+///
+/// Without a lifetime, browsers keep it until they are closed.
+fn cookie(name: &str, value: &str, lifetime: Option<Duration>, policy: &Policy) -> HeaderValue {
+    let lifetime =
+        lifetime.map_or_else(String::new, |time| format!("Max-Age={}; ", time.as_secs()));
     let domain = policy.cookies.domain.as_deref();
     let domain = domain.map_or_else(String::new, |domain| format!("Domain={domain}; "));
-    let text = format!(
-        "{name}={value}; Path=/; Max-Age={seconds}; {domain}HttpOnly; Secure; SameSite=Lax"
-    );
-    // Names and the domain come from the configuration, where they are checked; tokens are base64url and dots.
+    let text = format!("{name}={value}; Path=/; {lifetime}{domain}HttpOnly; Secure; SameSite=Lax");
+    // Names and the domain come from the configuration, where they are checked; tokens are
+    // base64url and dots.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 

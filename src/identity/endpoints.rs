@@ -42,6 +42,8 @@ pub enum Action {
     Register,
     /// Opens a session.
     Login,
+    /// Finishes a login with a code.
+    LoginWithCode,
     /// Exchanges a refresh token.
     Refresh,
     /// Ends the current session.
@@ -52,6 +54,8 @@ pub enum Action {
     Me,
     /// Changes the account.
     ChangeAccount,
+    /// Shows the account to its owner.
+    Account,
     /// Deletes the account.
     DeleteAccount,
     /// Hands out everything that is stored about the account.
@@ -84,6 +88,8 @@ pub enum Action {
     ConfirmTotp,
     /// Takes it away.
     RemoveTotp,
+    /// Makes new recovery codes.
+    RenewCodes,
     /// The JWK Set.
     Keys,
     /// The metadata.

@@ -204,6 +204,9 @@ pub enum NoLogin {
     /// The code is wrong.
     #[error("the code is wrong")]
     Code,
+    /// The password was entered too long ago, or the account was changed since.
+    #[error("the password was entered too long ago, or the account was changed since")]
+    Expired,
 }
 
 impl NoLogin {
@@ -215,6 +218,7 @@ impl NoLogin {
             Self::Disabled => "disabled",
             Self::Changed => "changed_meanwhile",
             Self::Code => "wrong_code",
+            Self::Expired => "too_late",
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod brand;
 mod budgets;
 pub mod compat;
 pub mod cookie;
+mod device;
 pub mod email;
 pub mod endpoints;
 pub mod error;
@@ -50,6 +51,7 @@ pub mod second_factor;
 pub mod session;
 pub mod strength;
 pub mod texts;
+pub mod ticket;
 mod turns;
 
 use std::sync::Arc;
@@ -79,6 +81,7 @@ pub use self::renewals::{NotRenewed, Renewed};
 pub use self::request::{Origin, Request};
 use self::second_factor::SecondFactors;
 use self::session::Sessions;
+use self::ticket::Tickets;
 use crate::clock::Clock;
 use crate::revocation::Revocations;
 use crate::store::{Feed, Presence, Store, StoreError};
@@ -96,6 +99,7 @@ pub struct Identity {
     hasher: Hasher,
     second_factors: SecondFactors,
     personal_tokens: PersonalTokens,
+    tickets: Tickets,
     outbox: Arc<Outbox>,
     budgets: Budgets,
     clock: Clock,
@@ -137,6 +141,7 @@ impl Identity {
             accounts: Accounts::new(store.clone(), Some(Arc::clone(&revocations))),
             second_factors: SecondFactors::new(store.clone()),
             personal_tokens: PersonalTokens::new(store.clone(), Some(Arc::clone(&revocations))),
+            tickets: Tickets::new(&store),
             outbox: Arc::new(Outbox::new(store.clone(), clock.clone())),
             sessions: Sessions::new(store.clone(), revocations),
             renewals: Renewals::default(),

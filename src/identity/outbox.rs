@@ -17,6 +17,7 @@ use super::link::{INVITATION, LinkToken, NoRandom, Purpose};
 use super::mail::{self, Letter, Mailer};
 use super::policy::Policy;
 use super::return_to;
+use super::texts::{Mail, filled, preferred};
 use crate::clock::Clock;
 use crate::store::{AccountRow, LinkRow, MailRow, Store, StoreError};
 use crate::telemetry::log::AUDIT;
@@ -50,10 +51,16 @@ pub enum MailKind {
     EmailChangeAsked,
     /// A notice to the address that an account no longer has.
     EmailChanged,
+    /// A notice that the account was used to log in from a new browser or program.
+    NewLogin,
+    /// A notice that logins require codes now.
+    SecondFactorOn,
+    /// A notice that they no longer do.
+    SecondFactorOff,
 }
 
 impl MailKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::Reset,
         Self::Verify,
         Self::Changed,
@@ -62,6 +69,9 @@ impl MailKind {
         Self::NewEmail,
         Self::EmailChangeAsked,
         Self::EmailChanged,
+        Self::NewLogin,
+        Self::SecondFactorOn,
+        Self::SecondFactorOff,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -74,6 +84,9 @@ impl MailKind {
             Self::NewEmail => "new_email",
             Self::EmailChangeAsked => "email_change_asked",
             Self::EmailChanged => "email_changed",
+            Self::NewLogin => "new_login",
+            Self::SecondFactorOn => "second_factor_on",
+            Self::SecondFactorOff => "second_factor_off",
         }
     }
 }
@@ -105,8 +118,13 @@ impl Outbox {
     }
 
     /// Queues a mail. Takes just as long for an address without an account.
-    pub async fn enqueue(&self, kind: MailKind, email: &Email) -> Result<(), EnqueueError> {
-        self.enqueue_as(kind.as_str(), email, "").await
+    pub async fn enqueue(
+        &self,
+        kind: MailKind,
+        email: &Email,
+        language: &str,
+    ) -> Result<(), EnqueueError> {
+        self.enqueue_as(kind.as_str(), email, "", language).await
     }
 
     /// Queues a mail whose link leads on to `return_to` afterwards, a path on this site.
@@ -115,8 +133,9 @@ impl Outbox {
         kind: MailKind,
         email: &Email,
         return_to: Option<&str>,
+        language: &str,
     ) -> Result<(), EnqueueError> {
-        self.enqueue_as(kind.as_str(), email, return_to::in_mail(return_to)).await
+        self.enqueue_as(kind.as_str(), email, return_to::in_mail(return_to), language).await
     }
 
     async fn enqueue_as(
@@ -124,9 +143,11 @@ impl Outbox {
         kind: &str,
         email: &Email,
         return_to: &str,
+        language: &str,
     ) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
-        if !self.store.queue_mail(kind, email.as_str(), return_to, MOST_WAITING, now).await? {
+        let how = (return_to, language);
+        if !self.store.queue_mail(kind, email.as_str(), how, MOST_WAITING, now).await? {
             return Err(EnqueueError::Full);
         }
         self.wake.notify_one();
@@ -138,8 +159,10 @@ impl Outbox {
         &self,
         account: &str,
         email: &Email,
+        language: &str,
     ) -> Result<(), EnqueueError> {
-        self.enqueue_as(&format!("{}:{account}", MailKind::NewEmail.as_str()), email, "").await
+        let kind = format!("{}:{account}", MailKind::NewEmail.as_str());
+        self.enqueue_as(&kind, email, "", language).await
     }
 
     /// Sends queued mail, now and whenever more arrives, until the future is dropped. `policy`
@@ -258,7 +281,7 @@ impl Outbox {
         let owner = self.store.account_by_email(&row.email).await?;
         let account = match (kind, of) {
             (MailKind::EmailChanged, _) => {
-                let (subject, text) = with_link(kind, &to, "", policy);
+                let (subject, text) = in_words(kind, &row.language, &to, "", policy);
                 return Ok(Some((None, Letter { to, subject, text })));
             }
             (MailKind::NewEmail, Some(id)) => self.store.account(id).await?,
@@ -287,13 +310,15 @@ impl Outbox {
                     .await?
             }
             MailKind::NewEmail => Some(String::new()),
-            MailKind::Changed | MailKind::EmailChangeAsked => {
-                Some(format!("{}/password/forgot", policy.issuer))
-            }
+            MailKind::Changed
+            | MailKind::EmailChangeAsked
+            | MailKind::NewLogin
+            | MailKind::SecondFactorOn
+            | MailKind::SecondFactorOff => Some(format!("{}/password/forgot", policy.issuer)),
             MailKind::Verify | MailKind::EmailChanged => None,
         };
         let Some(link) = link else { return Ok(None) };
-        let (subject, text) = with_link(kind, &to, &link, policy);
+        let (subject, text) = in_words(kind, &row.language, &to, &link, policy);
         Ok(Some((Some(account.id), Letter { to, subject, text })))
     }
 
@@ -336,90 +361,36 @@ impl Outbox {
 }
 
 /// Subject and text of a mail. `link` is empty if it has none.
-fn with_link(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String, String) {
-    let site = &policy.brand.name;
-    match kind {
-        MailKind::Reset => (
-            format!("Reset your password for {site}"),
-            format!(
-                "Someone (hopefully you) asked to reset the password of {to} at {site}.\n\n\
-                 Open this link within 30 minutes to set a new password:\n\n{link}\n\n\
-                 It works once. If it was not you, ignore this message: nothing has changed.\n"
-            ),
-        ),
-        MailKind::Verify => (
-            format!("Confirm your e-mail address for {site}"),
-            format!(
-                "An account was created for {to} at {site}.\n\n\
-                 Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
-                 It works once. If someone else created the account, ignore this message and nobody will be able to log in to it, \
-                 or open the link and set your own password.\n"
-            ),
-        ),
-        MailKind::Exists => (
-            format!("Your account at {site}"),
-            format!(
-                "Someone (hopefully you) tried to create an account for {to} at {site}, but it already exists.\n\n\
-                 If you forgot the password, open this link within 30 minutes to set a new one:\n\n{link}\n\n\
-                 It works once. If it was not you, ignore this message: nothing has changed.\n"
-            ),
-        ),
-        MailKind::Invite => (
-            format!("Your new account at {site}"),
-            format!(
-                "An account was created for you at {site}. You log in as {to}.\n\n\
-                 Open this link within 7 days to set your password:\n\n{link}\n\n\
-                 It works once. If it has expired, ask the administrator of {site} for another one.\n"
-            ),
-        ),
-        MailKind::NewEmail | MailKind::EmailChangeAsked | MailKind::EmailChanged => {
-            about_address(kind, to, link, policy)
-        }
-        MailKind::Changed => (
-            format!("Your password for {site} was changed"),
-            format!(
-                "The password of {to} at {site} was changed, and every device was logged out.\n\n\
-                 If this was not you, reset the password at once:\n\n{link}\n"
-            ),
-        ),
-    }
-}
-
-/// Subject and text of a mail about another address for an account.
-fn about_address(kind: MailKind, to: &Email, link: &str, policy: &Policy) -> (String, String) {
-    let site = &policy.brand.name;
-    match kind {
-        MailKind::NewEmail if link.is_empty() => (
-            format!("Your account at {site}"),
-            format!(
-                "Someone (hopefully you) asked to use {to} for another account at {site}, but it already belongs to an account.\n\n\
-                 Nothing has changed.\n"
-            ),
-        ),
-        MailKind::NewEmail => (
-            format!("Confirm your new e-mail address for {site}"),
-            format!(
-                "Someone (hopefully you) asked to use {to} for an account at {site}.\n\n\
-                 Open this link within 24 hours to confirm that the address is yours:\n\n{link}\n\n\
-                 It works once. Until then, the account keeps its present address. If it was not you, ignore this message.\n"
-            ),
-        ),
-        MailKind::EmailChangeAsked => (
-            format!("Your e-mail address for {site} is about to change"),
-            format!(
-                "Someone (hopefully you) asked to use another e-mail address for your account at {site}. It changes when the link that \
-                 was mailed to the new address is used.\n\n\
-                 If it was not you, set a new password at once, which also makes that link invalid:\n\n{link}\n"
-            ),
-        ),
-        _ => (
-            format!("Your e-mail address for {site} was changed"),
-            format!(
-                "Your account at {site} has another e-mail address now. {to} can no longer be used to log in.\n\n\
-                 If this was not you, tell the administrator of {site} at once.\n"
-            ),
-        ),
-    }
+fn in_words(
+    kind: MailKind,
+    language: &str,
+    to: &Email,
+    link: &str,
+    policy: &Policy,
+) -> (String, String) {
+    let words = &preferred(&policy.languages, Some(language)).texts().mail;
+    let Mail { subject, text } = match kind {
+        MailKind::Reset => &words.reset,
+        MailKind::Verify => &words.verify,
+        MailKind::Exists => &words.exists,
+        MailKind::Invite => &words.invite,
+        MailKind::Changed => &words.changed,
+        MailKind::NewEmail if link.is_empty() => &words.email_taken,
+        MailKind::NewEmail => &words.new_email,
+        MailKind::EmailChangeAsked => &words.email_change_asked,
+        MailKind::EmailChanged => &words.email_changed,
+        MailKind::NewLogin => &words.new_login,
+        MailKind::SecondFactorOn => &words.second_factor_on,
+        MailKind::SecondFactorOff => &words.second_factor_off,
+    };
+    let sessions = format!("{}/sessions", policy.issuer);
+    let values = [
+        ("site", policy.brand.name.as_str()),
+        ("address", to.as_str()),
+        ("link", link),
+        ("sessions", &sessions),
+    ];
+    (filled(subject, &values), filled(text, &values))
 }
 
 /// The kind of a queued mail, and the id of the account if the kind names one: then it is not that

@@ -12,6 +12,8 @@ use super::error::IdentityError;
 use super::link::Purpose;
 use super::pages::{Filled, Page};
 use super::personal_tokens::CreatedToken;
+use super::session::Keep;
+use super::ticket::Ticket;
 use super::{Policy, cookie};
 use crate::store::{AccountRow, PersonalTokenRow, SessionRow};
 
@@ -45,6 +47,8 @@ pub(super) enum Outcome {
     AccountDeleted,
     /// The account has another address.
     EmailChanged,
+    /// The page of the caller's account.
+    Overview(Box<Overview>),
     /// Everything that is stored about the caller.
     Exported(Box<Export>),
     /// The sessions of the caller.
@@ -67,6 +71,8 @@ pub(super) enum Outcome {
     AlreadyVerified,
     /// The setup of an authenticator app has started.
     TotpBegun(Enrolment),
+    /// New recovery codes replace the earlier ones.
+    RecoveryCodes(RecoveryCodes),
     /// Logins require codes.
     TotpConfirmed(RecoveryCodes),
     /// Logins require no codes.
@@ -87,13 +93,21 @@ pub(super) struct SessionTokens {
     /// Seconds until the access token expires.
     pub(super) expires_in: u64,
     pub(super) refresh_token: String,
+    pub(super) keep: Keep,
 }
 
 impl SessionTokens {
     /// The cookies that hold them.
     pub(super) fn cookies(&self, policy: &Policy) -> [HeaderValue; 2] {
-        cookie::set(&self.access_token, &self.refresh_token, policy)
+        cookie::set(&self.access_token, &self.refresh_token, self.keep, policy)
     }
+}
+
+/// The account of the caller, as its page shows it.
+pub(super) struct Overview {
+    pub(super) account: AccountRow,
+    /// `None`: logins require no code.
+    pub(super) recovery_codes_left: Option<i64>,
 }
 
 /// The sessions of an account, as the caller sees them.
@@ -108,8 +122,6 @@ pub(super) struct Sessions {
     pub(super) now: u64,
     pub(super) account: AccountRow,
     pub(super) tokens: Vec<PersonalTokenRow>,
-    /// `None`: logins require no code.
-    pub(super) recovery_codes_left: Option<i64>,
 }
 
 /// A refused request.
@@ -121,10 +133,12 @@ pub struct Refused {
     pub cookies: Vec<HeaderValue>,
     /// The second factor that still waits for its first code, to be shown again to a person.
     pub enrolment: Option<Box<Enrolment>>,
+    /// With `code_required`: what the page that asks a person for the code needs.
+    pub ticket: Option<Ticket>,
 }
 
 impl<E: Into<IdentityError>> From<E> for Refused {
     fn from(error: E) -> Self {
-        Self { error: error.into(), cookies: Vec::new(), enrolment: None }
+        Self { error: error.into(), cookies: Vec::new(), enrolment: None, ticket: None }
     }
 }

@@ -1,12 +1,12 @@
 //! The endpoints with which people change, export and delete their own account, and manage its
 //! personal access tokens.
 
-use super::actions::{account, personal_token, profile};
+use super::actions::{account, personal_token, profile, second_factor};
 use super::endpoints::{Action, Budget, CallerNeeded, Endpoint, schema};
 use crate::reason::Reason;
 
 /// These endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 7] = [
+pub(super) static ENDPOINTS: [Endpoint; 8] = [
     Endpoint {
         method: "PATCH",
         path: "/me",
@@ -93,5 +93,22 @@ pub(super) static ENDPOINTS: [Endpoint; 7] = [
         request: None,
         success: (204, None),
         reasons: &[Reason::RouteNotFound],
+    },
+    Endpoint {
+        method: "POST",
+        path: "/totp/codes",
+        action: Action::RenewCodes,
+        caller: CallerNeeded::Yes,
+        budget: Some(Budget::CurrentPassword),
+        summary: "Make new recovery codes, which replace the earlier ones.",
+        request: Some(schema::<second_factor::RemoveTotp>),
+        success: (200, Some(schema::<second_factor::RecoveryCodes>)),
+        reasons: &[
+            Reason::RequestInvalid,
+            Reason::LoginFailed,
+            Reason::CodeRequired,
+            Reason::RouteNotFound,
+            Reason::Overloaded,
+        ],
     },
 ];

@@ -14,11 +14,12 @@ use super::{Policy, cookie, programs, return_to};
 /// The response for a person.
 pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Response<Bytes> {
     let mount = &request.mount;
+    let texts = request.texts(policy);
     let to = |path: &str| see_other(&mount.path(path));
     let ended = |path: &str| with_cookies(to(path), cookie::clear(policy));
     let filled = match request.endpoint.method {
-        "GET" => Filled::from_query(request.query.as_deref()),
-        _ => Filled::from_form(&request.body),
+        "GET" => Filled::from_query(request.query.as_deref(), texts),
+        _ => Filled::from_form(&request.body, texts),
     };
     let onwards = |path: &str| see_other(&filled.onwards(&mount.path(path), policy));
     match outcome {
@@ -34,7 +35,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::SessionEnded { own: false } => to("/sessions?done=ended"),
         Outcome::Tokens(_) => to("/sessions#tokens"),
         Outcome::TokenCreated(created) => {
-            page(personal_token::created_page(&created, policy, mount))
+            page(personal_token::created_page(&created, texts, policy, mount))
         }
         Outcome::TokenRevoked => to("/sessions?done=revoked"),
         Outcome::LoggedOutEverywhere => ended("/login?done=everywhere"),
@@ -49,14 +50,23 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::EmailVerified { tokens: None } => onwards("/login?done=verified"),
         Outcome::AlreadyVerified => onwards("/login?done=confirmed"),
         Outcome::TotpBegun(enrolment) => {
-            page(second_factor::enrolment(&enrolment, None, policy, mount))
+            page(second_factor::enrolment(&enrolment, None, texts, policy, mount))
         }
-        Outcome::TotpConfirmed(codes) => page(second_factor::recovery_codes(codes, policy, mount)),
+        Outcome::TotpConfirmed(codes) => page(second_factor::recovery_codes(
+            codes,
+            Some(&texts.second_factor.is_on),
+            texts,
+            policy,
+            mount,
+        )),
+        Outcome::RecoveryCodes(codes) => {
+            page(second_factor::recovery_codes(codes, None, texts, policy, mount))
+        }
         Outcome::AccountDeleted => ended("/login?done=deleted"),
-        Outcome::AccountChanged { asked_for_email: true, .. } => to("/sessions?done=email_asked"),
-        Outcome::AccountChanged { asked_for_email: false, .. } => to("/sessions?done=changed"),
-        Outcome::EmailChanged => to("/sessions?done=email"),
-        Outcome::TotpRemoved => to("/sessions?done=totp_off"),
+        Outcome::AccountChanged { asked_for_email: true, .. } => to("/account?done=email_asked"),
+        Outcome::AccountChanged { asked_for_email: false, .. } => to("/account?done=changed"),
+        Outcome::EmailChanged => to("/account?done=email"),
+        Outcome::TotpRemoved => to("/account?done=totp_off"),
         Outcome::Sessions(sessions) => {
             page(session::sessions_page(*sessions, &filled, policy, mount))
         }
@@ -64,6 +74,7 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::Refreshed { .. }
         | Outcome::Account(_)
         | Outcome::Exported(_)
+        | Outcome::Overview(_)
         | Outcome::Published(_)
         | Outcome::Shown(..)
         | Outcome::File(_)

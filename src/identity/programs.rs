@@ -9,6 +9,7 @@ use super::actions::session::{Session, SessionList};
 use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
 use super::compat::{Compat, ExpressTokens};
 use super::outcome::{Outcome, SessionTokens, Sessions};
+use super::pages::overview;
 use super::request::Request;
 use super::{Policy, cookie, pages};
 
@@ -46,10 +47,13 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         }
         Outcome::LinkPromised(_) => accepted(),
         Outcome::TotpBegun(enrolment) => json(StatusCode::OK, &enrolment),
-        Outcome::TotpConfirmed(codes) => json(StatusCode::OK, &codes),
+        Outcome::TotpConfirmed(codes) | Outcome::RecoveryCodes(codes) => {
+            json(StatusCode::OK, &codes)
+        }
+        Outcome::Overview(overview) => page(overview::page(&overview, request, policy)),
         Outcome::Published(document) => public(document, MAX_AGE),
         Outcome::AlreadyVerified => see_other(&mount.path("/login?done=confirmed")),
-        Outcome::Home => see_other(&mount.path("/sessions")),
+        Outcome::Home => see_other(&mount.path("/account")),
         Outcome::Shown(shown, filled) => page(pages::show(shown, &filled, policy, mount)),
         Outcome::File(file) => asset(&file, request),
     }

@@ -14,7 +14,8 @@ use super::endpoints::Endpoint;
 use super::error::{IdentityError, RequestFault};
 use super::mount::Mount;
 use super::session::Device;
-use super::{Email, pages};
+use super::texts::{Texts, preferred};
+use super::{Email, Policy, pages};
 use crate::token::VerifiedToken;
 
 /// A request to an endpoint.
@@ -63,6 +64,13 @@ impl Request {
     /// The client's address and user agent.
     pub fn device(&self) -> Device {
         Device::new(self.client, &self.headers)
+    }
+
+    /// The texts in the language of its reader.
+    pub(super) fn texts(&self, policy: &Policy) -> &'static Texts {
+        let accept =
+            self.headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+        preferred(&policy.languages, accept).texts()
     }
 
     /// Whether the body is a form, as pages without scripts send it.

@@ -145,13 +145,30 @@ impl SecondFactors {
             return Err(NotEnrolled::Already);
         }
         let step = step_of(code, &factor.secret, now, factor.last_step).ok_or(NotEnrolled::Code)?;
-        let codes = (0..RECOVERY_CODES).map(|_| recovery_code()).collect::<Result<Vec<_>, _>>()?;
-        let digests: Vec<String> = codes.iter().map(|code| self.digest(account, code)).collect();
+        let (codes, digests) = self.new_codes(account)?;
         let confirmed = self
             .store
             .confirm_second_factor(account, &factor, step, &digests, now.as_secs().cast_signed())
             .await?;
         if confirmed { Ok(codes) } else { Err(NotEnrolled::Code) }
+    }
+
+    /// Makes new recovery codes, which replace the earlier ones. `None`: logins of the account
+    /// require no code.
+    pub async fn renew_codes(
+        &self,
+        account: &str,
+    ) -> Result<Option<Vec<Zeroizing<String>>>, NotEnrolled> {
+        let (codes, digests) = self.new_codes(account)?;
+        let are_replaced = self.store.replace_recovery_codes(account, &digests).await?;
+        Ok(are_replaced.then_some(codes))
+    }
+
+    /// New recovery codes and their digests.
+    fn new_codes(&self, account: &str) -> Result<(Vec<Zeroizing<String>>, Vec<String>), NoRandom> {
+        let codes = (0..RECOVERY_CODES).map(|_| recovery_code()).collect::<Result<Vec<_>, _>>()?;
+        let digests = codes.iter().map(|code| self.digest(account, code)).collect();
+        Ok((codes, digests))
     }
 
     /// Checks the code of someone who knows the password of an account. A right code is used up.

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 use uuid::Uuid;
 
+use super::device::device;
 use super::policy::Policy;
 use crate::revocation::{Revocations, row, written};
 use crate::store::{AccountRow, Issued, SessionRow, StaleBefore, Store, StoreError};
@@ -45,6 +46,15 @@ impl Device {
     }
 }
 
+/// How long a browser keeps the cookies of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// As long as the session can last.
+    Lasting,
+    /// Until the browser is closed.
+    UntilClosed,
+}
+
 /// An active session, and the access token issued to it.
 #[derive(Debug)]
 pub struct SessionGrant {
@@ -57,6 +67,8 @@ pub struct SessionGrant {
     /// The token's `iat` in Unix seconds: after every earlier revocation, and not after the cut-off
     /// of a later one.
     pub issued_at: u64,
+    /// How long a browser keeps its cookies.
+    pub keep: Keep,
 }
 
 /// Why a refresh token was rejected.
@@ -90,7 +102,7 @@ impl Sessions {
     pub async fn open(
         &self,
         account: &AccountRow,
-        device: &Device,
+        (device, keep): (&Device, Keep),
         policy: &Policy,
         now: Duration,
     ) -> Result<Option<SessionGrant>, StoreError> {
@@ -105,9 +117,17 @@ impl Sessions {
             address: device.address.to_string(),
             user_agent: device.user_agent.clone(),
             ended_at: None,
+            until_closed: i16::from(keep == Keep::UntilClosed),
         };
         let issued = self.store.open_session(&session, &scope(policy)).await?;
         Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))
+    }
+
+    /// Whether an account has logged in before, but never with a browser or program of this name.
+    pub async fn is_new_device(&self, account: &str, used: &Device) -> Result<bool, StoreError> {
+        let known = self.store.user_agents_of(account).await?;
+        let name = device(&used.user_agent);
+        Ok(!known.is_empty() && known.iter().all(|known| device(known) != name))
     }
 
     /// Exchanges a refresh token for its successor. A repeated token gets the same successor again
@@ -134,6 +154,7 @@ impl Sessions {
             address: device.address.to_string(),
             user_agent: device.user_agent.clone(),
             ended_at: None,
+            until_closed: 0,
         };
         let mut issued =
             self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
@@ -295,6 +316,7 @@ impl SessionGrant {
             sid,
             refresh_token,
             issued_at: issued.issued_at.cast_unsigned(),
+            keep: if issued.until_closed { Keep::UntilClosed } else { Keep::Lasting },
         }
     }
 }
@@ -520,7 +542,12 @@ mod tests {
                 let account = self.accounts.by_id(id).await.unwrap().unwrap();
                 match self
                     .sessions
-                    .open(&account, &device(), &self.policy, Duration::from_secs(self.now()))
+                    .open(
+                        &account,
+                        (&device(), Keep::Lasting),
+                        &self.policy,
+                        Duration::from_secs(self.now()),
+                    )
                     .await
                 {
                     Err(StoreError::CutOffAhead { .. }) => self.now.fetch_add(1, Ordering::SeqCst),

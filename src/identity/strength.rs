@@ -17,6 +17,9 @@ pub enum RejectedPassword {
         /// `password_min_length`.
         least: usize,
     },
+    /// The current one.
+    #[error("The new password is the same as the current one. Choose another one.")]
+    Same,
     /// Longer than anyone types.
     #[error("The password is too long. Use at most {LONGEST_PASSWORD} bytes.")]
     TooLong,

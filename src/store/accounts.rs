@@ -309,6 +309,7 @@ mod tests {
             address: "192.0.2.1".into(),
             user_agent: String::new(),
             ended_at: None,
+            until_closed: 0,
         }
     }
 

@@ -19,6 +19,8 @@ pub struct MailRow {
     pub asked: i64,
     /// The path on this site to go on to after its link; empty: none.
     pub return_to: String,
+    /// The name of a language, or empty.
+    pub language: String,
 }
 
 /// A row: a link that works once.
@@ -45,12 +47,13 @@ impl Store {
         &self,
         kind: &str,
         email: &str,
-        return_to: &str,
+        (return_to, language): (&str, &str),
         most: i64,
         now: i64,
     ) -> Result<bool, StoreError> {
         let statement =
             sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most).bind(return_to);
+        let statement = statement.bind(language);
         Ok(self.write(statement).await? == 1)
     }
 
@@ -234,14 +237,14 @@ impl Store {
 }
 
 /// A mail that is already waiting is written too.
-const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked, return_to) \
-    SELECT $1, $2, $3, $3, 0, 1, $5 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
-    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to";
+const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked, return_to, language) \
+    SELECT $1, $2, $3, $3, 0, 1, $5, $6 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
+    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to, language = excluded.language";
 
-const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
+const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
 
 const CLAIM: &str = "UPDATE mail_outbox SET attempts = attempts + 1, next_at = $1 WHERE kind = $2 AND email = $3 AND attempts = $4 \
-    RETURNING kind, email, requested_at, attempts, asked, return_to";
+    RETURNING kind, email, requested_at, attempts, asked, return_to, language";
 
 const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1, next_at = $1, asked = asked - $2 \
     WHERE kind = $3 AND email = $4";
@@ -308,10 +311,10 @@ mod tests {
     async fn queued_mail_waits_for_the_next_process_that_sends_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        assert!(store.queue_mail("reset", "a@example.com", "", 2, NOW).await.unwrap());
-        assert!(store.queue_mail("reset", "b@example.com", "", 2, NOW + 1).await.unwrap());
+        assert!(store.queue_mail("reset", "a@example.com", ("", "en"), 2, NOW).await.unwrap());
+        assert!(store.queue_mail("reset", "b@example.com", ("", "en"), 2, NOW + 1).await.unwrap());
         assert!(
-            !store.queue_mail("reset", "c@example.com", "", 2, NOW).await.unwrap(),
+            !store.queue_mail("reset", "c@example.com", ("", "en"), 2, NOW).await.unwrap(),
             "two wait at most"
         );
         store.close().await;
@@ -328,7 +331,7 @@ mod tests {
         assert_eq!(store.due_mail(NOW).await.unwrap(), []);
         // Requested again while it is being sent: that is another request.
         store.remove_mail(&store.due_mail(NOW + 1).await.unwrap()[0], NOW).await.unwrap();
-        assert!(store.queue_mail("reset", "a@example.com", "", 2, NOW + 5).await.unwrap());
+        assert!(store.queue_mail("reset", "a@example.com", ("", "en"), 2, NOW + 5).await.unwrap());
         store.remove_mail(&taken, NOW + 6).await.unwrap();
         let again = store.due_mail(NOW + 6).await.unwrap();
         assert_eq!((again[0].attempts, again[0].asked, again[0].requested_at), (0, 1, NOW + 6));

@@ -315,6 +315,7 @@ mod tests {
             address: "192.0.2.1".into(),
             user_agent: String::new(),
             ended_at: None,
+            until_closed: 0,
         };
         store.open_session(&session, "=x").await.unwrap().unwrap();
         let add = async |id: &str, account: &str| {

@@ -3,6 +3,7 @@
 
 use zeroize::Zeroizing;
 
+use super::connections::WriteTransaction;
 use super::{Store, StoreError};
 
 /// The second factor of an account.
@@ -80,12 +81,25 @@ impl Store {
         if writing.execute(confirming).await? == 0 {
             return Ok(false);
         }
-        writing.execute(sqlx::query(FORGET_CODES).bind(account)).await?;
-        for digest in recovery {
-            let adding =
-                sqlx::query("INSERT INTO recovery_codes (account, digest) VALUES ($1, $2)");
-            writing.execute(adding.bind(account).bind(digest)).await?;
+        replace_codes(&mut writing, account, recovery).await?;
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Replaces the recovery codes of an account by those with these digests. Returns false if its
+    /// logins require no codes. Writes nothing on an error.
+    pub async fn replace_recovery_codes(
+        &self,
+        account: &str,
+        recovery: &[String],
+    ) -> Result<bool, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let confirmed: Option<(String,)> =
+            writing.first(sqlx::query_as(IS_CONFIRMED).bind(account.to_owned())).await?;
+        if confirmed.is_none() {
+            return Ok(false);
         }
+        replace_codes(&mut writing, account, recovery).await?;
         writing.commit().await?;
         Ok(true)
     }
@@ -142,10 +156,28 @@ impl Store {
         Ok(removed == 1)
     }
 
+    /// The key for the tickets of logins that wait for a code.
+    pub fn ticket_key(&self) -> Zeroizing<[u8; 32]> {
+        self.sealer.derive("portcullis login tickets v1")
+    }
+
     /// The key for the digests of recovery codes.
     pub fn recovery_key(&self) -> Zeroizing<[u8; 32]> {
         self.sealer.derive("portcullis recovery codes v1")
     }
+}
+
+async fn replace_codes(
+    writing: &mut WriteTransaction,
+    account: &str,
+    digests: &[String],
+) -> Result<(), StoreError> {
+    writing.execute(sqlx::query(FORGET_CODES).bind(account.to_owned())).await?;
+    for digest in digests {
+        let adding = sqlx::query("INSERT INTO recovery_codes (account, digest) VALUES ($1, $2)");
+        writing.execute(adding.bind(account.to_owned()).bind(digest.clone())).await?;
+    }
+    Ok(())
 }
 
 /// The place that a secret is sealed for.
@@ -164,6 +196,9 @@ const BEGIN: &str = "INSERT INTO second_factors (account, secret, created_at, co
 
 const CONFIRM: &str = "UPDATE second_factors SET confirmed_at = $1, last_step = $2 \
     WHERE account = $3 AND secret = $4 AND confirmed_at IS NULL";
+
+const IS_CONFIRMED: &str =
+    "SELECT account FROM second_factors WHERE account = $1 AND confirmed_at IS NOT NULL";
 
 const FORGET_CODES: &str = "DELETE FROM recovery_codes WHERE account = $1";
 

@@ -25,6 +25,8 @@ pub struct SessionRow {
     pub user_agent: String,
     /// Unix seconds.
     pub ended_at: Option<i64>,
+    /// 1: its cookies last until the browser is closed.
+    pub until_closed: i16,
 }
 
 /// What makes a session too old: it began, or was last used, at or before these times. Also what
@@ -48,6 +50,8 @@ pub struct Issued {
     /// The `iat` of the token, in Unix seconds: past everything that was revoked before. Whatever
     /// is revoked from now on has a cut-off at or after it.
     pub issued_at: i64,
+    /// Whether it is issued to a session whose cookies last until the browser is closed.
+    pub until_closed: bool,
 }
 
 impl Store {
@@ -68,7 +72,8 @@ impl Store {
             .bind(session.created_at)
             .bind(session.rotated_at)
             .bind(&session.address)
-            .bind(&session.user_agent);
+            .bind(&session.user_agent)
+            .bind(session.until_closed);
         if writing.execute(opening).await? == 0 {
             return Ok(None);
         }
@@ -151,6 +156,16 @@ impl Store {
         Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.reader()).await?)
     }
 
+    /// The user agents of the last hundred sessions of an account, whether they go on or not.
+    pub async fn user_agents_of(&self, account: &str) -> Result<Vec<String>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as(USER_AGENTS)
+            .bind(account)
+            .bind(MAX_LISTED)
+            .fetch_all(self.connections.reader())
+            .await?;
+        Ok(rows.into_iter().map(|(user_agent,)| user_agent).collect())
+    }
+
     /// The live sessions of an account, the last used first: the first hundred of them, and how
     /// many more there are.
     pub async fn sessions_of(
@@ -205,6 +220,14 @@ impl Store {
     }
 }
 
+/// A live session's account, and what its token needs to know about the session.
+#[derive(sqlx::FromRow)]
+struct Owner {
+    #[sqlx(flatten)]
+    account: AccountRow,
+    until_closed: i16,
+}
+
 /// Issues an access token to a live session. `None`: the session is not live.
 async fn issue(
     writing: &mut WriteTransaction,
@@ -212,11 +235,10 @@ async fn issue(
     scope: &str,
     now: i64,
 ) -> Result<Option<Issued>, StoreError> {
-    let account: Option<AccountRow> = writing.first(sqlx::query_as(ACCOUNT).bind(session)).await?;
-    match account {
-        Some(account) => Ok(Some(issue_to(writing, account, scope, now).await?)),
-        None => Ok(None),
-    }
+    let owner: Option<Owner> = writing.first(sqlx::query_as(ACCOUNT).bind(session)).await?;
+    let Some(Owner { account, until_closed }) = owner else { return Ok(None) };
+    let issued = issue_to(writing, account, scope, now).await?;
+    Ok(Some(Issued { until_closed: until_closed == 1, ..issued }))
 }
 
 /// Notes that an access token is issued to an account, and chooses its `iat`: past every cut-off in
@@ -240,7 +262,7 @@ pub(super) async fn issue_to(
         .bind(issued_at)
         .bind(&account.id);
     writing.execute(noted).await?;
-    Ok(Issued { account, issued_at })
+    Ok(Issued { account, issued_at, until_closed: false })
 }
 
 /// How many seconds ahead of the clock a token may be issued: enough for a few cut-offs within one
@@ -248,14 +270,14 @@ pub(super) async fn issue_to(
 /// would take a long time.
 pub(super) const MAX_AHEAD: i64 = 10;
 
-const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
+const OPEN: &str = "INSERT INTO sessions (id, account, generation, counter, created_at, rotated_at, address, user_agent, until_closed) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM accounts WHERE id = $2 AND generation = $3 AND disabled = 0";
 
 const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1, address = $6, user_agent = $7 \
     WHERE id = $2 AND counter = $3 AND ended_at IS NULL AND created_at > $4 AND rotated_at > $5 \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";
 
-const ACCOUNT: &str = "SELECT accounts.* FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
+const ACCOUNT: &str = "SELECT accounts.*, sessions.until_closed FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
     AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0";
 
 const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
@@ -263,6 +285,9 @@ const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
 
 /// The maximum number of sessions of an account to list.
 const MAX_LISTED: i64 = 100;
+
+const USER_AGENTS: &str =
+    "SELECT user_agent FROM sessions WHERE account = $1 ORDER BY created_at DESC LIMIT $2";
 
 const LIVE_OF_ACCOUNT: &str = "SELECT * FROM sessions WHERE account = $1 AND created_at > $2 AND rotated_at > $3 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0) ORDER BY rotated_at DESC LIMIT $4";

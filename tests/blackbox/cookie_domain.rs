@@ -45,6 +45,7 @@ async fn log_in(gateway: &Gateway, return_to: &str) -> Response {
     let body: String = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("email", "ann@example.com"), ("password", PASSWORD)])
         .append_pair("return_to", return_to)
+        .append_pair("keep", "true")
         .finish();
     gateway
         .request("POST", "/auth/login")

@@ -36,6 +36,7 @@ mod malformed;
 mod outcomes;
 mod pages;
 mod peers;
+mod people;
 mod personal_tokens;
 mod redirects;
 mod reload;

@@ -11,7 +11,7 @@ use crate::harness::{Browser, Gateway, Response, Setup, Step, within};
 use crate::second_factor::{base32, code};
 
 /// With open registration, and only the limit that a test sets.
-const SITE: &str =
+pub const SITE: &str =
     "identity = { issuer = 'https://app.test/auth', registration = 'open', mail = { folder = 'mail' }, brand = { name = 'Example' } }
 limit.wide = { requests = 1000, per = '1s' }
 route = [
@@ -19,7 +19,7 @@ route = [
     { path = '/*', upstream = 'app', token_from = ['header', 'cookie'] },
 ]";
 
-const PASSWORD: &str = "correct-tuba-meadow-9";
+pub const PASSWORD: &str = "correct-tuba-meadow-9";
 
 fn encoded(fields: &[(&str, &str)]) -> String {
     let mut body = String::new();
@@ -38,7 +38,7 @@ async fn post(gateway: &Gateway, path: &str, fields: &[(&str, &str)]) -> Respons
 }
 
 /// Sends a form as a browser does.
-async fn post_as(
+pub async fn post_as(
     gateway: &Gateway,
     path: &str,
     fields: &[(&str, &str)],
@@ -55,7 +55,7 @@ async fn post_as(
     request.body(encoded(fields)).send().await
 }
 
-async fn page(gateway: &Gateway, path: &str, cookies: &str) -> Response {
+pub async fn page(gateway: &Gateway, path: &str, cookies: &str) -> Response {
     gateway
         .get(path)
         .header("Accept", ACCEPT)
@@ -66,7 +66,7 @@ async fn page(gateway: &Gateway, path: &str, cookies: &str) -> Response {
 }
 
 /// The `Cookie` field that a browser would send.
-fn cookies(response: &Response) -> String {
+pub fn cookies(response: &Response) -> String {
     let pairs: Vec<&str> = response
         .headers("set-cookie")
         .iter()
@@ -75,7 +75,7 @@ fn cookies(response: &Response) -> String {
     pairs.join("; ")
 }
 
-async fn register(gateway: &Gateway, email: &str) -> String {
+pub async fn register(gateway: &Gateway, email: &str) -> String {
     let registered =
         post(gateway, "/auth/register", &[("email", email), ("name", ""), ("password", PASSWORD)])
             .await;
@@ -87,7 +87,7 @@ const ACCEPT: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;
 
 /// Asserts that a response is a page without active content that is never cached.
 #[track_caller]
-fn is_page(response: &Response, status: u16, title: &str) -> String {
+pub fn is_page(response: &Response, status: u16, title: &str) -> String {
     assert_eq!(response.status, status, "{response:?}");
     assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
     assert_eq!(response.header("cache-control"), Some("no-store"));
@@ -105,7 +105,7 @@ fn is_page(response: &Response, status: u16, title: &str) -> String {
     }
     let html = String::from_utf8(response.body.clone()).unwrap();
     // Only a form that redirects to the application may submit anywhere.
-    let leads_on = ["/auth/login", "/auth/register", "/auth/email/verify"]
+    let leads_on = ["/auth/login", "/auth/login/code", "/auth/register", "/auth/email/verify"]
         .iter()
         .any(|path| html.contains(&format!(" action=\"{path}\"")));
     assert_eq!(policy.contains("form-action"), !leads_on, "{policy}: {html}");
@@ -147,15 +147,26 @@ async fn every_page_is_complete_and_works_without_scripts() {
         ("/auth/register", "Register"),
         ("/auth/logout", "You are logged out"),
         ("/auth/password/forgot", "Reset your password"),
-        ("/auth/password/reset?token=abc", "Set a new password"),
-        ("/auth/email/verify?token=abc", "Confirm your e-mail address"),
     ] {
         is_page(&page(&gateway, path, "").await, 200, title);
+    }
+    // A link that is not good says so before somebody types a password in vain.
+    for (path, title) in [
+        ("/auth/password/reset?token=abc", "Error: Set a new password"),
+        ("/auth/email/verify?token=abc", "Error: Confirm your e-mail address"),
+        ("/auth/email/change?token=abc", "Error: Confirm your new e-mail address"),
+    ] {
+        let html = is_page(&page(&gateway, path, "").await, 400, title);
+        assert!(!html.contains("type=\"password\""), "{html}");
     }
     let cookies = register(&gateway, "ann@example.com").await;
     for (path, title) in [
         ("/auth/sessions", "Where you are logged in"),
         ("/auth/password/change", "Change your password"),
+        ("/auth/account", "Your account"),
+        ("/auth/account/name", "Change your name"),
+        ("/auth/account/email", "Change your e-mail address"),
+        ("/auth/account/delete", "Delete your account"),
         ("/auth/logout", "Log out?"),
     ] {
         is_page(&page(&gateway, path, &cookies).await, 200, title);
@@ -174,7 +185,7 @@ async fn every_page_is_complete_and_works_without_scripts() {
         );
     }
     for path in ["/auth", "/auth/"] {
-        assert_eq!(page(&gateway, path, "").await.header("location"), Some("/auth/sessions"));
+        assert_eq!(page(&gateway, path, "").await.header("location"), Some("/auth/account"));
     }
     // Second factors are offered if the file enables them.
     is_page(&page(&gateway, "/auth/totp", &cookies).await, 404, "Error: Turn on two-factor login");
@@ -408,7 +419,7 @@ async fn sessions_are_listed_and_ended() {
     let html =
         is_page(&page(&gateway, "/auth/sessions", &one).await, 200, "Where you are logged in");
     assert_eq!(
-        (html.matches("<li>\n<div class=\"what\">").count(), html.matches("this one").count()),
+        (html.matches("<li>\n<div class=\"what\">").count(), html.matches("this browser").count()),
         (2, 1),
         "{html}"
     );
@@ -526,8 +537,8 @@ async fn a_second_factor_that_is_being_set_up_waits_for_the_right_code() {
     }
     let right = code(&base32(&secret(&begun).replace(' ', "")), 0);
     assert!(confirm(&right).await.text().contains("Save your recovery codes"));
-    let sessions = page(&gateway, "/auth/sessions", &session).await.text();
-    assert!(sessions.contains("and you have 10 recovery codes left"), "{sessions}");
+    let account = page(&gateway, "/auth/account", &session).await.text();
+    assert!(account.contains("Recovery codes left: 10."), "{account}");
     // Sending it twice shows success again.
     let html = is_page(&confirm(&right).await, 400, "Error: Turn on two-factor login");
     assert!(html.contains("Two-factor login is already on."), "{html}");
@@ -654,7 +665,7 @@ async fn closed_registration_is_explained() {
 // ----------------------------------------------------------------------------------------------------------------------
 
 /// Over TLS, in front of an application with pages.
-async fn in_browser(config: &str) -> Gateway {
+pub async fn in_browser(config: &str) -> Gateway {
     let certificate = authority().issue(&["app.test"]);
     let tls = "server.tls = { certificate = 'tls.crt', private_key = { file = 'tls.key' } }\n";
     let setup: Setup = Gateway::setup(&format!("{tls}{config}"))
@@ -1052,8 +1063,6 @@ async fn a_forgotten_password_is_reset_by_mail_in_a_browser() {
     browser.press("Log in").await;
     browser.shows("Reports").await;
     browser.goto(&link).await;
-    browser.fill(&[("password", "a-third-tuba-meadow")]).await;
-    browser.press("Set password").await;
     assert!(browser.text(".errors").await.contains("This link was already used or has expired."));
     browser.client.find(Locator::LinkText("Send another link")).await.unwrap();
     browser.close().await;
@@ -1095,8 +1104,9 @@ async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     let gateway = in_browser(&SITE.replace("registration", "totp = true, registration")).await;
     let Some(browser) = Browser::start(&gateway).await else { return };
     register_over_tls(&browser, "ann@example.com").await;
-    browser.goto("https://app.test/auth/sessions").await;
-    browser.follow("Two-factor login").await;
+    browser.goto("https://app.test/auth/account").await;
+    browser.picture("account").await;
+    browser.leave_by(browser.element("a[href='/auth/totp']").await).await;
     browser.shows("Turn on two-factor login").await;
     browser.fill(&[("current_password", PASSWORD)]).await;
     browser.press("Continue").await;
@@ -1120,17 +1130,22 @@ async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     let recovery = browser.text(".codes li:first-child").await;
     let another = browser.text(".codes li:last-child").await;
     browser.client.delete_all_cookies().await.unwrap();
-    for proof in [code(&secret, 1), recovery] {
+    for proof in [code(&secret, 1), recovery.clone()] {
         browser.goto("https://app.test/auth/login?return_to=%2Freports").await;
         browser.fill(&[("email", "ann@example.com"), ("password", PASSWORD)]).await;
         browser.press("Log in").await;
-        assert!(browser.text(".notice").await.contains("and a code"));
+        browser.shows("Enter your code").await;
         assert_eq!(
             browser.client.active_element().await.unwrap().attr("name").await.unwrap().as_deref(),
-            Some("password")
+            Some("code")
         );
         browser.picture("login-code").await;
-        browser.fill(&[("password", PASSWORD), ("code", &proof)]).await;
+        if proof == recovery {
+            browser.fill(&[("code", "000000")]).await;
+            browser.press("Log in").await;
+            assert!(browser.text("#code-wrong").await.contains("The code is wrong"));
+        }
+        browser.fill(&[("code", &proof)]).await;
         browser.press("Log in").await;
         browser.shows("Reports").await;
         assert_eq!(browser.url().await, "https://app.test/reports");
@@ -1140,7 +1155,7 @@ async fn a_second_factor_is_set_up_and_used_in_a_browser() {
     browser.picture("totp-off").await;
     browser.fill(&[("current_password", PASSWORD), ("code", &another)]).await;
     browser.press("Turn off").await;
-    browser.shows("Where you are logged in").await;
+    browser.shows("Your account").await;
     assert!(browser.text(".notice").await.contains("Two-factor login is off."));
     browser.close().await;
 }

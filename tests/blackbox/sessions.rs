@@ -252,7 +252,7 @@ async fn the_hundred_most_recently_used_sessions_are_listed() {
         &gateway.path("portcullis.db"),
         &format!(
             "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 102) \
-             INSERT INTO sessions SELECT 'later-' || n, account, generation, counter, created_at, rotated_at + n, address, 'program ' || n, ended_at \
+             INSERT INTO sessions SELECT 'later-' || n, account, generation, counter, created_at, rotated_at + n, address, 'program ' || n, ended_at, until_closed \
              FROM sessions, numbers WHERE id = '{sid}' AND account = '{}'",
             account["id"].as_str().unwrap()
         ),
@@ -346,7 +346,7 @@ async fn a_token_issued_after_a_cut_off_can_be_revoked() {
         format!("server.workers = 4\n{}[admin]\ntoken = {{ file = 'admin.token' }}\n", open(""));
     let gateway =
         Gateway::setup(&config).file("admin.token", "the-token-of-operators").start().await;
-    let body = json!({ "current_password": PASSWORD, "new_password": PASSWORD });
+    let body = json!({ "current_password": PASSWORD, "new_password": "cactus ferry lamp 12" });
     for (index, end) in [
         "logout-all",
         "password/change",

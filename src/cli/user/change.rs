@@ -134,7 +134,7 @@ async fn make_link(
 /// Queues a mail, which the gateway sends.
 async fn mail(issuer: &Issuer, kind: MailKind, to: &Email) -> Result<(), Failure> {
     let outbox = Outbox::new(issuer.store.clone(), Clock::system());
-    outbox.enqueue(kind, to).await.map_err(|error| {
+    outbox.enqueue(kind, to, "").await.map_err(|error| {
         Failure::Other(format!("the account is changed, but its owner gets no mail: {error}"))
     })
 }

@@ -10,6 +10,7 @@ use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::outcome::{Answered, Outcome, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::request::Request;
+use crate::identity::session::Keep;
 use crate::identity::{Compat, Email, Identity, Mount, Policy, Registration, audit};
 use crate::store::AccountRow;
 
@@ -36,7 +37,7 @@ impl Identity {
             email_verified: false,
         };
         let account = if policy.verify_email {
-            self.register_by_mail(new, body.return_to.as_deref(), policy).await?
+            self.register_by_mail(new, body.return_to.as_deref(), request, policy).await?
         } else {
             self.accounts.add(new, now).await?
         };
@@ -59,7 +60,7 @@ impl Identity {
         request: &Request,
         policy: &Policy,
     ) -> Result<SessionTokens, IdentityError> {
-        let session = self.open(account, None, request, policy).await?;
+        let session = self.open(account, None, Keep::Lasting, request, policy).await?;
         self.tokens(session, policy).await
     }
 
@@ -149,28 +150,30 @@ pub(in crate::identity) fn register_page(
     policy: &Policy,
     mount: &Mount,
 ) -> Content {
+    let words = &filled.texts.register;
     let name = Field {
         capitals: "words",
         value: filled.name.clone(),
         required: false,
-        hint: Some("Your display name (optional).".to_owned()),
-        ..Field::text("name", "Name", "name")
+        hint: Some(words.name_hint.clone()),
+        ..Field::text("name", &words.name, "name")
     };
     let fields = vec![
         Field::email(filled).focused(),
         name,
-        Field::new_password("password", "Password", policy),
+        Field::new_password("password", &filled.texts.login.password, filled, policy),
     ];
     // If the address has to be confirmed, the login page comes first.
     let mut form = Form {
         leads_on: !policy.verify_email,
-        ..Form::new(mount, "/register", fields, "Register")
+        ..Form::new(mount, "/register", fields, &words.button)
     };
+    form.hidden.push(("keep", "true".to_owned()));
     form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
     let login = Link {
-        before: Some("Already have an account?"),
-        text: "Log in",
+        before: Some(&words.have_account),
+        text: &words.log_in,
         path: filled.onwards(&mount.path("/login"), policy),
     };
-    Content { title: "Register", lead: None, forms: vec![form], links: vec![login] }
+    Content { title: &words.title, lead: None, forms: vec![form], links: vec![login] }
 }

@@ -14,6 +14,7 @@ use crate::identity::outbox::MailKind;
 use crate::identity::outcome::{Answered, Outcome};
 use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::request::Request;
+use crate::identity::session::Keep;
 use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
 
@@ -35,7 +36,9 @@ impl Identity {
         };
         let body: Address = request.parse_body()?;
         match Email::parse(&body.email) {
-            Ok(email) => self.mail(kind, &email, body.return_to.as_deref(), policy).await?,
+            Ok(email) => {
+                self.mail(kind, &email, body.return_to.as_deref(), request, policy).await?;
+            }
             // The response is always the same: an address that is not valid has no account either.
             // For a person it is a likely typing error, so they get an error.
             Err(_) if request.is_for_people() => {
@@ -58,7 +61,7 @@ impl Identity {
             confirmed => confirmed?,
         };
         // The address is confirmed, even if this login fails: it may also require a code.
-        let tokens = match self.open(&account, None, request, policy).await {
+        let tokens = match self.open(&account, None, Keep::Lasting, request, policy).await {
             Ok(session) => Some(self.tokens(session, policy).await?),
             Err(_) => None,
         };
@@ -80,7 +83,9 @@ impl Identity {
         {
             return Ok(Outcome::AlreadyVerified);
         }
-        show_page(page, account.map(|account| account.email), request, policy)
+        // Say so before somebody types a password in vain.
+        let account = account.ok_or(IdentityError::Link)?;
+        show_page(page, Some(account), request, policy)
     }
 
     /// Confirms an address by a mailed link and returns the account. A stranger may have created
@@ -133,17 +138,18 @@ impl Identity {
         &self,
         new: NewAccount,
         return_to: Option<&str>,
+        request: &Request,
         policy: &Policy,
     ) -> Result<AccountRow, IdentityError> {
         let (email, now) = (new.email.clone(), self.clock.unix_seconds());
         let (name, roles) = (new.name.clone(), new.roles.join(" "));
         match self.accounts.add(new, now).await {
             Ok(account) => {
-                self.mail(MailKind::Verify, &email, return_to, policy).await?;
+                self.mail(MailKind::Verify, &email, return_to, request, policy).await?;
                 Ok(account)
             }
             Err(AccountError::Taken) => {
-                self.mail(MailKind::Exists, &email, return_to, policy).await?;
+                self.mail(MailKind::Exists, &email, return_to, request, policy).await?;
                 Ok(AccountRow {
                     id: Uuid::new_v4().to_string(),
                     email: email.as_str().to_owned(),
@@ -167,13 +173,15 @@ impl Identity {
         kind: MailKind,
         email: &Email,
         return_to: Option<&str>,
+        request: &Request,
         policy: &Policy,
     ) -> Result<(), IdentityError> {
         if policy.mail.is_none() {
             tracing::warn!("a mail was requested but not sent: [identity] has no mail");
             return Ok(());
         }
-        Ok(self.outbox.enqueue_with_way_back(kind, email, return_to).await?)
+        let language = &request.texts(policy).language;
+        Ok(self.outbox.enqueue_with_way_back(kind, email, return_to, language).await?)
     }
 }
 
@@ -202,20 +210,23 @@ pub struct VerifyEmail {
 /// A stranger may have created the account and chosen its password: ask for the password, or
 /// replace it.
 pub(in crate::identity) fn verify_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let words = &filled.texts.confirm;
     let form = |field: Field, button| {
         let mut form = Form::new(mount, "/email/verify", vec![field], button).of_account(filled);
         form.hidden.push(("token", filled.token.clone()));
         form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
         Form { leads_on: true, ..form }
     };
-    let confirm = form(Field::password("password", "Password").focused(), "Confirm address");
-    let replace =
-        form(Field::new_password("new_password", "New password", policy), "Set this password");
-    let lead = "Enter your password. If someone else created the account, or you forgot the password, set a new one.";
+    let confirm =
+        form(Field::password("password", &filled.texts.login.password).focused(), &words.button);
+    let replace = form(
+        Field::new_password("new_password", &filled.texts.password.new, filled, policy),
+        &words.replace,
+    );
     Content {
-        title: "Confirm your e-mail address",
-        lead: Some(lead.to_owned()),
+        title: &words.title,
+        lead: Some(words.lead.clone()),
         forms: vec![confirm, Form { look: "quiet", ..replace }],
-        links: vec![Link::to_login(mount)],
+        links: vec![Link::to_login(filled, mount)],
     }
 }

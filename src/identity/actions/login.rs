@@ -6,23 +6,85 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use crate::identity::bodies::{ACCESS_TOKEN, REFRESH_TOKEN, Secret};
+use crate::identity::bodies::{ACCESS_TOKEN, LINK_TOKEN, REFRESH_TOKEN, Secret};
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::hasher::Verdict;
-use crate::identity::outcome::{Answered, Outcome, SessionTokens};
+use crate::identity::outbox::MailKind;
+use crate::identity::outcome::{Answered, Outcome, Refused, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
-use crate::identity::session::SessionGrant;
-use crate::identity::{Email, Identity, Mount, Policy, Registration, audit};
+use crate::identity::session::{Keep, SessionGrant};
+use crate::identity::ticket::Ticket;
+use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie};
 use crate::reason::Reason;
 use crate::store::AccountRow;
 
 impl Identity {
     pub(super) async fn login(&self, request: &Request, policy: &Policy) -> Answered {
         let body: Login = request.parse_body()?;
-        let tokens = self.log_in(&body, request, policy).await?;
+        match self.log_in(&body, request, policy).await {
+            Ok(tokens) => {
+                self.end_earlier(body.cookie, request, policy).await;
+                Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
+            }
+            Err(IdentityError::CodeRequired) if request.is_for_people() => {
+                let ticket = self.ticket(&body.email).await?;
+                Err(Refused { ticket, ..IdentityError::CodeRequired.into() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A ticket for the page that asks for the code alone.
+    async fn ticket(&self, email: &str) -> Result<Option<Ticket>, IdentityError> {
+        let Ok(email) = Email::parse(email) else { return Ok(None) };
+        let account = self.accounts.by_email(&email).await?;
+        let now = self.clock.unix_seconds();
+        Ok(account.and_then(|account| self.tickets.issue(&account, now)))
+    }
+
+    /// Finishes a login with a code. The ticket proves that the password was right.
+    pub(super) async fn login_with_code(&self, request: &Request, policy: &Policy) -> Answered {
+        let body: CodeLogin = request.parse_body()?;
+        let named = self.tickets.read(body.ticket.expose(), self.clock.unix_seconds());
+        let account = match &named {
+            Some((id, _)) => self.accounts.by_id(id).await?,
+            None => None,
+        };
+        let email = Email::parse(&body.email).ok();
+        // The limits of failures have counted the address of the form, so it must be the account's.
+        let is_valid = |account: &AccountRow| {
+            account.disabled == 0
+                && named.as_ref().is_some_and(|(_, generation)| *generation == account.generation)
+                && email.as_ref().is_some_and(|email| email.as_str() == account.email)
+        };
+        let opened = match account.as_ref().filter(|account| is_valid(account)) {
+            Some(account) => {
+                let keep = Keep::asked(body.keep, request);
+                self.open(account, Some(&body.code), keep, request, policy).await
+            }
+            None => Err(IdentityError::Login(NoLogin::Expired)),
+        };
+        let session = opened.inspect_err(|error| {
+            self.login_failed(request, account.as_ref().map_or("", |account| &account.id), error);
+        })?;
+        let tokens = self.tokens(session, policy).await?;
+        self.end_earlier(body.cookie, request, policy).await;
         Ok(Outcome::LoggedIn { tokens, in_cookies: body.cookie, return_to: body.return_to })
+    }
+
+    /// Ends the session whose cookies a login replaces: nothing would end it otherwise.
+    async fn end_earlier(&self, in_cookies: bool, request: &Request, policy: &Policy) {
+        if !in_cookies && !request.is_for_people() {
+            return;
+        }
+        let earlier = cookie::refresh_token(&request.headers, policy);
+        let Some(sid) = earlier.and_then(|token| self.sessions.named_by(token)) else { return };
+        // The login has succeeded, whatever becomes of the earlier session.
+        if let Err(error) = self.end_named(&sid, request, policy).await {
+            tracing::warn!(cause = %error, "the session that a login replaces was not ended");
+        }
     }
 
     /// Opens a session for the address and password in a body.
@@ -43,7 +105,8 @@ impl Identity {
             .await;
         let opened = match (checked, &known) {
             (Ok(()), Some(account)) => {
-                self.open(account, body.code.as_ref(), request, policy).await
+                let keep = Keep::asked(body.keep, request);
+                self.open(account, body.code.as_ref(), keep, request, policy).await
             }
             (Ok(()), None) => Err(IdentityError::Login(NoLogin::Unknown)),
             (Err(error), _) => Err(error),
@@ -67,6 +130,7 @@ impl Identity {
         &self,
         account: &AccountRow,
         code: Option<&Secret>,
+        keep: Keep,
         request: &Request,
         policy: &Policy,
     ) -> Result<SessionGrant, IdentityError> {
@@ -74,11 +138,17 @@ impl Identity {
             return Err(IdentityError::EmailUnverified);
         }
         self.check_code(account, code).await?;
+        let device = request.device();
+        let is_new_device =
+            policy.mail.is_some() && self.sessions.is_new_device(&account.id, &device).await?;
         let opened =
-            self.sessions.open(account, &request.device(), policy, self.clock.unix_time()).await?;
+            self.sessions.open(account, (&device, keep), policy, self.clock.unix_time()).await?;
         let opened = opened.ok_or(IdentityError::Login(NoLogin::Changed))?;
         self.metrics.login("succeeded");
         audit::record("login_succeeded", request.client, &opened.account.id, "");
+        if is_new_device {
+            self.notify(MailKind::NewLogin, &opened.account, request, policy).await;
+        }
         Ok(opened)
     }
 
@@ -136,6 +206,7 @@ impl Identity {
             access_token: minted.token,
             expires_in: minted.expires_in,
             refresh_token: session.refresh_token,
+            keep: session.keep,
         })
     }
 }
@@ -155,6 +226,31 @@ pub struct Login {
     /// true: set the tokens as cookies and leave them out of the body.
     #[serde(default, deserialize_with = "flag")]
     pub cookie: bool,
+    /// false: the cookies last until the browser is closed. Default true; the page sends it if its
+    /// box is ticked.
+    #[serde(default, deserialize_with = "some_flag")]
+    pub keep: Option<bool>,
+    /// Where to go after login: a path on this site, or a page of a host that shares the login.
+    pub return_to: Option<String>,
+}
+
+/// The second step of a login, with a code.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(example = json!({ "email": "ann@example.com", "ticket": LINK_TOKEN, "code": "492039" }))]
+pub struct CodeLogin {
+    /// The e-mail address of the first step.
+    #[schemars(extend("format" = "email"))]
+    pub email: String,
+    /// From the page of the first step.
+    pub ticket: Secret,
+    /// A code of the authenticator app, or a recovery code.
+    pub code: Secret,
+    /// true: set the tokens as cookies and leave them out of the body.
+    #[serde(default, deserialize_with = "flag")]
+    pub cookie: bool,
+    /// As in the first step.
+    #[serde(default, deserialize_with = "some_flag")]
+    pub keep: Option<bool>,
     /// Where to go after login: a path on this site, or a page of a host that shares the login.
     pub return_to: Option<String>,
 }
@@ -184,39 +280,69 @@ pub struct Tokens {
 }
 
 pub(in crate::identity) fn login_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let words = &filled.texts.login;
     let email = Field::email(filled);
-    let password = Field::password("password", "Password");
-    let mut fields = if filled.email.is_empty() {
+    let password = Field::password("password", &words.password);
+    let fields = if filled.email.is_empty() {
         vec![email.focused(), password]
     } else {
         vec![email, password.focused()]
     };
-    if filled.with_code {
-        fields.push(Field::code());
-    }
-    let mut form = Form { leads_on: true, ..Form::new(mount, "/login", fields, "Log in") };
+    let mut form = Form {
+        leads_on: true,
+        keep: Some((&words.keep, filled.keep)),
+        ..Form::new(mount, "/login", fields, &words.button)
+    };
     form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
     let mut links = Vec::new();
     if policy.mail.is_some() {
         links.push(Link {
             before: None,
-            text: "Forgot your password?",
+            text: &words.forgot,
             path: filled.onwards(&mount.path("/password/forgot"), policy),
         });
     }
     if policy.registration == Registration::Open {
         links.push(Link {
-            before: Some("Don't have an account?"),
-            text: "Register",
+            before: Some(&words.no_account),
+            text: &words.register,
             path: filled.onwards(&mount.path("/register"), policy),
         });
     }
-    let lead = policy.loses_logins().then(|| LOSES_LOGINS.to_owned());
-    Content { title: "Log in", lead, forms: vec![form], links }
+    let lead = policy.loses_logins().then(|| words.loses_logins.clone());
+    Content { title: &words.title, lead, forms: vec![form], links }
 }
 
-/// Without it, people would log in again and again without learning why.
-const LOSES_LOGINS: &str = "Your browser will not keep this login, because the address of this site begins with http://. Ask its operator to set up https://.";
+/// The page that asks for a code after the password.
+pub(in crate::identity) fn code_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let words = &filled.texts.login;
+    let fields = vec![Field::code(filled).focused()];
+    let mut form =
+        Form { leads_on: true, ..Form::new(mount, "/login/code", fields, &words.button) };
+    form.hidden.push(("email", filled.email.clone()));
+    form.hidden.push(("ticket", filled.ticket.clone()));
+    if filled.keep {
+        form.hidden.push(("keep", "true".to_owned()));
+    }
+    form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
+    let again = Link {
+        before: None,
+        text: &words.start_again,
+        path: filled.onwards(&mount.path("/login"), policy),
+    };
+    Content { title: &words.code_title, lead: None, forms: vec![form], links: vec![again] }
+}
+
+impl Keep {
+    /// A box that is not ticked is not sent.
+    fn asked(keep: Option<bool>, request: &Request) -> Self {
+        if keep.unwrap_or(!request.is_for_people()) { Self::Lasting } else { Self::UntilClosed }
+    }
+}
+
+fn some_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    flag(deserializer).map(Some)
+}
 
 /// `true` in JSON, `true` or `on` in a form.
 fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {

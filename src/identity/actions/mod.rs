@@ -33,11 +33,13 @@ impl Identity {
         match request.endpoint.action {
             Action::Register => self.register(request, policy).await,
             Action::Login => self.login(request, policy).await,
+            Action::LoginWithCode => self.login_with_code(request, policy).await,
             Action::Refresh => self.refresh(request, policy).await,
             Action::Logout => self.logout(request, policy).await,
             Action::LogoutAll => self.logout_all(request, policy).await,
             Action::Me => self.me(request).await,
             Action::ChangeAccount => self.change_account(request, policy).await,
+            Action::Account => self.show_account(request).await,
             Action::DeleteAccount => self.delete_account(request, policy).await,
             Action::Export => self.export(request, policy).await,
             Action::ChangeEmail => self.change_email(request, policy).await,
@@ -53,11 +55,14 @@ impl Identity {
             Action::ResendEmail => self.resend_email(request, policy).await,
             Action::BeginTotp => self.begin_totp(request, policy).await,
             Action::ConfirmTotp => self.confirm_totp(request, policy).await,
-            Action::RemoveTotp => self.remove_totp(request).await,
+            Action::RemoveTotp => self.remove_totp(request, policy).await,
+            Action::RenewCodes => self.renew_codes(request).await,
             Action::Keys => Ok(Outcome::Published(self.keys.published())),
             Action::Metadata => Ok(Outcome::Published(metadata(policy, &self.keys.algorithms()))),
             Action::Page(Page::Totp) => self.show_totp(request, policy).await,
-            Action::Page(Page::Change) => self.show_change(request, policy).await,
+            Action::Page(
+                page @ (Page::Change | Page::NewCodes | Page::ChangeName | Page::DeleteAccount),
+            ) => self.show_own(page, request, policy).await,
             Action::Page(page @ Page::Reset) => {
                 self.show_link((page, Purpose::Reset), request, policy).await
             }
@@ -91,9 +96,13 @@ fn caller(request: &Request) -> Result<&VerifiedToken, IdentityError> {
     request.caller.as_deref().ok_or(IdentityError::NoCaller)
 }
 
-/// A page that is rendered from the request and the policy. `username` is the address of the
-/// account that its password fields belong to.
-fn show_page(page: Page, username: Option<String>, request: &Request, policy: &Policy) -> Answered {
+/// A page that is rendered from the request and the policy. `account`: to whom its fields belong.
+fn show_page(
+    page: Page,
+    account: Option<AccountRow>,
+    request: &Request,
+    policy: &Policy,
+) -> Answered {
     let page = match page {
         Page::Register if policy.registration == Registration::Closed => {
             return Err(IdentityError::RegistrationClosed.into());
@@ -107,7 +116,10 @@ fn show_page(page: Page, username: Option<String>, request: &Request, policy: &P
         }
         page => page,
     };
-    let mut filled = Filled::from_query(request.query.as_deref());
-    filled.username = username.unwrap_or_default();
+    let mut filled = Filled::from_query(request.query.as_deref(), request.texts(policy));
+    if let Some(account) = account {
+        filled.username = account.email;
+        filled.name = account.name.unwrap_or_default();
+    }
     Ok(Outcome::Shown(page, Box::new(filled)))
 }

@@ -6,16 +6,16 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::show_page;
 use crate::identity::account::AccountError;
 use crate::identity::bodies::{LINK_TOKEN, Secret};
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::link::{Purpose, digest_of};
 use crate::identity::outbox::MailKind;
 use crate::identity::outcome::{Answered, Outcome};
-use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
+use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
+use crate::identity::strength::RejectedPassword;
 use crate::identity::{Email, Identity, Mount, Policy, audit};
 
 impl Identity {
@@ -32,6 +32,9 @@ impl Identity {
             }
             return Err(error.into());
         }
+        if body.current_password.expose() == body.new_password.expose() {
+            return Err(IdentityError::Password(RejectedPassword::Same).into());
+        }
         let email = email.ok_or(IdentityError::NoCaller)?;
         let new = body.new_password.password();
         let hash =
@@ -42,14 +45,8 @@ impl Identity {
             set => set?,
         }
         audit::record("password_changed", request.client, &account.id, "");
-        self.notify(MailKind::Changed, &account, policy).await;
+        self.notify(MailKind::Changed, &account, request, policy).await;
         Ok(Outcome::PasswordChanged)
-    }
-
-    /// The page that changes the password.
-    pub(super) async fn show_change(&self, request: &Request, policy: &Policy) -> Answered {
-        let account = self.account_of(request).await?;
-        show_page(Page::Change, Some(account.email), request, policy)
     }
 
     /// Queues a mail with a link, which is sent only if such an account exists. The response is
@@ -88,7 +85,7 @@ impl Identity {
             return Err(IdentityError::Link.into());
         }
         audit::record("password_reset", request.client, &account.id, "");
-        self.notify(MailKind::Changed, &account, policy).await;
+        self.notify(MailKind::Changed, &account, request, policy).await;
         Ok(Outcome::PasswordChanged)
     }
 
@@ -131,58 +128,53 @@ pub struct ResetPassword {
 
 /// The page that requests a reset link.
 pub(in crate::identity) fn forgot_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let words = &filled.texts.password;
     let form = || {
         let fields = vec![Field::email(filled).focused()];
-        let mut form = Form::new(mount, "/password/forgot", fields, "Send the link");
+        let mut form = Form::new(mount, "/password/forgot", fields, &words.send);
         form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
         form
     };
     let (lead, forms) = if policy.mail.is_some() {
-        (
-            "Enter your e-mail address. We will send you a link to set a new password. It is valid for 30 minutes.",
-            vec![form()],
-        )
+        (&words.forgot_lead, vec![form()])
     } else {
-        ("This site cannot send mail. Ask its administrator for a new password.", Vec::new())
+        (&words.no_mail, Vec::new())
     };
     Content {
-        title: "Reset your password",
-        lead: Some(lead.to_owned()),
+        title: &words.forgot_title,
+        lead: Some(lead.clone()),
         forms,
-        links: vec![Link::to_login(mount)],
+        links: vec![Link::to_login(filled, mount)],
     }
 }
 
 /// The page behind a mailed reset link.
 pub(in crate::identity) fn reset_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
-    let fields = vec![Field::new_password("password", "New password", policy).focused()];
-    let mut form = Form::new(mount, "/password/reset", fields, "Set password").of_account(filled);
+    let words = &filled.texts.password;
+    let fields = vec![Field::new_password("password", &words.new, filled, policy).focused()];
+    let mut form = Form::new(mount, "/password/reset", fields, &words.set).of_account(filled);
     form.hidden.push(("token", filled.token.clone()));
     form.hidden.extend(filled.way_back(policy).map(|back| ("return_to", back.to_owned())));
     Content {
-        title: "Set a new password",
-        lead: Some(
-            "You will be logged out everywhere, and your personal access tokens will be revoked. Then log in with the new password."
-                .to_owned(),
-        ),
+        title: &words.reset_title,
+        lead: Some(words.reset_lead.clone()),
         forms: vec![form],
-        links: vec![Link::to_login(mount)],
+        links: vec![Link::to_login(filled, mount)],
     }
 }
 
 /// The page that changes the password.
 pub(in crate::identity) fn change_page(filled: &Filled, policy: &Policy, mount: &Mount) -> Content {
+    let words = &filled.texts.password;
     let fields = vec![
-        Field::password("current_password", "Current password").focused(),
-        Field::new_password("new_password", "New password", policy),
+        Field::password("current_password", &words.current).focused(),
+        Field::new_password("new_password", &words.new, filled, policy),
     ];
-    let lead =
-        "You will be logged out everywhere, including here. Then log in with the new password.";
-    let form = Form::new(mount, "/password/change", fields, "Change password").of_account(filled);
+    let form = Form::new(mount, "/password/change", fields, &words.change).of_account(filled);
     Content {
-        title: "Change your password",
-        lead: Some(lead.to_owned()),
+        title: &words.change_title,
+        lead: Some(words.change_lead.clone()),
         forms: vec![form],
-        links: vec![Link::to_sessions(mount)],
+        links: vec![Link::to_account(filled, mount)],
     }
 }

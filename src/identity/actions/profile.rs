@@ -7,13 +7,14 @@ use serde_json::json;
 use super::account::{Account, account_example};
 use super::personal_token::{PersonalToken, token_example};
 use super::session::{Session, SessionList, session_example};
+use super::show_page;
 use crate::identity::account;
 use crate::identity::bodies::{LINK_TOKEN, Secret, time};
 use crate::identity::error::{IdentityError, RequestFault};
 use crate::identity::link::{Purpose, digest_of};
 use crate::identity::outbox::MailKind;
-use crate::identity::outcome::{Answered, Outcome};
-use crate::identity::pages::{Content, Field, Filled, Form, Link};
+use crate::identity::outcome::{Answered, Outcome, Overview};
+use crate::identity::pages::{Content, Field, Filled, Form, Link, Page};
 use crate::identity::request::Request;
 use crate::identity::{Email, Identity, Mount, Policy, audit};
 use crate::store::AccountRow;
@@ -38,14 +39,33 @@ impl Identity {
         }
         let asked_for_email = email.is_some();
         if let Some(email) = email {
-            self.outbox.enqueue_new_email(&account.id, &email).await?;
-            self.notify(MailKind::EmailChangeAsked, &account, policy).await;
+            let language = &request.texts(policy).language;
+            self.outbox.enqueue_new_email(&account.id, &email, language).await?;
+            self.notify(MailKind::EmailChangeAsked, &account, request, policy).await;
             audit::record("email_change_asked", request.client, &account.id, "");
         }
         let account = self.account_of(request).await?;
         let codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
         let account = Account::from_row(&account, codes_left);
         Ok(Outcome::AccountChanged { account, asked_for_email })
+    }
+
+    /// The page of the caller's account.
+    pub(super) async fn show_account(&self, request: &Request) -> Answered {
+        let account = self.account_of(request).await?;
+        let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
+        Ok(Outcome::Overview(Box::new(Overview { account, recovery_codes_left })))
+    }
+
+    /// A page with a form about the caller's account.
+    pub(super) async fn show_own(
+        &self,
+        page: Page,
+        request: &Request,
+        policy: &Policy,
+    ) -> Answered {
+        let account = self.account_of(request).await?;
+        show_page(page, Some(account), request, policy)
     }
 
     /// Changes the address of the account that a mailed link names. The link proves that the address
@@ -62,7 +82,7 @@ impl Identity {
             return Err(IdentityError::Link.into());
         }
         audit::record("email_changed", request.client, &account.id, "");
-        self.notify(MailKind::EmailChanged, &account, policy).await;
+        self.notify(MailKind::EmailChanged, &account, request, policy).await;
         Ok(Outcome::EmailChanged)
     }
 
@@ -94,9 +114,16 @@ impl Identity {
 
     /// Mails a notice to the present address of an account. What it is about stands even if the mail
     /// fails.
-    pub(super) async fn notify(&self, kind: MailKind, account: &AccountRow, policy: &Policy) {
+    pub(super) async fn notify(
+        &self,
+        kind: MailKind,
+        account: &AccountRow,
+        request: &Request,
+        policy: &Policy,
+    ) {
+        let language = &request.texts(policy).language;
         if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
-            && let Err(error) = self.outbox.enqueue(kind, &email).await
+            && let Err(error) = self.outbox.enqueue(kind, &email, language).await
         {
             tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of a change by mail");
         }
@@ -159,17 +186,63 @@ pub struct Export {
 
 /// The page behind the link that was mailed to a new address.
 pub(in crate::identity) fn change_email_page(filled: &Filled, mount: &Mount) -> Content {
-    let fields = vec![Field::password("password", "Password").focused()];
+    let words = &filled.texts.confirm;
+    let fields = vec![Field::password("password", &filled.texts.login.password).focused()];
     let mut form =
-        Form::new(mount, "/email/change", fields, "Use the new address").of_account(filled);
+        Form::new(mount, "/email/change", fields, &words.change_button).of_account(filled);
     form.hidden.push(("token", filled.token.clone()));
     Content {
-        title: "Confirm your new e-mail address",
-        lead: Some(
-            "Enter the password of your account. From then on you log in with the new address."
-                .to_owned(),
-        ),
+        title: &words.change_title,
+        lead: Some(words.change_lead.clone()),
         forms: vec![form],
-        links: vec![Link::to_sessions(mount)],
+        links: vec![Link::to_account(filled, mount)],
+    }
+}
+
+/// The page that changes the name.
+pub(in crate::identity) fn name_page(filled: &Filled, mount: &Mount) -> Content {
+    let words = &filled.texts.profile;
+    let field = Field {
+        capitals: "words",
+        value: filled.name.clone(),
+        required: false,
+        hint: Some(words.name_hint.clone()),
+        ..Field::text("name", &filled.texts.account.name, "name").focused()
+    };
+    Content {
+        title: &words.name_title,
+        lead: None,
+        forms: vec![Form::new(mount, "/account/name", vec![field], &words.save)],
+        links: vec![Link::to_account(filled, mount)],
+    }
+}
+
+/// The page that requests another address.
+pub(in crate::identity) fn email_page(filled: &Filled, mount: &Mount) -> Content {
+    let words = &filled.texts.profile;
+    let field = Field { autocomplete: "email", ..Field::email(filled).focused() };
+    Content {
+        title: &words.email_title,
+        lead: Some(words.email_lead.clone()),
+        forms: vec![Form::new(mount, "/account/email", vec![field], &filled.texts.password.send)],
+        links: vec![Link::to_account(filled, mount)],
+    }
+}
+
+/// The page that deletes the account. The code is asked for again if it is missing.
+pub(in crate::identity) fn delete_page(filled: &Filled, mount: &Mount) -> Content {
+    let words = &filled.texts.profile;
+    let code = Field {
+        hint: Some(words.delete_code_hint.clone()),
+        required: false,
+        ..Field::code(filled)
+    };
+    let fields = vec![Field::password("password", &filled.texts.login.password).focused(), code];
+    let form = Form::new(mount, "/account/delete", fields, &words.delete).of_account(filled);
+    Content {
+        title: &words.delete_title,
+        lead: Some(words.delete_lead.clone()),
+        forms: vec![Form { look: "danger", ..form }],
+        links: vec![Link::to_account(filled, mount)],
     }
 }

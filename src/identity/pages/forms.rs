@@ -5,6 +5,7 @@ use crate::identity::actions::{
     account, email, login, password, personal_token, profile, second_factor, session,
 };
 use crate::identity::endpoints::Endpoint;
+use crate::identity::texts::{self, Texts};
 use crate::identity::{Mount, Policy, return_to};
 
 /// A page with a form.
@@ -12,6 +13,8 @@ use crate::identity::{Mount, Policy, return_to};
 pub enum Page {
     /// Log in.
     Login,
+    /// Enter a code after the password.
+    Code,
     /// Register.
     Register,
     /// Log out.
@@ -34,6 +37,16 @@ pub enum Page {
     ConfirmTotp,
     /// Remove the second factor.
     RemoveTotp,
+    /// Make new recovery codes.
+    NewCodes,
+    /// The account, and what its owner can do with it.
+    Account,
+    /// Change the name.
+    ChangeName,
+    /// Request another address.
+    AskForEmail,
+    /// Delete the account.
+    DeleteAccount,
     /// The list of sessions.
     Sessions,
     /// Make a personal access token.
@@ -59,10 +72,14 @@ pub struct Filled {
     pub return_to: String,
     /// The secret of a mailed link.
     pub token: String,
-    /// A code is required, or was sent.
-    pub with_code: bool,
+    /// Whether the login is to last when the browser is closed.
+    pub keep: bool,
+    /// Proof that the password was right, while the page asks for a code.
+    pub ticket: String,
     /// A word for what was just done.
     pub done: Option<String>,
+    /// The texts in the language of the reader.
+    pub(in crate::identity) texts: &'static Texts,
 }
 
 /// The content of a page.
@@ -82,6 +99,8 @@ pub(in crate::identity) struct Form {
     pub(in crate::identity) fields: Vec<Field>,
     pub(in crate::identity) button: &'static str,
     pub(in crate::identity) look: &'static str,
+    /// The text of a box that is ticked if the login is to last, and whether it is.
+    pub(in crate::identity) keep: Option<(&'static str, bool)>,
     /// Whether success leads to the application rather than to another page of ours.
     pub(in crate::identity) leads_on: bool,
 }
@@ -97,7 +116,7 @@ pub(in crate::identity) struct Field {
     pub(in crate::identity) hint: Option<String>,
     pub(in crate::identity) value: String,
     /// The values to choose from, and what they are called. Empty: any text.
-    pub(in crate::identity) options: &'static [(&'static str, &'static str)],
+    pub(in crate::identity) options: Vec<(&'static str, String)>,
     pub(in crate::identity) required: bool,
     pub(in crate::identity) focused: bool,
     pub(in crate::identity) wrong: Option<String>,
@@ -112,17 +131,18 @@ pub(in crate::identity) struct Link {
 
 impl Filled {
     /// The values in the query of a page.
-    pub fn from_query(query: Option<&str>) -> Self {
-        Self::from_pairs(query.unwrap_or_default().as_bytes(), true)
+    pub(in crate::identity) fn from_query(query: Option<&str>, texts: &'static Texts) -> Self {
+        Self::from_pairs(query.unwrap_or_default().as_bytes(), true, texts)
     }
 
     /// The values that a form was submitted with.
-    pub fn from_form(body: &[u8]) -> Self {
-        Self::from_pairs(body, false)
+    pub(in crate::identity) fn from_form(body: &[u8], texts: &'static Texts) -> Self {
+        Self::from_pairs(body, false, texts)
     }
 
-    fn from_pairs(pairs: &[u8], is_query: bool) -> Self {
-        let mut filled = Self::default();
+    fn from_pairs(pairs: &[u8], is_query: bool, texts: &'static Texts) -> Self {
+        // On a page that was not sent yet, the box is ticked.
+        let mut filled = Self { keep: is_query, texts, ..Self::default() };
         for (name, value) in form_urlencoded::parse(pairs) {
             match &*name {
                 // Do not trust the address in a link.
@@ -131,7 +151,8 @@ impl Filled {
                 "name" if !is_query => filled.name = value.into_owned(),
                 "roles" if !is_query => filled.roles = value.into_owned(),
                 "ttl" if !is_query => filled.ttl = value.into_owned(),
-                "code" if !is_query => filled.with_code = true,
+                "keep" => filled.keep = value == "true",
+                "ticket" if !is_query => filled.ticket = value.into_owned(),
                 "return_to" => filled.return_to = value.into_owned(),
                 "token" => filled.token = value.into_owned(),
                 "done" if is_query => filled.done = Some(value.into_owned()),
@@ -163,23 +184,28 @@ impl Page {
     ) -> Content {
         match self {
             Self::Login => login::login_page(filled, policy, mount),
+            Self::Code => login::code_page(filled, policy, mount),
             Self::Register => account::register_page(filled, policy, mount),
-            Self::Logout => session::logout_page(mount),
-            Self::LoggedOut => session::logged_out_page(mount),
+            Self::Logout => session::logout_page(filled, mount),
+            Self::LoggedOut => session::logged_out_page(filled, mount),
             Self::Forgot => password::forgot_page(filled, policy, mount),
             Self::Reset => password::reset_page(filled, policy, mount),
             Self::Change => password::change_page(filled, policy, mount),
             Self::VerifyEmail => email::verify_page(filled, policy, mount),
             Self::ChangeEmail => profile::change_email_page(filled, mount),
             Self::Totp => second_factor::totp_page(filled, mount),
-            Self::ConfirmTotp => second_factor::confirm_page(mount),
+            Self::ConfirmTotp => second_factor::confirm_page(filled, mount),
             Self::RemoveTotp => second_factor::remove_page(filled, mount),
             Self::NewToken => personal_token::new_page(filled, mount),
-            Self::Sessions | Self::Other => Content {
-                title: "Something went wrong",
+            Self::NewCodes => second_factor::codes_page(filled, mount),
+            Self::ChangeName => profile::name_page(filled, mount),
+            Self::AskForEmail => profile::email_page(filled, mount),
+            Self::DeleteAccount => profile::delete_page(filled, mount),
+            Self::Account | Self::Sessions | Self::Other => Content {
+                title: &filled.texts.wrong.title,
                 lead: None,
                 forms: Vec::new(),
-                links: vec![Link::to_sessions(mount)],
+                links: vec![Link::to_account(filled, mount)],
             },
         }
     }
@@ -188,26 +214,35 @@ impl Page {
     pub(in crate::identity) fn without_form(
         self,
         why: &Why<'_>,
+        texts: &'static Texts,
         policy: &Policy,
         mount: &Mount,
     ) -> Content {
-        let title = self.content(&Filled::default(), policy, mount).title;
+        let title = self.content(&Filled { texts, ..Filled::default() }, policy, mount).title;
         let mut links = Vec::new();
         if why.is_about_credentials()
             && let Some(path) = self.path()
         {
             // A session whose access token has expired continues from there; one that has ended
             // leads to the login.
-            links.push(Link { before: None, text: "Open the page again", path: mount.path(path) });
+            links.push(Link {
+                before: None,
+                text: &texts.wrong.open_again,
+                path: mount.path(path),
+            });
         } else {
             if self == Self::Reset {
                 links.push(Link {
                     before: None,
-                    text: "Send another link",
+                    text: &texts.password.another_link,
                     path: mount.path("/password/forgot"),
                 });
             }
-            links.push(Link { before: None, text: "Log in", path: mount.path("/login") });
+            links.push(Link {
+                before: None,
+                text: &texts.login.button,
+                path: mount.path("/login"),
+            });
         }
         Content { title, lead: None, forms: Vec::new(), links }
     }
@@ -216,6 +251,7 @@ impl Page {
     pub fn for_endpoint(endpoint: &Endpoint) -> Self {
         match endpoint.path {
             "/login" => Self::Login,
+            "/login/code" => Self::Code,
             "/register" => Self::Register,
             "/logout" | "/logout-all" => Self::Logout,
             "/password/forgot" => Self::Forgot,
@@ -227,6 +263,11 @@ impl Page {
             "/totp/confirm" => Self::ConfirmTotp,
             "/totp/remove" => Self::RemoveTotp,
             "/tokens" => Self::NewToken,
+            "/totp/codes" => Self::NewCodes,
+            "/account" => Self::Account,
+            "/account/name" => Self::ChangeName,
+            "/account/email" => Self::AskForEmail,
+            "/account/delete" => Self::DeleteAccount,
             "/sessions" | "/sessions/{sid}" | "/tokens/{id}" => Self::Sessions,
             _ => Self::Other,
         }
@@ -235,12 +276,17 @@ impl Page {
     /// The path of the page, below the mount.
     fn path(self) -> Option<&'static str> {
         Some(match self {
-            Self::Login => "/login",
+            Self::Login | Self::Code => "/login",
             Self::Register => "/register",
             Self::Logout | Self::LoggedOut => "/logout",
             Self::Forgot => "/password/forgot",
             Self::Change => "/password/change",
             Self::Totp | Self::ConfirmTotp | Self::RemoveTotp => "/totp",
+            Self::NewCodes => "/totp/codes",
+            Self::Account => "/account",
+            Self::ChangeName => "/account/name",
+            Self::AskForEmail => "/account/email",
+            Self::DeleteAccount => "/account/delete",
             Self::Sessions | Self::NewToken => "/sessions",
             Self::Reset | Self::VerifyEmail | Self::ChangeEmail | Self::Other => return None,
         })
@@ -268,12 +314,16 @@ impl Content {
 }
 
 impl Link {
-    pub(in crate::identity) fn to_login(mount: &Mount) -> Self {
-        Self { before: None, text: "Back to the login", path: mount.path("/login") }
+    pub(in crate::identity) fn to_login(filled: &Filled, mount: &Mount) -> Self {
+        Self { before: None, text: &filled.texts.login.back, path: mount.path("/login") }
     }
 
-    pub(in crate::identity) fn to_sessions(mount: &Mount) -> Self {
-        Self { before: None, text: "Back to your sessions", path: mount.path("/sessions") }
+    pub(in crate::identity) fn to_account(filled: &Filled, mount: &Mount) -> Self {
+        Self { before: None, text: &filled.texts.profile.back, path: mount.path("/account") }
+    }
+
+    pub(in crate::identity) fn to_sessions(filled: &Filled, mount: &Mount) -> Self {
+        Self { before: None, text: &filled.texts.sessions.back, path: mount.path("/sessions") }
     }
 }
 
@@ -291,6 +341,7 @@ impl Form {
             fields,
             button,
             look: "main",
+            keep: None,
             leads_on: false,
         }
     }
@@ -308,7 +359,7 @@ impl Form {
         Self {
             hidden,
             look: "quiet",
-            ..Self::new(mount, "/email/resend", Vec::new(), "Send the mail again")
+            ..Self::new(mount, "/email/resend", Vec::new(), &filled.texts.confirm.resend)
         }
     }
 }
@@ -328,7 +379,7 @@ impl Field {
             capitals: "none",
             hint: None,
             value: String::new(),
-            options: &[],
+            options: Vec::new(),
             required: true,
             focused: false,
             wrong: None,
@@ -340,7 +391,7 @@ impl Field {
         Self {
             inputmode: Some("email"),
             value: filled.email.clone(),
-            ..Self::text("email", "E-mail address", "username")
+            ..Self::text("email", &filled.texts.login.email, "username")
         }
     }
 
@@ -351,20 +402,19 @@ impl Field {
     pub(in crate::identity) fn new_password(
         name: &'static str,
         label: &'static str,
+        filled: &Filled,
         policy: &Policy,
     ) -> Self {
-        let hint = format!(
-            "At least {} characters. A few unrelated words work well.",
-            policy.password_min_length
-        );
+        let least = policy.password_min_length.to_string();
+        let hint = texts::filled(&filled.texts.register.password_hint, &[("least", &least)]);
         Self { kind: "password", hint: Some(hint), ..Self::text(name, label, "new-password") }
     }
 
     /// Recovery codes contain letters, so do not ask for a numeric keyboard.
-    pub(in crate::identity) fn code() -> Self {
-        let hint =
-            "The six digits that your authenticator app shows, or a recovery code.".to_owned();
-        Self { hint: Some(hint), ..Self::text("code", "Code", "one-time-code") }
+    pub(in crate::identity) fn code(filled: &Filled) -> Self {
+        let words = &filled.texts.login;
+        let hint = Some(words.code_hint.clone());
+        Self { hint, ..Self::text("code", &words.code, "one-time-code") }
     }
 
     pub(in crate::identity) fn focused(self) -> Self {

@@ -6,8 +6,10 @@
 //! shows again what was typed, but never passwords or codes.
 
 pub mod colour;
+mod echo;
 mod forms;
 mod outcome;
+pub(super) mod overview;
 mod table;
 mod unsent;
 mod words;
@@ -16,6 +18,7 @@ use askama::Template;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+pub use self::echo::{Echoed, echo};
 pub(super) use self::forms::{Content, Field, Form, Link};
 pub use self::forms::{Filled, Page};
 pub use self::outcome::{Happened, happened};
@@ -27,7 +30,7 @@ pub(super) use self::words::{Complaint, no_code, notice, wrong_code};
 use super::actions::second_factor;
 use super::endpoints::Endpoint;
 use super::request::is_form;
-use super::texts::{Language, Texts};
+use super::texts::{Language, Texts, preferred};
 use super::{Mount, Policy};
 use crate::reason::Reason;
 
@@ -49,7 +52,7 @@ pub(super) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    pub(super) fn new(policy: &'a Policy, mount: &Mount) -> Self {
+    pub(super) fn new(policy: &'a Policy, mount: &Mount, texts: &'static Texts) -> Self {
         let brand = &policy.brand;
         let versioned = |path: &str, version: &str| format!("{}?v={version}", mount.path(path));
         Self {
@@ -59,17 +62,13 @@ impl<'a> Site<'a> {
                 versioned(ICON, &brand.icon.version),
                 versioned(STYLE, &brand.style.version),
             )),
-            texts: Language::English.texts(),
+            texts,
         }
     }
 
     /// The frame of a page on a host without the built-in issuer.
     pub(super) fn plain(texts: &'static Texts) -> Self {
         Self { name: "", logo: None, files: None, texts }
-    }
-
-    pub(super) fn in_language(self, texts: &'static Texts) -> Self {
-        Self { texts, ..self }
     }
 }
 
@@ -88,8 +87,8 @@ struct FormPage<'a> {
 /// Renders a requested page.
 pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Sheet {
     let content = page.content(filled, policy, mount);
-    let notice = filled.done.as_deref().and_then(notice);
-    form_page(content, notice, Vec::new(), policy, mount)
+    let notice = filled.done.as_deref().and_then(|done| notice(done, filled.texts));
+    form_page(content, notice, Vec::new(), filled.texts, policy, mount)
 }
 
 /// What a person requested, as far as it is known. A refused request shows the same page again.
@@ -97,6 +96,8 @@ pub fn show(page: Page, filled: &Filled, policy: &Policy, mount: &Mount) -> Shee
 pub struct Asked {
     page: Page,
     filled: Filled,
+    /// `Accept-Language`.
+    languages: Option<HeaderValue>,
 }
 
 impl Asked {
@@ -104,7 +105,11 @@ impl Asked {
     pub fn by(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Option<Self> {
         let is_person =
             wanted(headers) && (matches!(*method, Method::GET | Method::HEAD) || is_form(headers));
-        is_person.then(|| Self { page: Page::Other, filled: Filled::from_query(query) })
+        is_person.then(|| Self {
+            page: Page::Other,
+            filled: Filled::from_query(query, Language::English.texts()),
+            languages: headers.get(header::ACCEPT_LANGUAGE).cloned(),
+        })
     }
 
     /// Records the endpoint of the request.
@@ -115,48 +120,58 @@ impl Asked {
     /// Records the values of its form.
     pub fn filled(&mut self, form: &[u8]) {
         if !form.is_empty() {
-            self.filled = Filled::from_form(form);
+            self.filled = Filled::from_form(form, self.filled.texts);
         }
     }
 }
 
 /// The page for a refused request: the same page with an error.
 pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
-    let Asked { page, filled } = asked;
+    let Asked { page, filled, languages } = asked;
+    let languages = languages.as_ref().and_then(|value| value.to_str().ok());
+    let texts = preferred(&policy.languages, languages).texts();
+    let filled = &Filled { texts, ..filled.clone() };
     if let Some(enrolment) = why.enrolment {
-        return second_factor::enrolment(enrolment, Some(why.reason), policy, mount);
+        return second_factor::enrolment(enrolment, Some(why.reason), texts, policy, mount);
     }
     let wrong = complaints(*page, why, filled);
-    let filled = Filled {
-        with_code: filled.with_code || why.reason == Reason::CodeRequired,
-        ..filled.clone()
+    let (page, filled) = match why.ticket {
+        Some(ticket) => {
+            (&Page::Code, &Filled { ticket: ticket.expose().to_owned(), ..filled.clone() })
+        }
+        None => (page, filled),
     };
     let mut content = if words::is_final(*page, why) {
-        page.without_form(why, policy, mount)
+        page.without_form(why, texts, policy, mount)
     } else {
-        page.content(&filled, policy, mount)
+        page.content(filled, policy, mount)
     };
     content.point_at(&wrong);
     if why.reason == Reason::EmailUnverified {
-        content.forms.push(Form::resend(&filled, policy, mount));
+        content.forms.push(Form::resend(filled, policy, mount));
     }
-    // The password was right, so nothing is wrong yet.
-    let notice =
-        (why.reason == Reason::CodeRequired).then_some("Enter your password again, and a code.");
-    form_page(content, notice, wrong, policy, mount)
+    form_page(content, None, wrong, texts, policy, mount)
 }
 
 fn form_page(
     content: Content,
     notice: Option<&str>,
     complaints: Vec<Complaint>,
+    texts: &'static Texts,
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
     let Content { title, lead, forms, links } = content;
     let leads_on = forms.iter().any(|form| form.leads_on);
-    let page =
-        FormPage { site: Site::new(policy, mount), title, lead, notice, complaints, forms, links };
+    let page = FormPage {
+        site: Site::new(policy, mount, texts),
+        title,
+        lead,
+        notice,
+        complaints,
+        forms,
+        links,
+    };
     Sheet { leads_on, ..rendered(&page) }
 }
 

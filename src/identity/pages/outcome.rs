@@ -45,7 +45,8 @@ struct OutcomePage<'a> {
 /// The page that says what happened, and what to do. `issuer`: the built-in issuer, if the host has
 /// it; without, the page has no look and no login.
 pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> Sheet {
-    let offered = issuer.map_or(&ALL[..], |(policy, _)| &policy.languages);
+    let every = Language::ALL.map(|(_, language)| language);
+    let offered = issuer.map_or(&every[..], |(policy, _)| &policy.languages);
     let texts = preferred(offered, happened.languages).texts();
     let words = &texts.outcome;
     let Outcome { title, text } = described(happened.reason, texts);
@@ -67,10 +68,8 @@ pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> S
     let may_have_arrived = happened.again.is_none() && is_of_upstream(happened.reason);
     let values = [("reason", happened.reason.as_str()), ("request", happened.request_id)];
     rendered(&OutcomePage {
-        site: issuer.map_or_else(
-            || Site::plain(texts),
-            |(policy, mount)| Site::new(policy, mount).in_language(texts),
-        ),
+        site: issuer
+            .map_or_else(|| Site::plain(texts), |(policy, mount)| Site::new(policy, mount, texts)),
         title,
         notice: None,
         complaints: Vec::new(),
@@ -81,8 +80,6 @@ pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> S
         links,
     })
 }
-
-const ALL: [Language; 2] = [Language::English, Language::German];
 
 fn is_of_upstream(reason: Reason) -> bool {
     matches!(reason, Reason::UpstreamUnreachable | Reason::UpstreamFailed | Reason::UpstreamTimeout)

@@ -1,7 +1,8 @@
 //! The endpoints of the pages, and of the files that they use.
 
 use super::{ICON, LOGO, Page, STYLE};
-use crate::identity::endpoints::{Action, CallerNeeded, Endpoint};
+use crate::identity::actions::login::{CodeLogin, Tokens};
+use crate::identity::endpoints::{Action, Budget, CallerNeeded, Endpoint, schema};
 use crate::reason::Reason;
 
 const fn page(
@@ -20,6 +21,26 @@ const fn page(
         request: None,
         success: (200, None),
         reasons: &[],
+    }
+}
+
+/// A form of the account page, for what programs do in another way.
+const fn form(
+    path: &'static str,
+    (action, budget): (Action, Budget),
+    summary: &'static str,
+    status: u16,
+) -> Endpoint {
+    Endpoint {
+        method: "POST",
+        path,
+        action,
+        caller: CallerNeeded::Yes,
+        budget: Some(budget),
+        summary,
+        request: None,
+        success: (status, None),
+        reasons: &[Reason::RequestInvalid, Reason::LoginFailed, Reason::CodeRequired],
     }
 }
 
@@ -43,7 +64,7 @@ const fn file(
 }
 
 /// Endpoints that respond in HTML.
-pub static ENDPOINTS: [Endpoint; 15] = [
+pub static ENDPOINTS: [Endpoint; 24] = [
     page(
         "/login",
         Page::Login,
@@ -96,6 +117,63 @@ pub static ENDPOINTS: [Endpoint; 15] = [
     },
     Endpoint {
         method: "POST",
+        path: "/login/code",
+        action: Action::LoginWithCode,
+        caller: CallerNeeded::No,
+        budget: Some(Budget::Login),
+        summary: "The second step of the login page. Programs send the code with POST /login.",
+        request: Some(schema::<CodeLogin>),
+        success: (200, Some(schema::<Tokens>)),
+        reasons: &[Reason::RequestInvalid, Reason::LoginFailed, Reason::EmailUnverified],
+    },
+    page(
+        "/totp/codes",
+        Page::NewCodes,
+        CallerNeeded::Yes,
+        "The page that makes new recovery codes.",
+    ),
+    Endpoint {
+        action: Action::Account,
+        ..page(
+            "/account",
+            Page::Account,
+            CallerNeeded::Yes,
+            "The page with the account, and what its owner can do with it.",
+        )
+    },
+    page("/account/name", Page::ChangeName, CallerNeeded::Yes, "The page that changes the name."),
+    page(
+        "/account/email",
+        Page::AskForEmail,
+        CallerNeeded::Yes,
+        "The page that requests another address.",
+    ),
+    page(
+        "/account/delete",
+        Page::DeleteAccount,
+        CallerNeeded::Yes,
+        "The page that deletes the account.",
+    ),
+    form(
+        "/account/name",
+        (Action::ChangeAccount, Budget::Mail),
+        "The same as PATCH, which HTML forms cannot send.",
+        200,
+    ),
+    form(
+        "/account/email",
+        (Action::ChangeAccount, Budget::Mail),
+        "The same as PATCH, which HTML forms cannot send.",
+        200,
+    ),
+    form(
+        "/account/delete",
+        (Action::DeleteAccount, Budget::CurrentPassword),
+        "The same as DELETE, which HTML forms cannot send.",
+        204,
+    ),
+    Endpoint {
+        method: "POST",
         path: "/sessions/{sid}",
         action: Action::EndSession,
         caller: CallerNeeded::Yes,
@@ -119,8 +197,5 @@ pub static ENDPOINTS: [Endpoint; 15] = [
     file(STYLE, Action::Style, "The style sheet of the pages.", &[]),
     file(LOGO, Action::Logo, "The logo above the pages.", &[Reason::RouteNotFound]),
     file(ICON, Action::Icon, "The icon of the pages.", &[]),
-    Endpoint {
-        success: (303, None),
-        ..file("/", Action::Home, "Redirect to the list of sessions.", &[])
-    },
+    Endpoint { success: (303, None), ..file("/", Action::Home, "Redirect to the account.", &[]) },
 ];

@@ -5,6 +5,7 @@ use askama::Template;
 use super::forms::Link;
 use super::words::Complaint;
 use super::{Sheet, Site, rendered};
+use crate::identity::texts::{UnsentTexts, preferred};
 use crate::identity::{Mount, Policy};
 
 #[derive(Template)]
@@ -15,19 +16,22 @@ struct UnsentPage<'a> {
     notice: Option<&'a str>,
     complaints: Vec<Complaint>,
     login: String,
+    words: &'static UnsentTexts,
     links: Vec<Link>,
 }
 
 /// Says that the form did not arrive, and how to send it again. `login` is a path, which opens in
-/// another tab because this tab still has what was typed.
-pub fn unsent(login: String, policy: &Policy, mount: &Mount) -> Sheet {
-    let text = "You are not logged in, or your session has expired. What you sent was not passed on, and nothing was changed.";
+/// another tab because this tab still has what was typed. `languages`: `Accept-Language`.
+pub fn unsent(login: String, languages: Option<&str>, policy: &Policy, mount: &Mount) -> Sheet {
+    let texts = preferred(&policy.languages, languages).texts();
+    let words = &texts.unsent;
     rendered(&UnsentPage {
-        site: Site::new(policy, mount),
-        title: "Log in and send it again",
+        site: Site::new(policy, mount, texts),
+        title: &words.title,
         notice: None,
-        complaints: vec![Complaint { field: None, text: text.to_owned() }],
+        complaints: vec![Complaint { field: None, text: words.told.clone() }],
         login,
+        words,
         links: Vec::new(),
     })
 }

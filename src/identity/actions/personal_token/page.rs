@@ -8,6 +8,7 @@ use crate::identity::pages::{
     Complaint, Content, Field, Filled, Form, Link, Sheet, Site, rendered,
 };
 use crate::identity::personal_tokens::{CreatedToken, DEFAULT_TTL};
+use crate::identity::texts::{self, Texts, TokensTexts};
 use crate::identity::{Mount, Policy};
 use crate::store::PersonalTokenRow;
 
@@ -15,15 +16,14 @@ use crate::store::PersonalTokenRow;
 pub(in crate::identity) struct Section {
     pub(in crate::identity) rows: Vec<Row>,
     pub(in crate::identity) forms: Vec<Form>,
+    pub(in crate::identity) words: &'static TokensTexts,
 }
 
 /// A token in it.
 pub(in crate::identity) struct Row {
     pub(in crate::identity) name: String,
-    pub(in crate::identity) roles: String,
-    pub(in crate::identity) created: String,
-    pub(in crate::identity) used: Option<String>,
-    pub(in crate::identity) expires: String,
+    pub(in crate::identity) when: String,
+    pub(in crate::identity) what: String,
     pub(in crate::identity) is_expired: bool,
     pub(in crate::identity) action: String,
 }
@@ -36,26 +36,31 @@ struct CreatedPage<'a> {
     notice: Option<&'a str>,
     complaints: Vec<Complaint>,
     token: &'a str,
-    name: &'a str,
-    expires: String,
+    words: &'static TokensTexts,
+    lead: String,
     links: Vec<Link>,
 }
 
 impl Section {
     /// `now`: in Unix seconds.
-    pub(in crate::identity) fn new(tokens: Vec<PersonalTokenRow>, now: u64, mount: &Mount) -> Self {
+    pub(in crate::identity) fn new(
+        tokens: Vec<PersonalTokenRow>,
+        now: u64,
+        filled: &Filled,
+        mount: &Mount,
+    ) -> Self {
+        let words = &filled.texts.tokens;
         let row = |token: PersonalTokenRow| Row {
-            roles: shown_roles(token.roles.as_deref()),
-            created: day(token.created_at),
-            used: token.last_used_at.map(day),
-            expires: day(token.expires_at),
+            when: shown_times(&token, now, words),
+            what: texts::filled(&words.revoke_what, &[("name", &token.name)]),
             is_expired: token.expires_at <= now.cast_signed(),
             action: mount.path(&format!("/tokens/{}", token.id)),
             name: token.name,
         };
         Self {
             rows: tokens.into_iter().map(row).collect(),
-            forms: vec![form(&Filled::default(), mount)],
+            forms: vec![form(&Filled { texts: filled.texts, ..Filled::default() }, mount)],
+            words,
         }
     }
 }
@@ -63,66 +68,80 @@ impl Section {
 /// The page that shows a new token, this one time.
 pub(in crate::identity) fn created_page(
     created: &CreatedToken,
+    texts: &'static Texts,
     policy: &Policy,
     mount: &Mount,
 ) -> Sheet {
+    let words = &texts.tokens;
     rendered(&CreatedPage {
-        site: Site::new(policy, mount),
-        title: "Copy your new token",
-        notice: Some("The token was made."),
+        site: Site::new(policy, mount, texts),
+        title: &words.copy_title,
+        notice: Some(&words.made),
         complaints: Vec::new(),
         token: &created.token,
-        name: &created.row.name,
-        expires: day(created.row.expires_at),
-        links: vec![Link { before: None, text: "I have copied it", path: mount.path("/sessions") }],
+        words,
+        lead: texts::filled(
+            &words.copy_lead,
+            &[("name", &created.row.name), ("day", &day(created.row.expires_at))],
+        ),
+        links: vec![Link { before: None, text: &words.copied, path: mount.path("/sessions") }],
     })
 }
 
 /// The form alone, after an error.
 pub(in crate::identity) fn new_page(filled: &Filled, mount: &Mount) -> Content {
     Content {
-        title: "Make a personal access token",
+        title: &filled.texts.tokens.new_title,
         lead: None,
         forms: vec![form(filled, mount)],
-        links: vec![Link::to_sessions(mount)],
+        links: vec![Link::to_sessions(filled, mount)],
     }
 }
 
 fn form(filled: &Filled, mount: &Mount) -> Form {
+    let words = &filled.texts.tokens;
     let name = Field {
         value: filled.name.clone(),
-        hint: Some("What you will use it for, such as “calendar on my phone”.".to_owned()),
+        hint: Some(words.name_hint.clone()),
         capitals: "sentences",
-        ..Field::text("name", "Name", "off")
+        ..Field::text("name", &words.name, "off")
     };
     let roles = Field {
         value: filled.roles.clone(),
-        hint: Some("Separated by spaces. Leave it empty for all of your roles.".to_owned()),
+        hint: Some(words.roles_hint.clone()),
         required: false,
-        ..Field::text("roles", "Roles", "off")
+        ..Field::text("roles", &words.roles, "off")
     };
     let ttl = Field {
         value: Some(filled.ttl.clone())
             .filter(|ttl| !ttl.is_empty())
             .unwrap_or_else(|| DEFAULT_TTL.to_owned()),
-        options: &LIFETIMES,
-        ..Field::text("ttl", "Valid for", "off")
+        options: LIFETIMES
+            .map(|(ttl, days)| (ttl, texts::filled(&words.days, &[("count", days)])))
+            .to_vec(),
+        ..Field::text("ttl", &words.valid_for, "off")
     };
-    Form { look: "quiet", ..Form::new(mount, "/tokens", vec![name, roles, ttl], "Make a token") }
+    Form { look: "quiet", ..Form::new(mount, "/tokens", vec![name, roles, ttl], &words.make) }
 }
 
-fn shown_roles(roles: Option<&str>) -> String {
-    match roles {
-        None => "all of your roles".to_owned(),
-        Some("") => "no roles".to_owned(),
+/// What a token allows, and when it was made, used last and expires.
+fn shown_times(token: &PersonalTokenRow, now: u64, words: &TokensTexts) -> String {
+    let roles = match token.roles.as_deref() {
+        None => words.all_roles.clone(),
+        Some("") => words.no_roles.clone(),
         Some(roles) => {
-            let roles: Vec<&str> = roles.split_whitespace().collect();
-            let noun = if roles.len() == 1 { "role" } else { "roles" };
-            format!("{noun} {}", roles.join(", "))
+            let roles = roles.split_whitespace().collect::<Vec<_>>().join(", ");
+            texts::filled(&words.with_roles, &[("roles", &roles)])
         }
-    }
+    };
+    let on = |text: &str, time: i64| texts::filled(text, &[("day", &day(time))]);
+    let used =
+        token.last_used_at.map_or_else(|| words.unused.clone(), |time| on(&words.used, time));
+    let is_expired = token.expires_at <= now.cast_signed();
+    let expires = if is_expired { &words.expired_on } else { &words.expires };
+    [roles, on(&words.created, token.created_at), used, on(expires, token.expires_at)].join(" · ")
 }
 
-/// What people choose from. Programs may ask for any other.
+/// What people choose from, in days. Programs may ask for any other.
 const LIFETIMES: [(&str, &str); 4] =
-    [("30d", "30 days"), ("90d", "90 days"), ("180d", "180 days"), ("365d", "one year")];
+    [("30d", "30"), ("90d", "90"), ("180d", "180"), ("365d", "365")];

@@ -7,13 +7,15 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 pub(in crate::identity) use self::page::{
-    confirm_page, enrolment, recovery_codes, remove_page, totp_page,
+    codes_page, confirm_page, enrolment, recovery_codes, remove_page, totp_page,
 };
 use super::show_page;
 use crate::identity::bodies::Secret;
 use crate::identity::error::{IdentityError, NoLogin};
+use crate::identity::outbox::MailKind;
 use crate::identity::outcome::{Answered, Outcome, Refused};
 use crate::identity::pages::Page;
 use crate::identity::request::Request;
@@ -44,7 +46,7 @@ impl Identity {
             false if policy.totp => Page::Totp,
             false => return Err(IdentityError::NotOffered.into()),
         };
-        show_page(page, Some(account.email), request, policy)
+        show_page(page, Some(account), request, policy)
     }
 
     pub(super) async fn confirm_totp(&self, request: &Request, policy: &Policy) -> Answered {
@@ -72,7 +74,8 @@ impl Identity {
             .confirm(&account.id, body.code.expose(), self.clock.unix_time())
             .await?;
         audit::record("totp_confirmed", request.client, &account.id, "");
-        Ok(RecoveryCodes { recovery_codes: codes.iter().map(|code| code.to_string()).collect() })
+        self.notify(MailKind::SecondFactorOn, &account, request, policy).await;
+        Ok(RecoveryCodes::new(&codes))
     }
 
     /// The unconfirmed secret, after a code was rejected: a person who has not scanned it yet can
@@ -94,15 +97,29 @@ impl Identity {
         begun.ok()?.as_ref().map(Enrolment::new)
     }
 
-    pub(super) async fn remove_totp(&self, request: &Request) -> Answered {
+    pub(super) async fn remove_totp(&self, request: &Request, policy: &Policy) -> Answered {
         let body: RemoveTotp = request.parse_body()?;
         let account = self.account_of(request).await?;
         self.check_again(&account, &body.current_password, request).await?;
         self.check_code(&account, body.code.as_ref()).await?;
         if self.second_factors.remove(&account.id).await? {
             audit::record("totp_removed", request.client, &account.id, "");
+            self.notify(MailKind::SecondFactorOff, &account, request, policy).await;
         }
         Ok(Outcome::TotpRemoved)
+    }
+
+    /// Makes new recovery codes. A second factor is required, so that a stolen password is not
+    /// enough to replace it.
+    pub(super) async fn renew_codes(&self, request: &Request) -> Answered {
+        let body: RemoveTotp = request.parse_body()?;
+        let account = self.account_of(request).await?;
+        self.check_again(&account, &body.current_password, request).await?;
+        self.check_code(&account, body.code.as_ref()).await?;
+        let codes = self.second_factors.renew_codes(&account.id).await?;
+        let codes = codes.ok_or(IdentityError::NotOffered)?;
+        audit::record("recovery_codes_renewed", request.client, &account.id, "");
+        Ok(Outcome::RecoveryCodes(RecoveryCodes::new(&codes)))
     }
 
     /// Checks the second factor of someone who knows the password.
@@ -155,7 +172,7 @@ pub struct ConfirmTotp {
     pub code: Secret,
 }
 
-/// Removes the second factor.
+/// Removes the second factor, or replaces its recovery codes.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(example = json!({ "current_password": "plum orbit tenant 71", "code": "492039" }))]
 pub struct RemoveTotp {
@@ -201,4 +218,10 @@ impl Enrolment {
 pub struct RecoveryCodes {
     /// Each is valid for one login.
     pub recovery_codes: Vec<String>,
+}
+
+impl RecoveryCodes {
+    fn new(codes: &[Zeroizing<String>]) -> Self {
+        Self { recovery_codes: codes.iter().map(|code| code.to_string()).collect() }
+    }
 }

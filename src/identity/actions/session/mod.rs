@@ -11,7 +11,7 @@ use super::caller;
 use crate::identity::bodies::{REFRESH_TOKEN, time};
 use crate::identity::error::IdentityError;
 use crate::identity::outcome::{Answered, Outcome, Refused, Sessions};
-use crate::identity::pages::{Content, Form, Link};
+use crate::identity::pages::{Content, Filled, Form, Link};
 use crate::identity::request::{Origin, Request};
 use crate::identity::session::{Device, RefreshError, SessionGrant};
 use crate::identity::{Identity, Mount, Policy, audit, cookie};
@@ -132,13 +132,12 @@ impl Identity {
     pub(super) async fn list_sessions(&self, request: &Request, policy: &Policy) -> Answered {
         let caller = caller(request)?;
         let account = self.account_of(request).await?;
-        let recovery_codes_left = self.second_factors.recovery_codes_left(&account.id).await?;
         let now = self.clock.unix_time();
         let (rows, more) = self.sessions.of_account(&account.id, policy, now).await?;
         let current = caller.sid().map(str::to_owned);
         let now = now.as_secs();
         let tokens = self.personal_tokens.of_account(&account.id).await?;
-        let sessions = Sessions { rows, more, current, now, account, tokens, recovery_codes_left };
+        let sessions = Sessions { rows, more, current, now, account, tokens };
         Ok(Outcome::Sessions(Box::new(sessions)))
     }
 
@@ -238,24 +237,28 @@ pub(in crate::identity::actions) fn session_example() -> Value {
 }
 
 /// The page that logs out.
-pub(in crate::identity) fn logout_page(mount: &Mount) -> Content {
-    let here = Form::new(mount, "/logout", Vec::new(), "Log out");
-    let everywhere = Form::new(mount, "/logout-all", Vec::new(), "Log out everywhere");
-    let lead = "Log out of this browser only, or of every browser and program that is logged in. Personal access tokens continue.";
+pub(in crate::identity) fn logout_page(filled: &Filled, mount: &Mount) -> Content {
+    let words = &filled.texts.logout;
+    let here = Form::new(mount, "/logout", Vec::new(), &words.here);
+    let everywhere = Form::new(mount, "/logout-all", Vec::new(), &words.everywhere);
     Content {
-        title: "Log out?",
-        lead: Some(lead.to_owned()),
+        title: &words.title,
+        lead: Some(words.lead.clone()),
         forms: vec![here, Form { look: "quiet", ..everywhere }],
-        links: vec![Link::to_sessions(mount)],
+        links: vec![Link::to_sessions(filled, mount)],
     }
 }
 
 /// The page after logout.
-pub(in crate::identity) fn logged_out_page(mount: &Mount) -> Content {
+pub(in crate::identity) fn logged_out_page(filled: &Filled, mount: &Mount) -> Content {
     Content {
-        title: "You are logged out",
+        title: &filled.texts.logout.done_title,
         lead: None,
         forms: Vec::new(),
-        links: vec![Link { before: None, text: "Log in again", path: mount.path("/login") }],
+        links: vec![Link {
+            before: None,
+            text: &filled.texts.logout.again,
+            path: mount.path("/login"),
+        }],
     }
 }
