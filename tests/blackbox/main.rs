@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod accessible;
 mod accounts;
 mod admin;
 mod agreement;

@@ -166,6 +166,26 @@ impl Browser {
         .unwrap();
     }
 
+    /// What axe-core finds wrong with the page, and nothing where it is not installed.
+    pub async fn violations(&self) -> Vec<String> {
+        let axe = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/peers/node_modules/axe-core/axe.min.js");
+        let Ok(axe) = std::fs::read_to_string(axe) else {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "axe-core is not installed, and CI=true"
+            );
+            eprintln!("SKIPPED: axe-core is not installed; scripts/test installs it");
+            return Vec::new();
+        };
+        within(self.client.execute(&axe, vec![])).await.unwrap();
+        let run = "const done = arguments[arguments.length - 1]; axe.run(document, { resultTypes: ['violations'] }).then(
+            found => done(found.violations.flatMap(rule => rule.nodes.map(node => rule.id + ': ' + node.html + ' ' + node.failureSummary))),
+            error => done([String(error)]))";
+        let found = within(self.client.execute_async(run, vec![])).await.unwrap();
+        serde_json::from_value(found).unwrap()
+    }
+
     /// Ends the browser. After a failed test, it ends with its driver.
     pub async fn close(self) {
         within(self.client.clone().close()).await.unwrap();
