@@ -142,9 +142,11 @@ async fn upstreams_can_use_tls() {
         .start()
         .await;
     for _ in 0..2 {
-        assert_eq!(gateway.request("POST", "/").body("hello").send().await.text(), "ok");
+        assert_eq!(gateway.get("/").send().await.text(), "ok");
     }
-    assert_eq!((upstream.last().body.as_slice(), upstream.seen().accepted), (&b"hello"[..], 1));
+    assert_eq!(upstream.seen().accepted, 1);
+    assert_eq!(gateway.request("POST", "/").body("hello").send().await.text(), "ok");
+    assert_eq!(upstream.last().body, b"hello");
     let named = config.replace("$UPSTREAM", &format!("localhost:{}", upstream.address().port()));
     assert_eq!(gateway.reload(&named).await["message"], "reloaded");
     assert_eq!(gateway.get("/").send().await.status, 200);
