@@ -518,7 +518,7 @@ async fn a_command_reports_a_gateway_that_does_not_respond() {
     let gateway = Gateway::start(&open("")).await;
     gateway.register("ann@example.com").await;
     let tokens = gateway.login("ann@example.com").await;
-    gateway.signal("STOP");
+    gateway.freeze().await;
     let (code, output, warning) = portcullis(&gateway, &["user", "disable", "ann@example.com"], "");
     assert!(code == 1 && output.starts_with("disabled ann@example.com"), "{output}");
     let unread = "error: it is done, but a gateway that runs on this store has not read it within 2 seconds;";

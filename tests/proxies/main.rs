@@ -438,7 +438,7 @@ async fn nothing_gets_in_while_the_gateway_is_away_or_reloads() {
 async fn nothing_gets_in_while_the_gateway_is_stopped() {
     let tests = KINDS.map(async |kind| {
         let Some(seam) = Seam::start(kind).await else { return };
-        seam.gateway.signal("STOP");
+        seam.gateway.freeze().await;
         let request = seam.get("/pages/stopped").bytes();
         let answer = tokio::time::timeout(Duration::from_secs(14), seam.raw(&request)).await;
         seam.gateway.signal("CONT");

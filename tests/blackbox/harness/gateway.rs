@@ -255,6 +255,26 @@ impl Gateway {
         );
     }
 
+    /// Stops the process, and returns when none of its threads runs any more: under load, a thread
+    /// goes on for a while after the signal.
+    pub async fn freeze(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.lock().unwrap().id());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+            // The state follows the name, which is in parentheses (proc(5)).
+            stat.is_ok_and(|stat| {
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+            })
+        };
+        within(async {
+            while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// The process's memory, in KiB.
     pub fn resident(&self) -> usize {
         let id = self.child.lock().unwrap().id();
