@@ -209,7 +209,7 @@ impl Bench {
             return Err(Refusal::BodyTooLarge);
         }
         let snapshot = &self.snapshot;
-        let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
+        let peer = Peer::new([127, 0, 0, 1].into(), false);
         let known = matches!(case, Case::Known | Case::KnownCookie).then_some(&self.known);
         let names = &snapshot.rules.token_names;
         let verifier = Verifier::new(names, &snapshot.issuers, known, &self.revoked);

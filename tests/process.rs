@@ -2184,13 +2184,13 @@ limit = "login"
 "#
         ),
         @r#"
-        error: `server.proxy_protocol` is not supported yet
+        error: nobody may send a PROXY header
          --> gateway.toml:3:18
           |
         3 | proxy_protocol = true
           |                  ^^^^
           |
-          = help: remove it; it would have no effect
+          = help: name the addresses of your load balancers in `trusted_proxies`
 
         error: cannot read `tls.crt`: no such file
          --> gateway.toml:6:15
@@ -2256,11 +2256,9 @@ limit = "login"
 /// Such a key is also refused if nothing else is wrong with the file.
 #[test]
 fn each_key_that_is_not_supported_yet_is_refused_alone() {
-    for (section, line) in [
-        ("[server]", "proxy_protocol = false"),
-        ("[upstream.app]", "http2 = false"),
-        ("[[route]]", "streams = \"token\""),
-    ] {
+    for (section, line) in
+        [("[upstream.app]", "http2 = false"), ("[[route]]", "streams = \"token\"")]
+    {
         let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
         let output =
             rejected(&text.replace(&format!("{section}\n"), &format!("{section}\n{line}\n")));

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let networks = TRUSTED.map(|network| network.parse().expect("a network")).to_vec();
     let proxies = TrustedProxies::new(networks, kind);
     let peer: IpAddr = if choices & 2 != 0 { [10, 0, 0, 9].into() } else { [203, 0, 113, 9].into() };
-    let peer = Peer { address: peer, tls: choices & 4 != 0 };
+    let peer = Peer::new(peer, choices & 4 != 0);
     let (client, proxy) = match text.iter().position(|byte| *byte == b'\n') {
         Some(at) => (&text[..at], &text[at + 1..]),
         None => (&b""[..], text),

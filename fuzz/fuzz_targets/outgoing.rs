@@ -235,7 +235,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(target) = Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers) else { return };
     let Ok(route) = snapshot.routes.find_route(&parts.method, &target) else { return };
     let from_proxy = choices & 4 != 0;
-    let peer = Peer { address: if from_proxy { [10, 0, 0, 9].into() } else { [203, 0, 113, 9].into() }, tls: choices & 8 != 0 };
+    let peer = Peer::new(if from_proxy { [10, 0, 0, 9].into() } else { [203, 0, 113, 9].into() }, choices & 8 != 0);
     let client = snapshot.proxies.client(&peer, &parts.headers);
     let claims = serde_json::from_str(r#"{"sub": "alice", "roles": ["user", "a,b"], "email": "alice@example.com"}"#).expect("claims");
     let assumed = snapshot.issuers.assume("local", claims, NOW).expect("a caller");

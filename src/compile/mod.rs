@@ -155,6 +155,7 @@ impl Compiler<'_> {
             tls,
             h2c: self.file.server.h2c.unwrap_or(true),
             proxies,
+            proxy_protocol: self.proxy_protocol(),
             askers,
             issuers: Arc::new(issuers),
             keys,

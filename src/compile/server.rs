@@ -286,6 +286,22 @@ impl Compiler<'_> {
         TrustedProxies::new(networks, header.unwrap_or_default())
     }
 
+    /// Whether trusted proxies must send a PROXY header.
+    pub(super) fn proxy_protocol(&mut self) -> bool {
+        let server = &self.file.server;
+        let Some(written) = server.proxy_protocol.as_ref().filter(|written| *written.get_ref())
+        else {
+            return false;
+        };
+        if server.trusted_proxies.is_empty() {
+            self.error(
+                Problem::error(written.span(), "nobody may send a PROXY header")
+                    .help("name the addresses of your load balancers in `trusted_proxies`"),
+            );
+        }
+        true
+    }
+
     pub(super) fn token_names(&mut self) -> TokenNames {
         let (server, mut names) = (&self.file.server, TokenNames::default());
         names.domain = self.cookie_domain();
@@ -435,7 +451,6 @@ impl Compiler<'_> {
         if let Some(store) = &file.store {
             look(&store.get_ref().redis, "store.redis");
         }
-        look(&file.server.proxy_protocol, "server.proxy_protocol");
         if let Some(tls) = &file.server.tls {
             look(&tls.get_ref().client_ca, "server.tls.client_ca");
         }

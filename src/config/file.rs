@@ -94,9 +94,10 @@ pub struct Server {
     /// `"forwarded"`.
     #[schemars(with = "Option<String>")]
     pub forwarded: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub proxy_protocol: Option<Spanned<Unsupported>>,
+    /// Whether trusted proxies must start each connection with a header of the PROXY protocol,
+    /// version 1 or 2, which names the client. Others must not. Default false.
+    #[schemars(with = "bool")]
+    pub proxy_protocol: Option<Spanned<bool>>,
     /// HTTP/2 with prior knowledge on cleartext connections. Default true.
     pub h2c: Option<bool>,
     /// How long `/readyz` returns 503 after SIGTERM while requests are still served. Default

@@ -128,7 +128,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question, now: u64) -> Explanatio
         Ok(head) => head,
         Err(refusal) => return narrator.refused(&refusal),
     };
-    let peer = Peer { address: question.peer.to_canonical(), tls: head.tls };
+    let peer = Peer::new(question.peer, head.tls);
     let outcome = wire::parse(&head, &snapshot.limits, async |parts, announced| {
         decider.decide(&peer, parts, announced, &mut narrator).await
     });
@@ -149,8 +149,7 @@ fn explain_asked(
     let Some(askers) = &decider.snapshot.askers else {
         return narrator.refused(&VerifyFault::Peer(question.peer).into());
     };
-    let peer =
-        Peer { address: askers.networks().first().map_or(question.peer, IpNet::addr), tls: false };
+    let peer = Peer::new(askers.networks().first().map_or(question.peer, IpNet::addr), false);
     let asker = match askers.asker(&peer, Some(dialect)) {
         Ok(asker) => asker,
         Err(fault) => return narrator.refused(&fault.into()),

@@ -26,12 +26,15 @@ pub struct Peer {
     pub address: IpAddr,
     /// Whether the connection is TLS.
     pub tls: bool,
+    /// Whether the bytes of the connection may come from someone else: a proxy relays it without
+    /// saying for whom. Forwarding headers are then not trusted.
+    pub is_unnamed: bool,
 }
 
 impl Peer {
     /// The peer of an accepted connection.
-    pub fn new(address: SocketAddr, tls: bool) -> Self {
-        Self { address: address.ip().to_canonical(), tls }
+    pub fn new(address: IpAddr, tls: bool) -> Self {
+        Self { address: address.to_canonical(), tls, is_unnamed: false }
     }
 }
 
@@ -154,7 +157,7 @@ impl TrustedProxies {
     /// Derives the client of a request.
     pub fn client(&self, peer: &Peer, headers: &HeaderMap) -> ClientAddress {
         let socket_scheme = if peer.tls { Scheme::Https } else { Scheme::Http };
-        if !self.contains(peer.address) {
+        if peer.is_unnamed || !self.contains(peer.address) {
             return ClientAddress {
                 ip: peer.address,
                 scheme: socket_scheme,
@@ -308,7 +311,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let peer = Peer::new(SocketAddr::new(peer.parse().unwrap(), 1), false);
+        let peer = Peer::new(peer.parse().unwrap(), false);
         let client = proxies(header).client(&peer, &headers);
         (client.ip().to_string(), client.scheme(), client.through())
     }
@@ -329,6 +332,15 @@ mod tests {
             client(ForwardingHeader::XForwardedFor, "::ffff:203.0.113.9", &[]).0,
             "203.0.113.9"
         );
+    }
+
+    #[test]
+    fn a_proxy_that_names_no_client_cannot_pass_on_what_the_client_wrote() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
+        let peer = Peer { is_unnamed: true, ..Peer::new("10.0.0.1".parse().unwrap(), false) };
+        let client = proxies(ForwardingHeader::XForwardedFor).client(&peer, &headers);
+        assert_eq!((client.ip(), client.through()), (peer.address, Through::Peer));
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let target =
                 Target::parse(&parts.method, &parts.uri, parts.version, &parts.headers).unwrap();
-            let peer = Peer { address: [127, 0, 0, 1].into(), tls: false };
+            let peer = Peer::new([127, 0, 0, 1].into(), false);
             is_own_request(
                 &parts.method,
                 &parts.headers,

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub h2c: bool,
     /// The trusted proxies.
     pub proxies: TrustedProxies,
+    /// Whether trusted proxies must start each connection with a PROXY header.
+    pub proxy_protocol: bool,
     /// The proxies that may ask the `[verify]` listener; `None`: there is no such listener.
     pub askers: Option<Askers>,
     /// The issuers whose tokens are accepted.

@@ -54,7 +54,7 @@ const MAX_STREAMS: u32 = 100;
 pub(super) async fn serve(
     gateway: Arc<Gateway>,
     worker: Arc<Worker>,
-    Accepted { door, stream, peer }: Accepted,
+    Accepted { door, stream, peer, is_unnamed }: Accepted,
     slot: Option<ClientSlot>,
     snapshot: &Snapshot,
     draining: Arc<Shutdown>,
@@ -72,7 +72,7 @@ pub(super) async fn serve(
         gateway,
         worker,
         door,
-        peer: Peer::new(peer, tls.is_some()),
+        peer: Peer { is_unnamed, ..Peer::new(peer, tls.is_some()) },
         state: ConnectionState::new(slot),
         timeouts,
         draining,
@@ -85,9 +85,9 @@ pub(super) async fn serve(
     let Err(error) = ended else { return };
     if let Some(kind) = error.downcast_ref().and_then(malformed) {
         metrics.malformed(kind);
-        tracing::info!(peer = %peer.ip(), kind, cause = %error, "the request could not be read");
+        tracing::info!(%peer, kind, cause = %error, "the request could not be read");
     } else {
-        tracing::debug!(peer = %peer.ip(), cause = %error, "the connection ended early");
+        tracing::debug!(%peer, cause = %error, "the connection ended early");
     }
 }
 

@@ -10,33 +10,38 @@ mod discard;
 mod frames;
 mod listen;
 mod per_client;
+pub mod proxy_protocol;
 mod shutdown;
 mod stalls;
 mod stream;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 pub use self::claim::Claim;
 pub use self::connection::http1_builder;
 use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
-use self::per_client::PerClient;
+use self::per_client::{ClientSlot, PerClient};
 use self::shutdown::Shutdown;
 use crate::descriptors;
-use crate::gateway::Gateway;
 use crate::gateway::client::Door;
 use crate::gateway::refusal::problem_body;
 use crate::gateway::worker::Worker;
+use crate::gateway::{Gateway, Snapshot};
 use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
 use crate::telemetry::ids;
+
+/// How long a connection that was accepted before a drain may take to say whom it is from.
+const LATE_HEADER: Duration = Duration::from_secs(1);
 
 /// How long to pause accepting when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -54,6 +59,7 @@ pub struct Server {
     cut: Shutdown,
     tracker: TaskTracker,
     cannot_accept: Fold,
+    no_proxy_header: Fold,
     most_connections: usize,
 }
 
@@ -70,6 +76,7 @@ impl Server {
             cut: Shutdown::default(),
             tracker: TaskTracker::new(),
             cannot_accept: Fold::default(),
+            no_proxy_header: Fold::default(),
         }
     }
 
@@ -121,7 +128,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(&worker, Accepted { door, stream, peer }),
+                Ok((stream, peer)) => self.admit(&worker, Accepted::new(door, stream, peer.ip())),
                 Err(error) => self.pause_after(&error).await,
             }
         }
@@ -150,7 +157,7 @@ impl Server {
                 Ok((stream, peer)) => {
                     let stream = stream.set_nonblocking(true).map(|()| stream);
                     if let Ok(stream) = stream.and_then(TcpStream::from_std) {
-                        self.admit(worker, Accepted { door, stream, peer });
+                        self.admit(worker, Accepted::new(door, stream, peer.ip()));
                     }
                 }
                 Err(error) if is_client_error(&error) => {}
@@ -160,39 +167,124 @@ impl Server {
     }
 
     fn admit(self: &Arc<Self>, worker: &Arc<Worker>, accepted: Accepted) {
-        let Accepted { door, ref stream, peer } = accepted;
+        let Accepted { door, ref stream, peer, .. } = accepted;
         let snapshot = self.gateway.current();
         let open = self.connections.fetch_add(1, Ordering::Relaxed);
         let slot = Slot {
             server: Arc::clone(self),
             _gauge: self.gateway.telemetry().metrics.connection(),
         };
-        // A trusted proxy connects on behalf of many clients.
-        let most = Some(snapshot.limits.max_connections_per_client)
-            .filter(|&most| most > 0 && !snapshot.trusts(door, peer.ip()));
-        let client_slot = most.map(|most| self.clients.admit(peer.ip(), most));
+        let client_slot = self.client_slot(&snapshot, door, peer);
         // A tunnel has left the future of its connection, but still counts as a connection.
         let room = snapshot.limits.max_connections.min(self.most_connections);
-        if matches!(client_slot, Some(None))
+        if client_slot.is_err()
             || descriptors::is_among_the_last(stream)
             || open + self.gateway.tunnels().len() >= room
         {
-            self.gateway.telemetry().metrics.connection_refused();
-            if door == Door::Verify || snapshot.tls.is_none() {
-                refuse(stream);
-            }
+            self.refuse(&accepted, &snapshot);
             return;
         }
         let (gateway, worker, client_slot) =
-            (Arc::clone(&self.gateway), Arc::clone(worker), client_slot.flatten());
+            (Arc::clone(&self.gateway), Arc::clone(worker), client_slot.ok().flatten());
+        let is_relayed =
+            snapshot.proxy_protocol && door == Door::Public && snapshot.trusts(door, peer);
         self.tracker.spawn(async move {
             let draining = Arc::clone(&slot.server.stop_accepting);
+            let serving = async {
+                // Boxed, so that other connections keep no space for it.
+                let (accepted, client_slot) = if is_relayed {
+                    match Box::pin(slot.server.relayed(accepted, &snapshot)).await {
+                        Some(relayed) => relayed,
+                        None => return,
+                    }
+                } else {
+                    (accepted, client_slot)
+                };
+                connection::serve(gateway, worker, accepted, client_slot, &snapshot, draining)
+                    .await;
+            };
             tokio::select! {
                 biased;
-                () = connection::serve(gateway, worker, accepted, client_slot, &snapshot, draining) => {}
+                () = serving => {}
                 () = slot.server.cut.triggered() => {}
             }
         });
+    }
+
+    /// Counts a connection of this client. `Ok(None)`: it is not counted.
+    ///
+    /// # Errors
+    /// The client already has `max_connections_per_client`.
+    fn client_slot(
+        &self,
+        snapshot: &Snapshot,
+        door: Door,
+        client: IpAddr,
+    ) -> Result<Option<ClientSlot>, TooMany> {
+        let most = snapshot.limits.max_connections_per_client;
+        // A trusted proxy connects on behalf of many clients.
+        if most == 0 || snapshot.trusts(door, client) {
+            return Ok(None);
+        }
+        self.clients.admit(client, most).map(Some).ok_or(TooMany)
+    }
+
+    /// Closes a connection for which there is no room.
+    fn refuse(&self, accepted: &Accepted, snapshot: &Snapshot) {
+        self.gateway.telemetry().metrics.connection_refused();
+        if accepted.door == Door::Verify || snapshot.tls.is_none() {
+            refuse(&accepted.stream);
+        }
+    }
+
+    /// Reads from whom a proxy relays a connection, and counts it for that client. `None`: the
+    /// connection ends here.
+    async fn relayed(
+        &self,
+        mut accepted: Accepted,
+        snapshot: &Snapshot,
+    ) -> Option<(Accepted, Option<ClientSlot>)> {
+        let late = async {
+            self.stop_accepting.triggered().await;
+            tokio::time::sleep(LATE_HEADER).await;
+        };
+        let reading = proxy_protocol::read(&mut accepted.stream);
+        let header = tokio::select! {
+            biased;
+            read = timeout(snapshot.limits.header_timeout, reading) => {
+                read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            }
+            () = late => return None,
+        };
+        match header {
+            Ok(header) => {
+                accepted.is_unnamed = header.client.is_none();
+                accepted.peer = header.client.unwrap_or(accepted.peer);
+            }
+            Err(error) => {
+                self.note_no_proxy_header(accepted.peer, &error);
+                return None;
+            }
+        }
+        let slot = self.client_slot(snapshot, accepted.door, accepted.peer);
+        if slot.is_err() {
+            self.refuse(&accepted, snapshot);
+        }
+        Some((accepted, slot.ok()?))
+    }
+
+    /// Logs that a proxy does not say for whom it relays.
+    fn note_no_proxy_header(&self, peer: IpAddr, error: &io::Error) {
+        if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::TimedOut) {
+            // A load balancer only tried whether the port is open.
+            tracing::debug!(%peer, cause = %error, "the connection ended early");
+            return;
+        }
+        let telemetry = self.gateway.telemetry();
+        telemetry.metrics.malformed("proxy_header");
+        if let Some(folded) = self.no_proxy_header.admit(telemetry.clock.unix_seconds()) {
+            tracing::warn!(%peer, cause = %error, folded, "a trusted proxy sent no valid PROXY header; let it send one, or set proxy_protocol = false");
+        }
     }
 
     /// Every second, releases what this worker no longer needs.
@@ -209,8 +301,20 @@ impl Server {
 struct Accepted {
     door: Door,
     stream: TcpStream,
-    peer: SocketAddr,
+    /// The other end, or the client that a proxy relays.
+    peer: IpAddr,
+    /// Whether a proxy relays it without naming the client.
+    is_unnamed: bool,
 }
+
+impl Accepted {
+    fn new(door: Door, stream: TcpStream, peer: IpAddr) -> Self {
+        Self { door, stream, peer: peer.to_canonical(), is_unnamed: false }
+    }
+}
+
+/// A client has as many connections as it may have.
+struct TooMany;
 
 /// One of the `max_connections`.
 struct Slot {

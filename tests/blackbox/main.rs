@@ -39,6 +39,7 @@ mod pages;
 mod peers;
 mod people;
 mod personal_tokens;
+mod proxy_protocol;
 mod redirects;
 mod reload;
 mod renewal;

@@ -31,7 +31,8 @@ mod route;
 mod tokens;
 
 /// The kinds of malformed heads, as the reference names them.
-const MALFORMED: [&str; 6] = ["method", "target", "version", "header", "too_large", "other"];
+const MALFORMED: [&str; 7] =
+    ["method", "target", "version", "header", "too_large", "proxy_header", "other"];
 
 /// All metric families. Clones share the counters.
 #[derive(Clone, Debug)]

@@ -100,6 +100,11 @@ impl Default for Client {
 impl Client {
     /// A handshake with the gateway as `app.test`.
     pub async fn connect(&self, gateway: &Gateway) -> std::io::Result<TlsStream<TcpStream>> {
+        self.over(within(TcpStream::connect(gateway.address())).await?).await
+    }
+
+    /// The same handshake on an open connection.
+    pub async fn over(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority().pem.as_bytes()).unwrap()).unwrap();
         let versions = ClientConfig::builder_with_provider(provider())
@@ -108,7 +113,6 @@ impl Client {
         let mut config = versions.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols =
             self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let stream = within(TcpStream::connect(gateway.address())).await?;
         let name = ServerName::try_from("app.test").unwrap();
         within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
     }
