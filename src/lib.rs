@@ -13,7 +13,7 @@
 //! | 5 | [`server`], [`admin`] | sockets and protocols |
 //! | 4 | [`gateway`] | the request pipeline |
 //! | 3 | [`identity`], [`keys`], [`revocation`] | the built-in issuer; keeping issuers' keys up to date; revocations: the list that tokens are checked against, and its table in the store |
-//! | 2 | [`token`], [`store`] | verifying signed tokens; what outlives the process |
+//! | 2 | [`token`], [`store`], [`redis`] | verifying signed tokens; what outlives the process; what several gateways share at high rates |
 //! | 1 | [`config`] | the file as it is written, and its problems |
 //! | 0 | [`clock`], [`coalesce`], [`descriptors`], [`limit`], [`outbound`], [`priority`], [`reason`], [`tls`], [`telemetry`] | know no other module |
 //!
@@ -37,6 +37,7 @@ pub mod priority;
 pub mod process;
 pub mod proxies;
 pub mod reason;
+pub mod redis;
 pub mod revocation;
 pub mod server;
 pub mod store;

@@ -25,13 +25,18 @@ use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
 use crate::priority::lower_priority;
+use crate::redis::Redis;
 use crate::revocation::{Retention, Revocations};
 use crate::server::{Claim, Server, bind, bind_one};
 use crate::store::{Feed, Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::writer::LogWriter;
+use crate::telemetry::writer::{LogGuard, LogWriter};
 use crate::token;
+
+use self::sharing::Sharing;
+
+mod sharing;
 
 /// How often the files are checked if `watch` is on.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -122,12 +127,7 @@ pub fn run(
     let compiled = compile(path, None, create, &metrics, &clock)
         .map_err(|problems| ProcessError::Config(Box::new(problems)))?;
     let start = compiled.snapshot.start.clone();
-    let (log, guard) = LogWriter::start(io::stdout())?;
-    metrics.show_dropped_lines(log.dropped());
-    let stamp = clock.clone();
-    // If a process runs this twice, as tests do, the first subscriber stays.
-    let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
-
+    let (log, guard) = start_log(&start, &clock, &metrics)?;
     let shortage = make_room(&compiled.snapshot);
     let runtime = background_runtime()?;
     let Bound { sets, claims, admin } = runtime.block_on(async { listen(&start) })?;
@@ -148,12 +148,15 @@ pub fn run(
         &clock,
         &metrics,
     ))?;
+    let sharing = Sharing::start(&runtime, &start, &clock, &metrics);
     let background = Background {
         runtime: runtime.handle().clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
     };
     compiled.snapshot.keys.start(&background);
+    sharing.share(&compiled.snapshot.counters);
+    sharing.share(identity.iter().flat_map(|identity| identity.budgets().all()));
     let gateway = Arc::new(
         Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations))
             .with_identity(identity.clone()),
@@ -167,7 +170,7 @@ pub fn run(
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
-    let readiness = Arc::new(readiness(&gateway, store.clone(), &clock));
+    let readiness = Arc::new(readiness(&gateway, store.clone(), sharing.redis.clone(), &clock));
     let life = Process {
         path: path.to_owned(),
         gateway,
@@ -178,6 +181,7 @@ pub fn run(
         clock,
         readiness,
         background,
+        sharing,
     };
     let ended = runtime.block_on(life.serve(admin, claims, (&bound, &verify), presence, started));
     if ended.is_ok() {
@@ -191,6 +195,19 @@ pub fn run(
     // When this returns, all earlier log lines are on their way out.
     drop(guard);
     ended
+}
+
+fn start_log(
+    start: &StartSettings,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> io::Result<(LogWriter, LogGuard)> {
+    let (log, guard) = LogWriter::start(io::stdout())?;
+    metrics.show_dropped_lines(log.dropped());
+    let stamp = clock.clone();
+    // If a process runs this twice, as tests do, the first subscriber stays.
+    let _ = log::init(start.log_format, start.log_level, log.clone(), move || stamp.unix_time());
+    Ok((log, guard))
 }
 
 /// Raises the limit of open files to suit `max_connections`, and logs a warning if that is not
@@ -287,13 +304,20 @@ async fn start_identity(
 }
 
 /// Checks the snapshot that is current at that moment.
-fn readiness(gateway: &Arc<Gateway>, store: Option<Store>, clock: &Clock) -> Readiness {
+fn readiness(
+    gateway: &Arc<Gateway>,
+    store: Option<Store>,
+    redis: Option<Arc<Redis>>,
+    clock: &Clock,
+) -> Readiness {
     let (gateway, clock) = (Arc::clone(gateway), clock.clone());
     Readiness::new(move || {
         let current = gateway.current();
         let mut health = Health::check(&current.issuers, &current.keys, &clock);
         let problem = store.as_ref().and_then(Store::problem);
         health.problems.extend(problem.map(|problem| ("store".to_owned(), problem)));
+        let problem = redis.as_deref().and_then(Redis::problem);
+        health.problems.extend(problem.map(|problem| ("redis".to_owned(), problem)));
         let problem = store.as_ref().and_then(Store::clock_problem);
         health.problems.extend(problem.map(|problem| ("clock".to_owned(), problem)));
         health
@@ -346,6 +370,7 @@ struct Process {
     clock: Clock,
     readiness: Arc<Readiness>,
     background: Background,
+    sharing: Sharing,
 }
 
 impl Process {
@@ -461,6 +486,7 @@ impl Process {
                 self.control
                     .permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 compiled.snapshot.keys.start(&self.background);
+                self.sharing.share(&compiled.snapshot.counters);
                 self.gateway.install(compiled.snapshot);
                 current.keys.replaced_by(&self.gateway.current().keys);
                 retired.0.push(current);

@@ -271,7 +271,8 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 
 /// Commented lines that show a value other than the default, so that they change the meaning of the
 /// file.
-const NO_DEFAULT: [&str; 19] = [
+const NO_DEFAULT: [&str; 20] = [
+    "redis",
     "keep_alive",
     "cookie_domain",
     "mail",
@@ -709,6 +710,8 @@ fn every_metric_has_its_entry() {
     metrics.refresh("succeeded");
     metrics.jwks_fetched("corp", "succeeded", 1);
     metrics.show_key_age("corp", || Some(1));
+    metrics.show_limiter_mode("login", || Some(false));
+    metrics.store_up("redis", true);
     let text = metrics.encode();
     let names: BTreeSet<String> = text
         .lines()

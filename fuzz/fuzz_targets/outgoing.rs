@@ -173,6 +173,10 @@ impl Observer for Watch {
     fn unrouted(&mut self, _: &str, _: &HeaderMap) {}
     fn second(&mut self, _: &SecondTarget<'_>) {}
 
+    async fn confirm(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn count(&mut self, _: &Route, _: &Arc<Limit>, _: LimitKey<'_>) -> Result<(), Refusal> {
         Ok(())
     }

@@ -67,7 +67,7 @@ impl Compiler<'_> {
             )),
         };
         let workers = workers.map(|workers| if workers == 0 { cores() } else { workers });
-        let store = self.store();
+        let (store, redis) = (self.store(), self.redis());
         let start = StartSettings {
             listen: listen?,
             admin: admin?,
@@ -76,6 +76,7 @@ impl Compiler<'_> {
             log_format: log_format?,
             log_level: log_level?,
             store: store?,
+            redis: redis?,
             has_identity: file.identity.is_some(),
         };
         self.refuse_changed_start(&start);
@@ -118,7 +119,7 @@ impl Compiler<'_> {
         let span_in = |value: Option<&Spanned<SecretRef>>| {
             value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0)
         };
-        let changes: [(bool, &str, Range<usize>); 9] = [
+        let changes: [(bool, &str, Range<usize>); 10] = [
             (
                 start.listen != previous.listen,
                 "server.listen",
@@ -153,6 +154,11 @@ impl Compiler<'_> {
                 key(&start.store) != key(&previous.store),
                 "store.key",
                 span_in(written.and_then(|written| written.key.as_ref())),
+            ),
+            (
+                start.redis != previous.redis,
+                "store.redis",
+                span_in(written.and_then(|written| written.redis.as_ref())),
             ),
         ];
         for (_, key, span) in changes.into_iter().filter(|(changed, ..)| *changed) {
@@ -393,6 +399,7 @@ impl Compiler<'_> {
             .max_clients
             .as_ref()
             .map_or(Some(100_000), |number| self.number(number, 1_000, 100_000_000));
+        let shared = self.is_shared(written)?;
         Some(Settings {
             requests: NonZeroU32::new(u32::try_from(requests?).ok()?)?,
             per: per?,
@@ -401,7 +408,25 @@ impl Compiler<'_> {
             key: key?,
             observe: written.observe,
             max_clients: max_clients?,
+            shared,
         })
+    }
+
+    /// Whether all gateways on the store have one budget for this limit.
+    fn is_shared(&mut self, written: &crate::config::file::Limit) -> Option<bool> {
+        let has_store =
+            self.file.store.as_ref().is_some_and(|store| store.get_ref().redis.is_some());
+        let Some(text) = &written.store else { return Some(has_store) };
+        let shared =
+            self.ok_or_report(value::choice(text, &[("shared", true), ("local", false)]))?;
+        if shared && !has_store {
+            self.error(
+                Problem::error(text.span(), "there is no store that several gateways could share")
+                    .help("name a Redis server in `[store] redis`, or remove `store`: the limit then holds for this process"),
+            );
+            return None;
+        }
+        Some(shared)
     }
 
     /// A whole number in a range.
@@ -448,9 +473,6 @@ impl Compiler<'_> {
                 );
             }
         };
-        if let Some(store) = &file.store {
-            look(&store.get_ref().redis, "store.redis");
-        }
         if let Some(tls) = &file.server.tls {
             look(&tls.get_ref().client_ca, "server.tls.client_ca");
         }

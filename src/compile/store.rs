@@ -9,6 +9,7 @@ use super::Compiler;
 use super::issuers::Inline;
 use crate::config::Problem;
 use crate::config::value::{CreateFiles, SecretRef};
+use crate::redis::RedisSettings;
 use crate::store::{FirstStart, StoreSettings};
 
 impl Compiler<'_> {
@@ -77,6 +78,30 @@ impl Compiler<'_> {
             return None;
         }
         Some(Some(StoreSettings { database, key, first_start }))
+    }
+
+    /// `[store] redis`. Outer `None`: a problem was found; inner: there is none.
+    #[expect(
+        clippy::option_option,
+        reason = "outer: a problem was found; inner: no Redis is configured"
+    )]
+    pub(super) fn redis(&mut self) -> Option<Option<RedisSettings>> {
+        let Some(written) =
+            self.file.store.as_ref().and_then(|store| store.get_ref().redis.as_ref())
+        else {
+            return Some(None);
+        };
+        let read = self.read_secret(written, Inline::Permitted)?;
+        let url = std::str::from_utf8(read.expose()).unwrap_or_default();
+        match RedisSettings::parse(url) {
+            Ok(settings) => Some(Some(settings)),
+            Err(error) => {
+                self.error(Problem::error(written.span(), error.to_string()).help(
+                    "write `redis = { env = \"REDIS_URL\" }`, with a URL such as `redis://127.0.0.1:6379/0`",
+                ));
+                None
+            }
+        }
     }
 
     /// The key is made at the first start, together with the database.

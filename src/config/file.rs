@@ -221,9 +221,10 @@ pub struct Store {
     /// start, mode 0600. Default `{ file = "portcullis.key" }`. Read at start.
     #[schemars(with = "Option<SecretRef>")]
     pub key: Option<Spanned<SecretRef>>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub redis: Option<Spanned<Unsupported>>,
+    /// The Redis or Valkey server that several gateways share: `{ env = "REDIS_URL" }` or `{ file =
+    /// "redis.url" }` with a URL `redis://` or, for TLS, `rediss://`. Absent: none. Read at start.
+    #[schemars(with = "Option<SecretRef>")]
+    pub redis: Option<Spanned<SecretRef>>,
 }
 
 /// `[issuer.NAME]`: an accepted token issuer.
@@ -329,6 +330,10 @@ pub struct Limit {
     /// Count and log, refuse nothing. Default false.
     #[serde(default)]
     pub observe: bool,
+    /// `"shared"`: one budget for all gateways on the same store; the default where `[store]` has
+    /// `redis`. `"local"`: one for this process.
+    #[schemars(with = "Option<String>")]
+    pub store: Option<Text>,
     /// The maximum number of remembered clients; beyond it, new clients are refused. Default
     /// 100000.
     #[schemars(with = "Option<u32>")]

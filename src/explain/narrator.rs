@@ -225,6 +225,10 @@ impl Observer for Narrator<'_> {
         self.deciding = Some(second.field().clone());
     }
 
+    async fn confirm(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn count(&mut self, _: &Route, limit: &Arc<Limit>, key: LimitKey<'_>) -> Result<(), Refusal> {
         let by = match key {
             LimitKey::Client(client) => format!("client {}", client.ip()),

@@ -122,11 +122,21 @@ impl<'s> Authenticated<'s> {
         Ok(Self { matched, caller, overriding, renewable, second })
     }
 
-    /// Decides whether the caller may pass.
+    /// Decides whether the caller may pass. Waits only for a limit that several gateways share.
     ///
     /// # Errors
     /// The request, and the refusal of authentication, of a limit by subject, or of authorization.
-    pub fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
+    pub async fn authorize(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
+        let decided = self.decide(observer);
+        // A refusal counts too: it may be a failure.
+        match (observer.confirm().await, decided) {
+            (Ok(()), decided) => decided,
+            (Err(limited), Ok(permit)) => Err(permit.stop(limited)),
+            (Err(limited), Err(stopped)) => Err(stopped.instead(limited)),
+        }
+    }
+
+    fn decide(self, observer: &mut impl Observer) -> Result<Permit<'s>, Stopped<'s>> {
         let Self { matched, caller, overriding, renewable, second } = self;
         if renewable {
             observer.renewable();

@@ -26,7 +26,7 @@ impl<'s> Counted<Matched<'s>> {
     ///
     /// # Errors
     /// The request, and the refusal of a limit.
-    pub fn by_client(
+    pub async fn by_client(
         matched: Matched<'s>,
         observer: &mut impl Observer,
     ) -> Result<Self, Stopped<'s>> {
@@ -39,7 +39,11 @@ impl<'s> Counted<Matched<'s>> {
             .try_for_each(|route| {
                 count(route, KeyKind::Client, LimitKey::Client(matched.client()), observer)
             });
-        match counted {
+        let confirmed = match counted {
+            Ok(()) => observer.confirm().await,
+            Err(refusal) => Err(refusal),
+        };
+        match confirmed {
             Ok(()) => Ok(Self(matched)),
             Err(refusal) => Err(Stopped::new(matched, refusal)),
         }
@@ -47,7 +51,7 @@ impl<'s> Counted<Matched<'s>> {
 }
 
 impl Counted<Option<Caller>> {
-    /// Counts a request by its caller's subject.
+    /// Counts a request by its caller's subject, in this process. [`Observer::confirm`] must follow.
     ///
     /// # Errors
     /// The refusal of the limit.

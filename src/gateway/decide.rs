@@ -114,9 +114,10 @@ impl<'s> Decider<'s> {
         matched: Matched<'s>,
         observer: &mut impl Observer,
     ) -> Result<Permit<'s>, Stopped<'s>> {
-        let counted = Counted::by_client(matched, observer)?;
+        let counted = Counted::by_client(matched, observer).await?;
         Authenticated::new(counted, &self.verifier, self.now, self.online)
             .await?
             .authorize(observer)
+            .await
     }
 }

@@ -13,6 +13,7 @@ use super::body::{Body, ClientBody, RequestBody};
 use super::exchange::{Exchange, count};
 use super::matched::MatchedParts;
 use super::navigation::{asked_by, for_client};
+use super::observer::Observer;
 use super::refusal::Refusal;
 use super::route::{NoRoute, Route};
 use super::snapshot::Snapshot;
@@ -80,6 +81,7 @@ impl Gateway {
                 account.as_deref(),
                 exchange,
             )?;
+            exchange.confirm().await?;
         }
         let request = Request {
             endpoint,

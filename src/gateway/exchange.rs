@@ -151,6 +151,25 @@ impl Exchange {
         self.cell.iter().chain(&self.more_cells).any(|(counted, _)| Arc::ptr_eq(counted, limit))
     }
 
+    /// Has the shared limits among those that counted it count it for all gateways.
+    async fn confirm_cells(&mut self) -> Result<(), Refusal> {
+        let mut cells: Vec<_> = self.more_cells.drain(..).chain(self.cell.take()).collect();
+        cells.reverse();
+        while let Some((limit, cell)) = cells.pop() {
+            let confirmed = limit.confirm(cell).await;
+            if confirmed.is_err() {
+                self.view.telemetry.metrics.rate_limited(limit.name()).inc();
+            }
+            if let Err(refusal) = count(|| {}, &limit, confirmed, self) {
+                for (limit, cell) in cells {
+                    self.counted(limit, cell);
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
     /// Records that its body is read here.
     pub fn set_upload(&mut self, upload: Option<Arc<Upload>>) {
         self.upload = upload;
@@ -389,6 +408,18 @@ impl Observer for Exchange {
             }
         };
         count(|| route.count_limited(), limit, taken, self)
+    }
+
+    async fn confirm(&mut self) -> Result<(), Refusal> {
+        let is_unconfirmed = |counted: &Option<(Arc<Limit>, Cell)>| {
+            counted.as_ref().is_some_and(|(limit, cell)| limit.is_unconfirmed(cell))
+        };
+        if !is_unconfirmed(&self.cell) && self.more_cells.is_empty() {
+            return Ok(());
+        }
+        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
+        // open.
+        Box::pin(self.confirm_cells()).await
     }
 
     fn second(&mut self, _: &SecondTarget<'_>) {}

@@ -107,6 +107,11 @@ impl<'s> Stopped<'s> {
     pub fn new(matched: Matched<'s>, refusal: Refusal) -> Self {
         Self { matched, refusal }
     }
+
+    /// Refuses it for this reason instead.
+    pub(super) fn instead(self, refusal: Refusal) -> Self {
+        Self { refusal, ..self }
+    }
 }
 
 impl<'s> Match<'s> {

@@ -19,8 +19,9 @@ use crate::token::Issuer;
 
 /// Observes a decision: for the record of a request that is served, or for the output of `explain`.
 ///
-/// An observer learns the result of each step, in order. Only [`Observer::count`] can affect the
-/// decision: whether a limit has room is the one result that depends on other requests.
+/// An observer learns the result of each step, in order. Only [`Observer::count`] and
+/// [`Observer::confirm`] can affect the decision: whether a limit has room is the one result that
+/// depends on other requests.
 pub trait Observer {
     /// A proxy asks in this dialect about the request with this head.
     fn asked(&mut self, dialect: Dialect, parts: &Parts);
@@ -53,6 +54,13 @@ pub trait Observer {
         limit: &Arc<Limit>,
         key: LimitKey<'_>,
     ) -> Result<(), Refusal>;
+
+    /// The limits that several gateways share and that have counted the request here now count it
+    /// for all of them. Waits only if there is such a limit.
+    ///
+    /// # Errors
+    /// [`Refusal::Limited`], if one of them has no room.
+    fn confirm(&mut self) -> impl Future<Output = Result<(), Refusal>>;
 
     /// The credentials were read for `route`; `None`: there are none, and none are needed.
     fn authenticated(&mut self, route: &Route, caller: Option<&Caller>);

@@ -18,6 +18,7 @@ use crate::config::value::SecretBytes;
 use crate::identity::Policy;
 use crate::keys::Keys;
 use crate::limit::Limit;
+use crate::redis::RedisSettings;
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
 use crate::token::{CacheBounds, Issuers};
@@ -105,6 +106,8 @@ pub struct StartSettings {
     pub log_level: tracing::Level,
     /// The store, which outlives the process; `None`: nothing does.
     pub store: Option<StoreSettings>,
+    /// What several gateways share besides the store; `None`: there is no Redis.
+    pub redis: Option<RedisSettings>,
     /// Whether there is a built-in issuer.
     pub has_identity: bool,
 }

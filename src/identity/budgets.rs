@@ -148,6 +148,8 @@ fn limit(name: &str, requests: NonZeroU32, count: Count) -> Arc<Limit> {
         count,
         key: KeyKind::Client,
         observe: false,
+        // With every gateway that has a store to share them in.
+        shared: true,
         max_clients: 100_000,
     };
     Arc::new(Limit::new(name, settings))

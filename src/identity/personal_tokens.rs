@@ -149,6 +149,10 @@ impl Identity {
             return Err(Unusable::Unknown.into());
         }
         let (limit, guess) = self.budgets.guess(client);
+        let guess = match guess {
+            Ok(cell) => limit.confirm(cell).await,
+            Err(exceeded) => Err(exceeded),
+        };
         let cell = guess.map_err(|exceeded| {
             self.metrics.rate_limited(limit.name()).inc();
             let retry_after = exceeded.retry_after_seconds();

@@ -1,9 +1,10 @@
 //! Rate limits: how many requests a client or caller may make in a period. GCRA, by `governor`,
-//! within this process.
+//! within this process; with several gateways, also in a store that they share (`shared`).
 //!
 //! A `Limit` owns its counters, which all workers share, so that the budget applies to the process.
 //! It bounds both the rate per key and the number of keys that it remembers (`store`). It never
-//! sleeps or queues: a request is allowed, or refused with the time of a retry.
+//! queues: a request is allowed, or refused with the time of a retry. Only [`Limit::confirm`] waits,
+//! for the store of a shared limit.
 //!
 //! A client that can invent keys could use up all slots of a limit and lock everyone else out. Keys
 //! that one client can invent therefore also share a group budget, [`GROUP`] times that of one key:
@@ -18,6 +19,7 @@
 use std::cell::Cell as Slot;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
@@ -26,8 +28,11 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
 
+pub use self::shared::{Budget, Returned, SharedStore, Unavailable, Verdict};
+use self::shared::{Elsewhere, Sharing};
 use self::store::{Asked, Key, Store};
 
+mod shared;
 mod store;
 
 /// What a limit allows, and for whom. Two limits with equal settings may share their counters
@@ -49,6 +54,8 @@ pub struct Settings {
     /// Count and log, but refuse nothing. The limit itself gives the same results; its caller lets
     /// the request through.
     pub observe: bool,
+    /// Whether several gateways share the budgets, once [`Limit::share`] has named their store.
+    pub shared: bool,
     /// The maximum number of remembered keys, at least 1. Each takes about 50 bytes. When this many
     /// are remembered, new keys are refused.
     pub max_clients: usize,
@@ -80,6 +87,15 @@ pub enum KeyKind {
 pub struct Limit {
     name: Box<str>,
     settings: Settings,
+    own: Counters,
+    timer: Timer,
+    /// Set once, for a limit that several gateways share.
+    sharing: OnceLock<Sharing>,
+}
+
+/// The counters of one limit.
+#[derive(Debug)]
+struct Counters {
     /// Per key.
     keys: Budgets,
     /// For all keys that one client can invent.
@@ -113,14 +129,8 @@ impl Limit {
 
     fn with_timer(name: &str, settings: Settings, timer: Timer) -> Self {
         let interval = emission_interval(&settings);
-        let (requests, most) = (settings.requests, settings.max_clients);
-        let of_group = (interval / GROUP.get()).max(Duration::from_nanos(1));
-        Self {
-            name: name.into(),
-            keys: Budgets::new(interval, requests, most, timer.clone()),
-            groups: Budgets::new(of_group, requests.saturating_mul(GROUP), most, timer),
-            settings,
-        }
+        let own = Counters::new(interval, settings.requests, settings.max_clients, &timer);
+        Self { name: name.into(), settings, own, timer, sharing: OnceLock::new() }
     }
 
     /// The section's name.
@@ -169,15 +179,16 @@ impl Limit {
 
     /// Returns a cell as if the request had not been made, as far as it has not been replenished
     /// since.
-    #[expect(clippy::needless_pass_by_value, reason = "a cell can be returned only once")]
     pub fn give_back(&self, cell: Cell) {
-        self.keys.give_back(&cell.key);
-        self.give_back_to_groups(&cell.groups);
+        self.own.give_back(&cell.shares);
+        if let (Some(sharing), Some(elsewhere)) = (self.sharing.get(), cell.elsewhere) {
+            sharing.give_back(*elsewhere);
+        }
     }
 
     /// The number of remembered keys, at most `max_clients`.
     pub fn len(&self) -> usize {
-        self.keys.store.len()
+        self.own.keys.store.len()
     }
 
     /// Whether no keys are remembered.
@@ -188,8 +199,43 @@ impl Limit {
     /// Removes keys with a full budget, and frees their memory. Call it from a timer, about every
     /// minute.
     pub fn prune(&self) {
-        self.keys.prune();
-        self.groups.prune();
+        self.own.prune();
+        if let Some(sharing) = self.sharing.get() {
+            sharing.prune();
+        }
+    }
+
+    /// Shares the budgets with every gateway on this store, if the settings say so. Only the first
+    /// call has an effect.
+    pub fn share(&self, store: &Arc<dyn SharedStore>) {
+        if self.settings.shared {
+            self.sharing.get_or_init(|| Sharing::new(Arc::clone(store)));
+        }
+    }
+
+    /// Whether [`Limit::confirm`] has yet to be called for this cell: until then, only this process
+    /// has counted the request.
+    pub fn is_unconfirmed(&self, cell: &Cell) -> bool {
+        cell.elsewhere.is_none() && self.sharing.get().is_some()
+    }
+
+    /// Whether the store of a shared limit cannot be asked at present, so that this process grants
+    /// its part of the budget by itself. `None`: the limit is not shared.
+    pub fn is_alone(&self) -> Option<bool> {
+        self.sharing.get().map(Sharing::is_alone)
+    }
+
+    /// Also takes the cell from the budget that all gateways share. Waits for the store, which
+    /// answers or fails within a fraction of a second. If it fails, the budget is divided by the
+    /// number of gateways. Returns at once if the limit is not shared.
+    ///
+    /// # Errors
+    /// The shared budget is exhausted. Nothing is taken then, in this process either.
+    pub async fn confirm(&self, cell: Cell) -> Result<Cell, Exceeded> {
+        match self.sharing.get() {
+            Some(sharing) if cell.elsewhere.is_none() => sharing.confirm(self, cell).await,
+            _ => Ok(cell),
+        }
     }
 
     fn client(&self, ip: IpAddr) -> Key {
@@ -209,9 +255,27 @@ impl Limit {
         }
     }
 
+    fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Cell, Exceeded> {
+        if let Some(sharing) = self.sharing.get() {
+            sharing.check_refused(self, &key)?;
+        }
+        let shares = self.own.take(key, groups)?;
+        Ok(Cell { shares, elsewhere: None })
+    }
+}
+
+impl Counters {
+    fn new(interval: Duration, requests: NonZeroU32, most: usize, timer: &Timer) -> Self {
+        let of_group = of_group(interval);
+        Self {
+            keys: Budgets::new(interval, requests, most, timer.clone()),
+            groups: Budgets::new(of_group, requests.saturating_mul(GROUP), most, timer.clone()),
+        }
+    }
+
     /// Takes a cell from each group, then from the key. If one is exhausted, none is taken: a
     /// refused client uses up nothing of its neighbours' budget.
-    fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Cell, Exceeded> {
+    fn take(&self, key: Key, groups: [Option<Key>; 2]) -> Result<Shares, Exceeded> {
         let mut taken = [None, None];
         for (slot, group) in taken.iter_mut().zip(groups) {
             let Some(group) = group else { continue };
@@ -224,7 +288,7 @@ impl Limit {
             }
         }
         match self.keys.take(key) {
-            Ok(key) => Ok(Cell { key, groups: taken }),
+            Ok(key) => Ok(Shares { key, groups: taken }),
             Err(exceeded) => {
                 self.give_back_to_groups(&taken);
                 Err(exceeded)
@@ -232,8 +296,18 @@ impl Limit {
         }
     }
 
+    fn give_back(&self, shares: &Shares) {
+        self.keys.give_back(&shares.key);
+        self.give_back_to_groups(&shares.groups);
+    }
+
     fn give_back_to_groups(&self, groups: &[Option<Share>; 2]) {
         groups.iter().flatten().for_each(|share| self.groups.give_back(share));
+    }
+
+    fn prune(&self) {
+        self.keys.prune();
+        self.groups.prune();
     }
 }
 
@@ -268,6 +342,14 @@ impl Budgets {
 #[derive(Debug)]
 #[must_use = "a cell that is not given back stays taken: make that explicit with `drop`"]
 pub struct Cell {
+    shares: Shares,
+    /// What a shared limit has counted besides this process; `None`: not confirmed, or not shared.
+    elsewhere: Option<Box<Elsewhere>>,
+}
+
+/// What a cell takes from the counters of one limit.
+#[derive(Debug)]
+struct Shares {
     key: Share,
     groups: [Option<Share>; 2],
 }
@@ -306,6 +388,12 @@ enum Timer {
     Set { clock: FakeRelativeClock, start: Nanos },
 }
 
+impl Timer {
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(governor::clock::Clock::now(self).as_u64())
+    }
+}
+
 impl governor::clock::Clock for Timer {
     type Instant = Nanos;
 
@@ -321,6 +409,11 @@ impl governor::clock::Clock for Timer {
 fn emission_interval(settings: &Settings) -> Duration {
     let per = settings.per.clamp(MIN_PER, MAX_PER);
     (per / settings.requests.get()).max(Duration::from_nanos(1))
+}
+
+/// The time in which one cell of a group is replenished.
+fn of_group(interval: Duration) -> Duration {
+    (interval / GROUP.get()).max(Duration::from_nanos(1))
 }
 
 fn masked(ip: Ipv6Addr, prefix: u8) -> [u8; 16] {

@@ -13,6 +13,7 @@ fn settings(requests: u32, per: Duration) -> Settings {
         count: Count::All,
         key: KeyKind::Client,
         observe: false,
+        shared: false,
         max_clients: 10_000,
     }
 }

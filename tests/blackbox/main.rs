@@ -48,6 +48,7 @@ mod roles;
 mod routing;
 mod second_factor;
 mod sessions;
+mod shared_limits;
 mod smtp;
 mod store;
 mod streaming;

@@ -26,6 +26,7 @@ pub use self::tokens::TokenCacheCounts;
 
 mod format;
 mod keys;
+mod limits;
 mod process;
 mod route;
 mod tokens;
@@ -49,6 +50,8 @@ struct Families {
     rate_limited: Family<[(&'static str, String); 1], Counter>,
     jwks_fetches: Family<[(&'static str, String); 2], Counter>,
     key_ages: Arc<keys::KeyAges>,
+    limiter_modes: Arc<limits::LimiterModes>,
+    stores: Family<[(&'static str, &'static str); 1], Gauge>,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     last_reload_success: Gauge,
     last_reload_timestamp: Gauge,
@@ -72,6 +75,9 @@ impl Families {
         registry.register_collector(Box::new(Arc::clone(&self.dropped_lines)));
         registry.register_collector(Box::new(Arc::clone(&self.token_caches)));
         registry.register_collector(Box::new(Arc::clone(&self.key_ages)));
+        registry.register_collector(Box::new(Arc::clone(&self.limiter_modes)));
+        let help = "Whether a store that the gateway needs can be used";
+        registry.register("store_up", help, self.stores.clone());
         registry.register(
             "rate_limited",
             "Requests that exceeded a limit, including one that only observes",
@@ -119,11 +125,8 @@ impl Families {
         );
         registry.register("tunnels", "Open tunnels, such as WebSockets", self.tunnels.clone());
         registry.register("revocations_active", "Revocations in force", self.revocations.clone());
-        registry.register(
-            "logins",
-            "Logins at the built-in issuer, by outcome",
-            self.logins.clone(),
-        );
+        let help = "Logins at the built-in issuer, by outcome";
+        registry.register("logins", help, self.logins.clone());
         registry.register(
             "refresh",
             "Refreshes at the built-in issuer, by outcome",
@@ -162,6 +165,21 @@ impl Metrics {
     /// per request.
     pub fn rate_limited(&self, limit: &str) -> Counter {
         self.0.rate_limited.get_or_create_owned(&[("limit", limit.to_owned())])
+    }
+
+    /// Exports whether a limit is counted by this process alone, while `is_alone` returns
+    /// something.
+    pub fn show_limiter_mode(
+        &self,
+        limit: &str,
+        is_alone: impl Fn() -> Option<bool> + Send + Sync + 'static,
+    ) {
+        self.0.limiter_modes.show(limit, is_alone);
+    }
+
+    /// Records whether a store can be used. `store` is a word from the reference.
+    pub fn store_up(&self, store: &'static str, is_up: bool) {
+        self.0.stores.get_or_create(&[("store", store)]).set(is_up.into());
     }
 
     /// The counters for one worker's cache of verified tokens.

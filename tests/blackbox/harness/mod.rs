@@ -12,6 +12,7 @@ pub mod jar;
 pub mod mint;
 pub mod peers;
 pub mod port;
+pub mod redis;
 pub mod upstream;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use self::browser::Browser;
 pub use self::client::{Connection, Response};
 pub use self::gateway::{Gateway, Setup};
 pub use self::port::Port;
+pub use self::redis::Redis;
 pub use self::upstream::{Step, Upstream};
 
 /// Waits for an event. A test that waits for longer fails.

@@ -1,0 +1,460 @@
+//! Limits that several gateways share: the budgets are in a store, which counts on its own clock.
+//!
+//! The counters of the process come first, with the whole budget: what exceeds it here exceeds it
+//! everywhere, so a flood does not reach the store. A key that the store has refused is refused
+//! here until it can pass again. While the store cannot be asked, each gateway grants its part of
+//! the budget, from counters of their own: never the whole budget each, and never everything.
+
+use std::fmt::{self, Write as _};
+use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{
+    Cell, Count, Counters, Exceeded, GROUP, Key, Limit, Shares, emission_interval, of_group,
+};
+
+/// A store that counts for several gateways.
+pub trait SharedStore: fmt::Debug + Send + Sync {
+    /// Takes one cell of each budget, or none of them, by GCRA on the store's own clock. Answers or
+    /// fails within a fraction of a second.
+    fn take<'a>(
+        &'a self,
+        budgets: &'a [Budget],
+    ) -> Pin<Box<dyn Future<Output = Result<Verdict, Unavailable>> + Send + 'a>>;
+
+    /// Returns what is left of cells. Does not wait.
+    fn give_back(&self, returned: Vec<Returned>);
+
+    /// Whether it can be asked at present.
+    fn is_available(&self) -> bool;
+
+    /// The number of gateways that use it, this one included, as last known.
+    fn gateways(&self) -> NonZeroU32;
+}
+
+/// One budget in a store: the parameters of GCRA, and the name of its counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The name of its counter, in printable ASCII. It contains no account and no subject in clear.
+    pub name: String,
+    /// The time in which one cell is replenished, in nanoseconds.
+    pub interval: u64,
+    /// How far in the future the theoretical arrival time (TAT) may be for a request to pass, in
+    /// nanoseconds.
+    pub tolerance: u64,
+}
+
+/// What a store answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A cell of each budget was taken. The TAT of each afterwards, in nanoseconds since 1970 on
+    /// the store's clock.
+    Taken(Vec<u64>),
+    /// A budget is exhausted; nothing was taken. The time after which a request can pass.
+    Exceeded(Duration),
+}
+
+/// The store did not answer, or cannot count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store of shared limits cannot be asked")]
+pub struct Unavailable;
+
+/// One cell of a budget that is given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Returned {
+    /// The budget.
+    pub budget: Budget,
+    /// The TAT after the cell was taken, in nanoseconds since 1970. Not more of the cell is given
+    /// back than is left of it at that time.
+    pub until: u64,
+}
+
+/// What a cell has taken outside the counters of the process.
+#[derive(Debug)]
+pub(super) enum Elsewhere {
+    /// From the store.
+    Shared(Vec<Returned>),
+    /// From this gateway's part of the budget.
+    Part(Arc<Part>, Shares),
+}
+
+/// The shared part of a limit.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    store: Arc<dyn SharedStore>,
+    refused: Refused,
+    part: Mutex<Option<Arc<Part>>>,
+}
+
+/// This gateway's part of the budgets, while the store cannot be asked.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// By how many the budgets are divided.
+    gateways: NonZeroU32,
+    counters: Counters,
+}
+
+impl Sharing {
+    pub(super) fn new(store: Arc<dyn SharedStore>) -> Self {
+        Self { store, refused: Refused::new(), part: Mutex::new(None) }
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        !self.store.is_available()
+    }
+
+    /// Refuses a key that the store has just refused.
+    pub(super) fn check_refused(&self, limit: &Limit, key: &Key) -> Result<(), Exceeded> {
+        match self.refused.remaining(key, limit.timer.elapsed()) {
+            // The store may have lost its counters, or this gateway its store.
+            Some(retry_after) if self.store.is_available() => Err(Exceeded { retry_after }),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`Limit::confirm`].
+    pub(super) async fn confirm(&self, limit: &Limit, cell: Cell) -> Result<Cell, Exceeded> {
+        let budgets = budgets(limit, &cell.shares);
+        let exceeded = match self.store.take(&budgets).await {
+            Ok(Verdict::Taken(until)) => {
+                let taken = budgets.into_iter().zip(until);
+                let taken = taken.map(|(budget, until)| Returned { budget, until }).collect();
+                return Ok(with(cell, Elsewhere::Shared(taken)));
+            }
+            Ok(Verdict::Exceeded(retry_after)) => {
+                // A failure that is still being counted may be given back at any time.
+                let known = match limit.settings.count {
+                    Count::All => retry_after,
+                    Count::Failures => retry_after.min(RECHECK),
+                };
+                self.refused.note(&cell.shares.key.key, limit.timer.elapsed(), known);
+                Exceeded { retry_after }
+            }
+            Err(Unavailable) => match self.take_part(limit, &cell.shares) {
+                Ok(part) => return Ok(with(cell, part)),
+                Err(exceeded) => exceeded,
+            },
+        };
+        limit.own.give_back(&cell.shares);
+        Err(exceeded)
+    }
+
+    pub(super) fn give_back(&self, elsewhere: Elsewhere) {
+        match elsewhere {
+            Elsewhere::Shared(returned) => self.store.give_back(returned),
+            Elsewhere::Part(part, shares) => part.counters.give_back(&shares),
+        }
+    }
+
+    pub(super) fn prune(&self) {
+        let part = self.part.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(part) = part {
+            part.counters.prune();
+        }
+    }
+
+    fn take_part(&self, limit: &Limit, shares: &Shares) -> Result<Elsewhere, Exceeded> {
+        let part = self.current_part(limit);
+        let groups = shares.groups.each_ref().map(|share| share.as_ref().map(|share| share.key));
+        let taken = part.counters.take(shares.key.key, groups)?;
+        Ok(Elsewhere::Part(part, taken))
+    }
+
+    /// The counters of this gateway's part. They outlive an outage, so that a store that comes and
+    /// goes does not give fresh budgets.
+    fn current_part(&self, limit: &Limit) -> Arc<Part> {
+        let gateways = self.store.gateways();
+        let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*part {
+            Some(part) if part.gateways == gateways => Arc::clone(part),
+            _ => Arc::clone(part.insert(Arc::new(Part::new(limit, gateways)))),
+        }
+    }
+}
+
+impl Part {
+    /// The rate is divided exactly. The burst is rounded down, but a gateway without any burst
+    /// could let nobody in.
+    fn new(limit: &Limit, gateways: NonZeroU32) -> Self {
+        let interval = emission_interval(&limit.settings).saturating_mul(gateways.get());
+        let burst = NonZeroU32::new(limit.settings.requests.get() / gateways);
+        let (burst, most) = (burst.unwrap_or(NonZeroU32::MIN), limit.settings.max_clients);
+        Self { gateways, counters: Counters::new(interval, burst, most, &limit.timer) }
+    }
+}
+
+/// Keys that the store has refused, and until when. It remembers the latest in each place, so its
+/// size is fixed; what it forgets is asked again.
+struct Refused {
+    /// Randomly seeded, so that nobody can aim at the place of another key.
+    hasher: RandomState,
+    /// The upper bits: part of the key's hash; the lower bits: milliseconds of the limit's timer.
+    places: Box<[AtomicU64]>,
+}
+
+impl Refused {
+    fn new() -> Self {
+        let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
+        Self { hasher: RandomState::new(), places }
+    }
+
+    fn note(&self, key: &Key, now: Duration, remaining: Duration) {
+        let until = millis(now).saturating_add(millis(remaining)).min(TIME);
+        let (place, tag) = self.place(key);
+        place.store(tag | until, Ordering::Relaxed);
+    }
+
+    fn remaining(&self, key: &Key, now: Duration) -> Option<Duration> {
+        let (place, tag) = self.place(key);
+        let noted = place.load(Ordering::Relaxed);
+        let until = Duration::from_millis(noted & TIME);
+        if noted & !TIME != tag {
+            return None;
+        }
+        until.checked_sub(now).filter(|remaining| !remaining.is_zero())
+    }
+
+    fn place(&self, key: &Key) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one(key);
+        (&self.places[hash as usize % PLACES], hash & !TIME)
+    }
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").finish_non_exhaustive()
+    }
+}
+
+fn with(cell: Cell, elsewhere: Elsewhere) -> Cell {
+    Cell { elsewhere: Some(Box::new(elsewhere)), ..cell }
+}
+
+/// The budgets in the store that correspond to these shares: the groups, then the key.
+fn budgets(limit: &Limit, shares: &Shares) -> Vec<Budget> {
+    let interval = emission_interval(&limit.settings);
+    let requests = limit.settings.requests;
+    let groups = shares.groups.iter().flatten().map(|share| {
+        let (interval, requests) = (of_group(interval), requests.saturating_mul(GROUP));
+        budget(limit, "group", &share.key, interval, requests)
+    });
+    groups.chain([budget(limit, "key", &shares.key.key, interval, requests)]).collect()
+}
+
+fn budget(
+    limit: &Limit,
+    kind: &str,
+    key: &Key,
+    interval: Duration,
+    requests: NonZeroU32,
+) -> Budget {
+    let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+    let (word, bytes): (&str, &[u8]) = match key {
+        Key::V4(ip) => ("ip", ip),
+        Key::V6(ip) => ("ip", ip),
+        Key::Network(ip) => ("network", ip),
+        Key::Digest(digest) => ("digest", digest),
+    };
+    let mut name = format!("{}:{kind}:{word}:", limit.name);
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    Budget { name, interval, tolerance: interval.saturating_mul(u64::from(requests.get() - 1)) }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long a key is refused without asking the store if it counts failures only.
+const RECHECK: Duration = Duration::from_millis(100);
+
+/// The number of refused keys that are remembered.
+const PLACES: usize = 4096;
+
+/// The bits of a place that hold a time: 34 years in milliseconds.
+const TIME: u64 = (1 << 40) - 1;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicBool, AtomicU32};
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::super::{KeyKind, Settings};
+    use super::*;
+
+    /// A store in memory whose clock stands still.
+    #[derive(Debug, Default)]
+    struct InMemory {
+        tats: Mutex<HashMap<String, u64>>,
+        is_away: AtomicBool,
+        asked: AtomicU32,
+    }
+
+    const NOW: u64 = 1_000_000_000_000;
+
+    impl SharedStore for InMemory {
+        fn take<'a>(
+            &'a self,
+            budgets: &'a [Budget],
+        ) -> Pin<Box<dyn Future<Output = Result<Verdict, Unavailable>> + Send + 'a>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let verdict = if self.is_away.load(Ordering::Relaxed) {
+                Err(Unavailable)
+            } else {
+                let mut tats = self.tats.lock().unwrap();
+                let tat = |tats: &HashMap<_, _>, budget: &Budget| {
+                    tats.get(&budget.name).copied().unwrap_or(NOW)
+                };
+                let wait = budgets.iter().map(|budget| tat(&tats, budget) - budget.tolerance);
+                let wait = wait.max().unwrap().saturating_sub(NOW);
+                Ok(if wait > 0 {
+                    Verdict::Exceeded(Duration::from_nanos(wait))
+                } else {
+                    Verdict::Taken(
+                        budgets
+                            .iter()
+                            .map(|budget| {
+                                let until = tat(&tats, budget) + budget.interval;
+                                tats.insert(budget.name.clone(), until);
+                                until
+                            })
+                            .collect(),
+                    )
+                })
+            };
+            Box::pin(std::future::ready(verdict))
+        }
+
+        fn give_back(&self, returned: Vec<Returned>) {
+            let mut tats = self.tats.lock().unwrap();
+            for Returned { budget, .. } in returned {
+                *tats.get_mut(&budget.name).unwrap() -= budget.interval;
+            }
+        }
+
+        fn is_available(&self) -> bool {
+            !self.is_away.load(Ordering::Relaxed)
+        }
+
+        fn gateways(&self) -> NonZeroU32 {
+            NonZeroU32::new(2).unwrap()
+        }
+    }
+
+    /// Two gateways with the same limit, on one store.
+    fn gateways(requests: u32, count: Count) -> ([Limit; 2], Arc<InMemory>, FakeRelativeClock) {
+        let settings = Settings {
+            requests: NonZeroU32::new(requests).unwrap(),
+            per: Duration::from_secs(u64::from(requests)),
+            ipv6_prefix: 64,
+            count,
+            key: KeyKind::Client,
+            observe: false,
+            shared: true,
+            max_clients: 10_000,
+        };
+        let (store, clock) = (Arc::new(InMemory::default()), FakeRelativeClock::default());
+        let shared: Arc<dyn SharedStore> = store.clone();
+        let limits = [(), ()].map(|()| {
+            let limit = Limit::with_clock("test", settings.clone(), clock.clone());
+            limit.share(&shared);
+            limit
+        });
+        (limits, store, clock)
+    }
+
+    async fn take(limit: &Limit, ip: &str) -> Result<Cell, Exceeded> {
+        limit.confirm(limit.take_client(ip.parse().unwrap())?).await
+    }
+
+    async fn passed(limit: &Limit, ip: &str, requests: usize) -> usize {
+        let mut passed = 0;
+        for _ in 0..requests {
+            passed += usize::from(take(limit, ip).await.is_ok());
+        }
+        passed
+    }
+
+    #[tokio::test]
+    async fn one_budget_is_for_all_gateways() {
+        let ([one, other], store, _) = gateways(5, Count::All);
+        for ip in ["192.0.2.1", "2001:db8::1"] {
+            assert_eq!((passed(&one, ip, 3).await, passed(&other, ip, 10).await), (3, 2), "{ip}");
+            assert_eq!(passed(&one, ip, 10).await, 0, "{ip}");
+        }
+        let names: Vec<String> = store.tats.lock().unwrap().keys().cloned().collect();
+        assert!(names.contains(&"test:key:ip:c0000201".to_owned()), "{names:?}");
+        assert!(names.iter().any(|name| name.starts_with("test:group:network:")), "{names:?}");
+    }
+
+    /// A flood costs the store one question for each time in which the key cannot pass anyway.
+    #[tokio::test]
+    async fn what_the_store_has_refused_is_not_asked_again() {
+        let ([one, other], store, clock) = gateways(5, Count::All);
+        assert_eq!(passed(&one, "192.0.2.1", 5).await, 5);
+        assert_eq!(passed(&other, "192.0.2.1", 1000).await, 0);
+        assert_eq!(store.asked.load(Ordering::Relaxed), 6);
+        clock.advance(Duration::from_millis(999));
+        assert_eq!(take(&other, "192.0.2.1").await.unwrap_err().retry_after_seconds(), 1);
+        assert_eq!(store.asked.load(Ordering::Relaxed), 6);
+        // The refused attempts have used up nothing here.
+        clock.advance(Duration::from_millis(1));
+        store.tats.lock().unwrap().clear();
+        assert_eq!(passed(&other, "192.0.2.1", 10).await, 5);
+    }
+
+    #[tokio::test]
+    async fn cells_of_requests_that_did_not_fail_are_given_back_everywhere() {
+        let ([one, other], _, clock) = gateways(2, Count::Failures);
+        let cells = [take(&one, "192.0.2.1").await, take(&one, "192.0.2.1").await];
+        assert_eq!(passed(&other, "192.0.2.1", 3).await, 0, "both may be failures");
+        for cell in cells {
+            one.give_back(cell.unwrap());
+        }
+        clock.advance(RECHECK);
+        assert_eq!(passed(&other, "192.0.2.1", 3).await, 2);
+    }
+
+    #[tokio::test]
+    async fn without_the_store_each_gateway_grants_its_part() {
+        let ([one, other], store, clock) = gateways(5, Count::All);
+        assert_eq!(passed(&one, "192.0.2.1", 10).await, 5);
+        assert_eq!(passed(&other, "192.0.2.1", 10).await, 0);
+        store.is_away.store(true, Ordering::Relaxed);
+        assert_eq!(one.is_alone(), Some(true));
+        for ip in ["192.0.2.2", "192.0.2.3"] {
+            assert_eq!((passed(&one, ip, 9).await, passed(&other, ip, 9).await), (2, 2), "{ip}");
+        }
+        assert_eq!(passed(&other, "192.0.2.1", 10).await, 2, "its refusal may be out of date");
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(
+            (passed(&one, "192.0.2.2", 9).await, passed(&one, "192.0.2.4", 9).await),
+            (1, 2)
+        );
+        // A store that comes and goes does not give fresh budgets.
+        store.is_away.store(false, Ordering::Relaxed);
+        assert_eq!(passed(&one, "192.0.2.5", 1).await, 1);
+        store.is_away.store(true, Ordering::Relaxed);
+        assert_eq!(passed(&one, "192.0.2.2", 9).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_small_budget_still_lets_someone_in() {
+        let ([one, _], store, clock) = gateways(1, Count::All);
+        store.is_away.store(true, Ordering::Relaxed);
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 1);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 0, "at half the rate");
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(passed(&one, "192.0.2.1", 9).await, 1);
+    }
+}

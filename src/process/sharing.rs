@@ -1,0 +1,51 @@
+//! What several gateways share at high rates: joins Redis, the limits and the metrics.
+
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::clock::Clock;
+use crate::gateway::snapshot::StartSettings;
+use crate::limit::{Limit, SharedStore};
+use crate::redis::Redis;
+use crate::telemetry::metrics::Metrics;
+
+/// What several gateways share at high rates.
+pub(super) struct Sharing {
+    pub(super) redis: Option<Arc<Redis>>,
+    /// Keeps it connected.
+    _tending: Option<AbortOnDropHandle<()>>,
+    metrics: Metrics,
+}
+
+impl Sharing {
+    pub(super) fn start(
+        runtime: &Runtime,
+        start: &StartSettings,
+        clock: &Clock,
+        metrics: &Metrics,
+    ) -> Self {
+        let entered = runtime.enter();
+        let redis = start.redis.as_ref();
+        let redis = redis.and_then(|settings| Redis::start(settings, clock, metrics));
+        drop(entered);
+        let tending = redis.clone().map(|redis| runtime.spawn(redis.tend()));
+        let tending = tending.map(AbortOnDropHandle::new);
+        Self { redis, _tending: tending, metrics: metrics.clone() }
+    }
+
+    /// Shares those of the limits that are to be shared.
+    pub(super) fn share<'a>(&self, limits: impl IntoIterator<Item = &'a Arc<Limit>>) {
+        let Some(redis) = &self.redis else { return };
+        let store: Arc<dyn SharedStore> = Arc::<Redis>::clone(redis);
+        for limit in limits.into_iter().filter(|limit| limit.settings().shared) {
+            redis.will_write();
+            limit.share(&store);
+            let shown = Arc::downgrade(limit);
+            self.metrics.show_limiter_mode(limit.name(), move || {
+                shown.upgrade().and_then(|limit| limit.is_alone())
+            });
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A build without the cargo feature `redis`: no file can configure it, so there is never one.
+
+use std::convert::Infallible;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::RedisSettings;
+use crate::clock::Clock;
+use crate::limit::{Budget, Returned, SharedStore, Unavailable, Verdict};
+use crate::telemetry::metrics::Metrics;
+
+/// Never made.
+#[derive(Debug)]
+pub struct Redis(Infallible);
+
+impl Redis {
+    /// Returns `None`: [`RedisSettings`] cannot be made either.
+    pub fn start(_: &RedisSettings, _: &Clock, _: &Metrics) -> Option<Arc<Self>> {
+        None
+    }
+
+    /// See the build with the feature.
+    pub async fn tend(self: Arc<Self>) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub fn will_write(&self) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub fn problem(&self) -> Option<String> {
+        match self.0 {}
+    }
+}
+
+impl SharedStore for Redis {
+    fn take<'a>(
+        &'a self,
+        _: &'a [Budget],
+    ) -> Pin<Box<dyn Future<Output = Result<Verdict, Unavailable>> + Send + 'a>> {
+        match self.0 {}
+    }
+
+    fn give_back(&self, _: Vec<Returned>) {
+        match self.0 {}
+    }
+
+    fn is_available(&self) -> bool {
+        match self.0 {}
+    }
+
+    fn gateways(&self) -> NonZeroU32 {
+        match self.0 {}
+    }
+}

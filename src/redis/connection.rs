@@ -1,0 +1,264 @@
+//! The connection to Redis, its one owner, and what operators are told about it.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::RedisSettings;
+use super::limits::Scripts;
+use crate::clock::Clock;
+use crate::telemetry::metrics::Metrics;
+
+/// The Redis of this process.
+///
+/// Anything may ask it through the current connection. While there is none, every question fails at
+/// once: requests never wait for a server that is known to be away.
+pub struct Redis {
+    client: Client,
+    address: String,
+    /// Names this gateway among those that use the server.
+    id: String,
+    clock: Clock,
+    metrics: Metrics,
+    /// The runtime that owns the connection.
+    pub(super) background: Handle,
+    current: ArcSwapOption<MultiplexedConnection>,
+    /// The owner is told that a question failed.
+    failed: Notify,
+    state: Mutex<State>,
+    gateways: AtomicU32,
+    /// Whether anything is kept in it. A server that is only read may be read-only.
+    writes: AtomicBool,
+    pub(super) scripts: Arc<Scripts>,
+    /// Cells that are being given back.
+    pub(super) returning: TaskTracker,
+}
+
+#[derive(Debug)]
+struct State {
+    is_up: bool,
+    /// When the server last answered, by [`Clock::running`].
+    heard_at: Duration,
+    /// Why it does not answer.
+    cause: String,
+}
+
+impl Redis {
+    /// Starts without a connection; [`Redis::tend`] makes it. Call it on the background runtime.
+    /// `None` if the settings are not those of a server, which they were checked for.
+    pub fn start(settings: &RedisSettings, clock: &Clock, metrics: &Metrics) -> Option<Arc<Self>> {
+        let client = Client::open(settings.url()).ok()?;
+        metrics.store_up(NAME, false);
+        Some(Arc::new(Self {
+            client,
+            address: settings.address().to_owned(),
+            id: Uuid::new_v4().to_string(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            background: Handle::current(),
+            current: ArcSwapOption::empty(),
+            failed: Notify::new(),
+            state: Mutex::new(State {
+                is_up: false,
+                heard_at: clock.running(),
+                cause: String::new(),
+            }),
+            gateways: AtomicU32::new(1),
+            writes: AtomicBool::new(false),
+            scripts: Arc::new(Scripts::new()),
+            returning: TaskTracker::new(),
+        }))
+    }
+
+    /// Connects, and connects again whenever the connection fails, until it is dropped.
+    pub async fn tend(self: Arc<Self>) {
+        loop {
+            let ended = match self.connect().await {
+                Ok(connection) => self.watch(connection).await,
+                Err(error) => Some(error),
+            };
+            self.current.store(None);
+            if let Some(error) = ended {
+                self.went_away(&error);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Why the server cannot be used, in words for the operator, once that has lasted ten seconds.
+    pub fn problem(&self) -> Option<String> {
+        let state = self.state();
+        let silent = self.clock.running().saturating_sub(state.heard_at);
+        if state.is_up || silent < PATIENCE {
+            return None;
+        }
+        let (address, seconds) = (&self.address, silent.as_secs());
+        Some(format!("Redis at {address} cannot be used for {seconds} s: {}", state.cause))
+    }
+
+    /// From now on the server must accept writes to count as usable.
+    pub fn will_write(&self) {
+        self.writes.store(true, Ordering::Relaxed);
+    }
+
+    /// The current connection.
+    pub(super) fn current(&self) -> Option<Arc<MultiplexedConnection>> {
+        self.current.load_full()
+    }
+
+    /// Reports that a question on this connection failed. Nothing asks on it any longer; its owner
+    /// tries another one.
+    pub(super) fn fail(&self, connection: &Arc<MultiplexedConnection>, error: &RedisError) {
+        let known = self.current.load();
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, connection)) {
+            self.current.store(None);
+            self.went_away(error);
+            self.failed.notify_one();
+        }
+    }
+
+    /// The number of gateways that use the server, as last known.
+    pub(super) fn known_gateways(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.gateways.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(REPLY_TIMEOUT));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Offers a connection until it fails. `None`: a question on it failed, which was reported.
+    async fn watch(&self, connection: MultiplexedConnection) -> Option<RedisError> {
+        let mut beating = connection.clone();
+        beating.set_response_timeout(BEAT_TIMEOUT);
+        let connection = Arc::new(connection);
+        // It is offered only when the server has shown that it can be used.
+        if let Err(error) = self.beat(&mut beating).await {
+            return Some(error);
+        }
+        self.current.store(Some(connection));
+        let mut ticks = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.failed.notified() => {
+                    // Otherwise it was an earlier one.
+                    if self.current.load().is_none() {
+                        return None;
+                    }
+                }
+                _ = ticks.tick() => {
+                    if let Err(error) = self.beat(&mut beating).await {
+                        return Some(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the server for an answer, counts the gateways if they share anything, and records that
+    /// it can be used.
+    async fn beat(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        if self.writes.load(Ordering::Relaxed) {
+            let mut counting = self.scripts.beat.key(GATEWAYS);
+            let counting = counting.arg(&self.id).arg(PATIENCE.as_secs());
+            let gateways: u32 = counting.invoke_async(connection).await?;
+            self.gateways.store(gateways, Ordering::Relaxed);
+        } else {
+            redis::cmd("PING").exec_async(connection).await?;
+        }
+        self.came_back();
+        Ok(())
+    }
+
+    fn came_back(&self) {
+        let mut state = self.state();
+        state.heard_at = self.clock.running();
+        if !std::mem::replace(&mut state.is_up, true) {
+            self.metrics.store_up(NAME, true);
+            state.cause.clear();
+            tracing::info!(redis = self.address, "Redis can be used");
+        }
+    }
+
+    fn went_away(&self, error: &RedisError) {
+        let cause = describe(error);
+        let mut state = self.state();
+        // One event for each outage, also for one that began before the start.
+        if std::mem::replace(&mut state.is_up, false) || state.cause.is_empty() {
+            self.metrics.store_up(NAME, false);
+            tracing::warn!(
+                redis = self.address,
+                cause,
+                "Redis cannot be used; it is tried again until it can"
+            );
+        }
+        state.cause = cause;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What happened and what to do, without anything that a log must not contain.
+fn describe(error: &RedisError) -> String {
+    let remedy = match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+            "; check the user and password in the URL of [store] redis"
+        }
+        (_, Some("NOPERM")) => {
+            "; allow the user the keys, channels and commands of the gateway (ACL SETUSER)"
+        }
+        (_, Some("READONLY")) => {
+            "; it is a read-only replica: let [store] redis name the primary server"
+        }
+        (_, Some("OOM")) => "; it is out of memory: raise its `maxmemory`, or remove keys",
+        (_, Some("MISCONF")) => "; it cannot write its snapshots: see its log",
+        _ => "",
+    };
+    format!("{error}{remedy}")
+}
+
+/// The label of its metrics.
+const NAME: &str = "redis";
+
+/// The gateways that use the server, each with the time of its last beat.
+const GATEWAYS: &str = "portcullis:gateways";
+
+/// How often the server is asked whether it can be used.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// How long a beat may take: nobody waits for it.
+const BEAT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a question may take: a request waits for it.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(100);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The pause before the next attempt to connect.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How long a server may be silent before operators are told, and a gateway before it no longer
+/// counts.
+const PATIENCE: Duration = Duration::from_secs(10);

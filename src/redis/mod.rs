@@ -1,0 +1,20 @@
+//! Redis: what several gateways share at high rates, beside the database.
+//!
+//! There is one [`Redis`] per process. It owns the connection, knows whether the server can be
+//! asked, and says so to operators. Nothing here may wait longer than a fraction of a second, and
+//! nothing that lasts (accounts, keys, cut-offs of accounts) may depend on it: Redis may lose its
+//! data.
+
+#[cfg(not(feature = "redis"))]
+mod absent;
+#[cfg(feature = "redis")]
+mod connection;
+#[cfg(feature = "redis")]
+mod limits;
+mod settings;
+
+#[cfg(not(feature = "redis"))]
+pub use self::absent::Redis;
+#[cfg(feature = "redis")]
+pub use self::connection::Redis;
+pub use self::settings::{InvalidUrl, RedisSettings};
