@@ -155,7 +155,7 @@ pub fn run(
         metrics: metrics.clone(),
     };
     compiled.snapshot.keys.start(&background);
-    sharing.share(&compiled.snapshot.counters);
+    sharing.begin(&compiled.snapshot);
     sharing.share(identity.iter().flat_map(|identity| identity.budgets().all()));
     let gateway = Arc::new(
         Gateway::new(compiled.snapshot, telemetry, Arc::clone(&revocations))
@@ -486,7 +486,7 @@ impl Process {
                 self.control
                     .permit(compiled.snapshot.admin_token.as_ref(), &compiled.snapshot.issuers);
                 compiled.snapshot.keys.start(&self.background);
-                self.sharing.share(&compiled.snapshot.counters);
+                self.sharing.begin(&compiled.snapshot);
                 self.gateway.install(compiled.snapshot);
                 current.keys.replaced_by(&self.gateway.current().keys);
                 retired.0.push(current);

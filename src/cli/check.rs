@@ -13,6 +13,7 @@ use crate::config::value::CreateFiles;
 use crate::gateway::Snapshot;
 use crate::gateway::route::Destination;
 use crate::identity::Budgets;
+use crate::redis::Redis;
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, Args)]
@@ -20,6 +21,9 @@ pub(super) struct Arguments {
     /// The configuration file; takes precedence over --config and its variable.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Also ask the Redis server that the file names
+    #[arg(long)]
+    live: bool,
 }
 
 pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
@@ -37,7 +41,31 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
         eprint!("{}", warnings.draw(has_colours(&std::io::stderr())));
     }
     let (counted, limited) = (summary(&snapshot, tests), identity_limits(&snapshot));
-    print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened_guarantees(&snapshot)))
+    print(&format!("{}: {counted}\n{limited}{}", path.display(), weakened_guarantees(&snapshot)))?;
+    if arguments.live { check_redis(&snapshot) } else { Ok(()) }
+}
+
+/// Asks the Redis server whether it can be used for what the file needs.
+fn check_redis(snapshot: &Snapshot) -> Result<(), Failure> {
+    let Some(settings) = &snapshot.start.redis else { return print("no Redis to ask\n") };
+    crate::token::install_crypto();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Other(error.to_string()))?;
+    let address = settings.address();
+    runtime.block_on(async {
+        let (clock, metrics) = (Clock::system(), Metrics::new());
+        let Some(redis) = Redis::start(settings, &clock, &metrics) else { return Ok(()) };
+        let missing = redis.missing_notifications().await;
+        let missing =
+            missing.map_err(|cause| Failure::Other(format!("Redis at {address}: {cause}")))?;
+        let needs = snapshot.issuers.iter().any(|issuer| issuer.revoked_keys().is_some());
+        match missing.filter(|_| needs) {
+            None => print(&format!("Redis at {address}: ok\n")),
+            Some(command) => Err(Failure::Other(format!(
+                "Redis at {address} does not send notifications of revoked keys, so they are read once a minute\n  help: run `{command}`, and set the same in its configuration"
+            ))),
+        }
+    })
 }
 
 /// The limits of the built-in issuer, some of which apply whatever the file says.

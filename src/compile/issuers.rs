@@ -14,7 +14,10 @@ use crate::config::value::{self, ClaimName, SecretBytes, SecretRef};
 use crate::config::{FileVersion, Problem, read_bounded};
 use crate::identity::Policy;
 use crate::keys::{IssuerKeys, Keys};
-use crate::token::{Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers};
+use crate::token::{
+    Algorithm, Algorithms, ClaimPath, Family, Issuer, IssuerSettings, Issuers, KeyPattern,
+    RevokedKeys,
+};
 
 impl Compiler<'_> {
     /// The accepted issuers, and the owner of the keys of each.
@@ -85,6 +88,7 @@ impl Compiler<'_> {
         let issuer = self.issuer_text(name, written);
         let audience = self.audience(name, written);
         let logout_audience = self.logout_audience(written);
+        let revoked_keys = self.revoked_keys(written);
         let leeway = match &written.leeway {
             None => Some(Duration::from_secs(30)),
             Some(text) => {
@@ -118,13 +122,50 @@ impl Compiler<'_> {
         let keys = keys?;
         // An unchanged section keeps its issuer, so its verified tokens stay cached.
         let mut previous = self.previous.into_iter().flat_map(|previous| previous.issuers.iter());
+        let revoked_keys = revoked_keys?;
         let kept = previous.find(|issuer| {
-            *issuer.settings() == settings && Arc::ptr_eq(issuer.keys(), keys.live())
+            *issuer.settings() == settings
+                && Arc::ptr_eq(issuer.keys(), keys.live())
+                && issuer.revoked_keys().map(Arc::as_ptr) == revoked_keys.as_ref().map(Arc::as_ptr)
         });
-        let issuer = kept
-            .cloned()
-            .unwrap_or_else(|| Arc::new(Issuer::with_live_keys(settings, Arc::clone(keys.live()))));
+        let issuer = kept.cloned().unwrap_or_else(|| {
+            let issuer = Issuer::with_live_keys(settings, Arc::clone(keys.live()));
+            Arc::new(issuer.with_revoked_keys(revoked_keys))
+        });
         Some((issuer, keys))
+    }
+
+    /// Outer `None`: a problem was found; inner: there is no list of revoked keys.
+    #[expect(
+        clippy::option_option,
+        reason = "outer: a problem was found; inner: no list is configured"
+    )]
+    fn revoked_keys(&mut self, written: &Written) -> Option<Option<Arc<RevokedKeys>>> {
+        let Some(text) = &written.revoked_keys else { return Some(None) };
+        let pattern = match KeyPattern::parse(text.get_ref()) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                self.error(
+                    Problem::error(text.span(), error.to_string())
+                        .help("write the names of the keys as the application does, such as `revoked_keys = \"bl_{jti}\"`"),
+                );
+                return None;
+            }
+        };
+        if self.file.store.as_ref().is_none_or(|store| store.get_ref().redis.is_none()) {
+            self.error(
+                Problem::error(text.span(), "there is no Redis in which these keys could be").help(
+                    "name the application's server: `[store] redis = { env = \"REDIS_URL\" }`",
+                ),
+            );
+            return None;
+        }
+        // The keys that are known stay known, whatever else changes in the section.
+        let known = self.previous.into_iter().flat_map(|previous| previous.issuers.iter());
+        let known = known
+            .filter_map(|issuer| issuer.revoked_keys())
+            .find(|keys| *keys.pattern() == pattern);
+        Some(Some(known.cloned().unwrap_or_else(|| Arc::new(RevokedKeys::new(pattern)))))
     }
 
     #[expect(

@@ -301,6 +301,10 @@ pub struct Issuer {
     /// Back-Channel Logout). Absent: none.
     #[schemars(with = "Option<String>")]
     pub backchannel_logout: Option<Text>,
+    /// The names of the keys in `[store] redis` that revoke tokens while they exist: a text with one
+    /// of `{jti}`, `{sid}` and `{sub}`, such as `"bl_{jti}"`. Absent: none.
+    #[schemars(with = "Option<String>")]
+    pub revoked_keys: Option<Text>,
     /// The accepted audiences of logout tokens, that is, the client id. Absent: those of
     /// `audience`.
     #[schemars(with = "Option<Vec<String>>")]

@@ -51,6 +51,13 @@ pub enum Unauthenticated {
     /// The built-in issuer cannot say now who is calling: the store or the signing keys failed.
     #[error("{0}")]
     Unavailable(Arc<IdentityError>),
+    /// Whether the token is revoked is not known: the revoked keys of its issuer have not been read
+    /// since the start.
+    #[error("the revoked keys of issuer `{issuer}` have not been read from Redis yet")]
+    RevocationsUnknown {
+        /// The issuer's section.
+        issuer: Arc<str>,
+    },
     /// A personal access token that is not remembered. The data path looks it up
     /// ([`super::online::Online`]).
     #[error("the personal access token is not remembered and was not looked up")]
@@ -152,6 +159,10 @@ impl<'a> Verifier<'a> {
                 Arc::new(Remembered::from(self.issuers.verify(&credential.text()?, now)?))
             }
         };
+        if token.revoked_keys().is_some_and(|keys| !keys.is_known()) {
+            let issuer = Arc::clone(token.issuer_name());
+            return Err(Unauthenticated::RevocationsUnknown { issuer });
+        }
         self.revoked.note_if_early(&token, now);
         match self.revoked.revoked_by(&token) {
             None => {

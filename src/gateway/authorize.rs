@@ -275,7 +275,12 @@ fn is_tolerated(refusal: &Refusal) -> bool {
     let reason = refusal.reason();
     let is_access = matches!(reason.status().as_u16(), 401 | 403);
     let is_outage = reason == Reason::KeysUnavailable
-        || matches!(refusal, Refusal::Unauthenticated(Unauthenticated::Unavailable(_)));
+        || matches!(
+            refusal,
+            Refusal::Unauthenticated(
+                Unauthenticated::Unavailable(_) | Unauthenticated::RevocationsUnknown { .. }
+            )
+        );
     is_access && reason != Reason::OriginForeign || is_outage
 }
 

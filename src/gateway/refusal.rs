@@ -146,7 +146,9 @@ impl Refusal {
                 Unauthenticated::Malformed => Reason::CredentialsMalformed,
                 Unauthenticated::Ambiguous => Reason::CredentialsAmbiguous,
                 Unauthenticated::ForeignOrigin => Reason::OriginForeign,
-                Unauthenticated::NotLookedUp => Reason::StoreUnavailable,
+                Unauthenticated::NotLookedUp | Unauthenticated::RevocationsUnknown { .. } => {
+                    Reason::StoreUnavailable
+                }
                 Unauthenticated::Limited { .. } => Reason::RateLimited,
                 Unauthenticated::KeysUnavailable { .. } => Reason::KeysUnavailable,
                 Unauthenticated::Unavailable(error) => error.reason(),

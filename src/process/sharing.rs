@@ -6,10 +6,12 @@ use tokio::runtime::Runtime;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
+use crate::gateway::Snapshot;
 use crate::gateway::snapshot::StartSettings;
 use crate::limit::{Limit, SharedStore};
 use crate::redis::Redis;
 use crate::telemetry::metrics::Metrics;
+use crate::token::Issuers;
 
 /// What several gateways share at high rates.
 pub(super) struct Sharing {
@@ -33,6 +35,23 @@ impl Sharing {
         let tending = redis.clone().map(|redis| runtime.spawn(redis.tend()));
         let tending = tending.map(AbortOnDropHandle::new);
         Self { redis, _tending: tending, metrics: metrics.clone() }
+    }
+
+    /// Begins with what a new configuration shares. Call it before the first request is decided by
+    /// it.
+    pub(super) fn begin(&self, snapshot: &Snapshot) {
+        self.share(&snapshot.counters);
+        self.learn(&snapshot.issuers);
+    }
+
+    /// Keeps the revoked keys of these issuers up to date.
+    fn learn(&self, issuers: &Issuers) {
+        let Some(redis) = &self.redis else { return };
+        for issuer in issuers.iter() {
+            if let Some(keys) = issuer.revoked_keys() {
+                redis.learn(&issuer.settings().name, keys);
+            }
+        }
     }
 
     /// Shares those of the limits that are to be shared.

@@ -9,6 +9,7 @@ use super::RedisSettings;
 use crate::clock::Clock;
 use crate::limit::{Budget, Returned, SharedStore, Unavailable, Verdict};
 use crate::telemetry::metrics::Metrics;
+use crate::token::RevokedKeys;
 
 /// Never made.
 #[derive(Debug)]
@@ -27,6 +28,19 @@ impl Redis {
 
     /// See the build with the feature.
     pub fn will_write(&self) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub fn learn(self: &Arc<Self>, _: &str, _: &Arc<RevokedKeys>) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn missing_notifications(&self) -> Result<Option<String>, String> {
         match self.0 {}
     }
 

@@ -41,8 +41,8 @@ pub struct Redis {
     /// Whether anything is kept in it. A server that is only read may be read-only.
     writes: AtomicBool,
     pub(super) scripts: Arc<Scripts>,
-    /// Cells that are being given back.
-    pub(super) returning: TaskTracker,
+    /// Cells that are being given back, and lists of revoked keys that are kept up to date.
+    pub(super) tasks: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Redis {
             gateways: AtomicU32::new(1),
             writes: AtomicBool::new(false),
             scripts: Arc::new(Scripts::new()),
-            returning: TaskTracker::new(),
+            tasks: TaskTracker::new(),
         }))
     }
 
@@ -112,6 +112,16 @@ impl Redis {
         self.writes.store(true, Ordering::Relaxed);
     }
 
+    /// The server, for a connection of another kind.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How long the process has run.
+    pub(super) fn running(&self) -> Duration {
+        self.clock.running()
+    }
+
     /// The current connection.
     pub(super) fn current(&self) -> Option<Arc<MultiplexedConnection>> {
         self.current.load_full()
@@ -133,7 +143,7 @@ impl Redis {
         NonZeroU32::new(self.gateways.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
     }
 
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+    pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(REPLY_TIMEOUT));
@@ -221,7 +231,7 @@ impl fmt::Debug for Redis {
 }
 
 /// What happened and what to do, without anything that a log must not contain.
-fn describe(error: &RedisError) -> String {
+pub(super) fn describe(error: &RedisError) -> String {
     let remedy = match (error.kind(), error.code()) {
         (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
             "; check the user and password in the URL of [store] redis"

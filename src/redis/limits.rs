@@ -76,7 +76,7 @@ impl SharedStore for Redis {
         let Some(current) = self.current() else { return };
         let mut connection = MultiplexedConnection::clone(&current);
         let scripts = Arc::clone(&self.scripts);
-        self.returning.spawn_on(
+        self.tasks.spawn_on(
             async move {
                 // The next question notices a server that is away.
                 let _ = scripts.give_back(&returned, &mut connection).await;

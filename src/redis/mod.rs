@@ -11,6 +11,8 @@ mod absent;
 mod connection;
 #[cfg(feature = "redis")]
 mod limits;
+#[cfg(feature = "redis")]
+mod revoked_keys;
 mod settings;
 
 #[cfg(not(feature = "redis"))]

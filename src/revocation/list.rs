@@ -97,6 +97,9 @@ impl RevocationList {
     /// What revokes this token, if anything. Checked for every request, including those with a
     /// cached token.
     pub fn revoked_by(&self, token: &VerifiedToken) -> Option<RevokedBy> {
+        if let Some(by) = token.revoked_keys().and_then(|keys| keys.revoked_by(token)) {
+            return Some(by);
+        }
         if self.tables.iter().all(|table| table.count.load(Ordering::Acquire) == 0) {
             return None;
         }

@@ -31,6 +31,7 @@ mod keys;
 mod mint;
 mod pem;
 mod revocation;
+mod revoked_keys;
 mod rsa;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -57,6 +58,7 @@ pub use self::keys::{Key, KeyError, KeySet, secret_is_short};
 pub use self::mint::{MintError, Minter};
 pub use self::pem::{PemNote, key_from_pem};
 pub use self::revocation::{Revocation, RevokedBy, Scope};
+pub use self::revoked_keys::{InvalidPattern, KeyPattern, RevokedKeys};
 pub use self::rsa::RsaFault;
 
 /// Installs the cryptography provider that `jsonwebtoken` and `rustls` use in this process: aws-lc

@@ -44,6 +44,7 @@ mod redirects;
 mod reload;
 mod renewal;
 mod revocation;
+mod revoked_keys;
 mod roles;
 mod routing;
 mod second_factor;

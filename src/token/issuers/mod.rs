@@ -20,6 +20,7 @@ use super::excerpt::Excerpt;
 use super::invalid::{AlgorithmFault, ClaimFault, InvalidToken, IssuerFault, Malformed};
 use super::jws::Jws;
 use super::keys::KeySet;
+use super::revoked_keys::RevokedKeys;
 
 /// The settings of one issuer's section, apart from its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +80,7 @@ impl LiveKeys {
 pub struct Issuer {
     settings: IssuerSettings,
     keys: Arc<LiveKeys>,
+    revoked_keys: Option<Arc<RevokedKeys>>,
 }
 
 impl Issuer {
@@ -89,7 +91,18 @@ impl Issuer {
 
     /// Creates an issuer whose keys can change while it is in use.
     pub fn with_live_keys(settings: IssuerSettings, keys: Arc<LiveKeys>) -> Self {
-        Self { settings, keys }
+        Self { settings, keys, revoked_keys: None }
+    }
+
+    /// The same issuer, whose tokens are revoked while their key exists.
+    #[must_use]
+    pub fn with_revoked_keys(self, revoked_keys: Option<Arc<RevokedKeys>>) -> Self {
+        Self { revoked_keys, ..self }
+    }
+
+    /// The keys that revoke its tokens; `None`: there is no such list.
+    pub fn revoked_keys(&self) -> Option<&Arc<RevokedKeys>> {
+        self.revoked_keys.as_ref()
     }
 
     /// The settings of its section.

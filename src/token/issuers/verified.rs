@@ -9,6 +9,7 @@ use super::Issuer;
 use super::check::{Checked, text};
 use crate::token::claims::{ClaimPath, trusted_claim};
 use crate::token::invalid::InvalidToken;
+use crate::token::revoked_keys::RevokedKeys;
 
 /// A token that its issuer signed, that is meant for us, and that is currently valid. Only
 /// [`super::Issuers`] creates one.
@@ -80,6 +81,11 @@ impl VerifiedToken {
     /// The name of the issuer's section.
     pub fn issuer_name(&self) -> &Arc<str> {
         &self.issuer.settings.name
+    }
+
+    /// The keys that revoke tokens of its issuer; `None`: there is no such list.
+    pub fn revoked_keys(&self) -> Option<&RevokedKeys> {
+        self.issuer.revoked_keys().map(|keys| &**keys)
     }
 
     /// Whether the built-in issuer signed it.
