@@ -262,7 +262,7 @@ async fn open_store(
 ) -> Result<(Option<Store>, Option<Arc<Presence>>), StoreError> {
     let Some(settings) = &start.store else { return Ok((None, None)) };
     let store = Store::open(settings).await?;
-    let presence = Presence::announce(&store, settings)?;
+    let presence = Presence::announce(&store, settings).await?;
     Ok((Some(store), Some(Arc::new(presence))))
 }
 
@@ -401,7 +401,7 @@ impl Process {
         let gateway = Arc::clone(&self.gateway);
         if let (Some(presence), None) = (&presence, self.gateway.identity()) {
             // Do not let anything wait for keys that this process no longer uses.
-            presence.report_read(Feed::SigningKeys, i64::MAX);
+            presence.report_read(Feed::SigningKeys, i64::MAX).await;
         }
         let tending = self.gateway.identity().map(|identity| {
             Arc::clone(identity).tend(move || gateway.current().identity.clone(), presence)

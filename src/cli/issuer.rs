@@ -94,14 +94,14 @@ fn absent(settings: &StoreSettings) -> Failure {
     Failure::Other(format!(
         "there is no database {}: a gateway creates it at start, as does `user add`; if there was one, `[store] database` names \
          another file, or its volume is not mounted",
-        settings.database.display()
+        settings.database
     ))
 }
 
 /// Prints a note if the command is about to create the database, which usually exists.
 pub(super) fn note_if_new(settings: &StoreSettings) {
-    if !settings.database.exists() {
-        eprintln!("note: there is no database {}: creating one", settings.database.display());
+    if settings.database.file().is_some_and(|file| !file.exists()) {
+        eprintln!("note: there is no database {}: creating one", settings.database);
     }
 }
 

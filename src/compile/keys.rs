@@ -37,8 +37,9 @@ struct Read {
 impl Compiler<'_> {
     /// The folder of persistent data: beside the database, or beside the file.
     pub(super) fn lasting_folder(&self, start: Option<&StartSettings>) -> PathBuf {
-        let database =
-            start.and_then(|start| start.store.as_ref()).and_then(|store| store.database.parent());
+        let database = start
+            .and_then(|start| start.store.as_ref())
+            .and_then(|store| store.database.file()?.parent());
         database
             .filter(|folder| !folder.as_os_str().is_empty())
             .unwrap_or(self.source.folder())

@@ -114,12 +114,13 @@ impl Compiler<'_> {
         let store =
             |store: &Option<StoreSettings>| store.as_ref().map(|store| store.database.clone());
         let key = |store: &Option<StoreSettings>| store.as_ref().map(|store| store.key.clone());
+        let poll = |store: &Option<StoreSettings>| store.as_ref().map(|store| store.poll);
         let section = file.store.as_ref();
         let written = section.map(Spanned::get_ref);
         let span_in = |value: Option<&Spanned<SecretRef>>| {
             value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0)
         };
-        let changes: [(bool, &str, Range<usize>); 10] = [
+        let changes: [(bool, &str, Range<usize>); 11] = [
             (
                 start.listen != previous.listen,
                 "server.listen",
@@ -144,6 +145,13 @@ impl Compiler<'_> {
                 store(&start.store) != store(&previous.store),
                 "store.database",
                 span_in(written.and_then(|written| written.database.as_ref())),
+            ),
+            (
+                poll(&start.store) != poll(&previous.store),
+                "store.poll",
+                written
+                    .and_then(|written| written.poll.as_ref())
+                    .map_or(section.map_or(0..0, Spanned::span), Spanned::span),
             ),
             (
                 start.has_identity != previous.has_identity,

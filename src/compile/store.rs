@@ -1,16 +1,18 @@
 //! `[store]`: the location of persistent data.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use toml::Spanned;
 
 use super::Compiler;
 use super::issuers::Inline;
 use crate::config::Problem;
-use crate::config::value::{CreateFiles, SecretRef};
+use crate::config::file;
+use crate::config::value::{self, CreateFiles, SecretRef};
 use crate::redis::RedisSettings;
-use crate::store::{FirstStart, StoreSettings};
+use crate::store::{Database, FirstStart, Postgres, StoreSettings, UrlError};
 
 impl Compiler<'_> {
     /// Outer `None`: a problem was found; inner: there is no store.
@@ -25,14 +27,18 @@ impl Compiler<'_> {
         }
         let written = file.store.as_ref().map(Spanned::get_ref);
         let database = match written.and_then(|written| written.database.as_ref()) {
-            None => Some(self.source.folder().join("portcullis.db")),
-            Some(written) => self.database(written),
+            None => Some(Database::File(self.source.folder().join("portcullis.db"))),
+            Some(url) => self.database(url, written.unwrap_or(&file::Store::default())),
         };
+        let poll = written.and_then(|written| written.poll.as_ref()).and_then(|text| {
+            self.ok_or_report(value::duration(text, SHORTEST_POLL..=LONGEST_POLL))
+        });
         let key = match written.and_then(|written| written.key.as_ref()) {
             None => Spanned::new(0..0, SecretRef::created_file("portcullis.key")),
             Some(written) => Spanned::new(written.span(), written.get_ref().created()),
         };
-        if let Some(database) = database.as_deref().filter(|database| is_in_use(database))
+        let of_file = database.as_ref().and_then(Database::file).map(Path::to_owned);
+        if let Some(database) = of_file.as_deref().filter(|database| is_in_use(database))
             && let Some(file) =
                 key.get_ref().file(self.source.folder()).filter(|file| !file.exists())
         {
@@ -45,7 +51,7 @@ impl Compiler<'_> {
             return None;
         }
         let mut first_start = None;
-        if let Some(database) = database.as_deref()
+        if let Some(database) = of_file.as_deref()
             && let Some(file) = key.get_ref().file(self.source.folder())
             && self.previous.is_none()
             && self.create != CreateFiles::No
@@ -77,7 +83,8 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(StoreSettings { database, key, first_start }))
+        let poll = poll.unwrap_or(DEFAULT_POLL);
+        Some(Some(StoreSettings { database, key, first_start, poll }))
     }
 
     /// `[store] redis`. Outer `None`: a problem was found; inner: there is none.
@@ -115,34 +122,89 @@ impl Compiler<'_> {
         ));
     }
 
-    /// The file of a `sqlite:` URL.
-    fn database(&mut self, written: &Spanned<SecretRef>) -> Option<PathBuf> {
+    /// The database that a URL names.
+    fn database(
+        &mut self,
+        written: &Spanned<SecretRef>,
+        section: &file::Store,
+    ) -> Option<Database> {
         // The URL of a database without a password is not secret.
         let read = self.read_secret(written, Inline::Permitted)?;
-        let help = "write `database = \"sqlite:portcullis.db\"`; relative paths start at this file's folder";
+        let help = "write `database = \"sqlite:portcullis.db\"`, whose relative path starts at this file's folder, \
+            or `database = { env = \"DATABASE_URL\" }` with `postgres://USER:PASSWORD@HOST/DATABASE`";
         let Ok(url) = std::str::from_utf8(read.expose()) else {
             self.error(Problem::error(written.span(), "the database URL is not UTF-8").help(help));
             return None;
         };
+        let url = url.trim();
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return self.postgres(url, written, section);
+        }
         let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
         let problem = match path {
             Some("" | ":memory:") => {
                 "the database must be a file: an in-memory database would be lost at a restart"
             }
             Some(path) if path.contains('?') => "parameters in a `sqlite:` URL are not supported",
-            Some(path) => return Some(self.source.folder().join(path)),
-            None if url.starts_with("postgres") => "PostgreSQL is not supported yet",
+            Some(path) => return Some(Database::File(self.source.folder().join(path))),
             None => "not a supported database",
         };
         self.error(Problem::error(written.span(), problem).help(help));
         None
     }
+
+    fn postgres(
+        &mut self,
+        url: &str,
+        written: &Spanned<SecretRef>,
+        section: &file::Store,
+    ) -> Option<Database> {
+        let caches_statements = section.statement_cache.unwrap_or(true);
+        let permits_unverified = section.insecure_database_tls;
+        if written.get_ref().is_inline() && has_password(url) {
+            let problem = "the password of the database is in the configuration file";
+            let help = "write `database = { env = \"DATABASE_URL\" }`, or name a file";
+            self.problems.push(Problem::warning(written.span(), problem).help(help));
+        }
+        if permits_unverified {
+            self.weakened.push("[store] insecure_database_tls".to_owned());
+        }
+        match Postgres::parse(url, caches_statements, permits_unverified) {
+            Ok(database) => Some(Database::Postgres(database)),
+            Err(error) => {
+                let help = match error {
+                    UrlError::Unreadable => {
+                        "write `postgres://USER:PASSWORD@HOST/DATABASE`, with special characters of the password encoded (`%40` for `@`)"
+                    }
+                    UrlError::Unverified { .. } => {
+                        "add `?sslmode=verify-full` to the URL, and `&sslrootcert=/path/ca.pem` for a certificate authority of your own; \
+                         in a network that you trust, set `insecure_database_tls = true`"
+                    }
+                };
+                self.error(Problem::error(written.span(), error.to_string()).help(help));
+                None
+            }
+        }
+    }
+}
+
+/// Whether the part of a URL before the host has a password, or a parameter is one.
+fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let user = rest.split(['/', '?']).next().and_then(|part| part.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':')) || url.contains("password=")
 }
 
 /// Whether anything was ever written to a database.
 fn is_in_use(database: &Path) -> bool {
     std::fs::metadata(database).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0)
 }
+
+/// How often other processes' revocations may be read: more often is only load, and more rarely
+/// would not keep the bound on revocations.
+const SHORTEST_POLL: Duration = Duration::from_millis(10);
+const LONGEST_POLL: Duration = Duration::from_secs(1);
+const DEFAULT_POLL: Duration = Duration::from_millis(50);
 
 /// A little more than 128 bits in base64url.
 const SHORTEST_KEY: usize = 32;

@@ -213,14 +213,25 @@ pub struct Log {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
-    /// `"sqlite:PATH"`, or `{ env = "DATABASE_URL" }`. Default `"sqlite:portcullis.db"`. Read at
-    /// start.
+    /// `"sqlite:PATH"`, or `{ env = "DATABASE_URL" }` with a `postgres://` URL, for several
+    /// replicas. Default `"sqlite:portcullis.db"`. Read at start.
     #[schemars(with = "Option<SecretRef>")]
     pub database: Option<Spanned<SecretRef>>,
     /// The key that encrypts signing keys and the refresh key in the database; created at the first
-    /// start, mode 0600. Default `{ file = "portcullis.key" }`. Read at start.
+    /// start, mode 0600. The same on every replica. Default `{ file = "portcullis.key" }`. Read at
+    /// start.
     #[schemars(with = "Option<SecretRef>")]
     pub key: Option<Spanned<SecretRef>>,
+    /// How often revocations by other processes are read: 10ms to 1s. Default `"50ms"`. Read at
+    /// start.
+    #[schemars(with = "Option<String>")]
+    pub poll: Option<Text>,
+    /// Connect to PostgreSQL on another machine without checking its certificate
+    /// (`sslmode=verify-full`).
+    pub insecure_database_tls: bool,
+    /// Keep prepared statements on connections to PostgreSQL. False behind a pooler in transaction
+    /// mode, such as PgBouncer before 1.21. Default true. Read at start.
+    pub statement_cache: Option<bool>,
     /// The Redis or Valkey server that several gateways share: `{ env = "REDIS_URL" }` or `{ file =
     /// "redis.url" }` with a URL `redis://` or, for TLS, `rediss://`. Absent: none. Read at start.
     #[schemars(with = "Option<SecretRef>")]

@@ -370,20 +370,12 @@ const AHEAD: u64 = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::value::SecretBytes;
     use crate::identity::policy::tests::policy;
-    use crate::store::StoreSettings;
+    use crate::store::test_settings;
 
     async fn store(folder: &tempfile::TempDir) -> Store {
         crate::token::install_crypto();
-        let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-        Store::open(&StoreSettings {
-            database: folder.path().join("test.db"),
-            key,
-            first_start: None,
-        })
-        .await
-        .unwrap()
+        Store::open(&test_settings(folder.path())).await.unwrap()
     }
 
     async fn load(store: &Store, clock: &Clock, policy: &Policy) -> SigningKeys {

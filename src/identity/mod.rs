@@ -220,7 +220,7 @@ impl Identity {
         let mut last_import = None;
         loop {
             if let Some(presence) = presence {
-                presence.report_read(Feed::SigningKeys, self.keys.newest());
+                presence.report_read(Feed::SigningKeys, self.keys.newest()).await;
             }
             let is_look = tokio::select! {
                 _ = looks.tick() => true,

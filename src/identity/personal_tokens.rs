@@ -424,9 +424,8 @@ const LONGEST_TURN: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::value::SecretBytes;
     use crate::identity::policy::tests::policy;
-    use crate::store::StoreSettings;
+    use crate::store::test_settings;
 
     #[test]
     fn a_token_is_a_prefix_and_43_characters() {
@@ -448,9 +447,7 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_token_is_a_guess_until_it_was_repeated_often() {
         let folder = tempfile::tempdir().unwrap();
-        let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-        let database = folder.path().join("test.db");
-        let store = Store::open(&StoreSettings { database, key, first_start: None }).await.unwrap();
+        let store = Store::open(&test_settings(folder.path())).await.unwrap();
         let (tokens, policy) = (PersonalTokens::new(store, None), policy());
         let unknown = |letter: &str| format!("pct_{}", letter.repeat(43));
         for attempt in 0..MOST_GUESSES {

@@ -412,12 +412,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::config::value::SecretBytes;
     use crate::identity::account::NewAccount;
     use crate::identity::policy::tests::policy;
     use crate::identity::{Accounts, Email};
     use crate::revocation::{Retention, write_rows};
-    use crate::store::StoreSettings;
+    use crate::store::test_settings;
     use crate::telemetry::metrics::Metrics;
 
     #[test]
@@ -490,14 +489,7 @@ mod tests {
 
     impl Issuer {
         async fn start(folder: &tempfile::TempDir) -> Self {
-            let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-            let store = Store::open(&StoreSettings {
-                database: folder.path().join("test.db"),
-                key,
-                first_start: None,
-            })
-            .await
-            .unwrap();
+            let store = Store::open(&test_settings(folder.path())).await.unwrap();
             let revocations = Revocations::load(
                 Some(store.clone()),
                 Retention::default(),

@@ -230,6 +230,24 @@ impl RevocationList {
         }
     }
 
+    /// All revocations.
+    pub fn all(&self) -> Vec<Revocation> {
+        let mut all = Vec::with_capacity(self.len());
+        for (table, by) in RevokedBy::ALL.into_iter().map(|by| (self.table(by), by)) {
+            for shard in &table.shards {
+                for (value, marks) in shard.load().iter() {
+                    all.extend(marks.iter().map(|mark| Revocation {
+                        scope: mark.scope.clone(),
+                        by,
+                        value: Arc::clone(value),
+                        at: mark.at,
+                    }));
+                }
+            }
+        }
+        all
+    }
+
     /// The number of revocations.
     pub fn len(&self) -> usize {
         self.tables.iter().map(|table| table.count.load(Ordering::Relaxed)).sum()

@@ -3,17 +3,19 @@
 //!
 //! There is one per process. A revocation is written to the store first and then to the list, so
 //! that an acknowledged revocation survives a restart and no worker accepts the token any longer.
-//! What other processes write (`portcullis revoke`) is read from the store four times a second, and
-//! a command waits for that ([`Presence`]). Without a store, only the list exists. No request ever
+//! What other processes write (`portcullis revoke`, other replicas) is read from the store every
+//! `[store] poll`, and a command waits for that ([`Presence`]). Without a store, only the list exists. No request ever
 //! waits for anything here.
 
 mod ahead;
 mod list;
+mod pulse;
 mod retention;
 mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,13 +26,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::store::{
-    Feed, LOWERED, LogoutTokenRow, OlderThan, Presence, REVOCATIONS_PAGE, RevocationRow, Store,
-    StoreError,
+    BEAT, Feed, LOWERED, LogoutTokenRow, News, OlderThan, Presence, REVOCATIONS_PAGE,
+    RevocationRow, Store, StoreError,
 };
 use crate::telemetry::metrics::Metrics;
 use crate::token::{Issuers, Revocation, RevokedBy};
 
 pub use self::list::RevocationList;
+use self::pulse::Pulse;
 pub use self::retention::Retention;
 use self::rows::{read_scope, revocation};
 pub use self::rows::{row, write_rows, written};
@@ -48,6 +51,7 @@ pub struct Revocations {
     writes: TaskTracker,
     /// The last row of the table that the list contains.
     seen: AtomicI64,
+    pulse: Pulse,
     counted: Mutex<Counted>,
     retention: RwLock<Retention>,
 }
@@ -85,6 +89,7 @@ impl Revocations {
             background: Handle::current(),
             writes: TaskTracker::new(),
             seen: AtomicI64::new(0),
+            pulse: Pulse::default(),
             retention: RwLock::new(retention),
         };
         revocations.catch_up().await?;
@@ -202,19 +207,28 @@ impl Revocations {
 
     async fn follow_and_prune(&self, presence: Option<Arc<Presence>>, prune_interval: Duration) {
         // Apart from each other: a write may wait for seconds until others have written.
-        tokio::join!(self.keep_reading(presence.as_deref()), self.keep_pruning(prune_interval));
+        tokio::join!(
+            self.keep_reading(presence.as_deref()),
+            self.keep_beating(),
+            self.keep_pruning(prune_interval)
+        );
     }
 
     async fn keep_reading(&self, presence: Option<&Presence>) {
         let Some(store) = &self.store else { return };
-        let mut polls = interval(POLL_INTERVAL);
+        let mut polls = interval(store.poll());
         let mut is_behind = false;
         loop {
             if let Some(presence) = presence {
-                presence.report_read(Feed::Revocations, self.seen.load(Ordering::Relaxed));
+                presence.report_read(Feed::Revocations, self.seen.load(Ordering::Relaxed)).await;
             }
             polls.tick().await;
-            match self.catch_up().await {
+            let read = self.catch_up().await;
+            if let Err(error) = &read {
+                store.record_failure(error);
+            }
+            self.metrics.store_up("database", store.problem().is_none());
+            match read {
                 Ok(()) if is_behind => {
                     is_behind = false;
                     tracing::info!(
@@ -222,14 +236,25 @@ impl Revocations {
                         "revocations can be read from the store again"
                     );
                 }
-                Err(error) => {
-                    store.record_failure(&error);
-                    if !is_behind {
-                        is_behind = true;
-                        tracing::warn!(cause = %error, "revocations by other processes cannot be read; those known so far remain in force");
-                    }
+                Err(error) if !is_behind => {
+                    is_behind = true;
+                    tracing::warn!(cause = %error, "revocations by other processes cannot be read; those known so far remain in force");
                 }
-                Ok(()) => {}
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Writes a heartbeat among the revocations, to measure how long they take.
+    async fn keep_beating(&self) {
+        let Some(store) = self.store.as_ref().filter(|store| store.is_shared()) else { return };
+        let mut beats = interval(BEAT_INTERVAL);
+        loop {
+            beats.tick().await;
+            match store.beat(self.clock.unix_seconds().cast_signed()).await {
+                Ok(Some(seq)) => self.pulse.sent(seq, &self.metrics),
+                Ok(None) => {}
+                Err(error) => store.record_failure(&error),
             }
         }
     }
@@ -257,29 +282,73 @@ impl Revocations {
     pub(crate) async fn catch_up(&self) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
         loop {
-            let rows = store.revocations_after(self.seen.load(Ordering::Relaxed)).await?;
-            let (Some(last), is_last_page) =
-                (rows.last().map(|row| row.seq), rows.len() < REVOCATIONS_PAGE)
-            else {
-                return Ok(());
-            };
-            // A revocation by another process must cover what was accepted here; the raised cut-off
-            // is written back for processes that start later. Our own revocations are known: a
-            // token that was accepted after one was issued after it.
-            let unknown = rows
-                .iter()
-                .filter(|row| row.kind != LOWERED)
-                .filter_map(revocation)
-                .filter(|revocation| !self.list.covers(revocation))
-                .collect();
-            apply_stored(&self.list, Some(store), unknown).await?;
-            self.lower(&rows);
-            self.seen.store(last, Ordering::Relaxed);
-            self.metrics.revocations(self.list.len());
-            if is_last_page {
-                return Ok(());
+            match store.news_after(self.seen.load(Ordering::Relaxed)).await? {
+                News::Rows(rows) => {
+                    self.take(store, &rows).await?;
+                    if rows.len() < REVOCATIONS_PAGE {
+                        return Ok(());
+                    }
+                }
+                News::OtherHistory(history) => self.reconcile(store, &history).await?,
             }
         }
+    }
+
+    /// Reads everything again, and writes back what the store has lost: a standby that takes over,
+    /// or a backup, may lack revocations that were acknowledged.
+    async fn reconcile(&self, store: &Store, history: &str) -> Result<(), StoreError> {
+        let mut stored = HashMap::new();
+        self.seen.store(0, Ordering::Relaxed);
+        loop {
+            let rows = store.revocations_after(self.seen.load(Ordering::Relaxed)).await?;
+            self.take(store, &rows).await?;
+            let is_last_page = rows.len() < REVOCATIONS_PAGE;
+            stored.extend(
+                rows.into_iter().map(|row| ((row.kind, row.value, row.scope), row.revoked_at)),
+            );
+            if is_last_page {
+                break;
+            }
+        }
+        let mut lost = self.list.all();
+        lost.retain(|revocation| {
+            let RevocationRow { kind, value, scope, revoked_at, .. } = row(revocation);
+            stored.get(&(kind, value, scope)).is_none_or(|&stored| stored < revoked_at)
+        });
+        if !lost.is_empty() {
+            tracing::warn!(
+                revocations = lost.len(),
+                "the database had lost acknowledged revocations, as after a failover or a restore; they are written again"
+            );
+            write_rows(store, lost, &self.retention()).await?;
+        }
+        store.accept_history(history);
+        Ok(())
+    }
+
+    /// Adds rows of the store to the list.
+    async fn take(&self, store: &Store, rows: &[RevocationRow]) -> Result<(), StoreError> {
+        let Some(last) = rows.last() else { return Ok(()) };
+        // A revocation by another process must cover what was accepted here; the raised cut-off
+        // is written back for processes that start later. Our own revocations are known: a
+        // token that was accepted after one was issued after it.
+        let unknown = rows
+            .iter()
+            .filter(|row| row.kind != LOWERED && row.kind != BEAT)
+            .filter_map(revocation)
+            .filter(|revocation| !self.list.covers(revocation))
+            .collect();
+        apply_stored(&self.list, Some(store), unknown).await?;
+        self.lower(rows);
+        self.seen.store(last.seq, Ordering::Relaxed);
+        self.metrics.revocations(self.list.len());
+        if let Some(beat) = rows
+            .iter()
+            .rfind(|row| row.kind == BEAT && Some(row.value.as_str()) == store.replica_id())
+        {
+            self.pulse.heard(beat.seq, &self.metrics);
+        }
+        Ok(())
     }
 
     /// Lowers cut-offs that were lowered in the store: earlier rows revoke what they covered. One
@@ -366,8 +435,8 @@ async fn apply_stored(
     Ok(())
 }
 
-/// How often the store is polled for what other processes wrote. Commands wait for it.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a replica writes its heartbeat.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often obsolete entries are removed.
 const PRUNE_INTERVAL: Duration = Duration::from_mins(1);

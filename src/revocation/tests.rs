@@ -1,8 +1,7 @@
 //! Revocations together with a store.
 
 use super::*;
-use crate::config::value::SecretBytes;
-use crate::store::StoreSettings;
+use crate::store::test_settings;
 use crate::token::{Algorithm, Algorithms, ClaimPath, Issuer, IssuerSettings, KeySet, Scope};
 
 const NOW: u64 = 1_800_000_000;
@@ -26,10 +25,7 @@ fn issuers(lifetime: Duration) -> Issuers {
 }
 
 async fn store(folder: &tempfile::TempDir) -> Store {
-    let key = SecretBytes::new(b"a key for tests, long enough to be one".to_vec());
-    Store::open(&StoreSettings { database: folder.path().join("test.db"), key, first_start: None })
-        .await
-        .unwrap()
+    Store::open(&test_settings(folder.path())).await.unwrap()
 }
 
 async fn load(store: Option<Store>, clock: &Clock) -> Arc<Revocations> {

@@ -95,37 +95,37 @@ impl Store {
     /// A text that changes whenever several accounts are added at once, because they may differ
     /// from the earlier ones.
     pub async fn last_import(&self) -> Result<Option<String>, StoreError> {
-        let noted: Option<(String,)> =
-            sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'")
-                .fetch_optional(self.connections.reader())
-                .await?;
+        let noted: Option<(String,)> = self
+            .connections
+            .first(sqlx::query_as("SELECT value FROM facts WHERE name = 'last_import'"))
+            .await?;
         Ok(noted.map(|(value,)| value))
     }
 
     /// The account with this address.
     pub async fn account_by_email(&self, email: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM accounts WHERE email = $1")
-            .bind(email)
-            .fetch_optional(self.connections.reader())
-            .await?)
+        self.connections
+            .first(sqlx::query_as("SELECT * FROM accounts WHERE email = $1").bind(email))
+            .await
     }
 
     /// The account with this id.
     pub async fn account(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
-            .bind(id)
-            .fetch_optional(self.connections.reader())
-            .await?)
+        self.connections
+            .first(sqlx::query_as("SELECT * FROM accounts WHERE id = $1").bind(id))
+            .await
     }
 
     /// The first thousand accounts whose addresses sort after `email`, in order of address.
     pub async fn accounts_after(&self, email: &str) -> Result<Vec<AccountRow>, StoreError> {
         let page = i64::try_from(ACCOUNTS_PAGE).unwrap_or(i64::MAX);
-        Ok(sqlx::query_as("SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2")
-            .bind(email)
-            .bind(page)
-            .fetch_all(self.connections.reader())
-            .await?)
+        self.connections
+            .all(
+                sqlx::query_as("SELECT * FROM accounts WHERE email > $1 ORDER BY email LIMIT $2")
+                    .bind(email)
+                    .bind(page),
+            )
+            .await
     }
 
     /// Changes an account and revokes what was issued to it before, in one transaction.
@@ -165,10 +165,10 @@ impl Store {
     /// The password hashes of enough accounts to show what all of them are like. Ids are random, so
     /// these accounts are a sample.
     pub async fn sample_password_hashes(&self) -> Result<Vec<String>, StoreError> {
-        let rows: Vec<(String,)> =
-            sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000")
-                .fetch_all(self.connections.reader())
-                .await?;
+        let rows: Vec<(String,)> = self
+            .connections
+            .all(sqlx::query_as("SELECT password FROM accounts ORDER BY id LIMIT 10000"))
+            .await?;
         Ok(rows.into_iter().map(|(hash,)| hash).collect())
     }
 
@@ -279,7 +279,7 @@ const DELETE: &str = "DELETE FROM accounts WHERE id = $2 RETURNING CASE WHEN iss
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::settings;
+    use crate::store::test_settings as settings;
     use crate::store::{SessionRow, StaleBefore};
 
     fn account(id: &str, email: &str) -> AccountRow {

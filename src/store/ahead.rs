@@ -45,10 +45,8 @@ impl Store {
     pub async fn forget_past_cutoffs(&self, now: i64) -> Result<(), StoreError> {
         let accounts: Vec<String> = self.ahead.noted().keys().cloned().collect();
         for account in accounts {
-            let cutoff: Option<(i64,)> = sqlx::query_as(LATEST)
-                .bind(&account)
-                .fetch_optional(self.connections.reader())
-                .await?;
+            let cutoff: Option<(i64,)> =
+                self.connections.first(sqlx::query_as(LATEST).bind(&account)).await?;
             if cutoff.is_none_or(|(cutoff,)| cutoff < now + MAX_AHEAD) {
                 self.ahead.noted().remove(&account);
             }
@@ -107,7 +105,7 @@ pub const LOWERED: &str = "lowered";
 const MAX_NOTED: usize = 100;
 
 const LATEST: &str = "SELECT CASE WHEN latest > not_before THEN latest ELSE not_before END FROM (SELECT not_before, \
-    (SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1) AS latest FROM accounts WHERE id = $1) AS both";
+    (SELECT COALESCE(MAX(revoked_at), 0) FROM revocations WHERE kind = 'subject' AND value = $1) AS latest FROM accounts WHERE id = $1) AS latest_of_both";
 
 const NOTED: &str = "SELECT issued_at, not_before FROM accounts WHERE id = $1";
 

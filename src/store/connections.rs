@@ -1,136 +1,220 @@
-//! The connections to the database: one that writes, a few that read, and one that follows the
-//! revocations.
+//! The connections to the database: one that writes, a few that read, one that follows the
+//! revocations, and with PostgreSQL some for rows that have no order.
 //!
-//! SQLite allows one writer at a time, and readers alongside it. A connection that reads is
-//! `query_only`, so a statement that writes fails there. [`WriteTransaction`] is the only way to
-//! write: a transaction whose commit is checked. Outside a transaction, SQLite commits when a
-//! statement is reset, and the driver drops an error of `sqlite3_reset`: on a full disk, `INSERT …
-//! RETURNING` would return its row although nothing was written.
+//! [`WriteTransaction`] is the only way to write: a transaction whose commit is checked. Writers run
+//! one after the other, over all processes that share the database: SQLite allows one at a time, and
+//! with PostgreSQL each takes a lock first. So commits are in the order of the numbers that they
+//! give, and what a transaction has read stays true until it ends.
+//!
+//! SQLite commits outside a transaction when a statement is reset, and the driver drops an error of
+//! `sqlite3_reset`: on a full disk, `INSERT … RETURNING` would return its row although nothing was
+//! written. PostgreSQL answers a commit after a failed statement with a rollback that is no error.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
-use rustix::process::Signal;
-use sqlx::any::{AnyArguments, AnyPoolOptions, AnyRow};
+use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, FromRow, Transaction};
-use tokio::signal::unix::{SignalKind, signal};
+use sqlx::{Any, AnyPool, Executor, FromRow, Transaction};
 
-use super::files::DatabaseFiles;
-use super::{StoreError, with_suffix};
+use super::StoreError;
+use super::identity::DatabaseIdentity;
 
 /// Clones share the connections.
 #[derive(Clone)]
 pub(super) struct Connections {
-    writer: AnyPool,
-    readers: AnyPool,
-    follower: AnyPool,
+    pub(super) engine: Engine,
+    pub(super) writer: AnyPool,
+    pub(super) readers: AnyPool,
+    pub(super) follower: AnyPool,
+    /// For statements that need no order among writers. With SQLite, nothing uses it.
+    pub(super) apart: AnyPool,
     /// Set once the database is open.
-    files: Arc<OnceLock<DatabaseFiles>>,
+    pub(super) identity: Arc<OnceLock<DatabaseIdentity>>,
     /// Closed last, because closing it drops the locks that SQLite holds on the file.
-    _shared: Option<Arc<File>>,
+    pub(super) _shared: Option<Arc<File>>,
+}
+
+/// How the kinds of databases differ for a statement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Engine {
+    /// Begins a transaction that writes.
+    pub(super) begin: &'static str,
+    /// Waits until no other transaction writes.
+    pub(super) order: Option<&'static str>,
+    /// Begins a transaction that reads.
+    pub(super) begin_reading: &'static str,
+    /// A pooler may give each transaction another connection: no statement may be prepared in one
+    /// transaction and run in another.
+    pub(super) is_pooled: bool,
+    /// The longest time to wait for an answer. `None`: the database limits it itself.
+    pub(super) patience: Option<Duration>,
+}
+
+impl Engine {
+    /// Waits for an answer, but not forever: a server that was stopped never gives one.
+    async fn bounded<T>(
+        self,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        let Some(patience) = self.patience else { return Ok(work.await?) };
+        let late = |_| {
+            let text = format!("no answer within {} seconds", patience.as_secs());
+            sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
+        };
+        Ok(tokio::time::timeout(patience, work).await.map_err(late).flatten()?)
+    }
+
+    async fn fetch<Row>(
+        self,
+        pool: &AnyPool,
+        begin: &'static str,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Vec<Row>, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        let fetching = async {
+            if !self.is_pooled {
+                return statement.fetch_all(pool).await;
+            }
+            let mut transaction = pool.begin_with(begin).await?;
+            let rows = statement.persistent(false).fetch_all(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        };
+        self.bounded(fetching).await
+    }
 }
 
 impl Connections {
-    /// Opens the existing database at this URL.
-    pub(super) async fn open(url: &str, shared: Option<File>) -> Result<Self, sqlx::Error> {
-        let read_only = |count| {
-            pool(count)
-                .after_connect(|connection, _| {
-                    Box::pin(async {
-                        configure(connection).await?;
-                        connection.execute("PRAGMA query_only = ON").await.map(drop)
-                    })
-                })
-                .connect_lazy(url)
-        };
-        let writer = pool(1)
-            .after_connect(|connection, _| Box::pin(configure(connection)))
-            .after_release(|connection, _| Box::pin(has_no_transaction(connection)));
-        Ok(Self {
-            writer: writer.connect(url).await?,
-            readers: read_only(READERS)?,
-            follower: read_only(1)?,
-            files: Arc::default(),
-            _shared: shared.map(Arc::new),
-        })
+    /// Reads all rows of a statement.
+    pub(super) async fn all<Row>(
+        &self,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Vec<Row>, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        self.engine.fetch(&self.readers, self.engine.begin_reading, statement).await
     }
 
-    /// Opens a database read-only.
-    pub(super) async fn open_read_only(url: &str) -> Result<Self, sqlx::Error> {
-        let pool = pool(1).connect(&format!("{url}?mode=ro")).await?;
-        Ok(Self {
-            writer: pool.clone(),
-            readers: pool.clone(),
-            follower: pool,
-            files: Arc::default(),
-            _shared: None,
-        })
+    /// Reads the first row of a statement that returns few.
+    pub(super) async fn first<Row>(
+        &self,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Option<Row>, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        Ok(self.all(statement).await?.into_iter().next())
     }
 
-    /// The connections for reading.
-    pub(super) fn reader(&self) -> &AnyPool {
-        &self.readers
+    /// Reads the row of a statement that returns one.
+    pub(super) async fn one<Row>(
+        &self,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Row, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        Ok(self.first(statement).await?.ok_or(sqlx::Error::RowNotFound)?)
     }
 
-    /// The connection that follows the table of revocations. Nothing else can occupy it.
-    pub(super) fn follower(&self) -> &AnyPool {
-        &self.follower
+    /// Runs one statement of PostgreSQL that writes, without waiting for other writers.
+    pub(super) async fn apart<Row>(
+        &self,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Vec<Row>, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        self.engine.fetch(&self.apart, "BEGIN", statement).await
     }
 
-    /// From now on, a write is acknowledged only if it went to these files.
-    pub(super) fn bind_to(&self, files: DatabaseFiles) {
+    /// Begins to read on the connection that follows the table of revocations. Nothing else can
+    /// occupy it.
+    pub(super) async fn follow(&self) -> Result<ReadTransaction, StoreError> {
+        let engine = self.engine;
+        let transaction = engine.bounded(self.follower.begin_with(engine.begin_reading)).await?;
+        Ok(ReadTransaction { transaction, engine })
+    }
+
+    /// From now on, a write is acknowledged only if it went to this database.
+    pub(super) fn bind_to(&self, identity: DatabaseIdentity) {
         // A database is opened only once.
-        let _ = self.files.set(files);
+        let _ = self.identity.set(identity);
     }
 
-    pub(super) fn files(&self) -> Option<&DatabaseFiles> {
-        self.files.get()
+    pub(super) fn identity(&self) -> Option<&DatabaseIdentity> {
+        self.identity.get()
     }
 
-    /// Checks that the database is still where it was.
+    /// Checks that the database is still the one that was opened.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        self.files().map_or(Ok(()), DatabaseFiles::check)
-    }
-
-    /// Notes that SQLite found the database damaged: what is written now may be lost.
-    pub(super) fn record_damage(&self) {
-        if let Some(files) = self.files() {
-            files.record_damage();
-        }
+        self.identity().map_or(Ok(()), DatabaseIdentity::check)
     }
 
     /// Begins a write transaction.
     pub(super) async fn write(&self) -> Result<WriteTransaction, StoreError> {
         self.check()?;
-        // `IMMEDIATE` is specific to SQLite. It takes the lock now: a transaction that reads first
-        // and writes later would fail if another process wrote in between.
-        let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(WriteTransaction { transaction, files: Arc::clone(&self.files) })
-    }
-
-    pub(super) async fn close(&self) {
-        self.readers.close().await;
-        self.follower.close().await;
-        self.writer.close().await;
+        let engine = self.engine;
+        let transaction = engine.bounded(self.writer.begin_with(engine.begin)).await?;
+        let identity = Arc::clone(&self.identity);
+        let mut writing = WriteTransaction { transaction, engine, identity, has_failed: false };
+        if let Some(order) = engine.order {
+            engine.bounded(writing.transaction.execute(order)).await?;
+        }
+        Ok(writing)
     }
 
     #[cfg(test)]
     pub(super) fn writer(&self) -> &AnyPool {
         &self.writer
     }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.follower.close().await;
+        self.apart.close().await;
+        self.writer.close().await;
+    }
 }
 
-/// A transaction. Its writes count once [`WriteTransaction::commit`] returns, and are discarded if
-/// it is never called.
+/// A transaction that reads.
+pub(super) struct ReadTransaction {
+    transaction: Transaction<'static, Any>,
+    engine: Engine,
+}
+
+impl ReadTransaction {
+    /// Reads all rows of a statement.
+    pub(super) async fn all<Row>(
+        &mut self,
+        statement: QueryAs<'_, Any, Row, AnyArguments>,
+    ) -> Result<Vec<Row>, StoreError>
+    where
+        Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
+    {
+        let statement = statement.persistent(!self.engine.is_pooled);
+        self.engine.bounded(statement.fetch_all(&mut *self.transaction)).await
+    }
+
+    /// Ends it.
+    pub(super) async fn end(self) -> Result<(), StoreError> {
+        self.engine.bounded(self.transaction.commit()).await
+    }
+}
+
+/// A transaction that writes. Its writes count once [`WriteTransaction::commit`] returns, and are
+/// discarded if it is never called.
 pub(super) struct WriteTransaction {
     transaction: Transaction<'static, Any>,
-    files: Arc<OnceLock<DatabaseFiles>>,
+    engine: Engine,
+    identity: Arc<OnceLock<DatabaseIdentity>>,
+    has_failed: bool,
 }
 
 impl WriteTransaction {
@@ -139,7 +223,10 @@ impl WriteTransaction {
         &mut self,
         statement: Query<'_, Any, AnyArguments>,
     ) -> Result<u64, StoreError> {
-        Ok(statement.execute(&mut *self.transaction).await?.rows_affected())
+        let statement = statement.persistent(!self.engine.is_pooled);
+        let done = self.engine.bounded(statement.execute(&mut *self.transaction)).await;
+        self.has_failed |= done.is_err();
+        Ok(done?.rows_affected())
     }
 
     /// Runs a statement to its end and returns its first row.
@@ -162,7 +249,10 @@ impl WriteTransaction {
     where
         Row: Send + Unpin + for<'row> FromRow<'row, AnyRow>,
     {
-        Ok(statement.fetch_all(&mut *self.transaction).await?)
+        let statement = statement.persistent(!self.engine.is_pooled);
+        let done = self.engine.bounded(statement.fetch_all(&mut *self.transaction)).await;
+        self.has_failed |= done.is_err();
+        done
     }
 
     /// Runs a statement that returns one row.
@@ -177,103 +267,16 @@ impl WriteTransaction {
     }
 
     /// Commits what was written.
+    ///
+    /// # Errors
+    /// A statement has failed, so nothing is written; or it is unknown whether everything is.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        self.transaction.commit().await?;
+        if self.has_failed {
+            // PostgreSQL would roll back and report success.
+            return Err(sqlx::Error::Protocol("a statement failed earlier".into()).into());
+        }
+        self.engine.bounded(self.transaction.commit()).await?;
         // A write to a file that was deleted in the meantime is lost.
-        self.files.get().map_or(Ok(()), DatabaseFiles::check)
+        self.identity.get().map_or(Ok(()), DatabaseIdentity::check)
     }
 }
-
-fn pool(connections: u32) -> AnyPoolOptions {
-    // Never close a connection for its age: when the last one closes, SQLite removes the `-wal`.
-    AnyPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE)
-        .idle_timeout(None)
-        .max_lifetime(None)
-}
-
-/// Allocates disk space for the index of the `-wal`, which SQLite maps into memory: on a full disk,
-/// a write to a hole in that file would end the process (SIGBUS). SQLite fills it in steps of 4 KiB
-/// with one byte each, which leaves holes if blocks are smaller.
-fn preallocate_index(database: &Path) -> io::Result<Option<File>> {
-    let path = with_suffix(database, "-shm");
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    match fallocate(&file, FallocateFlags::empty(), 0, SHARED_BYTES) {
-        // The file system does not support this.
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Some(file)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Opens one connection, to see at once why that fails: a pool retries for a long time and does not
-/// report the reason.
-pub(super) async fn probe(
-    path: &Path,
-    url: &str,
-) -> Result<(AnyConnection, Option<File>), StoreError> {
-    // With this, a write beyond the file size limit (RLIMIT_FSIZE) fails instead of ending the
-    // process.
-    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(sqlx::Error::Io)?);
-    let mut first = AnyConnection::connect(url).await?;
-    // Check this before anything is written to the database.
-    if matches!(count_tables(&mut first).await?, (1.., 0)) {
-        return Err(StoreError::Foreign { path: path.to_owned() });
-    }
-    configure(&mut first).await?;
-    // From here on, the files next to it exist.
-    count_tables(&mut first).await?;
-    let shared = preallocate_index(path)
-        .map_err(|source| StoreError::Open { path: with_suffix(path, "-shm"), source })?;
-    Ok((first, shared))
-}
-
-/// The number of tables and other schema objects, and how many of them are the table of schema
-/// steps.
-pub(super) async fn count_tables(
-    executor: impl Executor<'_, Database = Any>,
-) -> Result<(i64, i64), sqlx::Error> {
-    let count = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) FROM sqlite_master";
-    sqlx::query_as(count).fetch_one(executor).await
-}
-
-/// Sets up a new connection.
-async fn configure(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    for pragma in PRAGMAS {
-        connection.execute(pragma).await?;
-    }
-    Ok(())
-}
-
-/// Whether a returned connection has no open transaction; if it has one, it is closed.
-///
-/// When the disk is full, SQLite rolls back by itself. The driver's own ROLLBACK then fails, and
-/// the driver still counts a transaction that does not exist. Its next one would be a savepoint
-/// within no transaction, or within one that is never committed: acknowledged, but lost when the
-/// process ends.
-async fn has_no_transaction(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
-    // The connection's own thread rolls back what was dropped, in order, so the reply to this ping
-    // comes afterwards.
-    connection.ping().await?;
-    Ok(!connection.is_in_transaction())
-}
-
-/// Space for the index of 32,000 pages. SQLite empties its `-wal` from 1,000 pages on.
-const SHARED_BYTES: u64 = 256 << 10;
-
-/// The number of connections for reading.
-const READERS: u32 = 3;
-
-/// How long a call waits for a connection before it fails.
-pub(super) const ACQUIRE: Duration = Duration::from_secs(10);
-
-/// `synchronous = FULL`: acknowledged writes survive a power loss.
-const PRAGMAS: [&str; 4] = [
-    "PRAGMA busy_timeout = 5000",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-];

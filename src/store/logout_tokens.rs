@@ -44,7 +44,7 @@ const RECEIVE: &str =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::settings;
+    use crate::store::test_settings as settings;
 
     #[tokio::test]
     async fn a_token_counts_once_in_all_processes_until_it_expires() {

@@ -59,7 +59,7 @@ impl Store {
 
     /// Some of the mail that is due now, the one that has waited longest first.
     pub async fn due_mail(&self, now: i64) -> Result<Vec<MailRow>, StoreError> {
-        Ok(sqlx::query_as(DUE).bind(now).fetch_all(self.connections.reader()).await?)
+        self.connections.all(sqlx::query_as(DUE).bind(now)).await
     }
 
     /// Claims a row for an attempt, and schedules the next attempt at `again_at` in case nothing
@@ -132,12 +132,9 @@ impl Store {
         purpose: &str,
         now: i64,
     ) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as(ACCOUNT_OF_LINK)
-            .bind(digest)
-            .bind(purpose)
-            .bind(now)
-            .fetch_optional(self.connections.reader())
-            .await?)
+        self.connections
+            .first(sqlx::query_as(ACCOUNT_OF_LINK).bind(digest).bind(purpose).bind(now))
+            .await
     }
 
     /// Uses a link up, sets another password for its account, notes that the address belongs to its
@@ -221,10 +218,8 @@ impl Store {
     /// Whether a link was sent to an address that has been shown to belong to its owner by now. The
     /// link may have been used or be too old.
     pub async fn is_confirmed_by_now(&self, digest: &str) -> Result<bool, StoreError> {
-        let found: Option<(i64,)> = sqlx::query_as(CONFIRMED_BY_NOW)
-            .bind(digest)
-            .fetch_optional(self.connections.reader())
-            .await?;
+        let found: Option<(i64,)> =
+            self.connections.first(sqlx::query_as(CONFIRMED_BY_NOW).bind(digest)).await?;
         Ok(found.is_some())
     }
 
@@ -273,7 +268,7 @@ const USE_LINK: &str = "UPDATE mail_links SET used_at = $1 WHERE digest = $2 AND
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::settings;
+    use crate::store::test_settings as settings;
 
     const NOW: i64 = 1_800_000_000;
 

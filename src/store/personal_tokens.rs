@@ -91,7 +91,7 @@ impl Store {
         &self,
         account: &str,
     ) -> Result<Vec<PersonalTokenRow>, StoreError> {
-        Ok(sqlx::query_as(OF_ACCOUNT).bind(account).fetch_all(self.connections.reader()).await?)
+        self.connections.all(sqlx::query_as(OF_ACCOUNT).bind(account)).await
     }
 
     /// The token with this digest, even if it is revoked or expired.
@@ -99,10 +99,9 @@ impl Store {
         &self,
         digest: &str,
     ) -> Result<Option<PersonalTokenRow>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM personal_tokens WHERE digest = $1")
-            .bind(digest)
-            .fetch_optional(self.connections.reader())
-            .await?)
+        self.connections
+            .first(sqlx::query_as("SELECT * FROM personal_tokens WHERE digest = $1").bind(digest))
+            .await
     }
 
     /// Uses a token: notes the day, and issues an access token to its account. `None`: it is
@@ -211,7 +210,7 @@ const PRUNE: &str = "DELETE FROM personal_tokens WHERE revoked_at < $1 OR expire
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::settings;
+    use crate::store::test_settings as settings;
     use crate::store::{AccountChange, SessionRow};
 
     fn account(id: &str) -> AccountRow {

@@ -2,8 +2,8 @@
 //! knows.
 //!
 //! A command that revokes ends when every running gateway rejects what was revoked, and one that
-//! makes a signing key ends when every running gateway has it. Each gateway has a file next to the
-//! database. The file holds the numbers of the last revocation and signing key that the gateway has
+//! makes a signing key ends when every running gateway has it. With PostgreSQL, each gateway has a
+//! row ([`Replica`]). With SQLite, each has a file next to the database, which holds the numbers of the last revocation and signing key that the gateway has
 //! read, and is locked as long as the gateway runs: the system releases the lock when the process
 //! ends, however it ends. So nothing is written while nothing is revoked, a gateway that was killed
 //! can be distinguished from a slow one, and no command waits if no gateway runs.
@@ -19,11 +19,24 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::files::DatabaseFiles;
+use super::identity::DatabaseIdentity;
+use super::replicas::Replica;
 use super::{Store, StoreError, StoreSettings, with_suffix};
 
-/// A running gateway, as commands see it. Ends when it is dropped.
+/// A running gateway, as commands see it. Ends when it is dropped, and with PostgreSQL when the
+/// store is closed.
 #[derive(Debug)]
-pub struct Presence {
+pub struct Presence(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    File(PresenceFile),
+    Row(Replica),
+}
+
+/// The file of a gateway.
+#[derive(Debug)]
+struct PresenceFile {
     path: PathBuf,
     file: File,
     /// What the file says, indexed by [`Feed`].
@@ -56,10 +69,28 @@ const NAME_AT: u64 = 2 * LINE as u64;
 impl Presence {
     /// Makes commands wait for this process from now on. Call this before reading the revocations,
     /// so that commands also wait for what is written in the meantime.
-    pub fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
-        let name = store.connections.files().map(DatabaseFiles::name).unwrap_or_default();
-        let own = |source| StoreError::Open { path: settings.database.clone(), source };
-        let database = settings.database.canonicalize().map_err(own)?;
+    pub async fn announce(store: &Store, settings: &StoreSettings) -> Result<Self, StoreError> {
+        Ok(Self(match settings.database.file() {
+            Some(file) => Kind::File(PresenceFile::announce(store, file)?),
+            None => Kind::Row(Replica::announce(store).await?),
+        }))
+    }
+
+    /// Announces that this gateway knows and acts on everything of this kind up to the number
+    /// `last`. If that cannot be written, commands wait in vain, and say so.
+    pub async fn report_read(&self, feed: Feed, last: i64) {
+        match &self.0 {
+            Kind::File(file) => file.report_read(feed, last),
+            Kind::Row(replica) => replica.report_read(feed, last).await,
+        }
+    }
+}
+
+impl PresenceFile {
+    fn announce(store: &Store, database: &Path) -> Result<Self, StoreError> {
+        let name = own_name(store);
+        let own = |source| StoreError::Open { path: database.to_owned(), source };
+        let database = database.canonicalize().map_err(own)?;
         loop {
             let path = prefixed(&database, &Uuid::new_v4().to_string());
             match Self::at(&path, &name) {
@@ -83,9 +114,7 @@ impl Presence {
         Ok(is_there.then(|| Self { path: path.to_owned(), file, reported }))
     }
 
-    /// Announces that this gateway knows and acts on everything of this kind up to the number
-    /// `last`. If the file cannot be written, commands wait in vain, and say so.
-    pub fn report_read(&self, feed: Feed, last: i64) {
+    fn report_read(&self, feed: Feed, last: i64) {
         let reported = &self.reported[feed as usize];
         if reported.load(Ordering::Relaxed) == last {
             return;
@@ -101,7 +130,7 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for PresenceFile {
     fn drop(&mut self) {
         // If it stays, the next command removes it.
         let _ = fs::remove_file(&self.path);
@@ -117,21 +146,26 @@ impl Store {
     /// [`StoreError::DifferentDatabase`] if one of them will never know. After any other error, it
     /// is unknown whether they know.
     pub async fn wait_for_gateways(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
-        let mut written = vec![(Feed::Revocations, self.last_revocation().await?)];
-        let newest = self.signing_key_numbers().await?.last().copied();
-        written.extend(newest.map(|number| (Feed::SigningKeys, number)));
+        let revocation = self.last_revocation().await?;
+        let key = self.signing_key_numbers().await?.last().copied();
+        let mut written = vec![(Feed::Revocations, revocation)];
+        written.extend(key.map(|number| (Feed::SigningKeys, number)));
         let until = Instant::now() + GATEWAY_TIMEOUT;
         loop {
-            let behind = self.behind(settings, &written)?;
+            let behind = match settings.database.file() {
+                Some(file) => {
+                    let own = own_name(self);
+                    elsewhere(file, behind(file, &written, |name| name == own))?
+                }
+                None => self.replicas_behind(revocation, key.unwrap_or(-1)).await?,
+            };
             if behind == 0 || Instant::now() >= until {
                 return Ok(behind);
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
-}
 
-impl Store {
     /// Checks that every running gateway has the database open that is there now. Call this before
     /// a command opens another one: SQLite would then remove the gateways' `-wal`, which has the
     /// same name.
@@ -139,28 +173,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::DifferentDatabase`] if a gateway has another file open.
     pub fn check_gateways(settings: &StoreSettings) -> Result<(), StoreError> {
-        let inodes = DatabaseFiles::inodes_now(&settings.database);
+        let Some(file) = settings.database.file() else { return Ok(()) };
+        let inodes = DatabaseFiles::inodes_now(file);
         let is_there = |name: &str| name.split_once('/').is_some_and(|(_, named)| named == inodes);
-        elsewhere(settings, behind(&settings.database, &[], is_there)).map(drop)
-    }
-
-    fn behind(
-        &self,
-        settings: &StoreSettings,
-        written: &[(Feed, i64)],
-    ) -> Result<usize, StoreError> {
-        let own = self.connections.files().map(DatabaseFiles::name).unwrap_or_default();
-        elsewhere(settings, behind(&settings.database, written, |name| name == own))
+        elsewhere(file, behind(file, &[], is_there)).map(drop)
     }
 }
 
-fn elsewhere(
-    settings: &StoreSettings,
-    behind: io::Result<Option<usize>>,
-) -> Result<usize, StoreError> {
+/// The name of the database that this process has open.
+fn own_name(store: &Store) -> String {
+    let files = store.connections.identity().and_then(DatabaseIdentity::files);
+    files.map(DatabaseFiles::name).unwrap_or_default()
+}
+
+fn elsewhere(database: &Path, behind: io::Result<Option<usize>>) -> Result<usize, StoreError> {
+    let folder = || database.parent().unwrap_or(Path::new(".")).to_owned();
     behind
-        .map_err(|source| StoreError::Open { path: settings.folder().to_owned(), source })?
-        .ok_or_else(|| StoreError::DifferentDatabase { path: settings.database.clone() })
+        .map_err(|source| StoreError::Open { path: folder(), source })?
+        .ok_or_else(|| StoreError::DifferentDatabase { path: database.to_owned() })
 }
 
 /// How many running processes do not know everything that was written, up to the number of each
@@ -244,8 +274,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::settings;
+    use crate::store::test_settings as settings;
     use crate::store::{RevocationRow, SigningKeyRow};
+
+    fn file(settings: &StoreSettings) -> &Path {
+        settings.database.file().unwrap()
+    }
 
     fn revocations_behind(database: &Path, seq: i64) -> io::Result<usize> {
         behind(database, &[(Feed::Revocations, seq)], |_| true).map(Option::unwrap)
@@ -274,12 +308,12 @@ mod tests {
         };
         store.revoke(std::slice::from_ref(&row)).await.unwrap();
         store.revoke(&[row]).await.unwrap();
-        let database = &settings.database;
+        let database = file(&settings);
         assert_eq!(store.wait_for_gateways(&settings).await.unwrap(), 0, "there is none");
 
         let (one, two) = (
-            Presence::announce(&store, &settings).unwrap(),
-            Presence::announce(&store, &settings).unwrap(),
+            PresenceFile::announce(&store, file(&settings)).unwrap(),
+            PresenceFile::announce(&store, file(&settings)).unwrap(),
         );
         assert_eq!(revocations_behind(database, 2).unwrap(), 2, "they have read nothing yet");
         one.report_read(Feed::Revocations, 2);
@@ -331,14 +365,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
-        let _gateway = Presence::announce(&store, &settings).unwrap();
+        let _gateway = PresenceFile::announce(&store, file(&settings)).unwrap();
         Store::check_gateways(&settings).unwrap();
         let copy = folder.path().join("copy");
-        fs::copy(&settings.database, &copy).unwrap();
-        fs::rename(&copy, &settings.database).unwrap();
+        fs::copy(file(&settings), &copy).unwrap();
+        fs::rename(&copy, file(&settings)).unwrap();
         let error = Store::check_gateways(&settings).unwrap_err().to_string();
         assert!(error.contains("has a different file open"), "{error}");
-        fs::remove_file(&settings.database).unwrap();
+        fs::remove_file(file(&settings)).unwrap();
         Store::check_gateways(&settings).unwrap_err();
         let renewed = Store::open(&settings).await.unwrap();
         assert!(matches!(
@@ -352,7 +386,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let store = Store::open(&settings).await.unwrap();
-        let gateway = Presence::announce(&store, &settings).unwrap();
+        let gateway = PresenceFile::announce(&store, file(&settings)).unwrap();
         gateway.report_read(Feed::Revocations, 0);
         assert_eq!(store.wait_for_gateways(&settings).await.unwrap(), 0, "there is no key");
         let key = SigningKeyRow {
@@ -366,7 +400,7 @@ mod tests {
         assert!(store.insert_signing_key(&key).await.unwrap());
         gateway.report_read(Feed::SigningKeys, 6);
         let written = [(Feed::Revocations, 0), (Feed::SigningKeys, 7)];
-        assert_eq!(behind(&settings.database, &written, |_| true).unwrap(), Some(1));
+        assert_eq!(behind(file(&settings), &written, |_| true).unwrap(), Some(1));
         let waiting = tokio::join!(store.wait_for_gateways(&settings), async {
             gateway.report_read(Feed::SigningKeys, 7);
         });

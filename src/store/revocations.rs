@@ -1,7 +1,12 @@
 //! The table of revocations. The gateway and `portcullis revoke` write it, and every process that
 //! has it open follows it.
 
+use sqlx::Any;
+use sqlx::any::AnyArguments;
+use sqlx::query::QueryAs;
+
 use super::connections::WriteTransaction;
+use super::identity::DatabaseIdentity;
 use super::personal_tokens::revoke_token;
 use super::{Store, StoreError};
 
@@ -18,6 +23,16 @@ pub struct RevocationRow {
     pub revoked_at: i64,
     /// Its place in the order of writes, assigned when it is written.
     pub seq: i64,
+}
+
+/// What followers read.
+#[derive(Debug)]
+pub enum News {
+    /// The next rows, in the order of writes, at most [`REVOCATIONS_PAGE`].
+    Rows(Vec<RevocationRow>),
+    /// The database has another history than the one that was read so far, with this name: it was
+    /// restarted or restored, or a standby has taken over. It may lack what was acknowledged last.
+    OtherHistory(String),
 }
 
 /// Which revocations are old. Both conditions must hold.
@@ -61,30 +76,90 @@ impl Store {
 
     /// The number of the last revocation that was written, or 0 if there is none.
     pub(super) async fn last_revocation(&self) -> Result<i64, StoreError> {
-        let (seq,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations")
-            .fetch_one(self.connections.reader())
+        let (seq,): (i64,) = self
+            .connections
+            .one(sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM revocations"))
             .await?;
         Ok(seq)
     }
 
-    /// The rows that were written after `seq`, in the order of writes, at most
-    /// [`REVOCATIONS_PAGE`].
+    /// The rows that were written after `seq`, if the database still has the history that was read
+    /// so far.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] if the database is no longer the one that was opened.
-    pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
-        if let Some(files) = self.connections.files() {
-            let (id, last): (Option<String>, i64) =
-                sqlx::query_as(SELECT_IDENTITY).fetch_one(self.connections.follower()).await?;
-            files.compare(id.as_deref(), last, seq);
-            files.check()?;
+    /// [`StoreError::Lost`] or [`StoreError::OtherDatabase`] if the database is no longer the one
+    /// that was opened.
+    pub async fn news_after(&self, seq: i64) -> Result<News, StoreError> {
+        let read = self.read_news(seq).await;
+        if let (Err(StoreError::Database(sqlx::Error::PoolTimedOut)), Some(identity)) =
+            (&read, self.connections.identity())
+        {
+            identity.diagnose().await?;
         }
-        let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
-        Ok(sqlx::query_as(AFTER)
-            .bind(seq)
-            .bind(page)
-            .fetch_all(self.connections.follower())
-            .await?)
+        read
+    }
+
+    async fn read_news(&self, seq: i64) -> Result<News, StoreError> {
+        let mut reading = self.connections.follow().await?;
+        match self.connections.identity() {
+            Some(DatabaseIdentity::Files(files)) => {
+                let found: Vec<(Option<String>, i64)> =
+                    reading.all(sqlx::query_as(SELECT_IDENTITY)).await?;
+                let (id, last) = found.into_iter().next().unwrap_or_default();
+                files.compare(id.as_deref(), last, seq);
+                files.check()?;
+            }
+            Some(DatabaseIdentity::Server(server)) => {
+                let found: Vec<(Option<String>, i64, String)> =
+                    reading.all(sqlx::query_as(SELECT_SERVER)).await?;
+                let (id, last, history) = found.into_iter().next().unwrap_or_default();
+                if !server.compare(id.as_deref(), &history)? || last < seq {
+                    reading.end().await?;
+                    return Ok(News::OtherHistory(history));
+                }
+                server.accept(&history);
+            }
+            None => {}
+        }
+        let rows = reading.all(after(seq)).await?;
+        reading.end().await?;
+        Ok(News::Rows(rows))
+    }
+
+    /// The rows that were written after `seq`, in the order of writes, at most
+    /// [`REVOCATIONS_PAGE`], whatever the database's history.
+    pub async fn revocations_after(&self, seq: i64) -> Result<Vec<RevocationRow>, StoreError> {
+        let mut reading = self.connections.follow().await?;
+        let rows = reading.all(after(seq)).await?;
+        reading.end().await?;
+        Ok(rows)
+    }
+
+    /// From now on, followers read this history.
+    pub fn accept_history(&self, history: &str) {
+        if let Some(DatabaseIdentity::Server(server)) = self.connections.identity() {
+            server.accept(history);
+        }
+    }
+
+    /// Writes the heartbeat of this replica among the revocations, and returns its number: whoever
+    /// reads that number has also read every revocation before it. `None`: this process is not one
+    /// of several replicas.
+    pub async fn beat(&self, now: i64) -> Result<Option<i64>, StoreError> {
+        let Some(id) = self.replica_id() else { return Ok(None) };
+        let row = RevocationRow {
+            kind: BEAT.to_owned(),
+            value: id.to_owned(),
+            scope: "*".to_owned(),
+            revoked_at: now,
+            seq: 0,
+        };
+        let mut writing = self.connections.write().await?;
+        write_revocations(&mut writing, std::slice::from_ref(&row)).await?;
+        let reading = sqlx::query_as("SELECT seq FROM revocations WHERE kind = $1 AND value = $2");
+        let (seq,): (i64,) = writing.one(reading.bind(BEAT).bind(id)).await?;
+        writing.commit().await?;
+        Ok(Some(seq))
     }
 
     /// Deletes the old revocations of this scope, or of every scope for `None`. Others can write in
@@ -107,8 +182,7 @@ impl Store {
 
     /// For how many seconds gateways have run on this database, as far as noted.
     pub async fn running_seconds(&self) -> Result<i64, StoreError> {
-        let (seconds,): (i64,) =
-            sqlx::query_as(RUNNING).fetch_one(self.connections.reader()).await?;
+        let (seconds,): (i64,) = self.connections.one(sqlx::query_as(RUNNING)).await?;
         Ok(seconds)
     }
 
@@ -158,10 +232,18 @@ impl Store {
     /// The same, for one who only reads.
     pub async fn cutoff(&self, account: &str, scope: &str) -> Result<i64, StoreError> {
         let asking = sqlx::query_as(CUTOFF).bind(account).bind(scope);
-        let (cutoff,): (i64,) = asking.fetch_one(self.connections.reader()).await?;
+        let (cutoff,): (i64,) = self.connections.one(asking).await?;
         Ok(cutoff)
     }
 }
+
+fn after(seq: i64) -> QueryAs<'static, Any, RevocationRow, AnyArguments> {
+    let page = i64::try_from(REVOCATIONS_PAGE).unwrap_or(i64::MAX);
+    sqlx::query_as(AFTER).bind(seq).bind(page)
+}
+
+/// The kind of a row that revokes nothing: the heartbeat of the replica that is its value.
+pub const BEAT: &str = "beat";
 
 /// The maximum number of rows to read at a time.
 pub const REVOCATIONS_PAGE: usize = 10_000;
@@ -183,6 +265,12 @@ const AFTER: &str = "SELECT kind, value, scope, revoked_at, seq FROM revocations
 
 const SELECT_IDENTITY: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations)";
 
+/// The history of a database is named by its server process and its table. A standby has none: it
+/// may be far behind.
+const SELECT_SERVER: &str = "SELECT (SELECT value FROM facts WHERE name = 'store_id'), (SELECT COALESCE(MAX(seq), 0) FROM revocations), \
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS TEXT) || '/' || \
+    CAST(CAST(CAST('revocations' AS regclass) AS oid) AS TEXT) END";
+
 const PRUNE: &str = "DELETE FROM revocations WHERE seq IN (SELECT seq FROM revocations WHERE revoked_at < $1 AND noted_at < $2 \
     AND seq < (SELECT MAX(seq) FROM revocations) LIMIT 5000)";
 
@@ -201,7 +289,7 @@ const RECORD_RUNNING: &str = "INSERT INTO facts (name, value) VALUES ('running_s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::settings;
+    use crate::store::test_settings as settings;
 
     fn row(kind: &str, value: &str, scope: &str, revoked_at: i64) -> RevocationRow {
         RevocationRow {

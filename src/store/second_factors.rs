@@ -33,7 +33,7 @@ impl Store {
     /// The second factor of an account, confirmed or not.
     pub async fn second_factor(&self, account: &str) -> Result<Option<SecondFactor>, StoreError> {
         let row: Option<(String, Option<i64>, i64, i64)> =
-            sqlx::query_as(READ).bind(account).fetch_optional(self.connections.reader()).await?;
+            self.connections.first(sqlx::query_as(READ).bind(account)).await?;
         let Some((sealed, confirmed_at, last_step, blocked_until)) = row else { return Ok(None) };
         let secret = self.sealer.open(&place(account), &sealed)?;
         Ok(Some(SecondFactor {
@@ -47,8 +47,7 @@ impl Store {
 
     /// The ids of all accounts with a confirmed second factor.
     pub async fn second_factor_owners(&self) -> Result<Vec<String>, StoreError> {
-        let owners: Vec<(String,)> =
-            sqlx::query_as(OWNERS).fetch_all(self.connections.reader()).await?;
+        let owners: Vec<(String,)> = self.connections.all(sqlx::query_as(OWNERS)).await?;
         Ok(owners.into_iter().map(|(account,)| account).collect())
     }
 
@@ -112,11 +111,13 @@ impl Store {
 
     /// How many unused recovery codes an account has.
     pub async fn recovery_codes_left(&self, account: &str) -> Result<i64, StoreError> {
-        let (count,): (i64,) =
-            sqlx::query_as("SELECT COUNT(*) FROM recovery_codes WHERE account = $1")
-                .bind(account)
-                .fetch_one(self.connections.reader())
-                .await?;
+        let (count,): (i64,) = self
+            .connections
+            .one(
+                sqlx::query_as("SELECT COUNT(*) FROM recovery_codes WHERE account = $1")
+                    .bind(account),
+            )
+            .await?;
         Ok(count)
     }
 

@@ -128,7 +128,7 @@ impl Store {
             "SELECT used_at FROM used_refresh_tokens WHERE session = $1 AND counter = $2",
         );
         let used: Option<(i64,)> =
-            asking.bind(session).bind(counter).fetch_optional(self.connections.reader()).await?;
+            self.connections.first(asking.bind(session).bind(counter)).await?;
         Ok(used.map(|(at,)| at))
     }
 
@@ -148,20 +148,19 @@ impl Store {
     /// A live session: it has not ended, its generation is that of its account, and the account is
     /// not disabled.
     pub async fn live_session(&self, id: &str) -> Result<Option<SessionRow>, StoreError> {
-        Ok(sqlx::query_as(LIVE).bind(id).fetch_optional(self.connections.reader()).await?)
+        self.connections.first(sqlx::query_as(LIVE).bind(id)).await
     }
 
     /// The account of a live session.
     pub async fn account_of_session(&self, id: &str) -> Result<Option<AccountRow>, StoreError> {
-        Ok(sqlx::query_as(ACCOUNT).bind(id).fetch_optional(self.connections.reader()).await?)
+        self.connections.first(sqlx::query_as(ACCOUNT).bind(id)).await
     }
 
     /// The user agents of the last hundred sessions of an account, whether they go on or not.
     pub async fn user_agents_of(&self, account: &str) -> Result<Vec<String>, StoreError> {
-        let rows: Vec<(String,)> = sqlx::query_as(USER_AGENTS)
-            .bind(account)
-            .bind(MAX_LISTED)
-            .fetch_all(self.connections.reader())
+        let rows: Vec<(String,)> = self
+            .connections
+            .all(sqlx::query_as(USER_AGENTS).bind(account).bind(MAX_LISTED))
             .await?;
         Ok(rows.into_iter().map(|(user_agent,)| user_agent).collect())
     }
@@ -178,7 +177,7 @@ impl Store {
             .bind(stale.created_at)
             .bind(stale.rotated_at)
             .bind(MAX_LISTED);
-        let listed: Vec<SessionRow> = listing.fetch_all(self.connections.reader()).await?;
+        let listed: Vec<SessionRow> = self.connections.all(listing).await?;
         let count = i64::try_from(listed.len()).unwrap_or(i64::MAX);
         if count < MAX_LISTED {
             return Ok((listed, 0));
@@ -187,7 +186,7 @@ impl Store {
             .bind(account)
             .bind(stale.created_at)
             .bind(stale.rotated_at);
-        let (all,): (i64,) = counting.fetch_one(self.connections.reader()).await?;
+        let (all,): (i64,) = self.connections.one(counting).await?;
         Ok((listed, (all - count).max(0)))
     }
 

@@ -44,8 +44,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Seal`] if a key does not open.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
-        let rows: Vec<Sealed> = sqlx::query_as("SELECT * FROM signing_keys ORDER BY number")
-            .fetch_all(self.connections.reader())
+        let rows: Vec<Sealed> = self
+            .connections
+            .all(sqlx::query_as("SELECT * FROM signing_keys ORDER BY number"))
             .await?;
         rows.into_iter()
             .map(|row| {
@@ -60,8 +61,9 @@ impl Store {
     /// The numbers of all keys, in order. They show whether another process has added or removed
     /// one.
     pub async fn signing_key_numbers(&self) -> Result<Vec<i64>, StoreError> {
-        let rows: Vec<(i64,)> = sqlx::query_as("SELECT number FROM signing_keys ORDER BY number")
-            .fetch_all(self.connections.reader())
+        let rows: Vec<(i64,)> = self
+            .connections
+            .all(sqlx::query_as("SELECT number FROM signing_keys ORDER BY number"))
             .await?;
         Ok(rows.into_iter().map(|(number,)| number).collect())
     }

@@ -43,6 +43,7 @@ mod proxy_protocol;
 mod redirects;
 mod reload;
 mod renewal;
+mod replicas;
 mod revocation;
 mod revoked_keys;
 mod roles;

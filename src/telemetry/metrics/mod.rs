@@ -15,8 +15,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 pub use self::format::Format;
 use self::process::Process;
@@ -51,7 +52,6 @@ struct Families {
     jwks_fetches: Family<[(&'static str, String); 2], Counter>,
     key_ages: Arc<keys::KeyAges>,
     limiter_modes: Arc<limits::LimiterModes>,
-    stores: Family<[(&'static str, &'static str); 1], Gauge>,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     last_reload_success: Gauge,
     last_reload_timestamp: Gauge,
@@ -61,6 +61,8 @@ struct Families {
     verified: Family<[(&'static str, &'static str); 2], Counter>,
     tunnels: Gauge,
     revocations: Gauge,
+    revocation_lag: OnceLock<Histogram>,
+    stores: Family<[(&'static str, &'static str); 1], Gauge>,
     logins: Family<[(&'static str, &'static str); 1], Counter>,
     refreshes: Family<[(&'static str, &'static str); 1], Counter>,
 }
@@ -127,6 +129,7 @@ impl Families {
         registry.register("revocations_active", "Revocations in force", self.revocations.clone());
         let help = "Logins at the built-in issuer, by outcome";
         registry.register("logins", help, self.logins.clone());
+        self.register_stores(&mut registry);
         registry.register(
             "refresh",
             "Refreshes at the built-in issuer, by outcome",
@@ -138,6 +141,16 @@ impl Families {
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry
+    }
+
+    fn register_stores(&self, registry: &mut Registry) {
+        let lag = self.revocation_lag.get_or_init(|| Histogram::new(LAG_BUCKETS)).clone();
+        registry.register_with_unit(
+            "revocation_lag",
+            "Time from a write that is acknowledged until this gateway has read it back",
+            Unit::Seconds,
+            lag,
+        );
     }
 }
 
@@ -264,6 +277,13 @@ impl Metrics {
         self.0.revocations.set(i64::try_from(active).unwrap_or(i64::MAX));
     }
 
+    /// Records how long a write took to come back from the store, in seconds.
+    pub fn revocation_lag(&self, seconds: f64) {
+        if let Some(lag) = self.0.revocation_lag.get() {
+            lag.observe(seconds);
+        }
+    }
+
     /// Exports `dropped` as `log_lines_dropped_total`. Only the first call has an effect.
     pub fn show_dropped_lines(&self, dropped: Arc<AtomicU64>) {
         // Another counter could only belong to a second log, which does not exist.
@@ -294,6 +314,9 @@ impl Default for Metrics {
         Self::new()
     }
 }
+
+/// The upper bounds in seconds for [`Metrics::revocation_lag`].
+const LAG_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Something that is counted while it is open.
 #[derive(Debug)]

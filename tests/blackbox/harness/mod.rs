@@ -12,6 +12,7 @@ pub mod jar;
 pub mod mint;
 pub mod peers;
 pub mod port;
+pub mod postgres;
 pub mod redis;
 pub mod upstream;
 

@@ -1,0 +1,207 @@
+//! Why the store cannot be used, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::io::Errno;
+use sqlx::migrate::MigrateError;
+
+use super::SealError;
+use super::postgres;
+
+/// Why the store cannot be used. `Display` says what to do if something can be done.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be created or opened.
+    #[error("the database {} cannot be opened: {source}; {}", path.display(), remedy(source))]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The file is of another kind.
+    #[error("{} is not an SQLite database; name another file in `[store] database`, or restore a backup", path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer version wrote the database.
+    #[error(
+        "the database {database} was made by a newer version of portcullis (its schema has step {step}, which this version does not know); start the newer version, or restore a backup"
+    )]
+    Newer {
+        /// The database.
+        database: String,
+        /// The first unknown schema step.
+        step: i64,
+    },
+    /// Another process has been bringing the schema up to date for a long time.
+    #[error("another process has kept {} locked for too long, as if it were updating the database's schema; find it with `fuser` and stop it", path.display())]
+    Locked {
+        /// The file that is locked in the meantime.
+        path: PathBuf,
+    },
+    /// The database belongs to another program.
+    #[error(
+        "the database {database} has no tables of portcullis; if it belongs to another program, name another one in `[store] database`; if it was just being created, try again"
+    )]
+    Foreign {
+        /// The database.
+        database: String,
+    },
+    /// An older version wrote the database, and a command that only reads does not bring it up to
+    /// date.
+    #[error(
+        "the database {database} was made by an older version of portcullis; start the gateway, which updates it, then try again"
+    )]
+    Older {
+        /// The database.
+        database: String,
+    },
+    /// PostgreSQL does not answer, or refuses the connection.
+    #[error("the database {database} cannot be reached: {source}{advice}", advice = advice(source))]
+    Unreachable {
+        /// The database.
+        database: String,
+        /// Why.
+        source: Box<sqlx::Error>,
+    },
+    /// Another process has been bringing the schema up to date for a long time.
+    #[error(
+        "another process has been updating the schema of {database} for more than a minute; see `pg_stat_activity`, and try again"
+    )]
+    Migrating {
+        /// The database.
+        database: String,
+    },
+    /// The name leads to another database than before.
+    #[error(
+        "{database} is no longer the database that was opened: it has another id; restore that one, or restart the gateway to use this one"
+    )]
+    OtherDatabase {
+        /// The database.
+        database: String,
+    },
+    /// The server repeats what another one writes, with a delay that nobody bounds.
+    #[error(
+        "the server of {database} is a standby, which may be far behind; let `[store] database` name the primary"
+    )]
+    Standby {
+        /// The database.
+        database: String,
+    },
+    /// The schema cannot be brought up to date.
+    #[error("the database's schema cannot be updated: {0}")]
+    Migrate(#[source] MigrateError),
+    /// A statement failed.
+    #[error("the database failed: {0}{advice}", advice = advice(.0))]
+    Database(#[from] sqlx::Error),
+    /// The file is no longer the one that was opened.
+    #[error("the file {} was {how} while it was in use, so new writes would be lost; stop the gateway, restore the database, and start the gateway again", path.display())]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        how: &'static str,
+    },
+    /// A gateway uses a different database from the one that a command has opened.
+    #[error("a running gateway has a different file open than the one that is now at {}, or another `-wal` or `-shm` next to it, so it would not see the change; restart the gateway, and try again", path.display())]
+    DifferentDatabase {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// Any token issued now would be cut off.
+    #[error("the account's tokens are revoked until {}, which is ahead of this machine's clock; correct the clock that is wrong, then run `portcullis user end-sessions EMAIL --now`", format_time(*until))]
+    CutOffAhead {
+        /// The id of the account.
+        account: String,
+        /// Unix seconds.
+        until: i64,
+    },
+    /// The process is about to end.
+    #[error("the gateway is shutting down")]
+    Closed,
+    /// Something sealed in the database cannot be opened.
+    #[error("{0}")]
+    Seal(#[from] SealError),
+}
+
+pub(super) fn format_time(seconds: i64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(
+        UNIX_EPOCH + Duration::from_secs(seconds.max(0).cast_unsigned()),
+    )
+}
+
+/// The extended result code of an SQLite error.
+pub(super) fn result_code(error: &sqlx::Error) -> Option<u32> {
+    if postgres::code(error).is_some() {
+        return None;
+    }
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code)?;
+    code.parse().ok()
+}
+
+/// What to do about an error: with SQLite, by its primary result code
+/// (https://www.sqlite.org/rescode.html).
+fn advice(error: &sqlx::Error) -> &'static str {
+    if let Some(code) = postgres::code(error) {
+        return postgres::advice(&code);
+    }
+    let code = result_code(error);
+    match code.map(|code| code & 0xff) {
+        Some(5 | 6) => {
+            "; another process has locked the file of `[store] database`: find it with `fuser` and stop it"
+        }
+        Some(8) => {
+            "; allow the user that runs the gateway to write to the file of `[store] database` and to its folder"
+        }
+        Some(10) if code == Some(778) => {
+            "; the disk that holds `[store] database` has an I/O error, or a file size limit was reached (`ulimit -f`, LimitFSIZE=): see the system log"
+        }
+        Some(10) => "; the disk that holds `[store] database` has an I/O error: see the system log",
+        Some(11 | 26) => {
+            "; the file of `[store] database` is damaged: stop every gateway that uses it, and restore a backup"
+        }
+        Some(13) => "; the disk that holds `[store] database` is full: free some space",
+        Some(14) => {
+            "; allow the user that runs the gateway to open the file of `[store] database` and to write to its folder"
+        }
+        _ => "",
+    }
+}
+
+/// What to do about a file that cannot be opened or created.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk that holds it is full: free some space"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "its file system is mounted read-only: mount it writable, or name another file in `[store] database`"
+        }
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            "the disk that holds it has an I/O error: see the system log"
+        }
+        _ => "allow the user that runs the gateway to write to it and to its folder",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_system_error_has_a_fitting_remedy() {
+        for (error, remedy) in [
+            (Errno::NOSPC, "free some space"),
+            (Errno::ROFS, "mount it writable"),
+            (Errno::IO, "see the system log"),
+            (Errno::ACCESS, "allow the user"),
+        ] {
+            let open = StoreError::Open { path: "a.db".into(), source: error.into() };
+            assert!(open.to_string().contains(remedy), "{open}");
+        }
+    }
+}

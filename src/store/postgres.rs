@@ -1,0 +1,232 @@
+//! Opens a PostgreSQL database, which several replicas share.
+//!
+//! Everything here also works through a pooler that gives each transaction another connection
+//! (PgBouncer in transaction mode): nothing is kept in a connection between two transactions, and
+//! locks end with theirs.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::{Any, AnyConnection, Connection, Executor};
+
+use super::connections::{Connections, Engine};
+use super::database::Postgres;
+use super::{StoreError, migrate};
+
+/// Opens a database and brings its schema up to date. Of several processes that start at once, one
+/// does that while the others wait.
+pub(super) async fn open(database: &Postgres) -> Result<Connections, StoreError> {
+    let shown = database.to_string();
+    let mut first = probe(database).await?;
+    let mut transaction = first.begin().await?;
+    transaction.execute(WAIT_FOR_MIGRATION).await.map_err(|error| {
+        match code(&error).as_deref() {
+            Some(LOCK_NOT_AVAILABLE) => StoreError::Migrating { database: shown.clone() },
+            _ => error.into(),
+        }
+    })?;
+    if !database.caches_statements() {
+        // Behind a pooler, another process may have used the same names on this connection.
+        transaction.execute("DEALLOCATE ALL").await?;
+    }
+    let (tables, steps) = count_tables(&mut *transaction).await?;
+    if tables > 0 && steps == 0 {
+        return Err(StoreError::Foreign { database: shown });
+    }
+    if tables == 0 {
+        tracing::warn!(
+            database = shown,
+            "the database is empty: creating the tables; if there were accounts, [store] database names another database"
+        );
+    }
+    migrate(&mut transaction, &shown).await?;
+    if !database.caches_statements() {
+        transaction.execute("DEALLOCATE ALL").await?;
+    }
+    transaction.commit().await?;
+    first.close().await?;
+    connect(database)
+}
+
+/// Opens an existing database to read it. `None`: it has no tables.
+pub(super) async fn open_read_only(database: &Postgres) -> Result<Option<Connections>, StoreError> {
+    let shown = database.to_string();
+    let mut first = probe(database).await?;
+    let found = count_tables(&mut first).await?;
+    first.close().await?;
+    match found {
+        (0, _) => Ok(None),
+        (_, 0) => Err(StoreError::Foreign { database: shown }),
+        _ => Ok(Some(connect(database)?)),
+    }
+}
+
+/// Opens one connection, to see at once why that fails: a pool retries for a long time and does not
+/// report the reason.
+pub(super) async fn probe(database: &Postgres) -> Result<AnyConnection, StoreError> {
+    let late = |_| sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
+    let connecting = AnyConnection::connect(database.url());
+    let connected = tokio::time::timeout(PROBE_TIMEOUT, connecting).await.map_err(late).flatten();
+    connected.map_err(|source| StoreError::Unreachable {
+        database: database.to_string(),
+        source: Box::new(source),
+    })
+}
+
+fn connect(database: &Postgres) -> Result<Connections, StoreError> {
+    let url = database.url();
+    let is_pooled = !database.caches_statements();
+    let read_only = |count| {
+        let pool = pool(count);
+        // Behind a pooler, each transaction says it.
+        let pool = if is_pooled {
+            pool
+        } else {
+            pool.after_connect(|connection, _| {
+                Box::pin(async { connection.execute(READ_ONLY).await.map(drop) })
+            })
+        };
+        pool.connect_lazy(url)
+    };
+    Ok(Connections {
+        engine: Engine {
+            begin: BEGIN,
+            order: Some(ORDER),
+            begin_reading: "BEGIN READ ONLY",
+            is_pooled,
+            patience: Some(PATIENCE),
+        },
+        writer: pool(1).connect_lazy(url)?,
+        readers: read_only(READERS)?,
+        follower: read_only(1)?,
+        apart: pool(APART).connect_lazy(url)?,
+        identity: Arc::default(),
+        _shared: None,
+    })
+}
+
+fn pool(connections: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE).after_release(
+        |connection, _| {
+            Box::pin(async {
+                // A connection whose server does not answer must not occupy the pool. The error
+                // closes it without a farewell.
+                let answered = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping()).await;
+                answered.map_err(|_| sqlx::Error::PoolTimedOut).flatten().map(|()| true)
+            })
+        },
+    )
+}
+
+/// The number of tables in the schema, and how many of them are the table of schema steps.
+async fn count_tables(
+    executor: impl Executor<'_, Database = Any>,
+) -> Result<(i64, i64), sqlx::Error> {
+    let count = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN tablename = '_sqlx_migrations' THEN 1 ELSE 0 END), 0) \
+        FROM pg_tables WHERE schemaname = current_schema()";
+    sqlx::query_as(count).persistent(false).fetch_one(executor).await
+}
+
+/// The SQLSTATE of an error of PostgreSQL.
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    let is_postgres = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some();
+    is_postgres.then(|| error.code().map(std::borrow::Cow::into_owned)).flatten()
+}
+
+/// What to do about an error, by its SQLSTATE (PostgreSQL's documentation, appendix A).
+pub(super) fn advice(code: &str) -> &'static str {
+    match code {
+        "25006" => {
+            "; the server is a standby that only reads: let `[store] database` name the primary"
+        }
+        "28000" | "28P01" => "; check user and password in the URL of `[store] database`",
+        "3D000" => "; create the database that the URL of `[store] database` names",
+        "42501" => "; let the user of `[store] database` own its tables, or create them",
+        "53100" => "; the disk of the database server is full: free some space",
+        "53300" => {
+            "; raise `max_connections` of PostgreSQL, or put a pooler in front: each gateway uses up to 10 connections"
+        }
+        LOCK_NOT_AVAILABLE | "57014" => {
+            "; another gateway or command has been writing for too long: see `pg_stat_activity`"
+        }
+        "26000" | "42P05" | "08P01" => {
+            "; behind a pooler in transaction mode, set `statement_cache = false` in [store]"
+        }
+        _ => "",
+    }
+}
+
+/// Serializes writers over all processes, until the transaction ends; PostgreSQL makes a commit
+/// visible before it releases the lock. A writer that was stopped must not stop the others, so
+/// PostgreSQL ends it after a while.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '4s'; SET LOCAL statement_timeout = '8s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '4s'";
+
+/// What is acknowledged must survive a crash, even if the server's default is otherwise.
+const ORDER: &str = "SELECT pg_advisory_xact_lock(1886352500, 1), \
+    CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) ELSE '' END";
+
+const WAIT_FOR_MIGRATION: &str =
+    "SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(1886352500, 2)";
+
+const READ_ONLY: &str = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY";
+
+/// The SQLSTATE of a lock that could not be had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// The number of connections for reading.
+const READERS: u32 = 3;
+
+/// The number of connections for rows without an order among writers.
+const APART: u32 = 4;
+
+/// How long a call waits for a connection before it fails.
+const ACQUIRE: Duration = Duration::from_secs(4);
+
+/// How long a call waits for an answer before it fails.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a connection that returns to its pool may take to answer.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the first connection may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    dead_code,
+    unreachable_pub,
+    reason = "the black-box tests use more of it"
+)]
+#[path = "../../tests/blackbox/harness/postgres.rs"]
+mod server;
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::server::PostgresServer;
+    use crate::store::testing::SERVER;
+
+    /// The tests of everything that uses the store run once more, on PostgreSQL.
+    #[test]
+    fn the_tests_of_the_store_pass_on_postgresql() {
+        let Some(server) = PostgresServer::start() else { return };
+        let mut tests = Command::new(std::env::current_exe().unwrap());
+        tests.env(SERVER, server.url());
+        tests.args(["store::", "revocation::", "identity::issue", "identity::session"]);
+        tests.args(["identity::personal_tokens", "--test-threads=4"]);
+        // What only a file has.
+        for only_file in ["sqlite", "files", "presence", "first_start", "postgres"] {
+            tests.args(["--skip", &format!("store::{only_file}::")]);
+        }
+        let done = tests.output().unwrap();
+        let output = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{output}{}", String::from_utf8_lossy(&done.stderr));
+        assert!(output.contains("store::accounts::") && output.contains("revocation::tests::"));
+    }
+}

@@ -1,0 +1,98 @@
+//! Which replicas run on a PostgreSQL database, and how much of its revocations and signing keys
+//! each of them knows. With SQLite, [`Presence`](super::Presence) keeps this in files.
+//!
+//! Each replica has a row. It is written whenever the replica has read something new, which is at
+//! least once a second: its own heartbeat is among it. The times are those of the database, whose
+//! clock is the only one that all replicas share.
+
+use uuid::Uuid;
+
+use super::presence::Feed;
+use super::{Store, StoreError};
+
+/// The row of this replica, as it was last written.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) store: Store,
+    /// Indexed by [`Feed`].
+    reported: tokio::sync::Mutex<[i64; 2]>,
+}
+
+impl Replica {
+    /// Makes commands wait for this process from now on.
+    pub(super) async fn announce(store: &Store) -> Result<Self, StoreError> {
+        let _ = store.replica.set(Uuid::new_v4().to_string());
+        let replica = Self { store: store.clone(), reported: tokio::sync::Mutex::new([-1, -1]) };
+        replica.write([-1, -1]).await?;
+        Ok(replica)
+    }
+
+    /// Announces that this replica knows everything of this kind up to the number `last`.
+    pub(super) async fn report_read(&self, feed: Feed, last: i64) {
+        let mut reported = self.reported.lock().await;
+        if reported[feed as usize] == last {
+            return;
+        }
+        let mut read = *reported;
+        read[feed as usize] = last;
+        match self.write(read).await {
+            Ok(()) => *reported = read,
+            Err(error) => {
+                tracing::debug!(cause = %error, "cannot report to commands what this gateway has read");
+            }
+        }
+    }
+
+    async fn write(&self, [revocations, keys]: [i64; 2]) -> Result<(), StoreError> {
+        let Some(id) = self.store.replica_id() else { return Ok(()) };
+        let writing = sqlx::query_as(REPORT).bind(id).bind(revocations).bind(keys);
+        let _: Vec<(i64,)> = self.store.connections.apart(writing).await?;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// The id of this gateway among the replicas of the database, if it is one of several.
+    pub fn replica_id(&self) -> Option<&str> {
+        self.replica.get().map(String::as_str)
+    }
+
+    /// How many replicas were seen in the last ten seconds.
+    pub async fn live_replicas(&self) -> Result<i64, StoreError> {
+        let (count,) = self.connections.one(sqlx::query_as(LIVE)).await?;
+        Ok(count)
+    }
+
+    /// How many live replicas do not know everything that was written, up to these numbers.
+    pub(super) async fn replicas_behind(
+        &self,
+        revocation: i64,
+        key: i64,
+    ) -> Result<usize, StoreError> {
+        let asking = sqlx::query_as(BEHIND).bind(revocation).bind(key);
+        let (count,): (i64,) = self.connections.one(asking).await?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
+    /// Makes commands stop waiting for this process.
+    pub(super) async fn leave(&self) {
+        let Some(id) = self.replica_id() else { return };
+        // If it stays, it is forgotten after ten seconds.
+        let leaving = sqlx::query_as("DELETE FROM replicas WHERE id = $1 RETURNING seen_at");
+        let _: Result<Vec<(i64,)>, _> = self.connections.apart(leaving.bind(id)).await;
+    }
+}
+
+/// Also forgets replicas that ended long ago. The row need not survive a crash of the server, so
+/// nothing waits for the disk.
+const REPORT: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off', true) AS mode), \
+    gone AS (DELETE FROM replicas WHERE seen_at < CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 3600) \
+    INSERT INTO replicas (id, revocations_read, keys_read, seen_at) \
+    SELECT $1, $2, $3, CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) FROM fast WHERE mode = 'off' \
+    ON CONFLICT (id) DO UPDATE SET revocations_read = excluded.revocations_read, keys_read = excluded.keys_read, seen_at = excluded.seen_at \
+    RETURNING seen_at";
+
+const LIVE: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
+
+const BEHIND: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10 \
+    AND (revocations_read < $1 OR keys_read < $2)";

@@ -1,0 +1,266 @@
+//! Several gateways on one PostgreSQL database, directly and through a pooler, and a database that
+//! is away, slow, restarted or behind.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::accounts::open;
+use crate::harness::postgres::PostgresServer;
+use crate::harness::{Gateway, Port, Setup, within};
+
+const KEY: &str = "the same key on every replica, long enough";
+
+fn config(lines: &str) -> String {
+    format!(
+        "[store]\ndatabase = {{ env = 'DATABASE_URL' }}\nkey = {{ file = 'key' }}\n{lines}\n{}",
+        open("")
+    )
+}
+
+fn setup(url: &str, lines: &str, key: &str) -> Setup {
+    Gateway::setup(&config(lines)).file("key", key).variable("DATABASE_URL", url)
+}
+
+/// Three replicas that start at the same time.
+async fn three(url: &str, lines: &str) -> [Gateway; 3] {
+    let start = || setup(url, lines, KEY).start();
+    tokio::join!(start(), start(), start()).into()
+}
+
+/// Waits until the request gets this status, and returns how long that took.
+async fn until_reaches(gateway: &Gateway, access: &str, status: u16) -> Duration {
+    let begun = Instant::now();
+    within(async { while gateway.reaches(access).await != status {} }).await;
+    begun.elapsed()
+}
+
+/// Whether the gateway reports that the database can be used.
+async fn up(gateway: &Gateway) -> Option<f64> {
+    gateway.metric_value("portcullis_store_up", &["store=\"database\""]).await
+}
+
+/// What holds for replicas of one database.
+async fn replicas_act_as_one(replicas: &[Gateway; 3]) {
+    let [one, two, three] = replicas;
+    let mut sets = Vec::new();
+    for gateway in replicas {
+        sets.push(gateway.get("/auth/.well-known/jwks.json").send().await.text());
+    }
+    assert!(sets[0].contains("\"kid\"") && sets.iter().all(|set| *set == sets[0]), "{sets:?}");
+
+    one.register("ann@example.com").await;
+    let tokens = two.login("ann@example.com").await;
+    for gateway in replicas {
+        assert_eq!(gateway.reaches(&tokens.access).await, 200);
+    }
+    let next = crate::harness::accounts::Tokens::of(&three.refresh(&tokens.refresh).await);
+    one.post("/auth/logout", &json!({ "refresh_token": next.refresh })).send().await;
+    for gateway in replicas {
+        let took = until_reaches(gateway, &next.access, 401).await;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(gateway.reaches(&tokens.access).await, 401, "of the same session");
+    }
+
+    let other = two.login("ann@example.com").await;
+    let jti = other.claims()["jti"].as_str().unwrap().to_owned();
+    let (code, output, error) = three.command(&["revoke", "--jti", &jti]).await;
+    assert!(code == 0 && output.contains("Every gateway"), "{output}{error}");
+    for gateway in replicas {
+        assert_eq!(gateway.reaches(&other.access).await, 401, "the command has waited for it");
+    }
+    for gateway in replicas {
+        within(async {
+            while gateway.metric_value("portcullis_revocation_lag_seconds_count", &[]).await
+                == Some(0.0)
+            {}
+        })
+        .await;
+        assert_eq!(up(gateway).await, Some(1.0));
+    }
+}
+
+#[tokio::test]
+async fn replicas_that_start_together_act_as_one() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let replicas = three(&url, "").await;
+    replicas_act_as_one(&replicas).await;
+    assert_eq!(server.sql("app", "SELECT COUNT(*) FROM replicas"), "3");
+
+    let [one, ..] = &replicas;
+    std::fs::write(one.path("key"), "another key, which belongs to another database").unwrap();
+    let (code, _, error) = one.command(&["user", "add", "bob@example.com"]).await;
+    assert!(code != 0 && error.contains("`[store] key` cannot decrypt"), "{code} {error}");
+}
+
+/// A pooler that gives each transaction another connection to the server, and its folder.
+struct Pooler {
+    child: Child,
+    port: Port,
+    _folder: tempfile::TempDir,
+}
+
+impl Pooler {
+    /// `None`, with a message, if PgBouncer is not installed; where CI=true, that is a failure.
+    fn start(server: &PostgresServer) -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"];
+        let Some(program) = program.into_iter().find(|path| Path::new(path).exists()) else {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "PgBouncer is not installed");
+            eprintln!("SKIPPED: PgBouncer is not installed: apt-get install pgbouncer");
+            return None;
+        };
+        let (folder, port) = (tempfile::tempdir().unwrap(), Port::reserve());
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={} user=portcullis\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\n\
+             auth_type = any\npool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = 8\n\
+             ignore_startup_parameters = extra_float_digits\nunix_socket_dir =\nlogfile = {}\n",
+            server.port(),
+            port.number(),
+            folder.path().join("log").display()
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, settings).unwrap();
+        server.own(folder.path());
+        let child = server
+            .run_as_user(program)
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(port.address()).is_err() {
+            assert!(Instant::now() < until, "PgBouncer does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(Self { child, port, _folder: folder })
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://portcullis@{}/{database}", self.port.address())
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn replicas_act_as_one_behind_a_pooler_in_transaction_mode() {
+    let Some(server) = PostgresServer::start() else { return };
+    let Some(pooler) = Pooler::start(&server) else { return };
+    server.create_database("app");
+    let replicas = three(&pooler.url("app"), "statement_cache = false").await;
+    replicas_act_as_one(&replicas).await;
+    let failed = |gateway: &Gateway| {
+        gateway.log().lines().iter().any(|line| line.to_string().contains("prepared statement"))
+    };
+    assert!(!replicas.iter().any(failed));
+}
+
+/// What a client and the operator see while the database is away.
+async fn an_outage_is_no_refusal(gateway: &Gateway, access: &str, refresh: &str) {
+    let response = gateway.refresh(refresh).await;
+    response.is(503, "store_unavailable");
+    assert!(response.header("Retry-After").is_some(), "{response:?}");
+    gateway
+        .try_login("ann@example.com", crate::harness::accounts::PASSWORD)
+        .await
+        .is(503, "store_unavailable");
+    assert_eq!(gateway.reaches(access).await, 200, "tokens are verified without the database");
+    within(async {
+        loop {
+            let answer = gateway.admin("/readyz").await.json();
+            if answer["status"] == "degraded" && answer["problems"]["store"].is_string() {
+                break;
+            }
+        }
+    })
+    .await;
+    within(async { while up(gateway).await != Some(0.0) {} }).await;
+}
+
+async fn until_ready(gateway: &Gateway) {
+    within(async { while gateway.admin("/readyz").await.json()["status"] != "ready" {} }).await;
+}
+
+#[tokio::test]
+async fn a_database_that_crashes_or_hangs_opens_and_ends_nothing() {
+    let Some(mut server) = PostgresServer::start() else { return };
+    let gateway = setup(&server.create_database("app"), "", KEY).start().await;
+    gateway.register("ann@example.com").await;
+    let tokens = gateway.login("ann@example.com").await;
+
+    server.crash();
+    an_outage_is_no_refusal(&gateway, &tokens.access, &tokens.refresh).await;
+    server.run();
+    until_ready(&gateway).await;
+    let tokens = crate::harness::accounts::Tokens::of(&gateway.refresh(&tokens.refresh).await);
+
+    server.pause();
+    an_outage_is_no_refusal(&gateway, &tokens.access, &tokens.refresh).await;
+    server.resume();
+    until_ready(&gateway).await;
+    assert_eq!(gateway.login("ann@example.com").await.claims()["sub"], tokens.claims()["sub"]);
+    let lines = gateway.log().lines();
+    let is_about_reading = |line: &&Value| {
+        line["message"]
+            == "revocations by other processes cannot be read; those known so far remain in force"
+    };
+    assert_eq!(lines.iter().filter(is_about_reading).count(), 2, "one line for each outage");
+}
+
+/// A standby that takes over may lack the last second.
+#[tokio::test]
+async fn revocations_that_the_database_has_lost_are_written_again() {
+    let Some(mut server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let (one, two) = tokio::join!(setup(&url, "", KEY).start(), setup(&url, "", KEY).start());
+    one.register("ann@example.com").await;
+    let tokens = one.login("ann@example.com").await;
+    one.post("/auth/logout", &json!({ "refresh_token": tokens.refresh })).send().await;
+    until_reaches(&two, &tokens.access, 401).await;
+    let sid = tokens.claims()["sid"].as_str().unwrap().to_owned();
+    let count = format!("SELECT COUNT(*) FROM revocations WHERE kind = 'sid' AND value = '{sid}'");
+    assert_eq!(server.sql("app", &count), "1");
+
+    // Its writers are away, so nothing can write it again before the restart.
+    server.crash();
+    server.run();
+    server.sql("app", &format!("DELETE FROM revocations WHERE value = '{sid}'"));
+    server.crash();
+    server.run();
+    within(async { while server.sql("app", &count) != "1" {} }).await;
+    for gateway in [&one, &two] {
+        until_ready(gateway).await;
+        assert_eq!(gateway.reaches(&tokens.access).await, 401);
+    }
+    let started = setup(&url, "", KEY).start().await;
+    assert_eq!(started.reaches(&tokens.access).await, 401);
+}
+
+/// Its connections are open and its rows are there, but it does not run.
+#[tokio::test]
+async fn a_replica_that_was_stopped_knows_what_was_revoked_when_it_goes_on() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let (one, two) = tokio::join!(setup(&url, "", KEY).start(), setup(&url, "", KEY).start());
+    one.register("ann@example.com").await;
+    let tokens = one.login("ann@example.com").await;
+    two.freeze().await;
+    // Nothing waits for what the stopped one holds.
+    let logout = one.post("/auth/logout", &json!({ "refresh_token": tokens.refresh }));
+    assert!(logout.send().await.status < 300);
+    assert_eq!(one.login("ann@example.com").await.claims()["sub"], tokens.claims()["sub"]);
+    let (code, _, error) = one.command(&["revoke", "--jti", "other"]).await;
+    assert!(code == 1 && error.contains("has not read it within"), "{code} {error}");
+    two.signal("CONT");
+    let took = until_reaches(&two, &tokens.access, 401).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
