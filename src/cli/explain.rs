@@ -39,6 +39,8 @@ pub(super) enum Kind {
     Envoy,
     /// HAProxy, with a Lua action.
     Haproxy,
+    /// Envoy Gateway in a Kubernetes cluster.
+    GatewayApi,
 }
 
 impl Kind {
@@ -47,7 +49,7 @@ impl Kind {
             Self::Nginx => Dialect::Nginx,
             Self::Caddy => Dialect::Caddy,
             Self::Traefik => Dialect::Traefik,
-            Self::Envoy => Dialect::Envoy,
+            Self::Envoy | Self::GatewayApi => Dialect::Envoy,
             Self::Haproxy => Dialect::Haproxy,
         }
     }

@@ -11,7 +11,7 @@ use super::{Failure, print};
 use crate::clock::Clock;
 use crate::config::value::CreateFiles;
 use crate::process;
-use crate::proxies::{MARK, Request, Site, render, start_command};
+use crate::proxies::{MARK, Request, Site, Written, manifests, render, start_command};
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Debug, Args)]
@@ -19,9 +19,10 @@ pub(super) struct Arguments {
     /// The proxy.
     kind: Kind,
     /// The address and port on which the proxy listens; ":8080" means every IPv4 address.
+    /// Not for gateway-api, where the Gateway has the listener.
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
-    listen: SocketAddr,
-    /// The URL of the application: http://HOST:PORT.
+    listen: Option<SocketAddr>,
+    /// The URL of the application: http://HOST:PORT, for gateway-api http://SERVICE:PORT.
     #[arg(long, value_name = "URL")]
     upstream: String,
     /// A host that the proxy serves; may be repeated. Default: the hosts of the external routes.
@@ -30,9 +31,10 @@ pub(super) struct Arguments {
     /// The address at which the proxy reaches the [verify] listener. Default: its `listen`.
     #[arg(long, value_name = "ADDRESS")]
     verify: Option<SocketAddr>,
-    /// The folder to write to; it is created if it does not exist.
+    /// The folder to write to; it is created if it does not exist. gateway-api prints its manifests
+    /// and needs none.
     #[arg(long, value_name = "FOLDER")]
-    out: PathBuf,
+    out: Option<PathBuf>,
 }
 
 /// An address to listen on.
@@ -44,22 +46,40 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
 /// Writes a configuration that makes this proxy ask, and says how to start it.
 pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let clock = Clock::system();
+    let is_cluster = arguments.kind == Kind::GatewayApi;
+    let missing = |name| Failure::Usage(format!("this proxy needs {name}"));
+    let anywhere = SocketAddr::from(([0, 0, 0, 0], 80));
+    let listen = arguments.listen.or(is_cluster.then_some(anywhere));
+    let listen = listen.ok_or_else(|| missing("--listen ADDRESS"))?;
     let snapshot = process::compile(path, None, CreateFiles::No, &Metrics::new(), &clock)?.snapshot;
     let request = Request {
-        listen: arguments.listen,
+        listen,
         upstream: arguments.upstream.clone(),
         hosts: arguments.hosts.clone(),
         verify: arguments.verify,
     };
-    let dialect = arguments.kind.dialect();
     let site = Site::new(&snapshot, &request).map_err(|error| Failure::Other(error.to_string()))?;
-    let files = render(dialect, &site);
-    let folder = &arguments.out;
+    if is_cluster {
+        let manifests = manifests(&site);
+        if let Some(folder) = &arguments.out {
+            write(folder, std::slice::from_ref(&manifests))?;
+        }
+        return print(&manifests.text);
+    }
+    let folder = arguments.out.as_deref().ok_or_else(|| missing("--out FOLDER"))?;
+    let dialect = arguments.kind.dialect();
+    let names = write(folder, &render(dialect, &site))?;
+    let (folder, command) = (quoted(folder), start_command(dialect));
+    print(&format!("wrote {names}\nstart it: cd {folder} && {command}\n"))
+}
+
+/// Writes the files, and returns their paths in words.
+fn write(folder: &Path, files: &[Written]) -> Result<String, Failure> {
     let failed = |what: &Path, error: io::Error| {
         Failure::Other(format!("cannot write {}: {error}", what.display()))
     };
     fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-    for file in &files {
+    for file in files {
         let path = folder.join(file.name);
         if is_foreign(&path) {
             return Err(Failure::Other(format!(
@@ -68,18 +88,13 @@ pub(super) fn proxy_config(path: &Path, arguments: &Arguments) -> Result<(), Fai
             )));
         }
     }
-    for file in &files {
+    for file in files {
         let path = folder.join(file.name);
         fs::write(&path, &file.text).map_err(|error| failed(&path, error))?;
     }
     let names: Vec<String> =
         files.iter().map(|file| folder.join(file.name).display().to_string()).collect();
-    print(&format!(
-        "wrote {}\nstart it: cd {} && {}\n",
-        names.join(" and "),
-        quoted(folder),
-        start_command(dialect)
-    ))
+    Ok(names.join(" and "))
 }
 
 /// Whether there is a file that this command has not written.

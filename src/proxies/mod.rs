@@ -8,7 +8,7 @@ mod site;
 
 use askama::Template;
 
-pub use self::site::{Authority, Name, Request, Site, Unwritable};
+pub use self::site::{Authority, Name, Request, Service, Site, Unwritable};
 use crate::gateway::dialect::Dialect;
 
 /// A file of a configuration: its name and content.
@@ -65,6 +65,18 @@ struct HaproxyLua<'s> {
     site: &'s Site,
 }
 
+#[derive(Template)]
+#[template(path = "gateway-api.yaml", escape = "none")]
+struct GatewayApi<'s> {
+    site: &'s Site,
+    service: Service<'s>,
+}
+
+/// Renders manifests for a Kubernetes cluster with Envoy Gateway.
+pub fn manifests(site: &Site) -> Written {
+    file("gateway-api.yaml", GatewayApi { site, service: site.service() }.render())
+}
+
 /// The command that starts a proxy with what was written to the working directory.
 pub const fn start_command(dialect: Dialect) -> &'static str {
     match dialect {
@@ -78,12 +90,6 @@ pub const fn start_command(dialect: Dialect) -> &'static str {
 
 /// Renders the files for a proxy.
 pub fn render(dialect: Dialect, site: &Site) -> Vec<Written> {
-    let file = |name, text: askama::Result<String>| Written {
-        name,
-        // The templates contain nothing that can fail: text, lists and numbers.
-        // A template ends without the newline of its last line.
-        text: text.map(|text| text + "\n").unwrap_or_default(),
-    };
     match dialect {
         Dialect::Nginx => vec![file("nginx.conf", Nginx { site }.render())],
         Dialect::Caddy => vec![file("Caddyfile", Caddy { site }.render())],
@@ -97,4 +103,10 @@ pub fn render(dialect: Dialect, site: &Site) -> Vec<Written> {
             file("portcullis.lua", HaproxyLua { site }.render()),
         ],
     }
+}
+
+fn file(name: &'static str, text: askama::Result<String>) -> Written {
+    // The templates contain nothing that can fail: text, lists and numbers. A template ends without
+    // the newline of its last line.
+    Written { name, text: text.map(|text| text + "\n").unwrap_or_default() }
 }

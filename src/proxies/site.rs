@@ -60,6 +60,13 @@ pub struct Authority {
     pub port: u16,
 }
 
+impl Authority {
+    /// Whether the host is an IP address.
+    pub fn is_address(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok()
+    }
+}
+
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
@@ -68,6 +75,17 @@ impl fmt::Display for Authority {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The application as Kubernetes knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service<'s> {
+    /// The name of the Service, or `app` if the application is not one.
+    pub name: &'s str,
+    /// Its namespace, unless it is the one that manifests are applied to.
+    pub namespace: Option<&'s str>,
+    /// Whether the application is not a Service of the cluster.
+    pub is_elsewhere: bool,
 }
 
 /// The name of a header field.
@@ -148,6 +166,25 @@ impl Site {
             hosts: hosts(snapshot, &request.hosts)?,
             names,
         })
+    }
+
+    /// The application as a Service: its host is `NAME`, `NAME.NAMESPACE` or
+    /// `NAME.NAMESPACE.svc…`.
+    pub fn service(&self) -> Service<'_> {
+        let mut labels = self.upstream.host.split('.');
+        let (name, namespace) = (labels.next().unwrap_or_default(), labels.next());
+        let is_label = |label: &str| {
+            label.starts_with(|first: char| first.is_ascii_alphabetic())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        let is_service = is_label(name)
+            && namespace.is_none_or(is_label)
+            && labels.next().is_none_or(|label| label == "svc");
+        if is_service {
+            Service { name, namespace, is_elsewhere: false }
+        } else {
+            Service { name: "app", namespace: None, is_elsewhere: true }
+        }
     }
 
     /// Names of the client that an application could take for the proxy's word.
@@ -356,6 +393,28 @@ mod tests {
             ["https://app", "app:80", "http://app/x", "http://u@app", "http://a{b", "http://a;b"]
         {
             assert_eq!(of(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_application_in_a_cluster_is_a_service() {
+        let of = |host: &str| {
+            let site = Site {
+                listen: SocketAddr::from(([0, 0, 0, 0], 80)),
+                verify: SocketAddr::from(([127, 0, 0, 1], 9902)),
+                upstream: Authority { host: host.to_owned(), port: 80 },
+                hosts: Vec::new(),
+                names: Vec::new(),
+            };
+            let of = site.service();
+            (!of.is_elsewhere).then(|| (of.name.to_owned(), of.namespace.map(str::to_owned)))
+        };
+        assert_eq!(of("app"), Some(("app".to_owned(), None)));
+        let in_shop = Some(("app".to_owned(), Some("shop".to_owned())));
+        assert_eq!(of("app.shop"), in_shop);
+        assert_eq!(of("app.shop.svc.cluster.local"), in_shop);
+        for other in ["127.0.0.1", "::1", "app.example.com", "app_1", "1app"] {
+            assert_eq!(of(other), None, "{other}");
         }
     }
 
