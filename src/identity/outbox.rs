@@ -19,7 +19,7 @@ use super::policy::Policy;
 use super::return_to;
 use super::texts::{Mail, filled, preferred};
 use crate::clock::Clock;
-use crate::store::{AccountRow, LinkRow, MailRow, Store, StoreError};
+use crate::store::{AccountRow, LinkRow, MailRow, NewMail, Store, StoreError};
 use crate::telemetry::log::AUDIT;
 
 /// Queued mail, and the signal that wakes the sender.
@@ -124,7 +124,28 @@ impl Outbox {
         email: &Email,
         language: &str,
     ) -> Result<(), EnqueueError> {
-        self.enqueue_as(kind.as_str(), email, "", language).await
+        self.queue(NewMail {
+            kind: kind.as_str(),
+            email: email.as_str(),
+            language,
+            ..NewMail::default()
+        })
+        .await
+    }
+
+    /// Queues the notice of the login that opened session `sid`. `login`: the browser or program,
+    /// and the address.
+    pub async fn enqueue_login(
+        &self,
+        sid: &str,
+        email: &Email,
+        login: &str,
+        language: &str,
+    ) -> Result<(), EnqueueError> {
+        // One notice for each login, even if several wait.
+        let kind = format!("{}:{sid}", MailKind::NewLogin.as_str());
+        let (kind, email) = (kind.as_str(), email.as_str());
+        self.queue(NewMail { kind, email, language, login, ..NewMail::default() }).await
     }
 
     /// Queues a mail whose link leads on to `return_to` afterwards, a path on this site.
@@ -135,19 +156,14 @@ impl Outbox {
         return_to: Option<&str>,
         language: &str,
     ) -> Result<(), EnqueueError> {
-        self.enqueue_as(kind.as_str(), email, return_to::in_mail(return_to), language).await
+        let (kind, email) = (kind.as_str(), email.as_str());
+        let return_to = return_to::in_mail(return_to);
+        self.queue(NewMail { kind, email, return_to, language, ..NewMail::default() }).await
     }
 
-    async fn enqueue_as(
-        &self,
-        kind: &str,
-        email: &Email,
-        return_to: &str,
-        language: &str,
-    ) -> Result<(), EnqueueError> {
+    async fn queue(&self, mail: NewMail<'_>) -> Result<(), EnqueueError> {
         let now = self.clock.unix_seconds().cast_signed();
-        let how = (return_to, language);
-        if !self.store.queue_mail(kind, email.as_str(), how, MOST_WAITING, now).await? {
+        if !self.store.queue_mail(mail, MOST_WAITING, now).await? {
             return Err(EnqueueError::Full);
         }
         self.wake.notify_one();
@@ -162,7 +178,8 @@ impl Outbox {
         language: &str,
     ) -> Result<(), EnqueueError> {
         let kind = format!("{}:{account}", MailKind::NewEmail.as_str());
-        self.enqueue_as(&kind, email, "", language).await
+        let (kind, email) = (kind.as_str(), email.as_str());
+        self.queue(NewMail { kind, email, language, ..NewMail::default() }).await
     }
 
     /// Sends queued mail, now and whenever more arrives, until the future is dropped. `policy`
@@ -281,7 +298,7 @@ impl Outbox {
         let owner = self.store.account_by_email(&row.email).await?;
         let account = match (kind, of) {
             (MailKind::EmailChanged, _) => {
-                let (subject, text) = in_words(kind, &row.language, &to, "", policy);
+                let (subject, text) = in_words(kind, row, &to, "", policy);
                 return Ok(Some((None, Letter { to, subject, text })));
             }
             (MailKind::NewEmail, Some(id)) => self.store.account(id).await?,
@@ -318,7 +335,7 @@ impl Outbox {
             MailKind::Verify | MailKind::EmailChanged => None,
         };
         let Some(link) = link else { return Ok(None) };
-        let (subject, text) = in_words(kind, &row.language, &to, &link, policy);
+        let (subject, text) = in_words(kind, row, &to, &link, policy);
         Ok(Some((Some(account.id), Letter { to, subject, text })))
     }
 
@@ -363,12 +380,12 @@ impl Outbox {
 /// Subject and text of a mail. `link` is empty if it has none.
 fn in_words(
     kind: MailKind,
-    language: &str,
+    row: &MailRow,
     to: &Email,
     link: &str,
     policy: &Policy,
 ) -> (String, String) {
-    let words = &preferred(&policy.languages, Some(language)).texts().mail;
+    let words = &preferred(&policy.languages, Some(&row.language)).texts().mail;
     let Mail { subject, text } = match kind {
         MailKind::Reset => &words.reset,
         MailKind::Verify => &words.verify,
@@ -389,12 +406,13 @@ fn in_words(
         ("address", to.as_str()),
         ("link", link),
         ("sessions", &sessions),
+        ("login", &row.login),
     ];
     (filled(subject, &values), filled(text, &values))
 }
 
-/// The kind of a queued mail, and the id of the account if the kind names one: then it is not that
-/// of the address.
+/// The kind of a queued mail, and the id of its account or session if the kind names one. An account
+/// is then not that of the address.
 fn kind_and_account(queued: &str) -> (&str, Option<&str>) {
     queued.split_once(':').map_or((queued, None), |(kind, account)| (kind, Some(account)))
 }

@@ -21,6 +21,23 @@ pub struct MailRow {
     pub return_to: String,
     /// The name of a language, or empty.
     pub language: String,
+    /// The login that it is about: the browser or program, and the address; otherwise empty.
+    pub login: String,
+}
+
+/// A mail to queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewMail<'a> {
+    /// The kind, as in [`MailRow`].
+    pub kind: &'a str,
+    /// The recipient's address, in canonical form.
+    pub email: &'a str,
+    /// The path on this site to go on to after its link; empty: none.
+    pub return_to: &'a str,
+    /// The name of a language, or empty.
+    pub language: &'a str,
+    /// The login that it is about, as in [`MailRow`].
+    pub login: &'a str,
 }
 
 /// A row: a link that works once.
@@ -45,15 +62,13 @@ impl Store {
     /// timing does not reveal it. Returns false if `most` mails are already waiting.
     pub async fn queue_mail(
         &self,
-        kind: &str,
-        email: &str,
-        (return_to, language): (&str, &str),
+        mail: NewMail<'_>,
         most: i64,
         now: i64,
     ) -> Result<bool, StoreError> {
-        let statement =
-            sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most).bind(return_to);
-        let statement = statement.bind(language);
+        let NewMail { kind, email, return_to, language, login } = mail;
+        let statement = sqlx::query(QUEUE).bind(kind).bind(email).bind(now).bind(most);
+        let statement = statement.bind(return_to).bind(language).bind(login);
         Ok(self.write(statement).await? == 1)
     }
 
@@ -232,14 +247,15 @@ impl Store {
 }
 
 /// A mail that is already waiting is written too.
-const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked, return_to, language) \
-    SELECT $1, $2, $3, $3, 0, 1, $5, $6 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
-    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to, language = excluded.language";
+const QUEUE: &str = "INSERT INTO mail_outbox (kind, email, requested_at, next_at, attempts, asked, return_to, language, login) \
+    SELECT $1, $2, $3, $3, 0, 1, $5, $6, $7 WHERE (SELECT COUNT(*) FROM mail_outbox) < $4 \
+    ON CONFLICT (kind, email) DO UPDATE SET asked = mail_outbox.asked + 1, return_to = excluded.return_to, language = excluded.language, \
+    login = excluded.login";
 
-const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
+const DUE: &str = "SELECT kind, email, requested_at, attempts, asked, return_to, language, login FROM mail_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT 50";
 
 const CLAIM: &str = "UPDATE mail_outbox SET attempts = attempts + 1, next_at = $1 WHERE kind = $2 AND email = $3 AND attempts = $4 \
-    RETURNING kind, email, requested_at, attempts, asked, return_to, language";
+    RETURNING kind, email, requested_at, attempts, asked, return_to, language, login";
 
 const BEGIN_ANEW: &str = "UPDATE mail_outbox SET attempts = 0, requested_at = $1, next_at = $1, asked = asked - $2 \
     WHERE kind = $3 AND email = $4";
@@ -302,14 +318,19 @@ mod tests {
         LinkRow { digest, purpose, new_email: None, account, created_at: NOW, expires_at: NOW + 60 }
     }
 
+    /// A mail to reset the password of an account.
+    fn reset(email: &str) -> NewMail<'_> {
+        NewMail { kind: "reset", email, language: "en", ..NewMail::default() }
+    }
+
     #[tokio::test]
     async fn queued_mail_waits_for_the_next_process_that_sends_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&settings(folder.path())).await.unwrap();
-        assert!(store.queue_mail("reset", "a@example.com", ("", "en"), 2, NOW).await.unwrap());
-        assert!(store.queue_mail("reset", "b@example.com", ("", "en"), 2, NOW + 1).await.unwrap());
+        assert!(store.queue_mail(reset("a@example.com"), 2, NOW).await.unwrap());
+        assert!(store.queue_mail(reset("b@example.com"), 2, NOW + 1).await.unwrap());
         assert!(
-            !store.queue_mail("reset", "c@example.com", ("", "en"), 2, NOW).await.unwrap(),
+            !store.queue_mail(reset("c@example.com"), 2, NOW).await.unwrap(),
             "two wait at most"
         );
         store.close().await;
@@ -326,7 +347,7 @@ mod tests {
         assert_eq!(store.due_mail(NOW).await.unwrap(), []);
         // Requested again while it is being sent: that is another request.
         store.remove_mail(&store.due_mail(NOW + 1).await.unwrap()[0], NOW).await.unwrap();
-        assert!(store.queue_mail("reset", "a@example.com", ("", "en"), 2, NOW + 5).await.unwrap());
+        assert!(store.queue_mail(reset("a@example.com"), 2, NOW + 5).await.unwrap());
         store.remove_mail(&taken, NOW + 6).await.unwrap();
         let again = store.due_mail(NOW + 6).await.unwrap();
         assert_eq!((again[0].attempts, again[0].asked, again[0].requested_at), (0, 1, NOW + 6));

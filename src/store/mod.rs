@@ -56,7 +56,7 @@ use self::files::DatabaseFiles;
 pub use self::first_start::FirstStart;
 use self::identity::{DatabaseIdentity, ServerIdentity};
 pub use self::logout_tokens::LogoutTokenRow;
-pub use self::mail::{LinkRow, MailRow};
+pub use self::mail::{LinkRow, MailRow, NewMail};
 pub use self::personal_tokens::{AddedToken, PersonalTokenRow};
 pub use self::presence::{Feed, GATEWAY_TIMEOUT, Presence};
 pub use self::revocations::{BEAT, News, OlderThan, REVOCATIONS_PAGE, RevocationRow};

@@ -85,11 +85,16 @@ async fn a_login_with_two_factors_asks_for_the_password_once() {
 
     let asked = log_in(&gateway, &[("return_to", "/reports")], "").await;
     let html = is_page(&asked, 401, "Enter your code");
-    assert!(
-        asked.headers("set-cookie").is_empty() && !html.contains("type=\"password\""),
-        "{html}"
-    );
+    let shown_next = asked.headers("set-cookie").concat();
+    assert!(shown_next.starts_with("__Secure-portcullis-again=reason=code_required&"));
+    assert!(!shown_next.contains("__Host-") && !html.contains("type=\"password\""), "{html}");
     let ticket = hidden(&html, "ticket");
+    // A browser shows the same page at once, and once only.
+    assert_eq!(asked.header("refresh"), Some("0; url=/auth/login?return_to=%2Freports"));
+    let jar_of_login = cookies(&asked);
+    let again = page(&gateway, "/auth/login?return_to=%2Freports", &jar_of_login).await;
+    assert_eq!(hidden(&again.text(), "ticket"), ticket, "{again:?}");
+    assert!(again.headers("set-cookie").concat().contains("Max-Age=0"), "{again:?}");
     let with_code = async |email: &str, ticket: &str, code: &str| {
         let fields =
             [("email", email), ("ticket", ticket), ("code", code), ("return_to", "/reports")];
@@ -164,6 +169,9 @@ async fn a_login_from_a_new_browser_is_told_by_mail() {
     let sent = mails(&gateway, 2).await;
     assert_eq!(sent.len(), 2, "{sent:?}");
     assert!(sent[0].contains("https://app.test/auth/sessions"), "{}", sent[0]);
+    for login in ["Login from: curl/8.14.1, 127.0.0.1", "Login from: Firefox on Linux, 127.0.0.1"] {
+        assert!(sent.iter().any(|mail| mail.contains(login)), "{sent:?}");
+    }
 }
 
 #[tokio::test]

@@ -7,14 +7,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use crate::identity::bodies::{ACCESS_TOKEN, LINK_TOKEN, REFRESH_TOKEN, Secret};
+use crate::identity::device::device;
 use crate::identity::error::{IdentityError, NoLogin};
 use crate::identity::hasher::Verdict;
-use crate::identity::outbox::MailKind;
 use crate::identity::outcome::{Answered, Outcome, Refused, SessionTokens};
 use crate::identity::pages::{Content, Field, Filled, Form, Link};
 use crate::identity::password::{Password, StoredHash};
 use crate::identity::request::Request;
-use crate::identity::session::{Keep, SessionGrant};
+use crate::identity::session::{Device, Keep, SessionGrant};
 use crate::identity::ticket::Ticket;
 use crate::identity::{Email, Identity, Mount, Policy, Registration, audit, cookie};
 use crate::reason::Reason;
@@ -147,9 +147,27 @@ impl Identity {
         self.metrics.login("succeeded");
         audit::record("login_succeeded", request.client, &opened.account.id, "");
         if is_new_device {
-            self.notify(MailKind::NewLogin, &opened.account, request, policy).await;
+            self.notify_of_login(&opened, &device, request, policy).await;
         }
         Ok(opened)
+    }
+
+    /// Mails the owner of an account about a login from a new browser or program.
+    async fn notify_of_login(
+        &self,
+        opened: &SessionGrant,
+        used: &Device,
+        request: &Request,
+        policy: &Policy,
+    ) {
+        let SessionGrant { account, sid, .. } = opened;
+        let Ok(email) = Email::parse(&account.email) else { return };
+        let texts = request.texts(policy);
+        let login =
+            format!("{}, {}", device(&used.user_agent).in_words(&texts.sessions), used.address);
+        if let Err(error) = self.outbox.enqueue_login(sid, &email, &login, &texts.language).await {
+            tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of an account by mail");
+        }
     }
 
     /// Whether this is the password of an account that may log in. Takes just as long if it is not.

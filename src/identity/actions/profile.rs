@@ -125,7 +125,7 @@ impl Identity {
         if let (Ok(email), true) = (Email::parse(&account.email), policy.mail.is_some())
             && let Err(error) = self.outbox.enqueue(kind, &email, language).await
         {
-            tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of a change by mail");
+            tracing::warn!(cause = %error, account = account.id, "cannot notify the owner of an account by mail");
         }
     }
 }
