@@ -66,8 +66,8 @@ impl Reader {
             request_id,
             languages: self.languages.as_ref().and_then(|value| value.to_str().ok()),
         };
-        let issuer = snapshot.identity.as_deref().zip(self.mount.as_ref());
-        Refusal::Page { page: pages::happened(&happened, issuer), refusal: Box::new(refusal) }
+        let page = pages::happened(&happened, snapshot.identity.as_deref(), self.mount.as_ref());
+        Refusal::Page { page, refusal: Box::new(refusal) }
     }
 }
 

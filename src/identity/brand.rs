@@ -1,10 +1,13 @@
 //! The look of the pages: name, logo and colour.
 
+use std::sync::LazyLock;
+
 use askama::Template;
 use aws_lc_rs::digest;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use http::HeaderValue;
 
 use super::pages::colour::Colour;
 
@@ -19,6 +22,8 @@ pub struct Brand {
     pub icon: Asset,
     /// The style sheet.
     pub style: Asset,
+    /// The content security policy of a page that contains the style sheet.
+    pub inline_policy: HeaderValue,
 }
 
 /// A file that pages refer to.
@@ -86,7 +91,26 @@ impl Brand {
         // Writing colours into a string cannot fail.
         let style = style.render().unwrap_or_default();
         let icon = logo.clone().unwrap_or_else(|| Asset::letter(&name, colour));
-        Self { name, logo, icon, style: Asset::new(Bytes::from(style), "text/css; charset=utf-8") }
+        let digest = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
+        let inline_policy = format!(
+            "default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+        );
+        Self {
+            name,
+            logo,
+            icon,
+            style: Asset::new(Bytes::from(style), "text/css; charset=utf-8"),
+            // Base64 and the text above are ASCII.
+            inline_policy: HeaderValue::from_str(&inline_policy)
+                .unwrap_or(HeaderValue::from_static("default-src 'none'")),
+        }
+    }
+
+    /// The look of pages where there is no built-in issuer.
+    pub fn unnamed() -> &'static Self {
+        static UNNAMED: LazyLock<Brand> =
+            LazyLock::new(|| Brand::new(String::new(), Brand::COLOUR, None));
+        &UNNAMED
     }
 
     /// The logo in a file. Its type is detected from its content.

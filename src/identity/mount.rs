@@ -27,6 +27,11 @@ impl Mount {
         Self(issuer.into())
     }
 
+    /// Whether the pages that link to it are on another host.
+    pub fn is_elsewhere(&self) -> bool {
+        self.0.contains("://")
+    }
+
     /// The path of an endpoint or page.
     pub fn path(&self, below: &str) -> String {
         format!("{}{below}", self.0)

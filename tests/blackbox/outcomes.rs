@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::harness::client::Request;
@@ -142,8 +145,8 @@ async fn a_page_speaks_the_language_of_its_reader() {
     is_page(&page, 403, "You do not have access", "role_missing");
 }
 
-/// Without the built-in issuer, the page has no look and no login. Routes that take no cookies are
-/// for programs.
+/// Without the built-in issuer, the page contains its style sheet and has no login. Routes that
+/// take no cookies are for programs.
 #[tokio::test]
 async fn a_page_needs_no_issuer_but_a_route_for_people() {
     let route = "[[route]]\npath = '/admin/*'\nupstream = 'app'\nroles = ['admin']\n";
@@ -154,6 +157,39 @@ async fn a_page_needs_no_issuer_but_a_route_for_people() {
     let page = navigates(with_token(gateway.get("/admin/a"), &user)).send().await;
     let html = is_page(&page, 403, "You do not have access", "role_missing");
     assert!(!html.contains("stylesheet") && !html.contains("Log in"), "{html}");
+    is_permitted_to_style_itself(&page);
     navigates(gateway.get("/api/a")).bearer(&user).send().await.is(403, "role_missing");
     navigates(gateway.get("/none")).send().await.is(404, "route_not_found");
+}
+
+/// On a host without the built-in issuer, a person's lost form and a page of an error look alike.
+#[tokio::test]
+async fn pages_of_hosts_without_the_issuer_have_its_look() {
+    let wiki = "host = 'wiki.app.test'\npath = '/edit/*'\nupstream = 'app'\nroles = ['admin']";
+    let shared = site(&format!("[[route]]\n{wiki}\ntoken_from = ['cookie']\n"))
+        .replace("registration =", "cookie_domain = 'app.test', registration =")
+        .replace("path = '/auth/*'", "host = 'app.test'\npath = '/auth/*'");
+    let gateway = Gateway::start(&shared).await;
+    let form = navigates(gateway.request("POST", "/edit/a")).host("wiki.app.test").body("a=b");
+    let form = form.header("Origin", "http://wiki.app.test").send().await;
+    assert_eq!(form.status, 401, "{form:?}");
+    let user = mint::token(&["user"]);
+    let denied = navigates(gateway.get("/edit/a")).host("wiki.app.test");
+    let denied = denied.header("Cookie", &format!("__Secure-portcullis={user}")).send().await;
+    is_page(&denied, 403, "You do not have access", "role_missing");
+    for page in [form, denied] {
+        assert!(page.text().contains("· Example</title>"), "{page:?}");
+        is_permitted_to_style_itself(&page);
+    }
+}
+
+/// That the content security policy permits the style sheet in the page by its digest.
+#[track_caller]
+fn is_permitted_to_style_itself(page: &Response) {
+    let html = page.text();
+    let style = html.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
+    let digest = STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains(&format!("style-src 'sha256-{digest}';")), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
 }

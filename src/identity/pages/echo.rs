@@ -6,7 +6,7 @@ use super::forms::Link;
 use super::words::Complaint;
 use super::{Sheet, Site, rendered};
 use crate::identity::texts::{EchoTexts, Language, preferred};
-use crate::identity::{Mount, Policy};
+use crate::identity::{Brand, Mount, Policy};
 
 /// A request as an application receives it.
 #[derive(Debug)]
@@ -53,12 +53,11 @@ pub fn echo(echoed: Echoed, issuer: Option<(&Policy, &Mount)>) -> Sheet {
             link(&words.log_out, mount.path("/logout")),
         ]
     });
-    let site = match issuer {
-        Some((policy, mount)) => Site::new(policy, mount, texts),
-        None => Site::plain(texts),
-    };
-    rendered(&EchoPage {
-        site,
+    let page = rendered(&EchoPage {
+        site: match issuer {
+            Some((policy, mount)) => Site::new(policy, mount, texts),
+            None => Site::elsewhere(Brand::unnamed(), texts),
+        },
         title: &words.title,
         notice: None,
         complaints: Vec::new(),
@@ -68,5 +67,6 @@ pub fn echo(echoed: Echoed, issuer: Option<(&Policy, &Mount)>) -> Sheet {
         fields,
         pages,
         links,
-    })
+    });
+    if issuer.is_some() { page } else { page.styled_by(Brand::unnamed()) }
 }

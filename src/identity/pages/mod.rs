@@ -31,7 +31,7 @@ use super::actions::second_factor;
 use super::endpoints::Endpoint;
 use super::request::is_form;
 use super::texts::{Language, Texts, preferred};
-use super::{Mount, Policy};
+use super::{Brand, Mount, Policy};
 use crate::reason::Reason;
 
 /// A rendered page.
@@ -40,14 +40,18 @@ pub struct Sheet {
     html: Bytes,
     /// Whether a form on it leads to the application.
     leads_on: bool,
+    /// The content security policy, if the page contains its style sheet.
+    with_style: Option<HeaderValue>,
 }
 
 /// The frame of each page.
 pub(super) struct Site<'a> {
     pub(super) name: &'a str,
     pub(super) logo: Option<String>,
-    /// Icon and style sheet; `None` where nobody serves them.
+    /// The URLs of icon and style sheet; `None` on a host that does not serve them.
     pub(super) files: Option<(String, String)>,
+    /// The style sheet, for a page on such a host.
+    pub(super) style: &'a str,
     pub(super) texts: &'static Texts,
 }
 
@@ -62,13 +66,16 @@ impl<'a> Site<'a> {
                 versioned(ICON, &brand.icon.version),
                 versioned(STYLE, &brand.style.version),
             )),
+            style: "",
             texts,
         }
     }
 
     /// The frame of a page on a host without the built-in issuer.
-    pub(super) fn plain(texts: &'static Texts) -> Self {
-        Self { name: "", logo: None, files: None, texts }
+    pub(super) fn elsewhere(brand: &'a Brand, texts: &'static Texts) -> Self {
+        // The style sheet is our template, filled in with colours: ASCII.
+        let style = std::str::from_utf8(&brand.style.bytes).unwrap_or_default();
+        Self { name: &brand.name, logo: None, files: None, style, texts }
     }
 }
 
@@ -177,7 +184,7 @@ fn form_page(
 
 /// Rendering into a string cannot fail. If it did, an empty page could not be mistaken for a login.
 pub(super) fn rendered<T: Template>(page: &T) -> Sheet {
-    Sheet { html: page.render().unwrap_or_default().into(), leads_on: false }
+    Sheet { html: page.render().unwrap_or_default().into(), leads_on: false, with_style: None }
 }
 
 /// Whether the response is for a person: the client accepts HTML.
@@ -191,6 +198,11 @@ pub fn wanted(headers: &HeaderMap) -> bool {
 }
 
 impl Sheet {
+    /// The page with the content security policy that permits the style sheet in it.
+    fn styled_by(self, brand: &Brand) -> Self {
+        Self { with_style: Some(brand.inline_policy.clone()), ..self }
+    }
+
     /// Sets the header fields of a response with this page, and returns its body.
     pub fn answered_with(self, headers: &mut HeaderMap) -> Bytes {
         let fields = [
@@ -208,6 +220,9 @@ impl Sheet {
         ];
         for (name, value) in fields {
             headers.insert(name, HeaderValue::from_static(value));
+        }
+        if let Some(policy) = self.with_style {
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         }
         self.html
     }

@@ -6,7 +6,7 @@ use super::forms::Link;
 use super::words::Complaint;
 use super::{Sheet, Site, rendered};
 use crate::identity::texts::{Language, Outcome, Texts, filled, preferred};
-use crate::identity::{Mount, Policy, return_to};
+use crate::identity::{Brand, Mount, Policy, return_to};
 use crate::reason::Reason;
 
 /// What happened to the request of a person.
@@ -42,11 +42,14 @@ struct OutcomePage<'a> {
     links: Vec<Link>,
 }
 
-/// The page that says what happened, and what to do. `issuer`: the built-in issuer, if the host has
-/// it; without, the page has no look and no login.
-pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> Sheet {
+/// The page that says what happened, and what to do. `policy`: of the built-in issuer, if there is
+/// one. `mount`: where the host has it; without, the page offers no login and contains its style
+/// sheet.
+pub fn happened(happened: &Happened<'_>, policy: Option<&Policy>, mount: Option<&Mount>) -> Sheet {
     let every = Language::ALL.map(|(_, language)| language);
-    let offered = issuer.map_or(&every[..], |(policy, _)| &policy.languages);
+    let offered = policy.map_or(&every[..], |policy| &policy.languages);
+    let issuer = policy.zip(mount);
+    let brand = policy.map_or(Brand::unnamed(), |policy| &policy.brand);
     let texts = preferred(offered, happened.languages).texts();
     let words = &texts.outcome;
     let Outcome { title, text } = described(happened.reason, texts);
@@ -67,9 +70,11 @@ pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> S
     links.push(link(&words.back, return_to::local(happened.from)));
     let may_have_arrived = happened.again.is_none() && is_of_upstream(happened.reason);
     let values = [("reason", happened.reason.as_str()), ("request", happened.request_id)];
-    rendered(&OutcomePage {
-        site: issuer
-            .map_or_else(|| Site::plain(texts), |(policy, mount)| Site::new(policy, mount, texts)),
+    let page = rendered(&OutcomePage {
+        site: match issuer {
+            Some((policy, mount)) => Site::new(policy, mount, texts),
+            None => Site::elsewhere(brand, texts),
+        },
         title,
         notice: None,
         complaints: Vec::new(),
@@ -78,7 +83,8 @@ pub fn happened(happened: &Happened<'_>, issuer: Option<(&Policy, &Mount)>) -> S
         who,
         fine_print: filled(&words.fine_print, &values),
         links,
-    })
+    });
+    if issuer.is_some() { page } else { page.styled_by(brand) }
 }
 
 fn is_of_upstream(reason: Reason) -> bool {

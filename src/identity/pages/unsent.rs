@@ -25,13 +25,19 @@ struct UnsentPage<'a> {
 pub fn unsent(login: String, languages: Option<&str>, policy: &Policy, mount: &Mount) -> Sheet {
     let texts = preferred(&policy.languages, languages).texts();
     let words = &texts.unsent;
-    rendered(&UnsentPage {
-        site: Site::new(policy, mount, texts),
+    let (brand, is_elsewhere) = (&policy.brand, mount.is_elsewhere());
+    let page = rendered(&UnsentPage {
+        site: if is_elsewhere {
+            Site::elsewhere(brand, texts)
+        } else {
+            Site::new(policy, mount, texts)
+        },
         title: &words.title,
         notice: None,
         complaints: vec![Complaint { field: None, text: words.told.clone() }],
         login,
         words,
         links: Vec::new(),
-    })
+    });
+    if is_elsewhere { page.styled_by(brand) } else { page }
 }
