@@ -9,7 +9,7 @@ use super::actions::session::{Session, SessionList};
 use super::answer::{accepted, asset, done, download, json, page, public, see_other, with_cookies};
 use super::compat::{Compat, ExpressTokens};
 use super::outcome::{Outcome, SessionTokens, Sessions};
-use super::pages::overview;
+use super::pages::{Filled, Page, overview};
 use super::request::Request;
 use super::{Policy, cookie, pages};
 
@@ -54,8 +54,18 @@ pub(super) fn render(outcome: Outcome, request: &Request, policy: &Policy) -> Re
         Outcome::Published(document) => public(document, MAX_AGE),
         Outcome::AlreadyVerified => see_other(&mount.path("/login?done=confirmed")),
         Outcome::Home => see_other(&mount.path("/account")),
+        Outcome::Shown(Page::Login, filled) => login_page(&filled, request, policy),
         Outcome::Shown(shown, filled) => page(pages::show(shown, &filled, policy, mount)),
         Outcome::File(file) => asset(&file, request),
+    }
+}
+
+/// The login page, with what was wrong with the login that failed just before.
+fn login_page(filled: &Filled, request: &Request, policy: &Policy) -> Response<Bytes> {
+    let mount = &request.mount;
+    match pages::shown_again(&request.headers, filled, policy, mount) {
+        Some((sheet, forget)) => with_cookies(page(sheet), [forget]),
+        None => page(pages::show(Page::Login, filled, policy, mount)),
     }
 }
 

@@ -268,7 +268,11 @@ async fn a_refused_form_is_shown_again_with_the_error_and_the_input() {
                 "{name}: {html}"
             );
         }
-        assert!(refused.headers("set-cookie").is_empty());
+        let cookies = refused.headers("set-cookie");
+        // What the login page shows next, for a browser.
+        let again = "__Secure-portcullis-again=reason=";
+        assert_eq!(cookies.len(), usize::from(path == "/auth/login" && status == 401));
+        assert!(cookies.iter().all(|cookie| cookie.starts_with(again)), "{cookies:?}");
     }
     // The same refusals for programs.
     let form = gateway
@@ -761,6 +765,10 @@ async fn a_wrong_password_is_reported_and_the_right_one_redirects_back_in_a_brow
     browser.press("Log in").await;
     browser.shows("Reports").await;
     assert_eq!(browser.url().await, "https://app.test/reports/q3");
+    // Back does not ask to send the form again, and the error is not shown again.
+    browser.client.back().await.unwrap();
+    browser.shows("Log in").await;
+    assert_eq!(browser.client.title().await.unwrap(), "Log in · Example");
     browser.close().await;
 }
 

@@ -5,6 +5,7 @@
 //! its logo, and forms that are sent here or, after a login, on to the application. A rejected form
 //! shows again what was typed, but never passwords or codes.
 
+mod again;
 pub mod colour;
 mod echo;
 mod forms;
@@ -18,6 +19,8 @@ use askama::Template;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use self::again::Again;
+pub use self::again::shown_again;
 pub use self::echo::{Echoed, echo};
 pub(super) use self::forms::{Content, Field, Form, Link};
 pub use self::forms::{Filled, Page};
@@ -42,6 +45,8 @@ pub struct Sheet {
     leads_on: bool,
     /// The content security policy, if the page contains its style sheet.
     with_style: Option<HeaderValue>,
+    /// Where a browser shows it instead, if it is the response to a login.
+    again: Option<Box<Again>>,
 }
 
 /// The frame of each page.
@@ -105,6 +110,8 @@ pub struct Asked {
     filled: Filled,
     /// `Accept-Language`.
     languages: Option<HeaderValue>,
+    /// Whether a browser sent a form, and says so.
+    is_form_of_browser: bool,
 }
 
 impl Asked {
@@ -116,6 +123,7 @@ impl Asked {
             page: Page::Other,
             filled: Filled::from_query(query, Language::English.texts()),
             languages: headers.get(header::ACCEPT_LANGUAGE).cloned(),
+            is_form_of_browser: again::is_form_of_browser(method, headers),
         })
     }
 
@@ -134,7 +142,7 @@ impl Asked {
 
 /// The page for a refused request: the same page with an error.
 pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> Sheet {
-    let Asked { page, filled, languages } = asked;
+    let Asked { page, filled, languages, .. } = asked;
     let languages = languages.as_ref().and_then(|value| value.to_str().ok());
     let texts = preferred(&policy.languages, languages).texts();
     let filled = &Filled { texts, ..filled.clone() };
@@ -157,7 +165,10 @@ pub fn refused(asked: &Asked, why: &Why<'_>, policy: &Policy, mount: &Mount) -> 
     if why.reason == Reason::EmailUnverified {
         content.forms.push(Form::resend(filled, policy, mount));
     }
-    form_page(content, None, wrong, texts, policy, mount)
+    Sheet {
+        again: Again::for_failed(asked, why, policy, mount).map(Box::new),
+        ..form_page(content, None, wrong, texts, policy, mount)
+    }
 }
 
 fn form_page(
@@ -184,7 +195,12 @@ fn form_page(
 
 /// Rendering into a string cannot fail. If it did, an empty page could not be mistaken for a login.
 pub(super) fn rendered<T: Template>(page: &T) -> Sheet {
-    Sheet { html: page.render().unwrap_or_default().into(), leads_on: false, with_style: None }
+    Sheet {
+        html: page.render().unwrap_or_default().into(),
+        leads_on: false,
+        with_style: None,
+        again: None,
+    }
 }
 
 /// Whether the response is for a person: the client accepts HTML.
@@ -223,6 +239,10 @@ impl Sheet {
         }
         if let Some(policy) = self.with_style {
             headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        if let Some(again) = self.again {
+            headers.insert(header::REFRESH, again.refresh);
+            headers.append(header::SET_COOKIE, again.cookie);
         }
         self.html
     }
