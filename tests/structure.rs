@@ -645,3 +645,17 @@ impl Kept<'_> {
         }
     }
 }
+
+/// Two schema steps with one number would leave each database with one of them.
+#[test]
+fn each_step_of_the_schema_has_its_own_number() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/migrations");
+    let mut steps = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("the steps") {
+        let name = entry.expect("a step").file_name().into_string().expect("UTF-8");
+        let number = name.split('_').next().unwrap_or_default().to_owned();
+        if let Some(other) = steps.insert(number, name.clone()) {
+            panic!("{other} and {name} have the same number");
+        }
+    }
+}
