@@ -148,7 +148,7 @@ pub fn run(
         &clock,
         &metrics,
     ))?;
-    let sharing = Sharing::start(&runtime, &start, &clock, &metrics);
+    let sharing = Sharing::start(&runtime, &start, &revocations, (&clock, &metrics));
     let background = Background {
         runtime: runtime.handle().clone(),
         clock: clock.clone(),

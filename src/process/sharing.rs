@@ -10,6 +10,7 @@ use crate::gateway::Snapshot;
 use crate::gateway::snapshot::StartSettings;
 use crate::limit::{Limit, SharedStore};
 use crate::redis::Redis;
+use crate::revocation::Revocations;
 use crate::telemetry::metrics::Metrics;
 use crate::token::Issuers;
 
@@ -22,16 +23,21 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
+    /// Connects to Redis, if the file names one, and does not wait for it. Revocations are announced
+    /// through it.
     pub(super) fn start(
         runtime: &Runtime,
         start: &StartSettings,
-        clock: &Clock,
-        metrics: &Metrics,
+        revocations: &Revocations,
+        (clock, metrics): (&Clock, &Metrics),
     ) -> Self {
         let entered = runtime.enter();
         let redis = start.redis.as_ref();
         let redis = redis.and_then(|settings| Redis::start(settings, clock, metrics));
         drop(entered);
+        if let Some(redis) = &redis {
+            revocations.announce_through(redis);
+        }
         let tending = redis.clone().map(|redis| runtime.spawn(redis.tend()));
         let tending = tending.map(AbortOnDropHandle::new);
         Self { redis, _tending: tending, metrics: metrics.clone() }

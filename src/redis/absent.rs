@@ -15,6 +15,7 @@ use crate::token::RevokedKeys;
 #[derive(Debug)]
 pub struct Redis(Infallible);
 
+#[expect(clippy::unused_async, reason = "in the build with the feature they wait")]
 impl Redis {
     /// Returns `None`: [`RedisSettings`] cannot be made either.
     pub fn start(_: &RedisSettings, _: &Clock, _: &Metrics) -> Option<Arc<Self>> {
@@ -41,6 +42,16 @@ impl Redis {
     /// # Errors
     /// See the build with the feature.
     pub async fn missing_notifications(&self) -> Result<Option<String>, String> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub fn announce(&self) {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub async fn announced(&self) {
         match self.0 {}
     }
 

@@ -1,5 +1,6 @@
 //! The connection to Redis, its one owner, and what operators are told about it.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -8,7 +9,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
+    PushKind, RedisError, RedisResult,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -34,6 +38,9 @@ pub struct Redis {
     /// The runtime that owns the connection.
     pub(super) background: Handle,
     current: ArcSwapOption<MultiplexedConnection>,
+    /// Whether [`Redis::announced`] is waited for.
+    listens: AtomicBool,
+    announced: Arc<Notify>,
     /// The owner is told that a question failed.
     failed: Notify,
     state: Mutex<State>,
@@ -58,7 +65,10 @@ impl Redis {
     /// Starts without a connection; [`Redis::tend`] makes it. Call it on the background runtime.
     /// `None` if the settings are not those of a server, which they were checked for.
     pub fn start(settings: &RedisSettings, clock: &Clock, metrics: &Metrics) -> Option<Arc<Self>> {
-        let client = Client::open(settings.url()).ok()?;
+        let info = settings.url().into_connection_info().ok()?;
+        // Notifications then arrive on the connection that also asks.
+        let protocol = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(protocol)).ok()?;
         metrics.store_up(NAME, false);
         Some(Arc::new(Self {
             client,
@@ -68,6 +78,8 @@ impl Redis {
             metrics: metrics.clone(),
             background: Handle::current(),
             current: ArcSwapOption::empty(),
+            listens: AtomicBool::new(false),
+            announced: Arc::new(Notify::new()),
             failed: Notify::new(),
             state: Mutex::new(State {
                 is_up: false,
@@ -112,6 +124,27 @@ impl Redis {
         self.writes.store(true, Ordering::Relaxed);
     }
 
+    /// Tells the other gateways that there is something to read in the database. Does not wait, and
+    /// may be lost: they also read by themselves.
+    pub fn announce(&self) {
+        let Some(current) = self.current() else { return };
+        let mut connection = MultiplexedConnection::clone(&current);
+        self.tasks.spawn_on(
+            async move {
+                // The next question notices a server that is away.
+                let _ =
+                    redis::cmd("PUBLISH").arg(CHANNEL).arg("").exec_async(&mut connection).await;
+            },
+            &self.background,
+        );
+    }
+
+    /// Waits until some gateway has announced something since the last call. One task may wait.
+    pub async fn announced(&self) {
+        self.listens.store(true, Ordering::Relaxed);
+        self.announced.notified().await;
+    }
+
     /// The server, for a connection of another kind.
     pub(super) fn client(&self) -> &Client {
         &self.client
@@ -146,7 +179,16 @@ impl Redis {
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(REPLY_TIMEOUT));
+            .set_response_timeout(Some(REPLY_TIMEOUT))
+            .set_push_sender({
+                let announced = Arc::clone(&self.announced);
+                move |event: PushInfo| {
+                    if event.kind == PushKind::Message {
+                        announced.notify_one();
+                    }
+                    Ok::<_, Infallible>(())
+                }
+            });
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
@@ -159,6 +201,18 @@ impl Redis {
         if let Err(error) = self.beat(&mut beating).await {
             return Some(error);
         }
+        if self.listens.load(Ordering::Relaxed)
+            && let Err(error) = beating.subscribe(CHANNEL).await
+        {
+            let cause = describe(&error);
+            tracing::warn!(
+                redis = self.address,
+                cause,
+                "revocations cannot be announced through Redis; they are read from the database"
+            );
+        }
+        // What was announced in the meantime.
+        self.announced.notify_one();
         self.current.store(Some(connection));
         let mut ticks = tokio::time::interval_at(Instant::now() + BEAT, BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -254,6 +308,9 @@ const NAME: &str = "redis";
 
 /// The gateways that use the server, each with the time of its last beat.
 const GATEWAYS: &str = "portcullis:gateways";
+
+/// Where gateways tell each other that there is something to read in the database.
+const CHANNEL: &str = "portcullis:revoked";
 
 /// How often the server is asked whether it can be used.
 const BEAT: Duration = Duration::from_secs(1);

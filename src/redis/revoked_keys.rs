@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, RedisResult};
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisResult};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 
@@ -74,10 +74,8 @@ impl Follower {
     /// Connects and keeps the list up to date until the connection fails or nobody uses the list.
     async fn read(&mut self, list: &RevokedKeys, used: &Weak<RevokedKeys>) -> RedisResult<()> {
         let pattern = list.pattern();
-        let info = self.redis.client().get_connection_info().clone();
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let database = settings.db();
-        let client = Client::open(info.set_redis_settings(settings))?;
+        let client = self.redis.client();
+        let database = client.get_connection_info().redis_settings().db();
         let (sender, mut events) = unbounded_channel();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIMEOUT))

@@ -17,7 +17,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -25,6 +25,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::redis::Redis;
 use crate::store::{
     BEAT, Feed, LOWERED, LogoutTokenRow, News, OlderThan, Presence, REVOCATIONS_PAGE,
     RevocationRow, Store, StoreError,
@@ -54,6 +55,8 @@ pub struct Revocations {
     pulse: Pulse,
     counted: Mutex<Counted>,
     retention: RwLock<Retention>,
+    /// Announces what is written to other gateways; set at most once.
+    redis: OnceLock<Arc<Redis>>,
 }
 
 /// How many seconds gateways have run on the store, as this process last recorded it, and when that
@@ -91,9 +94,32 @@ impl Revocations {
             seen: AtomicI64::new(0),
             pulse: Pulse::default(),
             retention: RwLock::new(retention),
+            redis: OnceLock::new(),
         };
         revocations.catch_up().await?;
         Ok(Arc::new(revocations))
+    }
+
+    /// From now on, announces what is written to the other gateways, and reads what they announce
+    /// at once. Call it before [`Revocations::follow`].
+    pub fn announce_through(&self, redis: &Arc<Redis>) {
+        if self.store.is_some() {
+            self.redis.get_or_init(|| Arc::clone(redis));
+        }
+    }
+
+    fn announce(&self) {
+        if let Some(redis) = self.redis.get() {
+            redis.announce();
+        }
+    }
+
+    /// Waits for what another gateway announces.
+    async fn announced(&self) {
+        match self.redis.get() {
+            Some(redis) => redis.announced().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The list that the request pipeline checks.
@@ -178,6 +204,9 @@ impl Revocations {
     ) -> Result<T, StoreError> {
         let task = self.writes.spawn_on(write, &self.background);
         let done = task.await.unwrap_or(Err(StoreError::Closed));
+        if done.is_ok() {
+            self.announce();
+        }
         if let (Err(error), Some(store)) = (&done, &self.store) {
             store.record_failure(error);
         }
@@ -189,6 +218,7 @@ impl Revocations {
     pub fn written(&self, revocation: Revocation) {
         self.list.add([revocation]);
         self.metrics.revocations(self.list.len());
+        self.announce();
     }
 
     /// Extends the retention to what these issuers need, after a file was installed. It never
@@ -222,7 +252,10 @@ impl Revocations {
             if let Some(presence) = presence {
                 presence.report_read(Feed::Revocations, self.seen.load(Ordering::Relaxed)).await;
             }
-            polls.tick().await;
+            tokio::select! {
+                _ = polls.tick() => {}
+                () = self.announced() => {}
+            }
             let read = self.catch_up().await;
             if let Err(error) = &read {
                 store.record_failure(error);
@@ -252,7 +285,10 @@ impl Revocations {
         loop {
             beats.tick().await;
             match store.beat(self.clock.unix_seconds().cast_signed()).await {
-                Ok(Some(seq)) => self.pulse.sent(seq, &self.metrics),
+                Ok(Some(seq)) => {
+                    self.pulse.sent(seq, &self.metrics);
+                    self.announce();
+                }
                 Ok(None) => {}
                 Err(error) => store.record_failure(&error),
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::client::Request;
 use crate::harness::mint::{claims, now, secret};
-use crate::harness::{Gateway, Response, mint, within};
+use crate::harness::{Gateway, Redis, Response, mint, within};
 use crate::store::{FAIL, RECOVER, run};
 
 const OPERATOR: &str = "the-token-of-the-operators";
@@ -473,4 +473,39 @@ async fn a_failing_store_is_reported_until_it_works_again() {
     gateway.log().until("it works again", works).await;
     assert_eq!(gateway.admin("/readyz").await.json()["status"], "ready");
     revoked(&gateway, json!({ "jti": "t" })).await;
+}
+
+/// Without Redis the other gateway reads the table every second.
+#[tokio::test]
+async fn a_revocation_is_announced_through_redis() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let file = format!("store.redis = '{}'\nstore.poll = '1s'\n{STORED}", redis.url());
+    let one = start(&file).await;
+    let other = file.replace(
+        "sqlite:portcullis.db",
+        &format!("sqlite:{}", one.path("portcullis.db").display()),
+    );
+    let other =
+        format!("store.key = {{ file = '{}' }}\n{other}", one.path("portcullis.key").display());
+    let other = start(&other).await;
+    for gateway in [&one, &other] {
+        within(async {
+            while gateway.metric_value("portcullis_store_up", &["redis"]).await != Some(1.0) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let mut times = Vec::new();
+    for number in 0..15 {
+        let jti = format!("t-{number}");
+        let token = claims(json!({ "sub": "u-17", "jti": jti }));
+        assert_eq!(get(&other, &token).await.status, 200);
+        revoked(&one, json!({ "jti": jti })).await;
+        let begun = std::time::Instant::now();
+        within(async { while get(&other, &token).await.status == 200 {} }).await;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[7].as_millis() < 200, "{times:?}");
 }

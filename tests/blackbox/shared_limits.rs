@@ -129,7 +129,7 @@ async fn the_built_in_limits_are_shared() {
     };
     for gateway in [&one, &other] {
         within(async {
-            while gateway.metric_value("portcullis_store_up", &[]).await != Some(1.0) {
+            while gateway.metric_value("portcullis_store_up", &["redis"]).await != Some(1.0) {
                 tokio::task::yield_now().await;
             }
         })
