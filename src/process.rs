@@ -141,14 +141,14 @@ pub fn run(
         metrics.clone(),
     ))?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
+    let sharing = Sharing::start(&runtime, &start, &revocations, (&clock, &metrics));
     let identity = runtime.block_on(start_identity(
         &compiled.snapshot,
-        store.as_ref(),
+        store.as_ref().map(|store| (store, sharing.redis.as_ref())),
         &revocations,
         &clock,
         &metrics,
     ))?;
-    let sharing = Sharing::start(&runtime, &start, &revocations, (&clock, &metrics));
     let background = Background {
         runtime: runtime.handle().clone(),
         clock: clock.clone(),
@@ -287,19 +287,28 @@ fn close(runtime: Runtime, identity: Option<Arc<Identity>>, store: Option<Store>
 /// Starts the built-in issuer if the file has one.
 async fn start_identity(
     snapshot: &Snapshot,
-    store: Option<&Store>,
+    store: Option<(&Store, Option<&Arc<Redis>>)>,
     revocations: &Arc<Revocations>,
     clock: &Clock,
     metrics: &Metrics,
 ) -> Result<Option<Arc<Identity>>, ProcessError> {
     let built_in = snapshot.issuers.iter().find(|issuer| issuer.settings().is_built_in);
-    let (Some(policy), Some(built_in), Some(store)) = (&snapshot.identity, built_in, store) else {
+    let (Some(policy), Some(built_in), Some((store, redis))) =
+        (&snapshot.identity, built_in, store)
+    else {
         return Ok(None);
     };
     let (keys, revocations) = (Arc::clone(built_in.keys()), Arc::clone(revocations));
     Ok(Some(
-        Identity::start(store.clone(), keys, revocations, policy, clock.clone(), metrics.clone())
-            .await?,
+        Identity::start(
+            (store.clone(), redis.cloned()),
+            keys,
+            revocations,
+            policy,
+            clock.clone(),
+            metrics.clone(),
+        )
+        .await?,
     ))
 }
 

@@ -11,14 +11,18 @@ use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
 use crate::config::{self, Problem, Problems};
 use crate::gateway::Snapshot;
+use crate::identity::session_store::SessionStore;
 use crate::identity::{Accounts, Policy};
+use crate::redis::Redis;
 use crate::store::{GATEWAY_TIMEOUT, Store, StoreError, StoreSettings};
 use crate::telemetry::metrics::Metrics;
+use crate::token::install_crypto;
 
 /// The built-in issuer of a file, as commands use it.
 pub(super) struct Issuer {
     pub(super) policy: Arc<Policy>,
     pub(super) store: Store,
+    pub(super) sessions: SessionStore,
     pub(super) accounts: Accounts,
     pub(super) now: u64,
 }
@@ -74,7 +78,9 @@ pub(super) fn with_issuer(
                 Store::open(&settings).await?
             }
         };
-        let issuer = Issuer { policy, accounts: Accounts::new(store.clone(), None), store, now };
+        let sessions = SessionStore::new(store.clone(), connect(&snapshot).await);
+        let accounts = Accounts::new(store.clone(), None);
+        let issuer = Issuer { policy, store, sessions, accounts, now };
         let act = async {
             let done = work(&issuer).await?;
             let known = match usage {
@@ -88,6 +94,15 @@ pub(super) fn with_issuer(
         issuer.store.close().await;
         done
     })
+}
+
+/// The Redis of the file, if sessions are in it. What needs a server that is away reports that.
+async fn connect(snapshot: &Snapshot) -> Option<Arc<Redis>> {
+    let settings = snapshot.start.redis.as_ref().filter(|redis| redis.holds_sessions())?;
+    install_crypto();
+    let redis = Redis::start(settings, &Clock::system(), &Metrics::new())?;
+    let _ = redis.connect_once().await;
+    Some(redis)
 }
 
 fn absent(settings: &StoreSettings) -> Failure {

@@ -165,7 +165,7 @@ impl Compiler<'_> {
             ),
             (
                 start.redis != previous.redis,
-                "store.redis",
+                "store.redis (or store.sessions)",
                 span_in(written.and_then(|written| written.redis.as_ref())),
             ),
         ];

@@ -93,15 +93,28 @@ impl Compiler<'_> {
         reason = "outer: a problem was found; inner: no Redis is configured"
     )]
     pub(super) fn redis(&mut self) -> Option<Option<RedisSettings>> {
-        let Some(written) =
-            self.file.store.as_ref().and_then(|store| store.get_ref().redis.as_ref())
-        else {
+        let section = self.file.store.as_ref().map(Spanned::get_ref);
+        let sessions = section.and_then(|section| section.sessions.as_ref());
+        let in_redis = match sessions {
+            None => Some(false),
+            Some(text) => {
+                self.ok_or_report(value::choice(text, &[("database", false), ("redis", true)]))
+            }
+        };
+        let Some(written) = section.and_then(|section| section.redis.as_ref()) else {
+            if let (Some(text), Some(true)) = (sessions, in_redis) {
+                self.error(
+                    Problem::error(text.span(), "there is no Redis in which the sessions could be")
+                        .help("name a server in `[store] redis`, or remove `sessions`"),
+                );
+                return None;
+            }
             return Some(None);
         };
         let read = self.read_secret(written, Inline::Permitted)?;
         let url = std::str::from_utf8(read.expose()).unwrap_or_default();
         match RedisSettings::parse(url) {
-            Ok(settings) => Some(Some(settings)),
+            Ok(settings) => Some(Some(settings.with_sessions(in_redis?))),
             Err(error) => {
                 self.error(Problem::error(written.span(), error.to_string()).help(
                     "write `redis = { env = \"REDIS_URL\" }`, with a URL such as `redis://127.0.0.1:6379/0`",

@@ -236,6 +236,10 @@ pub struct Store {
     /// "redis.url" }` with a URL `redis://` or, for TLS, `rediss://`. Absent: none. Read at start.
     #[schemars(with = "Option<SecretRef>")]
     pub redis: Option<Spanned<SecretRef>>,
+    /// Where the sessions of the built-in issuer are: `"database"` (default) or `"redis"`. Read at
+    /// start.
+    #[schemars(with = "Option<String>")]
+    pub sessions: Option<Text>,
 }
 
 /// `[issuer.NAME]`: an accepted token issuer.

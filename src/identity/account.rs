@@ -302,15 +302,17 @@ impl Accounts {
     }
 
     /// Ends every session of an account and allows a new login at once, although its tokens were
-    /// cut off until a time ahead of `now`. Returns false, and does nothing, if they were not.
+    /// cut off until a time ahead of `now`; `elsewhere`: the ids of those that are not in the database.
+    /// Returns false, and does nothing, if they were not.
     pub async fn end_sessions_now(
         &self,
         id: &str,
+        elsewhere: &[String],
         policy: &Policy,
         now: u64,
     ) -> Result<bool, StoreError> {
         let revocation = row(&revocation(id, policy, now));
-        self.store.move_cutoff_back(id, &revocation, now.cast_signed()).await
+        self.store.move_cutoff_back(id, elsewhere, &revocation, now.cast_signed()).await
     }
 
     /// Stores a new hash of the current password of `account`.

@@ -49,6 +49,7 @@ pub mod request;
 pub mod return_to;
 pub mod second_factor;
 pub mod session;
+pub mod session_store;
 pub mod strength;
 pub mod texts;
 pub mod ticket;
@@ -81,8 +82,10 @@ pub use self::renewals::{NotRenewed, Renewed};
 pub use self::request::{Origin, Request};
 use self::second_factor::SecondFactors;
 use self::session::Sessions;
+use self::session_store::SessionStore;
 use self::ticket::Tickets;
 use crate::clock::Clock;
+use crate::redis::Redis;
 use crate::revocation::Revocations;
 use crate::store::{Feed, Presence, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -128,7 +131,7 @@ impl Identity {
     /// Reads the keys, or makes the first one; `live` is what the gateway verifies our tokens with.
     /// To be called on the background runtime.
     pub async fn start(
-        store: Store,
+        (store, redis): (Store, Option<Arc<Redis>>),
         live: Arc<LiveKeys>,
         revocations: Arc<Revocations>,
         policy: &Policy,
@@ -143,7 +146,7 @@ impl Identity {
             personal_tokens: PersonalTokens::new(store.clone(), Some(Arc::clone(&revocations))),
             tickets: Tickets::new(&store),
             outbox: Arc::new(Outbox::new(store.clone(), clock.clone())),
-            sessions: Sessions::new(store.clone(), revocations),
+            sessions: Sessions::new(SessionStore::new(store.clone(), redis), revocations),
             renewals: Renewals::default(),
             store,
             keys,

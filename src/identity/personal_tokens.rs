@@ -213,7 +213,11 @@ impl PersonalTokens {
             last_used_at: None,
             revoked_at: None,
         };
-        match self.store.add_personal_token(&row, session, MOST_TOKENS).await? {
+        match self
+            .store
+            .add_personal_token(&row, (session, account.generation), MOST_TOKENS)
+            .await?
+        {
             AddedToken::Added => Ok(CreatedToken { token, row }),
             AddedToken::NameTaken => Err(TokenError::NameTaken),
             AddedToken::TooMany => Err(TokenError::TooMany),

@@ -16,14 +16,15 @@ use uuid::Uuid;
 
 use super::device::device;
 use super::policy::Policy;
-use crate::revocation::{Revocations, row, written};
-use crate::store::{AccountRow, Issued, SessionRow, StaleBefore, Store, StoreError};
+use super::session_store::{Ended, SessionStore};
+use crate::revocation::{Revocations, written};
+use crate::store::{AccountRow, Issued, SessionRow, StaleBefore, StoreError};
 use crate::token::{Revocation, RevokedBy, Scope};
 
 /// All sessions.
 #[derive(Debug)]
 pub struct Sessions {
-    store: Store,
+    store: SessionStore,
     revocations: Arc<Revocations>,
     key: hmac::Key,
 }
@@ -92,8 +93,8 @@ pub enum RefreshError {
 
 impl Sessions {
     /// The sessions in this store.
-    pub fn new(store: Store, revocations: Arc<Revocations>) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, store.refresh_key().as_ref());
+    pub fn new(store: SessionStore, revocations: Arc<Revocations>) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, store.database().refresh_key().as_ref());
         Self { store, revocations, key }
     }
 
@@ -119,7 +120,7 @@ impl Sessions {
             ended_at: None,
             until_closed: i16::from(keep == Keep::UntilClosed),
         };
-        let issued = self.store.open_session(&session, &scope(policy)).await?;
+        let issued = self.store.open(&session, stale(policy, now), &scope(policy)).await?;
         Ok(issued.map(|issued| SessionGrant::new(issued, session.id, token.encode(&self.key))))
     }
 
@@ -156,8 +157,7 @@ impl Sessions {
             ended_at: None,
             until_closed: 0,
         };
-        let mut issued =
-            self.store.rotate_session(&used, stale, &scope(policy), seconds(now)).await?;
+        let mut issued = self.store.rotate(&used, stale, &scope(policy), seconds(now)).await?;
         let mut counter = token.counter + 1;
         if issued.is_none() {
             let newest = self.check_reuse(token, &sid, policy, stale, now).await?;
@@ -179,7 +179,7 @@ impl Sessions {
         let token = RefreshToken::decode(token, &self.key).ok_or(RefreshError::Invalid)?;
         let (sid, stale) = (token.session.to_string(), stale(policy, now));
         self.check_revoked(&sid, policy, now).await?;
-        let session = self.store.live_session(&sid).await?.ok_or(RefreshError::Invalid)?;
+        let session = self.store.live(&sid).await?.ok_or(RefreshError::Invalid)?;
         let is_valid = !is_stale(&session, stale)
             && (token.counter == session.counter
                 || self.is_repeated_in_time(token, &session, policy, stale).await?);
@@ -202,7 +202,7 @@ impl Sessions {
         if !self.revocations.list().contains(RevokedBy::Sid, &policy.issuer, sid) {
             return Ok(());
         }
-        if let Some(session) = self.store.live_session(sid).await? {
+        if let Some(session) = self.store.live(sid).await? {
             self.end(sid, &session.account, policy, now).await?;
         }
         Err(RefreshError::Invalid)
@@ -218,7 +218,7 @@ impl Sessions {
         stale: StaleBefore,
         now: Duration,
     ) -> Result<i64, RefreshError> {
-        let session = self.store.live_session(sid).await?.ok_or(RefreshError::Invalid)?;
+        let session = self.store.live(sid).await?.ok_or(RefreshError::Invalid)?;
         // A counter above the store's comes from a database that was restored since.
         if is_stale(&session, stale) || token.counter >= session.counter {
             return Err(RefreshError::Invalid);
@@ -262,7 +262,7 @@ impl Sessions {
 
     /// The account of an active session.
     pub async fn account_of(&self, sid: &str) -> Result<Option<AccountRow>, StoreError> {
-        self.store.account_of_session(sid).await
+        self.store.account_of(sid).await
     }
 
     /// Revokes the access tokens of a session, even if it has ended or never existed.
@@ -285,11 +285,12 @@ impl Sessions {
         now: Duration,
     ) -> Result<bool, StoreError> {
         let revocation = ended(sid, policy, now);
-        let ended = self.store.end_session(sid, account, &row(&revocation), seconds(now)).await?;
-        if ended {
-            self.revocations.written(revocation);
+        match self.store.end(sid, account, &revocation, seconds(now)).await? {
+            Ended::Unknown => return Ok(false),
+            Ended::Revoked => self.revocations.written(revocation),
+            Ended::NotRevoked => self.revocations.revoke(revocation).await?,
         }
-        Ok(ended)
+        Ok(true)
     }
 
     /// The sessions of an account that go on, the one used last in front, and how many more there
@@ -300,12 +301,21 @@ impl Sessions {
         policy: &Policy,
         now: Duration,
     ) -> Result<(Vec<SessionRow>, i64), StoreError> {
-        self.store.sessions_of(account, stale(policy, now)).await
+        let (mut listed, more) = self.store.of_account(account, stale(policy, now)).await?;
+        // One that was revoked by its id ends in Redis when it is used.
+        let revoked = self.revocations.list();
+        listed.retain(|row| !revoked.contains(RevokedBy::Sid, &policy.issuer, &row.id));
+        Ok((listed, more))
+    }
+
+    /// The session that a new personal access token is bound to ([`SessionStore::bound`]).
+    pub(super) fn bound<'s>(&self, session: &'s str) -> Option<&'s str> {
+        self.store.bound(session)
     }
 
     /// Deletes sessions that can no longer be used.
     pub async fn prune(&self, policy: &Policy, now: Duration) -> Result<(), StoreError> {
-        self.store.prune_sessions(stale(policy, now)).await
+        self.store.prune(stale(policy, now)).await
     }
 }
 
@@ -415,8 +425,9 @@ mod tests {
     use crate::identity::account::NewAccount;
     use crate::identity::policy::tests::policy;
     use crate::identity::{Accounts, Email};
+    use crate::redis::{Redis, RedisSettings};
     use crate::revocation::{Retention, write_rows};
-    use crate::store::test_settings;
+    use crate::store::{Store, test_settings};
     use crate::telemetry::metrics::Metrics;
 
     #[test]
@@ -498,7 +509,8 @@ mod tests {
             )
             .await
             .unwrap();
-            let sessions = Arc::new(Sessions::new(store.clone(), Arc::clone(&revocations)));
+            let sessions = SessionStore::new(store.clone(), redis().await);
+            let sessions = Arc::new(Sessions::new(sessions, Arc::clone(&revocations)));
             let accounts = Accounts::new(store.clone(), Some(Arc::clone(&revocations)));
             let policy = Arc::new(Policy { issuer: ISSUER.to_owned(), ..policy() });
             Self {
@@ -602,6 +614,58 @@ mod tests {
         /// The cut-off that the request line holds tokens against.
         fn cutoff(&self, id: &str) -> u64 {
             self.revocations.list().cutoff(ISSUER, id).unwrap_or(0)
+        }
+    }
+
+    /// Names the Redis in which the sessions of these tests are; otherwise they are in the database.
+    const REDIS: &str = "PORTCULLIS_TEST_REDIS";
+
+    #[expect(clippy::disallowed_methods, reason = "the server is named by the test that starts it")]
+    async fn redis() -> Option<Arc<Redis>> {
+        let settings = RedisSettings::parse(&std::env::var(REDIS).ok()?).unwrap();
+        let settings = settings.with_sessions(true);
+        let redis = Redis::start(&settings, &Clock::system(), &Metrics::new()).unwrap();
+        redis.connect_once().await.unwrap();
+        Some(redis)
+    }
+
+    /// The tests of this file run once more, with the sessions in Redis.
+    #[cfg(feature = "redis")]
+    #[test]
+    fn the_tests_of_sessions_pass_with_redis() {
+        let Some(server) = crate::redis::server::Redis::start(&[]) else { return };
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        tests.env(REDIS, server.url()).args(["identity::session::", "--test-threads=2"]);
+        let done = tests.args(["--skip", "pass_with_redis"]).output().unwrap();
+        let output = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{output}{}", String::from_utf8_lossy(&done.stderr));
+        assert!(output.contains("a_repeated_token"), "{output}");
+        let kept = server.run(&["KEYS", "portcullis:session:*"]);
+        assert!(kept.lines().count() > 10, "{kept}");
+    }
+
+    /// Two gateways, one token, and no time in which it may be repeated: it is used up once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_any_number_of_attempts_one_gets_a_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy { refresh_reuse_interval: Duration::ZERO, ..policy() };
+        let issuer = Issuer { policy: Arc::new(policy), ..Issuer::start(&folder).await };
+        let other = SessionStore::new(issuer.store.clone(), redis().await);
+        let other = Arc::new(Sessions::new(other, Arc::clone(&issuer.revocations)));
+        let id = issuer.account().await;
+        for round in 0..20 {
+            let token = issuer.login(&id).await.unwrap().refresh_token;
+            let mut attempts = tokio::task::JoinSet::new();
+            for number in 0..6 {
+                let gateway = if number % 2 == 0 { &issuer.sessions } else { &other };
+                let (gateway, policy) = (Arc::clone(gateway), Arc::clone(&issuer.policy));
+                let (token, now) = (token.clone(), Duration::from_secs(issuer.now()));
+                attempts.spawn(async move {
+                    gateway.refresh(&token, false, &device(), &policy, now).await.is_ok()
+                });
+            }
+            let granted = attempts.join_all().await.into_iter().filter(|is_ok| *is_ok).count();
+            assert_eq!(granted, 1, "in round {round}");
         }
     }
 

@@ -19,6 +19,7 @@ pub(super) struct Sharing {
     pub(super) redis: Option<Arc<Redis>>,
     /// Keeps it connected.
     _tending: Option<AbortOnDropHandle<()>>,
+    revocations: Arc<Revocations>,
     metrics: Metrics,
 }
 
@@ -28,7 +29,7 @@ impl Sharing {
     pub(super) fn start(
         runtime: &Runtime,
         start: &StartSettings,
-        revocations: &Revocations,
+        revocations: &Arc<Revocations>,
         (clock, metrics): (&Clock, &Metrics),
     ) -> Self {
         let entered = runtime.enter();
@@ -40,12 +41,18 @@ impl Sharing {
         }
         let tending = redis.clone().map(|redis| runtime.spawn(redis.tend()));
         let tending = tending.map(AbortOnDropHandle::new);
-        Self { redis, _tending: tending, metrics: metrics.clone() }
+        let (revocations, metrics) = (Arc::clone(revocations), metrics.clone());
+        Self { redis, _tending: tending, revocations, metrics }
     }
 
     /// Begins with what a new configuration shares. Call it before the first request is decided by
     /// it.
     pub(super) fn begin(&self, snapshot: &Snapshot) {
+        if let (Some(redis), Some(policy)) = (&self.redis, &snapshot.identity)
+            && redis.holds_sessions()
+        {
+            self.revocations.keep_for_sessions(policy.session_lifetime);
+        }
         self.share(&snapshot.counters);
         self.learn(&snapshot.issuers);
     }

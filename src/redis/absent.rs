@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::RedisSettings;
+use super::{RedisSettings, SessionUse, SessionsAway, StoredSession};
 use crate::clock::Clock;
 use crate::limit::{Budget, Returned, SharedStore, Unavailable, Verdict};
 use crate::telemetry::metrics::Metrics;
@@ -42,6 +43,64 @@ impl Redis {
     /// # Errors
     /// See the build with the feature.
     pub async fn missing_notifications(&self) -> Result<Option<String>, String> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    pub fn holds_sessions(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn connect_once(&self) -> Result<(), SessionsAway> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn open_session(&self, _: &StoredSession, _: Duration) -> Result<(), SessionsAway> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn rotate_session(
+        &self,
+        _: &str,
+        _: &str,
+        _: SessionUse<'_>,
+    ) -> Result<bool, SessionsAway> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn end_session(&self, _: &str, _: &str, _: i64) -> Result<(), SessionsAway> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn session(&self, _: &str) -> Result<Option<StoredSession>, SessionsAway> {
+        match self.0 {}
+    }
+
+    /// See the build with the feature.
+    ///
+    /// # Errors
+    /// See the build with the feature.
+    pub async fn sessions_of(&self, _: &str) -> Result<Vec<StoredSession>, SessionsAway> {
         match self.0 {}
     }
 

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::RedisSettings;
 use super::limits::Scripts;
+use super::sessions::SessionScripts;
 use crate::clock::Clock;
 use crate::telemetry::metrics::Metrics;
 
@@ -48,6 +49,8 @@ pub struct Redis {
     /// Whether anything is kept in it. A server that is only read may be read-only.
     writes: AtomicBool,
     pub(super) scripts: Arc<Scripts>,
+    pub(super) sessions: SessionScripts,
+    holds_sessions: bool,
     /// Cells that are being given back, and lists of revoked keys that are kept up to date.
     pub(super) tasks: TaskTracker,
 }
@@ -87,8 +90,10 @@ impl Redis {
                 cause: String::new(),
             }),
             gateways: AtomicU32::new(1),
-            writes: AtomicBool::new(false),
+            writes: AtomicBool::new(settings.holds_sessions()),
             scripts: Arc::new(Scripts::new()),
+            sessions: SessionScripts::new(),
+            holds_sessions: settings.holds_sessions(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -122,6 +127,24 @@ impl Redis {
     /// From now on the server must accept writes to count as usable.
     pub fn will_write(&self) {
         self.writes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the sessions of the built-in issuer are in it.
+    pub fn holds_sessions(&self) -> bool {
+        self.holds_sessions
+    }
+
+    /// Offers a connection to whoever asks.
+    pub(super) fn offer(&self, connection: MultiplexedConnection) {
+        self.current.store(Some(Arc::new(connection)));
+    }
+
+    /// Why there is no connection.
+    pub(super) fn cause(&self) -> String {
+        match &*self.state().cause {
+            "" => "there is no connection yet".to_owned(),
+            cause => cause.to_owned(),
+        }
     }
 
     /// Tells the other gateways that there is something to read in the database. Does not wait, and
@@ -258,7 +281,7 @@ impl Redis {
         }
     }
 
-    fn went_away(&self, error: &RedisError) {
+    pub(super) fn went_away(&self, error: &RedisError) {
         let cause = describe(error);
         let mut state = self.state();
         // One event for each outage, also for one that began before the start.

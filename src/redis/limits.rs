@@ -174,22 +174,13 @@ return 1
 ";
 
 #[cfg(test)]
-#[path = "../../tests/blackbox/harness/redis.rs"]
-#[expect(
-    dead_code,
-    unreachable_pub,
-    clippy::disallowed_methods,
-    reason = "the black-box tests use the rest, and CI is a variable of the environment"
-)]
-mod server;
-
-#[cfg(test)]
 mod tests {
     use governor::clock::FakeRelativeClock;
     use proptest::prelude::*;
 
     use super::*;
     use crate::limit::{Cell, Count, KeyKind, Limit, Settings};
+    use crate::redis::server;
 
     /// The scripts with a clock that the test sets, and keys that outlive it.
     fn scripts(now: u64) -> Scripts {

@@ -10,6 +10,7 @@ pub struct RedisSettings {
     url: Zeroizing<String>,
     /// Host and port, for messages.
     address: String,
+    holds_sessions: bool,
 }
 
 /// Why a URL does not name a server, in words for the operator. It contains no part of the URL.
@@ -32,7 +33,18 @@ impl RedisSettings {
             return Err(InvalidUrl("the URL of Redis has no part after `#`".into()));
         }
         let address = address(url)?;
-        Ok(Self { url: Zeroizing::new(url.to_owned()), address })
+        Ok(Self { url: Zeroizing::new(url.to_owned()), address, holds_sessions: false })
+    }
+
+    /// The same server, in which the sessions of the built-in issuer are, or not.
+    #[must_use]
+    pub fn with_sessions(self, holds_sessions: bool) -> Self {
+        Self { holds_sessions, ..self }
+    }
+
+    /// Whether the sessions of the built-in issuer are in it.
+    pub fn holds_sessions(&self) -> bool {
+        self.holds_sessions
     }
 
     /// Host and port, without the password.

@@ -229,6 +229,13 @@ impl Revocations {
         *retention = std::mem::take(&mut *retention).max(Retention::for_issuers(issuers));
     }
 
+    /// Keeps revocations of the built-in issuer for as long as one of its sessions can last, because
+    /// those are in Redis and do not end in the same transaction.
+    pub fn keep_for_sessions(&self, lifetime: Duration) {
+        let mut retention = self.retention.write().unwrap_or_else(PoisonError::into_inner);
+        retention.keep_for_sessions(lifetime);
+    }
+
     /// Follows the store and removes obsolete revocations, until it is dropped. `presence` reports
     /// progress to commands that revoke.
     pub async fn follow(self: Arc<Self>, presence: Option<Arc<Presence>>) {

@@ -57,6 +57,16 @@ impl Retention {
         self
     }
 
+    /// Keeps revocations of the built-in issuer at least this long: its sessions are elsewhere, and
+    /// one that is revoked by its id does not end with it.
+    pub(super) fn keep_for_sessions(&mut self, lifetime: Duration) {
+        let Some(scope) = self.built_in.clone() else { return };
+        let seconds = lifetime.as_secs().saturating_add(1);
+        let kept = self.by_scope.entry(scope).or_default();
+        *kept = seconds.max(*kept);
+        self.longest = seconds.max(self.longest);
+    }
+
     /// How many seconds a revocation with this scope is kept.
     pub fn seconds(&self, scope: &Scope) -> u64 {
         self.by_scope.get(scope).copied().unwrap_or(self.longest)

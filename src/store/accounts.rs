@@ -483,14 +483,14 @@ mod tests {
         let issued_at = store.open_session(&early, "=x").await.unwrap().unwrap().issued_at;
         assert_eq!(issued_at, 5_000);
         let subject = revocation("subject", "a");
-        assert!(!store.move_cutoff_back("a", &subject, 5_000).await.unwrap());
+        assert!(!store.move_cutoff_back("a", &[], &subject, 5_000).await.unwrap());
         store
             .change_account("a", AccountChange::EndSessions, subject.clone(), 100)
             .await
             .unwrap()
             .unwrap();
         store.revoke(&[RevocationRow { scope: "*".into(), ..subject.clone() }]).await.unwrap();
-        assert!(store.move_cutoff_back("a", &subject, 100).await.unwrap());
+        assert!(store.move_cutoff_back("a", &[], &subject, 100).await.unwrap());
         let rows: Vec<_> = store
             .revocations_after(2)
             .await
@@ -507,7 +507,7 @@ mod tests {
         assert_eq!((every[0].scope.as_str(), every[0].revoked_at), ("*", 100));
         let opened = store.open_session(&session("late", 2), "=x").await.unwrap().unwrap();
         assert_eq!(opened.issued_at, 101);
-        assert!(!store.move_cutoff_back("a", &subject, 100).await.unwrap());
+        assert!(!store.move_cutoff_back("a", &[], &subject, 100).await.unwrap());
     }
 
     #[tokio::test]

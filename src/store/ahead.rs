@@ -56,11 +56,12 @@ impl Store {
 
     /// Ends every session of an account whose cut-off is ahead of `now`, and moves the cut-off back
     /// to `now`. What was issued to it with a later `iat` is revoked by its session instead, for as
-    /// long as the cut-off would have held. `revocation` is for the subject. Returns false, and
+    /// long as the cut-off would have held; `elsewhere`: sessions that are not in the database. `revocation` is for the subject. Returns false, and
     /// writes nothing, if the cut-off is not ahead. Also writes nothing on an error.
     pub async fn move_cutoff_back(
         &self,
         account: &str,
+        elsewhere: &[String],
         revocation: &RevocationRow,
         now: i64,
     ) -> Result<bool, StoreError> {
@@ -79,7 +80,8 @@ impl Store {
             revoked_at: ahead,
             ..revocation.clone()
         };
-        let mut rows: Vec<_> = sessions.into_iter().map(of_session).collect();
+        let elsewhere = elsewhere.iter().map(|session| (session.clone(),));
+        let mut rows: Vec<_> = sessions.into_iter().chain(elsewhere).map(of_session).collect();
         writing.execute(sqlx::query(END_ALL).bind(now).bind(account)).await?;
         writing.execute(sqlx::query(BEGIN_ANEW).bind(now).bind(account)).await?;
         let lowering = sqlx::query(LOWER).bind(now).bind(account).bind(&revocation.scope);

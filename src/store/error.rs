@@ -21,6 +21,12 @@ pub enum StoreError {
         /// The system's error.
         source: io::Error,
     },
+    /// The sessions are in Redis, which cannot be used.
+    #[error("the sessions in Redis cannot be used: {cause}")]
+    Sessions {
+        /// Why, and what to do.
+        cause: String,
+    },
     /// The file is of another kind.
     #[error("{} is not an SQLite database; name another file in `[store] database`, or restore a backup", path.display())]
     NotADatabase {

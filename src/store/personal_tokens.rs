@@ -52,7 +52,7 @@ impl Store {
     pub async fn add_personal_token(
         &self,
         token: &PersonalTokenRow,
-        session: Option<&str>,
+        (session, generation): (Option<&str>, i64),
         most: i64,
     ) -> Result<AddedToken, StoreError> {
         let mut writing = self.connections.write().await?;
@@ -76,7 +76,8 @@ impl Store {
             .bind(&token.roles)
             .bind(now)
             .bind(token.expires_at)
-            .bind(session);
+            .bind(session)
+            .bind(generation);
         if writing.execute(adding).await? == 0 {
             return Ok(AddedToken::NoAccount);
         }
@@ -186,7 +187,7 @@ const COUNT: &str = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN name = $2 THEN 1 EL
     WHERE account = $1 AND revoked_at IS NULL";
 
 const INSERT: &str = "INSERT INTO personal_tokens (id, account, name, digest, roles, created_at, expires_at) \
-    SELECT $1, $2, $3, $4, $5, $6, $7 FROM accounts WHERE id = $2 AND disabled = 0 AND ($8 IS NULL OR EXISTS (SELECT 1 FROM sessions \
+    SELECT $1, $2, $3, $4, $5, $6, $7 FROM accounts WHERE id = $2 AND disabled = 0 AND generation = $9 AND ($8 IS NULL OR EXISTS (SELECT 1 FROM sessions \
     WHERE sessions.id = $8 AND sessions.account = $2 AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation))";
 
 /// Of the revoked tokens of an account, only the latest are kept.
@@ -265,7 +266,7 @@ mod tests {
     async fn names_are_unique_and_their_number_is_bounded() {
         let (_folder, store) = opened().await;
         let add = async |token: PersonalTokenRow| {
-            store.add_personal_token(&token, None, 2).await.unwrap()
+            store.add_personal_token(&token, (None, 0), 2).await.unwrap()
         };
         assert_eq!(add(token("1", "laptop")).await, AddedToken::Added);
         assert_eq!(add(token("2", "laptop")).await, AddedToken::NameTaken);
@@ -319,7 +320,7 @@ mod tests {
         store.open_session(&session, "=x").await.unwrap().unwrap();
         let add = async |id: &str, account: &str| {
             let row = PersonalTokenRow { account: account.into(), ..token(id, id) };
-            store.add_personal_token(&row, Some("s"), 9).await.unwrap()
+            store.add_personal_token(&row, (Some("s"), 0), 9).await.unwrap()
         };
         assert_eq!(add("1", "a").await, AddedToken::Added);
         assert_eq!(add("2", "b").await, AddedToken::NoAccount, "the session of another account");
@@ -332,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn a_use_is_past_every_cut_off_and_notes_the_day() {
         let (_folder, store) = opened().await;
-        store.add_personal_token(&token("1", "laptop"), None, 9).await.unwrap();
+        store.add_personal_token(&token("1", "laptop"), (None, 0), 9).await.unwrap();
         let (used, issued) = store.use_personal_token("1", "=x", 90_000).await.unwrap().unwrap();
         assert_eq!((used.roles.as_deref(), issued.issued_at), (Some("user"), 90_000));
         let change = AccountChange::Roles("user");
@@ -356,7 +357,7 @@ mod tests {
     async fn a_revoked_token_is_kept_for_a_while_and_never_usable() {
         let (_folder, store) = opened().await;
         for id in ["1", "2"] {
-            store.add_personal_token(&token(id, id), None, 9).await.unwrap();
+            store.add_personal_token(&token(id, id), (None, 0), 9).await.unwrap();
         }
         assert!(
             !store.revoke_personal_token("1", "b", &revocation("jti", "1"), 200).await.unwrap()

@@ -84,6 +84,38 @@ impl Store {
         Ok(issued)
     }
 
+    /// Notes a login of an account whose sessions are elsewhere, and issues an access token, if it
+    /// is still of this generation and not disabled.
+    pub async fn log_in(
+        &self,
+        account: &str,
+        generation: i64,
+        scope: &str,
+        now: i64,
+    ) -> Result<Option<Issued>, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let issued = issue_in(&mut writing, account, generation, scope, now).await?;
+        let noting = sqlx::query("UPDATE accounts SET last_login_at = $1 WHERE id = $2");
+        writing.execute(noting.bind(now).bind(account)).await?;
+        writing.commit().await?;
+        Ok(issued)
+    }
+
+    /// Issues an access token to a session that is elsewhere, if its account is still of this
+    /// generation and not disabled.
+    pub async fn issue_to_generation(
+        &self,
+        account: &str,
+        generation: i64,
+        scope: &str,
+        now: i64,
+    ) -> Result<Option<Issued>, StoreError> {
+        let mut writing = self.connections.write().await?;
+        let issued = issue_in(&mut writing, account, generation, scope, now).await?;
+        writing.commit().await?;
+        Ok(issued)
+    }
+
     /// Uses up the refresh token `counter` of a session, in one statement: of any number of
     /// attempts, one succeeds. Records when it was used, and deletes the records of this session's
     /// tokens that were used at or before `stale.used_at`. Issues an access token with it, at `now`
@@ -240,6 +272,21 @@ async fn issue(
     Ok(Some(Issued { until_closed: until_closed == 1, ..issued }))
 }
 
+/// Issues an access token to an account of this generation that is not disabled.
+async fn issue_in(
+    writing: &mut WriteTransaction,
+    account: &str,
+    generation: i64,
+    scope: &str,
+    now: i64,
+) -> Result<Option<Issued>, StoreError> {
+    let owner = sqlx::query_as(OF_GENERATION).bind(account).bind(generation);
+    match writing.first(owner).await? {
+        Some(owner) => Ok(Some(issue_to(writing, owner, scope, now).await?)),
+        None => Ok(None),
+    }
+}
+
 /// Notes that an access token is issued to an account, and chooses its `iat`: past every cut-off in
 /// force. Nothing else writes in the meantime: every revocation comes before it or after it.
 ///
@@ -278,6 +325,9 @@ const ROTATE: &str = "UPDATE sessions SET counter = counter + 1, rotated_at = $1
 
 const ACCOUNT: &str = "SELECT accounts.*, sessions.until_closed FROM accounts JOIN sessions ON sessions.account = accounts.id WHERE sessions.id = $1 \
     AND sessions.ended_at IS NULL AND sessions.generation = accounts.generation AND accounts.disabled = 0";
+
+const OF_GENERATION: &str =
+    "SELECT * FROM accounts WHERE id = $1 AND generation = $2 AND disabled = 0";
 
 const LIVE: &str = "SELECT * FROM sessions WHERE id = $1 AND ended_at IS NULL \
     AND generation = (SELECT generation FROM accounts WHERE accounts.id = sessions.account AND disabled = 0)";

@@ -50,6 +50,7 @@ mod roles;
 mod routing;
 mod second_factor;
 mod sessions;
+mod sessions_in_redis;
 mod shared_limits;
 mod smtp;
 mod store;

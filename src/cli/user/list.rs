@@ -97,7 +97,7 @@ pub(super) async fn show(issuer: &Issuer, email: &str, as_json: bool) -> Result<
     let account = account_by_email(&issuer.accounts, email).await?;
     let codes = SecondFactors::new(issuer.store.clone()).recovery_codes_left(&account.id).await?;
     let too_old = stale(&issuer.policy, Duration::from_secs(issuer.now));
-    let (sessions, more) = issuer.store.sessions_of(&account.id, too_old).await?;
+    let (sessions, more) = issuer.sessions.of_account(&account.id, too_old).await?;
     if as_json {
         let mut shown = object(&account, codes.is_some());
         shown["recovery_codes_left"] = codes.into();

@@ -192,9 +192,7 @@ pub(super) fn user(path: &Path, command: &Command) -> Result<(), Failure> {
         Command::EndSessions { email: None, .. } => end_all_sessions(issuer).await,
         Command::EndSessions { email: Some(email), now, .. } => {
             let account = account_by_email(&issuer.accounts, email).await?;
-            if *now
-                && issuer.accounts.end_sessions_now(&account.id, &issuer.policy, issuer.now).await?
-            {
+            if *now && end_sessions_now(issuer, &account.id).await? {
                 return Ok(format!(
                     "ended every session of {}, which can log in again\n",
                     account.email
@@ -289,6 +287,12 @@ async fn set_disabled(issuer: &Issuer, email: &str, disabled: bool) -> Result<St
     } else {
         format!("enabled {email}\n")
     })
+}
+
+async fn end_sessions_now(issuer: &Issuer, account: &str) -> Result<bool, Failure> {
+    let elsewhere = issuer.sessions.ids_elsewhere(account).await?;
+    let (accounts, policy) = (&issuer.accounts, &issuer.policy);
+    Ok(accounts.end_sessions_now(account, &elsewhere, policy, issuer.now).await?)
 }
 
 /// Ends the sessions of all accounts, a page of them at a time: logins can come in between.

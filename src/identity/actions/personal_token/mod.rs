@@ -35,7 +35,7 @@ impl Identity {
             ttl: parse_ttl(body.ttl.as_deref().unwrap_or(DEFAULT_TTL))?,
         };
         // Every access token has a session. Without one, nothing could tell that it has ended.
-        let session = Some(caller.sid().ok_or(IdentityError::NoCaller)?);
+        let session = self.sessions.bound(caller.sid().ok_or(IdentityError::NoCaller)?);
         let now = self.clock.unix_seconds();
         let created = self.personal_tokens.add(&account, new, session, now).await?;
         audit::record("token_created", request.client, &account.id, "");

@@ -1,0 +1,165 @@
+//! Sessions in Redis (CONTRACT §9.2, §9.5, §9.6): two gateways, one of each, and what holds when
+//! Redis is away or has lost its data.
+
+use serde_json::json;
+
+use crate::harness::accounts::{Tokens, open};
+use crate::harness::{Gateway, Redis, within};
+
+const ANN: &str = "ann@example.com";
+
+/// Two gateways on one database, whose sessions are in this server.
+async fn gateways(redis: &Redis) -> (Gateway, Gateway) {
+    let store = format!("redis = '{}'\nsessions = 'redis'", redis.url());
+    let one = Gateway::start(&open(&format!("[store]\n{store}"))).await;
+    let (database, key) = (one.path("portcullis.db"), one.path("portcullis.key"));
+    let (database, key) = (database.display(), key.display());
+    let other =
+        format!("[store]\ndatabase = 'sqlite:{database}'\nkey = {{ file = '{key}' }}\n{store}");
+    let other = Gateway::start(&open(&other)).await;
+    for gateway in [&one, &other] {
+        up(gateway).await;
+    }
+    (one, other)
+}
+
+async fn up(gateway: &Gateway) {
+    within(async {
+        while gateway.metric_value("portcullis_store_up", &["redis"]).await != Some(1.0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn dies(gateway: &Gateway, access: &str) {
+    within(async { while gateway.reaches(access).await == 200 {} }).await;
+    assert_eq!(gateway.reaches(access).await, 401);
+}
+
+#[tokio::test]
+async fn a_session_is_the_same_on_every_gateway() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (one, other) = gateways(&redis).await;
+    one.register(ANN).await;
+    let first = one.login(ANN).await;
+    let sid = first.claims()["sid"].as_str().unwrap().to_owned();
+    let second = Tokens::of(&other.refresh(&first.refresh).await);
+    let third = Tokens::of(&one.refresh(&second.refresh).await);
+    assert_eq!(
+        (other.reaches(&third.access).await, third.claims()["sid"].as_str()),
+        (200, Some(&*sid))
+    );
+    let life: i64 = redis.run(&["PTTL", &format!("portcullis:session:{sid}")]).parse().unwrap();
+    assert!(life > 3_600_000, "{life}");
+    assert!(
+        !redis.run(&["HGETALL", &format!("portcullis:session:{sid}")]).contains(&third.refresh)
+    );
+
+    // The owner and the operator see it; nothing of it is in the database.
+    let listed = other.get("/auth/sessions").bearer(&third.access).send().await.json();
+    assert!(listed.to_string().contains(&sid), "{listed}");
+    let (code, shown, errors) = one.command(&["user", "show", ANN]).await;
+    assert!(code == 0 && shown.contains(&sid), "{shown}{errors}");
+    let database = format!("sqlite:{}", one.path("portcullis.db").display());
+    let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
+    let (rows,): (i64,) =
+        sqlx::query_as("SELECT COUNT(*) FROM sessions").fetch_one(&pool).await.unwrap();
+    assert_eq!(rows, 0);
+    pool.close().await;
+
+    // A logout ends it everywhere.
+    let logout = json!({ "refresh_token": third.refresh });
+    assert_eq!(other.post("/auth/logout", &logout).send().await.status, 204);
+    one.refresh(&third.refresh).await.is(401, "invalid_grant");
+    dies(&one, &third.access).await;
+    assert_eq!(one.reaches(&third.access).await, 401);
+
+    // One that is revoked by its id cannot be used to continue, and is not listed.
+    let (gone, here) = (one.login(ANN).await, one.login(ANN).await);
+    let gone_sid = gone.claims()["sid"].as_str().unwrap().to_owned();
+    let (code, _, errors) = one.command(&["revoke", "--session", &gone_sid]).await;
+    assert_eq!(code, 0, "{errors}");
+    dies(&other, &gone.access).await;
+    let listed = other.get("/auth/sessions").bearer(&here.access).send().await.json().to_string();
+    assert!(
+        !listed.contains(&gone_sid) && listed.contains(here.claims()["sid"].as_str().unwrap()),
+        "{listed}"
+    );
+    other.refresh(&gone.refresh).await.is(401, "invalid_grant");
+}
+
+#[tokio::test]
+async fn without_redis_sessions_wait_and_access_can_still_be_taken_away() {
+    let Some(mut redis) = Redis::start(&[]) else { return };
+    let (one, other) = gateways(&redis).await;
+    for account in [ANN, "bob@example.com"] {
+        one.register(account).await;
+    }
+    let (ann, bob) = (one.login(ANN).await, other.login("bob@example.com").await);
+    let ended = one.login("bob@example.com").await;
+    let logout = json!({ "refresh_token": ended.refresh });
+    assert_eq!(one.post("/auth/logout", &logout).send().await.status, 204);
+    redis.kill();
+    for gateway in [&one, &other] {
+        let refused = gateway.refresh(&ann.refresh).await;
+        refused.is(503, "store_unavailable");
+        assert!(refused.header("retry-after").is_some());
+        gateway
+            .try_login(ANN, crate::harness::accounts::PASSWORD)
+            .await
+            .is(503, "store_unavailable");
+        assert_eq!(gateway.reaches(&ann.access).await, 200, "what was issued goes on");
+    }
+    let logout = json!({ "refresh_token": bob.refresh });
+    other.post("/auth/logout", &logout).send().await.is(503, "store_unavailable");
+    let (code, _, errors) = one.command(&["user", "end-sessions", ANN]).await;
+    assert_eq!(code, 0, "{errors}");
+    for gateway in [&one, &other] {
+        dies(gateway, &ann.access).await;
+    }
+    let (code, _, errors) = one.command(&["user", "show", ANN]).await;
+    assert!(code == 1 && errors.contains("the sessions in Redis cannot be used"), "{errors}");
+
+    // What it has lost is gone, and what was revoked stays revoked.
+    redis.restart_empty();
+    for gateway in [&one, &other] {
+        up(gateway).await;
+        gateway.refresh(&bob.refresh).await.is(401, "invalid_grant");
+        assert_eq!(
+            [
+                gateway.reaches(&bob.access).await,
+                gateway.reaches(&ended.access).await,
+                gateway.reaches(&ann.access).await
+            ],
+            [200, 401, 401]
+        );
+    }
+    let again = other.login(ANN).await;
+    assert_eq!(one.refresh(&again.refresh).await.status, 200);
+}
+
+/// The account decides, whatever Redis remembers.
+#[tokio::test]
+async fn an_account_that_changes_ends_its_sessions() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (one, other) = gateways(&redis).await;
+    one.register(ANN).await;
+    for change in [&["user", "end-sessions", ANN][..], &["user", "disable", ANN]] {
+        let tokens = other.login(ANN).await;
+        let (code, _, errors) = one.command(change).await;
+        assert_eq!(code, 0, "{errors}");
+        for gateway in [&one, &other] {
+            dies(gateway, &tokens.access).await;
+            gateway.refresh(&tokens.refresh).await.is(401, "invalid_grant");
+        }
+    }
+    one.command(&["user", "enable", ANN]).await;
+    // A token that is used twice, too late, ends the session.
+    let file = std::fs::read_to_string(one.path("gateway.toml")).unwrap();
+    assert!(!file.contains("refresh_reuse_interval"));
+    let tokens = one.login(ANN).await;
+    let next = Tokens::of(&other.refresh(&tokens.refresh).await);
+    let again = Tokens::of(&one.refresh(&tokens.refresh).await);
+    assert_eq!(next.refresh, again.refresh, "a repeated token gets the same successor");
+}
