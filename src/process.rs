@@ -17,7 +17,7 @@ use crate::admin::{self, Control, Readiness};
 use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
 use crate::config::value::CreateFiles;
-use crate::config::{self, FileVersion, Problems};
+use crate::config::{self, Problems};
 use crate::descriptors::{self, Shortage};
 use crate::gateway::client::Door;
 use crate::gateway::snapshot::StartSettings;
@@ -35,8 +35,10 @@ use crate::telemetry::writer::{LogGuard, LogWriter};
 use crate::token;
 
 use self::sharing::Sharing;
+use self::watch::Watch;
 
 mod sharing;
+mod watch;
 
 /// How often the files are checked if `watch` is on.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -589,45 +591,5 @@ impl Retired {
             // Without a thread, the closure is dropped here, and the snapshots with it.
             let _ = start_helper_thread(move || drop(unused));
         }
-    }
-}
-
-/// The versions of the watched files when they were last read.
-struct Watch {
-    files: Vec<PathBuf>,
-    read: Vec<Option<FileVersion>>,
-    seen: Vec<Option<FileVersion>>,
-}
-
-impl Watch {
-    /// Starts with the versions that the snapshot was compiled from: anything written since then is
-    /// a change.
-    fn new(snapshot: &Snapshot) -> Self {
-        let (files, read): (Vec<_>, Vec<_>) = snapshot.files.iter().cloned().unzip();
-        Self { seen: read.clone(), files, read }
-    }
-
-    /// The current versions.
-    async fn current(&self) -> Vec<Option<FileVersion>> {
-        let files = self.files.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            files.iter().map(|file| FileVersion::current(file)).collect()
-        });
-        looking.await.unwrap_or_else(|_| self.seen.clone())
-    }
-
-    /// Whether a file has changed since it was read and was stable for one check: an editor may
-    /// still be writing.
-    async fn changed(&mut self) -> bool {
-        let now = self.current().await;
-        let is_stable = now == self.seen;
-        self.seen = now;
-        is_stable && self.seen != self.read
-    }
-
-    /// Records versions that were read and rejected, so that they are not tried again.
-    fn rejected(&mut self, versions: Vec<Option<FileVersion>>) {
-        self.seen.clone_from(&versions);
-        self.read = versions;
     }
 }
