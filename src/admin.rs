@@ -1,7 +1,8 @@
-//! The second listener: `/livez`, `/readyz`, `/metrics`, and requests that change state. They are
+//! The second listener: `/livez`, `/readyz`, `/metrics`, `/streams`, and requests that change state. They are
 //! never served on the public listener.
 
 mod revoke;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -95,6 +96,7 @@ pub async fn serve(
             let service = service_fn(async |request: Request<Incoming>| {
                 Ok::<_, Infallible>(match request.uri().path() {
                     "/revoke" if control.is_enabled() => control.revoke(request).await,
+                    path if is_below(path, streams::PATH) => control.streams(&request),
                     _ => answer(&request, &readiness, &metrics),
                 })
             });
@@ -104,6 +106,11 @@ pub async fn serve(
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         });
     }
+}
+
+/// Whether a path is this one, or one below it.
+fn is_below(path: &str, parent: &str) -> bool {
+    path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn answer(
@@ -133,7 +140,7 @@ fn answer(
         }
         _ => problem(
             Reason::RouteNotFound,
-            "the paths are /livez, /readyz and /metrics, and /revoke with the token of [admin]",
+            "the paths are /livez, /readyz, /metrics and /streams, and /revoke with the token of [admin]",
         ),
     }
 }

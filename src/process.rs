@@ -38,6 +38,7 @@ use self::sharing::Sharing;
 use self::watch::Watch;
 
 mod sharing;
+mod streams;
 mod watch;
 
 /// How often the files are checked if `watch` is on.
@@ -45,6 +46,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often unused configurations are looked for.
 const DROP_UNUSED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long streams may take to close at the drain deadline.
+const STREAMS_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often limits remove clients that no longer need to be remembered.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(30);
@@ -171,7 +175,7 @@ pub fn run(
     let verify = addresses(&sets, Door::Verify);
     let workers = start_workers(&server, sets)?;
 
-    let control = Arc::new(Control::new(Arc::clone(&revocations), clock.clone()));
+    let control = Arc::new(Control::new(&revocations, gateway.streams(), clock.clone()));
     let readiness = Arc::new(readiness(&gateway, store.clone(), sharing.redis.clone(), &clock));
     let life = Process {
         path: path.to_owned(),
@@ -409,6 +413,7 @@ impl Process {
         let _following = AbortOnDropHandle::new(tokio::spawn(
             Arc::clone(&self.revocations).follow(presence.clone()),
         ));
+        let _streams = self.end_overdue_streams();
         let gateway = Arc::clone(&self.gateway);
         if let (Some(presence), None) = (&presence, self.gateway.identity()) {
             // Do not let anything wait for keys that this process no longer uses.
@@ -424,9 +429,6 @@ impl Process {
         let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
-        let words = |addresses: &[SocketAddr]| {
-            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-        };
         let verify = (!verify.is_empty()).then(|| words(verify));
         tracing::info!(listen = words(bound), verify, admin = %admin_address, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
         started(bound);
@@ -504,6 +506,7 @@ impl Process {
                 *watch = Watch::new(&self.gateway.current());
                 self.metrics.reloaded(self.clock.unix_seconds());
                 tracing::info!(file = %self.path.display(), routes, "reloaded");
+                self.review_streams();
             }
             Ok(Err(problems)) => {
                 watch.rejected(before);
@@ -545,8 +548,17 @@ impl Process {
                 tunnels = self.gateway.tunnels().len(),
                 "cut at the drain deadline"
             );
+            self.gateway.streams().end_all();
+            if self.gateway.streams().open() > 0 {
+                let _ = tokio::time::timeout(STREAMS_CLOSE_TIMEOUT, self.server.drained()).await;
+            }
         }
     }
+}
+
+/// Addresses as the log lists them.
+fn words(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn log_warnings(compiled: &Compiled) {

@@ -43,11 +43,13 @@ const KNOWN_TO_SERVER: [(&str, &str); 10] = [
 ];
 
 /// The items of the gateway that the admin listener may use.
-const KNOWN_TO_ADMIN: [(&str, &str); 1] =
-    [("authenticate::bearer_token", "bearer tokens have one reader")];
+const KNOWN_TO_ADMIN: [(&str, &str); 2] = [
+    ("authenticate::bearer_token", "bearer tokens have one reader"),
+    ("streams::Streams", "operators list streams and end one"),
+];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 42] = [
+const WALK: [&str; 45] = [
     "target",
     "client",
     "token_names",
@@ -63,6 +65,7 @@ const WALK: [&str; 42] = [
     "dial",
     "upstream",
     "redirect",
+    "stream_rule",
     "route",
     "second_target",
     "personal",
@@ -72,6 +75,7 @@ const WALK: [&str; 42] = [
     "logout",
     "refusal",
     "snapshot",
+    "streams",
     "observer",
     "matched",
     "counted",
@@ -87,6 +91,7 @@ const WALK: [&str; 42] = [
     "renewal",
     "exchange",
     "worker",
+    "websocket",
     "tunnel",
     "endpoint",
     "mod",

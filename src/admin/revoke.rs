@@ -17,6 +17,7 @@ use super::problem;
 use crate::clock::Clock;
 use crate::config::value::SecretBytes;
 use crate::gateway::authenticate::bearer_token;
+use crate::gateway::streams::Streams;
 use crate::reason::Reason;
 use crate::revocation::Revocations;
 use crate::token::{Issuers, Revocation, RevokedBy, Scope};
@@ -26,6 +27,7 @@ use crate::token::{Issuers, Revocation, RevokedBy, Scope};
 pub struct Control {
     policy: ArcSwap<Policy>,
     revocations: Arc<Revocations>,
+    pub(super) streams: Arc<Streams>,
     clock: Clock,
 }
 
@@ -40,8 +42,9 @@ struct Policy {
 
 impl Control {
     /// Nothing may be changed until [`Control::permit`] is called.
-    pub fn new(revocations: Arc<Revocations>, clock: Clock) -> Self {
-        Self { policy: ArcSwap::default(), revocations, clock }
+    pub fn new(revocations: &Arc<Revocations>, streams: &Arc<Streams>, clock: Clock) -> Self {
+        let (revocations, streams) = (Arc::clone(revocations), Arc::clone(streams));
+        Self { policy: ArcSwap::default(), revocations, streams, clock }
     }
 
     /// Sets the token that is required from now on, and the issuers that may be named.
@@ -59,6 +62,11 @@ impl Control {
     /// Whether the endpoint exists.
     pub(super) fn is_enabled(&self) -> bool {
         self.policy.load().token.is_some()
+    }
+
+    /// Checks that a request is from an operator.
+    pub(super) fn check_operator(&self, headers: &HeaderMap) -> Result<(), Fault> {
+        self.policy.load().operator(headers).map(|Operator(())| ())
     }
 
     /// Answers a request for `/revoke`.
@@ -180,7 +188,7 @@ struct Wanted {
 
 /// Why nothing was revoked. The text is for operators: only a client with the token sees it.
 #[derive(Debug)]
-enum Fault {
+pub(super) enum Fault {
     Method,
     Credentials { wrong: bool },
     Request(String),
@@ -189,7 +197,7 @@ enum Fault {
 }
 
 impl Fault {
-    fn into_response(self) -> Response<Full<Bytes>> {
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let (reason, detail) = match &self {
             Self::Method => (Reason::MethodNotAllowed, "only POST"),
             Self::Credentials { wrong: false } => (

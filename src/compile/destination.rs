@@ -147,6 +147,8 @@ impl Compiler<'_> {
             (is_on(&written.method_override), "method_override"),
             (written.identity_headers.as_ref().map(|_| destination.clone()), "identity_headers"),
             (written.set_headers.as_ref().map(Spanned::span), "set_headers"),
+            (written.streams.as_ref().map(Spanned::span), "streams"),
+            (written.stream_max_age.as_ref().map(Spanned::span), "stream_max_age"),
         ];
         let enforce = written.enforce.as_ref().filter(|flag| !*flag.get_ref());
         let decides = [

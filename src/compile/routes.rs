@@ -18,6 +18,7 @@ use crate::gateway::headers::{
     Claim, IdentityHeaders, MAX_NAME, METHOD_OVERRIDES, identity_names, same_folded,
 };
 use crate::gateway::route::{Conflict, Pattern, Route, RouteTable, conflicts};
+use crate::gateway::stream_rule::StreamRule;
 use crate::gateway::target::Relaxations;
 use crate::gateway::upstream::Upstream;
 use crate::limit::{KeyKind, Limit};
@@ -179,6 +180,7 @@ impl Compiler<'_> {
                     .related(place.clone(), "this path is exact"),
             );
         }
+        let streams = self.stream_rule(written);
         let name = self.route_name(row, places)?;
         self.note_weakened(&name, written, permitted);
         let pattern = pattern?;
@@ -206,7 +208,20 @@ impl Compiler<'_> {
                 .is_some_and(|flag| *flag.get_ref()),
             permitted,
             method_override: written.method_override.as_ref().is_some_and(|flag| *flag.get_ref()),
+            streams,
         })
+    }
+
+    /// `streams` and `stream_max_age`.
+    fn stream_rule(&mut self, written: &Written) -> StreamRule {
+        let choices = [("session", false), ("token", true)];
+        let ends_with_token = written
+            .streams
+            .as_ref()
+            .and_then(|text| self.ok_or_report(value::choice(text, &choices)))
+            .unwrap_or_default();
+        let max_age = self.duration(written.stream_max_age.as_ref(), "0s");
+        StreamRule { ends_with_token, max_age: Some(max_age).filter(|age| !age.is_zero()) }
     }
 
     /// Looks up a section by the name in a route.

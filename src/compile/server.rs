@@ -491,8 +491,5 @@ impl Compiler<'_> {
                 look(&tls.get_ref().private_key, "tls.private_key");
             }
         }
-        for route in &file.route {
-            look(&route.get_ref().streams, "route.streams");
-        }
     }
 }

@@ -104,6 +104,8 @@ impl Compiler<'_> {
             (flag(&written.method_override), "`method_override`"),
             (written.set_headers.as_ref().map(Spanned::span), "`set_headers`"),
             (written.response_headers.as_ref().map(Spanned::span), "`response_headers`"),
+            (written.streams.as_ref().map(Spanned::span), "`streams`"),
+            (written.stream_max_age.as_ref().map(Spanned::span), "`stream_max_age`"),
         ] {
             let Some(span) = span else { continue };
             self.error(

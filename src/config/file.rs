@@ -492,9 +492,13 @@ pub struct Route {
     /// true.
     #[schemars(with = "Option<bool>")]
     pub enforce: Option<Spanned<bool>>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub streams: Option<Spanned<Unsupported>>,
+    /// When tunnels, event streams and other long responses end: `"session"` (default): when their
+    /// token, session or account loses access; `"token"`: also when the token expires.
+    #[schemars(with = "Option<String>")]
+    pub streams: Option<Text>,
+    /// The longest time that such a stream may last. Default `"0s"`: any time.
+    #[schemars(with = "Option<String>")]
+    pub stream_max_age: Option<Text>,
     /// Replaces `[identity_headers]` for this route.
     #[schemars(with = "Option<BTreeMap<String, ClaimName>>")]
     pub identity_headers: Option<BTreeMap<Text, Spanned<ClaimName>>>,

@@ -320,7 +320,7 @@ pub enum Place {
 
 impl TokenPlaces {
     /// Whether tokens are read from this place.
-    fn include(self, place: Place) -> bool {
+    pub(super) fn include(self, place: Place) -> bool {
         match place {
             Place::Header => self.header,
             Place::Cookie => self.cookie,

@@ -46,6 +46,9 @@ pub enum BodyError {
     /// The client did not read for `idle_timeout`.
     #[error("the client did not read its response")]
     Unread,
+    /// The gateway has ended the stream, for this reason.
+    #[error("the gateway ended the response: {0}")]
+    Ended(&'static str),
 }
 
 impl Body {
@@ -54,6 +57,14 @@ impl Body {
         match self {
             Self::Upstream(body) => body.ended(),
             Self::Empty | Self::Bytes(_) => None,
+        }
+    }
+
+    /// Whether it has been waited for, some time after its head.
+    pub(super) fn is_long(&self) -> bool {
+        match self {
+            Self::Upstream(body) => body.is_long(),
+            Self::Empty | Self::Bytes(_) => false,
         }
     }
 }
@@ -109,8 +120,13 @@ impl IdleTimer {
     /// Call it while pending. Ready once that has lasted for `idle` without a
     /// [`reset`](Self::reset).
     pub fn poll(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let since = self.since();
         self.poll_until(since + idle, cx)
+    }
+
+    /// Since when something is awaited: since now, if nothing was before.
+    pub fn since(&mut self) -> Instant {
+        *self.waiting_since.get_or_insert_with(Instant::now)
     }
 
     /// Ready at `deadline`, which may change from call to call.

@@ -1,20 +1,20 @@
 //! The record of one request: started with the request, written when its response or tunnel ends.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 
+mod recorded;
+
+pub use self::recorded::RecordedBody;
 use super::Telemetry;
-use super::authenticate::Caller;
+use super::authenticate::{Caller, Place};
 use super::body::{Body, BodyError, Upload};
 use super::client::{ClientAddress, Peer};
 use super::dialect::Dialect;
@@ -26,6 +26,7 @@ use super::renewal::add_cookies;
 use super::route::Route;
 use super::second_target::SecondTarget;
 use super::snapshot::Snapshot;
+use super::streams::{Kind, Opened, Registered, Stream, StreamBytes, Streams};
 use super::target::Target;
 use super::token_memo::TokenMemo;
 use super::upstream::Upstream;
@@ -47,6 +48,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The destination of records.
     pub telemetry: Arc<Telemetry>,
+    /// Where exchanges that run for long are registered.
+    pub streams: Arc<Streams>,
     /// The index of the worker.
     pub worker: usize,
 }
@@ -65,8 +68,9 @@ pub struct Exchange {
     via: Option<Dialect>,
     ids: Option<ExchangeIds>,
     client: IpAddr,
+    authority: Option<HeaderValue>,
     route: Option<usize>,
-    caller: Option<Arc<Remembered<TokenMemo>>>,
+    caller: Option<(Arc<Remembered<TokenMemo>>, Place)>,
     /// The person who would read a page.
     reader: Option<Box<Reader>>,
     renewed: Option<Arc<Renewed>>,
@@ -77,19 +81,12 @@ pub struct Exchange {
     upstream: Option<Duration>,
     upload: Option<Arc<Upload>>,
     bytes_out: u64,
-    tunnel: Option<Arc<TunnelBytes>>,
+    tunnel: Option<Arc<StreamBytes>>,
+    /// Its place among the streams, once it runs for long.
+    stream: Option<Registered>,
     /// The limits that counted it: rarely more than one.
     cell: Option<(Arc<Limit>, Cell)>,
     more_cells: Vec<(Arc<Limit>, Cell)>,
-}
-
-/// The bytes that a tunnel has carried.
-#[derive(Debug, Default)]
-pub struct TunnelBytes {
-    /// From the client.
-    pub up: AtomicU64,
-    /// To the client.
-    pub down: AtomicU64,
 }
 
 impl Exchange {
@@ -107,6 +104,7 @@ impl Exchange {
             via: None,
             ids: None,
             client: peer.address,
+            authority: None,
             route: None,
             caller: None,
             reader: None,
@@ -119,6 +117,7 @@ impl Exchange {
             upload: None,
             bytes_out: 0,
             tunnel: None,
+            stream: None,
             cell: None,
             more_cells: Vec::new(),
         })
@@ -259,7 +258,8 @@ impl Exchange {
         let again = self.path.as_ref().filter(|_| can_repeat).map(PathAndQuery::as_str);
         let ids = self.ids.get_or_insert_with(|| ExchangeIds::begin(self.client));
         let id = ids.request_id.to_str().unwrap_or_default();
-        reader.explain(refusal, again, self.caller.as_deref(), id, &self.view.snapshot)
+        let caller = self.caller.as_ref().map(|(token, _)| &**token);
+        reader.explain(refusal, again, caller, id, &self.view.snapshot)
     }
 
     /// The request id that the client receives.
@@ -270,7 +270,15 @@ impl Exchange {
     /// Attaches the record to the response: it is written when the body ends or is dropped.
     pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<RecordedBody> {
         self.head(&mut response);
-        response.map(|body| RecordedBody { body, exchange: Some(self) })
+        // A body whose length is announced is none of the special kinds.
+        let kind = match response.body().size_hint().exact() {
+            Some(_) => Kind::Download,
+            None => Kind::of_response(response.headers()),
+        };
+        if let Some(stream) = self.stream() {
+            stream.answered(kind);
+        }
+        response.map(|body| RecordedBody::new(body, self, kind))
     }
 
     /// The same for an answer that the asking proxy turns into one with this status. It sets no
@@ -281,12 +289,60 @@ impl Exchange {
         response: Response<Body>,
     ) -> Response<RecordedBody> {
         self.answered_with(status.as_u16());
-        response.map(|body| RecordedBody { body, exchange: Some(self) })
+        response.map(|body| RecordedBody::new(body, self, Kind::Download))
     }
 
-    /// Attaches the record to a tunnel: it is written when this is dropped.
-    pub fn tunnelled(&mut self, bytes: Arc<TunnelBytes>) {
-        self.tunnel = Some(bytes);
+    /// Attaches the record to a tunnel: it is written when this is dropped. Returns the stream that
+    /// the tunnel has become.
+    pub fn tunnelled(&mut self, bytes: Arc<StreamBytes>) -> Option<Arc<Stream>> {
+        self.tunnel = Some(Arc::clone(&bytes));
+        self.register(Kind::WebSocket, bytes);
+        self.stream().cloned()
+    }
+
+    /// Registers it as a stream, from which access can be taken.
+    fn register(&mut self, kind: Kind, bytes: Arc<StreamBytes>) {
+        let (Some(route), Some(authority), Some(path)) =
+            (self.route(), &self.authority, &self.path)
+        else {
+            return;
+        };
+        let opened = Opened {
+            kind,
+            method: self.method.clone(),
+            authority: authority.clone(),
+            path: path.clone(),
+            client: self.client,
+            begun: self.began_at(),
+            route: Arc::clone(&route.name),
+            rule: route.streams,
+            caller: self.caller.clone(),
+            bytes,
+            upload: self.upload.clone(),
+        };
+        let View { streams, worker, snapshot, .. } = &*self.view;
+        self.stream = Some(streams.register(*worker, opened, snapshot));
+    }
+
+    /// Registers it as a stream whose response is running.
+    fn runs_long(&mut self, kind: Kind) {
+        let bytes = Arc::new(StreamBytes::default());
+        bytes.down.store(self.bytes_out, Ordering::Relaxed);
+        self.register(kind, bytes);
+    }
+
+    /// The stream that it has become.
+    fn stream(&self) -> Option<&Arc<Stream>> {
+        self.stream.as_ref().map(Registered::stream)
+    }
+
+    /// Records why the gateway ended its stream, if it did.
+    fn note_end(&mut self) {
+        let end = self.stream().and_then(|stream| stream.end());
+        if let Some(reason) = end.and_then(super::streams::End::reason) {
+            self.outcome = Outcome::of_refusal(reason);
+            self.decision = Some(reason);
+        }
     }
 
     /// Records the status, and adds the cookies of a session that was renewed. Limits that count
@@ -334,8 +390,9 @@ impl Exchange {
         let reason = match error {
             BodyError::Upstream(_) => Reason::UpstreamFailed,
             BodyError::Idle(_) => Reason::UpstreamTimeout,
-            // Caused by the client: the decision about it stands.
-            BodyError::Unread => return,
+            // Caused by the client, or by the gateway: the decision about it stands, or is changed
+            // at the end.
+            BodyError::Unread | BodyError::Ended(_) => return,
         };
         self.outcome = Outcome::Failed;
         self.decision = Some(reason);
@@ -380,6 +437,7 @@ impl Observer for Exchange {
 
     fn routed(&mut self, route: &Route, target: &Target, headers: &HeaderMap) {
         self.route = Some(route.index);
+        self.authority = Some(target.authority().clone());
         // Other routes are for programs, which pay nothing for pages.
         if route.guard.token_from.cookie {
             self.reader = Reader::of(target.host(), headers, &self.view.snapshot);
@@ -426,7 +484,10 @@ impl Observer for Exchange {
 
     fn authenticated(&mut self, _: &Route, caller: Option<&Caller>) {
         if let Some(caller) = caller {
-            self.caller = Some(Arc::clone(caller.token()));
+            self.caller = Some((Arc::clone(caller.token()), caller.place()));
+            if caller.token().memo().is_first_use() {
+                self.view.streams.follow(caller.token());
+            }
             if let Some(renewed) = caller.renewed() {
                 self.renewed = Some(Arc::clone(renewed));
             }
@@ -482,6 +543,7 @@ pub(super) fn count(
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.note_end();
         let duration =
             self.ended.unwrap_or_else(Instant::now).saturating_duration_since(self.begun);
         let status = self.status.unwrap_or(CLIENT_GONE);
@@ -507,7 +569,7 @@ impl Drop for Exchange {
         }
         self.own_ids();
         let Some(ids) = &self.ids else { return };
-        let caller = self.caller.as_deref();
+        let caller = self.caller.as_ref().map(|(token, _)| &**token);
         let trace_id = ids.trace.trace_id();
         let record = AccessRecord {
             timestamp: self.timestamp,
@@ -529,65 +591,5 @@ impl Drop for Exchange {
                 .map_or_else(LoggedCaller::default, |caller| self.view.telemetry.logged(caller)),
         };
         self.view.telemetry.write(&record);
-    }
-}
-
-/// A response body with the record of its exchange.
-#[derive(Debug)]
-pub struct RecordedBody {
-    body: Body,
-    exchange: Option<Box<Exchange>>,
-}
-
-impl RecordedBody {
-    /// A body whose exchange is recorded elsewhere.
-    pub fn unrecorded(body: Body) -> Self {
-        Self { body, exchange: None }
-    }
-
-    /// Whether the whole body of the request was read, if it had one.
-    pub fn has_read_request(&self) -> bool {
-        self.exchange
-            .as_ref()
-            .and_then(|exchange| exchange.upload.as_ref())
-            .is_some_and(|upload| upload.is_complete())
-    }
-
-    /// Ends the exchange: records it now rather than on drop. Returns the end time.
-    pub fn end(&mut self) -> Instant {
-        let ended = self.body.ended().unwrap_or_else(Instant::now);
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.ended = Some(ended);
-        }
-        ended
-    }
-}
-
-impl HttpBody for RecordedBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let recorded = self.get_mut();
-        let frame = ready!(Pin::new(&mut recorded.body).poll_frame(cx));
-        match (&frame, &mut recorded.exchange) {
-            (Some(Ok(frame)), Some(exchange)) => {
-                exchange.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            (Some(Err(error)), Some(exchange)) => exchange.broke_off(error),
-            _ => {}
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

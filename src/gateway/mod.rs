@@ -38,6 +38,8 @@ pub mod route;
 pub mod second_target;
 mod send;
 pub mod snapshot;
+pub mod stream_rule;
+pub mod streams;
 pub mod target;
 pub mod token_memo;
 pub mod token_names;
@@ -45,6 +47,7 @@ mod tunnel;
 pub mod upstream;
 pub mod verdict;
 mod watched_socket;
+mod websocket;
 pub mod worker;
 
 use std::cell::RefCell;
@@ -63,7 +66,7 @@ use self::body::{Body, ClientBody, Gate, RequestBody};
 use self::client::{Door, Peer};
 use self::decide::{Decided, Decider};
 use self::dialect::{Dialect, VerifyFault};
-use self::exchange::{Exchange, RecordedBody, TunnelBytes, View};
+use self::exchange::{Exchange, RecordedBody, View};
 use self::framing::{may_have_extra_bytes, settle_response, without_body};
 use self::logout::{LogoutFault, ReceivedLogouts, log_out, read_logout_token, verify_logout_token};
 use self::matched::LogoutRequest;
@@ -71,6 +74,7 @@ use self::online::Online;
 use self::outgoing::{Outgoing, strip_response};
 use self::refusal::Refusal;
 pub use self::snapshot::Snapshot;
+use self::streams::{StreamBytes, Streams};
 pub use self::token_memo::TokenMemo;
 use self::upstream::{Application, Lease, Upstream, UpstreamBody, UpstreamFailure};
 use self::worker::Worker;
@@ -87,12 +91,14 @@ use crate::token::Remembered;
 /// The gateway: the current snapshot, and the state that outlives every snapshot.
 #[derive(Debug)]
 pub struct Gateway {
-    current: ArcSwap<Snapshot>,
+    current: Arc<ArcSwap<Snapshot>>,
     telemetry: Arc<Telemetry>,
     revocations: Arc<Revocations>,
     /// The built-in issuer; `None`: the configuration at process start has none.
     identity: Option<Arc<crate::identity::Identity>>,
     logouts: ReceivedLogouts,
+    /// The exchanges that run for long.
+    streams: Arc<Streams>,
     /// Open tunnels: they have left hyper's connection, so the drain waits for them here.
     tunnels: TaskTracker,
     /// Cuts the tunnels at the drain deadline.
@@ -171,8 +177,16 @@ impl Telemetry {
 impl Gateway {
     /// Creates a gateway that serves under this snapshot.
     pub fn new(snapshot: Snapshot, telemetry: Telemetry, revocations: Arc<Revocations>) -> Self {
+        let current = Arc::new(ArcSwap::from_pointee(snapshot));
+        let streams = Streams::new(
+            Arc::clone(&current),
+            Arc::clone(revocations.list()),
+            telemetry.clock.clone(),
+            telemetry.metrics.clone(),
+        );
         Self {
-            current: ArcSwap::from_pointee(snapshot),
+            current,
+            streams,
             telemetry: Arc::new(telemetry),
             revocations,
             identity: None,
@@ -221,6 +235,11 @@ impl Gateway {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// The exchanges that run for long.
+    pub fn streams(&self) -> &Arc<Streams> {
+        &self.streams
+    }
+
     /// The open tunnels.
     pub fn tunnels(&self) -> &TaskTracker {
         &self.tunnels
@@ -237,6 +256,7 @@ impl Gateway {
         Worker::new(View {
             snapshot: self.current(),
             telemetry: Arc::clone(&self.telemetry),
+            streams: Arc::clone(&self.streams),
             worker: index,
         })
     }
@@ -481,12 +501,13 @@ impl Gateway {
     fn tunnel(&self, tunnel: Tunnel, mut exchange: Box<Exchange>) -> Response<RecordedBody> {
         let Tunnel { mut response, client, upstream, lease } = tunnel;
         exchange.set_response_headers(response.headers_mut(), true);
-        let bytes = Arc::new(TunnelBytes::default());
+        let bytes = Arc::new(StreamBytes::default());
         exchange.head(&mut response);
-        exchange.tunnelled(Arc::clone(&bytes));
+        let stream = exchange.tunnelled(Arc::clone(&bytes));
         let (cut, open) = (self.cut.clone(), self.telemetry.metrics.tunnel());
         self.tunnels.spawn(async move {
-            cut.run_until_cancelled(tunnel::run(client, upstream, bytes, lease, exchange)).await;
+            let tunnel = tunnel::run(client, upstream, stream, bytes, lease, exchange);
+            cut.run_until_cancelled(tunnel).await;
             drop(open);
         });
         response.map(RecordedBody::unrecorded)

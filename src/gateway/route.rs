@@ -14,6 +14,7 @@ use super::constant_headers::ConstantHeaders;
 use super::guard::{Guard, RecentDemands};
 use super::headers::IdentityHeaders;
 use super::redirect::Redirect;
+use super::stream_rule::StreamRule;
 use super::target::{Ambiguity, Relaxations, Target};
 use super::upstream::Upstream;
 use crate::identity::Mount;
@@ -51,6 +52,8 @@ pub struct Route {
     pub permitted: Relaxations,
     /// Forward method override fields, and decide for both methods.
     pub method_override: bool,
+    /// How long its streams may last.
+    pub streams: StreamRule,
     /// The counters of the route.
     pub metrics: RouteMetrics,
 }
@@ -671,6 +674,7 @@ pub(super) mod tests {
             strip_segments: 0,
             permitted: Relaxations::NONE,
             method_override: false,
+            streams: StreamRule::default(),
             metrics: Metrics::new().route(path),
         }
     }

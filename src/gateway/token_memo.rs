@@ -3,6 +3,7 @@
 //! It shares one block of memory with the token: with many callers, the cost of a request is the
 //! number of places in memory that it touches.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,6 +17,7 @@ use crate::token::{Memo, Remembered, VerifiedToken};
 pub struct TokenMemo {
     found: Mutex<Found>,
     logged: OnceLock<Box<str>>,
+    is_used: AtomicBool,
 }
 
 impl Memo for TokenMemo {
@@ -44,6 +46,11 @@ impl TokenMemo {
     /// The access log fields of the caller, written on first use.
     pub(super) fn logged(&self, write: impl FnOnce() -> Box<str>) -> &str {
         self.logged.get_or_init(write)
+    }
+
+    /// Whether this is the first call for this token.
+    pub(super) fn is_first_use(&self) -> bool {
+        !self.is_used.load(Ordering::Relaxed) && !self.is_used.swap(true, Ordering::Relaxed)
     }
 
     fn found(&self) -> MutexGuard<'_, Found> {

@@ -1,27 +1,36 @@
 //! The tunnel after a 101: splices two streams until either one ends or both are idle, or until the
-//! drain deadline.
+//! gateway ends it with a close frame in both directions.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout};
 
-use super::exchange::{Exchange, TunnelBytes};
+use super::exchange::Exchange;
+use super::streams::{End, Stream, StreamBytes};
 use super::upstream::Lease;
+use super::websocket::{Frames, close_frame};
+
+/// How long the rest of a frame and the close frame may take to pass.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// How long the client may then take to close its side.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// Runs a tunnel to its end. When this returns or is dropped, the record is written and the
 /// upstream connection is closed.
 pub(super) async fn run(
     client: OnUpgrade,
     upstream: OnUpgrade,
-    bytes: Arc<TunnelBytes>,
+    stream: Option<Arc<Stream>>,
+    bytes: Arc<StreamBytes>,
     lease: Lease,
     exchange: Box<Exchange>,
 ) {
@@ -34,15 +43,54 @@ pub(super) async fn run(
         }
     };
     let activity = Activity::new();
-    let mut client = Watched { io: TokioIo::new(client), read: &bytes.up, activity: &activity };
-    let mut upstream =
-        Watched { io: TokioIo::new(upstream), read: &bytes.down, activity: &activity };
-    tokio::select! {
-        // Either side may close first, even abruptly; there is no one left to inform.
-        _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
-        () = activity.silence(idle) => {}
+    let closing = Closing::default();
+    let mut client = Watched::new(client, &bytes.up, &activity, &closing, true);
+    let mut upstream = Watched::new(upstream, &bytes.down, &activity, &closing, false);
+    let is_told = {
+        let mut copying = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
+        tokio::select! {
+            // First, so that nothing more passes once it was told.
+            biased;
+            end = told(stream.as_deref()) => {
+                closing.begin(&end);
+                // Both sides read the close frame in place of what their peer sends next.
+                let _ = timeout(CLOSE_TIMEOUT, copying).await;
+                true
+            }
+            // Either side may close first, even abruptly; there is no one left to inform.
+            _ = &mut copying => false,
+            () = activity.silence(idle) => false,
+        }
+    };
+    if is_told {
+        // A socket that is closed with bytes unread is reset, and the client would lose the frame.
+        let mut discarded = [0; 1024];
+        let reading = async { while matches!(client.io.read(&mut discarded).await, Ok(1..)) {} };
+        let _ = timeout(LINGER, reading).await;
     }
     drop((lease, exchange));
+}
+
+/// Returns when the gateway ends the stream.
+async fn told(stream: Option<&Stream>) -> End {
+    match stream {
+        Some(stream) => std::future::poll_fn(|cx| stream.poll_end(cx).map(Clone::clone)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The close that is sent in both directions, once there is one.
+#[derive(Debug, Default)]
+struct Closing(Mutex<Option<(u16, &'static str)>>);
+
+impl Closing {
+    fn begin(&self, end: &End) {
+        *self.lock() = Some((end.close_code(), end.as_str()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(u16, &'static str)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The time of the last byte, in either direction.
@@ -76,31 +124,90 @@ impl Activity {
     }
 }
 
-/// A stream that counts the bytes read from it.
-struct Watched<'a, T> {
-    io: T,
+/// One side of a tunnel. It counts the bytes read from it, and at the end yields a close frame in
+/// their place.
+struct Watched<'a> {
+    io: TokioIo<Upgraded>,
     read: &'a AtomicU64,
     activity: &'a Activity,
+    closing: &'a Closing,
+    is_client: bool,
+    frames: Frames,
+    /// What is left of the close frame, while it is passed on.
+    close: Option<Vec<u8>>,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl<'a> Watched<'a> {
+    fn new(
+        io: Upgraded,
+        read: &'a AtomicU64,
+        activity: &'a Activity,
+        closing: &'a Closing,
+        is_client: bool,
+    ) -> Self {
+        let (io, frames) = (TokioIo::new(io), Frames::default());
+        Self { io, read, activity, closing, is_client, frames, close: None }
+    }
+
+    /// Reads what is left of the current frame, then the close frame, then the end.
+    fn poll_close(
+        &mut self,
+        (code, reason): (u16, &str),
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.frames.to_boundary();
+        if left > 0 && self.close.is_none() {
+            let mut chunk = [0; 4096];
+            let room = left.min(buf.remaining()).min(chunk.len());
+            let mut rest = ReadBuf::new(&mut chunk[..room]);
+            let polled = self.poll_counted(cx, &mut rest);
+            buf.put_slice(rest.filled());
+            return polled;
+        }
+        let has_closed = self.frames.has_closed();
+        let is_client = self.is_client;
+        let close = self.close.get_or_insert_with(|| {
+            if has_closed { Vec::new() } else { close_frame(code, reason, is_client) }
+        });
+        let length = close.len().min(buf.remaining());
+        buf.put_slice(&close[..length]);
+        close.drain(..length);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_counted(
+        &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if read > 0 {
-            self.read.fetch_add(read as u64, Ordering::Relaxed);
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            self.read.fetch_add(read.len() as u64, Ordering::Relaxed);
             self.activity.note();
+            self.frames.pass(read);
         }
         polled
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
+impl AsyncRead for Watched<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let closing = *self.closing.lock();
+        match closing {
+            None => self.poll_counted(cx, buf),
+            Some(close) => self.poll_close(close, cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Watched<'_> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

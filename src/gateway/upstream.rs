@@ -192,6 +192,9 @@ pub enum UpstreamFailure {
     Upload(#[from] UploadFailure),
 }
 
+/// A response that still runs this long after its head is one from which access can be taken.
+const LONG_AFTER: Duration = Duration::from_millis(250);
+
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -535,6 +538,10 @@ pub struct UpstreamBody {
     timer: IdleTimer,
     /// Whether the client accepts trailers (`TE: trailers`, RFC 9110 §10.1.4).
     trailers: bool,
+    /// When its head arrived.
+    begun: Instant,
+    /// Whether it was waited for once [`LONG_AFTER`] had passed since then.
+    is_long: bool,
     /// The error that cut the body off. It is reported once the bytes before it have been written.
     broken: Option<hyper::Error>,
     ended: Option<Instant>,
@@ -547,12 +554,41 @@ impl UpstreamBody {
         if ended.is_some() {
             lease.keep(now);
         }
-        Self { inner, lease, timer: IdleTimer::default(), trailers, broken: None, ended }
+        Self {
+            inner,
+            lease,
+            timer: IdleTimer::default(),
+            trailers,
+            begun: now,
+            is_long: false,
+            broken: None,
+            ended,
+        }
     }
 
     /// When its last byte arrived.
     pub(super) fn ended(&self) -> Option<std::time::Instant> {
         self.ended.map(Into::into)
+    }
+
+    /// Whether it was waited for some time after its head.
+    pub(super) fn is_long(&self) -> bool {
+        self.is_long
+    }
+
+    /// Ready once the upstream has sent nothing for `idle`. Wakes the task once before, when the
+    /// body turns out to be long: the one timer serves both.
+    fn poll_idle(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let since = self.timer.since();
+        let deadline = since + idle;
+        if !self.is_long {
+            let long = self.begun + LONG_AFTER;
+            if since < long {
+                ready!(self.timer.poll_until(long.min(deadline), cx));
+            }
+            self.is_long = true;
+        }
+        self.timer.poll_until(deadline, cx)
     }
 
     fn end(&mut self) {
@@ -576,7 +612,7 @@ impl HttpBody for UpstreamBody {
         }
         let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
             let idle_timeout = body.lease.upstream.settings.idle_timeout;
-            ready!(body.timer.poll(idle_timeout, cx));
+            ready!(body.poll_idle(idle_timeout, cx));
             return Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))));
         };
         body.timer.reset();

@@ -46,7 +46,8 @@ impl Worker {
         let current = current.load();
         if !Arc::ptr_eq(&current, &view.snapshot) {
             let (telemetry, worker) = (Arc::clone(&view.telemetry), view.worker);
-            *view = Arc::new(View { snapshot: Guard::into_inner(current), telemetry, worker });
+            let (snapshot, streams) = (Guard::into_inner(current), Arc::clone(&view.streams));
+            *view = Arc::new(View { snapshot, telemetry, streams, worker });
         }
         Arc::clone(&view)
     }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -29,7 +29,11 @@ pub struct RevocationList {
     /// Early tokens, which a cut-off must revoke although it is before their `iat`.
     ahead: Ahead,
     clock: Clock,
+    watcher: OnceLock<Watcher>,
 }
+
+/// Told what was revoked, by kind and value, once the list contains it.
+type Watcher = Box<dyn Fn(&[(RevokedBy, Arc<str>)]) + Send + Sync>;
 
 /// The revocations of one kind.
 struct Table {
@@ -60,7 +64,15 @@ impl RevocationList {
             writing: Mutex::new(()),
             ahead: Ahead::default(),
             clock,
+            watcher: OnceLock::new(),
         }
+    }
+
+    /// Tells `watcher` what is added from now on, on the thread that adds it. Only the first call
+    /// has an effect.
+    pub fn watch(&self, watcher: impl Fn(&[(RevokedBy, Arc<str>)]) + Send + Sync + 'static) {
+        // A second watcher could only belong to a second gateway, which does not exist.
+        let _ = self.watcher.set(Box::new(watcher));
     }
 
     /// Call this before a token is checked against the list at `now`, in Unix seconds. If the token
@@ -159,13 +171,25 @@ impl RevocationList {
     /// Adds revocations. They take effect before this returns. Of two revocations of the same
     /// value, the later time is kept.
     pub fn add(&self, revocations: impl IntoIterator<Item = Revocation>) {
+        let watcher = self.watcher.get();
+        let mut added = Vec::new();
         let mut of_shards: HashMap<(RevokedBy, usize), Vec<Revocation>> = HashMap::new();
         for revocation in revocations {
+            if watcher.is_some() {
+                added.push((revocation.by, Arc::clone(&revocation.value)));
+            }
             of_shards
                 .entry((revocation.by, self.place(&revocation.value)))
                 .or_default()
                 .push(revocation);
         }
+        self.insert_all(of_shards);
+        if let Some(watcher) = watcher {
+            watcher(&added);
+        }
+    }
+
+    fn insert_all(&self, of_shards: HashMap<(RevokedBy, usize), Vec<Revocation>>) {
         let noted = self.running();
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for ((by, place), revocations) in of_shards {

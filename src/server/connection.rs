@@ -343,11 +343,13 @@ impl http_body::Body for BusyBody {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        if this.busy.is_full() {
+        if this.busy.is_full() && !this.body.is_ended() {
             // hyper flushes next, and polls again as soon as the socket has taken everything.
             return std::task::Poll::Pending;
         }
-        std::pin::Pin::new(&mut this.body).poll_frame(cx)
+        let polled = std::pin::Pin::new(&mut this.body).poll_frame(cx);
+        this.body.also_tell(|| this.busy.cutter());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

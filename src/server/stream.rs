@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -32,6 +32,8 @@ pub(super) struct ConnectionState {
     lingers_briefly: AtomicBool,
     /// Whether the client's socket currently accepts no bytes.
     is_full: AtomicBool,
+    /// Whether the gateway has ended the response that is being sent.
+    is_cut: AtomicBool,
     /// Kept here because the socket keeps this `ConnectionState` even after it has become a tunnel.
     _slot: Option<ClientSlot>,
 }
@@ -47,6 +49,7 @@ impl ConnectionState {
             has_body: AtomicBool::new(false),
             lingers_briefly: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             _slot: slot,
         })
     }
@@ -99,6 +102,18 @@ impl ConnectionState {
     }
 }
 
+/// Cuts an HTTP/1.1 connection whose client does not read, when the gateway ends its response.
+/// The task of the connection is woken by the body.
+impl Wake for ConnectionState {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_cut.store(true, Ordering::Release);
+    }
+}
+
 /// An active exchange. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy {
@@ -116,6 +131,11 @@ impl Busy {
     /// Whether bytes are waiting for the client to read them.
     pub(super) fn is_full(&self) -> bool {
         self.state.is_full()
+    }
+
+    /// What cuts the connection, once it is woken, if its client does not read.
+    pub(super) fn cutter(&self) -> Waker {
+        Arc::clone(&self.state).into()
     }
 
     /// Notes that the request was read to its end.
@@ -254,6 +274,9 @@ impl<T: AsyncRead> ClientStream<T> {
             return Poll::Ready(written);
         }
         self.state.is_full.store(true, Ordering::Relaxed);
+        if self.state.is_cut.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         ready!(self.poll_stalled(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -341,6 +364,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(self.io.get_mut()).poll_flush(cx);
         self.state.is_full.store(flushed.is_pending(), Ordering::Relaxed);
+        if flushed.is_pending() && self.state.is_cut.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         flushed
     }
 

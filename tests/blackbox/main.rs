@@ -55,6 +55,7 @@ mod shared_limits;
 mod smtp;
 mod store;
 mod streaming;
+mod streams;
 mod target;
 mod tls;
 mod token_cache;

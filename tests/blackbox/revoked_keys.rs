@@ -4,7 +4,8 @@
 use serde_json::json;
 
 use crate::harness::mint::{claims, now};
-use crate::harness::{Gateway, Redis, within};
+use crate::harness::upstream::write;
+use crate::harness::{Gateway, Redis, Step, within};
 
 const NOTIFICATIONS: [&str; 2] = ["--notify-keyspace-events", "Kg$xe"];
 
@@ -58,6 +59,22 @@ async fn a_token_is_revoked_while_its_key_exists() {
         becomes(&gateway, &token("t-1"), 200, 401).await;
         redis.run(&["DEL", key]);
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_key_appears() {
+    let Some(redis) = Redis::start(&NOTIFICATIONS) else { return };
+    let gateway = Gateway::start(&file(&redis, "bl_{jti}")).await;
+    becomes(&gateway, &token("t-1"), 503, 200).await;
+    let events =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    gateway.upstream().does_at("/events", vec![write(events), Step::Hold]);
+    let mut connection = gateway.connect().await;
+    connection.write(gateway.get("/events").bearer(&token("t-1")).bytes()).await;
+    assert_eq!(connection.head().await.unwrap().status, 200);
+    redis.run(&["SET", "bl_t-1", "1"]);
+    assert_eq!(connection.closed().await, b"");
+    assert_eq!(gateway.access("/events").await["reason"], "token_revoked");
 }
 
 /// What was revoked before the start is refused from the first request on.

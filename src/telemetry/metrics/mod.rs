@@ -36,6 +36,10 @@ mod tokens;
 const MALFORMED: [&str; 7] =
     ["method", "target", "version", "header", "too_large", "proxy_header", "other"];
 
+/// Why the gateway ends streams, as the reference names it.
+pub const STREAM_ENDS: [&str; 7] =
+    ["revoked", "expired", "max_age", "not_allowed", "route_gone", "operator", "draining"];
+
 /// All metric families. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
@@ -60,6 +64,8 @@ struct Families {
     malformed: Family<[(&'static str, &'static str); 1], Counter>,
     verified: Family<[(&'static str, &'static str); 2], Counter>,
     tunnels: Gauge,
+    streams: Gauge,
+    streams_ended: Family<[(&'static str, &'static str); 1], Counter>,
     revocations: Gauge,
     revocation_lag: OnceLock<Histogram>,
     stores: Family<[(&'static str, &'static str); 1], Gauge>,
@@ -105,12 +111,7 @@ impl Families {
             "When the running configuration was loaded, in seconds since 1970",
             self.last_reload_timestamp.clone(),
         );
-        registry.register("connections", "Open client connections", self.connections.clone());
-        registry.register(
-            "connections_refused",
-            "Connections that were closed at once because of a connection limit",
-            self.connections_refused.clone(),
-        );
+        self.register_connections(&mut registry);
         for kind in MALFORMED {
             // Starts at zero, so that an alert on its rate sees the first one.
             drop(self.malformed.get_or_create(&[("kind", kind)]));
@@ -125,7 +126,6 @@ impl Families {
             "Requests that other proxies asked about, by dialect and outcome",
             self.verified.clone(),
         );
-        registry.register("tunnels", "Open tunnels, such as WebSockets", self.tunnels.clone());
         registry.register("revocations_active", "Revocations in force", self.revocations.clone());
         let help = "Logins at the built-in issuer, by outcome";
         registry.register("logins", help, self.logins.clone());
@@ -150,6 +150,30 @@ impl Families {
             "Time from a write that is acknowledged until this gateway has read it back",
             Unit::Seconds,
             lag,
+        );
+    }
+
+    /// Registers what counts connections and streams.
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register("connections", "Open client connections", self.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections that were closed at once because of a connection limit",
+            self.connections_refused.clone(),
+        );
+        registry.register("tunnels", "Open tunnels, such as WebSockets", self.tunnels.clone());
+        registry.register(
+            "streams",
+            "Exchanges that run for long: tunnels, event streams, long downloads and uploads",
+            self.streams.clone(),
+        );
+        for reason in STREAM_ENDS {
+            drop(self.streams_ended.get_or_create(&[("reason", reason)]));
+        }
+        registry.register(
+            "streams_ended",
+            "Streams that the gateway ended, by reason",
+            self.streams_ended.clone(),
         );
     }
 }
@@ -270,6 +294,16 @@ impl Metrics {
     /// Counts a tunnel as open until the returned value is dropped.
     pub fn tunnel(&self) -> Open {
         Open::new(&self.0.tunnels)
+    }
+
+    /// Counts a stream as open until the returned value is dropped.
+    pub fn stream(&self) -> Open {
+        Open::new(&self.0.streams)
+    }
+
+    /// Counts a stream that the gateway ended. `reason` is a word from the reference.
+    pub fn stream_ended(&self, reason: &'static str) {
+        self.0.streams_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// Records the number of revocations.

@@ -72,9 +72,8 @@ impl Times {
     pub(super) fn check(self, settings: &IssuerSettings, now: u64) -> Result<(), InvalidToken> {
         let Self { expires_at, not_before, issued_at } = self;
         let leeway = settings.leeway.as_secs();
-        let grace = if settings.is_built_in { 0 } else { leeway };
         // RFC 7519 §4.1.4: the token must not be accepted "on or after" exp.
-        if expires_at.saturating_add(grace) <= now {
+        if self.accepted_until(settings) <= now {
             return Err(InvalidToken::Expired { at: expires_at, now });
         }
         for (claim, at) in [("nbf", not_before), ("iat", issued_at)] {
@@ -85,6 +84,12 @@ impl Times {
         let most = settings.max_token_lifetime.as_secs();
         let lifetime = expires_at.saturating_sub(issued_at.unwrap_or(now));
         if lifetime > most { Err(InvalidToken::Lifetime { lifetime, most }) } else { Ok(()) }
+    }
+
+    /// From when on it counts as expired.
+    pub(super) fn accepted_until(self, settings: &IssuerSettings) -> u64 {
+        let grace = if settings.is_built_in { 0 } else { settings.leeway.as_secs() };
+        self.expires_at.saturating_add(grace)
     }
 }
 

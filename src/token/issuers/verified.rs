@@ -129,6 +129,11 @@ impl VerifiedToken {
         self.checked.times.expires_at
     }
 
+    /// From when on a fresh verification would refuse it as expired, in Unix seconds.
+    pub fn accepted_until(&self) -> u64 {
+        self.checked.times.accepted_until(&self.issuer.settings)
+    }
+
     /// `iat`, in Unix seconds.
     pub fn issued_at(&self) -> Option<u64> {
         self.checked.times.issued_at
