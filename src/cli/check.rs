@@ -55,11 +55,14 @@ fn check_redis(snapshot: &Snapshot) -> Result<(), Failure> {
     runtime.block_on(async {
         let (clock, metrics) = (Clock::system(), Metrics::new());
         let Some(redis) = Redis::start(settings, &clock, &metrics) else { return Ok(()) };
-        let missing = redis.missing_notifications().await;
-        let missing =
-            missing.map_err(|cause| Failure::Other(format!("Redis at {address}: {cause}")))?;
         let needs = snapshot.issuers.iter().any(|issuer| issuer.revoked_keys().is_some());
-        match missing.filter(|_| needs) {
+        let asked = if needs {
+            redis.missing_notifications().await
+        } else {
+            redis.connect_once().await.map(|()| None).map_err(|away| away.to_string())
+        };
+        let away = |cause| Failure::Other(format!("Redis at {address}: {cause}"));
+        match asked.map_err(away)? {
             None => print(&format!("Redis at {address}: ok\n")),
             Some(command) => Err(Failure::Other(format!(
                 "Redis at {address} does not send notifications of revoked keys, so they are read once a minute\n  help: run `{command}`, and set the same in its configuration"

@@ -4,7 +4,8 @@
 use serde_json::json;
 
 use crate::harness::accounts::{Tokens, open};
-use crate::harness::{Gateway, Redis, within};
+use crate::harness::mint::claims;
+use crate::harness::{Gateway, Redis, certificates, within};
 
 const ANN: &str = "ann@example.com";
 
@@ -162,4 +163,87 @@ async fn an_account_that_changes_ends_its_sessions() {
     let next = Tokens::of(&other.refresh(&tokens.refresh).await);
     let again = Tokens::of(&one.refresh(&tokens.refresh).await);
     assert_eq!(next.refresh, again.refresh, "a repeated token gets the same successor");
+}
+
+/// Makes the user `gateway`.
+fn run_commands_of_the_guide(redis: &Redis) {
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/several-replicas.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let commands: Vec<_> = guide.lines().filter(|line| line.starts_with("ACL SETUSER")).collect();
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        assert_eq!(redis.run(&command.split(' ').collect::<Vec<_>>()), "OK", "{command}");
+    }
+}
+
+/// The commands of the guide, in a server that speaks TLS.
+#[tokio::test]
+async fn the_documented_rights_are_enough_over_tls() {
+    let authority = certificates::authority();
+    let certificate = authority.issue(&["localhost"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (ca, chain) = (file("ca.pem", &authority.pem), file("tls.crt", &certificate.chain));
+    let key = file("tls.key", &certificate.key);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port.to_string();
+    let Some(redis) = Redis::start(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &chain,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+        "--notify-keyspace-events",
+        "Kg$xe",
+    ]) else {
+        return;
+    };
+    run_commands_of_the_guide(&redis);
+    let config = open(&format!(
+        "[store]\nredis = 'rediss://gateway:PASSWORD@localhost:{port}'\nsessions = 'redis'\n[issuer.corp]\n\
+         issuer = 'https://login.test/corp'\naudience = ['reports']\nalgorithms = ['HS256']\nsecret = {{ file = 'corp.secret' }}\n\
+         revoked_keys = 'bl_{{jti}}'"
+    ));
+    let config = config.replace("issuers = ['identity']", "issuers = ['identity', 'corp']");
+    let gateway = Gateway::setup(&config).variable("SSL_CERT_FILE", &ca).start().await;
+    up(&gateway).await;
+    gateway.register(ANN).await;
+    let tokens = gateway.login(ANN).await;
+    let next = Tokens::of(&gateway.refresh(&tokens.refresh).await);
+    let listed = gateway.get("/auth/sessions").bearer(&next.access).send().await;
+    assert_eq!(listed.status, 200);
+    let logout = json!({ "refresh_token": next.refresh });
+    assert_eq!(gateway.post("/auth/logout", &logout).send().await.status, 204);
+    let corp = claims(json!({ "sub": "u-17", "jti": "t-1" }));
+    within(async { while gateway.reaches(&corp).await == 503 {} }).await;
+    redis.run(&["SET", "bl_t-1", "1"]);
+    dies(&gateway, &corp).await;
+    up(&gateway).await;
+    let warnings: Vec<_> = gateway
+        .log()
+        .lines()
+        .into_iter()
+        .filter(|line| line["cause"].to_string().contains("NOPERM"))
+        .collect();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let (code, output, errors) = gateway.command(&["check", "--live"]).await;
+    assert_eq!(code, 0, "{output}{errors}");
+
+    // Without the certificate of the authority there is no connection.
+    let stranger = Gateway::start(&config).await;
+    let cause = stranger.log().until("the cause is logged", |line| line["redis"].is_string());
+    let cause = cause.await["cause"].as_str().unwrap().to_owned();
+    assert!(
+        cause.to_lowercase().contains("certificate") || cause.contains("UnknownIssuer"),
+        "{cause}"
+    );
 }
