@@ -1,34 +1,19 @@
 //! `portcullis healthcheck`
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::{self, value};
+use super::admin::addresses;
 
 /// The maximum time of a probe.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
-    // Only the address in the file matters: a key that cannot be read here must not cause a
-    // failure.
-    let loaded = config::load(path)?;
-    let address = match &loaded.file.admin.listen {
-        None => SocketAddr::from(([127, 0, 0, 1], 9901)),
-        Some(text) => value::listen(text)
-            .ok()
-            .and_then(|addresses| addresses.first().copied())
-            .ok_or_else(|| {
-                Failure::Other(format!(
-                    "admin.listen `{}` is not a valid address; run `portcullis check`",
-                    text.get_ref()
-                ))
-            })?,
-    };
     let mut failed = None;
-    for address in reachable(address) {
+    for address in addresses(path)? {
         match probe(address) {
             Ok(200) => return Ok(()),
             Ok(status) => {
@@ -39,21 +24,10 @@ pub(super) fn healthcheck(path: &Path) -> Result<(), Failure> {
             Err(error) => failed = Some((address, error)),
         }
     }
-    let (address, error) = failed.unwrap_or((address, std::io::ErrorKind::AddrNotAvailable.into()));
+    let (address, error) = failed.ok_or_else(|| {
+        Failure::Other("admin.listen names no address; run `portcullis check`".into())
+    })?;
     Err(Failure::Other(format!("{address}/readyz does not respond: {error}")))
-}
-
-/// The addresses at which the listener can be reached from here: if it listens on every address,
-/// loopback, with IPv6 first if available.
-fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
-    let on = |ip: IpAddr| SocketAddr::new(ip, address.port());
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => vec![on(Ipv4Addr::LOCALHOST.into())],
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            vec![on(Ipv6Addr::LOCALHOST.into()), on(Ipv4Addr::LOCALHOST.into())]
-        }
-        _ => vec![address],
-    }
 }
 
 fn probe(address: SocketAddr) -> std::io::Result<u16> {

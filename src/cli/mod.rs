@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod admin;
 mod check;
 mod demo;
 mod documents;
@@ -10,6 +11,7 @@ mod key;
 mod openapi;
 mod proxy_config;
 mod revoke;
+mod stream;
 mod token;
 mod user;
 
@@ -77,6 +79,9 @@ enum Command {
     Token(token::Command),
     /// Revoke access tokens before they expire, including in a running gateway.
     Revoke(revoke::Arguments),
+    /// List the WebSockets and other long exchanges of the running gateway, and end one.
+    #[command(subcommand)]
+    Stream(stream::Command),
     /// Manage the accounts of the built-in issuer.
     #[command(subcommand)]
     User(user::Command),
@@ -187,6 +192,7 @@ pub fn main() -> ExitCode {
         Command::ProxyConfig(arguments) => proxy_config::proxy_config(&config.path, &arguments),
         Command::Token(command) => token::token(&config.path, &command),
         Command::Revoke(arguments) => revoke::revoke(&config.path, &arguments),
+        Command::Stream(command) => stream::stream(&config.path, &command),
         Command::User(command) => user::user(&config.path, &command),
         Command::Key(command) => key::key(&config.path, &command),
         Command::Demo => demo::demo(),

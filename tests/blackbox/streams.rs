@@ -484,3 +484,31 @@ async fn an_operator_lists_streams_and_ends_one() {
     let post = Request::new(gateway.admin_address(), "POST", "/streams");
     post.bearer(OPERATOR).send().await.is(405, "method_not_allowed");
 }
+
+#[tokio::test]
+async fn the_command_line_lists_streams_and_ends_one() {
+    let (gateway, _) = start(ROUTES).await;
+    // The commands need the address that the gateway listens on.
+    let written = std::fs::read_to_string(gateway.path("gateway.toml")).unwrap();
+    let mut file: toml::Table = written.parse().unwrap();
+    file["admin"]["listen"] = gateway.admin_address().to_string().into();
+    std::fs::write(gateway.path("gateway.toml"), file.to_string()).unwrap();
+    assert_eq!(done(&gateway, &["stream", "list"], ""), "no streams are open\n");
+    let mut socket = open_ws(&gateway, &claims(json!({ "sub": "a\u{1b}nn" }))).await;
+    echoes(&mut socket).await;
+    let table = done(&gateway, &["stream", "list"], "");
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[1..5], ["websocket", "ws", "a\\u{1b}nn", "127.0.0.1"], "{table}");
+    let listed: Value =
+        serde_json::from_str(&done(&gateway, &["stream", "list", "--json"], "")).unwrap();
+    assert_eq!((listed[0]["id"].as_str(), &listed[0]["path"]), (Some(row[0]), &json!("/ws/chat")));
+    for (id, code, message) in [
+        ("0123456789abcdef", 1, "no stream has the id"),
+        ("../revoke", 2, "is not the id of a stream"),
+    ] {
+        let (found, _, error) = gateway.command(&["stream", "end", id]).await;
+        assert!(found == code && error.contains(message), "{id}: {found} {error}");
+    }
+    assert_eq!(done(&gateway, &["stream", "end", row[0]], ""), format!("ended {}\n", row[0]));
+    assert_eq!(closed(&mut socket).await, closes(1008, "operator"));
+}
