@@ -24,19 +24,21 @@ use crate::gateway::snapshot::StartSettings;
 use crate::gateway::{Gateway, Snapshot, Telemetry};
 use crate::identity::{self, Identity};
 use crate::keys::{Background, Health};
-use crate::priority::lower_priority;
 use crate::redis::Redis;
 use crate::revocation::{Retention, Revocations};
-use crate::server::{Claim, Server, bind, bind_one};
+use crate::server::{Claim, Given, Server, bind, bind_one};
 use crate::store::{Feed, Presence, Store, StoreError};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::{LogGuard, LogWriter};
 use crate::token;
 
+use self::helper::{on_helper_thread, start_helper_thread};
 use self::sharing::Sharing;
 use self::watch::Watch;
 
+mod helper;
+mod service;
 mod sharing;
 mod streams;
 mod watch;
@@ -70,6 +72,11 @@ pub enum ProcessError {
         /// The system's error.
         source: io::Error,
     },
+    /// A socket was passed for which there is no listener.
+    #[error(
+        "a socket for {0} was passed to the process, and no `listen` of the file names that address\n  help: write it in [server], [admin] or [verify], or remove it from the socket unit; `ListenStream=8080` of systemd is the address `[::]:8080`"
+    )]
+    Given(SocketAddr),
     /// The database failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -248,17 +255,21 @@ struct Bound {
 fn listen(start: &StartSettings) -> Result<Bound, ProcessError> {
     let mut sets: Vec<Listening> = (0..start.workers).map(|_| Vec::new()).collect();
     let mut claims = Vec::new();
+    let mut given = Given::from_environment()?;
     for (door, addresses) in [(Door::Public, &start.listen), (Door::Verify, &start.verify)] {
-        let bound = bind(addresses, start.workers)
+        let bound = bind(addresses, start.workers, &mut given)
             .map_err(|(address, source)| ProcessError::Listen { address, source })?;
         claims.extend(bound.claims);
         for (set, listeners) in sets.iter_mut().zip(bound.sets) {
             set.extend(listeners.into_iter().map(|listener| (door, listener)));
         }
     }
-    let (admin, claim) = bind_one(start.admin)
+    let (admin, claim) = bind_one(start.admin, &mut given)
         .map_err(|source| ProcessError::Listen { address: start.admin, source })?;
-    claims.push(claim);
+    claims.extend(claim);
+    if let Some(unused) = given.unused() {
+        return Err(ProcessError::Given(unused));
+    }
     Ok(Bound { sets, claims, admin })
 }
 
@@ -431,6 +442,7 @@ impl Process {
         self.readiness.ready();
         let verify = (!verify.is_empty()).then(|| words(verify));
         tracing::info!(listen = words(bound), verify, admin = %admin_address, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
+        service::ready();
         started(bound);
 
         let mut watch = Watch::new(&self.gateway.current());
@@ -483,6 +495,12 @@ impl Process {
 
     /// Reloads the file. An invalid file changes nothing.
     async fn reload(&self, watch: &mut Watch, retired: &mut Retired) {
+        service::reloading();
+        self.try_reload(watch, retired).await;
+        service::ready();
+    }
+
+    async fn try_reload(&self, watch: &mut Watch, retired: &mut Retired) {
         let before = watch.current().await;
         let (path, metrics, clock) = (self.path.clone(), self.metrics.clone(), self.clock.clone());
         let current = self.gateway.current();
@@ -531,6 +549,7 @@ impl Process {
     ) {
         let snapshot = self.gateway.current();
         self.readiness.draining();
+        service::stopping();
         self.gateway.begin_drain();
         claims.iter_mut().for_each(Claim::leave);
         let connections = self.server.connections() + self.gateway.tunnels().len();
@@ -568,25 +587,6 @@ fn log_warnings(compiled: &Compiled) {
     for weakened in &compiled.snapshot.weakened {
         tracing::warn!(setting = weakened, "a guarantee is weakened");
     }
-}
-
-/// Runs something on a separate thread with a lower priority than the threads that proxy.
-async fn on_helper_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    // The caller may be gone.
-    start_helper_thread(move || drop(sender.send(work())))?;
-    receiver.await.map_err(|_| io::Error::other("it panicked; the message is on standard error"))
-}
-
-fn start_helper_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("reload".into());
-    thread.spawn(move || {
-        lower_priority("reloading");
-        work();
-    })?;
-    Ok(())
 }
 
 /// Configurations that were replaced. Dropping a large one takes milliseconds, so a thread that

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Process, start_helper_thread};
+use super::Process;
+use super::helper::start_helper_thread;
 
 /// How often streams are looked for whose time has come.
 const STREAMS_INTERVAL: Duration = Duration::from_millis(250);

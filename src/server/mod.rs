@@ -8,6 +8,7 @@ mod claim;
 mod connection;
 mod discard;
 mod frames;
+mod given;
 mod listen;
 mod per_client;
 pub mod proxy_protocol;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::claim::Claim;
 pub use self::connection::http1_builder;
+pub use self::given::Given;
 use self::listen::BACKLOG;
 pub use self::listen::{Listeners, bind, bind_one};
 use self::per_client::{ClientSlot, PerClient};

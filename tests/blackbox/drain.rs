@@ -1,10 +1,16 @@
 //! SIGTERM: requests in flight finish, no new ones are accepted, and the process ends in time
 //! (CONTRACT §1).
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::harness::gateway::PASS_SOCKET;
 use crate::harness::upstream::write;
 use crate::harness::{Connection, Gateway, Port, Step, within};
 
@@ -217,4 +223,121 @@ async fn a_successor_starts_on_the_same_addresses_while_a_stream_is_open() {
     assert_eq!(connection.response().await.text(), "late");
     assert_eq!(old.exited().await.code(), Some(0));
     assert_eq!(new.admin("/readyz").await.status, 200);
+}
+
+/// A binary is replaced ten times while clients open a connection for each request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_successors_in_a_row_refuse_no_client() {
+    let (public, admin) = (Port::reserve(), Port::reserve());
+    let config = format!(
+        "server.listen = '{}'\nadmin.listen = '{}'\nserver.workers = 2\nserver.drain_delay = '300ms'\n{PUBLIC}",
+        public.address(),
+        admin.address()
+    );
+    let mut current = Gateway::start(&config).await;
+    let (address, upstream) = (current.address(), current.upstream().clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let (mut served, mut failed) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    match one_request(address).await {
+                        Ok(()) => served += 1,
+                        Err(error) => failed.push(error.to_string()),
+                    }
+                }
+                (served, failed)
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        current.signal("TERM");
+        current.log().until("it drains", |line| line["message"] == "draining").await;
+        let next = Gateway::setup(&config).upstream(upstream.clone()).start().await;
+        assert_eq!(next.admin("/livez").await.status, 200);
+        assert_eq!(current.exited().await.code(), Some(0));
+        current = next;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut served = 0;
+    for client in clients {
+        let (some, failed) = client.await.unwrap();
+        assert_eq!(failed, Vec::<String>::new());
+        served += some;
+    }
+    assert!(served > 500, "{served}");
+}
+
+/// One request on a connection of its own.
+async fn one_request(address: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    if answer.starts_with(b"HTTP/1.1 200 ") {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!("{:?}", String::from_utf8_lossy(&answer))))
+}
+
+#[tokio::test]
+async fn clients_wait_while_a_gateway_with_a_given_socket_restarts() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let config = format!("server.listen = '{address}'\nserver.workers = 2\n{PUBLIC}");
+    let old = Gateway::setup(&config).socket(&socket).start().await;
+    assert_eq!((old.address(), old.get("/").send().await.status), (address, 200));
+    old.signal("TERM");
+    assert_eq!(old.exited().await.code(), Some(0));
+    let mut waiting = old.connect().await;
+    waiting.write("GET /waiting HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    let new = Gateway::setup(&config).socket(&socket).start().await;
+    assert_eq!(waiting.response().await.status, 200);
+    new.access("/waiting").await;
+
+    // A socket for which the file has no listener is a mistake in one of the two.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", PASS_SOCKET, env!("CARGO_BIN_EXE_portcullis"), "run", "--config"]);
+    command.arg(new.path("gateway.toml")).stdin(OwnedFd::from(other.try_clone().unwrap()));
+    std::fs::write(
+        new.path("gateway.toml"),
+        std::fs::read_to_string(new.path("gateway.toml"))
+            .unwrap()
+            .replace(&address.to_string(), "127.0.0.1:0"),
+    )
+    .unwrap();
+    let output =
+        within(tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = format!("a socket for {} was passed", other.local_addr().unwrap());
+    assert!(output.status.code() == Some(1) && error.contains(&expected), "{error}");
+}
+
+#[tokio::test]
+async fn systemd_is_told_what_the_gateway_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let told = async || {
+        let mut message = [0; 256];
+        let length = within(socket.recv(&mut message)).await.unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let setup = Gateway::setup(PUBLIC).variable("NOTIFY_SOCKET", path.to_str().unwrap());
+    let gateway = setup.start().await;
+    assert_eq!(told().await.trim(), "READY=1");
+    gateway.signal("HUP");
+    let reloading = told().await;
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(told().await.trim(), "READY=1");
+    gateway.write("[[route]]\npath = 'wrong'\n");
+    gateway.signal("HUP");
+    assert!(told().await.starts_with("RELOADING=1"));
+    assert_eq!(told().await.trim(), "READY=1", "the old configuration serves");
+    gateway.signal("TERM");
+    assert_eq!(told().await.trim(), "STOPPING=1");
+    assert_eq!(gateway.exited().await.code(), Some(0));
 }

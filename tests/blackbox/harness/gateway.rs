@@ -2,7 +2,8 @@
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -41,23 +42,37 @@ pub struct Setup {
 struct Launch {
     environment: Vec<(String, String)>,
     open_files: Option<u64>,
+    socket: Option<TcpListener>,
 }
 
 impl Launch {
     fn command(&self) -> Command {
         let binary = env!("CARGO_BIN_EXE_portcullis");
-        let mut command = match self.open_files {
-            None => Command::new(binary),
-            Some(limit) => {
+        let mut command = match (self.open_files, &self.socket) {
+            (None, None) => Command::new(binary),
+            (Some(limit), _) => {
                 let mut shell = Command::new("sh");
                 shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), binary]);
                 shell
             }
+            (None, Some(_)) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", PASS_SOCKET, binary]);
+                shell
+            }
         };
         command.envs(self.environment.iter().cloned());
+        command.stdin(match &self.socket {
+            Some(socket) => Stdio::from(OwnedFd::from(socket.try_clone().unwrap())),
+            None => Stdio::null(),
+        });
         command
     }
 }
+
+/// Passes the socket that is standard input, as systemd does (sd_listen_fds(3)).
+pub const PASS_SOCKET: &str =
+    "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
 
 impl Setup {
     /// Puts a file next to the configuration.
@@ -75,6 +90,12 @@ impl Setup {
     /// Sets an environment variable.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.launch.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Passes a socket that listens, as systemd does.
+    pub fn socket(mut self, socket: &TcpListener) -> Self {
+        self.launch.socket = Some(socket.try_clone().unwrap());
         self
     }
 
@@ -123,7 +144,6 @@ impl Process {
             .command()
             .args(["run", "--config"])
             .arg(config)
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
