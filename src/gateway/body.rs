@@ -162,6 +162,10 @@ pub struct Upload {
     complete: AtomicBool,
     /// Whether the upload is waiting for the client.
     awaits_client: AtomicBool,
+    /// Whether it runs for long.
+    is_long: AtomicBool,
+    /// The task that waits for the response, and is told when the upload turns out to be long.
+    waiting: Mutex<Option<Waker>>,
     /// The connection that carries it.
     socket: Mutex<Option<SocketState>>,
 }
@@ -189,6 +193,8 @@ impl Upload {
             failure: AtomicU8::new(0),
             complete: AtomicBool::new(false),
             awaits_client: AtomicBool::new(false),
+            is_long: AtomicBool::new(false),
+            waiting: Mutex::default(),
             socket: Mutex::default(),
         })
     }
@@ -224,6 +230,29 @@ impl Upload {
         self.awaits_client.load(Ordering::Acquire)
     }
 
+    /// Whether it runs for long. If not, the calling task is woken when it does.
+    pub(super) fn is_long(&self, cx: &Context<'_>) -> bool {
+        if self.is_long.load(Ordering::Acquire) {
+            return true;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *waiting {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waiting = Some(cx.waker().clone()),
+        }
+        self.is_long.load(Ordering::Acquire)
+    }
+
+    fn runs_long(&self) {
+        if self.is_long.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
     /// Notes that the body is sent on this connection from now on.
     pub(super) fn sent_over(&self, socket: &SocketState) {
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket.clone());
@@ -253,6 +282,13 @@ impl Upload {
         failure
     }
 }
+
+/// An exchange that still runs this long after its body began, in either direction, is one from
+/// which access can be taken.
+pub(super) const LONG_AFTER: Duration = Duration::from_millis(250);
+
+/// So is one that has carried this many bytes in one direction.
+pub(super) const LONG_BYTES: u64 = 256 * 1024;
 
 /// The body of a request, as the server passes it to the gateway.
 ///
@@ -408,7 +444,7 @@ impl Streaming {
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Pending => {
                 self.upload.awaits_client.store(true, Ordering::Release);
-                ready!(self.timer.poll(self.idle, cx));
+                ready!(self.poll_idle(cx));
                 return Poll::Ready(Some(Err(self.upload.fail(UploadFailure::Idle))));
             }
             Poll::Ready(frame) => frame,
@@ -425,11 +461,28 @@ impl Streaming {
         })
     }
 
+    /// Ready once the client has sent nothing for `idle`. The one timer also finds out that the
+    /// upload runs for long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = self.timer.since();
+        let (deadline, long) = (since + self.idle, self.upload.begun + LONG_AFTER);
+        if !self.upload.is_long.load(Ordering::Relaxed) {
+            if since < long {
+                ready!(self.timer.poll_until(long.min(deadline), cx));
+            }
+            self.upload.runs_long();
+        }
+        self.timer.poll_until(deadline, cx)
+    }
+
     fn pass(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, UploadFailure>> {
         if let Some(data) = frame.data_ref() {
             self.upload.progressed(data.len());
             if self.upload.bytes() > self.max {
                 return Some(Err(self.upload.fail(UploadFailure::TooLarge)));
+            }
+            if self.upload.bytes() > LONG_BYTES {
+                self.upload.runs_long();
             }
             if self.inner.is_end_stream() {
                 self.upload.complete.store(true, Ordering::Release);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
@@ -26,7 +27,7 @@ use super::renewal::add_cookies;
 use super::route::Route;
 use super::second_target::SecondTarget;
 use super::snapshot::Snapshot;
-use super::streams::{Kind, Opened, Registered, Stream, StreamBytes, Streams};
+use super::streams::{End, Kind, Opened, Registered, Stream, StreamBytes, Streams};
 use super::target::Target;
 use super::token_memo::TokenMemo;
 use super::upstream::Upstream;
@@ -331,6 +332,24 @@ impl Exchange {
         self.register(kind, bytes);
     }
 
+    /// Ready if access was taken away while the request body is on its way. The calling task is woken
+    /// then, and when the upload turns out to be long.
+    pub fn poll_upload_end(&mut self, cx: &Context<'_>) -> Poll<End> {
+        if self.stream.is_none() {
+            if !self.upload.as_ref().is_some_and(|upload| upload.is_long(cx)) {
+                return Poll::Pending;
+            }
+            self.register(Kind::Upload, Arc::default());
+        }
+        let Some(stream) = self.stream() else { return Poll::Pending };
+        let ended = stream.poll_end(cx).map(Clone::clone);
+        if ended.is_ready() {
+            // The response that says so is no part of the stream.
+            self.stream = None;
+        }
+        ended
+    }
+
     /// The stream that it has become.
     fn stream(&self) -> Option<&Arc<Stream>> {
         self.stream.as_ref().map(Registered::stream)
@@ -339,7 +358,7 @@ impl Exchange {
     /// Records why the gateway ended its stream, if it did.
     fn note_end(&mut self) {
         let end = self.stream().and_then(|stream| stream.end());
-        if let Some(reason) = end.and_then(super::streams::End::reason) {
+        if let Some(reason) = end.and_then(End::reason) {
             self.outcome = Outcome::of_refusal(reason);
             self.decision = Some(reason);
         }

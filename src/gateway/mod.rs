@@ -51,8 +51,10 @@ mod websocket;
 pub mod worker;
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -462,9 +464,18 @@ impl Gateway {
             return Ok(Passed::Response(response));
         }
         let on_upgrade = outgoing.take_upgrade();
-        let sent = application
-            .send(worker.index(), outgoing, body, gate.clone(), upload.as_deref(), begun.into())
-            .await;
+        let sending = application.send(
+            worker.index(),
+            outgoing,
+            body,
+            gate.clone(),
+            upload.as_deref(),
+            begun.into(),
+        );
+        let sent = match &upload {
+            None => sending.await,
+            Some(_) => unless_ended(sending, exchange).await?,
+        };
         let answered = exchange.answered();
         let (mut response, mut lease) = sent?;
         if gate.is_some_and(|gate| gate.shut()) || may_have_extra_bytes(&response, is_head) {
@@ -512,6 +523,26 @@ impl Gateway {
         });
         response.map(RecordedBody::unrecorded)
     }
+}
+
+/// Waits for a response, or until the exchange loses its access. The request is dropped then, which
+/// closes the connection to the upstream.
+async fn unless_ended<T>(
+    sending: impl Future<Output = T>,
+    exchange: &mut Exchange,
+) -> Result<T, Refusal> {
+    let mut sending = pin!(sending);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Ok(sent));
+        }
+        exchange.poll_upload_end(cx).map(|end| {
+            // Another instance, or the same one later, may take the upload.
+            let reason = end.reason().unwrap_or(Reason::Draining);
+            Err(Refusal::Ended { reason, why: end.as_str() })
+        })
+    })
+    .await
 }
 
 /// The result of a request that was allowed.

@@ -96,6 +96,14 @@ pub enum Refusal {
     /// The body is too large.
     #[error("the body is larger than max_body")]
     BodyTooLarge,
+    /// Access was taken away while the body was on its way.
+    #[error("the upload was ended: {why}")]
+    Ended {
+        /// The reason that the client gets.
+        reason: Reason,
+        /// Why, in a word.
+        why: &'static str,
+    },
     /// The upstream failed.
     #[error(transparent)]
     Upstream(#[from] UpstreamFailure),
@@ -172,6 +180,7 @@ impl Refusal {
             | Self::Page { refusal, .. }
             | Self::SecondTarget { refusal, .. } => refusal.reason(),
             Self::NoSecondTarget(refused) => refused.reason(),
+            Self::Ended { reason, .. } => *reason,
             Self::HeadersTooLarge => Reason::HeadersTooLarge,
             Self::Framing(_) => Reason::FramingInvalid,
             Self::BodyTooLarge

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::body::{BodyError, ClientBody, IdleTimer, Upload, UploadFailure};
+use super::body::{BodyError, ClientBody, IdleTimer, LONG_AFTER, Upload, UploadFailure};
 pub use super::dial::ConnectError;
 use super::dial::Dialer;
 use super::framing::FramingFault;
@@ -191,9 +191,6 @@ pub enum UpstreamFailure {
     #[error("{0}")]
     Upload(#[from] UploadFailure),
 }
-
-/// A response that still runs this long after its head is one from which access can be taken.
-const LONG_AFTER: Duration = Duration::from_millis(250);
 
 /// The maximum size of a response head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;

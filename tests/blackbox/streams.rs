@@ -270,6 +270,39 @@ async fn event_stream(gateway: &Gateway, token: &str) -> Connection {
     connection
 }
 
+/// An upload has no response yet: its client is told why.
+#[tokio::test]
+async fn a_revoked_upload_is_refused() {
+    let (gateway, _) = start(ROUTES).await;
+    gateway.upstream().does(vec![Step::ReadBody]);
+    let token = claims(json!({ "jti": "t" }));
+    let mut slow = gateway.connect().await;
+    slow.write(format!(
+        "POST /slow HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000\r\n\r\nfirst"
+    ))
+    .await;
+    let mut large = gateway.connect().await;
+    large
+        .write(format!(
+            "POST /large HTTP/1.1\r\nHost: app.test\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000000\r\n\r\n{}",
+            "x".repeat(500_000)
+        ))
+        .await;
+    let streams = listed(&gateway, 2).await;
+    assert!(streams.iter().all(|stream| stream["kind"] == "upload"), "{streams:?}");
+    revoke(&gateway, json!({ "jti": "t" })).await;
+    slow.response().await.is(401, "token_revoked");
+    large.response().await.is(401, "token_revoked");
+    gateway.upstream().until(|seen| seen.closed == 2).await;
+    assert!(gateway.upstream().seen().requests.iter().all(|request| !request.complete));
+    assert_eq!(gateway.access("/slow").await["reason"], "token_revoked");
+    // One that ends in time is not a stream.
+    gateway.upstream().answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let small = gateway.request("POST", "/").bearer(&claims(json!({}))).body("x".repeat(200_000));
+    assert_eq!(small.send().await.status, 200);
+    listed(&gateway, 0).await;
+}
+
 #[tokio::test]
 async fn short_responses_are_not_streams() {
     let (gateway, _) = start(ROUTES).await;

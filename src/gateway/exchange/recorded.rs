@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Exchange;
-use crate::gateway::body::{Body, BodyError};
-use crate::gateway::streams::{Kind, LONG_BYTES};
+use crate::gateway::body::{Body, BodyError, LONG_BYTES};
+use crate::gateway::streams::Kind;
 
 /// A response body with the record of its exchange.
 #[derive(Debug)]

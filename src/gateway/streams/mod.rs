@@ -33,9 +33,6 @@ use crate::revocation::RevocationList;
 use crate::telemetry::metrics::{Metrics, Open};
 use crate::token::{Remembered, RevokedBy, VerifiedToken};
 
-/// An exchange that has carried this many bytes in one direction is registered.
-pub const LONG_BYTES: u64 = 256 * 1024;
-
 /// The streams of all workers.
 pub struct Streams {
     /// One list per worker: no list is contended while streams begin and end.
