@@ -1,6 +1,9 @@
 //! Sessions in Redis (CONTRACT §9.2, §9.5, §9.6): two gateways, one of each, and what holds when
 //! Redis is away or has lost its data.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::harness::accounts::{Tokens, open};
@@ -246,4 +249,79 @@ async fn the_documented_rights_are_enough_over_tls() {
         cause.to_lowercase().contains("certificate") || cause.contains("UnknownIssuer"),
         "{cause}"
     );
+}
+
+/// Refreshes again and again, at one gateway and then at the other. An unavailable store is
+/// tried again with the same token; anything else is a failure. Returns how often it was served,
+/// and how often it was not.
+async fn refresh_until(
+    gateways: [&Gateway; 2],
+    mut token: String,
+    is_over: &AtomicBool,
+) -> (usize, usize) {
+    let (mut served, mut unserved) = (0, 0);
+    while !is_over.load(Ordering::Relaxed) {
+        let gateway = gateways[(served + unserved) % 2];
+        let response = gateway.refresh(&token).await;
+        if response.status == 503 {
+            assert!(response.header("retry-after").is_some());
+            unserved += 1;
+            continue;
+        }
+        // Whoever repeats it, also at the other gateway, gets the same successor.
+        let next = Tokens::of(&response).refresh;
+        let again = gateways[(served + unserved + 1) % 2].refresh(&token).await;
+        if again.status != 503 {
+            assert_eq!(Tokens::of(&again).refresh, next, "there are two successors");
+        }
+        (served, token) = (served + 1, next);
+    }
+    (served, unserved)
+}
+
+/// A server that stops, goes on and drops connections: nobody is logged out, no token has two
+/// successors, and a request that needs no session never notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_of_redis_log_nobody_out() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let (one, other) = gateways(&redis).await;
+    one.register(ANN).await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(one.login(ANN).await);
+    }
+    let access = sessions[0].access.clone();
+    let is_over = AtomicBool::new(false);
+    let faults = async {
+        for _ in 0..12 {
+            redis.signal("STOP");
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            redis.signal("CONT");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            redis.run(&["CLIENT", "KILL", "TYPE", "normal"]);
+            for gateway in [&one, &other] {
+                up(gateway).await;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let requests = async {
+        while !is_over.load(Ordering::Relaxed) {
+            for gateway in [&one, &other] {
+                assert_eq!(gateway.reaches(&access).await, 200);
+            }
+        }
+    };
+    let refresh =
+        |session: &Tokens| refresh_until([&one, &other], session.refresh.clone(), &is_over);
+    let (first, second, third, (), ()) = tokio::join!(
+        refresh(&sessions[0]),
+        refresh(&sessions[1]),
+        refresh(&sessions[2]),
+        faults,
+        requests
+    );
+    let served = first.0 + second.0 + third.0;
+    let unserved = first.1 + second.1 + third.1;
+    assert!(served > 20 && unserved > 0, "{served} served, {unserved} not");
 }

@@ -135,13 +135,16 @@ async fn the_built_in_limits_are_shared() {
         })
         .await;
     }
-    for account in 0..5 {
+    let (begun, mut tried) = (Instant::now(), 0);
+    for account in 0..12 {
         let gateway = if account % 2 == 0 { &one } else { &other };
-        log_in(gateway, account).await.is(401, "login_failed");
+        let response = log_in(gateway, account).await;
+        tried += u64::from(response.status == 401);
+        assert!(matches!(response.status, 401 | 429), "{response:?}");
     }
-    for gateway in [&one, &other] {
-        log_in(gateway, 9).await.is(429, "rate_limited");
-    }
+    // Five, and one more for each twelve seconds that hashing took.
+    let most = 5 + begun.elapsed().as_secs() / 12;
+    assert!((5..=most).contains(&tried), "{tried} of {most}");
     let names = redis.run(&["KEYS", "portcullis:limit:*"]);
     assert!(names.contains("portcullis:limit:identity-login:"), "{names}");
     assert!(!names.contains("example.com"), "{names}");
