@@ -147,14 +147,12 @@ pub fn run(
     let (store, presence) = runtime.block_on(open_store(&start))?;
     log_warnings(&compiled);
     let retention = Retention::for_issuers(&compiled.snapshot.issuers);
-    let revocations = runtime.block_on(Revocations::load(
-        store.clone(),
-        retention,
-        clock.clone(),
-        metrics.clone(),
-    ))?;
+    let (at, counts) = (clock.clone(), metrics.clone());
+    let loading = Revocations::load(store.clone(), retention, at, counts);
+    let revocations = runtime.block_on(loading)?;
     let telemetry = Telemetry::new(metrics.clone(), clock.clone(), log, start.log_format);
-    let sharing = Sharing::start(&runtime, &start, &revocations, (&clock, &metrics));
+    let known = (&clock, &metrics);
+    let sharing = Sharing::start(&runtime, &start, store.as_ref(), &revocations, known);
     let identity = runtime.block_on(start_identity(
         &compiled.snapshot,
         store.as_ref().map(|store| (store, sharing.redis.as_ref())),

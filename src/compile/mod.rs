@@ -88,6 +88,7 @@ impl Snapshot {
             problems,
             files,
             weakened,
+            shares_database: false,
         };
         let snapshot = compiler.snapshot();
         let Compiler { mut problems, .. } = compiler;
@@ -121,6 +122,8 @@ struct Compiler<'a> {
     problems: Vec<Problem>,
     files: Vec<(PathBuf, Option<FileVersion>)>,
     weakened: Vec<String>,
+    /// Whether replicas may share the database, once `[store]` is compiled.
+    shares_database: bool,
 }
 
 impl Compiler<'_> {

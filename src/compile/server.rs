@@ -422,15 +422,15 @@ impl Compiler<'_> {
 
     /// Whether all gateways on the store have one budget for this limit.
     fn is_shared(&mut self, written: &crate::config::file::Limit) -> Option<bool> {
-        let has_store =
-            self.file.store.as_ref().is_some_and(|store| store.get_ref().redis.is_some());
+        let redis = self.file.store.as_ref().is_some_and(|store| store.get_ref().redis.is_some());
+        let has_store = redis || self.shares_database;
         let Some(text) = &written.store else { return Some(has_store) };
         let shared =
             self.ok_or_report(value::choice(text, &[("shared", true), ("local", false)]))?;
         if shared && !has_store {
             self.error(
                 Problem::error(text.span(), "there is no store that several gateways could share")
-                    .help("name a Redis server in `[store] redis`, or remove `store`: the limit then holds for this process"),
+                    .help("name a PostgreSQL database in `[store] database` or a Redis server in `[store] redis`, or remove `store`: the limit then holds for this process"),
             );
             return None;
         }

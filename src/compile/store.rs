@@ -183,7 +183,10 @@ impl Compiler<'_> {
             self.weakened.push("[store] insecure_database_tls".to_owned());
         }
         match Postgres::parse(url, caches_statements, permits_unverified) {
-            Ok(database) => Some(Database::Postgres(database)),
+            Ok(database) => {
+                self.shares_database = true;
+                Some(Database::Postgres(database))
+            }
             Err(error) => {
                 let help = match error {
                     UrlError::Unreadable => {

@@ -1,4 +1,5 @@
-//! What several gateways share at high rates: joins Redis, the limits and the metrics.
+//! What several gateways share at high rates: joins Redis or the database, the limits and the
+//! metrics.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::gateway::snapshot::StartSettings;
 use crate::limit::{Limit, SharedStore};
 use crate::redis::Redis;
 use crate::revocation::Revocations;
+use crate::store::{SharedCounters, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::token::Issuers;
 
@@ -20,6 +22,8 @@ pub(super) struct Sharing {
     /// Keeps it connected.
     _tending: Option<AbortOnDropHandle<()>>,
     revocations: Arc<Revocations>,
+    /// Counts in the database if there is no Redis.
+    counters: Option<Arc<SharedCounters>>,
     metrics: Metrics,
 }
 
@@ -29,12 +33,15 @@ impl Sharing {
     pub(super) fn start(
         runtime: &Runtime,
         start: &StartSettings,
+        store: Option<&Store>,
         revocations: &Arc<Revocations>,
         (clock, metrics): (&Clock, &Metrics),
     ) -> Self {
         let entered = runtime.enter();
         let redis = start.redis.as_ref();
         let redis = redis.and_then(|settings| Redis::start(settings, clock, metrics));
+        let store = store.filter(|store| store.is_shared() && redis.is_none());
+        let counters = store.map(|store| Arc::new(SharedCounters::new(store.clone())));
         drop(entered);
         if let Some(redis) = &redis {
             revocations.announce_through(redis);
@@ -42,7 +49,7 @@ impl Sharing {
         let tending = redis.clone().map(|redis| runtime.spawn(redis.tend()));
         let tending = tending.map(AbortOnDropHandle::new);
         let (revocations, metrics) = (Arc::clone(revocations), metrics.clone());
-        Self { redis, _tending: tending, revocations, metrics }
+        Self { redis, _tending: tending, counters, revocations, metrics }
     }
 
     /// Begins with what a new configuration shares. Call it before the first request is decided by
@@ -69,10 +76,13 @@ impl Sharing {
 
     /// Shares those of the limits that are to be shared.
     pub(super) fn share<'a>(&self, limits: impl IntoIterator<Item = &'a Arc<Limit>>) {
-        let Some(redis) = &self.redis else { return };
-        let store: Arc<dyn SharedStore> = Arc::<Redis>::clone(redis);
+        let store: Arc<dyn SharedStore> = match (&self.redis, &self.counters) {
+            (Some(redis), _) => Arc::<Redis>::clone(redis),
+            (None, Some(counters)) => Arc::<SharedCounters>::clone(counters),
+            (None, None) => return,
+        };
         for limit in limits.into_iter().filter(|limit| limit.settings().shared) {
-            redis.will_write();
+            self.redis.iter().for_each(|redis| redis.will_write());
             limit.share(&store);
             let shown = Arc::downgrade(limit);
             self.metrics.show_limiter_mode(limit.name(), move || {

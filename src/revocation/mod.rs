@@ -264,6 +264,7 @@ impl Revocations {
                 () = self.announced() => {}
             }
             let read = self.catch_up().await;
+            store.note_answer(read.is_ok());
             if let Err(error) = &read {
                 store.record_failure(error);
             }
@@ -418,6 +419,9 @@ impl Revocations {
         self.metrics.revocations(self.list.len());
         let Some(store) = &self.store else { return Ok(()) };
         store.prune_logout_tokens(now.cast_signed()).await?;
+        if store.is_shared() {
+            store.prune_counters().await?;
+        }
         let counted = self.count(store).await?;
         let before = |seconds: u64| {
             let seconds = seconds.cast_signed();

@@ -14,6 +14,7 @@
 mod accounts;
 mod ahead;
 mod connections;
+mod counters;
 mod database;
 mod error;
 mod files;
@@ -36,6 +37,7 @@ mod testing;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ pub use self::accounts::{AccountChange, AccountRow};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;
 use self::connections::Connections;
+pub use self::counters::SharedCounters;
 pub use self::database::{Database, Postgres, UrlError};
 pub use self::error::StoreError;
 use self::error::{format_time, result_code};
@@ -91,6 +94,10 @@ pub struct Store {
     /// The id of this gateway among the replicas, once it has one.
     replica: Arc<OnceLock<String>>,
     poll: Duration,
+    /// How many replicas were live when that was last read.
+    known_replicas: Arc<AtomicU32>,
+    /// Whether the last attempt to read from it succeeded.
+    answers: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -169,12 +176,24 @@ impl Store {
             ahead: Ahead::default(),
             replica: Arc::default(),
             poll: settings.poll,
+            known_replicas: Arc::new(AtomicU32::new(1)),
+            answers: Arc::new(AtomicBool::new(true)),
         }
     }
 
     /// How often a gateway reads what other processes revoked.
     pub fn poll(&self) -> Duration {
         self.poll
+    }
+
+    /// Notes whether the last attempt to read from the store succeeded.
+    pub fn note_answer(&self, answers: bool) {
+        self.answers.store(answers, Ordering::Relaxed);
+    }
+
+    /// Whether the last attempt to read from the store succeeded.
+    pub fn answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// Whether several replicas may share the database.

@@ -5,6 +5,9 @@
 //! least once a second: its own heartbeat is among it. The times are those of the database, whose
 //! clock is the only one that all replicas share.
 
+use std::num::NonZeroU32;
+use std::sync::atomic::Ordering;
+
 use uuid::Uuid;
 
 use super::presence::Feed;
@@ -24,6 +27,7 @@ impl Replica {
         let _ = store.replica.set(Uuid::new_v4().to_string());
         let replica = Self { store: store.clone(), reported: tokio::sync::Mutex::new([-1, -1]) };
         replica.write([-1, -1]).await?;
+        store.count_replicas().await?;
         Ok(replica)
     }
 
@@ -57,9 +61,16 @@ impl Store {
         self.replica.get().map(String::as_str)
     }
 
-    /// How many replicas were seen in the last ten seconds.
-    pub async fn live_replicas(&self) -> Result<i64, StoreError> {
-        let (count,) = self.connections.one(sqlx::query_as(LIVE)).await?;
+    /// How many replicas were seen in the last ten seconds, as last read, but at least one.
+    pub fn known_replicas(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.known_replicas.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// Reads how many replicas were seen in the last ten seconds.
+    pub(super) async fn count_replicas(&self) -> Result<u32, StoreError> {
+        let (count,): (i64,) = self.connections.one(sqlx::query_as(LIVE)).await?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.known_replicas.store(count, Ordering::Relaxed);
         Ok(count)
     }
 

@@ -159,6 +159,7 @@ impl Store {
         let reading = sqlx::query_as("SELECT seq FROM revocations WHERE kind = $1 AND value = $2");
         let (seq,): (i64,) = writing.one(reading.bind(BEAT).bind(id)).await?;
         writing.commit().await?;
+        self.count_replicas().await?;
         Ok(Some(seq))
     }
 

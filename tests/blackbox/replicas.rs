@@ -14,8 +14,10 @@ use crate::harness::{Gateway, Port, Setup, within};
 const KEY: &str = "the same key on every replica, long enough";
 
 fn config(lines: &str) -> String {
+    // Keys of [store], then sections.
+    let (keys, sections) = lines.find("[[").map_or((lines, ""), |at| lines.split_at(at));
     format!(
-        "[store]\ndatabase = {{ env = 'DATABASE_URL' }}\nkey = {{ file = 'key' }}\n{lines}\n{}",
+        "server.trusted_proxies = ['127.0.0.1/32']\n[store]\ndatabase = {{ env = 'DATABASE_URL' }}\nkey = {{ file = 'key' }}\n{keys}\n{}\n{sections}",
         open("")
     )
 }
@@ -263,4 +265,64 @@ async fn a_replica_that_was_stopped_knows_what_was_revoked_when_it_goes_on() {
     two.signal("CONT");
     let took = until_reaches(&two, &tokens.access, 401).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// How many of these requests pass.
+async fn passed(gateway: &Gateway, client: &str, requests: usize) -> usize {
+    let mut passed = 0;
+    for _ in 0..requests {
+        let response = gateway.get("/limited").header("X-Forwarded-For", client).send().await;
+        passed += usize::from(response.status == 200);
+    }
+    passed
+}
+
+async fn in_mode(gateway: &Gateway, mode: f64) {
+    let labels = &["limit=\"few\""];
+    within(async {
+        while gateway.metric_value("portcullis_limiter_mode", labels).await != Some(mode) {}
+    })
+    .await;
+}
+
+/// Waits until each of the replicas has counted the others.
+async fn know_each_other(server: &PostgresServer, replicas: usize) {
+    let last = || server.sql("app", "SELECT MAX(seq) FROM revocations");
+    for _ in 0..2 {
+        let beats =
+            format!("SELECT COUNT(*) FROM revocations WHERE kind = 'beat' AND seq > {}", last());
+        within(async { while server.sql("app", &beats) != replicas.to_string() {} }).await;
+    }
+}
+
+/// The budget is for all of them; while the database is away, each has a third of it.
+#[tokio::test]
+async fn replicas_share_limits_in_the_database() {
+    let Some(mut server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let lines = "[[route]]\npath = '/limited'\nupstream = 'app'\naccess = 'public'\nlimit = 'few'\n\
+                 [limit.few]\nrequests = 30\nper = '10h'";
+    let replicas = three(&url, lines).await;
+    let [one, two, three] = &replicas;
+    let client = "192.0.2.1";
+    let all =
+        tokio::join!(passed(one, client, 15), passed(two, client, 15), passed(three, client, 15));
+    assert_eq!(all.0 + all.1 + all.2, 30, "{all:?}");
+    assert_eq!(passed(one, client, 1).await, 0);
+    in_mode(one, 0.0).await;
+
+    know_each_other(&server, 3).await;
+    server.crash();
+    for gateway in &replicas {
+        in_mode(gateway, 1.0).await;
+        assert_eq!(passed(gateway, "192.0.2.2", 20).await, 10);
+    }
+    server.run();
+    for gateway in &replicas {
+        in_mode(gateway, 0.0).await;
+    }
+    let client = "192.0.2.3";
+    let all =
+        tokio::join!(passed(one, client, 15), passed(two, client, 15), passed(three, client, 15));
+    assert_eq!(all.0 + all.1 + all.2, 30, "{all:?}");
 }
