@@ -26,6 +26,7 @@ use super::{StoreError, migrate, with_suffix};
 pub(super) async fn open(path: &Path) -> Result<Connections, StoreError> {
     create_private(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     check_kind(path)?;
+    warn_if_remote(path);
     // SQLite serialises statements, not schema steps: if two processes began them at the same
     // time, one would fail. The lock is released with its handle when this function ends,
     // however it ends.
@@ -237,6 +238,15 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Logs a warning if the file is on a network file system, whose locks and memory maps do not reach
+/// other machines: SQLite would corrupt it if two of them used it.
+fn warn_if_remote(path: &Path) {
+    let Ok(found) = rustix::fs::statfs(path) else { return };
+    if REMOTE.contains(&found.f_type) {
+        tracing::warn!(file = %path.display(), "the database is on a network file system: it must not be used from two machines, which would corrupt it; use PostgreSQL for several replicas");
+    }
+}
+
 /// Checks that the file can be a database: the pool would retry for a long time to open one that is
 /// not. An empty file becomes a database.
 fn check_kind(path: &Path) -> Result<(), StoreError> {
@@ -266,6 +276,10 @@ fn url(path: &Path) -> String {
     }
     url
 }
+
+/// The types of network file systems (statfs(2)): NFS, SMB, SMB 2, CIFS, 9P, Ceph, AFS.
+const REMOTE: [rustix::fs::FsWord; 7] =
+    [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x0102_1997, 0x00C3_6400, 0x5346_414F];
 
 /// The first bytes of a database (SQLite's file format, §1.3.1).
 const MAGIC: &[u8] = b"SQLite format 3\0";
