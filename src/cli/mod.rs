@@ -11,6 +11,7 @@ mod key;
 mod openapi;
 mod proxy_config;
 mod revoke;
+mod store;
 mod stream;
 mod token;
 mod user;
@@ -88,6 +89,9 @@ enum Command {
     /// Manage the signing keys of the built-in issuer.
     #[command(subcommand)]
     Key(key::Command),
+    /// Copy the store to another database, or show who uses it.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Try it: run a gateway with a built-in application, two accounts, and curl commands to paste.
     Demo,
     /// Check the running gateway's /readyz; exit 0 if it is ready. For images without curl.
@@ -195,6 +199,7 @@ pub fn main() -> ExitCode {
         Command::Stream(command) => stream::stream(&config.path, &command),
         Command::User(command) => user::user(&config.path, &command),
         Command::Key(command) => key::key(&config.path, &command),
+        Command::Store(command) => store::store(&config.path, &command),
         Command::Demo => demo::demo(),
         Command::Healthcheck => healthcheck::healthcheck(&config.path),
         Command::Schema => print(&format!("{:#}\n", config::schema())),

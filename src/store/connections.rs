@@ -101,6 +101,22 @@ impl Connections {
         self.engine.fetch(&self.readers, self.engine.begin_reading, statement).await
     }
 
+    /// Reads all rows of a statement as they are.
+    pub(super) async fn rows(
+        &self,
+        statement: Query<'_, Any, AnyArguments>,
+    ) -> Result<Vec<AnyRow>, StoreError> {
+        let engine = self.engine;
+        let reading = async {
+            let mut transaction = self.readers.begin_with(engine.begin_reading).await?;
+            let statement = statement.persistent(!engine.is_pooled);
+            let rows = statement.fetch_all(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        };
+        engine.bounded(reading).await
+    }
+
     /// Reads the first row of a statement that returns few.
     pub(super) async fn first<Row>(
         &self,
@@ -176,10 +192,15 @@ impl Connections {
     }
 
     pub(super) async fn close(&self) {
-        self.readers.close().await;
-        self.follower.close().await;
-        self.apart.close().await;
-        self.writer.close().await;
+        let closing = async {
+            self.readers.close().await;
+            self.follower.close().await;
+            self.apart.close().await;
+            self.writer.close().await;
+            Ok(())
+        };
+        // A server that does not answer does not keep the process from ending.
+        let _ = self.engine.bounded(closing).await;
     }
 }
 

@@ -98,6 +98,14 @@ pub enum StoreError {
         /// The database.
         database: String,
     },
+    /// `store copy` was interrupted.
+    #[error(
+        "the database {database} holds a part of a copy; run `portcullis store copy` again with --resume"
+    )]
+    UnfinishedCopy {
+        /// The database.
+        database: String,
+    },
     /// The schema cannot be brought up to date.
     #[error("the database's schema cannot be updated: {0}")]
     Migrate(#[source] MigrateError),

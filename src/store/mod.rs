@@ -14,6 +14,7 @@
 mod accounts;
 mod ahead;
 mod connections;
+mod copy;
 mod counters;
 mod database;
 mod error;
@@ -32,6 +33,7 @@ mod second_factors;
 mod sessions;
 mod signing_keys;
 mod sqlite;
+mod status;
 #[cfg(test)]
 mod testing;
 
@@ -51,6 +53,7 @@ pub use self::accounts::{AccountChange, AccountRow};
 use self::ahead::Ahead;
 pub use self::ahead::LOWERED;
 use self::connections::Connections;
+pub use self::copy::{CopyError, copy};
 pub use self::counters::SharedCounters;
 pub use self::database::{Database, Postgres, UrlError};
 pub use self::error::StoreError;
@@ -67,6 +70,7 @@ pub use self::seal::{SealError, Sealer};
 pub use self::second_factors::SecondFactor;
 pub use self::sessions::{Issued, SessionRow, StaleBefore};
 pub use self::signing_keys::SigningKeyRow;
+pub use self::status::StoreStatus;
 #[cfg(test)]
 pub(crate) use self::testing::test_settings;
 use crate::config::value::SecretBytes;
@@ -122,6 +126,7 @@ impl Store {
             Database::Postgres(database) => postgres::open(database).await?,
         };
         let store = Self::new(connections, settings);
+        store.check_complete(settings).await?;
         store.check_key().await?;
         let id = store.database_id().await?;
         let identity = match &settings.database {
@@ -166,6 +171,16 @@ impl Store {
             return Err(StoreError::Older { database: database() });
         }
         Ok(Some(Self::new(connections, settings)))
+    }
+
+    /// Checks that the database does not hold a part of a copy.
+    async fn check_complete(&self, settings: &StoreSettings) -> Result<(), StoreError> {
+        let reading = sqlx::query_as(SELECT_FACT).bind(copy::UNFINISHED);
+        let marked: Option<(String,)> = self.connections.first(reading).await?;
+        match marked {
+            Some(_) => Err(StoreError::UnfinishedCopy { database: settings.database.to_string() }),
+            None => Ok(()),
+        }
     }
 
     fn new(connections: Connections, settings: &StoreSettings) -> Self {

@@ -147,7 +147,7 @@ pub(super) fn advice(code: &str) -> &'static str {
         "42501" => "; let the user of `[store] database` own its tables, or create them",
         "53100" => "; the disk of the database server is full: free some space",
         "53300" => {
-            "; raise `max_connections` of PostgreSQL, or put a pooler in front: each gateway uses up to 10 connections"
+            "; raise `max_connections` of PostgreSQL, or put a pooler in front: each gateway uses up to 9 connections"
         }
         LOCK_NOT_AVAILABLE | "57014" => {
             "; another gateway or command has been writing for too long: see `pg_stat_activity`"

@@ -148,21 +148,40 @@ impl Store {
     pub async fn wait_for_gateways(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
         let revocation = self.last_revocation().await?;
         let key = self.signing_key_numbers().await?.last().copied();
-        let mut written = vec![(Feed::Revocations, revocation)];
-        written.extend(key.map(|number| (Feed::SigningKeys, number)));
         let until = Instant::now() + GATEWAY_TIMEOUT;
         loop {
-            let behind = match settings.database.file() {
-                Some(file) => {
-                    let own = own_name(self);
-                    elsewhere(file, behind(file, &written, |name| name == own))?
-                }
-                None => self.replicas_behind(revocation, key.unwrap_or(-1)).await?,
-            };
+            let behind = self.gateways_behind(settings, revocation, key.unwrap_or(-1)).await?;
             if behind == 0 || Instant::now() >= until {
                 return Ok(behind);
             }
             tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// How many running gateways do not know everything that was written, up to these numbers. A
+    /// negative number of a key: there is none.
+    pub(super) async fn gateways_behind(
+        &self,
+        settings: &StoreSettings,
+        revocation: i64,
+        key: i64,
+    ) -> Result<usize, StoreError> {
+        let Some(file) = settings.database.file() else {
+            return self.replicas_behind(revocation, key).await;
+        };
+        let own = own_name(self);
+        let mut written = vec![(Feed::Revocations, revocation)];
+        written.extend((key >= 0).then_some((Feed::SigningKeys, key)));
+        // One that opened the database only to read it does not know its name.
+        let is_own = |name: &str| own.is_empty() || name == own;
+        elsewhere(file, behind(file, &written, is_own))
+    }
+
+    /// How many gateways run on the database: with PostgreSQL, those seen in the last ten seconds.
+    pub async fn running_gateways(&self, settings: &StoreSettings) -> Result<usize, StoreError> {
+        match settings.database.file() {
+            Some(_) => self.gateways_behind(settings, i64::MAX, i64::MAX).await,
+            None => Ok(usize::try_from(self.count_replicas().await?).unwrap_or(usize::MAX)),
         }
     }
 
@@ -265,7 +284,7 @@ fn prefixed(database: &Path, name: &str) -> PathBuf {
     with_suffix(database, &format!("-gateway-{name}"))
 }
 
-/// How long a command waits. A gateway reads the store four times a second.
+/// How long a command waits. A gateway reads the store at least once a second.
 pub const GATEWAY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a command looks.

@@ -7,6 +7,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -74,6 +75,12 @@ impl Store {
         Ok(count)
     }
 
+    /// Seconds since the live replica that is silent for longest was seen. `None`: there is none.
+    pub(super) async fn longest_silence(&self) -> Result<Option<i64>, StoreError> {
+        let (seconds,) = self.connections.one(sqlx::query_as(SILENCE)).await?;
+        Ok(seconds)
+    }
+
     /// How many live replicas do not know everything that was written, up to these numbers.
     pub(super) async fn replicas_behind(
         &self,
@@ -90,9 +97,13 @@ impl Store {
         let Some(id) = self.replica_id() else { return };
         // If it stays, it is forgotten after ten seconds.
         let leaving = sqlx::query_as("DELETE FROM replicas WHERE id = $1 RETURNING seen_at");
-        let _: Result<Vec<(i64,)>, _> = self.connections.apart(leaving.bind(id)).await;
+        let leaving = self.connections.apart::<(i64,)>(leaving.bind(id));
+        let _ = tokio::time::timeout(LEAVING_TIMEOUT, leaving).await;
     }
 }
+
+/// How long the last statement of a replica may take.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Also forgets replicas that ended long ago. The row need not survive a crash of the server, so
 /// nothing waits for the disk.
@@ -104,6 +115,9 @@ const REPORT: &str = "WITH fast AS (SELECT set_config('synchronous_commit', 'off
     RETURNING seen_at";
 
 const LIVE: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
+
+const SILENCE: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - MIN(seen_at) FROM replicas \
+    WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10";
 
 const BEHIND: &str = "SELECT COUNT(*) FROM replicas WHERE seen_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT) - 10 \
     AND (revocations_read < $1 OR keys_read < $2)";

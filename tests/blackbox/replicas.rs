@@ -11,7 +11,7 @@ use crate::harness::accounts::open;
 use crate::harness::postgres::PostgresServer;
 use crate::harness::{Gateway, Port, Setup, within};
 
-const KEY: &str = "the same key on every replica, long enough";
+pub const KEY: &str = "the same key on every replica, long enough";
 
 fn config(lines: &str) -> String {
     // Keys of [store], then sections.
@@ -22,7 +22,7 @@ fn config(lines: &str) -> String {
     )
 }
 
-fn setup(url: &str, lines: &str, key: &str) -> Setup {
+pub fn setup(url: &str, lines: &str, key: &str) -> Setup {
     Gateway::setup(&config(lines)).file("key", key).variable("DATABASE_URL", url)
 }
 
@@ -215,7 +215,9 @@ async fn a_database_that_crashes_or_hangs_opens_and_ends_nothing() {
         line["message"]
             == "revocations by other processes cannot be read; those known so far remain in force"
     };
-    assert_eq!(lines.iter().filter(is_about_reading).count(), 2, "one line for each outage");
+    // A restart may be over before a read fails.
+    let count = lines.iter().filter(is_about_reading).count();
+    assert!((1..=2).contains(&count), "one line for each outage: {count}");
 }
 
 /// A standby that takes over may lack the last second.
@@ -287,7 +289,7 @@ async fn in_mode(gateway: &Gateway, mode: f64) {
 
 /// Waits until each of the replicas has counted the others.
 async fn know_each_other(server: &PostgresServer, replicas: usize) {
-    let last = || server.sql("app", "SELECT MAX(seq) FROM revocations");
+    let last = || server.sql("app", "SELECT COALESCE(MAX(seq), 0) FROM revocations");
     for _ in 0..2 {
         let beats =
             format!("SELECT COUNT(*) FROM revocations WHERE kind = 'beat' AND seq > {}", last());
@@ -325,4 +327,52 @@ async fn replicas_share_limits_in_the_database() {
     let all =
         tokio::join!(passed(one, client, 15), passed(two, client, 15), passed(three, client, 15));
     assert_eq!(all.0 + all.1 + all.2, 30, "{all:?}");
+}
+
+/// From one process with a file to several with a server, and nobody notices.
+#[tokio::test]
+async fn a_file_is_copied_to_a_server_and_sessions_go_on() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.create_database("app");
+    let before = Gateway::setup(&open("")).variable("PORTCULLIS_COPY_TO", &url).start().await;
+    before.register("ann@example.com").await;
+    let tokens = before.login("ann@example.com").await;
+    let ended = before.login("ann@example.com").await;
+    before.post("/auth/logout", &json!({ "refresh_token": ended.refresh })).send().await;
+
+    let from = format!("sqlite:{}", before.path("portcullis.db").display());
+    let copy = ["store", "copy", "--from", &from];
+    let (code, _, error) = before.command(&copy).await;
+    assert!(code == 1 && error.contains("stop them first"), "{code} {error}");
+    before.signal("TERM");
+    before.exited().await;
+
+    // Interrupted after a part of it.
+    let (code, output, error) = before.command(&copy).await;
+    assert!(code == 0 && output.contains("1 accounts"), "{code} {output} {error}");
+    server.sql("app", "DELETE FROM sessions");
+    let mark = "INSERT INTO facts (name, value) SELECT 'copy_unfinished', value FROM facts WHERE name = 'store_id'";
+    server.sql("app", mark);
+    let (code, _, error) = before.command(&copy).await;
+    assert!(code == 1 && error.contains("again with --resume"), "{code} {error}");
+    let resumed: Vec<&str> = copy.iter().copied().chain(["--resume"]).collect();
+    let (code, output, error) = before.command(&resumed).await;
+    assert!(code == 0 && output.contains("2 sessions"), "{code} {output} {error}");
+    let (code, _, error) = before.command(&copy).await;
+    assert!(code == 1 && error.contains("is not empty"), "{code} {error}");
+
+    let key = std::fs::read_to_string(before.path("portcullis.key")).unwrap();
+    let after = setup(&url, "", &key).start().await;
+    assert_eq!(after.reaches(&tokens.access).await, 200);
+    assert_eq!(after.reaches(&ended.access).await, 401, "it was revoked before");
+    assert_eq!(after.refresh(&tokens.refresh).await.status, 200);
+    after.login("ann@example.com").await;
+    let (code, output, error) = after.command(&["store", "status", "--json"]).await;
+    assert_eq!(code, 0, "{error}");
+    let status: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(
+        (&status["kind"], &status["replicas"], &status["accounts"], &status["sessions"]),
+        (&json!("postgresql"), &json!(1), &json!(1), &json!(2)),
+        "{status}"
+    );
 }

@@ -1,0 +1,145 @@
+//! `portcullis store`: the database behind the gateways.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Failure, print};
+use crate::clock::Clock;
+use crate::config::value::{CreateFiles, SecretBytes};
+use crate::process;
+use crate::store::{CopyError, Database, Postgres, Store, StoreSettings, StoreStatus, copy};
+use crate::telemetry::metrics::Metrics;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Copy accounts, keys, sessions and revocations to another database. Stop the gateways first.
+    /// The copy needs the same `[store] key`.
+    Copy(Copy),
+    /// Show which database the file names, and which gateways use it.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Copy {
+    /// The database to copy: `sqlite:PATH` or `postgres://…`. The variable keeps a password off the
+    /// command line.
+    #[arg(long, value_name = "URL", env = "PORTCULLIS_COPY_FROM", hide_env_values = true)]
+    from: String,
+    /// The database to copy to. It must be empty.
+    #[arg(long, value_name = "URL", env = "PORTCULLIS_COPY_TO", hide_env_values = true)]
+    to: String,
+    /// Go on with a copy that was interrupted.
+    #[arg(long)]
+    resume: bool,
+    /// Connect to PostgreSQL on another machine without checking its certificate.
+    #[arg(long)]
+    insecure_database_tls: bool,
+}
+
+pub(super) fn store(path: &Path, command: &Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match command {
+        Command::Copy(arguments) => runtime.block_on(copy_store(arguments)),
+        Command::Status { json } => runtime.block_on(status(path, *json)),
+    }
+}
+
+async fn copy_store(arguments: &Copy) -> Result<(), Failure> {
+    let from = settings(&arguments.from, arguments.insecure_database_tls)?;
+    let to = settings(&arguments.to, arguments.insecure_database_tls)?;
+    let is_watched = std::io::stderr().is_terminal();
+    let progress = |table: &'static str, rows: u64| {
+        if is_watched {
+            eprint!("\r{table}: {rows} rows\x1b[K");
+        }
+    };
+    let copied = copy(&from, &to, arguments.resume, progress).await;
+    if is_watched {
+        eprintln!();
+    }
+    let counted = copied.map_err(|error: CopyError| Failure::Other(error.to_string()))?;
+    let lines = counted.into_iter().map(|(table, rows)| format!("{rows:>10} {table}\n"));
+    let text: String = lines.collect();
+    print(&format!(
+        "copied {} to {}; both have the same number of rows:\n{text}Now let `[store] database` name the copy, keep the key, and start the gateways.\n",
+        from.database, to.database
+    ))
+}
+
+/// Copying needs no key: sealed secrets are copied as they are.
+fn settings(url: &str, permits_unverified: bool) -> Result<StoreSettings, Failure> {
+    let database = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let parsed = Postgres::parse(url, false, permits_unverified);
+        Database::Postgres(parsed.map_err(|error| {
+            Failure::Usage(format!(
+                "{error}; add `?sslmode=verify-full` for another machine, or give --insecure-database-tls"
+            ))
+        })?)
+    } else if let Some(path) = url.strip_prefix("sqlite:") {
+        Database::File(path.strip_prefix("//").unwrap_or(path).into())
+    } else {
+        return Err(Failure::Usage(
+            "a database is `sqlite:PATH` or `postgres://USER@HOST/DATABASE`".to_owned(),
+        ));
+    };
+    let (key, poll) = (SecretBytes::new(Vec::new()), Duration::from_millis(50));
+    Ok(StoreSettings { database, key, first_start: None, poll })
+}
+
+async fn status(path: &Path, json: bool) -> Result<(), Failure> {
+    let compiled =
+        process::compile(path, None, CreateFiles::No, &Metrics::new(), &Clock::system())?;
+    let settings = compiled.snapshot.start.store.ok_or_else(|| {
+        Failure::Other("this file has no [store] and no [identity]: nothing is stored".to_owned())
+    })?;
+    let database = settings.database.to_string();
+    let Some(store) = Store::open_read_only(&settings).await? else {
+        return Err(Failure::Other(format!("there is no database {database} yet")));
+    };
+    let status = store.status(&settings).await?;
+    store.close().await;
+    if json {
+        return print(&format!("{:#}\n", as_json(&database, &status)));
+    }
+    let kind = if status.is_shared { "PostgreSQL" } else { "SQLite" };
+    let seen = match status.silence {
+        Some(seconds) => format!(", the last one {seconds} s ago"),
+        None => String::new(),
+    };
+    print(&format!(
+        "database      {database} ({kind})\nschema        step {}\ngateways      {} running{seen}; {} have not read the last revocation\n\
+         accounts      {}\nsessions      {} open\nrevocations   {}, the last with number {}\nsigning keys  {}\n",
+        status.schema,
+        status.gateways,
+        status.behind,
+        status.accounts,
+        status.sessions,
+        status.revocations,
+        status.last_revocation,
+        status.signing_keys,
+    ))
+}
+
+fn as_json(database: &str, status: &StoreStatus) -> serde_json::Value {
+    json!({
+        "database": database,
+        "kind": if status.is_shared { "postgresql" } else { "sqlite" },
+        "schema": status.schema,
+        "replicas": status.gateways,
+        "replicas_behind": status.behind,
+        "lag_seconds": status.silence,
+        "accounts": status.accounts,
+        "sessions": status.sessions,
+        "revocations": status.revocations,
+        "last_revocation": status.last_revocation,
+        "signing_keys": status.signing_keys,
+    })
+}

@@ -1,0 +1,416 @@
+//! Copies a store into another database, row by row, whatever kind each of them is.
+//!
+//! Secrets stay sealed: the copy needs the same `[store] key`. What the target gets first is a mark
+//! that the copy is not complete, so no gateway starts on half of one. Rows that are there already
+//! are skipped, so a copy that was interrupted goes on when it is started again.
+
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::{Query, QueryAs};
+use sqlx::{Any, AssertSqlSafe, Row};
+
+use super::connections::{Connections, WriteTransaction};
+use super::{
+    Database, INSERT_FACT, SELECT_FACT, STORE_ID, Store, StoreError, StoreSettings,
+    install_drivers, postgres, sqlite,
+};
+
+/// Why a store is not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A database failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// There is nothing to copy.
+    #[error("{0} is not a database of portcullis, or is empty")]
+    NoSource(String),
+    /// What a gateway writes in the meantime would be missing.
+    #[error(
+        "{0} gateways run on the database that is copied, and what they write would be lost; stop them first"
+    )]
+    InUse(usize),
+    /// The copy would be mixed with something else.
+    #[error("{database} is not empty: its table `{table}` has rows; name an empty database")]
+    NotEmpty {
+        /// The target.
+        database: String,
+        /// A table with rows.
+        table: &'static str,
+    },
+    /// An earlier copy was interrupted.
+    #[error("{0} holds a part of a copy that was interrupted; run the command again with --resume")]
+    Interrupted(String),
+    /// A part of another copy is there.
+    #[error("{0} holds a part of a copy of another database; name an empty database")]
+    OtherCopy(String),
+    /// The numbers of rows differ.
+    #[error(
+        "the table `{table}` has {source_rows} rows in the source and {target_rows} in the copy; nothing may write to either: run the command again with --resume"
+    )]
+    Miscounted {
+        /// The table.
+        table: &'static str,
+        /// Rows in the source.
+        source_rows: i64,
+        /// Rows in the target.
+        target_rows: i64,
+    },
+}
+
+impl From<sqlx::Error> for CopyError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Copies everything that lasts, and returns the number of rows of each table. With `resumes`, goes
+/// on with a copy that was interrupted. `progress` is called with a table and how many of its rows
+/// were read.
+///
+/// # Errors
+/// The target is then not used by any gateway, unless nothing was written to it.
+pub async fn copy(
+    from: &StoreSettings,
+    to: &StoreSettings,
+    resumes: bool,
+    mut progress: impl FnMut(&'static str, u64),
+) -> Result<Vec<(&'static str, i64)>, CopyError> {
+    let no_source = || CopyError::NoSource(from.database.to_string());
+    let source = Store::open_read_only(from).await?.ok_or_else(no_source)?;
+    let running = source.running_gateways(from).await?;
+    if running > 0 {
+        return Err(CopyError::InUse(running));
+    }
+    let source = source.connections;
+    let (id,): (String,) = source.first(fact(STORE_ID)).await?.ok_or_else(no_source)?;
+    install_drivers();
+    let target = match &to.database {
+        Database::File(path) => sqlite::open(path).await?,
+        Database::Postgres(database) => postgres::open(database).await?,
+    };
+    begin(&target, to, &id, resumes).await?;
+    for table in &TABLES {
+        copy_table(table, &source, &target, |rows| progress(table.name, rows)).await?;
+    }
+    let mut counted = Vec::with_capacity(TABLES.len());
+    for table in &TABLES {
+        let (source_rows, target_rows) = (table.count(&source).await?, table.count(&target).await?);
+        if source_rows != target_rows {
+            return Err(CopyError::Miscounted { table: table.name, source_rows, target_rows });
+        }
+        counted.push((table.name, source_rows));
+    }
+    let mut writing = target.write().await?;
+    writing.execute(sqlx::query("DELETE FROM facts WHERE name = $1").bind(UNFINISHED)).await?;
+    writing.commit().await?;
+    source.close().await;
+    target.close().await;
+    Ok(counted)
+}
+
+/// Checks that the target is empty, or holds a part of this copy, and marks it.
+async fn begin(
+    target: &Connections,
+    to: &StoreSettings,
+    id: &str,
+    resumes: bool,
+) -> Result<(), CopyError> {
+    let database = to.database.to_string();
+    let marked: Option<(String,)> = target.first(fact(UNFINISHED)).await?;
+    match marked {
+        Some((of,)) if of != id => return Err(CopyError::OtherCopy(database)),
+        Some(_) if !resumes => return Err(CopyError::Interrupted(database)),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    for table in &TABLES {
+        if table.count(target).await? > 0 {
+            return Err(CopyError::NotEmpty { database, table: table.name });
+        }
+    }
+    let mut writing = target.write().await?;
+    writing.execute(sqlx::query(INSERT_FACT).bind(UNFINISHED).bind(id)).await?;
+    Ok(writing.commit().await?)
+}
+
+async fn copy_table(
+    table: &Table,
+    source: &Connections,
+    target: &Connections,
+    mut progress: impl FnMut(u64),
+) -> Result<(), CopyError> {
+    let (mut read, mut last) = (0, None);
+    loop {
+        let page = table.page_after(source, last.as_ref()).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let mut writing = target.write().await?;
+        for row in &page {
+            table.insert(row, &mut writing).await?;
+        }
+        writing.commit().await?;
+        read += page.len() as u64;
+        progress(read);
+        last = page.into_iter().last();
+    }
+}
+
+/// A table that is copied.
+struct Table {
+    name: &'static str,
+    /// The first ones are the primary key.
+    columns: &'static [(&'static str, Kind)],
+    key: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    BigInt,
+    SmallInt,
+}
+
+impl Table {
+    async fn count(&self, database: &Connections) -> Result<i64, CopyError> {
+        let marks = if self.name == "facts" {
+            " WHERE name NOT IN ('copy_unfinished', 'trial')"
+        } else {
+            ""
+        };
+        let counting = format!("SELECT COUNT(*) FROM {}{marks}", self.name);
+        let (count,): (i64,) = database.one(sqlx::query_as(AssertSqlSafe(counting))).await?;
+        Ok(count)
+    }
+
+    /// The next rows in the order of the primary key.
+    async fn page_after(
+        &self,
+        source: &Connections,
+        last: Option<&AnyRow>,
+    ) -> Result<Vec<AnyRow>, CopyError> {
+        let (columns, key) = (names(self.columns), names(&self.columns[..self.key]));
+        let after = match last {
+            Some(_) => format!("WHERE ({key}) > ({})", placeholders(self.key)),
+            None => String::new(),
+        };
+        let text =
+            format!("SELECT {columns} FROM {} {after} ORDER BY {key} LIMIT {PAGE}", self.name);
+        let mut reading = sqlx::query(AssertSqlSafe(text));
+        if let Some(last) = last {
+            reading = self.bind(reading, last, self.key)?;
+        }
+        Ok(source.rows(reading).await?)
+    }
+
+    async fn insert(&self, row: &AnyRow, writing: &mut WriteTransaction) -> Result<(), CopyError> {
+        let columns = names(self.columns);
+        let text = format!(
+            "INSERT INTO {} ({columns}) VALUES ({}) ON CONFLICT DO NOTHING",
+            self.name,
+            placeholders(self.columns.len())
+        );
+        let inserting = sqlx::query(AssertSqlSafe(text));
+        writing.execute(self.bind(inserting, row, self.columns.len())?).await?;
+        Ok(())
+    }
+
+    /// Binds the first columns of a row.
+    fn bind<'q>(
+        &self,
+        mut statement: Query<'q, Any, AnyArguments>,
+        row: &AnyRow,
+        columns: usize,
+    ) -> Result<Query<'q, Any, AnyArguments>, sqlx::Error> {
+        for (index, (_, kind)) in self.columns[..columns].iter().enumerate() {
+            statement = match kind {
+                Kind::Text => statement.bind(row.try_get::<Option<String>, _>(index)?),
+                Kind::BigInt => statement.bind(row.try_get::<Option<i64>, _>(index)?),
+                Kind::SmallInt => statement.bind(row.try_get::<Option<i16>, _>(index)?),
+            };
+        }
+        Ok(statement)
+    }
+}
+
+fn names(columns: &[(&str, Kind)]) -> String {
+    columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+fn placeholders(count: usize) -> String {
+    (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
+}
+
+fn fact(name: &str) -> QueryAs<'_, Any, (String,), AnyArguments> {
+    sqlx::query_as(SELECT_FACT).bind(name)
+}
+
+/// The fact that a copy is not complete: the id of its source.
+pub(super) const UNFINISHED: &str = "copy_unfinished";
+
+/// The number of rows of one transaction.
+const PAGE: usize = 1000;
+
+use Kind::{BigInt, SmallInt, Text};
+
+/// What lasts, in an order in which each row comes after those that it refers to. Which replicas
+/// run, and what limits have counted, stays behind.
+const TABLES: [Table; 12] = [
+    Table { name: "facts", key: 1, columns: &[("name", Text), ("value", Text)] },
+    Table {
+        name: "accounts",
+        key: 1,
+        columns: &[
+            ("id", Text),
+            ("email", Text),
+            ("name", Text),
+            ("password", Text),
+            ("roles", Text),
+            ("disabled", SmallInt),
+            ("email_verified", SmallInt),
+            ("generation", BigInt),
+            ("not_before", BigInt),
+            ("created_at", BigInt),
+            ("last_login_at", BigInt),
+            ("issued_at", BigInt),
+        ],
+    },
+    Table {
+        name: "sessions",
+        key: 1,
+        columns: &[
+            ("id", Text),
+            ("account", Text),
+            ("generation", BigInt),
+            ("counter", BigInt),
+            ("created_at", BigInt),
+            ("rotated_at", BigInt),
+            ("address", Text),
+            ("user_agent", Text),
+            ("ended_at", BigInt),
+            ("until_closed", SmallInt),
+        ],
+    },
+    Table {
+        name: "used_refresh_tokens",
+        key: 2,
+        columns: &[("session", Text), ("counter", BigInt), ("used_at", BigInt)],
+    },
+    Table {
+        name: "signing_keys",
+        key: 1,
+        columns: &[
+            ("number", BigInt),
+            ("kid", Text),
+            ("algorithm", Text),
+            ("private", Text),
+            ("created_at", BigInt),
+            ("signs_from", BigInt),
+        ],
+    },
+    Table {
+        name: "mail_outbox",
+        key: 2,
+        columns: &[
+            ("kind", Text),
+            ("email", Text),
+            ("requested_at", BigInt),
+            ("next_at", BigInt),
+            ("attempts", BigInt),
+            ("asked", BigInt),
+            ("return_to", Text),
+            ("language", Text),
+            ("login", Text),
+        ],
+    },
+    Table {
+        name: "mail_links",
+        key: 1,
+        columns: &[
+            ("digest", Text),
+            ("purpose", Text),
+            ("account", Text),
+            ("email", Text),
+            ("generation", BigInt),
+            ("created_at", BigInt),
+            ("expires_at", BigInt),
+            ("used_at", BigInt),
+            ("new_email", Text),
+        ],
+    },
+    Table {
+        name: "second_factors",
+        key: 1,
+        columns: &[
+            ("account", Text),
+            ("secret", Text),
+            ("created_at", BigInt),
+            ("confirmed_at", BigInt),
+            ("last_step", BigInt),
+            ("failures", BigInt),
+            ("blocked_until", BigInt),
+        ],
+    },
+    Table { name: "recovery_codes", key: 2, columns: &[("account", Text), ("digest", Text)] },
+    Table { name: "logout_tokens", key: 1, columns: &[("name", Text), ("over_at", BigInt)] },
+    Table {
+        name: "personal_tokens",
+        key: 1,
+        columns: &[
+            ("id", Text),
+            ("account", Text),
+            ("name", Text),
+            ("digest", Text),
+            ("roles", Text),
+            ("created_at", BigInt),
+            ("expires_at", BigInt),
+            ("last_used_at", BigInt),
+            ("revoked_at", BigInt),
+        ],
+    },
+    Table {
+        name: "revocations",
+        key: 3,
+        columns: &[
+            ("kind", Text),
+            ("value", Text),
+            ("scope", Text),
+            ("revoked_at", BigInt),
+            ("seq", BigInt),
+            ("noted_at", BigInt),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::test_settings;
+
+    /// A new column or table must be copied, or stay behind on purpose.
+    #[tokio::test]
+    async fn every_column_of_every_table_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = test_settings(folder.path());
+        let Some(_) = settings.database.file() else { return };
+        let store = Store::open(&settings).await.unwrap();
+        let text = "SELECT tables.name, columns.name, columns.type FROM sqlite_master AS tables \
+            JOIN pragma_table_info(tables.name) AS columns WHERE tables.type = 'table' AND tables.name NOT LIKE '\\_%' ESCAPE '\\' \
+            AND tables.name NOT IN ('replicas', 'limit_counters') ORDER BY 1, 2";
+        let found: Vec<(String, String, String)> =
+            store.connections.all(sqlx::query_as(text)).await.unwrap();
+        let mut known = Vec::new();
+        for table in &TABLES {
+            for (name, kind) in table.columns {
+                let kind = match kind {
+                    Text => "TEXT",
+                    BigInt => "BIGINT",
+                    SmallInt => "SMALLINT",
+                };
+                known.push((table.name.to_owned(), (*name).to_owned(), kind.to_owned()));
+            }
+        }
+        known.sort();
+        assert_eq!(found, known);
+        store.close().await;
+    }
+}
