@@ -20,6 +20,7 @@ mod agreement;
 mod attacks;
 mod bearer;
 mod by_mail;
+mod chaos;
 mod commands;
 mod compat;
 mod connections;

@@ -19,7 +19,7 @@ pub mod upstream;
 use std::time::Duration;
 
 pub use self::browser::Browser;
-pub use self::client::{Connection, Response};
+pub use self::client::{Connection, Request, Response};
 pub use self::gateway::{Gateway, Setup};
 pub use self::port::Port;
 pub use self::redis::Redis;
