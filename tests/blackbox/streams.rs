@@ -459,6 +459,24 @@ async fn a_websocket_moves_to_the_newer_tokens_of_its_session() {
     assert_eq!(closed(&mut lost).await, closes(1008, "revoked"));
 }
 
+/// Nobody ends such a session; it just is not renewed any more.
+#[tokio::test]
+async fn a_websocket_ends_with_a_session_that_expires() {
+    let server = EchoServer::start();
+    let config = open("access_token_ttl = '1s'\nrefresh_token_ttl = '3s'")
+        .replace("upstream = 'app'", "upstream = 'ws'");
+    let gateway =
+        Gateway::start(&format!("{config}\n[upstream.ws]\nurl = 'http://{}'", server.address))
+            .await;
+    let jar = logged_in(&gateway).await;
+    let cookie = format!("{ACCESS}={}", jar.access);
+    let fields = [("origin", "http://app.test"), ("cookie", &*cookie)];
+    let mut socket = open_at(&gateway, "/ws", &fields).await;
+    let begun = Instant::now();
+    assert_eq!(closed_later(&mut socket).await, closes(1008, "expired"));
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn what_an_operator_takes_away_ends_streams() {
     let server = EchoServer::start();

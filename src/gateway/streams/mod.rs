@@ -24,11 +24,13 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 
 use self::judge::{admits, route_of};
+use self::stream::Held;
 pub use self::stream::{End, Kind, Opened, Stream, StreamBytes};
 use super::snapshot::Snapshot;
 use super::stream_rule::StreamRule;
 use super::token_memo::TokenMemo;
 use crate::clock::Clock;
+use crate::identity::Policy;
 use crate::revocation::RevocationList;
 use crate::telemetry::metrics::{Metrics, Open};
 use crate::token::{Remembered, RevokedBy, VerifiedToken};
@@ -212,9 +214,8 @@ impl Streams {
                 due.filter_map(|(_, id)| list.streams.get(id).cloned()).collect()
             };
             for stream in due {
-                if let Some((deadline, end)) = deadline(&stream)
-                    && deadline <= now
-                {
+                let deadline = stream.held().deadline.clone();
+                if let Some((_, end)) = deadline.filter(|(at, _)| *at <= now) {
                     self.tell(&stream, end);
                 }
             }
@@ -365,8 +366,11 @@ impl Streams {
         for name in self.names(stream) {
             list.names.insert((name, stream.id));
         }
-        if let Some((at, _)) = deadline(stream) {
-            list.deadlines.insert((at, stream.id));
+        let current = self.current.load();
+        let mut held = stream.held();
+        held.deadline = deadline(stream.begun, &held, current.identity.as_deref());
+        if let Some((at, _)) = &held.deadline {
+            list.deadlines.insert((*at, stream.id));
         }
     }
 
@@ -375,8 +379,8 @@ impl Streams {
         for name in self.names(stream) {
             list.names.remove(&(name, stream.id));
         }
-        if let Some((at, _)) = deadline(stream) {
-            list.deadlines.remove(&(at, stream.id));
+        if let Some((at, _)) = &stream.held().deadline {
+            list.deadlines.remove(&(*at, stream.id));
         }
     }
 
@@ -410,18 +414,24 @@ impl fmt::Debug for Streams {
     }
 }
 
-/// When a stream must end, in Unix seconds, and why.
-fn deadline(stream: &Stream) -> Option<(u64, End)> {
-    let held = stream.held();
+/// When a stream that began at `begun` must end, in Unix seconds, and why.
+fn deadline(begun: u64, held: &Held, policy: Option<&Policy>) -> Option<(u64, End)> {
     // A personal access token is good for longer than the claims that were found for it.
-    let token = held.caller.as_ref().map(|(token, _)| token);
-    let token = token.filter(|token| held.rule.ends_with_token && !token.is_personal());
-    let expiry = token.map(|token| (token.accepted_until(), End::Expired));
+    let token = held.caller.as_ref().map(|(token, _)| token).filter(|token| !token.is_personal());
+    let expiry = token
+        .filter(|_| held.rule.ends_with_token)
+        .map(|token| (token.accepted_until(), End::Expired));
+    // The session has ended if it is not renewed until then: each renewal makes a newer token.
+    let session = token.filter(|token| token.is_ours() && token.sid().is_some());
+    let session = session.zip(policy).and_then(|(token, policy)| {
+        let ends = token.issued_at()?.saturating_add(policy.refresh_token_ttl.as_secs());
+        Some((ends.max(token.accepted_until()), End::Expired))
+    });
     let age = held.rule.max_age.map(|age| {
         let seconds = age.as_secs() + u64::from(age.subsec_nanos() > 0);
-        (stream.begun.saturating_add(seconds), End::TooOld)
+        (begun.saturating_add(seconds), End::TooOld)
     });
-    [expiry, age].into_iter().flatten().min_by_key(|(at, _)| *at)
+    [expiry, session, age].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
 /// Whether a token is a later one of the session that the stream belongs to.

@@ -169,6 +169,8 @@ pub(super) struct Held {
     pub(super) route: Arc<str>,
     pub(super) rule: StreamRule,
     pub(super) caller: Option<(Arc<Remembered<TokenMemo>>, Place)>,
+    /// When it must end, in Unix seconds, and why; `None`: time does not end it.
+    pub(super) deadline: Option<(u64, End)>,
 }
 
 /// A registered stream.
@@ -201,7 +203,7 @@ impl Stream {
             path,
             client,
             begun,
-            held: Mutex::new(Held { kind, route, rule, caller }),
+            held: Mutex::new(Held { kind, route, rule, caller, deadline: None }),
             bytes,
             upload,
             end: OnceLock::new(),
