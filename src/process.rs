@@ -102,7 +102,7 @@ fn listen_help(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => {
             "this machine does not have that address; `ip address` lists its addresses"
         }
-        _ => "check `listen` in [server], [admin] and [verify]",
+        _ => "check `listen` in [server], [admin] and [verify], and `redirect_http`",
     }
 }
 
@@ -176,8 +176,7 @@ pub fn run(
         Arc::clone(&gateway),
         shortage.map(|shortage| shortage.connections()),
     ));
-    let bound = addresses(&sets, Door::Public);
-    let verify = addresses(&sets, Door::Verify);
+    let listening = ListenedAddresses::of(&sets);
     let workers = start_workers(&server, sets)?;
 
     let control = Arc::new(Control::new(&revocations, gateway.streams(), clock.clone()));
@@ -194,7 +193,7 @@ pub fn run(
         background,
         sharing,
     };
-    let ended = runtime.block_on(life.serve(admin, claims, (&bound, &verify), presence, started));
+    let ended = runtime.block_on(life.serve(admin, claims, &listening, presence, started));
     if ended.is_ok() {
         for worker in workers {
             // A worker's panic message is already on standard error.
@@ -254,7 +253,11 @@ fn listen(start: &StartSettings) -> Result<Bound, ProcessError> {
     let mut sets: Vec<Listening> = (0..start.workers).map(|_| Vec::new()).collect();
     let mut claims = Vec::new();
     let mut given = Given::from_environment()?;
-    for (door, addresses) in [(Door::Public, &start.listen), (Door::Verify, &start.verify)] {
+    for (door, addresses) in [
+        (Door::Public, &start.listen),
+        (Door::Verify, &start.verify),
+        (Door::Redirect, &start.redirect),
+    ] {
         let bound = bind(addresses, start.workers, &mut given)
             .map_err(|(address, source)| ProcessError::Listen { address, source })?;
         claims.extend(bound.claims);
@@ -281,10 +284,21 @@ async fn open_store(
     Ok((Some(store), Some(Arc::new(presence))))
 }
 
-/// The addresses of this kind that each worker listens on.
-fn addresses(sets: &[Listening], wanted: Door) -> Vec<SocketAddr> {
-    let first = sets.first().into_iter().flatten().filter(|(door, _)| *door == wanted);
-    first.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+/// The addresses that each worker listens on.
+struct ListenedAddresses {
+    public: Vec<SocketAddr>,
+    verify: Vec<SocketAddr>,
+    redirect: Vec<SocketAddr>,
+}
+
+impl ListenedAddresses {
+    fn of(sets: &[Listening]) -> Self {
+        let of = |wanted: Door| {
+            let first = sets.first().into_iter().flatten().filter(|(door, _)| *door == wanted);
+            first.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+        };
+        Self { public: of(Door::Public), verify: of(Door::Verify), redirect: of(Door::Redirect) }
+    }
 }
 
 /// Completes and acknowledges everything in progress, then closes the store.
@@ -398,11 +412,17 @@ struct Process {
 }
 
 impl Process {
+    fn log_ready(&self, listening: &ListenedAddresses, admin: SocketAddr) {
+        let [verify, redirect_http] = [&listening.verify, &listening.redirect]
+            .map(|bound| (!bound.is_empty()).then(|| words(bound)));
+        tracing::info!(listen = words(&listening.public), verify, redirect_http, admin = %admin, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
+    }
+
     async fn serve(
         &self,
         admin: std::net::TcpListener,
         claims: Vec<Claim>,
-        (bound, verify): (&[SocketAddr], &[SocketAddr]),
+        listening: &ListenedAddresses,
         presence: Option<Arc<Presence>>,
         started: impl FnOnce(&[SocketAddr]),
     ) -> Result<(), ProcessError> {
@@ -438,10 +458,9 @@ impl Process {
         let _tending = tending.map(|tending| AbortOnDropHandle::new(tokio::spawn(tending)));
         self.metrics.started(self.clock.unix_seconds());
         self.readiness.ready();
-        let verify = (!verify.is_empty()).then(|| words(verify));
-        tracing::info!(listen = words(bound), verify, admin = %admin_address, workers = self.gateway.current().start.workers, version = env!("CARGO_PKG_VERSION"), "ready");
+        self.log_ready(listening, admin_address);
         service::ready();
-        started(bound);
+        started(&listening.public);
 
         let mut watch = Watch::new(&self.gateway.current());
         let mut looks = tokio::time::interval(WATCH_INTERVAL);

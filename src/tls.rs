@@ -4,6 +4,9 @@
 //! installed. Early data (0-RTT) stays off because it can be replayed. Errors say how to fix a
 //! file, and never contain any of its content.
 
+mod certificate;
+mod sni;
+
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,28 +14,52 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{ParsedCertificate, ProducesTickets};
-use rustls::sign::CertifiedKey;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ParsedCertificate, ProducesTickets, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+pub use self::certificate::CertificateFacts;
+use self::sni::BySni;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, OtherError,
     RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion, version,
 };
 
-/// The TLS configuration of a listener: TLS 1.2 and 1.3 with `h2`, `http/1.1` and `http/1.0`. It
-/// takes the certificate chain, starting with the server's own certificate, and its private key
-/// (PKCS #8, PKCS #1 or SEC 1), both as PEM.
-///
-/// The certificate's dates are not checked: an expired certificate is served, and clients reject
-/// it.
-pub fn server_config(
-    certificate_pem: &[u8],
-    private_key_pem: &[u8],
-) -> Result<ServerConfig, TlsError> {
+/// A certificate with its private key, and what it says.
+#[derive(Debug)]
+pub struct CertifiedPair {
+    key: Arc<CertifiedKey>,
+    facts: CertificateFacts,
+}
+
+impl CertifiedPair {
+    /// Reads a certificate chain, starting with the own certificate, and its private key (PKCS #8,
+    /// PKCS #1 or SEC 1), both as PEM.
+    ///
+    /// The certificate's dates are not checked: an expired certificate is shown, and the other side
+    /// rejects it.
+    pub fn new(certificate_pem: &[u8], private_key_pem: &[u8]) -> Result<Self, TlsError> {
+        let key = certified_key(certificate_pem, private_key_pem)?;
+        let facts = key.cert.first().and_then(|own| CertificateFacts::read(own));
+        let facts = facts.ok_or_else(|| {
+            let error = rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
+            TlsError::CertificateUnusable(error)
+        })?;
+        Ok(Self { key: Arc::new(key), facts })
+    }
+
+    /// What the certificate says.
+    pub fn facts(&self) -> &CertificateFacts {
+        &self.facts
+    }
+}
+
+/// A private key, and the chain of the certificate that it belongs to.
+fn certified_key(certificate_pem: &[u8], private_key_pem: &[u8]) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate_pem)?;
     let key = private_key(private_key_pem)?;
-    let provider = provider();
     let signing_key =
-        provider.key_provider.load_private_key(key.clone_key()).map_err(TlsError::KeyUnusable)?;
+        provider().key_provider.load_private_key(key).map_err(TlsError::KeyUnusable)?;
     let belongs = |certificate: &CertificateDer<'static>| {
         CertifiedKey::new(vec![certificate.clone()], Arc::clone(&signing_key)).keys_match()
     };
@@ -48,13 +75,37 @@ pub fn server_config(
         Some(Err(rustls::Error::InconsistentKeys(_))) => return Err(TlsError::KeyMismatch),
         Some(Err(error)) => return Err(TlsError::CertificateUnusable(error)),
     }
-    let builder = ServerConfig::builder_with_provider(provider)
+    Ok(CertifiedKey::new(chain, signing_key))
+}
+
+/// Verifies certificates of clients, which the certificates in `ca_pem` must have issued. A client
+/// without one is rejected if it is `required`.
+pub fn client_verifier(
+    ca_pem: &[u8],
+    required: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = Arc::new(given_roots(ca_pem)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))
+}
+
+/// The TLS configuration of a listener: TLS 1.2 and 1.3 with `h2`, `http/1.1` and `http/1.0`. The
+/// client's SNI chooses the certificate; `first` is for every other name. With `clients`, clients
+/// are asked for a certificate.
+pub fn server_config(
+    first: &CertifiedPair,
+    others: &[CertifiedPair],
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(TlsError::Library)?;
-    let mut config = builder
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(TlsError::CertificateUnusable)?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(BySni::new(first, others)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     config.ticketer = ticketer()?;
     config.max_early_data_size = 0;
@@ -63,17 +114,27 @@ pub fn server_config(
 
 /// The TLS configuration for connections to upstreams and key servers: TLS 1.2 and 1.3 with
 /// `http/1.1`. It trusts exactly the certificates in `ca_pem`; without it, those that the system
-/// trusts, which are read from disk each time.
-pub fn client_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
+/// trusts, which are read from disk each time. `own` is the certificate and private key, both as
+/// PEM, that are shown to servers that ask for them.
+pub fn client_config(
+    ca_pem: Option<&[u8]>,
+    own: Option<(&[u8], &[u8])>,
+) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(TlsError::Library)?;
-    let mut config = match ca_pem {
-        None => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
+    let builder = match ca_pem {
+        None => builder.with_root_certificates(system_roots()?),
         Some(pem) => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(GivenCertificates::new(pem)?))
-            .with_no_client_auth(),
+            .with_custom_certificate_verifier(Arc::new(GivenCertificates::new(pem)?)),
+    };
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let own = SingleCertAndKey::from(certified_key(certificate, key)?);
+            builder.with_client_cert_resolver(Arc::new(own))
+        }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_early_data = false;

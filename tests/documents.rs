@@ -726,6 +726,7 @@ fn every_metric_has_its_entry() {
         })
         .collect();
     assert!(
+    metrics.certificates([("app.example.com".to_owned(), NOW)], || NOW);
         names.len() > 8
             && names
                 .iter()

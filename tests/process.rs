@@ -2200,13 +2200,13 @@ limit = "login"
           |
           = help: create it, or correct the path, which is relative to the folder of the configuration file
 
-        error: `server.tls.client_ca` is not supported yet
+        error: cannot read `clients.pem`: no such file
          --> gateway.toml:8:13
           |
         8 | client_ca = "clients.pem"
           |             ^^^^^^^^^^^^^
           |
-          = help: remove it; it would have no effect
+          = help: create ./clients.pem; relative paths start at the folder of the configuration file
 
         error: `upstream.app.http2` is not supported yet
           --> gateway.toml:22:9
@@ -2222,17 +2222,17 @@ limit = "login"
         23 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                       ^^^^^^^
            |
-           = help: remove it; it would have no effect
+           = help: create it, or correct the path, which is relative to the folder of the configuration file
 
-        error: `tls.private_key` is not supported yet
-          --> gateway.toml:23:46
+        error: there is no file `./c.key`
+          --> gateway.toml:23:55
            |
         23 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
-           |                                              ^^^^^^^^^^^^^^^^^^
+           |                                                       ^^^^^^^
            |
            = help: remove it; it would have no effect
 
-        error: gateway.toml: 7 problems
+        error: gateway.toml: 6 problems
         "#
     );
 }

@@ -20,7 +20,7 @@ const NEIGHBOURS: [(&str, &str, &str); 3] = [
 ];
 
 /// The items of the gateway that the server layer may use.
-const KNOWN_TO_SERVER: [(&str, &str); 10] = [
+const KNOWN_TO_SERVER: [(&str, &str); 13] = [
     (
         "snapshot::ConnectionLimits",
         "how a connection is read; `explain` reads one without the rest",
@@ -33,6 +33,15 @@ const KNOWN_TO_SERVER: [(&str, &str); 10] = [
         "the limits and the certificate of a connection are those of the file that is in force",
     ),
     ("client::Door", "a connection tells `Gateway::handle` which listener accepted it"),
+    ("snapshot::Tls", "the handshake takes the certificates of the file that is in force"),
+    (
+        "certificate::ClientCertificate",
+        "`handle` gets the certificate that the other end has shown",
+    ),
+    (
+        "refusal::explained_body",
+        "plain HTTP on a port with TLS is refused in the same words as every request",
+    ),
     ("client::Peer", "`handle` gets the address of the socket's other end"),
     ("exchange::RecordedBody", "the body of every response, for hyper to send"),
     ("worker::Worker", "each worker keeps its own things, and hands them to `Gateway::handle`"),
@@ -49,16 +58,18 @@ const KNOWN_TO_ADMIN: [(&str, &str); 2] = [
 ];
 
 /// The gateway's files in order: each may use those before it.
-const WALK: [&str; 45] = [
+const WALK: [&str; 50] = [
     "target",
-    "client",
+    "scheme",
     "token_names",
-    "origin",
     "guard",
     "headers",
+    "token_memo",
+    "certificate",
+    "client",
+    "origin",
     "dialect",
     "constant_headers",
-    "token_memo",
     "watched_socket",
     "body",
     "framing",
@@ -88,6 +99,7 @@ const WALK: [&str; 45] = [
     "reader",
     "decide",
     "echo",
+    "https_only",
     "renewal",
     "exchange",
     "worker",
@@ -345,7 +357,7 @@ fn the_source_parser_works() {
 }
 
 /// Steps of the decision that only one place may call, except tests.
-const SOLE_CALLERS: [(&str, &[&str], &str); 5] = [
+const SOLE_CALLERS: [(&str, &[&str], &str); 7] = [
     ("as_if_verified(", &["token/issuers/mod.rs", "gateway/authenticate.rs"], "an assumed token"),
     (
         "found_personal(",
@@ -354,6 +366,16 @@ const SOLE_CALLERS: [(&str, &[&str], &str); 5] = [
     ),
     ("Verifier::offline(", &["explain/mod.rs"], "a verifier that believes an assumed token"),
     (".dispatch(", &["gateway/send.rs"], "a request that was not made from a permit"),
+    (
+        "found_certificate(",
+        &["token/issuers/mod.rs", "gateway/certificate.rs"],
+        "claims that were not signed",
+    ),
+    (
+        "ClientCertificate::verified(",
+        &["server/connection.rs"],
+        "a certificate that no handshake has verified",
+    ),
     (".into_request(", &["gateway/send.rs"], "a request for the wire"),
 ];
 

@@ -52,6 +52,7 @@ impl Control {
         let token = token.map(|token| sha256(token.expose()));
         let scopes = issuers
             .iter()
+            .chain(issuers.certificates())
             .map(|issuer| {
                 (Arc::clone(&issuer.settings().name), Scope::for_issuer(issuer.settings()))
             })

@@ -8,8 +8,8 @@ use clap::Args;
 use super::{Failure, has_colours, print};
 use crate::clock::Clock;
 use crate::compile::{CompileOptions, Compiled};
-use crate::config;
 use crate::config::value::CreateFiles;
+use crate::config::{self, Severity};
 use crate::gateway::Snapshot;
 use crate::gateway::route::Destination;
 use crate::identity::Budgets;
@@ -36,7 +36,14 @@ pub(super) fn check(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
         metrics: &Metrics::new(),
         now: Clock::system().unix_seconds(),
     };
-    let Compiled { snapshot, warnings } = Snapshot::compile(loaded, &options)?;
+    let Compiled { snapshot, mut warnings } = Snapshot::compile(loaded, &options)?;
+    if warnings.list.iter().any(|problem| problem.fails_check) {
+        warnings.list.retain(|problem| problem.fails_check);
+        for problem in &mut warnings.list {
+            problem.severity = Severity::Error;
+        }
+        return Err(warnings.into());
+    }
     if !warnings.list.is_empty() {
         eprint!("{}", warnings.draw(has_colours(&std::io::stderr())));
     }

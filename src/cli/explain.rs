@@ -24,7 +24,7 @@ use crate::process;
 use crate::revocation::{Retention, RevocationList, Revocations};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::token::AssumedToken;
+use crate::token::{AssumedToken, CERTIFICATE};
 
 /// A proxy that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,8 +72,8 @@ pub(super) struct Arguments {
     /// Claims to use as if they came from a verified token.
     #[arg(long, value_name = "JSON", conflicts_with = "token")]
     claims: Option<String>,
-    /// The issuer section for the claims; required if there are several and the claims have no
-    /// `iss`.
+    /// The issuer section for the claims, or `certificate` for those of a client certificate;
+    /// required if there are several and the claims have no `iss`.
     #[arg(long, value_name = "NAME", requires = "claims")]
     issuer: Option<String>,
     /// The address of the peer; with --via, the peer of the proxy.
@@ -197,6 +197,11 @@ fn assumed(
         iss.and_then(|iss| snapshot.issuers.by_iss(iss)).map(|issuer| &*issuer.settings().name);
     let issuer = match (&arguments.issuer, names.as_slice()) {
         (Some(issuer), _) if names.contains(&issuer.as_str()) => issuer.as_str(),
+        (Some(issuer), _)
+            if *issuer == *CERTIFICATE && snapshot.issuers.certificates().is_some() =>
+        {
+            CERTIFICATE
+        }
         (Some(issuer), _) => return Err(no_issuer(issuer, &names)),
         (None, [only]) => *only,
         (None, []) => return Err(Failure::Usage("the file has no issuer that could have issued these claims".to_owned())),

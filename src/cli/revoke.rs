@@ -93,10 +93,10 @@ impl What {
 
 fn scope(snapshot: &Snapshot, name: Option<&str>) -> Result<Scope, Failure> {
     let Some(name) = name else { return Ok(Scope::Every) };
-    let found = snapshot.issuers.iter().find(|issuer| &*issuer.settings().name == name);
+    let known = || snapshot.issuers.iter().chain(snapshot.issuers.certificates());
+    let found = known().find(|issuer| &*issuer.settings().name == name);
     found.map(|issuer| Scope::for_issuer(issuer.settings())).ok_or_else(|| {
-        let mut names: Vec<&str> =
-            snapshot.issuers.iter().map(|issuer| &*issuer.settings().name).collect();
+        let mut names: Vec<&str> = known().map(|issuer| &*issuer.settings().name).collect();
         names.sort_unstable();
         no_issuer(name, &names)
     })

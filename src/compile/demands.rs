@@ -99,7 +99,7 @@ impl Compiler<'_> {
                     ));
                 }
             }
-            Some(Access::Authenticated | Access::Lenient) | None => {}
+            Some(Access::Authenticated | Access::Certificate | Access::Lenient) | None => {}
         }
     }
 

@@ -14,7 +14,7 @@ use crate::config::file::{Expect, Test, Text};
 use crate::config::{File, Problem};
 use crate::explain::{Explanation, Question, explain};
 use crate::gateway::dialect::Dialect;
-use crate::token::AssumedToken;
+use crate::token::{AssumedToken, CERTIFICATE};
 
 /// Runs every test and reports those whose expectation is not met.
 pub(super) fn unmet(file: &File, snapshot: &Snapshot, now: u64) -> Vec<Problem> {
@@ -103,6 +103,11 @@ fn caller(
     let issuer = match (&test.issuer, names.as_slice()) {
         (Some(issuer), names) if names.contains(&issuer.get_ref().as_str()) => {
             issuer.get_ref().as_str()
+        }
+        (Some(issuer), _)
+            if *issuer.get_ref() == *CERTIFICATE && snapshot.issuers.certificates().is_some() =>
+        {
+            CERTIFICATE
         }
         (Some(issuer), _) => {
             return Err(Problem::error(

@@ -62,6 +62,7 @@ impl Compiler<'_> {
                 }
                 taken.push(issuer);
             }
+            self.refuse_certificate_issuer(name, written);
             if let Some((issuer, keys)) = self.issuer(name, written, folder) {
                 issuers.push(issuer);
                 owners.push(keys);

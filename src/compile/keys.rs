@@ -298,7 +298,7 @@ impl Compiler<'_> {
     }
 
     fn key_client(&mut self, name: &Text, written: &Written, remote: &Remote) -> Option<Outbound> {
-        match tls::client_config(remote.ca.as_deref()) {
+        match tls::client_config(remote.ca.as_deref(), None) {
             Ok(config) => Some(Outbound::new(Some(Arc::new(config)))),
             // A JWK Set on this machine needs no certificates.
             Err(tls::TlsError::NoSystemRoots(_)) if matches!(&remote.place, Place::Jwks(url) if !url.is_https()) => {

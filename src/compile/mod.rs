@@ -22,6 +22,7 @@ mod routes;
 mod server;
 mod store;
 mod upstreams;
+mod tls;
 mod verify;
 mod warnings;
 mod webdav;
@@ -129,7 +130,6 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     /// The snapshot, or `None` if something essential is missing. Collects problems on the way.
     fn snapshot(&mut self) -> Option<Snapshot> {
-        self.refuse_what_is_not_due();
         let start = self.start();
         let limits = self.connection_limits();
         let tls = self.server_tls();
@@ -139,6 +139,7 @@ impl Compiler<'_> {
         let folder = self.lasting_folder(start.as_ref());
         let (issuers, keys) = self.issuers(identity.as_ref(), &folder);
         let counters = self.limits();
+        let issuers = self.accept_certificates(issuers, tls.as_deref());
         let upstreams = self.upstreams(start.as_ref().map_or(1, |start| start.workers));
         let (routes, identity_names) = self.routes(&issuers, &counters, &upstreams);
         let owned = OwnedNames::new(&identity_names);

@@ -127,6 +127,7 @@ impl Compiler<'_> {
                     ("authenticated", Access::Authenticated),
                     ("optional", Access::Optional),
                     ("public", Access::Public),
+                    ("certificate", Access::Certificate),
                 ],
             )),
         };
@@ -134,6 +135,7 @@ impl Compiler<'_> {
         let limit =
             self.find_section(written.limit.as_ref(), limits, "limit", self.file.limit.keys());
         let token_from = self.token_places(written.token_from.as_ref(), leads_to_identity(written));
+        let token_from = super::tls::token_places(access, token_from);
         let permitted = self.relaxations(written);
         let mut demands = self.demands(written, issuers, access);
         if leads_to_identity(written) {
@@ -149,7 +151,11 @@ impl Compiler<'_> {
         let (set_headers, response_headers) =
             (self.set_headers(written), self.response_headers(written));
         let access = access?;
-        if access != Access::Public && self.file.issuer.is_empty() && self.file.identity.is_none() {
+        if let (Access::Certificate, Some(text)) = (access, &written.access) {
+            self.check_certificate_route(written, text.span());
+        }
+        let takes_tokens = !matches!(access, Access::Public | Access::Certificate);
+        if takes_tokens && self.file.issuer.is_empty() && self.file.identity.is_none() {
             self.error(
                 Problem::error(place.clone(), "the route requires a token, but no issuer is configured")
                     .help("add an `[issuer.NAME]` section, or `[identity]`; or open the route with `access = \"public\"`"),

@@ -1,4 +1,4 @@
-//! `[server]`, `[admin]`, `[log]`, `[limit.*]`, and the keys that are not supported yet.
+//! `[server]`, `[admin]`, `[log]` and `[limit.*]`.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::issuers::Inline;
 use super::{Compiler, ConnectionLimits, StartSettings};
 use crate::config::Problem;
 use crate::config::file::Text;
-use crate::config::value::{self, OneOrMany, SecretRef, Unsupported};
-use crate::gateway::client::{ForwardingHeader, Scheme, TrustedProxies};
-use crate::gateway::snapshot::Tls;
+use crate::config::value::{self, OneOrMany, SecretRef};
+use crate::gateway::client::{ForwardingHeader, TrustedProxies};
+use crate::gateway::scheme::Scheme;
 use crate::gateway::token_names::{DOMAIN_COOKIE, OwnOrigin, TokenNames};
 use crate::limit::{Count, KeyKind, Limit, Settings};
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
-use crate::tls;
 use crate::token::CacheBounds;
 
 /// The default of `max_connections`.
@@ -41,6 +39,10 @@ impl Compiler<'_> {
                 .and_then(|addresses| addresses.first().copied()),
         };
         let verify = self.verify_addresses();
+        let redirect = match &file.server.redirect_http {
+            None => Some(Vec::new()),
+            Some(text) => self.ok_or_report(value::listen(text)),
+        };
         let workers = match &file.server.workers {
             None => Some(0),
             Some(workers) => self.number(workers, 0, 1024),
@@ -72,6 +74,7 @@ impl Compiler<'_> {
             listen: listen?,
             admin: admin?,
             verify: verify?,
+            redirect: redirect?,
             workers: workers?,
             log_format: log_format?,
             log_level: log_level?,
@@ -120,20 +123,7 @@ impl Compiler<'_> {
         let span_in = |value: Option<&Spanned<SecretRef>>| {
             value.map(Spanned::span).or(section.map(Spanned::span)).unwrap_or(0..0)
         };
-        let changes: [(bool, &str, Range<usize>); 11] = [
-            (
-                start.listen != previous.listen,
-                "server.listen",
-                file.server.listen.as_ref().map_or(0..0, Spanned::span),
-            ),
-            (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
-            (
-                start.verify != previous.verify,
-                "verify.listen",
-                file.verify.as_ref().map_or(0..0, |section| {
-                    section.get_ref().listen.as_ref().map_or(section.span(), Spanned::span)
-                }),
-            ),
+        let changes: [(bool, &str, Range<usize>); 8] = [
             (
                 start.workers != previous.workers,
                 "server.workers",
@@ -169,7 +159,8 @@ impl Compiler<'_> {
                 span_in(written.and_then(|written| written.redis.as_ref())),
             ),
         ];
-        for (_, key, span) in changes.into_iter().filter(|(changed, ..)| *changed) {
+        let changes = self.changed_listeners(start, previous).into_iter().chain(changes);
+        for (_, key, span) in changes.filter(|(changed, ..)| *changed) {
             self.error(
                 Problem::error(
                     span,
@@ -178,6 +169,36 @@ impl Compiler<'_> {
                 .help("restart the gateway to change it, or restore the old value"),
             );
         }
+    }
+
+    /// Whether the addresses of each listener have changed, its key, and where that is.
+    fn changed_listeners(
+        &self,
+        start: &StartSettings,
+        previous: &StartSettings,
+    ) -> [(bool, &'static str, Range<usize>); 4] {
+        let file = self.file;
+        let span_of = |text: &Option<Text>| text.as_ref().map_or(0..0, Spanned::span);
+        [
+            (
+                start.listen != previous.listen,
+                "server.listen",
+                file.server.listen.as_ref().map_or(0..0, Spanned::span),
+            ),
+            (start.admin != previous.admin, "admin.listen", span_of(&file.admin.listen)),
+            (
+                start.verify != previous.verify,
+                "verify.listen",
+                file.verify.as_ref().map_or(0..0, |section| {
+                    section.get_ref().listen.as_ref().map_or(section.span(), Spanned::span)
+                }),
+            ),
+            (
+                start.redirect != previous.redirect,
+                "server.redirect_http",
+                span_of(&file.server.redirect_http),
+            ),
+        ]
     }
 
     pub(super) fn connection_limits(&mut self) -> ConnectionLimits {
@@ -238,37 +259,6 @@ impl Compiler<'_> {
             None => u64::MAX,
             Some(text) if text.get_ref() == "unlimited" => u64::MAX,
             Some(text) => self.ok_or_report(value::size(text)).unwrap_or(u64::MAX),
-        }
-    }
-
-    pub(super) fn server_tls(&mut self) -> Option<Arc<Tls>> {
-        let written = self.file.server.tls.as_ref()?.get_ref();
-        let certificate = self.read_file(
-            &written.certificate,
-            "a PEM file with the certificate, then its intermediates",
-        );
-        let key = self.read_secret(&written.private_key, Inline::Never);
-        let (certificate, key) = (certificate?, key?);
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.expose());
-        let key_digest: [u8; 32] = digest.as_ref().try_into().unwrap_or_default();
-        if let Some(kept) = self.previous.and_then(|previous| previous.tls.as_ref())
-            && kept.certificate == certificate
-            && kept.key_digest == key_digest
-        {
-            // An unchanged certificate keeps its session tickets.
-            return Some(Arc::clone(kept));
-        }
-        match tls::server_config(&certificate, key.expose()) {
-            Ok(config) => Some(Arc::new(Tls { config: Arc::new(config), certificate, key_digest })),
-            Err(error) => {
-                let span = if error.concerns_key() {
-                    written.private_key.span()
-                } else {
-                    written.certificate.span()
-                };
-                self.error(Problem::error(span, error.to_string()));
-                None
-            }
         }
     }
 

@@ -63,7 +63,8 @@ impl Compiler<'_> {
             return;
         }
         for route in table.routes() {
-            if route.guard.access != Access::Public && route.guard.demands.issuers.is_none() {
+            let takes_tokens = !matches!(route.guard.access, Access::Public | Access::Certificate);
+            if takes_tokens && route.guard.demands.issuers.is_none() {
                 self.problems.push(
                     Problem::warning(path_of(written, route.index), format!("route `{}` accepts callers of every issuer", route.name))
                         .help("name them with `issuers = […]`: the same subject or role may mean someone else at another issuer"),

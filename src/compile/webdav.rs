@@ -107,7 +107,7 @@ fn unchecked(outer: &Route, inner: &[&Route]) -> Vec<&'static str> {
 /// Whether some caller who may pass `outer` may not pass `inner`.
 fn is_stricter(inner: &Guard, outer: &Guard) -> bool {
     let openness = |access: Access| match access {
-        Access::Authenticated => 0,
+        Access::Authenticated | Access::Certificate => 0,
         Access::Optional | Access::Lenient => 1,
         Access::Public => 2,
     };

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::identity::Identity;
-use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, TextOrSecret, Unsupported};
+use super::value::{ClaimName, OneOrMany, Scalar, SecretRef, TextOrSecret};
 use super::verify::Verify;
 
 /// A string with its place in the file.
@@ -98,6 +98,10 @@ pub struct Server {
     /// version 1 or 2, which names the client. Others must not. Default false.
     #[schemars(with = "bool")]
     pub proxy_protocol: Option<Spanned<bool>>,
+    /// Address and port of a second listener, without TLS, that redirects every request to the same
+    /// target on https. Absent: none. Read at start.
+    #[schemars(with = "Option<String>")]
+    pub redirect_http: Option<Text>,
     /// HTTP/2 with prior knowledge on cleartext connections. Default true.
     pub h2c: Option<bool>,
     /// How long `/readyz` returns 503 after SIGTERM while requests are still served. Default
@@ -123,18 +127,37 @@ pub struct Server {
 }
 
 /// `[server.tls]`
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerTls {
+    /// PEM file: the certificate, then its intermediates. For example `"tls.crt"`.
+    #[schemars(with = "Option<String>")]
+    pub certificate: Option<Text>,
+    /// The certificate's private key: `{ file = "tls.key" }` or `{ env = "NAME" }`, PEM.
+    #[schemars(with = "Option<SecretRef>")]
+    pub private_key: Option<Spanned<SecretRef>>,
+    /// More certificates, each with its private key. The name that the client asks for (SNI)
+    /// chooses; the first of all is for every other name. Default: none.
+    #[schemars(with = "Vec<CertificatePair>")]
+    pub certificates: Vec<CertificatePair>,
+    /// PEM file with the authorities of client certificates. Absent: clients are not asked for one.
+    #[schemars(with = "Option<String>")]
+    pub client_ca: Option<Text>,
+    /// Whether a client must show a certificate: `"optional"` (default) or `"required"`.
+    #[schemars(with = "Option<String>")]
+    pub client_certificate: Option<Text>,
+}
+
+/// One of `certificates` in `[server.tls]`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ServerTls {
+pub struct CertificatePair {
     /// PEM file: the certificate, then its intermediates. For example `"tls.crt"`.
     #[schemars(with = "String")]
     pub certificate: Text,
     /// The certificate's private key: `{ file = "tls.key" }` or `{ env = "NAME" }`, PEM.
     #[schemars(with = "SecretRef")]
     pub private_key: Spanned<SecretRef>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub client_ca: Option<Spanned<Unsupported>>,
 }
 
 /// `[server.limits]`
@@ -448,7 +471,8 @@ pub struct Route {
     /// Redirect requests instead of forwarding them.
     #[schemars(with = "Option<Redirect>")]
     pub redirect: Option<Spanned<Redirect>>,
-    /// Who may access it: `"authenticated"` (default), `"optional"` or `"public"`.
+    /// Who may access it: `"authenticated"` (default), `"optional"`, `"public"`, or `"certificate"`:
+    /// callers with a client certificate.
     #[schemars(with = "Option<String>")]
     pub access: Option<Text>,
     /// The caller must have at least one of these roles.

@@ -27,6 +27,8 @@ pub struct Problem {
     /// How to fix it.
     pub help: Option<String>,
     label: Option<Box<str>>,
+    /// Whether `check` reports it as an error although the file is used.
+    pub fails_check: bool,
 }
 
 /// The severity of a problem.
@@ -58,12 +60,19 @@ impl Problem {
             related: Vec::new(),
             help: None,
             label: None,
+            fails_check: false,
         }
     }
 
     /// Creates a warning; the file is used nevertheless.
     pub fn warning(span: impl Into<Option<Range<usize>>>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    /// Makes `check` report this warning as an error.
+    #[must_use]
+    pub fn fails_check(self) -> Self {
+        Self { fails_check: true, ..self }
     }
 
     /// Sets the label next to the caret.

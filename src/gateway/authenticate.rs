@@ -7,21 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Map, Value};
 
+use super::certificate::ClientCertificate;
 use super::client::ClientAddress;
 use super::guard::{Access, Guard, TokenPlaces};
 use super::origin::{changes_something, is_own_request, origin_of};
-use super::personal::{basic_password, bearer};
+use super::personal::{basic_password, bearer, is_token68};
 use super::route::Route;
 use super::target::{Target, decode_form, query_values};
 use super::token_memo::TokenMemo;
-use super::token_names::TokenNames;
+use super::token_names::{TokenNames, cookie_values};
 use crate::config::identity::NAME;
 use crate::identity::personal_tokens::{Unusable, is_personal};
 use crate::identity::{IdentityError, Origin, Renewed};
 use crate::revocation::RevocationList;
 use crate::token::{
-    AssumedToken, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES, Malformed, Remembered, RevokedBy,
-    TokenCache,
+    AssumedToken, CERTIFICATE, ClaimFault, InvalidToken, Issuer, Issuers, MAX_TOKEN_BYTES,
+    Malformed, Remembered, RevokedBy, TokenCache,
 };
 
 /// Why no caller was authenticated.
@@ -91,6 +92,7 @@ pub struct Verifier<'a> {
     assumed: Option<&'a AssumedToken>,
     renewed: Option<&'a Arc<Renewed>>,
     looked_up: Option<&'a LookedUp>,
+    certificate: Option<&'a Arc<ClientCertificate>>,
 }
 
 /// A personal access token that was looked up before the decision, for `explain`.
@@ -111,7 +113,27 @@ impl<'a> Verifier<'a> {
         known: Option<&'a Mutex<TokenCache<TokenMemo>>>,
         revoked: &'a RevocationList,
     ) -> Self {
-        Self { names, issuers, known, revoked, assumed: None, renewed: None, looked_up: None }
+        Self {
+            names,
+            issuers,
+            known,
+            revoked,
+            assumed: None,
+            renewed: None,
+            looked_up: None,
+            certificate: None,
+        }
+    }
+
+    /// Also knows the certificate that the client has shown, if it is from the authorities with
+    /// this digest.
+    #[must_use]
+    pub(super) fn with_certificate(
+        self,
+        certificate: Option<&'a Arc<ClientCertificate>>,
+        authority: Option<&[u8; 32]>,
+    ) -> Self {
+        Self { certificate: certificate.filter(|shown| shown.is_from(authority)), ..self }
     }
 
     /// Takes `assumed` as the credential of every request, as if the client had sent a token with
@@ -163,12 +185,32 @@ impl<'a> Verifier<'a> {
             let issuer = Arc::clone(token.issuer_name());
             return Err(Unauthenticated::RevocationsUnknown { issuer });
         }
+        if let Some(thumbprint) = token.bound_to()
+            && !self.certificate.is_some_and(|shown| shown.has_thumbprint(thumbprint))
+        {
+            return Err(InvalidToken::from(ClaimFault::not_shown()).into());
+        }
         self.revoked.note_if_early(&token, now);
         match self.revoked.revoked_by(&token) {
             None => {
                 let renewed = self.renewed.filter(|_| credential.place == Place::Cookie);
                 Ok(Caller { token, place: credential.place, renewed: renewed.cloned() })
             }
+            Some(by) => Err(InvalidToken::Revoked(by).into()),
+        }
+    }
+
+    /// The caller that the client's certificate proves.
+    fn certificate_caller(&self, now: u64) -> Result<Caller, Unauthenticated> {
+        let token = match (self.assumed, self.certificate) {
+            (Some(assumed), _) if is_certificate(assumed) => {
+                Arc::new(Remembered::from(assumed.as_if_verified().clone()))
+            }
+            (_, Some(certificate)) => certificate.caller(self.issuers, now)?,
+            (_, None) => return Err(Unauthenticated::Missing),
+        };
+        match self.revoked.revoked_by(&token) {
+            None => Ok(Caller { token, place: Place::Certificate, renewed: None }),
             Some(by) => Err(InvalidToken::Revoked(by).into()),
         }
     }
@@ -247,7 +289,12 @@ impl<'a> Verifier<'a> {
     ) -> Result<Option<Caller>, Unauthenticated> {
         let caller = match (access.guard.access, caller) {
             (Access::Public, _) | (Access::Optional, None) => return Ok(None),
-            (_, Some(caller)) if access.guard.token_from.include(caller.place) => caller,
+            (Access::Certificate, Some(caller)) if caller.place == Place::Certificate => caller,
+            (Access::Authenticated | Access::Optional | Access::Lenient, Some(caller))
+                if access.guard.token_from.include(caller.place) =>
+            {
+                caller
+            }
             _ => return Err(Unauthenticated::Missing),
         };
         if !self.is_own_request(access, caller.place) {
@@ -262,8 +309,9 @@ impl<'a> Verifier<'a> {
         let &AccessRequest { method, headers, target, client, .. } = access;
         match place {
             Place::Cookie => is_own_request(method, headers, target, client, self.names),
-            // A browser repeats a password that was typed once. Programs say nothing of an origin.
-            Place::Basic => {
+            // A browser repeats a password that was typed once, and a certificate that was chosen
+            // once. Programs say nothing of an origin.
+            Place::Basic | Place::Certificate => {
                 !changes_something(method, headers)
                     || origin_of(headers, target, client, self.names) != Origin::Foreign
             }
@@ -285,16 +333,14 @@ impl<'a> Verifier<'a> {
             && places.cookie
         {
             return match sent {
-                Some(Credential { place: Place::Header | Place::Query | Place::Basic, .. }) => {
-                    Err(Unauthenticated::Ambiguous)
-                }
                 Some(Credential { place: Place::Cookie, .. }) | None => Ok(Some(Credential {
                     token: Presented::Bytes(renewed.access_token().as_bytes().into()),
                     place: Place::Cookie,
                 })),
+                Some(_) => Err(Unauthenticated::Ambiguous),
             };
         }
-        match (sent, self.assumed) {
+        match (sent, self.assumed.filter(|assumed| !is_certificate(assumed))) {
             (sent, None) => Ok(sent),
             (Some(_), Some(_)) => Err(Unauthenticated::Ambiguous),
             (None, Some(assumed)) => Ok(Some(Credential {
@@ -316,6 +362,8 @@ pub enum Place {
     Query,
     /// The password of `Authorization: Basic`.
     Basic,
+    /// No token: the client's certificate.
+    Certificate,
 }
 
 impl TokenPlaces {
@@ -326,6 +374,7 @@ impl TokenPlaces {
             Place::Cookie => self.cookie,
             Place::Query => self.query,
             Place::Basic => self.basic,
+            Place::Certificate => false,
         }
     }
 
@@ -456,8 +505,14 @@ pub(super) fn authenticate(
     verifier: &Verifier<'_>,
     now: u64,
 ) -> Result<Option<Caller>, Unauthenticated> {
-    if access.guard.access == Access::Public {
-        return Ok(None);
+    match access.guard.access {
+        Access::Public => return Ok(None),
+        Access::Certificate => {
+            let caller = verifier.certificate_caller(now)?;
+            let is_own = verifier.is_own_request(access, caller.place);
+            return if is_own { Ok(Some(caller)) } else { Err(Unauthenticated::ForeignOrigin) };
+        }
+        Access::Optional | Access::Lenient | Access::Authenticated => {}
     }
     let credential = verifier.credential(access)?;
     let is_own = match &credential {
@@ -522,6 +577,11 @@ fn session_cookie<'r>(access: &AccessRequest<'r>, verifier: &Verifier<'r>) -> Op
         (Some(value), None) => std::str::from_utf8(value).ok(),
         _ => None,
     }
+}
+
+/// Whether the caller is assumed to have shown a certificate, and not a token.
+fn is_certificate(assumed: &AssumedToken) -> bool {
+    **assumed.as_if_verified().issuer_name() == *CERTIFICATE
 }
 
 /// Why a personal access token is refused, in the terms of tokens. `now`: in Unix seconds.
@@ -621,42 +681,6 @@ fn well_formed(token: &[u8]) -> Result<&str, Unauthenticated> {
         return Err(InvalidToken::from(Malformed::TooLong { length: token.len() }).into());
     }
     std::str::from_utf8(token).map_err(|_| Unauthenticated::Malformed)
-}
-
-/// RFC 9110 §11.2.
-fn is_token68(token: &[u8]) -> bool {
-    let unpadded = token.iter().rposition(|&byte| byte != b'=').map_or(0, |last| last + 1);
-    let allowed = |byte: u8| {
-        let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-        // The digits follow `-`, `.` and `/` (RFC 20).
-        letter || byte.wrapping_sub(b'-') < 13 || byte == b'_' || byte == b'~' || byte == b'+'
-    };
-    // No early exit, so that the compiler can check many bytes at once: nearly every token is well
-    // formed.
-    unpadded > 0 && token[..unpadded].iter().fold(true, |all, &byte| all & allowed(byte))
-}
-
-/// The values of a cookie, in any number of fields (RFC 9113 §8.2.3). Other cookies may hold any
-/// bytes.
-fn cookie_values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
-    pairs.filter_map(move |pair| {
-        let at = pair.iter().position(|&byte| byte == b'=')?;
-        let value = pair[at + 1..].trim_ascii();
-        let value =
-            value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-        (pair[..at].trim_ascii() == name.as_bytes()).then_some(value)
-    })
-}
-
-/// Whether a request has a cookie of ours, valid or not.
-pub fn has_own_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
-    [&names.cookie, &names.session]
-        .into_iter()
-        .any(|name| cookie_values(headers, name).next().is_some())
 }
 
 #[cfg(test)]

@@ -305,7 +305,9 @@ fn authorize(
             Access::Public => Reason::Public,
             Access::Optional => Reason::Anonymous,
             // Authentication has already refused this; do not rely on it.
-            Access::Authenticated | Access::Lenient => return Err(Denied::NoCaller),
+            Access::Authenticated | Access::Certificate | Access::Lenient => {
+                return Err(Denied::NoCaller);
+            }
         },
         Some(caller) => {
             let token = caller.token();

@@ -6,9 +6,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
+
+use super::certificate::ClientCertificate;
+use super::scheme::Scheme;
 
 /// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +21,12 @@ pub enum Door {
     Public,
     /// `[verify]`: other proxies ask about requests that they forward themselves.
     Verify,
+    /// `redirect_http`: every request is redirected to the same target on https.
+    Redirect,
 }
 
 /// The other end of the socket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Its address, IPv4-mapped IPv6 folded to IPv4.
     pub address: IpAddr,
@@ -29,40 +35,14 @@ pub struct Peer {
     /// Whether the bytes of the connection may come from someone else: a proxy relays it without
     /// saying for whom. Forwarding headers are then not trusted.
     pub is_unnamed: bool,
+    /// The certificate that it has shown and that was verified.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl Peer {
     /// The peer of an accepted connection.
     pub fn new(address: IpAddr, tls: bool) -> Self {
-        Self { address: address.to_canonical(), tls, is_unnamed: false }
-    }
-}
-
-/// How the client reached the outermost trusted gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// Cleartext.
-    Http,
-    /// TLS.
-    Https,
-}
-
-impl Scheme {
-    /// `http` or `https`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    /// Parses `http` or `https`, in any case.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        match text.trim_ascii() {
-            scheme if scheme.eq_ignore_ascii_case(b"http") => Some(Self::Http),
-            scheme if scheme.eq_ignore_ascii_case(b"https") => Some(Self::Https),
-            _ => None,
-        }
+        Self { address: address.to_canonical(), tls, is_unnamed: false, certificate: None }
     }
 }
 

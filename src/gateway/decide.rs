@@ -9,6 +9,7 @@ use http::request::Parts;
 
 use super::authenticate::Verifier;
 use super::authorize::{Authenticated, Permit};
+use super::certificate::ClientCertificate;
 use super::client::Peer;
 use super::counted::Counted;
 use super::dialect::Asker;
@@ -55,6 +56,13 @@ pub enum Decided<'s> {
 impl<'s> Decider<'s> {
     /// Decides what happens to a request. `announced`: its declared body length in bytes.
     pub async fn decide(
+    /// Also knows the certificate that the client has shown.
+    #[must_use]
+    pub fn with_certificate(self, shown: Option<&'s Arc<ClientCertificate>>) -> Self {
+        let authority = self.snapshot.tls.as_ref().and_then(|tls| tls.authority());
+        Self { verifier: self.verifier.with_certificate(shown, authority), ..self }
+    }
+
         &self,
         peer: &Peer,
         parts: Parts,

@@ -11,8 +11,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 use ipnet::IpNet;
 
-use super::client::{ClientAddress, Peer, Scheme, address};
+use super::client::{ClientAddress, Peer, address};
 use super::headers::{FoldedNames, connection_names, fold};
+use super::scheme::Scheme;
 use super::target::{Ambiguity, TargetError};
 
 /// A proxy's way of asking.

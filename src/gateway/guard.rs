@@ -30,6 +30,8 @@ pub enum Access {
     Lenient,
     /// Callers with valid credentials.
     Authenticated,
+    /// Callers who show a client certificate. No other credentials are read.
+    Certificate,
 }
 
 /// Where a token may be.

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::authenticate::{AccessRequest, Unauthenticated};
+use super::body::Body;
 use super::client::{ClientAddress, Peer};
 use super::dialect::{Asked, Asker};
 use super::framing::check_request;
@@ -369,7 +370,7 @@ impl<'s> Overriding<'s> {
 }
 
 /// Checks a head, and parses its target.
-fn read_head(
+pub(super) fn read_head(
     snapshot: &Snapshot,
     client: &ClientAddress,
     parts: &Parts,

@@ -8,6 +8,7 @@
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
+pub mod certificate;
 pub mod client;
 pub mod constant_headers;
 pub mod counted;
@@ -23,6 +24,7 @@ pub mod guard;
 pub mod headers;
 pub mod logout;
 pub mod matched;
+mod https_only;
 pub mod navigation;
 pub mod observer;
 pub mod online;
@@ -37,6 +39,7 @@ mod renewal;
 pub mod route;
 pub mod second_target;
 mod send;
+pub mod scheme;
 pub mod snapshot;
 pub mod stream_rule;
 pub mod streams;
@@ -146,6 +149,14 @@ impl Telemetry {
 
     /// Whether this is the first refusal by a limit in this second. Any further ones are a flood.
     fn should_log_limit(&self, second: u64) -> bool {
+    /// Exports how long the certificates of a snapshot are valid.
+    fn show_certificates(&self, snapshot: &Snapshot) {
+        let served = snapshot.tls.iter().flat_map(|tls| &tls.certificates);
+        let expiries = served.map(|served| (served.name.clone(), served.expires_at));
+        let clock = self.clock.clone();
+        self.metrics.certificates(expiries, move || clock.unix_seconds());
+    }
+
         self.limit_logged_at.fetch_max(second, Ordering::Relaxed) < second
     }
 
@@ -181,6 +192,7 @@ impl Gateway {
     pub fn new(snapshot: Snapshot, telemetry: Telemetry, revocations: Arc<Revocations>) -> Self {
         let current = Arc::new(ArcSwap::from_pointee(snapshot));
         let streams = Streams::new(
+        telemetry.show_certificates(&snapshot);
             Arc::clone(&current),
             Arc::clone(revocations.list()),
             telemetry.clock.clone(),
@@ -220,6 +232,7 @@ impl Gateway {
     pub fn install(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
     }
+        self.telemetry.show_certificates(&snapshot);
 
     /// The metrics, the clock and the log.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
@@ -283,6 +296,7 @@ impl Gateway {
             Door::Verify => Box::pin(self.verify(worker, peer, request)).await,
         }
     }
+            Door::Redirect => self.redirect(worker, peer, request),
 
     /// Answers the question of another proxy.
     async fn verify(
@@ -329,6 +343,36 @@ impl Gateway {
 
     async fn serve(
         &self,
+    /// Redirects to the same target on https.
+    fn redirect(
+        &self,
+        worker: &Worker,
+        peer: &Peer,
+        request: Request<RequestBody>,
+    ) -> Response<RecordedBody> {
+        let view = worker.view(&self.current);
+        let is_head = *request.method() == Method::HEAD;
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        let (parts, _body) = request.into_parts();
+        let mut response = match https_only::redirect(&view.snapshot, peer, &parts, &mut *exchange)
+        {
+            Ok(response) => {
+                exchange.completed();
+                response
+            }
+            Err(refusal) => {
+                exchange.refused(&refusal);
+                refusal.into_response(exchange.request_id())
+            }
+        };
+        if is_head {
+            response = without_body(response);
+        }
+        // Nothing more is to be had here.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        exchange.finish(response)
+    }
+
         worker: &Worker,
         peer: &Peer,
         request: Request<RequestBody>,
@@ -376,6 +420,10 @@ impl Gateway {
         match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
             Decided::Forward(outgoing, upstream) => {
                 self.send(snapshot, worker, upstream, outgoing, body, exchange).await
+        let decider = match &peer.certificate {
+            None => decider,
+            shown => decider.with_certificate(shown.as_ref()),
+        };
             }
             Decided::Endpoint(permit, mount) => {
                 let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);

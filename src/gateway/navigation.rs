@@ -3,15 +3,16 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::authenticate::{Unauthenticated, has_own_cookie};
-use super::client::Scheme;
+use super::authenticate::Unauthenticated;
 use super::guard::Access;
 use super::matched::{Matched, Stopped};
 use super::origin::own_referer;
 use super::refusal::Refusal;
 use super::route::{Destination, Route, Segment};
+use super::scheme::Scheme;
 use super::snapshot::Snapshot;
 use super::target::same_authority;
+use super::token_names::has_own_cookie;
 use crate::identity::pages::{self, Asked, Why};
 use crate::identity::{Compat, Mount, Policy, cookie, return_to};
 

@@ -2,7 +2,8 @@
 
 use http::{HeaderMap, Method, header};
 
-use super::client::{ClientAddress, Scheme};
+use super::client::ClientAddress;
+use super::scheme::Scheme;
 use super::target::{Target, same_authority};
 use super::token_names::TokenNames;
 use crate::identity::Origin;

@@ -70,6 +70,19 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// Whether this is a `token68` (RFC 9110 §11.2).
+pub(super) fn is_token68(token: &[u8]) -> bool {
+    let unpadded = token.iter().rposition(|&byte| byte != b'=').map_or(0, |last| last + 1);
+    let allowed = |byte: u8| {
+        let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+        // The digits follow `-`, `.` and `/` (RFC 20).
+        letter || byte.wrapping_sub(b'-') < 13 || byte == b'_' || byte == b'~' || byte == b'+'
+    };
+    // No early exit, so that the compiler can check many bytes at once: nearly every token is well
+    // formed.
+    unpadded > 0 && token[..unpadded].iter().fold(true, |all, &byte| all & allowed(byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

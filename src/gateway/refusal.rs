@@ -276,7 +276,7 @@ impl Refusal {
         let reason = self.reason();
         let mut response = problem(reason, request_id);
         if let Some(detail) = self.detail() {
-            *response.body_mut() = Body::Bytes(detailed_body(reason, request_id, &detail));
+            *response.body_mut() = Body::Bytes(explained_body(reason, request_id, &detail));
         }
         let headers = response.headers_mut();
         match self {
@@ -427,7 +427,7 @@ pub fn problem_body(reason: Reason, request_id: &str) -> Bytes {
 }
 
 /// The body of a response with a detail (RFC 9457 §3.1.4).
-fn detailed_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
+pub fn explained_body(reason: Reason, request_id: &str, detail: &str) -> Bytes {
     let status = reason.status();
     let problem = serde_json::json!({
         "title": status.canonical_reason(),

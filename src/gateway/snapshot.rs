@@ -21,6 +21,7 @@ use crate::limit::Limit;
 use crate::redis::RedisSettings;
 use crate::store::StoreSettings;
 use crate::telemetry::log::Format;
+use crate::tls::CertifiedPair;
 use crate::token::{CacheBounds, Issuers};
 
 /// A compiled configuration file.
@@ -83,7 +84,7 @@ impl Snapshot {
     /// Whether a peer of this listener connects on behalf of many clients.
     pub fn trusts(&self, door: Door, peer: IpAddr) -> bool {
         match door {
-            Door::Public => self.proxies.trusts(peer),
+            Door::Public | Door::Redirect => self.proxies.trusts(peer),
             Door::Verify => self.askers.as_ref().is_some_and(|askers| askers.trust(peer)),
         }
     }
@@ -98,6 +99,8 @@ pub struct StartSettings {
     pub admin: SocketAddr,
     /// The addresses of the `[verify]` listener; empty: there is none.
     pub verify: Vec<SocketAddr>,
+    /// The addresses of the listener that redirects to https.
+    pub redirect: Vec<SocketAddr>,
     /// The number of worker threads, at least 1.
     pub workers: usize,
     /// The format of log lines.
@@ -129,13 +132,58 @@ pub struct ConnectionLimits {
     pub max_headers: usize,
 }
 
-/// The certificate of the public listener: the ready configuration, and its sources.
+/// TLS on the public listener: the ready configuration, and its sources.
 #[derive(Debug)]
 pub struct Tls {
     /// The configuration for the acceptor.
     pub config: Arc<rustls::ServerConfig>,
-    /// The certificate as PEM.
-    pub certificate: Vec<u8>,
-    /// SHA-256 of the private key.
-    pub key_digest: [u8; 32],
+    /// What it was made from.
+    pub source: TlsSource,
+    /// The certificates, in the order of the file.
+    pub certificates: Vec<ServedCertificate>,
+}
+
+impl Tls {
+    /// The digest of the authorities of client certificates, if clients may show one.
+    pub fn authority(&self) -> Option<&[u8; 32]> {
+        self.source.clients.as_ref().map(|clients| &clients.digest)
+    }
+}
+
+/// The files that a TLS configuration was made from.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TlsSource {
+    /// Each certificate as PEM, with the SHA-256 of its private key.
+    pub pairs: Vec<(Vec<u8>, [u8; 32])>,
+    /// Who issues the certificates of clients.
+    pub clients: Option<ClientAuthority>,
+}
+
+/// Who issues the certificates of clients.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientAuthority {
+    /// Their certificates as PEM.
+    pub pem: Vec<u8>,
+    /// The SHA-256 of that.
+    pub digest: [u8; 32],
+    /// Whether every client must show a certificate.
+    pub required: bool,
+}
+
+/// A certificate that the gateway serves.
+#[derive(Clone, Debug)]
+pub struct ServedCertificate {
+    /// Its first DNS name, otherwise another of its names.
+    pub name: String,
+    /// Its last second, since 1970.
+    pub expires_at: u64,
+}
+
+impl ServedCertificate {
+    /// What is shown of this pair.
+    pub fn new(pair: &CertifiedPair) -> Self {
+        let facts = pair.facts();
+        let name = facts.dns_names.first().map_or(facts.holder(), String::as_str);
+        Self { name: name.to_owned(), expires_at: facts.not_after }
+    }
 }

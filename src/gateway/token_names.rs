@@ -1,6 +1,8 @@
 //! Names of tokens outside `Authorization`.
 
-use super::client::Scheme;
+use http::{HeaderMap, header};
+
+use super::scheme::Scheme;
 use crate::identity::cookie::Cookies;
 
 /// Names of tokens outside `Authorization`.
@@ -75,3 +77,29 @@ const DEFAULTS: [&str; 4] = [
 
 /// The name of the access cookie that is set for a domain: `__Host-` is for one host only.
 pub const DOMAIN_COOKIE: &str = "__Secure-portcullis";
+
+/// The values of a cookie, in any number of fields (RFC 9113 §8.2.3). Other cookies may hold any
+/// bytes.
+pub(super) fn cookie_values<'a>(
+    headers: &'a HeaderMap,
+    name: &'a str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(move |pair| {
+        let at = pair.iter().position(|&byte| byte == b'=')?;
+        let value = pair[at + 1..].trim_ascii();
+        let value =
+            value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+        (pair[..at].trim_ascii() == name.as_bytes()).then_some(value)
+    })
+}
+
+/// Whether a request has a cookie of ours, valid or not.
+pub(super) fn has_own_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
+    [&names.cookie, &names.session]
+        .into_iter()
+        .any(|name| cookie_values(headers, name).next().is_some())
+}

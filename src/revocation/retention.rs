@@ -22,6 +22,7 @@ impl Retention {
     pub fn for_issuers(issuers: &Issuers) -> Self {
         let by_scope: HashMap<_, _> = issuers
             .iter()
+            .chain(issuers.certificates())
             .map(|issuer| {
                 (
                     Scope::for_issuer(issuer.settings()),

@@ -21,14 +21,16 @@ use super::Accepted;
 use super::discard;
 use super::frames::Frames;
 use super::per_client::ClientSlot;
+use super::plain_http;
 use super::shutdown::Shutdown;
 use super::stalls::Stalls;
 use super::stream::{Busy, ClientStream, ConnectionState, Timeouts};
 use crate::coalesce::Coalescing;
 use crate::gateway::body::RequestBody;
+use crate::gateway::certificate::ClientCertificate;
 use crate::gateway::client::{Door, Peer};
 use crate::gateway::exchange::RecordedBody;
-use crate::gateway::snapshot::ConnectionLimits;
+use crate::gateway::snapshot::{ConnectionLimits, Tls};
 use crate::gateway::worker::Worker;
 use crate::gateway::{Gateway, Snapshot};
 
@@ -80,7 +82,7 @@ pub(super) async fn serve(
     // Boxed, so that a connection takes up the memory of its own protocol, not of the largest one.
     let ended = match tls {
         None => context.cleartext(stream, snapshot).await,
-        Some(tls) => Box::pin(context.over_tls(stream, Arc::clone(&tls.config), snapshot)).await,
+        Some(tls) => Box::pin(context.over_tls(stream, tls, snapshot)).await,
     };
     let Err(error) = ended else { return };
     if let Some(kind) = error.downcast_ref().and_then(malformed) {
@@ -132,17 +134,26 @@ struct ConnectionContext {
 
 impl ConnectionContext {
     /// Serves HTTP/1.1 or HTTP/2, as the client chooses by ALPN.
-    async fn over_tls(
-        self,
-        stream: TcpStream,
-        config: Arc<rustls::ServerConfig>,
-        snapshot: &Snapshot,
-    ) -> Ended {
-        let accepting = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-        let stream = timeout(self.timeouts.header, accepting)
+    async fn over_tls(mut self, mut stream: TcpStream, tls: &Tls, snapshot: &Snapshot) -> Ended {
+        let handshake = async {
+            if plain_http::is_spoken(&stream).await? {
+                self.gateway.telemetry().metrics.malformed("not_tls");
+                plain_http::refuse(&mut stream).await?;
+                return Ok(None);
+            }
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
+            acceptor.accept(stream).await.map(Some)
+        };
+        let shaken = timeout(self.timeouts.header, handshake)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let Some(stream) = shaken else { return Ok(()) };
+        let session = stream.get_ref().1;
+        if let (Some(authority), Some(shown)) = (tls.authority(), session.peer_certificates()) {
+            let own = shown.first().and_then(|own| ClientCertificate::verified(own, *authority));
+            self.peer.certificate = own.map(Arc::new);
+        }
+        if session.alpn_protocol() == Some(b"h2") {
             Box::pin(self.http2(stream, Bytes::new(), snapshot)).await
         } else {
             Box::pin(self.http1(stream, Bytes::new(), snapshot)).await
@@ -151,7 +162,7 @@ impl ConnectionContext {
 
     /// Serves HTTP/1.1, or HTTP/2 if the client starts with its preface.
     async fn cleartext(self, mut stream: TcpStream, snapshot: &Snapshot) -> Ended {
-        if !snapshot.h2c || self.door == Door::Verify {
+        if !snapshot.h2c || self.door != Door::Public {
             return Box::pin(self.http1(Coalescing(stream), Bytes::new(), snapshot)).await;
         }
         let preface = tokio::select! {

@@ -11,6 +11,7 @@ mod frames;
 mod given;
 mod listen;
 mod per_client;
+mod plain_http;
 pub mod proxy_protocol;
 mod shutdown;
 mod stalls;
@@ -189,7 +190,7 @@ impl Server {
         let (gateway, worker, client_slot) =
             (Arc::clone(&self.gateway), Arc::clone(worker), client_slot.ok().flatten());
         let is_relayed =
-            snapshot.proxy_protocol && door == Door::Public && snapshot.trusts(door, peer);
+            snapshot.proxy_protocol && door != Door::Verify && snapshot.trusts(door, peer);
         self.tracker.spawn(async move {
             let draining = Arc::clone(&slot.server.stop_accepting);
             let serving = async {
@@ -234,7 +235,7 @@ impl Server {
     /// Closes a connection for which there is no room.
     fn refuse(&self, accepted: &Accepted, snapshot: &Snapshot) {
         self.gateway.telemetry().metrics.connection_refused();
-        if accepted.door == Door::Verify || snapshot.tls.is_none() {
+        if accepted.door != Door::Public || snapshot.tls.is_none() {
             refuse(&accepted.stream);
         }
     }

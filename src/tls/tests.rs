@@ -17,7 +17,15 @@ fn pair() -> Pair {
 }
 
 fn refusal(certificate: &str, key: &str) -> TlsError {
-    server_config(certificate.as_bytes(), key.as_bytes()).unwrap_err()
+    CertifiedPair::new(certificate.as_bytes(), key.as_bytes()).unwrap_err()
+}
+
+fn server_config(certificate: &[u8], key: &[u8]) -> Result<ServerConfig, TlsError> {
+    super::server_config(&CertifiedPair::new(certificate, key)?, &[], None)
+}
+
+fn client_config(ca: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
+    super::client_config(ca, None)
 }
 
 /// Performs a handshake in memory, and returns what the two sides agreed on.

@@ -239,6 +239,11 @@ pub enum ClaimFault {
 }
 
 impl ClaimFault {
+    /// The token is bound to a client certificate that its sender has not shown.
+    pub(crate) fn not_shown() -> Self {
+        Self::not("cnf.x5t#S256", "the certificate that the client has shown")
+    }
+
     pub(super) fn missing(claim: impl AsRef<str>) -> Self {
         Self::Missing { claim: Excerpt::new(claim.as_ref()) }
     }

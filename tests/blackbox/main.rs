@@ -21,6 +21,7 @@ mod attacks;
 mod bearer;
 mod by_mail;
 mod chaos;
+mod client_certificates;
 mod commands;
 mod compat;
 mod connections;

@@ -3,6 +3,7 @@
 use http::{HeaderMap, Uri, Version, header};
 
 use super::stream::{End, Held, Stream};
+use crate::gateway::authenticate::Place;
 use crate::gateway::guard::{Access, Denied};
 use crate::gateway::route::Route;
 use crate::gateway::snapshot::Snapshot;
@@ -42,7 +43,11 @@ pub(super) fn admits(route: &Route, held: &Held, snapshot: &Snapshot) -> Result<
     if !is_accepted(token, snapshot) {
         return Err(End::NotAllowed(Reason::TokenIssuer));
     }
-    if !guard.token_from.include(*place) {
+    let takes = match place {
+        Place::Certificate => guard.access == Access::Certificate,
+        _ => guard.access != Access::Certificate && guard.token_from.include(*place),
+    };
+    if !takes {
         return Err(Denied::NoCaller.into());
     }
     Ok(guard.demands.check(token)?)
@@ -50,6 +55,9 @@ pub(super) fn admits(route: &Route, held: &Held, snapshot: &Snapshot) -> Result<
 
 /// Whether there still is a section for the issuer of a token.
 fn is_accepted(token: &VerifiedToken, snapshot: &Snapshot) -> bool {
+    if snapshot.issuers.certificates().is_some_and(|certificates| token.is_from(certificates)) {
+        return true;
+    }
     snapshot.issuers.iter().any(|issuer| {
         let settings = issuer.settings();
         settings.name == *token.issuer_name()

@@ -25,6 +25,7 @@ pub use self::route::RouteMetrics;
 use self::route::Series;
 pub use self::tokens::TokenCacheCounts;
 
+mod certificates;
 mod format;
 mod keys;
 mod limits;
@@ -33,8 +34,8 @@ mod route;
 mod tokens;
 
 /// The kinds of malformed heads, as the reference names them.
-const MALFORMED: [&str; 7] =
-    ["method", "target", "version", "header", "too_large", "proxy_header", "other"];
+const MALFORMED: [&str; 8] =
+    ["method", "target", "version", "header", "too_large", "proxy_header", "not_tls", "other"];
 
 /// Why the gateway ends streams, as the reference names it.
 pub const STREAM_ENDS: [&str; 7] =
@@ -56,6 +57,7 @@ struct Families {
     jwks_fetches: Family<[(&'static str, String); 2], Counter>,
     key_ages: Arc<keys::KeyAges>,
     limiter_modes: Arc<limits::LimiterModes>,
+    certificates: Arc<certificates::Certificates>,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     last_reload_success: Gauge,
     last_reload_timestamp: Gauge,
@@ -86,6 +88,7 @@ impl Families {
         registry.register_collector(Box::new(Arc::clone(&self.limiter_modes)));
         let help = "Whether a store that the gateway needs can be used";
         registry.register("store_up", help, self.stores.clone());
+        registry.register_collector(Box::new(Arc::clone(&self.certificates)));
         registry.register(
             "rate_limited",
             "Requests that exceeded a limit, including one that only observes",
@@ -251,6 +254,16 @@ impl Metrics {
         age: impl Fn() -> Option<u64> + Send + Sync + 'static,
     ) {
         self.0.key_ages.show(issuer, age);
+    }
+
+    /// Exports how long each of these certificates is still valid. `expiries`: name, and last
+    /// second since 1970; `now`: the time, likewise.
+    pub fn certificates(
+        &self,
+        expiries: impl IntoIterator<Item = (String, u64)>,
+        now: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        self.0.certificates.replace(expiries, now);
     }
 
     /// Records that the initial configuration was loaded.

@@ -1,6 +1,8 @@
 //! Checks of the claims of a token with a valid signature (RFC 7519 §4.1): types first, then
 //! values.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::IssuerSettings;
@@ -18,6 +20,8 @@ pub(super) struct Checked {
     pub(super) subject: String,
     pub(super) roles: Vec<String>,
     pub(super) scopes: Vec<String>,
+    /// The certificate that must be shown with the token.
+    pub(super) bound_to: Option<Box<[u8; 32]>>,
 }
 
 /// The claims that are compared with the clock, in Unix seconds.
@@ -62,7 +66,7 @@ impl Checked {
         let times = Times { expires_at, not_before, issued_at };
         times.check(settings, now)?;
         let subject = subject(settings, claims)?;
-        Ok(Self { times, subject, roles, scopes })
+        Ok(Self { times, subject, roles, scopes, bound_to: bound_to(claims)? })
     }
 }
 
@@ -174,6 +178,22 @@ fn list(claims: &Map<String, Value>, path: &ClaimPath) -> Result<Vec<String>, Cl
     let value = trusted_claim(claims, path).unwrap_or(&Value::Null);
     string_list(value)
         .map_err(|_| ClaimFault::not(path.to_string(), "a string or an array of strings"))
+}
+
+/// The digest of the certificate to which the token is bound (RFC 8705 §3.1); `None`: it is bound
+/// to none.
+fn bound_to(claims: &Map<String, Value>) -> Result<Option<Box<[u8; 32]>>, ClaimFault> {
+    let Some(confirmation) = claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")) else {
+        return Ok(None);
+    };
+    let digest = confirmation.as_str().and_then(|text| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        <[u8; 32]>::try_from(bytes).ok()
+    });
+    match digest {
+        Some(digest) => Ok(Some(Box::new(digest))),
+        None => Err(ClaimFault::not("cnf.x5t#S256", "a SHA-256 digest in base64url")),
+    }
 }
 
 /// All scopes without duplicates, from `scope` (RFC 8693 §4.2) and from `scp`, which some issuers

@@ -161,11 +161,17 @@ pub struct DuplicateIssuer {
     pub issuer: Option<String>,
 }
 
+/// The issuer of callers who show a client certificate, as routes, revocations and upstreams name
+/// it.
+pub const CERTIFICATE: &str = "certificate";
+
 /// All accepted issuers.
 #[derive(Debug, Default)]
 pub struct Issuers {
     by_iss: HashMap<String, Arc<Issuer>>,
     without_iss: Option<Arc<Issuer>>,
+    /// Stands for the authority of client certificates. It signs no tokens.
+    certificates: Option<Arc<Issuer>>,
 }
 
 impl Issuers {
@@ -194,7 +200,52 @@ impl Issuers {
         Ok(table)
     }
 
-    /// Every issuer, in no particular order.
+    /// Accepts client certificates. While their authorities stay the same, so does their issuer:
+    /// `kept`.
+    #[must_use]
+    pub fn with_certificates(self, kept: Option<Arc<Issuer>>) -> Self {
+        if kept.is_some() {
+            return Self { certificates: kept, ..self };
+        }
+        let settings = IssuerSettings {
+            name: CERTIFICATE.into(),
+            issuer: Some(CERTIFICATE.to_owned()),
+            audience: None,
+            logout_audience: None,
+            algorithms: Algorithms::EMPTY,
+            roles: ClaimPath::new(["roles"]),
+            subject: ClaimPath::new(["sub"]),
+            leeway: Duration::ZERO,
+            max_token_lifetime: LONGEST_CERTIFICATE,
+            is_built_in: false,
+        };
+        Self { certificates: Some(Arc::new(Issuer::new(settings, KeySet::default()))), ..self }
+    }
+
+    /// The issuer of client certificates; `None`: none are accepted. [`Issuers::iter`] leaves it
+    /// out.
+    pub fn certificates(&self) -> Option<&Arc<Issuer>> {
+        self.certificates.as_ref()
+    }
+
+    /// What a client certificate proves: `claims` that were read from it. **Nothing is verified
+    /// here.** Only the gateway's certificates call this, with one that the handshake has verified
+    /// (`tests/structure.rs` checks this). `now` is in Unix seconds.
+    ///
+    /// # Errors
+    ///
+    /// No certificates are accepted; or as [`Issuers::verify`] after the signature.
+    pub(crate) fn found_certificate(
+        &self,
+        claims: Map<String, Value>,
+        now: u64,
+    ) -> Result<VerifiedToken, InvalidToken> {
+        let issuer = self.certificates.as_ref().ok_or_else(|| not_accepted(&claims))?;
+        let checked = Checked::check(&issuer.settings, &claims, now)?;
+        Ok(VerifiedToken::new(issuer, checked, claims))
+    }
+
+    /// Every issuer of tokens, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Issuer>> {
         self.by_iss.values().chain(&self.without_iss)
     }
@@ -296,7 +347,14 @@ impl Issuers {
         let lifetime = settings.max_token_lifetime.as_secs().min(300);
         claims.entry("exp").or_insert_with(|| json!(now.saturating_add(lifetime)));
         // As on the data path, claims that name another issuer do not belong to this one.
-        if !Arc::ptr_eq(self.choose(&claims)?, named) {
+        let is_certificate =
+            self.certificates().is_some_and(|certificates| Arc::ptr_eq(certificates, named));
+        let is_its_own = if is_certificate {
+            claims.get("iss") == Some(&json!(CERTIFICATE))
+        } else {
+            Arc::ptr_eq(self.choose(&claims)?, named)
+        };
+        if !is_its_own {
             return Err(not_accepted(&claims));
         }
         let checked = Checked::check(settings, &claims, now)?;
@@ -339,10 +397,14 @@ impl Issuers {
 
     fn named(&self, name: &str) -> Result<&Arc<Issuer>, IssuerFault> {
         self.iter()
+            .chain(&self.certificates)
             .find(|issuer| &*issuer.settings.name == name)
             .ok_or_else(|| IssuerFault::NoSuchSection(Excerpt::new(name)))
     }
 }
+
+/// Certificates of clients are valid for as long as their authority says.
+const LONGEST_CERTIFICATE: Duration = Duration::from_hours(24 * 366 * 200);
 
 fn not_accepted(claims: &Map<String, Value>) -> InvalidToken {
     let iss = claims.get("iss").and_then(Value::as_str);

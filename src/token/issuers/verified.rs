@@ -52,6 +52,11 @@ impl VerifiedToken {
         self.is_personal
     }
 
+    /// Whether this same issuer verified it.
+    pub fn is_from(&self, issuer: &Arc<Issuer>) -> bool {
+        Arc::ptr_eq(&self.issuer, issuer)
+    }
+
     /// The issuer that verified it: the claims were checked against its settings.
     pub(in crate::token) fn verified_for(&self) -> &Arc<Issuer> {
         &self.issuer
@@ -64,13 +69,14 @@ impl VerifiedToken {
 
     /// Its approximate size in memory, in bytes.
     pub(in crate::token) fn footprint(&self) -> usize {
-        let Checked { subject, roles, scopes, times: _ } = &self.checked;
+        let Checked { subject, roles, scopes, times: _, bound_to } = &self.checked;
         let lists = roles
             .iter()
             .chain(scopes)
             .map(|word| size_of::<String>() + block(word.len()))
             .sum::<usize>();
-        size_of::<Self>() + block(subject.len()) + lists + members_footprint(&self.claims)
+        let bound = bound_to.as_ref().map_or(0, |digest| block(digest.len()));
+        size_of::<Self>() + block(subject.len()) + lists + bound + members_footprint(&self.claims)
     }
 
     /// The total length of all strings in its claims, in bytes.
@@ -112,6 +118,12 @@ impl VerifiedToken {
     /// The roles, from the claim that the section's `roles` names; empty if it is absent.
     pub fn roles(&self) -> &[String] {
         &self.checked.roles
+    }
+
+    /// The SHA-256 digest of the client certificate that must be shown with it (`cnf`, RFC 8705
+    /// §3.1).
+    pub fn bound_to(&self) -> Option<&[u8; 32]> {
+        self.checked.bound_to.as_deref()
     }
 
     /// The scopes from `scope` and `scp`, without duplicates.

@@ -27,6 +27,7 @@ pub struct Gateway {
     address: SocketAddr,
     admin: SocketAddr,
     verify: Option<SocketAddr>,
+    redirect: Option<SocketAddr>,
 }
 
 /// The settings of a gateway under construction.
@@ -123,9 +124,19 @@ impl Setup {
         let secret = folder.path().join("corp.secret");
         std::fs::write(&secret, mint::SECRET).unwrap();
         std::fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
-        let Process { child, log, address, admin, verify } =
+        let Process { child, log, address, admin, verify, redirect } =
             Process::start(&config, &self.launch).await;
-        Gateway { folder, launch: self.launch, upstream, child, log, address, admin, verify }
+        Gateway {
+            folder,
+            launch: self.launch,
+            upstream,
+            child,
+            log,
+            address,
+            admin,
+            verify,
+            redirect,
+        }
     }
 }
 
@@ -136,6 +147,7 @@ struct Process {
     address: SocketAddr,
     admin: SocketAddr,
     verify: Option<SocketAddr>,
+    redirect: Option<SocketAddr>,
 }
 
 impl Process {
@@ -155,7 +167,8 @@ impl Process {
             Some(ready[name].as_str()?.split(' ').next().unwrap().parse::<SocketAddr>().unwrap())
         };
         let (public, admin) = (address("listen").unwrap(), address("admin").unwrap());
-        Self { child, log, address: public, admin, verify: address("verify") }
+        let (verify, redirect) = (address("verify"), address("redirect_http"));
+        Self { child, log, address: public, admin, verify, redirect }
     }
 }
 
@@ -194,6 +207,11 @@ impl Gateway {
     /// The address of the `[verify]` listener.
     pub fn verify_address(&self) -> SocketAddr {
         self.verify.expect("the file has a [verify] section")
+    }
+
+    /// The address of the listener that redirects to https.
+    pub fn redirect_address(&self) -> SocketAddr {
+        self.redirect.expect("the file has `redirect_http`")
     }
 
     pub fn get(&self, target: &str) -> Request {
@@ -310,10 +328,10 @@ impl Gateway {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        let Process { child, log, address, admin, verify } =
+        let Process { child, log, address, admin, verify, redirect } =
             Process::start(&self.path("gateway.toml"), &self.launch).await;
         (self.child, self.log, self.address, self.admin) = (child, log, address, admin);
-        self.verify = verify;
+        (self.verify, self.redirect) = (verify, redirect);
     }
 
     /// Runs another command on the same file. Returns its exit code, standard output and standard
