@@ -179,9 +179,21 @@ fn make_named_files(file: &File, folder: &Path) {
     }
     let made =
         rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).expect("a certificate");
-    if let Some(tls) = &file.server.tls {
-        write(tls.get_ref().certificate.get_ref(), &made.cert.pem());
-        if let Some(path) = tls.get_ref().private_key.get_ref().file(folder) {
+    let server = file.server.tls.iter().map(toml::Spanned::get_ref);
+    let upstreams = file.upstream.values().filter_map(|upstream| upstream.tls.as_ref());
+    let upstreams = upstreams.map(toml::Spanned::get_ref);
+    let more = || server.clone().flat_map(|tls| &tls.certificates);
+    let certificates = server.clone().flat_map(|tls| tls.certificate.iter().chain(&tls.client_ca));
+    let certificates = certificates.chain(more().map(|pair| &pair.certificate));
+    let certificates =
+        certificates.chain(upstreams.clone().flat_map(|tls| tls.certificate.iter().chain(&tls.ca)));
+    for name in certificates {
+        write(name.get_ref(), &made.cert.pem());
+    }
+    let keys = server.clone().filter_map(|tls| tls.private_key.as_ref());
+    let keys = keys.chain(more().map(|pair| &pair.private_key));
+    for key in keys.chain(upstreams.filter_map(|tls| tls.private_key.as_ref())) {
+        if let Some(path) = key.get_ref().file(folder) {
             write(
                 &path.strip_prefix(folder).unwrap_or(&path).display().to_string(),
                 &made.signing_key.serialize_pem(),
@@ -714,6 +726,7 @@ fn every_metric_has_its_entry() {
     metrics.store_up("redis", true);
     let text = metrics.encode();
     let names: BTreeSet<String> = text
+    metrics.certificates([("app.example.com".to_owned(), NOW)], || NOW);
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))
         .map(|line| {
@@ -726,7 +739,6 @@ fn every_metric_has_its_entry() {
         })
         .collect();
     assert!(
-    metrics.certificates([("app.example.com".to_owned(), NOW)], || NOW);
         names.len() > 8
             && names
                 .iter()

@@ -2208,21 +2208,13 @@ limit = "login"
           |
           = help: create ./clients.pem; relative paths start at the folder of the configuration file
 
-        error: `upstream.app.http2` is not supported yet
-          --> gateway.toml:22:9
-           |
-        22 | http2 = true
-           |         ^^^^
-           |
-           = help: remove it; it would have no effect
-
-        error: `tls.certificate` is not supported yet
+        error: cannot read `c.pem`: no such file
           --> gateway.toml:23:23
            |
         23 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                       ^^^^^^^
            |
-           = help: create it, or correct the path, which is relative to the folder of the configuration file
+           = help: create ./c.pem; relative paths start at the folder of the configuration file
 
         error: there is no file `./c.key`
           --> gateway.toml:23:55
@@ -2230,19 +2222,11 @@ limit = "login"
         23 | tls = { certificate = "c.pem", private_key = { file = "c.key" } }
            |                                                       ^^^^^^^
            |
-           = help: remove it; it would have no effect
+           = help: create it, or correct the path, which is relative to the folder of the configuration file
 
         error: gateway.toml: 6 problems
         "#
     );
-}
-
-/// Such a key is also refused if nothing else is wrong with the file.
-#[test]
-fn each_key_that_is_not_supported_yet_is_refused_alone() {
-    let text = format!("[server]\n\n[admin]\n{}", with_protected(""));
-    let output = rejected(&text.replace("[upstream.app]\n", "[upstream.app]\nhttp2 = false\n"));
-    assert!(output.contains("is not supported yet") && output.contains("1 problem\n"), "{output}");
 }
 
 #[test]

@@ -101,6 +101,7 @@ const WALK: [&str; 50] = [
     "echo",
     "https_only",
     "renewal",
+    "grpc",
     "exchange",
     "worker",
     "websocket",
@@ -365,7 +366,6 @@ const SOLE_CALLERS: [(&str, &[&str], &str); 7] = [
         "claims that were not signed",
     ),
     ("Verifier::offline(", &["explain/mod.rs"], "a verifier that believes an assumed token"),
-    (".dispatch(", &["gateway/send.rs"], "a request that was not made from a permit"),
     (
         "found_certificate(",
         &["token/issuers/mod.rs", "gateway/certificate.rs"],
@@ -376,6 +376,7 @@ const SOLE_CALLERS: [(&str, &[&str], &str); 7] = [
         &["server/connection.rs"],
         "a certificate that no handshake has verified",
     ),
+    (".dispatch(", &["gateway/send.rs"], "a request that was not made from a permit"),
     (".into_request(", &["gateway/send.rs"], "a request for the wire"),
 ];
 

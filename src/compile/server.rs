@@ -458,28 +458,4 @@ impl Compiler<'_> {
             text.and_then(|text| self.ok_or_report(value::duration(text, Duration::ZERO..=DAY)));
         parsed.or_else(|| humantime::parse_duration(default).ok()).unwrap_or_default()
     }
-
-    /// Rejects keys of features that do not exist yet: silently ignoring a key would be a security
-    /// hole.
-    pub(super) fn refuse_what_is_not_due(&mut self) {
-        let file = self.file;
-        let mut look = |value: &'_ Option<Spanned<Unsupported>>, key: &str| {
-            if let Some(value) = value {
-                self.problems.push(
-                    Problem::error(value.span(), format!("`{key}` is not supported yet"))
-                        .help("remove it; it would have no effect"),
-                );
-            }
-        };
-        if let Some(tls) = &file.server.tls {
-            look(&tls.get_ref().client_ca, "server.tls.client_ca");
-        }
-        for (name, upstream) in &file.upstream {
-            look(&upstream.http2, &format!("upstream.{}.http2", name.get_ref()));
-            if let Some(tls) = &upstream.tls {
-                look(&tls.get_ref().certificate, "tls.certificate");
-                look(&tls.get_ref().private_key, "tls.private_key");
-            }
-        }
-    }
 }

@@ -8,25 +8,33 @@ use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use super::Compiler;
+use super::issuers::Inline;
+use super::tls::WrittenPair;
 use crate::config::Problem;
 use crate::config::file::Text;
 use crate::config::file::Upstream as Written;
-use crate::config::value;
+use crate::config::value::{self, SecretBytes};
 use crate::gateway::upstream::{Application, KeepAlive, Upstream, UpstreamSettings};
 use crate::outbound::{Url, UrlError};
-use crate::tls;
+use crate::tls::{self, CertifiedPair};
+
+/// A certificate that applications are shown, and its private key, both as PEM.
+struct OwnKey {
+    certificate: Vec<u8>,
+    key: SecretBytes,
+}
 
 impl Compiler<'_> {
     pub(super) fn upstreams(&mut self, workers: usize) -> BTreeMap<String, Arc<Upstream>> {
         let mut upstreams = BTreeMap::new();
         for (name, written) in &self.file.upstream {
-            let Some(settings) = self.upstream(name, written) else { continue };
+            let Some((settings, own_key)) = self.upstream(name, written) else { continue };
             let previous = self.previous.into_iter().flat_map(|previous| &previous.upstreams);
             let upstream =
                 match previous.into_iter().find(|upstream| *upstream.settings() == settings) {
                     // An unchanged upstream keeps its connections.
                     Some(kept) => Arc::clone(kept),
-                    None => match self.connector(name, written, &settings) {
+                    None => match self.connector(name, written, &settings, own_key.as_ref()) {
                         Some(tls) => Arc::new(Upstream::new(settings, tls, workers)),
                         None => continue,
                     },
@@ -36,7 +44,11 @@ impl Compiler<'_> {
         upstreams
     }
 
-    fn upstream(&mut self, name: &Text, written: &Written) -> Option<UpstreamSettings> {
+    fn upstream(
+        &mut self,
+        name: &Text,
+        written: &Written,
+    ) -> Option<(UpstreamSettings, Option<OwnKey>)> {
         let application = self.application(name, written);
         let host = match &written.host {
             None => Some(None),
@@ -47,14 +59,20 @@ impl Compiler<'_> {
             Some(text) => self
                 .ok_or_report(value::choice(text, &[("sensitive", false), ("insensitive", true)])),
         };
-        let ca = written.tls.as_ref().and_then(|tls| tls.get_ref().ca.as_ref());
-        let ca = match ca {
+        let tls = written.tls.as_ref().map(Spanned::get_ref);
+        let ca = match tls.and_then(|tls| tls.ca.as_ref()) {
             None => Some(None),
             Some(text) => {
                 self.read_file(text, "a PEM file with the trusted certificates").map(Some)
             }
         };
-        Some(UpstreamSettings {
+        let own_key = self.own_key(written);
+        let max_requests = match &written.max_requests {
+            None => Some(0),
+            Some(number) => self.number(number, 0, 1_000_000),
+        };
+        let total_timeout = self.duration(written.total_timeout.as_ref(), "0s");
+        let settings = UpstreamSettings {
             name: name.get_ref().clone(),
             application: application?,
             host: host?,
@@ -67,9 +85,56 @@ impl Compiler<'_> {
                 Some(true) => KeepAlive::Always,
                 Some(false) => KeepAlive::Never,
             },
+            http2: written.http2.unwrap_or(false),
+            max_requests: max_requests.filter(|&most| most > 0),
+            total_timeout: Some(total_timeout).filter(|timeout| !timeout.is_zero()),
             folds_case: path_case?,
             ca: ca?,
-        })
+            own_certificate: own_key
+                .as_ref()
+                .map(|own| (own.certificate.clone(), super::tls::sha256(own.key.expose()))),
+            server_name: tls
+                .and_then(|tls| tls.server_name.as_ref())
+                .map(|name| name.get_ref().clone()),
+        };
+        Some((settings, own_key))
+    }
+
+    /// The certificate that the application is shown, and its private key, both as PEM.
+    fn own_key(&mut self, written: &Written) -> Option<OwnKey> {
+        let tls = written.tls.as_ref()?.get_ref();
+        match (&tls.certificate, &tls.private_key) {
+            (Some(certificate), Some(private_key)) => {
+                let pem = self.read_file(
+                    certificate,
+                    "a PEM file with the certificate, then its intermediates",
+                );
+                let key = self.read_secret(private_key, Inline::Never);
+                let (pem, key) = pem.zip(key)?;
+                match CertifiedPair::new(&pem, key.expose()) {
+                    Ok(_) => Some(OwnKey { certificate: pem, key }),
+                    Err(error) => {
+                        self.tls_error(&error, &WrittenPair { certificate, private_key });
+                        None
+                    }
+                }
+            }
+            (Some(alone), None) => {
+                self.error(
+                    Problem::error(alone.span(), "the certificate has no `private_key`")
+                        .help("add `private_key = { file = \"client.key\" }`"),
+                );
+                None
+            }
+            (None, Some(alone)) => {
+                self.error(
+                    Problem::error(alone.span(), "the private key has no `certificate`")
+                        .help("add `certificate = \"client.crt\"`"),
+                );
+                None
+            }
+            (None, None) => None,
+        }
     }
 
     fn application(&mut self, name: &Text, written: &Written) -> Option<Application> {
@@ -104,6 +169,9 @@ impl Compiler<'_> {
     }
 
     fn url(&mut self, text: &Text, written: &Written) -> Option<Application> {
+        if let Some(path) = text.get_ref().strip_prefix("unix:") {
+            return self.unix(text, path, written);
+        }
         let example = "write scheme, host and port alone, such as \"http://127.0.0.1:3000\"";
         let read = match Url::parse(text.get_ref()) {
             Ok(url) if url.path() == "/" && url.query().is_none() => Ok(url),
@@ -136,6 +204,27 @@ impl Compiler<'_> {
         Some(Application::Http { host, port, tls: url.is_https() })
     }
 
+    /// An application on a socket of this machine.
+    fn unix(&mut self, text: &Text, path: &str, written: &Written) -> Option<Application> {
+        if let Some(settings) = &written.tls {
+            self.error(
+                Problem::error(settings.span(), "`tls` is for https:// upstreams")
+                    .related(text.span(), "this one is a socket of this machine")
+                    .help("remove `tls`"),
+            );
+        }
+        let path = self.source.folder().join(path);
+        // The system's limit (unix(7)).
+        if path.as_os_str().is_empty() || path.as_os_str().len() > 107 {
+            self.error(
+                Problem::error(text.span(), "this cannot be the path of a socket")
+                    .help("write a path of at most 107 bytes, such as \"unix:/run/app.sock\""),
+            );
+            return None;
+        }
+        Some(Application::Unix { path })
+    }
+
     fn host_header(&mut self, text: &Text) -> Option<HeaderValue> {
         let valid = text
             .get_ref()
@@ -160,26 +249,28 @@ impl Compiler<'_> {
         name: &Text,
         written: &Written,
         settings: &UpstreamSettings,
+        own_key: Option<&OwnKey>,
     ) -> Option<Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>> {
         let Application::Http { host, tls: true, .. } = &settings.application else {
             return Some(None);
         };
         let span = written.url.as_ref().map_or(name.span(), Spanned::span);
-        let Ok(server_name) = ServerName::try_from(host.clone()) else {
+        let wanted = written.tls.as_ref().and_then(|tls| tls.get_ref().server_name.as_ref());
+        let span = wanted.map_or(span, Spanned::span);
+        let wanted = settings.server_name.clone().unwrap_or_else(|| host.clone());
+        let Ok(server_name) = ServerName::try_from(wanted) else {
             self.error(
-                Problem::error(span, "a certificate cannot contain this host")
+                Problem::error(span, "a certificate cannot contain this name")
                     .help("write a DNS name or an IP address"),
             );
             return None;
         };
-        match tls::client_config(settings.ca.as_deref()) {
+        let own = own_key.map(|own| (own.certificate.as_slice(), own.key.expose()));
+        match tls::client_config(settings.ca.as_deref(), own) {
             Ok(config) => Some(Some((Arc::new(config), server_name))),
             Err(error) => {
-                let span = written
-                    .tls
-                    .as_ref()
-                    .and_then(|tls| tls.get_ref().ca.as_ref())
-                    .map_or(span, Spanned::span);
+                let tls = written.tls.as_ref().map(Spanned::get_ref);
+                let span = tls.and_then(|tls| tls.ca.as_ref()).map_or(span, Spanned::span);
                 self.error(Problem::error(span, error.to_string()));
                 None
             }

@@ -386,7 +386,8 @@ pub struct Limit {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
-    /// The URL: `http://` or `https://`, host and port, without a path.
+    /// The URL: `http://` or `https://`, host and port, without a path; or `unix:` and the path of a
+    /// socket.
     #[schemars(with = "Option<String>")]
     pub url: Option<Text>,
     /// `"echo"`: the built-in application for testing.
@@ -413,10 +414,18 @@ pub struct Upstream {
     /// after requests without a body.
     #[schemars(with = "bool")]
     pub keep_alive: Option<bool>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub http2: Option<Spanned<Unsupported>>,
-    /// How the application's certificate is verified.
+    /// Use HTTP/2: with prior knowledge for `http://` and `unix:`, by ALPN for `https://`. Default
+    /// false.
+    #[schemars(with = "bool")]
+    pub http2: Option<bool>,
+    /// The maximum number of requests in flight; more get 503. Default 0: no limit.
+    #[schemars(with = "Option<u32>")]
+    pub max_requests: Option<Spanned<i64>>,
+    /// The maximum time from the beginning of an exchange to the end of its response. Default
+    /// `"0s"`: no limit.
+    #[schemars(with = "Option<String>")]
+    pub total_timeout: Option<Text>,
+    /// How the application's certificate is verified, and the certificate that it is shown.
     #[schemars(with = "Option<UpstreamTls>")]
     pub tls: Option<Spanned<UpstreamTls>>,
     /// `"sensitive"` (default), or `"insensitive"` if the application ignores case in paths: the
@@ -432,12 +441,16 @@ pub struct UpstreamTls {
     /// PEM file with the trusted certificates. Default: the system's.
     #[schemars(with = "Option<String>")]
     pub ca: Option<Text>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub certificate: Option<Spanned<Unsupported>>,
-    /// Not supported yet.
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub private_key: Option<Spanned<Unsupported>>,
+    /// PEM file: the certificate that the application is shown if it asks, then its intermediates.
+    #[schemars(with = "Option<String>")]
+    pub certificate: Option<Text>,
+    /// That certificate's private key: `{ file = "client.key" }` or `{ env = "NAME" }`, PEM.
+    #[schemars(with = "Option<SecretRef>")]
+    pub private_key: Option<Spanned<SecretRef>>,
+    /// The name that the application is asked for (SNI) and that its certificate must have.
+    /// Default: the host of `url`.
+    #[schemars(with = "Option<String>")]
+    pub server_name: Option<Text>,
 }
 
 /// `[[route]]`

@@ -47,6 +47,9 @@ pub enum BodyError {
         humantime::format_duration(*.0)
     )]
     Idle(Duration),
+    /// The exchange took too long.
+    #[error("the response was cut off: the exchange took longer than total_timeout")]
+    Total,
     /// The client did not read for `idle_timeout`.
     #[error("the client did not read its response")]
     Unread,

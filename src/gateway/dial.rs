@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::descriptors;
@@ -23,9 +24,15 @@ pub enum ConnectError {
     /// Connecting took longer than `connect_timeout`.
     #[error("it took longer than connect_timeout")]
     Timeout,
+    /// The last attempts took too long, and another one is under way.
+    #[error("it did not respond to the last connections, and one request at a time tries again")]
+    Suspended,
     /// The name does not resolve to any address.
     #[error("the name does not resolve to an address")]
     NoAddress,
+    /// It did not choose HTTP/2.
+    #[error("it does not speak HTTP/2 over TLS (ALPN h2), which http2 = true requires")]
+    NotHttp2,
     /// The HTTP handshake failed.
     #[error("{0}")]
     Http(#[from] hyper::Error),
@@ -118,6 +125,15 @@ async fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
         return Err(Errno::MFILE.into());
     }
     socket.connect(address).await
+}
+
+/// Connects to a socket of this machine, likewise.
+pub(super) async fn open_unix(path: &Path) -> std::io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    if descriptors::is_among_the_last(&stream) {
+        return Err(Errno::MFILE.into());
+    }
+    Ok(stream)
 }
 
 #[cfg(test)]

@@ -408,7 +408,7 @@ impl Exchange {
     fn broke_off(&mut self, error: &BodyError) {
         let reason = match error {
             BodyError::Upstream(_) => Reason::UpstreamFailed,
-            BodyError::Idle(_) => Reason::UpstreamTimeout,
+            BodyError::Idle(_) | BodyError::Total => Reason::UpstreamTimeout,
             // Caused by the client, or by the gateway: the decision about it stands, or is changed
             // at the end.
             BodyError::Unread | BodyError::Ended(_) => return,

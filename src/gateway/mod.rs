@@ -21,10 +21,11 @@ pub mod exchange;
 pub mod exchange_ids;
 pub mod framing;
 pub mod guard;
+mod grpc;
 pub mod headers;
 pub mod logout;
-pub mod matched;
 mod https_only;
+pub mod matched;
 pub mod navigation;
 pub mod observer;
 pub mod online;
@@ -38,8 +39,8 @@ pub mod refusal;
 mod renewal;
 pub mod route;
 pub mod second_target;
-mod send;
 pub mod scheme;
+mod send;
 pub mod snapshot;
 pub mod stream_rule;
 pub mod streams;
@@ -148,7 +149,6 @@ impl Telemetry {
     }
 
     /// Whether this is the first refusal by a limit in this second. Any further ones are a flood.
-    fn should_log_limit(&self, second: u64) -> bool {
     /// Exports how long the certificates of a snapshot are valid.
     fn show_certificates(&self, snapshot: &Snapshot) {
         let served = snapshot.tls.iter().flat_map(|tls| &tls.certificates);
@@ -157,6 +157,7 @@ impl Telemetry {
         self.metrics.certificates(expiries, move || clock.unix_seconds());
     }
 
+    fn should_log_limit(&self, second: u64) -> bool {
         self.limit_logged_at.fetch_max(second, Ordering::Relaxed) < second
     }
 
@@ -191,8 +192,8 @@ impl Gateway {
     /// Creates a gateway that serves under this snapshot.
     pub fn new(snapshot: Snapshot, telemetry: Telemetry, revocations: Arc<Revocations>) -> Self {
         let current = Arc::new(ArcSwap::from_pointee(snapshot));
-        let streams = Streams::new(
         telemetry.show_certificates(&snapshot);
+        let streams = Streams::new(
             Arc::clone(&current),
             Arc::clone(revocations.list()),
             telemetry.clock.clone(),
@@ -231,8 +232,8 @@ impl Gateway {
     /// started with.
     pub fn install(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
-    }
         self.telemetry.show_certificates(&snapshot);
+    }
 
     /// The metrics, the clock and the log.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
@@ -295,8 +296,8 @@ impl Gateway {
             // is open.
             Door::Verify => Box::pin(self.verify(worker, peer, request)).await,
         }
-    }
             Door::Redirect => self.redirect(worker, peer, request),
+    }
 
     /// Answers the question of another proxy.
     async fn verify(
@@ -342,7 +343,6 @@ impl Gateway {
     }
 
     async fn serve(
-        &self,
     /// Redirects to the same target on https.
     fn redirect(
         &self,
@@ -373,6 +373,7 @@ impl Gateway {
         exchange.finish(response)
     }
 
+        &self,
         worker: &Worker,
         peer: &Peer,
         request: Request<RequestBody>,
@@ -381,6 +382,7 @@ impl Gateway {
         let view = worker.view(&self.current);
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
         let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        let is_grpc = grpc::is_call(&request);
         let mut closes = self.is_draining();
         let passed = self.pass(&view.snapshot, worker, peer, request, &mut exchange).await;
         let was_allowed = passed.is_ok();
@@ -392,7 +394,9 @@ impl Gateway {
                 // The end of a request with invalid framing is unknown: the bytes that follow
                 // must not be parsed as the next request (RFC 9112 §6.3).
                 closes |= refusal.reason() == Reason::FramingInvalid;
-                exchange.explained(refusal).into_response(exchange.request_id())
+                let reason = refusal.reason();
+                let refused = exchange.explained(refusal).into_response(exchange.request_id());
+                if is_grpc { grpc::refused(reason, refused.headers()) } else { refused }
             }
         };
         exchange.set_response_headers(response.headers_mut(), was_allowed);
@@ -416,14 +420,14 @@ impl Gateway {
         let (parts, body) = request.into_parts();
         let decider = self.decider(snapshot, worker, Door::Public, exchange);
         // The rare case is boxed: hyper keeps space for this future for as long as a connection is
-        // open.
-        match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
-            Decided::Forward(outgoing, upstream) => {
-                self.send(snapshot, worker, upstream, outgoing, body, exchange).await
         let decider = match &peer.certificate {
             None => decider,
             shown => decider.with_certificate(shown.as_ref()),
         };
+        // open.
+        match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
+            Decided::Forward(outgoing, upstream) => {
+                self.send(snapshot, worker, upstream, outgoing, body, exchange).await
             }
             Decided::Endpoint(permit, mount) => {
                 let answer = self.answer_endpoint(snapshot, permit, mount, body, exchange);
@@ -493,13 +497,19 @@ impl Gateway {
     ) -> Result<Passed, Refusal> {
         let is_echo = application.settings().application == Application::Echo;
         let asks = outgoing.asks().clone();
-        let gate =
-            (asks.expects_continue && !is_echo && !body.is_end_stream()).then(Arc::<Gate>::default);
+        let settings = application.settings();
+        let waits = asks.expects_continue && !is_echo && !settings.http2;
+        let gate = (waits && !body.is_end_stream()).then(Arc::<Gate>::default);
+        // In a call of gRPC, either side may be silent while the other one sends.
+        let mut body_idle_timeout = snapshot.body_idle_timeout;
+        if settings.http2 && grpc::has_its_type(outgoing.headers()) {
+            body_idle_timeout = body_idle_timeout.max(settings.idle_timeout);
+        }
         let is_head = *outgoing.method() == Method::HEAD;
         let (body, upload) = ClientBody::new(
             body,
             snapshot.max_body,
-            snapshot.body_idle_timeout,
+            body_idle_timeout,
             asks.request_trailers.clone(),
             gate.clone(),
         );

@@ -188,9 +188,10 @@ impl Refusal {
                 Reason::BodyTooLarge
             }
             Self::Upstream(failure) => match failure {
-                UpstreamFailure::Unreachable(ConnectError::Timeout) | UpstreamFailure::Timeout => {
-                    Reason::UpstreamTimeout
-                }
+                UpstreamFailure::Unreachable(ConnectError::Timeout)
+                | UpstreamFailure::Timeout
+                | UpstreamFailure::Total => Reason::UpstreamTimeout,
+                UpstreamFailure::Busy => Reason::Overloaded,
                 UpstreamFailure::Unreachable(_) => Reason::UpstreamUnreachable,
                 UpstreamFailure::Failed(_)
                 | UpstreamFailure::Protocol

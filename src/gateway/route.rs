@@ -654,8 +654,13 @@ pub(super) mod tests {
             folds_case: fold_case,
             ca: None,
         };
+            http2: false,
+            max_requests: None,
+            total_timeout: None,
         Route {
             index: 0,
+            own_certificate: None,
+            server_name: None,
             name: path.into(),
             pattern: Pattern { host, segments, subtree, methods, fold_case },
             guard: Guard {

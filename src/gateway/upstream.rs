@@ -5,129 +5,61 @@
 //! connection is reused only after its response was read to the end. If a request is cancelled, its
 //! connection is closed, so that a response can never reach the wrong request.
 
+mod connection;
+mod failure;
+mod health;
+mod http2;
+mod response;
+mod settings;
+
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
 
-use super::body::{BodyError, ClientBody, IdleTimer, LONG_AFTER, Upload, UploadFailure};
+use self::connection::Connection;
+pub use self::failure::UpstreamFailure;
+use self::health::Health;
+use self::http2::Http2;
+use self::response::Held;
+pub use self::response::{Lease, UpstreamBody};
+pub use self::settings::{Application, KeepAlive, UpstreamSettings};
+use super::body::{ClientBody, IdleTimer, Upload};
 pub use super::dial::ConnectError;
-use super::dial::Dialer;
-use super::framing::FramingFault;
-use super::headers::strip_trailers;
-use super::watched_socket::{SocketState, WatchedSocket};
+use super::dial::{self, Dialer};
 use crate::coalesce::Coalescing;
 use crate::reason::Reason;
 use crate::telemetry::fold::Fold;
 
-/// The checked settings of an `[upstream.NAME]` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamSettings {
-    /// The section's name.
-    pub name: String,
-    /// The address of the application.
-    pub application: Application,
-    /// The `Host` to send instead of the received one.
-    pub host: Option<HeaderValue>,
-    /// The maximum time to connect, including TLS.
-    pub connect_timeout: Duration,
-    /// The maximum time from the last byte of the request to the response head.
-    pub response_timeout: Duration,
-    /// The maximum time between bytes of a response body or a tunnel.
-    pub idle_timeout: Duration,
-    /// How long to keep an unused connection.
-    pub keep_idle: Duration,
-    /// After which requests a connection is used again.
-    pub keep_alive: KeepAlive,
-    /// Whether the application folds case in paths.
-    pub folds_case: bool,
-    /// The PEM text to verify its certificate against; `None`: the root certificates of the system.
-    pub ca: Option<Vec<u8>>,
-}
-
-impl UpstreamSettings {
-    /// Whether it is the built-in application.
-    pub fn is_builtin(&self) -> bool {
-        self.application == Application::Echo
-    }
-}
-
-/// After which requests a connection is used again.
-///
-/// An application that responds without reading the body, and keeps the connection open, parses the
-/// body as the next request. The client can write that as it likes, identity headers included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeepAlive {
-    /// After none.
-    Never,
-    /// After requests without a body.
-    WithoutBody,
-    /// Also after requests with a body, if the method defines a meaning for it: the application
-    /// reads each of them to its end.
-    Always,
-}
-
-/// The address of an application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Application {
-    /// Reached over HTTP/1.1.
-    Http {
-        /// Host name or address, without brackets.
-        host: String,
-        /// Port.
-        port: u16,
-        /// Whether to use TLS.
-        tls: bool,
-    },
-    /// The built-in application, which responds with what it received.
-    Echo,
-}
-
-impl Application {
-    /// The scheme of the URLs by which it is addressed.
-    pub fn scheme(&self) -> &'static str {
-        match self {
-            Self::Http { tls: true, .. } => "https",
-            Self::Http { tls: false, .. } | Self::Echo => "http",
-        }
-    }
-}
-
-impl std::fmt::Display for Application {
-    /// Its URL.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Http { host, port, .. } => {
-                let scheme = self.scheme();
-                let is_ipv6 = host.contains(':');
-                let (open, close) = if is_ipv6 { ("[", "]") } else { ("", "") };
-                write!(f, "{scheme}://{open}{host}{close}:{port}")
-            }
-            Self::Echo => f.write_str("the built-in application"),
-        }
-    }
-}
-
 /// An application and the connections to it.
 pub struct Upstream {
     settings: UpstreamSettings,
-    tls: Option<(tokio_rustls::TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
     dialer: Dialer,
+    health: Health,
     folds: Folds,
     /// One list per worker, oldest first.
     idle: Box<[Mutex<VecDeque<Idle>>]>,
+    /// For each worker, if HTTP/2 is used.
+    http2: Box<[Http2]>,
+    /// The number of requests in flight, if that is limited.
+    in_flight: AtomicUsize,
+}
+
+/// How to speak TLS to an application.
+struct Tls {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    name: ServerName<'static>,
 }
 
 /// One fold for each event and reason that is logged for an upstream.
@@ -148,58 +80,17 @@ struct Idle {
     keep: Duration,
 }
 
-/// A connection to the application. Dropping it closes the connection.
-struct Connection {
-    sender: SendRequest<ClientBody>,
-    /// Whether a response has begun, and whether the socket is full.
-    socket: SocketState,
-    /// The timer for the response head. It is kept across exchanges, since it need not be set anew
-    /// for each.
-    timer: IdleTimer,
-    _task: AbortOnDropHandle<()>,
-}
+/// One of the `max_requests` of an upstream. It is free when this is dropped.
+struct Slot(Arc<Upstream>);
 
-impl Connection {
-    /// Prepares the connection for a request that is about to be sent.
-    fn prepare(&self, upload: Option<&Upload>) {
-        self.socket.reset();
-        if let Some(upload) = upload {
-            upload.sent_over(&self.socket);
-        }
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Why there was no response.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamFailure {
-    /// No address, no connection, or no TLS session.
-    #[error("no connection: {0}")]
-    Unreachable(#[source] ConnectError),
-    /// The connection broke, or the received bytes were not HTTP.
-    #[error("{}", describe_failure(.0))]
-    Failed(#[source] hyper::Error),
-    /// A 101 that the client did not request, or for another protocol.
-    #[error("the upstream switched to a protocol that was not requested")]
-    Protocol,
-    /// A response whose length cannot be determined.
-    #[error("the upstream's response cannot be forwarded: {0}")]
-    Framing(#[from] FramingFault),
-    /// No response head in time.
-    #[error("the upstream did not respond within its response_timeout")]
-    Timeout,
-    /// The request body did not arrive.
-    #[error("{0}")]
-    Upload(#[from] UploadFailure),
-}
-
-/// The maximum size of a response head, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
-
-/// The maximum number of fields in a response head. This is hyper's own limit, up to which it does
-/// not allocate memory for them.
-const MAX_FIELDS: usize = 100;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// How often a request is sent over HTTP/2 to an application that closes its connections.
+const MOST_ATTEMPTS: u32 = 3;
 
 /// The maximum number of idle connections from one worker to one upstream.
 const MAX_IDLE: usize = 2048;
@@ -211,9 +102,24 @@ impl Upstream {
         tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
         workers: usize,
     ) -> Self {
-        let tls = tls.map(|(config, name)| (tokio_rustls::TlsConnector::from(config), name));
-        let idle = (0..workers.max(1)).map(|_| Mutex::new(VecDeque::new())).collect();
-        Self { settings, tls, dialer: Dialer::default(), folds: Folds::default(), idle }
+        let tls = tls.map(|(config, name)| {
+            let mut offering = (*config).clone();
+            offering.alpn_protocols = vec![b"h2".to_vec()];
+            Tls { http1: config.into(), http2: Arc::new(offering).into(), name }
+        });
+        let workers = workers.max(1);
+        Self {
+            tls,
+            dialer: Dialer::default(),
+            health: Health::default(),
+            folds: Folds::default(),
+            idle: (0..workers).map(|_| Mutex::new(VecDeque::new())).collect(),
+            http2: (0..if settings.http2 { workers } else { 0 })
+                .map(|_| Http2::default())
+                .collect(),
+            in_flight: AtomicUsize::new(0),
+            settings,
+        }
     }
 
     /// The settings of its section.
@@ -241,6 +147,9 @@ impl Upstream {
     /// Closes the connections that have been idle for too long. Returns the number of those left.
     pub fn sweep(&self, worker: usize) -> usize {
         let now = Instant::now();
+        if let Some(http2) = self.http2(worker) {
+            http2.sweep(self.settings.keep_idle, now);
+        }
         let mut idle = self.idle(worker);
         idle.retain(|idle| {
             !idle.connection.sender.is_closed() && now.duration_since(idle.since) < idle.keep
@@ -260,10 +169,43 @@ impl Upstream {
     pub(super) async fn dispatch(
         self: &Arc<Self>,
         worker: usize,
+        request: Request<ClientBody>,
+        upload: Option<&Upload>,
+        now: Instant,
+    ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
+        let slot = self.slot()?;
+        let Some(total) = self.settings.total_timeout else {
+            let (response, lease) = self.attempt(worker, request, upload, now).await?;
+            return Ok((response, lease.bounded(slot, None)));
+        };
+        // Boxed, so that exchanges without a deadline keep no space for it.
+        let attempt = Box::pin(self.attempt(worker, request, upload, now));
+        let attempted = timeout_at(now + total, attempt).await;
+        let (response, lease) = attempted.unwrap_or(Err(UpstreamFailure::Total))?;
+        Ok((response, lease.bounded(slot, Some(now + total))))
+    }
+
+    /// One of the `max_requests`; `Ok(None)`: they are not limited.
+    fn slot(self: &Arc<Self>) -> Result<Option<Slot>, UpstreamFailure> {
+        let Some(most) = self.settings.max_requests else { return Ok(None) };
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot(Arc::clone(self));
+        if before < most { Ok(Some(slot)) } else { Err(UpstreamFailure::Busy) }
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        worker: usize,
         mut request: Request<ClientBody>,
         upload: Option<&Upload>,
         now: Instant,
     ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
+        // A WebSocket needs HTTP/1.1.
+        if let Some(http2) = self.http2(worker)
+            && !request.headers().contains_key(header::UPGRADE)
+        {
+            return Box::pin(self.multiplexed((http2, worker), request, upload, now)).await;
+        }
         let is_alone = self.sends_alone(&request);
         if is_alone && !request.headers().contains_key(header::UPGRADE) {
             let has_te = request.headers().contains_key(header::TE);
@@ -287,17 +229,65 @@ impl Upstream {
                 },
             }
         }
-        let connected =
-            tokio::time::timeout(self.settings.connect_timeout, Box::pin(self.connect())).await;
-        let mut connection = connected
-            .unwrap_or(Err(ConnectError::Timeout))
-            .map_err(UpstreamFailure::Unreachable)?;
+        let mut connection = self.timely(Box::pin(self.connect())).await?;
         connection.prepare(upload);
         let response = connection.sender.send_request(request);
         match self.exchange(response, &mut connection.timer, upload, Instant::now()).await? {
             Ok(response) => Ok((response, self.lease(worker, connection, is_alone))),
             Err(error) => Err(failure(error, upload)),
         }
+    }
+
+    /// Sends a request over HTTP/2, once more if the connection was lost before that mattered.
+    async fn multiplexed(
+        self: &Arc<Self>,
+        (http2, worker): (&Http2, usize),
+        mut request: Request<ClientBody>,
+        upload: Option<&Upload>,
+        now: Instant,
+    ) -> Result<(Response<Incoming>, Lease), UpstreamFailure> {
+        http2::translate(&mut request, self.settings.application.scheme());
+        for attempt in 1.. {
+            let stream = if let Some(stream) = http2.take() {
+                stream
+            } else {
+                let connecting = http2.take_or_connect(self.connect_http2());
+                self.timely(Box::pin(connecting)).await?
+            };
+            let again = repeatable(&request);
+            let response = stream.sender().try_send_request(request);
+            let mut timer = IdleTimer::default();
+            let mut error = match self.exchange(response, &mut timer, upload, now).await? {
+                Ok(response) => {
+                    stream.answered();
+                    let held = Held::Http2(stream);
+                    return Ok((response, Lease::new(self, worker, held, Duration::ZERO)));
+                }
+                Err(error) => error,
+            };
+            let is_last = attempt == MOST_ATTEMPTS;
+            request = match (error.take_message(), again) {
+                // It never left.
+                (Some(unsent), _) if !is_last => unsent,
+                (None, Some(again)) if !is_last && http2::is_connection_lost(error.error()) => {
+                    again
+                }
+                _ => return Err(failure(error.into_error(), upload)),
+            };
+        }
+        Err(UpstreamFailure::Protocol)
+    }
+
+    /// Limits the time that a request waits for a connection.
+    async fn timely<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, UpstreamFailure> {
+        let attempt = self.health.attempt().map_err(UpstreamFailure::Unreachable)?;
+        let connected = timeout(self.settings.connect_timeout, connecting).await;
+        let connected = connected.unwrap_or(Err(ConnectError::Timeout));
+        attempt.ended(&connected);
+        connected.map_err(UpstreamFailure::Unreachable)
     }
 
     /// Waits for the response head. The timeout counts from the last byte of the request.
@@ -379,21 +369,49 @@ impl Upstream {
 
     fn lease(self: &Arc<Self>, worker: usize, connection: Connection, is_alone: bool) -> Lease {
         let keep_for = if is_alone { Duration::ZERO } else { self.settings.keep_idle };
-        Lease { upstream: Arc::clone(self), worker, connection: Some(connection), keep_for }
+        Lease::new(self, worker, Held::Http1(connection), keep_for)
+    }
+
+    /// The HTTP/2 connections of a worker, if HTTP/2 is used.
+    fn http2(&self, worker: usize) -> Option<&Http2> {
+        self.http2.get(worker % self.http2.len().max(1))
     }
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
+        let Application::Unix { path } = &self.settings.application else {
+            let stream = self.dial().await?;
+            return match &self.tls {
+                None => Connection::new(Coalescing(stream)).await,
+                Some(Tls { http1, name, .. }) => {
+                    Connection::new(http1.connect(name.clone(), stream).await?).await
+                }
+            };
+        };
+        Connection::new(Coalescing(dial::open_unix(path).await?)).await
+    }
+
+    async fn connect_http2(&self) -> Result<http2::Connected, ConnectError> {
+        let Application::Unix { path } = &self.settings.application else {
+            let stream = self.dial().await?;
+            let Some(Tls { http2, name, .. }) = &self.tls else {
+                return http2::Connected::new(stream).await;
+            };
+            let stream = http2.connect(name.clone(), stream).await?;
+            if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                return Err(ConnectError::NotHttp2);
+            }
+            return http2::Connected::new(stream).await;
+        };
+        http2::Connected::new(dial::open_unix(path).await?).await
+    }
+
+    async fn dial(&self) -> Result<TcpStream, ConnectError> {
         let Application::Http { host, port, .. } = &self.settings.application else {
             return Err(ConnectError::NoAddress);
         };
         let stream = self.dialer.dial(host, *port).await?;
         stream.set_nodelay(true)?;
-        match &self.tls {
-            None => handshake(Coalescing(stream)).await,
-            Some((connector, name)) => {
-                handshake(connector.connect(name.clone(), stream).await?).await
-            }
-        }
+        Ok(stream)
     }
 }
 
@@ -420,260 +438,10 @@ fn repeatable(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
     Some(copy)
 }
 
-/// How long to keep a connection after a response with these fields: not as long as the application
-/// announces (`Keep-Alive: timeout=5`), so that the application does not close it first.
-fn keep_alive_time(keep_idle: Duration, headers: &HeaderMap) -> Duration {
-    let announced =
-        headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
-            value
-                .split(',')
-                .find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse::<u32>().ok())
-        });
-    announced
-        .map_or(keep_idle, |seconds| keep_idle.min(Duration::from_secs(u64::from(seconds)) * 3 / 4))
-}
-
-async fn handshake(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Connection, ConnectError> {
-    let socket = SocketState::default();
-    let io = WatchedSocket::new(io, socket.clone());
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
-        .handshake(TokioIo::new(io))
-        .await?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the handle is kept with the sender and ends the task with it"
-    )]
-    let task = tokio::spawn(async move {
-        // Errors go to the task that waits for the response.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Connection {
-        sender,
-        socket,
-        timer: IdleTimer::default(),
-        _task: AbortOnDropHandle::new(task),
-    })
-}
-
-fn describe_failure(error: &hyper::Error) -> String {
-    if error.is_parse_too_large() {
-        return format!(
-            "the head of the upstream's response has more than {} KiB or {MAX_FIELDS} fields",
-            MAX_HEAD / 1024
-        );
-    }
-    let error = error.to_string();
-    // hyper has no other error for the bytes that an HTTP/2 server sends at once.
-    if error.contains("invalid HTTP version") {
-        return "the upstream did not respond in HTTP/1.1; if it expects HTTP/2, which the gateway does not use for upstreams, configure it to listen for HTTP/1.1".to_owned();
-    }
-    format!("the upstream broke off the exchange: {error}")
-}
-
 /// A broken exchange is the client's fault if its body broke off, otherwise the upstream's.
 fn failure(error: hyper::Error, upload: Option<&Upload>) -> UpstreamFailure {
     match upload.and_then(Upload::failure) {
         Some(failure) => failure.into(),
         None => UpstreamFailure::Failed(error),
-    }
-}
-
-/// The connection that a response is being read from. It is kept when the response ends, and closed
-/// when this is dropped before that.
-pub struct Lease {
-    upstream: Arc<Upstream>,
-    worker: usize,
-    connection: Option<Connection>,
-    keep_for: Duration,
-}
-
-impl Lease {
-    /// Reads from these fields how long the upstream keeps the connection.
-    pub fn observe(&mut self, headers: &HeaderMap) {
-        self.keep_for = keep_alive_time(self.keep_for, headers);
-    }
-
-    /// Closes the connection when the response has been read.
-    pub fn close_after(&mut self) {
-        self.keep_for = Duration::ZERO;
-    }
-
-    /// The longest silence that the settings of the upstream allow.
-    pub fn idle_timeout(&self) -> Duration {
-        self.upstream.settings.idle_timeout
-    }
-
-    /// Puts the connection back, idle since `now`.
-    fn keep(&mut self, now: Instant) {
-        let Some(connection) = self.connection.take() else { return };
-        if self.keep_for.is_zero() || connection.sender.is_closed() {
-            return;
-        }
-        let mut idle = self.upstream.idle(self.worker);
-        if idle.len() >= MAX_IDLE {
-            idle.pop_front();
-        }
-        idle.push_back(Idle { connection, since: now, keep: self.keep_for });
-    }
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease").field("worker", &self.worker).finish_non_exhaustive()
-    }
-}
-
-/// The body of an upstream's response.
-#[derive(Debug)]
-pub struct UpstreamBody {
-    inner: Incoming,
-    lease: Lease,
-    timer: IdleTimer,
-    /// Whether the client accepts trailers (`TE: trailers`, RFC 9110 §10.1.4).
-    trailers: bool,
-    /// When its head arrived.
-    begun: Instant,
-    /// Whether it was waited for once [`LONG_AFTER`] had passed since then.
-    is_long: bool,
-    /// The error that cut the body off. It is reported once the bytes before it have been written.
-    broken: Option<hyper::Error>,
-    ended: Option<Instant>,
-}
-
-impl UpstreamBody {
-    /// Streams `inner`, whose head arrived at `now`, and keeps the connection when it ends.
-    pub fn new(inner: Incoming, mut lease: Lease, trailers: bool, now: Instant) -> Self {
-        let ended = inner.is_end_stream().then_some(now);
-        if ended.is_some() {
-            lease.keep(now);
-        }
-        Self {
-            inner,
-            lease,
-            timer: IdleTimer::default(),
-            trailers,
-            begun: now,
-            is_long: false,
-            broken: None,
-            ended,
-        }
-    }
-
-    /// When its last byte arrived.
-    pub(super) fn ended(&self) -> Option<std::time::Instant> {
-        self.ended.map(Into::into)
-    }
-
-    /// Whether it was waited for some time after its head.
-    pub(super) fn is_long(&self) -> bool {
-        self.is_long
-    }
-
-    /// Ready once the upstream has sent nothing for `idle`. Wakes the task once before, when the
-    /// body turns out to be long: the one timer serves both.
-    fn poll_idle(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let since = self.timer.since();
-        let deadline = since + idle;
-        if !self.is_long {
-            let long = self.begun + LONG_AFTER;
-            if since < long {
-                ready!(self.timer.poll_until(long.min(deadline), cx));
-            }
-            self.is_long = true;
-        }
-        self.timer.poll_until(deadline, cx)
-    }
-
-    fn end(&mut self) {
-        let now = Instant::now();
-        self.ended = Some(now);
-        self.lease.keep(now);
-    }
-}
-
-impl HttpBody for UpstreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let body = self.get_mut();
-        if let Some(error) = body.broken.take() {
-            return Poll::Ready(Some(Err(BodyError::Upstream(error))));
-        }
-        let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
-            let idle_timeout = body.lease.upstream.settings.idle_timeout;
-            ready!(body.poll_idle(idle_timeout, cx));
-            return Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))));
-        };
-        body.timer.reset();
-        Poll::Ready(match frame {
-            None => {
-                body.end();
-                None
-            }
-            Some(Err(error)) => {
-                body.lease.connection = None;
-                body.broken = Some(error);
-                // When a body fails, hyper drops what it has not written, and a client that
-                // receives nothing at all may retry by itself. So let hyper write first.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            Some(Ok(frame)) => {
-                if body.inner.is_end_stream() {
-                    body.end();
-                }
-                match frame.into_trailers() {
-                    Err(data) => Some(Ok(data)),
-                    Ok(mut trailers) if body.trailers => {
-                        strip_trailers(&mut trailers);
-                        Some(Ok(Frame::trailers(trailers)))
-                    }
-                    Ok(_) => None,
-                }
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_is_kept_no_longer_than_keep_alive_says() {
-        let kept = |fields: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for field in fields {
-                headers.append(KEEP_ALIVE, HeaderValue::from_static(field));
-            }
-            keep_alive_time(Duration::from_millis(1500), &headers).as_millis()
-        };
-        for (fields, milliseconds) in [
-            (&[][..], 1500),
-            (&["timeout=5"], 1500),
-            (&["timeout=2, max=100"], 1500),
-            (&["max=100, timeout=1"], 750),
-            (&["timeout=0"], 0),
-            (&["timeout=soon"], 1500),
-            (&["timeout=4294967295"], 1500),
-        ] {
-            assert_eq!(kept(fields), milliseconds, "{fields:?}");
-        }
     }
 }

@@ -1,0 +1,207 @@
+//! HTTP/2 connections to an application: few of them, each with many requests.
+
+use std::error::Error as _;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::uri::{Authority, Parts, Scheme};
+use http::{Request, Uri, header};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::ConnectError;
+use super::failure::MAX_HEAD;
+use crate::gateway::body::ClientBody;
+use crate::gateway::watched_socket::{SocketState, WatchedSocket};
+
+/// The HTTP/2 connections of one worker to one application.
+#[derive(Default)]
+pub(super) struct Http2 {
+    open: Mutex<Vec<Arc<Multiplexed>>>,
+    /// Held while connecting: requests that arrive meanwhile share the new connection.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// A connection that carries many requests. It is closed when the last of them has ended and it
+/// has left the list.
+struct Multiplexed {
+    sender: SendRequest<ClientBody>,
+    /// The number of requests in flight.
+    streams: AtomicUsize,
+    /// The number that the application permits, once it has answered.
+    most: Arc<AtomicUsize>,
+    /// Triggered by the first response: what the application permits comes before it.
+    answered: Arc<Notify>,
+    has_answered: AtomicBool,
+    idle_since: Mutex<Instant>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// The place of one request on a connection, until its response has ended.
+pub(super) struct Stream(Arc<Multiplexed>);
+
+impl Http2 {
+    /// A place on an open connection, if one has room. The first one is filled first.
+    pub(super) fn take(&self) -> Option<Stream> {
+        let mut open = self.open();
+        open.retain(|connection| !connection.sender.is_closed());
+        open.iter().find_map(Stream::on)
+    }
+
+    /// A place on a connection that has room by now, or on a new one from `connect`.
+    pub(super) async fn take_or_connect(
+        &self,
+        connect: impl Future<Output = Result<Connected, ConnectError>>,
+    ) -> Result<Stream, ConnectError> {
+        let _turn = self.connecting.lock().await;
+        if let Some(stream) = self.take() {
+            return Ok(stream);
+        }
+        let Connected(connection) = Box::pin(connect).await?;
+        self.open().push(Arc::clone(&connection));
+        Ok(Stream(connection))
+    }
+
+    /// Closes the connections that have been without a request for this long.
+    pub(super) fn sweep(&self, keep_idle: Duration, now: Instant) {
+        self.open().retain(|connection| {
+            let is_used = connection.streams.load(Ordering::Relaxed) > 0;
+            !connection.sender.is_closed()
+                && (is_used || now.duration_since(*connection.idle_since()) < keep_idle)
+        });
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<Arc<Multiplexed>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that was just opened, for its first request.
+pub(super) struct Connected(Arc<Multiplexed>);
+
+impl Connected {
+    /// Begins HTTP/2 on an open stream.
+    pub(super) async fn new(
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, ConnectError> {
+        let io = TokioIo::new(WatchedSocket::new(io, SocketState::default()));
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_max_send_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .handshake(io)
+            .await?;
+        let most = Arc::new(AtomicUsize::new(MAX_STREAMS));
+        let answered = Arc::new(Notify::new());
+        let (permitted, settled) = (Arc::clone(&most), Arc::clone(&answered));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the handle is kept with the sender and ends the task with it"
+        )]
+        let task = tokio::spawn(async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                // Errors go to the tasks that wait for a response.
+                _ = connection.as_mut() => return,
+                () = settled.notified() => {}
+            }
+            let most = connection.current_max_send_streams();
+            permitted.store(most.clamp(1, MAX_STREAMS), Ordering::Relaxed);
+            let _ = connection.await;
+        });
+        Ok(Self(Arc::new(Multiplexed {
+            sender,
+            streams: AtomicUsize::new(1),
+            most,
+            answered,
+            has_answered: AtomicBool::new(false),
+            idle_since: Mutex::new(Instant::now()),
+            _task: AbortOnDropHandle::new(task),
+        })))
+    }
+}
+
+impl Multiplexed {
+    fn idle_since(&self) -> MutexGuard<'_, Instant> {
+        self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream {
+    /// A place on this connection, if it has room.
+    fn on(connection: &Arc<Multiplexed>) -> Option<Self> {
+        let most = connection.most.load(Ordering::Relaxed);
+        if connection.streams.fetch_add(1, Ordering::Relaxed) < most {
+            return Some(Self(Arc::clone(connection)));
+        }
+        connection.streams.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// Notes that a response has arrived.
+    pub(super) fn answered(&self) {
+        if !self.0.has_answered.swap(true, Ordering::Relaxed) {
+            self.0.answered.notify_one();
+        }
+    }
+
+    /// What sends requests on the connection.
+    pub(super) fn sender(&self) -> SendRequest<ClientBody> {
+        self.0.sender.clone()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        *self.0.idle_since() = Instant::now();
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Writes a request as HTTP/2 has it: the host in the target, and no fields for one connection (RFC
+/// 9113 §8.2.2, §8.3.1).
+pub(super) fn translate(request: &mut Request<ClientBody>, scheme: &str) {
+    let host = request.headers_mut().remove(header::HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    (parts.scheme, parts.authority) = (Scheme::try_from(scheme).ok(), authority);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::EXPECT] {
+        request.headers_mut().remove(name);
+    }
+}
+
+/// Whether the request was not acted on, or the connection ended: it may be sent once more if it
+/// may be repeated (RFC 9113 §8.7).
+pub(super) fn is_connection_lost(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    error.is_closed()
+        || error.is_canceled()
+        || cause.is_some_and(|cause| {
+            cause.is_go_away()
+                || cause.is_io()
+                || cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+        })
+}
+
+/// The maximum number of requests in flight on one connection. Another one is opened beyond it, or
+/// beyond what the application permits.
+const MAX_STREAMS: usize = 100;
+
+/// The maximum number of request bytes that are buffered per stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How often to ask an application whether it is still there, and how long it may take to respond.
+const PING: Duration = Duration::from_secs(20);

@@ -1,0 +1,268 @@
+//! The response of an upstream: its body, and the connection that it is read from.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::http2::Stream;
+use super::{Connection, Idle, MAX_IDLE, Slot, Upstream};
+use crate::gateway::body::{BodyError, IdleTimer, LONG_AFTER};
+use crate::gateway::headers::strip_trailers;
+
+/// The connection that a response is being read from. It is kept when the response ends, and closed
+/// when this is dropped before that. On HTTP/2, only the stream is closed then.
+pub struct Lease {
+    upstream: Arc<Upstream>,
+    worker: usize,
+    held: Option<Held>,
+    keep_for: Duration,
+    /// One of the `max_requests`.
+    slot: Option<Slot>,
+    /// When the exchange must have ended.
+    deadline: Option<Instant>,
+}
+
+/// What a response is read from.
+pub(super) enum Held {
+    Http1(Connection),
+    Http2(#[expect(dead_code, reason = "it keeps the connection open")] Stream),
+}
+
+impl Lease {
+    /// Reads a response from here. The connection is kept for `keep_for` afterwards.
+    pub(super) fn new(
+        upstream: &Arc<Upstream>,
+        worker: usize,
+        held: Held,
+        keep_for: Duration,
+    ) -> Self {
+        let upstream = Arc::clone(upstream);
+        Self { upstream, worker, held: Some(held), keep_for, slot: None, deadline: None }
+    }
+
+    /// Also holds one of the `max_requests`, until `deadline` at the latest.
+    #[must_use]
+    pub(super) fn bounded(self, slot: Option<Slot>, deadline: Option<Instant>) -> Self {
+        Self { slot, deadline, ..self }
+    }
+
+    /// Reads from these fields how long the upstream keeps the connection.
+    pub fn observe(&mut self, headers: &HeaderMap) {
+        self.keep_for = keep_alive_time(self.keep_for, headers);
+    }
+
+    /// Closes the connection when the response has been read.
+    pub fn close_after(&mut self) {
+        self.keep_for = Duration::ZERO;
+    }
+
+    /// The longest silence that the settings of the upstream allow.
+    pub fn idle_timeout(&self) -> Duration {
+        self.upstream.settings.idle_timeout
+    }
+
+    /// Puts the connection back, idle since `now`.
+    fn keep(&mut self, now: Instant) {
+        self.slot = None;
+        let Some(Held::Http1(connection)) = self.held.take() else { return };
+        if self.keep_for.is_zero() || connection.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.upstream.idle(self.worker);
+        if idle.len() >= MAX_IDLE {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { connection, since: now, keep: self.keep_for });
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// The body of an upstream's response.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    inner: Incoming,
+    lease: Lease,
+    timer: IdleTimer,
+    /// Ends at the deadline of the exchange.
+    total: Option<Pin<Box<Sleep>>>,
+    /// Whether the client accepts trailers (`TE: trailers`, RFC 9110 §10.1.4).
+    trailers: bool,
+    /// When its head arrived.
+    begun: Instant,
+    /// Whether it was waited for once [`LONG_AFTER`] had passed since then.
+    is_long: bool,
+    /// The error that cut the body off. It is reported once the bytes before it have been written.
+    broken: Option<hyper::Error>,
+    ended: Option<Instant>,
+}
+
+impl UpstreamBody {
+    /// Streams `inner`, whose head arrived at `now`, and keeps the connection when it ends.
+    pub fn new(inner: Incoming, mut lease: Lease, trailers: bool, now: Instant) -> Self {
+        let ended = inner.is_end_stream().then_some(now);
+        if ended.is_some() {
+            lease.keep(now);
+        }
+        let total = lease.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        Self {
+            inner,
+            lease,
+            timer: IdleTimer::default(),
+            total,
+            trailers,
+            begun: now,
+            is_long: false,
+            broken: None,
+            ended,
+        }
+    }
+
+    /// When its last byte arrived.
+    pub fn ended(&self) -> Option<std::time::Instant> {
+        self.ended.map(Into::into)
+    }
+
+    /// Whether it was waited for some time after its head.
+    pub fn is_long(&self) -> bool {
+        self.is_long
+    }
+
+    /// Ready once the upstream has sent nothing for `idle`. Wakes the task once before, when the
+    /// body turns out to be long: the one timer serves both.
+    fn poll_idle(&mut self, idle: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let since = self.timer.since();
+        let deadline = since + idle;
+        if !self.is_long {
+            let long = self.begun + LONG_AFTER;
+            if since < long {
+                ready!(self.timer.poll_until(long.min(deadline), cx));
+            }
+            self.is_long = true;
+        }
+        self.timer.poll_until(deadline, cx)
+    }
+
+    fn end(&mut self) {
+        let now = Instant::now();
+        self.ended = Some(now);
+        self.lease.keep(now);
+    }
+}
+
+impl HttpBody for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        if let Some(error) = body.broken.take() {
+            return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+        }
+        if let Some(total) = &mut body.total
+            && total.as_mut().poll(cx).is_ready()
+        {
+            body.lease.held = None;
+            return Poll::Ready(Some(Err(BodyError::Total)));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut body.inner).poll_frame(cx) else {
+            let idle_timeout = body.lease.upstream.settings.idle_timeout;
+            ready!(body.poll_idle(idle_timeout, cx));
+            return Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))));
+        };
+        body.timer.reset();
+        Poll::Ready(match frame {
+            None => {
+                body.end();
+                None
+            }
+            Some(Err(error)) => {
+                body.lease.held = None;
+                body.broken = Some(error);
+                // When a body fails, hyper drops what it has not written, and a client that
+                // receives nothing at all may retry by itself. So let hyper write first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(frame)) => {
+                if body.inner.is_end_stream() {
+                    body.end();
+                }
+                match frame.into_trailers() {
+                    Err(data) => Some(Ok(data)),
+                    Ok(mut trailers) if body.trailers => {
+                        strip_trailers(&mut trailers);
+                        Some(Ok(Frame::trailers(trailers)))
+                    }
+                    Ok(_) => None,
+                }
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// How long to keep a connection after a response with these fields: not as long as the application
+/// announces (`Keep-Alive: timeout=5`), so that the application does not close it first.
+fn keep_alive_time(keep_idle: Duration, headers: &HeaderMap) -> Duration {
+    let announced =
+        headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()).and_then(|value| {
+            value
+                .split(',')
+                .find_map(|part| part.trim().strip_prefix("timeout=")?.trim().parse::<u32>().ok())
+        });
+    announced
+        .map_or(keep_idle, |seconds| keep_idle.min(Duration::from_secs(u64::from(seconds)) * 3 / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_kept_no_longer_than_keep_alive_says() {
+        let kept = |fields: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(KEEP_ALIVE, HeaderValue::from_static(field));
+            }
+            keep_alive_time(Duration::from_millis(1500), &headers).as_millis()
+        };
+        for (fields, milliseconds) in [
+            (&[][..], 1500),
+            (&["timeout=5"], 1500),
+            (&["timeout=2, max=100"], 1500),
+            (&["max=100, timeout=1"], 750),
+            (&["timeout=0"], 0),
+            (&["timeout=soon"], 1500),
+            (&["timeout=4294967295"], 1500),
+        ] {
+            assert_eq!(kept(fields), milliseconds, "{fields:?}");
+        }
+    }
+}

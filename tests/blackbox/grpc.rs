@@ -1,0 +1,292 @@
+//! HTTP/2 to applications, and gRPC (CONTRACT §16.2), with grpcio on both sides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::harness::certificates::authority;
+use crate::harness::peers::Peer;
+use crate::harness::{Gateway, h2, mint, within};
+
+/// A gateway in front of the service at this port.
+async fn gateway(port: &Value, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "upstream.app = {{ url = 'http://127.0.0.1:{port}', http2 = true }}\nlimit.few = {{ requests = 3, per = '1h' }}\nroute = [\
+         {{ path = '/shop.Inventory/*', upstream = 'app' }}, \
+         {{ path = '/shop.Inventory/Down', upstream = 'app', roles = ['admin'] }}, \
+         {{ path = '/shop.Inventory/Up', upstream = 'app', limit = 'few' }}]\n{more}"
+    ))
+    .await
+}
+
+fn ask(peer: &mut Peer, gateway: &Gateway, kind: &str, token: &str, messages: &[&str]) -> Value {
+    peer.ask(json!({
+        "call": kind,
+        "address": gateway.address().to_string(),
+        "metadata": { "authorization": format!("Bearer {token}"), "x-auth-user": "root" },
+        "messages": messages,
+    }))
+}
+
+#[tokio::test]
+async fn all_four_kinds_of_calls_pass_with_trailers() {
+    let (Some(mut service), Some(mut client)) = (Peer::start("calls.py"), Peer::start("calls.py"))
+    else {
+        return;
+    };
+    let port = service.ask(json!({ "serve": true }))["port"].clone();
+    let gateway = gateway(&port, "").await;
+    let token = mint::token(&["admin"]);
+    let mut call =
+        |kind: &str, messages: &[&str]| ask(&mut client, &gateway, kind, &token, messages);
+    let unary = call("Unary", &["one"]);
+    assert_eq!((&unary["code"], &unary["messages"]), (&json!(0), &json!(["one|u-17"])), "{unary}");
+    assert_eq!(unary["trailers"]["x-end"], "of unary", "{unary}");
+    let down = call("Down", &["3"]);
+    assert_eq!(down["messages"], json!(["0|u-17", "1|u-17", "2|u-17"]), "{down}");
+    assert_eq!(down["trailers"]["x-end"], "of down", "{down}");
+    assert_eq!(call("Up", &["a", "b", "c"])["messages"], json!(["a b c|u-17"]));
+    // The service answers each message before the client sends the next one.
+    let both = call("Both", &["a", "b", "c"]);
+    assert_eq!(both["messages"], json!(["a|u-17", "b|u-17", "c|u-17"]), "{both}");
+    assert_eq!(both["code"], 0, "{both}");
+    let failed = call("Unary", &["fail"]);
+    assert_eq!((&failed["code"], &failed["details"]), (&json!(15), &json!("it failed")));
+    assert_eq!(failed["trailers"]["x-why"], "asked to", "{failed}");
+    let large = call("Unary", &["large"]);
+    assert_eq!((&large["code"], &large["initial"]["x-large"]), (&json!(0), &json!(40_000)));
+}
+
+#[tokio::test]
+async fn refusals_are_a_status_of_grpc() {
+    let (Some(mut service), Some(mut client)) = (Peer::start("calls.py"), Peer::start("calls.py"))
+    else {
+        return;
+    };
+    let port = service.ask(json!({ "serve": true }))["port"].clone();
+    let gateway = gateway(&port, "").await;
+    let token = mint::token(&[]);
+    let mut refused = |kind: &str, token: &str, code: u16, reason: &str| {
+        let answer = ask(&mut client, &gateway, kind, token, &["1"]);
+        assert_eq!((&answer["code"], &answer["details"]), (&json!(code), &json!(reason)), "{kind}");
+    };
+    refused("Unary", "a b", 3, "credentials_malformed");
+    refused("Unary", "a.b.c", 16, "token_malformed");
+    refused("Down", &token, 7, "role_missing");
+    refused("Up", "x", 16, "token_malformed");
+    refused("Up", "x", 16, "token_malformed");
+    refused("Up", "x", 16, "token_malformed");
+    refused("Up", &token, 8, "rate_limited");
+    assert!(service.ask(json!({ "stop": true })).is_object());
+    refused("Unary", &token, 14, "upstream_unreachable");
+    let unknown = h2::Connection::open(&gateway)
+        .await
+        .send(grpc_request("http://app.test/other.Service/Call", &token))
+        .await;
+    assert_eq!((unknown.status, &unknown.body[..]), (200, &b""[..]));
+    assert_eq!(unknown.headers["grpc-status"], "12");
+    assert_eq!(unknown.headers["grpc-message"], "route_not_found");
+    assert_eq!(unknown.headers["content-type"], "application/grpc");
+    let line = gateway.access("/other.Service/Call").await;
+    assert_eq!(line["reason"], "route_not_found");
+    // Other clients of the same route get the usual refusal.
+    let request = gateway.request("POST", "/shop.Inventory/Unary");
+    request.header("Content-Type", "application/grpc").send().await.is(401, "credentials_missing");
+}
+
+fn grpc_request(target: &str, token: &str) -> http::Request<Full<Bytes>> {
+    http::Request::post(target)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::default())
+        .unwrap()
+}
+
+/// An application that speaks nothing but HTTP/2.
+struct Service {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+    /// Each request waits for one of these.
+    released: Arc<Semaphore>,
+}
+
+impl Service {
+    /// Permits this many requests at a time on a connection. With `once`, each connection takes one
+    /// request and is then closed in order.
+    async fn start(most: u32, once: bool, tls: Option<rustls::ServerConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = Self {
+            port: listener.local_addr().unwrap().port(),
+            connections: Arc::default(),
+            requests: Arc::default(),
+            released: Arc::new(Semaphore::new(0)),
+        };
+        let (connections, requests) =
+            (Arc::clone(&service.connections), Arc::clone(&service.requests));
+        let released = Arc::clone(&service.released);
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (requests, released) = (Arc::clone(&requests), Arc::clone(&released));
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, most, once, requests, released).await,
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            serve(stream, most, once, requests, released).await;
+                        }
+                    }
+                });
+            }
+        });
+        service
+    }
+}
+
+async fn serve(
+    io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    most: u32,
+    once: bool,
+    requests: Arc<AtomicUsize>,
+    released: Arc<Semaphore>,
+) {
+    let answered = Arc::new(Semaphore::new(0));
+    let ends = Arc::clone(&answered);
+    let answer = move |request: http::Request<Incoming>| {
+        let (released, answered) = (Arc::clone(&released), Arc::clone(&answered));
+        requests.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let shown = format!(
+                "{} {} {:?}",
+                request.method(),
+                request.uri(),
+                request.headers().get("connection")
+            );
+            let body = request.into_body().collect().await?.to_bytes();
+            released.acquire().await.unwrap().forget();
+            answered.add_permits(1);
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-trailer", "end".parse().unwrap());
+            let text = Bytes::from([shown.as_bytes(), b" ", &body].concat());
+            // Without an announced length, for which HTTP/1.1 has no trailers.
+            let body = Full::new(text)
+                .map_frame(|frame| frame)
+                .with_trailers(async { Some(Ok(trailers)) });
+            let response = Response::builder().header("trailer", "x-trailer").body(body);
+            Ok::<_, hyper::Error>(response.unwrap())
+        }
+    };
+    let mut connection = std::pin::pin!(
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(most)
+            .serve_connection(TokioIo::new(io), hyper::service::service_fn(answer))
+    );
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = ends.acquire(), if once => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+fn config(scheme: &str, service: &Service, more: &str) -> String {
+    format!(
+        "upstream.app = {{ url = '{scheme}://127.0.0.1:{}', http2 = true{more} }}\nroute = [{{ path = '/*', upstream = 'app', access = 'public' }}]",
+        service.port
+    )
+}
+
+#[tokio::test]
+async fn clients_of_http_1_reach_an_application_that_speaks_http_2() {
+    let service = Service::start(100, false, None).await;
+    service.released.add_permits(1000);
+    let gateway = Gateway::start(&config("http", &service, "")).await;
+    for (method, body) in [("GET", ""), ("POST", "hello"), ("PUT", "")] {
+        let mut request = gateway.request(method, "/a%20b?q=1").header("TE", "trailers");
+        if !body.is_empty() {
+            request = request.body(body);
+        }
+        let response = request.header("Connection", "TE").send().await;
+        let expected = format!("{method} http://app.test/a%20b?q=1 None {body}");
+        assert_eq!((response.status, response.text()), (200, expected));
+        assert_eq!(response.trailers, [("x-trailer".to_owned(), "end".to_owned())]);
+    }
+    assert_eq!(service.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn http_2_is_chosen_by_alpn_over_tls() {
+    let certificate = authority().issue(&["127.0.0.1"]);
+    for (alpn, status) in [("h2", 200), ("http/1.1", 502)] {
+        let mut tls = certificate.server();
+        tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let service = Service::start(100, false, Some(tls)).await;
+        service.released.add_permits(10);
+        let gateway = Gateway::setup(&config("https", &service, ", tls = { ca = 'ca.pem' }"))
+            .file("ca.pem", &authority().pem)
+            .start()
+            .await;
+        assert_eq!(gateway.get("/").send().await.status, status, "{alpn}");
+    }
+}
+
+#[tokio::test]
+async fn requests_share_a_connection_up_to_the_limit_of_the_application() {
+    let service = Service::start(4, false, None).await;
+    service.released.add_permits(1);
+    let gateway = Gateway::start(&config("http", &service, "")).await;
+    // The first response comes after the application has said what it permits.
+    assert_eq!(gateway.get("/").send().await.status, 200);
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let request = gateway.get(&format!("/{number}"));
+        waiting.spawn(async move { request.send().await.status });
+    }
+    within(async {
+        while service.requests.load(Ordering::SeqCst) < 9 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(service.connections.load(Ordering::SeqCst), 2);
+    service.released.add_permits(8);
+    while let Some(status) = within(waiting.join_next()).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn no_request_is_lost_when_the_application_closes_its_connection() {
+    let service = Service::start(100, true, None).await;
+    service.released.add_permits(1000);
+    let gateway = Gateway::start(&config("http", &service, "")).await;
+    for round in 0..20 {
+        assert_eq!(gateway.get("/").send().await.status, 200, "{round}");
+        let posted = gateway.request("POST", "/").body("x").send().await;
+        assert_eq!(posted.status, 200, "{round}");
+    }
+    assert!(service.connections.load(Ordering::SeqCst) > 5);
+}
+
+#[tokio::test]
+async fn a_failed_exchange_does_not_disturb_the_others() {
+    let service = Service::start(100, false, None).await;
+    let gateway = Gateway::start(&config("http", &service, ", response_timeout = '400ms'")).await;
+    gateway.get("/slow").send().await.is(504, "upstream_timeout");
+    service.released.add_permits(10);
+    assert_eq!(gateway.get("/next").send().await.status, 200);
+    assert_eq!(service.connections.load(Ordering::SeqCst), 1);
+}
