@@ -283,7 +283,11 @@ fn commented(line: &str) -> Option<(&str, &str)> {
 
 /// Commented lines that show a value other than the default, so that they change the meaning of the
 /// file.
-const NO_DEFAULT: [&str; 20] = [
+const NO_DEFAULT: [&str; 24] = [
+    "cors",
+    "redirect_http",
+    "client_ca",
+    "certificates",
     "redis",
     "keep_alive",
     "cookie_domain",
@@ -722,11 +726,11 @@ fn every_metric_has_its_entry() {
     metrics.refresh("succeeded");
     metrics.jwks_fetched("corp", "succeeded", 1);
     metrics.show_key_age("corp", || Some(1));
+    metrics.certificates([("app.example.com".to_owned(), NOW)], || NOW);
     metrics.show_limiter_mode("login", || Some(false));
     metrics.store_up("redis", true);
     let text = metrics.encode();
     let names: BTreeSet<String> = text
-    metrics.certificates([("app.example.com".to_owned(), NOW)], || NOW);
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))
         .map(|line| {

@@ -208,6 +208,7 @@ impl Compiler<'_> {
             identity_headers,
             set_headers,
             response_headers,
+            cors: self.cors(written),
             forward_authorization: written
                 .forward_authorization
                 .as_ref()

@@ -547,6 +547,28 @@ pub struct Route {
     /// replaces the upstream's field of that name.
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub response_headers: Option<Spanned<BTreeMap<Text, Text>>>,
+    /// The other origins whose pages may read the responses of this route in a browser (CORS). The
+    /// gateway answers their preflights. Absent: none.
+    #[schemars(with = "Option<Cors>")]
+    pub cors: Option<Spanned<Cors>>,
+}
+
+/// `cors = { … }` of a route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cors {
+    /// The origins: scheme, host and port as browsers write them. For example
+    /// `["https://app.example.com"]`.
+    #[schemars(with = "Vec<String>")]
+    pub origins: Option<Spanned<Vec<Text>>>,
+    /// The header fields that their requests may have. Default: those that need no permission.
+    #[schemars(with = "Vec<String>")]
+    pub headers: Vec<Text>,
+    /// Whether their requests may have cookies and other credentials of the browser. Default false.
+    pub credentials: bool,
+    /// How long a browser may remember the answer to a preflight. Default `"10m"`.
+    #[schemars(with = "Option<String>")]
+    pub max_age: Option<Text>,
 }
 
 /// `redirect = { … }` of a route.

@@ -67,6 +67,12 @@ impl<'s> Narrator<'s> {
                 let address = String::from_utf8_lossy(redirected.address().as_bytes());
                 self.ok("redirect", format!("{status} to {address}"));
             }
+            Decided::Preflight(preflight) => {
+                status = 204;
+                let method = preflight.method();
+                self.ok("cors", format!("pages of this origin may send {method} here"));
+                self.explanation.reason = Reason::Public;
+            }
             Decided::Logout(request) => {
                 let name = &request.issuer().settings().name;
                 let detail = format!(

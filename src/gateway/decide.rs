@@ -13,7 +13,7 @@ use super::certificate::ClientCertificate;
 use super::client::Peer;
 use super::counted::Counted;
 use super::dialect::Asker;
-use super::matched::{LogoutRequest, Match, Matched, Stopped};
+use super::matched::{LogoutRequest, Match, Matched, Preflight, Stopped};
 use super::navigation::redirect_or_explain;
 use super::observer::Observer;
 use super::online::Online;
@@ -51,11 +51,11 @@ pub enum Decided<'s> {
     Redirect(Redirected),
     /// It is a back-channel logout, decided by the token in its body.
     Logout(LogoutRequest<'s>),
+    /// It is the question of a browser, and the answer is yes.
+    Preflight(Preflight<'s>),
 }
 
 impl<'s> Decider<'s> {
-    /// Decides what happens to a request. `announced`: its declared body length in bytes.
-    pub async fn decide(
     /// Also knows the certificate that the client has shown.
     #[must_use]
     pub fn with_certificate(self, shown: Option<&'s Arc<ClientCertificate>>) -> Self {
@@ -63,6 +63,8 @@ impl<'s> Decider<'s> {
         Self { verifier: self.verifier.with_certificate(shown, authority), ..self }
     }
 
+    /// Decides what happens to a request. `announced`: its declared body length in bytes.
+    pub async fn decide(
         &self,
         peer: &Peer,
         parts: Parts,
@@ -72,6 +74,7 @@ impl<'s> Decider<'s> {
         let matched = match Match::resolve(self.snapshot, peer, parts, observer)? {
             Match::Route(matched) => matched,
             Match::Logout(request) => return Ok(Decided::Logout(request)),
+            Match::Preflight(preflight) => return Ok(Decided::Preflight(preflight)),
         };
         let permit = self
             .permit(matched, observer)

@@ -71,6 +71,8 @@ pub struct Exchange {
     client: IpAddr,
     authority: Option<HeaderValue>,
     route: Option<usize>,
+    /// The origin of the page that may read the response.
+    origin: Option<Box<HeaderValue>>,
     caller: Option<(Arc<Remembered<TokenMemo>>, Place)>,
     /// The person who would read a page.
     reader: Option<Box<Reader>>,
@@ -107,6 +109,7 @@ impl Exchange {
             client: peer.address,
             authority: None,
             route: None,
+            origin: None,
             caller: None,
             reader: None,
             renewed: None,
@@ -388,6 +391,9 @@ impl Exchange {
     /// response of the gateway keeps its own.
     pub fn set_response_headers(&self, headers: &mut HeaderMap, was_allowed: bool) {
         let Some(route) = self.route() else { return };
+        if let Some(cors) = &route.cors {
+            cors.apply(self.origin.as_deref(), headers);
+        }
         if was_allowed && route.destination.upstream().is_some() {
             route.response_headers.replace_in(headers);
         } else {
@@ -457,6 +463,9 @@ impl Observer for Exchange {
     fn routed(&mut self, route: &Route, target: &Target, headers: &HeaderMap) {
         self.route = Some(route.index);
         self.authority = Some(target.authority().clone());
+        if let Some(cors) = &route.cors {
+            self.origin = cors.permitted(headers).cloned().map(Box::new);
+        }
         // Other routes are for programs, which pay nothing for pages.
         if route.guard.token_from.cookie {
             self.reader = Reader::of(target.host(), headers, &self.view.snapshot);

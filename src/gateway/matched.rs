@@ -6,11 +6,12 @@
 //! the issuer's endpoint.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 
 use super::authenticate::{AccessRequest, Unauthenticated};
 use super::body::Body;
 use super::client::{ClientAddress, Peer};
+use super::cors::{Cors, asked_method};
 use super::dialect::{Asked, Asker};
 use super::framing::check_request;
 use super::guard::{Access, Guard};
@@ -32,6 +33,8 @@ pub enum Match<'s> {
     Route(Matched<'s>),
     /// To the back-channel logout of an issuer.
     Logout(LogoutRequest<'s>),
+    /// From a browser, which asks whether a page may send a request.
+    Preflight(Preflight<'s>),
 }
 
 /// A request and its one route. Only [`Match::resolve`] and [`Matched::asked`] make one.
@@ -94,6 +97,13 @@ pub struct LogoutRequest<'s> {
     issuer: &'s Issuer,
 }
 
+/// The question of a browser whether a page of another origin may send a request with this method.
+#[derive(Debug)]
+pub struct Preflight<'s> {
+    cors: &'s Cors,
+    method: Method,
+}
+
 /// A refused request, and the reason.
 #[derive(Debug)]
 pub struct Stopped<'s> {
@@ -133,6 +143,9 @@ impl<'s> Match<'s> {
         if let Some(issuer) = snapshot.logouts.issuer_at(&parts.method, &target)? {
             observer.logout(issuer);
             return Ok(Self::Logout(LogoutRequest { parts: Box::new(parts), issuer }));
+        }
+        if let Some(preflight) = Preflight::resolve(snapshot, &parts, &target, observer)? {
+            return Ok(Self::Preflight(preflight));
         }
         let route = find_route(snapshot, &parts, &target, observer)?;
         route.check_listener(false)?;
@@ -333,6 +346,40 @@ impl MatchedEndpoint {
     /// The value of `{…}` in its path.
     pub fn into_parameter(self) -> Option<String> {
         self.parameter
+    }
+}
+
+impl<'s> Preflight<'s> {
+    /// Finds the route of the request that a page would send, if the request at hand is a
+    /// preflight and that route answers it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the page is of an origin that the route does not name.
+    fn resolve(
+        snapshot: &'s Snapshot,
+        parts: &Parts,
+        target: &Target,
+        observer: &mut impl Observer,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some(method) = asked_method(parts) else { return Ok(None) };
+        let Ok(route) = snapshot.routes.find_route(&method, target) else { return Ok(None) };
+        let Some(cors) = &route.cors else { return Ok(None) };
+        route.check_listener(false)?;
+        observer.routed(route, target, &parts.headers);
+        if cors.permitted(&parts.headers).is_none() {
+            return Err(Unauthenticated::ForeignOrigin.into());
+        }
+        Ok(Some(Self { cors, method }))
+    }
+
+    /// The method of the request that the page would send.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The answer: it may.
+    pub(super) fn into_response(self) -> Response<Body> {
+        self.cors.preflight(&self.method)
     }
 }
 

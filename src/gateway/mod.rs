@@ -11,6 +11,7 @@ pub mod body;
 pub mod certificate;
 pub mod client;
 pub mod constant_headers;
+pub mod cors;
 pub mod counted;
 pub mod decide;
 mod dial;
@@ -20,11 +21,11 @@ mod endpoint;
 pub mod exchange;
 pub mod exchange_ids;
 pub mod framing;
-pub mod guard;
 mod grpc;
+pub mod guard;
 pub mod headers;
-pub mod logout;
 mod https_only;
+pub mod logout;
 pub mod matched;
 pub mod navigation;
 pub mod observer;
@@ -38,8 +39,8 @@ pub mod redirected;
 pub mod refusal;
 mod renewal;
 pub mod route;
-pub mod second_target;
 pub mod scheme;
+pub mod second_target;
 mod send;
 pub mod snapshot;
 pub mod stream_rule;
@@ -148,7 +149,6 @@ impl Telemetry {
         }
     }
 
-    /// Whether this is the first refusal by a limit in this second. Any further ones are a flood.
     /// Exports how long the certificates of a snapshot are valid.
     fn show_certificates(&self, snapshot: &Snapshot) {
         let served = snapshot.tls.iter().flat_map(|tls| &tls.certificates);
@@ -157,6 +157,7 @@ impl Telemetry {
         self.metrics.certificates(expiries, move || clock.unix_seconds());
     }
 
+    /// Whether this is the first refusal by a limit in this second. Any further ones are a flood.
     fn should_log_limit(&self, second: u64) -> bool {
         self.limit_logged_at.fetch_max(second, Ordering::Relaxed) < second
     }
@@ -191,8 +192,8 @@ impl Telemetry {
 impl Gateway {
     /// Creates a gateway that serves under this snapshot.
     pub fn new(snapshot: Snapshot, telemetry: Telemetry, revocations: Arc<Revocations>) -> Self {
-        let current = Arc::new(ArcSwap::from_pointee(snapshot));
         telemetry.show_certificates(&snapshot);
+        let current = Arc::new(ArcSwap::from_pointee(snapshot));
         let streams = Streams::new(
             Arc::clone(&current),
             Arc::clone(revocations.list()),
@@ -231,8 +232,8 @@ impl Gateway {
     /// Serves new requests under another snapshot. Requests in flight finish under the one they
     /// started with.
     pub fn install(&self, snapshot: Snapshot) {
-        self.current.store(Arc::new(snapshot));
         self.telemetry.show_certificates(&snapshot);
+        self.current.store(Arc::new(snapshot));
     }
 
     /// The metrics, the clock and the log.
@@ -295,8 +296,8 @@ impl Gateway {
             // The rare case is boxed: hyper keeps space for this future for as long as a connection
             // is open.
             Door::Verify => Box::pin(self.verify(worker, peer, request)).await,
-        }
             Door::Redirect => self.redirect(worker, peer, request),
+        }
     }
 
     /// Answers the question of another proxy.
@@ -342,7 +343,6 @@ impl Gateway {
         exchange.finish_as(status, response)
     }
 
-    async fn serve(
     /// Redirects to the same target on https.
     fn redirect(
         &self,
@@ -373,6 +373,7 @@ impl Gateway {
         exchange.finish(response)
     }
 
+    async fn serve(
         &self,
         worker: &Worker,
         peer: &Peer,
@@ -381,8 +382,8 @@ impl Gateway {
         // One configuration for this request, from its first byte to its last.
         let view = worker.view(&self.current);
         let (version, is_head) = (request.version(), *request.method() == Method::HEAD);
-        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
         let is_grpc = grpc::is_call(&request);
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
         let mut closes = self.is_draining();
         let passed = self.pass(&view.snapshot, worker, peer, request, &mut exchange).await;
         let was_allowed = passed.is_ok();
@@ -419,11 +420,11 @@ impl Gateway {
     ) -> Result<Passed, Refusal> {
         let (parts, body) = request.into_parts();
         let decider = self.decider(snapshot, worker, Door::Public, exchange);
-        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         let decider = match &peer.certificate {
             None => decider,
             shown => decider.with_certificate(shown.as_ref()),
         };
+        // The rare case is boxed: hyper keeps space for this future for as long as a connection is
         // open.
         match decider.decide(peer, parts, body.size_hint().exact(), exchange).await? {
             Decided::Forward(outgoing, upstream) => {
@@ -434,6 +435,10 @@ impl Gateway {
                 Box::pin(answer).await.map(Passed::Response)
             }
             Decided::Redirect(redirected) => Ok(Passed::Response(redirected.into_response())),
+            Decided::Preflight(preflight) => {
+                exchange.completed();
+                Ok(Passed::Response(preflight.into_response()))
+            }
             Decided::Logout(request) => {
                 let response = Box::pin(self.log_out(snapshot, &request, body, exchange)).await?;
                 Ok(Passed::Response(response))

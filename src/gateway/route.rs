@@ -11,6 +11,7 @@ use http::{HeaderValue, Method};
 use prometheus_client::metrics::counter::Counter;
 
 use super::constant_headers::ConstantHeaders;
+use super::cors::Cors;
 use super::guard::{Guard, RecentDemands};
 use super::headers::IdentityHeaders;
 use super::redirect::Redirect;
@@ -44,6 +45,8 @@ pub struct Route {
     pub set_headers: ConstantHeaders,
     /// What every response has.
     pub response_headers: ConstantHeaders,
+    /// The pages of other origins that may read the responses.
+    pub cors: Option<Box<Cors>>,
     /// Forward `Authorization`.
     pub forward_authorization: bool,
     /// The number of leading path segments to remove.
@@ -651,16 +654,16 @@ pub(super) mod tests {
             idle_timeout: second,
             keep_idle: Duration::ZERO,
             keep_alive: KeepAlive::Never,
-            folds_case: fold_case,
-            ca: None,
-        };
             http2: false,
             max_requests: None,
             total_timeout: None,
-        Route {
-            index: 0,
+            folds_case: fold_case,
+            ca: None,
             own_certificate: None,
             server_name: None,
+        };
+        Route {
+            index: 0,
             name: path.into(),
             pattern: Pattern { host, segments, subtree, methods, fold_case },
             guard: Guard {
@@ -675,6 +678,7 @@ pub(super) mod tests {
             identity_headers: Arc::new(IdentityHeaders::default()),
             set_headers: ConstantHeaders::default(),
             response_headers: ConstantHeaders::default(),
+            cors: None,
             forward_authorization: false,
             strip_segments: 0,
             permitted: Relaxations::NONE,
