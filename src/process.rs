@@ -33,10 +33,12 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::writer::{LogGuard, LogWriter};
 use crate::token;
 
+use self::addresses::ListenedAddresses;
 use self::helper::{on_helper_thread, start_helper_thread};
 use self::sharing::Sharing;
 use self::watch::Watch;
 
+mod addresses;
 mod helper;
 mod service;
 mod sharing;
@@ -282,23 +284,6 @@ async fn open_store(
     let store = Store::open(settings).await?;
     let presence = Presence::announce(&store, settings).await?;
     Ok((Some(store), Some(Arc::new(presence))))
-}
-
-/// The addresses that each worker listens on.
-struct ListenedAddresses {
-    public: Vec<SocketAddr>,
-    verify: Vec<SocketAddr>,
-    redirect: Vec<SocketAddr>,
-}
-
-impl ListenedAddresses {
-    fn of(sets: &[Listening]) -> Self {
-        let of = |wanted: Door| {
-            let first = sets.first().into_iter().flatten().filter(|(door, _)| *door == wanted);
-            first.filter_map(|(_, listener)| listener.local_addr().ok()).collect()
-        };
-        Self { public: of(Door::Public), verify: of(Door::Verify), redirect: of(Door::Redirect) }
-    }
 }
 
 /// Completes and acknowledges everything in progress, then closes the store.

@@ -99,7 +99,6 @@ const WALK: [&str; 50] = [
     "navigation",
     "reader",
     "decide",
-    "https_only",
     "echo",
     "grpc",
     "renewal",
@@ -107,18 +106,20 @@ const WALK: [&str; 50] = [
     "worker",
     "websocket",
     "tunnel",
+    "https_only",
     "endpoint",
     "mod",
 ];
 
 /// Imports against this order.
-const AGAINST_THE_WALK: [(&str, &str, &str); 3] = [
+const AGAINST_THE_WALK: [(&str, &str, &str); 4] = [
     (
         "body",
         "upstream",
         "`Body` is one enum, unboxed: one of its kinds is an upstream's body, which gives its connection back at its end",
     ),
     ("exchange", "mod", "an exchange is written to the gateway's `Telemetry` when it ends"),
+    ("https_only", "mod", "a step of `Gateway` in a file of its own, likewise"),
     (
         "endpoint",
         "mod",

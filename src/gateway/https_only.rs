@@ -1,21 +1,58 @@
 //! `redirect_http`: a listener that only redirects, to the same target on https.
 
-use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode, header};
+use std::sync::Arc;
 
-use super::body::Body;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+
+use super::Gateway;
+use super::body::{Body, RequestBody};
 use super::client::Peer;
+use super::exchange::{Exchange, RecordedBody};
+use super::framing::without_body;
 use super::matched::read_head;
 use super::observer::Observer;
 use super::refusal::Refusal;
 use super::snapshot::Snapshot;
 use super::target::{Ambiguity, TargetError};
+use super::worker::Worker;
+
+impl Gateway {
+    /// Redirects to the same target on https.
+    pub(super) fn redirect(
+        &self,
+        worker: &Worker,
+        peer: &Peer,
+        request: Request<RequestBody>,
+    ) -> Response<RecordedBody> {
+        let view = worker.view(&self.current);
+        let is_head = *request.method() == Method::HEAD;
+        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
+        let (parts, _body) = request.into_parts();
+        let mut response = match answer(&view.snapshot, peer, &parts, &mut *exchange) {
+            Ok(response) => {
+                exchange.completed();
+                response
+            }
+            Err(refusal) => {
+                exchange.refused(&refusal);
+                refusal.into_response(exchange.request_id())
+            }
+        };
+        if is_head {
+            response = without_body(response);
+        }
+        // Nothing more is to be had here.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        exchange.finish(response)
+    }
+}
 
 /// The 308 for a request.
 ///
 /// # Errors
 /// [`Refusal`]: too many fields, invalid framing, or a target without one meaning.
-pub(super) fn redirect(
+fn answer(
     snapshot: &Snapshot,
     peer: &Peer,
     parts: &Parts,

@@ -343,36 +343,6 @@ impl Gateway {
         exchange.finish_as(status, response)
     }
 
-    /// Redirects to the same target on https.
-    fn redirect(
-        &self,
-        worker: &Worker,
-        peer: &Peer,
-        request: Request<RequestBody>,
-    ) -> Response<RecordedBody> {
-        let view = worker.view(&self.current);
-        let is_head = *request.method() == Method::HEAD;
-        let mut exchange = Exchange::begin(&request, peer, Arc::clone(&view));
-        let (parts, _body) = request.into_parts();
-        let mut response = match https_only::redirect(&view.snapshot, peer, &parts, &mut *exchange)
-        {
-            Ok(response) => {
-                exchange.completed();
-                response
-            }
-            Err(refusal) => {
-                exchange.refused(&refusal);
-                refusal.into_response(exchange.request_id())
-            }
-        };
-        if is_head {
-            response = without_body(response);
-        }
-        // Nothing more is to be had here.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        exchange.finish(response)
-    }
-
     async fn serve(
         &self,
         worker: &Worker,
