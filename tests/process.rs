@@ -840,17 +840,6 @@ fn a_misspelt_section_is_reported_as_a_section() {
     }
 }
 
-/// A key that is not supported there must not be suggested.
-#[test]
-fn no_hint_suggests_an_unsupported_key() {
-    for text in ["http2 = true\n", "[upstream.b]\nbuiltin = \"echo\"\nhttp3 = true\n"] {
-        let output = rejected(&with_app(text));
-        for refused in ["`http2` belongs", "did you mean `http2`"] {
-            assert!(!output.contains(refused), "{text}: {output}");
-        }
-    }
-}
-
 #[test]
 fn a_file_in_another_language_is_recognised() {
     for (text, name) in [
