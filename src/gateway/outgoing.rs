@@ -20,7 +20,7 @@ use super::headers::{
 use super::matched::MatchedParts;
 use super::refusal::Refusal;
 use super::token_memo::set_identity_headers;
-use super::token_names::TokenNames;
+use super::token_names::{TokenNames, cookie_pairs};
 
 /// A request that may be sent. Only [`Outgoing::prepare`] makes one, from a [`Permit`].
 ///
@@ -257,7 +257,7 @@ fn strip(
 /// 9113 §8.2.3). Returns whether any were present.
 pub(super) fn strip_cookies(headers: &mut HeaderMap, names: &TokenNames) -> bool {
     let Entry::Occupied(cookies) = headers.entry(header::COOKIE) else { return false };
-    let pairs = || cookies.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    let pairs = || cookies.iter().flat_map(cookie_pairs);
     let has_own = pairs().any(|pair| names.own_cookie(pair));
     if cookies.iter().nth(1).is_none() && !has_own {
         return false;

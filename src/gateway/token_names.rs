@@ -1,6 +1,7 @@
 //! Names of tokens outside `Authorization`.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
+use memchr::memchr;
 
 use super::scheme::Scheme;
 use crate::identity::cookie::Cookies;
@@ -84,16 +85,26 @@ pub(super) fn cookie_values<'a>(
     headers: &'a HeaderMap,
     name: &'a str,
 ) -> impl Iterator<Item = &'a [u8]> {
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    let pairs = headers.get_all(header::COOKIE).iter().flat_map(cookie_pairs);
     pairs.filter_map(move |pair| {
         let at = pair.iter().position(|&byte| byte == b'=')?;
+        if pair[..at].trim_ascii() != name.as_bytes() {
+            return None;
+        }
         let value = pair[at + 1..].trim_ascii();
-        let value =
-            value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-        (pair[..at].trim_ascii() == name.as_bytes()).then_some(value)
+        Some(value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value))
+    })
+}
+
+/// The `name=value` pairs of one `Cookie` field. Most of its bytes are tokens, which must not be
+/// looked at one by one.
+pub(super) fn cookie_pairs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(line.as_bytes());
+    std::iter::from_fn(move || {
+        let pairs = rest?;
+        let end = memchr(b';', pairs);
+        rest = end.map(|end| &pairs[end + 1..]);
+        Some(&pairs[..end.unwrap_or(pairs.len())])
     })
 }
 
