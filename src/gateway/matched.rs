@@ -6,7 +6,7 @@
 //! the issuer's endpoint.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use super::authenticate::{AccessRequest, Unauthenticated};
 use super::body::Body;
@@ -66,8 +66,6 @@ struct Contents<'s> {
     client: ClientAddress,
     route: &'s Route,
     overriding: Option<Box<Overriding<'s>>>,
-    /// The names of the fields that are removed before the request is sent.
-    owned: Vec<HeaderName>,
     second: Option<Box<SecondTargets<'s>>>,
     endpoint: Option<Box<Result<MatchedEndpoint, Refusal>>>,
 }
@@ -156,11 +154,8 @@ impl<'s> Match<'s> {
                 Some(Box::new(MatchedEndpoint::resolve(snapshot, route, &parts, &target, &client)))
             }
         };
-        let owned = owned_fields(snapshot, route, &parts.headers);
-        let second =
-            SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target, &owned)?;
-        let contents =
-            Contents { parts, target, client, route, overriding, owned, second, endpoint };
+        let second = SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target)?;
+        let contents = Contents { parts, target, client, route, overriding, second, endpoint };
         Ok(Self::Route(Matched(Box::new(contents))))
     }
 }
@@ -183,12 +178,9 @@ impl<'s> Matched<'s> {
         let target = read_head(snapshot, &client, &parts, observer)?;
         let route = find_route(snapshot, &parts, &target, observer)?;
         route.check_listener(true)?;
-        let owned = owned_fields(snapshot, route, &parts.headers);
-        let second =
-            SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target, &owned)?;
+        let second = SecondTargets::resolve(&snapshot.routes, route, &parts.headers, &target)?;
         let (overriding, endpoint) = (None, None);
-        let contents =
-            Contents { parts, target, client, route, overriding, owned, second, endpoint };
+        let contents = Contents { parts, target, client, route, overriding, second, endpoint };
         Ok(Self(Box::new(contents)))
     }
 
@@ -287,9 +279,9 @@ impl<'s> Matched<'s> {
 
     /// Returns the parts needed after a permit.
     pub(super) fn into_parts(self) -> MatchedParts<'s> {
-        let Contents { parts, target, client, owned, second, endpoint, .. } = *self.0;
+        let Contents { parts, target, client, second, endpoint, .. } = *self.0;
         let endpoint = endpoint.and_then(|endpoint| endpoint.ok());
-        MatchedParts { parts, target, client, owned, second, endpoint }
+        MatchedParts { parts, target, client, second, endpoint }
     }
 }
 
@@ -298,8 +290,6 @@ pub(super) struct MatchedParts<'s> {
     pub(super) parts: Parts,
     pub(super) target: Target,
     pub(super) client: ClientAddress,
-    /// The names of the fields that are removed before the request is sent.
-    pub(super) owned: Vec<HeaderName>,
     pub(super) second: Option<Box<SecondTargets<'s>>>,
     pub(super) endpoint: Option<MatchedEndpoint>,
 }
@@ -449,13 +439,6 @@ fn find_route<'s>(
         .inspect_err(|_| observer.unrouted(target.host(), &parts.headers))?;
     observer.routed(route, target, &parts.headers);
     Ok(route)
-}
-
-/// The names of the fields that are removed before a request is sent.
-fn owned_fields(snapshot: &Snapshot, route: &Route, headers: &HeaderMap) -> Vec<HeaderName> {
-    let owned = &snapshot.rules.owned;
-    let is_owned = |name: &&HeaderName| owned.contains(name) || route.set_headers.include(name);
-    headers.keys().filter(is_owned).cloned().collect()
 }
 
 /// The number of fields. hyper counts them on HTTP/1.1 only. On HTTP/2 a client may send each

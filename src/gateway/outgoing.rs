@@ -75,10 +75,11 @@ impl Outgoing {
         let keep_authorization = permit.forwards_authorization();
         let (matched, caller, _) = permit.into_parts();
         let route = matched.route();
-        let MatchedParts { parts: request, target, client, owned, second, .. } =
-            matched.into_parts();
+        let MatchedParts { parts: request, target, client, second, .. } = matched.into_parts();
         let Parts { method, mut headers, version, mut extensions, .. } = request;
         let constant = &route.set_headers;
+        let is_owned = |name: &&HeaderName| rules.owned.contains(name) || constant.include(name);
+        let owned: Vec<HeaderName> = headers.keys().filter(is_owned).cloned().collect();
         let mut asks = Asks::from_head(&method, version, &headers, &owned, rules);
         asks.request_trailers.retain(|name| !constant.include(name));
         let tracestate = if ids.trace_is_continued {

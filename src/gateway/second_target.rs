@@ -82,8 +82,7 @@ impl NoSecondTarget {
 
 impl<'s> SecondTargets<'s> {
     /// Finds the second targets of a request whose target is `first` and whose route is `route`.
-    /// `owned`: the names in `headers` that are reserved, which include both fields. `None`:
-    /// there are none, as in nearly every request, or no application would read them.
+    /// `None`: there are none, as in nearly every request, or no application would read them.
     ///
     /// # Errors
     /// [`NoSecondTarget`].
@@ -92,15 +91,16 @@ impl<'s> SecondTargets<'s> {
         route: &Route,
         headers: &HeaderMap,
         first: &Target,
-        owned: &[HeaderName],
     ) -> Result<Option<Box<Self>>, NoSecondTarget> {
         let application = &route.destination;
-        if !matches!(application, Destination::Upstream(_) | Destination::External) {
+        let fields = [DESTINATION, IF];
+        let is_named = || headers.keys().any(|name| fields.contains(name));
+        if !matches!(application, Destination::Upstream(_) | Destination::External) || !is_named() {
             return Ok(None);
         }
         let mut found = Self::default();
-        for field in [DESTINATION, IF] {
-            if !owned.contains(&field) {
+        for field in fields {
+            if !headers.contains_key(&field) {
                 continue;
             }
             let refused = |fault| NoSecondTarget { field: field.clone(), fault };
