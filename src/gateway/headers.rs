@@ -100,14 +100,20 @@ impl OwnedNames {
 
     /// Whether an application may read a field of this name as a reserved one.
     pub fn contains(&self, name: &HeaderName) -> bool {
-        let bytes = name.as_str().as_bytes();
-        if bytes.len() >= FORWARDED_PREFIX.len()
-            && bytes.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix)
-        {
+        let name = name.as_str().as_bytes();
+        if is_forwarded(name) {
             return true;
         }
-        self.0.contains(name) && !EXACT_SPELLING.iter().any(|spelt| spelt.as_bytes() == bytes)
+        self.0.contains_bytes(name) && !EXACT_SPELLING.iter().any(|spelt| spelt.as_bytes() == name)
     }
+}
+
+/// Whether a folded name starts with [`FORWARDED_PREFIX`].
+fn is_forwarded(name: &[u8]) -> bool {
+    let start = name.get(..FORWARDED_PREFIX.len());
+    start.is_some_and(|start| {
+        start.iter().zip(FORWARDED_PREFIX).all(|(byte, prefix)| fold(*byte) == *prefix)
+    })
 }
 
 /// The default identity headers, and these, each once and in order.
@@ -153,7 +159,10 @@ impl FoldedNames {
 
     /// Whether a name is one of these, in any spelling.
     pub fn contains(&self, name: &HeaderName) -> bool {
-        let name = name.as_str().as_bytes();
+        self.contains_bytes(name.as_str().as_bytes())
+    }
+
+    fn contains_bytes(&self, name: &[u8]) -> bool {
         let Some(first) = name.first() else { return false };
         if self
             .first_letters
@@ -164,7 +173,10 @@ impl FoldedNames {
         }
         let is =
             |folded: &[u8]| name.iter().zip(folded).all(|(byte, folded)| fold(*byte) == *folded);
-        self.by_length.get(name.len()).is_some_and(|names| names.iter().any(|folded| is(folded)))
+        self.by_length.get(name.len()).is_some_and(|names| {
+            // Most names are spelt as they are folded.
+            names.iter().any(|folded| **folded == *name || is(folded))
+        })
     }
 }
 
@@ -183,20 +195,26 @@ pub fn same_folded(one: &str, other: &str) -> bool {
         && one.bytes().zip(other.bytes()).all(|(one, other)| fold(one) == fold(other))
 }
 
-/// The names that `Connection` lists: they apply to this hop only (RFC 9110 §7.6.1).
+/// The names that `Connection` lists: they apply to this hop only (RFC 9110 §7.6.1). Without the two
+/// options that most clients send: `close` is no field, and `Keep-Alive` is never forwarded.
 pub fn connection_names(headers: &HeaderMap) -> Vec<HeaderName> {
+    let is_option = |name: &&[u8]| {
+        name.eq_ignore_ascii_case(b"keep-alive") || name.eq_ignore_ascii_case(b"close")
+    };
     headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !is_option(name))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .collect()
 }
 
 /// Removes fields that trailers must not contain, and fields for this hop only, from the trailers
 /// of a response (RFC 9110 §6.5.1).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
-    for name in connection_names(trailers).into_iter().chain(HOP_BY_HOP) {
+    for name in connection_names(trailers).iter().chain(&HOP_BY_HOP) {
         trailers.remove(name);
     }
     for name in NOT_IN_TRAILERS {
@@ -204,8 +222,9 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Response fields for one hop (RFC 9110 §7.6.1).
-pub const HOP_BY_HOP: [HeaderName; 8] = [
+/// Response fields for one hop (RFC 9110 §7.6.1). Not a constant, since each use of one would make
+/// the names anew.
+pub static HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -390,6 +409,15 @@ fn encode(text: &str, in_list: bool, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn connection_names_fields_and_not_its_options() {
+        let mut headers = HeaderMap::new();
+        for line in ["Keep-Alive, X-Own", "close,,TE", "Keep-Alive-Not"] {
+            headers.append(header::CONNECTION, HeaderValue::from_static(line));
+        }
+        assert_eq!(connection_names(&headers), ["x-own", "te", "keep-alive-not"]);
+    }
 
     #[test]
     fn every_spelling_of_a_reserved_name_is_reserved() {

@@ -289,7 +289,7 @@ pub fn strip_response(headers: &mut HeaderMap, names: &TokenNames, trailers_welc
         for name in connection_names(headers) {
             headers.remove(name);
         }
-        for name in HOP_BY_HOP {
+        for name in &HOP_BY_HOP {
             headers.remove(name);
         }
     }

@@ -60,10 +60,11 @@ impl TokenNames {
         let start = pair.iter().position(|byte| !blank(byte)).unwrap_or(pair.len());
         let name =
             pair[start..].split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
-        [self.cookie.as_str(), &self.session]
-            .iter()
-            .chain(&DEFAULTS)
-            .any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+        let is = |own: &str| name.eq_ignore_ascii_case(own.as_bytes());
+        let may_be_default = || name.starts_with(b"__");
+        is(&self.cookie)
+            || is(&self.session)
+            || (may_be_default() && DEFAULTS.iter().any(|own| is(own)))
     }
 }
 
@@ -113,4 +114,34 @@ pub(super) fn has_own_cookie(headers: &HeaderMap, names: &TokenNames) -> bool {
     [&names.cookie, &names.session]
         .into_iter()
         .any(|name| cookie_values(headers, name).next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_field_is_split_at_every_semicolon() {
+        for (line, pairs) in
+            [("a=1", &["a=1"][..]), ("a=1; b=2", &["a=1", " b=2"]), (";a;;", &["", "a", "", ""])]
+        {
+            let line = HeaderValue::from_static(line);
+            let split: Vec<&[u8]> = cookie_pairs(&line).collect();
+            assert_eq!(split, pairs.iter().map(|pair| pair.as_bytes()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn our_cookies_are_known_in_any_case_and_by_every_name() {
+        let mut names = TokenNames::default();
+        names.name_cookies("app");
+        for own in
+            ["app=1", " APP-session =1", "__host-Portcullis=1", "__Secure-portcullis-session"]
+        {
+            assert!(names.own_cookie(own.as_bytes()), "{own}");
+        }
+        for other in ["apps=1", "theme=app", "__Host-other=1", "_app=1", ""] {
+            assert!(!names.own_cookie(other.as_bytes()), "{other}");
+        }
+    }
 }
