@@ -222,11 +222,12 @@ fn leads_to_login(snapshot: &Snapshot, matched: &Matched<'_>, refusal: &Refusal)
     let Refusal::Unauthenticated(unauthenticated) = refusal else { return false };
     let headers = &matched.parts().headers;
     let places = matched.access().guard.token_from;
+    if !places.cookie || !is_navigation(headers) {
+        return false;
+    }
     // A client that logs in with the field needs the status, not a page. If the field is for the
     // application, it says nothing about the login here.
-    let logs_in_otherwise =
-        places.reads_authorization() && headers.contains_key(header::AUTHORIZATION);
-    if !places.cookie || !is_navigation(headers) || logs_in_otherwise {
+    if places.reads_authorization() && headers.contains_key(header::AUTHORIZATION) {
         return false;
     }
     match unauthenticated {
