@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use fnv::FnvHashMap;
 use http::{HeaderValue, Method};
+use memchr::memchr;
 use prometheus_client::metrics::counter::Counter;
 
 use super::constant_headers::ConstantHeaders;
@@ -234,8 +236,8 @@ fn other_listener(name: &str, is_external: bool) -> String {
 #[derive(Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
-    exact: HashMap<Box<str>, HostTable>,
-    suffix: HashMap<Box<str>, HostTable>,
+    exact: FnvHashMap<Box<str>, HostTable>,
+    suffix: FnvHashMap<Box<str>, HostTable>,
     any: HostTable,
     /// The mounts of the built-in issuer, by host.
     mounts: Vec<(HostPattern, Mount)>,
@@ -489,7 +491,8 @@ struct Trie {
 
 #[derive(Debug, Default)]
 struct Node {
-    literal: HashMap<Box<str>, usize>,
+    /// Clients can look up what they like, but only the file adds names: a simple hash is enough.
+    literal: FnvHashMap<Box<str>, usize>,
     any: Option<usize>,
     exact: Option<Terminal>,
     subtree: Option<Terminal>,
@@ -556,8 +559,10 @@ impl Trie {
             }
             return node.exact.is_some();
         };
-        let (segment, after) =
-            rest.split_once('/').map_or((rest, None), |(segment, after)| (segment, Some(after)));
+        let (segment, after) = match memchr(b'/', rest.as_bytes()) {
+            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
+            None => (rest, None),
+        };
         let literal = node.literal.get(segment).and_then(|&child| self.nodes.get(child));
         if literal.is_some_and(|child| self.search(child, after, best)) {
             return true;
