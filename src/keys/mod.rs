@@ -10,6 +10,7 @@
 //!
 //! Nothing here makes a decision about a request or trusts a token.
 
+mod discovery;
 mod disk;
 mod files;
 mod remote;
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::discovery::{Metadata, MetadataFault, NoMetadata};
 pub use self::disk::{Cache, CacheFault};
 pub use self::files::digest;
 use crate::clock::Clock;
@@ -462,6 +464,13 @@ impl Keys {
         Self(owners)
     }
 
+    /// Adds other owners.
+    #[must_use]
+    pub fn and(mut self, others: impl IntoIterator<Item = Arc<IssuerKeys>>) -> Self {
+        self.0.extend(others);
+        self
+    }
+
     /// Iterates over the owners.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<IssuerKeys>> {
         self.0.iter()
@@ -506,9 +515,17 @@ impl Health {
             Some(owner) => owner.problem(clock),
             None => (!has_keys(issuer)).then(|| "no keys".to_owned()),
         };
+        let is_issuers = |owner: &Arc<IssuerKeys>| {
+            issuers.iter().any(|issuer| Arc::ptr_eq(issuer.keys(), owner.live()))
+        };
+        let of_providers = keys
+            .iter()
+            .filter(|owner| !is_issuers(owner))
+            .filter_map(|owner| Some((owner.settings().name.to_string(), owner.problem(clock)?)));
         let problems = issuers
             .iter()
             .filter_map(|issuer| Some((issuer.settings().name.to_string(), problem(issuer)?)))
+            .chain(of_providers)
             .collect();
         Self { problems, verifies_nothing }
     }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::discovery::{Metadata, NoMetadata};
 use super::disk::Cache;
 use super::{Background, LastGood, Place, Remote, Shared};
 use crate::clock::Clock;
-use crate::outbound::{FetchError, Outbound, Url, UrlError};
+use crate::outbound::{FetchError, Outbound, Url};
 use crate::telemetry::metrics::Metrics;
-use crate::token::{Excerpt, JsonFault, KeyError, KeySet, LeftOut, parse_object};
+use crate::token::{Excerpt, KeyError, KeySet, LeftOut};
 
 /// The delay before the first retry. It doubles after each further failure.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -35,27 +36,19 @@ const MAX_KIDS_LOGGED: usize = 10;
 enum Failure {
     #[error("{0}")]
     Fetch(#[from] FetchError),
-    #[error("the metadata at {url} cannot be used: {fault}")]
-    Metadata { url: Url, fault: MetadataFault },
+    #[error("{0}")]
+    Metadata(NoMetadata),
     #[error("the response of {url} cannot be used: {fault}")]
     Set { url: Url, fault: KeyError },
 }
 
-/// What is wrong with a metadata document (OpenID Connect Discovery §4.3, RFC 8414 §3.3).
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum MetadataFault {
-    #[error("the document is HTML, not JSON: the address is that of a web page")]
-    Html,
-    #[error("it {0}")]
-    Json(JsonFault),
-    #[error("it has no string `{0}`")]
-    Missing(&'static str),
-    #[error("its issuer is {0}, which is not exactly the configured one")]
-    Issuer(Excerpt),
-    #[error("its jwks_uri cannot be used: {0}")]
-    JwksUri(UrlError),
-    #[error("its jwks_uri is http://, so anyone on the network path could replace the keys")]
-    Cleartext,
+impl From<NoMetadata> for Failure {
+    fn from(error: NoMetadata) -> Self {
+        match error {
+            NoMetadata::Fetch(error) => Self::Fetch(error),
+            unusable @ NoMetadata::Unusable { .. } => Self::Metadata(unusable),
+        }
+    }
 }
 
 impl Failure {
@@ -63,7 +56,7 @@ impl Failure {
     const fn label(&self) -> &'static str {
         match self {
             Self::Fetch(error) => error.label(),
-            Self::Metadata { .. } | Self::Set { .. } => "invalid",
+            Self::Metadata(_) | Self::Set { .. } => "invalid",
         }
     }
 }
@@ -225,63 +218,13 @@ impl Fetcher<'_> {
         }
     }
 
-    /// The address of the set according to the issuer's metadata: at OpenID Connect's location, or
-    /// if there is none, at RFC 8414's.
+    /// The address of the set according to the issuer's metadata.
     async fn discover(&self, issuer: &Url) -> Result<Url, Failure> {
-        let mut places = metadata_places(issuer).into_iter();
-        let mut place = places.next().unwrap_or_else(|| issuer.clone());
-        loop {
-            match (self.outbound.get(&place).await, places.next()) {
-                (Err(error), Some(next)) if error.is_absent() => place = next,
-                (Err(error), _) => return Err(error.into()),
-                (Ok(document), _) => {
-                    let written = self.shared.settings.issuer.as_deref().unwrap_or_default();
-                    let found =
-                        jwks_uri(&document, written, issuer.is_https(), self.remote.allow_http);
-                    return found.map_err(|fault| Failure::Metadata { url: place, fault });
-                }
-            }
-        }
+        let written = self.shared.settings.issuer.as_deref().unwrap_or_default();
+        let found = Metadata::discover(&self.outbound, issuer, written).await?;
+        let url = found.endpoint("jwks_uri", issuer.is_https(), self.remote.allow_http);
+        Ok(url.map_err(|fault| NoMetadata::Unusable { url: found.url().clone(), fault })?)
     }
-}
-
-/// The possible locations of an issuer's metadata: OpenID Connect Discovery §4.1 appends, RFC 8414
-/// §3.1 inserts. Both drop a trailing slash first.
-fn metadata_places(issuer: &Url) -> Vec<Url> {
-    let path = issuer.path().strip_suffix('/').unwrap_or(issuer.path());
-    [
-        format!("{path}/.well-known/openid-configuration"),
-        format!("/.well-known/oauth-authorization-server{path}"),
-    ]
-    .iter()
-    .filter_map(|path| issuer.with_path(path))
-    .collect()
-}
-
-/// The `jwks_uri` of a metadata document, which must be `issuer`'s own.
-fn jwks_uri(
-    document: &[u8],
-    issuer: &str,
-    issuer_is_https: bool,
-    allow_http: bool,
-) -> Result<Url, MetadataFault> {
-    let text = document.trim_ascii();
-    if text.starts_with(b"<") {
-        return Err(MetadataFault::Html);
-    }
-    let metadata = parse_object(text).map_err(MetadataFault::Json)?;
-    let member = |name: &'static str| {
-        metadata.get(name).and_then(serde_json::Value::as_str).ok_or(MetadataFault::Missing(name))
-    };
-    let said = member("issuer")?;
-    if said != issuer {
-        return Err(MetadataFault::Issuer(Excerpt::new(said)));
-    }
-    let url = Url::parse(member("jwks_uri")?).map_err(MetadataFault::JwksUri)?;
-    if !url.is_https() && !allow_http && (issuer_is_https || !url.is_loopback()) {
-        return Err(MetadataFault::Cleartext);
-    }
-    Ok(url)
 }
 
 impl Shared {
@@ -423,98 +366,6 @@ const SUCCEEDED: &str = "succeeded";
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn url(text: &str) -> Url {
-        Url::parse(text).unwrap()
-    }
-
-    /// The examples of OpenID Connect Discovery §4.1 and RFC 8414 §3.1.
-    #[test]
-    fn metadata_urls_follow_the_specifications() {
-        for (issuer, expected) in [
-            (
-                "https://example.com",
-                ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"],
-            ),
-            (
-                "https://example.com/",
-                ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"],
-            ),
-            (
-                "https://example.com/issuer1",
-                [
-                    "/issuer1/.well-known/openid-configuration",
-                    "/.well-known/oauth-authorization-server/issuer1",
-                ],
-            ),
-            (
-                "https://example.com/a/b/",
-                [
-                    "/a/b/.well-known/openid-configuration",
-                    "/.well-known/oauth-authorization-server/a/b",
-                ],
-            ),
-        ] {
-            let places: Vec<String> =
-                metadata_places(&url(issuer)).iter().map(ToString::to_string).collect();
-            assert_eq!(
-                places,
-                expected.map(|path| format!("https://example.com{path}")),
-                "{issuer}"
-            );
-        }
-    }
-
-    #[test]
-    fn metadata_must_name_its_own_issuer() {
-        let read = |document: &str| jwks_uri(document.as_bytes(), "https://a.test/x", true, false);
-        assert_eq!(
-            read(r#"{"issuer":"https://a.test/x","jwks_uri":"https://b.test/keys"}"#),
-            Ok(url("https://b.test/keys"))
-        );
-        for (document, fault) in [
-            ("<!doctype html>", MetadataFault::Html),
-            ("", MetadataFault::Json(JsonFault::Syntax)),
-            ("[]", MetadataFault::Json(JsonFault::NotAnObject)),
-            (
-                r#"{"issuer":"a","issuer":"b"}"#,
-                MetadataFault::Json(JsonFault::Duplicate(Excerpt::new("issuer"))),
-            ),
-            (r#"{"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
-            (r#"{"issuer":1,"jwks_uri":"https://a.test/"}"#, MetadataFault::Missing("issuer")),
-            (r#"{"issuer":"https://a.test/x"}"#, MetadataFault::Missing("jwks_uri")),
-            (
-                r#"{"issuer":"https://a.test/x/","jwks_uri":"https://a.test/"}"#,
-                MetadataFault::Issuer(Excerpt::new("https://a.test/x/")),
-            ),
-            (
-                r#"{"issuer":"https://A.test/x","jwks_uri":"https://a.test/"}"#,
-                MetadataFault::Issuer(Excerpt::new("https://A.test/x")),
-            ),
-            (
-                r#"{"issuer":"https://a.test/x","jwks_uri":"file:///keys"}"#,
-                MetadataFault::JwksUri(UrlError::Scheme),
-            ),
-            (
-                r#"{"issuer":"https://a.test/x","jwks_uri":"http://a.test/"}"#,
-                MetadataFault::Cleartext,
-            ),
-            (
-                r#"{"issuer":"https://a.test/x","jwks_uri":"http://127.0.0.1/"}"#,
-                MetadataFault::Cleartext,
-            ),
-        ] {
-            assert_eq!(read(document), Err(fault), "{document}");
-        }
-        let local = r#"{"issuer":"http://localhost/x","jwks_uri":"http://localhost/keys"}"#;
-        assert!(jwks_uri(local.as_bytes(), "http://localhost/x", false, false).is_ok());
-        let far = r#"{"issuer":"http://idp.test/x","jwks_uri":"http://idp.test/keys"}"#;
-        assert_eq!(
-            jwks_uri(far.as_bytes(), "http://idp.test/x", false, false),
-            Err(MetadataFault::Cleartext)
-        );
-        assert!(jwks_uri(far.as_bytes(), "http://idp.test/x", false, true).is_ok());
-    }
 
     #[test]
     fn retries_back_off_to_one_minute() {
