@@ -1,10 +1,11 @@
-//! Fetches small documents over HTTP: key sets and issuers' metadata.
+//! Fetches small documents over HTTP: key sets, issuers' metadata, and what a provider that people
+//! log in at says about them.
 //!
-//! Each fetch is one GET on its own connection. The connect time, the total time (so that a slow
-//! drip of data is cut off) and the size are bounded. Redirects are followed only within the same
-//! scheme, host and port, where the same party is responsible for the document. The proxy variables
-//! of the environment are ignored. Errors never show the query of a URL, which may contain
-//! credentials.
+//! Each fetch is one request on its own connection. The connect time, the total time (so that a
+//! slow drip of data is cut off) and the size are bounded. Redirects are followed only without
+//! credentials, and only within the same scheme, host and port, where the same party is responsible
+//! for the document. The proxy variables of the environment are ignored. Errors never show the query
+//! of a URL, which may contain credentials.
 
 use std::fmt;
 use std::io;
@@ -14,12 +15,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, LOCATION,
-    USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_TYPE, HOST, LOCATION, USER_AGENT,
 };
 use http::uri::{PathAndQuery, Uri};
-use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -149,6 +150,20 @@ impl Url {
         Self::parse(there.as_str()).ok().filter(same_place)
     }
 
+    /// The whole URL, with its query and with these parameters after it.
+    pub fn with_parameters(&self, parameters: &[(&str, &str)]) -> String {
+        let joint = match self.query() {
+            _ if parameters.is_empty() => "",
+            None => "?",
+            Some("") => "",
+            Some(_) => "&",
+        };
+        let query = self.query().map_or_else(String::new, |query| format!("?{query}"));
+        let added: String =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        format!("{self}{query}{joint}{added}")
+    }
+
     fn address(&self) -> Option<std::net::IpAddr> {
         self.bare_host().parse().ok()
     }
@@ -185,6 +200,15 @@ impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// What is sent to a URL.
+#[derive(Clone, Default)]
+struct Sent {
+    method: Method,
+    authorization: Option<HeaderValue>,
+    /// The fields of a form, encoded.
+    form: Option<Bytes>,
 }
 
 /// Fetches documents.
@@ -290,10 +314,50 @@ impl Outbound {
         tokio::time::timeout(TOTAL_TIME, self.follow(url)).await.unwrap_or(Err(FetchError::Timeout))
     }
 
+    /// Fetches the document at `url` with credentials, whatever the status of the response. No
+    /// redirect is followed.
+    ///
+    /// # Errors
+    /// A [`FetchError`] if there is no complete response within the limits above.
+    pub async fn get_with(
+        &self,
+        url: &Url,
+        authorization: HeaderValue,
+    ) -> Result<(StatusCode, Bytes), FetchError> {
+        let sent = Sent { authorization: Some(authorization), ..Sent::default() };
+        self.once(url, sent).await
+    }
+
+    /// Sends a form to `url` and returns the response, whatever its status. No redirect is followed.
+    ///
+    /// # Errors
+    /// A [`FetchError`] if there is no complete response within the limits above.
+    pub async fn post(
+        &self,
+        url: &Url,
+        form: String,
+        authorization: Option<HeaderValue>,
+    ) -> Result<(StatusCode, Bytes), FetchError> {
+        let form = Some(form.into());
+        self.once(url, Sent { method: Method::POST, authorization, form }).await
+    }
+
+    async fn once(&self, url: &Url, sent: Sent) -> Result<(StatusCode, Bytes), FetchError> {
+        let asking = async {
+            let (response, _connection) = self.ask(url, &sent).await?;
+            let status = response.status();
+            if status.is_redirection() {
+                return Err(FetchError::Redirect { url: url.clone() });
+            }
+            Ok((status, read_body(response).await?))
+        };
+        tokio::time::timeout(TOTAL_TIME, asking).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
     async fn follow(&self, url: &Url) -> Result<Bytes, FetchError> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let (response, _connection) = self.ask(&url).await?;
+            let (response, _connection) = self.ask(&url, &Sent::default()).await?;
             match response.status().as_u16() {
                 200 => return read_body(response).await,
                 301 | 302 | 303 | 307 | 308 => {
@@ -316,17 +380,18 @@ impl Outbound {
     async fn ask(
         &self,
         url: &Url,
+        sent: &Sent,
     ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), FetchError> {
         let stream = dial(url).await?;
         if !url.is_https {
-            return exchange(stream, url).await;
+            return exchange(stream, url, sent).await;
         }
         let failed = |source| FetchError::Tls { host: url.host.clone(), source };
         let name = ServerName::try_from(url.bare_host().to_owned())
             .map_err(|error| failed(io::Error::other(error)))?;
         let tls =
             self.tls.as_ref().ok_or_else(|| failed(io::Error::other("no trusted certificates")))?;
-        exchange(tls.connect(name, stream).await.map_err(failed)?, url).await
+        exchange(tls.connect(name, stream).await.map_err(failed)?, url, sent).await
     }
 }
 
@@ -359,6 +424,7 @@ async fn dial(url: &Url) -> Result<TcpStream, FetchError> {
 async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     url: &Url,
+    sent: &Sent,
 ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), FetchError> {
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io)).await?;
@@ -370,9 +436,17 @@ async fn exchange(
         // Errors reach the caller through the response.
         let _ = connection.await;
     }));
-    let mut request = Request::new(Empty::<Bytes>::new());
+    let mut request = Request::new(Full::new(sent.form.clone().unwrap_or_default()));
     *request.uri_mut() = Uri::from(url.target.clone());
+    *request.method_mut() = sent.method.clone();
     let headers = request.headers_mut();
+    if let Some(authorization) = &sent.authorization {
+        headers.insert(AUTHORIZATION, authorization.clone());
+    }
+    if sent.form.is_some() {
+        let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+        headers.insert(CONTENT_TYPE, form);
+    }
     // A parsed host is always a valid field value.
     headers.insert(
         HOST,
