@@ -678,7 +678,11 @@ fn well_formed(token: &[u8]) -> Result<&str, Unauthenticated> {
     }
     if token.len() > MAX_TOKEN_BYTES {
         // Not parsed: the verifier rejects it by its length.
-        return Err(InvalidToken::from(Malformed::TooLong { length: token.len() }).into());
+        return Err(InvalidToken::from(Malformed::TooLong {
+            length: token.len(),
+            most: MAX_TOKEN_BYTES,
+        })
+        .into());
     }
     std::str::from_utf8(token).map_err(|_| Unauthenticated::Malformed)
 }

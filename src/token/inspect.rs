@@ -49,7 +49,7 @@ impl std::fmt::Debug for Inspected {
 pub fn inspect(token: &str) -> Result<Inspected, InvalidToken> {
     let token = bare(token);
     if token.len() > MAX_BYTES {
-        return Err(Malformed::TooLong { length: token.len() }.into());
+        return Err(Malformed::TooLong { length: token.len(), most: MAX_BYTES }.into());
     }
     let parts: Vec<&str> = token.splitn(6, '.').collect();
     match parts[..] {

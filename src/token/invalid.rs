@@ -90,10 +90,12 @@ impl InvalidToken {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// It exceeds the maximum length.
-    #[error("it is {length} bytes long; the maximum is 16384")]
+    #[error("it is {length} bytes long; the maximum is {most}")]
     TooLong {
         /// Its length in bytes.
         length: usize,
+        /// The maximum, in bytes.
+        most: usize,
     },
     /// It does not consist of three parts.
     #[error("it has {count} parts; a signed token has three")]

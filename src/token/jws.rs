@@ -45,8 +45,18 @@ impl<'t> Jws<'t> {
         Self::parse_typed(token, &[UNSPECIFIED, LOGOUT_TOKEN])
     }
 
+    /// Parses an ID token: its `typ` is `JWT` or absent. It is in the body of a response, so it may
+    /// be longer than a token in a header field.
+    pub(super) fn parse_id_token(token: &'t str) -> Result<Self, InvalidToken> {
+        Self::parse_parts(split_within(token, MAX_ID_TOKEN_BYTES)?, &[UNSPECIFIED])
+    }
+
     fn parse_typed(token: &'t str, types: &[&'static str]) -> Result<Self, InvalidToken> {
-        let Parts { header, payload, signature, signing_input } = split(token)?;
+        Self::parse_parts(split(token)?, types)
+    }
+
+    fn parse_parts(parts: Parts<'t>, types: &[&'static str]) -> Result<Self, InvalidToken> {
+        let Parts { header, payload, signature, signing_input } = parts;
         let header = object(Part::Header, header)?;
         let algorithm = algorithm(&header)?;
         let (kid, is_access_token) = check_header(header, types)?;
@@ -62,6 +72,7 @@ impl<'t> Jws<'t> {
 }
 
 /// The three parts of a compact JWS, still encoded.
+#[derive(Clone, Copy)]
 pub(super) struct Parts<'t> {
     pub(super) header: &'t str,
     pub(super) payload: &'t str,
@@ -71,8 +82,12 @@ pub(super) struct Parts<'t> {
 
 /// Checks the length, then splits at the dots.
 pub(super) fn split(token: &str) -> Result<Parts<'_>, Malformed> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(Malformed::TooLong { length: token.len() });
+    split_within(token, MAX_TOKEN_BYTES)
+}
+
+fn split_within(token: &str, most: usize) -> Result<Parts<'_>, Malformed> {
+    if token.len() > most {
+        return Err(Malformed::TooLong { length: token.len(), most });
     }
     let mut dots = token.match_indices('.').map(|(index, _)| index);
     match (dots.next(), dots.next(), dots.next()) {
@@ -155,3 +170,6 @@ const LOGOUT_TOKEN: &str = "logout+jwt";
 
 /// The maximum length of a token, in bytes. Most servers refuse header fields of that size.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// The maximum length of an ID token, in bytes: some providers list hundreds of groups in it.
+const MAX_ID_TOKEN_BYTES: usize = 128 * 1024;

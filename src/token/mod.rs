@@ -49,8 +49,8 @@ pub use self::invalid::{
     Part,
 };
 pub use self::issuers::{
-    AssumedToken, CERTIFICATE, DuplicateIssuer, Issuer, IssuerSettings, Issuers, LiveKeys,
-    LogoutToken, VerifiedToken,
+    AssumedToken, CERTIFICATE, DuplicateIssuer, IdToken, IdTokenFor, Issuer, IssuerSettings,
+    Issuers, LiveKeys, LogoutToken, VerifiedToken,
 };
 pub use self::jwk::{LeftOut, LeftOutReason};
 pub use self::jws::MAX_TOKEN_BYTES;

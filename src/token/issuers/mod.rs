@@ -1,6 +1,7 @@
 //! Accepted issuers: chooses the issuer of a token, checks the signature, then the claims.
 
 mod check;
+mod id_token;
 mod logout;
 mod verified;
 
@@ -12,6 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use self::check::Checked;
+pub use self::id_token::{IdToken, IdTokenFor};
 pub use self::logout::LogoutToken;
 pub use self::verified::VerifiedToken;
 use super::algorithms::Algorithms;

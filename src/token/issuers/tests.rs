@@ -107,7 +107,7 @@ fn a_long_token_is_not_parsed() {
     let of_length = |length: usize| issuers.verify(&"a".repeat(length), NOW).unwrap_err();
     assert_eq!(
         of_length(16 * 1024 + 1),
-        InvalidToken::Malformed(Malformed::TooLong { length: 16 * 1024 + 1 })
+        InvalidToken::Malformed(Malformed::TooLong { length: 16 * 1024 + 1, most: 16 * 1024 })
     );
     assert_eq!(of_length(16 * 1024), InvalidToken::Malformed(Malformed::Parts { count: 1 }));
 }
